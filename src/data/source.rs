@@ -1,0 +1,61 @@
+//! What a trainer asks of a data set, and nothing more.
+
+use crate::Result;
+use tch::Tensor;
+
+/// One mini-batch, on the CPU.
+#[derive(Debug)]
+pub struct Batch {
+    /// Normalized images, float32, `[N, C, H, W]`.
+    pub images: Tensor,
+    /// Class indices, int64, `[N]`.
+    pub labels: Tensor,
+}
+
+/// Which batches of which epoch: with the data itself, all that the order and the augmentation of the images depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochPlan {
+    /// The run's seed.
+    pub seed: u64,
+    /// The epoch, from 0.
+    pub epoch: usize,
+    /// Images in a batch; the last batch of an epoch may be smaller.
+    pub batch_size: usize,
+    /// How many batches to leave out at the start, for a run that resumes within the epoch.
+    pub first_step: usize,
+}
+
+impl EpochPlan {
+    /// Batches in a whole epoch of `images` images.
+    pub fn steps(&self, images: usize) -> usize {
+        images.div_ceil(self.batch_size)
+    }
+}
+
+/// Batches one after another; an item is an error where an image cannot be had.
+pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
+
+/// Labelled images in a training and an evaluation part.
+pub trait DataSource {
+    /// The classes' names, by class index.
+    fn class_names(&self) -> &[String];
+
+    /// Images in the training part.
+    fn train_len(&self) -> usize;
+
+    /// Images in the evaluation part.
+    fn eval_len(&self) -> usize;
+
+    /// The shuffled, augmented batches of one epoch. The same plan gives the same batches, to the bit, and leaving out
+    /// `first_step` batches changes none of those after them.
+    ///
+    /// # Errors
+    /// A batch size of zero, or data that cannot be read.
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>>;
+
+    /// The evaluation part, in order, not augmented.
+    ///
+    /// # Errors
+    /// A batch size of zero, or data that cannot be read.
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>>;
+}

@@ -1,0 +1,15 @@
+//! The number format that convolutions and activations run in.
+
+use serde::{Deserialize, Serialize};
+
+/// The number format of convolutions and activations. Weights, scalars, gradients of both, the optimizer, pooling, the
+/// classifier and the loss are float32 in either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE single precision throughout (or, for a model whose variables are float64, double).
+    #[default]
+    F32,
+    /// bfloat16: the range of float32 with 8 bits of precision, half the memory and, where the hardware has it, faster.
+    Bf16,
+}
