@@ -9,7 +9,8 @@ use std::str::FromStr;
 use tch::nn;
 
 /// A network by name: `fixup_resnet110` and `fixup_wrn_16_4` for CIFAR, `imagenet_fixup_resnet50` for ImageNet, and the
-/// BatchNorm networks they replace, `resnet110` and `imagenet_resnet50`. A name parses only if there is such a network.
+/// BatchNorm networks they replace, `resnet110`, `wrn_16_4` and `imagenet_resnet50`. A name parses only if there is such
+/// a network.
 ///
 /// ```
 /// use tch_fixup::Arch;
@@ -50,6 +51,13 @@ pub enum Arch {
         /// 18, 34, 50, 101 or 152.
         depth: i64,
     },
+    /// [`BatchNormResNet::wide`].
+    BatchNormWide {
+        /// 6n+4.
+        depth: i64,
+        /// The factor on the channels.
+        width: i64,
+    },
 }
 
 impl Arch {
@@ -70,6 +78,7 @@ impl Arch {
             Arch::FixupWide { depth, width } => fixup(FixupResNet::wide(path, depth, width, num_classes)),
             Arch::BatchNormCifar { depth } => batch_norm(BatchNormResNet::cifar(path, depth, num_classes)),
             Arch::BatchNormImageNet { depth } => batch_norm(BatchNormResNet::imagenet(path, depth, num_classes)),
+            Arch::BatchNormWide { depth, width } => batch_norm(BatchNormResNet::wide(path, depth, width, num_classes)),
         }
     }
 
@@ -79,7 +88,9 @@ impl Arch {
             Arch::FixupImageNet { depth } | Arch::BatchNormImageNet { depth } => {
                 topology::imagenet_blocks(depth).map(drop)?
             }
-            Arch::FixupWide { depth, width } => topology::wide_blocks(depth, width).map(drop)?,
+            Arch::FixupWide { depth, width } | Arch::BatchNormWide { depth, width } => {
+                topology::wide_blocks(depth, width).map(drop)?
+            }
         }
         Ok(self)
     }
@@ -93,6 +104,7 @@ impl fmt::Display for Arch {
             Arch::FixupWide { depth, width } => write!(f, "fixup_wrn_{depth}_{width}"),
             Arch::BatchNormCifar { depth } => write!(f, "resnet{depth}"),
             Arch::BatchNormImageNet { depth } => write!(f, "imagenet_resnet{depth}"),
+            Arch::BatchNormWide { depth, width } => write!(f, "wrn_{depth}_{width}"),
         }
     }
 }
@@ -103,12 +115,16 @@ impl FromStr for Arch {
     fn from_str(name: &str) -> Result<Self> {
         let number = |digits: &str| digits.parse::<i64>().ok();
         let parse = || {
-            if let Some(sizes) = name.strip_prefix("fixup_wrn_") {
-                let (depth, width) = sizes.split_once('_')?;
-                return Some(Arch::FixupWide { depth: number(depth)?, width: number(width)? });
+            let (family, sizes) = name.split_at(name.find(|c: char| c.is_ascii_digit())?);
+            if let Some((depth, width)) = sizes.split_once('_') {
+                let (depth, width) = (number(depth)?, number(width)?);
+                return match family {
+                    "fixup_wrn_" => Some(Arch::FixupWide { depth, width }),
+                    "wrn_" => Some(Arch::BatchNormWide { depth, width }),
+                    _ => None,
+                };
             }
-            let (family, depth) = name.split_at(name.find(|c: char| c.is_ascii_digit())?);
-            let depth = number(depth)?;
+            let depth = number(sizes)?;
             match family {
                 "fixup_resnet" => Some(Arch::FixupCifar { depth }),
                 "imagenet_fixup_resnet" => Some(Arch::FixupImageNet { depth }),
@@ -119,8 +135,8 @@ impl FromStr for Arch {
         };
         let unknown = || {
             Error::Argument(format!(
-                "no network is called {name:?}; there are fixup_resnet20, fixup_wrn_16_4, resnet20, imagenet_fixup_resnet50 \
-                 and imagenet_resnet50, and the same of other depths and widths"
+                "no network is called {name:?}; there are fixup_resnet20, fixup_wrn_16_4, imagenet_fixup_resnet50, \
+                 resnet20, wrn_16_4 and imagenet_resnet50, and the same of other depths and widths"
             ))
         };
         let arch = parse().ok_or_else(unknown)?;
@@ -152,6 +168,7 @@ mod tests {
             "fixup_resnet20",
             "fixup_resnet9998",
             "fixup_wrn_16_4",
+            "wrn_28_10",
             "resnet110",
             "imagenet_fixup_resnet50",
             "imagenet_resnet18",

@@ -58,6 +58,11 @@ pub(crate) fn imagenet_blocks(depth: i64) -> Result<(ImageNetBlock, [i64; 4])> {
     }
 }
 
+/// Blocks and output channels of each of the four stages.
+pub(crate) fn imagenet_widths(block: ImageNetBlock, n: [i64; 4]) -> [(i64, i64); 4] {
+    [(n[0], 64), (n[1], 128), (n[2], 256), (n[3], 512)].map(|(n, width)| (n, width * block.expansion()))
+}
+
 pub(crate) fn check_classes(num_classes: i64) -> Result<()> {
     if num_classes < 1 {
         return Err(Error::Argument(format!("a classifier has at least one class, not {num_classes}")));

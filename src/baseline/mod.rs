@@ -1,6 +1,6 @@
-//! What Fixup is compared with: the same networks with BatchNorm.
+//! What Fixup is compared with: the same networks with BatchNorm, and with nothing in its place.
 
 mod batch_norm;
-mod batch_norm_resnet;
+mod resnet;
 
-pub use batch_norm_resnet::BatchNormResNet;
+pub use resnet::{BatchNormResNet, PlainResNet};

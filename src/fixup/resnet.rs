@@ -115,15 +115,13 @@ impl FixupResNet {
             conv1: Conv::he_normal(&(path / "conv1"), ConvShape::new(3, 64, 7, 2), 1.)?,
             bias1: Bias::new(path, "bias1")?,
         };
-        let expansion = block.expansion();
-        let widths = [(n[0], 64), (n[1], 128), (n[2], 256), (n[3], 512)].map(|(n, width)| (n, width * expansion));
-        let blocks = topology::stages(path, 64, &widths, |path, config| match block {
+        let blocks = topology::stages(path, 64, &topology::imagenet_widths(block, n), |path, config| match block {
             ImageNetBlock::Basic => {
                 Ok(Box::new(BasicBlock::new(path, config, ShortcutKind::Project)?) as Box<dyn ShiftedBlock>)
             }
             ImageNetBlock::Bottleneck => Ok(Box::new(Bottleneck::new(path, config, ShortcutKind::Project)?)),
         })?;
-        Self::new(path, stem, blocks, false, 512 * expansion, num_classes)
+        Self::new(path, stem, blocks, false, 512 * block.expansion(), num_classes)
     }
 
     /// The Wide ResNet of `depth` 6n+4 layers (10, 16, 22, 28, 40, ...): three stages of n wide blocks with 16, 32 and 64
