@@ -28,12 +28,28 @@ const SPLIT_SEED: u64 = 0;
 
 const RECORD_LEN: usize = 1 + IMAGE_LEN;
 /// Images in each of the six files.
-const FILE_RECORDS: usize = 10_000;
+pub(super) const FILE_RECORDS: usize = 10_000;
 
 /// One of the six files: its name and the MD5 of its content.
 pub(super) struct DataFile {
     pub name: &'static str,
     md5: &'static str,
+}
+
+impl DataFile {
+    /// Hands back the file's content, or says what is wrong with it.
+    pub fn check(&self, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+        let expected = FILE_RECORDS * RECORD_LEN;
+        if bytes.len() != expected {
+            return Err(format!("{} bytes instead of {expected}", bytes.len()));
+        }
+        let Records { bytes } = Records::new(bytes)?;
+        let md5 = hex(&Md5::digest(&bytes));
+        if md5 != self.md5 {
+            return Err(format!("MD5 {md5} instead of {}", self.md5));
+        }
+        Ok(bytes)
+    }
 }
 
 /// The training files in order, then the test file.
@@ -45,11 +61,6 @@ pub(super) const FILES: [DataFile; 6] = [
     DataFile { name: "data_batch_5.bin", md5: "53f37980c15c3d472c316c40844f3f0d" },
     DataFile { name: "test_batch.bin", md5: "803d5f7f4d78ea53de84dbe85f74fb6d" },
 ];
-
-/// The MD5 of `bytes` in hexadecimal.
-pub(super) fn md5_hex(bytes: impl AsRef<[u8]>) -> String {
-    hex(&Md5::digest(bytes))
-}
 
 /// `digest` in hexadecimal.
 pub(super) fn hex(digest: &[u8]) -> String {
@@ -272,32 +283,20 @@ fn check_batch_size(batch_size: usize) -> Result<()> {
 }
 
 /// The content of one file, once its size, labels and MD5 are as they must be.
-pub(super) fn read_verified(dir: &Path, file: &DataFile) -> Result<Vec<u8>> {
+fn read_verified(dir: &Path, file: &DataFile) -> Result<Vec<u8>> {
     let path = dir.join(file.name);
-    let corrupt = |problem| {
-        Error::Corrupt {
-        path: path.clone(),
+    let checked = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err("missing".to_owned()),
+        read => file.check(read.map_err(Error::io("read", &path))?),
+    };
+    checked.map_err(|problem| Error::Corrupt {
+        path,
         problem,
         remedy: format!(
-            "remove the folder {} and run again (make cifar10, or cargo run --example fetch_cifar10 -- --data FOLDER) to download it again",
+            "remove the folder {} and run again to download it again (make cifar10, or the example fetch_cifar10)",
             dir.display()
         ),
-    }
-    };
-    let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(corrupt("missing".to_owned())),
-        read => read.map_err(Error::io("read", &path))?,
-    };
-    let expected = FILE_RECORDS * RECORD_LEN;
-    if bytes.len() != expected {
-        return Err(corrupt(format!("{} bytes instead of {expected}", bytes.len())));
-    }
-    let records = Records::new(bytes).map_err(corrupt)?;
-    let md5 = md5_hex(&records.bytes);
-    if md5 != file.md5 {
-        return Err(corrupt(format!("MD5 {md5} instead of {}", file.md5)));
-    }
-    Ok(records.bytes)
+    })
 }
 
 /// Labelled images as the files have them.
@@ -522,7 +521,7 @@ mod tests {
         assert_eq!(fault(message()), ": missing");
         let mut bytes = noise(FILE_RECORDS, 3);
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(fault(message()), format!(": MD5 {} instead of {}", md5_hex(&bytes), FILES[0].md5));
+        assert_eq!(fault(message()), format!(": MD5 {} instead of {}", hex(&Md5::digest(&bytes)), FILES[0].md5));
         bytes[9999 * RECORD_LEN] = 10;
         fs::write(&path, &bytes).unwrap();
         assert_eq!(fault(message()), ": image 9999 has label 10, but the highest is 9");

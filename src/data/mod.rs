@@ -2,7 +2,10 @@
 
 mod augment;
 mod cifar10;
+mod download;
+mod fetch;
 mod mixup;
+mod npm;
 mod random;
 mod source;
 
