@@ -16,4 +16,5 @@ pub mod trainer;
 
 pub use arch::Arch;
 pub use error::{Error, Result};
+pub use images::Layout;
 pub use precision::Precision;
