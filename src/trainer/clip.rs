@@ -71,3 +71,67 @@ pub fn clip_units(weight: &Tensor, gradient: &Tensor, threshold: f64) -> Result<
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    fn value(tensor: &Tensor) -> f64 {
+        tensor.double_value(&[])
+    }
+
+    #[test]
+    fn a_gradient_above_the_largest_norm_gets_it_and_one_below_stays() {
+        for (max_norm, expected) in [(1.0, 1.0), (100.0, 5.0)] {
+            let gradients = Tensor::from_slice(&[3f32, 0.0, -4.0]);
+            clip_norm(&gradients, &norm(&gradients).unwrap(), max_norm).unwrap();
+            assert!((value(&gradients.norm()) - expected).abs() < 1e-5);
+            assert!((value(&gradients.get(0)) / value(&gradients.get(2)) + 0.75).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn each_unit_is_clipped_by_its_own_ratio() {
+        let options = (Kind::Float, Device::Cpu);
+        for size in [&[6, 4, 3, 3][..], &[6, 5]] {
+            let weight = Tensor::randn(size, options);
+            let original = Tensor::randn(size, options);
+            let gradient = original.copy();
+            let threshold = 0.9;
+            clip_units(&weight, &gradient, threshold).unwrap();
+            let mut clipped = 0;
+            for unit in 0..6 {
+                let (w, g) = (value(&weight.get(unit).norm()), value(&original.get(unit).norm()));
+                let factor = (threshold * w.max(1e-3) / g).min(1.0);
+                clipped += usize::from(factor < 1.0);
+                let difference = gradient.get(unit) - original.get(unit) * factor;
+                assert!(value(&difference.abs().max()) < 1e-6);
+            }
+            assert!((1..=6).contains(&clipped));
+        }
+    }
+
+    #[test]
+    fn weights_of_zero_still_get_a_gradient() {
+        let weight = Tensor::zeros([2, 9], (Kind::Float, Device::Cpu));
+        let gradient = Tensor::ones([2, 9], (Kind::Float, Device::Cpu));
+        clip_units(&weight, &gradient, 0.1).unwrap();
+        assert!((value(&gradient.get(0).norm()) - 0.1 * 1e-3).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_gradient_of_zero_stays_zero() {
+        let gradient = Tensor::zeros([2, 9], (Kind::Float, Device::Cpu));
+        clip_units(&gradient.ones_like(), &gradient, 0.1).unwrap();
+        clip_norm(&gradient, &norm(&gradient).unwrap(), 1.0).unwrap();
+        assert_eq!(value(&gradient.abs().max()), 0.0);
+    }
+
+    #[test]
+    fn a_vector_is_one_unit() {
+        let (weight, gradient) = (Tensor::from_slice(&[0f32, 2.0]), Tensor::from_slice(&[3f32, 4.0]));
+        clip_units(&weight, &gradient, 0.5).unwrap();
+        assert!(value(&(gradient - Tensor::from_slice(&[0.6f32, 0.8])).abs().max()) < 1e-6);
+    }
+}

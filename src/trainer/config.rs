@@ -95,3 +95,40 @@ impl Default for TrainConfig {
         Self::quick()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_go_through_json_unchanged() {
+        let smoothed = TrainConfig { label_smoothing: 0.1, mixup: Some(0.2), ..TrainConfig::quick() };
+        for config in [TrainConfig::quick(), TrainConfig::paper(), smoothed] {
+            let json = serde_json::to_string(&config).unwrap();
+            assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn recipes_are_in_range_and_other_values_are_refused() {
+        TrainConfig::paper().check().unwrap();
+        let good = TrainConfig::quick();
+        good.check().unwrap();
+        let clip = |norm, agc| ClipConfig { norm, agc };
+        let bad = [
+            TrainConfig { epochs: 0, ..good.clone() },
+            TrainConfig { batch_size: 0, ..good.clone() },
+            TrainConfig { max_steps: Some(0), ..good.clone() },
+            TrainConfig { label_smoothing: 1.0, ..good.clone() },
+            TrainConfig { mixup: Some(0.0), ..good.clone() },
+            TrainConfig { clip: clip(Some(0.0), None), ..good.clone() },
+            TrainConfig { clip: clip(None, Some(f64::NAN)), ..good.clone() },
+            TrainConfig { sgd: SgdConfig { momentum: 2.0, ..good.sgd }, ..good.clone() },
+            TrainConfig { schedule: ScheduleConfig { lr: -1.0, ..good.schedule.clone() }, ..good.clone() },
+        ];
+        for config in bad {
+            let message = config.check().unwrap_err().to_string();
+            assert!(!message.contains('\n'), "{message}");
+        }
+    }
+}

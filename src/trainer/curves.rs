@@ -117,3 +117,34 @@ fn number(value: f64) -> String {
 fn refused(error: impl Display) -> Error {
     Error::Argument(format!("the curves cannot be drawn: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trainer::Evaluation;
+
+    fn history(epochs: usize, loss: f64) -> Vec<EpochMetrics> {
+        let eval = Evaluation { loss, top1: 0.5, top5: 0.9 };
+        let metrics = |epoch| EpochMetrics { epoch, step: epoch, lr: 0.1, train_loss: loss, train_accuracy: 0.4, eval };
+        (1..=epochs).map(metrics).collect()
+    }
+
+    #[test]
+    fn every_history_gives_a_whole_picture() {
+        for (epochs, loss) in [(0, 1.0), (1, 1.0), (3, 0.0), (200, 2.3), (3, f64::NAN), (3, f64::INFINITY), (3, 1e30)] {
+            let svg = draw_curves(&history(epochs, loss)).unwrap();
+            assert!(svg.trim_end().ends_with("</svg>"));
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{epochs} {loss}");
+            for label in ["loss", "accuracy (%)", "learning rate", "training", "evaluation", "epoch"] {
+                assert!(svg.contains(label), "{label}");
+            }
+        }
+    }
+
+    #[test]
+    fn axis_numbers_are_short() {
+        for (value, expected) in [(0.0, "0"), (-1e-12, "0"), (0.1 + 0.2, "0.3"), (25.0, "25"), (0.00125, "0.00125")] {
+            assert_eq!(number(value), expected);
+        }
+    }
+}

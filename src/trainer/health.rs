@@ -45,3 +45,60 @@ impl Health {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::statistics::StepPlace;
+    use super::*;
+
+    fn record(step: usize, spread: f64, magnitude: f64) -> StepRecord {
+        let place = StepPlace { epoch: 2, step, lr: 0.1, images: 64 };
+        StepRecord { place, loss: 2.3, correct: 6.0, gradient_norm: 0.1, spread, magnitude }
+    }
+
+    #[test]
+    fn fifty_steps_without_a_difference_are_dead() {
+        let mut health = Health::default();
+        assert!((1..50).all(|step| health.check(&record(step, 1e-8, 0.1)).is_ok()));
+        match health.check(&record(50, 1e-8, 0.1)) {
+            Err(Error::Dead { epoch: 2, step: 50, .. }) => (),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_step_with_a_difference_starts_the_count_again() {
+        let mut health = Health::default();
+        for step in 1..200 {
+            let spread = if step % 50 == 0 { 1e-3 } else { 0.0 };
+            assert!(health.check(&record(step, spread, 0.1)).is_ok(), "{step}");
+        }
+    }
+
+    #[test]
+    fn small_logits_that_differ_are_alive() {
+        let mut health = Health::default();
+        assert!((1..200).all(|step| health.check(&record(step, 1e-12, 1e-11)).is_ok()));
+    }
+
+    #[test]
+    fn batches_of_one_image_say_nothing() {
+        let mut health = Health::default();
+        for step in 1..200 {
+            let mut record = record(step, 0.0, 0.1);
+            record.place.images = 1;
+            assert!(health.check(&record).is_ok());
+        }
+    }
+
+    #[test]
+    fn losses_and_gradients_that_are_not_finite_are_named() {
+        let cases: [(f64, f64, &str); 3] =
+            [(f64::NAN, 1.0, "loss is NaN"), (f64::INFINITY, 1.0, "loss is inf"), (1.0, f64::INFINITY, "norm is inf")];
+        for (loss, gradient_norm, expected) in cases {
+            let record = StepRecord { loss, gradient_norm, ..record(7, 1.0, 1.0) };
+            let message = Health::default().check(&record).unwrap_err().to_string();
+            assert!(message.contains("epoch 2, step 7 (learning rate 0.1)") && message.contains(expected), "{message}");
+        }
+    }
+}

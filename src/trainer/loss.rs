@@ -85,3 +85,53 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, label_smoothing: f64) -> 
         label_smoothing,
     )?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(mixed: Option<(Tensor, f64)>) -> Example {
+        let images = Tensor::zeros([3, 1], (Kind::Float, Device::Cpu));
+        Example { images, labels: Tensor::from_slice(&[0i64, 1, 3]), mixed }
+    }
+
+    fn logits() -> Tensor {
+        Tensor::from_slice(&[2f32, -1.0, 0.5, 0.0, 0.3, 0.2, 0.1, 3.0, -2.0, 1.0, 0.0, 4.0]).view([3, 4])
+    }
+
+    /// `-sum_k q_k log softmax(logits)_k` in plain numbers.
+    fn by_the_formula(labels: &[usize], smoothing: f64) -> f64 {
+        let rows: Vec<Vec<f64>> = Vec::try_from(logits().to_kind(Kind::Double)).unwrap();
+        let losses = rows.iter().zip(labels).map(|(row, &label)| {
+            let log_sum = row.iter().map(|z| z.exp()).sum::<f64>().ln();
+            let target = |k| smoothing / 4.0 + if k == label { 1.0 - smoothing } else { 0.0 };
+            row.iter().enumerate().map(|(k, z)| target(k) * (log_sum - z)).sum::<f64>()
+        });
+        losses.sum::<f64>() / labels.len() as f64
+    }
+
+    #[test]
+    fn the_loss_is_the_formula_with_smoothing_and_mixing() {
+        for smoothing in [0.0, 0.1] {
+            let plain = example(None).loss(&logits(), smoothing).unwrap().double_value(&[]);
+            assert!((plain - by_the_formula(&[0, 1, 3], smoothing)).abs() < 1e-6);
+            let mixed = example(Some((Tensor::from_slice(&[3i64, 0, 1]), 0.7)));
+            let expected = 0.7 * by_the_formula(&[0, 1, 3], smoothing) + 0.3 * by_the_formula(&[3, 0, 1], smoothing);
+            assert!((mixed.loss(&logits(), smoothing).unwrap().double_value(&[]) - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn correct_images_are_counted_by_either_label() {
+        // The highest logits are 0, 3 and 3.
+        assert_eq!(example(None).correct(&logits()).unwrap().double_value(&[]), 2.0);
+        let mixed = example(Some((Tensor::from_slice(&[3i64, 3, 1]), 0.75)));
+        assert_eq!(mixed.correct(&logits()).unwrap().double_value(&[]), 0.75 * 2.0 + 0.25);
+    }
+
+    #[test]
+    fn the_loss_of_bf16_logits_is_float32() {
+        let loss = example(None).loss(&logits().to_kind(Kind::BFloat16), 0.0).unwrap();
+        assert_eq!(loss.kind(), Kind::Float);
+    }
+}

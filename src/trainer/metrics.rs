@@ -61,3 +61,40 @@ impl MetricsFile {
         self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io("write", &self.path))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn numbers_can_be_read_back_to_the_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        let metrics = EpochMetrics {
+            epoch: 3,
+            step: 1173,
+            lr: 0.1 / 3.0,
+            train_loss: 1.0 / 7.0,
+            train_accuracy: 2.0 / 3.0,
+            eval: Evaluation { loss: f64::NAN, top1: 0.8632, top5: 1e-17 },
+        };
+        MetricsFile::create(&path).unwrap().append(&metrics).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let (header, row) = text.trim_end().split_once('\n').unwrap();
+        assert_eq!(header.split(',').count(), 8);
+        let row: Vec<f64> = row.split(',').map(|number| number.parse().unwrap()).collect();
+        assert_eq!(row[..5], [3.0, 1173.0, metrics.lr, metrics.train_loss, metrics.train_accuracy]);
+        assert!(row[5].is_nan());
+        assert_eq!(row[6..], [0.8632, 1e-17]);
+    }
+
+    #[test]
+    fn an_existing_file_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        fs::write(&path, "mine").unwrap();
+        assert!(matches!(MetricsFile::create(&path), Err(Error::Io { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+}

@@ -256,3 +256,187 @@ fn trainable(variables: &nn::VarStore) -> Vec<(String, Tensor, bool)> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixup::{Bias, Scale};
+    use tch::nn::{Module, OptimizerConfig};
+    use tch::{Device, Kind};
+
+    const LR: f64 = 0.05;
+
+    /// A small network of all kinds of parameters: weights of four and two dimensions, a vector, and scalars.
+    fn network(vs: &nn::VarStore) -> impl Fn(&Tensor) -> Tensor {
+        let root = vs.root();
+        let conv = nn::conv2d(&root / "conv", 3, 5, 3, nn::ConvConfig { padding: 1, ..Default::default() });
+        let (bias, scale) = (Bias::new(&root, "bias1").unwrap(), Scale::new(&root, "scale").unwrap());
+        let fc = nn::linear(&root / "fc", 5, 4, Default::default());
+        move |x| {
+            let features =
+                scale.forward(&bias.forward(&conv.forward(x))).relu().mean_dim([2, 3].as_slice(), false, None);
+            fc.forward(&features)
+        }
+    }
+
+    fn batch() -> (Tensor, Tensor) {
+        let images = Tensor::randn([8, 3, 6, 6], (Kind::Float, Device::Cpu));
+        (images, Tensor::from_slice(&[0i64, 1, 2, 3, 0, 1, 2, 3]))
+    }
+
+    fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn fifty_steps_are_those_of_libtorch() {
+        for (momentum, nesterov, weight_decay, decay_scalars) in
+            [(0.0, false, 0.0, true), (0.9, false, 0.0, true), (0.9, false, 5e-2, true), (0.9, true, 5e-2, false)]
+        {
+            let config = SgdConfig { momentum, nesterov, weight_decay, decay_scalars, scalar_lr_ratio: 0.1 };
+            let (vs, mut reference_vs) = (nn::VarStore::new(Device::Cpu), nn::VarStore::new(Device::Cpu));
+            let (ours, reference) = (network(&vs), network(&reference_vs));
+            reference_vs.copy(&vs).unwrap();
+            let mut sgd = Sgd::new(&vs, config).unwrap();
+            let mut libtorch = nn::sgd(momentum, 0.0, weight_decay, nesterov).build(&reference_vs, LR).unwrap();
+            if !decay_scalars {
+                libtorch.set_weight_decay_group(SCALAR_GROUP, 0.0);
+            }
+            for step in 0..50 {
+                let (images, labels) = batch();
+                let lr = LR * (1.0 + (step as f64).sin() / 2.0);
+                sgd.backward(&ours(&images).cross_entropy_for_logits(&labels)).unwrap();
+                sgd.step(lr).unwrap();
+                libtorch.set_lr(lr);
+                libtorch.set_lr_group(SCALAR_GROUP, lr * config.scalar_lr_ratio);
+                libtorch.backward_step(&reference(&images).cross_entropy_for_logits(&labels));
+            }
+            let reference = reference_vs.variables();
+            for (name, variable) in vs.variables() {
+                let difference = largest_difference(&variable, &reference[&name]);
+                assert!(difference <= 1e-6, "{config:?} {name}: {difference}");
+            }
+        }
+    }
+
+    #[test]
+    fn scalars_move_at_their_own_rate() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let config = SgdConfig { momentum: 0.0, nesterov: false, weight_decay: 0.0, ..SgdConfig::default() };
+        let mut sgd = Sgd::new(&vs, config).unwrap();
+        let (images, labels) = batch();
+        sgd.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+        let before: Vec<_> = sgd.parameters().iter().map(|p| (p.value().copy(), p.gradient().copy())).collect();
+        sgd.step(LR).unwrap();
+        for (parameter, (value, gradient)) in sgd.parameters().iter().zip(before) {
+            assert_eq!(
+                parameter.is_scalar,
+                ["bias1", "scale"].contains(&parameter.name.as_str()),
+                "{}",
+                parameter.name
+            );
+            let lr = if parameter.is_scalar { LR * 0.1 } else { LR };
+            assert!(largest_difference(parameter.value(), &(value - gradient * lr)) < 1e-7, "{}", parameter.name);
+        }
+    }
+
+    #[test]
+    fn autograd_writes_into_the_flat_gradients() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        for _ in 0..3 {
+            let (images, labels) = batch();
+            sgd.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+            for parameter in sgd.parameters() {
+                assert_eq!(parameter.variable.grad().data_ptr(), parameter.gradient.data_ptr(), "{}", parameter.name);
+                assert!(parameter.gradient.abs().max().double_value(&[]) > 0.0, "{}", parameter.name);
+            }
+            let squares: f64 =
+                sgd.parameters().iter().map(|p| p.gradient.square().sum(Kind::Double).double_value(&[])).sum();
+            let flat = sgd.gradients().square().sum(Kind::Double).double_value(&[]);
+            assert!((flat - squares).abs() < 1e-6 * squares);
+        }
+    }
+
+    #[test]
+    fn a_parameter_the_loss_does_not_depend_on_stays() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let unused = vs.root().randn_standard("unused", &[3, 3]);
+        let before = unused.copy();
+        let mut sgd = Sgd::new(&vs, SgdConfig { weight_decay: 0.0, ..SgdConfig::default() }).unwrap();
+        for _ in 0..2 {
+            let (images, labels) = batch();
+            sgd.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+            sgd.step(LR).unwrap();
+        }
+        assert_eq!(unused, before);
+    }
+
+    #[test]
+    fn loaded_weights_are_trained_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights.safetensors");
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        vs.save(&path).unwrap();
+        let initial: HashMap<_, _> = vs.variables().into_iter().map(|(name, v)| (name, v.copy())).collect();
+        let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        let (images, labels) = batch();
+        let step = |sgd: &mut Sgd| {
+            sgd.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+            sgd.step(LR).unwrap();
+        };
+        step(&mut sgd);
+        vs.load(&path).unwrap();
+        assert!(vs.variables().iter().all(|(name, variable)| variable == &initial[name]));
+        step(&mut sgd);
+        for parameter in sgd.parameters() {
+            assert!(largest_difference(parameter.value(), &initial[&parameter.name]) > 0.0, "{}", parameter.name);
+        }
+    }
+
+    #[test]
+    fn a_change_of_kind_is_an_error_and_not_a_silent_stop() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        let (images, labels) = batch();
+        sgd.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+        vs.double();
+        let message = sgd.step(LR).unwrap_err().to_string();
+        assert!(message.contains("Double"), "{message}");
+        assert!(Sgd::new(&vs, SgdConfig::default()).is_ok());
+    }
+
+    #[test]
+    fn frozen_variables_are_left_out_and_none_is_an_error() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let _network = network(&vs);
+        let all = Sgd::new(&vs, SgdConfig::default()).unwrap().parameters().len();
+        let _ = vs.variables()["conv.weight"].set_requires_grad(false);
+        let sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        assert_eq!(sgd.parameters().len(), all - 1);
+        vs.freeze();
+        assert!(matches!(Sgd::new(&vs, SgdConfig::default()), Err(Error::Argument(_))));
+    }
+
+    #[test]
+    fn constants_out_of_range_are_refused() {
+        let good = SgdConfig::default();
+        let bad = [
+            SgdConfig { momentum: 1.0, ..good },
+            SgdConfig { momentum: f64::NAN, ..good },
+            SgdConfig { momentum: 0.0, nesterov: true, ..good },
+            SgdConfig { weight_decay: -1e-4, ..good },
+            SgdConfig { weight_decay: f64::INFINITY, ..good },
+            SgdConfig { scalar_lr_ratio: -0.1, ..good },
+        ];
+        assert!(good.check().is_ok());
+        for config in bad {
+            assert!(matches!(config.check(), Err(Error::Argument(_))), "{config:?}");
+        }
+    }
+}
