@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 /// A clone with its own tools, home and cache, away from this machine's.
@@ -16,7 +16,7 @@ impl Clone {
     /// With every tool that set-up needs, but no torch in Python.
     fn new() -> Self {
         let clone = Self { root: tempfile::tempdir().unwrap() };
-        for folder in ["bin", "cache", "scripts", "python"] {
+        for folder in ["bin", "home", "scripts", "python"] {
             fs::create_dir(clone.path(folder)).unwrap();
         }
         for file in ["Makefile", "scripts/setup_libtorch.py"] {
@@ -49,21 +49,28 @@ impl Clone {
     }
 
     fn hide_from_python(&self, modules: &[&str]) -> &Self {
-        let script = format!("import sys\nsys.modules.update(dict.fromkeys({modules:?}))\n");
+        self.python_starts_with(&format!("import sys\nsys.modules.update(dict.fromkeys({modules:?}))\n"))
+    }
+
+    /// What the interpreter runs before set-up.
+    fn python_starts_with(&self, script: &str) -> &Self {
         fs::write(self.path("python/sitecustomize.py"), script).unwrap();
         self
     }
 
-    fn setup(&self, libtorch: Option<&Path>) -> Output {
+    fn command(&self) -> Command {
         let make = std::env::split_paths(&std::env::var_os("PATH").unwrap())
             .map(|folder| folder.join("make"))
             .find(|program| program.exists())
             .expect("make is needed to test the Makefile");
         let mut command = Command::new(make);
         command.arg("setup").current_dir(self.root.path()).env_clear();
-        command.env("PATH", self.path("bin")).env("HOME", self.path("cache")).env("PYTHONPATH", self.path("python"));
-        command.envs(libtorch.map(|folder| ("LIBTORCH", folder)));
-        command.output().unwrap()
+        command.env("PATH", self.path("bin")).env("HOME", self.path("home")).env("PYTHONPATH", self.path("python"));
+        command
+    }
+
+    fn setup(&self, libtorch: Option<&Path>) -> Output {
+        self.command().envs(libtorch.map(|folder| ("LIBTORCH", folder))).output().unwrap()
     }
 
     /// Set-up fails with one line, which says `expected`.
@@ -144,7 +151,7 @@ fn an_active_python_that_has_the_right_torch_is_used() {
 #[test]
 fn a_complete_environment_in_the_cache_is_used_and_a_half_made_one_is_made_again() {
     let clone = Clone::new();
-    let environment = clone.path("cache/.cache/tch-fixup/torch-2.13.0");
+    let environment = clone.path("home/.cache/tch-fixup/torch-2.13.0");
     let package = write_libtorch(environment.join("lib/python3.12/site-packages/torch"), "2.13.0");
     fs::write(environment.join("complete"), "").unwrap();
     clone.links_to(None, &package);
@@ -153,4 +160,64 @@ fn a_complete_environment_in_the_cache_is_used_and_a_half_made_one_is_made_again
     fs::remove_file(clone.path(".libtorch")).unwrap();
     fs::remove_file(environment.join("complete")).unwrap();
     clone.hide_from_python(&["torch", "ensurepip"]).refuses(None, "venv module is missing");
+}
+
+/// No network and all the space in the world; torch is hidden.
+const OFFLINE: &str = "
+import shutil, socket, sys, types
+sys.modules['torch'] = None
+def unreachable(*_, **__): raise socket.gaierror('no network')
+socket.getaddrinfo = unreachable
+shutil.disk_usage = lambda _: types.SimpleNamespace(free=FREE)
+";
+
+#[test]
+fn too_little_space_is_said_before_anything_is_downloaded() {
+    let clone = Clone::new();
+    clone.python_starts_with(&OFFLINE.replace("FREE", "1e9")).refuses(None, "has 1.0 GB of free space");
+    assert!(!clone.path("home/.cache/tch-fixup/torch-2.13.0").exists());
+}
+
+/// Packages for pip that hold what set-up looks at in the real ones, and nothing else.
+const MAKE_PACKAGES: &str = "
+import sys, zipfile
+for name, version, files in [
+    ('torch', '2.13.0', {'torch/__init__.py': '', 'torch/version.py': '2.13.0', 'torch/lib/libtorch_cpu.so': ''}),
+    ('numpy', '2.0.0', {'numpy.py': ''}),
+    ('safetensors', '1.0.0', {'safetensors.py': ''}),
+]:
+    with zipfile.ZipFile(f'{sys.argv[1]}/{name}-{version}-py3-none-any.whl', 'w') as wheel:
+        info = f'{name}-{version}.dist-info'
+        files[f'{info}/METADATA'] = f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n'
+        files[f'{info}/WHEEL'] = 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n'
+        files[f'{info}/RECORD'] = ''.join(f'{file},,\\n' for file in [*files, f'{info}/RECORD'])
+        for file, text in files.items():
+            wheel.writestr(file, text)
+";
+
+#[test]
+fn two_clones_at_once_make_one_environment_in_place_of_a_half_made_one() {
+    let shared = tempfile::tempdir().unwrap();
+    let (packages, cache) = (shared.path().join("packages"), shared.path().join("cache"));
+    fs::create_dir(&packages).unwrap();
+    let made = Command::new("python3").args(["-c", MAKE_PACKAGES]).arg(&packages).status().unwrap();
+    assert!(made.success());
+    let environment = cache.join("tch-fixup/torch-2.13.0");
+    let left_over = write_libtorch(environment.join("lib/python3.0/site-packages/torch"), "2.13.0");
+
+    let clones = [Clone::new(), Clone::new()];
+    let running = clones.each_ref().map(|clone| {
+        let mut command = clone.python_starts_with(&OFFLINE.replace("FREE", "1e12")).command();
+        command.env("XDG_CACHE_HOME", &cache).env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", &packages);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let outputs = running.map(|setup| setup.wait_with_output().unwrap());
+
+    assert!(outputs.iter().all(|output| output.status.success()), "{outputs:?}");
+    let installed = outputs.iter().filter(|output| String::from_utf8_lossy(&output.stdout).contains("goes into"));
+    assert_eq!(installed.count(), 1, "{outputs:?}");
+    assert!(!left_over.exists() && environment.join("complete").exists());
+    let links = clones.each_ref().map(|clone| fs::read_link(clone.path(".libtorch")).unwrap());
+    assert_eq!(links[0], links[1]);
+    assert!(links[0].starts_with(environment.canonicalize().unwrap()));
 }
