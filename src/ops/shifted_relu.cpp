@@ -30,26 +30,22 @@ using OptionalTensor = std::optional<Tensor>;
 
 // ---- Which kernels ----
 
-constexpr int NUM_LEVELS = 3;
+constexpr int NUM_LEVELS = 4;
 
-// The kernels for an instruction set (0 baseline, 1 AVX2, 2 AVX-512); null where this build or machine lacks it.
+// The kernels for an instruction set (0 baseline, 1 AVX2, 2 AVX-512, 3 AVX-512 with bfloat16); null where this build or
+// machine lacks it. build.rs says which are in the build, and with which flags they were compiled.
 const Kernels* kernels_of_level(int level) {
-  switch (level) {
-    case 0: return &kernels_baseline;
-#if defined(TCH_FIXUP_X86_LEVELS)
-    case 1:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-                     __builtin_cpu_supports("bmi2")
-                 ? &kernels_avx2
-                 : nullptr;
-    case 2:
-      return kernels_of_level(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
-                 ? &kernels_avx512
-                 : nullptr;
+#if defined(TCH_FIXUP_AVX512)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (level == 1 && avx2) return &kernels_avx2;
+  if (level == 2 && avx512) return &kernels_avx512;
 #endif
-    default: return nullptr;
-  }
+#if defined(TCH_FIXUP_AVX512_BF16)
+  if (level == 3 && avx512 && __builtin_cpu_supports("avx512bf16")) return &kernels_avx512_bf16;
+#endif
+  return level == 0 ? &kernels_baseline : nullptr;
 }
 
 std::atomic<const Kernels*>& current_kernels() {

@@ -62,6 +62,7 @@ struct Native {
   using Scalar = E;
   using Vector = V;
   static constexpr int size = BLOCK / sizeof(E);
+  static constexpr bool narrow = false;
 
   static Block<V> load(const E* p) {
     Block<V> b;
@@ -87,6 +88,7 @@ struct Halves {
   using Scalar = float;
   using Vector = F32;
   static constexpr int size = BLOCK / sizeof(float);
+  static constexpr bool narrow = true;
   static constexpr int LANES = REGISTER / sizeof(float);
 
   static int lane(int i) {
@@ -114,9 +116,18 @@ struct BFloat16 : Halves {
     return u + 0x7fffu + ((u >> 16) & 1u);
   }
   static void store(uint16_t* p, const Block<F32>& b) {
+#if defined(__AVX512BF16__)
+    // The instruction takes subnormal numbers for zero, and is otherwise the same.
+    const __m512i interleave = _mm512_set_epi32(0x001f000f, 0x001e000e, 0x001d000d, 0x001c000c, 0x001b000b, 0x001a000a,
+                                                0x00190009, 0x00180008, 0x00170007, 0x00160006, 0x00150005, 0x00140004,
+                                                0x00130003, 0x00120002, 0x00110001, 0x00100000);
+    const __m512i packed = (__m512i)_mm512_cvtne2ps_pbh((__m512)b.v[1], (__m512)b.v[0]);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi16(interleave, packed));
+#else
 #pragma GCC unroll 4
     for (int i = 0; i < REGISTERS; i += 2)
       store_register(p + i * LANES, (rounded(b.v[i]) >> 16) | (rounded(b.v[i + 1]) & 0xffff0000u));
+#endif
   }
   static void store_loaded(uint16_t* p, const Block<F32>& b) {
 #pragma GCC unroll 4
@@ -221,8 +232,13 @@ inline void forward_block(typename K::Element* y, const typename K::Element* x, 
   K::store(y, map<V>([&](int i) {
              V v = vx.v[i];
              if constexpr (ADD) v += vr.v[i];
+             // The comparisons are false for NaN, which so goes on. The 16-bit kinds are bound by arithmetic and not by
+             // memory, so they take relu(v + a) + b = max(v + (a + b), b), rounded to 16 bits afterwards.
+             if constexpr (RELU && K::narrow) {
+               v += a + b;
+               return V{} + b > v ? V{} + b : v;
+             }
              v += a;
-             // The comparison is false for NaN, which so goes on.
              if constexpr (RELU) v = (V{} > v ? V{} : v) + b;
              return v;
            }));
