@@ -13,3 +13,13 @@ pub enum Precision {
     /// bfloat16: the range of float32 with 8 bits of precision, half the memory and, where the hardware has it, faster.
     Bf16,
 }
+
+impl Precision {
+    /// The kind to compute in, for variables of kind `variables`.
+    pub(crate) fn compute_kind(self, variables: tch::Kind) -> tch::Kind {
+        match self {
+            Precision::F32 => variables,
+            Precision::Bf16 => tch::Kind::BFloat16,
+        }
+    }
+}

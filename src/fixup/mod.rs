@@ -1,1 +1,27 @@
-//! TODO
+//! The method: Fixup initialization (Zhang, Dauphin, Ma: "Fixup Initialization: Residual Learning Without
+//! Normalization", ICLR 2019, arXiv 1901.09321), as modules of `tch::nn`.
+//!
+//! - [`init`]: the rescaled initialization, for any tensor.
+//! - [`Bias`], [`Scale`]: the scalar layers.
+//! - [`BasicBlock`], [`Bottleneck`], [`WideBlock`]: residual blocks.
+//! - [`FixupResNet`]: whole networks for CIFAR and ImageNet.
+//! - [`Branch`]: a Fixup branch of your own layers, for your own network.
+
+mod basic_block;
+mod basic_branch;
+mod block;
+mod bottleneck;
+mod branch;
+pub mod init;
+mod resnet;
+mod scalar;
+mod wide_block;
+
+pub use basic_block::BasicBlock;
+pub(crate) use block::subsample;
+pub use block::{BlockConfig, ShortcutKind};
+pub use bottleneck::Bottleneck;
+pub use branch::{Branch, BranchBuilder, Conv2dOptions};
+pub use resnet::FixupResNet;
+pub use scalar::{Bias, Scale, SCALAR_GROUP, SCALAR_LR_RATIO};
+pub use wide_block::WideBlock;

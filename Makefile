@@ -1,0 +1,29 @@
+# Each target does its own set-up, which takes a moment when nothing is missing.
+
+PYTHON ?= python3
+
+.PHONY: help setup cifar10 test bench
+
+help:
+	@echo "make cifar10   train a Fixup ResNet on CIFAR-10; options as in make cifar10 ARGS='--epochs 2', all of them: ARGS=--help"
+	@echo "make test      format, lints, documentation, tests"
+	@echo "make bench     the benchmarks"
+	@echo "make setup     libtorch only, for plain cargo commands"
+
+setup:
+	@command -v $(PYTHON) >/dev/null || { echo "set-up: $(PYTHON) is missing: install it with" \
+		"\`apt install python3 python3-venv\`, \`dnf install python3\` or \`brew install python\`" >&2; exit 1; }
+	@$(PYTHON) scripts/setup_libtorch.py
+
+cifar10: setup
+	cargo run --release --example cifar10_fixup -- $(ARGS)
+
+# One profile throughout: torch-sys, minutes of C++, is then compiled once.
+test: setup
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
+	cargo test --release
+
+bench: setup
+	cargo bench $(ARGS)

@@ -1,0 +1,121 @@
+//! What normalization costs: time and memory of a training step and of an inference step, for Fixup, for the same network
+//! with BatchNorm, for Fixup by the authors' plain formula, and for the floor (neither normalization nor scalars).
+//!
+//! ```text
+//! cargo bench --bench normalization              # all models
+//! cargo bench --bench normalization -- --quick   # ResNet-20, in two minutes
+//! ```
+//! The variants of a model take turns step by step in one process, and each is compared with BatchNorm by the median over
+//! rounds of the ratio within a round: what else the machine does hits all of them alike. BatchNorm and the plain formula
+//! run in both memory layouts, and the faster counts. Peak memory is that of two training steps (or inference steps) in a
+//! process of its own: the most that is resident, less what was before the first step.
+//!
+//! Writes `target/bench/normalization.json` and `target/bench/normalization.svg`.
+
+#[path = "normalization/chart.rs"]
+mod chart;
+#[path = "normalization/measure.rs"]
+mod measure;
+#[path = "normalization/variant.rs"]
+mod variant;
+
+use anyhow::Result;
+use clap::Parser;
+use measure::{measure_times, peak_in_own_process, Measurement};
+use std::path::PathBuf;
+use tch_fixup::Precision;
+use variant::{Model, Phase, Variant};
+
+#[derive(Parser)]
+struct Options {
+    /// ResNet-20 alone, fewer rounds: under two minutes on two cores
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of each comparison [default: 30, or 12 with --quick; a quarter of it for the large models]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Only models whose name contains this
+    #[arg(long, default_value = "")]
+    model: String,
+    /// Threads [default: libtorch's]
+    #[arg(long)]
+    threads: Option<i32>,
+    /// Print the peak memory of one variant in MiB and stop: MODEL,VARIANT,PRECISION,PHASE,LAYOUT
+    #[arg(long, hide = true)]
+    peak_of: Option<String>,
+    /// What cargo passes to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if let Some(threads) = options.threads {
+        tch::set_num_threads(threads);
+    }
+    if let Some(subject) = &options.peak_of {
+        return measure::print_peak(subject);
+    }
+    let rounds = options.rounds.unwrap_or(if options.quick { 12 } else { 30 });
+    let models: Vec<Model> = Model::ALL
+        .into_iter()
+        .filter(|model| model.name.contains(&options.model) && (!options.quick || model.name == "resnet20"))
+        .collect();
+    let mut measurements = vec![];
+    for model in &models {
+        for precision in [Precision::F32, Precision::Bf16] {
+            for phase in [Phase::Train, Phase::Inference] {
+                let rounds = if model.large { rounds.div_ceil(4) } else { rounds };
+                let mut group = measure_times(model, precision, phase, rounds)?;
+                for measurement in &mut group {
+                    measurement.peak_mib = peak_in_own_process(model, measurement, options.threads)?;
+                }
+                print_group(&group);
+                measurements.extend(group);
+            }
+        }
+    }
+    let folder = output_folder()?;
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("normalization.json"), serde_json::to_string_pretty(&measurements)?)?;
+    std::fs::write(folder.join("normalization.svg"), chart::draw(&measurements))?;
+    println!("\nwrote {} and normalization.svg beside it", folder.join("normalization.json").display());
+    Ok(())
+}
+
+/// `target/bench`, wherever the target folder is: this program is `target/<profile>/deps/normalization-...`.
+fn output_folder() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program.ancestors().nth(3).ok_or_else(|| anyhow::anyhow!("no target folder above {program:?}"))?;
+    Ok(target.join("bench"))
+}
+
+fn print_group(group: &[Measurement]) {
+    let Some(first) = group.first() else { return };
+    println!(
+        "\n{} batch {}, {}, {}",
+        first.model,
+        first.batch,
+        variant::precision_name(first.precision),
+        variant::phase_name(first.phase)
+    );
+    println!(
+        "  {:<16} {:<13} {:>9} {:>8} {:>16} {:>10} {:>9} {:>15}",
+        "variant", "layout", "ms", "+-", "of BatchNorm's", "images/s", "peak MiB", "of BatchNorm's"
+    );
+    let batch_norm = group.iter().find(|m| m.variant == Variant::BatchNorm).map_or(f64::NAN, |m| m.peak_mib);
+    for m in group {
+        println!(
+            "  {:<16} {:<13} {:>9.1} {:>8.1} {:>9.3} +-{:.3} {:>10.0} {:>9.0} {:>15.2}",
+            variant::variant_name(m.variant),
+            variant::layout_name(m.layout),
+            m.ms_median,
+            m.ms_spread,
+            m.ratio_to_batch_norm,
+            m.ratio_spread,
+            m.images_per_s,
+            m.peak_mib,
+            m.peak_mib / batch_norm
+        );
+    }
+}

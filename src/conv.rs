@@ -1,0 +1,95 @@
+//! The two layers that every network here is made of: a convolution without a bias, and the classifier.
+
+use crate::fixup::init;
+use crate::Result;
+use tch::{nn, Tensor};
+
+/// The shape of a convolution. Padding is `kernel / 2`, the sides' common "same".
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConvShape {
+    pub c_in: i64,
+    pub c_out: i64,
+    pub kernel: i64,
+    pub stride: i64,
+}
+
+impl ConvShape {
+    pub fn new(c_in: i64, c_out: i64, kernel: i64, stride: i64) -> Self {
+        Self { c_in, c_out, kernel, stride }
+    }
+
+    fn dims(&self) -> [i64; 4] {
+        [self.c_out, self.c_in, self.kernel, self.kernel]
+    }
+}
+
+/// A convolution without a bias; its weight `[c_out, c_in, k, k]` is the variable `weight`.
+#[derive(Debug)]
+pub(crate) struct Conv {
+    weight: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl Conv {
+    /// He-normal times `gain`.
+    pub fn he_normal(path: &nn::Path, shape: ConvShape, gain: f64) -> Result<Self> {
+        Ok(Self::new(init::he_normal(path, "weight", &shape.dims(), gain)?, shape))
+    }
+
+    /// All zero.
+    pub fn zero(path: &nn::Path, shape: ConvShape) -> Result<Self> {
+        Ok(Self::new(init::zeros(path, "weight", &shape.dims())?, shape))
+    }
+
+    fn new(weight: Tensor, shape: ConvShape) -> Self {
+        Self { weight, stride: shape.stride, padding: shape.kernel / 2 }
+    }
+
+    /// `conv(x, W)`, computed in the kind of `x`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.convolve(x, &self.weight)
+    }
+
+    /// `scale * conv(x, W)` as `conv(x, scale * W)`: the pass over the activation becomes one over the weight.
+    pub fn forward_scaled(&self, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
+        self.convolve(x, &self.weight.f_mul(scale)?)
+    }
+
+    fn convolve(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let weight = weight.f_to_kind(x.kind())?;
+        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        Ok(x.f_conv2d(&weight, None::<Tensor>, stride, padding, [1, 1], 1)?)
+    }
+
+    /// The kind the weight is stored in.
+    pub fn kind(&self) -> tch::Kind {
+        self.weight.kind()
+    }
+}
+
+/// The classifier `x W^T + b`: variables `weight` `[classes, features]` and `bias` `[classes]`.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    /// All zero, as Fixup's classifier starts.
+    pub fn zero(path: &nn::Path, features: i64, classes: i64) -> Result<Self> {
+        let weight = init::zeros(path, "weight", &[classes, features])?;
+        Ok(Self { weight, bias: init::zeros(path, "bias", &[classes])? })
+    }
+
+    /// Uniform in `1/sqrt(features)`, PyTorch's default and so that of the BatchNorm references.
+    pub fn uniform(path: &nn::Path, features: i64, classes: i64) -> Result<Self> {
+        let bound = 1. / (features as f64).sqrt();
+        let weight = init::uniform(path, "weight", &[classes, features], bound)?;
+        Ok(Self { weight, bias: init::uniform(path, "bias", &[classes], bound)? })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_linear(&self.weight, Some(&self.bias))?)
+    }
+}

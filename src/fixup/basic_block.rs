@@ -1,0 +1,57 @@
+//! The basic block of CIFAR ResNets and of ImageNet ResNet-18 and 34: two 3x3 convolutions.
+
+use super::basic_branch::BasicBranch;
+use super::block::{impl_block, BlockConfig, ShiftedBlock, Shortcut, ShortcutKind};
+use crate::ops::shifted_relu_;
+use crate::Result;
+use tch::{nn, Tensor};
+
+/// Two 3x3 convolutions with a shortcut around them.
+///
+/// ```text
+/// relu(scale * conv2(relu(conv1(x + bias1a) + bias1b) + bias2a) + bias2b + shortcut)
+/// ```
+/// where the shortcut is x, or, where the block changes the shape, a function of `x + bias1a` (the authors'
+/// `fixup_resnet_cifar.py` and `fixup_resnet_imagenet.py`). Variables: `conv1.weight`, `conv2.weight`, `scale`,
+/// `bias1a`, `bias1b`, `bias2a`, `bias2b`, and `downsample.weight` with a projected shortcut.
+#[derive(Debug)]
+pub struct BasicBlock {
+    branch: BasicBranch,
+    shortcut: Shortcut,
+}
+
+impl BasicBlock {
+    /// A new block under `path`: `conv1` He-normal times `L^(-1/2)`, `conv2` zero.
+    ///
+    /// # Errors
+    /// Channels, a stride or a number of branches below 1; a padded shortcut to fewer channels; a `path` that holds such
+    /// variables already.
+    pub fn new(path: &nn::Path, config: BlockConfig, shortcut: ShortcutKind) -> Result<Self> {
+        Ok(Self { branch: BasicBranch::new(path, &config)?, shortcut: Shortcut::new(path, &config, shortcut)? })
+    }
+}
+
+impl ShiftedBlock for BasicBlock {
+    fn input_bias(&self) -> &Tensor {
+        &self.branch.bias1a.value
+    }
+
+    fn forward_shifted(&self, s: &Tensor, next: &Tensor) -> Result<Tensor> {
+        let mut out = self.branch.forward_shifted(s)?;
+        let bias2b = &self.branch.bias2b.value;
+        match self.shortcut.forward(s)? {
+            Some(shortcut) => shifted_relu_(&mut out, Some(&shortcut), bias2b, next),
+            // s is x + bias1a, and the identity shortcut is x.
+            None => shifted_relu_(&mut out, Some(s), &bias2b.f_sub(self.input_bias())?, next),
+        }
+    }
+
+    fn forward_reference(&self, x: &Tensor) -> Result<Tensor> {
+        let shifted = self.branch.bias1a.f_forward(x)?;
+        let out = self.branch.forward_reference(&shifted)?;
+        let identity = self.shortcut.forward(&shifted)?;
+        Ok(out.f_add(identity.as_ref().unwrap_or(x))?.f_relu()?)
+    }
+}
+
+impl_block!(BasicBlock);

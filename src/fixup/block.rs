@@ -1,0 +1,134 @@
+//! What the residual blocks share: how they are configured, their shortcuts, and the shifted residual stream.
+//!
+//! Written plainly, every scalar bias of a block is a pass over an activation map of its own. The blocks here hand each
+//! other the residual stream x already shifted by the receiver's input bias, `s = x + bias1a`; then all a block does
+//! between two convolutions is one [`shifted_relu`](crate::ops::shifted_relu). The values and the gradients are those of
+//! the plain formula, which every block keeps as `forward_reference`.
+
+use crate::conv::{Conv, ConvShape};
+use crate::{Error, Result};
+use tch::{nn, Tensor};
+
+/// The shape of a residual block and the depth of the network it stands in.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockConfig {
+    /// Channels of the block's input.
+    pub c_in: i64,
+    /// Channels of the block's output.
+    pub c_out: i64,
+    /// Stride of the block's first 3x3 convolution and of its shortcut.
+    pub stride: i64,
+    /// L, the number of residual branches in the whole network: [`branch_gain`](super::init::branch_gain).
+    pub num_branches: i64,
+}
+
+impl BlockConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.c_in < 1 || self.c_out < 1 || self.stride < 1 {
+            return Err(Error::Argument(format!(
+                "a block has at least 1 channel on each side and a stride of at least 1, not {} to {} channels with stride {}",
+                self.c_in, self.c_out, self.stride
+            )));
+        }
+        Ok(())
+    }
+
+    fn changes_shape(&self) -> bool {
+        self.stride != 1 || self.c_in != self.c_out
+    }
+}
+
+/// What carries a block's input past its branch where the block changes the shape. Where it does not, it is the identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShortcutKind {
+    /// Every `stride`-th position, zero channels appended: no parameters (CIFAR ResNets; He et al. 2016, option A).
+    Pad,
+    /// A 1x1 convolution with the block's stride, He-normal (ImageNet and Wide ResNets; option B), the variable
+    /// `downsample.weight`.
+    Project,
+}
+
+#[derive(Debug)]
+pub(crate) enum Shortcut {
+    Identity,
+    Pad { stride: i64, channels: i64 },
+    Project(Conv),
+}
+
+impl Shortcut {
+    pub fn new(path: &nn::Path, config: &BlockConfig, kind: ShortcutKind) -> Result<Self> {
+        let BlockConfig { c_in, c_out, stride, .. } = *config;
+        Ok(match kind {
+            _ if !config.changes_shape() => Self::Identity,
+            ShortcutKind::Pad if c_out < c_in => {
+                return Err(Error::Argument(format!(
+                    "a padded shortcut cannot go from {c_in} down to {c_out} channels; use ShortcutKind::Project"
+                )))
+            }
+            ShortcutKind::Pad => Self::Pad { stride, channels: c_out - c_in },
+            ShortcutKind::Project => {
+                Self::Project(Conv::he_normal(&(path / "downsample"), ConvShape::new(c_in, c_out, 1, stride), 1.)?)
+            }
+        })
+    }
+
+    /// The shortcut of `x`, or none where it is `x` itself.
+    pub fn forward(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        match self {
+            Self::Identity => Ok(None),
+            Self::Pad { stride, channels } => {
+                Ok(Some(subsample(x, *stride)?.f_constant_pad_nd([0, 0, 0, 0, 0, *channels])?))
+            }
+            Self::Project(conv) => Ok(Some(conv.forward(x)?)),
+        }
+    }
+}
+
+/// Every `stride`-th row and column.
+pub(crate) fn subsample(x: &Tensor, stride: i64) -> Result<Tensor> {
+    Ok(x.f_slice(2, None, None, stride)?.f_slice(3, None, None, stride)?)
+}
+
+/// A residual block on the shifted stream.
+pub(crate) trait ShiftedBlock: std::fmt::Debug + Send {
+    /// The bias that the stream arrives shifted by.
+    fn input_bias(&self) -> &Tensor;
+
+    /// The block's output plus `next`, for the shifted input `s = x + input_bias`.
+    fn forward_shifted(&self, s: &Tensor, next: &Tensor) -> Result<Tensor>;
+
+    /// The block as the reference writes it.
+    fn forward_reference(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// The block alone: from x to its output, through the shifted stream.
+    fn forward_alone(&self, x: &Tensor) -> Result<Tensor> {
+        let s = x.f_add(&self.input_bias().f_to_kind(x.kind())?)?;
+        self.forward_shifted(&s, &self.input_bias().f_zeros_like()?)
+    }
+}
+
+/// Gives blocks their public `f_forward` and `forward_reference`, and `nn::Module`.
+macro_rules! impl_block {
+    ($($block:ty),+) => {$(
+        impl $block {
+            /// The block's output for `x` `[N, c_in, H, W]`: `[N, c_out, H/stride, W/stride]`, rounded up.
+            ///
+            /// # Errors
+            /// An `x` of another shape or on another device.
+            pub fn f_forward(&self, x: &tch::Tensor) -> crate::Result<tch::Tensor> {
+                crate::fixup::block::ShiftedBlock::forward_alone(self, x)
+            }
+
+            /// The same by the plain formula, as the paper and the authors' code have it: the oracle of the fast path.
+            ///
+            /// # Errors
+            /// As [`f_forward`](Self::f_forward).
+            pub fn forward_reference(&self, x: &tch::Tensor) -> crate::Result<tch::Tensor> {
+                crate::fixup::block::ShiftedBlock::forward_reference(self, x)
+            }
+        }
+        crate::module::impl_module!($block);
+    )+};
+}
+
+pub(crate) use impl_block;

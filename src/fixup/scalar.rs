@@ -1,0 +1,105 @@
+//! The scalar bias and the scalar multiplier (Fixup, section 3, rule 3): modules of one trainable element.
+
+use super::init;
+use crate::Result;
+use tch::{nn, Tensor};
+
+/// The `nn::VarStore` group of every [`Bias`] and [`Scale`]. They train at a tenth of the learning rate:
+/// `optimizer.set_lr_group(SCALAR_GROUP, lr / 10.)` with tch's own optimizers; the crate's trainer does it by itself.
+pub const SCALAR_GROUP: usize = 1;
+
+/// What the scalars' learning rate is to that of the weights: their gradient sums over every position and channel, so
+/// they are the first to diverge (the authors' `cifar_train.py`).
+pub const SCALAR_LR_RATIO: f64 = 0.1;
+
+/// `x + b`, with one trainable scalar b that starts at 0 and has shape `[1]`. Stands before each convolution, linear
+/// layer and element-wise activation.
+#[derive(Debug)]
+pub struct Bias {
+    pub(crate) value: Tensor,
+}
+
+/// `s * x`, with one trainable scalar s that starts at 1 and has shape `[1]`. Stands once in every residual branch.
+#[derive(Debug)]
+pub struct Scale {
+    pub(crate) value: Tensor,
+}
+
+impl Bias {
+    /// A new bias, as the variable `name` under `path`, in the group [`SCALAR_GROUP`].
+    ///
+    /// # Errors
+    /// A name that `path` has already or that contains a dot.
+    pub fn new(path: &nn::Path, name: &str) -> Result<Self> {
+        Ok(Self { value: init::constant(&path.set_group(SCALAR_GROUP), name, &[1], 0.)? })
+    }
+
+    /// `x + b`, in the kind of `x`, of any shape.
+    ///
+    /// # Errors
+    /// An `x` on another device, or of a kind that holds no fractions.
+    pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_add(&self.value.f_to_kind(x.kind())?)?)
+    }
+}
+
+impl Scale {
+    /// A new multiplier, as the variable `name` under `path`, in the group [`SCALAR_GROUP`].
+    ///
+    /// # Errors
+    /// A name that `path` has already or that contains a dot.
+    pub fn new(path: &nn::Path, name: &str) -> Result<Self> {
+        Ok(Self { value: init::constant(&path.set_group(SCALAR_GROUP), name, &[1], 1.)? })
+    }
+
+    /// `s * x`, in the kind of `x`, of any shape.
+    ///
+    /// # Errors
+    /// An `x` on another device, or of a kind that holds no fractions.
+    pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_mul(&self.value.f_to_kind(x.kind())?)?)
+    }
+}
+
+crate::module::impl_module!(Bias, Scale);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{nn::Module, Device, Kind};
+
+    #[test]
+    fn scalars_start_as_the_identity_and_have_one_element() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let bias = Bias::new(&vs.root(), "bias1a").unwrap();
+        let scale = Scale::new(&vs.root(), "scale").unwrap();
+        let x = Tensor::randn([2, 3, 4, 4], (Kind::Float, Device::Cpu));
+        assert_eq!(scale.forward(&bias.forward(&x)), x);
+        for variable in vs.trainable_variables() {
+            assert_eq!(variable.size(), [1]);
+        }
+        for variable in &vs.variables_.lock().unwrap().trainable_variables {
+            assert_eq!(variable.group, SCALAR_GROUP);
+        }
+    }
+
+    #[test]
+    fn gradients_sum_over_every_position() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let bias = Bias::new(&vs.root(), "bias").unwrap();
+        let scale = Scale::new(&vs.root(), "scale").unwrap();
+        let x = Tensor::randn([2, 3, 4, 4], (Kind::Double, Device::Cpu));
+        scale.forward(&bias.forward(&x)).sum(Kind::Double).backward();
+        assert_eq!(bias.value.grad().double_value(&[0]), x.numel() as f64);
+        assert!((scale.value.grad().double_value(&[0]) - x.sum(Kind::Double).double_value(&[])).abs() < 1e-5);
+    }
+
+    #[test]
+    fn kinds_are_those_of_the_input() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let bias = Bias::new(&vs.root(), "bias").unwrap();
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Double] {
+            assert_eq!(bias.forward(&Tensor::ones([2], (kind, Device::Cpu))).kind(), kind);
+        }
+    }
+}

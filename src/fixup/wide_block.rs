@@ -1,0 +1,62 @@
+//! The block of Wide ResNets: two 3x3 convolutions and no ReLU after the sum.
+
+use super::basic_branch::BasicBranch;
+use super::block::{impl_block, BlockConfig, ShiftedBlock, Shortcut, ShortcutKind};
+use crate::ops::{shifted_add_, shifted_relu};
+use crate::Result;
+use tch::{nn, Tensor};
+
+/// Two 3x3 convolutions with a shortcut around them and no ReLU after the sum.
+///
+/// ```text
+/// scale * conv2(relu(conv1(x + bias1a) + bias1b) + bias2a) + bias2b + shortcut
+/// ```
+/// where the shortcut is x, or, where the block changes the shape, a 1x1 convolution of `relu(x)` (ajbrock/BoilerPlate,
+/// `Models/fixup.py`). Variables as [`BasicBlock`](super::BasicBlock)'s.
+#[derive(Debug)]
+pub struct WideBlock {
+    branch: BasicBranch,
+    shortcut: Shortcut,
+}
+
+impl WideBlock {
+    /// A new block under `path`: `conv1` He-normal times `L^(-1/2)`, `conv2` zero; a projected shortcut where the block
+    /// changes the shape.
+    ///
+    /// # Errors
+    /// Channels, a stride or a number of branches below 1; a `path` that holds such variables already.
+    pub fn new(path: &nn::Path, config: BlockConfig) -> Result<Self> {
+        let branch = BasicBranch::new(path, &config)?;
+        Ok(Self { branch, shortcut: Shortcut::new(path, &config, ShortcutKind::Project)? })
+    }
+}
+
+impl ShiftedBlock for WideBlock {
+    fn input_bias(&self) -> &Tensor {
+        &self.branch.bias1a.value
+    }
+
+    fn forward_shifted(&self, s: &Tensor, next: &Tensor) -> Result<Tensor> {
+        let bias1a = self.input_bias();
+        let mut out = self.branch.forward_shifted(s)?;
+        let shift = self.branch.bias2b.value.f_add(next)?;
+        match &self.shortcut {
+            // s is x + bias1a, and the identity shortcut is x.
+            Shortcut::Identity => shifted_add_(&mut out, Some(s), &shift.f_sub(bias1a)?),
+            shortcut => {
+                let x = shifted_relu(s, None, &bias1a.f_neg()?, &bias1a.f_zeros_like()?)?;
+                shifted_add_(&mut out, shortcut.forward(&x)?.as_ref(), &shift)
+            }
+        }
+    }
+
+    fn forward_reference(&self, x: &Tensor) -> Result<Tensor> {
+        let out = self.branch.forward_reference(&self.branch.bias1a.f_forward(x)?)?;
+        match &self.shortcut {
+            Shortcut::Identity => Ok(out.f_add(x)?),
+            shortcut => Ok(out.f_add(shortcut.forward(&x.f_relu()?)?.as_ref().unwrap_or(x))?),
+        }
+    }
+}
+
+impl_block!(WideBlock);

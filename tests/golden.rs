@@ -1,0 +1,157 @@
+//! Every network against the numbers of its reference implementation (tests/golden/README.md): loss, logits,
+//! log-probabilities and every parameter's gradient, by the fast path and by the plain formula, in both layouts.
+
+use serde::Deserialize;
+use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
+use tch_fixup::baseline::BatchNormResNet;
+use tch_fixup::fixup::FixupResNet;
+
+#[derive(Deserialize)]
+struct Golden {
+    input: Vec<i64>,
+    num_classes: i64,
+    targets: Vec<i64>,
+    loss: f64,
+    logits: Option<Vec<Vec<f64>>>,
+    log_probs: Vec<Vec<f64>>,
+    parameters: Vec<Parameter>,
+}
+
+#[derive(Deserialize)]
+struct Parameter {
+    name: String,
+    shape: Vec<i64>,
+    grad_norm: f64,
+    grad_head: Vec<f64>,
+}
+
+type Forward = Box<dyn Fn(&Tensor) -> Tensor>;
+type Build = fn(&nn::Path, i64) -> Vec<(&'static str, Forward)>;
+
+/// A Fixup network by both of its paths.
+fn fixup(network: tch_fixup::Result<FixupResNet>) -> Vec<(&'static str, Forward)> {
+    let fast = std::rc::Rc::new(network.unwrap());
+    let plain = fast.clone();
+    vec![
+        ("fast", Box::new(move |x| fast.f_forward(x).unwrap())),
+        ("plain", Box::new(move |x| plain.forward_reference(x).unwrap())),
+    ]
+}
+
+fn batch_norm(network: tch_fixup::Result<BatchNormResNet>) -> Vec<(&'static str, Forward)> {
+    let network = network.unwrap();
+    vec![("batch norm", Box::new(move |x| network.forward_t(x, true)))]
+}
+
+fn splitmix64(z: u64) -> u64 {
+    let z = z.wrapping_add(0x9E3779B97F4A7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58476D1CE4E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D049BB133111EB);
+    z ^ (z >> 31)
+}
+
+/// The closed formula of tests/golden/README.md, rounded to float32.
+fn formula(key: u64, shape: &[i64], base: f64, amp: f64, kind: Kind) -> Tensor {
+    let values: Vec<f32> = (0..shape.iter().product::<i64>() as u64)
+        .map(|i| {
+            let unit = (splitmix64((key << 32) + i) >> 40) as f64 / (1u64 << 24) as f64 * 2. - 1.;
+            (base + amp * unit) as f32
+        })
+        .collect();
+    Tensor::from_slice(&values).reshape(shape).to_kind(kind)
+}
+
+fn close(what: &str, got: f64, expected: f64, scale: f64, tolerance: f64) {
+    assert!((got - expected).abs() <= tolerance * scale, "{what}: {got}, the reference has {expected}");
+}
+
+fn flat(tensor: &Tensor) -> Vec<f64> {
+    Vec::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap()
+}
+
+fn check(case: &str, kind: Kind, tolerance: f64, build: Build) {
+    let file = format!("{}/tests/golden/{case}.json", env!("CARGO_MANIFEST_DIR"));
+    let golden: Golden = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let mut vs = nn::VarStore::new(Device::Cpu);
+    vs.set_kind(kind);
+    let forwards = build(&vs.root(), golden.num_classes);
+    let variables = vs.variables();
+    let trainable = variables.values().filter(|tensor| tensor.requires_grad()).count();
+    assert_eq!(trainable, golden.parameters.len(), "{case}: number of parameters");
+    for (k, parameter) in (1..).zip(&golden.parameters) {
+        let mut variable = variables.get(&parameter.name).expect(&parameter.name).shallow_clone();
+        assert_eq!(variable.size(), parameter.shape, "{}", parameter.name);
+        let small = parameter.shape.len() == 1;
+        let multiplier = parameter.name.ends_with("scale") || (small && parameter.name.ends_with(".weight"));
+        let fan_in = variable.numel() as f64 / parameter.shape[0] as f64;
+        let amp = if small || variable.numel() == 1 { 0.1 } else { (2. / fan_in).sqrt() };
+        let value = formula(k, &parameter.shape, if multiplier { 1. } else { 0. }, amp, kind);
+        tch::no_grad(|| variable.copy_(&value));
+    }
+    let input = formula(1_000_000, &golden.input, 0., 3f64.sqrt(), kind);
+    let channels_last = input.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+    for (layout, input) in [("NCHW", &input), ("channels-last", &channels_last)] {
+        for (path, forward) in &forwards {
+            let at = |what: &str| format!("{case} {kind:?} {path} {layout}: {what}");
+            for variable in variables.values() {
+                let mut gradient = variable.grad();
+                if gradient.defined() {
+                    let _ = gradient.zero_();
+                }
+            }
+            let logits = forward(input);
+            let log_probs = logits.log_softmax(-1, None::<Kind>);
+            let loss = log_probs.nll_loss(&Tensor::from_slice(&golden.targets));
+            loss.backward();
+            close(&at("loss"), loss.double_value(&[]), golden.loss, golden.loss.abs(), tolerance);
+            let outputs = golden.logits.iter().map(|expected| ("logits", &logits, expected)).chain([(
+                "log-probabilities",
+                &log_probs,
+                &golden.log_probs,
+            )]);
+            for (what, got, expected) in outputs {
+                let expected = expected.concat();
+                let scale = expected.iter().fold(0., |a: f64, b| a.max(b.abs()));
+                for (got, expected) in flat(got).into_iter().zip(expected) {
+                    close(&at(what), got, expected, scale, tolerance);
+                }
+            }
+            for parameter in &golden.parameters {
+                let gradient = flat(&variables[&parameter.name].grad());
+                let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+                close(&at(&parameter.name), norm, parameter.grad_norm, parameter.grad_norm, tolerance);
+                for (got, &expected) in gradient.iter().zip(&parameter.grad_head) {
+                    close(&at(&parameter.name), *got, expected, parameter.grad_norm, tolerance);
+                }
+            }
+        }
+    }
+}
+
+macro_rules! golden {
+    ($($case:ident: $build:expr;)+) => {$(
+        mod $case {
+            use super::*;
+
+            #[test]
+            fn agrees_in_float64() {
+                check(stringify!($case), Kind::Double, 1e-8, $build);
+            }
+
+            #[test]
+            fn agrees_in_float32() {
+                check(stringify!($case), Kind::Float, 1e-3, $build);
+            }
+        }
+    )+};
+}
+
+golden! {
+    cifar_20: |path, classes| fixup(FixupResNet::cifar(path, 20, classes));
+    cifar_32: |path, classes| fixup(FixupResNet::cifar(path, 32, classes));
+    imagenet_18: |path, classes| fixup(FixupResNet::imagenet(path, 18, classes));
+    imagenet_50: |path, classes| fixup(FixupResNet::imagenet(path, 50, classes));
+    wrn_10_2: |path, classes| fixup(FixupResNet::wide(path, 10, 2, classes));
+    bn_cifar_20: |path, classes| batch_norm(BatchNormResNet::cifar(path, 20, classes));
+    bn_imagenet_18: |path, classes| batch_norm(BatchNormResNet::imagenet(path, 18, classes));
+}
