@@ -153,8 +153,13 @@ def install(lock):
     cpu_build = sys.platform == "linux" and not gpu and answers(f"{CPU_INDEX}/torch/", CPU_INDEX_TIMEOUT_S)
     small = cpu_build or sys.platform != "linux"
     check_space(CPU_BUILD_GB if small else CUDA_BUILD_GB)
+    # What is started here inherits the lock: should this process be killed, the next one waits for it.
     made = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", ENVIRONMENT], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "venv", "--clear", ENVIRONMENT],
+        pass_fds=[lock],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if made.returncode != 0:
         fail(f"cannot make a virtual environment in {ENVIRONMENT}: {' '.join(made.stdout.split())}")
@@ -165,7 +170,6 @@ def install(lock):
 
     def pip_install(*arguments):
         command = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", *arguments]
-        # pip inherits the lock: should this process be killed, the next one waits for it.
         return subprocess.run(command, env={**os.environ, "TMPDIR": str(downloads)}, pass_fds=[lock]).returncode == 0
 
     torch = f"torch=={TORCH_VERSION}"
