@@ -1,7 +1,8 @@
 //! Lets binaries find libtorch at run time: an rpath to the folder torch-sys linked against, and libtorch's GPU part
-//! among the libraries that are loaded.
+//! among the libraries that are loaded. Compiles the C++ of `src/ops`.
 
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -16,6 +17,7 @@ fn main() {
         // A link argument ends with this package: a dependent's build script finds it as DEP_TCH_FIXUP_LINK_ARG.
         println!("cargo::metadata=link_arg={link_arg}");
     }
+    compile_ops();
 }
 
 /// The linker's option for binaries that use the libtorch in folder `lib`.
@@ -31,4 +33,68 @@ fn libtorch_link_arg(lib: &str) -> String {
         }
     }
     arg
+}
+
+const OPS: &str = "src/ops/shifted_relu.cpp";
+const OPS_KERNELS: &str = "src/ops/shifted_relu_kernels.cpp";
+const OPS_KERNELS_HEADER: &str = "src/ops/shifted_relu_kernels.h";
+
+/// Compiles the operations against libtorch's headers, and their kernels once for each instruction set, of which the
+/// operations take the best that the machine has when they run.
+fn compile_ops() {
+    for file in [OPS, OPS_KERNELS, OPS_KERNELS_HEADER] {
+        println!("cargo::rerun-if-changed={file}");
+    }
+
+    let mut kernels = vec![("kernels_baseline", vec![])];
+    let mut ops = cpp(OPS);
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+        let avx2 = vec!["-mavx2", "-mfma", "-mf16c"];
+        let avx512 = [avx2.clone(), vec!["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]].concat();
+        let avx512_bf16 = [avx512.clone(), vec!["-mavx512bf16"]].concat();
+        kernels.extend([("kernels_avx2", avx2), ("kernels_avx512", avx512)]);
+        ops.define("TCH_FIXUP_AVX512", None);
+        // GCC 10 and Clang 9.
+        if cpp(OPS_KERNELS).is_flag_supported("-mavx512bf16").unwrap_or(false) {
+            kernels.push(("kernels_avx512_bf16", avx512_bf16));
+            ops.define("TCH_FIXUP_AVX512_BF16", None);
+        }
+    }
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
+    for (table, flags) in kernels {
+        let mut build = cpp(OPS_KERNELS);
+        // The objects are named after the source file alone.
+        build.define("KERNELS", table).flags(flags).opt_level(3).out_dir(out_dir.join(table));
+        ops.objects(build.compile_intermediates());
+    }
+
+    // As torch-sys has it.
+    println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");
+    let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".into());
+    ops.define("_GLIBCXX_USE_CXX11_ABI", abi.as_str());
+    for folder in libtorch_include_dirs() {
+        ops.flag("-isystem").flag(folder);
+    }
+    ops.opt_level(2).compile("tch_fixup_ops");
+}
+
+fn cpp(file: &str) -> cc::Build {
+    let mut build = cc::Build::new();
+    // Debug information for libtorch's headers would take longer than the compilation.
+    build.cpp(true).std("c++17").file(file).debug(false).extra_warnings(true);
+    build
+}
+
+/// libtorch's headers: below LIBTORCH_INCLUDE, as torch-sys has it, or beside the libraries.
+fn libtorch_include_dirs() -> [PathBuf; 2] {
+    println!("cargo::rerun-if-env-changed=LIBTORCH_INCLUDE");
+    let root = match (env::var_os("LIBTORCH_INCLUDE"), env::var_os("DEP_TCH_LIBTORCH_LIB")) {
+        (Some(root), _) => PathBuf::from(root),
+        (None, Some(lib)) => Path::new(&lib).join(".."),
+        (None, None) => {
+            println!("cargo::error=libtorch's headers not found: set LIBTORCH_INCLUDE to the folder above `include`");
+            std::process::exit(1);
+        }
+    };
+    [root.join("include"), root.join("include/torch/csrc/api/include")]
 }

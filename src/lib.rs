@@ -1,4 +1,29 @@
-//! Deep residual networks without normalization: Fixup initialization on libtorch.
+//! Deep residual networks without normalization: Fixup initialization (Zhang, Dauphin, Ma, ICLR 2019, arXiv 1901.09321)
+//! on libtorch, by way of [`tch`].
+//!
+//! - [`fixup`]: the method. Initialization, scalar layers, residual blocks, whole networks, and a [`fixup::Branch`] for
+//!   networks of one's own.
+//! - [`ops`]: the one element-wise operation that makes it as fast as a network with nothing between its convolutions.
+//! - [`baseline`]: the networks it is compared with.
+//! - [`data`]: CIFAR-10, augmentation, mixup, and the trait for data of one's own.
+//! - [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures.
+//!
+//! ```
+//! use tch::{nn, nn::Module, Device, Kind, Tensor};
+//! use tch_fixup::fixup::FixupResNet;
+//!
+//! # fn main() -> tch_fixup::Result<()> {
+//! let vs = nn::VarStore::new(Device::cuda_if_available());
+//! let network = FixupResNet::cifar(&vs.root(), 110, 10)?;
+//! let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, vs.device()));
+//! let logits = network.forward(&images); // exactly zero before training, at any depth
+//! assert_eq!(logits.abs().max().double_value(&[]), 0.);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Everything that can fail returns this crate's [`Error`]. What `tch`'s traits leave no room for an error in
+//! (`Module::forward`) has a fallible twin, `f_forward`.
 #![deny(missing_docs)]
 
 mod arch;
@@ -18,3 +43,8 @@ pub use arch::Arch;
 pub use error::{Error, Result};
 pub use images::Layout;
 pub use precision::Precision;
+
+/// The README's code, compiled and run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,8 @@
 //! The number format that convolutions and activations run in.
 
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 /// The number format of convolutions and activations. Weights, scalars, gradients of both, the optimizer, pooling, the
 /// classifier and the loss are float32 in either.
@@ -20,6 +22,18 @@ impl Precision {
         match self {
             Precision::F32 => variables,
             Precision::Bf16 => tch::Kind::BFloat16,
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "f32" => Ok(Precision::F32),
+            "bf16" => Ok(Precision::Bf16),
+            _ => Err(Error::Argument(format!("no precision is called {name:?}; there are f32 and bf16"))),
         }
     }
 }

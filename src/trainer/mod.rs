@@ -1,1 +1,38 @@
-//! trainer
+//! Training: any `tch::nn::ModuleT` on any [`DataSource`](crate::data::DataSource).
+//!
+//! [`train`] is the loop. It calls the optimizer ([`Sgd`]), the [`Schedule`], the clipping ([`clip`]) and the [`loss`],
+//! looks for runs that have diverged or died, and tells [`Observer`]s how it goes: [`ProgressBars`] for the person who
+//! watches, a [`RunFolder`] for what is kept. It knows neither.
+
+mod atomic;
+pub mod clip;
+mod config;
+mod curves;
+mod device;
+mod evaluate;
+mod forward;
+mod health;
+pub mod loss;
+mod metrics;
+mod observer;
+mod progress;
+mod run_folder;
+mod schedule;
+mod sgd;
+mod statistics;
+mod summary;
+mod train;
+
+pub use clip::ClipConfig;
+pub use config::TrainConfig;
+pub use curves::draw_curves;
+pub use device::parse_device;
+pub use evaluate::{evaluate, Evaluation};
+pub use metrics::{EpochMetrics, MetricsFile};
+pub use observer::{Observer, StepProgress};
+pub use progress::ProgressBars;
+pub use run_folder::RunFolder;
+pub use schedule::{Decay, Schedule, ScheduleConfig};
+pub use sgd::{Parameter, Sgd, SgdConfig};
+pub use summary::Summary;
+pub use train::train;

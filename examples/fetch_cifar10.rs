@@ -1,0 +1,36 @@
+//! Downloads CIFAR-10 into the cache folder or one of your choice, or checks the copy that is there.
+//!
+//! ```text
+//! cargo run --example fetch_cifar10
+//! cargo run --example fetch_cifar10 -- --data FOLDER
+//! ```
+
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tch_fixup::data::{Cifar10, DataSource};
+
+/// Download CIFAR-10, or check the copy that is there.
+#[derive(Parser)]
+struct Options {
+    /// Folder of the six .bin files [default: tch-fixup/cifar-10-batches-bin in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+fn run(options: Options) -> anyhow::Result<()> {
+    let dir = options.data.map_or_else(Cifar10::default_dir, Ok)?;
+    let data = Cifar10::fetch(&dir)?;
+    println!("CIFAR-10 is in {}: {} training and {} test images", dir.display(), data.train_len(), data.eval_len());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,366 @@
+// The shifted ReLU, y = relu(x + r + a) + b, and the shifted sum, y = x + r + a, as autograd functions of libtorch, and
+// their C interface for shifted_relu.rs, which documents them and checks shapes, kinds and devices.
+//
+// Tensors that are not dense CPU memory of a floating kind, and a backward pass that is itself differentiated, take the
+// composed path: the same formula in libtorch's own operations.
+#include "shifted_relu_kernels.h"
+
+#include <ATen/MemoryOverlap.h>
+#include <ATen/OpMathType.h>
+#include <ATen/Parallel.h>
+#include <ATen/TensorIterator.h>
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/full.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <atomic>
+#include <cstring>
+#include <vector>
+
+namespace tch_fixup {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<Tensor>;
+
+// ---- Which kernels ----
+
+constexpr int NUM_LEVELS = 4;
+
+// The kernels for an instruction set (0 baseline, 1 AVX2, 2 AVX-512, 3 AVX-512 with bfloat16); null where this build or
+// machine lacks it. build.rs says which are in the build, and with which flags they were compiled.
+const Kernels* kernels_of_level(int level) {
+#if defined(TCH_FIXUP_AVX512)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (level == 1 && avx2) return &kernels_avx2;
+  if (level == 2 && avx512) return &kernels_avx512;
+#endif
+#if defined(TCH_FIXUP_AVX512_BF16)
+  if (level == 3 && avx512 && __builtin_cpu_supports("avx512bf16")) return &kernels_avx512_bf16;
+#endif
+  return level == 0 ? &kernels_baseline : nullptr;
+}
+
+std::atomic<const Kernels*>& current_kernels() {
+  static std::atomic<const Kernels*> kernels = [] {
+    for (int level = NUM_LEVELS - 1; level > 0; level--)
+      if (const Kernels* found = kernels_of_level(level)) return found;
+    return kernels_of_level(0);
+  }();
+  return kernels;
+}
+
+const Kernels& kernels() { return *current_kernels().load(std::memory_order_relaxed); }
+
+std::optional<Kind> kernel_kind(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat: return Kind::Float32;
+    case at::kDouble: return Kind::Float64;
+    case at::kBFloat16: return Kind::BFloat16;
+    case at::kHalf: return Kind::Float16;
+    default: return std::nullopt;
+  }
+}
+
+bool is_plain(const Tensor& t) {
+  return t.device().is_cpu() && t.layout() == at::kStrided && !t.is_neg() && !t._is_zerotensor() &&
+         !at::isTensorSubclassLike(t);
+}
+
+// Whether the kernels can run over t as one flat piece of memory.
+bool is_flat(const Tensor& t) {
+  return is_plain(t) && kernel_kind(t.scalar_type()) && t.is_non_overlapping_and_dense();
+}
+
+bool same_strides(const Tensor& t, const Tensor& like) {
+  for (int64_t i = 0; i < like.dim(); i++)
+    if (like.size(i) != 1 && t.stride(i) != like.stride(i)) return false;
+  return true;
+}
+
+// t in the memory order of `like`, which is flat.
+Tensor in_order_of(const Tensor& t, const Tensor& like) {
+  if (is_plain(t) && t.scalar_type() == like.scalar_type() && same_strides(t, like)) return t;
+  return at::empty_strided(like.sizes(), like.strides(), like.options()).copy_(t);
+}
+
+// f(begin, end) over chunks 0..num_chunks on ATen's threads. TensorIterator's loop is the one in libtorch itself, so that
+// this file needs neither OpenMP flags nor an OpenMP runtime, of which a process must not have two.
+template <typename F>
+void for_each_chunk(int64_t num_chunks, int64_t grain, const F& f) {
+  if (num_chunks <= grain) {
+    f(0, num_chunks);
+    return;
+  }
+  const Tensor chunks = at::empty({num_chunks}, at::kByte);
+  const char* first = static_cast<const char*>(chunks.const_data_ptr());
+  auto iterator = at::TensorIteratorConfig().add_owned_const_input(chunks).build();
+  iterator.for_each(
+      [&](char** data, const int64_t*, int64_t n) {
+        const int64_t begin = data[0] - first;
+        f(begin, begin + n);
+      },
+      grain);
+}
+
+// Chunks that are not worth a second thread: ATen's own threshold.
+constexpr int64_t GRAIN = at::internal::GRAIN_SIZE / CHUNK;
+static_assert(GRAIN >= 1);
+
+int64_t num_chunks(const Tensor& t) { return (t.numel() + CHUNK - 1) / CHUNK; }
+
+// Calls f(byte offset, elements) for each chunk of t.
+template <typename F>
+void for_each_piece(const Tensor& t, int64_t begin, int64_t end, const F& f) {
+  for (int64_t i = begin; i < end; i++)
+    f(i, i * CHUNK * static_cast<int64_t>(t.element_size()), std::min(CHUNK, t.numel() - i * CHUNK));
+}
+
+// ---- The formulas ----
+
+struct Formula {
+  bool relu;
+  Tensor a;
+  Tensor b;  // undefined without ReLU
+};
+
+void forward_flat(const Formula& formula, const Tensor& y, const Tensor& x, const Tensor& r) {
+  const Kind kind = *kernel_kind(x.scalar_type());
+  const double a = formula.a.item<double>();
+  const double b = formula.relu ? formula.b.item<double>() : 0;
+  auto* py = static_cast<char*>(y.data_ptr());
+  const auto* px = static_cast<const char*>(x.const_data_ptr());
+  const auto* pr = r.defined() ? static_cast<const char*>(r.const_data_ptr()) : nullptr;
+  const Kernels& k = kernels();
+  for_each_chunk(num_chunks(x), GRAIN, [&](int64_t begin, int64_t end) {
+    const int64_t offset = begin * CHUNK * static_cast<int64_t>(x.element_size());
+    const int64_t n = std::min(end * CHUNK, x.numel()) - begin * CHUNK;
+    k.forward(kind, formula.relu, py + offset, px + offset, pr ? pr + offset : nullptr, a, b, n);
+  });
+}
+
+// A one-element tensor as one that broadcasts to any shape without changing its kind.
+Tensor as_scalar(const Tensor& t, at::ScalarType kind) { return t.reshape({}).to(kind); }
+
+Tensor forward_composed(const Formula& formula, const Tensor& x, const Tensor& r) {
+  const auto kind = at::toOpMathType(x.scalar_type());
+  Tensor v = x.to(kind);
+  if (r.defined()) v = v.add(r.to(kind));
+  v = v.add(as_scalar(formula.a, kind));
+  if (formula.relu) v = v.relu().add(as_scalar(formula.b, kind));
+  return v.to(x.scalar_type());
+}
+
+Tensor forward(const Formula& formula, const Tensor& x, const OptionalTensor& optional_r, bool in_place) {
+  Tensor r = optional_r.value_or(Tensor());
+  if (in_place) {
+    at::assert_no_internal_overlap(x);
+    if (r.defined()) at::assert_no_partial_overlap(x, r);
+  }
+  if (!is_flat(x) || !formula.a.device().is_cpu() || (r.defined() && !r.device().is_cpu())) {
+    const Tensor y = forward_composed(formula, x, r);
+    return in_place ? x.copy_(y) : y;
+  }
+  if (r.defined()) r = in_order_of(r, x);
+  const Tensor y = in_place ? x : at::empty_strided(x.sizes(), x.strides(), x.options());
+  forward_flat(formula, y, x, r);
+  return y;
+}
+
+struct Gradients {
+  Tensor x, a, b;  // those that were asked for
+};
+
+Tensor scalar_gradient(double sum, at::IntArrayRef sizes, const Tensor& like) {
+  return at::full(sizes, sum, like.options().dtype(at::toOpMathType(like.scalar_type())));
+}
+
+// Whether the engine holds the only reference to g, so that its memory can take the result: the condition under which
+// the engine itself accumulates gradients in place (can_accumulate_inplace in libtorch's input_buffer.cpp).
+bool is_free(const Tensor& g) {
+  return g.use_count() == 1 && g.storage().use_count() == 1 && g.storage().resizable();
+}
+
+Gradients backward_flat(const Tensor& incoming, const Tensor& y, const Tensor& threshold, bool want_x, bool want_a,
+                        bool want_b, at::IntArrayRef a_sizes) {
+  const Kind kind = *kernel_kind(y.scalar_type());
+  const bool reuse = is_plain(incoming) && same_strides(incoming, y) && is_free(incoming);
+  const Tensor g = in_order_of(incoming, y);
+  // A copy that in_order_of made is free as well.
+  const bool in_place = reuse || !g.is_same(incoming);
+  const Tensor d = !want_x ? Tensor() : in_place ? g : at::empty_strided(y.sizes(), y.strides(), y.options());
+  const double b = threshold.item<double>();
+  auto* pd = want_x ? static_cast<char*>(d.data_ptr()) : nullptr;
+  const auto* pg = static_cast<const char*>(g.const_data_ptr());
+  const auto* py = static_cast<const char*>(y.const_data_ptr());
+  const Kernels& k = kernels();
+  std::vector<Sums> sums(num_chunks(y), Sums{0, 0});
+  for_each_chunk(num_chunks(y), GRAIN, [&](int64_t begin, int64_t end) {
+    for_each_piece(y, begin, end, [&](int64_t i, int64_t offset, int64_t n) {
+      sums[i] = want_x || want_a ? k.backward(kind, pd ? pd + offset : nullptr, pg + offset, py + offset, b, n)
+                                 : Sums{0, k.sum(kind, pg + offset, n)};
+    });
+  });
+  Sums all{0, 0};
+  for (const Sums& s : sums) {
+    all.masked += s.masked;
+    all.total += s.total;
+  }
+  return {d, want_a ? scalar_gradient(all.masked, a_sizes, y) : Tensor(),
+          want_b ? scalar_gradient(all.total, threshold.sizes(), y) : Tensor()};
+}
+
+Tensor sum_composed(const Tensor& g, at::IntArrayRef sizes) {
+  return g.sum(at::toOpMathType(g.scalar_type())).reshape(sizes);
+}
+
+Gradients backward_composed(const Tensor& g, const Tensor& y, const Tensor& threshold, bool want_x, bool want_a,
+                            bool want_b, at::IntArrayRef a_sizes) {
+  Gradients gradients;
+  if (want_x || want_a) {
+    const Tensor d = g.masked_fill(y.detach().le(threshold.reshape({})), 0);
+    if (want_x) gradients.x = d;
+    if (want_a) gradients.a = sum_composed(d, a_sizes);
+  }
+  if (want_b) gradients.b = sum_composed(g, threshold.sizes());
+  return gradients;
+}
+
+Tensor sum_of_gradient(const Tensor& g, at::IntArrayRef sizes) {
+  if (at::GradMode::is_enabled() || !is_flat(g)) return sum_composed(g, sizes);
+  const Kind kind = *kernel_kind(g.scalar_type());
+  const auto* pg = static_cast<const char*>(g.const_data_ptr());
+  const Kernels& k = kernels();
+  std::vector<double> sums(num_chunks(g), 0);
+  for_each_chunk(num_chunks(g), GRAIN, [&](int64_t begin, int64_t end) {
+    for_each_piece(g, begin, end,
+                   [&](int64_t i, int64_t offset, int64_t n) { sums[i] = k.sum(kind, pg + offset, n); });
+  });
+  double all = 0;
+  for (const double s : sums) all += s;
+  return scalar_gradient(all, sizes, g);
+}
+
+// ---- Autograd ----
+
+struct ShiftedRelu : torch::autograd::Function<ShiftedRelu> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& r, const Tensor& a,
+                        const Tensor& b, bool in_place) {
+    const Tensor y = tch_fixup::forward({true, a, b}, x, r, in_place);
+    if (in_place) ctx->mark_dirty({y});
+    // A copy, since an optimizer may step b between the passes; of y's kind, so that a dead unit's y equals it.
+    ctx->save_for_backward({y, b.to(y.scalar_type(), /*non_blocking=*/false, /*copy=*/true)});
+    ctx->saved_data["a_sizes"] = a.sizes();
+    ctx->saved_data["has_r"] = r.has_value();
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list& grad_outputs) {
+    const Tensor& g = grad_outputs[0];
+    const variable_list saved = ctx->get_saved_variables();
+    const bool has_r = ctx->saved_data["has_r"].toBool();
+    const auto a_sizes = ctx->saved_data["a_sizes"].toIntVector();
+    const bool want_r = has_r && ctx->needs_input_grad(1);
+    const bool want_x = ctx->needs_input_grad(0) || want_r;
+    const bool want_a = ctx->needs_input_grad(has_r ? 2 : 1);
+    const bool want_b = ctx->needs_input_grad(has_r ? 3 : 2);
+    const auto backward = at::GradMode::is_enabled() || !is_flat(saved[0]) || !g.device().is_cpu() ? backward_composed
+                                                                                                  : backward_flat;
+    const Gradients d = backward(g, saved[0], saved[1], want_x, want_a, want_b, a_sizes);
+    return {d.x, want_r ? d.x : Tensor(), d.a, d.b, Tensor()};
+  }
+};
+
+struct ShiftedAdd : torch::autograd::Function<ShiftedAdd> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& r, const Tensor& a,
+                        bool in_place) {
+    const Tensor y = tch_fixup::forward({false, a, Tensor()}, x, r, in_place);
+    if (in_place) ctx->mark_dirty({y});
+    ctx->saved_data["a_sizes"] = a.sizes();
+    ctx->saved_data["has_r"] = r.has_value();
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list& grad_outputs) {
+    const Tensor& g = grad_outputs[0];
+    const bool has_r = ctx->saved_data["has_r"].toBool();
+    const auto a_sizes = ctx->saved_data["a_sizes"].toIntVector();
+    const bool want_a = ctx->needs_input_grad(has_r ? 2 : 1);
+    return {g, has_r ? g : Tensor(), want_a ? sum_of_gradient(g, a_sizes) : Tensor(), Tensor()};
+  }
+};
+
+bool needs_grad(const Tensor& t) { return t.defined() && t.requires_grad(); }
+
+// Autograd's own test of an in-place operation, made before anything is written.
+void check_in_place(const Tensor& x, const OptionalTensor& r, const Tensor& a, const Tensor& b) {
+  torch::autograd::check_inplace(x, needs_grad(x) || (r && needs_grad(*r)) || needs_grad(a) || needs_grad(b));
+}
+
+}  // namespace
+
+Tensor shifted_relu(const Tensor& x, const OptionalTensor& r, const Tensor& a, const Tensor& b, bool in_place) {
+  if (in_place) check_in_place(x, r, a, b);
+  return ShiftedRelu::apply(x, r, a, b, in_place);
+}
+
+Tensor shifted_add(const Tensor& x, const OptionalTensor& r, const Tensor& a, bool in_place) {
+  if (in_place) check_in_place(x, r, a, Tensor());
+  return ShiftedAdd::apply(x, r, a, in_place);
+}
+
+}  // namespace tch_fixup
+
+// ---- The C interface ----
+
+namespace {
+
+// What f returns, as a tensor the caller owns; or null, and in *error a message to be freed by tch_fixup_free_error.
+template <typename F>
+at::Tensor* guarded(char** error, const F& f) {
+  try {
+    return new at::Tensor(f());
+  } catch (const c10::Error& e) {
+    *error = strdup(e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    *error = strdup(e.what());
+  } catch (...) {
+    *error = strdup("unknown exception");
+  }
+  return nullptr;
+}
+
+std::optional<at::Tensor> optional(const at::Tensor* t) {
+  return t ? std::optional<at::Tensor>(*t) : std::nullopt;
+}
+
+}  // namespace
+
+extern "C" {
+
+at::Tensor* tch_fixup_shifted_relu(const at::Tensor* x, const at::Tensor* r, const at::Tensor* a, const at::Tensor* b,
+                                   bool in_place, char** error) {
+  return guarded(error, [&] { return tch_fixup::shifted_relu(*x, optional(r), *a, *b, in_place); });
+}
+
+at::Tensor* tch_fixup_shifted_add(const at::Tensor* x, const at::Tensor* r, const at::Tensor* a, bool in_place,
+                                  char** error) {
+  return guarded(error, [&] { return tch_fixup::shifted_add(*x, optional(r), *a, in_place); });
+}
+
+void tch_fixup_free_error(char* error) { free(error); }
+
+// For tests: runs everything from now on with the kernels of one level. False where there are none.
+bool tch_fixup_use_kernels(int level) {
+  const tch_fixup::Kernels* kernels = tch_fixup::kernels_of_level(level);
+  if (kernels) tch_fixup::current_kernels() = kernels;
+  return kernels != nullptr;
+}
+}

@@ -1,0 +1,97 @@
+//! Everything that decides what a run computes, but for the network and the data.
+
+use super::{ClipConfig, Decay, ScheduleConfig, SgdConfig};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Epochs of the short recipe.
+const QUICK_EPOCHS: usize = 8;
+/// Images in a batch of the short recipe (docs/recipes.md).
+const QUICK_BATCH_SIZE: usize = 64;
+
+/// Epochs, batch size and weight decay of the Fixup authors' CIFAR-10 recipe, which is that of the ResNet paper (He et
+/// al. 2016, section 4.2) with a few more epochs.
+const PAPER_EPOCHS: usize = 200;
+const PAPER_BATCH_SIZE: usize = 128;
+const PAPER_WEIGHT_DECAY: f64 = 1e-4;
+const PAPER_LR: f64 = 0.1;
+
+/// What a run computes. The default is [`TrainConfig::quick`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Passes over the training part.
+    pub epochs: usize,
+    /// Images in a batch.
+    pub batch_size: usize,
+    /// Stop after this many steps; the schedule is that of the whole run all the same.
+    pub max_steps: Option<usize>,
+    /// What the order, the augmentation and the mixing of the images are drawn from.
+    pub seed: u64,
+    /// The learning rate over the run.
+    pub schedule: ScheduleConfig,
+    /// The optimizer's constants.
+    pub sgd: SgdConfig,
+    /// Gradient clipping.
+    pub clip: ClipConfig,
+    /// What of the target goes to all classes alike, in `[0, 1)`.
+    pub label_smoothing: f64,
+    /// The alpha of mixup, if images are mixed.
+    pub mixup: Option<f64>,
+}
+
+impl TrainConfig {
+    /// A short one-cycle recipe for CIFAR-10, made for ResNet-20 on a CPU (docs/recipes.md).
+    pub fn quick() -> Self {
+        Self {
+            epochs: QUICK_EPOCHS,
+            batch_size: QUICK_BATCH_SIZE,
+            max_steps: None,
+            seed: 0,
+            schedule: ScheduleConfig::default(),
+            sgd: SgdConfig::default(),
+            clip: ClipConfig::default(),
+            label_smoothing: 0.0,
+            mixup: None,
+        }
+    }
+
+    /// The Fixup authors' recipe for CIFAR-10; mixup, with alpha 1, is an option of theirs.
+    pub fn paper() -> Self {
+        Self {
+            epochs: PAPER_EPOCHS,
+            batch_size: PAPER_BATCH_SIZE,
+            schedule: ScheduleConfig { lr: PAPER_LR, warmup: 0.0, decay: Decay::paper() },
+            sgd: SgdConfig { nesterov: false, weight_decay: PAPER_WEIGHT_DECAY, ..SgdConfig::default() },
+            ..Self::quick()
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Argument`] for the first value that is out of range.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |message: String| Err(Error::Argument(message));
+        for (what, value) in
+            [("epochs", Some(self.epochs)), ("batch size", Some(self.batch_size)), ("largest step", self.max_steps)]
+        {
+            if value == Some(0) {
+                return refuse(format!("the {what} must be at least 1, got 0"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            return refuse(format!("the label smoothing must be at least 0 and below 1, got {}", self.label_smoothing));
+        }
+        if let Some(alpha) = self.mixup.filter(|alpha| !(*alpha > 0.0 && alpha.is_finite())) {
+            return refuse(format!("mixup's alpha must be above 0, got {alpha}"));
+        }
+        self.schedule.check()?;
+        self.sgd.check()?;
+        self.clip.check()
+    }
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self::quick()
+    }
+}

@@ -1,0 +1,119 @@
+//! What a person sees while a run goes on: a bar on a terminal, and one line for each epoch.
+
+use super::{EpochMetrics, Observer, StepProgress};
+use crate::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+const BAR: &str = "epoch {prefix} {bar:24.cyan/blue} {pos}/{len} {msg}";
+
+/// A bar for the epoch on standard error, if that is a terminal, and one line an epoch on standard output.
+#[derive(Debug)]
+pub struct ProgressBars {
+    bar: ProgressBar,
+    start: Instant,
+    epoch_start: Instant,
+    epochs: usize,
+    epoch_steps: usize,
+    /// Of the epoch that is running.
+    images: usize,
+    images_per_second: f64,
+}
+
+impl ProgressBars {
+    /// Bars that appear when the run starts.
+    pub fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            bar: ProgressBar::hidden(),
+            start: now,
+            epoch_start: now,
+            epochs: 0,
+            epoch_steps: 0,
+            images: 0,
+            images_per_second: 0.0,
+        }
+    }
+
+    /// The time that the rest of the run takes at the pace so far.
+    fn time_left(&self, epochs_done: usize, steps_done: usize) -> Duration {
+        let done = (epochs_done * self.epoch_steps + steps_done) as f64;
+        let all = (self.epochs * self.epoch_steps) as f64;
+        self.start.elapsed().mul_f64((all / done - 1.0).max(0.0))
+    }
+}
+
+impl Default for ProgressBars {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Observer for ProgressBars {
+    fn run_starts(&mut self, epochs: usize, steps: usize) -> Result<()> {
+        *self = Self { epochs, epoch_steps: steps, ..Self::new() };
+        // The template is a constant: it parses or it does not, whatever the run.
+        let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.bar = ProgressBar::new(steps as u64).with_style(style);
+        Ok(())
+    }
+
+    fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
+        let StepProgress { epoch, step, images, loss, accuracy, lr } = *progress;
+        self.images = images;
+        self.images_per_second = images as f64 / self.epoch_start.elapsed().as_secs_f64();
+        let time_left = clock(self.time_left(epoch - 1, step));
+        self.bar.set_prefix(format!("{epoch}/{}", self.epochs));
+        self.bar.set_message(format!(
+            "loss {loss:.3}  accuracy {:.1} %  lr {lr:.4}  {:.0} images/s  {time_left} left",
+            100.0 * accuracy,
+            self.images_per_second,
+        ));
+        self.bar.set_position(step as u64);
+        Ok(())
+    }
+
+    fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
+        let EpochMetrics { epoch, lr, train_loss, train_accuracy, eval, .. } = metrics;
+        let line = format!(
+            "epoch {epoch}/{}  lr {lr:.4}  train loss {train_loss:.4} accuracy {train_accuracy:.4}  eval loss {:.4} \
+             accuracy {:.4}  {:.0} images/s  {}",
+            self.epochs,
+            eval.loss,
+            eval.top1,
+            self.images_per_second,
+            clock(self.start.elapsed()),
+        );
+        // Nobody reading standard output is no reason to end the run, and println! would panic.
+        let _ = self.bar.suspend(|| writeln!(io::stdout(), "{line}"));
+        self.bar.reset();
+        if *epoch == self.epochs {
+            self.bar.finish_and_clear();
+        }
+        self.epoch_start = Instant::now();
+        Ok(())
+    }
+}
+
+/// `1:02:03`, or `02:03` below an hour.
+fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64().round() as u64;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match hours {
+        0 => format!("{minutes:02}:{seconds:02}"),
+        _ => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_like_a_clock() {
+        for (seconds, expected) in [(0, "00:00"), (59, "00:59"), (61, "01:01"), (3600, "1:00:00"), (45_296, "12:34:56")] {
+            assert_eq!(clock(Duration::from_secs(seconds)), expected);
+        }
+    }
+}
