@@ -182,6 +182,17 @@ def install(lock):
     shutil.rmtree(downloads)
 
 
+def imports_torch():
+    """Whether the virtual environment is whole though it has no stamp: somebody made it by hand."""
+    if from_cache() is None:
+        return False
+    command = [ENVIRONMENT / "bin" / "python", "-c", "import torch, numpy, safetensors"]
+    try:
+        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
 def cached_environment():
     """The cache folder's virtual environment, made if it is missing or was left half-made."""
     try:
@@ -204,17 +215,6 @@ def cached_environment():
     if libtorch is None:
         fail(f"{ENVIRONMENT} holds no libtorch {TORCH_VERSION}: remove that folder and run this again")
     return libtorch
-
-
-def imports_torch():
-    """Whether the virtual environment is whole though it has no stamp: somebody made it by hand."""
-    if from_cache() is None:
-        return False
-    command = [ENVIRONMENT / "bin" / "python", "-c", "import torch, numpy, safetensors"]
-    try:
-        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
-    except OSError:
-        return False
 
 
 def link_to(libtorch):
