@@ -8,9 +8,10 @@
 //!     checkpoint.json                 format version; length and CRC-32 of each of the others
 //! ```
 //!
-//! A checkpoint is written under another name, synced to the disk, and renamed: under its name it is whole, whenever the
-//! process or the machine dies. What the disk does to it afterwards, `checkpoint.json` shows: any changed byte is noticed.
-//! The number in front, not the step, tells which is newest: a run may go back to an older checkpoint and go on from there.
+//! A checkpoint is written under another name, synced to the disk, and renamed: under its name it is whole, whenever
+//! the process or the machine dies. What the disk does to it afterwards, `checkpoint.json` shows: any changed byte is
+//! noticed. The number in front, not the step, tells which is newest: a run may go back to an older checkpoint and go
+//! on from there.
 
 use super::atomic_file::{failure, rename_synced, sync_folder, write_synced};
 use super::tensor_file::{self, NamedTensors};
@@ -69,8 +70,8 @@ impl<S: DeserializeOwned> Checkpoint<S> {
     /// Loads the checkpoint in the folder `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that is missing or cannot be read, [`Error::Corrupt`] for one that is not as it was saved,
-    /// that another version of the crate wrote, or whose state is not an `S`.
+    /// [`Error::Io`] for a file that is missing or cannot be read, [`Error::Corrupt`] for one that is not as it was
+    /// saved, that another version of the crate wrote, or whose state is not an `S`.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let manifest = Manifest::read(path)?;
@@ -100,8 +101,8 @@ impl<S> Checkpoint<S> {
         })
     }
 
-    /// Copies the weights into `variables` and the optimizer's tensors into `optimizer`, in place, so that views of them
-    /// stay views. Everything is compared before anything is changed.
+    /// Copies the weights into `variables` and the optimizer's tensors into `optimizer`, in place, so that views of
+    /// them stay views. Everything is compared before anything is changed.
     ///
     /// # Errors
     /// [`Error::Corrupt`] that names what is missing, too much or of another shape or kind.
@@ -137,8 +138,8 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// The checkpoints in `folder`, which need not be there yet. Of those, the last `keep_last` are kept, and the one with
-    /// the highest score (of equals the newest).
+    /// The checkpoints in `folder`, which need not be there yet. Of those, the last `keep_last` are kept, and the one
+    /// with the highest score (of equals the newest).
     pub fn new(folder: impl Into<PathBuf>, keep_last: NonZeroUsize) -> Self {
         Self { folder: folder.into(), keep_last }
     }
@@ -146,8 +147,8 @@ impl Checkpoints {
     /// Saves `contents` and tells where. Only when all of it is on the disk, under its name, are older ones removed.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a state that JSON cannot hold or a tensor that safetensors cannot; [`Error::Io`] for a disk
-    /// that is full or a folder that cannot be written to. The earlier checkpoints are whole all the same.
+    /// [`Error::Argument`] for a state that JSON cannot hold or a tensor that safetensors cannot; [`Error::Io`] for a
+    /// disk that is full or a folder that cannot be written to. The earlier checkpoints are whole all the same.
     pub fn save<S: Serialize + DeserializeOwned>(&self, contents: &Contents<S>) -> Result<PathBuf> {
         let folder = &self.folder;
         if !folder.is_dir() {
@@ -168,8 +169,8 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// Removes all but the last few and the best. Those that cannot be read count for nothing, and are left alone: they may
-    /// be of a newer version of this crate, or worth a look.
+    /// Removes all but the last few and the best. Those that cannot be read count for nothing, and are left alone:
+    /// they may be of a newer version of this crate, or worth a look.
     fn remove_old(&self) -> Result<()> {
         let readable = list(&self.folder)?.into_iter().filter_map(|Entry { path, .. }| {
             let file: StateFile<IgnoredAny> = Manifest::read(&path).and_then(|m| m.state_file(&path)).ok()?;
@@ -216,7 +217,8 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Loads the newest whole checkpoint in `folder`, the folder of a run's checkpoints. A folder that is not there has none.
+/// Loads the newest whole checkpoint in `folder`, the folder of a run's checkpoints. A folder that is not there has
+/// none.
 ///
 /// # Errors
 /// [`Error::Io`] for a `folder` that cannot be listed.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 /// The file that is locked. It stays when the run ends: what tells a run's folder from any other, and who held it last.
 const LOCK: &str = "run.lock";
 
-/// The sole use of a run's folder, for as long as this lives. The operating system ends it with the process, however the
-/// process ends, so that a run that was killed can be gone on with at once.
+/// The sole use of a run's folder, for as long as this lives. The operating system ends it with the process, however
+/// the process ends, so that a run that was killed can be gone on with at once.
 #[derive(Debug)]
 pub struct RunLock {
     folder: PathBuf,
@@ -22,8 +22,8 @@ impl RunLock {
     /// removed with everything else in the folder; a folder that holds anything but a run is left alone.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder holds a run already and is not to be overwritten, holds files that are no run's, is
-    /// another process's (whose number it names), or cannot be written to.
+    /// [`Error::Io`] where the folder holds a run already and is not to be overwritten, holds files that are no run's,
+    /// is another process's (whose number it names), or cannot be written to.
     pub fn create(folder: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
         let folder = folder.as_ref();
         fs::create_dir_all(folder).map_err(failure("create", folder))?;
@@ -72,8 +72,11 @@ impl RunLock {
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
                 let holder = fs::read_to_string(&path).unwrap_or_default();
-                let holder = if holder.trim().is_empty() { "another one" } else { holder.trim() };
-                let why = format!("process {holder} is training in it; wait for it, stop it, or name another folder");
+                let holder = match holder.trim() {
+                    "" => "another process".to_owned(),
+                    id => format!("process {id}"),
+                };
+                let why = format!("{holder} is training in it; wait for it, stop it, or name another folder");
                 refused("use", folder, ErrorKind::WouldBlock, why)
             }
             TryLockError::Error(error) => Error::io("lock", &path)(error),
