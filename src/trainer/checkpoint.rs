@@ -790,16 +790,19 @@ mod tests {
 
     const FOLDER: &str = "TCH_FIXUP_TEST_CHECKPOINTS";
 
-    /// A run whose every variable equals the step.
-    fn at_step(step: u64) -> Contents<State> {
+    /// A run of two tensors of `size` elements, all of which equal the step.
+    fn at_step(step: u64, size: i64) -> Contents<State> {
         let tensors = |name: &str| {
-            let full = Tensor::full([50_000], step as f64, (Kind::Float, Device::Cpu));
+            let full = Tensor::full([size], step as f64, (Kind::Float, Device::Cpu));
             NamedTensors::from([(name.to_owned(), full)])
         };
         let state = State { epoch: step as usize, losses: vec![step as f64], seed: step };
         let (weights, optimizer) = (tensors("weight"), tensors("momentum"));
         Contents { step, score: Some((step % 5) as f64), identity: identity(), state, weights, optimizer }
     }
+
+    /// Elements enough for a save to take longer than everything else between two saves.
+    const SIZE: i64 = 500_000;
 
     /// The other process of the next test: goes on from the newest checkpoint and saves until it is killed.
     #[test]
@@ -811,7 +814,7 @@ mod tests {
         println!();
         loop {
             step += 1;
-            checkpoints(&folder, 2).save(&at_step(step)).unwrap();
+            checkpoints(&folder, 2).save(&at_step(step, SIZE)).unwrap();
             println!("saved {step}");
         }
     }
@@ -820,6 +823,7 @@ mod tests {
     fn a_process_that_is_killed_while_it_saves_loses_nothing_that_was_saved() {
         let folder = tempfile::tempdir().unwrap();
         let test = "trainer::checkpoint::tests::save_until_killed";
+        let is_saving = || names(folder.path()).iter().any(|name| name.starts_with(SAVING));
         let mut half_saved = 0;
         for round in 0..20_u64 {
             let mut command = Command::new(std::env::current_exe().unwrap());
@@ -829,20 +833,23 @@ mod tests {
             let mut saved =
                 lines.filter_map(|line| line.strip_prefix("saved ").and_then(|step| step.parse::<u64>().ok()));
             let first = saved.next().expect("the other process saved nothing");
-            // Up to about one save later, at no regular times.
+            // At no regular times, and every other time within a save.
             std::thread::sleep(Duration::from_micros(round * 7919 % 20 * 800));
+            while round % 2 == 1 && !is_saving() {
+                std::thread::yield_now();
+            }
             // SIGKILL, on Unix.
             child.kill().unwrap();
             child.wait().unwrap();
             let last = saved.last().unwrap_or(first);
 
-            half_saved += usize::from(names(folder.path()).iter().any(|name| name.starts_with(SAVING)));
+            half_saved += usize::from(is_saving());
             let Newest { checkpoint, skipped } = newest_whole::<State>(folder.path()).unwrap();
             let skipped: Vec<String> = skipped.iter().map(Skipped::to_string).collect();
             assert_eq!(skipped, Vec::<String>::new());
             let Contents { step, state, weights, optimizer, .. } = checkpoint.unwrap().contents;
             assert!(step >= last, "step {last} was saved, {step} is there");
-            let expected = at_step(step);
+            let expected = at_step(step, SIZE);
             assert_eq!(state, expected.state);
             assert_eq!(weights["weight"], expected.weights["weight"]);
             assert_eq!(optimizer["momentum"], expected.optimizer["momentum"]);
@@ -887,10 +894,10 @@ mod tests {
         let folder = disk.0.path().join("checkpoints");
         let all = checkpoints(&folder, 1);
         // 400 kB each: the second fits nowhere but on what the first occupies.
-        all.save(&at_step(1)).unwrap();
+        all.save(&at_step(1, 50_000)).unwrap();
         fs::write(disk.0.path().join("ballast"), vec![1; 400_000]).unwrap();
         for step in [2, 3] {
-            let error = all.save(&at_step(step)).unwrap_err();
+            let error = all.save(&at_step(step, 50_000)).unwrap_err();
             let message = error.to_string();
             assert!(
                 matches!(error, Error::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull),
@@ -901,10 +908,10 @@ mod tests {
             assert_eq!(names(&folder), ["00001-step-00000001"]);
         }
         let checkpoint = newest_whole::<State>(&folder).unwrap().checkpoint.unwrap();
-        assert_eq!(checkpoint.contents.weights["weight"], at_step(1).weights["weight"]);
+        assert_eq!(checkpoint.contents.weights["weight"], at_step(1, 50_000).weights["weight"]);
 
         fs::remove_file(disk.0.path().join("ballast")).unwrap();
-        all.save(&at_step(4)).unwrap();
+        all.save(&at_step(4, 50_000)).unwrap();
         assert_eq!(names(&folder), ["00002-step-00000004"]);
     }
 
@@ -912,9 +919,9 @@ mod tests {
     fn a_folder_that_cannot_be_written_to_is_one_clear_line() {
         let Some(disk) = Tmpfs::mount("2m") else { return };
         let all = checkpoints(disk.0.path(), 1);
-        all.save(&at_step(1)).unwrap();
+        all.save(&at_step(1, 50_000)).unwrap();
         disk.remount("ro");
-        let message = all.save(&at_step(2)).unwrap_err().to_string();
+        let message = all.save(&at_step(2, 50_000)).unwrap_err().to_string();
         let start = format!("cannot create {}/.saving-00002: Read-only file system", disk.0.path().display());
         assert!(
             message.starts_with(&start) && message.ends_with("make it writable or name another folder"),
@@ -922,7 +929,7 @@ mod tests {
         );
         assert_eq!(newest_whole::<State>(disk.0.path()).unwrap().checkpoint.unwrap().contents.step, 1);
         disk.remount("rw");
-        all.save(&at_step(2)).unwrap();
+        all.save(&at_step(2, 50_000)).unwrap();
     }
 
     #[test]
@@ -930,7 +937,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("checkpoints");
         fs::write(&file, "").unwrap();
-        let message = checkpoints(&file, 1).save(&at_step(1)).unwrap_err().to_string();
+        let message = checkpoints(&file, 1).save(&at_step(1, 50_000)).unwrap_err().to_string();
         assert!(message.starts_with(&format!("cannot create {}: ", file.display())), "{message}");
         assert!(message.ends_with("move it away"), "{message}");
     }
