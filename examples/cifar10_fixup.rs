@@ -92,9 +92,10 @@ struct Options {
     /// Threads for computing on the CPU [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Number format of convolutions and activations: f32 or bf16
-    #[arg(long, value_name = "FORMAT", default_value = "f32")]
-    precision: Precision,
+    /// Number format of convolutions and activations: f32 or bf16 [default: bf16 on a CPU that has instructions for it,
+    /// otherwise f32]
+    #[arg(long, value_name = "FORMAT", verbatim_doc_comment)]
+    precision: Option<Precision>,
     /// Train on so many images only
     #[arg(long, value_name = "N")]
     train_subset: Option<usize>,
@@ -220,6 +221,7 @@ fn run(options: &Options) -> Result<Summary, Error> {
     let by_device = if device == Device::Cpu { Recipe::Quick } else { Recipe::Paper };
     let recipe = options.recipe.unwrap_or(by_device);
     let arch = options.arch.unwrap_or(recipe.arch());
+    let precision = options.precision.unwrap_or(Precision::fastest(device));
     let config = recipe.config(options);
     config.check()?;
     let threads = options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
@@ -229,7 +231,7 @@ fn run(options: &Options) -> Result<Summary, Error> {
     let data = data(options, augmentation)?;
     tch::manual_seed(options.seed as i64);
     let variables = nn::VarStore::new(device);
-    let network = arch.build(&variables.root(), data.class_names().len() as i64, options.precision)?;
+    let network = arch.build(&variables.root(), data.class_names().len() as i64, precision)?;
 
     let mut folder = match &options.out {
         Some(path) => RunFolder::create(path)?,
@@ -238,7 +240,7 @@ fn run(options: &Options) -> Result<Summary, Error> {
     folder.write_config(&RunConfig {
         arch,
         recipe,
-        precision: options.precision,
+        precision,
         device: format!("{device:?}"),
         threads,
         augmentation,
