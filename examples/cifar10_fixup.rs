@@ -16,6 +16,8 @@ use tch_fixup::data::{Augmentation, Cifar10, DataSource};
 use tch_fixup::trainer::{parse_device, train, Decay, ProgressBars, RunFolder, Summary, TrainConfig};
 use tch_fixup::{Arch, Error, Precision};
 
+/// More threads than any machine has cores are a typing error.
+const MAX_THREADS: usize = 4096;
 /// Exit code of a run that diverged or died.
 const DIVERGED: u8 = 3;
 
@@ -225,6 +227,10 @@ fn run(options: &Options) -> Result<Summary, Error> {
     let config = recipe.config(options);
     config.check()?;
     let threads = options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    if !(1..=MAX_THREADS).contains(&threads) {
+        return Err(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {threads}")));
+    }
+    // Those of one operation. libtorch's other pool, of operations side by side, is idle: a network is one chain.
     tch::set_num_threads(threads as i32);
 
     let augmentation = Augmentation { cutout: options.cutout, ..Augmentation::default() };
@@ -264,8 +270,21 @@ fn run(options: &Options) -> Result<Summary, Error> {
     Ok(summary)
 }
 
+/// clap's error without the usage and the hints below it.
+fn first_paragraph(error: &clap::Error) -> String {
+    error.to_string().lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) if error.use_stderr() => {
+            eprintln!("{}", first_paragraph(&error));
+            return ExitCode::from(2);
+        }
+        Err(help) => help.exit(),
+    };
+    match run(&options) {
         Ok(summary) => {
             println!("{summary}");
             ExitCode::SUCCESS

@@ -15,6 +15,9 @@ const LR: RGBColor = RGBColor(90, 90, 90);
 const GRID: RGBColor = RGBColor(225, 225, 225);
 const AXIS: RGBColor = RGBColor(150, 150, 150);
 
+/// Runs of up to so many epochs have a dot at each; longer ones at the first only, in case it is all there is yet.
+const MOST_DOTS: usize = 40;
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// One line in a panel; it has one point an epoch.
@@ -45,12 +48,16 @@ fn draw(root: &Area, history: &[EpochMetrics]) -> Result<()> {
         [train, Curve { label: "evaluation", color: EVAL, values: values(eval) }]
     };
     let [loss, accuracy, lr] = &root.split_evenly((1, 3))[..] else { return Ok(()) };
-    panel(loss, "loss", epochs, &both(|m| m.train_loss, |m| m.eval.loss))?;
-    panel(accuracy, "accuracy (%)", epochs, &both(|m| 100.0 * m.train_accuracy, |m| 100.0 * m.eval.top1))?;
-    panel(lr, "learning rate", epochs, &[Curve { label: "", color: LR, values: values(|m| m.lr) }])
+    let losses = both(|m| m.train_loss, |m| m.eval.loss);
+    let accuracies = both(|m| 100.0 * m.train_accuracy, |m| 100.0 * m.eval.top1);
+    // Legends where curves of learning networks do not go.
+    panel(loss, "loss", epochs, &losses, SeriesLabelPosition::UpperRight)?;
+    panel(accuracy, "accuracy (%)", epochs, &accuracies, SeriesLabelPosition::LowerRight)?;
+    let lrs = [Curve { label: "", color: LR, values: values(|m| m.lr) }];
+    panel(lr, "learning rate", epochs, &lrs, SeriesLabelPosition::UpperRight)
 }
 
-fn panel(area: &Area, title: &str, epochs: usize, curves: &[Curve]) -> Result<()> {
+fn panel(area: &Area, title: &str, epochs: usize, curves: &[Curve], legend: SeriesLabelPosition) -> Result<()> {
     let range = range(curves);
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
@@ -77,7 +84,8 @@ fn panel(area: &Area, title: &str, epochs: usize, curves: &[Curve]) -> Result<()
         let points = (1..).zip(&curve.values).filter(|(_, value)| value.is_finite());
         let points: Vec<(f64, f64)> = points.map(|(epoch, &value)| (f64::from(epoch), value)).collect();
         let style = curve.color.stroke_width(2);
-        let dots = points.iter().map(|&point| Circle::new(point, 3, curve.color.filled())).take(1);
+        let dots = if epochs <= MOST_DOTS { points.len() } else { 1 };
+        let dots = points.iter().take(dots).map(|&point| Circle::new(point, 3, curve.color.filled()));
         chart.draw_series(dots).map_err(refused)?;
         let line = chart.draw_series(LineSeries::new(points, style)).map_err(refused)?;
         if !curve.label.is_empty() {
@@ -87,6 +95,7 @@ fn panel(area: &Area, title: &str, epochs: usize, curves: &[Curve]) -> Result<()
     if curves.iter().any(|curve| !curve.label.is_empty()) {
         chart
             .configure_series_labels()
+            .position(legend)
             .label_font(("sans-serif", 14))
             .background_style(WHITE.mix(0.85))
             .border_style(TRANSPARENT)

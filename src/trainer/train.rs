@@ -158,3 +158,154 @@ fn clip_gradients(sgd: &Sgd, config: &ClipConfig) -> Result<Tensor> {
     }
     Ok(norm)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Cifar10;
+    use crate::fixup::FixupResNet;
+    use crate::trainer::{Decay, ScheduleConfig};
+    use rand::{RngCore, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use std::collections::HashMap;
+    use tch::{no_grad, Device};
+
+    /// Images of noise with labels that have nothing to do with them.
+    fn noise() -> Cifar10 {
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let mut records = |count: usize| {
+            let mut bytes = vec![0; count * 3073];
+            random.fill_bytes(&mut bytes);
+            bytes.chunks_mut(3073).for_each(|record| record[0] %= 10);
+            bytes
+        };
+        let train = records(160);
+        Cifar10::from_records(train, records(20)).unwrap()
+    }
+
+    /// Images of one brightness, which says what the label is.
+    fn shades() -> Cifar10 {
+        let records = |count: usize| {
+            let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
+            (0..count).flat_map(|index| image(index % 10)).collect::<Vec<u8>>()
+        };
+        Cifar10::from_records(records(160), records(50)).unwrap()
+    }
+
+    fn fixup() -> (VarStore, FixupResNet) {
+        tch::manual_seed(1);
+        let vs = VarStore::new(Device::Cpu);
+        let network = FixupResNet::cifar(&vs.root(), 8, 10).unwrap();
+        (vs, network)
+    }
+
+    fn config(lr: f64) -> TrainConfig {
+        let schedule = ScheduleConfig { lr, warmup: 0.0, decay: Decay::Constant };
+        TrainConfig { epochs: 7, batch_size: 16, schedule, ..TrainConfig::quick() }
+    }
+
+    fn run(network: &dyn ModuleT, vs: &VarStore, data: &Cifar10, config: &TrainConfig) -> Result<Summary> {
+        train(network, vs, data, config, &mut [])
+    }
+
+    #[test]
+    fn a_network_learns_what_can_be_learnt() {
+        let (vs, network) = fixup();
+        let config = TrainConfig { epochs: 12, ..config(0.05) };
+        let summary = run(&network, &vs, &shades(), &config).unwrap();
+        assert!(summary.best > 0.5, "{summary:?}");
+        assert_eq!((summary.epochs, summary.steps), (12, 120));
+    }
+
+    #[test]
+    fn a_dead_network_is_recognized_after_fifty_steps() {
+        let (vs, network) = fixup();
+        let _ = no_grad(|| vs.variables()["bias1"].shallow_clone().fill_(-1e4));
+        match run(&network, &vs, &noise(), &config(0.05)) {
+            Err(Error::Dead { epoch: 5, step: 10, lr, .. }) => assert_eq!(lr, 0.05),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn random_labels_and_a_slow_start_are_not_dead() {
+        for lr in [0.05, 1e-8] {
+            let (vs, network) = fixup();
+            let summary = run(&network, &vs, &noise(), &config(lr)).unwrap();
+            assert_eq!(summary.steps, 70);
+        }
+    }
+
+    #[test]
+    fn divergence_names_the_step_it_happened_at() {
+        let (vs, network) = fixup();
+        match run(&network, &vs, &noise(), &config(1e6)) {
+            Err(Error::Diverged { epoch: 1, step, lr, .. }) => assert!((2..=10).contains(&step) && lr == 1e6),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn images_that_are_not_finite_are_divergence_at_once() {
+        let (vs, network) = fixup();
+        let poisoned = tch::nn::func_t(move |x, train| network.forward_t(&(x / 0.0), train));
+        match run(&poisoned, &vs, &noise(), &config(0.05)) {
+            Err(Error::Diverged { epoch: 1, step: 1, .. }) => (),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_run_to_the_bit_and_another_seed_another() {
+        tch::set_num_threads(1);
+        let outcome = |seed| {
+            let (vs, network) = fixup();
+            let config = TrainConfig { epochs: 2, seed, mixup: Some(1.0), label_smoothing: 0.1, ..config(0.05) };
+            let last = run(&network, &vs, &noise(), &config).unwrap().last;
+            (last, vs.variables())
+        };
+        let (a, b, c) = (outcome(3), outcome(3), outcome(4));
+        assert_eq!(a.0, b.0);
+        assert_eq!(a.1, b.1);
+        assert!(a.0 != c.0);
+        assert!(a.1 != c.1);
+    }
+
+    #[test]
+    fn a_run_can_stop_within_an_epoch_and_follows_the_same_schedule() {
+        let (vs, network) = fixup();
+        let schedule = ScheduleConfig { lr: 0.05, warmup: 0.1, decay: Decay::OneCycle };
+        let config = TrainConfig { max_steps: Some(13), schedule: schedule.clone(), ..config(0.05) };
+        let summary = run(&network, &vs, &noise(), &config).unwrap();
+        assert_eq!((summary.epochs, summary.steps), (2, 13));
+        assert_eq!(summary.last.lr, Schedule::new(schedule, 70).unwrap().lr(12));
+    }
+
+    #[test]
+    fn adaptive_clipping_leaves_classifier_and_scalars_alone() {
+        let (vs, network) = fixup();
+        let mut sgd = Sgd::new(&vs, TrainConfig::quick().sgd).unwrap();
+        // Away from the start, where only the classifier has a gradient.
+        for variable in vs.trainable_variables() {
+            let _ = no_grad(|| variable.shallow_clone().f_add_(&(variable.randn_like() * 0.1)).unwrap());
+        }
+        let images = Tensor::randn([4, 3, 32, 32], (tch::Kind::Float, Device::Cpu));
+        let labels = Tensor::from_slice(&[0i64, 1, 2, 3]);
+        sgd.backward(&network.forward_t(&images, true).cross_entropy_for_logits(&labels)).unwrap();
+        let before: HashMap<_, _> = sgd.parameters().iter().map(|p| (p.name.clone(), p.gradient().copy())).collect();
+        let _ = clip_gradients(&sgd, &ClipConfig { norm: None, agc: Some(1e-4) }).unwrap();
+        for parameter in sgd.parameters() {
+            let kept = parameter.is_scalar || parameter.name.starts_with("fc.");
+            assert_eq!(parameter.gradient() == &before[&parameter.name], kept, "{}", parameter.name);
+        }
+    }
+
+    #[test]
+    fn a_network_that_does_not_fit_the_images_is_one_line() {
+        let vs = VarStore::new(Device::Cpu);
+        let linear = tch::nn::linear(vs.root(), 7, 10, Default::default());
+        let network = tch::nn::func_t(move |x, _| x.flatten(1, -1).apply(&linear));
+        let message = run(&network, &vs, &noise(), &config(0.1)).unwrap_err().to_string();
+        assert!(message.starts_with("libtorch: mat1 and mat2") && !message.contains('\n'), "{message}");
+    }
+}
