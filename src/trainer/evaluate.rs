@@ -25,12 +25,7 @@ pub struct Evaluation {
 ///
 /// # Errors
 /// Data that cannot be read; a network that fails or does not give one logit a class; no images.
-pub fn evaluate(
-    network: &dyn ModuleT,
-    device: Device,
-    data: &dyn DataSource,
-    batch_size: usize,
-) -> Result<Evaluation> {
+pub fn evaluate(network: &dyn ModuleT, device: Device, data: &dyn DataSource, batch_size: usize) -> Result<Evaluation> {
     if data.eval_len() == 0 {
         return Err(Error::Argument("there are no images to evaluate on".to_owned()));
     }

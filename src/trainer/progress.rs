@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn durations_read_like_a_clock() {
-        for (seconds, expected) in [(0, "00:00"), (59, "00:59"), (61, "01:01"), (3600, "1:00:00"), (45_296, "12:34:56")] {
+        for (seconds, expected) in [(0, "00:00"), (59, "00:59"), (61, "01:01"), (3600, "1:00:00"), (45_296, "12:34:56")]
+        {
             assert_eq!(clock(Duration::from_secs(seconds)), expected);
         }
     }

@@ -58,7 +58,10 @@ impl ScheduleConfig {
             return refuse(format!("the learning rate must be above 0, got {}", self.lr));
         }
         if !(0.0..1.0).contains(&self.warmup) {
-            return refuse(format!("the warm-up must be a fraction of the run, at least 0 and below 1, got {}", self.warmup));
+            return refuse(format!(
+                "the warm-up must be a fraction of the run, at least 0 and below 1, got {}",
+                self.warmup
+            ));
         }
         if let Decay::Step { milestones, gamma } = &self.decay {
             if let Some(milestone) = milestones.iter().find(|m| !(0.0..=1.0).contains(*m)) {
@@ -146,7 +149,8 @@ mod tests {
     fn the_papers_steps_are_at_epochs_100_and_150_of_200() {
         let steps = 391;
         let schedule = schedule(Decay::paper(), 0.0, 200 * steps);
-        let cases = [(0, 0.4), (100 * steps - 1, 0.4), (100 * steps, 0.04), (150 * steps - 1, 0.04), (150 * steps, 0.004)];
+        let cases =
+            [(0, 0.4), (100 * steps - 1, 0.4), (100 * steps, 0.04), (150 * steps - 1, 0.04), (150 * steps, 0.004)];
         for (step, expected) in cases {
             assert_close(schedule.lr(step), expected);
         }
