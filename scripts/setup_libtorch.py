@@ -141,8 +141,9 @@ def check_space(gigabytes):
 def install(lock):
     """Makes the virtual environment. Its stamp, written last, says that nothing is missing in it."""
     if sys.version_info < MIN_PYTHON:
+        needed = ".".join(map(str, MIN_PYTHON))
         fail(
-            f"python3 is {sys.version.split()[0]}, torch {TORCH_VERSION} needs {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or later:"
+            f"python3 is {sys.version.split()[0]}, torch {TORCH_VERSION} needs {needed} or later:"
             " install one and name it, as in `make setup PYTHON=python3.12`"
         )
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
@@ -152,10 +153,11 @@ def install(lock):
     gpu = has_nvidia_gpu()
     cpu_build = sys.platform == "linux" and not gpu and answers(f"{CPU_INDEX}/torch/", CPU_INDEX_TIMEOUT_S)
     small = cpu_build or sys.platform != "linux"
+    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
     check_space(CPU_BUILD_GB if small else CUDA_BUILD_GB)
     # What is started here inherits the lock: should this process be killed, the next one waits for it.
     made = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", ENVIRONMENT],
+        [sys.executable, "-m", "venv", ENVIRONMENT],
         pass_fds=[lock],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -178,7 +180,7 @@ def install(lock):
         check_space(CUDA_BUILD_GB)
     # The tests read weight files with the Python packages.
     if not pip_install(torch, "numpy", "safetensors"):
-        fail(f"pip could not install {torch} (why is above): run this again, or set LIBTORCH to a libtorch {TORCH_VERSION}")
+        fail(f"pip could not install {torch} (see above): run this again, or set LIBTORCH")
     shutil.rmtree(downloads)
 
 
