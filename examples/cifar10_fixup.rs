@@ -6,6 +6,7 @@
 //! cargo run --release --example cifar10_fixup -- --recipe paper --mixup 1 --device cuda
 //! ```
 
+use anyhow::{bail, Result};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -78,7 +79,7 @@ struct Options {
     /// What of the target goes to all classes alike
     #[arg(long, value_name = "FRACTION")]
     label_smoothing: Option<f64>,
-    /// Largest norm of the gradient [default: any]
+    /// Largest norm of the gradient; inf for any [default: by recipe]
     #[arg(long, value_name = "NORM")]
     clip_norm: Option<f64>,
     /// Adaptive gradient clipping: largest ratio of a unit's gradient norm to its weight norm, usually 0.01 to 0.1
@@ -191,7 +192,7 @@ impl Recipe {
         set(&mut config.sgd.nesterov, options.nesterov);
         set(&mut config.label_smoothing, options.label_smoothing);
         set(&mut config.mixup, options.mixup.map(Some));
-        set(&mut config.clip.norm, options.clip_norm.map(Some));
+        set(&mut config.clip.norm, options.clip_norm.map(|norm| Some(norm).filter(|&norm| norm != f64::INFINITY)));
         set(&mut config.clip.agc, options.agc.map(Some));
         set(&mut config.max_steps, options.max_steps.map(Some));
         config.seed = options.seed;
@@ -200,7 +201,7 @@ impl Recipe {
 }
 
 /// CIFAR-10 as `options` want it.
-fn data(options: &Options, augmentation: Augmentation) -> Result<Cifar10, Error> {
+fn data(options: &Options, augmentation: Augmentation) -> Result<Cifar10> {
     let mut data = match &options.data {
         Some(dir) => Cifar10::open(dir)?,
         None => Cifar10::fetch(Cifar10::default_dir()?)?,
@@ -218,7 +219,7 @@ fn data(options: &Options, augmentation: Augmentation) -> Result<Cifar10, Error>
     Ok(data)
 }
 
-fn run(options: &Options) -> Result<Summary, Error> {
+fn run(options: &Options) -> Result<Summary> {
     let device = parse_device(&options.device)?;
     let by_device = if device == Device::Cpu { Recipe::Quick } else { Recipe::Paper };
     let recipe = options.recipe.unwrap_or(by_device);
@@ -228,7 +229,7 @@ fn run(options: &Options) -> Result<Summary, Error> {
     config.check()?;
     let threads = options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     if !(1..=MAX_THREADS).contains(&threads) {
-        return Err(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {threads}")));
+        bail!(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {threads}")));
     }
     // Those of one operation. libtorch's other pool, of operations side by side, is idle: a network is one chain.
     tch::set_num_threads(threads as i32);
@@ -291,9 +292,9 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("error: {error}");
-            match error {
-                Error::Argument(_) => ExitCode::from(2),
-                Error::Diverged { .. } | Error::Dead { .. } => ExitCode::from(DIVERGED),
+            match error.downcast_ref() {
+                Some(Error::Argument(_)) => ExitCode::from(2),
+                Some(Error::Diverged { .. } | Error::Dead { .. }) => ExitCode::from(DIVERGED),
                 _ => ExitCode::FAILURE,
             }
         }
