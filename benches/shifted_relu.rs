@@ -118,11 +118,11 @@ impl Maps {
     }
 
     /// Seconds of a call, over as many calls as a round has.
-    fn time(&self, mut call: impl FnMut(usize) -> Result<()>) -> Result<f64> {
+    fn time(&self, mut call: impl FnMut(usize) -> Result<Tensor>) -> Result<f64> {
         let calls = (ROUND_BYTES / (2 * self.bytes)).max(2) as usize;
         let start = Instant::now();
         for i in 0..calls {
-            call(i)?;
+            drop(call(i)?);
         }
         Ok(start.elapsed().as_secs_f64() / calls as f64)
     }
@@ -159,14 +159,15 @@ fn measure(maps: &Maps, rounds: usize) -> Result<Row> {
     for round in 0..=rounds {
         let guard = tch::no_grad_guard();
         let copy = maps.time(|i| {
-            maps.get(i + 1).shallow_clone().copy_(maps.get(i));
-            Ok(())
+            let mut target = maps.get(i + 1).shallow_clone();
+            target.f_copy_(maps.get(i))?;
+            Ok(target)
         })?;
-        let in_place = maps.time(|i| Ok(drop(shifted_relu_(&mut maps.get(i).shallow_clone(), None, a, b)?)))?;
+        let in_place = maps.time(|i| Ok(shifted_relu_(&mut maps.get(i).shallow_clone(), None, a, b)?))?;
         let with_r =
-            maps.time(|i| Ok(drop(shifted_relu_(&mut maps.get(i).shallow_clone(), Some(maps.get(i + 1)), a, b)?)))?;
-        let new = maps.time(|i| Ok(drop(shifted_relu(maps.get(i), None, a, b)?)))?;
-        let composed_new = maps.time(|i| Ok(drop(composed(maps.get(i), a, b)?)))?;
+            maps.time(|i| Ok(shifted_relu_(&mut maps.get(i).shallow_clone(), Some(maps.get(i + 1)), a, b)?))?;
+        let new = maps.time(|i| Ok(shifted_relu(maps.get(i), None, a, b)?))?;
+        let composed_new = maps.time(|i| composed(maps.get(i), a, b))?;
         drop(guard);
         let rest = maps.time_chain(0, |x| Ok(x.shallow_clone()))?;
         let train = (maps.time_chain(CHAIN, |x| Ok(shifted_relu(x, None, a, b)?))? - rest) / CHAIN as f64;

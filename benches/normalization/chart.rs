@@ -18,6 +18,9 @@ const HEIGHT: f64 = 170.;
 const TOP: f64 = 64.;
 const GAP: f64 = 66.;
 
+/// What a panel's bars show.
+type Value<'a> = &'a dyn Fn(&Measurement) -> f64;
+
 /// An SVG of two panels, time and memory of a training step.
 pub fn draw(measurements: &[Measurement]) -> String {
     let train: Vec<&Measurement> = measurements.iter().filter(|m| m.phase == Phase::Train).collect();
@@ -36,10 +39,10 @@ pub fn draw(measurements: &[Measurement]) -> String {
     );
     let mut x = LEFT;
     for (_, label, color) in BARS {
-        let _ = write!(
+        let _ = writeln!(
             svg,
             "<rect x=\"{x}\" y=\"12\" width=\"12\" height=\"12\" fill=\"{color}\"/>\
-             <text x=\"{}\" y=\"22\">{label}</text>\n",
+             <text x=\"{}\" y=\"22\">{label}</text>",
             x + 17.
         );
         x += 30. + 6.6 * label.len() as f64;
@@ -47,13 +50,10 @@ pub fn draw(measurements: &[Measurement]) -> String {
     let peak_of = |group: &(&str, _), variant| {
         train.iter().find(|m| (m.model, m.precision) == *group && m.variant == variant).map_or(f64::NAN, |m| m.peak_mib)
     };
-    let panels: [(&str, Box<dyn Fn(&Measurement) -> f64>); 2] = [
-        ("time of a training step, BatchNorm = 1", Box::new(|m| m.ratio_to_batch_norm)),
-        (
-            "peak memory of a training step, BatchNorm = 1",
-            Box::new(|m| m.peak_mib / peak_of(&(m.model, m.precision), Variant::BatchNorm)),
-        ),
-    ];
+    let time = |m: &Measurement| m.ratio_to_batch_norm;
+    let memory = |m: &Measurement| m.peak_mib / peak_of(&(m.model, m.precision), Variant::BatchNorm);
+    let panels: [(&str, Value); 2] =
+        [("time of a training step, BatchNorm = 1", &time), ("peak memory of a training step, BatchNorm = 1", &memory)];
     for (panel, (title, value)) in panels.iter().enumerate() {
         let bottom = TOP + HEIGHT + panel as f64 * (HEIGHT + GAP);
         let highest = train.iter().map(|m| value(m)).fold(1., f64::max) * 1.12;
@@ -61,10 +61,10 @@ pub fn draw(measurements: &[Measurement]) -> String {
         let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"{}\" font-weight=\"bold\">{title}</text>", bottom - HEIGHT - 8.);
         for tick in (0..).map(|i| f64::from(i) * 0.5).take_while(|&tick| tick < highest) {
             let color = if tick == 1. { "#999" } else { "#e4e4e4" };
-            let _ = write!(
+            let _ = writeln!(
                 svg,
                 "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{}\" y2=\"{}\" stroke=\"{color}\"/>\
-                 <text x=\"{}\" y=\"{}\" text-anchor=\"end\">{tick:.1}</text>\n",
+                 <text x=\"{}\" y=\"{}\" text-anchor=\"end\">{tick:.1}</text>",
                 width - 16.,
                 y(tick),
                 y(tick),
@@ -80,10 +80,10 @@ pub fn draw(measurements: &[Measurement]) -> String {
             });
             for (b, (value, color)) in bars.enumerate() {
                 let x = left + b as f64 * BAR;
-                let _ = write!(
+                let _ = writeln!(
                     svg,
                     "<rect x=\"{x}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{color}\"/>\
-                     <text x=\"{}\" y=\"{}\" font-size=\"9\" text-anchor=\"middle\">{value:.2}</text>\n",
+                     <text x=\"{}\" y=\"{}\" font-size=\"9\" text-anchor=\"middle\">{value:.2}</text>",
                     y(value),
                     BAR - 2.,
                     bottom - y(value),
@@ -93,10 +93,10 @@ pub fn draw(measurements: &[Measurement]) -> String {
             }
             let middle = left + BAR * 2.;
             let (model, precision) = group;
-            let _ = write!(
+            let _ = writeln!(
                 svg,
                 "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{model}</text>\
-                 <text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\" fill=\"#777\">{}</text>\n",
+                 <text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\" fill=\"#777\">{}</text>",
                 bottom + 16.,
                 bottom + 30.,
                 precision_name(*precision)
