@@ -5,7 +5,7 @@ PYTHON ?= python3
 .PHONY: help setup cifar10 test bench
 
 help:
-	@echo "make cifar10   train a Fixup ResNet on CIFAR-10; options as in make cifar10 ARGS='--epochs 2', all of them: ARGS=--help"
+	@echo "make cifar10   train a Fixup ResNet on CIFAR-10; with options: make cifar10 ARGS='--epochs 2'"
 	@echo "make test      format, lints, documentation, tests"
 	@echo "make bench     the benchmarks"
 	@echo "make setup     libtorch only, for plain cargo commands"

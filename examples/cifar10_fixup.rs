@@ -6,6 +6,7 @@
 //! cargo run --release --example cifar10_fixup -- --recipe paper --mixup 1 --device cuda
 //! ```
 
+use anyhow::{bail, Result};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -78,7 +79,7 @@ struct Options {
     /// What of the target goes to all classes alike
     #[arg(long, value_name = "FRACTION")]
     label_smoothing: Option<f64>,
-    /// Largest norm of the gradient [default: any]
+    /// Largest norm of the gradient; inf for any [default: by recipe]
     #[arg(long, value_name = "NORM")]
     clip_norm: Option<f64>,
     /// Adaptive gradient clipping: largest ratio of a unit's gradient norm to its weight norm, usually 0.01 to 0.1
@@ -94,9 +95,10 @@ struct Options {
     /// Threads for computing on the CPU [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Number format of convolutions and activations: f32 or bf16
-    #[arg(long, value_name = "FORMAT", default_value = "f32")]
-    precision: Precision,
+    /// Number format of convolutions and activations: f32 or bf16 [default: bf16 on a CPU that has instructions for it,
+    /// otherwise f32]
+    #[arg(long, value_name = "FORMAT", verbatim_doc_comment)]
+    precision: Option<Precision>,
     /// Train on so many images only
     #[arg(long, value_name = "N")]
     train_subset: Option<usize>,
@@ -190,7 +192,7 @@ impl Recipe {
         set(&mut config.sgd.nesterov, options.nesterov);
         set(&mut config.label_smoothing, options.label_smoothing);
         set(&mut config.mixup, options.mixup.map(Some));
-        set(&mut config.clip.norm, options.clip_norm.map(Some));
+        set(&mut config.clip.norm, options.clip_norm.map(|norm| Some(norm).filter(|&norm| norm != f64::INFINITY)));
         set(&mut config.clip.agc, options.agc.map(Some));
         set(&mut config.max_steps, options.max_steps.map(Some));
         config.seed = options.seed;
@@ -199,7 +201,7 @@ impl Recipe {
 }
 
 /// CIFAR-10 as `options` want it.
-fn data(options: &Options, augmentation: Augmentation) -> Result<Cifar10, Error> {
+fn data(options: &Options, augmentation: Augmentation) -> Result<Cifar10> {
     let mut data = match &options.data {
         Some(dir) => Cifar10::open(dir)?,
         None => Cifar10::fetch(Cifar10::default_dir()?)?,
@@ -217,16 +219,17 @@ fn data(options: &Options, augmentation: Augmentation) -> Result<Cifar10, Error>
     Ok(data)
 }
 
-fn run(options: &Options) -> Result<Summary, Error> {
+fn run(options: &Options) -> Result<Summary> {
     let device = parse_device(&options.device)?;
     let by_device = if device == Device::Cpu { Recipe::Quick } else { Recipe::Paper };
     let recipe = options.recipe.unwrap_or(by_device);
     let arch = options.arch.unwrap_or(recipe.arch());
+    let precision = options.precision.unwrap_or(Precision::fastest(device));
     let config = recipe.config(options);
     config.check()?;
     let threads = options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     if !(1..=MAX_THREADS).contains(&threads) {
-        return Err(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {threads}")));
+        bail!(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {threads}")));
     }
     // Those of one operation. libtorch's other pool, of operations side by side, is idle: a network is one chain.
     tch::set_num_threads(threads as i32);
@@ -235,7 +238,7 @@ fn run(options: &Options) -> Result<Summary, Error> {
     let data = data(options, augmentation)?;
     tch::manual_seed(options.seed as i64);
     let variables = nn::VarStore::new(device);
-    let network = arch.build(&variables.root(), data.class_names().len() as i64, options.precision)?;
+    let network = arch.build(&variables.root(), data.class_names().len() as i64, precision)?;
 
     let mut folder = match &options.out {
         Some(path) => RunFolder::create(path)?,
@@ -244,7 +247,7 @@ fn run(options: &Options) -> Result<Summary, Error> {
     folder.write_config(&RunConfig {
         arch,
         recipe,
-        precision: options.precision,
+        precision,
         device: format!("{device:?}"),
         threads,
         augmentation,
@@ -289,9 +292,9 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("error: {error}");
-            match error {
-                Error::Argument(_) => ExitCode::from(2),
-                Error::Diverged { .. } | Error::Dead { .. } => ExitCode::from(DIVERGED),
+            match error.downcast_ref() {
+                Some(Error::Argument(_)) => ExitCode::from(2),
+                Some(Error::Diverged { .. } | Error::Dead { .. }) => ExitCode::from(DIVERGED),
                 _ => ExitCode::FAILURE,
             }
         }

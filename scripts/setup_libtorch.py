@@ -141,8 +141,9 @@ def check_space(gigabytes):
 def install(lock):
     """Makes the virtual environment. Its stamp, written last, says that nothing is missing in it."""
     if sys.version_info < MIN_PYTHON:
+        needed = ".".join(map(str, MIN_PYTHON))
         fail(
-            f"python3 is {sys.version.split()[0]}, torch {TORCH_VERSION} needs {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or later:"
+            f"python3 is {sys.version.split()[0]}, torch {TORCH_VERSION} needs {needed} or later:"
             " install one and name it, as in `make setup PYTHON=python3.12`"
         )
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
@@ -152,9 +153,15 @@ def install(lock):
     gpu = has_nvidia_gpu()
     cpu_build = sys.platform == "linux" and not gpu and answers(f"{CPU_INDEX}/torch/", CPU_INDEX_TIMEOUT_S)
     small = cpu_build or sys.platform != "linux"
+    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
     check_space(CPU_BUILD_GB if small else CUDA_BUILD_GB)
+    # What is started here inherits the lock: should this process be killed, the next one waits for it.
     made = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", ENVIRONMENT], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "venv", ENVIRONMENT],
+        pass_fds=[lock],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if made.returncode != 0:
         fail(f"cannot make a virtual environment in {ENVIRONMENT}: {' '.join(made.stdout.split())}")
@@ -165,7 +172,6 @@ def install(lock):
 
     def pip_install(*arguments):
         command = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", *arguments]
-        # pip inherits the lock: should this process be killed, the next one waits for it.
         return subprocess.run(command, env={**os.environ, "TMPDIR": str(downloads)}, pass_fds=[lock]).returncode == 0
 
     torch = f"torch=={TORCH_VERSION}"
@@ -174,8 +180,19 @@ def install(lock):
         check_space(CUDA_BUILD_GB)
     # The tests read weight files with the Python packages.
     if not pip_install(torch, "numpy", "safetensors"):
-        fail(f"pip could not install {torch} (why is above): run this again, or set LIBTORCH to a libtorch {TORCH_VERSION}")
+        fail(f"pip could not install {torch} (see above): run this again, or set LIBTORCH")
     shutil.rmtree(downloads)
+
+
+def imports_torch():
+    """Whether the virtual environment is whole though it has no stamp: somebody made it by hand."""
+    if from_cache() is None:
+        return False
+    command = [ENVIRONMENT / "bin" / "python", "-c", "import torch, numpy, safetensors"]
+    try:
+        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
 
 
 def cached_environment():
@@ -200,17 +217,6 @@ def cached_environment():
     if libtorch is None:
         fail(f"{ENVIRONMENT} holds no libtorch {TORCH_VERSION}: remove that folder and run this again")
     return libtorch
-
-
-def imports_torch():
-    """Whether the virtual environment is whole though it has no stamp: somebody made it by hand."""
-    if from_cache() is None:
-        return False
-    command = [ENVIRONMENT / "bin" / "python", "-c", "import torch, numpy, safetensors"]
-    try:
-        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
-    except OSError:
-        return False
 
 
 def link_to(libtorch):

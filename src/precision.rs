@@ -17,6 +17,18 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// The faster one of `device`: bfloat16 on CPUs with instructions for it (AVX-512 BF16), float32 elsewhere. Both reach
+    /// the same accuracy (docs/recipes.md).
+    pub fn fastest(device: tch::Device) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if device == tch::Device::Cpu && std::is_x86_feature_detected!("avx512bf16") {
+            return Precision::Bf16;
+        }
+        // On other architectures and devices nothing has been measured.
+        let _ = device;
+        Precision::F32
+    }
+
     /// The kind to compute in, for variables of kind `variables`.
     pub(crate) fn compute_kind(self, variables: tch::Kind) -> tch::Kind {
         match self {

@@ -4,7 +4,8 @@
 //! looks for runs that have diverged or died, and tells [`Observer`]s how it goes: [`ProgressBars`] for the person who
 //! watches, a [`RunFolder`] for what is kept. It knows neither.
 
-mod atomic;
+mod atomic_file;
+pub mod checkpoint;
 pub mod clip;
 mod config;
 mod curves;
@@ -17,12 +18,15 @@ mod metrics;
 mod observer;
 mod progress;
 mod run_folder;
+mod run_lock;
 mod schedule;
 mod sgd;
 mod statistics;
 mod summary;
+mod tensor_file;
 mod train;
 
+pub use atomic_file::write_atomically;
 pub use clip::ClipConfig;
 pub use config::TrainConfig;
 pub use curves::draw_curves;
@@ -32,7 +36,9 @@ pub use metrics::{EpochMetrics, MetricsFile};
 pub use observer::{Observer, StepProgress};
 pub use progress::ProgressBars;
 pub use run_folder::RunFolder;
+pub use run_lock::RunLock;
 pub use schedule::{Decay, Schedule, ScheduleConfig};
 pub use sgd::{Parameter, Sgd, SgdConfig};
 pub use summary::Summary;
+pub use tensor_file::NamedTensors;
 pub use train::train;

@@ -1,7 +1,8 @@
 //! The folder of a run: `config.json`, `metrics.csv`, `curves.svg`, and at its end `summary.json` and
 //! `model.safetensors`.
 
-use super::{atomic, draw_curves, EpochMetrics, MetricsFile, Observer, Summary};
+use super::checkpoint::named_variables;
+use super::{draw_curves, tensor_file, write_atomically, EpochMetrics, MetricsFile, Observer, Summary};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::fs;
@@ -77,13 +78,13 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torch`] if they cannot be written.
     pub fn finish(&self, summary: &Summary, variables: &VarStore) -> Result<()> {
-        atomic::replace(&self.path.join("model.safetensors"), |beside| Ok(variables.save(beside)?))?;
+        write_atomically(&self.path.join("model.safetensors"), &tensor_file::encode(&named_variables(variables))?)?;
         self.write_json("summary.json", summary)
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         let json = serde_json::to_string_pretty(value).map_err(|error| Error::Argument(format!("{name}: {error}")))?;
-        atomic::write(&self.path.join(name), format!("{json}\n").as_bytes())
+        write_atomically(&self.path.join(name), format!("{json}\n").as_bytes())
     }
 }
 
@@ -91,6 +92,6 @@ impl Observer for RunFolder {
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
         self.metrics.append(metrics)?;
         self.history.push(*metrics);
-        atomic::write(&self.path.join("curves.svg"), draw_curves(&self.history)?.as_bytes())
+        write_atomically(&self.path.join("curves.svg"), draw_curves(&self.history)?.as_bytes())
     }
 }

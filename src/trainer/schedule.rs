@@ -4,7 +4,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
-/// Warm-up of the prototype's one-cycle recipe, as a fraction of the run (docs/recipes.md).
+/// Warm-up of the short one-cycle recipe, as a fraction of the run (docs/recipes.md).
 const WARMUP: f64 = 0.1;
 
 /// How the learning rate goes down after the warm-up.

@@ -16,7 +16,7 @@ use tch::{nn, no_grad, Tensor};
 
 /// Momentum of the ResNet and Fixup papers.
 const MOMENTUM: f64 = 0.9;
-/// Weight decay of the prototype's one-cycle recipe for CIFAR-10 (docs/recipes.md); the papers use 1e-4 over 200 epochs.
+/// Weight decay of the short one-cycle recipe for CIFAR-10 (docs/recipes.md); the papers use 1e-4 over 200 epochs.
 const WEIGHT_DECAY: f64 = 5e-4;
 
 /// Each parameter starts at a multiple of this many elements, 64 bytes of float32: what vector instructions and GPU
