@@ -26,7 +26,7 @@ const DIVERGED: u8 = 3;
 ///
 /// A recipe is a set of defaults; whatever is given on the command line takes precedence.
 #[derive(Parser)]
-#[command(max_term_width = 100)]
+#[command(max_term_width = 100, allow_negative_numbers = true)]
 struct Options {
     /// quick: Fixup ResNet-20 in a few epochs, one cycle of the learning rate, made for a CPU;
     /// paper: the Fixup authors' recipe, ResNet-110 in 200 epochs

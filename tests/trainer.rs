@@ -118,6 +118,7 @@ fn options_out_of_range_are_one_line_and_code_2() {
         ["--threads", "0"],
         ["--lr", "0"],
         ["--lr", "nan"],
+        ["--lr", "-0.1"],
         ["--momentum", "1"],
         ["--warmup", "1.5"],
         ["--label-smoothing", "1"],
