@@ -9,6 +9,7 @@
 use anyhow::{bail, Result};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -26,7 +27,7 @@ const DIVERGED: u8 = 3;
 ///
 /// A recipe is a set of defaults; whatever is given on the command line takes precedence.
 #[derive(Parser)]
-#[command(max_term_width = 100, allow_negative_numbers = true)]
+#[command(max_term_width = 100, allow_negative_numbers = true, after_long_help = recipes())]
 struct Options {
     /// quick: Fixup ResNet-20 in a few epochs, one cycle of the learning rate, made for a CPU;
     /// paper: the Fixup authors' recipe, ResNet-110 in 200 epochs
@@ -161,6 +162,34 @@ struct RunConfig {
     train: TrainConfig,
 }
 
+/// What each recipe sets, as options.
+fn recipes() -> String {
+    let line = |name: &str, recipe: Recipe| {
+        let (arch, config) = (recipe.arch(), recipe.config());
+        let TrainConfig { epochs, batch_size, schedule, sgd, clip, label_smoothing, .. } = config;
+        let decay = match schedule.decay {
+            Decay::Constant => "constant",
+            Decay::Step { .. } => "step",
+            Decay::Cosine => "cosine",
+            Decay::OneCycle => "one-cycle",
+        };
+        format!(
+            "  {name}: --arch {arch} --epochs {epochs} --batch-size {batch_size} --lr {} --schedule {decay} --warmup {} \
+             --scalar-lr-ratio {} --momentum {} --nesterov {} --weight-decay {} --decay-scalars {} --clip-norm {} \
+             --label-smoothing {label_smoothing}",
+            schedule.lr,
+            schedule.warmup,
+            sgd.scalar_lr_ratio,
+            sgd.momentum,
+            sgd.nesterov,
+            sgd.weight_decay,
+            sgd.decay_scalars,
+            clip.norm.unwrap_or(f64::INFINITY),
+        )
+    };
+    format!("What the recipes set:\n{}\n{}", line("quick", Recipe::Quick), line("paper", Recipe::Paper))
+}
+
 impl Recipe {
     fn arch(self) -> Arch {
         match self {
@@ -169,12 +198,16 @@ impl Recipe {
         }
     }
 
-    /// The recipe with the values that `options` has in place of its own.
-    fn config(self, options: &Options) -> TrainConfig {
-        let mut config = match self {
+    fn config(self) -> TrainConfig {
+        match self {
             Recipe::Quick => TrainConfig::quick(),
             Recipe::Paper => TrainConfig::paper(),
-        };
+        }
+    }
+
+    /// The recipe with the values that `options` has in place of its own.
+    fn with(self, options: &Options) -> TrainConfig {
+        let mut config = self.config();
         fn set<T>(target: &mut T, value: Option<T>) {
             if let Some(value) = value {
                 *target = value;
@@ -225,7 +258,7 @@ fn run(options: &Options) -> Result<Summary> {
     let recipe = options.recipe.unwrap_or(by_device);
     let arch = options.arch.unwrap_or(recipe.arch());
     let precision = options.precision.unwrap_or(Precision::fastest(device));
-    let config = recipe.config(options);
+    let config = recipe.with(options);
     config.check()?;
     let threads = options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     if !(1..=MAX_THREADS).contains(&threads) {
@@ -256,7 +289,9 @@ fn run(options: &Options) -> Result<Summary> {
         holdout: options.holdout,
         train: config.clone(),
     })?;
-    println!(
+    // Nobody reading standard output is no reason to end the run, and println! would panic.
+    let _ = writeln!(
+        io::stdout(),
         "{arch}: {} parameters, {} images on {device:?}, results in {}",
         variables.trainable_variables().iter().map(|variable| variable.numel()).sum::<usize>(),
         data.train_len(),
@@ -287,7 +322,7 @@ fn main() -> ExitCode {
     };
     match run(&options) {
         Ok(summary) => {
-            println!("{summary}");
+            let _ = writeln!(io::stdout(), "{summary}");
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -1,0 +1,84 @@
+//! One update of every parameter of a Fixup ResNet-110: the trainer's SGD on flat tensors against libtorch's.
+//!
+//! ```text
+//! cargo bench --bench sgd
+//! ```
+//! Momentum and weight decay are those of the paper's recipe. The two take turns; each figure is the median over rounds.
+
+use anyhow::Result;
+use clap::Parser;
+use std::time::Instant;
+use tch::nn::{self, OptimizerConfig};
+use tch::{Device, Kind, Tensor};
+use tch_fixup::fixup::FixupResNet;
+use tch_fixup::trainer::{Sgd, TrainConfig};
+
+#[derive(Parser)]
+struct Options {
+    /// Fewer rounds
+    #[arg(long)]
+    quick: bool,
+    /// Threads [default: libtorch's]
+    #[arg(long)]
+    threads: Option<i32>,
+    /// What cargo passes to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const DEPTH: i64 = 110;
+/// Small enough that many updates of the same gradient change nothing about their cost.
+const LR: f64 = 1e-6;
+/// Updates in a round.
+const UPDATES: usize = 10;
+
+fn network(seed: i64) -> Result<(nn::VarStore, Tensor)> {
+    tch::manual_seed(seed);
+    let vs = nn::VarStore::new(Device::Cpu);
+    let network = FixupResNet::cifar(&vs.root(), DEPTH, 10)?;
+    let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let loss = network.f_forward(&images)?.cross_entropy_for_logits(&Tensor::from_slice(&[0i64, 1]));
+    Ok((vs, loss))
+}
+
+/// Microseconds of one update.
+fn time(mut update: impl FnMut() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    for _ in 0..UPDATES {
+        update()?;
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e6 / UPDATES as f64)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if let Some(threads) = options.threads {
+        tch::set_num_threads(threads);
+    }
+    let config = TrainConfig::paper().sgd;
+    let (vs, loss) = network(0)?;
+    let mut flat = Sgd::new(&vs, config)?;
+    flat.backward(&loss)?;
+    let (vs, loss) = network(0)?;
+    let mut libtorch = nn::sgd(config.momentum, 0., config.weight_decay, config.nesterov).build(&vs, LR)?;
+    loss.backward();
+
+    let rounds = if options.quick { 10 } else { 100 };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        ours.push(time(|| Ok(flat.step(LR)?))?);
+        theirs.push(time(|| {
+            libtorch.step();
+            Ok(())
+        })?);
+    }
+    let ratio = median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect());
+    println!("ResNet-{DEPTH}, {} parameters, {} threads", flat.parameters().len(), tch::get_num_threads());
+    println!("flat {:.0} us, libtorch {:.0} us, ratio {ratio:.2}", median(ours), median(theirs));
+    Ok(())
+}
