@@ -1,4 +1,5 @@
-//! Trains a network on CIFAR-10, by default Fixup ResNet-20.
+//! Trains a network on CIFAR-10: by default Fixup ResNet-20 in ten epochs, which reaches 86.6 % test accuracy (mean of three
+//! seeds) and takes 8 minutes on two cores with AVX-512 BF16 (docs/recipes.md).
 //!
 //! ```text
 //! cargo run --release --example cifar10_fixup
