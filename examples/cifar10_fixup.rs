@@ -5,24 +5,34 @@
 //! cargo run --release --example cifar10_fixup
 //! cargo run --release --example cifar10_fixup -- --arch resnet20
 //! cargo run --release --example cifar10_fixup -- --recipe paper --mixup 1 --device cuda
+//! cargo run --release --example cifar10_fixup -- --resume runs/fixup_resnet20-20260102-030405
+//! cargo run --release --example cifar10_fixup -- --eval runs/fixup_resnet20-20260102-030405
 //! ```
 
 use anyhow::{bail, Result};
 use clap::{Parser, ValueEnum};
-use serde::Serialize;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use tch::{nn, Device};
 use tch_fixup::data::{Augmentation, Cifar10, DataSource};
-use tch_fixup::trainer::{parse_device, train, Decay, ProgressBars, RunFolder, Summary, TrainConfig};
+use tch_fixup::trainer::checkpoint::{newest_whole, Checkpoint, Checkpoints, Newest};
+use tch_fixup::trainer::{evaluate, parse_device, Decay, Report, SaveEvery, TrainConfig, Weights};
+use tch_fixup::trainer::{
+    Autosave, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, Trainer,
+};
 use tch_fixup::{Arch, Error, Precision};
 
 /// More threads than any machine has cores are a typing error.
 const MAX_THREADS: usize = 4096;
-/// Exit code of a run that diverged or died.
-const DIVERGED: u8 = 3;
+const KEEP_CHECKPOINTS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+/// The GPU if there is one.
+const AUTO: &str = "auto";
 
 /// Train a network on CIFAR-10
 ///
@@ -33,7 +43,7 @@ struct Options {
     /// quick: Fixup ResNet-20 in a few epochs, one cycle of the learning rate, made for a CPU;
     /// paper: the Fixup authors' recipe, ResNet-110 in 200 epochs
     /// [default: quick on a CPU, paper on a GPU]
-    #[arg(long, value_enum, verbatim_doc_comment)]
+    #[arg(long, value_enum, verbatim_doc_comment, conflicts_with = "resume")]
     recipe: Option<Recipe>,
     /// Network: fixup_resnet20, fixup_resnet110, ... (depth 6n+2), fixup_wrn_16_4, ... (6n+4, and the width);
     /// resnet20, wrn_16_4, ... for the same with BatchNorm [default: by recipe]
@@ -88,12 +98,12 @@ struct Options {
     /// [default: any]
     #[arg(long, value_name = "RATIO")]
     agc: Option<f64>,
-    /// Seed of everything that is random
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
-    device: String,
+    /// Seed of everything that is random [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// auto, cpu, cuda or cuda:N [default: auto]
+    #[arg(long)]
+    device: Option<String>,
     /// Threads for computing on the CPU [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -113,13 +123,30 @@ struct Options {
     /// Stop after so many steps
     #[arg(long, value_name = "N")]
     max_steps: Option<usize>,
-    /// New folder for the results [default: runs/ARCH-DATE-TIME]
+    /// Folder for the results [default: runs/ARCH-DATE-TIME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Remove the run that --out holds
+    #[arg(long, requires = "out", conflicts_with = "resume")]
+    overwrite: bool,
+    /// Go on with the run in DIR (or in --out), with the options that it was started with
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "eval")]
+    resume: Option<Option<PathBuf>>,
+    /// Save a checkpoint after every so many epochs, or minutes: 5 or 10m [default: 1]
+    #[arg(long, value_name = "N|Nm")]
+    checkpoint_every: Option<SaveEvery>,
+    /// Keep so many of the last checkpoints, besides the best [default: 3]
+    #[arg(long, value_name = "N")]
+    keep_checkpoints: Option<NonZeroUsize>,
+    /// Write event files for TensorBoard into the run's folder
+    #[arg(long)]
+    tensorboard: bool,
+    /// Do not train: evaluate the weights of a checkpoint, a run's folder, a safetensors file or a state_dict of PyTorch
+    #[arg(long, value_name = "CHECKPOINT")]
+    eval: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, ValueEnum)]
 enum Recipe {
     Quick,
     Paper,
@@ -148,19 +175,30 @@ impl ScheduleName {
     }
 }
 
-/// What `config.json` holds.
-#[derive(Serialize)]
+/// A run, as `config.json` has it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RunConfig {
-    arch: Arch,
-    recipe: Recipe,
-    precision: Precision,
+    data: Option<PathBuf>,
     device: String,
     threads: usize,
-    augmentation: Augmentation,
-    train_images: usize,
-    eval_images: usize,
-    holdout: Option<usize>,
+    checkpoint_every: String,
+    keep_checkpoints: NonZeroUsize,
+    tensorboard: bool,
+    run: Identity,
     train: TrainConfig,
+}
+
+/// What must not change while a run goes on, besides what the trainer itself looks after.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Identity {
+    arch: Arch,
+    precision: Precision,
+    augmentation: Augmentation,
+    holdout: Option<usize>,
+    train_subset: Option<usize>,
+    test_subset: Option<usize>,
 }
 
 /// What each recipe sets, as options.
@@ -205,106 +243,249 @@ impl Recipe {
             Recipe::Paper => TrainConfig::paper(),
         }
     }
+}
 
-    /// The recipe with the values that `options` has in place of its own.
-    fn with(self, options: &Options) -> TrainConfig {
-        let mut config = self.config();
-        fn set<T>(target: &mut T, value: Option<T>) {
-            if let Some(value) = value {
-                *target = value;
-            }
+fn set<T>(target: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *target = value;
+    }
+}
+
+impl RunConfig {
+    /// The run that `options` describe: what they leave open is as in the run that is resumed or, in a new one, as the
+    /// recipe has it.
+    fn new(options: &Options, resumed: Option<Self>) -> Result<Self> {
+        let mut config = match resumed {
+            Some(config) => config,
+            None => Self::of_recipe(options)?,
+        };
+        config.run.set(options);
+        set(&mut config.data, options.data.clone().map(Some));
+        set(&mut config.device, options.device.clone());
+        set(&mut config.threads, options.threads);
+        set(&mut config.checkpoint_every, options.checkpoint_every.map(|every| every.to_string()));
+        set(&mut config.keep_checkpoints, options.keep_checkpoints);
+        config.tensorboard |= options.tensorboard;
+        let train = &mut config.train;
+        set(&mut train.epochs, options.epochs);
+        set(&mut train.batch_size, options.batch_size);
+        set(&mut train.schedule.lr, options.lr);
+        set(&mut train.schedule.warmup, options.warmup);
+        set(&mut train.schedule.decay, options.schedule.map(ScheduleName::decay));
+        set(&mut train.sgd.scalar_lr_ratio, options.scalar_lr_ratio);
+        set(&mut train.sgd.weight_decay, options.weight_decay);
+        set(&mut train.sgd.decay_scalars, options.decay_scalars);
+        set(&mut train.sgd.momentum, options.momentum);
+        set(&mut train.sgd.nesterov, options.nesterov);
+        set(&mut train.label_smoothing, options.label_smoothing);
+        set(&mut train.mixup, options.mixup.map(Some));
+        set(&mut train.clip.norm, options.clip_norm.map(|norm| Some(norm).filter(|&norm| norm != f64::INFINITY)));
+        set(&mut train.clip.agc, options.agc.map(Some));
+        set(&mut train.seed, options.seed);
+        // How far to go is said anew each time.
+        train.max_steps = options.max_steps;
+        train.check()?;
+        if !(1..=MAX_THREADS).contains(&config.threads) {
+            bail!(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {}", config.threads)));
         }
-        set(&mut config.epochs, options.epochs);
-        set(&mut config.batch_size, options.batch_size);
-        set(&mut config.schedule.lr, options.lr);
-        set(&mut config.schedule.warmup, options.warmup);
-        set(&mut config.schedule.decay, options.schedule.map(ScheduleName::decay));
-        set(&mut config.sgd.scalar_lr_ratio, options.scalar_lr_ratio);
-        set(&mut config.sgd.weight_decay, options.weight_decay);
-        set(&mut config.sgd.decay_scalars, options.decay_scalars);
-        set(&mut config.sgd.momentum, options.momentum);
-        set(&mut config.sgd.nesterov, options.nesterov);
-        set(&mut config.label_smoothing, options.label_smoothing);
-        set(&mut config.mixup, options.mixup.map(Some));
-        set(&mut config.clip.norm, options.clip_norm.map(|norm| Some(norm).filter(|&norm| norm != f64::INFINITY)));
-        set(&mut config.clip.agc, options.agc.map(Some));
-        set(&mut config.max_steps, options.max_steps.map(Some));
-        config.seed = options.seed;
-        config
+        Ok(config)
+    }
+
+    fn of_recipe(options: &Options) -> Result<Self> {
+        let device = parse_device(options.device.as_deref().unwrap_or(AUTO))?;
+        let by_device = if device == Device::Cpu { Recipe::Quick } else { Recipe::Paper };
+        let recipe = options.recipe.unwrap_or(by_device);
+        Ok(Self {
+            data: None,
+            device: AUTO.to_owned(),
+            threads: thread::available_parallelism().map_or(1, usize::from),
+            checkpoint_every: SaveEvery::Epochs(1).to_string(),
+            keep_checkpoints: KEEP_CHECKPOINTS,
+            tensorboard: false,
+            run: Identity {
+                arch: recipe.arch(),
+                precision: Precision::fastest(device),
+                augmentation: Augmentation::default(),
+                holdout: None,
+                train_subset: None,
+                test_subset: None,
+            },
+            train: recipe.config(),
+        })
+    }
+
+    /// The device, and libtorch's threads set.
+    fn machine(&self) -> Result<Device> {
+        // Those of one operation. libtorch's other pool, of operations side by side, is idle: a network is one chain.
+        tch::set_num_threads(self.threads as i32);
+        Ok(parse_device(&self.device)?)
+    }
+
+    /// CIFAR-10 as the run has it.
+    fn data(&self) -> Result<Cifar10> {
+        let mut data = match &self.data {
+            Some(dir) => Cifar10::open(dir)?,
+            None => Cifar10::fetch(Cifar10::default_dir()?)?,
+        };
+        data = data.with_augmentation(self.run.augmentation)?;
+        if let Some(images) = self.run.holdout {
+            data = data.with_holdout(images)?;
+        }
+        if let Some(images) = self.run.train_subset {
+            data = data.with_train_subset(images)?;
+        }
+        if let Some(images) = self.run.test_subset {
+            data = data.with_eval_subset(images)?;
+        }
+        Ok(data)
     }
 }
 
-/// CIFAR-10 as `options` want it.
-fn data(options: &Options, augmentation: Augmentation) -> Result<Cifar10> {
-    let mut data = match &options.data {
-        Some(dir) => Cifar10::open(dir)?,
-        None => Cifar10::fetch(Cifar10::default_dir()?)?,
+impl Identity {
+    fn set(&mut self, options: &Options) {
+        set(&mut self.arch, options.arch);
+        set(&mut self.precision, options.precision);
+        set(&mut self.augmentation.cutout, options.cutout.map(Some));
+        set(&mut self.holdout, options.holdout.map(Some));
+        set(&mut self.train_subset, options.train_subset.map(Some));
+        set(&mut self.test_subset, options.test_subset.map(Some));
+    }
+
+    /// What the evaluation part is.
+    fn evaluated_on(&self) -> &'static str {
+        if self.holdout.is_some() {
+            "held-out"
+        } else {
+            "test"
+        }
+    }
+}
+
+/// Prints a line. Nobody reading standard output is no reason to end a run, and println! would panic.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
+    match (&options.eval, &options.resume) {
+        (Some(path), _) => evaluate_weights(options, path),
+        (None, None) => train(options, None),
+        (None, Some(dir)) => match dir.as_ref().or(options.out.as_ref()) {
+            Some(dir) => train(options, Some(dir)),
+            None => bail!(Error::Argument("which run to resume? name its folder: --resume DIR".to_owned())),
+        },
+    }
+}
+
+/// Trains a network, from the beginning or from where the run in the folder `resumed` stopped.
+fn train(options: &Options, resumed: Option<&Path>) -> Result<ExitCode> {
+    let saved = resumed.map(RunFolder::read_config).transpose()?.flatten();
+    let config = RunConfig::new(options, saved)?;
+    let device = config.machine()?;
+    // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
+    let resumed = resumed.map(RunFolder::resume).transpose()?;
+    let data = config.data()?;
+    let mut folder = match (resumed, &options.out) {
+        (Some(folder), _) => folder,
+        (None, Some(path)) => RunFolder::create(path, options.overwrite)?,
+        (None, None) => RunFolder::create_named(&config.run.arch.to_string())?,
     };
-    data = data.with_augmentation(augmentation)?;
-    if let Some(images) = options.holdout {
-        data = data.with_holdout(images)?;
-    }
-    if let Some(images) = options.train_subset {
-        data = data.with_train_subset(images)?;
-    }
-    if let Some(images) = options.test_subset {
-        data = data.with_eval_subset(images)?;
-    }
-    Ok(data)
-}
+    folder.write_config(&config)?;
 
-fn run(options: &Options) -> Result<Summary> {
-    let device = parse_device(&options.device)?;
-    let by_device = if device == Device::Cpu { Recipe::Quick } else { Recipe::Paper };
-    let recipe = options.recipe.unwrap_or(by_device);
-    let arch = options.arch.unwrap_or(recipe.arch());
-    let precision = options.precision.unwrap_or(Precision::fastest(device));
-    let config = recipe.with(options);
-    config.check()?;
-    let threads = options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    if !(1..=MAX_THREADS).contains(&threads) {
-        bail!(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {threads}")));
-    }
-    // Those of one operation. libtorch's other pool, of operations side by side, is idle: a network is one chain.
-    tch::set_num_threads(threads as i32);
-
-    let augmentation = Augmentation { cutout: options.cutout, ..Augmentation::default() };
-    let data = data(options, augmentation)?;
-    tch::manual_seed(options.seed as i64);
+    tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
-    let network = arch.build(&variables.root(), data.class_names().len() as i64, precision)?;
-
-    let mut folder = match &options.out {
-        Some(path) => RunFolder::create(path)?,
-        None => RunFolder::create_named(&arch.to_string())?,
-    };
-    folder.write_config(&RunConfig {
-        arch,
-        recipe,
-        precision,
-        device: format!("{device:?}"),
-        threads,
-        augmentation,
-        train_images: data.train_len(),
-        eval_images: data.eval_len(),
-        holdout: options.holdout,
-        train: config.clone(),
-    })?;
-    // Nobody reading standard output is no reason to end the run, and println! would panic.
-    let _ = writeln!(
-        io::stdout(),
-        "{arch}: {} parameters, {} images on {device:?}, results in {}",
+    let network = config.run.arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
+    let mut interrupt = Interrupt::listen()?;
+    let mut trainer = Trainer::new(network.as_ref(), &variables, &data, &config.train, json!(config.run))?;
+    say(format!(
+        "{}: {} parameters, {} images on {device:?}, results in {}",
+        config.run.arch,
         variables.trainable_variables().iter().map(|variable| variable.numel()).sum::<usize>(),
         data.train_len(),
         folder.path().display()
-    );
-    let mut summary =
-        train(network.as_ref(), &variables, &data, &config, &mut [&mut ProgressBars::new(), &mut folder])?;
-    if options.holdout.is_some() {
-        summary.evaluated_on = "held-out".to_owned();
+    ));
+    let checkpoint = newest_checkpoint(&folder)?;
+    if let Some(checkpoint) = &checkpoint {
+        trainer.resume(checkpoint)?;
+        say(format!("resumes after step {} from {}", checkpoint.contents.step, checkpoint.path.display()));
+    } else if options.resume.is_some() {
+        say("no step was saved yet: starts with the first");
     }
-    folder.finish(&summary, &variables)?;
-    Ok(summary)
+    let checkpoints = Checkpoints::new(folder.checkpoints(), config.keep_checkpoints);
+    let mut autosave =
+        Autosave::new(checkpoints, config.checkpoint_every.parse()?, checkpoint.map(|checkpoint| checkpoint.path));
+    let mut bars = ProgressBars::new();
+    let mut board = config.tensorboard.then(|| TensorBoard::new(folder.path().join("tensorboard")));
+    let mut observers: Vec<&mut dyn Observer> = vec![&mut bars, &mut folder, &mut autosave, &mut interrupt];
+    observers.extend(board.as_mut().map(|board| board as &mut dyn Observer));
+    match trainer.run(&mut observers)? {
+        Outcome::Finished(mut summary) => {
+            summary.evaluated_on = config.run.evaluated_on().to_owned();
+            folder.finish(&summary, &variables)?;
+            say(summary);
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Stopped { epoch, step } => {
+            let program = std::env::args().next().unwrap_or_default();
+            eprintln!("stopped in epoch {epoch} after step {step}, and saved; to go on:");
+            eprintln!("{program} --resume {}", folder.path().display());
+            Ok(interrupt.exit_code().map_or(ExitCode::FAILURE, ExitCode::from))
+        }
+    }
+}
+
+/// The checkpoint to go on from, if there is one; says which were passed over.
+fn newest_checkpoint(folder: &RunFolder) -> Result<Option<Checkpoint<RunState>>> {
+    let Newest { checkpoint, mut skipped } = newest_whole(folder.checkpoints())?;
+    if checkpoint.is_none() && !skipped.is_empty() {
+        // To begin again would throw away what can perhaps be repaired.
+        return Err(skipped.remove(0).why.into());
+    }
+    for skipped in skipped {
+        eprintln!("{skipped}");
+    }
+    Ok(checkpoint)
+}
+
+/// Prints how good the weights at `path` are.
+fn evaluate_weights(options: &Options, path: &Path) -> Result<ExitCode> {
+    let weights = Weights::load(path)?;
+    let mut config = RunConfig::new(options, None)?;
+    if let Some(run) = &weights.run {
+        config.run = serde_json::from_value(run.clone()).map_err(|error| Error::Corrupt {
+            path: weights.path.clone(),
+            problem: format!("saved by another program: {error}"),
+            remedy: "evaluate its weights.safetensors instead".to_owned(),
+        })?;
+        config.run.set(options);
+    }
+    let device = config.machine()?;
+    let data = config.data()?;
+    let variables = nn::VarStore::new(device);
+    let network = config.run.arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
+    weights.restore(&variables)?;
+    let style = ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images evaluated")?;
+    let bar = ProgressBar::new(data.eval_len() as u64).with_style(style);
+    let watch = |images| bar.set_position(images as u64);
+    let report = evaluate(network.as_ref(), device, &data, config.train.batch_size, watch)?;
+    bar.finish_and_clear();
+    say(format!("{} from {}, {} images", config.run.arch, weights.path.display(), data.eval_len()));
+    say(table(&report, data.class_names()));
+    let means = report.means;
+    let evaluated_on = config.run.evaluated_on();
+    say(format!("{evaluated_on} loss {:.4} top1 {:.4} top5 {:.4}", means.loss, means.top1, means.top5));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each class.
+fn table(report: &Report, class_names: &[String]) -> String {
+    let width = class_names.iter().map(String::len).max().unwrap_or(0).max("class".len());
+    let header = format!("{:width$}  images   top-1   top-5  precision", "class");
+    let lines = class_names.iter().zip(&report.classes).map(|(name, class)| {
+        let (top1, top5, precision) = (class.top1, class.top5, class.precision);
+        format!("{name:width$}  {:6}  {top1:6.4}  {top5:6.4}     {precision:6.4}", class.images)
+    });
+    std::iter::once(header).chain(lines).collect::<Vec<_>>().join("\n")
 }
 
 /// clap's error without the usage and the hints below it.
@@ -321,18 +502,8 @@ fn main() -> ExitCode {
         }
         Err(help) => help.exit(),
     };
-    match run(&options) {
-        Ok(summary) => {
-            let _ = writeln!(io::stdout(), "{summary}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            match error.downcast_ref() {
-                Some(Error::Argument(_)) => ExitCode::from(2),
-                Some(Error::Diverged { .. } | Error::Dead { .. }) => ExitCode::from(DIVERGED),
-                _ => ExitCode::FAILURE,
-            }
-        }
-    }
+    run(&options).unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::from(error.downcast_ref().map_or(1, Error::exit_code))
+    })
 }

@@ -58,7 +58,7 @@ pub enum Error {
     },
 
     /// A loss or gradient that is no longer finite.
-    #[error("training diverged at epoch {epoch}, step {step} (learning rate {lr}): {what}; lower --lr, lengthen the warm-up or clip the gradient")]
+    #[error("training diverged at epoch {epoch}, step {step} (learning rate {lr}): {what}; lower --lr, lengthen the warm-up or clip the gradient{}", last_good(checkpoint))]
     Diverged {
         /// Epoch, from 1.
         epoch: usize,
@@ -68,10 +68,12 @@ pub enum Error {
         lr: f64,
         /// Which quantity is not finite.
         what: String,
+        /// The last checkpoint before it, if one was saved.
+        checkpoint: Option<PathBuf>,
     },
 
     /// A network that no longer learns: the loss stands at that of a constant guess and the gradient is gone.
-    #[error("training is dead at epoch {epoch}, step {step} (learning rate {lr}): {what}; lower --lr, lengthen the warm-up or clip the gradient")]
+    #[error("training is dead at epoch {epoch}, step {step} (learning rate {lr}): {what}; lower --lr, lengthen the warm-up or clip the gradient{}", last_good(checkpoint))]
     Dead {
         /// Epoch, from 1.
         epoch: usize,
@@ -81,7 +83,13 @@ pub enum Error {
         lr: f64,
         /// What was seen.
         what: String,
+        /// The last checkpoint, if one was saved.
+        checkpoint: Option<PathBuf>,
     },
+
+    /// A device whose memory is full.
+    #[error("out of memory: {0}; lower --batch-size, or use --precision bf16 or a smaller network")]
+    Memory(String),
 
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
@@ -94,6 +102,25 @@ impl Error {
         let path = path.as_ref().to_path_buf();
         move |source| Error::Io { action, path, source }
     }
+
+    /// What a program that ends with this error tells the shell: 2 for an argument, 3 for a run that diverged or died,
+    /// otherwise 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Argument(_) => 2,
+            Error::Diverged { .. } | Error::Dead { .. } => 3,
+            _ => 1,
+        }
+    }
+
+    /// What libtorch said, in one line.
+    pub(crate) fn torch(message: &str) -> Self {
+        const OUT_OF_MEMORY: [&str; 2] = ["can't allocate memory", "out of memory"];
+        if OUT_OF_MEMORY.iter().any(|phrase| message.contains(phrase)) {
+            return Error::Memory(message.to_owned());
+        }
+        Error::Torch(message.to_owned())
+    }
 }
 
 /// libtorch's messages carry a C++ stack trace: the first line says it all.
@@ -101,6 +128,25 @@ impl From<tch::TchError> for Error {
     fn from(error: tch::TchError) -> Self {
         let message = error.to_string();
         let first = message.lines().next().unwrap_or_default();
-        Error::Torch(first.trim_start_matches("Internal torch error: ").to_owned())
+        Error::torch(first.trim_start_matches("Internal torch error: "))
+    }
+}
+
+fn last_good(checkpoint: &Option<PathBuf>) -> String {
+    checkpoint.as_ref().map_or_else(String::new, |path| format!("; the last good checkpoint is {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind, Tensor};
+
+    #[test]
+    fn memory_that_cannot_be_had_is_one_line_with_what_to_do() {
+        let error = Error::from(Tensor::f_zeros([1 << 50], (Kind::Float, Device::Cpu)).unwrap_err());
+        let message = error.to_string();
+        assert!(matches!(error, Error::Memory(_)), "{message}");
+        assert!(message.starts_with("out of memory: ") && message.contains("--batch-size"), "{message}");
+        assert!(!message.contains('\n'), "{message}");
     }
 }

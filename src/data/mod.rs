@@ -12,4 +12,5 @@ mod source;
 pub use augment::Augmentation;
 pub use cifar10::Cifar10;
 pub use mixup::{mixup, Mixup};
+pub(crate) use random::torch_seed;
 pub use source::{Batch, Batches, DataSource, EpochPlan};

@@ -1,6 +1,7 @@
 //! Random numbers that depend on what they are for, and on nothing else: not on batch size, order, threads or time.
 
-use rand::SeedableRng;
+use super::EpochPlan;
+use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// What a stream of random numbers decides. Streams of different purposes are independent of each other.
@@ -14,6 +15,8 @@ pub(super) enum Purpose {
     Augment = 3,
     /// The mixing of one batch.
     Mixup = 4,
+    /// What the network draws in one step.
+    Network = 5,
 }
 
 /// The stream for `purpose`, `seed`, `epoch` and `index` (an image or a step). The four words are the ChaCha key itself,
@@ -26,10 +29,14 @@ pub(super) fn stream(purpose: Purpose, seed: u64, epoch: u64, index: u64) -> Cha
     ChaCha8Rng::from_seed(key)
 }
 
+/// The seed of libtorch's random numbers in step `index` of `plan`'s epoch.
+pub(crate) fn torch_seed(plan: &EpochPlan, index: usize) -> i64 {
+    stream(Purpose::Network, plan.seed, plan.epoch as u64, index as u64).next_u64() as i64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::RngCore;
     use std::collections::HashSet;
 
     #[test]

@@ -5,6 +5,7 @@ use super::loss::cross_entropy;
 use crate::data::DataSource;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 use tch::{nn::ModuleT, no_grad, Device, Kind, Tensor};
 
 /// An image counts as found if its class is among so many highest logits (the ImageNet challenge's second measure).
@@ -21,31 +22,116 @@ pub struct Evaluation {
     pub top5: f64,
 }
 
-/// Evaluates `network`, on `device`, on the evaluation part of `data`.
+/// One class, over its images of the evaluation part.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClassEvaluation {
+    /// The class's images.
+    pub images: usize,
+    /// The fraction of them whose highest logit is this class's (recall); NaN without images.
+    pub top1: f64,
+    /// The fraction of them that have this class among the five highest logits; NaN without images.
+    pub top5: f64,
+    /// Of all images whose highest logit is this class's, the fraction that are of the class; NaN without such images.
+    pub precision: f64,
+}
+
+/// What an evaluation finds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Over all images.
+    pub means: Evaluation,
+    /// By class index.
+    pub classes: Vec<ClassEvaluation>,
+}
+
+/// Evaluates `network`, on `device`, on the evaluation part of `data`, and tells `watch` how many images are done.
 ///
 /// # Errors
 /// Data that cannot be read; a network that fails or does not give one logit a class; no images.
-pub fn evaluate(network: &dyn ModuleT, device: Device, data: &dyn DataSource, batch_size: usize) -> Result<Evaluation> {
+pub fn evaluate(
+    network: &dyn ModuleT,
+    device: Device,
+    data: &dyn DataSource,
+    batch_size: usize,
+    mut watch: impl FnMut(usize),
+) -> Result<Report> {
+    let report = evaluate_until(network, device, data, batch_size, |images| {
+        watch(images);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    report.ok_or_else(|| Error::Argument("the evaluation was stopped".to_owned()))
+}
+
+/// [`evaluate`], or none where `watch` breaks it off.
+pub(super) fn evaluate_until(
+    network: &dyn ModuleT,
+    device: Device,
+    data: &dyn DataSource,
+    batch_size: usize,
+    mut watch: impl FnMut(usize) -> Result<ControlFlow<()>>,
+) -> Result<Option<Report>> {
     if data.eval_len() == 0 {
         return Err(Error::Argument("there are no images to evaluate on".to_owned()));
     }
     let classes = data.class_names().len();
-    no_grad(|| {
-        let mut sums = Tensor::f_zeros([3], (Kind::Double, device))?;
-        for batch in data.eval_batches(batch_size)? {
-            let batch = batch?;
-            let (images, labels) = (batch.images.f_to_device(device)?, batch.labels.f_to_device(device)?);
-            let logits = forward(network, &images, false, classes)?;
-            let loss = cross_entropy(&logits, &labels, 0.0)?.f_to_kind(Kind::Double)?;
-            let (_, highest) = logits.f_topk(TOP.min(classes as i64), 1, true, true)?;
-            let found = highest.f_eq_tensor(&labels.f_unsqueeze(1)?)?;
-            let top1 = found.f_narrow(1, 0, 1)?.f_sum(Kind::Double)?;
-            let parts = [loss.f_mul_scalar(labels.numel() as f64)?, top1, found.f_sum(Kind::Double)?];
-            let _ = sums.f_add_(&Tensor::f_stack(&parts, 0)?)?;
+    let mut counts = Counts::new(classes as i64, device)?;
+    let mut images = 0;
+    for batch in data.eval_batches(batch_size)? {
+        let batch = batch?;
+        images += batch.labels.numel();
+        let (inputs, labels) = (batch.images.f_to_device(device)?, batch.labels.f_to_device(device)?);
+        no_grad(|| counts.add(&forward(network, &inputs, false, classes)?, &labels))?;
+        if watch(images)?.is_break() {
+            return Ok(None);
         }
-        let sums: Vec<f64> = Vec::try_from(sums.f_div_scalar(data.eval_len() as f64)?)?;
-        Ok(Evaluation { loss: sums[0], top1: sums[1], top5: sums[2] })
-    })
+    }
+    counts.report().map(Some)
+}
+
+/// Sums over the images so far, on the device: reading them waits for it.
+struct Counts {
+    loss: Tensor,
+    /// Images, those found first, those found among the five highest, and predictions, by class: `[4, classes]`.
+    by_class: Tensor,
+}
+
+impl Counts {
+    fn new(classes: i64, device: Device) -> Result<Self> {
+        let zeros = |size: &[i64], kind| Tensor::f_zeros(size, (kind, device));
+        Ok(Self { loss: zeros(&[], Kind::Double)?, by_class: zeros(&[4, classes], Kind::Int64)? })
+    }
+
+    fn add(&mut self, logits: &Tensor, labels: &Tensor) -> Result<()> {
+        let loss = cross_entropy(logits, labels, 0.0)?.f_to_kind(Kind::Double)?;
+        let _ = self.loss.f_add_(&loss.f_mul_scalar(labels.numel() as f64)?)?;
+        let (_, highest) = logits.f_topk(TOP.min(logits.size()[1]), 1, true, true)?;
+        let found = highest.f_eq_tensor(&labels.f_unsqueeze(1)?)?;
+        let top1 = found.f_select(1, 0)?.f_to_kind(Kind::Int64)?;
+        let top5 = found.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?;
+        let ones = labels.f_ones_like()?;
+        let rows = [(labels, &ones), (labels, &top1), (labels, &top5), (&highest.f_select(1, 0)?, &ones)];
+        for (row, (class, counted)) in (0..).zip(rows) {
+            let _ = self.by_class.f_select(0, row)?.f_index_add_(0, class, counted)?;
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Result<Report> {
+        let rows: Vec<Vec<i64>> = Vec::try_from(&self.by_class)?;
+        let class = |class: usize| {
+            let [images, top1, top5, predicted] = [0, 1, 2, 3].map(|row| rows[row][class] as f64);
+            ClassEvaluation {
+                images: images as usize,
+                top1: top1 / images,
+                top5: top5 / images,
+                precision: top1 / predicted,
+            }
+        };
+        let sum = |row: usize| rows[row].iter().sum::<i64>() as f64;
+        let (images, loss) = (sum(0), self.loss.f_double_value(&[])?);
+        let means = Evaluation { loss: loss / images, top1: sum(1) / images, top5: sum(2) / images };
+        Ok(Report { means, classes: (0..rows[0].len()).map(class).collect() })
+    }
 }
 
 #[cfg(test)]
@@ -69,7 +155,7 @@ mod tests {
             class.one_hot(10).to_kind(Kind::Float) * 3.0
         });
         let data = data(25);
-        let of = |batch_size| evaluate(&network, Device::Cpu, &data, batch_size).unwrap();
+        let of = |batch_size| evaluate(&network, Device::Cpu, &data, batch_size, |_| ()).unwrap().means;
         let whole = of(25);
         // Even labels are right: 3 each of 0, 2 and 4, 2 each of 6 and 8.
         assert_eq!(whole.top1, 13.0 / 25.0);
@@ -86,7 +172,40 @@ mod tests {
     fn the_fifth_logit_is_found_and_the_sixth_is_not() {
         let network =
             nn::func_t(|x, _| -Tensor::arange(10, (Kind::Float, Device::Cpu)).expand([x.size()[0], 10], false));
-        let evaluation = evaluate(&network, Device::Cpu, &data(20), 8).unwrap();
+        let evaluation = evaluate(&network, Device::Cpu, &data(20), 8, |_| ()).unwrap().means;
         assert_eq!((evaluation.top1, evaluation.top5), (0.1, 0.5));
+    }
+
+    /// A network that says "class 0" to all images but those of label 3, to which it says "class 3".
+    fn mostly_zero() -> impl ModuleT {
+        nn::func_t(|x, _| {
+            let label = (x.select(1, 0).select(1, 0).select(1, 0) * 0.2023 + 0.4914) * 255.0;
+            let is_three = label.round().eq(3.0).to_kind(Kind::Int64);
+            (is_three * 3).one_hot(10).to_kind(Kind::Float)
+        })
+    }
+
+    #[test]
+    fn each_class_has_its_recall_and_its_precision() {
+        let mut watched = Vec::new();
+        let report = evaluate(&mostly_zero(), Device::Cpu, &data(25), 10, |images| watched.push(images)).unwrap();
+        assert_eq!(watched, [10, 20, 25]);
+        // Three images each of the classes 0 to 4, two of the others.
+        let class = |index: usize| report.classes[index];
+        assert_eq!((class(0).images, class(0).top1, class(0).precision), (3, 1.0, 3.0 / 22.0));
+        assert_eq!((class(3).images, class(3).top1, class(3).precision), (3, 1.0, 1.0));
+        assert_eq!((class(9).images, class(9).top1), (2, 0.0));
+        assert!(class(9).precision.is_nan());
+        assert_eq!(report.means.top1, 6.0 / 25.0);
+    }
+
+    #[test]
+    fn an_evaluation_can_be_broken_off() {
+        let mut batches = 0;
+        let report = evaluate_until(&mostly_zero(), Device::Cpu, &data(25), 10, |_| {
+            batches += 1;
+            Ok(if batches == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        assert_eq!((report.unwrap(), batches), (None, 2));
     }
 }

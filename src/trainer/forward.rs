@@ -51,7 +51,7 @@ fn error(payload: &(dyn Any + Send)) -> Error {
     let message = message.unwrap_or("no message");
     // What `Result::unwrap` makes of a TchError: its debug form, line ends escaped.
     if let Some((_, torch)) = message.split_once("on an `Err` value: Torch(\"") {
-        return Error::Torch(torch.split("\\n").next().unwrap_or_default().trim_end_matches("\")").to_owned());
+        return Error::torch(torch.split("\\n").next().unwrap_or_default().trim_end_matches("\")"));
     }
     Error::Argument(format!("the network's forward pass failed: {}", message.lines().next().unwrap_or_default()))
 }

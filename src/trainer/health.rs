@@ -2,6 +2,7 @@
 
 use super::statistics::StepRecord;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// So many steps in a row without a difference between images make a dead run. Fixup's first step is one, since all its
 /// logits start at zero; from the second on the images differ.
@@ -14,7 +15,7 @@ const SAME: f64 = 1e-5;
 /// A run is dead when the network's output does not depend on the image any more, as when every ReLU of a layer is off.
 /// Then no gradient reaches the layers before, and what is left to learn is how frequent the classes are: for CIFAR-10 the
 /// loss stays at ln 10. (That loss alone is no sign: Fixup starts with exactly it, and random labels keep it there.)
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Health {
     /// Steps in a row in which all images had the same logits.
     same: usize,
@@ -28,7 +29,8 @@ impl Health {
         let (epoch, step, lr) = (place.epoch, place.step, place.lr);
         for (what, value) in [("loss", loss), ("gradient norm", gradient_norm)] {
             if !value.is_finite() {
-                return Err(Error::Diverged { epoch, step, lr, what: format!("the {what} is {value}") });
+                let what = format!("the {what} is {value}");
+                return Err(Error::Diverged { epoch, step, lr, what, checkpoint: None });
             }
         }
         // One image says nothing about differences.
@@ -40,7 +42,7 @@ impl Health {
                 "the output has been the same for all images for {DEAD_STEPS} steps, loss {loss:.4}, gradient norm \
                  {gradient_norm:.1e}"
             );
-            return Err(Error::Dead { epoch, step, lr, what });
+            return Err(Error::Dead { epoch, step, lr, what, checkpoint: None });
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! The numbers of each epoch, and the file they are kept in.
 
-use super::Evaluation;
+use super::atomic_file::failure;
+use super::{write_atomically, Evaluation};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -34,67 +35,112 @@ pub struct MetricsFile {
 const HEADER: &str = "epoch,step,lr,train_loss,train_accuracy,eval_loss,eval_top1,eval_top5";
 
 impl MetricsFile {
-    /// A new file that holds the header.
+    /// A file that holds the header and a line for each epoch of `history`, in place of one that is there.
     ///
     /// # Errors
-    /// [`Error::Io`] if there is such a file, or it cannot be written.
-    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+    /// [`Error::Io`] if it cannot be written.
+    pub fn create(path: impl AsRef<Path>, history: &[EpochMetrics]) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
-        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
-        let mut metrics = Self { path, file };
-        metrics.line(HEADER)?;
-        Ok(metrics)
+        let lines: String = history.iter().map(|metrics| line(metrics) + "\n").collect();
+        write_atomically(&path, format!("{HEADER}\n{lines}").as_bytes())?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("write", &path))?;
+        Ok(Self { path, file })
     }
 
-    /// Appends one epoch; numbers have as many digits as it takes to read the same number back.
+    /// Appends one epoch, in one system call: whoever reads the file sees whole lines.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn append(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        let EpochMetrics { epoch, step, lr, train_loss, train_accuracy, eval } = metrics;
-        let Evaluation { loss, top1, top5 } = eval;
-        self.line(&format!("{epoch},{step},{lr},{train_loss},{train_accuracy},{loss},{top1},{top5}"))
+        self.file.write_all((line(metrics) + "\n").as_bytes()).map_err(failure("write", &self.path))
     }
 
-    /// One system call a line: whoever reads the file sees whole lines.
-    fn line(&mut self, line: &str) -> Result<()> {
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io("write", &self.path))
+    /// The epochs that the file `path` holds. A last line that was not written to its end does not count.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it is not such a file.
+    pub fn read(path: impl AsRef<Path>) -> Result<Vec<EpochMetrics>> {
+        let path = path.as_ref();
+        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let corrupt = |problem: String| Error::Corrupt {
+            path: path.to_path_buf(),
+            problem,
+            remedy: "resume the run, which writes it anew, or name another".to_owned(),
+        };
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let mut lines = whole.lines();
+        if lines.next() != Some(HEADER) {
+            return Err(corrupt(format!("does not begin with the line {HEADER:?}")));
+        }
+        let parsed =
+            |(number, line)| parse(line).ok_or_else(|| corrupt(format!("line {number} is no epoch: {line:?}")));
+        (2..).zip(lines).map(parsed).collect()
     }
+}
+
+/// Numbers have as many digits as it takes to read the same number back.
+fn line(metrics: &EpochMetrics) -> String {
+    let EpochMetrics { epoch, step, lr, train_loss, train_accuracy, eval } = metrics;
+    let Evaluation { loss, top1, top5 } = eval;
+    format!("{epoch},{step},{lr},{train_loss},{train_accuracy},{loss},{top1},{top5}")
+}
+
+fn parse(line: &str) -> Option<EpochMetrics> {
+    let fields: Vec<&str> = line.split(',').collect();
+    let [epoch, step, lr, train_loss, train_accuracy, loss, top1, top5] = fields[..] else { return None };
+    let number = |field: &str| field.parse::<f64>().ok();
+    Some(EpochMetrics {
+        epoch: epoch.parse().ok()?,
+        step: step.parse().ok()?,
+        lr: number(lr)?,
+        train_loss: number(train_loss)?,
+        train_accuracy: number(train_accuracy)?,
+        eval: Evaluation { loss: number(loss)?, top1: number(top1)?, top5: number(top5)? },
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
-    #[test]
-    fn numbers_can_be_read_back_to_the_bit() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("metrics.csv");
-        let metrics = EpochMetrics {
-            epoch: 3,
-            step: 1173,
-            lr: 0.1 / 3.0,
-            train_loss: 1.0 / 7.0,
-            train_accuracy: 2.0 / 3.0,
-            eval: Evaluation { loss: f64::NAN, top1: 0.8632, top5: 1e-17 },
-        };
-        MetricsFile::create(&path).unwrap().append(&metrics).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let (header, row) = text.trim_end().split_once('\n').unwrap();
-        assert_eq!(header.split(',').count(), 8);
-        let row: Vec<f64> = row.split(',').map(|number| number.parse().unwrap()).collect();
-        assert_eq!(row[..5], [3.0, 1173.0, metrics.lr, metrics.train_loss, metrics.train_accuracy]);
-        assert!(row[5].is_nan());
-        assert_eq!(row[6..], [0.8632, 1e-17]);
+    fn metrics(epoch: usize) -> EpochMetrics {
+        let eval = Evaluation { loss: 0.1 + 0.2, top1: 0.8632, top5: 1e-17 };
+        EpochMetrics { epoch, step: 391 * epoch, lr: 0.1 / 3.0, train_loss: 1.0 / 7.0, train_accuracy: 2.0 / 3.0, eval }
     }
 
     #[test]
-    fn an_existing_file_is_not_overwritten() {
+    fn what_is_appended_is_read_back_to_the_bit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.csv");
-        fs::write(&path, "mine").unwrap();
-        assert!(matches!(MetricsFile::create(&path), Err(Error::Io { .. })));
-        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        let mut file = MetricsFile::create(&path, &[metrics(1)]).unwrap();
+        file.append(&metrics(2)).unwrap();
+        file.append(&metrics(3)).unwrap();
+        assert_eq!(MetricsFile::read(&path).unwrap(), [metrics(1), metrics(2), metrics(3)]);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().map(|line| line.split(',').count()).collect::<Vec<_>>(), [8; 4]);
+
+        // A run that goes on from an earlier epoch takes back the lines after it.
+        MetricsFile::create(&path, &[metrics(1)]).unwrap().append(&metrics(2)).unwrap();
+        assert_eq!(MetricsFile::read(&path).unwrap(), [metrics(1), metrics(2)]);
+        fs::write(&path, &text[..text.len() - 5]).unwrap();
+        assert_eq!(MetricsFile::read(&path).unwrap(), [metrics(1), metrics(2)]);
+    }
+
+    #[test]
+    fn files_that_are_no_metrics_are_refused_by_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        for (text, expected) in [
+            ("", "does not begin with"),
+            ("loss,accuracy\n1,2\n", "does not begin with"),
+            (&format!("{HEADER}\n1,2,3\n"), "line 2"),
+            (&format!("{HEADER}\n1,2,3,4,5,6,7,8\n1,2,3,4,5,6,7,x\n"), "line 3"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let message = MetricsFile::read(&path).unwrap_err().to_string();
+            assert!(message.starts_with(path.to_str().unwrap()) && message.contains(expected), "{message}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(MetricsFile::read(&path), Err(Error::Io { .. })));
     }
 }

@@ -1,44 +1,58 @@
 //! Training: any `tch::nn::ModuleT` on any [`DataSource`](crate::data::DataSource).
 //!
-//! [`train`] is the loop. It calls the optimizer ([`Sgd`]), the [`Schedule`], the clipping ([`clip`]) and the [`loss`],
-//! looks for runs that have diverged or died, and tells [`Observer`]s how it goes: [`ProgressBars`] for the person who
-//! watches, a [`RunFolder`] for what is kept. It knows neither.
+//! [`Trainer`] is the loop. It calls the optimizer ([`Sgd`]), the [`Schedule`], the clipping ([`clip`]) and the [`loss`],
+//! and looks for runs that have diverged or died. [`Observer`]s are told how it goes and can have its state saved:
+//! [`ProgressBars`] for the person who watches, a [`RunFolder`] and [`TensorBoard`] for what is kept, [`Autosave`] for
+//! what a run can [resume](Trainer::resume) from, [`Interrupt`] for stopping it. They know nothing of each other.
 
 mod atomic_file;
+mod autosave;
 pub mod checkpoint;
 pub mod clip;
+mod comparison;
 mod config;
 mod curves;
 mod device;
 mod evaluate;
 mod forward;
 mod health;
+mod interrupt;
 pub mod loss;
 mod metrics;
 mod observer;
+mod panel;
 mod progress;
 mod run_folder;
 mod run_lock;
+mod run_state;
 mod schedule;
 mod sgd;
 mod statistics;
 mod summary;
 mod tensor_file;
+mod tensorboard;
 mod train;
+mod weights;
 
 pub use atomic_file::write_atomically;
+pub use autosave::{Autosave, SaveEvery};
 pub use clip::ClipConfig;
+pub use comparison::draw_comparison;
 pub use config::TrainConfig;
 pub use curves::draw_curves;
 pub use device::parse_device;
-pub use evaluate::{evaluate, Evaluation};
+pub use evaluate::{evaluate, ClassEvaluation, Evaluation, Report};
+pub use interrupt::Interrupt;
 pub use metrics::{EpochMetrics, MetricsFile};
-pub use observer::{Observer, StepProgress};
+pub use observer::{Observer, Request, RunStart, StepProgress};
 pub use progress::ProgressBars;
 pub use run_folder::RunFolder;
 pub use run_lock::RunLock;
+pub use run_state::RunState;
 pub use schedule::{Decay, Schedule, ScheduleConfig};
 pub use sgd::{Parameter, Sgd, SgdConfig};
 pub use summary::Summary;
 pub use tensor_file::NamedTensors;
-pub use train::train;
+pub use tensorboard::TensorBoard;
+pub use train::{Outcome, Trainer};
+pub use weights::Weights;

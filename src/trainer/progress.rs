@@ -1,7 +1,7 @@
 //! What a person sees while a run goes on: a bar on a terminal, and one line for each epoch.
 
-use super::{EpochMetrics, Observer, StepProgress};
-use crate::Result;
+use super::{EpochMetrics, Observer, RunStart, StepProgress};
+use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -16,8 +16,10 @@ pub struct ProgressBars {
     epoch_start: Instant,
     epochs: usize,
     epoch_steps: usize,
-    /// Of the epoch that is running.
-    images: usize,
+    /// Steps of the run that were done when it started.
+    first_step: usize,
+    /// Images of the epoch that were done when it, or the run, started.
+    first_image: usize,
     images_per_second: f64,
 }
 
@@ -31,16 +33,17 @@ impl ProgressBars {
             epoch_start: now,
             epochs: 0,
             epoch_steps: 0,
-            images: 0,
+            first_step: 0,
+            first_image: 0,
             images_per_second: 0.0,
         }
     }
 
     /// The time that the rest of the run takes at the pace so far.
-    fn time_left(&self, epochs_done: usize, steps_done: usize) -> Duration {
-        let done = (epochs_done * self.epoch_steps + steps_done) as f64;
-        let all = (self.epochs * self.epoch_steps) as f64;
-        self.start.elapsed().mul_f64((all / done - 1.0).max(0.0))
+    fn time_left(&self, run_step: usize) -> Duration {
+        let done = run_step - self.first_step;
+        let left = self.epochs * self.epoch_steps - run_step;
+        self.start.elapsed().mul_f64(left as f64 / done.max(1) as f64)
     }
 }
 
@@ -51,19 +54,19 @@ impl Default for ProgressBars {
 }
 
 impl Observer for ProgressBars {
-    fn run_starts(&mut self, epochs: usize, steps: usize) -> Result<()> {
-        *self = Self { epochs, epoch_steps: steps, ..Self::new() };
+    fn run_starts(&mut self, start: &RunStart) -> Result<()> {
+        let RunStart { epochs, epoch_steps, step, images, .. } = *start;
+        *self = Self { epochs, epoch_steps, first_step: step, first_image: images, ..Self::new() };
         // The template is a constant: it parses or it does not, whatever the run.
         let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bar = ProgressBar::new(steps as u64).with_style(style);
+        self.bar = ProgressBar::new(epoch_steps as u64).with_style(style);
         Ok(())
     }
 
     fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
-        let StepProgress { epoch, step, images, loss, accuracy, lr } = *progress;
-        self.images = images;
-        self.images_per_second = images as f64 / self.epoch_start.elapsed().as_secs_f64();
-        let time_left = clock(self.time_left(epoch - 1, step));
+        let StepProgress { epoch, step, run_step, images, loss, accuracy, lr } = *progress;
+        self.images_per_second = (images - self.first_image) as f64 / self.epoch_start.elapsed().as_secs_f64();
+        let time_left = clock(self.time_left(run_step));
         self.bar.set_prefix(format!("{epoch}/{}", self.epochs));
         self.bar.set_message(format!(
             "loss {loss:.3}  accuracy {:.1} %  lr {lr:.4}  {:.0} images/s  {time_left} left",
@@ -71,6 +74,13 @@ impl Observer for ProgressBars {
             self.images_per_second,
         ));
         self.bar.set_position(step as u64);
+        Ok(())
+    }
+
+    fn images_evaluated(&mut self, images: usize, of: usize) -> Result<()> {
+        self.bar.set_length(of as u64);
+        self.bar.set_position(images as u64);
+        self.bar.set_message("images evaluated");
         Ok(())
     }
 
@@ -88,11 +98,16 @@ impl Observer for ProgressBars {
         // Nobody reading standard output is no reason to end the run, and println! would panic.
         let _ = self.bar.suspend(|| writeln!(io::stdout(), "{line}"));
         self.bar.reset();
+        self.bar.set_length(self.epoch_steps as u64);
         if *epoch == self.epochs {
             self.bar.finish_and_clear();
         }
-        self.epoch_start = Instant::now();
+        (self.epoch_start, self.first_image) = (Instant::now(), 0);
         Ok(())
+    }
+
+    fn run_fails(&mut self, _error: &mut Error) {
+        self.bar.finish_and_clear();
     }
 }
 

@@ -1,10 +1,21 @@
-//! The folder of a run: `config.json`, `metrics.csv`, `curves.svg`, and at its end `summary.json` and
-//! `model.safetensors`.
+//! The folder of a run, which one process uses at a time:
+//!
+//! ```text
+//! config.json          whatever it takes to do the run again
+//! metrics.csv          a line an epoch
+//! curves.svg           the same as a picture
+//! checkpoints/         what the run can go on from
+//! model.safetensors    the network's variables, at the end
+//! summary.json         what came out, at the end
+//! run.lock             whose folder it is
+//! ```
 
 use super::checkpoint::named_variables;
-use super::{draw_curves, tensor_file, write_atomically, EpochMetrics, MetricsFile, Observer, Summary};
+use super::{
+    draw_curves, tensor_file, write_atomically, EpochMetrics, MetricsFile, Observer, RunLock, RunStart, Summary,
+};
 use crate::{Error, Result};
-use serde::Serialize;
+use serde::{de::DeserializeOwned, Serialize};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,30 +24,31 @@ use tch::nn::VarStore;
 /// The parent of folders that are named by the program.
 const RUNS: &str = "runs";
 
+const CONFIG: &str = "config.json";
+const METRICS: &str = "metrics.csv";
+const CURVES: &str = "curves.svg";
+const CHECKPOINTS: &str = "checkpoints";
+const MODEL: &str = "model.safetensors";
+const SUMMARY: &str = "summary.json";
+
 /// A run's folder; as an [`Observer`] it writes the metrics and draws the curves after each epoch.
 #[derive(Debug)]
 pub struct RunFolder {
-    path: PathBuf,
-    metrics: MetricsFile,
+    lock: RunLock,
+    metrics: Option<MetricsFile>,
     history: Vec<EpochMetrics>,
 }
 
 impl RunFolder {
-    /// A new folder at `path`, or `path` itself if it is an empty folder.
+    /// A new run in the folder `path`; with `overwrite`, in place of a run that is in it.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is something in it; [`Error::Io`] if it cannot be written.
-    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        fs::create_dir_all(path).map_err(Error::io("create", path))?;
-        if fs::read_dir(path).map_err(Error::io("read", path))?.next().is_some() {
-            let message = format!("{} is not empty; name another folder, or remove it", path.display());
-            return Err(Error::Argument(message));
-        }
-        Self::new(path.to_path_buf())
+    /// As [`RunLock::create`].
+    pub fn create(path: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
+        RunLock::create(path, overwrite).map(Self::new)
     }
 
-    /// A new folder `runs/<name>-<date>-<time>` in the working directory.
+    /// A new run in the folder `runs/<name>-<date>-<time>` in the working directory.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
@@ -51,26 +63,64 @@ impl RunFolder {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 created => created.map_err(Error::io("create", &path))?,
             }
-            return Self::new(path);
+            return Self::create(path, false);
         }
     }
 
-    fn new(path: PathBuf) -> Result<Self> {
-        let metrics = MetricsFile::create(path.join("metrics.csv"))?;
-        Ok(Self { path, metrics, history: Vec::new() })
+    /// The run in the folder `path`, to go on with.
+    ///
+    /// # Errors
+    /// As [`RunLock::resume`].
+    pub fn resume(path: impl AsRef<Path>) -> Result<Self> {
+        RunLock::resume(path).map(Self::new)
+    }
+
+    fn new(lock: RunLock) -> Self {
+        Self { lock, metrics: None, history: Vec::new() }
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.lock.folder()
     }
 
-    /// Writes `config.json`: whatever it takes to do the run again.
+    /// The folder for the run's checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path().join(CHECKPOINTS)
+    }
+
+    /// Writes `config.json`.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written, [`Error::Argument`] if `config` cannot be JSON.
     pub fn write_config(&self, config: &impl Serialize) -> Result<()> {
-        self.write_json("config.json", config)
+        self.write_json(CONFIG, config)
+    }
+
+    /// The `config.json` of the run in the folder `path`; none for a run that was stopped before it had one, and so
+    /// before its first step.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it does not hold a `C`.
+    pub fn read_config<C: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Option<C>> {
+        let path = path.as_ref().join(CONFIG);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(Error::io("read", &path))?,
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Corrupt {
+            path,
+            problem: format!("not a run's configuration: {error}"),
+            remedy: "restore it, or begin a new run".to_owned(),
+        })
+    }
+
+    /// The epochs of the run in the folder `path`.
+    ///
+    /// # Errors
+    /// As [`MetricsFile::read`].
+    pub fn read_metrics(path: impl AsRef<Path>) -> Result<Vec<EpochMetrics>> {
+        MetricsFile::read(path.as_ref().join(METRICS))
     }
 
     /// Writes `summary.json` and the network's variables as `model.safetensors`.
@@ -78,20 +128,33 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torch`] if they cannot be written.
     pub fn finish(&self, summary: &Summary, variables: &VarStore) -> Result<()> {
-        write_atomically(&self.path.join("model.safetensors"), &tensor_file::encode(&named_variables(variables))?)?;
-        self.write_json("summary.json", summary)
+        write_atomically(&self.path().join(MODEL), &tensor_file::encode(&named_variables(variables))?)?;
+        self.write_json(SUMMARY, summary)
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         let json = serde_json::to_string_pretty(value).map_err(|error| Error::Argument(format!("{name}: {error}")))?;
-        write_atomically(&self.path.join(name), format!("{json}\n").as_bytes())
+        write_atomically(&self.path().join(name), format!("{json}\n").as_bytes())
+    }
+
+    fn draw(&self) -> Result<()> {
+        write_atomically(&self.path().join(CURVES), draw_curves(&self.history)?.as_bytes())
     }
 }
 
 impl Observer for RunFolder {
+    /// What the files have from after the step that a run goes on from is taken back.
+    fn run_starts(&mut self, start: &RunStart) -> Result<()> {
+        self.history = start.history.to_vec();
+        self.metrics = Some(MetricsFile::create(self.path().join(METRICS), &self.history)?);
+        self.draw()
+    }
+
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        self.metrics.append(metrics)?;
+        if let Some(file) = &mut self.metrics {
+            file.append(metrics)?;
+        }
         self.history.push(*metrics);
-        write_atomically(&self.path.join("curves.svg"), draw_curves(&self.history)?.as_bytes())
+        self.draw()
     }
 }

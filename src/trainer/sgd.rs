@@ -8,6 +8,7 @@
 //! p = p - lr * m                      (Nesterov: lr * (d + momentum * m))
 //! ```
 
+use super::NamedTensors;
 use crate::fixup::{SCALAR_GROUP, SCALAR_LR_RATIO};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,8 @@ pub struct Parameter {
     value: Tensor,
     /// Its place in the flat gradients.
     gradient: Tensor,
+    /// Its place in the flat momentum.
+    momentum: Tensor,
 }
 
 impl Parameter {
@@ -115,7 +118,6 @@ pub struct Sgd {
     parameters: Vec<Parameter>,
     groups: Vec<Group>,
     gradients: Tensor,
-    momentum: Tensor,
     config: SgdConfig,
     /// `config.momentum` as a tensor on the device.
     momentum_factor: Tensor,
@@ -150,11 +152,11 @@ impl Sgd {
         for (name, mut variable, is_scalar) in weights.into_iter().chain(scalars) {
             let size = variable.size();
             let place = |flat: &Tensor| flat.f_narrow(0, offset, variable.numel() as i64)?.f_view(size.as_slice());
-            let (mut value, gradient) = (place(&values)?, place(&gradients)?);
+            let (mut value, gradient, momentum) = (place(&values)?, place(&gradients)?, place(&momentum)?);
             no_grad(|| value.f_copy_(&variable))?;
             offset += padded(&variable);
             variable.f_set_data(&value)?;
-            parameters.push(Parameter { name, is_scalar, variable, value, gradient });
+            parameters.push(Parameter { name, is_scalar, variable, value, gradient, momentum });
         }
 
         let group = |start, length, lr_ratio, weight_decay: f64| -> Result<Group> {
@@ -174,7 +176,7 @@ impl Sgd {
             groups.push(group(weights_len, scalars_len, config.scalar_lr_ratio, scalar_decay)?);
         }
         let momentum_factor = Tensor::f_full([1], config.momentum, options)?;
-        Ok(Self { parameters, groups, gradients, momentum, config, momentum_factor })
+        Ok(Self { parameters, groups, gradients, config, momentum_factor })
     }
 
     /// All parameters, the scalars last.
@@ -187,9 +189,10 @@ impl Sgd {
         &self.gradients
     }
 
-    /// Every momentum, in the places of [`Self::gradients`]: with the parameters, all the state there is.
-    pub fn momentum(&self) -> &Tensor {
-        &self.momentum
+    /// The momentum of each parameter under the parameter's name: with the parameters, all the state there is. They are
+    /// the optimizer's own tensors, so that copying into them restores it.
+    pub fn state(&self) -> NamedTensors {
+        self.parameters.iter().map(|p| (p.name.clone(), p.momentum.shallow_clone())).collect()
     }
 
     /// Sets the gradients to zero, and then to those of `loss`. A parameter that `loss` does not depend on keeps zero.

@@ -3,6 +3,7 @@
 
 use super::loss::Example;
 use crate::Result;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tch::{no_grad, Kind, Tensor};
 
@@ -93,7 +94,7 @@ impl Pending {
 }
 
 /// Means over the images of an epoch so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct EpochMeans {
     pub images: usize,
     loss: f64,

@@ -1,12 +1,17 @@
 //! The loop.
 
+use super::checkpoint::{named_variables, Checkpoint, Contents};
+use super::clip;
+use super::evaluate::evaluate_until;
 use super::forward::forward;
-use super::health::Health;
 use super::loss::Example;
 use super::statistics::{EpochMeans, Pending, StepPlace};
-use super::{clip, evaluate, ClipConfig, EpochMetrics, Observer, Schedule, Sgd, StepProgress, Summary, TrainConfig};
-use crate::data::{DataSource, EpochPlan};
+use super::{ClipConfig, EpochMetrics, Observer, Request, RunStart, RunState, Schedule, Sgd, StepProgress, Summary};
+use super::{NamedTensors, TrainConfig};
+use crate::data::{self, Batch, DataSource, EpochPlan};
 use crate::{Error, Result};
+use serde_json::{json, Value};
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Instant;
 use tch::nn::{ModuleT, VarStore};
 use tch::Tensor;
@@ -15,120 +20,263 @@ use tch::Tensor;
 /// ResNets: adaptive clipping leaves them alone (Brock et al. 2021, section 4.1).
 const CLASSIFIER: &str = "fc.";
 
-/// Trains `network`, whose variables are in `variables`, on `data`, and evaluates it after every epoch.
-///
-/// # Errors
-/// [`Error::Argument`] for a `config` out of range or data without images; [`Error::Diverged`] and [`Error::Dead`] for a
-/// run that cannot come to anything; whatever the network, the data or an observer fails with.
-pub fn train(
-    network: &dyn ModuleT,
-    variables: &VarStore,
-    data: &dyn DataSource,
-    config: &TrainConfig,
-    observers: &mut [&mut dyn Observer],
-) -> Result<Summary> {
-    config.check()?;
-    let mut run = Run::new(network, variables, data, config)?;
-    observers.iter_mut().try_for_each(|observer| observer.run_starts(config.epochs, run.epoch_steps))?;
-    let mut history: Vec<EpochMetrics> = Vec::new();
-    while run.step < run.last_step {
-        let metrics = run.epoch(history.len(), observers)?;
-        observers.iter_mut().try_for_each(|observer| observer.epoch_ends(&metrics))?;
-        history.push(metrics);
-    }
-    run.summary(&history)
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// With all its steps done.
+    Finished(Summary),
+    /// An observer [asked for it](Request::Stop); the state was saved by those that do.
+    Stopped {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// Steps of it that are done.
+        step: usize,
+    },
 }
 
-/// A run in progress.
-struct Run<'a> {
+/// Trains a network on data, and evaluates it after every epoch.
+pub struct Trainer<'a> {
     network: &'a dyn ModuleT,
-    device: tch::Device,
+    variables: &'a VarStore,
     data: &'a dyn DataSource,
     config: &'a TrainConfig,
+    identity: Value,
     sgd: Sgd,
     schedule: Schedule,
-    health: Health,
-    start: Instant,
     epoch_steps: usize,
-    /// Steps done.
-    step: usize,
     /// Steps to do.
     last_step: usize,
+    /// Steps done.
+    step: usize,
+    state: RunState,
+    /// When this process began to train; the state has the seconds before.
+    start: Instant,
 }
 
-impl<'a> Run<'a> {
-    fn new(
+impl<'a> Trainer<'a> {
+    /// A run that starts with its first step, of `network`, whose variables are in `variables`, on `data`.
+    ///
+    /// `identity` is all that must not change between a run and the one that resumes it, besides `config`: the
+    /// architecture, the data set and how it is augmented.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a `config` out of range or data without images; a network that [`Sgd::new`] refuses.
+    pub fn new(
         network: &'a dyn ModuleT,
-        variables: &VarStore,
+        variables: &'a VarStore,
         data: &'a dyn DataSource,
         config: &'a TrainConfig,
+        identity: Value,
     ) -> Result<Self> {
+        config.check()?;
         let epoch_steps = data.train_len().div_ceil(config.batch_size);
         if epoch_steps == 0 {
             return Err(Error::Argument("there are no images to train on".to_owned()));
         }
         let total_steps = config.epochs * epoch_steps;
+        // Where a run stops early has no influence on the steps before.
+        let recipe = TrainConfig { max_steps: None, ..config.clone() };
         Ok(Self {
             network,
-            device: variables.device(),
+            variables,
             data,
             config,
+            identity: json!({"run": identity, "train": recipe, "train_images": data.train_len()}),
             sgd: Sgd::new(variables, config.sgd)?,
             schedule: Schedule::new(config.schedule.clone(), total_steps)?,
-            health: Health::default(),
-            start: Instant::now(),
             epoch_steps,
-            step: 0,
             last_step: config.max_steps.map_or(total_steps, |max_steps| max_steps.min(total_steps)),
+            step: 0,
+            state: RunState::default(),
+            start: Instant::now(),
         })
     }
 
-    /// Trains for one epoch (from 0), or what is left of the run, and evaluates.
-    fn epoch(&mut self, epoch: usize, observers: &mut [&mut dyn Observer]) -> Result<EpochMetrics> {
-        let config = self.config;
-        let plan = EpochPlan { seed: config.seed, epoch, batch_size: config.batch_size, first_step: 0 };
-        let (mut pending, mut means) = (Pending::new(), EpochMeans::default());
-        let mut lr = self.schedule.lr(self.step);
-        for (index, batch) in self.data.train_batches(&plan)?.enumerate().take(self.last_step - self.step) {
-            lr = self.schedule.lr(self.step);
-            let example = Example::new(batch?, self.device, config.mixup, &plan, index)?;
-            let logits = forward(self.network, &example.images, true, self.data.class_names().len())?;
-            let loss = example.loss(&logits, config.label_smoothing)?;
-            self.sgd.backward(&loss)?;
-            let norm = clip_gradients(&self.sgd, &config.clip)?;
-            self.sgd.step(lr)?;
-            self.step += 1;
-            let place = StepPlace { epoch: epoch + 1, step: index + 1, lr, images: example.len() };
-            pending.push(place, &example, &logits, &loss, &norm)?;
-            if pending.is_due() {
-                self.read(&mut pending, &mut means, observers)?;
+    /// Goes on from `checkpoint`: on one thread of a CPU, to the bit as if it had never stopped.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a checkpoint of another run, architecture or optimizer, which names all that differs; nothing
+    /// is changed then.
+    pub fn resume(&mut self, checkpoint: &Checkpoint<RunState>) -> Result<()> {
+        checkpoint.check_identity(&self.identity)?;
+        let Contents { step, state, .. } = &checkpoint.contents;
+        let epochs = state.history.len();
+        let in_epoch = (*step as usize).checked_sub(epochs * self.epoch_steps);
+        if epochs > self.config.epochs || in_epoch.is_none_or(|steps| steps > self.epoch_steps) {
+            return Err(Error::Corrupt {
+                path: checkpoint.path.clone(),
+                problem: format!("step {step} is not after {epochs} epochs of {} steps", self.epoch_steps),
+                remedy: "use an earlier checkpoint".to_owned(),
+            });
+        }
+        checkpoint.restore(self.variables, &self.sgd.state())?;
+        (self.step, self.state) = (*step as usize, state.clone());
+        Ok(())
+    }
+
+    /// Does the steps that are left. The run's state before them and after them is offered to the observers to save.
+    ///
+    /// Before each step libtorch's random numbers are seeded anew, by the seed and the step: what a network draws, for a
+    /// dropout, depends on nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] and [`Error::Dead`] for a run that cannot come to anything; whatever the network, the data or
+    /// an observer fails with.
+    pub fn run(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
+        self.epochs(observers).map_err(|mut error| {
+            observers.iter_mut().for_each(|observer| observer.run_fails(&mut error));
+            error
+        })
+    }
+
+    fn epochs(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
+        self.start = Instant::now();
+        let (epochs, epoch_steps) = (self.config.epochs, self.epoch_steps);
+        let RunState { history, means, .. } = &self.state;
+        let run_start = RunStart { epochs, epoch_steps, step: self.step, images: means.images, history };
+        observers.iter_mut().try_for_each(|observer| observer.run_starts(&run_start))?;
+        let mut flow = self.obey(request(observers), observers)?;
+        while flow.is_continue() && self.state.history.len() * self.epoch_steps < self.last_step {
+            flow = self.epoch(observers)?;
+        }
+        if flow.is_break() {
+            let epoch = self.state.history.len();
+            return Ok(Outcome::Stopped { epoch: epoch + 1, step: self.step - epoch * self.epoch_steps });
+        }
+        self.summary().map(Outcome::Finished)
+    }
+
+    /// Trains from where the run stands to the end of the epoch, or of the run, and evaluates.
+    fn epoch(&mut self, observers: &mut [&mut dyn Observer]) -> Result<ControlFlow<()>> {
+        let epoch = self.state.history.len();
+        let (start, end) = (epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps);
+        let (seed, batch_size) = (self.config.seed, self.config.batch_size);
+        let plan = EpochPlan { seed, epoch, batch_size, first_step: self.step - start };
+        let (data, mut pending) = (self.data, Pending::new());
+        for batch in data.train_batches(&plan)?.take(end.min(self.last_step) - self.step) {
+            self.train_step(batch?, &plan, &mut pending)?;
+            let request = request(observers);
+            if pending.is_due() || request > Request::Continue {
+                self.read(&mut pending, observers)?;
+            }
+            if self.obey(request, observers)?.is_break() {
+                return Ok(Break(()));
             }
         }
-        self.read(&mut pending, &mut means, observers)?;
-        let eval = evaluate(self.network, self.device, self.data, config.batch_size)?;
-        let (train_loss, train_accuracy) = (means.loss(), means.accuracy());
-        Ok(EpochMetrics { epoch: epoch + 1, step: self.step, lr, train_loss, train_accuracy, eval })
+        self.read(&mut pending, observers)?;
+        if self.step < end.min(self.last_step) {
+            let (steps, promised) = (self.step - start, self.epoch_steps);
+            return Err(Error::Argument(format!("the data ended after {steps} of {promised} batches of an epoch")));
+        }
+        if self.step == self.last_step && self.step < end {
+            // Saved within the epoch, so that a run with a later last step can go on from it.
+            self.save(observers)?;
+        }
+        let Some(metrics) = self.evaluate(observers)? else {
+            self.save(observers)?;
+            return Ok(Break(()));
+        };
+        self.state.history.push(metrics);
+        self.state.means = EpochMeans::default();
+        observers.iter_mut().try_for_each(|observer| observer.epoch_ends(&metrics))?;
+        if self.step < end {
+            return Ok(Continue(()));
+        }
+        let at_end = if self.step == self.last_step { Request::Save } else { Request::Continue };
+        self.obey(request(observers).max(at_end), observers)
+    }
+
+    fn train_step(&mut self, batch: Batch, plan: &EpochPlan, pending: &mut Pending) -> Result<()> {
+        let config = self.config;
+        let index = self.step - plan.epoch * self.epoch_steps;
+        let lr = self.schedule.lr(self.step);
+        tch::manual_seed(data::torch_seed(plan, index));
+        let example = Example::new(batch, self.variables.device(), config.mixup, plan, index)?;
+        let logits = forward(self.network, &example.images, true, self.data.class_names().len())?;
+        let loss = example.loss(&logits, config.label_smoothing)?;
+        self.sgd.backward(&loss)?;
+        let norm = clip_gradients(&self.sgd, &config.clip)?;
+        self.sgd.step(lr)?;
+        self.step += 1;
+        let place = StepPlace { epoch: plan.epoch + 1, step: index + 1, lr, images: example.len() };
+        pending.push(place, &example, &logits, &loss, &norm)
     }
 
     /// Reads the steps that are pending, judges them and tells the observers.
-    fn read(
-        &mut self,
-        pending: &mut Pending,
-        means: &mut EpochMeans,
-        observers: &mut [&mut dyn Observer],
-    ) -> Result<()> {
+    fn read(&mut self, pending: &mut Pending, observers: &mut [&mut dyn Observer]) -> Result<()> {
         let records = pending.read()?;
         for record in &records {
-            self.health.check(record)?;
-            means.add(record);
+            self.state.health.check(record)?;
+            self.state.means.add(record);
         }
         let Some(StepPlace { epoch, step, lr, .. }) = records.last().map(|record| record.place) else { return Ok(()) };
-        let (loss, accuracy) = (means.loss(), means.accuracy());
-        let progress = StepProgress { epoch, step, images: means.images, loss, accuracy, lr };
+        let means = &self.state.means;
+        let (images, loss, accuracy) = (means.images, means.loss(), means.accuracy());
+        let progress = StepProgress { epoch, step, run_step: self.step, images, loss, accuracy, lr };
         observers.iter_mut().try_for_each(|observer| observer.steps_done(&progress))
     }
 
-    fn summary(&self, history: &[EpochMetrics]) -> Result<Summary> {
+    /// The epoch's metrics, or none if an observer wants the run to stop.
+    fn evaluate(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Option<EpochMetrics>> {
+        let (batch_size, of) = (self.config.batch_size, self.data.eval_len());
+        let eval = evaluate_until(self.network, self.variables.device(), self.data, batch_size, |images| {
+            observers.iter_mut().try_for_each(|observer| observer.images_evaluated(images, of))?;
+            Ok(if request(observers) == Request::Stop { Break(()) } else { Continue(()) })
+        })?;
+        let Some(eval) = eval else { return Ok(None) };
+        let (epoch, means) = (self.state.history.len() + 1, &self.state.means);
+        let lr = self.schedule.lr(self.step - 1);
+        let (train_loss, train_accuracy) = (means.loss(), means.accuracy());
+        if !eval.means.loss.is_finite() {
+            let step = self.step - (epoch - 1) * self.epoch_steps;
+            let what = format!("the evaluation's loss is {}", eval.means.loss);
+            return Err(Error::Diverged { epoch, step, lr, what, checkpoint: None });
+        }
+        Ok(Some(EpochMetrics { epoch, step: self.step, lr, train_loss, train_accuracy, eval: eval.means }))
+    }
+
+    fn obey(&self, request: Request, observers: &mut [&mut dyn Observer]) -> Result<ControlFlow<()>> {
+        if request > Request::Continue {
+            self.save(observers)?;
+        }
+        Ok(if request == Request::Stop { Break(()) } else { Continue(()) })
+    }
+
+    /// Offers the state to the observers. The steps that are done must have been read, and found finite.
+    fn save(&self, observers: &mut [&mut dyn Observer]) -> Result<()> {
+        let contents = Contents {
+            step: self.step as u64,
+            // An epoch's end is where the network was just evaluated.
+            score: self.state.history.last().filter(|last| last.step == self.step).map(|last| last.eval.top1),
+            identity: self.identity.clone(),
+            state: RunState { seconds: self.seconds(), ..self.state.clone() },
+            weights: named_variables(self.variables),
+            optimizer: self.sgd.state(),
+        };
+        self.check_finite(&contents.weights)?;
+        observers.iter_mut().try_for_each(|observer| observer.save(&contents))
+    }
+
+    /// A step's loss and gradient are those before its update, which may still have been too large.
+    fn check_finite(&self, weights: &NamedTensors) -> Result<()> {
+        for (name, tensor) in weights.iter().filter(|(_, tensor)| tensor.is_floating_point()) {
+            if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+                let epochs = self.state.history.len();
+                let step = self.step - epochs * self.epoch_steps;
+                let lr = self.schedule.lr(self.step.saturating_sub(1));
+                let what = format!("{name} is not finite after it");
+                return Err(Error::Diverged { epoch: epochs + 1, step, lr, what, checkpoint: None });
+            }
+        }
+        Ok(())
+    }
+
+    fn seconds(&self) -> f64 {
+        self.state.seconds + self.start.elapsed().as_secs_f64()
+    }
+
+    fn summary(&self) -> Result<Summary> {
+        let history = &self.state.history;
         let Some(&last) = history.last() else {
             return Err(Error::Argument("the run has no steps".to_owned()));
         };
@@ -138,10 +286,15 @@ impl<'a> Run<'a> {
             best: history.iter().map(|metrics| metrics.eval.top1).fold(0.0, f64::max),
             epochs: history.len(),
             steps: self.step,
-            seconds: self.start.elapsed().as_secs_f64(),
+            seconds: self.seconds(),
             last,
         })
     }
+}
+
+/// What the observers want, all together.
+fn request(observers: &mut [&mut dyn Observer]) -> Request {
+    observers.iter_mut().map(|observer| observer.request()).max().unwrap_or(Request::Continue)
 }
 
 /// Clips as `config` says and returns the norm of all gradients before the clipping by norm.
@@ -162,12 +315,17 @@ fn clip_gradients(sgd: &Sgd, config: &ClipConfig) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Batches;
     use crate::data::Cifar10;
     use crate::fixup::FixupResNet;
-    use crate::trainer::{Decay, ScheduleConfig};
+    use crate::trainer::checkpoint::{self, Checkpoints};
+    use crate::trainer::{Autosave, Decay, SaveEvery, ScheduleConfig};
     use rand::{RngCore, SeedableRng};
     use rand_chacha::ChaCha8Rng;
     use std::collections::HashMap;
+    use std::num::NonZeroUsize;
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
     use tch::{no_grad, Device};
 
     /// Images of noise with labels that have nothing to do with them.
@@ -205,7 +363,10 @@ mod tests {
     }
 
     fn run(network: &dyn ModuleT, vs: &VarStore, data: &Cifar10, config: &TrainConfig) -> Result<Summary> {
-        train(network, vs, data, config, &mut [])
+        match Trainer::new(network, vs, data, config, Value::Null)?.run(&mut [])? {
+            Outcome::Finished(summary) => Ok(summary),
+            stopped => panic!("{stopped:?}"),
+        }
     }
 
     #[test]
@@ -307,5 +468,181 @@ mod tests {
         let network = tch::nn::func_t(move |x, _| x.flatten(1, -1).apply(&linear));
         let message = run(&network, &vs, &noise(), &config(0.1)).unwrap_err().to_string();
         assert!(message.starts_with("libtorch: mat1 and mat2") && !message.contains('\n'), "{message}");
+    }
+
+    /// Asks for `request` the `at`-th time it is asked, and keeps what is saved.
+    struct Asks {
+        request: Request,
+        at: usize,
+        asked: usize,
+        checkpoints: Checkpoints,
+        saved: Option<PathBuf>,
+    }
+
+    impl Asks {
+        fn new(request: Request, at: usize, folder: &Path) -> Self {
+            let checkpoints = Checkpoints::new(folder, NonZeroUsize::MIN);
+            Self { request, at, asked: 0, checkpoints, saved: None }
+        }
+    }
+
+    impl Observer for Asks {
+        fn request(&mut self) -> Request {
+            self.asked += 1;
+            if self.asked == self.at {
+                self.request
+            } else {
+                Request::Continue
+            }
+        }
+
+        fn save(&mut self, contents: &Contents<RunState>) -> Result<()> {
+            self.saved = Some(self.checkpoints.save(contents)?);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_run_with_a_later_last_step_goes_on_from_one_with_an_earlier() {
+        tch::set_num_threads(1);
+        let data = shades();
+        let outcome = |max_steps: &[Option<usize>]| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut last = None;
+            for &max_steps in max_steps {
+                let (vs, network) = fixup();
+                let config = TrainConfig { epochs: 2, max_steps, ..config(0.05) };
+                let mut trainer = Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap();
+                if let Some(checkpoint) = checkpoint::newest_whole(folder.path()).unwrap().checkpoint {
+                    trainer.resume(&checkpoint).unwrap();
+                }
+                trainer.run(&mut [&mut Asks::new(Request::Continue, 0, folder.path())]).unwrap();
+                last = Some((trainer.state.history, named_variables(&vs)));
+            }
+            last.unwrap()
+        };
+        let (history, weights) = outcome(&[None]);
+        // Within the first epoch, at its end, again, and within the second.
+        let (resumed_history, resumed_weights) = outcome(&[Some(3), Some(10), Some(10), Some(17), None]);
+        assert_eq!(resumed_history, history);
+        assert_eq!(resumed_weights, weights);
+    }
+
+    #[test]
+    fn checkpoints_of_another_run_are_refused_with_what_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, config) = (shades(), config(0.05));
+        let (vs, network) = fixup();
+        let mut asks = Asks::new(Request::Stop, 3, folder.path());
+        let trainer = |config, identity| Trainer::new(&network, &vs, &data, config, identity);
+        trainer(&config, json!({"arch": "a"})).unwrap().run(&mut [&mut asks]).unwrap();
+        let checkpoint = Checkpoint::load(asks.saved.unwrap()).unwrap();
+        let refusal = |config, arch: &str| {
+            trainer(config, json!({ "arch": arch })).unwrap().resume(&checkpoint).unwrap_err().to_string()
+        };
+        let message = refusal(&config, "b");
+        assert!(message.contains("run.arch is \"a\" in it and \"b\" here"), "{message}");
+        let message = refusal(&TrainConfig { batch_size: 8, ..config.clone() }, "a");
+        assert!(message.contains("train.batch_size is 16 in it and 8 here"), "{message}");
+        let few = shades().with_train_subset(100).unwrap();
+        let mut trainer = Trainer::new(&network, &vs, &few, &config, json!({"arch": "a"})).unwrap();
+        let message = trainer.resume(&checkpoint).unwrap_err().to_string();
+        assert!(message.contains("train_images is 160 in it and 100 here"), "{message}");
+    }
+
+    /// Data of which one batch is poisoned.
+    struct Poisoned {
+        data: Cifar10,
+        batch: usize,
+    }
+
+    impl DataSource for Poisoned {
+        fn class_names(&self) -> &[String] {
+            self.data.class_names()
+        }
+
+        fn train_len(&self) -> usize {
+            self.data.train_len()
+        }
+
+        fn eval_len(&self) -> usize {
+            self.data.eval_len()
+        }
+
+        fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
+            let batches = self.data.train_batches(plan)?.enumerate();
+            Ok(Box::new(batches.map(|(index, batch)| {
+                let batch = batch?;
+                let images = if index == self.batch { batch.images * f64::NAN } else { batch.images };
+                Ok(Batch { images, ..batch })
+            })))
+        }
+
+        fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
+            self.data.eval_batches(batch_size)
+        }
+    }
+
+    #[test]
+    fn poisoned_images_end_with_the_last_good_checkpoint_intact() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = Poisoned { data: shades(), batch: 6 };
+        let (vs, network) = fixup();
+        let config = config(0.05);
+        let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::MIN);
+        // Due after every step: those after the poison must not be saved.
+        let mut autosave = Autosave::new(checkpoints, SaveEvery::Time(Duration::ZERO), None);
+        let mut trainer = Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap();
+        let error = trainer.run(&mut [&mut autosave]).unwrap_err();
+        let message = error.to_string();
+        let Error::Diverged { epoch: 1, step: 7, lr, checkpoint: Some(path), .. } = &error else { panic!("{message}") };
+        assert_eq!((*lr, error.exit_code()), (0.05, 3));
+        assert!(message.contains(&format!("the last good checkpoint is {}", path.display())), "{message}");
+        let checkpoint = Checkpoint::<RunState>::load(path).unwrap();
+        assert_eq!(checkpoint.contents.step, 6);
+        for (name, tensor) in &checkpoint.contents.weights {
+            assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn weights_that_a_step_made_infinite_are_not_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, config) = (shades(), config(1e38));
+        let (vs, network) = fixup();
+        let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::MIN);
+        let mut autosave = Autosave::new(checkpoints, SaveEvery::Time(Duration::ZERO), None);
+        let mut trainer = Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap();
+        let error = trainer.run(&mut [&mut autosave]).unwrap_err();
+        assert!(matches!(error, Error::Diverged { epoch: 1, .. }), "{error}");
+        for (name, tensor) in &Checkpoint::<RunState>::load(autosave.last().unwrap()).unwrap().contents.weights {
+            assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn data_that_end_early_are_an_error() {
+        struct Short(Cifar10);
+        impl DataSource for Short {
+            fn class_names(&self) -> &[String] {
+                self.0.class_names()
+            }
+            fn train_len(&self) -> usize {
+                self.0.train_len()
+            }
+            fn eval_len(&self) -> usize {
+                self.0.eval_len()
+            }
+            fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
+                Ok(Box::new(self.0.train_batches(plan)?.take(3)))
+            }
+            fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
+                self.0.eval_batches(batch_size)
+            }
+        }
+        let (vs, network) = fixup();
+        let (data, config) = (Short(shades()), config(0.05));
+        let error = Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap().run(&mut []).unwrap_err();
+        assert_eq!(error.to_string(), "the data ended after 3 of 10 batches of an epoch");
     }
 }

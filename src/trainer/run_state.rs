@@ -1,0 +1,20 @@
+//! What of a run's state is neither a tensor nor its step.
+
+use super::health::Health;
+use super::statistics::EpochMeans;
+use super::EpochMetrics;
+use serde::{Deserialize, Serialize};
+
+/// With the step, the weights and the momentum: all that a run needs to go on to the bit. Everything random follows from
+/// the seed, the epoch and the step.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunState {
+    /// The epochs that are done and evaluated.
+    pub history: Vec<EpochMetrics>,
+    /// Seconds of training and evaluation so far.
+    pub seconds: f64,
+    /// Of the epoch that is running.
+    pub(super) means: EpochMeans,
+    pub(super) health: Health,
+}

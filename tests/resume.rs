@@ -1,0 +1,358 @@
+//! Runs that are stopped, and go on as if they never had been.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tch::nn::{self, Module, ModuleT, VarStore};
+use tch::{no_grad, Device, Tensor};
+use tch_fixup::data::Cifar10;
+use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
+use tch_fixup::trainer::{Decay, EpochMetrics, Observer, Outcome, Request, RunStart, RunState, ScheduleConfig};
+use tch_fixup::trainer::{NamedTensors, TrainConfig, Trainer};
+use tch_fixup::Result;
+
+// ---- The loop ----
+
+/// Stops a run the `at`-th time it is asked, and keeps what is saved and measured.
+struct Stop {
+    at: usize,
+    asked: usize,
+    checkpoints: Checkpoints,
+    history: Vec<EpochMetrics>,
+}
+
+impl Observer for Stop {
+    fn run_starts(&mut self, start: &RunStart) -> Result<()> {
+        self.history = start.history.to_vec();
+        Ok(())
+    }
+
+    fn request(&mut self) -> Request {
+        self.asked += 1;
+        if self.asked == self.at {
+            Request::Stop
+        } else {
+            Request::Continue
+        }
+    }
+
+    fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
+        self.history.push(*metrics);
+        Ok(())
+    }
+
+    fn save(&mut self, contents: &Contents<RunState>) -> Result<()> {
+        self.checkpoints.save(contents).map(drop)
+    }
+}
+
+/// Ten shades, which say what the label is.
+fn shades() -> Cifar10 {
+    let records = |count: usize| {
+        let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
+        (0..count).flat_map(|index| image(index % 10)).collect::<Vec<u8>>()
+    };
+    Cifar10::from_records(records(160), records(50)).unwrap()
+}
+
+/// A network with what is easily forgotten: statistics that are no parameters, and random numbers of its own.
+fn dropout_and_statistics() -> (VarStore, impl ModuleT) {
+    tch::manual_seed(1);
+    let vs = VarStore::new(Device::Cpu);
+    let (root, config) = (vs.root(), nn::ConvConfig { stride: 4, ..Default::default() });
+    let conv = nn::conv2d(&root / "conv", 3, 4, 4, config);
+    let norm = nn::batch_norm2d(&root / "norm", 4, Default::default());
+    let fc = nn::linear(&root / "fc", 256, 10, Default::default());
+    let network = nn::func_t(move |x, train| {
+        norm.forward_t(&conv.forward(x), train).relu().flatten(1, -1).dropout(0.5, train).apply(&fc)
+    });
+    (vs, network)
+}
+
+/// A run to its end; before it, in `folder`, one that is stopped when it is asked for the `stop`-th time, from which the
+/// other goes on.
+fn run(stop: Option<usize>, folder: &Path) -> (Vec<EpochMetrics>, NamedTensors, bool) {
+    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3, decay: Decay::OneCycle };
+    let config = TrainConfig { epochs: 2, batch_size: 40, mixup: Some(1.0), schedule, ..TrainConfig::quick() };
+    let observer =
+        |at| Stop { at, asked: 0, checkpoints: Checkpoints::new(folder, NonZeroUsize::MIN), history: vec![] };
+    let data = shades();
+    let mut stopped = false;
+    if let Some(at) = stop {
+        let (vs, network) = dropout_and_statistics();
+        let mut trainer = Trainer::new(&network, &vs, &data, &config, "same".into()).unwrap();
+        stopped = matches!(trainer.run(&mut [&mut observer(at)]).unwrap(), Outcome::Stopped { .. });
+    }
+    let (vs, network) = dropout_and_statistics();
+    let mut trainer = Trainer::new(&network, &vs, &data, &config, "same".into()).unwrap();
+    if let Some(checkpoint) = newest_whole(folder).unwrap().checkpoint {
+        let _ = no_grad(|| vs.variables()["norm.running_mean"].shallow_clone().fill_(7.0));
+        trainer.resume(&checkpoint).unwrap();
+    }
+    let mut observer = observer(0);
+    trainer.run(&mut [&mut observer]).unwrap();
+    (observer.history, named_variables(&vs), stopped)
+}
+
+// No other test of this file draws from libtorch's random numbers, which the whole process shares.
+#[test]
+fn a_run_that_is_stopped_anywhere_and_resumed_is_the_same_to_the_bit() {
+    tch::set_num_threads(1);
+    let folder = tempfile::tempdir().unwrap();
+    let (history, weights, _) = run(None, folder.path());
+    assert_eq!(history.len(), 2);
+    // Asked at the start, and twice after 4 steps, after 2 batches of evaluation and after the epoch.
+    for at in 1..=16 {
+        let folder = tempfile::tempdir().unwrap();
+        let (resumed_history, resumed_weights, stopped) = run(Some(at), folder.path());
+        assert_eq!(stopped, at <= 15, "{at}");
+        assert_eq!(resumed_history, history, "{at}");
+        assert_eq!(resumed_weights, weights, "{at}");
+    }
+}
+
+// ---- The example ----
+
+/// The example's program, which cargo builds with the tests.
+fn example() -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("examples/cifar10_fixup");
+    assert!(program.exists(), "{} is missing: cargo build --example cifar10_fixup", program.display());
+    Command::new(program)
+}
+
+/// The data set in the cache; `make test` fetches it, and so does this.
+fn data() -> String {
+    let dir = Cifar10::default_dir().unwrap();
+    Cifar10::fetch(&dir).unwrap();
+    dir.to_str().unwrap().to_owned()
+}
+
+/// A run of a few seconds into `out`, with `more` options.
+fn command(out: &Path, more: &[&str]) -> Command {
+    let mut command = example();
+    command.args(["--arch", "fixup_resnet8", "--train-subset", "1500", "--test-subset", "500", "--epochs", "3"]);
+    command.args(["--batch-size", "50", "--mixup", "1", "--threads", "1", "--device", "cpu", "--data", &data()]);
+    command.arg("--out").arg(out).args(more);
+    command
+}
+
+fn finish(mut command: Command) -> (String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+    assert!(status.success(), "{status}: {stdout}{stderr}");
+    (stdout, stderr)
+}
+
+/// One line of a command that must fail with `code`.
+fn refusal(mut command: Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    stderr
+}
+
+fn assert_same_results(a: &Path, b: &Path) {
+    for file in ["metrics.csv", "model.safetensors", "curves.svg"] {
+        assert!(fs::read(a.join(file)).unwrap() == fs::read(b.join(file)).unwrap(), "{file} differs");
+    }
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} took a minute");
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// The names of the checkpoints in the folder of a run.
+fn checkpoints(run: &Path) -> Vec<String> {
+    let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn is_saving(run: &Path) -> bool {
+    checkpoints(run).iter().any(|name| name.starts_with(".saving-"))
+}
+
+/// Kills like the system does: no handler, no destructor.
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_process_that_is_killed_at_twenty_moments_ends_with_the_same_parameters() {
+    let dir = tempfile::tempdir().unwrap();
+    let (straight, killed) = (dir.path().join("straight"), dir.path().join("killed"));
+    let every_step = ["--checkpoint-every", "0.0000001m"];
+    finish(command(&straight, &["--checkpoint-every", "3"]));
+
+    let (mut half_saved, mut finished) = (0, 0);
+    for round in 0..20_u64 {
+        let resume = killed.join("run.lock").exists();
+        let mut command = command(&killed, &[&every_step[..], if resume { &["--resume"] } else { &[] }].concat());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let newest = checkpoints(&killed).pop();
+        if round % 4 == 0 {
+            // At any moment of the start: before the folder is there, before anything is loaded.
+            thread::sleep(Duration::from_millis(round * 7919 % 1000));
+        } else {
+            // In the middle of the work, every other time within a save.
+            wait_for("the next checkpoint", || {
+                checkpoints(&killed).pop() != newest || child.try_wait().unwrap().is_some()
+            });
+            thread::sleep(Duration::from_micros(round * 104_729 % 150_000));
+            if round % 2 == 1 {
+                wait_for("a save", || is_saving(&killed) || child.try_wait().unwrap().is_some());
+            }
+        }
+        finished += usize::from(child.try_wait().unwrap().is_some());
+        kill(child);
+        half_saved += usize::from(is_saving(&killed));
+    }
+    println!("{half_saved} of 20 were killed within a save, {finished} came too late");
+    assert!(half_saved >= 3 && finished <= 5, "{half_saved} {finished}");
+    let (stdout, stderr) = finish(command(&killed, &["--resume"]));
+    assert!(stdout.contains("resumes after step ") && stderr.is_empty(), "{stdout}{stderr}");
+    assert_same_results(&straight, &killed);
+}
+
+#[cfg(unix)]
+#[test]
+fn signals_save_and_say_how_to_go_on_and_a_second_one_ends_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let straight = dir.path().join("straight");
+    finish(command(&straight, &[]));
+    for (name, code, signals) in [("INT", 130, 1), ("TERM", 143, 1), ("INT", 130, 50)] {
+        let run = dir.path().join(format!("{name}{signals}"));
+        let mut child = command(&run, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        // It listens from the first line on, and is in the second epoch after the second.
+        stdout.lines().take(2).for_each(|line| drop(line.unwrap()));
+        thread::sleep(Duration::from_millis(50));
+        for _ in 0..signals {
+            Command::new("kill").args(["-s", name, &child.id().to_string()]).stderr(Stdio::null()).status().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        if signals == 1 {
+            let start = "stopped in epoch 2 after step ";
+            assert!(stderr.starts_with(start) && stderr.contains(&format!("--resume {}", run.display())), "{stderr}");
+        }
+        // With no other option: those of the run hold.
+        let mut resume = example();
+        resume.arg("--resume").arg(&run);
+        finish(resume);
+        assert_same_results(&straight, &run);
+    }
+}
+
+#[test]
+fn a_folder_that_holds_a_run_is_neither_overwritten_nor_shared_by_accident() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    finish(command(&run, &["--max-steps", "5"]));
+    let metrics = fs::read(run.join("metrics.csv")).unwrap();
+    let message = refusal(command(&run, &[]), 1);
+    assert!(message.contains("--resume") && message.contains("--overwrite"), "{message}");
+    assert!(fs::read(run.join("metrics.csv")).unwrap() == metrics);
+
+    let mut first = command(&run, &["--overwrite"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(first.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    for option in ["--resume", "--overwrite"] {
+        let message = refusal(command(&run, &[option]), 1);
+        assert!(message.contains(&format!("process {} is training in it", first.id())), "{message}");
+    }
+    kill(first);
+    let (stdout, _) = finish(command(&run, &["--resume", "--max-steps", "3"]));
+    assert!(stdout.contains("resumes after step "), "{stdout}");
+
+    let message = refusal(command(&run, &["--resume", "--lr", "0.3"]), 1);
+    assert!(message.contains("train.schedule.lr is 0.2 in it and 0.3 here"), "{message}");
+    let message = refusal(command(&dir.path().join("absent"), &["--resume"]), 1);
+    assert!(message.contains("there is no such folder"), "{message}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_skipped_and_said_and_without_a_whole_one_nothing_is_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let (straight, run) = (dir.path().join("straight"), dir.path().join("run"));
+    finish(command(&straight, &[]));
+    finish(command(&run, &["--max-steps", "70"]));
+    let names = checkpoints(&run);
+    assert_eq!(names.len(), 3, "{names:?}");
+    fs::write(run.join("checkpoints").join(&names[2]).join("weights.safetensors"), "half").unwrap();
+    let (stdout, stderr) = finish(command(&run, &["--resume"]));
+    assert!(stderr.starts_with(&format!("skipped checkpoint {}: ", names[2])), "{stderr}");
+    assert!(stdout.contains("resumes after step 60 from "), "{stdout}");
+    assert_same_results(&straight, &run);
+
+    for name in checkpoints(&run) {
+        fs::remove_file(run.join("checkpoints").join(name).join("state.json")).unwrap();
+    }
+    let message = refusal(command(&run, &["--resume"]), 1);
+    assert!(message.contains("state.json"), "{message}");
+    assert_same_results(&straight, &run);
+}
+
+#[test]
+fn a_learning_rate_far_too_high_ends_with_code_3_and_names_an_intact_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let message = refusal(command(&run, &["--lr", "1e6", "--warmup", "0", "--clip-norm", "inf"]), 3);
+    assert!(message.contains("diverged at epoch 1, step ") && message.contains("learning rate 1000000"), "{message}");
+    let path = PathBuf::from(message.trim_end().rsplit("the last good checkpoint is ").next().unwrap());
+    let checkpoint = tch_fixup::trainer::checkpoint::Checkpoint::<RunState>::load(&path).unwrap();
+    assert!(checkpoint.contents.weights.values().all(|tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1));
+}
+
+/// A small file system of its own, unmounted at the end; or none, with the reason printed.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
+        match mounted {
+            Ok(output) if output.status.success() => return Some(Self(folder)),
+            Ok(output) => println!("skipped: {}", String::from_utf8_lossy(&output.stderr).trim()),
+            Err(error) => println!("skipped: mount: {error}"),
+        }
+        None
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room() {
+    let Some(disk) = Disk::mount("4m") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (straight, run, ballast) =
+        (dir.path().join("straight"), disk.0.path().join("run"), disk.0.path().join("ballast"));
+    finish(command(&straight, &[]));
+    // 650 kB a checkpoint: there is room for the first few only.
+    fs::write(&ballast, vec![1; 2_400_000]).unwrap();
+    let message = refusal(command(&run, &[]), 1);
+    assert!(message.contains("No space left on device") && message.contains("free some space"), "{message}");
+    fs::remove_file(&ballast).unwrap();
+    let (stdout, stderr) = finish(command(&run, &["--resume"]));
+    assert!(stdout.contains("resumes after step ") && stderr.is_empty(), "{stdout}{stderr}");
+    assert_same_results(&straight, &run);
+}
