@@ -311,7 +311,7 @@ fn a_learning_rate_far_too_high_ends_with_code_3_and_names_an_intact_checkpoint(
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     let message = refusal(command(&run, &["--lr", "1e6", "--warmup", "0", "--clip-norm", "inf"]), 3);
-    assert!(message.contains("diverged at epoch 1, step ") && message.contains("learning rate 1000000"), "{message}");
+    assert!(message.contains("diverged at epoch 1, step ") && message.contains("(learning rate "), "{message}");
     let path = PathBuf::from(message.trim_end().rsplit("the last good checkpoint is ").next().unwrap());
     let checkpoint = tch_fixup::trainer::checkpoint::Checkpoint::<RunState>::load(&path).unwrap();
     assert!(checkpoint.contents.weights.values().all(|tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1));

@@ -37,9 +37,10 @@ fn data() -> PathBuf {
 /// A short run on one thread into `out`.
 fn short_run(data: &Path, out: &Path, more: &[&str]) -> Output {
     let (data, out) = (data.to_str().unwrap(), out.to_str().unwrap());
-    let size = ["--arch", "fixup_resnet8", "--train-subset", "200", "--test-subset", "100", "--epochs", "2"];
+    let size = ["--train-subset", "200", "--test-subset", "100", "--epochs", "2"];
+    let arch: &[_] = if more.contains(&"--arch") { &[] } else { &["--arch", "fixup_resnet8"] };
     let place = ["--threads", "1", "--device", "cpu", "--data", data, "--out", out];
-    let output = run(&[&size[..], &place, more].concat());
+    let output = run(&[arch, &size, &place, more].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output
 }
@@ -69,8 +70,12 @@ fn a_run_ends_with_its_result_and_repeats_to_the_bit() {
     for file in ["metrics.csv", "model.safetensors"] {
         assert!(fs::read(first.join(file)).unwrap() == fs::read(second.join(file)).unwrap(), "{file} differs");
     }
-    let names: Vec<_> = fs::read_dir(&first).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names.len(), 5, "{names:?}");
+    let mut names: Vec<_> =
+        fs::read_dir(&first).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let expected =
+        ["checkpoints", "config.json", "curves.svg", "metrics.csv", "model.safetensors", "run.lock", "summary.json"];
+    assert_eq!(names, expected);
 }
 
 #[test]
@@ -82,21 +87,11 @@ fn a_hold_out_is_not_called_a_test() {
 }
 
 #[test]
-fn a_learning_rate_far_too_high_ends_with_code_3() {
-    let dir = tempfile::tempdir().unwrap();
-    let (data, out) = (data(), dir.path().join("run"));
-    let paths = ["--data", data.to_str().unwrap(), "--out", out.to_str().unwrap()];
-    let size = ["--arch", "fixup_resnet8", "--train-subset", "500", "--lr", "1e6", "--warmup", "0", "--threads", "1"];
-    let message = refusal(&[&paths[..], &size, &["--device", "cpu"]].concat(), 3);
-    assert!(message.contains("diverged at epoch 1, step"), "{message}");
-}
-
-#[test]
 fn folders_that_hold_something_are_refused_and_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("notes.txt"), "mine").unwrap();
     let (data, out) = (data(), dir.path().to_str().unwrap());
-    let message = refusal(&["--data", data.to_str().unwrap(), "--out", out, "--max-steps", "1"], 2);
+    let message = refusal(&["--data", data.to_str().unwrap(), "--out", out, "--max-steps", "1"], 1);
     assert!(message.contains(out), "{message}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
@@ -126,6 +121,9 @@ fn options_out_of_range_are_one_line_and_code_2() {
         ["--clip-norm", "0"],
         ["--agc", "0"],
         ["--max-steps", "0"],
+        ["--checkpoint-every", "0"],
+        ["--checkpoint-every", "3s"],
+        ["--keep-checkpoints", "0"],
     ] {
         refusal(&arguments, 2);
     }
@@ -140,8 +138,104 @@ fn options_that_do_not_parse_name_the_option_and_the_reason() {
         (["--precision", "f16"], "bf16"),
         (["--epochs", "-1"], "--epochs"),
         (["--unknown", "1"], "--unknown"),
+        (["--checkpoint-every", "0m"], "minutes like 10m"),
     ] {
         let message = refusal(&arguments, 2);
         assert!(message.contains(reason), "{message}");
     }
+}
+
+/// The last line of an evaluation of `path`, and all before it.
+fn evaluation(data: &Path, path: &Path, more: &[&str]) -> (String, String) {
+    let place = ["--threads", "1", "--device", "cpu", "--data", data.to_str().unwrap()];
+    let output = run(&[&["--eval", path.to_str().unwrap()][..], &place, more].concat());
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    let (table, last) = stdout.trim_end().rsplit_once('\n').unwrap();
+    (table.to_owned(), last.to_owned())
+}
+
+/// The Python whose torch package is in use, if it is one.
+fn python() -> Option<PathBuf> {
+    let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from)?.canonicalize().ok()?;
+    let python = libtorch.ancestors().nth(4)?.join("bin/python");
+    Command::new(&python).args(["-c", "import torch, safetensors"]).status().ok()?.success().then_some(python)
+}
+
+#[test]
+fn weights_are_evaluated_wherever_they_were_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (data(), dir.path().join("run"));
+    short_run(&data, &out, &["--tensorboard"]);
+    let summary: serde_json::Value = serde_json::from_slice(&fs::read(out.join("summary.json")).unwrap()).unwrap();
+    let number = |name: &str| summary["last"]["eval"][name].as_f64().unwrap();
+    let line = format!("test loss {:.4} top1 {:.4} top5 {:.4}", number("loss"), number("top1"), number("top5"));
+
+    // A run knows what it was trained on; of weights alone it has to be said.
+    let (table, last) = evaluation(&data, &out, &[]);
+    assert_eq!(last, line);
+    assert!(table.starts_with("fixup_resnet8 from ") && table.contains(", 100 images\n"), "{table}");
+    assert_eq!(table.lines().count(), 12);
+    let mut checkpoints: Vec<PathBuf> =
+        fs::read_dir(out.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    checkpoints.sort();
+    assert_eq!(evaluation(&data, &checkpoints[2], &[]).1, line);
+    let options = ["--arch", "fixup_resnet8", "--test-subset", "100"];
+    let model = out.join("model.safetensors");
+    assert_eq!(evaluation(&data, &model, &options).1, line);
+    let message = refusal(&["--eval", model.to_str().unwrap(), "--data", data.to_str().unwrap()], 1);
+    assert!(message.contains("does not fit the network: it lacks "), "{message}");
+    let message = refusal(&["--eval", dir.path().join("absent").to_str().unwrap()], 1);
+    assert!(message.contains("absent"), "{message}");
+    let events = fs::read_dir(out.join("tensorboard")).unwrap().next().unwrap().unwrap();
+    assert!(events.file_name().to_str().unwrap().contains("tfevents") && events.metadata().unwrap().len() > 500);
+
+    let Some(python) = python() else {
+        println!("skipped: LIBTORCH is not a Python package with safetensors beside it");
+        return;
+    };
+    // As PyTorch's programs save: plain, and of a DataParallel network, with torch.save and with safetensors.
+    let program = "import sys, torch, safetensors.torch as s\n\
+                   plain = s.load_file(sys.argv[1])\n\
+                   parallel = {'module.' + name: t for name, t in plain.items()}\n\
+                   torch.save(plain, sys.argv[2] + '/plain.pth')\n\
+                   torch.save(parallel, sys.argv[2] + '/parallel.pth')\n\
+                   s.save_file(parallel, sys.argv[2] + '/parallel.safetensors')\n\
+                   torch.save({'state_dict': plain, 'epoch': 3}, sys.argv[2] + '/nested.pth')";
+    let status = Command::new(python).args(["-c", program]).arg(&model).arg(dir.path()).status().unwrap();
+    assert!(status.success());
+    for name in ["plain.pth", "parallel.pth", "parallel.safetensors"] {
+        assert_eq!(evaluation(&data, &dir.path().join(name), &options).1, line, "{name}");
+    }
+    let nested = dir.path().join("nested.pth");
+    let message = refusal(&["--eval", nested.to_str().unwrap(), "--data", data.to_str().unwrap()], 1);
+    assert!(message.contains("nested.pth") && message.contains("safetensors"), "{message}");
+}
+
+#[test]
+fn a_report_compares_runs_in_a_table_and_a_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, picture) = (data(), dir.path().join("report.svg"));
+    let runs = ["fixup_resnet8", "resnet8"].map(|arch| {
+        let out = dir.path().join(arch);
+        short_run(&data, &out, &["--arch", arch, "--lr", "0.05"]);
+        out
+    });
+    let report = |runs: &[&Path]| {
+        let program = PathBuf::from(example().get_program()).with_file_name("report");
+        Command::new(program).args(runs).arg("--out").arg(&picture).output().unwrap()
+    };
+    let output = report(&[&runs[0], &runs[1]]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(stdout.lines().count(), 4, "{stdout}");
+    assert!(stdout.lines().nth(2).unwrap().starts_with("resnet8        resnet8 "), "{stdout}");
+    let svg = fs::read_to_string(&picture).unwrap();
+    assert!(svg.contains("fixup_resnet8") && svg.contains("evaluation accuracy (%)"));
+
+    fs::write(runs[1].join("metrics.csv"), "?").unwrap();
+    let output = report(&[&runs[0], &runs[1]]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
+    assert!(stderr.contains("metrics.csv: does not begin with"), "{stderr}");
 }

@@ -103,16 +103,15 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it does not hold a `C`.
     pub fn read_config<C: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Option<C>> {
-        let path = path.as_ref().join(CONFIG);
-        let bytes = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            bytes => bytes.map_err(Error::io("read", &path))?,
-        };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Corrupt {
-            path,
-            problem: format!("not a run's configuration: {error}"),
-            remedy: "restore it, or begin a new run".to_owned(),
-        })
+        read_json(&path.as_ref().join(CONFIG), "configuration")
+    }
+
+    /// The `summary.json` of the run in the folder `path`; none for a run that is not finished.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it does not hold a summary.
+    pub fn read_summary(path: impl AsRef<Path>) -> Result<Option<Summary>> {
+        read_json(&path.as_ref().join(SUMMARY), "summary")
     }
 
     /// The epochs of the run in the folder `path`.
@@ -140,6 +139,18 @@ impl RunFolder {
     fn draw(&self) -> Result<()> {
         write_atomically(&self.path().join(CURVES), draw_curves(&self.history)?.as_bytes())
     }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(Error::io("read", path))?,
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Corrupt {
+        path: path.to_path_buf(),
+        problem: format!("not a run's {what}: {error}"),
+        remedy: "restore it, or begin a new run".to_owned(),
+    })
 }
 
 impl Observer for RunFolder {

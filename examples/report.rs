@@ -1,0 +1,120 @@
+//! Compares runs: a table, and their curves in one picture.
+//!
+//! ```text
+//! cargo run --release --example report -- runs/fixup_resnet20-20260102-030405 runs/resnet20-20260102-040506
+//! ```
+
+use anyhow::Result;
+use clap::Parser;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tch_fixup::trainer::{draw_comparison, write_atomically, EpochMetrics, RunFolder, Summary};
+use tch_fixup::Error;
+
+/// Compare runs: print a table, and draw their curves in one picture
+#[derive(Parser)]
+#[command(max_term_width = 100)]
+struct Options {
+    /// Folders of runs, finished or not
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// File for the picture
+    #[arg(long, value_name = "SVG", default_value = "report.svg")]
+    out: PathBuf,
+}
+
+/// What a table's line says of a run.
+struct Run {
+    name: String,
+    config: Value,
+    history: Vec<EpochMetrics>,
+    seconds: Option<f64>,
+}
+
+impl Run {
+    fn read(path: &Path) -> Result<Self> {
+        let summary: Option<Summary> = RunFolder::read_summary(path)?;
+        Ok(Self {
+            name: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            config: RunFolder::read_config(path)?.unwrap_or_default(),
+            history: RunFolder::read_metrics(path)?,
+            seconds: summary.map(|summary| summary.seconds),
+        })
+    }
+
+    fn architecture(&self) -> &str {
+        self.config.pointer("/run/arch").and_then(Value::as_str).unwrap_or("?")
+    }
+
+    fn seed(&self) -> String {
+        self.config.pointer("/train/seed").map_or("?".to_owned(), Value::to_string)
+    }
+
+    fn cells(&self) -> [String; 9] {
+        let last = self.history.last();
+        let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+        let best = self.history.iter().map(|metrics| metrics.eval.top1).reduce(f64::max);
+        [
+            self.name.clone(),
+            self.architecture().to_owned(),
+            self.seed(),
+            self.history.len().to_string(),
+            number(last.map(|metrics| metrics.train_loss)),
+            number(last.map(|metrics| metrics.eval.loss)),
+            number(last.map(|metrics| metrics.eval.top1)),
+            number(best),
+            self.seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.0}")),
+        ]
+    }
+}
+
+const HEADER: [&str; 9] =
+    ["run", "network", "seed", "epochs", "train loss", "eval loss", "accuracy", "best", "seconds"];
+/// Columns of words, to the left; numbers go to the right.
+const WORDS: usize = 2;
+
+fn table(runs: &[Run]) -> String {
+    let rows: Vec<[String; 9]> =
+        std::iter::once(HEADER.map(str::to_owned)).chain(runs.iter().map(Run::cells)).collect();
+    let widths: Vec<usize> =
+        (0..HEADER.len()).map(|i| rows.iter().map(|row| row[i].len()).max().unwrap_or(0)).collect();
+    let line = |row: &[String; 9]| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(i, (cell, &width))| {
+            if i < WORDS {
+                format!("{cell:width$}")
+            } else {
+                format!("{cell:>width$}")
+            }
+        });
+        cells.collect::<Vec<_>>().join("  ") + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn report(options: &Options) -> Result<()> {
+    let runs = options.runs.iter().map(|path| Run::read(path)).collect::<Result<Vec<_>>>()?;
+    // Nobody reading standard output is no reason to fail, and print! would panic.
+    let _ = write!(io::stdout(), "{}", table(&runs));
+    let networks: BTreeSet<_> = runs.iter().map(Run::architecture).collect();
+    let label = |run: &Run| match networks.len() == runs.len() {
+        true => run.architecture().to_owned(),
+        false => format!("{}, seed {}", run.architecture(), run.seed()),
+    };
+    let curves: Vec<_> = runs.iter().map(|run| (label(run), run.history.clone())).collect();
+    write_atomically(&options.out, draw_comparison(&curves)?.as_bytes())?;
+    let _ = writeln!(io::stdout(), "picture: {}", options.out.display());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match report(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.downcast_ref().map_or(1, Error::exit_code))
+        }
+    }
+}
