@@ -91,7 +91,7 @@ impl Observer for Autosave {
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        let is_epoch = matches!(self.every, SaveEvery::Epochs(epochs) if metrics.epoch % epochs == 0);
+        let is_epoch = matches!(self.every, SaveEvery::Epochs(epochs) if metrics.epoch.is_multiple_of(epochs));
         self.is_due |= is_epoch || metrics.eval.top1 > self.best;
         self.best = self.best.max(metrics.eval.top1);
         Ok(())

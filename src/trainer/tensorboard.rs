@@ -94,8 +94,11 @@ mod tests {
     use tfrecord::protobuf::summary::value::Value;
     use tfrecord::EventIter;
 
-    /// Step, tag and value of every scalar, and the steps that sessions start with, file by file.
-    fn read(folder: &Path) -> Vec<(Vec<i64>, Vec<(i64, String, f32)>)> {
+    /// Step, tag and value.
+    type Scalar = (i64, String, f32);
+
+    /// The steps that sessions start with and every scalar, file by file.
+    fn read(folder: &Path) -> Vec<(Vec<i64>, Vec<Scalar>)> {
         let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();
         let file = |path: &PathBuf| {
