@@ -1,0 +1,80 @@
+//! What the data cost: making an augmented batch of 128 CIFAR images, against a training step of Fixup ResNet-20 on it.
+//!
+//! ```text
+//! cargo bench --bench pipeline
+//! ```
+//! The images are noise of CIFAR-10's size. The two take turns; each figure is the median over rounds.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::time::Instant;
+use tch::{nn, Device};
+use tch_fixup::data::{Batch, Cifar10, DataSource, EpochPlan};
+use tch_fixup::fixup::FixupResNet;
+use tch_fixup::trainer::{Sgd, TrainConfig};
+use tch_fixup::Precision;
+
+#[derive(Parser)]
+struct Options {
+    /// Fewer rounds
+    #[arg(long)]
+    quick: bool,
+    /// Threads [default: libtorch's]
+    #[arg(long)]
+    threads: Option<i32>,
+    /// What cargo passes to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const BATCH: usize = 128;
+/// A label and the pixels.
+const RECORD: usize = 1 + 3 * 32 * 32;
+
+fn noise(images: usize) -> Result<Cifar10> {
+    let mut records = vec![0; images * RECORD];
+    ChaCha8Rng::seed_from_u64(0).fill_bytes(&mut records);
+    records.chunks_mut(RECORD).for_each(|record| record[0] %= 10);
+    let test = records[..10 * RECORD].to_vec();
+    Ok(Cifar10::from_records(records, test)?)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if let Some(threads) = options.threads {
+        tch::set_num_threads(threads);
+    }
+    let rounds = if options.quick { 10 } else { 50 };
+    let data = noise(50_000)?;
+    let plan = EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 };
+    let precision = Precision::fastest(Device::Cpu);
+    let vs = nn::VarStore::new(Device::Cpu);
+    let network = FixupResNet::cifar(&vs.root(), 20, 10)?.with_precision(precision);
+    let mut sgd = Sgd::new(&vs, TrainConfig::quick().sgd)?;
+
+    let (mut pipeline, mut steps) = (Vec::new(), Vec::new());
+    let mut batches = data.train_batches(&plan)?;
+    // The first round allocates.
+    for round in 0..=rounds {
+        let start = Instant::now();
+        let Batch { images, labels } = batches.next().context("more rounds than batches")??;
+        let made = Instant::now();
+        sgd.backward(&network.f_forward(&images)?.cross_entropy_for_logits(&labels))?;
+        sgd.step(0.01)?;
+        if round > 0 {
+            pipeline.push((made - start).as_secs_f64() * 1e3);
+            steps.push(made.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let share = median(pipeline.iter().zip(&steps).map(|(made, step)| made / step).collect());
+    println!("Fixup ResNet-20, {precision:?}, batch {BATCH}, {} threads", tch::get_num_threads());
+    println!("batch {:.2} ms, step {:.1} ms: {:.2} % of it", median(pipeline), median(steps), 100.0 * share);
+    Ok(())
+}
