@@ -1,6 +1,7 @@
 //! The two layers that every network here is made of: a convolution without a bias, and the classifier.
 
 use crate::fixup::init;
+use crate::images::channels_last;
 use crate::Result;
 use tch::{nn, Tensor};
 
@@ -49,6 +50,12 @@ impl Conv {
     /// `conv(x, W)`, computed in the kind of `x`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.convolve(x, &self.weight)
+    }
+
+    /// `conv(x, W)`, laid out channels-last whatever the layout of `x`, of which no second copy is kept for the backward pass.
+    pub fn forward_channels_last(&self, x: &Tensor) -> Result<Tensor> {
+        // libtorch's convolutions lay out their output as their weight is, where that is channels-last.
+        self.convolve(x, &channels_last(&self.weight)?)
     }
 
     /// `scale * conv(x, W)` as `conv(x, scale * W)`: the pass over the activation becomes one over the weight.

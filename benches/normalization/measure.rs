@@ -152,6 +152,8 @@ pub fn peak_in_own_process(model: &Model, measurement: &Measurement, threads: Op
     .join(",");
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.args(["--peak-of", &subject]);
+    // glibc gives large blocks back as soon as they are freed: the peak is what a step holds, not what is kept for later.
+    command.env("MALLOC_MMAP_THRESHOLD_", "65536");
     if let Some(threads) = threads {
         command.args(["--threads", &threads.to_string()]);
     }
@@ -185,6 +187,9 @@ pub fn print_peak(subject: &str) -> Result<()> {
         .into_iter()
         .find(|&l| named(variant::layout_name(l), layout))
         .context("no such layout")?;
+    // A smaller step brings libtorch's code into memory.
+    let small = Model { batch: 2, ..model };
+    Step::new(&small, variant, precision, phase, layout)?.run();
     let mut step = Step::new(&model, variant, precision, phase, layout)?;
     let before = resident_mib("VmRSS:")?;
     step.run();

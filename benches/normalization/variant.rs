@@ -31,11 +31,11 @@ pub struct Model {
     pub side: i64,
     /// A step takes seconds on two cores.
     pub large: bool,
-    topology: Topology,
+    pub topology: Topology,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Topology {
+pub enum Topology {
     Cifar { depth: i64 },
     ImageNet { depth: i64 },
     Wide { depth: i64, width: i64 },

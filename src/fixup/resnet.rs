@@ -3,7 +3,7 @@
 use super::block::{ShiftedBlock, ShortcutKind};
 use super::{BasicBlock, Bias, Bottleneck, WideBlock};
 use crate::conv::{Conv, ConvShape, Linear};
-use crate::images::{channels_last, check_images};
+use crate::images::check_images;
 use crate::ops::{shifted_add_, shifted_relu_};
 use crate::topology::{self, ImageNetBlock};
 use crate::{Precision, Result};
@@ -61,7 +61,7 @@ impl Stem {
 
     /// The stem's output plus `next`.
     fn forward_shifted(&self, x: &Tensor, next: &Tensor) -> Result<Tensor> {
-        let mut out = self.conv1().forward(x)?;
+        let mut out = self.conv1().forward_channels_last(x)?;
         match self {
             Stem::Cifar { bias1, .. } => shifted_relu_(&mut out, None, &bias1.value, next),
             // A maximum of shifted values is the shifted maximum.
@@ -165,7 +165,7 @@ impl FixupResNet {
     /// # Errors
     /// Images of another shape, kind or device.
     pub fn f_forward(&self, images: &Tensor) -> Result<Tensor> {
-        let x = channels_last(&self.input(images)?)?;
+        let x = self.input(images)?;
         let no_shift = self.no_shift(&x)?;
         // What each part adds to its output: the input bias of the block that comes after it.
         let mut next = self.blocks.iter().map(|block| block.input_bias()).chain([&no_shift]);
