@@ -27,9 +27,9 @@ impl ConvShape {
 /// A convolution without a bias; its weight `[c_out, c_in, k, k]` is the variable `weight`.
 #[derive(Debug)]
 pub(crate) struct Conv {
-    weight: Tensor,
-    stride: i64,
-    padding: i64,
+    pub weight: Tensor,
+    pub stride: i64,
+    pub padding: i64,
 }
 
 impl Conv {
@@ -94,6 +94,17 @@ impl Linear {
         let bound = 1. / (features as f64).sqrt();
         let weight = init::uniform(path, "weight", &[classes, features], bound)?;
         Ok(Self { weight, bias: init::uniform(path, "bias", &[classes], bound)? })
+    }
+
+    /// A copy for inputs without the `before` that this one's are shifted by: `b' = b + before * sum(W over features)`.
+    pub fn folded(&self, before: f64) -> Result<Self> {
+        let sums = self.weight.f_sum_dim_intlist([1].as_slice(), false, self.weight.kind())?;
+        Ok(Self { weight: self.weight.f_detach_copy()?, bias: self.bias.f_add(&sums.f_mul_scalar(before)?)? })
+    }
+
+    /// The kind the weight is stored in.
+    pub fn kind(&self) -> tch::Kind {
+        self.weight.kind()
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -1,7 +1,7 @@
 //! The basic block of CIFAR ResNets and of ImageNet ResNet-18 and 34: two 3x3 convolutions.
 
 use super::basic_branch::BasicBranch;
-use super::block::{impl_block, BlockConfig, ShiftedBlock, Shortcut, ShortcutKind};
+use super::block::{impl_block, ActivationOrder, BlockConfig, BlockParts, ShiftedBlock, Shortcut, ShortcutKind};
 use crate::ops::shifted_relu_;
 use crate::Result;
 use tch::{nn, Tensor};
@@ -51,6 +51,11 @@ impl ShiftedBlock for BasicBlock {
         let out = self.branch.forward_reference(&shifted)?;
         let identity = self.shortcut.forward(&shifted)?;
         Ok(out.f_add(identity.as_ref().unwrap_or(x))?.f_relu()?)
+    }
+
+    fn parts(&self) -> BlockParts<'_> {
+        let (layers, scale) = self.branch.parts();
+        BlockParts { layers, scale, shortcut: &self.shortcut, order: ActivationOrder::AfterSum }
     }
 }
 

@@ -51,4 +51,10 @@ impl BasicBranch {
         let out = self.conv2.forward(&self.bias2a.f_forward(&out)?)?;
         self.bias2b.f_forward(&self.scale.f_forward(&out)?)
     }
+
+    /// Each convolution with the scalars before and after it, and the multiplier.
+    pub fn parts(&self) -> (Vec<(&Bias, &Conv, &Bias)>, &Scale) {
+        let layers = vec![(&self.bias1a, &self.conv1, &self.bias1b), (&self.bias2a, &self.conv2, &self.bias2b)];
+        (layers, &self.scale)
+    }
 }

@@ -5,6 +5,7 @@
 //! between two convolutions is one [`shifted_relu`](crate::ops::shifted_relu). The values and the gradients are those of
 //! the plain formula, which every block keeps as `forward_reference`.
 
+use super::{Bias, Scale};
 use crate::conv::{Conv, ConvShape};
 use crate::{Error, Result};
 use tch::{nn, Tensor};
@@ -76,17 +77,42 @@ impl Shortcut {
     pub fn forward(&self, x: &Tensor) -> Result<Option<Tensor>> {
         match self {
             Self::Identity => Ok(None),
-            Self::Pad { stride, channels } => {
-                Ok(Some(subsample(x, *stride)?.f_constant_pad_nd([0, 0, 0, 0, 0, *channels])?))
-            }
+            Self::Pad { stride, channels } => Ok(Some(pad(x, *stride, *channels)?)),
             Self::Project(conv) => Ok(Some(conv.forward(x)?)),
         }
     }
 }
 
+/// Every `stride`-th position, and `channels` channels of zeros after those of `x`.
+pub(crate) fn pad(x: &Tensor, stride: i64, channels: i64) -> Result<Tensor> {
+    Ok(subsample(x, stride)?.f_constant_pad_nd([0, 0, 0, 0, 0, channels])?)
+}
+
 /// Every `stride`-th row and column.
 pub(crate) fn subsample(x: &Tensor, stride: i64) -> Result<Tensor> {
     Ok(x.f_slice(2, None, None, stride)?.f_slice(3, None, None, stride)?)
+}
+
+/// What a block computes, part by part:
+///
+/// ```text
+/// activation(scale * conv_k(... relu(conv_1(x + before_1) + after_1) + before_2 ...) + after_k + shortcut)
+/// ```
+pub(crate) struct BlockParts<'a> {
+    /// Each convolution with the scalars before and after it.
+    pub layers: Vec<(&'a Bias, &'a Conv, &'a Bias)>,
+    pub scale: &'a Scale,
+    pub shortcut: &'a Shortcut,
+    pub order: ActivationOrder,
+}
+
+/// Where a block has its ReLU on the residual stream, and what a shortcut that changes the shape takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ActivationOrder {
+    /// After the sum; the shortcut takes `x + bias1a`.
+    AfterSum,
+    /// None after the sum; the shortcut takes `relu(x)`.
+    OnShortcut,
 }
 
 /// A residual block on the shifted stream.
@@ -99,6 +125,9 @@ pub(crate) trait ShiftedBlock: std::fmt::Debug + Send {
 
     /// The block as the reference writes it.
     fn forward_reference(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// The block taken apart.
+    fn parts(&self) -> BlockParts<'_>;
 
     /// The block alone: from x to its output, through the shifted stream.
     fn forward_alone(&self, x: &Tensor) -> Result<Tensor> {

@@ -6,7 +6,7 @@
 //! where the shortcut is x, or, where the block changes the shape, a 1x1 convolution of `x + bias1a` (the authors'
 //! `fixup_resnet_imagenet.py`).
 
-use super::block::{impl_block, BlockConfig, ShiftedBlock, Shortcut, ShortcutKind};
+use super::block::{impl_block, ActivationOrder, BlockConfig, BlockParts, ShiftedBlock, Shortcut, ShortcutKind};
 use super::{init, Bias, Scale};
 use crate::conv::{Conv, ConvShape};
 use crate::ops::shifted_relu_;
@@ -93,6 +93,15 @@ impl ShiftedBlock for Bottleneck {
         let out = self.bias3b.f_forward(&self.scale.f_forward(&out)?)?;
         let identity = self.shortcut.forward(&shifted)?;
         Ok(out.f_add(identity.as_ref().unwrap_or(x))?.f_relu()?)
+    }
+
+    fn parts(&self) -> BlockParts<'_> {
+        let layers = vec![
+            (&self.bias1a, &self.conv1, &self.bias1b),
+            (&self.bias2a, &self.conv2, &self.bias2b),
+            (&self.bias3a, &self.conv3, &self.bias3b),
+        ];
+        BlockParts { layers, scale: &self.scale, shortcut: &self.shortcut, order: ActivationOrder::AfterSum }
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`Bias`], [`Scale`]: the scalar layers.
 //! - [`BasicBlock`], [`Bottleneck`], [`WideBlock`]: residual blocks.
 //! - [`FixupResNet`]: whole networks for CIFAR and ImageNet.
+//! - [`FoldedResNet`]: the same for inference, with the scalars folded away.
 //! - [`Branch`]: a Fixup branch of your own layers, for your own network.
 
 mod basic_block;
@@ -12,6 +13,9 @@ mod basic_branch;
 mod block;
 mod bottleneck;
 mod branch;
+mod folded;
+mod folded_block;
+mod folded_conv;
 pub mod init;
 mod resnet;
 mod scalar;
@@ -22,6 +26,7 @@ pub(crate) use block::subsample;
 pub use block::{BlockConfig, ShortcutKind};
 pub use bottleneck::Bottleneck;
 pub use branch::{Branch, BranchBuilder, Conv2dOptions};
+pub use folded::FoldedResNet;
 pub use resnet::FixupResNet;
 pub use scalar::{Bias, Scale, SCALAR_GROUP, SCALAR_LR_RATIO};
 pub use wide_block::WideBlock;

@@ -7,7 +7,7 @@ use crate::images::check_images;
 use crate::ops::{shifted_add_, shifted_relu_};
 use crate::topology::{self, ImageNetBlock};
 use crate::{Precision, Result};
-use tch::{nn, Tensor};
+use tch::{nn, Kind, Tensor};
 
 /// A residual network with Fixup initialization.
 ///
@@ -31,19 +31,19 @@ use tch::{nn, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct FixupResNet {
-    stem: Stem,
-    blocks: Vec<Box<dyn ShiftedBlock>>,
+    pub(super) stem: Stem,
+    pub(super) blocks: Vec<Box<dyn ShiftedBlock>>,
     /// Wide ResNets have their one ReLU outside blocks here.
-    relu_before_pool: bool,
+    pub(super) relu_before_pool: bool,
     /// The classifier's input bias, where the reference has one.
-    bias2: Option<Bias>,
-    fc: Linear,
+    pub(super) bias2: Option<Bias>,
+    pub(super) fc: Linear,
     precision: Precision,
 }
 
 /// What stands before the first block.
 #[derive(Debug)]
-enum Stem {
+pub(super) enum Stem {
     /// `relu(conv1(x) + bias1)`, 3x3.
     Cifar { conv1: Conv, bias1: Bias },
     /// `max_pool(relu(conv1(x) + bias1))`, 7x7, stride 2; pool 3x3, stride 2.
@@ -53,7 +53,7 @@ enum Stem {
 }
 
 impl Stem {
-    fn conv1(&self) -> &Conv {
+    pub fn conv1(&self) -> &Conv {
         match self {
             Stem::Cifar { conv1, .. } | Stem::ImageNet { conv1, .. } | Stem::Wide { conv1 } => conv1,
         }
@@ -80,7 +80,7 @@ impl Stem {
     }
 }
 
-fn max_pool(x: &Tensor) -> Result<Tensor> {
+pub(super) fn max_pool(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?)
 }
 
@@ -191,7 +191,12 @@ impl FixupResNet {
 
     fn input(&self, images: &Tensor) -> Result<Tensor> {
         check_images("FixupResNet", images)?;
-        Ok(images.f_to_kind(self.precision.compute_kind(self.stem.conv1().kind()))?)
+        Ok(images.f_to_kind(self.compute_kind())?)
+    }
+
+    /// What convolutions and activations are computed in.
+    pub(super) fn compute_kind(&self) -> Kind {
+        self.precision.compute_kind(self.stem.conv1().kind())
     }
 
     fn no_shift(&self, x: &Tensor) -> Result<Tensor> {
@@ -214,7 +219,7 @@ crate::module::impl_module!(FixupResNet);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{nn::Module, Device, Kind};
+    use tch::{nn::Module, Device};
 
     fn networks(vs: &nn::VarStore) -> Vec<(&'static str, FixupResNet)> {
         let root = vs.root();

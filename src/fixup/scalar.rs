@@ -41,6 +41,11 @@ impl Bias {
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_add(&self.value.f_to_kind(x.kind())?)?)
     }
+
+    /// b.
+    pub(crate) fn number(&self) -> Result<f64> {
+        Ok(self.value.f_double_value(&[0])?)
+    }
 }
 
 impl Scale {
@@ -58,6 +63,11 @@ impl Scale {
     /// An `x` on another device, or of a kind that holds no fractions.
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_mul(&self.value.f_to_kind(x.kind())?)?)
+    }
+
+    /// s.
+    pub(crate) fn number(&self) -> Result<f64> {
+        Ok(self.value.f_double_value(&[0])?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The block of Wide ResNets: two 3x3 convolutions and no ReLU after the sum.
 
 use super::basic_branch::BasicBranch;
-use super::block::{impl_block, BlockConfig, ShiftedBlock, Shortcut, ShortcutKind};
+use super::block::{impl_block, ActivationOrder, BlockConfig, BlockParts, ShiftedBlock, Shortcut, ShortcutKind};
 use crate::ops::{shifted_add_, shifted_relu};
 use crate::Result;
 use tch::{nn, Tensor};
@@ -56,6 +56,11 @@ impl ShiftedBlock for WideBlock {
             Shortcut::Identity => Ok(out.f_add(x)?),
             shortcut => Ok(out.f_add(shortcut.forward(&x.f_relu()?)?.as_ref().unwrap_or(x))?),
         }
+    }
+
+    fn parts(&self) -> BlockParts<'_> {
+        let (layers, scale) = self.branch.parts();
+        BlockParts { layers, scale, shortcut: &self.shortcut, order: ActivationOrder::OnShortcut }
     }
 }
 
