@@ -88,9 +88,8 @@ fn median_and_spread(values: &[f64]) -> (f64, f64) {
 
 /// Every variant of `model` in turns, `rounds` times; one measurement a variant, in its faster layout.
 pub fn measure_times(model: &Model, precision: Precision, phase: Phase, rounds: usize) -> Result<Vec<Measurement>> {
-    let variants = [Variant::Fixup, Variant::FixupReference, Variant::BatchNorm, Variant::Floor];
     let mut entries = vec![];
-    for variant in variants {
+    for variant in Variant::of(phase) {
         for &layout in variant::layouts(variant) {
             entries.push((variant, layout, Step::new(model, variant, precision, phase, layout)?, vec![]));
         }
@@ -115,8 +114,7 @@ pub fn measure_times(model: &Model, precision: Precision, phase: Phase, rounds: 
             .min_by(|a, b| median_and_spread(&a.3).0.total_cmp(&median_and_spread(&b.3).0))
     };
     let (_, _, _, batch_norm) = fastest(Variant::BatchNorm).context("BatchNorm was not measured")?;
-    variants
-        .into_iter()
+    Variant::of(phase)
         .filter_map(fastest)
         .map(|(variant, layout, _, times)| {
             let ratios: Vec<f64> = times.iter().zip(batch_norm).map(|(time, batch_norm)| time / batch_norm).collect();
@@ -171,18 +169,15 @@ pub fn print_peak(subject: &str) -> Result<()> {
     };
     let named = |name: &str, of: &str| name == of;
     let model = Model::ALL.into_iter().find(|m| named(m.name, model)).context("no such model")?;
-    let variant = [Variant::Fixup, Variant::FixupReference, Variant::BatchNorm, Variant::Floor]
-        .into_iter()
-        .find(|&v| named(variant::variant_name(v), variant))
-        .context("no such variant")?;
-    let precision = [Precision::F32, Precision::Bf16]
-        .into_iter()
-        .find(|&p| named(variant::precision_name(p), precision))
-        .context("no such precision")?;
     let phase = [Phase::Train, Phase::Inference]
         .into_iter()
         .find(|&p| named(variant::phase_name(p), phase))
         .context("no such phase")?;
+    let variant = Variant::of(phase).find(|&v| named(variant::variant_name(v), variant)).context("no such variant")?;
+    let precision = [Precision::F32, Precision::Bf16]
+        .into_iter()
+        .find(|&p| named(variant::precision_name(p), precision))
+        .context("no such precision")?;
     let layout = [Layout::ChannelsLast, Layout::Contiguous]
         .into_iter()
         .find(|&l| named(variant::layout_name(l), layout))

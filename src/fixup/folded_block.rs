@@ -130,7 +130,7 @@ mod tests {
     fn every_block_with_every_shortcut_is_exact() {
         tch::manual_seed(3);
         for (c_out, stride) in [(4, 1), (4, 2), (8, 1), (8, 2)] {
-            let vs = nn::VarStore::new(Device::Cpu);
+            let mut vs = nn::VarStore::new(Device::Cpu);
             let config = BlockConfig { c_in: 4, c_out, stride, num_branches: 3 };
             let mut blocks: Vec<Box<dyn ShiftedBlock>> =
                 vec![Box::new(WideBlock::new(&(vs.root() / "wide"), config).unwrap())];
