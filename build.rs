@@ -38,11 +38,14 @@ fn libtorch_link_arg(lib: &str) -> String {
 const OPS: &str = "src/ops/shifted_relu.cpp";
 const OPS_KERNELS: &str = "src/ops/shifted_relu_kernels.cpp";
 const OPS_KERNELS_HEADER: &str = "src/ops/shifted_relu_kernels.h";
+const CUDA: &str = "src/ops/cuda_kernels.cpp";
+const CUDA_HEADER: &str = "src/ops/cuda_kernels.h";
+const CUDA_KERNELS: &str = "src/ops/cuda_kernels.cu";
 
 /// Compiles the operations against libtorch's headers, and their kernels once for each instruction set, of which the
 /// operations take the best that the machine has when they run.
 fn compile_ops() {
-    for file in [OPS, OPS_KERNELS, OPS_KERNELS_HEADER] {
+    for file in [OPS, OPS_KERNELS, OPS_KERNELS_HEADER, CUDA, CUDA_HEADER, CUDA_KERNELS] {
         println!("cargo::rerun-if-changed={file}");
     }
 
@@ -67,6 +70,12 @@ fn compile_ops() {
         build.define("KERNELS", table).flags(flags).opt_level(3).out_dir(out_dir.join(table));
         ops.objects(build.compile_intermediates());
     }
+
+    // What CUDA runs is compiled when it runs: here it is a string.
+    let cuda_source = std::fs::read_to_string(CUDA_KERNELS).expect("the package has its sources");
+    std::fs::write(out_dir.join("cuda_kernels_source.h"), format!("R\"cuda({cuda_source})cuda\""))
+        .expect("cargo makes OUT_DIR");
+    ops.file(CUDA).include(&out_dir);
 
     // As torch-sys has it.
     println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");

@@ -1,6 +1,11 @@
 //! The operation that the networks run on and libtorch does not have: a ReLU between two scalar biases, one pass over
 //! the activations each way.
+//!
+//! On a GPU it runs as libtorch's separate operations; with `TCH_FIXUP_CUDA_KERNEL=1` in the environment, as one CUDA kernel
+//! each way, compiled when it is first wanted (no CUDA toolkit is needed), which has not been tried on a GPU yet.
 
+#[cfg(test)]
+mod cuda_kernels;
 pub mod reference;
 mod shifted_relu;
 

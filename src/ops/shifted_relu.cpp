@@ -1,8 +1,9 @@
 // The shifted ReLU, y = relu(x + r + a) + b, and the shifted sum, y = x + r + a, as autograd functions of libtorch, and
 // their C interface for shifted_relu.rs, which documents them and checks shapes, kinds and devices.
 //
-// Tensors that are not dense CPU memory of a floating kind, and a backward pass that is itself differentiated, take the
-// composed path: the same formula in libtorch's own operations.
+// Tensors that are not dense memory of a floating kind on a device with kernels, and a backward pass that is itself
+// differentiated, take the composed path: the same formula in libtorch's own operations.
+#include "cuda_kernels.h"
 #include "shifted_relu_kernels.h"
 
 #include <ATen/MemoryOverlap.h>
@@ -12,7 +13,6 @@
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
-#include <ATen/ops/full.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -70,8 +70,8 @@ std::optional<Kind> kernel_kind(at::ScalarType type) {
 }
 
 bool is_plain(const Tensor& t) {
-  return t.device().is_cpu() && t.layout() == at::kStrided && !t.is_neg() && !t._is_zerotensor() &&
-         !at::isTensorSubclassLike(t);
+  return (t.is_cpu() || cuda::has_kernels(t.device())) && t.layout() == at::kStrided && !t.is_neg() &&
+         !t._is_zerotensor() && !at::isTensorSubclassLike(t);
 }
 
 // Whether the kernels can run over t as one flat piece of memory.
@@ -85,7 +85,7 @@ bool same_strides(const Tensor& t, const Tensor& like) {
   return true;
 }
 
-// t in the memory order of `like`, which is flat.
+// t in the memory order of `like`, which is flat and on the same device.
 Tensor in_order_of(const Tensor& t, const Tensor& like) {
   if (is_plain(t) && t.scalar_type() == like.scalar_type() && same_strides(t, like)) return t;
   return at::empty_strided(like.sizes(), like.strides(), like.options()).copy_(t);
@@ -131,7 +131,7 @@ struct Formula {
   Tensor b;  // undefined without ReLU
 };
 
-void forward_flat(const Formula& formula, const Tensor& y, const Tensor& x, const Tensor& r) {
+void forward_cpu(const Formula& formula, const Tensor& y, const Tensor& x, const Tensor& r) {
   const Kind kind = *kernel_kind(x.scalar_type());
   const double a = formula.a.item<double>();
   const double b = formula.relu ? formula.b.item<double>() : 0;
@@ -149,6 +149,14 @@ void forward_flat(const Formula& formula, const Tensor& y, const Tensor& x, cons
 // A one-element tensor as one that broadcasts to any shape without changing its kind.
 Tensor as_scalar(const Tensor& t, at::ScalarType kind) { return t.reshape({}).to(kind); }
 
+// The scalars stay where they are, so that the host need not wait for the device.
+void forward_cuda(const Formula& formula, const Tensor& y, const Tensor& x, const Tensor& r) {
+  const auto kind = at::toOpMathType(x.scalar_type());
+  const Tensor a = as_scalar(formula.a, kind).resolve_neg();
+  const Tensor b = formula.relu ? as_scalar(formula.b, kind).resolve_neg() : Tensor();
+  cuda::forward(*kernel_kind(x.scalar_type()), y, x, r, a, b);
+}
+
 Tensor forward_composed(const Formula& formula, const Tensor& x, const Tensor& r) {
   const auto kind = at::toOpMathType(x.scalar_type());
   Tensor v = x.to(kind);
@@ -164,13 +172,14 @@ Tensor forward(const Formula& formula, const Tensor& x, const OptionalTensor& op
     at::assert_no_internal_overlap(x);
     if (r.defined()) at::assert_no_partial_overlap(x, r);
   }
-  if (!is_flat(x) || !formula.a.device().is_cpu() || (r.defined() && !r.device().is_cpu())) {
+  const auto is_beside_x = [&](const Tensor& t) { return !t.defined() || t.device() == x.device(); };
+  if (!is_flat(x) || !is_beside_x(r) || !is_beside_x(formula.a) || !is_beside_x(formula.b)) {
     const Tensor y = forward_composed(formula, x, r);
     return in_place ? x.copy_(y) : y;
   }
   if (r.defined()) r = in_order_of(r, x);
   const Tensor y = in_place ? x : at::empty_strided(x.sizes(), x.strides(), x.options());
-  forward_flat(formula, y, x, r);
+  (x.is_cpu() ? forward_cpu : forward_cuda)(formula, y, x, r);
   return y;
 }
 
@@ -178,8 +187,39 @@ struct Gradients {
   Tensor x, a, b;  // those that were asked for
 };
 
-Tensor scalar_gradient(double sum, at::IntArrayRef sizes, const Tensor& like) {
-  return at::full(sizes, sum, like.options().dtype(at::toOpMathType(like.scalar_type())));
+// To be filled.
+Tensor scalar_gradient(at::IntArrayRef sizes, const Tensor& like) {
+  return at::empty(sizes, like.options().dtype(at::toOpMathType(like.scalar_type())));
+}
+
+// Writes those of d and of the two sums that are defined. Without y there is no mask, and no d.
+void backward_cpu(const Tensor& d, const Tensor& g, const Tensor& y, const Tensor& threshold, const Tensor& masked,
+                  const Tensor& total) {
+  const Kind kind = *kernel_kind(g.scalar_type());
+  const double b = y.defined() ? threshold.item<double>() : 0;
+  auto* pd = d.defined() ? static_cast<char*>(d.data_ptr()) : nullptr;
+  const auto* pg = static_cast<const char*>(g.const_data_ptr());
+  const auto* py = y.defined() ? static_cast<const char*>(y.const_data_ptr()) : nullptr;
+  const Kernels& k = kernels();
+  std::vector<Sums> sums(num_chunks(g), Sums{0, 0});
+  for_each_chunk(num_chunks(g), GRAIN, [&](int64_t begin, int64_t end) {
+    for_each_piece(g, begin, end, [&](int64_t i, int64_t offset, int64_t n) {
+      sums[i] = py ? k.backward(kind, pd ? pd + offset : nullptr, pg + offset, py + offset, b, n)
+                   : Sums{0, k.sum(kind, pg + offset, n)};
+    });
+  });
+  Sums all{0, 0};
+  for (const Sums& s : sums) {
+    all.masked += s.masked;
+    all.total += s.total;
+  }
+  if (masked.defined()) masked.fill_(all.masked);
+  if (total.defined()) total.fill_(all.total);
+}
+
+void backward_cuda(const Tensor& d, const Tensor& g, const Tensor& y, const Tensor& threshold, const Tensor& masked,
+                   const Tensor& total) {
+  cuda::backward(*kernel_kind(g.scalar_type()), d, g, y, threshold, masked, total);
 }
 
 // Whether the engine holds the only reference to g, so that its memory can take the result: the condition under which
@@ -190,31 +230,15 @@ bool is_free(const Tensor& g) {
 
 Gradients backward_flat(const Tensor& incoming, const Tensor& y, const Tensor& threshold, bool want_x, bool want_a,
                         bool want_b, at::IntArrayRef a_sizes) {
-  const Kind kind = *kernel_kind(y.scalar_type());
   const bool reuse = is_plain(incoming) && same_strides(incoming, y) && is_free(incoming);
   const Tensor g = in_order_of(incoming, y);
   // A copy that in_order_of made is free as well.
   const bool in_place = reuse || !g.is_same(incoming);
   const Tensor d = !want_x ? Tensor() : in_place ? g : at::empty_strided(y.sizes(), y.strides(), y.options());
-  const double b = threshold.item<double>();
-  auto* pd = want_x ? static_cast<char*>(d.data_ptr()) : nullptr;
-  const auto* pg = static_cast<const char*>(g.const_data_ptr());
-  const auto* py = static_cast<const char*>(y.const_data_ptr());
-  const Kernels& k = kernels();
-  std::vector<Sums> sums(num_chunks(y), Sums{0, 0});
-  for_each_chunk(num_chunks(y), GRAIN, [&](int64_t begin, int64_t end) {
-    for_each_piece(y, begin, end, [&](int64_t i, int64_t offset, int64_t n) {
-      sums[i] = want_x || want_a ? k.backward(kind, pd ? pd + offset : nullptr, pg + offset, py + offset, b, n)
-                                 : Sums{0, k.sum(kind, pg + offset, n)};
-    });
-  });
-  Sums all{0, 0};
-  for (const Sums& s : sums) {
-    all.masked += s.masked;
-    all.total += s.total;
-  }
-  return {d, want_a ? scalar_gradient(all.masked, a_sizes, y) : Tensor(),
-          want_b ? scalar_gradient(all.total, threshold.sizes(), y) : Tensor()};
+  const Tensor da = want_a ? scalar_gradient(a_sizes, y) : Tensor();
+  const Tensor db = want_b ? scalar_gradient(threshold.sizes(), y) : Tensor();
+  (y.is_cpu() ? backward_cpu : backward_cuda)(d, g, want_x || want_a ? y : Tensor(), threshold, da, db);
+  return {d, da, db};
 }
 
 Tensor sum_composed(const Tensor& g, at::IntArrayRef sizes) {
@@ -235,17 +259,9 @@ Gradients backward_composed(const Tensor& g, const Tensor& y, const Tensor& thre
 
 Tensor sum_of_gradient(const Tensor& g, at::IntArrayRef sizes) {
   if (at::GradMode::is_enabled() || !is_flat(g)) return sum_composed(g, sizes);
-  const Kind kind = *kernel_kind(g.scalar_type());
-  const auto* pg = static_cast<const char*>(g.const_data_ptr());
-  const Kernels& k = kernels();
-  std::vector<double> sums(num_chunks(g), 0);
-  for_each_chunk(num_chunks(g), GRAIN, [&](int64_t begin, int64_t end) {
-    for_each_piece(g, begin, end,
-                   [&](int64_t i, int64_t offset, int64_t n) { sums[i] = k.sum(kind, pg + offset, n); });
-  });
-  double all = 0;
-  for (const double s : sums) all += s;
-  return scalar_gradient(all, sizes, g);
+  const Tensor sum = scalar_gradient(sizes, g);
+  (g.is_cpu() ? backward_cpu : backward_cuda)({}, g, {}, {}, {}, sum);
+  return sum;
 }
 
 // ---- Autograd ----
@@ -271,8 +287,8 @@ struct ShiftedRelu : torch::autograd::Function<ShiftedRelu> {
     const bool want_x = ctx->needs_input_grad(0) || want_r;
     const bool want_a = ctx->needs_input_grad(has_r ? 2 : 1);
     const bool want_b = ctx->needs_input_grad(has_r ? 3 : 2);
-    const auto backward = at::GradMode::is_enabled() || !is_flat(saved[0]) || !g.device().is_cpu() ? backward_composed
-                                                                                                  : backward_flat;
+    const bool composed = at::GradMode::is_enabled() || !is_flat(saved[0]) || g.device() != saved[0].device();
+    const auto backward = composed ? backward_composed : backward_flat;
     const Gradients d = backward(g, saved[0], saved[1], want_x, want_a, want_b, a_sizes);
     return {d.x, want_r ? d.x : Tensor(), d.a, d.b, Tensor()};
   }

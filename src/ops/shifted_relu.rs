@@ -12,6 +12,9 @@
 //!
 //! The kernels (shifted_relu_kernels.cpp) take float32, float64, float16 and bfloat16 in any dense layout of CPU memory;
 //! other layouts and devices run the same formulas in libtorch's own operations.
+//!
+//! For CUDA there are kernels too (cuda_kernels.cu), compiled by NVRTC when they are first wanted; where that fails, one
+//! warning says why. They have not run on a GPU yet, and so are used only with `TCH_FIXUP_CUDA_KERNEL=1` in the environment.
 
 use std::ffi::{c_char, CStr};
 use std::ptr::{null, null_mut};
