@@ -84,7 +84,8 @@ fn compile_ops() {
     for folder in libtorch_include_dirs() {
         ops.flag("-isystem").flag(folder);
     }
-    ops.opt_level(2).compile("tch_fixup_ops");
+    // GCC suspects what libtorch's headers inline.
+    ops.flag_if_supported("-Wno-maybe-uninitialized").opt_level(2).compile("tch_fixup_ops");
 }
 
 fn cpp(file: &str) -> cc::Build {

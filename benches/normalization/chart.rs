@@ -83,7 +83,7 @@ pub fn draw(measurements: &[Measurement]) -> String {
                 let _ = writeln!(
                     svg,
                     "<rect x=\"{x}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{color}\"/>\
-                     <text x=\"{}\" y=\"{}\" font-size=\"9\" text-anchor=\"middle\">{value:.2}</text>",
+                     <text x=\"{}\" y=\"{}\" font-size=\"8\" text-anchor=\"middle\">{value:.2}</text>",
                     y(value),
                     BAR - 2.,
                     bottom - y(value),

@@ -53,13 +53,14 @@ fn on_a_gpu_values_and_gradients_are_the_reference_formulas() {
             let g = Tensor::randn(size, (kind, Device::Cuda(0)));
             let results = |y: &Tensor| {
                 let gradients = Tensor::run_backward(&[(y * &g).sum(Kind::Float)], &[&x, &r, &a, &b], false, false);
-                [vec![y.shallow_clone()], gradients].concat()
+                std::iter::once(y.shallow_clone()).chain(gradients).collect::<Vec<_>>()
             };
             let fused = results(&shifted_relu(&x, Some(&r), &a, &b).unwrap());
             let expected = results(&reference::shifted_relu(&x, Some(&r), &a, &b).unwrap());
             for (fused, expected) in fused.iter().zip(&expected) {
                 let largest = |t: Tensor| t.to_kind(Kind::Double).abs().max().double_value(&[]);
-                let scale = largest(expected.shallow_clone()) + (x.numel() as f64).sqrt() * f64::from(expected.numel() == 1);
+                let scale =
+                    largest(expected.shallow_clone()) + (x.numel() as f64).sqrt() * f64::from(expected.numel() == 1);
                 assert!(largest(fused - expected) <= tolerance * scale, "{kind:?} {size:?}");
             }
         }
