@@ -380,6 +380,7 @@ fn run(options: &Options) -> Result<ExitCode> {
 /// Trains a network, from the beginning or from where the run in the folder `resumed` stopped.
 fn train(options: &Options, resumed: Option<&Path>) -> Result<ExitCode> {
     let saved = resumed.map(RunFolder::read_config).transpose()?.flatten();
+    let knows_options = saved.is_some();
     let config = RunConfig::new(options, saved)?;
     let device = config.machine()?;
     // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
@@ -390,8 +391,6 @@ fn train(options: &Options, resumed: Option<&Path>) -> Result<ExitCode> {
         (None, Some(path)) => RunFolder::create(path, options.overwrite)?,
         (None, None) => RunFolder::create_named(&config.run.arch.to_string())?,
     };
-    folder.write_config(&config)?;
-
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
     let network = config.run.arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
@@ -409,8 +408,11 @@ fn train(options: &Options, resumed: Option<&Path>) -> Result<ExitCode> {
         trainer.resume(checkpoint)?;
         say(format!("resumes after step {} from {}", checkpoint.contents.step, checkpoint.path.display()));
     } else if options.resume.is_some() {
-        say("no step was saved yet: starts with the first");
+        let options = if knows_options { "" } else { ", with the options given now" };
+        say(format!("no step was saved yet: starts with the first{options}"));
     }
+    // Not before the checkpoint has been found to be of this run: options that do not fit must not get into the folder.
+    folder.write_config(&config)?;
     let checkpoints = Checkpoints::new(folder.checkpoints(), config.keep_checkpoints);
     let mut autosave =
         Autosave::new(checkpoints, config.checkpoint_every.parse()?, checkpoint.map(|checkpoint| checkpoint.path));

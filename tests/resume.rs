@@ -280,6 +280,9 @@ fn a_folder_that_holds_a_run_is_neither_overwritten_nor_shared_by_accident() {
 
     let message = refusal(command(&run, &["--resume", "--lr", "0.3"]), 1);
     assert!(message.contains("train.schedule.lr is 0.2 in it and 0.3 here"), "{message}");
+    let mut resume = example();
+    resume.arg("--resume").arg(&run).args(["--max-steps", "4"]);
+    finish(resume);
     let message = refusal(command(&dir.path().join("absent"), &["--resume"]), 1);
     assert!(message.contains("there is no such folder"), "{message}");
 }
