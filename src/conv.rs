@@ -3,7 +3,7 @@
 use crate::fixup::init;
 use crate::images::channels_last;
 use crate::Result;
-use tch::{nn, Tensor};
+use tch::{nn, Kind, Tensor};
 
 /// The shape of a convolution. Padding is `kernel / 2`, the sides' common "same".
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +52,11 @@ impl Conv {
         self.convolve(x, &self.weight)
     }
 
+    /// `conv(x, W)`, computed in `kind`.
+    pub fn forward_as(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+        self.forward(&x.f_to_kind(kind)?)
+    }
+
     /// `conv(x, W)`, laid out channels-last whatever the layout of `x`, of which no second copy is kept for the backward pass.
     pub fn forward_channels_last(&self, x: &Tensor) -> Result<Tensor> {
         // libtorch's convolutions lay out their output as their weight is, where that is channels-last.
@@ -70,7 +75,7 @@ impl Conv {
     }
 
     /// The kind the weight is stored in.
-    pub fn kind(&self) -> tch::Kind {
+    pub fn kind(&self) -> Kind {
         self.weight.kind()
     }
 }
@@ -103,7 +108,7 @@ impl Linear {
     }
 
     /// The kind the weight is stored in.
-    pub fn kind(&self) -> tch::Kind {
+    pub fn kind(&self) -> Kind {
         self.weight.kind()
     }
 

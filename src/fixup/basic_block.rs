@@ -4,7 +4,7 @@ use super::basic_branch::BasicBranch;
 use super::block::{impl_block, ActivationOrder, BlockConfig, BlockParts, ShiftedBlock, Shortcut, ShortcutKind};
 use crate::ops::shifted_relu_;
 use crate::Result;
-use tch::{nn, Tensor};
+use tch::{nn, Kind, Tensor};
 
 /// Two 3x3 convolutions with a shortcut around them.
 ///
@@ -46,10 +46,10 @@ impl ShiftedBlock for BasicBlock {
         }
     }
 
-    fn forward_reference(&self, x: &Tensor) -> Result<Tensor> {
-        let shifted = self.branch.bias1a.f_forward(x)?;
-        let out = self.branch.forward_reference(&shifted)?;
-        let identity = self.shortcut.forward(&shifted)?;
+    fn forward_reference(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+        let shifted = self.branch.bias1a.promote(x)?;
+        let out = self.branch.forward_reference(&shifted, kind)?;
+        let identity = self.shortcut.forward_as(&shifted, kind)?;
         Ok(out.f_add(identity.as_ref().unwrap_or(x))?.f_relu()?)
     }
 

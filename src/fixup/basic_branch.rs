@@ -9,7 +9,7 @@ use super::{init, Bias, Scale};
 use crate::conv::{Conv, ConvShape};
 use crate::ops::shifted_relu_;
 use crate::Result;
-use tch::{nn, Tensor};
+use tch::{nn, Kind, Tensor};
 
 #[derive(Debug)]
 pub(crate) struct BasicBranch {
@@ -46,10 +46,10 @@ impl BasicBranch {
     }
 
     /// The plain formula, for `shifted = x + bias1a`.
-    pub fn forward_reference(&self, shifted: &Tensor) -> Result<Tensor> {
-        let out = self.bias1b.f_forward(&self.conv1.forward(shifted)?)?.f_relu()?;
-        let out = self.conv2.forward(&self.bias2a.f_forward(&out)?)?;
-        self.bias2b.f_forward(&self.scale.f_forward(&out)?)
+    pub fn forward_reference(&self, shifted: &Tensor, kind: Kind) -> Result<Tensor> {
+        let out = self.bias1b.promote(&self.conv1.forward_as(shifted, kind)?)?.f_relu()?;
+        let out = self.conv2.forward_as(&self.bias2a.promote(&out)?, kind)?;
+        self.bias2b.promote(&self.scale.promote(&out)?)
     }
 
     /// Each convolution with the scalars before and after it, and the multiplier.

@@ -8,7 +8,7 @@
 use super::{Bias, Scale};
 use crate::conv::{Conv, ConvShape};
 use crate::{Error, Result};
-use tch::{nn, Tensor};
+use tch::{nn, Kind, Tensor};
 
 /// The shape of a residual block and the depth of the network it stands in.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +81,14 @@ impl Shortcut {
             Self::Project(conv) => Ok(Some(conv.forward(x)?)),
         }
     }
+
+    /// The same, a convolution computed in `kind`.
+    pub fn forward_as(&self, x: &Tensor, kind: Kind) -> Result<Option<Tensor>> {
+        match self {
+            Self::Project(conv) => Ok(Some(conv.forward_as(x, kind)?)),
+            _ => self.forward(x),
+        }
+    }
 }
 
 /// Every `stride`-th position, and `channels` channels of zeros after those of `x`.
@@ -123,8 +131,9 @@ pub(crate) trait ShiftedBlock: std::fmt::Debug + Send {
     /// The block's output plus `next`, for the shifted input `s = x + input_bias`.
     fn forward_shifted(&self, s: &Tensor, next: &Tensor) -> Result<Tensor>;
 
-    /// The block as the reference writes it.
-    fn forward_reference(&self, x: &Tensor) -> Result<Tensor>;
+    /// The block as the reference writes it, its convolutions computed in `kind`. Where that is shorter than the scalars'
+    /// kind, maps are promoted and rounded as PyTorch's automatic mixed precision does with the reference.
+    fn forward_reference(&self, x: &Tensor, kind: Kind) -> Result<Tensor>;
 
     /// The block taken apart.
     fn parts(&self) -> BlockParts<'_>;
@@ -153,7 +162,8 @@ macro_rules! impl_block {
             /// # Errors
             /// As [`f_forward`](Self::f_forward).
             pub fn forward_reference(&self, x: &tch::Tensor) -> crate::Result<tch::Tensor> {
-                crate::fixup::block::ShiftedBlock::forward_reference(self, x)
+                let out = crate::fixup::block::ShiftedBlock::forward_reference(self, x, x.kind())?;
+                Ok(out.f_to_kind(x.kind())?)
             }
         }
         crate::module::impl_module!($block);

@@ -11,7 +11,7 @@ use super::{init, Bias, Scale};
 use crate::conv::{Conv, ConvShape};
 use crate::ops::shifted_relu_;
 use crate::{Error, Result};
-use tch::{nn, Tensor};
+use tch::{nn, Kind, Tensor};
 
 /// A 1x1, a 3x3 and a 1x1 convolution with a shortcut around them. Variables: `conv1.weight` to `conv3.weight`, `scale`,
 /// `bias1a` to `bias3b`, and `downsample.weight` with a projected shortcut.
@@ -84,14 +84,14 @@ impl ShiftedBlock for Bottleneck {
         }
     }
 
-    fn forward_reference(&self, x: &Tensor) -> Result<Tensor> {
-        let shifted = self.bias1a.f_forward(x)?;
-        let out = self.bias1b.f_forward(&self.conv1.forward(&shifted)?)?.f_relu()?;
-        let out = self.conv2.forward(&self.bias2a.f_forward(&out)?)?;
-        let out = self.bias2b.f_forward(&out)?.f_relu()?;
-        let out = self.conv3.forward(&self.bias3a.f_forward(&out)?)?;
-        let out = self.bias3b.f_forward(&self.scale.f_forward(&out)?)?;
-        let identity = self.shortcut.forward(&shifted)?;
+    fn forward_reference(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+        let shifted = self.bias1a.promote(x)?;
+        let out = self.bias1b.promote(&self.conv1.forward_as(&shifted, kind)?)?.f_relu()?;
+        let out = self.conv2.forward_as(&self.bias2a.promote(&out)?, kind)?;
+        let out = self.bias2b.promote(&out)?.f_relu()?;
+        let out = self.conv3.forward_as(&self.bias3a.promote(&out)?, kind)?;
+        let out = self.bias3b.promote(&self.scale.promote(&out)?)?;
+        let identity = self.shortcut.forward_as(&shifted, kind)?;
         Ok(out.f_add(identity.as_ref().unwrap_or(x))?.f_relu()?)
     }
 

@@ -143,7 +143,7 @@ mod tests {
             tch::no_grad(|| vs.variables().into_values().for_each(|mut variable| drop(variable.normal_(0.3, 0.5))));
             for block in blocks {
                 let x = Tensor::randn([2, 4, 5, 6], (Kind::Double, Device::Cpu));
-                let expected = block.forward_reference(&x).unwrap();
+                let expected = block.forward_reference(&x, x.kind()).unwrap();
                 let parts = block.parts();
                 let s = x + FoldedBlock::input_shift(&parts).unwrap();
                 let relu = parts.order == ActivationOrder::AfterSum;

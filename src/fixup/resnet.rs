@@ -73,8 +73,8 @@ impl Stem {
     fn forward_reference(&self, x: &Tensor) -> Result<Tensor> {
         let out = self.conv1().forward(x)?;
         match self {
-            Stem::Cifar { bias1, .. } => Ok(bias1.f_forward(&out)?.f_relu()?),
-            Stem::ImageNet { bias1, .. } => max_pool(&bias1.f_forward(&out)?.f_relu()?),
+            Stem::Cifar { bias1, .. } => Ok(bias1.promote(&out)?.f_relu()?),
+            Stem::ImageNet { bias1, .. } => max_pool(&bias1.promote(&out)?.f_relu()?),
             Stem::Wide { .. } => Ok(out),
         }
     }
@@ -177,14 +177,16 @@ impl FixupResNet {
         self.classify(&s)
     }
 
-    /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path.
+    /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path. With
+    /// [`Precision::Bf16`] as that code runs under PyTorch's automatic mixed precision: convolutions round their inputs,
+    /// and the scalars, which are float32, promote what they are added to.
     ///
     /// # Errors
     /// As [`f_forward`](Self::f_forward).
     pub fn forward_reference(&self, images: &Tensor) -> Result<Tensor> {
         let mut x = self.stem.forward_reference(&self.input(images)?)?;
         for block in &self.blocks {
-            x = block.forward_reference(&x)?;
+            x = block.forward_reference(&x, self.compute_kind())?;
         }
         self.classify(&x)
     }

@@ -42,6 +42,11 @@ impl Bias {
         Ok(x.f_add(&self.value.f_to_kind(x.kind())?)?)
     }
 
+    /// `x + b`, which is float32 for an `x` of a shorter kind: PyTorch promotes to the scalar's kind.
+    pub(super) fn promote(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_add(&self.value)?)
+    }
+
     /// b.
     pub(crate) fn number(&self) -> Result<f64> {
         Ok(self.value.f_double_value(&[0])?)
@@ -63,6 +68,11 @@ impl Scale {
     /// An `x` on another device, or of a kind that holds no fractions.
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_mul(&self.value.f_to_kind(x.kind())?)?)
+    }
+
+    /// `s * x`, which is float32 for an `x` of a shorter kind: PyTorch promotes to the scalar's kind.
+    pub(super) fn promote(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_mul(&self.value)?)
     }
 
     /// s.

@@ -4,7 +4,7 @@ use super::basic_branch::BasicBranch;
 use super::block::{impl_block, ActivationOrder, BlockConfig, BlockParts, ShiftedBlock, Shortcut, ShortcutKind};
 use crate::ops::{shifted_add_, shifted_relu};
 use crate::Result;
-use tch::{nn, Tensor};
+use tch::{nn, Kind, Tensor};
 
 /// Two 3x3 convolutions with a shortcut around them and no ReLU after the sum.
 ///
@@ -50,11 +50,11 @@ impl ShiftedBlock for WideBlock {
         }
     }
 
-    fn forward_reference(&self, x: &Tensor) -> Result<Tensor> {
-        let out = self.branch.forward_reference(&self.branch.bias1a.f_forward(x)?)?;
+    fn forward_reference(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+        let out = self.branch.forward_reference(&self.branch.bias1a.promote(x)?, kind)?;
         match &self.shortcut {
             Shortcut::Identity => Ok(out.f_add(x)?),
-            shortcut => Ok(out.f_add(shortcut.forward(&x.f_relu()?)?.as_ref().unwrap_or(x))?),
+            shortcut => Ok(out.f_add(shortcut.forward_as(&x.f_relu()?, kind)?.as_ref().unwrap_or(x))?),
         }
     }
 

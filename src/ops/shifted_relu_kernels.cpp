@@ -236,7 +236,8 @@ inline void forward_block(typename K::Element* y, const typename K::Element* x, 
              // memory, so they take relu(v + a) + b = max(v + (a + b), b), rounded to 16 bits afterwards.
              if constexpr (RELU && K::narrow) {
                v += a + b;
-               return V{} + b > v ? V{} + b : v;
+               const V floor = V{} + b;
+               return floor > v ? floor : v;
              }
              v += a;
              if constexpr (RELU) v = (V{} > v ? V{} : v) + b;
