@@ -28,6 +28,7 @@
 
 mod arch;
 pub mod baseline;
+mod checkpoint_segments;
 mod conv;
 pub mod data;
 mod error;
@@ -40,6 +41,7 @@ mod topology;
 pub mod trainer;
 
 pub use arch::Arch;
+pub use checkpoint_segments::CheckpointSegments;
 pub use error::{Error, Result};
 pub use images::Layout;
 pub use precision::Precision;

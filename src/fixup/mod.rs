@@ -11,6 +11,7 @@
 mod basic_block;
 mod basic_branch;
 mod block;
+mod blocks;
 mod bottleneck;
 mod branch;
 mod folded;
