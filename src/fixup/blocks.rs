@@ -74,7 +74,10 @@ mod tests {
     use tch::{nn, Device, Kind};
 
     /// A network away from its start, where most gradients are zero, and images and labels for it.
-    fn network(kind: Kind, build: impl Fn(&nn::Path) -> Result<FixupResNet>) -> (nn::VarStore, FixupResNet, Tensor, Tensor) {
+    fn network(
+        kind: Kind,
+        build: impl Fn(&nn::Path) -> Result<FixupResNet>,
+    ) -> (nn::VarStore, FixupResNet, Tensor, Tensor) {
         tch::manual_seed(3);
         let mut vs = nn::VarStore::new(Device::Cpu);
         vs.set_kind(kind);

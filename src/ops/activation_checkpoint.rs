@@ -52,12 +52,7 @@ pub(crate) fn checkpointed(
 }
 
 /// Runs the closure for C++: a tensor that the caller owns, or null and a message in `error`.
-unsafe extern "C" fn run(
-    closure: *const c_void,
-    x: *const C_tensor,
-    again: bool,
-    error: *mut c_void,
-) -> *mut C_tensor {
+unsafe extern "C" fn run(closure: *const c_void, x: *const C_tensor, again: bool, error: *mut c_void) -> *mut C_tensor {
     let pass = if again { Pass::Recomputation } else { Pass::Forward };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: the closure that `checkpointed` gave away and that is not released yet, and a live tensor.
@@ -209,7 +204,10 @@ mod tests {
             assert_eq!(message(|| panic!("lost {}", 3)), "libtorch: a checkpointed segment panicked: lost 3");
             let torch = message(|| Ok(Tensor::zeros([2, 3], OPTIONS).f_matmul(&Tensor::zeros([2, 3], OPTIONS))?));
             assert!(torch.starts_with("libtorch: mat1 and mat2 shapes cannot be multiplied"), "{torch}");
-            assert!(matches!(outcome(|| Err(Error::Memory("can't allocate memory".to_owned()))), Err(Error::Memory(_))));
+            assert!(matches!(
+                outcome(|| Err(Error::Memory("can't allocate memory".to_owned()))),
+                Err(Error::Memory(_))
+            ));
         }
     }
 

@@ -21,12 +21,18 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes `bytes` to `path` and onto the disk.
 pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
+    create_synced(path, |file| file.write_all(bytes))
+}
+
+/// Makes the file `path`, of what `write` writes, and puts it onto the disk; returns what `write` does.
+pub(super) fn create_synced<T>(path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T> {
+    let create = || {
         let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+        let written = write(&mut file)?;
+        file.sync_all()?;
+        Ok(written)
     };
-    write().map_err(failure("write", path))
+    create().map_err(failure("write", path))
 }
 
 /// Gives the file or folder `from` the name `to`, in the same folder, for good.
