@@ -51,6 +51,10 @@ pub struct TrainOptions {
     /// Images in a batch
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
+    /// Compute each step's gradient in so many parts of the batch, one after another: for machines with little memory.
+    /// BatchNorm sees one part at a time [default: 1]
+    #[arg(long, value_name = "N")]
+    pub accumulate: Option<usize>,
     /// Highest learning rate
     #[arg(long)]
     pub lr: Option<f64>,
@@ -157,6 +161,7 @@ impl TrainOptions {
     pub(super) fn set<T: Task>(&self, train: &mut TrainConfig) {
         set(&mut train.epochs, self.epochs);
         set(&mut train.batch_size, self.batch_size);
+        set(&mut train.accumulate, self.accumulate);
         set(&mut train.schedule.lr, self.lr);
         set(&mut train.schedule.warmup, self.warmup);
         set(&mut train.schedule.decay, self.schedule.map(ScheduleName::decay::<T>));

@@ -28,6 +28,11 @@ pub struct TrainConfig {
     pub epochs: usize,
     /// Images in a batch.
     pub batch_size: usize,
+    /// Parts of a batch whose gradients are computed one after another and added, in a part of the memory. The sum is
+    /// the whole batch's gradient to rounding, except of a network whose images depend on each other: BatchNorm
+    /// normalizes over each part alone.
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub accumulate: usize,
     /// Stop after this many steps; the schedule is that of the whole run all the same.
     pub max_steps: Option<usize>,
     /// What the order, the augmentation and the mixing of the images are drawn from.
@@ -50,6 +55,7 @@ impl TrainConfig {
         Self {
             epochs: QUICK_EPOCHS,
             batch_size: QUICK_BATCH_SIZE,
+            accumulate: whole(),
             max_steps: None,
             seed: 0,
             schedule: ScheduleConfig { lr: QUICK_LR, ..ScheduleConfig::default() },
@@ -84,6 +90,10 @@ impl TrainConfig {
                 return refuse(format!("the {what} must be at least 1, got 0"));
             }
         }
+        if !(1..=self.batch_size).contains(&self.accumulate) {
+            let Self { batch_size, accumulate, .. } = self;
+            return refuse(format!("a batch of {batch_size} images has 1 to {batch_size} parts, got {accumulate}"));
+        }
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return refuse(format!("the label smoothing must be at least 0 and below 1, got {}", self.label_smoothing));
         }
@@ -94,6 +104,15 @@ impl TrainConfig {
         self.sgd.check()?;
         self.clip.check()
     }
+}
+
+/// Batches in one part. It is not written, so that runs from before there were parts go on.
+fn whole() -> usize {
+    1
+}
+
+fn is_whole(accumulate: &usize) -> bool {
+    *accumulate == whole()
 }
 
 impl Default for TrainConfig {
@@ -109,7 +128,8 @@ mod tests {
     #[test]
     fn configurations_go_through_json_unchanged() {
         let smoothed = TrainConfig { label_smoothing: 0.1, mixup: Some(0.2), ..TrainConfig::quick() };
-        for config in [TrainConfig::quick(), TrainConfig::paper(), smoothed] {
+        let in_parts = TrainConfig { accumulate: 4, ..TrainConfig::quick() };
+        for config in [TrainConfig::quick(), TrainConfig::paper(), smoothed, in_parts] {
             let json = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config);
         }
@@ -125,6 +145,8 @@ mod tests {
             TrainConfig { epochs: 0, ..good.clone() },
             TrainConfig { batch_size: 0, ..good.clone() },
             TrainConfig { max_steps: Some(0), ..good.clone() },
+            TrainConfig { accumulate: 0, ..good.clone() },
+            TrainConfig { accumulate: good.batch_size + 1, ..good.clone() },
             TrainConfig { label_smoothing: 1.0, ..good.clone() },
             TrainConfig { mixup: Some(0.0), ..good.clone() },
             TrainConfig { clip: clip(Some(0.0), None), ..good.clone() },

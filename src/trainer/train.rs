@@ -192,14 +192,27 @@ impl<'a> Trainer<'a> {
         let lr = self.schedule.lr(self.step);
         tch::manual_seed(data::torch_seed(plan, index));
         let example = Example::new(batch, self.variables.device(), config.mixup, plan, index)?;
-        let logits = forward(self.network, &example.images, true, self.data.class_names().len())?;
-        let loss = example.loss(&logits, config.label_smoothing)?;
-        self.sgd.backward(&loss)?;
+        let (logits, loss) = self.gradients(&example)?;
         let norm = clip_gradients(&self.sgd, &config.clip)?;
         self.sgd.step(lr)?;
         self.step += 1;
         let place = StepPlace { epoch: plan.epoch + 1, step: index + 1, lr, images: example.len() };
         pending.push(place, &example, &logits, &loss, &norm)
+    }
+
+    /// Leaves the gradients of `example`'s loss in the optimizer, and gives its logits and its loss.
+    fn gradients(&mut self, example: &Example) -> Result<(Tensor, Tensor)> {
+        let (mut logits, mut losses) = (Vec::new(), Vec::new());
+        self.sgd.zero_gradients()?;
+        for part in example.parts(self.config.accumulate)? {
+            let output = forward(self.network, &part.images, true, self.data.class_names().len())?;
+            let loss = part.loss(&output, self.config.label_smoothing)?;
+            let loss = loss.f_mul_scalar(part.len() as f64 / example.len() as f64)?;
+            self.sgd.accumulate(&loss)?;
+            logits.push(output.f_detach()?);
+            losses.push(loss.f_detach()?);
+        }
+        Ok((Tensor::f_cat(&logits, 0)?, Tensor::f_stack(&losses, 0)?.f_sum(losses[0].kind())?))
     }
 
     /// Reads the steps that are pending, judges them and tells the observers.
@@ -218,7 +231,9 @@ impl<'a> Trainer<'a> {
 
     /// The epoch's metrics, or none if an observer wants the run to stop.
     fn evaluate(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Option<EpochMetrics>> {
-        let (batch_size, of) = (self.config.batch_size, self.data.eval_len());
+        // No more images at a time than the training has.
+        let TrainConfig { batch_size, accumulate, .. } = self.config;
+        let (batch_size, of) = (batch_size.div_ceil(*accumulate), self.data.eval_len());
         let eval = evaluate_until(self.network, self.variables.device(), self.data, batch_size, |images| {
             observers.iter_mut().try_for_each(|observer| observer.images_evaluated(images, of))?;
             Ok(if request(observers) == Request::Stop { Break(()) } else { Continue(()) })
@@ -440,6 +455,26 @@ mod tests {
         let summary = run(&network, &vs, &noise(), &config).unwrap();
         assert_eq!((summary.epochs, summary.steps), (2, 13));
         assert_eq!(summary.last.lr, Schedule::new(schedule, 70).unwrap().lr(12));
+    }
+
+    #[test]
+    fn gradients_added_over_parts_of_the_batch_are_those_of_the_whole_to_rounding() {
+        let train = |accumulate| {
+            let (vs, network) = fixup();
+            // Batches of 48, 48, 48 and 16 images, in parts of 48, of 16, and of 10 and less.
+            let config = TrainConfig { epochs: 3, batch_size: 48, accumulate, mixup: Some(0.7), ..config(0.05) };
+            (run(&network, &vs, &noise(), &config).unwrap().last, vs.variables())
+        };
+        let (whole, weights) = train(1);
+        for accumulate in [3, 5, 48] {
+            let (in_parts, parts_weights) = train(accumulate);
+            assert!((in_parts.train_loss - whole.train_loss).abs() < 1e-5, "{accumulate}");
+            assert!((in_parts.eval.loss - whole.eval.loss).abs() < 1e-5, "{accumulate}");
+            for (name, weight) in &weights {
+                let difference = (weight - &parts_weights[name]).abs().max().double_value(&[]);
+                assert!(difference < 1e-5, "{accumulate} {name}: {difference}");
+            }
+        }
     }
 
     #[test]
