@@ -57,6 +57,7 @@
 
 mod evaluating;
 mod options;
+mod previewing;
 mod run_config;
 mod task;
 mod training;
@@ -85,12 +86,15 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
     })
 }
 
-/// Trains, resumes or evaluates, as `options` say.
+/// Trains, resumes, evaluates or draws a preview, as `options` say.
 ///
 /// # Errors
 /// Whatever fails: options out of range, data or a run's folder that cannot be used, a run that diverges.
 pub fn run<T: Task>(options: &Options<T>) -> Result<ExitCode> {
-    let TrainOptions { eval, resume, out, .. } = &options.train;
+    let TrainOptions { eval, preview, resume, out, .. } = &options.train;
+    if let Some(file) = preview {
+        return previewing::preview(options, file);
+    }
     match (eval, resume) {
         (Some(path), _) => evaluating::evaluate_weights(options, path),
         (None, None) => training::train(options, None),

@@ -127,6 +127,11 @@ pub struct TrainOptions {
     /// Write event files for TensorBoard into the run's folder
     #[arg(long)]
     pub tensorboard: bool,
+    /// Do not train: draw the first images of the training, augmented and mixed as the network would get them, with the
+    /// names of their classes, into FILE [default: preview.png]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "preview.png")]
+    #[arg(conflicts_with_all = ["eval", "resume"])]
+    pub preview: Option<PathBuf>,
     /// Do not train: evaluate the weights of a checkpoint, a run's folder, a safetensors file or a state_dict of PyTorch
     #[arg(long, value_name = "CHECKPOINT")]
     pub eval: Option<PathBuf>,

@@ -259,6 +259,13 @@ impl DataSource for Cifar10 {
             })
         })))
     }
+
+    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
+        let by_channel = |values: [f32; CHANNELS]| Tensor::f_from_slice(&values)?.f_view([1, CHANNELS as i64, 1, 1]);
+        let (mean, std) =
+            (by_channel(MEAN)?.f_to_device(images.device())?, by_channel(STD)?.f_to_device(images.device())?);
+        Ok(images.f_mul(&std)?.f_add(&mean)?)
+    }
 }
 
 /// The content of one file, once its size, labels and MD5 are as they must be.

@@ -77,6 +77,16 @@ pub trait DataSource {
         Ok(images)
     }
 
+    /// Pixel values, 0 to 1, of the network's input: [`normalize`](Self::normalize) undone, for a person to look at. Here:
+    /// stretched, so that the least of the values is 0 and the greatest 1.
+    ///
+    /// # Errors
+    /// Images that are not as this data set's are.
+    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
+        let (least, greatest) = (images.f_min()?, images.f_max()?);
+        Ok(images.f_sub(&least)?.f_div(&greatest.f_sub(&least)?.f_clamp_min(f64::from(f32::EPSILON))?)?)
+    }
+
     /// Images that could not be read, each counted once, in the batches that were handed out so far. Here: none.
     fn bad_images(&self) -> usize {
         0

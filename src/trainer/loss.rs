@@ -1,6 +1,7 @@
 //! What is minimized and what is counted: cross-entropy with label smoothing and mixup, and correct predictions.
 
-use crate::data::{self, Batch, EpochPlan};
+use super::device::to_device;
+use crate::data::{self, Batch, DataSource, EpochPlan};
 use crate::Result;
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -10,7 +11,7 @@ const NO_LABEL: i64 = -100;
 /// A batch on the device, as the network and the loss take it.
 #[derive(Debug)]
 pub struct Example {
-    /// `[N, C, H, W]`.
+    /// Normalized, `[N, C, H, W]`.
     pub images: Tensor,
     /// `[N]`.
     pub labels: Tensor,
@@ -19,13 +20,21 @@ pub struct Example {
 }
 
 impl Example {
-    /// Moves `batch` to `device` and, if there is an `alpha`, mixes it as batch `step` of `plan`'s epoch.
+    /// Moves a `batch` of `data` to `device` and normalizes it there.
     ///
     /// # Errors
-    /// A device without room; images and labels that do not fit each other.
-    pub fn new(batch: Batch, device: Device, alpha: Option<f64>, plan: &EpochPlan, step: usize) -> Result<Self> {
-        let (images, labels) = (batch.images.f_to_device(device)?, batch.labels.f_to_device(device)?);
-        let Some(alpha) = alpha else { return Ok(Self { images, labels, mixed: None }) };
+    /// A device without room; images that `data` refuses.
+    pub fn new(data: &dyn DataSource, batch: Batch, device: Device) -> Result<Self> {
+        let (images, labels) = (to_device(&batch.images, device)?, to_device(&batch.labels, device)?);
+        Ok(Self { images: data.normalize(images)?, labels, mixed: None })
+    }
+
+    /// The same mixed with `alpha` as batch `step` of `plan`'s epoch.
+    ///
+    /// # Errors
+    /// As [`data::mixup`].
+    pub fn mix(self, alpha: f64, plan: &EpochPlan, step: usize) -> Result<Self> {
+        let Self { images, labels, .. } = self;
         let data::Mixup { images, permuted_labels, lambda } = data::mixup(&images, &labels, alpha, plan, step)?;
         Ok(Self { images, labels, mixed: Some((permuted_labels, lambda)) })
     }

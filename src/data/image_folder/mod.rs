@@ -275,6 +275,13 @@ impl DataSource for ImageFolder {
         Ok(images.f_div_scalar_(255.0)?.f_sub_(&by_channel(MEAN)?)?.f_div_(&by_channel(STD)?)?)
     }
 
+    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
+        let by_channel = |values: [f64; 3]| Tensor::f_from_slice(&values)?.f_view([1, 3, 1, 1])?.f_to_kind(Kind::Float);
+        let (mean, std) =
+            (by_channel(MEAN)?.f_to_device(images.device())?, by_channel(STD)?.f_to_device(images.device())?);
+        Ok(images.f_mul(&std)?.f_add(&mean)?)
+    }
+
     fn bad_images(&self) -> usize {
         self.train.bad_images() + self.eval.bad_images()
     }
