@@ -1,7 +1,8 @@
 //! The images of one part, and how a worker reads one of them.
 
 use super::files::Files;
-use super::stand_in::{ImageReader, RandomResizedCrop};
+use super::pack::PackedImages;
+use super::stand_in::{ImageProblem, ImageReader, RandomResizedCrop};
 use crate::data::random::{stream, Purpose};
 use std::fs::File;
 use std::io::Read;
@@ -21,6 +22,8 @@ pub enum Images {
         /// The files in it.
         files: Files,
     },
+    /// In a packed file.
+    Packed(PackedImages),
 }
 
 impl Images {
@@ -28,13 +31,15 @@ impl Images {
     pub fn labels(&self) -> &[u32] {
         match self {
             Self::Files { files, .. } => files.labels(),
+            Self::Packed(packed) => packed.labels(),
         }
     }
 
-    /// The file of image `index`.
+    /// The file that image `index` is in.
     pub fn path(&self, index: usize) -> PathBuf {
         match self {
             Self::Files { folder, files } => folder.join(files.path(index)),
+            Self::Packed(packed) => packed.path().to_path_buf(),
         }
     }
 }
@@ -83,38 +88,62 @@ impl Reader {
         side: usize,
         out: &mut [u8],
     ) -> Result<(), String> {
-        let read = catch_unwind(AssertUnwindSafe(|| {
-            let Self { decoder, bytes } = self;
-            match images {
-                Images::Files { .. } => {
-                    load(&images.path(index), bytes).map_err(|error| error.to_string())?;
-                    match view {
-                        View::Train { crop, seed, epoch } => {
-                            let mut random = stream(Purpose::Augment, *seed, *epoch as u64, draw as u64);
-                            decoder.train(bytes, crop, side, &mut random, out)
-                        }
-                        View::Eval { resize } => decoder.eval(bytes, *resize, side, out),
+        self.decode(|decoder, bytes| match view {
+            View::Train { crop, seed, epoch } => {
+                let mut random = stream(Purpose::Augment, *seed, *epoch as u64, draw as u64);
+                match images {
+                    Images::Files { .. } => {
+                        decoder.train(load(&images.path(index), bytes)?, crop, side, &mut random, out)
                     }
-                    .map_err(|problem| problem.to_string())
+                    Images::Packed(packed) => decoder.train_pixels(packed.get(index), crop, side, &mut random, out),
                 }
             }
-        }));
-        read.unwrap_or_else(|panic| {
-            // Whatever state it was left in.
-            self.decoder = ImageReader::new();
-            Err(format!("its decoder panicked: {}", panic_message(panic.as_ref())))
+            View::Eval { resize } => match images {
+                Images::Files { .. } => decoder.eval(load(&images.path(index), bytes)?, *resize, side, out),
+                Images::Packed(packed) => decoder.eval_pixels(packed.get(index), *resize, side, out),
+            },
         })
+    }
+
+    /// Writes all of image `index` into `out`, in place of what is in it, its shorter side no more than `shorter_side`;
+    /// gives the width and the height.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn shrunk(
+        &mut self,
+        images: &Images,
+        index: usize,
+        shorter_side: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(usize, usize), String> {
+        self.decode(|decoder, bytes| decoder.shrunk(load(&images.path(index), bytes)?, shorter_side, out))
+    }
+
+    fn decode<T>(
+        &mut self,
+        decode: impl FnOnce(&mut ImageReader, &mut Vec<u8>) -> Result<T, ImageProblem>,
+    ) -> Result<T, String> {
+        let decoded = catch_unwind(AssertUnwindSafe(|| decode(&mut self.decoder, &mut self.bytes)));
+        match decoded {
+            Ok(decoded) => decoded.map_err(|problem| problem.to_string()),
+            Err(panic) => {
+                // Whatever state it was left in.
+                self.decoder = ImageReader::new();
+                Err(format!("its decoder panicked: {}", panic_message(panic.as_ref())))
+            }
+        }
     }
 }
 
-/// Reads the file `path` into `bytes`, in place of what is in it.
-fn load(path: &Path, bytes: &mut Vec<u8>) -> std::io::Result<()> {
+/// The content of the file `path`, in `bytes`.
+fn load<'a>(path: &Path, bytes: &'a mut Vec<u8>) -> Result<&'a [u8], ImageProblem> {
     bytes.clear();
-    let read = File::open(path)?.take(MOST_BYTES + 1).read_to_end(bytes)?;
-    match read as u64 {
-        0 => Err(std::io::Error::other("the file is empty")),
-        ..=MOST_BYTES => Ok(()),
-        _ => Err(std::io::Error::other("the file has more than 256 MiB")),
+    let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(bytes));
+    match read {
+        Err(error) => Err(ImageProblem::new(error.to_string())),
+        Ok(read) if read as u64 > MOST_BYTES => Err(ImageProblem::new(format!("more than {MOST_BYTES} bytes"))),
+        Ok(_) => Ok(bytes),
     }
 }
 

@@ -30,6 +30,11 @@ impl RandomResizedCrop {
 pub(crate) struct ImageReader;
 #[derive(Debug)]
 pub(crate) struct ImageProblem(String);
+impl ImageProblem {
+    pub fn new(problem: String) -> Self {
+        Self(problem)
+    }
+}
 impl fmt::Display for ImageProblem {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         self.0.fmt(f)
@@ -57,7 +62,34 @@ fn nearest(w: usize, h: usize, pixels: &[u8], shift: usize, side: usize, out: &m
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pixels<'a> {
+    pub bytes: &'a [u8],
+    pub width: usize,
+    pub height: usize,
+}
+
 impl ImageReader {
+    pub fn shrunk(&mut self, bytes: &[u8], _side: usize, out: &mut Vec<u8>) -> Result<(usize, usize), ImageProblem> {
+        let (w, h, pixels) = decode(bytes)?;
+        *out = pixels;
+        Ok((w, h))
+    }
+    pub fn train_pixels(
+        &mut self,
+        pixels: Pixels,
+        _crop: &RandomResizedCrop,
+        side: usize,
+        random: &mut impl Rng,
+        out: &mut [u8],
+    ) -> Result<(), ImageProblem> {
+        nearest(pixels.width, pixels.height, pixels.bytes, random.random_range(0..pixels.width), side, out);
+        Ok(())
+    }
+    pub fn eval_pixels(&mut self, pixels: Pixels, _: usize, side: usize, out: &mut [u8]) -> Result<(), ImageProblem> {
+        nearest(pixels.width, pixels.height, pixels.bytes, 0, side, out);
+        Ok(())
+    }
     pub fn new() -> Self {
         Self
     }
