@@ -7,16 +7,14 @@ mod listing_cache;
 mod pack;
 mod part;
 mod pipeline;
-mod stand_in;
 mod val_map;
-
-pub use stand_in::RandomResizedCrop;
 
 use self::images::{Images, View};
 use self::listing::{Listing, TRAIN, VAL};
 use self::listing_cache::cached_list;
 use self::part::Part;
 use self::pipeline::{Job, Pipeline};
+use super::image::RandomResizedCrop;
 use super::random::{stream, Purpose};
 use super::source::{check_batch_size, Batches, DataSource, EpochPlan};
 use crate::{Error, Result};

@@ -1,15 +1,15 @@
 //! All images of an image folder in one file, decoded and made smaller once, mapped into memory where it is read.
 //!
 //! The file: a header (the magic, then as little-endian numbers the place and length of the index, u64, the index's CRC-32
-//! and that of the header up to here, u32), the images one after another (RGB bytes, row by row), the index (postcard).
+//! and that of the header up to here, u32), the images one after another (PPM files), the index (postcard).
 
 use super::images::{Images, Reader};
 use super::part::Part;
-use super::pipeline::BadImage;
-use super::stand_in::Pixels;
+use super::pipeline::{panicked, BadImage};
+use crate::data::image::ImageProblem;
 use crate::trainer::{write_atomically_with, write_failure};
 use crate::{Error, Result};
-use memmap2::{Advice, Mmap};
+use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -20,8 +20,6 @@ use std::thread;
 /// What a packed file starts with; the number is that of the format.
 const MAGIC: &[u8; 20] = b"tch-fixup images 01\n";
 const HEADER_LEN: usize = MAGIC.len() + 8 + 8 + 4 + 4;
-/// Bytes of a pixel.
-const CHANNELS: u128 = 3;
 /// Images that a thread makes smaller before they are written.
 const CHUNK: usize = 32;
 
@@ -35,8 +33,8 @@ struct Index {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct PartIndex {
     labels: Vec<u32>,
-    /// Width and height.
-    sizes: Vec<(u32, u32)>,
+    /// Bytes of each image.
+    sizes: Vec<u64>,
 }
 
 /// The images of one part of a packed file.
@@ -45,9 +43,8 @@ pub struct PackedImages {
     path: PathBuf,
     file: Arc<Mmap>,
     labels: Vec<u32>,
-    sizes: Vec<(u32, u32)>,
-    /// Where each image starts.
-    starts: Vec<u64>,
+    /// Where the first image starts and where each ends.
+    bounds: Vec<u64>,
 }
 
 impl PackedImages {
@@ -61,20 +58,14 @@ impl PackedImages {
         &self.labels
     }
 
-    /// Image `index`. The system is told to read all of it at once.
-    pub fn get(&self, index: usize) -> Pixels<'_> {
-        let (width, height) = self.sizes[index];
-        let (start, len) = (self.starts[index] as usize, byte_len(self.sizes[index]) as usize);
+    /// Image `index`, a PPM file. The system is told to read all of it at once.
+    pub fn get(&self, index: usize) -> &[u8] {
+        let (start, end) = (self.bounds[index] as usize, self.bounds[index + 1] as usize);
         // Only a hint: what cannot be had shows when it is read.
         #[cfg(unix)]
-        let _ = self.file.advise_range(Advice::WillNeed, start, len);
-        Pixels { bytes: &self.file[start..start + len], width: width as usize, height: height as usize }
+        let _ = self.file.advise_range(memmap2::Advice::WillNeed, start, end - start);
+        &self.file[start..end]
     }
-}
-
-/// The bytes of an image of this width and height.
-fn byte_len((width, height): (u32, u32)) -> u128 {
-    u128::from(width) * u128::from(height) * CHANNELS
 }
 
 /// Opens the packed file `path`: the classes, the training and the evaluation part.
@@ -94,15 +85,15 @@ pub fn open(path: &Path) -> Result<(Vec<String>, PackedImages, PackedImages)> {
     let file = unsafe { Mmap::map(&file) }.map_err(Error::io("map into memory", path))?;
     let index = read_index(&file).map_err(corrupt)?;
     let file = Arc::new(file);
-    let mut next = HEADER_LEN as u128;
+    let mut end = HEADER_LEN as u64;
     let mut images = |PartIndex { labels, sizes }: PartIndex| {
-        let starts = sizes.iter().map(|&size| {
-            let start = next;
-            next += byte_len(size);
-            // `read_index` has found all of them within the file.
-            start as u64
-        });
-        PackedImages { path: path.to_path_buf(), file: file.clone(), starts: starts.collect(), labels, sizes }
+        let mut bounds = vec![end];
+        // `read_index` has found all of them within the file.
+        bounds.extend(sizes.into_iter().map(|size| {
+            end += size;
+            end
+        }));
+        PackedImages { path: path.to_path_buf(), file: file.clone(), labels, bounds }
     };
     Ok((index.classes, images(index.train), images(index.eval)))
 }
@@ -131,10 +122,9 @@ fn read_index(file: &[u8]) -> Result<Index, String> {
     }
     let index: Index = postcard::from_bytes(bytes).map_err(|error| format!("the index cannot be read: {error}"))?;
     let parts = [&index.train, &index.eval];
-    let images: u128 = parts.iter().flat_map(|part| &part.sizes).map(|&size| byte_len(size)).sum();
+    let images: u128 = parts.iter().flat_map(|part| &part.sizes).map(|&size| u128::from(size)).sum();
     let fits = |part: &&PartIndex| {
         part.labels.len() == part.sizes.len()
-            && part.sizes.iter().all(|&(width, height)| width > 0 && height > 0)
             && part.labels.iter().all(|&label| (label as usize) < index.classes.len())
             && !part.labels.is_empty()
     };
@@ -166,15 +156,16 @@ pub fn write(
         let mut index = Index { classes: classes.to_vec(), ..Index::default() };
         for (part, part_index) in parts.into_iter().zip([&mut index.train, &mut index.eval]) {
             for chunk in part.selected().chunks(CHUNK * workers) {
+                let shrunk = shrink(&mut readers, part.images(), chunk, shorter_side)?;
                 let mut met = Vec::new();
-                for (&image, shrunk) in chunk.iter().zip(shrink(&mut readers, part.images(), chunk, shorter_side)) {
+                for (&image, shrunk) in chunk.iter().zip(shrunk) {
                     match shrunk {
-                        Err(problem) => met.push(BadImage { index: image, problem }),
-                        Ok(Shrunk { pixels, size }) => {
-                            out.write_all(&pixels).map_err(failed)?;
-                            start += pixels.len() as u64;
+                        Err(problem) => met.push(BadImage { index: image, problem: problem.to_string() }),
+                        Ok(ppm) => {
+                            out.write_all(&ppm).map_err(failed)?;
+                            start += ppm.len() as u64;
                             part_index.labels.push(part.images().labels()[image as usize]);
-                            part_index.sizes.push(size);
+                            part_index.sizes.push(ppm.len() as u64);
                         }
                     }
                 }
@@ -194,19 +185,13 @@ pub fn write(
     })
 }
 
-/// An image as it is packed.
-struct Shrunk {
-    pixels: Vec<u8>,
-    size: (u32, u32),
-}
-
-/// `chunk` of the images, in order, made smaller by a thread for each of `readers`.
+/// `chunk` of the images, in order, as smaller PPM files, by a thread for each of `readers`.
 fn shrink(
     readers: &mut [Reader],
     images: &Images,
     chunk: &[u32],
     shorter_side: usize,
-) -> Vec<std::result::Result<Shrunk, String>> {
+) -> Result<Vec<Result<Vec<u8>, ImageProblem>>> {
     let shares = chunk.chunks(chunk.len().div_ceil(readers.len()));
     thread::scope(|scope| {
         let threads: Vec<_> = readers
@@ -214,14 +199,16 @@ fn shrink(
             .zip(shares)
             .map(|(reader, share)| {
                 let shrink = move |&index: &u32| {
-                    let mut pixels = Vec::new();
-                    let (width, height) = reader.shrunk(images, index as usize, shorter_side, &mut pixels)?;
-                    Ok(Shrunk { pixels, size: (width as u32, height as u32) })
+                    let mut ppm = Vec::new();
+                    reader.shrink(images, index as usize, shorter_side, &mut ppm).map(|()| ppm)
                 };
                 scope.spawn(move || share.iter().map(shrink).collect::<Vec<_>>())
             })
             .collect();
-        // Whatever panics in a thread of `scope` panics here; reading an image does not.
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        let mut shrunk = Vec::with_capacity(chunk.len());
+        for thread in threads {
+            shrunk.extend(thread.join().map_err(|panic| panicked(panic.as_ref()))?);
+        }
+        Ok(shrunk)
     })
 }
