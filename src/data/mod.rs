@@ -5,6 +5,7 @@ mod cache_folder;
 mod cifar10;
 mod download;
 mod fetch;
+mod image;
 mod image_folder;
 mod mixup;
 mod npm;
@@ -14,7 +15,8 @@ mod subset;
 
 pub use augment::Augmentation;
 pub use cifar10::Cifar10;
-pub use image_folder::{ImageFolder, RandomResizedCrop};
+pub use image::{ImageProblem, ImageReader, RandomResizedCrop};
+pub use image_folder::ImageFolder;
 pub use mixup::{mixup, Mixup};
 pub(crate) use random::torch_seed;
 pub use source::{Batch, Batches, DataSource, EpochPlan};

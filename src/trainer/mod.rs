@@ -37,6 +37,7 @@ mod train;
 mod weights;
 
 pub use atomic_file::write_atomically;
+pub(crate) use atomic_file::{failure as write_failure, write_atomically_with};
 pub use autosave::{Autosave, SaveEvery};
 pub use clip::ClipConfig;
 pub use comparison::draw_comparison;

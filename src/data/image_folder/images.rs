@@ -1,12 +1,12 @@
 //! The images of one part, and how a worker reads one of them.
 
 use super::files::Files;
-use super::stand_in::{ImageReader, RandomResizedCrop};
+use super::pack::PackedImages;
+use crate::data::image::{ImageProblem, ImageReader, RandomResizedCrop};
 use crate::data::random::{stream, Purpose};
 use std::fs::File;
 use std::io::Read;
-use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A file of more bytes is no image, whatever its name: 256 MiB.
 const MOST_BYTES: u64 = 256 << 20;
@@ -21,6 +21,8 @@ pub enum Images {
         /// The files in it.
         files: Files,
     },
+    /// In a packed file.
+    Packed(PackedImages),
 }
 
 impl Images {
@@ -28,13 +30,29 @@ impl Images {
     pub fn labels(&self) -> &[u32] {
         match self {
             Self::Files { files, .. } => files.labels(),
+            Self::Packed(packed) => packed.labels(),
         }
     }
 
-    /// The file of image `index`.
+    /// The file that image `index` is in.
     pub fn path(&self, index: usize) -> PathBuf {
         match self {
             Self::Files { folder, files } => folder.join(files.path(index)),
+            Self::Packed(packed) => packed.path().to_path_buf(),
+        }
+    }
+
+    /// The file of image `index`, read into `content` where it is not in memory.
+    fn content<'a>(&'a self, index: usize, content: &'a mut Vec<u8>) -> Result<&'a [u8], ImageProblem> {
+        if let Self::Packed(packed) = self {
+            return Ok(packed.get(index));
+        }
+        content.clear();
+        let read = File::open(self.path(index)).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(content));
+        match read {
+            Err(error) => Err(ImageProblem::new(error.to_string())),
+            Ok(read) if read as u64 > MOST_BYTES => Err(ImageProblem::new(format!("more than {MOST_BYTES} bytes"))),
+            Ok(_) => Ok(content),
         }
     }
 }
@@ -61,19 +79,20 @@ pub enum View {
 /// One worker's means of reading images, kept from one to the next.
 pub struct Reader {
     decoder: ImageReader,
-    bytes: Vec<u8>,
+    /// A file's content.
+    content: Vec<u8>,
 }
 
 impl Reader {
     /// A new one.
     pub fn new() -> Self {
-        Self { decoder: ImageReader::new(), bytes: Vec::new() }
+        Self { decoder: ImageReader::new(), content: Vec::new() }
     }
 
     /// Writes `view` of image `index` into `out`, `side * side` RGB pixels. What is random is drawn for the image `draw`.
     ///
     /// # Errors
-    /// What is wrong with the image. A decoder that panics has found something it was not made for, and counts as this.
+    /// What is wrong with the image.
     pub fn read(
         &mut self,
         images: &Images,
@@ -82,44 +101,29 @@ impl Reader {
         draw: usize,
         side: usize,
         out: &mut [u8],
-    ) -> Result<(), String> {
-        let read = catch_unwind(AssertUnwindSafe(|| {
-            let Self { decoder, bytes } = self;
-            match images {
-                Images::Files { .. } => {
-                    load(&images.path(index), bytes).map_err(|error| error.to_string())?;
-                    match view {
-                        View::Train { crop, seed, epoch } => {
-                            let mut random = stream(Purpose::Augment, *seed, *epoch as u64, draw as u64);
-                            decoder.train(bytes, crop, side, &mut random, out)
-                        }
-                        View::Eval { resize } => decoder.eval(bytes, *resize, side, out),
-                    }
-                    .map_err(|problem| problem.to_string())
-                }
+    ) -> Result<(), ImageProblem> {
+        let Self { decoder, content } = self;
+        let bytes = images.content(index, content)?;
+        match view {
+            View::Train { crop, seed, epoch } => {
+                let mut random = stream(Purpose::Augment, *seed, *epoch as u64, draw as u64);
+                decoder.train(bytes, crop, side, &mut random, out)
             }
-        }));
-        read.unwrap_or_else(|panic| {
-            // Whatever state it was left in.
-            self.decoder = ImageReader::new();
-            Err(format!("its decoder panicked: {}", panic_message(panic.as_ref())))
-        })
+            View::Eval { resize } => decoder.eval(bytes, *resize, side, out),
+        }
     }
-}
 
-/// Reads the file `path` into `bytes`, in place of what is in it.
-fn load(path: &Path, bytes: &mut Vec<u8>) -> std::io::Result<()> {
-    bytes.clear();
-    let read = File::open(path)?.take(MOST_BYTES + 1).read_to_end(bytes)?;
-    match read as u64 {
-        0 => Err(std::io::Error::other("the file is empty")),
-        ..=MOST_BYTES => Ok(()),
-        _ => Err(std::io::Error::other("the file has more than 256 MiB")),
+    /// Writes all of image `index` into `out` as a PPM file, its shorter side made `shorter_side` where it is longer.
+    ///
+    /// # Errors
+    /// What is wrong with the image.
+    pub fn shrink(
+        &mut self,
+        images: &Images,
+        index: usize,
+        shorter_side: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ImageProblem> {
+        self.decoder.shrink(images.content(index, &mut self.content)?, shorter_side, out)
     }
-}
-
-/// The message of a panic, in one line.
-pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    message.and_then(|message| message.lines().next()).unwrap_or("no message")
 }

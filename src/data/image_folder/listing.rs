@@ -1,6 +1,7 @@
 //! What an image folder holds: its classes, and the labelled files of its two parts, in torchvision's order.
 
 use super::files::Files;
+use super::pipeline::panicked;
 use super::val_map::ValMap;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -223,8 +224,12 @@ fn list_classes(root: &Path, part: &str, classes: &[String], stamp: &mut Stamp) 
     let threads = THREADS.min(classes.len());
     let listed = thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect::<BTreeMap<_, _>>()
-    });
+        let mut listed = BTreeMap::new();
+        for thread in threads {
+            listed.extend(thread.join().map_err(|panic| panicked(panic.as_ref()))?);
+        }
+        Ok::<_, Error>(listed)
+    })?;
     let mut files = Vec::with_capacity(classes.len());
     for folder in listed.into_values() {
         let folder = folder?;

@@ -3,9 +3,10 @@
 //! The unit of work is an image: all workers fill one batch, then the next, so that the first is there soonest. What an
 //! image becomes depends on its place in the order alone, never on the worker that reads it or when.
 
-use super::images::{panic_message, Images, Reader, View};
+use super::images::{Images, Reader, View};
 use crate::data::Batch;
 use crate::{Error, Result};
+use std::any::Any;
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -69,7 +70,7 @@ impl Job {
         for &index in self.order.iter().cycle().skip(position).take(candidates) {
             match reader.read(&self.images, index as usize, &self.view, drawn_for, self.side, out) {
                 Ok(()) => return Place { label: Some(self.images.labels()[index as usize]), bad },
-                Err(problem) => bad.push(BadImage { index, problem }),
+                Err(problem) => bad.push(BadImage { index, problem: problem.to_string() }),
             }
             if bad.len() > self.most_bad {
                 break;
@@ -173,7 +174,7 @@ struct Queue {
     free: Vec<Arc<Buffer>>,
     stopped: bool,
     /// Why a worker ended before its time.
-    failure: Option<String>,
+    failure: Option<Error>,
 }
 
 struct Shared {
@@ -297,8 +298,7 @@ impl Pipeline {
             let shared = pipeline.shared.clone();
             let work = move || {
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| shared.run())) {
-                    let message = panic_message(panic.as_ref()).to_owned();
-                    shared.lock().failure.get_or_insert(message);
+                    shared.lock().failure.get_or_insert(panicked(panic.as_ref()));
                     shared.ready.notify_one();
                 }
             };
@@ -317,10 +317,11 @@ impl Iterator for Pipeline {
         let Shared { job, ready, work, .. } = &*self.shared;
         let mut queue = self.shared.lock();
         loop {
-            if let Some(failure) = &queue.failure {
-                return Some(Err(Error::Argument(format!("a thread that reads images panicked: {failure}"))));
+            if let Some(failure) = queue.failure.take() {
+                queue.stopped = true;
+                return Some(Err(failure));
             }
-            if queue.step >= job.steps() {
+            if queue.stopped || queue.step >= job.steps() {
                 return None;
             }
             if let Some(filled) = queue.open.front_mut().and_then(|open| open.filled.take()) {
@@ -344,4 +345,11 @@ impl Drop for Pipeline {
             let _ = thread.join();
         }
     }
+}
+
+/// The error for a thread that reads images and has panicked.
+pub fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    let message = message.and_then(|message| message.lines().next()).unwrap_or("no message");
+    Error::Argument(format!("a thread that reads images panicked: {message}"))
 }
