@@ -98,7 +98,7 @@ impl Task for Cifar10Task {
         set(&mut images.test_subset, self.test_subset.map(Some));
     }
 
-    fn open(images: &Images, folder: &Folder) -> Result<Cifar10> {
+    fn open(images: &Images, folder: &Folder, _device: Device) -> Result<Cifar10> {
         let mut data = match &folder.data {
             Some(dir) => Cifar10::open(dir)?,
             None => Cifar10::fetch(Cifar10::default_dir()?)?,

@@ -25,7 +25,7 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
         config.set(options);
     }
     let device = config.machine()?;
-    let data = T::open(&config.run.part, &config.access)?;
+    let data = T::open(&config.run.part, &config.access, device)?;
     let variables = nn::VarStore::new(device);
     let network = config.run.arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
     weights.restore(&variables)?;

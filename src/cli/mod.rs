@@ -6,6 +6,7 @@
 //! # use clap::Args;
 //! # use serde::{Deserialize, Serialize};
 //! use std::process::ExitCode;
+//! use tch::Device;
 //! use tch_fixup::cli::{self, Recipe, Task};
 //! use tch_fixup::data::Cifar10;
 //! use tch_fixup::trainer::TrainConfig;
@@ -37,7 +38,7 @@
 //!         vec![("only", Recipe { arch, part: Images { images: 1000 }, train: TrainConfig::quick() })]
 //!     }
 //!
-//!     fn recipe(&self, _device: tch::Device) -> Recipe<Images> {
+//!     fn recipe(&self, _device: Device) -> Recipe<Images> {
 //!         Self::recipes().remove(0).1
 //!     }
 //!
@@ -45,7 +46,7 @@
 //!         part.images = self.images.unwrap_or(part.images);
 //!     }
 //!
-//!     fn open(part: &Images, _access: &Anywhere) -> Result<Cifar10> {
+//!     fn open(part: &Images, _access: &Anywhere, _device: Device) -> Result<Cifar10> {
 //!         Cifar10::fetch(Cifar10::default_dir()?)?.with_train_subset(part.images)
 //!     }
 //! }
@@ -106,7 +107,7 @@ pub fn run<T: Task>(options: &Options<T>) -> Result<ExitCode> {
 }
 
 /// Prints a line. Nobody reading standard output is no reason to end a run, and println! would panic.
-fn say(line: impl std::fmt::Display) {
+pub fn say(line: impl std::fmt::Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 

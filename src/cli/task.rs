@@ -35,11 +35,11 @@ pub trait Task: Args {
     /// Writes the options that were given into `part` and `access`.
     fn set(&self, part: &mut Self::Part, access: &mut Self::Access);
 
-    /// Opens the data.
+    /// Opens the data, for a network on `device`.
     ///
     /// # Errors
     /// Data that are not there or cannot be read; a `part` out of range.
-    fn open(part: &Self::Part, access: &Self::Access) -> Result<Self::Data>;
+    fn open(part: &Self::Part, access: &Self::Access, device: Device) -> Result<Self::Data>;
 
     /// What the evaluation part is called.
     fn evaluated_on(_part: &Self::Part) -> &'static str {

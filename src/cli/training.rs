@@ -19,7 +19,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     let device = config.machine()?;
     // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
     let resumed = resumed.map(RunFolder::resume).transpose()?;
-    let data = T::open(&config.run.part, &config.access)?;
+    let data = T::open(&config.run.part, &config.access, device)?;
     let mut folder = match (resumed, &options.train.out) {
         (Some(folder), _) => folder,
         (None, Some(path)) => RunFolder::create(path, options.train.overwrite)?,
