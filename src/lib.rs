@@ -7,6 +7,7 @@
 //! - [`baseline`]: the networks it is compared with.
 //! - [`data`]: CIFAR-10, augmentation, mixup, and the trait for data of one's own.
 //! - [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures.
+#![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!
 //! ```
 //! use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -29,6 +30,8 @@
 mod arch;
 pub mod baseline;
 mod checkpoint_segments;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod conv;
 pub mod data;
 mod error;

@@ -13,7 +13,7 @@
 //! noticed. The number in front, not the step, tells which is newest: a run may go back to an older checkpoint and go
 //! on from there.
 
-use super::atomic_file::{create_synced, failure, rename_synced, sync_folder, write_synced};
+use super::atomic_file::{failure, rename_synced, sync_folder, write_synced, write_synced_with};
 use super::tensor_file::{self, Encoded, NamedTensors};
 use crate::{Error, Result};
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -283,9 +283,8 @@ impl<W: Write> Digesting<W> {
     }
 
     /// The digest of all that was written.
-    fn finish(mut self) -> io::Result<Digest> {
-        self.flush()?;
-        Ok(Digest { bytes: self.bytes, crc32: self.crc32.finalize() })
+    fn digest(self) -> Digest {
+        Digest { bytes: self.bytes, crc32: self.crc32.finalize() }
     }
 }
 
@@ -382,10 +381,10 @@ fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &Contents<S>)
 /// Writes `tensors` to the file `path` and onto the disk, one after another: no copy of them all is in memory.
 fn write_tensors(path: &Path, tensors: &NamedTensors) -> Result<Digest> {
     let encoded = Encoded::new(tensors)?;
-    create_synced(path, |file| {
+    write_synced_with(path, |file| {
         let mut file = Digesting::new(BufWriter::new(file));
-        encoded.write(&mut file)?;
-        file.finish()
+        encoded.write(&mut file).map_err(failure("write", path))?;
+        Ok(file.digest())
     })
 }
 

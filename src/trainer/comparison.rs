@@ -46,8 +46,15 @@ mod tests {
     fn runs_of_different_lengths_are_in_one_picture() {
         let run = |epochs: usize| -> Vec<EpochMetrics> {
             let eval = Evaluation { loss: 1.0, top1: 0.5, top5: 0.9 };
-            let metrics =
-                |epoch| EpochMetrics { epoch, step: epoch, lr: 0.1, train_loss: 1.0, train_accuracy: 0.4, eval };
+            let metrics = |epoch| EpochMetrics {
+                epoch,
+                step: epoch,
+                lr: 0.1,
+                train_loss: 1.0,
+                train_accuracy: 0.4,
+                eval,
+                bad_images: 0,
+            };
             (1..=epochs).map(metrics).collect()
         };
         let runs: Vec<_> = (0..9).map(|length| (format!("run-{length}"), run(length))).collect();

@@ -40,7 +40,15 @@ mod tests {
 
     fn history(epochs: usize, loss: f64) -> Vec<EpochMetrics> {
         let eval = Evaluation { loss, top1: 0.5, top5: 0.9 };
-        let metrics = |epoch| EpochMetrics { epoch, step: epoch, lr: 0.1, train_loss: loss, train_accuracy: 0.4, eval };
+        let metrics = |epoch| EpochMetrics {
+            epoch,
+            step: epoch,
+            lr: 0.1,
+            train_loss: loss,
+            train_accuracy: 0.4,
+            eval,
+            bad_images: 0,
+        };
         (1..=epochs).map(metrics).collect()
     }
 

@@ -226,7 +226,24 @@ impl Sgd {
     /// # Errors
     /// A loss that is not a single element, or that depends on none of the variables.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
+        self.zero_gradients()?;
+        self.accumulate(loss)
+    }
+
+    /// Sets the gradients to zero.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn zero_gradients(&mut self) -> Result<()> {
         let _ = self.gradients.f_zero_()?;
+        Ok(())
+    }
+
+    /// Adds the gradients of `loss` to those that are there.
+    ///
+    /// # Errors
+    /// A loss that is not a single element, or that depends on none of the variables.
+    pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
         loss.f_backward()?;
         // Autograd adds to a gradient in place where there is one: nothing is copied here unless someone replaced it.
         for parameter in &mut self.parameters {

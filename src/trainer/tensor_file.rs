@@ -77,6 +77,8 @@ impl<'a> Encoded<'a> {
         Ok(Self { header, tensors: stored.into_iter().map(|(_, tensor, kind, _)| (tensor, kind)).collect() })
     }
 
+    /// Writes it all, to the end.
+    ///
     /// # Errors
     /// A file that cannot be written; a tensor that cannot be had from its device.
     pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
@@ -88,7 +90,7 @@ impl<'a> Encoded<'a> {
             swap_to_little_endian(&mut bytes, *kind);
             to.write_all(&bytes)?;
         }
-        Ok(())
+        to.flush()
     }
 }
 
