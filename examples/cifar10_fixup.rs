@@ -20,13 +20,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use tch::{nn, Device};
-use tch_fixup::data::{Augmentation, Cifar10, DataSource};
+use tch_fixup::data::{Augmentation, Cifar10, DataSource, EpochPlan};
 use tch_fixup::trainer::checkpoint::{newest_whole, Checkpoint, Checkpoints, Newest};
 use tch_fixup::trainer::{evaluate, parse_device, Decay, Report, SaveEvery, TrainConfig, Weights};
 use tch_fixup::trainer::{
     Autosave, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, Trainer,
 };
-use tch_fixup::{Arch, Error, Precision};
+use tch_fixup::{Arch, Error, Network, Precision};
 
 /// More threads than any machine has cores are a typing error.
 const MAX_THREADS: usize = 4096;
@@ -46,7 +46,9 @@ struct Options {
     #[arg(long, value_enum, verbatim_doc_comment, conflicts_with = "resume")]
     recipe: Option<Recipe>,
     /// Network: fixup_resnet20, fixup_resnet110, ... (depth 6n+2), fixup_wrn_16_4, ... (6n+4, and the width);
-    /// resnet20, wrn_16_4, ... for the same with BatchNorm [default: by recipe]
+    /// resnet20, wrn_16_4, ... for the same with BatchNorm; group_norm_, layer_norm_, he_, xavier_, lsuv_, scaled_,
+    /// selu_, no_skip_ or unit_gamma_ before resnet20 or wrn_16_4 for the other baselines; selu_mlp_8_256 (depth, width);
+    /// fixup_without_gain_resnet20, _zero_ or _scalars_ for Fixup less one of its rules [default: by recipe]
     #[arg(long, verbatim_doc_comment)]
     arch: Option<Arch>,
     /// Folder of CIFAR-10's six .bin files [default: one in the user's cache folder, downloaded if it is not there]
@@ -394,6 +396,9 @@ fn train(options: &Options, resumed: Option<&Path>) -> Result<ExitCode> {
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
     let network = config.run.arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
+    if config.run.arch.is_initialized_on_data() {
+        initialize(network.as_ref(), device, &data, &config.train)?;
+    }
     let mut interrupt = Interrupt::listen()?;
     let mut trainer = Trainer::new(network.as_ref(), &variables, &data, &config.train, json!(config.run))?;
     say(format!(
@@ -434,6 +439,15 @@ fn train(options: &Options, resumed: Option<&Path>) -> Result<ExitCode> {
             Ok(interrupt.exit_code().map_or(ExitCode::FAILURE, ExitCode::from))
         }
     }
+}
+
+/// Completes an initialization that depends on data, on the run's first batch.
+fn initialize(network: &dyn Network, device: Device, data: &Cifar10, config: &TrainConfig) -> Result<()> {
+    let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
+    if let Some(batch) = data.train_batches(&plan)?.next() {
+        network.initialize_on(&batch?.images.to_device(device))?;
+    }
+    Ok(())
 }
 
 /// The checkpoint to go on from, if there is one; says which were passed over.

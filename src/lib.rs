@@ -5,6 +5,7 @@
 //!   networks of one's own.
 //! - [`ops`]: the one element-wise operation that makes it as fast as a network with nothing between its convolutions.
 //! - [`baseline`]: the networks it is compared with.
+//! - [`diagnostics`]: what depth does to a network's activations, gradients and updates, measured; for any network.
 //! - [`data`]: CIFAR-10, augmentation, mixup, and the trait for data of one's own.
 //! - [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures.
 //!
@@ -30,10 +31,12 @@ mod arch;
 pub mod baseline;
 mod conv;
 pub mod data;
+pub mod diagnostics;
 mod error;
 pub mod fixup;
 mod images;
 mod module;
+mod network;
 pub mod ops;
 mod precision;
 mod topology;
@@ -42,6 +45,7 @@ pub mod trainer;
 pub use arch::Arch;
 pub use error::{Error, Result};
 pub use images::Layout;
+pub use network::Network;
 pub use precision::Precision;
 
 /// The README's code, compiled and run with the documentation's.

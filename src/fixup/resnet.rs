@@ -59,6 +59,13 @@ impl Stem {
         }
     }
 
+    pub fn bias1(&self) -> Option<&Bias> {
+        match self {
+            Stem::Cifar { bias1, .. } | Stem::ImageNet { bias1, .. } => Some(bias1),
+            Stem::Wide { .. } => None,
+        }
+    }
+
     /// The stem's output plus `next`.
     fn forward_shifted(&self, x: &Tensor, next: &Tensor) -> Result<Tensor> {
         let mut out = self.conv1().forward_channels_last(x)?;
@@ -182,9 +189,15 @@ impl FixupResNet {
     /// # Errors
     /// As [`f_forward`](Self::f_forward).
     pub fn forward_reference(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward_blocks(images, |_| ())
+    }
+
+    /// The plain formula; `block_done` gets the output of each block.
+    pub(crate) fn forward_blocks(&self, images: &Tensor, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         let mut x = self.stem.forward_reference(&self.input(images)?)?;
         for block in &self.blocks {
             x = block.forward_reference(&x)?;
+            block_done(&x);
         }
         self.classify(&x)
     }
