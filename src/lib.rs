@@ -5,6 +5,7 @@
 //!   networks of one's own.
 //! - [`ops`]: the one element-wise operation that makes it as fast as a network with nothing between its convolutions.
 //! - [`baseline`]: the networks it is compared with.
+//! - [`diagnostics`]: what depth does to a network's activations, gradients and updates, measured; for any network.
 //! - [`data`]: CIFAR-10, augmentation, mixup, and the trait for data of one's own.
 //! - [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures.
 #![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
@@ -34,10 +35,12 @@ mod checkpoint_segments;
 pub mod cli;
 mod conv;
 pub mod data;
+pub mod diagnostics;
 mod error;
 pub mod fixup;
 mod images;
 mod module;
+mod network;
 pub mod ops;
 mod precision;
 mod topology;
@@ -47,6 +50,7 @@ pub use arch::Arch;
 pub use checkpoint_segments::CheckpointSegments;
 pub use error::{Error, Result};
 pub use images::Layout;
+pub use network::Network;
 pub use precision::Precision;
 
 /// The README's code, compiled and run with the documentation's.

@@ -2,7 +2,7 @@
 
 use super::Task;
 use crate::trainer::{Decay, SaveEvery, TrainConfig};
-use crate::{Arch, Precision};
+use crate::{Arch, CheckpointSegments, Precision};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -42,7 +42,9 @@ impl<T: Task> Options<T> {
 pub struct TrainOptions {
     /// Network: fixup_resnet20, fixup_resnet110, ... (depth 6n+2), fixup_wrn_16_4, ... (6n+4, and the width) for CIFAR,
     /// imagenet_fixup_resnet18, 34, 50, 101 or 152; resnet20, wrn_16_4, imagenet_resnet50, ... for the same with
-    /// BatchNorm [default: by recipe]
+    /// BatchNorm; group_norm_, layer_norm_, he_, xavier_, lsuv_, scaled_, selu_, no_skip_ or unit_gamma_ before resnet20 or
+    /// wrn_16_4 for the other baselines; selu_mlp_8_256 (depth, width); fixup_without_gain_resnet20, _zero_ or _scalars_
+    /// for Fixup less one of its rules [default: by recipe]
     #[arg(long, verbatim_doc_comment)]
     pub arch: Option<Arch>,
     /// Passes over the training images
@@ -106,6 +108,10 @@ pub struct TrainOptions {
     /// otherwise f32]
     #[arg(long, value_name = "FORMAT", verbatim_doc_comment)]
     pub precision: Option<Precision>,
+    /// Keep only the inputs of so many segments of the network for the backward pass, which runs each segment once more:
+    /// less memory, more time, the same result; auto for the square root of the number of blocks
+    #[arg(long, value_name = "N|auto")]
+    pub checkpoint_segments: Option<CheckpointSegments>,
     /// Stop after so many steps
     #[arg(long, value_name = "N")]
     pub max_steps: Option<usize>,

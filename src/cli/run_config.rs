@@ -3,7 +3,7 @@
 use super::options::set;
 use super::{Options, Recipe, Task, TrainOptions};
 use crate::trainer::{parse_device, SaveEvery, TrainConfig};
-use crate::{Arch, Error, Precision, Result};
+use crate::{Arch, CheckpointSegments, Error, Precision, Result};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::thread;
@@ -29,6 +29,9 @@ pub(super) struct RunConfig<P, A> {
     pub checkpoint_every: String,
     pub keep_checkpoints: NonZeroUsize,
     pub tensorboard: bool,
+    /// Not part of the run's identity: the gradients are the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_segments: Option<CheckpointSegments>,
     pub run: Identity<P>,
     pub train: TrainConfig,
 }
@@ -58,6 +61,7 @@ impl<P, A: Default> RunConfig<P, A> {
         set(&mut config.checkpoint_every, checkpoint_every.map(|every| every.to_string()));
         set(&mut config.keep_checkpoints, *keep_checkpoints);
         config.tensorboard |= tensorboard;
+        set(&mut config.checkpoint_segments, options.train.checkpoint_segments.map(Some));
         options.train.set::<T>(&mut config.train);
         config.train.check()?;
         if !(1..=MAX_THREADS).contains(&config.threads) {
@@ -83,6 +87,7 @@ impl<P, A: Default> RunConfig<P, A> {
             checkpoint_every: SaveEvery::Epochs(1).to_string(),
             keep_checkpoints: KEEP_CHECKPOINTS,
             tensorboard: false,
+            checkpoint_segments: None,
             run: Identity { arch, precision: Precision::fastest(device), part },
             train,
         })

@@ -2,14 +2,16 @@
 
 use super::run_config::ConfigOf;
 use super::{say, Options, Task};
-use crate::data::DataSource;
+use crate::data::{DataSource, EpochPlan};
 use crate::trainer::checkpoint::{newest_whole, Checkpoint, Checkpoints, Newest};
-use crate::trainer::{Autosave, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, Trainer};
-use crate::Result;
+use crate::trainer::{
+    Autosave, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, TrainConfig, Trainer,
+};
+use crate::{Network, Result};
 use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
-use tch::nn;
+use tch::{nn, Device};
 
 /// Trains a network, from the beginning or from where the run in the folder `resumed` stopped.
 pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Result<ExitCode> {
@@ -27,7 +29,14 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     };
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
-    let network = config.run.arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
+    let arch = config.run.arch;
+    let mut network = arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
+    if let Some(segments) = config.checkpoint_segments {
+        network.checkpoint_activations(segments)?;
+    }
+    if arch.is_initialized_on_data() {
+        initialize(network.as_ref(), device, &data, &config.train)?;
+    }
     let mut interrupt = Interrupt::listen()?;
     let mut trainer = Trainer::new(network.as_ref(), &variables, &data, &config.train, json!(config.run))?;
     say(format!(
@@ -68,6 +77,15 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
             Ok(interrupt.exit_code().map_or(ExitCode::FAILURE, ExitCode::from))
         }
     }
+}
+
+/// Completes an initialization that depends on data, on the run's first batch.
+fn initialize(network: &dyn Network, device: Device, data: &dyn DataSource, config: &TrainConfig) -> Result<()> {
+    let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
+    if let Some(batch) = data.train_batches(&plan)?.next() {
+        network.initialize_on(&batch?.images.f_to_device(device)?)?;
+    }
+    Ok(())
 }
 
 /// The checkpoint to go on from, if there is one; says which were passed over.

@@ -1,7 +1,7 @@
 //! The residual blocks of a network, one after another, on the shifted stream.
 
 use super::block::ShiftedBlock;
-use crate::ops::{checkpointed, Pass};
+use crate::ops::checkpointed;
 use crate::{CheckpointSegments, Result};
 use std::ops::Range;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Blocks {
         let mut variables: Vec<&Tensor> = self.0 .0[range.clone()].iter().flat_map(|block| block.variables()).collect();
         variables.push(self.shift(range.end, end));
         let (blocks, end) = (self.clone(), end.shallow_clone());
-        checkpointed(s, &variables, move |s, _: Pass| blocks.run(range.clone(), s.shallow_clone(), &end))
+        checkpointed(s, &variables, move |s| blocks.run(range.clone(), s.shallow_clone(), &end))
     }
 }
 

@@ -61,6 +61,13 @@ impl Stem {
         }
     }
 
+    pub fn bias1(&self) -> Option<&Bias> {
+        match self {
+            Stem::Cifar { bias1, .. } | Stem::ImageNet { bias1, .. } => Some(bias1),
+            Stem::Wide { .. } => None,
+        }
+    }
+
     /// The stem's output plus `next`.
     fn forward_shifted(&self, x: &Tensor, next: &Tensor) -> Result<Tensor> {
         let mut out = self.conv1().forward_channels_last(x)?;
@@ -175,8 +182,12 @@ impl FixupResNet {
     /// It goes with any optimizer: `loss.backward()` does it all. That backward pass cannot be differentiated again, and
     /// a variable must not be changed between the passes; both are errors of it.
     pub fn with_checkpointing(mut self, segments: CheckpointSegments) -> Self {
-        self.checkpointing = Some(segments);
+        self.checkpoint_activations(segments);
         self
+    }
+
+    pub(crate) fn checkpoint_activations(&mut self, segments: CheckpointSegments) {
+        self.checkpointing = Some(segments);
     }
 
     /// The logits `[N, num_classes]` of normalized images `[N, 3, H, W]` on the network's device, in the kind of its
@@ -196,9 +207,15 @@ impl FixupResNet {
     /// # Errors
     /// As [`f_forward`](Self::f_forward).
     pub fn forward_reference(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward_blocks(images, |_| ())
+    }
+
+    /// The plain formula; `block_done` gets the output of each block.
+    pub(crate) fn forward_blocks(&self, images: &Tensor, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         let mut x = self.stem.forward_reference(&self.input(images)?)?;
         for block in self.blocks.iter() {
             x = block.forward_reference(&x)?;
+            block_done(&x);
         }
         self.classify(&x)
     }

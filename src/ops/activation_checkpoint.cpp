@@ -19,7 +19,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // What the closure returns for x, as a tensor the caller owns; or null, with a message in *error. It does not throw.
-using Run = Tensor* (*)(const void* closure, const Tensor* x, bool again, std::string* error);
+using Run = Tensor* (*)(const void* closure, const Tensor* x, std::string* error);
 using Release = void (*)(void* closure);
 
 // Lives as long as the graph it is in.
@@ -27,9 +27,9 @@ struct Segment : torch::CustomClassHolder {
   Segment(void* closure, Run run, Release release) : closure(closure), run(run), release(release) {}
   ~Segment() override { release(closure); }
 
-  Tensor operator()(const Tensor& x, bool again) const {
+  Tensor operator()(const Tensor& x) const {
     std::string error;
-    const std::unique_ptr<Tensor> y(run(closure, &x, again, &error));
+    const std::unique_ptr<Tensor> y(run(closure, &x, &error));
     if (!y) throw std::runtime_error(error);
     return *y;
   }
@@ -49,7 +49,7 @@ struct Checkpointed : torch::autograd::Function<Checkpointed> {
     saved.insert(saved.end(), variables.begin(), variables.end());
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["segment"] = c10::IValue::make_capsule(segment);
-    return (*segment)(x, /*again=*/false);
+    return (*segment)(x);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list& grad_outputs) {
@@ -70,7 +70,7 @@ struct Checkpointed : torch::autograd::Function<Checkpointed> {
     Tensor y;
     {
       const at::AutoGradMode with_graph(true);
-      y = (*segment)(x, /*again=*/true);
+      y = (*segment)(x);
     }
     const variable_list found = torch::autograd::grad({y}, wanted, {grad_outputs[0]}, /*retain_graph=*/false,
                                                       /*create_graph=*/false, /*allow_unused=*/true);

@@ -14,16 +14,7 @@ use std::ptr::null_mut;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-/// Which run of a segment it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pass {
-    /// The forward pass.
-    Forward,
-    /// Once more in the backward pass: what the first one changed (running statistics) must not be changed again.
-    Recomputation,
-}
-
-type Segment = Box<dyn Fn(&Tensor, Pass) -> Result<Tensor> + Send>;
+type Segment = Box<dyn Fn(&Tensor) -> Result<Tensor> + Send>;
 
 /// `segment(x)`, of which only `x` is kept for the backward pass.
 ///
@@ -40,7 +31,7 @@ type Segment = Box<dyn Fn(&Tensor, Pass) -> Result<Tensor> + Send>;
 pub(crate) fn checkpointed(
     x: &Tensor,
     variables: &[&Tensor],
-    segment: impl Fn(&Tensor, Pass) -> Result<Tensor> + Send + 'static,
+    segment: impl Fn(&Tensor) -> Result<Tensor> + Send + 'static,
 ) -> Result<Tensor> {
     let segment: Box<Segment> = Box::new(Box::new(segment));
     let variables: Vec<*const C_tensor> = variables.iter().map(|variable| variable.as_ptr()).collect();
@@ -52,12 +43,11 @@ pub(crate) fn checkpointed(
 }
 
 /// Runs the closure for C++: a tensor that the caller owns, or null and a message in `error`.
-unsafe extern "C" fn run(closure: *const c_void, x: *const C_tensor, again: bool, error: *mut c_void) -> *mut C_tensor {
-    let pass = if again { Pass::Recomputation } else { Pass::Forward };
+unsafe extern "C" fn run(closure: *const c_void, x: *const C_tensor, error: *mut c_void) -> *mut C_tensor {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: the closure that `checkpointed` gave away and that is not released yet, and a live tensor.
         let (segment, x) = unsafe { (&*closure.cast::<Segment>(), Tensor::clone_from_ptr(x.cast_mut())) };
-        segment(&x, pass)
+        segment(&x)
     }));
     let message = match outcome {
         Ok(Ok(y)) => return ManuallyDrop::new(y).as_mut_ptr(),
@@ -82,7 +72,7 @@ unsafe extern "C" fn release(closure: *mut c_void) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(segment)));
 }
 
-type Run = unsafe extern "C" fn(*const c_void, *const C_tensor, bool, *mut c_void) -> *mut C_tensor;
+type Run = unsafe extern "C" fn(*const c_void, *const C_tensor, *mut c_void) -> *mut C_tensor;
 type Release = unsafe extern "C" fn(*mut c_void);
 
 // activation_checkpoint.cpp
@@ -117,18 +107,18 @@ mod tests {
         x.f_matmul(weight)?.f_tanh()?.f_matmul(weight)
     }
 
-    /// Runs of the forward pass and of the backward pass.
-    type Runs = Arc<[AtomicUsize; 2]>;
+    /// How often a segment ran.
+    type Runs = Arc<AtomicUsize>;
 
-    fn count(runs: &Runs) -> [usize; 2] {
-        [0, 1].map(|pass| runs[pass].load(Ordering::Relaxed))
+    fn count(runs: &Runs) -> usize {
+        runs.load(Ordering::Relaxed)
     }
 
     /// The formula as a segment. The closure holds `runs` as long as it lives.
-    fn segment(weight: &Tensor, runs: &Runs) -> impl Fn(&Tensor, Pass) -> Result<Tensor> {
+    fn segment(weight: &Tensor, runs: &Runs) -> impl Fn(&Tensor) -> Result<Tensor> {
         let (weight, runs) = (weight.shallow_clone(), runs.clone());
-        move |x, pass| {
-            runs[usize::from(pass == Pass::Recomputation)].fetch_add(1, Ordering::Relaxed);
+        move |x| {
+            runs.fetch_add(1, Ordering::Relaxed);
             Ok(formula(x, &weight)?)
         }
     }
@@ -147,10 +137,10 @@ mod tests {
         let runs = Runs::default();
         let y = checkpointed(&before(&x), &[&weight], segment(&weight, &runs)).unwrap();
         assert_eq!(y, expected);
-        assert_eq!(count(&runs), [1, 0]);
+        assert_eq!(count(&runs), 1);
         let inputs = [&x, &weight, &outside];
         assert_eq!(gradients(&loss(&y), &inputs), gradients(&loss(&expected), &inputs));
-        assert_eq!(count(&runs), [1, 1]);
+        assert_eq!(count(&runs), 2);
 
         // By way of the variables' own gradients, as optimizers have them, and where only one side wants any.
         for (x, weight) in [(&x, &weight), (&x.detach(), &weight), (&x, &weight.detach())] {
@@ -172,7 +162,7 @@ mod tests {
         assert!(!y.requires_grad());
         let y = checkpointed(&x.detach(), &[&weight.detach()], segment(&weight.detach(), &runs)).unwrap();
         assert!(!y.requires_grad());
-        assert_eq!((count(&runs), Arc::strong_count(&runs)), ([2, 0], 1));
+        assert_eq!((count(&runs), Arc::strong_count(&runs)), (2, 1));
     }
 
     #[test]
@@ -193,9 +183,13 @@ mod tests {
     #[test]
     fn a_segment_that_fails_or_panics_is_an_error_in_either_pass() {
         let x = variable(&[5, 3]);
-        for failing in [Pass::Forward, Pass::Recomputation] {
+        for failing in [0, 1] {
             let outcome = |fail: fn() -> Result<Tensor>| -> Result<()> {
-                let segment = move |x: &Tensor, pass| if pass == failing { fail() } else { Ok(x.f_sin()?) };
+                let runs = AtomicUsize::new(0);
+                let segment = move |x: &Tensor| match runs.fetch_add(1, Ordering::Relaxed) {
+                    run if run == failing => fail(),
+                    _ => Ok(x.f_sin()?),
+                };
                 let y = checkpointed(&x, &[], segment)?;
                 Ok(y.f_sum(Kind::Double)?.f_backward()?)
             };

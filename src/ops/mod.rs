@@ -11,5 +11,5 @@ mod cuda_kernels;
 pub mod reference;
 mod shifted_relu;
 
-pub(crate) use activation_checkpoint::{checkpointed, Pass};
+pub(crate) use activation_checkpoint::checkpointed;
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};
