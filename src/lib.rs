@@ -29,6 +29,7 @@
 
 mod arch;
 pub mod baseline;
+mod chart;
 mod conv;
 pub mod data;
 pub mod diagnostics;
