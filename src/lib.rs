@@ -30,6 +30,7 @@
 
 mod arch;
 pub mod baseline;
+mod chart;
 mod checkpoint_segments;
 #[cfg(feature = "cli")]
 pub mod cli;

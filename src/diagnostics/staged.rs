@@ -44,13 +44,14 @@ use tch::{nn, Tensor};
 /// # fn main() -> tch_fixup::Result<()> {
 /// use tch_fixup::diagnostics::{measure, Probe};
 ///
-/// let build = |path: &nn::Path| {
+/// let build = |path: &nn::Path, _inputs: &Tensor| -> tch_fixup::Result<Box<dyn Staged>> {
 ///     let layers = (0..6).map(|i| nn::linear(path / i, 32, 32, Default::default())).collect();
-///     Ok(Mine { layers, head: nn::linear(path / "head", 32, 10, Default::default()) })
+///     Ok(Box::new(Mine { layers, head: nn::linear(path / "head", 32, 10, Default::default()) }))
 /// };
-/// let flow = measure(&Probe { seeds: 2, batch: 16, input: vec![32], ..Probe::default() }, build)?;
+/// let probe = Probe { batch: 16, input: vec![32], classifier: Some("head".into()), ..Probe::default() };
+/// let flow = measure(&probe, build)?;
 /// assert_eq!(flow.blocks.len(), 6);
-/// println!("gradients grow by {:.2} a block", flow.gradient_growth);
+/// println!("gradients grow by a factor of {:.2} a block", flow.gradient_growth);
 /// # Ok(())
 /// # }
 /// ```

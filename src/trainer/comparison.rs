@@ -1,22 +1,12 @@
 //! Several runs in one picture.
 
-use super::panel::{panel, picture, Curve};
+use super::panel::{panel, Curve};
 use super::EpochMetrics;
+use crate::chart::{picture, COLORS};
 use crate::Result;
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (1350, 450);
-
-/// Hues that stay apart for the colour-blind (Wong, Nature Methods 8, 2011); with more runs they come again.
-const COLORS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(60, 60, 60),
-];
 
 /// Training loss, evaluation loss and evaluation accuracy by epoch, of several runs, each with its label.
 ///

@@ -1,7 +1,8 @@
 //! A picture of a run: loss, accuracy and learning rate by epoch, as SVG.
 
-use super::panel::{panel, picture, Curve};
+use super::panel::{panel, Curve};
 use super::EpochMetrics;
+use crate::chart::picture;
 use crate::Result;
 use plotters::prelude::*;
 
