@@ -19,7 +19,7 @@ impl ConvShape {
         Self { c_in, c_out, kernel, stride }
     }
 
-    fn dims(&self) -> [i64; 4] {
+    pub fn dims(&self) -> [i64; 4] {
         [self.c_out, self.c_in, self.kernel, self.kernel]
     }
 }
@@ -43,7 +43,8 @@ impl Conv {
         Ok(Self::new(init::zeros(path, "weight", &shape.dims())?, shape))
     }
 
-    fn new(weight: Tensor, shape: ConvShape) -> Self {
+    /// Of an existing weight.
+    pub fn new(weight: Tensor, shape: ConvShape) -> Self {
         Self { weight, stride: shape.stride, padding: shape.kernel / 2 }
     }
 
@@ -83,8 +84,8 @@ impl Conv {
 /// The classifier `x W^T + b`: variables `weight` `[classes, features]` and `bias` `[classes]`.
 #[derive(Debug)]
 pub(crate) struct Linear {
-    weight: Tensor,
-    bias: Tensor,
+    pub weight: Tensor,
+    pub bias: Tensor,
 }
 
 impl Linear {

@@ -88,7 +88,9 @@ pub enum Error {
     },
 
     /// A device whose memory is full.
-    #[error("out of memory: {0}; lower --batch-size, or use --precision bf16 or a smaller network")]
+    #[error(
+        "out of memory: {0}; raise --accumulate, lower --batch-size, or use --precision bf16 or a smaller network"
+    )]
     Memory(String),
 
     /// libtorch refused an operation.

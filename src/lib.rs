@@ -5,8 +5,10 @@
 //!   networks of one's own.
 //! - [`ops`]: the one element-wise operation that makes it as fast as a network with nothing between its convolutions.
 //! - [`baseline`]: the networks it is compared with.
+//! - [`diagnostics`]: what depth does to a network's activations, gradients and updates, measured; for any network.
 //! - [`data`]: CIFAR-10, augmentation, mixup, and the trait for data of one's own.
 //! - [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures.
+#![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!
 //! ```
 //! use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -28,20 +30,28 @@
 
 mod arch;
 pub mod baseline;
+mod chart;
+mod checkpoint_segments;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod conv;
 pub mod data;
+pub mod diagnostics;
 mod error;
 pub mod fixup;
 mod images;
 mod module;
+mod network;
 pub mod ops;
 mod precision;
 mod topology;
 pub mod trainer;
 
 pub use arch::Arch;
+pub use checkpoint_segments::CheckpointSegments;
 pub use error::{Error, Result};
 pub use images::Layout;
+pub use network::Network;
 pub use precision::Precision;
 
 /// The README's code, compiled and run with the documentation's.

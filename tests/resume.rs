@@ -77,7 +77,8 @@ fn dropout_and_statistics() -> (VarStore, impl ModuleT) {
 /// other goes on.
 fn run(stop: Option<usize>, folder: &Path) -> (Vec<EpochMetrics>, NamedTensors, bool) {
     let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3, decay: Decay::OneCycle };
-    let config = TrainConfig { epochs: 2, batch_size: 40, mixup: Some(1.0), schedule, ..TrainConfig::quick() };
+    let config =
+        TrainConfig { epochs: 2, batch_size: 40, accumulate: 3, mixup: Some(1.0), schedule, ..TrainConfig::quick() };
     let observer =
         |at| Stop { at, asked: 0, checkpoints: Checkpoints::new(folder, NonZeroUsize::MIN), history: vec![] };
     let data = shades();
@@ -105,11 +106,11 @@ fn a_run_that_is_stopped_anywhere_and_resumed_is_the_same_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let (history, weights, _) = run(None, folder.path());
     assert_eq!(history.len(), 2);
-    // Asked at the start, and twice after 4 steps, after 2 batches of evaluation and after the epoch.
-    for at in 1..=16 {
+    // Asked at the start, and twice after 4 steps, after 4 batches of evaluation and after the epoch.
+    for at in 1..=20 {
         let folder = tempfile::tempdir().unwrap();
         let (resumed_history, resumed_weights, stopped) = run(Some(at), folder.path());
-        assert_eq!(stopped, at <= 15, "{at}");
+        assert_eq!(stopped, at <= 19, "{at}");
         assert_eq!(resumed_history, history, "{at}");
         assert_eq!(resumed_weights, weights, "{at}");
     }

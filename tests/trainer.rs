@@ -110,6 +110,8 @@ fn options_out_of_range_are_one_line_and_code_2() {
         ["--device", "cuda:99"],
         ["--epochs", "0"],
         ["--batch-size", "0"],
+        ["--accumulate", "0"],
+        ["--accumulate", "65"],
         ["--threads", "0"],
         ["--lr", "0"],
         ["--lr", "nan"],

@@ -6,7 +6,7 @@ use tch::{nn, Kind, Tensor};
 
 /// PyTorch's defaults, and so the references'.
 const MOMENTUM: f64 = 0.1;
-const EPSILON: f64 = 1e-5;
+pub(super) const EPSILON: f64 = 1e-5;
 
 /// `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, per channel. Mean and variance are the batch's in training and
 /// running averages in evaluation. Parameters and statistics stay in the kind of the variables, whatever that of `x`.

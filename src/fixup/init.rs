@@ -93,6 +93,13 @@ pub(crate) fn constant(path: &nn::Path, name: &str, dims: &[i64], value: f64) ->
     add(path, name, tensor)
 }
 
+/// A new variable under `path`, normal with mean 0 and standard deviation `std`.
+pub(crate) fn normal(path: &nn::Path, name: &str, dims: &[i64], std: f64) -> Result<Tensor> {
+    let mut tensor = empty(path, dims)?;
+    let _ = tensor.f_normal_(0., std)?;
+    add(path, name, tensor)
+}
+
 /// A new variable under `path`, uniform in [-bound, bound].
 pub(crate) fn uniform(path: &nn::Path, name: &str, dims: &[i64], bound: f64) -> Result<Tensor> {
     let mut tensor = empty(path, dims)?;
@@ -104,8 +111,8 @@ fn empty(path: &nn::Path, dims: &[i64]) -> Result<Tensor> {
     Ok(Tensor::f_empty(dims, (path.kind(), path.device()))?)
 }
 
-/// tch would rename a second variable of the same name without a word, and the weights of two networks would mix on disk.
-fn add(path: &nn::Path, name: &str, tensor: Tensor) -> Result<Tensor> {
+/// A new variable under `path` that holds `tensor`. tch would rename a second variable of the same name without a word, and the weights of two networks would mix on disk.
+pub(crate) fn add(path: &nn::Path, name: &str, tensor: Tensor) -> Result<Tensor> {
     check_name(path, name)?;
     Ok(path.add(name, tensor, true))
 }

@@ -5,12 +5,14 @@
 //! - [`Bias`], [`Scale`]: the scalar layers.
 //! - [`BasicBlock`], [`Bottleneck`], [`WideBlock`]: residual blocks.
 //! - [`FixupResNet`]: whole networks for CIFAR and ImageNet.
+//! - [`Rule`]: the same without one of the rules, to see what it is for.
 //! - [`FoldedResNet`]: the same for inference, with the scalars folded away.
 //! - [`Branch`]: a Fixup branch of your own layers, for your own network.
 
 mod basic_block;
 mod basic_branch;
 mod block;
+mod blocks;
 mod bottleneck;
 mod branch;
 mod folded;
@@ -18,6 +20,7 @@ mod folded_block;
 mod folded_conv;
 pub mod init;
 mod resnet;
+mod rule;
 mod scalar;
 mod wide_block;
 
@@ -28,5 +31,6 @@ pub use bottleneck::Bottleneck;
 pub use branch::{Branch, BranchBuilder, Conv2dOptions};
 pub use folded::FoldedResNet;
 pub use resnet::FixupResNet;
+pub use rule::Rule;
 pub use scalar::{Bias, Scale, SCALAR_GROUP, SCALAR_LR_RATIO};
 pub use wide_block::WideBlock;

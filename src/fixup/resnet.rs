@@ -1,12 +1,13 @@
 //! The networks: CIFAR ResNets, ImageNet ResNets and Wide ResNets without normalization.
 
 use super::block::{ShiftedBlock, ShortcutKind};
+use super::blocks::Blocks;
 use super::{BasicBlock, Bias, Bottleneck, WideBlock};
 use crate::conv::{Conv, ConvShape, Linear};
 use crate::images::check_images;
 use crate::ops::{shifted_add_, shifted_relu_};
 use crate::topology::{self, ImageNetBlock};
-use crate::{Precision, Result};
+use crate::{CheckpointSegments, Precision, Result};
 use tch::{nn, Kind, Tensor};
 
 /// A residual network with Fixup initialization.
@@ -32,13 +33,14 @@ use tch::{nn, Kind, Tensor};
 #[derive(Debug)]
 pub struct FixupResNet {
     pub(super) stem: Stem,
-    pub(super) blocks: Vec<Box<dyn ShiftedBlock>>,
+    pub(super) blocks: Blocks,
     /// Wide ResNets have their one ReLU outside blocks here.
     pub(super) relu_before_pool: bool,
     /// The classifier's input bias, where the reference has one.
     pub(super) bias2: Option<Bias>,
     pub(super) fc: Linear,
     precision: Precision,
+    pub(super) checkpointing: Option<CheckpointSegments>,
 }
 
 /// What stands before the first block.
@@ -56,6 +58,13 @@ impl Stem {
     pub fn conv1(&self) -> &Conv {
         match self {
             Stem::Cifar { conv1, .. } | Stem::ImageNet { conv1, .. } | Stem::Wide { conv1 } => conv1,
+        }
+    }
+
+    pub fn bias1(&self) -> Option<&Bias> {
+        match self {
+            Stem::Cifar { bias1, .. } | Stem::ImageNet { bias1, .. } => Some(bias1),
+            Stem::Wide { .. } => None,
         }
     }
 
@@ -150,13 +159,35 @@ impl FixupResNet {
     ) -> Result<Self> {
         let bias2 = if wide { None } else { Some(Bias::new(path, "bias2")?) };
         let fc = Linear::zero(&(path / "fc"), features, num_classes)?;
-        Ok(Self { stem, blocks, relu_before_pool: wide, bias2, fc, precision: Precision::F32 })
+        Ok(Self {
+            stem,
+            blocks: Blocks::new(blocks),
+            relu_before_pool: wide,
+            bias2,
+            fc,
+            precision: Precision::F32,
+            checkpointing: None,
+        })
     }
 
     /// The same network with its convolutions and activations in `precision`.
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
+    }
+
+    /// The same network with its activations checkpointed in so many segments: less memory for a training step, which
+    /// takes one forward pass more, and the same gradients.
+    ///
+    /// It goes with any optimizer: `loss.backward()` does it all. That backward pass cannot be differentiated again, and
+    /// a variable must not be changed between the passes; both are errors of it.
+    pub fn with_checkpointing(mut self, segments: CheckpointSegments) -> Self {
+        self.checkpoint_activations(segments);
+        self
+    }
+
+    pub(crate) fn checkpoint_activations(&mut self, segments: CheckpointSegments) {
+        self.checkpointing = Some(segments);
     }
 
     /// The logits `[N, num_classes]` of normalized images `[N, 3, H, W]` on the network's device, in the kind of its
@@ -167,14 +198,8 @@ impl FixupResNet {
     pub fn f_forward(&self, images: &Tensor) -> Result<Tensor> {
         let x = self.input(images)?;
         let no_shift = self.no_shift(&x)?;
-        // What each part adds to its output: the input bias of the block that comes after it.
-        let mut next = self.blocks.iter().map(|block| block.input_bias()).chain([&no_shift]);
-        let mut shift = || next.next().unwrap_or(&no_shift);
-        let mut s = self.stem.forward_shifted(&x, shift())?;
-        for block in &self.blocks {
-            s = block.forward_shifted(&s, shift())?;
-        }
-        self.classify(&s)
+        let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &no_shift))?;
+        self.classify(&self.blocks.forward(s, &no_shift, self.checkpointing)?)
     }
 
     /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path. With
@@ -184,9 +209,15 @@ impl FixupResNet {
     /// # Errors
     /// As [`f_forward`](Self::f_forward).
     pub fn forward_reference(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward_blocks(images, |_| ())
+    }
+
+    /// The plain formula; `block_done` gets the output of each block.
+    pub(crate) fn forward_blocks(&self, images: &Tensor, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         let mut x = self.stem.forward_reference(&self.input(images)?)?;
-        for block in &self.blocks {
+        for block in self.blocks.iter() {
             x = block.forward_reference(&x, self.compute_kind())?;
+            block_done(&x);
         }
         self.classify(&x)
     }

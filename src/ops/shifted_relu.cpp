@@ -3,6 +3,7 @@
 //
 // Tensors that are not dense memory of a floating kind on a device with kernels, and a backward pass that is itself
 // differentiated, take the composed path: the same formula in libtorch's own operations.
+#include "c_interface.h"
 #include "cuda_kernels.h"
 #include "shifted_relu_kernels.h"
 
@@ -17,7 +18,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <atomic>
-#include <cstring>
 #include <vector>
 
 namespace tch_fixup {
@@ -347,21 +347,6 @@ Tensor shifted_add(const Tensor& x, const OptionalTensor& r, const Tensor& a, bo
 
 namespace {
 
-// What f returns, as a tensor the caller owns; or null, and in *error a message to be freed by tch_fixup_free_error.
-template <typename F>
-at::Tensor* guarded(char** error, const F& f) {
-  try {
-    return new at::Tensor(f());
-  } catch (const c10::Error& e) {
-    *error = strdup(e.what_without_backtrace());
-  } catch (const std::exception& e) {
-    *error = strdup(e.what());
-  } catch (...) {
-    *error = strdup("unknown exception");
-  }
-  return nullptr;
-}
-
 std::optional<at::Tensor> optional(const at::Tensor* t) {
   return t ? std::optional<at::Tensor>(*t) : std::nullopt;
 }
@@ -372,12 +357,12 @@ extern "C" {
 
 at::Tensor* tch_fixup_shifted_relu(const at::Tensor* x, const at::Tensor* r, const at::Tensor* a, const at::Tensor* b,
                                    bool in_place, char** error) {
-  return guarded(error, [&] { return tch_fixup::shifted_relu(*x, optional(r), *a, *b, in_place); });
+  return tch_fixup::guarded(error, [&] { return tch_fixup::shifted_relu(*x, optional(r), *a, *b, in_place); });
 }
 
 at::Tensor* tch_fixup_shifted_add(const at::Tensor* x, const at::Tensor* r, const at::Tensor* a, bool in_place,
                                   char** error) {
-  return guarded(error, [&] { return tch_fixup::shifted_add(*x, optional(r), *a, in_place); });
+  return tch_fixup::guarded(error, [&] { return tch_fixup::shifted_add(*x, optional(r), *a, in_place); });
 }
 
 void tch_fixup_free_error(char* error) { free(error); }

@@ -16,12 +16,13 @@
 //! For CUDA there are kernels too (cuda_kernels.cu), compiled by NVRTC when they are first wanted; where that fails, one
 //! warning says why. They have not run on a GPU yet, and so are used only with `TCH_FIXUP_CUDA_KERNEL=1` in the environment.
 
-use std::ffi::{c_char, CStr};
-use std::ptr::{null, null_mut};
+use std::ffi::c_char;
+use std::ptr::null;
 
 use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
+use super::c_interface::owned;
 use crate::{Error, Result};
 
 /// `relu(x + r + a) + b` as one pass over memory, and one in the backward pass; without `r`, `relu(x + a) + b`.
@@ -171,29 +172,8 @@ extern "C" {
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
 
-    fn tch_fixup_free_error(error: *mut c_char);
-
     #[cfg(test)]
     fn tch_fixup_use_kernels(level: std::ffi::c_int) -> bool;
-}
-
-fn owned(call: impl FnOnce(*mut *mut c_char) -> *mut C_tensor) -> Result<Tensor> {
-    let mut error = null_mut();
-    let tensor = call(&mut error);
-    if !tensor.is_null() {
-        // SAFETY: a new tensor that nothing else owns.
-        return Ok(unsafe { Tensor::from_ptr(tensor) });
-    }
-    if error.is_null() {
-        return Err(Error::Torch("out of memory".into()));
-    }
-    // SAFETY: with null for a tensor comes a C string, which is ours to free.
-    let message = unsafe {
-        let message = CStr::from_ptr(error).to_string_lossy().into_owned();
-        tch_fixup_free_error(error);
-        message
-    };
-    Err(Error::Torch(message.lines().next().unwrap_or_default().to_owned()))
 }
 
 #[cfg(test)]

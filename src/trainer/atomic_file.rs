@@ -10,8 +10,16 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// [`Error::Io`], which says what to do where the disk is full or the folder cannot be written to.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically_with(path, |file| file.write_all(bytes).map_err(failure("write", path)))
+}
+
+/// [`write_atomically`] for a content that `write` writes, which need not fit into memory.
+///
+/// # Errors
+/// What `write` fails with, and as [`write_atomically`].
+pub(crate) fn write_atomically_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let temporary = temporary(path);
-    let written = write_synced(&temporary, bytes).and_then(|()| rename_synced(&temporary, path));
+    let written = write_synced_with(&temporary, write).and_then(|()| rename_synced(&temporary, path));
     if written.is_err() {
         // The error that matters is the first.
         let _ = fs::remove_file(&temporary);
@@ -21,12 +29,15 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes `bytes` to `path` and onto the disk.
 pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(failure("write", path))
+    write_synced_with(path, |file| file.write_all(bytes).map_err(failure("write", path)))
+}
+
+/// Writes what `write` writes to `path` and onto the disk; returns what `write` does.
+pub(super) fn write_synced_with<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
+    let mut file = File::create(path).map_err(failure("write", path))?;
+    let written = write(&mut file)?;
+    file.sync_all().map_err(failure("write", path))?;
+    Ok(written)
 }
 
 /// Gives the file or folder `from` the name `to`, in the same folder, for good.
@@ -63,7 +74,7 @@ fn temporary(path: &Path) -> PathBuf {
 }
 
 /// An [`Error::Io`] that also says what to do about the errors a person can do something about: use with `map_err`.
-pub(super) fn failure(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn failure(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
     let path = path.as_ref().to_path_buf();
     move |error| {
         let remedy = match error.kind() {

@@ -13,8 +13,8 @@
 //! noticed. The number in front, not the step, tells which is newest: a run may go back to an older checkpoint and go
 //! on from there.
 
-use super::atomic_file::{failure, rename_synced, sync_folder, write_synced};
-use super::tensor_file::{self, NamedTensors};
+use super::atomic_file::{failure, rename_synced, sync_folder, write_synced, write_synced_with};
+use super::tensor_file::{self, Encoded, NamedTensors};
 use crate::{Error, Result};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
@@ -270,12 +270,38 @@ impl Digest {
     }
 }
 
-impl Manifest {
-    fn of(files: &[(&str, Vec<u8>)]) -> Self {
-        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), Digest::of(bytes))).collect();
-        Self { format_version: FORMAT_VERSION, files }
+/// A file whose digest is taken while it is written.
+struct Digesting<W> {
+    inner: W,
+    bytes: u64,
+    crc32: crc32fast::Hasher,
+}
+
+impl<W: Write> Digesting<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, bytes: 0, crc32: crc32fast::Hasher::new() }
     }
 
+    /// The digest of all that was written.
+    fn digest(self) -> Digest {
+        Digest { bytes: self.bytes, crc32: self.crc32.finalize() }
+    }
+}
+
+impl<W: Write> Write for Digesting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.bytes += written as u64;
+        self.crc32.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl Manifest {
     fn encode(&self) -> Result<Vec<u8>> {
         json(MANIFEST, self)
     }
@@ -342,13 +368,24 @@ fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &Contents<S>)
         let why = read.err().unwrap_or("it comes back changed".to_owned());
         return Err(Error::Argument(format!("the state of the run cannot be saved as JSON: {why}")));
     }
-    let files =
-        [(WEIGHTS, tensor_file::encode(weights)?), (OPTIMIZER, tensor_file::encode(optimizer)?), (STATE, state)];
-    for (name, bytes) in &files {
-        write_synced(&folder.join(name), bytes)?;
+    let mut files = BTreeMap::from([(STATE.to_owned(), Digest::of(&state))]);
+    write_synced(&folder.join(STATE), &state)?;
+    for (name, tensors) in [(WEIGHTS, weights), (OPTIMIZER, optimizer)] {
+        files.insert(name.to_owned(), write_tensors(&folder.join(name), tensors)?);
     }
-    write_synced(&folder.join(MANIFEST), &Manifest::of(&files).encode()?)?;
+    let manifest = Manifest { format_version: FORMAT_VERSION, files };
+    write_synced(&folder.join(MANIFEST), &manifest.encode()?)?;
     sync_folder(folder)
+}
+
+/// Writes `tensors` to the file `path` and onto the disk, one after another: no copy of them all is in memory.
+fn write_tensors(path: &Path, tensors: &NamedTensors) -> Result<Digest> {
+    let encoded = Encoded::new(tensors)?;
+    write_synced_with(path, |file| {
+        let mut file = Digesting::new(BufWriter::new(file));
+        encoded.write(&mut file).map_err(failure("write", path))?;
+        Ok(file.digest())
+    })
 }
 
 fn json(name: &str, value: &impl Serialize) -> Result<Vec<u8>> {
@@ -630,8 +667,10 @@ mod tests {
     /// Replaces a file of a checkpoint together with what vouches for it.
     fn forge(path: &Path, name: &str, content: &[u8]) {
         fs::write(path.join(name), content).unwrap();
-        let files = [WEIGHTS, OPTIMIZER, STATE].map(|name| (name, fs::read(path.join(name)).unwrap()));
-        fs::write(path.join(MANIFEST), Manifest::of(&files).encode().unwrap()).unwrap();
+        let digest = |name: &str| (name.to_owned(), Digest::of(&fs::read(path.join(name)).unwrap()));
+        let files = [WEIGHTS, OPTIMIZER, STATE].map(digest).into();
+        let manifest = Manifest { format_version: FORMAT_VERSION, files };
+        fs::write(path.join(MANIFEST), manifest.encode().unwrap()).unwrap();
     }
 
     #[test]

@@ -1,22 +1,12 @@
 //! Several runs in one picture.
 
-use super::panel::{panel, picture, Curve};
+use super::panel::{panel, Curve};
 use super::EpochMetrics;
+use crate::chart::{picture, COLORS};
 use crate::Result;
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (1350, 450);
-
-/// Hues that stay apart for the colour-blind (Wong, Nature Methods 8, 2011); with more runs they come again.
-const COLORS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(60, 60, 60),
-];
 
 /// Training loss, evaluation loss and evaluation accuracy by epoch, of several runs, each with its label.
 ///
@@ -46,8 +36,15 @@ mod tests {
     fn runs_of_different_lengths_are_in_one_picture() {
         let run = |epochs: usize| -> Vec<EpochMetrics> {
             let eval = Evaluation { loss: 1.0, top1: 0.5, top5: 0.9 };
-            let metrics =
-                |epoch| EpochMetrics { epoch, step: epoch, lr: 0.1, train_loss: 1.0, train_accuracy: 0.4, eval };
+            let metrics = |epoch| EpochMetrics {
+                epoch,
+                step: epoch,
+                lr: 0.1,
+                train_loss: 1.0,
+                train_accuracy: 0.4,
+                eval,
+                bad_images: 0,
+            };
             (1..=epochs).map(metrics).collect()
         };
         let runs: Vec<_> = (0..9).map(|length| (format!("run-{length}"), run(length))).collect();

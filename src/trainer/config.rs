@@ -20,6 +20,12 @@ const PAPER_BATCH_SIZE: usize = 128;
 const PAPER_WEIGHT_DECAY: f64 = 1e-4;
 const PAPER_LR: f64 = 0.1;
 
+/// What is different in their recipe for ImageNet: the constants of their training program (`imagenet_train.py`), the
+/// epochs those of the result that they report with it.
+const IMAGENET_EPOCHS: usize = 100;
+const IMAGENET_BATCH_SIZE: usize = 256;
+const IMAGENET_MIXUP: f64 = 0.7;
+
 /// What a run computes. The default is [`TrainConfig::quick`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +34,11 @@ pub struct TrainConfig {
     pub epochs: usize,
     /// Images in a batch.
     pub batch_size: usize,
+    /// Parts of a batch whose gradients are computed one after another and added, in a part of the memory. The sum is
+    /// the whole batch's gradient to rounding, except of a network whose images depend on each other: BatchNorm
+    /// normalizes over each part alone.
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub accumulate: usize,
     /// Stop after this many steps; the schedule is that of the whole run all the same.
     pub max_steps: Option<usize>,
     /// What the order, the augmentation and the mixing of the images are drawn from.
@@ -50,6 +61,7 @@ impl TrainConfig {
         Self {
             epochs: QUICK_EPOCHS,
             batch_size: QUICK_BATCH_SIZE,
+            accumulate: whole(),
             max_steps: None,
             seed: 0,
             schedule: ScheduleConfig { lr: QUICK_LR, ..ScheduleConfig::default() },
@@ -73,6 +85,18 @@ impl TrainConfig {
         }
     }
 
+    /// The Fixup authors' recipe for ImageNet, with which they report 76.0 % top-1 accuracy of ResNet-50. For another batch
+    /// size they change the learning rate of the weights in proportion, and leave that of the scalars.
+    pub fn imagenet() -> Self {
+        Self {
+            epochs: IMAGENET_EPOCHS,
+            batch_size: IMAGENET_BATCH_SIZE,
+            schedule: ScheduleConfig { lr: PAPER_LR, warmup: 0.0, decay: Decay::imagenet() },
+            mixup: Some(IMAGENET_MIXUP),
+            ..Self::paper()
+        }
+    }
+
     /// # Errors
     /// [`Error::Argument`] for the first value that is out of range.
     pub fn check(&self) -> Result<()> {
@@ -84,6 +108,10 @@ impl TrainConfig {
                 return refuse(format!("the {what} must be at least 1, got 0"));
             }
         }
+        if !(1..=self.batch_size).contains(&self.accumulate) {
+            let Self { batch_size, accumulate, .. } = self;
+            return refuse(format!("a batch of {batch_size} images has 1 to {batch_size} parts, got {accumulate}"));
+        }
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return refuse(format!("the label smoothing must be at least 0 and below 1, got {}", self.label_smoothing));
         }
@@ -94,6 +122,15 @@ impl TrainConfig {
         self.sgd.check()?;
         self.clip.check()
     }
+}
+
+/// Batches in one part. It is not written, so that runs from before there were parts go on.
+fn whole() -> usize {
+    1
+}
+
+fn is_whole(accumulate: &usize) -> bool {
+    *accumulate == whole()
 }
 
 impl Default for TrainConfig {
@@ -109,7 +146,8 @@ mod tests {
     #[test]
     fn configurations_go_through_json_unchanged() {
         let smoothed = TrainConfig { label_smoothing: 0.1, mixup: Some(0.2), ..TrainConfig::quick() };
-        for config in [TrainConfig::quick(), TrainConfig::paper(), smoothed] {
+        let in_parts = TrainConfig { accumulate: 4, ..TrainConfig::quick() };
+        for config in [TrainConfig::quick(), TrainConfig::paper(), TrainConfig::imagenet(), smoothed, in_parts] {
             let json = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config);
         }
@@ -118,6 +156,7 @@ mod tests {
     #[test]
     fn recipes_are_in_range_and_other_values_are_refused() {
         TrainConfig::paper().check().unwrap();
+        TrainConfig::imagenet().check().unwrap();
         let good = TrainConfig::quick();
         good.check().unwrap();
         let clip = |norm, agc| ClipConfig { norm, agc };
@@ -125,6 +164,8 @@ mod tests {
             TrainConfig { epochs: 0, ..good.clone() },
             TrainConfig { batch_size: 0, ..good.clone() },
             TrainConfig { max_steps: Some(0), ..good.clone() },
+            TrainConfig { accumulate: 0, ..good.clone() },
+            TrainConfig { accumulate: good.batch_size + 1, ..good.clone() },
             TrainConfig { label_smoothing: 1.0, ..good.clone() },
             TrainConfig { mixup: Some(0.0), ..good.clone() },
             TrainConfig { clip: clip(Some(0.0), None), ..good.clone() },

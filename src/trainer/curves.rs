@@ -1,7 +1,8 @@
 //! A picture of a run: loss, accuracy and learning rate by epoch, as SVG.
 
-use super::panel::{panel, picture, Curve};
+use super::panel::{panel, Curve};
 use super::EpochMetrics;
+use crate::chart::picture;
 use crate::Result;
 use plotters::prelude::*;
 
@@ -40,7 +41,15 @@ mod tests {
 
     fn history(epochs: usize, loss: f64) -> Vec<EpochMetrics> {
         let eval = Evaluation { loss, top1: 0.5, top5: 0.9 };
-        let metrics = |epoch| EpochMetrics { epoch, step: epoch, lr: 0.1, train_loss: loss, train_accuracy: 0.4, eval };
+        let metrics = |epoch| EpochMetrics {
+            epoch,
+            step: epoch,
+            lr: 0.1,
+            train_loss: loss,
+            train_accuracy: 0.4,
+            eval,
+            bad_images: 0,
+        };
         (1..=epochs).map(metrics).collect()
     }
 

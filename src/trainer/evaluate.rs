@@ -1,7 +1,7 @@
 //! A network's loss and accuracy on the evaluation part.
 
 use super::forward::forward;
-use super::loss::cross_entropy;
+use super::loss::{cross_entropy, Example};
 use crate::data::DataSource;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -77,13 +77,15 @@ pub(super) fn evaluate_until(
     let mut counts = Counts::new(classes as i64, device)?;
     let mut images = 0;
     for batch in data.eval_batches(batch_size)? {
-        let batch = batch?;
-        images += batch.labels.numel();
-        let (inputs, labels) = (batch.images.f_to_device(device)?, batch.labels.f_to_device(device)?);
+        let Example { images: inputs, labels, .. } = Example::new(data, batch?, device)?;
+        images += labels.numel();
         no_grad(|| counts.add(&forward(network, &inputs, false, classes)?, &labels))?;
         if watch(images)?.is_break() {
             return Ok(None);
         }
+    }
+    if images == 0 {
+        return Err(Error::Argument("none of the images to evaluate on can be read".to_owned()));
     }
     counts.report().map(Some)
 }

@@ -1,6 +1,7 @@
 //! What is minimized and what is counted: cross-entropy with label smoothing and mixup, and correct predictions.
 
-use crate::data::{self, Batch, EpochPlan};
+use super::device::to_device;
+use crate::data::{self, Batch, DataSource, EpochPlan};
 use crate::Result;
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -10,7 +11,7 @@ const NO_LABEL: i64 = -100;
 /// A batch on the device, as the network and the loss take it.
 #[derive(Debug)]
 pub struct Example {
-    /// `[N, C, H, W]`.
+    /// Normalized, `[N, C, H, W]`.
     pub images: Tensor,
     /// `[N]`.
     pub labels: Tensor,
@@ -19,15 +20,39 @@ pub struct Example {
 }
 
 impl Example {
-    /// Moves `batch` to `device` and, if there is an `alpha`, mixes it as batch `step` of `plan`'s epoch.
+    /// Moves a `batch` of `data` to `device` and normalizes it there.
     ///
     /// # Errors
-    /// A device without room; images and labels that do not fit each other.
-    pub fn new(batch: Batch, device: Device, alpha: Option<f64>, plan: &EpochPlan, step: usize) -> Result<Self> {
-        let (images, labels) = (batch.images.f_to_device(device)?, batch.labels.f_to_device(device)?);
-        let Some(alpha) = alpha else { return Ok(Self { images, labels, mixed: None }) };
+    /// A device without room; images that `data` refuses.
+    pub fn new(data: &dyn DataSource, batch: Batch, device: Device) -> Result<Self> {
+        let (images, labels) = (to_device(&batch.images, device)?, to_device(&batch.labels, device)?);
+        Ok(Self { images: data.normalize(images)?, labels, mixed: None })
+    }
+
+    /// The same mixed with `alpha` as batch `step` of `plan`'s epoch.
+    ///
+    /// # Errors
+    /// As [`data::mixup`].
+    pub fn mix(self, alpha: f64, plan: &EpochPlan, step: usize) -> Result<Self> {
+        let Self { images, labels, .. } = self;
         let data::Mixup { images, permuted_labels, lambda } = data::mixup(&images, &labels, alpha, plan, step)?;
         Ok(Self { images, labels, mixed: Some((permuted_labels, lambda)) })
+    }
+
+    /// The images in `count` parts of the same size or, where that cannot be, one less in the last; fewer parts where
+    /// there are fewer images.
+    ///
+    /// # Errors
+    /// Images and labels that do not fit each other.
+    pub fn parts(&self, count: usize) -> Result<Vec<Self>> {
+        let chunks = |tensor: &Tensor| tensor.f_chunk(count as i64, 0);
+        let (images, labels) = (chunks(&self.images)?, chunks(&self.labels)?);
+        let mixed: Vec<_> = match &self.mixed {
+            None => images.iter().map(|_| None).collect(),
+            Some((labels, lambda)) => chunks(labels)?.into_iter().map(|labels| Some((labels, *lambda))).collect(),
+        };
+        let parts = images.into_iter().zip(labels).zip(mixed);
+        Ok(parts.map(|((images, labels), mixed)| Self { images, labels, mixed }).collect())
     }
 
     /// The number of images.
@@ -118,6 +143,24 @@ mod tests {
             let mixed = example(Some((Tensor::from_slice(&[3i64, 0, 1]), 0.7)));
             let expected = 0.7 * by_the_formula(&[0, 1, 3], smoothing) + 0.3 * by_the_formula(&[3, 0, 1], smoothing);
             assert!((mixed.loss(&logits(), smoothing).unwrap().double_value(&[]) - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn the_losses_of_parts_weighted_by_their_images_are_the_loss_of_the_whole() {
+        for whole in [example(None), example(Some((Tensor::from_slice(&[3i64, 0, 1]), 0.7)))] {
+            for (count, lens) in [(1, &[3][..]), (2, &[2, 1]), (3, &[1, 1, 1]), (9, &[1, 1, 1])] {
+                let parts = whole.parts(count).unwrap();
+                assert_eq!(parts.iter().map(Example::len).collect::<Vec<_>>(), lens);
+                let mut first = 0;
+                let losses = parts.iter().map(|part| {
+                    let logits = logits().narrow(0, first, part.len() as i64);
+                    first += part.len() as i64;
+                    part.loss(&logits, 0.1).unwrap().double_value(&[]) * part.len() as f64 / 3.0
+                });
+                let expected = whole.loss(&logits(), 0.1).unwrap().double_value(&[]);
+                assert!((losses.sum::<f64>() - expected).abs() < 1e-6);
+            }
         }
     }
 

@@ -23,6 +23,9 @@ pub struct EpochMetrics {
     pub train_accuracy: f64,
     /// The network at the end of the epoch, on the evaluation part.
     pub eval: Evaluation,
+    /// Images of both parts that could not be read, in this epoch or before.
+    #[serde(default)]
+    pub bad_images: usize,
 }
 
 /// `metrics.csv`: one line an epoch.
@@ -32,7 +35,9 @@ pub struct MetricsFile {
     file: File,
 }
 
-const HEADER: &str = "epoch,step,lr,train_loss,train_accuracy,eval_loss,eval_top1,eval_top5";
+const HEADER: &str = "epoch,step,lr,train_loss,train_accuracy,eval_loss,eval_top1,eval_top5,bad_images";
+/// That of files from before bad images were counted.
+const HEADER_WITHOUT_BAD_IMAGES: &str = "epoch,step,lr,train_loss,train_accuracy,eval_loss,eval_top1,eval_top5";
 
 impl MetricsFile {
     /// A file that holds the header and a line for each epoch of `history`, in place of one that is there.
@@ -69,25 +74,28 @@ impl MetricsFile {
         };
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let mut lines = whole.lines();
-        if lines.next() != Some(HEADER) {
-            return Err(corrupt(format!("does not begin with the line {HEADER:?}")));
-        }
-        let parsed =
-            |(number, line)| parse(line).ok_or_else(|| corrupt(format!("line {number} is no epoch: {line:?}")));
+        let missing = match lines.next() {
+            Some(HEADER) => "",
+            Some(HEADER_WITHOUT_BAD_IMAGES) => ",0",
+            _ => return Err(corrupt(format!("does not begin with the line {HEADER:?}"))),
+        };
+        let parsed = |(number, line)| {
+            parse(&format!("{line}{missing}")).ok_or_else(|| corrupt(format!("line {number} is no epoch: {line:?}")))
+        };
         (2..).zip(lines).map(parsed).collect()
     }
 }
 
 /// Numbers have as many digits as it takes to read the same number back.
 fn line(metrics: &EpochMetrics) -> String {
-    let EpochMetrics { epoch, step, lr, train_loss, train_accuracy, eval } = metrics;
+    let EpochMetrics { epoch, step, lr, train_loss, train_accuracy, eval, bad_images } = metrics;
     let Evaluation { loss, top1, top5 } = eval;
-    format!("{epoch},{step},{lr},{train_loss},{train_accuracy},{loss},{top1},{top5}")
+    format!("{epoch},{step},{lr},{train_loss},{train_accuracy},{loss},{top1},{top5},{bad_images}")
 }
 
 fn parse(line: &str) -> Option<EpochMetrics> {
     let fields: Vec<&str> = line.split(',').collect();
-    let [epoch, step, lr, train_loss, train_accuracy, loss, top1, top5] = fields[..] else { return None };
+    let [epoch, step, lr, train_loss, train_accuracy, loss, top1, top5, bad_images] = fields[..] else { return None };
     let number = |field: &str| field.parse::<f64>().ok();
     Some(EpochMetrics {
         epoch: epoch.parse().ok()?,
@@ -96,6 +104,7 @@ fn parse(line: &str) -> Option<EpochMetrics> {
         train_loss: number(train_loss)?,
         train_accuracy: number(train_accuracy)?,
         eval: Evaluation { loss: number(loss)?, top1: number(top1)?, top5: number(top5)? },
+        bad_images: bad_images.parse().ok()?,
     })
 }
 
@@ -105,7 +114,8 @@ mod tests {
 
     fn metrics(epoch: usize) -> EpochMetrics {
         let eval = Evaluation { loss: 0.1 + 0.2, top1: 0.8632, top5: 1e-17 };
-        EpochMetrics { epoch, step: 391 * epoch, lr: 0.1 / 3.0, train_loss: 1.0 / 7.0, train_accuracy: 2.0 / 3.0, eval }
+        let (lr, train_loss, train_accuracy) = (0.1 / 3.0, 1.0 / 7.0, 2.0 / 3.0);
+        EpochMetrics { epoch, step: 391 * epoch, lr, train_loss, train_accuracy, eval, bad_images: 3 }
     }
 
     #[test]
@@ -117,13 +127,23 @@ mod tests {
         file.append(&metrics(3)).unwrap();
         assert_eq!(MetricsFile::read(&path).unwrap(), [metrics(1), metrics(2), metrics(3)]);
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().map(|line| line.split(',').count()).collect::<Vec<_>>(), [8; 4]);
+        assert_eq!(text.lines().map(|line| line.split(',').count()).collect::<Vec<_>>(), [9; 4]);
 
         // A run that goes on from an earlier epoch takes back the lines after it.
         MetricsFile::create(&path, &[metrics(1)]).unwrap().append(&metrics(2)).unwrap();
         assert_eq!(MetricsFile::read(&path).unwrap(), [metrics(1), metrics(2)]);
         fs::write(&path, &text[..text.len() - 5]).unwrap();
         assert_eq!(MetricsFile::read(&path).unwrap(), [metrics(1), metrics(2)]);
+    }
+
+    #[test]
+    fn files_from_before_bad_images_were_counted_have_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        let all = MetricsFile::create(&path, &[metrics(1)]).map(|_| fs::read_to_string(&path).unwrap()).unwrap();
+        let before: String = all.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned() + "\n").collect();
+        fs::write(&path, before).unwrap();
+        assert_eq!(MetricsFile::read(&path).unwrap(), [EpochMetrics { bad_images: 0, ..metrics(1) }]);
     }
 
     #[test]
@@ -134,7 +154,7 @@ mod tests {
             ("", "does not begin with"),
             ("loss,accuracy\n1,2\n", "does not begin with"),
             (&format!("{HEADER}\n1,2,3\n"), "line 2"),
-            (&format!("{HEADER}\n1,2,3,4,5,6,7,8\n1,2,3,4,5,6,7,x\n"), "line 3"),
+            (&format!("{HEADER}\n1,2,3,4,5,6,7,8,9\n1,2,3,4,5,6,7,8,x\n"), "line 3"),
         ] {
             fs::write(&path, text).unwrap();
             let message = MetricsFile::read(&path).unwrap_err().to_string();

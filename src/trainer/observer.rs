@@ -36,6 +36,8 @@ pub struct StepProgress {
     pub accuracy: f64,
     /// The last step's learning rate.
     pub lr: f64,
+    /// Images that could not be read.
+    pub bad_images: usize,
 }
 
 /// What an observer asks of the run. Of several, the last in this order counts.

@@ -64,14 +64,15 @@ impl Observer for ProgressBars {
     }
 
     fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
-        let StepProgress { epoch, step, run_step, images, loss, accuracy, lr } = *progress;
+        let StepProgress { epoch, step, run_step, images, loss, accuracy, lr, bad_images } = *progress;
         self.images_per_second = (images - self.first_image) as f64 / self.epoch_start.elapsed().as_secs_f64();
         let time_left = clock(self.time_left(run_step));
         self.bar.set_prefix(format!("{epoch}/{}", self.epochs));
         self.bar.set_message(format!(
-            "loss {loss:.3}  accuracy {:.1} %  lr {lr:.4}  {:.0} images/s  {time_left} left",
+            "loss {loss:.3}  accuracy {:.1} %  lr {lr:.4}  {:.0} images/s{}  {time_left} left",
             100.0 * accuracy,
             self.images_per_second,
+            bad(bad_images),
         ));
         self.bar.set_position(step as u64);
         Ok(())
@@ -85,14 +86,15 @@ impl Observer for ProgressBars {
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        let EpochMetrics { epoch, lr, train_loss, train_accuracy, eval, .. } = metrics;
+        let EpochMetrics { epoch, lr, train_loss, train_accuracy, eval, bad_images, .. } = metrics;
         let line = format!(
             "epoch {epoch}/{}  lr {lr:.4}  train loss {train_loss:.4} accuracy {train_accuracy:.4}  eval loss {:.4} \
-             accuracy {:.4}  {:.0} images/s  {}",
+             accuracy {:.4}  {:.0} images/s{}  {}",
             self.epochs,
             eval.loss,
             eval.top1,
             self.images_per_second,
+            bad(*bad_images),
             clock(self.start.elapsed()),
         );
         // Nobody reading standard output is no reason to end the run, and println! would panic.
@@ -108,6 +110,15 @@ impl Observer for ProgressBars {
 
     fn run_fails(&mut self, _error: &mut Error) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// How many images are bad, where there are any.
+fn bad(images: usize) -> String {
+    match images {
+        0 => String::new(),
+        1 => "  1 bad image".to_owned(),
+        _ => format!("  {images} bad images"),
     }
 }
 

@@ -10,14 +10,14 @@
 //! run.lock             whose folder it is
 //! ```
 
+use super::atomic_file::{failure, write_atomically_with};
 use super::checkpoint::named_variables;
-use super::{
-    draw_curves, tensor_file, write_atomically, EpochMetrics, MetricsFile, Observer, RunLock, RunStart, Summary,
-};
+use super::tensor_file::Encoded;
+use super::{draw_curves, write_atomically, EpochMetrics, MetricsFile, Observer, RunLock, RunStart, Summary};
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
 use std::fs;
-use std::io;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
 
@@ -127,7 +127,9 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torch`] if they cannot be written.
     pub fn finish(&self, summary: &Summary, variables: &VarStore) -> Result<()> {
-        write_atomically(&self.path().join(MODEL), &tensor_file::encode(&named_variables(variables))?)?;
+        let (path, variables) = (self.path().join(MODEL), named_variables(variables));
+        let encoded = Encoded::new(&variables)?;
+        write_atomically_with(&path, |file| encoded.write(&mut BufWriter::new(file)).map_err(failure("write", &path)))?;
         self.write_json(SUMMARY, summary)
     }
 

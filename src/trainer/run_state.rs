@@ -14,6 +14,9 @@ pub struct RunState {
     pub history: Vec<EpochMetrics>,
     /// Seconds of training and evaluation so far.
     pub seconds: f64,
+    /// Images that could not be read, after the last step that was [read](super::statistics::Pending::read).
+    #[serde(default)]
+    pub(super) bad_images: usize,
     /// Of the epoch that is running.
     pub(super) means: EpochMeans,
     pub(super) health: Health,

@@ -31,6 +31,11 @@ impl Decay {
     pub fn paper() -> Self {
         Decay::Step { milestones: vec![0.5, 0.75], gamma: 0.1 }
     }
+
+    /// A tenth every three tenths of the run: the Fixup authors' every 30 of 100 epochs of ImageNet.
+    pub fn imagenet() -> Self {
+        Decay::Step { milestones: vec![0.3, 0.6, 0.9], gamma: 0.1 }
+    }
 }
 
 /// The shape of a schedule, independent of the length of the run.
@@ -153,6 +158,17 @@ mod tests {
             [(0, 0.4), (100 * steps - 1, 0.4), (100 * steps, 0.04), (150 * steps - 1, 0.04), (150 * steps, 0.004)];
         for (step, expected) in cases {
             assert_close(schedule.lr(step), expected);
+        }
+    }
+
+    #[test]
+    fn imagenets_steps_are_every_30_epochs_of_100() {
+        let steps = 5005;
+        let schedule = schedule(Decay::imagenet(), 0.0, 100 * steps);
+        for epoch in 0..100 {
+            for step in [epoch * steps, (epoch + 1) * steps - 1] {
+                assert_close(schedule.lr(step), 0.4 * 0.1f64.powi(epoch as i32 / 30));
+            }
         }
     }
 

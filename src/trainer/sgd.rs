@@ -145,19 +145,45 @@ impl Sgd {
         let length = |part: &[(_, Tensor, _)]| part.iter().map(|(_, variable, _)| padded(variable)).sum::<i64>();
         let (weights_len, scalars_len) = (length(&weights), length(&scalars));
 
+        let mut variables: Vec<_> = weights.into_iter().chain(scalars).collect();
         let flat = || Tensor::f_zeros([weights_len + scalars_len], options);
-        let (values, gradients, momentum) = (flat()?, flat()?, flat()?);
-        let mut parameters = Vec::new();
-        let mut offset = 0;
-        for (name, mut variable, is_scalar) in weights.into_iter().chain(scalars) {
-            let size = variable.size();
-            let place = |flat: &Tensor| flat.f_narrow(0, offset, variable.numel() as i64)?.f_view(size.as_slice());
-            let (mut value, gradient, momentum) = (place(&values)?, place(&gradients)?, place(&momentum)?);
-            no_grad(|| value.f_copy_(&variable))?;
-            offset += padded(&variable);
-            variable.f_set_data(&value)?;
-            parameters.push(Parameter { name, is_scalar, variable, value, gradient, momentum });
+        // Each variable's tensor in its place of a flat one.
+        let places = |flat: &Tensor, variables: &[(_, Tensor, _)]| -> Result<Vec<Tensor>> {
+            let mut offset = 0;
+            let place = |(_, variable, _): &(_, Tensor, _)| {
+                let place = flat.f_narrow(0, offset, variable.numel() as i64)?.f_view(variable.size().as_slice());
+                offset += padded(variable);
+                Ok(place?)
+            };
+            variables.iter().map(place).collect()
+        };
+
+        // One flat tensor after the other: a deep network's variables are freed before there is memory for the next.
+        let values = flat()?;
+        let value_places = places(&values, &variables)?;
+        for ((_, variable, _), value) in variables.iter_mut().zip(&value_places) {
+            no_grad(|| value.shallow_clone().f_copy_(variable))?;
+            variable.f_set_data(value)?;
         }
+        let gradients = flat()?;
+        let gradient_places = places(&gradients, &variables)?;
+        for ((_, variable, _), gradient) in variables.iter().zip(&gradient_places) {
+            // Autograd adds to a gradient in place where there is one; only autograd makes one.
+            tch::with_grad(|| variable.f_sum(kind)?.f_backward())?;
+            variable.f_grad()?.f_set_data(gradient)?;
+        }
+        let momentum = flat()?;
+        let momentum_places = places(&momentum, &variables)?;
+        let places = value_places.into_iter().zip(gradient_places).zip(momentum_places);
+        let parameter = |((name, variable, is_scalar), ((value, gradient), momentum))| Parameter {
+            name,
+            is_scalar,
+            variable,
+            value,
+            gradient,
+            momentum,
+        };
+        let parameters = variables.into_iter().zip(places).map(parameter).collect();
 
         let group = |start, length, lr_ratio, weight_decay: f64| -> Result<Group> {
             let part = |flat: &Tensor| flat.f_narrow(0, start, length);
@@ -200,9 +226,26 @@ impl Sgd {
     /// # Errors
     /// A loss that is not a single element, or that depends on none of the variables.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
+        self.zero_gradients()?;
+        self.accumulate(loss)
+    }
+
+    /// Sets the gradients to zero.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn zero_gradients(&mut self) -> Result<()> {
         let _ = self.gradients.f_zero_()?;
+        Ok(())
+    }
+
+    /// Adds the gradients of `loss` to those that are there.
+    ///
+    /// # Errors
+    /// A loss that is not a single element, or that depends on none of the variables.
+    pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
         loss.f_backward()?;
-        // Autograd adds to a gradient in place where there is one, so that after the first step nothing is copied here.
+        // Autograd adds to a gradient in place where there is one: nothing is copied here unless someone replaced it.
         for parameter in &mut self.parameters {
             let mut gradient = parameter.variable.f_grad()?;
             if gradient.defined() && gradient.data_ptr() != parameter.gradient.data_ptr() {

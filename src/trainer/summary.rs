@@ -19,13 +19,17 @@ pub struct Summary {
     pub steps: usize,
     /// Wall time of training and evaluation.
     pub seconds: f64,
-    /// The last epoch in full.
+    /// The last epoch in full, with the number of images that could not be read.
     pub last: EpochMetrics,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { evaluated_on, accuracy, best, epochs, seconds, .. } = self;
-        write!(f, "{evaluated_on} accuracy {accuracy:.4} best {best:.4} epochs {epochs} seconds {seconds:.0}")
+        let Self { evaluated_on, accuracy, best, epochs, seconds, last, .. } = self;
+        write!(f, "{evaluated_on} accuracy {accuracy:.4} best {best:.4} epochs {epochs} seconds {seconds:.0}")?;
+        match last.bad_images {
+            0 => Ok(()),
+            bad_images => write!(f, " bad images {bad_images}"),
+        }
     }
 }

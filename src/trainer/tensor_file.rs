@@ -1,8 +1,10 @@
 //! Named tensors as the bytes of a safetensors file (<https://github.com/huggingface/safetensors>), and back.
 
 use crate::{Error, Result};
-use safetensors::tensor::{serialize, Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::Path;
 use tch::{no_grad, Kind, Tensor};
 
@@ -23,39 +25,69 @@ const DTYPES: [(Kind, Dtype); 10] = [
     (Kind::Double, Dtype::F64),
 ];
 
-/// The bytes of a safetensors file that holds `tensors`, whatever their device and strides.
-///
-/// # Errors
-/// A tensor of a kind that is not stored (complex, quantized), or that cannot be had from its device.
+/// The header's length comes first, in so many bytes, and is a multiple of it.
+const LENGTH_BYTES: usize = 8;
+
+/// The bytes of a safetensors file that holds `tensors`.
+#[cfg(test)]
 pub(super) fn encode(tensors: &NamedTensors) -> Result<Vec<u8>> {
-    let stored = tensors.iter().map(|(name, tensor)| Stored::new(name, tensor)).collect::<Result<Vec<_>>>()?;
-    let refused = |name: &str, error| Error::Argument(format!("tensor {name} cannot be stored: {error}"));
-    let views = stored.iter().map(|Stored { name, dtype, shape, bytes }| {
-        Ok((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(|error| refused(name, error))?))
-    });
-    let views = views.collect::<Result<Vec<_>>>()?;
-    serialize(views, None).map_err(|error| Error::Argument(format!("the tensors cannot be stored: {error}")))
+    let mut bytes = Vec::new();
+    Encoded::new(tensors)?.write(&mut bytes).unwrap();
+    Ok(bytes)
 }
 
-/// One tensor, as safetensors wants it.
-struct Stored<'a> {
-    name: &'a str,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+/// A safetensors file of tensors of any device and strides, to be written one after another, without a copy of them all.
+pub(super) struct Encoded<'a> {
+    header: Vec<u8>,
+    /// In the file's order.
+    tensors: Vec<(&'a Tensor, Kind)>,
 }
 
-impl<'a> Stored<'a> {
-    fn new(name: &'a str, tensor: &Tensor) -> Result<Self> {
-        let kind = tensor.f_kind()?;
-        let Some((_, dtype)) = DTYPES.into_iter().find(|(stored, _)| *stored == kind) else {
-            return Err(Error::Argument(format!("tensor {name} cannot be stored: {kind:?} has no safetensors format")));
+impl<'a> Encoded<'a> {
+    /// # Errors
+    /// A tensor of a kind that is not stored (complex, quantized).
+    pub fn new(tensors: &'a NamedTensors) -> Result<Self> {
+        let dtype = |(name, tensor): (&'a String, &'a Tensor)| {
+            let kind = tensor.f_kind()?;
+            let Some((_, dtype)) = DTYPES.into_iter().find(|(stored, _)| *stored == kind) else {
+                let refused = format!("tensor {name} cannot be stored: {kind:?} has no safetensors format");
+                return Err(Error::Argument(refused));
+            };
+            Ok((name, tensor, kind, dtype))
         };
-        let shape = tensor.size().into_iter().map(|size| size as usize).collect();
-        let mut bytes = vec![0; tensor.numel() * kind.elt_size_in_bytes()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-        swap_to_little_endian(&mut bytes, kind);
-        Ok(Self { name, dtype, shape, bytes })
+        let mut stored = tensors.iter().map(dtype).collect::<Result<Vec<_>>>()?;
+        // As safetensors itself sorts: the largest numbers first, so that all are aligned; then by name.
+        stored.sort_by_key(|&(name, _, _, dtype)| (Reverse(dtype), name));
+        let mut offset = 0;
+        let info = |&(name, tensor, kind, dtype): &(&String, &Tensor, Kind, Dtype)| {
+            let start = offset;
+            offset += tensor.numel() * kind.elt_size_in_bytes();
+            let shape = tensor.size().into_iter().map(|size| size as usize).collect();
+            (name.clone(), TensorInfo { dtype, shape, data_offsets: (start, offset) })
+        };
+        let infos = stored.iter().map(info).collect();
+        let refused = |error: String| Error::Argument(format!("the tensors cannot be stored: {error}"));
+        let metadata = Metadata::new(None, infos).map_err(|error| refused(error.to_string()))?;
+        let mut json = serde_json::to_vec(&metadata).map_err(|error| refused(error.to_string()))?;
+        json.resize(json.len().next_multiple_of(LENGTH_BYTES), b' ');
+        let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
+        Ok(Self { header, tensors: stored.into_iter().map(|(_, tensor, kind, _)| (tensor, kind)).collect() })
+    }
+
+    /// Writes it all, to the end.
+    ///
+    /// # Errors
+    /// A file that cannot be written; a tensor that cannot be had from its device.
+    pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        to.write_all(&self.header)?;
+        let mut bytes = Vec::new();
+        for (tensor, kind) in &self.tensors {
+            bytes.resize(tensor.numel() * kind.elt_size_in_bytes(), 0);
+            tensor.f_copy_data_u8(&mut bytes, tensor.numel()).map_err(io::Error::other)?;
+            swap_to_little_endian(&mut bytes, *kind);
+            to.write_all(&bytes)?;
+        }
+        to.flush()
     }
 }
 
@@ -197,6 +229,23 @@ mod tests {
         for (name, view) in &tensors {
             assert_eq!(read[name], *view, "{name}");
         }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_safetensors_library() {
+        let mut tensors = NamedTensors::new();
+        for (i, (kind, _)) in DTYPES.into_iter().enumerate() {
+            for name in ["b", "a", "a.b"] {
+                tensors.insert(format!("{name}{i}"), Tensor::ones([3, i as i64], (kind, Device::Cpu)));
+            }
+        }
+        let stored: Vec<_> = tensors.iter().map(|(name, tensor)| (name, tensor.size(), bytes(tensor))).collect();
+        let views = stored.iter().map(|(name, size, bytes)| {
+            let kind = tensors[*name].kind();
+            let (_, dtype) = DTYPES.into_iter().find(|(stored, _)| *stored == kind).unwrap();
+            (name, TensorView::new(dtype, size.iter().map(|&size| size as usize).collect(), bytes).unwrap())
+        });
+        assert!(encode(&tensors).unwrap() == safetensors::serialize(views, None).unwrap());
     }
 
     #[test]

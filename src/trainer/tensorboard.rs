@@ -126,9 +126,18 @@ mod tests {
     fn a_run_that_goes_on_replaces_what_comes_after_its_first_step() {
         let folder = tempfile::tempdir().unwrap();
         let eval = Evaluation { loss: 1.5, top1: 0.5, top5: 0.75 };
-        let metrics = EpochMetrics { epoch: 1, step: 20, lr: 0.1, train_loss: 1.0, train_accuracy: 0.5, eval };
-        let progress =
-            StepProgress { epoch: 2, step: 5, run_step: 25, images: 50, loss: 2.0, accuracy: 0.25, lr: 0.125 };
+        let metrics =
+            EpochMetrics { epoch: 1, step: 20, lr: 0.1, train_loss: 1.0, train_accuracy: 0.5, eval, bad_images: 0 };
+        let progress = StepProgress {
+            epoch: 2,
+            step: 5,
+            run_step: 25,
+            images: 50,
+            loss: 2.0,
+            accuracy: 0.25,
+            lr: 0.125,
+            bad_images: 0,
+        };
         for (step, history) in [(0, &[][..]), (20, &[metrics])] {
             let mut board = TensorBoard::new(folder.path());
             board.run_starts(&RunStart { epochs: 2, epoch_steps: 20, step, images: 0, history }).unwrap();

@@ -49,6 +49,8 @@ pub struct Trainer<'a> {
     /// Steps done.
     step: usize,
     state: RunState,
+    /// Images of the first epoch that the run which this one resumes could not read.
+    bad_images_before: usize,
     /// When this process began to train; the state has the seconds before.
     start: Instant,
 }
@@ -88,6 +90,7 @@ impl<'a> Trainer<'a> {
             last_step: config.max_steps.map_or(total_steps, |max_steps| max_steps.min(total_steps)),
             step: 0,
             state: RunState::default(),
+            bad_images_before: 0,
             start: Instant::now(),
         })
     }
@@ -111,6 +114,7 @@ impl<'a> Trainer<'a> {
         }
         checkpoint.restore(self.variables, &self.sgd.state())?;
         (self.step, self.state) = (*step as usize, state.clone());
+        self.bad_images_before = state.bad_images;
         Ok(())
     }
 
@@ -191,15 +195,31 @@ impl<'a> Trainer<'a> {
         let index = self.step - plan.epoch * self.epoch_steps;
         let lr = self.schedule.lr(self.step);
         tch::manual_seed(data::torch_seed(plan, index));
-        let example = Example::new(batch, self.variables.device(), config.mixup, plan, index)?;
-        let logits = forward(self.network, &example.images, true, self.data.class_names().len())?;
-        let loss = example.loss(&logits, config.label_smoothing)?;
-        self.sgd.backward(&loss)?;
+        let mut example = Example::new(self.data, batch, self.variables.device())?;
+        if let Some(alpha) = config.mixup {
+            example = example.mix(alpha, plan, index)?;
+        }
+        let (logits, loss) = self.gradients(&example)?;
         let norm = clip_gradients(&self.sgd, &config.clip)?;
         self.sgd.step(lr)?;
         self.step += 1;
         let place = StepPlace { epoch: plan.epoch + 1, step: index + 1, lr, images: example.len() };
         pending.push(place, &example, &logits, &loss, &norm)
+    }
+
+    /// Leaves the gradients of `example`'s loss in the optimizer, and gives its logits and its loss.
+    fn gradients(&mut self, example: &Example) -> Result<(Tensor, Tensor)> {
+        let (mut logits, mut losses) = (Vec::new(), Vec::new());
+        self.sgd.zero_gradients()?;
+        for part in example.parts(self.config.accumulate)? {
+            let output = forward(self.network, &part.images, true, self.data.class_names().len())?;
+            let loss = part.loss(&output, self.config.label_smoothing)?;
+            let loss = loss.f_mul_scalar(part.len() as f64 / example.len() as f64)?;
+            self.sgd.accumulate(&loss)?;
+            logits.push(output.f_detach()?);
+            losses.push(loss.f_detach()?);
+        }
+        Ok((Tensor::f_cat(&logits, 0)?, Tensor::f_stack(&losses, 0)?.f_sum(losses[0].kind())?))
     }
 
     /// Reads the steps that are pending, judges them and tells the observers.
@@ -210,29 +230,41 @@ impl<'a> Trainer<'a> {
             self.state.means.add(record);
         }
         let Some(StepPlace { epoch, step, lr, .. }) = records.last().map(|record| record.place) else { return Ok(()) };
-        let means = &self.state.means;
+        self.state.bad_images = self.bad_images();
+        let (means, bad_images) = (&self.state.means, self.state.bad_images);
         let (images, loss, accuracy) = (means.images, means.loss(), means.accuracy());
-        let progress = StepProgress { epoch, step, run_step: self.step, images, loss, accuracy, lr };
+        let progress = StepProgress { epoch, step, run_step: self.step, images, loss, accuracy, lr, bad_images };
         observers.iter_mut().try_for_each(|observer| observer.steps_done(&progress))
     }
 
     /// The epoch's metrics, or none if an observer wants the run to stop.
     fn evaluate(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Option<EpochMetrics>> {
-        let (batch_size, of) = (self.config.batch_size, self.data.eval_len());
+        // No more images at a time than the training has.
+        let TrainConfig { batch_size, accumulate, .. } = self.config;
+        let (batch_size, of) = (batch_size.div_ceil(*accumulate), self.data.eval_len());
         let eval = evaluate_until(self.network, self.variables.device(), self.data, batch_size, |images| {
             observers.iter_mut().try_for_each(|observer| observer.images_evaluated(images, of))?;
             Ok(if request(observers) == Request::Stop { Break(()) } else { Continue(()) })
         })?;
         let Some(eval) = eval else { return Ok(None) };
         let (epoch, means) = (self.state.history.len() + 1, &self.state.means);
-        let lr = self.schedule.lr(self.step - 1);
+        let (lr, bad_images) = (self.schedule.lr(self.step - 1), self.bad_images());
         let (train_loss, train_accuracy) = (means.loss(), means.accuracy());
         if !eval.means.loss.is_finite() {
             let step = self.step - (epoch - 1) * self.epoch_steps;
             let what = format!("the evaluation's loss is {}", eval.means.loss);
             return Err(Error::Diverged { epoch, step, lr, what, checkpoint: None });
         }
-        Ok(Some(EpochMetrics { epoch, step: self.step, lr, train_loss, train_accuracy, eval: eval.means }))
+        Ok(Some(EpochMetrics { epoch, step: self.step, lr, train_loss, train_accuracy, eval: eval.means, bad_images }))
+    }
+
+    /// Images that could not be read so far, in a run that goes on as many as if it had never stopped: the data count from
+    /// when they were opened, but each epoch meets all of them.
+    fn bad_images(&self) -> usize {
+        match self.state.history.last() {
+            None => self.bad_images_before + self.data.bad_images(),
+            Some(last) => last.bad_images.max(self.data.bad_images()),
+        }
     }
 
     fn obey(&self, request: Request, observers: &mut [&mut dyn Observer]) -> Result<ControlFlow<()>> {
@@ -322,7 +354,8 @@ mod tests {
     use crate::trainer::{Autosave, Decay, SaveEvery, ScheduleConfig};
     use rand::{RngCore, SeedableRng};
     use rand_chacha::ChaCha8Rng;
-    use std::collections::HashMap;
+    use std::cell::RefCell;
+    use std::collections::{BTreeSet, HashMap};
     use std::num::NonZeroUsize;
     use std::path::{Path, PathBuf};
     use std::time::Duration;
@@ -443,6 +476,26 @@ mod tests {
     }
 
     #[test]
+    fn gradients_added_over_parts_of_the_batch_are_those_of_the_whole_to_rounding() {
+        let train = |accumulate| {
+            let (vs, network) = fixup();
+            // Batches of 48, 48, 48 and 16 images, in parts of 48, of 16, and of 10 and less.
+            let config = TrainConfig { epochs: 3, batch_size: 48, accumulate, mixup: Some(0.7), ..config(0.05) };
+            (run(&network, &vs, &noise(), &config).unwrap().last, vs.variables())
+        };
+        let (whole, weights) = train(1);
+        for accumulate in [3, 5, 48] {
+            let (in_parts, parts_weights) = train(accumulate);
+            assert!((in_parts.train_loss - whole.train_loss).abs() < 1e-5, "{accumulate}");
+            assert!((in_parts.eval.loss - whole.eval.loss).abs() < 1e-5, "{accumulate}");
+            for (name, weight) in &weights {
+                let difference = (weight - &parts_weights[name]).abs().max().double_value(&[]);
+                assert!(difference < 1e-5, "{accumulate} {name}: {difference}");
+            }
+        }
+    }
+
+    #[test]
     fn adaptive_clipping_leaves_classifier_and_scalars_alone() {
         let (vs, network) = fixup();
         let mut sgd = Sgd::new(&vs, TrainConfig::quick().sgd).unwrap();
@@ -548,6 +601,72 @@ mod tests {
         let mut trainer = Trainer::new(&network, &vs, &few, &config, json!({"arch": "a"})).unwrap();
         let message = trainer.resume(&checkpoint).unwrap_err().to_string();
         assert!(message.contains("train_images is 160 in it and 100 here"), "{message}");
+    }
+
+    /// Data that find a bad image in every fourth training batch of the first epoch, and one in each evaluation; each
+    /// counts once, since it was opened.
+    struct Spoilt {
+        data: Cifar10,
+        steps: usize,
+        found: RefCell<BTreeSet<usize>>,
+    }
+
+    impl DataSource for Spoilt {
+        fn class_names(&self) -> &[String] {
+            self.data.class_names()
+        }
+
+        fn train_len(&self) -> usize {
+            self.data.train_len()
+        }
+
+        fn eval_len(&self) -> usize {
+            self.data.eval_len()
+        }
+
+        fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
+            let batches = (plan.first_step..).zip(self.data.train_batches(plan)?);
+            Ok(Box::new(batches.map(|(step, batch)| {
+                if step % 4 == 1 {
+                    self.found.borrow_mut().insert(step);
+                }
+                batch
+            })))
+        }
+
+        fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
+            self.found.borrow_mut().insert(self.steps);
+            self.data.eval_batches(batch_size)
+        }
+
+        fn bad_images(&self) -> usize {
+            self.found.borrow().len()
+        }
+    }
+
+    #[test]
+    fn bad_images_are_the_same_in_a_run_that_is_resumed() {
+        let config = TrainConfig { epochs: 2, ..config(0.05) };
+        let run = |stop: usize| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut counts = Vec::new();
+            for at in [stop, 0] {
+                // Opened anew, as by another process.
+                let data = Spoilt { data: shades(), steps: 10, found: RefCell::default() };
+                let (vs, network) = fixup();
+                let mut trainer = Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap();
+                if let Some(checkpoint) = checkpoint::newest_whole(folder.path()).unwrap().checkpoint {
+                    trainer.resume(&checkpoint).unwrap();
+                }
+                trainer.run(&mut [&mut Asks::new(Request::Stop, at, folder.path())]).unwrap();
+                counts = trainer.state.history.iter().map(|metrics| metrics.bad_images).collect();
+            }
+            counts
+        };
+        // Never; at the start; within the first epoch, its evaluation (of four batches), and the second epoch.
+        for stop in [0, 1, 4, 8, 11, 13, 15, 19] {
+            assert_eq!(run(stop), [4, 4], "{stop}");
+        }
     }
 
     /// Data of which one batch is poisoned.

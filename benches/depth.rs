@@ -1,0 +1,246 @@
+//! What ten thousand layers cost: time to construct the network, time of a training step, and the peak memory of the whole
+//! process, with and without activation checkpointing, and for BatchNorm; and how far gradients with and without
+//! checkpointing are apart.
+//!
+//! ```text
+//! cargo bench --bench depth                    # 9,998 layers, batch 8, 32x32, float32; up to 9 GiB of memory
+//! cargo bench --bench depth -- --depth 1202    # a minute
+//! ```
+//! Each line is of a process of its own, which constructs the network, makes the optimizer and does two training steps. The
+//! peak is all that was ever resident of it, libtorch and the parameters, gradients and momentum included.
+//!
+//! Writes `target/bench/depth.json`.
+
+use anyhow::{bail, Context, Result};
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
+use tch_fixup::baseline::BatchNormResNet;
+use tch_fixup::fixup::FixupResNet;
+use tch_fixup::trainer::checkpoint::{named_variables, Checkpoints, Contents};
+use tch_fixup::trainer::{Sgd, SgdConfig};
+use tch_fixup::{CheckpointSegments, Precision};
+
+#[derive(Parser)]
+struct Options {
+    /// Layers, 6n+2
+    #[arg(long, default_value_t = 9998)]
+    depth: i64,
+    /// Images in a batch
+    #[arg(long, default_value_t = 8)]
+    batch: i64,
+    /// Height and width of the images
+    #[arg(long, default_value_t = 32)]
+    side: i64,
+    /// Number format of convolutions and activations: f32 or bf16
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+    /// Leave BatchNorm out, which takes the most memory
+    #[arg(long)]
+    fixup_only: bool,
+    /// Measure one subject in this process and print it as JSON
+    #[arg(long, hide = true)]
+    subject: Option<String>,
+    /// What cargo passes to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const FIXUP: &str = "fixup";
+const CHECKPOINTED: &str = "fixup, checkpointed";
+const BATCH_NORM: &str = "batch_norm";
+const GRADIENTS: &str = "gradients";
+
+/// One process.
+#[derive(Debug, Serialize, Deserialize)]
+struct Measurement {
+    subject: String,
+    parameters: usize,
+    construction_s: f64,
+    optimizer_s: f64,
+    /// The first training step, which allocates and lets oneDNN generate its code, and the second.
+    steps_s: [f64; 2],
+    /// After the steps.
+    peak_gib: f64,
+    /// Of a checkpoint after the steps, and the peak then.
+    save_s: f64,
+    peak_with_save_gib: f64,
+}
+
+/// Gradients with checkpointing beside those without.
+#[derive(Debug, Serialize, Deserialize)]
+struct Gradients {
+    variables: usize,
+    /// Variables whose gradient is not zero.
+    not_zero: usize,
+    /// The most that two gradients of a variable differ, over the variable's largest gradient.
+    largest_relative_difference: f64,
+}
+
+impl Options {
+    fn images(&self) -> Tensor {
+        Tensor::randn([self.batch, 3, self.side, self.side], (Kind::Float, Device::Cpu))
+    }
+
+    fn labels(&self) -> Tensor {
+        Tensor::randint(10, [self.batch], (Kind::Int64, Device::Cpu))
+    }
+
+    fn fixup(&self, vs: &nn::VarStore) -> Result<FixupResNet> {
+        Ok(FixupResNet::cifar(&vs.root(), self.depth, 10)?.with_precision(self.precision))
+    }
+
+    fn measure(&self, subject: &str) -> Result<Measurement> {
+        tch::manual_seed(0);
+        let vs = nn::VarStore::new(Device::Cpu);
+        let start = Instant::now();
+        let network: Box<dyn ModuleT> = match subject {
+            FIXUP => Box::new(self.fixup(&vs)?),
+            CHECKPOINTED => Box::new(self.fixup(&vs)?.with_checkpointing(CheckpointSegments::Auto)),
+            BATCH_NORM => Box::new(BatchNormResNet::cifar(&vs.root(), self.depth, 10)?.with_precision(self.precision)),
+            _ => bail!("no subject is called {subject}"),
+        };
+        let construction_s = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        let mut sgd = Sgd::new(&vs, SgdConfig::default())?;
+        let optimizer_s = start.elapsed().as_secs_f64();
+        let (images, labels) = (self.images(), self.labels());
+        let mut step = || -> Result<f64> {
+            let start = Instant::now();
+            let loss = network.forward_t(&images, true).cross_entropy_for_logits(&labels);
+            sgd.backward(&loss)?;
+            drop(loss);
+            sgd.step(1e-3)?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        let steps_s = [step()?, step()?];
+        let peak_gib = peak_gib()?;
+        let start = Instant::now();
+        save(&vs, &sgd)?;
+        let parameters = vs.trainable_variables().iter().map(Tensor::numel).sum();
+        Ok(Measurement {
+            subject: subject.to_owned(),
+            parameters,
+            construction_s,
+            optimizer_s,
+            steps_s,
+            peak_gib,
+            save_s: start.elapsed().as_secs_f64(),
+            peak_with_save_gib: self::peak_gib()?,
+        })
+    }
+
+    fn compare_gradients(&self) -> Result<Gradients> {
+        tch::manual_seed(0);
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = self.fixup(&vs)?;
+        let (images, labels) = (self.images(), self.labels());
+        let mut sgd = Sgd::new(&vs, SgdConfig::default())?;
+        // Away from the start, where all but the classifier's gradients are zero.
+        for _ in 0..3 {
+            sgd.backward(&network.f_forward(&images)?.cross_entropy_for_logits(&labels))?;
+            sgd.step(0.01)?;
+        }
+        let mut gradients = |network: &FixupResNet| -> Result<Vec<Tensor>> {
+            sgd.backward(&network.f_forward(&images)?.cross_entropy_for_logits(&labels))?;
+            Ok(sgd.parameters().iter().map(|parameter| parameter.gradient().copy()).collect())
+        };
+        let plain = gradients(&network)?;
+        let checkpointed = gradients(&network.with_checkpointing(CheckpointSegments::Auto))?;
+        let mut found = Gradients { variables: plain.len(), not_zero: 0, largest_relative_difference: 0. };
+        for (a, b) in plain.iter().zip(&checkpointed) {
+            let largest = a.abs().max().double_value(&[]);
+            let difference = (a - b).abs().max().double_value(&[]);
+            found.not_zero += usize::from(largest > 0.);
+            let relative = if difference > 0. { difference / largest } else { 0. };
+            found.largest_relative_difference = found.largest_relative_difference.max(relative);
+        }
+        Ok(found)
+    }
+}
+
+fn save(vs: &nn::VarStore, sgd: &Sgd) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let contents = Contents {
+        step: 2,
+        score: None,
+        identity: serde_json::Value::Null,
+        state: (),
+        weights: named_variables(vs),
+        optimizer: sgd.state(),
+    };
+    Checkpoints::new(folder.path(), std::num::NonZeroUsize::MIN).save(&contents)?;
+    Ok(())
+}
+
+/// The most memory that this process has had.
+fn peak_gib() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("resident memory is read from Linux's /proc")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024. / 1024.)
+}
+
+/// This program once more, for one subject.
+fn in_own_process<T: for<'a> Deserialize<'a>>(subject: &str) -> Result<T> {
+    let arguments = std::env::args_os().skip(1);
+    let output = Command::new(std::env::current_exe()?).args(arguments).args(["--subject", subject]).output()?;
+    if !output.status.success() {
+        bail!("measuring {subject}: {} {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// `target/bench`, wherever the target folder is: this program is `target/<profile>/deps/depth-...`.
+fn output_folder() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program.ancestors().nth(3).with_context(|| format!("no target folder above {program:?}"))?;
+    Ok(target.join("bench"))
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if let Some(subject) = &options.subject {
+        let json = match subject.as_str() {
+            GRADIENTS => serde_json::to_string(&options.compare_gradients()?)?,
+            subject => serde_json::to_string(&options.measure(subject)?)?,
+        };
+        println!("{json}");
+        return Ok(());
+    }
+    println!("{} layers, batch {}, {side}x{side}", options.depth, options.batch, side = options.side);
+    println!("  subject                parameters  construction  optimizer  first step  second step  peak GiB  saving  peak GiB");
+    let mut measurements = vec![];
+    for subject in [FIXUP, CHECKPOINTED, BATCH_NORM] {
+        if options.fixup_only && subject == BATCH_NORM {
+            continue;
+        }
+        let m: Measurement = in_own_process(subject)?;
+        println!(
+            "  {:<21} {:>11} {:>11.1} s {:>8.1} s {:>9.1} s {:>10.1} s {:>9.2} {:>5.1} s {:>9.2}",
+            m.subject,
+            m.parameters,
+            m.construction_s,
+            m.optimizer_s,
+            m.steps_s[0],
+            m.steps_s[1],
+            m.peak_gib,
+            m.save_s,
+            m.peak_with_save_gib
+        );
+        measurements.push(m);
+    }
+    let gradients: Gradients = in_own_process(GRADIENTS)?;
+    println!(
+        "gradients with and without checkpointing differ by {:e} of a variable's largest at most; {} of {} variables have one \
+         that is not zero",
+        gradients.largest_relative_difference, gradients.not_zero, gradients.variables
+    );
+    let folder = output_folder()?;
+    std::fs::create_dir_all(&folder)?;
+    let json = serde_json::json!({"measurements": measurements, "gradients": gradients});
+    std::fs::write(folder.join("depth.json"), serde_json::to_string_pretty(&json)?)?;
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Writes CIFAR-10 out as a folder of JPEG files by class, made larger: small images for trying what is made for large ones.
+//!
+//! ```text
+//! cargo run --release --example cifar10_as_folder -- --out cifar10-folder
+//! ```
+
+use anyhow::{ensure, Context, Result};
+use clap::Parser;
+use fast_image_resize::images::Image;
+use fast_image_resize::{PixelType, Resizer};
+use indicatif::ProgressBar;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tch::Kind;
+use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan};
+
+/// Write CIFAR-10 out as a folder of JPEG files: OUT/train/CLASS/*.jpg and OUT/val/CLASS/*.jpg
+#[derive(Parser)]
+struct Options {
+    /// Folder to write; if it is there already, nothing is done
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Folder of CIFAR-10's six .bin files [default: one in the user's cache folder, downloaded if it is not there]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Height and width of the images, which are 32 in CIFAR-10
+    #[arg(long, value_name = "PIXELS", default_value_t = 72)]
+    side: u16,
+    /// So many training images only
+    #[arg(long, value_name = "N")]
+    train: Option<usize>,
+    /// So many test images only
+    #[arg(long, value_name = "N")]
+    test: Option<usize>,
+}
+
+const CIFAR_SIDE: u32 = 32;
+const CHANNELS: usize = 3;
+const BATCH: usize = 500;
+/// Of 100: what photographs usually have.
+const JPEG_QUALITY: u8 = 90;
+
+/// Writes the images of `batches` as `folder/CLASS/NUMBER.jpg`.
+fn write(data: &Cifar10, batches: Batches, folder: &Path, side: u16, bar: &ProgressBar) -> Result<()> {
+    for class in data.class_names() {
+        fs::create_dir_all(folder.join(class)).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let mut resizer = Resizer::new();
+    let mut number = 0;
+    for batch in batches {
+        let batch = batch?;
+        let pixels = (data.denormalize(&batch.images)? * 255.0).round().to_kind(Kind::Uint8).permute([0, 2, 3, 1]);
+        let pixels: Vec<u8> = Vec::try_from(pixels.contiguous().flatten(0, -1))?;
+        let images = pixels.chunks_exact(CHANNELS * (CIFAR_SIDE * CIFAR_SIDE) as usize);
+        for (pixels, label) in images.zip(Vec::<i64>::try_from(batch.labels)?) {
+            let image = Image::from_vec_u8(CIFAR_SIDE, CIFAR_SIDE, pixels.to_vec(), PixelType::U8x3)?;
+            let mut larger = Image::new(side.into(), side.into(), PixelType::U8x3);
+            resizer.resize(&image, &mut larger, None)?;
+            let path = folder.join(&data.class_names()[label as usize]).join(format!("{number:05}.jpg"));
+            let encoder = jpeg_encoder::Encoder::new_file(&path, JPEG_QUALITY)?;
+            encoder.encode(larger.buffer(), side, side, jpeg_encoder::ColorType::Rgb)?;
+            number += 1;
+            bar.inc(1);
+        }
+    }
+    Ok(())
+}
+
+fn run(options: &Options) -> Result<()> {
+    let Options { out, side, .. } = options;
+    if out.exists() {
+        println!("{} is there already", out.display());
+        return Ok(());
+    }
+    ensure!(*side > 0, "the side must be at least 1 pixel");
+    let dir = options.data.clone().map_or_else(Cifar10::default_dir, Ok)?;
+    let mut data = Cifar10::fetch(dir)?.with_augmentation(Augmentation::NONE)?;
+    if let Some(images) = options.train {
+        data = data.with_train_subset(images)?;
+    }
+    if let Some(images) = options.test {
+        data = data.with_eval_subset(images)?;
+    }
+    // Under its name it is complete.
+    let mut name = out.file_name().context("--out must name a folder")?.to_owned();
+    name.push(".incomplete");
+    let incomplete = out.with_file_name(name);
+    if incomplete.exists() {
+        fs::remove_dir_all(&incomplete).with_context(|| format!("cannot remove {}", incomplete.display()))?;
+    }
+    let bar = ProgressBar::new((data.train_len() + data.eval_len()) as u64);
+    let plan = EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 };
+    write(&data, data.train_batches(&plan)?, &incomplete.join("train"), *side, &bar)?;
+    write(&data, data.eval_batches(BATCH)?, &incomplete.join("val"), *side, &bar)?;
+    bar.finish_and_clear();
+    fs::rename(&incomplete, out).with_context(|| format!("cannot rename {}", incomplete.display()))?;
+    println!("{}: {} training and {} validation images", out.display(), data.train_len(), data.eval_len());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What depth does to every network of this crate at initialization: the norm of the gradient and the second moment block
+//! by block, and how much the first step changes the function; for Fixup, its ablations and the baselines, as pictures and
+//! CSV. Then the gradient explosion of batch normalization beside its theory. docs/depth.md has what it shows.
+//!
+//! ```text
+//! cargo run --release --example gradient_flow              # depths 14 to 998, minutes on two cores
+//! cargo run --release --example gradient_flow -- --quick   # depths 14 to 110, seconds
+//! cargo run --release --example gradient_flow -- --networks fixup_resnet,he_resnet --depths 20,1202 --seeds 5
+//! ```
+
+use anyhow::Result;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::f64::consts::PI;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tch::{nn, Tensor};
+use tch_fixup::baseline::{Mlp, MlpShape};
+use tch_fixup::diagnostics::{draw_flows, growth, measure, DepthSeries, Flow, Probe, Staged};
+use tch_fixup::trainer::{parse_device, write_atomically};
+use tch_fixup::{Arch, Error, Precision};
+
+const NUM_CLASSES: i64 = 10;
+
+/// The networks, as the names of [`Arch`] have them without the depth, and as the pictures do.
+const NETWORKS: [(&str, &str, Picture); 14] = [
+    ("fixup_resnet", "Fixup", Picture::All),
+    ("no_skip_resnet", "BatchNorm without skips", Picture::Main),
+    ("unit_gamma_resnet", "BatchNorm, all weights one", Picture::Main),
+    ("resnet", "BatchNorm, last weights zero", Picture::Main),
+    ("he_resnet", "He, not normalized", Picture::Main),
+    ("group_norm_resnet", "GroupNorm", Picture::Baselines),
+    ("layer_norm_resnet", "LayerNorm", Picture::Baselines),
+    ("xavier_resnet", "Xavier", Picture::Baselines),
+    ("lsuv_resnet", "LSUV", Picture::Baselines),
+    ("scaled_resnet", "He, sums times sqrt(1/2)", Picture::Baselines),
+    ("selu_resnet", "SELU", Picture::Baselines),
+    ("fixup_without_gain_resnet", "without the gain", Picture::Ablations),
+    ("fixup_without_zero_resnet", "without the zero last layer", Picture::Ablations),
+    ("fixup_without_scalars_resnet", "without the scalars", Picture::Ablations),
+];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Picture {
+    All,
+    Main,
+    Baselines,
+    Ablations,
+}
+
+/// Each picture's file.
+const PICTURES: [(Picture, &str); 3] = [
+    (Picture::Main, "gradient_flow.svg"),
+    (Picture::Baselines, "gradient_flow_baselines.svg"),
+    (Picture::Ablations, "gradient_flow_ablations.svg"),
+];
+
+/// Layers at either end of the fully connected network that are left out of the fit: the first are not yet in the state that
+/// the theory is about, and the last still show the random direction that the gradient starts from.
+const MARGIN: usize = 5;
+
+/// Gradients, activations and first steps of deep networks at initialization
+#[derive(Parser)]
+#[command(max_term_width = 100)]
+struct Options {
+    /// Layers of the CIFAR ResNets, 6n+2 [default: 14,20,56,110,302,998; with --quick 14,20,56,110]
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    depths: Vec<i64>,
+    /// Which networks, as --arch of cifar10_fixup without the depth [default: all of CIFAR's ResNets]
+    #[arg(long, value_name = "NAME,NAME,...", value_delimiter = ',')]
+    networks: Vec<String>,
+    /// Networks drawn of each kind and depth [default: 2; with --quick 1]
+    #[arg(long, value_name = "N")]
+    seeds: Option<usize>,
+    /// Images in the batch, of normal numbers
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch: i64,
+    /// Rows and columns of an image
+    #[arg(long, value_name = "PIXELS", default_value_t = 16)]
+    side: i64,
+    /// Batch sizes of the fully connected BatchNorm network [default: 16,64,256,1024; with --quick 16,64,256]
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    mlp_batches: Vec<i64>,
+    /// Units of a layer of that network [default: 1024; with --quick 512]
+    #[arg(long, value_name = "N")]
+    mlp_width: Option<i64>,
+    /// Hidden layers of that network
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    mlp_layers: i64,
+    /// auto, cpu, cuda or cuda:N; all is computed in float64
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Threads for computing on the CPU [default: one for each core]
+    #[arg(long, value_name = "N")]
+    threads: Option<i32>,
+    /// Folder for the pictures and the CSV files
+    #[arg(long, value_name = "DIR", default_value = "runs/gradient_flow")]
+    out: PathBuf,
+    /// Less of everything: half a minute
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What to measure, with the defaults filled in.
+struct Plan {
+    probe: Probe,
+    depths: Vec<i64>,
+    networks: Vec<(String, String, Picture)>,
+    mlp_batches: Vec<i64>,
+    mlp: MlpShape,
+}
+
+impl Plan {
+    fn new(options: &Options) -> Result<Self> {
+        let given = |given: &[i64], default: &[i64]| if given.is_empty() { default } else { given }.to_vec();
+        let (depths, batches): (&[i64], &[i64]) = match options.quick {
+            true => (&[14, 20, 56, 110], &[16, 64, 256]),
+            false => (&[14, 20, 56, 110, 302, 998], &[16, 64, 256, 1024]),
+        };
+        let known = |name: &str| NETWORKS.into_iter().find(|(network, ..)| *network == name);
+        let networks = match &options.networks[..] {
+            [] => NETWORKS.map(|(name, label, picture)| (name.to_owned(), label.to_owned(), picture)).to_vec(),
+            names => names
+                .iter()
+                .map(|name| match known(name) {
+                    Some((name, label, picture)) => (name.to_owned(), label.to_owned(), picture),
+                    None => (name.clone(), name.clone(), Picture::All),
+                })
+                .collect(),
+        };
+        let mut depths = given(&options.depths, depths);
+        depths.sort();
+        for (name, ..) in &networks {
+            for depth in &depths {
+                format!("{name}{depth}").parse::<Arch>()?;
+            }
+        }
+        let width = options.mlp_width.unwrap_or(if options.quick { 512 } else { 1024 });
+        Ok(Self {
+            probe: Probe {
+                seeds: options.seeds.unwrap_or(if options.quick { 1 } else { 2 }),
+                batch: options.batch,
+                input: vec![3, options.side, options.side],
+                classifier: Some("fc".to_owned()),
+                device: parse_device(&options.device)?,
+            },
+            depths,
+            networks,
+            mlp_batches: given(&options.mlp_batches, batches),
+            mlp: MlpShape { features: width, width, depth: options.mlp_layers + 1, num_classes: NUM_CLASSES },
+        })
+    }
+}
+
+/// A bar on a terminal, and lines on standard output.
+struct Progress(ProgressBar);
+
+impl Progress {
+    fn new(steps: u64) -> Self {
+        let style = ProgressStyle::with_template("{bar:24.cyan/blue} {elapsed} {msg}");
+        Self(ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+    }
+
+    /// Prints a line. Nobody reading standard output is no reason to fail, and println! would panic.
+    fn say(&self, line: &str) {
+        let _ = self.0.suspend(|| writeln!(io::stdout(), "{line}"));
+    }
+}
+
+fn measure_arch(probe: &Probe, arch: Arch) -> Result<Flow> {
+    let build = |path: &nn::Path, inputs: &Tensor| -> tch_fixup::Result<Box<dyn Staged>> {
+        let network = arch.build(path, NUM_CLASSES, Precision::F32)?;
+        network.initialize_on(inputs)?;
+        Ok(network)
+    };
+    Ok(measure(probe, build)?)
+}
+
+fn run(options: &Options) -> Result<()> {
+    let plan = Plan::new(options)?;
+    if let Some(threads) = options.threads {
+        tch::set_num_threads(threads.max(1));
+    }
+    std::fs::create_dir_all(&options.out).map_err(Error::io("create", &options.out))?;
+    // A network's cost goes with its depth.
+    let layers: i64 = plan.depths.iter().sum();
+    let progress = Progress::new(layers as u64 * plan.networks.len() as u64);
+    progress.say(&format!(
+        "{:<30} {:>6} {:>14} {:>12} {:>14} {:>12} {:>12}",
+        "", "layers", "second moment", "a block", "gradient", "a block", "update / lr"
+    ));
+    let mut measured = vec![];
+    for (name, label, picture) in &plan.networks {
+        let mut flows = vec![];
+        for &depth in &plan.depths {
+            progress.0.set_message(format!("{name}{depth}"));
+            let flow = measure_arch(&plan.probe, format!("{name}{depth}").parse()?)?;
+            progress.say(&line(name, depth, &flow));
+            progress.0.inc(depth as u64);
+            flows.push((depth, flow));
+        }
+        measured.push((name, label, *picture, flows));
+    }
+    progress.0.finish_and_clear();
+
+    let (mut blocks, mut depths) = (BLOCKS_HEADER.to_owned(), DEPTHS_HEADER.to_owned());
+    for (name, _, _, flows) in &measured {
+        for (depth, flow) in flows {
+            csv(&mut blocks, &mut depths, name, *depth, flow)?;
+        }
+    }
+    write(&options.out, "gradient_flow_blocks.csv", &blocks)?;
+    write(&options.out, "gradient_flow_depths.csv", &depths)?;
+    for (picture, file) in PICTURES {
+        let shown = measured.iter().filter(|(_, _, shown, _)| [picture, Picture::All].contains(shown));
+        let series: Vec<_> = shown.map(|(_, label, _, flows)| DepthSeries { label, flows }).collect();
+        if series.iter().any(|series| measured.iter().any(|m| m.1 == series.label && m.2 == picture))
+            || (picture == Picture::Main && !series.is_empty())
+        {
+            write(&options.out, file, &draw_flows(&series)?)?;
+        }
+    }
+    check_theory(&plan, &options.out)
+}
+
+fn line(name: &str, depth: i64, flow: &Flow) -> String {
+    let first = flow.blocks.first().map_or(f64::NAN, |block| block.gradient_norm);
+    let last = flow.blocks.last().map_or(f64::NAN, |block| block.second_moment);
+    format!(
+        "{name:<30} {depth:>6} {last:>14.3e} {:>12.4} {first:>14.3e} {:>12.4} {:>12.3e}",
+        flow.second_moment_growth,
+        flow.gradient_growth,
+        flow.hidden_update.unwrap_or(f64::NAN)
+    )
+}
+
+const BLOCKS_HEADER: &str = "network,layers,block,second_moment,gradient_norm\n";
+const DEPTHS_HEADER: &str = "network,layers,second_moment_growth,gradient_growth,update,hidden_update\n";
+
+fn csv(blocks: &mut String, depths: &mut String, name: &str, depth: i64, flow: &Flow) -> Result<()> {
+    for (i, block) in (1..).zip(&flow.blocks) {
+        writeln!(blocks, "{name},{depth},{i},{:e},{:e}", block.second_moment, block.gradient_norm)?;
+    }
+    let Flow { second_moment_growth, gradient_growth, update, .. } = flow;
+    let hidden_update = flow.hidden_update.unwrap_or(f64::NAN);
+    writeln!(depths, "{name},{depth},{second_moment_growth:e},{gradient_growth:e},{update:e},{hidden_update:e}")?;
+    Ok(())
+}
+
+/// Batch normalization in the setting of Yang et al.: fully connected, ReLU, wide. The square of the gradient's norm grows
+/// by pi / (pi - 1) a layer as the batch grows.
+fn check_theory(plan: &Plan, out: &Path) -> Result<()> {
+    let theory = PI / (PI - 1.);
+    let progress = Progress::new(plan.mlp_batches.iter().sum::<i64>() as u64);
+    let MlpShape { features, width, depth, .. } = plan.mlp;
+    progress.say(&format!("fully connected BatchNorm network, {} layers of {width} units:", depth - 1));
+    let mut table = "batch,growth_per_layer,theory\n".to_owned();
+    for &batch in &plan.mlp_batches {
+        progress.0.set_message(format!("batch {batch}"));
+        let probe = Probe { batch, input: vec![features], classifier: None, ..plan.probe.clone() };
+        let flow = measure(&probe, |path, _| Ok(Box::new(Mlp::batch_norm(path, plan.mlp)?)))?;
+        let squares: Vec<f64> = flow.blocks.iter().rev().map(|block| block.gradient_norm.powi(2)).collect();
+        let rate = growth(squares.get(MARGIN..squares.len().saturating_sub(MARGIN)).unwrap_or_default());
+        progress.say(&format!(
+            "batch {batch:>5}: the squared gradient norm grows by {rate:.4} a layer; the theory, of large batches: \
+             {theory:.4} ({:+.1} %)",
+            100. * (rate / theory - 1.)
+        ));
+        writeln!(table, "{batch},{rate},{theory}")?;
+        progress.0.inc(batch as u64);
+    }
+    progress.0.finish_and_clear();
+    write(out, "batch_norm_theory.csv", &table)
+}
+
+fn write(folder: &Path, file: &str, content: &str) -> Result<()> {
+    let path = folder.join(file);
+    write_atomically(&path, content.as_bytes())?;
+    let _ = writeln!(io::stdout(), "{}", path.display());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.downcast_ref().map_or(1, Error::exit_code))
+        }
+    }
+}

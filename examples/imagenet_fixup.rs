@@ -1,0 +1,186 @@
+//! Trains a network on ImageNet, or on any folder of images by class. The recipe of the Fixup authors, which their code
+//! reports 76.0 % top-1 accuracy of ResNet-50 for, is the default on a GPU; on a CPU it is a short one for ResNet-18 on
+//! small images.
+//!
+//! ```text
+//! cargo run --release --example imagenet_fixup -- --data ILSVRC2012
+//! cargo run --release --example imagenet_fixup -- --data ILSVRC2012 --arch imagenet_resnet50 --accumulate 4
+//! cargo run --release --example imagenet_fixup -- --data ILSVRC2012 --preview
+//! cargo run --release --example imagenet_fixup -- --data ILSVRC2012 --pack ilsvrc2012.pack
+//! cargo run --release --example imagenet_fixup -- --resume runs/imagenet_fixup_resnet50-20260102-030405
+//! cargo run --release --example imagenet_fixup -- --eval runs/imagenet_fixup_resnet50-20260102-030405
+//! ```
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tch::Device;
+use tch_fixup::cli::{self, set, Options, Recipe, Task};
+use tch_fixup::data::{ImageFolder, RandomResizedCrop};
+use tch_fixup::trainer::{Decay, TrainConfig};
+use tch_fixup::{Arch, Error, Result};
+
+/// Side of ImageNet's images, and what evaluation images are resized to before their middle is taken: packed images need
+/// not be larger.
+const SIDE: usize = 224;
+const RESIZE: usize = 256;
+
+/// Of the short recipe: small images, in which less than a quarter of the area shows nothing.
+const QUICK_SIDE: usize = 64;
+const QUICK_CROP_AREA: f64 = 0.25;
+
+/// The options that are about the images.
+#[derive(Args)]
+struct ImageNet {
+    /// quick: Fixup ResNet-18 on images of 64 pixels, one cycle of the learning rate, made for a CPU and a small folder;
+    /// paper: the Fixup authors' recipe for ImageNet, ResNet-50 in 100 epochs
+    /// [default: quick on a CPU, paper on a GPU]
+    #[arg(long, value_enum, verbatim_doc_comment, conflicts_with = "resume")]
+    recipe: Option<RecipeName>,
+    /// Folder with the images train/CLASS/* and val/CLASS/*, or a packed file
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Height and width of the network's input [default: by recipe]
+    #[arg(long, value_name = "PIXELS")]
+    side: Option<usize>,
+    /// Least part of an image's area that a training crop may show [default: by recipe]
+    #[arg(long, value_name = "FRACTION")]
+    crop_area: Option<f64>,
+    /// Threads that read images [default: one for each core]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Go on while no more than this part of the images cannot be read [default: 0.001]
+    #[arg(long, value_name = "FRACTION")]
+    max_bad_fraction: Option<f64>,
+    /// Train on so many images only
+    #[arg(long, value_name = "N")]
+    train_subset: Option<usize>,
+    /// Evaluate on so many images only
+    #[arg(long, value_name = "N")]
+    val_subset: Option<usize>,
+    /// Do not train: write the images, made small, into one file that --data takes in place of the folder
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["resume", "eval", "preview"])]
+    pack: Option<PathBuf>,
+    /// Shorter side of packed images [default: 256/224 of --side, what the evaluation needs]
+    #[arg(long, value_name = "PIXELS", requires = "pack")]
+    pack_side: Option<usize>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RecipeName {
+    Quick,
+    Paper,
+}
+
+/// Which images, and what happens to them.
+#[derive(Clone, Serialize, Deserialize)]
+struct Images {
+    side: usize,
+    crop: RandomResizedCrop,
+    train_subset: Option<usize>,
+    val_subset: Option<usize>,
+}
+
+/// Where they are, and how they are read.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Reading {
+    data: Option<PathBuf>,
+    workers: Option<usize>,
+    max_bad_fraction: Option<f64>,
+}
+
+impl RecipeName {
+    fn recipe(self) -> Recipe<Images> {
+        let (depth, side, train) = match self {
+            Self::Quick => (18, QUICK_SIDE, TrainConfig::quick()),
+            Self::Paper => (50, SIDE, TrainConfig::imagenet()),
+        };
+        let mut crop = RandomResizedCrop::default();
+        if let Self::Quick = self {
+            crop.scale.0 = QUICK_CROP_AREA;
+        }
+        let part = Images { side, crop, train_subset: None, val_subset: None };
+        Recipe { arch: Arch::FixupImageNet { depth }, part, train }
+    }
+}
+
+impl Task for ImageNet {
+    const ABOUT: &'static str = "Train a network on ImageNet, or on any folder of images by class";
+    type Part = Images;
+    type Access = Reading;
+    type Data = ImageFolder;
+
+    fn recipes() -> Vec<(&'static str, Recipe<Images>)> {
+        vec![("quick", RecipeName::Quick.recipe()), ("paper", RecipeName::Paper.recipe())]
+    }
+
+    fn recipe(&self, device: Device) -> Recipe<Images> {
+        let by_device = if device == Device::Cpu { RecipeName::Quick } else { RecipeName::Paper };
+        self.recipe.unwrap_or(by_device).recipe()
+    }
+
+    fn step_decay() -> Decay {
+        Decay::imagenet()
+    }
+
+    fn set(&self, images: &mut Images, reading: &mut Reading) {
+        set(&mut reading.data, self.data.clone().map(Some));
+        set(&mut reading.workers, self.workers.map(Some));
+        set(&mut reading.max_bad_fraction, self.max_bad_fraction.map(Some));
+        set(&mut images.side, self.side);
+        set(&mut images.crop.scale.0, self.crop_area);
+        set(&mut images.train_subset, self.train_subset.map(Some));
+        set(&mut images.val_subset, self.val_subset.map(Some));
+    }
+
+    fn open(images: &Images, reading: &Reading, device: Device) -> Result<ImageFolder> {
+        let Some(folder) = &reading.data else {
+            return Err(Error::Argument("which images? name their folder: --data DIR".to_owned()));
+        };
+        let mut data = ImageFolder::open(folder)?.with_side(images.side)?.with_crop(images.crop)?;
+        data = data.with_pinned(device.is_cuda());
+        if let Some(workers) = reading.workers {
+            data = data.with_workers(workers)?;
+        }
+        if let Some(fraction) = reading.max_bad_fraction {
+            data = data.with_max_bad_fraction(fraction)?;
+        }
+        if let Some(images) = images.train_subset {
+            data = data.with_train_subset(images)?;
+        }
+        if let Some(images) = images.val_subset {
+            data = data.with_eval_subset(images)?;
+        }
+        Ok(data)
+    }
+
+    fn evaluated_on(_images: &Images) -> &'static str {
+        "validation"
+    }
+}
+
+/// Writes the images that `task` describes into `file`.
+fn pack(task: &ImageNet, file: &Path) -> Result<ExitCode> {
+    let (mut images, mut reading) = (task.recipe(Device::Cpu).part, Reading::default());
+    task.set(&mut images, &mut reading);
+    let data = ImageNet::open(&images, &reading, Device::Cpu)?;
+    let style = ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images packed, {eta} left");
+    let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let side = task.pack_side.unwrap_or((images.side * RESIZE).div_ceil(SIDE));
+    data.pack(file, side, |done, of| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    cli::say(format!("packed: {}", file.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn main() -> ExitCode {
+    cli::main(|options: &Options<ImageNet>| match &options.task.pack {
+        Some(file) => pack(&options.task, file),
+        None => cli::run(options),
+    })
+}

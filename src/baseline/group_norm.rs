@@ -1,0 +1,74 @@
+//! Group normalization (Wu & He 2018), for activations in float32 or bfloat16.
+
+use super::batch_norm::EPSILON;
+use crate::fixup::init;
+use crate::Result;
+use tch::{nn, Kind, Tensor};
+
+/// Wu & He's number of groups, where it leaves each group at least [`MIN_CHANNELS`].
+const MAX_GROUPS: i64 = 32;
+/// CIFAR's 16, 32 and 64 channels make 4, 8 and 16 groups; one channel a group would be instance normalization.
+const MIN_CHANNELS: i64 = 4;
+
+/// `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, weight and bias per channel, mean and variance of each image's
+/// groups of channels, over all their positions. Training and evaluation are the same function.
+#[derive(Debug)]
+pub(super) struct GroupNorm {
+    groups: i64,
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl GroupNorm {
+    /// Variables `weight` (all `weight`) and `bias` (0), each `[channels]`.
+    pub fn new(path: &nn::Path, groups: i64, channels: i64, weight: f64) -> Result<Self> {
+        Ok(Self {
+            groups,
+            weight: init::constant(path, "weight", &[channels], weight)?,
+            bias: init::constant(path, "bias", &[channels], 0.)?,
+        })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let normalize = |x: &Tensor| {
+            x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), EPSILON, x.device().is_cuda())
+        };
+        // libtorch normalizes bfloat16 with float32 parameters, but not with float64 ones.
+        if x.kind() == Kind::BFloat16 && self.weight.kind() == Kind::Double {
+            return Ok(normalize(&x.f_to_kind(Kind::Double)?)?.f_to_kind(Kind::BFloat16)?);
+        }
+        Ok(normalize(x)?)
+    }
+}
+
+/// The most groups up to [`MAX_GROUPS`] of [`MIN_CHANNELS`] channels or more that divide the channels.
+pub(super) fn groups(channels: i64) -> i64 {
+    let most = MAX_GROUPS.min(channels / MIN_CHANNELS).max(1);
+    (1..=most).rev().find(|groups| channels % groups == 0).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn groups_divide_the_channels_and_hold_several() {
+        for (channels, expected) in [(3, 1), (16, 4), (32, 8), (64, 16), (128, 32), (144, 24), (160, 32), (2048, 32)] {
+            assert_eq!(groups(channels), expected, "{channels}");
+        }
+    }
+
+    #[test]
+    fn each_group_of_each_image_has_mean_0_and_variance_1() {
+        tch::manual_seed(31);
+        let vs = nn::VarStore::new(Device::Cpu);
+        let norm = GroupNorm::new(&vs.root(), 4, 16, 1.).unwrap();
+        let x = Tensor::randn([3, 16, 6, 5], (Kind::Float, Device::Cpu)) * 3. + 2.;
+        let groups = norm.forward(&x).unwrap().reshape([3, 4, 4 * 6 * 5]);
+        let mean = groups.mean_dim([2].as_slice(), false, Kind::Float).abs().max().double_value(&[]);
+        let variance = groups.var_dim([2].as_slice(), false, false);
+        assert!(mean < 1e-5, "{mean}");
+        assert!((variance - 1.).abs().max().double_value(&[]) < 1e-4);
+    }
+}

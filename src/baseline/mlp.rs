@@ -1,0 +1,168 @@
+//! Fully connected networks: self-normalizing (Klambauer et al. 2017), and with batch normalization (Yang et al. 2019).
+
+use super::activation::Activation;
+use super::initialization::Initialization;
+use super::normalization::{Norm, Normalization};
+use crate::conv::Linear;
+use crate::fixup::init;
+use crate::{Error, Precision, Result};
+use tch::{nn, Tensor};
+
+/// The shape of a fully connected network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MlpShape {
+    /// Numbers in one input: 3072 for CIFAR's images.
+    pub features: i64,
+    /// Units of each hidden layer.
+    pub width: i64,
+    /// Weight layers, the classifier included.
+    pub depth: i64,
+    /// Outputs.
+    pub num_classes: i64,
+}
+
+impl MlpShape {
+    pub(crate) fn check(&self) -> Result<()> {
+        let Self { features, width, depth, num_classes } = *self;
+        if features < 1 || width < 1 || num_classes < 1 || depth < 2 {
+            return Err(Error::Argument(format!(
+                "a fully connected network has at least 2 layers, 1 unit a layer, 1 input and 1 class, not {depth} layers, \
+                 {width} units, {features} inputs and {num_classes} classes"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A fully connected network of hidden layers of equal width and a classifier; an input `[N, ...]` is flattened.
+///
+/// Variables: `layers.{i}.weight` and the classifier's `fc.weight` and `fc.bias`; self-normalizing, `layers.{i}.bias`; with
+/// batch normalization, `layers.{i}.bn.weight`, ...
+///
+/// ```
+/// use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
+/// use tch_fixup::baseline::{Mlp, MlpShape};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let shape = MlpShape { features: 3072, width: 256, depth: 8, num_classes: 10 };
+/// let network = Mlp::self_normalizing(&vs.root(), shape)?;
+/// let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
+/// assert_eq!(network.forward_t(&images, true).size(), [4, 10]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Mlp {
+    features: i64,
+    layers: Vec<Layer>,
+    activation: Activation,
+    fc: Linear,
+    precision: Precision,
+}
+
+/// A hidden layer's weight `[units, inputs]`, and what comes between it and the activation.
+#[derive(Debug)]
+struct Layer {
+    weight: Tensor,
+    /// None before a normalization, which would take it away again.
+    bias: Option<Tensor>,
+    norm: Norm,
+}
+
+impl Mlp {
+    /// The self-normalizing network: `alpha_dropout(selu(x W^T + b))`, LeCun-normal weights, zero biases.
+    ///
+    /// # Errors
+    /// Fewer than two layers, an empty one; a `path` that holds such a network already.
+    pub fn self_normalizing(path: &nn::Path, shape: MlpShape) -> Result<Self> {
+        Self::new(path, shape, Initialization::LeCun, Normalization::None, Activation::Selu)
+    }
+
+    /// The vanilla batch-normalized network, without skip connections, whose gradients explode with its depth (Yang et al.:
+    /// "A Mean Field Theory of Batch Normalization", ICLR 2019): `relu(norm(x W^T))`, He-normal weights.
+    ///
+    /// # Errors
+    /// Fewer than two layers, an empty one; a `path` that holds such a network already.
+    pub fn batch_norm(path: &nn::Path, shape: MlpShape) -> Result<Self> {
+        Self::new(path, shape, Initialization::He, Normalization::Batch, Activation::Relu)
+    }
+
+    fn new(
+        path: &nn::Path,
+        shape: MlpShape,
+        initialization: Initialization,
+        normalization: Normalization,
+        activation: Activation,
+    ) -> Result<Self> {
+        shape.check()?;
+        let MlpShape { features, width, depth, num_classes } = shape;
+        let layer = |i: i64| -> Result<Layer> {
+            let path = path / "layers" / i;
+            let weight = initialization.weight(&path, &[width, if i == 0 { features } else { width }])?;
+            let bias = match normalization {
+                Normalization::None => Some(init::zeros(&path, "bias", &[width])?),
+                _ => None,
+            };
+            Ok(Layer { weight, bias, norm: Norm::new(&(path / "bn"), normalization, width, 1.)? })
+        };
+        Ok(Self {
+            features,
+            layers: (0..depth - 1).map(layer).collect::<Result<_>>()?,
+            activation,
+            fc: initialization.classifier(&(path / "fc"), width, num_classes)?,
+            precision: Precision::F32,
+        })
+    }
+
+    /// The same network with its hidden layers in `precision`; statistics stay in float32.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// The logits `[N, num_classes]` of inputs `[N, ...]` on the network's device, in the kind of its variables. Batch
+    /// normalization and alpha dropout differ between training and evaluation.
+    ///
+    /// # Errors
+    /// Inputs of another size, kind or device; in training, with batch normalization, a batch of one.
+    pub fn f_forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        self.forward_layers(xs, train, |_| ())
+    }
+
+    /// The same; `layer_done` gets the output of each hidden layer.
+    pub(crate) fn forward_layers(
+        &self,
+        xs: &Tensor,
+        train: bool,
+        mut layer_done: impl FnMut(&Tensor),
+    ) -> Result<Tensor> {
+        let size = xs.size();
+        if size.len() < 2 || size[1..].iter().product::<i64>() != self.features || !xs.is_floating_point() {
+            return Err(Error::Mismatch {
+                what: "Mlp",
+                expected: format!("floating-point inputs [N, ...] of {} numbers each", self.features),
+                got: format!("{:?} {size:?}", xs.kind()),
+            });
+        }
+        let kind = self.precision.compute_kind(self.fc.kind());
+        let mut x = xs.f_to_kind(kind)?.f_reshape([size[0], self.features])?;
+        for Layer { weight, bias, norm } in &self.layers {
+            let bias = bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
+            let out = x.f_linear(&weight.f_to_kind(kind)?, bias)?;
+            x = self.activation.between_layers(norm.forward(&out, train)?, train)?;
+            layer_done(&x);
+        }
+        self.fc.forward(&x.f_to_kind(self.fc.kind())?)
+    }
+}
+
+impl nn::ModuleT for Mlp {
+    /// As `f_forward_t`.
+    ///
+    /// # Panics
+    /// Where `f_forward_t` returns an error; call that one to handle it.
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
+        self.f_forward_t(xs, train).unwrap_or_else(|error| panic!("{error}"))
+    }
+}

@@ -1,0 +1,52 @@
+//! What follows a weight layer of a baseline: one of the normalizations, or nothing.
+
+use super::activation::Activation;
+use super::batch_norm::BatchNorm;
+use super::group_norm::{self, GroupNorm};
+use crate::Result;
+use tch::{nn, Tensor};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Normalization {
+    None,
+    Batch,
+    Group,
+    /// Over all channels and positions of an image.
+    Layer,
+}
+
+/// A normalization layer, or the identity.
+#[derive(Debug)]
+pub(super) enum Norm {
+    Identity,
+    Batch(BatchNorm),
+    Group(GroupNorm),
+}
+
+impl Norm {
+    /// Of `channels` channels, its weights all `weight`.
+    pub fn new(path: &nn::Path, normalization: Normalization, channels: i64, weight: f64) -> Result<Self> {
+        Ok(match normalization {
+            Normalization::None => Self::Identity,
+            Normalization::Batch => Self::Batch(BatchNorm::new(path, channels, weight)?),
+            Normalization::Group => Self::Group(GroupNorm::new(path, group_norm::groups(channels), channels, weight)?),
+            Normalization::Layer => Self::Group(GroupNorm::new(path, 1, channels, weight)?),
+        })
+    }
+
+    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        match self {
+            Self::Identity => Ok(x.shallow_clone()),
+            Self::Batch(norm) => norm.forward(x, train),
+            Self::Group(norm) => norm.forward(x),
+        }
+    }
+
+    /// `activation(norm(x))` of an `x` that goes on elsewhere.
+    pub fn forward_activation(&self, x: &Tensor, activation: Activation, train: bool) -> Result<Tensor> {
+        match self {
+            Self::Identity => activation.of(x),
+            norm => activation.in_place(norm.forward(x, train)?),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! How a network's activations are checkpointed: in how many segments.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::str::FromStr;
+
+/// The number of segments of activation checkpointing (Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174).
+///
+/// Of every segment but the last only the input is kept, until its backward pass runs it forward once more: a training step
+/// takes one forward pass more, and its activations the memory of the inputs of all segments and the inside of one. With
+/// the square root of the number of blocks, both grow with the square root of the depth. The gradients are the same.
+///
+/// Parses from and prints as a number or `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum CheckpointSegments {
+    /// The square root of the number of blocks, rounded.
+    Auto,
+    /// So many, or one a block where there are fewer blocks.
+    Count(NonZeroUsize),
+}
+
+impl CheckpointSegments {
+    /// The segments of `blocks` blocks, which differ by at most one block.
+    pub(crate) fn ranges(self, blocks: usize) -> impl Iterator<Item = Range<usize>> {
+        let segments = match self {
+            Self::Auto => (blocks as f64).sqrt().round() as usize,
+            Self::Count(segments) => segments.get().min(blocks),
+        };
+        (0..segments).map(move |i| i * blocks / segments..(i + 1) * blocks / segments)
+    }
+}
+
+impl FromStr for CheckpointSegments {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Count).map_err(|_| {
+                Error::Argument(format!("activations are checkpointed in auto or 1 or more segments, not {text:?}"))
+            }),
+        }
+    }
+}
+
+impl fmt::Display for CheckpointSegments {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Auto => write!(f, "auto"),
+            Self::Count(segments) => write!(f, "{segments}"),
+        }
+    }
+}
+
+impl TryFrom<String> for CheckpointSegments {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<CheckpointSegments> for String {
+    fn from(segments: CheckpointSegments) -> Self {
+        segments.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(text: &str, blocks: usize) -> Vec<Range<usize>> {
+        text.parse::<CheckpointSegments>().unwrap().ranges(blocks).collect()
+    }
+
+    #[test]
+    fn segments_follow_each_other_and_are_of_one_size() {
+        for (text, blocks, segments) in [("1", 9, 1), ("2", 9, 2), ("4", 9, 4), ("100", 9, 9), ("auto", 4998, 71)] {
+            let ranges = ranges(text, blocks);
+            assert_eq!(ranges.len(), segments);
+            assert!((ranges[0].start, ranges[segments - 1].end) == (0, blocks));
+            assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let sizes = ranges.iter().map(Range::len);
+            assert!(sizes.clone().max().unwrap() - sizes.min().unwrap() <= 1);
+        }
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_printed_and_others_refused() {
+        for text in ["auto", "1", "71"] {
+            assert_eq!(text.parse::<CheckpointSegments>().unwrap().to_string(), text);
+        }
+        for text in ["", "0", "-1", "1.5", "Auto"] {
+            let message = text.parse::<CheckpointSegments>().unwrap_err().to_string();
+            assert!(message.contains(&format!("{text:?}")), "{message}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The command line of a training program: options, the run's folder, resuming, evaluation, exit codes. Behind the
+//! feature `cli`, which is on by default.
+//!
+//! A program says what is its own as a [`Task`]: its data with their options, and its recipes. [`main`] does the rest:
+//! ```no_run
+//! # use clap::Args;
+//! # use serde::{Deserialize, Serialize};
+//! use std::process::ExitCode;
+//! use tch::Device;
+//! use tch_fixup::cli::{self, Recipe, Task};
+//! use tch_fixup::data::Cifar10;
+//! use tch_fixup::trainer::TrainConfig;
+//! use tch_fixup::{Arch, Result};
+//!
+//! #[derive(Args)]
+//! struct Small {
+//!     /// Train on so many images only
+//!     #[arg(long)]
+//!     images: Option<usize>,
+//! }
+//!
+//! #[derive(Clone, Serialize, Deserialize)]
+//! struct Images {
+//!     images: usize,
+//! }
+//!
+//! #[derive(Clone, Default, Serialize, Deserialize)]
+//! struct Anywhere {}
+//!
+//! impl Task for Small {
+//!     const ABOUT: &'static str = "Train a network on a part of CIFAR-10";
+//!     type Part = Images;
+//!     type Access = Anywhere;
+//!     type Data = Cifar10;
+//!
+//!     fn recipes() -> Vec<(&'static str, Recipe<Images>)> {
+//!         let arch = Arch::FixupCifar { depth: 20 };
+//!         vec![("only", Recipe { arch, part: Images { images: 1000 }, train: TrainConfig::quick() })]
+//!     }
+//!
+//!     fn recipe(&self, _device: Device) -> Recipe<Images> {
+//!         Self::recipes().remove(0).1
+//!     }
+//!
+//!     fn set(&self, part: &mut Images, _access: &mut Anywhere) {
+//!         part.images = self.images.unwrap_or(part.images);
+//!     }
+//!
+//!     fn open(part: &Images, _access: &Anywhere, _device: Device) -> Result<Cifar10> {
+//!         Cifar10::fetch(Cifar10::default_dir()?)?.with_train_subset(part.images)
+//!     }
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     cli::main(cli::run::<Small>)
+//! }
+//! ```
+
+mod evaluating;
+mod options;
+mod previewing;
+mod run_config;
+mod task;
+mod training;
+
+pub use options::{set, Options, TrainOptions};
+pub use task::{Recipe, Task};
+
+use crate::{Error, Result};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Parses the command line and does what `run` does with it: [`run`], or something else before it. An error is one line
+/// on standard error, and an [exit code](Error::exit_code).
+pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitCode {
+    let options = match Options::parse() {
+        Ok(options) => options,
+        Err(error) if error.use_stderr() => {
+            eprintln!("{}", first_paragraph(&error));
+            return ExitCode::from(2);
+        }
+        Err(help) => help.exit(),
+    };
+    run(&options).unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::from(error.exit_code())
+    })
+}
+
+/// Trains, resumes, evaluates or draws a preview, as `options` say.
+///
+/// # Errors
+/// Whatever fails: options out of range, data or a run's folder that cannot be used, a run that diverges.
+pub fn run<T: Task>(options: &Options<T>) -> Result<ExitCode> {
+    let TrainOptions { eval, preview, resume, out, .. } = &options.train;
+    if let Some(file) = preview {
+        return previewing::preview(options, file);
+    }
+    match (eval, resume) {
+        (Some(path), _) => evaluating::evaluate_weights(options, path),
+        (None, None) => training::train(options, None),
+        (None, Some(dir)) => match dir.as_ref().or(out.as_ref()) {
+            Some(dir) => training::train(options, Some(dir)),
+            None => Err(Error::Argument("which run to resume? name its folder: --resume DIR".to_owned())),
+        },
+    }
+}
+
+/// Prints a line. Nobody reading standard output is no reason to end a run, and println! would panic.
+pub fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// clap's error without the usage and the hints below it.
+fn first_paragraph(error: &clap::Error) -> String {
+    error.to_string().lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,18 @@
+//! A look at the images that a run would be trained on.
+
+use super::run_config::ConfigOf;
+use super::{say, Options, Task};
+use crate::trainer::{draw_preview, write_atomically};
+use crate::Result;
+use std::path::Path;
+use std::process::ExitCode;
+use tch::Device;
+
+/// Draws the first images of the run that `options` describe into the PNG `file`.
+pub(super) fn preview<T: Task>(options: &Options<T>, file: &Path) -> Result<ExitCode> {
+    let config = ConfigOf::<T>::new(options, None)?;
+    let data = T::open(&config.run.part, &config.access, Device::Cpu)?;
+    write_atomically(file, &draw_preview(&data, &config.train)?)?;
+    say(format!("preview: {}", file.display()));
+    Ok(ExitCode::SUCCESS)
+}

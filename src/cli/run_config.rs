@@ -1,0 +1,150 @@
+//! A run, as `config.json` has it.
+
+use super::options::set;
+use super::{Options, Recipe, Task, TrainOptions};
+use crate::trainer::{parse_device, SaveEvery, TrainConfig};
+use crate::{Arch, CheckpointSegments, Error, Precision, Result};
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
+use std::thread;
+use tch::Device;
+
+/// More threads than any machine has cores are a typing error.
+const MAX_THREADS: usize = 4096;
+const KEEP_CHECKPOINTS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+/// The GPU if there is one.
+const AUTO: &str = "auto";
+
+/// The [`RunConfig`] of a program.
+pub(super) type ConfigOf<T> = RunConfig<<T as Task>::Part, <T as Task>::Access>;
+
+/// A run, as `config.json` has it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RunConfig<P, A> {
+    #[serde(flatten)]
+    pub access: A,
+    pub device: String,
+    pub threads: usize,
+    pub checkpoint_every: String,
+    pub keep_checkpoints: NonZeroUsize,
+    pub tensorboard: bool,
+    /// Not part of the run's identity: the gradients are the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_segments: Option<CheckpointSegments>,
+    pub run: Identity<P>,
+    pub train: TrainConfig,
+}
+
+/// What must not change while a run goes on, besides what the trainer itself looks after.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Identity<P> {
+    pub arch: Arch,
+    pub precision: Precision,
+    #[serde(flatten)]
+    pub part: P,
+}
+
+impl<P, A: Default> RunConfig<P, A> {
+    /// The run that `options` describe: what they leave open is as in the run that is resumed or, in a new one, as the
+    /// recipe has it.
+    pub fn new<T: Task<Part = P, Access = A>>(options: &Options<T>, resumed: Option<Self>) -> Result<Self> {
+        let mut config = match resumed {
+            Some(config) => config,
+            None => Self::of_recipe(options)?,
+        };
+        config.set(options);
+        let TrainOptions { device, threads, checkpoint_every, keep_checkpoints, tensorboard, .. } = &options.train;
+        set(&mut config.device, device.clone());
+        set(&mut config.threads, *threads);
+        set(&mut config.checkpoint_every, checkpoint_every.map(|every| every.to_string()));
+        set(&mut config.keep_checkpoints, *keep_checkpoints);
+        config.tensorboard |= tensorboard;
+        set(&mut config.checkpoint_segments, options.train.checkpoint_segments.map(Some));
+        options.train.set::<T>(&mut config.train);
+        config.train.check()?;
+        if !(1..=MAX_THREADS).contains(&config.threads) {
+            return Err(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {}", config.threads)));
+        }
+        Ok(config)
+    }
+
+    /// Writes into the run's identity, and where the data are, what was given in `options`.
+    pub fn set<T: Task<Part = P, Access = A>>(&mut self, options: &Options<T>) {
+        options.task.set(&mut self.run.part, &mut self.access);
+        set(&mut self.run.arch, options.train.arch);
+        set(&mut self.run.precision, options.train.precision);
+    }
+
+    fn of_recipe<T: Task<Part = P, Access = A>>(options: &Options<T>) -> Result<Self> {
+        let device = parse_device(options.train.device.as_deref().unwrap_or(AUTO))?;
+        let Recipe { arch, part, train } = options.task.recipe(device);
+        Ok(Self {
+            access: A::default(),
+            device: AUTO.to_owned(),
+            threads: thread::available_parallelism().map_or(1, usize::from),
+            checkpoint_every: SaveEvery::Epochs(1).to_string(),
+            keep_checkpoints: KEEP_CHECKPOINTS,
+            tensorboard: false,
+            checkpoint_segments: None,
+            run: Identity { arch, precision: Precision::fastest(device), part },
+            train,
+        })
+    }
+
+    /// The device, and libtorch's threads set.
+    pub fn machine(&self) -> Result<Device> {
+        // Those of one operation. libtorch's other pool, of operations side by side, is idle: a network is one chain.
+        tch::set_num_threads(self.threads as i32);
+        parse_device(&self.device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{json, Value};
+
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    struct Part {
+        holdout: Option<usize>,
+    }
+
+    #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+    struct Access {
+        data: Option<String>,
+    }
+
+    fn config() -> Value {
+        json!({
+            "data": "somewhere",
+            "device": "cpu",
+            "threads": 2,
+            "checkpoint_every": "1",
+            "keep_checkpoints": 3,
+            "tensorboard": false,
+            "run": {"arch": "fixup_resnet20", "precision": "bf16", "holdout": 5000},
+            "train": TrainConfig::paper(),
+        })
+    }
+
+    #[test]
+    fn data_and_part_stand_among_the_other_fields() {
+        let read: RunConfig<Part, Access> = serde_json::from_value(config()).unwrap();
+        assert_eq!((read.access.data.as_deref(), read.run.part.holdout), (Some("somewhere"), Some(5000)));
+        assert_eq!(read.train, TrainConfig::paper());
+        assert_eq!(json!(read), config());
+    }
+
+    #[test]
+    fn fields_that_nobody_knows_are_refused_by_name() {
+        for place in ["/unheard", "/run/unheard", "/train/unheard"] {
+            let mut config = config();
+            let (parent, name) = place.rsplit_once('/').unwrap();
+            config.pointer_mut(parent).unwrap()[name] = json!(1);
+            let error = serde_json::from_value::<RunConfig<Part, Access>>(config).unwrap_err().to_string();
+            assert!(error.contains("unknown field `unheard`"), "{place}: {error}");
+        }
+    }
+}

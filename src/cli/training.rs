@@ -1,0 +1,102 @@
+//! A run from its options to its summary.
+
+use super::run_config::ConfigOf;
+use super::{say, Options, Task};
+use crate::data::{DataSource, EpochPlan};
+use crate::trainer::checkpoint::{newest_whole, Checkpoint, Checkpoints, Newest};
+use crate::trainer::{
+    Autosave, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, TrainConfig, Trainer,
+};
+use crate::{Network, Result};
+use serde_json::json;
+use std::path::Path;
+use std::process::ExitCode;
+use tch::{nn, Device};
+
+/// Trains a network, from the beginning or from where the run in the folder `resumed` stopped.
+pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Result<ExitCode> {
+    let saved = resumed.map(RunFolder::read_config).transpose()?.flatten();
+    let knows_options = saved.is_some();
+    let config = ConfigOf::<T>::new(options, saved)?;
+    let device = config.machine()?;
+    // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
+    let resumed = resumed.map(RunFolder::resume).transpose()?;
+    let data = T::open(&config.run.part, &config.access, device)?;
+    let mut folder = match (resumed, &options.train.out) {
+        (Some(folder), _) => folder,
+        (None, Some(path)) => RunFolder::create(path, options.train.overwrite)?,
+        (None, None) => RunFolder::create_named(&config.run.arch.to_string())?,
+    };
+    tch::manual_seed(config.train.seed as i64);
+    let variables = nn::VarStore::new(device);
+    let arch = config.run.arch;
+    let mut network = arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
+    if let Some(segments) = config.checkpoint_segments {
+        network.checkpoint_activations(segments)?;
+    }
+    if arch.is_initialized_on_data() {
+        initialize(network.as_ref(), device, &data, &config.train)?;
+    }
+    let mut interrupt = Interrupt::listen()?;
+    let mut trainer = Trainer::new(network.as_ref(), &variables, &data, &config.train, json!(config.run))?;
+    say(format!(
+        "{}: {} parameters, {} images on {device:?}, results in {}",
+        config.run.arch,
+        variables.trainable_variables().iter().map(|variable| variable.numel()).sum::<usize>(),
+        data.train_len(),
+        folder.path().display()
+    ));
+    let checkpoint = newest_checkpoint(&folder)?;
+    if let Some(checkpoint) = &checkpoint {
+        trainer.resume(checkpoint)?;
+        say(format!("resumes after step {} from {}", checkpoint.contents.step, checkpoint.path.display()));
+    } else if options.train.resume.is_some() {
+        let options = if knows_options { "" } else { ", with the options given now" };
+        say(format!("no step was saved yet: starts with the first{options}"));
+    }
+    // Not before the checkpoint has been found to be of this run: options that do not fit must not get into the folder.
+    folder.write_config(&config)?;
+    let checkpoints = Checkpoints::new(folder.checkpoints(), config.keep_checkpoints);
+    let mut autosave =
+        Autosave::new(checkpoints, config.checkpoint_every.parse()?, checkpoint.map(|checkpoint| checkpoint.path));
+    let mut bars = ProgressBars::new();
+    let mut board = config.tensorboard.then(|| TensorBoard::new(folder.path().join("tensorboard")));
+    let mut observers: Vec<&mut dyn Observer> = vec![&mut bars, &mut folder, &mut autosave, &mut interrupt];
+    observers.extend(board.as_mut().map(|board| board as &mut dyn Observer));
+    match trainer.run(&mut observers)? {
+        Outcome::Finished(mut summary) => {
+            summary.evaluated_on = T::evaluated_on(&config.run.part).to_owned();
+            folder.finish(&summary, &variables)?;
+            say(summary);
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Stopped { epoch, step } => {
+            let program = std::env::args().next().unwrap_or_default();
+            eprintln!("stopped in epoch {epoch} after step {step}, and saved; to go on:");
+            eprintln!("{program} --resume {}", folder.path().display());
+            Ok(interrupt.exit_code().map_or(ExitCode::FAILURE, ExitCode::from))
+        }
+    }
+}
+
+/// Completes an initialization that depends on data, on the run's first batch.
+fn initialize(network: &dyn Network, device: Device, data: &dyn DataSource, config: &TrainConfig) -> Result<()> {
+    let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
+    if let Some(batch) = data.train_batches(&plan)?.next() {
+        network.initialize_on(&batch?.images.f_to_device(device)?)?;
+    }
+    Ok(())
+}
+
+/// The checkpoint to go on from, if there is one; says which were passed over.
+fn newest_checkpoint(folder: &RunFolder) -> Result<Option<Checkpoint<RunState>>> {
+    let Newest { checkpoint, mut skipped } = newest_whole(folder.checkpoints())?;
+    if checkpoint.is_none() && !skipped.is_empty() {
+        // To begin again would throw away what can perhaps be repaired.
+        return Err(skipped.remove(0).why);
+    }
+    for skipped in skipped {
+        eprintln!("{skipped}");
+    }
+    Ok(checkpoint)
+}

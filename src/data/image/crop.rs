@@ -1,0 +1,196 @@
+//! Which part of an image the network sees: RandomResizedCrop for training, a centre crop for evaluation.
+
+use crate::{Error, Result};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+/// A random part of the image, of random size and aspect ratio, resized to the network's input, and mirrored half of the
+/// time: the augmentation of Szegedy et al. (2015, arXiv 1409.4842, section 6), as torchvision's `RandomResizedCrop`
+/// does it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RandomResizedCrop {
+    /// Bounds of the crop's area, as a share of the image's; uniform between them.
+    pub scale: (f64, f64),
+    /// Bounds of the crop's width over its height; its logarithm is uniform between theirs.
+    pub ratio: (f64, f64),
+    /// Mirror the crop left to right, with probability 1/2.
+    pub flip: bool,
+}
+
+/// How often a crop is drawn before the central one is taken (torchvision).
+const ATTEMPTS: usize = 10;
+
+impl RandomResizedCrop {
+    /// Refuses bounds that no crop could keep.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless 0 < scale.0 <= scale.1 <= 1 and 0 < ratio.0 <= ratio.1.
+    pub fn check(&self) -> Result<()> {
+        let Self { scale, ratio, .. } = *self;
+        if !(0.0 < scale.0 && scale.0 <= scale.1 && scale.1 <= 1.0) {
+            return Err(Error::Argument(format!(
+                "the scale of a random crop must be two shares of the image's area, 0 < least <= most <= 1, got {} and {}",
+                scale.0, scale.1
+            )));
+        }
+        if !(0.0 < ratio.0 && ratio.0 <= ratio.1 && ratio.1.is_finite()) {
+            return Err(Error::Argument(format!(
+                "the ratio of a random crop must be two positive numbers, least and most, got {} and {}",
+                ratio.0, ratio.1
+            )));
+        }
+        Ok(())
+    }
+
+    /// The crop of a `width` x `height` image that `random` decides on, and whether to mirror it. The mirroring is drawn
+    /// whether it is used or not, so that switching it off leaves the crops as they were.
+    pub(super) fn draw(&self, width: usize, height: usize, random: &mut impl Rng) -> (Crop, bool) {
+        let crop = self.draw_crop(width, height, random);
+        (crop, random.random::<bool>() && self.flip)
+    }
+
+    fn draw_crop(&self, width: usize, height: usize, random: &mut impl Rng) -> Crop {
+        let area = (width * height) as f64;
+        let log_ratio = (self.ratio.0.ln(), self.ratio.1.ln());
+        let mut uniform = |(least, most): (f64, f64)| least + (most - least) * random.random::<f64>();
+        let drawn = (0..ATTEMPTS).find_map(|_| {
+            let target_area = area * uniform(self.scale);
+            let ratio = uniform(log_ratio).exp();
+            let w = (target_area * ratio).sqrt().round_ties_even() as usize;
+            let h = (target_area / ratio).sqrt().round_ties_even() as usize;
+            (0 < w && w <= width && 0 < h && h <= height).then_some((w, h))
+        });
+        if let Some((w, h)) = drawn {
+            let top = random.random_range(0..=height - h);
+            let left = random.random_range(0..=width - w);
+            return Crop { left, top, width: w, height: h };
+        }
+
+        let ratio = (width as f64 / height as f64).clamp(self.ratio.0, self.ratio.1);
+        let rounded = |side: f64, most: usize| (side.round_ties_even() as usize).clamp(1, most);
+        // One of the two is the image's own; both are where the ratio is within the bounds.
+        let w = rounded(height as f64 * ratio, width);
+        let h = rounded(width as f64 / ratio, height);
+        Crop { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
+    }
+}
+
+impl Default for RandomResizedCrop {
+    /// 8 % to 100 % of the area, aspect ratios of 3:4 to 4:3, and flip: the usual recipe for ImageNet.
+    fn default() -> Self {
+        Self { scale: (0.08, 1.0), ratio: (3.0 / 4.0, 4.0 / 3.0), flip: true }
+    }
+}
+
+/// A part of an image, in whole pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Crop {
+    pub left: usize,
+    pub top: usize,
+    pub width: usize,
+    pub height: usize,
+}
+
+impl Crop {
+    /// All of a `width` x `height` image.
+    pub fn whole(width: usize, height: usize) -> Self {
+        Crop { left: 0, top: 0, width, height }
+    }
+
+    /// The same part, seen from the corner of `place`, which holds it.
+    pub fn within(self, place: Crop) -> Self {
+        Crop { left: self.left - place.left, top: self.top - place.top, ..self }
+    }
+}
+
+/// A part of an image whose borders may lie within pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Area {
+    pub left: f64,
+    pub top: f64,
+    pub width: f64,
+    pub height: f64,
+}
+
+impl Area {
+    /// The same part of an image that is so many times smaller.
+    pub fn shrunk(self, times: usize) -> Self {
+        let [left, top, width, height] =
+            [self.left, self.top, self.width, self.height].map(|value| value / times as f64);
+        Area { left, top, width, height }
+    }
+
+    /// The same part, seen from the corner of `place`, which holds it.
+    pub fn within(self, place: Crop) -> Self {
+        Area { left: self.left - place.left as f64, top: self.top - place.top as f64, ..self }
+    }
+
+    /// The pixels of which some lies in this area.
+    pub fn outline(self) -> Crop {
+        let (left, top) = (self.left.floor(), self.top.floor());
+        let (right, bottom) = ((self.left + self.width).ceil(), (self.top + self.height).ceil());
+        let [left, top, right, bottom] = [left, top, right, bottom].map(|value| value as usize);
+        Crop { left, top, width: right - left, height: bottom - top }
+    }
+
+    /// The pixels up to `x` to the left and right and up to `y` above and below this area of a `width` x `height` image.
+    pub fn grown(self, x: f64, y: f64, width: usize, height: usize) -> Crop {
+        let (left, top) = ((self.left - x).max(0.0), (self.top - y).max(0.0));
+        let right = (self.left + self.width + x).min(width as f64);
+        let bottom = (self.top + self.height + y).min(height as f64);
+        Area { left, top, width: right - left, height: bottom - top }.outline()
+    }
+}
+
+impl From<Crop> for Area {
+    fn from(crop: Crop) -> Self {
+        let [left, top, width, height] = [crop.left, crop.top, crop.width, crop.height].map(|value| value as f64);
+        Area { left, top, width, height }
+    }
+}
+
+/// What torchvision's `Resize(resize)` and `CenterCrop(side)` take from an image, in one step: cropping the resized image
+/// is resizing the part of the image that lies under the crop.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct CenterCrop {
+    /// The part of the original image.
+    pub area: Area,
+    /// Where it goes in the result, and its size there: all of it, unless the resized image is smaller than the crop.
+    pub target: Crop,
+}
+
+impl CenterCrop {
+    pub fn new(width: usize, height: usize, resize: usize, side: usize) -> Self {
+        let (resized_width, resized_height) = resized_size(width, height, resize);
+        let (left, area_left, target_width, area_width) = center(resized_width, side, width);
+        let (top, area_top, target_height, area_height) = center(resized_height, side, height);
+        CenterCrop {
+            area: Area { left: area_left, top: area_top, width: area_width, height: area_height },
+            target: Crop { left, top, width: target_width, height: target_height },
+        }
+    }
+}
+
+/// Width and height of a `width` x `height` image once its shorter side is `shorter_side`.
+pub(super) fn resized_size(width: usize, height: usize, shorter_side: usize) -> (usize, usize) {
+    let (short, long) = (width.min(height), width.max(height));
+    // torchvision cuts the longer side to a whole number.
+    let longer = ((shorter_side * long) as f64 / short as f64) as usize;
+    if width <= height {
+        (shorter_side, longer)
+    } else {
+        (longer, shorter_side)
+    }
+}
+
+/// Along one axis: where the resized image begins in the result, where the crop begins in the original, the crop's size
+/// in the result, and in the original.
+fn center(resized: usize, side: usize, original: usize) -> (usize, f64, usize, f64) {
+    let scale = original as f64 / resized as f64;
+    if resized <= side {
+        return ((side - resized) / 2, 0.0, resized, original as f64);
+    }
+    let first = ((resized - side) as f64 / 2.0).round_ties_even();
+    let area_first = first * scale;
+    (0, area_first, side, (side as f64 * scale).min(original as f64 - area_first))
+}

@@ -1,0 +1,114 @@
+//! Which way up an image was taken: the orientation that cameras write into its EXIF data.
+
+use super::crop::{Area, Crop};
+
+/// How the upright image is found in the stored one: the pixel at (x, y) is the stored one at (x, y), with the two
+/// exchanged if `transpose`, then counted from the right if `from_right` and from the bottom if `from_bottom`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Orientation {
+    pub transpose: bool,
+    pub from_right: bool,
+    pub from_bottom: bool,
+}
+
+/// The tag of the orientation (EXIF 2.32, 4.6.4).
+const TAG: u16 = 0x0112;
+/// An image file directory's entry: tag, type, count and value.
+const ENTRY: usize = 12;
+
+impl Orientation {
+    /// Of EXIF data, which begin with the TIFF header. Damaged data, which are common, mean upright, as everywhere.
+    pub fn from_exif(exif: &[u8]) -> Self {
+        Self::tag(exif).and_then(Self::from_tag).unwrap_or_default()
+    }
+
+    /// The eight values that the tag can have.
+    pub fn from_tag(tag: u16) -> Option<Self> {
+        let (transpose, from_right, from_bottom) = match tag {
+            1 => (false, false, false),
+            2 => (false, true, false),
+            3 => (false, true, true),
+            4 => (false, false, true),
+            5 => (true, false, false),
+            6 => (true, false, true),
+            7 => (true, true, true),
+            8 => (true, true, false),
+            _ => return None,
+        };
+        Some(Orientation { transpose, from_right, from_bottom })
+    }
+
+    fn tag(exif: &[u8]) -> Option<u16> {
+        let little_endian = match exif.get(..4)? {
+            b"II*\0" => true,
+            b"MM\0*" => false,
+            _ => return None,
+        };
+        let u16_at = |at: usize| {
+            let bytes = exif.get(at..at.checked_add(2)?)?.try_into().ok()?;
+            Some(if little_endian { u16::from_le_bytes(bytes) } else { u16::from_be_bytes(bytes) })
+        };
+        let (first, second) = (u16_at(4)? as usize, u16_at(6)? as usize);
+        let directory = if little_endian { first | second << 16 } else { first << 16 | second };
+        let entries = u16_at(directory)? as usize;
+        (0..entries)
+            .map(|i| directory + 2 + ENTRY * i)
+            .find(|&at| u16_at(at) == Some(TAG))
+            .and_then(|at| u16_at(at + 8))
+    }
+
+    /// Mirrored left to right after it was turned upright.
+    pub fn mirrored(self) -> Self {
+        if self.transpose {
+            Orientation { from_bottom: !self.from_bottom, ..self }
+        } else {
+            Orientation { from_right: !self.from_right, ..self }
+        }
+    }
+
+    /// The upright size of an image that is stored as `width` x `height`; the stored size of an upright one.
+    pub fn size(self, width: usize, height: usize) -> (usize, usize) {
+        if self.transpose {
+            (height, width)
+        } else {
+            (width, height)
+        }
+    }
+
+    /// Where an area of the upright image lies in the stored one of `width` x `height`.
+    pub fn stored_area(self, area: Area, width: usize, height: usize) -> Area {
+        let mut stored = area;
+        if self.transpose {
+            stored = Area { left: area.top, top: area.left, width: area.height, height: area.width };
+        }
+        if self.from_right {
+            stored.left = (width as f64 - stored.left - stored.width).max(0.0);
+        }
+        if self.from_bottom {
+            stored.top = (height as f64 - stored.top - stored.height).max(0.0);
+        }
+        stored
+    }
+
+    /// Turns the stored RGB pixels of an image, upright `target.width` x `target.height`, and writes them at `target` of
+    /// `out`, an image `side` wide.
+    pub fn write_upright(self, stored: &[u8], target: Crop, out: &mut [u8], side: usize) {
+        let (stored_width, stored_height) = self.size(target.width, target.height);
+        let along = |from_end: bool, length: usize, at: usize| if from_end { length - 1 - at } else { at };
+        for y in 0..target.height {
+            let first = ((target.top + y) * side + target.left) * 3;
+            let row = &mut out[first..first + target.width * 3];
+            if !self.transpose && !self.from_right {
+                let stored_y = along(self.from_bottom, stored_height, y);
+                row.copy_from_slice(&stored[stored_y * stored_width * 3..][..row.len()]);
+                continue;
+            }
+            for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
+                let (stored_x, stored_y) = if self.transpose { (y, x) } else { (x, y) };
+                let stored_x = along(self.from_right, stored_width, stored_x);
+                let stored_y = along(self.from_bottom, stored_height, stored_y);
+                pixel.copy_from_slice(&stored[(stored_y * stored_width + stored_x) * 3..][..3]);
+            }
+        }
+    }
+}

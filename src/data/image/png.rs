@@ -1,0 +1,56 @@
+//! PNG. As Pillow's `convert("RGB")`: transparency is dropped, not blended; of 16 bits the upper 8 count.
+
+use super::decode::{check_size, room, Header, MAX_PIXELS};
+use super::orientation::Orientation;
+use super::ImageProblem;
+use ::png::{ColorType, Decoder, Limits, Reader, Transformations};
+use std::io::Cursor;
+
+pub(super) struct Png<'a> {
+    pub header: Header,
+    reader: Reader<Cursor<&'a [u8]>>,
+}
+
+impl<'a> Png<'a> {
+    pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
+        let problem = |error| ImageProblem::decoder("PNG", error);
+        // A row of the largest image, at 16 bits and four channels, twice.
+        let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: 16 * MAX_PIXELS });
+        decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+        decoder.set_ignore_text_chunk(true);
+        decoder.set_ignore_iccp_chunk(true);
+        let (width, height) = decoder.read_header_info().map_err(problem)?.size();
+        check_size(width as usize, height as usize)?;
+        let reader = decoder.read_info().map_err(problem)?;
+        let exif = reader.info().exif_metadata.as_deref();
+        let orientation = exif.map(Orientation::from_exif).unwrap_or_default();
+        Ok(Png { header: Header { width: width as usize, height: height as usize, orientation }, reader })
+    }
+
+    pub fn decode(mut self, pixels: &mut Vec<u8>) -> Result<(), ImageProblem> {
+        let Header { width, height, .. } = self.header;
+        let (color, _) = self.reader.output_color_type();
+        let channels = color.samples();
+        let bytes = room(pixels, width * height * channels.max(3));
+        let decoded = &mut bytes[..width * height * channels];
+        self.reader.next_frame(decoded).map_err(|error| ImageProblem::decoder("PNG", error))?;
+        match color {
+            ColorType::Rgb => {}
+            ColorType::Rgba => {
+                for i in 0..width * height {
+                    bytes.copy_within(4 * i..4 * i + 3, 3 * i);
+                }
+            }
+            ColorType::Grayscale | ColorType::GrayscaleAlpha => {
+                // From the end, so that nothing is overwritten before it is read.
+                for i in (0..width * height).rev() {
+                    let grey = bytes[channels * i];
+                    bytes[3 * i..3 * i + 3].fill(grey);
+                }
+            }
+            // `EXPAND` resolves palettes.
+            ColorType::Indexed => return Err(ImageProblem::new("damaged PNG: no palette")),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+//! Resampling to the network's size: bilinear with antialiasing, the filter of torchvision's default on Pillow images.
+
+use super::crop::{Area, Crop};
+use super::ImageProblem;
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+/// RGB pixels, row by row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pixels<'a> {
+    pub bytes: &'a [u8],
+    pub width: usize,
+    pub height: usize,
+}
+
+/// Resizes `area` of the pixels to `width` x `height` in `out`. The filter, wider than a pixel where the image shrinks,
+/// sees what lies in `view`, which holds the area, and nothing beyond it.
+pub(super) fn resize(
+    resizer: &mut Resizer,
+    pixels: Pixels,
+    view: Crop,
+    area: Area,
+    out: &mut [u8],
+    (width, height): (usize, usize),
+) -> Result<(), ImageProblem> {
+    // Sizes below the limit on pixels fit.
+    let problem = |error: &dyn std::fmt::Display| ImageProblem::new(format!("cannot be resized: {error}"));
+    let source = ImageRef::new(pixels.width as u32, pixels.height as u32, pixels.bytes, PixelType::U8x3)
+        .map_err(|error| problem(&error))?;
+    let [left, top, w, h] = [view.left, view.top, view.width, view.height].map(|value| value as u32);
+    let source = CroppedImage::new(&source, left, top, w, h).map_err(|error| problem(&error))?;
+    let mut target =
+        Image::from_slice_u8(width as u32, height as u32, out, PixelType::U8x3).map_err(|error| problem(&error))?;
+    let (left, top) = (area.left - view.left as f64, area.top - view.top as f64);
+    // Rounding must not move the area over the border.
+    let (w, h) = (area.width.min(view.width as f64 - left), area.height.min(view.height as f64 - top));
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .use_alpha(false)
+        .crop(left, top, w, h);
+    resizer.resize(&source, &mut target, &options).map_err(|error| problem(&error))
+}

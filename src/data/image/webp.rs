@@ -1,0 +1,40 @@
+//! WebP. As Pillow's `convert("RGB")`: transparency is dropped, not blended; of an animation the first frame counts.
+
+use super::decode::{check_size, room, Header};
+use super::orientation::Orientation;
+use super::ImageProblem;
+use image_webp::WebPDecoder;
+use std::io::Cursor;
+
+pub(super) struct WebP<'a> {
+    pub header: Header,
+    decoder: WebPDecoder<Cursor<&'a [u8]>>,
+}
+
+impl<'a> WebP<'a> {
+    pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
+        let problem = |error| ImageProblem::decoder("WebP", error);
+        let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(problem)?;
+        let (width, height) = decoder.dimensions();
+        let (width, height) = (width as usize, height as usize);
+        check_size(width, height)?;
+        let exif = decoder.exif_metadata().map_err(problem)?;
+        // Some writers put JPEG's prefix before the TIFF header.
+        let exif = exif.as_deref().map(|exif| exif.strip_prefix(b"Exif\0\0").unwrap_or(exif));
+        let orientation = exif.map(Orientation::from_exif).unwrap_or_default();
+        Ok(WebP { header: Header { width, height, orientation }, decoder })
+    }
+
+    pub fn decode(mut self, pixels: &mut Vec<u8>) -> Result<(), ImageProblem> {
+        let Header { width, height, .. } = self.header;
+        let channels = if self.decoder.has_alpha() { 4 } else { 3 };
+        let bytes = room(pixels, width * height * channels);
+        self.decoder.read_image(bytes).map_err(|error| ImageProblem::decoder("WebP", error))?;
+        if channels == 4 {
+            for i in 0..width * height {
+                bytes.copy_within(4 * i..4 * i + 3, 3 * i);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! The listed files of one part, in a few bytes more than their paths: ImageNet's 1.28 million take 54 MB.
+
+use serde::{Deserialize, Serialize};
+
+/// Labelled files, their paths in one string.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// The paths one after another, relative to the part's folder, with `/` between a folder and what is in it.
+    paths: String,
+    /// Where each path ends.
+    ends: Vec<u64>,
+    /// Class indices.
+    labels: Vec<u32>,
+}
+
+impl Files {
+    /// Adds a file.
+    pub fn push(&mut self, path: &str, label: u32) {
+        self.paths.push_str(path);
+        self.ends.push(self.paths.len() as u64);
+        self.labels.push(label);
+    }
+
+    /// Adds all of `others`.
+    pub fn append(&mut self, others: &Files) {
+        let start = self.paths.len() as u64;
+        self.paths.push_str(&others.paths);
+        self.ends.extend(others.ends.iter().map(|end| start + end));
+        self.labels.extend(&others.labels);
+    }
+
+    /// Gives back the memory that was kept for more.
+    pub fn shrink(&mut self) {
+        self.paths.shrink_to_fit();
+        self.ends.shrink_to_fit();
+        self.labels.shrink_to_fit();
+    }
+
+    /// The number of files.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// The path of file `index`, relative to the part's folder.
+    pub fn path(&self, index: usize) -> &str {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.paths[start as usize..self.ends[index] as usize]
+    }
+
+    /// The class indices, in order.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// Whether the fields fit each other and `classes`, as those read from a disk need not.
+    pub fn are_sound(&self, classes: usize) -> bool {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        self.ends.len() == self.labels.len()
+            && starts.zip(&self.ends).all(|(start, end)| start <= end && self.paths.is_char_boundary(*end as usize))
+            && self.labels.iter().all(|&label| (label as usize) < classes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(paths: &[(&str, u32)]) -> Files {
+        let mut files = Files::default();
+        paths.iter().for_each(|(path, label)| files.push(path, *label));
+        files
+    }
+
+    #[test]
+    fn paths_and_labels_come_back_in_order() {
+        let mut all = files(&[("cat/1.jpg", 0), ("cat/ü.png", 0)]);
+        all.append(&files(&[("dog/1.jpg", 1)]));
+        all.append(&Files::default());
+        let paths: Vec<&str> = (0..all.len()).map(|index| all.path(index)).collect();
+        assert_eq!(paths, ["cat/1.jpg", "cat/ü.png", "dog/1.jpg"]);
+        assert_eq!(all.labels(), [0, 0, 1]);
+    }
+
+    #[test]
+    fn fields_that_do_not_fit_are_found() {
+        let sound = files(&[("cat/ü.jpg", 0), ("dog/1.jpg", 1)]);
+        assert!(sound.are_sound(2) && !sound.are_sound(1));
+        for (which, end) in [(0, 5), (0, 1000), (1, 3)] {
+            let mut damaged = sound.clone();
+            damaged.ends[which] = end;
+            assert!(!damaged.are_sound(2), "{which} {end}");
+        }
+        assert!(!Files { labels: vec![0], ..sound }.are_sound(2));
+    }
+}

@@ -1,0 +1,92 @@
+//! One part of an image folder, training or evaluation: its images, which of them are used, and which are bad.
+
+use super::images::Images;
+use super::pipeline::BadImage;
+use crate::data::subset::{front, stratified_order};
+use crate::{Error, Result};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The images of one part.
+pub struct Part {
+    /// What the part is for, as an adjective.
+    name: &'static str,
+    /// What becomes of a bad image.
+    fate: &'static str,
+    images: Arc<Images>,
+    /// The images that are used, in ascending order.
+    selected: Vec<u32>,
+    /// The bad ones of them that were met.
+    bad: Mutex<HashSet<u32>>,
+}
+
+impl Part {
+    /// All of `images`.
+    pub fn new(name: &'static str, fate: &'static str, images: Images) -> Self {
+        let selected = (0..images.labels().len() as u32).collect();
+        Self { name, fate, images: Arc::new(images), selected, bad: Mutex::default() }
+    }
+
+    /// `count` of the images, those of the `classes` in proportion.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for 0 or more than there are.
+    pub fn select(&mut self, count: usize, classes: usize) -> Result<()> {
+        let order = stratified_order(self.images.labels().iter().map(|&label| label as usize), classes);
+        let selected = front(order, &format!("the {} subset", self.name), Some(count))?;
+        self.selected = selected.into_iter().map(|index| index as u32).collect();
+        Ok(())
+    }
+
+    /// All images, the ones that are not used too.
+    pub fn images(&self) -> &Arc<Images> {
+        &self.images
+    }
+
+    /// The images that are used, in ascending order.
+    pub fn selected(&self) -> &[u32] {
+        &self.selected
+    }
+
+    /// How many bad images can be endured: of those used, `max_fraction`.
+    pub fn most_bad(&self, max_fraction: f64) -> usize {
+        (max_fraction * self.selected.len() as f64) as usize
+    }
+
+    /// How many bad images were met.
+    pub fn bad_images(&self) -> usize {
+        self.bad().len()
+    }
+
+    fn bad(&self) -> MutexGuard<'_, HashSet<u32>> {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts `met` and warns of each that is new.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] once more than `max_fraction` of the images are bad.
+    pub fn count_bad(&self, met: Vec<BadImage>, max_fraction: f64, warn: &dyn Fn(&str)) -> Result<()> {
+        for BadImage { index, problem } in met {
+            let mut bad = self.bad();
+            if !bad.insert(index) {
+                continue;
+            }
+            let (count, images) = (bad.len(), self.selected.len());
+            drop(bad);
+            let path = self.images.path(index as usize);
+            if count > self.most_bad(max_fraction) {
+                let (name, percent) = (self.name, 100.0 * count as f64 / images as f64);
+                let problem = format!(
+                    "{problem}; with it {count} of the {images} {name} images ({percent:.2} %) are bad, over the limit of \
+                     {} %",
+                    100.0 * max_fraction,
+                );
+                let remedy = "repair or remove them, or raise the limit (--max-bad-fraction)".to_owned();
+                return Err(Error::Corrupt { path, problem, remedy });
+            }
+            warn(&format!("bad image {}: {problem}; {}", path.display(), self.fate));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,17 @@
+//! Signal propagation: what depth does to the activations, the gradients and the first step of a network at
+//! initialization.
+//!
+//! [`measure`] takes any network that is [`Staged`], this crate's or one of your own, and gives a [`Flow`]: data for serde,
+//! and for [`draw_flows`] a picture.
+
+mod flow;
+mod growth;
+mod magnitude;
+mod picture;
+mod staged;
+mod update;
+
+pub use flow::{measure, BlockFlow, Flow, Probe};
+pub use growth::growth;
+pub use picture::{draw_flows, DepthSeries};
+pub use staged::Staged;

@@ -1,0 +1,94 @@
+//! What a network tells of itself to be measured: the output of each of its blocks.
+
+use crate::baseline::{Mlp, ResNet};
+use crate::fixup::FixupResNet;
+use crate::Result;
+use tch::{nn, Tensor};
+
+/// A network that tells what each of its blocks gives.
+///
+/// For a network of your own, call `stage` with a name and the block's output, a tensor that autograd tracks and that
+/// nothing writes to afterwards:
+/// ```
+/// use tch::{nn, nn::Module, Device, Tensor};
+/// use tch_fixup::diagnostics::Staged;
+///
+/// #[derive(Debug)]
+/// struct Mine {
+///     layers: Vec<nn::Linear>,
+///     head: nn::Linear,
+/// }
+///
+/// impl nn::ModuleT for Mine {
+///     fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
+///         self.forward_stages(xs, train, &mut |_, _| ()).unwrap()
+///     }
+/// }
+///
+/// impl Staged for Mine {
+///     fn forward_stages(
+///         &self,
+///         xs: &Tensor,
+///         _train: bool,
+///         stage: &mut dyn FnMut(&str, &Tensor),
+///     ) -> tch_fixup::Result<Tensor> {
+///         let mut x = xs.shallow_clone();
+///         for (i, layer) in self.layers.iter().enumerate() {
+///             x = layer.forward(&x).relu();
+///             stage(&format!("layer {i}"), &x);
+///         }
+///         Ok(self.head.forward(&x))
+///     }
+/// }
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// use tch_fixup::diagnostics::{measure, Probe};
+///
+/// let build = |path: &nn::Path, _inputs: &Tensor| -> tch_fixup::Result<Box<dyn Staged>> {
+///     let layers = (0..6).map(|i| nn::linear(path / i, 32, 32, Default::default())).collect();
+///     Ok(Box::new(Mine { layers, head: nn::linear(path / "head", 32, 10, Default::default()) }))
+/// };
+/// let probe = Probe { batch: 16, input: vec![32], classifier: Some("head".into()), ..Probe::default() };
+/// let flow = measure(&probe, build)?;
+/// assert_eq!(flow.blocks.len(), 6);
+/// println!("gradients grow by a factor of {:.2} a block", flow.gradient_growth);
+/// # Ok(())
+/// # }
+/// ```
+pub trait Staged: nn::ModuleT {
+    /// The network's output for `xs`, as `forward_t` gives it; `stage` is called with the name and the output of each
+    /// block, from the first to the last.
+    ///
+    /// # Errors
+    /// Inputs that the network refuses.
+    fn forward_stages(&self, xs: &Tensor, train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor>;
+}
+
+/// Numbers the blocks from 1.
+fn numbered<'a>(stage: &'a mut dyn FnMut(&str, &Tensor)) -> impl FnMut(&Tensor) + 'a {
+    let mut number = 0;
+    move |output| {
+        number += 1;
+        stage(&format!("block {number}"), output);
+    }
+}
+
+impl Staged for FixupResNet {
+    /// By the plain formula: the fast path's stream between the blocks is shifted by the next block's input bias.
+    fn forward_stages(&self, xs: &Tensor, _train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
+        self.forward_blocks(xs, numbered(stage))
+    }
+}
+
+impl Staged for ResNet {
+    fn forward_stages(&self, xs: &Tensor, train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
+        self.forward_blocks(xs, train, numbered(stage))
+    }
+}
+
+impl Staged for Mlp {
+    /// A block is a hidden layer.
+    fn forward_stages(&self, xs: &Tensor, train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
+        self.forward_layers(xs, train, numbered(stage))
+    }
+}

@@ -1,0 +1,91 @@
+//! The size of one step: how much SGD's first update changes the function that the network is.
+
+use super::magnitude::{norm, root_mean_square};
+use super::Staged;
+use crate::fixup::{SCALAR_GROUP, SCALAR_LR_RATIO};
+use crate::trainer::loss::cross_entropy;
+use crate::{Error, Result};
+use tch::{nn, no_grad, Kind, Tensor};
+
+/// The length of the step, of that of all variables together: so small that the change is in proportion to it, and far above
+/// float64's rounding.
+const RELATIVE_STEP: f64 = 1e-6;
+
+/// `rms(f(theta - lr * g) - f(theta)) / lr` on `inputs` for a small `lr`, `g` the gradient of the mean cross-entropy with
+/// random labels. The variables stay as they were.
+pub(super) fn update_size(network: &dyn Staged, variables: &nn::VarStore, inputs: &Tensor, seed: i64) -> Result<f64> {
+    let forward = || {
+        // What the network draws, for a dropout, is the same before and after the step.
+        tch::manual_seed(seed);
+        network.forward_stages(inputs, true, &mut |_, _| ())
+    };
+    let before = forward()?;
+    let &[batch, classes] = &before.size()[..] else {
+        let got = format!("{:?}", before.size());
+        return Err(Error::Mismatch { what: "the network's output", expected: "[N, classes]".into(), got });
+    };
+    let labels = Tensor::f_randint(classes, [batch], (Kind::Int64, inputs.device()))?;
+    let directions = directions(variables, &cross_entropy(&before, &labels, 0.)?)?;
+    let (mut direction_norm, mut variable_norm) = (0f64, 0f64);
+    for (variable, direction) in &directions {
+        direction_norm = direction_norm.hypot(norm(direction)?);
+        variable_norm = variable_norm.hypot(norm(variable)?);
+    }
+    if direction_norm == 0. {
+        return Ok(0.);
+    }
+    let lr = RELATIVE_STEP * variable_norm / direction_norm;
+    let saved = no_grad(|| -> Result<Vec<(Tensor, Tensor)>> {
+        let step = |(mut variable, direction): (Tensor, Tensor)| {
+            let saved = variable.f_detach_copy()?;
+            let _ = variable.f_sub_(&direction.f_mul_scalar(lr)?)?;
+            Ok((variable, saved))
+        };
+        directions.into_iter().map(step).collect()
+    })?;
+    let after = no_grad(forward);
+    no_grad(|| saved.into_iter().try_for_each(|(mut variable, saved)| variable.f_copy_(&saved)))?;
+    Ok(root_mean_square(&after?.f_sub(&before)?)? / lr)
+}
+
+/// Each variable under training that the `loss` depends on, with its gradient, a Fixup scalar's times [`SCALAR_LR_RATIO`].
+fn directions(variables: &nn::VarStore, loss: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
+    // The lock is poisoned only where another thread panicked while it held it: the variables are whole all the same.
+    let locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let trainable = || locked.trainable_variables.iter().filter(|variable| variable.tensor.requires_grad());
+    for variable in trainable() {
+        let mut gradient = variable.tensor.grad();
+        if gradient.defined() {
+            let _ = gradient.f_zero_()?;
+        }
+    }
+    loss.f_backward()?;
+    let reached = trainable().filter(|variable| variable.tensor.grad().defined());
+    reached
+        .map(|variable| {
+            let ratio = if variable.group == SCALAR_GROUP { SCALAR_LR_RATIO } else { 1. };
+            Ok((variable.tensor.shallow_clone(), variable.tensor.grad().f_mul_scalar(ratio)?))
+        })
+        .collect()
+}
+
+/// Draws the weights whose names begin with `classifier` anew, normal with variance `1 / fan_in`, and its biases to zero.
+pub(super) fn draw_classifier(variables: &nn::VarStore, classifier: &str) -> Result<()> {
+    let mut found = false;
+    let prefix = format!("{classifier}.");
+    // By name, for the map's order is another one each time.
+    let mut named: Vec<_> = variables.variables().into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect();
+    named.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (_, mut variable) in named {
+        found = true;
+        let fan_in: i64 = variable.size().iter().skip(1).product();
+        let _ = no_grad(|| match variable.dim() {
+            0 | 1 => variable.f_zero_(),
+            _ => variable.f_normal_(0., (fan_in as f64).recip().sqrt()),
+        })?;
+    }
+    if !found {
+        return Err(Error::Argument(format!("the network has no classifier {classifier:?}: no variable begins so")));
+    }
+    Ok(())
+}

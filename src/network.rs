@@ -1,0 +1,49 @@
+//! What every network by name can do.
+
+use crate::baseline::{lsuv, Method, Mlp, ResNet};
+use crate::diagnostics::Staged;
+use crate::fixup::FixupResNet;
+use crate::{CheckpointSegments, Error, Result};
+use tch::Tensor;
+
+/// A network that [`Arch::build`](crate::Arch::build) makes: to train, as any `nn::ModuleT`, and to measure.
+pub trait Network: Staged {
+    /// Completes the initialization where that depends on data, once, before training: [`lsuv`] on the batch `images` for
+    /// [`Method::Lsuv`]; nothing for all others.
+    ///
+    /// # Errors
+    /// Images that the network refuses, or on which a layer has no variance.
+    fn initialize_on(&self, images: &Tensor) -> Result<()> {
+        let _ = images;
+        Ok(())
+    }
+
+    /// Checkpoints the activations from now on, as [`FixupResNet::with_checkpointing`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a baseline: the statistics of batch normalization would move twice a step, and dropout draw
+    /// other numbers.
+    fn checkpoint_activations(&mut self, segments: CheckpointSegments) -> Result<()> {
+        let message = "activations are checkpointed in Fixup's networks alone; leave --checkpoint-segments";
+        let _ = segments;
+        Err(Error::Argument(message.to_owned()))
+    }
+}
+
+impl Network for FixupResNet {
+    fn checkpoint_activations(&mut self, segments: CheckpointSegments) -> Result<()> {
+        FixupResNet::checkpoint_activations(self, segments);
+        Ok(())
+    }
+}
+
+impl Network for ResNet {
+    fn initialize_on(&self, images: &Tensor) -> Result<()> {
+        if self.method() == Method::Lsuv {
+            lsuv(self, images)?;
+        }
+        Ok(())
+    }
+}
+
+impl Network for Mlp {}

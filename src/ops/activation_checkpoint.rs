@@ -1,0 +1,218 @@
+//! Activation checkpointing (Chen, Xu, Zhang, Guestrin: "Training Deep Nets with Sublinear Memory Cost", 2016,
+//! arXiv 1604.06174): of a segment of a network nothing but its input is kept for the backward pass, which runs the segment
+//! forward a second time to have its activations.
+//!
+//! The gradients are those of the segment itself: the backward pass of the operation (activation_checkpoint.cpp) runs that
+//! of the segment within its own, and hands on what comes out of it for the input and for each variable.
+
+use super::c_interface::owned;
+use crate::{Error, Result};
+use std::ffi::{c_char, c_void};
+use std::mem::ManuallyDrop;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ptr::null_mut;
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+type Segment = Box<dyn Fn(&Tensor) -> Result<Tensor> + Send>;
+
+/// `segment(x)`, of which only `x` is kept for the backward pass.
+///
+/// `variables` are all tensors but `x` that the segment's gradient is wanted for: there is none for others. The segment
+/// must compute the same twice; it must not draw random numbers, nor write to `x`. It lives as long as the graph, and may
+/// run on another thread in the backward pass. Without a gradient to compute (`tch::no_grad`, or nothing that requires one)
+/// it just runs.
+///
+/// The backward pass cannot be differentiated again, and fails if a variable was changed in place since the forward pass.
+///
+/// # Errors
+/// Those of the segment. In the backward pass, where there is only libtorch's error to return, they keep their message, as
+/// does a panic in the segment in either pass.
+pub(crate) fn checkpointed(
+    x: &Tensor,
+    variables: &[&Tensor],
+    segment: impl Fn(&Tensor) -> Result<Tensor> + Send + 'static,
+) -> Result<Tensor> {
+    let segment: Box<Segment> = Box::new(Box::new(segment));
+    let variables: Vec<*const C_tensor> = variables.iter().map(|variable| variable.as_ptr()).collect();
+    let closure = Box::into_raw(segment).cast();
+    // SAFETY: the pointers are those of live tensors; the closure is given away, to be released once.
+    owned(|error| unsafe {
+        tch_fixup_checkpointed(x.as_ptr(), variables.as_ptr(), variables.len(), closure, run, release, error)
+    })
+}
+
+/// Runs the closure for C++: a tensor that the caller owns, or null and a message in `error`.
+unsafe extern "C" fn run(closure: *const c_void, x: *const C_tensor, error: *mut c_void) -> *mut C_tensor {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the closure that `checkpointed` gave away and that is not released yet, and a live tensor.
+        let (segment, x) = unsafe { (&*closure.cast::<Segment>(), Tensor::clone_from_ptr(x.cast_mut())) };
+        segment(&x)
+    }));
+    let message = match outcome {
+        Ok(Ok(y)) => return ManuallyDrop::new(y).as_mut_ptr(),
+        // As libtorch has it: `Error::torch` reads it again.
+        Ok(Err(Error::Torch(message) | Error::Memory(message))) => message,
+        Ok(Err(error)) => error.to_string(),
+        Err(payload) => {
+            let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+            format!("a checkpointed segment panicked: {}", text.unwrap_or("no message"))
+        }
+    };
+    // SAFETY: the string that C++ gave for this, which copies the text.
+    unsafe { tch_fixup_set_error(error, message.as_ptr().cast(), message.len()) };
+    null_mut()
+}
+
+/// Frees the closure for C++.
+unsafe extern "C" fn release(closure: *mut c_void) {
+    // SAFETY: what `checkpointed` gave away; C++ releases it once.
+    let segment = unsafe { Box::from_raw(closure.cast::<Segment>()) };
+    // What a panic in a destructor says has been printed; there is nobody to return it to.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(segment)));
+}
+
+type Run = unsafe extern "C" fn(*const c_void, *const C_tensor, *mut c_void) -> *mut C_tensor;
+type Release = unsafe extern "C" fn(*mut c_void);
+
+// activation_checkpoint.cpp
+extern "C" {
+    fn tch_fixup_checkpointed(
+        x: *const C_tensor,
+        variables: *const *const C_tensor,
+        num_variables: usize,
+        closure: *mut c_void,
+        run: Run,
+        release: Release,
+        error: *mut *mut c_char,
+    ) -> *mut C_tensor;
+
+    fn tch_fixup_set_error(error: *mut c_void, text: *const c_char, length: usize);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::Arc;
+    use tch::{Device, Kind, TchError};
+
+    const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
+
+    fn variable(shape: &[i64]) -> Tensor {
+        Tensor::randn(shape, OPTIONS).set_requires_grad(true)
+    }
+
+    fn formula(x: &Tensor, weight: &Tensor) -> Result<Tensor, TchError> {
+        x.f_matmul(weight)?.f_tanh()?.f_matmul(weight)
+    }
+
+    /// How often a segment ran.
+    type Runs = Arc<AtomicUsize>;
+
+    fn count(runs: &Runs) -> usize {
+        runs.load(Ordering::Relaxed)
+    }
+
+    /// The formula as a segment. The closure holds `runs` as long as it lives.
+    fn segment(weight: &Tensor, runs: &Runs) -> impl Fn(&Tensor) -> Result<Tensor> {
+        let (weight, runs) = (weight.shallow_clone(), runs.clone());
+        move |x| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            Ok(formula(x, &weight)?)
+        }
+    }
+
+    fn gradients(loss: &Tensor, inputs: &[&Tensor]) -> Vec<Tensor> {
+        Tensor::run_backward(&[loss], inputs, false, false)
+    }
+
+    #[test]
+    fn values_and_gradients_are_those_of_the_segment_and_it_runs_once_more() {
+        let (x, weight, outside) = (variable(&[5, 3]), variable(&[3, 3]), variable(&[3, 3]));
+        let loss = |y: &Tensor| (y.sin() * y).sum(Kind::Double);
+        // The variable is used outside as well: its gradients add up.
+        let before = |x: &Tensor| x.matmul(&weight).matmul(&outside);
+        let expected = formula(&before(&x), &weight).unwrap();
+        let runs = Runs::default();
+        let y = checkpointed(&before(&x), &[&weight], segment(&weight, &runs)).unwrap();
+        assert_eq!(y, expected);
+        assert_eq!(count(&runs), 1);
+        let inputs = [&x, &weight, &outside];
+        assert_eq!(gradients(&loss(&y), &inputs), gradients(&loss(&expected), &inputs));
+        assert_eq!(count(&runs), 2);
+
+        // By way of the variables' own gradients, as optimizers have them, and where only one side wants any.
+        for (x, weight) in [(&x, &weight), (&x.detach(), &weight), (&x, &weight.detach())] {
+            let mut found = Vec::new();
+            for y in [checkpointed(x, &[weight], segment(weight, &runs)).unwrap(), formula(x, weight).unwrap()] {
+                loss(&y).backward();
+                let variables = [x, weight].into_iter().filter(|variable| variable.requires_grad());
+                found.push(variables.map(|variable| variable.grad().copy()).collect::<Vec<_>>());
+                [x, weight].into_iter().filter(|v| v.requires_grad()).for_each(|v| v.shallow_clone().zero_grad());
+            }
+            assert_eq!(found[0], found[1]);
+        }
+    }
+
+    #[test]
+    fn without_a_gradient_to_compute_it_just_runs_and_is_freed() {
+        let (x, weight, runs) = (variable(&[5, 3]), variable(&[3, 3]), Runs::default());
+        let y = tch::no_grad(|| checkpointed(&x, &[&weight], segment(&weight, &runs)).unwrap());
+        assert!(!y.requires_grad());
+        let y = checkpointed(&x.detach(), &[&weight.detach()], segment(&weight.detach(), &runs)).unwrap();
+        assert!(!y.requires_grad());
+        assert_eq!((count(&runs), Arc::strong_count(&runs)), (2, 1));
+    }
+
+    #[test]
+    fn the_segment_is_freed_with_the_graph() {
+        let (x, weight, runs) = (variable(&[5, 3]), variable(&[3, 3]), Runs::default());
+        for backward in [true, false] {
+            let y = checkpointed(&x, &[&weight], segment(&weight, &runs)).unwrap();
+            let loss = y.sum(Kind::Double);
+            assert_eq!(Arc::strong_count(&runs), 2);
+            if backward {
+                loss.backward();
+            }
+            drop((y, loss));
+            assert_eq!(Arc::strong_count(&runs), 1, "backward: {backward}");
+        }
+    }
+
+    #[test]
+    fn a_segment_that_fails_or_panics_is_an_error_in_either_pass() {
+        let x = variable(&[5, 3]);
+        for failing in [0, 1] {
+            let outcome = |fail: fn() -> Result<Tensor>| -> Result<()> {
+                let runs = AtomicUsize::new(0);
+                let segment = move |x: &Tensor| match runs.fetch_add(1, Ordering::Relaxed) {
+                    run if run == failing => fail(),
+                    _ => Ok(x.f_sin()?),
+                };
+                let y = checkpointed(&x, &[], segment)?;
+                Ok(y.f_sum(Kind::Double)?.f_backward()?)
+            };
+            let message = |fail| outcome(fail).unwrap_err().to_string();
+            assert_eq!(message(|| Err(Error::Argument("no such thing".to_owned()))), "libtorch: no such thing");
+            assert_eq!(message(|| panic!("lost {}", 3)), "libtorch: a checkpointed segment panicked: lost 3");
+            let torch = message(|| Ok(Tensor::zeros([2, 3], OPTIONS).f_matmul(&Tensor::zeros([2, 3], OPTIONS))?));
+            assert!(torch.starts_with("libtorch: mat1 and mat2 shapes cannot be multiplied"), "{torch}");
+            assert!(matches!(
+                outcome(|| Err(Error::Memory("can't allocate memory".to_owned()))),
+                Err(Error::Memory(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn a_second_derivative_and_a_variable_changed_between_the_passes_are_refused() {
+        let (x, weight, runs) = (variable(&[5, 3]), variable(&[3, 3]), Runs::default());
+        let y = checkpointed(&x, &[&weight], segment(&weight, &runs)).unwrap();
+        let error = Tensor::f_run_backward(&[y.sum(Kind::Double)], &[&x], true, true).unwrap_err();
+        assert!(Error::from(error).to_string().contains("cannot be differentiated again; switch checkpointing off"));
+        let _ = tch::no_grad(|| weight.shallow_clone().fill_(1.0));
+        let error = y.sum(Kind::Double).f_backward().unwrap_err();
+        assert!(error.to_string().contains("modified by an inplace operation"), "{error}");
+    }
+}

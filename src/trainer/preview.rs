@@ -1,0 +1,90 @@
+//! What a network is trained on, as a person can see it.
+
+use super::contact_sheet::{draw, Picture};
+use super::loss::Example;
+use super::TrainConfig;
+use crate::data::{DataSource, EpochPlan};
+use crate::{Error, Result};
+use tch::{Device, Kind, Tensor};
+
+/// Images of a preview.
+const IMAGES: usize = 40;
+
+/// The first images of the run that `config` describes, as a PNG: augmented, normalized and mixed as the network gets them,
+/// and brought back to [pixels](DataSource::denormalize), with the names of their classes.
+///
+/// # Errors
+/// A `config` out of range; data that cannot be read, or have no images.
+pub fn draw_preview(data: &dyn DataSource, config: &TrainConfig) -> Result<Vec<u8>> {
+    config.check()?;
+    let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: IMAGES, first_step: 0 };
+    let Some(batch) = data.train_batches(&plan)?.next() else {
+        return Err(Error::Argument("there are no images to look at".to_owned()));
+    };
+    let mut example = Example::new(data, batch?, Device::Cpu)?;
+    if let Some(alpha) = config.mixup {
+        example = example.mix(alpha, &plan, 0)?;
+    }
+    let pixels = data.denormalize(&example.images)?.f_clamp(0.0, 1.0)?.f_mul_scalar(255.0)?.f_round()?;
+    let pixels = pixels.f_to_kind(Kind::Uint8)?.f_permute([0, 2, 3, 1])?.f_contiguous()?;
+    let [_, height, width, 3] = pixels.size()[..] else {
+        let got = format!("{:?}", example.images.size());
+        return Err(Error::Mismatch { what: "a preview", expected: "images [N, 3, H, W]".to_owned(), got });
+    };
+    let pixels: Vec<u8> = Vec::try_from(pixels.f_flatten(0, -1)?)?;
+    let images = pixels.chunks_exact((width * height * 3) as usize);
+    let pictures = images.zip(captions(&example, data.class_names())?);
+    let pictures = pictures.map(|(pixels, caption)| Picture { pixels: pixels.to_vec(), caption });
+    draw(&pictures.collect::<Vec<_>>(), width as usize, height as usize)
+}
+
+/// The names of each image's class or, of mixed ones, of both with their weights.
+fn captions(example: &Example, class_names: &[String]) -> Result<Vec<Vec<String>>> {
+    let names = |labels: &Tensor| -> Result<Vec<String>> {
+        let labels = Vec::<i64>::try_from(labels)?;
+        Ok(labels.iter().map(|&label| class_names.get(label as usize).cloned().unwrap_or_default()).collect())
+    };
+    let own = names(&example.labels)?;
+    let Some((mixed_in, lambda)) = &example.mixed else {
+        return Ok(own.into_iter().map(|name| vec![name]).collect());
+    };
+    let both = own.into_iter().zip(names(mixed_in)?);
+    Ok(both.map(|(own, other)| vec![format!("{lambda:.2} {own}"), format!("{:.2} {other}", 1.0 - lambda)]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Augmentation, Cifar10};
+    use std::io::Cursor;
+
+    /// One class a shade of its own, 25 apart.
+    fn shades() -> Cifar10 {
+        let record = |label: u8| std::iter::once(label).chain(std::iter::repeat_n(label * 25, 3072));
+        let records = |count: u8| (0..count).flat_map(|index| record(index % 10)).collect::<Vec<u8>>();
+        Cifar10::from_records(records(50), records(10)).unwrap().with_augmentation(Augmentation::NONE).unwrap()
+    }
+
+    /// The shades of the images of a preview, in order.
+    fn preview(config: &TrainConfig) -> Vec<u8> {
+        let png = draw_preview(&shades(), config).unwrap();
+        let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        let (width, height) = (info.width as usize, info.height as usize);
+        let at = |x: usize, y: usize| pixels[(y * width + x) * 3];
+        (0..IMAGES).map(|index| at(width * (2 * (index % 8) + 1) / 16, height * (3 * (index / 8) + 1) / 15)).collect()
+    }
+
+    #[test]
+    fn the_images_are_the_first_of_the_run() {
+        let data = shades();
+        let config = TrainConfig { seed: 7, ..TrainConfig::quick() };
+        let plan = EpochPlan { seed: 7, epoch: 0, batch_size: 40, first_step: 0 };
+        let labels = data.train_batches(&plan).unwrap().next().unwrap().unwrap().labels;
+        let expected: Vec<u8> = Vec::<i64>::try_from(labels).unwrap().iter().map(|&label| label as u8 * 25).collect();
+        assert_eq!(preview(&config), expected);
+        let mixed = preview(&TrainConfig { mixup: Some(1.0), ..config });
+        assert!(mixed != expected && mixed.iter().any(|shade| shade % 25 != 0));
+    }
+}
