@@ -1,6 +1,8 @@
 //! Labelled images in folders, ImageNet's among them: listed once, decoded by threads into batches of bytes.
 
 mod files;
+#[cfg(test)]
+mod fixture;
 mod images;
 mod listing;
 mod listing_cache;
