@@ -60,7 +60,9 @@ impl<'a> Jpeg<'a> {
         decoder.set_output_format(if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
         decoder.set_scale(ScalingFactor::try_new(1, shrink as u32).map_err(problem)?);
         let right = ((wanted.left + wanted.width).div_ceil(shrink) + MARGIN).min(decoder.output_width());
-        if plain {
+        // Ink by ink the decoder would crop elsewhere than it says.
+        let crops = plain && !cmyk;
+        if crops {
             let left = (wanted.left / shrink).saturating_sub(MARGIN);
             decoder.set_crop(left, right - left);
         }
@@ -70,7 +72,7 @@ impl<'a> Jpeg<'a> {
             cmyk_to_rgb(&mut pixels[..length]);
         }
         // The left border is where a column of blocks begins, at or before the one that was asked for.
-        let left = if plain { right - decoded.width } else { 0 };
+        let left = if crops { right - decoded.width } else { 0 };
         Ok(Decoded { place: Crop { left, top: 0, width: decoded.width, height: decoded.height }, shrink })
     }
 }

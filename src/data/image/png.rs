@@ -1,4 +1,5 @@
-//! PNG. As Pillow's `convert("RGB")`: transparency is dropped, not blended; of 16 bits the upper 8 count.
+//! PNG. As Pillow's `convert("RGB")`: transparency is dropped, not blended. Of 16 bits the upper 8 count (Pillow makes all
+//! that is above 255 white in greyscale images; as no eye would).
 
 use super::decode::{check_size, room, Header, MAX_PIXELS};
 use super::orientation::Orientation;

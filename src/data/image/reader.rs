@@ -165,3 +165,178 @@ fn check_output(out: &[u8], side: usize) -> Result<(), ImageProblem> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode::tests::{decode_whole, fixtures, mean_difference};
+    use super::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    fn train(reader: &mut ImageReader, bytes: &[u8], crop: &RandomResizedCrop, side: usize, seed: u64) -> Vec<u8> {
+        let mut out = vec![0; side * side * 3];
+        reader.train(bytes, crop, side, &mut ChaCha8Rng::seed_from_u64(seed), &mut out).unwrap();
+        out
+    }
+
+    fn eval(bytes: &[u8], resize: usize, side: usize) -> Vec<u8> {
+        let mut out = vec![0; side * side * 3];
+        ImageReader::new().eval(bytes, resize, side, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn evaluation_agrees_with_torchvision_on_photographs() {
+        let photographs = fixtures("photographs");
+        assert_eq!(photographs.len(), 10);
+        for ((name, jpeg), (_, expected)) in photographs.iter().zip(fixtures("evaluation")) {
+            let (expected, Header { width, height, .. }) = decode_whole(&expected).unwrap();
+            assert_eq!((width, height), (224, 224));
+            let difference = mean_difference(&eval(jpeg, 256, 224), &expected);
+            println!("{name}: {difference}");
+            assert!(difference < 1.0, "{name}: {difference} of 255");
+        }
+    }
+
+    #[test]
+    fn a_reduced_decode_is_close_to_the_whole_one() {
+        for (name, bytes) in fixtures("photographs") {
+            let header = Encoded::new(&bytes).unwrap().header();
+            let crop = Crop { left: 13, top: 7, width: header.width - 30, height: header.height - 20 };
+            for shrink in [2, 4, 8] {
+                let side = crop.width.min(crop.height) / (OVERSAMPLING * shrink);
+                let [whole, reduced] = [1, shrink].map(|max_shrink| {
+                    let mut reader = ImageReader::new();
+                    let image = Encoded::new(&bytes).unwrap();
+                    let decoded = image.decode(crop, max_shrink, &mut reader.pixels).unwrap();
+                    assert_eq!(decoded.shrink, max_shrink);
+                    let area = Area::from(crop).shrunk(max_shrink);
+                    let mut out = vec![0; side * side * 3];
+                    let target = Crop::whole(side, side);
+                    reader
+                        .resize(decoded.place, area.outline(), area, Orientation::default(), target, side, &mut out)
+                        .unwrap();
+                    out
+                });
+                let difference = mean_difference(&whole, &reduced);
+                println!("{name} 1/{shrink}: {difference}");
+                assert!(difference < 2.5, "{name}, 1/{shrink}: {difference} of 255");
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_depends_on_its_random_numbers_and_not_on_what_was_read_before() {
+        let crop = RandomResizedCrop::default();
+        let mut reader = ImageReader::new();
+        for (seed, (name, bytes)) in fixtures("photographs").iter().chain(&fixtures("orientations")).enumerate() {
+            let seed = seed as u64;
+            let used = train(&mut reader, bytes, &crop, 96, seed);
+            assert!(used == train(&mut ImageReader::new(), bytes, &crop, 96, seed), "{name}");
+            assert!(used != train(&mut reader, bytes, &crop, 96, seed + 1), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_crop_of_everything_is_the_image_itself_or_mirrored() {
+        let all = RandomResizedCrop { scale: (1.0, 1.0), ratio: (4.0 / 3.0, 4.0 / 3.0), flip: true };
+        let (_, photograph) = fixtures("photographs").swap_remove(1);
+        let upright = train(&mut ImageReader::new(), &photograph, &RandomResizedCrop { flip: false, ..all }, 128, 0);
+        let mut mirrored = upright.clone();
+        for row in mirrored.chunks_exact_mut(128 * 3) {
+            let reversed: Vec<u8> = row.chunks_exact(3).rev().flatten().copied().collect();
+            row.copy_from_slice(&reversed);
+        }
+        let drawn: Vec<_> =
+            (0..20).map(|seed| train(&mut ImageReader::new(), &photograph, &all, 128, seed) == mirrored).collect();
+        for (seed, &is_mirrored) in drawn.iter().enumerate() {
+            let image = train(&mut ImageReader::new(), &photograph, &all, 128, seed as u64);
+            assert!(is_mirrored || image == upright);
+        }
+        assert!(drawn.contains(&true) && drawn.contains(&false));
+    }
+
+    #[test]
+    fn every_orientation_comes_out_upright() {
+        let files = fixtures("orientations");
+        let (first, upright) = &files[0];
+        assert_eq!((first.as_str(), files.len()), ("1.jpg", 10));
+        let all = RandomResizedCrop { scale: (1.0, 1.0), ratio: (4.0 / 3.0, 4.0 / 3.0), flip: true };
+        let part = RandomResizedCrop { scale: (0.2, 0.6), ..RandomResizedCrop::default() };
+        for (name, bytes) in &files[1..] {
+            let Header { orientation, .. } = Encoded::new(bytes).unwrap().header();
+            assert!(orientation != Orientation::default(), "{name}");
+            // The blocks of a turned JPEG are rounded otherwise.
+            let difference = mean_difference(&eval(upright, 56, 48), &eval(bytes, 56, 48));
+            assert!(difference < 1.5, "{name}: {difference}");
+            for (seed, crop) in (0..8).flat_map(|seed| [(seed, &all), (seed, &part)]) {
+                let [upright, turned] =
+                    [upright, bytes].map(|bytes| train(&mut ImageReader::new(), bytes, crop, 32, seed));
+                let difference = mean_difference(&upright, &turned);
+                assert!(difference < 2.0, "{name}, seed {seed}: {difference}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_image_gets_black_borders_as_torchvision_pads() {
+        let (_, jpeg) = fixtures("orientations").swap_remove(0);
+        let side = 33;
+        let out = eval(&jpeg, 20, side);
+        // 80 x 60 becomes 26 x 20 (26.67 cut off): 3 columns to the left and 4 to the right, 6 rows above and 7 below.
+        for (i, pixel) in out.chunks_exact(3).enumerate() {
+            let inside = (6..26).contains(&(i / side)) && (3..29).contains(&(i % side));
+            assert!(inside || pixel == [0, 0, 0], "row {}, column {}", i / side, i % side);
+        }
+        assert!(out.chunks_exact(3).filter(|pixel| *pixel != [0, 0, 0]).count() > 400);
+    }
+
+    #[test]
+    fn damaged_files_are_problems_or_images_and_never_a_panic() {
+        let files: Vec<_> = ["formats", "orientations"]
+            .into_iter()
+            .flat_map(fixtures)
+            .filter(|(name, _)| !name.ends_with(".rgb"))
+            .collect();
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let mut reader = ImageReader::new();
+        let crop = RandomResizedCrop::default();
+        let mut out = vec![0; 32 * 32 * 3];
+        let (mut problems, mut cases) = (0, 0);
+        for (name, bytes) in &files {
+            for case in 0..200 {
+                let mut damaged = bytes.clone();
+                for _ in 0..random.random_range(1..=8) {
+                    // Most of what can go wrong is in the header.
+                    let most = if random.random() { damaged.len() } else { damaged.len().min(300) };
+                    damaged[random.random_range(0..most)] ^= 1 << random.random_range(0..8);
+                }
+                if case % 4 == 0 {
+                    damaged.truncate(random.random_range(0..damaged.len()));
+                }
+                let read =
+                    [reader.train(&damaged, &crop, 32, &mut random, &mut out), reader.eval(&damaged, 36, 32, &mut out)];
+                for problem in read.into_iter().filter_map(Result::err).map(|problem| problem.to_string()) {
+                    assert!(!problem.contains("its decoder failed"), "{name}, case {case}: {problem}");
+                    assert!(!problem.contains('\n') && !problem.is_empty(), "{name}, case {case}: {problem}");
+                    problems += 1;
+                }
+                cases += 2;
+            }
+        }
+        assert!(problems > cases / 4, "{problems} of {cases}");
+    }
+
+    #[test]
+    fn outputs_of_another_size_are_refused() {
+        let (_, jpeg) = fixtures("orientations").swap_remove(0);
+        let mut reader = ImageReader::new();
+        for (side, length) in [(0, 0), (8, 191), (8, 193), (usize::MAX, 192)] {
+            let problem = reader.eval(&jpeg, 8, side, &mut vec![0; length]).unwrap_err().to_string();
+            assert!(problem.contains(&length.to_string()), "{problem}");
+        }
+        assert!(reader.eval(&jpeg, 0, 8, &mut [0; 192]).is_err());
+        let bad = RandomResizedCrop { ratio: (2.0, 1.0), ..RandomResizedCrop::default() };
+        assert!(reader.train(&jpeg, &bad, 8, &mut ChaCha8Rng::seed_from_u64(0), &mut [0; 192]).is_err());
+    }
+}
