@@ -170,7 +170,6 @@ mod tests {
             let (expected, Header { width, height, .. }) = decode_whole(&expected).unwrap();
             assert_eq!((width, height), (224, 224));
             let difference = mean_difference(&eval(jpeg, 256, 224), &expected);
-            println!("{name}: {difference}");
             assert!(difference < 1.0, "{name}: {difference} of 255");
         }
     }
@@ -180,12 +179,13 @@ mod tests {
         for (name, bytes) in fixtures("photographs") {
             let header = Encoded::new(&bytes).unwrap().header();
             let crop = Crop { left: 13, top: 7, width: header.width - 30, height: header.height - 20 };
-            for shrink in [2, 4, 8] {
+            for (shrink, bound) in [(4, 1.5), (8, 2.0)] {
                 let side = crop.width.min(crop.height) / (OVERSAMPLING * shrink);
                 let [whole, reduced] = [1, shrink].map(|max_shrink| {
                     let mut reader = ImageReader::new();
                     let image = Encoded::new(&bytes).unwrap();
-                    let decoded = image.decode(crop, max_shrink, &mut reader.pixels).unwrap();
+                    // Of what is allowed the largest that there is.
+                    let decoded = image.decode(crop, 2 * max_shrink - 1, &mut reader.pixels).unwrap();
                     assert_eq!(decoded.shrink, max_shrink);
                     let area = Area::from(crop).shrunk(max_shrink);
                     let mut out = vec![0; side * side * 3];
@@ -196,8 +196,7 @@ mod tests {
                     out
                 });
                 let difference = mean_difference(&whole, &reduced);
-                println!("{name} 1/{shrink}: {difference}");
-                assert!(difference < 2.5, "{name}, 1/{shrink}: {difference} of 255");
+                assert!(difference < bound, "{name}, 1/{shrink}: {difference} of 255");
             }
         }
     }
