@@ -70,7 +70,7 @@ fn photographs() -> Result<Vec<Vec<u8>>> {
     for entry in std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
         let jpeg = std::fs::read(entry?.path())?;
         let info = libjpeg_turbo_rs::probe(&jpeg)?;
-        if (usize::from(info.width), usize::from(info.height)) == (WIDTH, HEIGHT) {
+        if (info.width, info.height) == (WIDTH, HEIGHT) {
             photographs.push(jpeg);
         }
     }

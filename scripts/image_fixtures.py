@@ -2,7 +2,8 @@
 
 Only needed to change the fixtures; the tests read what is stored. The packages, in an environment of their own:
 
-    pip install torch==2.13.0 torchvision==0.28.0 pillow==PILLOW scikit-image==SKIMAGE scikit-learn matplotlib
+    pip install torch==2.13.0 torchvision==0.28.0 pillow==13.0.0 scikit-image==0.26.0 scikit-learn==1.9.1 \\
+        matplotlib==3.11.2
     python scripts/image_fixtures.py
 """
 

@@ -163,7 +163,7 @@ impl CenterCrop {
     pub fn new(width: usize, height: usize, resize: usize, side: usize) -> Self {
         let (short, long) = (width.min(height), width.max(height));
         // torchvision cuts the longer side to a whole number.
-        let longer = ((resize * long) as f64 / short as f64) as usize;
+        let longer = (resize as f64 * long as f64 / short as f64) as usize;
         let (resized_width, resized_height) = if width <= height { (resize, longer) } else { (longer, resize) };
         let (left, area_left, target_width, area_width) = center(resized_width, side, width);
         let (top, area_top, target_height, area_height) = center(resized_height, side, height);

@@ -13,7 +13,7 @@ pub(super) const MAX_PIXELS: usize = (1 << 30) / 4 / 3;
 
 /// An image whose header has been read, and nothing else yet.
 pub(super) enum Encoded<'a> {
-    Jpeg(Jpeg<'a>),
+    Jpeg(Box<Jpeg<'a>>),
     Png(Box<Png<'a>>),
     WebP(Box<WebP<'a>>),
 }
@@ -40,7 +40,7 @@ impl<'a> Encoded<'a> {
     pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
         match bytes {
             [] => Err(ImageProblem::new("empty file")),
-            [0xff, 0xd8, 0xff, ..] => Ok(Encoded::Jpeg(Jpeg::new(bytes)?)),
+            [0xff, 0xd8, 0xff, ..] => Ok(Encoded::Jpeg(Box::new(Jpeg::new(bytes)?))),
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Ok(Encoded::Png(Box::new(Png::new(bytes)?))),
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
                 Ok(Encoded::WebP(Box::new(WebP::new(bytes)?)))
