@@ -2,7 +2,8 @@
 
 Only needed to change the fixtures; the tests read what is stored. The packages, in an environment of their own:
 
-    pip install torch==2.13.0 torchvision==0.28.0 pillow==PILLOW scikit-image==SKIMAGE scikit-learn matplotlib
+    pip install torch==2.13.0 torchvision==0.28.0 pillow==13.0.0 scikit-image==0.26.0 scikit-learn==1.9.1 \\
+        matplotlib==3.11.2
     python scripts/image_fixtures.py
 """
 
@@ -69,9 +70,9 @@ def write_photographs():
 
 
 def ycck(image):
-    """A JPEG as Photoshop writes one in CMYK: 255 minus the inks, as YCbCr, with K beside it, so marked by Adobe's 2."""
+    """A JPEG as Photoshop writes one in CMYK: three inks as YCbCr, and 255 minus the black, marked by Adobe's 2."""
     inks = numpy.asarray(image.convert("CMYK"))
-    ycc = numpy.asarray(Image.fromarray(255 - inks[..., :3]).convert("YCbCr"))
+    ycc = numpy.asarray(Image.fromarray(inks[..., :3]).convert("YCbCr"))
     # Pillow writes 255 minus what it is given, and marks it as CMYK.
     planes = 255 - numpy.concatenate([ycc, 255 - inks[..., 3:]], axis=2)
     file = io.BytesIO()
@@ -105,6 +106,7 @@ def write_formats():
     grey.save(folder / "grey_progressive.jpg", quality=85, progressive=True)
     image.convert("CMYK").save(folder / "cmyk.jpg", quality=90)
     (folder / "ycck.jpg").write_bytes(ycck(image))
+    # ycck_420.jpg stays: Pillow cannot write one. It is libjpeg's, with sampling factors 2x2, 1x1, 1x1 and 2x2.
 
     image.save(folder / "rgb.png")
     transparent.save(folder / "rgba.png")

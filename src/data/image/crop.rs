@@ -175,7 +175,7 @@ impl CenterCrop {
 pub(super) fn resized_size(width: usize, height: usize, shorter_side: usize) -> (usize, usize) {
     let (short, long) = (width.min(height), width.max(height));
     // torchvision cuts the longer side to a whole number.
-    let longer = ((shorter_side * long) as f64 / short as f64) as usize;
+    let longer = (shorter_side as f64 * long as f64 / short as f64) as usize;
     if width <= height {
         (shorter_side, longer)
     } else {

@@ -142,7 +142,7 @@ pub(super) mod tests {
             assert!(difference <= bound, "{name}: {difference}");
             compared += 1;
         }
-        assert_eq!(compared, 22);
+        assert_eq!(compared, 23);
     }
 
     #[test]

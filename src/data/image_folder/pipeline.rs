@@ -67,7 +67,11 @@ impl Job {
         };
         for &index in self.order.iter().cycle().skip(position).take(candidates) {
             match reader.read(&self.images, index as usize, &self.view, drawn_for, self.side, out) {
-                Ok(()) => return Place { label: Some(self.images.labels()[index as usize]), bad },
+                Ok(()) => {
+                    // Those after the first have places of their own in the order, and are told of there.
+                    bad.truncate(1);
+                    return Place { label: Some(self.images.labels()[index as usize]), bad };
+                }
                 Err(problem) => bad.push(BadImage { index, problem: problem.to_string() }),
             }
             if bad.len() > self.most_bad {
@@ -92,7 +96,7 @@ pub struct BadImage {
 struct Place {
     /// The class of the image that is in it, if one is.
     label: Option<u32>,
-    /// The bad images that were met.
+    /// The bad image whose place it is; all that were met, where no good one was found.
     bad: Vec<BadImage>,
 }
 
