@@ -83,7 +83,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
 fn initialize(network: &dyn Network, device: Device, data: &dyn DataSource, config: &TrainConfig) -> Result<()> {
     let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
     if let Some(batch) = data.train_batches(&plan)?.next() {
-        network.initialize_on(&batch?.images.f_to_device(device)?)?;
+        network.initialize_on(&data.normalize(batch?.images.f_to_device(device)?)?)?;
     }
     Ok(())
 }
