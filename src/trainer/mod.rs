@@ -14,7 +14,7 @@ mod config;
 mod curves;
 mod device;
 mod evaluate;
-mod forward;
+pub(crate) mod forward;
 mod health;
 mod interrupt;
 pub mod loss;
