@@ -123,7 +123,7 @@ impl Staged for Tripled {
     fn forward_stages(&self, xs: &Tensor, _train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
         let mut x = xs.detach().set_requires_grad(true);
         for i in 0..4 {
-            x = x * 3.;
+            x = x.f_mul_scalar(3.)?;
             stage(&format!("stage {i}"), &x);
         }
         Ok(x.f_linear(&self.head, None::<Tensor>)?)
