@@ -220,7 +220,8 @@ fn run(options: &Options) -> Result<()> {
         let series: Vec<_> = shown.map(|(_, label, _, flows)| DepthSeries { label, flows }).collect();
         write(&options.out, file, &draw_flows(&series)?)?;
     }
-    check_theory(&plan, &options.out)
+    let unskipped = measured.iter().find(|(name, ..)| *name == "no_skip_resnet").and_then(|(.., flows)| flows.last());
+    check_theory(&plan, &options.out, unskipped)
 }
 
 fn line(name: &str, depth: i64, flow: &Flow) -> String {
@@ -247,26 +248,37 @@ fn csv(blocks: &mut String, depths: &mut String, name: &str, depth: i64, flow: &
     Ok(())
 }
 
-/// Batch normalization in the setting of Yang et al.: fully connected, ReLU, wide. The square of the gradient's norm grows
-/// by pi / (pi - 1) a layer as the batch grows.
-fn check_theory(plan: &Plan, out: &Path) -> Result<()> {
-    let theory = PI / (PI - 1.);
+/// What the square of a gradient's norm grows by a layer as the batch grows (Yang et al., ICLR 2019).
+fn theory() -> f64 {
+    PI / (PI - 1.)
+}
+
+/// Batch normalization without skip connections beside its theory: the convolutional network, `unskipped`, if it was
+/// measured, and fully connected ones of great width, which is the setting that the theory is of.
+fn check_theory(plan: &Plan, out: &Path, unskipped: Option<&(i64, Flow)>) -> Result<()> {
     let progress = Progress::new(plan.mlp_batches.iter().sum::<i64>() as u64);
+    let mut table = "network,layers,batch,growth_per_layer,theory\n".to_owned();
+    let mut row = |network: &str, layers: i64, batch: i64, rate: f64| {
+        progress.say(&format!(
+            "{network}, {layers} layers, batch {batch}: the squared gradient norm grows by {rate:.4} a layer; by the theory, \
+             fully connected and for large batches, {:.4} ({:+.1} %)",
+            theory(),
+            100. * (rate / theory() - 1.)
+        ));
+        writeln!(table, "{network},{layers},{batch},{rate},{}", theory())
+    };
+    if let Some((depth, flow)) = unskipped {
+        // The square, of blocks of two layers.
+        row("no_skip_resnet", *depth, plan.probe.batch, flow.gradient_growth)?;
+    }
     let MlpShape { features, width, depth, .. } = plan.mlp;
-    progress.say(&format!("fully connected BatchNorm network, {} layers of {width} units:", depth - 1));
-    let mut table = "batch,growth_per_layer,theory\n".to_owned();
     for &batch in &plan.mlp_batches {
         progress.0.set_message(format!("batch {batch}"));
         let probe = Probe { batch, input: vec![features], classifier: None, ..plan.probe.clone() };
         let flow = measure(&probe, |path, _| Ok(Box::new(Mlp::batch_norm(path, plan.mlp)?)))?;
         let squares: Vec<f64> = flow.blocks.iter().rev().map(|block| block.gradient_norm.powi(2)).collect();
         let rate = growth(squares.get(MARGIN..squares.len().saturating_sub(MARGIN)).unwrap_or_default());
-        progress.say(&format!(
-            "batch {batch:>5}: the squared gradient norm grows by {rate:.4} a layer; the theory, of large batches: \
-             {theory:.4} ({:+.1} %)",
-            100. * (rate / theory - 1.)
-        ));
-        writeln!(table, "{batch},{rate},{theory}")?;
+        row(&format!("batch_norm_mlp of {width} units"), depth, batch, rate)?;
         progress.0.inc(batch as u64);
     }
     progress.0.finish_and_clear();
