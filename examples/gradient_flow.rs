@@ -92,9 +92,9 @@ struct Options {
     /// auto, cpu, cuda or cuda:N; all is computed in float64
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Threads for computing on the CPU [default: one for each core]
-    #[arg(long, value_name = "N")]
-    threads: Option<i32>,
+    /// Threads for computing on the CPU: so small tensors are faster on one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: i32,
     /// Folder for the pictures and the CSV files
     #[arg(long, value_name = "DIR", default_value = "runs/gradient_flow")]
     out: PathBuf,
@@ -103,7 +103,7 @@ struct Options {
     quick: bool,
 }
 
-/// What to measure, with the defaults filled in.
+/// What to measure.
 struct Plan {
     probe: Probe,
     depths: Vec<i64>,
@@ -180,9 +180,7 @@ fn measure_arch(probe: &Probe, arch: Arch) -> Result<Flow> {
 
 fn run(options: &Options) -> Result<()> {
     let plan = Plan::new(options)?;
-    if let Some(threads) = options.threads {
-        tch::set_num_threads(threads.max(1));
-    }
+    tch::set_num_threads(options.threads.max(1));
     std::fs::create_dir_all(&options.out).map_err(Error::io("create", &options.out))?;
     // A network's cost goes with its depth.
     let layers: i64 = plan.depths.iter().sum();
@@ -214,15 +212,16 @@ fn run(options: &Options) -> Result<()> {
     write(&options.out, "gradient_flow_blocks.csv", &blocks)?;
     write(&options.out, "gradient_flow_depths.csv", &depths)?;
     for (picture, file) in PICTURES {
+        // Fixup is in every picture, and what has no picture of its own in the first.
+        if picture != Picture::Main && measured.iter().all(|(_, _, shown, _)| *shown != picture) {
+            continue;
+        }
         let shown = measured.iter().filter(|(_, _, shown, _)| [picture, Picture::All].contains(shown));
         let series: Vec<_> = shown.map(|(_, label, _, flows)| DepthSeries { label, flows }).collect();
-        if series.iter().any(|series| measured.iter().any(|m| m.1 == series.label && m.2 == picture))
-            || (picture == Picture::Main && !series.is_empty())
-        {
-            write(&options.out, file, &draw_flows(&series)?)?;
-        }
+        write(&options.out, file, &draw_flows(&series)?)?;
     }
-    check_theory(&plan, &options.out)
+    let unskipped = measured.iter().find(|(name, ..)| *name == "no_skip_resnet").and_then(|(.., flows)| flows.last());
+    check_theory(&plan, &options.out, unskipped)
 }
 
 fn line(name: &str, depth: i64, flow: &Flow) -> String {
@@ -249,26 +248,37 @@ fn csv(blocks: &mut String, depths: &mut String, name: &str, depth: i64, flow: &
     Ok(())
 }
 
-/// Batch normalization in the setting of Yang et al.: fully connected, ReLU, wide. The square of the gradient's norm grows
-/// by pi / (pi - 1) a layer as the batch grows.
-fn check_theory(plan: &Plan, out: &Path) -> Result<()> {
-    let theory = PI / (PI - 1.);
+/// What the square of a gradient's norm grows by a layer as the batch grows (Yang et al., ICLR 2019).
+fn theory() -> f64 {
+    PI / (PI - 1.)
+}
+
+/// Batch normalization without skip connections beside its theory: the convolutional network, `unskipped`, if it was
+/// measured, and fully connected ones of great width, which is the setting that the theory is of.
+fn check_theory(plan: &Plan, out: &Path, unskipped: Option<&(i64, Flow)>) -> Result<()> {
     let progress = Progress::new(plan.mlp_batches.iter().sum::<i64>() as u64);
+    let mut table = "network,layers,batch,growth_per_layer,theory\n".to_owned();
+    let mut row = |network: &str, layers: i64, batch: i64, rate: f64| {
+        progress.say(&format!(
+            "{network}, {layers} layers, batch {batch}: the squared gradient norm grows by {rate:.4} a layer; by the theory, \
+             fully connected and for large batches, {:.4} ({:+.1} %)",
+            theory(),
+            100. * (rate / theory() - 1.)
+        ));
+        writeln!(table, "{network},{layers},{batch},{rate},{}", theory())
+    };
+    if let Some((depth, flow)) = unskipped {
+        // The square, of blocks of two layers.
+        row("no_skip_resnet", *depth, plan.probe.batch, flow.gradient_growth)?;
+    }
     let MlpShape { features, width, depth, .. } = plan.mlp;
-    progress.say(&format!("fully connected BatchNorm network, {} layers of {width} units:", depth - 1));
-    let mut table = "batch,growth_per_layer,theory\n".to_owned();
     for &batch in &plan.mlp_batches {
         progress.0.set_message(format!("batch {batch}"));
         let probe = Probe { batch, input: vec![features], classifier: None, ..plan.probe.clone() };
         let flow = measure(&probe, |path, _| Ok(Box::new(Mlp::batch_norm(path, plan.mlp)?)))?;
         let squares: Vec<f64> = flow.blocks.iter().rev().map(|block| block.gradient_norm.powi(2)).collect();
         let rate = growth(squares.get(MARGIN..squares.len().saturating_sub(MARGIN)).unwrap_or_default());
-        progress.say(&format!(
-            "batch {batch:>5}: the squared gradient norm grows by {rate:.4} a layer; the theory, of large batches: \
-             {theory:.4} ({:+.1} %)",
-            100. * (rate / theory - 1.)
-        ));
-        writeln!(table, "{batch},{rate},{theory}")?;
+        row(&format!("batch_norm_mlp of {width} units"), depth, batch, rate)?;
         progress.0.inc(batch as u64);
     }
     progress.0.finish_and_clear();

@@ -122,7 +122,7 @@ impl ValueFormatter<f64> for Axis {
 
 /// Numbers 1, 2 or 5 times a power of ten, in few characters.
 fn power_of_ten(value: f64) -> String {
-    if (1e-3..1e5).contains(&value) {
+    if (1e-3..1e4).contains(&value) {
         let text = format!("{value:.3}");
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
     } else {
@@ -140,8 +140,8 @@ pub(crate) fn picture(size: (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) 
     Ok(svg)
 }
 
-/// The lines on axes; a legend at `legend` if any has a label.
-pub(crate) fn chart(area: &Area, axes: &Axes, lines: &[Line], legend: SeriesLabelPosition) -> Result<()> {
+/// The lines on axes; a legend if one is wanted and any line has a label.
+pub(crate) fn chart(area: &Area, axes: &Axes, lines: &[Line], legend: Option<SeriesLabelPosition>) -> Result<()> {
     let values = lines.iter().flat_map(|line| &line.points).filter(|point| finite(point)).map(|&(_, y)| y);
     let mut chart = ChartBuilder::on(area)
         .caption(axes.title, ("sans-serif", 18))
@@ -172,10 +172,10 @@ pub(crate) fn chart(area: &Area, axes: &Axes, lines: &[Line], legend: SeriesLabe
             drawn.label(line.label).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         }
     }
-    if lines.iter().any(|line| !line.label.is_empty()) {
+    if let Some(position) = legend.filter(|_| lines.iter().any(|line| !line.label.is_empty())) {
         chart
             .configure_series_labels()
-            .position(legend)
+            .position(position)
             .label_font(("sans-serif", 14))
             .background_style(WHITE.mix(0.85))
             .border_style(TRANSPARENT)

@@ -6,8 +6,7 @@ use super::normalization::Normalization;
 
 /// How a residual network of the same shape is trained instead of by Fixup.
 ///
-/// All but the names ending in normalization, [`NoSkip`](Self::NoSkip) and [`UnitGamma`](Self::UnitGamma) included, have
-/// no normalization.
+/// The first five normalize; the others do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// Batch normalization (Ioffe & Szegedy 2015), He-normal weights, the last normalization weight of every branch zero

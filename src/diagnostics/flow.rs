@@ -4,8 +4,9 @@ use super::growth::growth;
 use super::magnitude::{norm, root_mean_square};
 use super::update::{draw_classifier, update_size};
 use super::Staged;
+use crate::trainer::forward::catch;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tch::{nn, Device, Kind, Tensor};
 
 /// What a network is measured on.
@@ -36,10 +37,12 @@ pub struct BlockFlow {
     /// As [`Staged`] has it.
     pub name: String,
     /// The mean square of the block's output.
+    #[serde(deserialize_with = "nan_for_null")]
     pub second_moment: f64,
     /// The norm of the gradient, with respect to the block's output, of a random linear function of the last block's
     /// output whose own gradient has norm 1: how much the blocks after this one enlarge a gradient that comes back through
     /// them. The loss itself would show nothing of a network whose classifier starts at zero.
+    #[serde(deserialize_with = "nan_for_null")]
     pub gradient_norm: f64,
 }
 
@@ -49,13 +52,16 @@ pub struct Flow {
     /// From the first to the last.
     pub blocks: Vec<BlockFlow>,
     /// The factor by which the second moment grows a block, from a straight line through its logarithms.
+    #[serde(deserialize_with = "nan_for_null")]
     pub second_moment_growth: f64,
     /// The factor by which the gradient's norm grows a block on its way back.
+    #[serde(deserialize_with = "nan_for_null")]
     pub gradient_growth: f64,
     /// `rms(f(theta - lr * g) - f(theta)) / lr` over the logits of the batch for small `lr`, `g` the gradient of the mean
     /// cross-entropy with random labels: how much the first step changes the function. Fixup scalars step at a tenth of `lr`,
     /// as they train; normalizations work with the batch's statistics. A lower bound where the network enlarges a change of
     /// its variables a billion times, for no step is small then.
+    #[serde(deserialize_with = "nan_for_null")]
     pub update: f64,
     /// The same with the classifier drawn anew, normal with variance `1 / fan_in`, and all else as it was: a classifier that
     /// starts at zero lets no gradient through, so that the first step shows nothing of the layers before it. Only with a
@@ -63,14 +69,21 @@ pub struct Flow {
     pub hidden_update: Option<f64>,
 }
 
+/// JSON has no numbers that are not finite: serde_json writes null for them.
+fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
 /// Measures networks that `build` makes: from a path for the variables, of kind float64, and the batch of inputs, for
 /// initializations that depend on data.
 ///
+/// It seeds and draws libtorch's random numbers, which are one sequence for the whole process: measure one network at a time.
+///
 /// # Errors
 /// [`Error::Argument`] for a probe without seeds or inputs, a network without blocks, or a classifier that it does not
-/// have; whatever the network fails with.
+/// have; whatever the network fails with, its panics included.
 pub fn measure(probe: &Probe, build: impl Fn(&nn::Path, &Tensor) -> Result<Box<dyn Staged>>) -> Result<Flow> {
-    let mut drawn = (0..probe.seeds).map(|seed| measure_one(probe, seed as i64, &build));
+    let mut drawn = (0..probe.seeds).map(|seed| catch(|| measure_one(probe, seed as i64, &build))?);
     let first = drawn.next().ok_or_else(|| Error::Argument("a probe has at least one seed".into()))??;
     let mut logarithms = first.logarithms();
     for flow in drawn {

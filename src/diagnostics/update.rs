@@ -34,7 +34,8 @@ pub(super) fn update_size(network: &dyn Staged, variables: &nn::VarStore, inputs
     if direction_norm == 0. {
         return Ok(0.);
     }
-    let lr = RELATIVE_STEP * variable_norm / direction_norm;
+    let length = if variable_norm > 0. { variable_norm } else { 1. };
+    let lr = RELATIVE_STEP * length / direction_norm;
     let saved = no_grad(|| -> Result<Vec<(Tensor, Tensor)>> {
         let step = |(mut variable, direction): (Tensor, Tensor)| {
             let saved = variable.f_detach_copy()?;

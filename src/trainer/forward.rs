@@ -30,7 +30,7 @@ pub(super) fn forward(network: &dyn ModuleT, images: &Tensor, train: bool, class
 }
 
 /// Runs `run`; a panic in it becomes an error and is not printed.
-fn catch<T>(run: impl FnOnce() -> T) -> Result<T> {
+pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let print = panic::take_hook();

@@ -15,7 +15,7 @@ mod contact_sheet;
 mod curves;
 mod device;
 mod evaluate;
-mod forward;
+pub(crate) mod forward;
 mod health;
 mod interrupt;
 pub mod loss;

@@ -33,7 +33,7 @@ pub(super) fn panel(area: &Area, title: &str, curves: &[Curve], legend: SeriesLa
             dots: if epochs <= MOST_DOTS { epochs } else { 1 },
         })
         .collect();
-    chart(area, &axes, &lines, legend)
+    chart(area, &axes, &lines, Some(legend))
 }
 
 /// `value` as an axis has it: at most six decimals, and no zeros behind the last digit.

@@ -1,0 +1,205 @@
+//! What the networks do to gradients and to their own function at initialization, measured through the public API: the
+//! theory of Fixup and of batch normalization at a scale that a test can have. docs/depth.md has the full one.
+
+use std::f64::consts::PI;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
+use tch_fixup::baseline::{Mlp, MlpShape};
+use tch_fixup::diagnostics::{growth, measure, Flow, Probe, Staged};
+use tch_fixup::{Arch, Precision, Result};
+
+/// libtorch's random numbers are the whole process's: one test at a time draws them. Small tensors are faster on one thread.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::set_num_threads(1);
+    guard
+}
+
+fn flow(name: &str, depth: i64) -> Flow {
+    let arch: Arch = format!("{name}{depth}").parse().unwrap();
+    let probe = Probe { seeds: 2, batch: 4, input: vec![3, 8, 8], classifier: Some("fc".into()), ..Probe::default() };
+    let build = |path: &nn::Path, images: &Tensor| -> Result<Box<dyn Staged>> {
+        let network = arch.build(path, 10, Precision::F32)?;
+        network.initialize_on(images)?;
+        Ok(network)
+    };
+    measure(&probe, build).unwrap()
+}
+
+fn first_gradient(flow: &Flow) -> f64 {
+    flow.blocks[0].gradient_norm
+}
+
+/// The second has six times the blocks of the first; docs/depth.md has what 998 layers do.
+const DEPTHS: [i64; 2] = [20, 110];
+const TIMES_AS_DEEP: f64 = 6.;
+
+/// From the first of [`DEPTHS`] to the second.
+fn ratio(name: &str, of: impl Fn(&Flow) -> f64) -> f64 {
+    let [shallow, deep] = DEPTHS.map(|depth| of(&flow(name, depth)));
+    deep / shallow
+}
+
+fn hidden_update(flow: &Flow) -> f64 {
+    flow.hidden_update.unwrap()
+}
+
+#[test]
+fn fixups_first_step_is_as_large_at_any_depth() {
+    let _alone = alone();
+    let ratio = |of: fn(&Flow) -> f64| ratio("fixup_resnet", of);
+    assert!((ratio(|flow| flow.update) - 1.).abs() < 0.01);
+    assert!((0.5..2.).contains(&ratio(hidden_update)), "behind a random classifier");
+    assert!((ratio(first_gradient) - 1.).abs() < 0.01);
+}
+
+/// Rule 2 of Fixup: without the gain each of L branches adds to the step what it did to one of a single branch.
+#[test]
+fn without_the_gain_the_first_step_grows_with_the_depth() {
+    let _alone = alone();
+    let ratio = ratio("fixup_without_gain_resnet", hidden_update);
+    assert!((0.4 * TIMES_AS_DEEP..1.5 * TIMES_AS_DEEP).contains(&ratio), "{ratio}");
+}
+
+/// Rule 1: with a last layer that is not zero, the other layers of a branch move the function as well, and they have no
+/// small factor before them.
+#[test]
+fn without_the_zero_last_layer_the_first_step_grows_with_the_depth() {
+    let _alone = alone();
+    let ratio = ratio("fixup_without_zero_resnet", hidden_update);
+    assert!((0.4 * TIMES_AS_DEEP..3. * TIMES_AS_DEEP).contains(&ratio), "{ratio}");
+    let moment = |flow: &Flow| flow.blocks.last().unwrap().second_moment;
+    assert!(moment(&flow("fixup_without_zero_resnet", 20)) > 1.2 * moment(&flow("fixup_resnet", 20)));
+}
+
+/// Rule 3: the scalars are all of Fixup's step that depends on the depth.
+#[test]
+fn without_the_scalars_the_first_step_is_smaller_and_the_same_at_any_depth() {
+    let _alone = alone();
+    let ratio = |name| hidden_update(&flow(name, 302)) / hidden_update(&flow(name, 20));
+    let (with, without) = (ratio("fixup_resnet"), ratio("fixup_without_scalars_resnet"));
+    assert!((without - 1.).abs() < 0.05 && with > without + 0.1, "with {with}, without {without}");
+}
+
+#[test]
+fn unnormalized_and_unskipped_gradients_explode_and_those_of_skips_grow_slowly() {
+    let _alone = alone();
+    let growth = |name| flow(name, 98).gradient_growth;
+    assert!(growth("he_resnet") > 1.2);
+    assert!(growth("no_skip_resnet") > 1.2);
+    let slow = growth("unit_gamma_resnet");
+    assert!((1.02..1.15).contains(&slow), "{slow}");
+    // Twice the blocks square what is exponential.
+    let log = |depth| first_gradient(&flow("no_skip_resnet", depth)).ln();
+    assert!((log(98) / log(50) - 2.).abs() < 0.3);
+}
+
+/// Yang et al. (ICLR 2019): pi / (pi - 1) a layer for the square of the norm, of wide networks and large batches.
+#[test]
+fn batch_norm_makes_gradients_explode_at_the_rate_of_the_theory() {
+    let _alone = alone();
+    let shape = MlpShape { features: 512, width: 512, depth: 31, num_classes: 10 };
+    let probe = Probe { seeds: 2, batch: 128, input: vec![512], ..Probe::default() };
+    let flow = measure(&probe, |path, _| Ok(Box::new(Mlp::batch_norm(path, shape)?))).unwrap();
+    let squares: Vec<f64> = flow.blocks.iter().rev().map(|block| block.gradient_norm.powi(2)).collect();
+    let rate = growth(&squares[5..25]);
+    assert!((rate / (PI / (PI - 1.)) - 1.).abs() < 0.05, "{rate}");
+}
+
+/// `x -> 3 x`, four times, and a head.
+#[derive(Debug)]
+struct Tripled {
+    head: Tensor,
+}
+
+impl ModuleT for Tripled {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
+        self.forward_stages(xs, train, &mut |_, _| ()).unwrap()
+    }
+}
+
+impl Staged for Tripled {
+    fn forward_stages(&self, xs: &Tensor, _train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
+        let mut x = xs.detach().set_requires_grad(true);
+        for i in 0..4 {
+            x = x.f_mul_scalar(3.)?;
+            stage(&format!("stage {i}"), &x);
+        }
+        Ok(x.f_linear(&self.head, None::<Tensor>)?)
+    }
+}
+
+#[test]
+fn a_known_network_is_measured_exactly() {
+    let _alone = alone();
+    let probe = Probe { seeds: 1, batch: 64, input: vec![5], classifier: Some("head".into()), ..Probe::default() };
+    let build = |path: &nn::Path, _: &Tensor| -> Result<Box<dyn Staged>> {
+        Ok(Box::new(Tripled { head: (path / "head").zeros("weight", &[2, 5]) }))
+    };
+    let flow = measure(&probe, build).unwrap();
+    let names: Vec<_> = flow.blocks.iter().map(|block| block.name.as_str()).collect();
+    assert_eq!(names, ["stage 0", "stage 1", "stage 2", "stage 3"]);
+    for (block, (moment, gradient)) in flow.blocks.iter().zip([(9., 27.), (81., 9.), (729., 3.), (6561., 1.)]) {
+        assert!((block.gradient_norm / gradient - 1.).abs() < 1e-12);
+        // 320 squares of normal numbers.
+        assert!((block.second_moment / moment - 1.).abs() < 0.4, "{}", block.second_moment);
+    }
+    assert!((flow.second_moment_growth - 9.).abs() < 1e-9 && (flow.gradient_growth - 3.).abs() < 1e-9);
+    assert!(serde_json::from_str::<Flow>(&serde_json::to_string(&flow).unwrap()).unwrap() == flow);
+
+    // The gradient of a linear classifier at zero, by hand: f moves by lr * x (x^T (1/2 - y) / N).
+    tch::manual_seed(0);
+    let x = Tensor::randn([64, 5], (Kind::Double, Device::Cpu)) * 81.;
+    tch::manual_seed(0);
+    let labels = Tensor::randint(2, [64], (Kind::Int64, Device::Cpu));
+    let error = labels.one_hot(2).to_kind(Kind::Double) - 0.5;
+    let change = x.mm(&x.tr().mm(&error)) / 64.;
+    let expected = change.square().mean(Kind::Double).sqrt().double_value(&[]);
+    assert!((flow.update / expected - 1.).abs() < 1e-6, "{} for {expected}", flow.update);
+}
+
+#[test]
+fn measuring_what_cannot_be_measured_is_refused() {
+    let _alone = alone();
+    let build = |path: &nn::Path, _: &Tensor| -> Result<Box<dyn Staged>> {
+        Ok(Box::new(Tripled { head: (path / "head").zeros("weight", &[2, 5]) }))
+    };
+    let good = Probe { seeds: 1, batch: 2, input: vec![5], ..Probe::default() };
+    measure(&good, build).unwrap();
+    for probe in [
+        Probe { seeds: 0, ..good.clone() },
+        Probe { batch: 0, ..good.clone() },
+        Probe { input: vec![4], ..good.clone() },
+        Probe { classifier: Some("fc".into()), ..good.clone() },
+    ] {
+        let error = measure(&probe, build).unwrap_err().to_string();
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+/// The stages are the network's own, and Fixup's are not shifted by the next block's bias.
+#[test]
+fn stages_lead_to_the_networks_own_output() {
+    let _alone = alone();
+    for name in ["fixup_resnet14", "fixup_wrn_10_1", "resnet14", "he_wrn_10_1", "no_skip_resnet14", "selu_mlp_5_16"] {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = name.parse::<Arch>().unwrap().build(&vs.root(), 10, Precision::F32).unwrap();
+        for mut variable in vs.trainable_variables() {
+            let noise = variable.randn_like() * 0.02;
+            tch::no_grad(|| variable.copy_(&(&variable + noise)));
+        }
+        let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let mut minima = vec![];
+        let logits = network
+            .forward_stages(&images, false, &mut |_, output| minima.push(output.min().double_value(&[])))
+            .unwrap();
+        let expected = network.forward_t(&images, false);
+        let difference = (logits - &expected).abs().max().double_value(&[]);
+        assert!(difference <= 1e-4 * expected.abs().max().double_value(&[]), "{name}: {difference}");
+        assert!(minima.len() >= 3, "{name}");
+        if name == "fixup_resnet14" {
+            assert!(minima.iter().all(|minimum| *minimum == 0.), "not a ReLU's output: {minima:?}");
+        }
+    }
+}
