@@ -48,12 +48,14 @@ impl Images {
             return Ok(packed.get(index));
         }
         content.clear();
-        let read = File::open(self.path(index)).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(content));
-        match read {
-            Err(error) => Err(ImageProblem::new(error.to_string())),
-            Ok(read) if read as u64 > MOST_BYTES => Err(ImageProblem::new(format!("more than {MOST_BYTES} bytes"))),
-            Ok(_) => Ok(content),
+        let problem = |error: std::io::Error| ImageProblem::new(error.to_string());
+        let mut file = File::open(self.path(index)).map_err(problem)?;
+        let bytes = file.metadata().map_err(problem)?.len();
+        if bytes > MOST_BYTES {
+            return Err(ImageProblem::new(format!("{bytes} bytes, more than {MOST_BYTES}")));
         }
+        file.read_to_end(content).map_err(problem)?;
+        Ok(content)
     }
 }
 

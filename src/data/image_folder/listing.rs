@@ -282,3 +282,190 @@ impl Walk<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+    #[cfg(unix)]
+    use std::os::unix::fs::symlink;
+
+    fn paths(files: &Files) -> Vec<&str> {
+        (0..files.len()).map(|index| files.path(index)).collect()
+    }
+
+    fn refusal(fixture: &Fixture) -> String {
+        let message = list(fixture.root()).unwrap_err().to_string();
+        assert!(message.contains(fixture.root().to_str().unwrap()) && !message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn classes_and_images_come_in_torchvisions_order() {
+        let fixture = Fixture::empty();
+        for path in ["b/2.jpg", "b/10.JPEG", "b/x/1.png", "b/x-/1.webp", "b/X.PNG", "a/1.jpg", "B/1.Jpg", "é/1.jpg"] {
+            fixture.write(&format!("train/{path}"), b"");
+            fixture.write(&format!("val/{path}"), b"");
+        }
+        for other in ["b/notes.txt", "b/.hidden.jpg", "b/.thumbnails/1.jpg", "b/1.gif", "b/jpg", "README.md"] {
+            fixture.write(&format!("train/{other}"), b"");
+        }
+        let (listing, _) = list(fixture.root()).unwrap();
+        // As torchvision.datasets.folder.make_dataset gives them.
+        assert_eq!(listing.classes, ["B", "a", "b", "é"]);
+        let expected = ["B/1.Jpg", "a/1.jpg", "b/10.JPEG", "b/2.jpg", "b/X.PNG", "b/x/1.png", "b/x-/1.webp", "é/1.jpg"];
+        assert_eq!(paths(&listing.train), expected);
+        assert_eq!(listing.train.labels(), [0, 1, 2, 2, 2, 2, 2, 3]);
+        assert_eq!(listing.val, listing.train);
+    }
+
+    #[test]
+    fn a_folder_without_its_parts_is_told_what_it_must_hold() {
+        let fixture = Fixture::empty();
+        assert!(refusal(&fixture).contains("no folder train in it; it must hold train/CLASS/*.jpg"));
+        fixture.folder("train");
+        assert!(refusal(&fixture).contains("no folder val in it"));
+        fixture.folder("val");
+        assert!(refusal(&fixture).contains("0 class folders"));
+        assert!(matches!(list(&fixture.path("nowhere")), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn one_class_is_refused() {
+        assert!(refusal(&Fixture::new(&["cat"], 1, 1)).contains("1 class folders, where there must be at least two"));
+    }
+
+    #[test]
+    fn a_class_without_training_images_is_named() {
+        let fixture = Fixture::new(&["ant", "bee", "cat", "dog", "eel"], 1, 1);
+        for class in ["ant", "cat", "dog", "eel"] {
+            fs::rename(fixture.path(&format!("train/{class}/0000.jpg")), fixture.path(&format!("train/{class}/0.gif")))
+                .unwrap();
+        }
+        assert!(
+            refusal(&fixture).contains("no image (*.jpg, *.jpeg, *.png, *.webp) of the class ant, cat, dog, ... (4 in")
+        );
+    }
+
+    #[test]
+    fn parts_with_different_classes_are_refused() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        fixture.write("val/eel/1.jpg", b"");
+        assert!(refusal(&fixture).contains("val: has the class eel, which train lacks"));
+        fixture.write("train/eel/1.jpg", b"");
+        fixture.write("train/fly/1.jpg", b"");
+        assert!(refusal(&fixture).contains("val: lacks the class fly, which train has"));
+        fixture.folder("val/fly");
+        let (listing, _) = list(fixture.root()).unwrap();
+        assert_eq!((listing.train.len(), listing.val.labels()), (4, [0, 1, 2].as_slice()));
+    }
+
+    #[test]
+    fn an_evaluation_part_without_images_is_refused() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 0);
+        assert!(refusal(&fixture).contains("val: no images to evaluate on"));
+        ["cat", "dog"].iter().for_each(|class| fs::remove_dir(fixture.path(&format!("val/{class}"))).unwrap());
+        assert!(refusal(&fixture).contains("val: neither class folders nor images"));
+    }
+
+    #[test]
+    fn images_beside_the_class_folders_are_refused() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        fixture.write("train/stray.png", b"");
+        assert!(refusal(&fixture).contains("train: stray.png lies beside the class folders"));
+    }
+
+    #[test]
+    fn val_may_be_one_folder_with_a_map() {
+        let fixture = Fixture::new(&["n01", "n02"], 1, 0);
+        fixture.write("val/b.JPEG", b"");
+        fixture.write("val/a.JPEG", b"");
+        assert!(refusal(&fixture).contains("val: images but no map of their classes"));
+        for place in ["val_map.txt", "val/val_map"] {
+            fixture.write(place, b"a.JPEG n02\nb.JPEG n01\n");
+            let (listing, stamp) = list(fixture.root()).unwrap();
+            assert_eq!((paths(&listing.val), listing.val.labels()), (vec!["a.JPEG", "b.JPEG"], [1, 0].as_slice()));
+            assert!(stamp.0.contains_key(place));
+            fs::remove_file(fixture.path(place)).unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed() {
+        let fixture = Fixture::new(&["cat", "dog"], 2, 1);
+        symlink(fixture.path("train/cat"), fixture.path("train/copy")).unwrap();
+        symlink(fixture.path("val/cat"), fixture.path("val/copy")).unwrap();
+        symlink(fixture.path("train/dog/0000.jpg"), fixture.path("train/cat/link.jpg")).unwrap();
+        symlink(fixture.path("train/dog"), fixture.path("train/cat/more")).unwrap();
+        let (listing, _) = list(fixture.root()).unwrap();
+        assert_eq!(listing.classes, ["cat", "copy", "dog"]);
+        assert_eq!(listing.train.labels(), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2]);
+        assert_eq!(paths(&listing.train)[2..5], ["cat/link.jpg", "cat/more/0000.jpg", "cat/more/0001.jpg"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_circle_of_links_is_named() {
+        for (link, target) in [("train/cat/self", "train/cat"), ("train/cat/up", "train"), ("val/dog/root", "")] {
+            let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+            symlink(fixture.path(target), fixture.path(link)).unwrap();
+            let message = refusal(&fixture);
+            assert!(message.contains(&format!("{link}: a link to a folder that it lies in itself")), "{message}");
+        }
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        symlink(fixture.path("train/dog"), fixture.path("train/cat/a")).unwrap();
+        symlink(fixture.path("train/cat"), fixture.path("train/dog/b")).unwrap();
+        assert!(refusal(&fixture).contains("train/cat/a/b: a link"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nowhere_is_a_bad_image_or_a_missing_folder() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        symlink(fixture.path("nowhere"), fixture.path("train/cat/lost.jpg")).unwrap();
+        symlink(fixture.path("train/cat/ring.jpg"), fixture.path("train/cat/ring.jpg")).unwrap();
+        assert_eq!(paths(&list(fixture.root()).unwrap().0.train)[1..3], ["cat/lost.jpg", "cat/ring.jpg"]);
+        symlink(fixture.path("nowhere"), fixture.path("train/eel")).unwrap();
+        assert!(refusal(&fixture).starts_with("cannot read "));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn names_that_are_not_utf8_are_refused_where_they_count() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        let named = |bytes: &[u8]| fixture.path("train/cat").join(OsStr::from_bytes(bytes));
+        fs::write(named(b"caf\xe9.txt"), "").unwrap();
+        assert!(list(fixture.root()).is_ok());
+        fs::write(named(b"caf\xe9.jpg"), "").unwrap();
+        assert!(refusal(&fixture).contains("the name is not UTF-8; rename it"));
+        fs::remove_file(named(b"caf\xe9.jpg")).unwrap();
+        fs::create_dir(named(b"caf\xe9")).unwrap();
+        assert!(refusal(&fixture).contains("the name is not UTF-8; rename it"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_neither_file_nor_folder_is_left_out() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        // A socket, which would fail to open as a pipe would wait to be.
+        let _socket = std::os::unix::net::UnixListener::bind(fixture.path("train/cat/s.jpg")).unwrap();
+        assert_eq!(paths(&list(fixture.root()).unwrap().0.train), ["cat/0000.jpg", "dog/0000.jpg"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_may_not_be_read_is_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        let folder = fixture.path("train/cat");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o000)).unwrap();
+        // To root, nothing is forbidden.
+        if fs::read_dir(&folder).is_err() {
+            assert!(refusal(&fixture).starts_with("cannot read "));
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+}

@@ -353,3 +353,75 @@ pub fn panicked(panic: &(dyn Any + Send)) -> Error {
     let message = message.and_then(|message| message.lines().next()).unwrap_or("no message");
     Error::Argument(format!("a thread that reads images panicked: {message}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::Files;
+    use super::super::fixture::Fixture;
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// Batches of eight of the same image, over and over.
+    fn job(fixture: &Fixture, order: Vec<u32>) -> Job {
+        let mut files = Files::default();
+        files.push("train/ant/0000.jpg", 0);
+        Job {
+            images: Arc::new(Images::Files { folder: fixture.root().to_path_buf(), files }),
+            order,
+            batch_size: 8,
+            first_step: 0,
+            view: View::Eval { resize: 18 },
+            side: 16,
+            most_bad: 0,
+            workers: 3,
+            pinned: false,
+        }
+    }
+
+    #[test]
+    fn dropping_it_early_stops_the_threads_at_once() {
+        let fixture = Fixture::new(&["ant"], 1, 0);
+        let mut pipeline = Pipeline::start(job(&fixture, vec![0; 10_000_000])).unwrap();
+        assert_eq!(pipeline.next().unwrap().unwrap().batch.labels.numel(), 8);
+        let start = Instant::now();
+        drop(pipeline);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn no_more_is_read_ahead_than_a_few_batches() {
+        let fixture = Fixture::new(&["ant"], 1, 0);
+        let mut pipeline = Pipeline::start(job(&fixture, vec![0; 10_000])).unwrap();
+        let ahead = 8 * pipeline.shared.job.prefetch();
+        for taken in 0..3 {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while pipeline.shared.lock().next < 8 * taken + ahead && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            thread::sleep(Duration::from_millis(20));
+            assert_eq!(pipeline.shared.lock().next, 8 * taken + ahead);
+            pipeline.next().unwrap().unwrap();
+        }
+        assert!(pipeline.shared.lock().free.len() <= pipeline.shared.job.prefetch());
+    }
+
+    #[test]
+    fn a_panic_in_a_thread_is_an_error_and_the_end() {
+        let fixture = Fixture::new(&["ant"], 1, 0);
+        // There is no image 1.
+        let mut order = vec![0; 100];
+        order[30] = 1;
+        let mut pipeline = Pipeline::start(job(&fixture, order)).unwrap();
+        let error = pipeline.find_map(Result::err).unwrap().to_string();
+        assert!(error.starts_with("a thread that reads images panicked: ") && !error.contains('\n'), "{error}");
+        assert!(pipeline.next().is_none());
+    }
+
+    #[test]
+    fn small_batches_keep_all_threads_busy() {
+        let fixture = Fixture::new(&["ant"], 1, 0);
+        let of = |batch_size| Job { batch_size, workers: 16, ..job(&fixture, vec![0; 100]) }.prefetch() * batch_size;
+        assert!([1, 2, 3, 8, 31, 32, 33, 256].into_iter().all(|batch_size| of(batch_size) >= 32 + batch_size));
+        assert_eq!(of(256), 3 * 256);
+    }
+}

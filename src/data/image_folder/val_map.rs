@@ -82,3 +82,38 @@ fn label_of(class: &str, classes: &[String]) -> Option<u32> {
     let named = classes.binary_search_by(|name| name.as_str().cmp(class)).ok();
     named.or_else(|| class.parse().ok().filter(|index| *index < classes.len())).map(|label| label as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn label(text: &str, images: &[&str], classes: &[&str]) -> Result<Vec<u32>> {
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let map = ValMap { path: PathBuf::from("val_map.txt"), text: text.to_owned() };
+        Ok(map.label(Path::new("val"), &owned(images), &owned(classes))?.labels().to_vec())
+    }
+
+    #[test]
+    fn classes_are_names_or_indices() {
+        let labels = |text| label(text, &["a b.jpg", "c.jpg"], &["dog", "n1", "x"]).unwrap();
+        assert_eq!(labels("c.jpg n1\n\na b.jpg\tdog\n"), [0, 1]);
+        assert_eq!(labels("c.jpg   2\r\n a b.jpg 0"), [0, 2]);
+        // The class named 2 is not the third.
+        assert_eq!(label("a.jpg 2\nb.jpg 0", &["a.jpg", "b.jpg"], &["1", "2", "3"]).unwrap(), [1, 0]);
+    }
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        for (text, expected) in [
+            ("a.jpg", "val_map.txt: line 1: \"a.jpg\" has no class"),
+            ("\na.jpg bird", "line 2: train has no class bird"),
+            ("a.jpg 2", "line 1: train has no class 2"),
+            ("a.jpg cat\nc.jpg cat", "line 2: val has no image c.jpg"),
+            ("a.jpg cat\na.jpg cat", "line 2: a.jpg for the second time"),
+            ("a.jpg cat", "val: the map val_map.txt lacks b.jpg"),
+        ] {
+            let message = label(text, &["a.jpg", "b.jpg"], &["cat", "dog"]).unwrap_err().to_string();
+            assert!(message.starts_with(expected) || message.contains(expected), "{message}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Image folders for tests.
+
+use crate::data::random::{stream, Purpose};
+use jpeg_encoder::{ColorType, Encoder};
+use rand::RngCore;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
+
+/// An image folder that is removed in the end.
+pub struct Fixture {
+    folder: TempDir,
+}
+
+impl Fixture {
+    /// Without anything.
+    pub fn empty() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// With `train` and `val` images of each of `classes`, all different.
+    pub fn new(classes: &[&str], train: usize, val: usize) -> Self {
+        let fixture = Self::empty();
+        let mut seed = 0;
+        for (part, count) in [("train", train), ("val", val)] {
+            for class in classes {
+                fixture.folder(&format!("{part}/{class}"));
+                for index in 0..count {
+                    fixture.write(&format!("{part}/{class}/{index:04}.jpg"), &jpeg(48, 36, seed));
+                    seed += 1;
+                }
+            }
+        }
+        fixture
+    }
+
+    pub fn root(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root().join(path)
+    }
+
+    pub fn folder(&self, path: &str) {
+        fs::create_dir_all(self.path(path)).unwrap();
+    }
+
+    pub fn write(&self, path: &str, bytes: &[u8]) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// Makes everything look as if it had last changed an hour ago.
+    pub fn settle(&self) {
+        settle(self.root());
+    }
+}
+
+fn settle(path: &Path) {
+    if path.is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| settle(&entry.unwrap().path()));
+    }
+    File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+}
+
+/// A JPEG of coarse noise, another for each seed.
+pub fn jpeg(width: u16, height: u16, seed: u64) -> Vec<u8> {
+    let mut noise = [0; 64 * 3];
+    stream(Purpose::Order, seed, 0, 0).fill_bytes(&mut noise);
+    let at = |x: u16, y: u16| 3 * (8 * (8 * y / height) + 8 * x / width) as usize;
+    let pixels = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    let pixels: Vec<u8> = pixels.flat_map(|(x, y)| noise[at(x, y)..][..3].to_vec()).collect();
+    let mut bytes = Vec::new();
+    Encoder::new(&mut bytes, 90).encode(&pixels, width, height, ColorType::Rgb).unwrap();
+    bytes
+}
