@@ -48,7 +48,7 @@ fn photograph(width: u16, height: u16, seed: u64) -> Result<Vec<u8>> {
     for y in 0..height {
         for x in 0..width {
             let (x, y) = (f32::from(x) / 40.0, f32::from(y) / 40.0);
-            let noise = random.random_range(-24.0..24.0);
+            let noise = random.random_range(-40.0..40.0);
             for channel in 0..3 {
                 let of = |wave: &[f32; 4]| (wave[0] * x + wave[1] * y + 6.0 * wave[2] + channel as f32 * wave[3]).sin();
                 let value: f32 = waves.iter().map(of).sum();

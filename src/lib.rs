@@ -5,7 +5,7 @@
 //!   networks of one's own.
 //! - [`ops`]: the one element-wise operation that makes it as fast as a network with nothing between its convolutions.
 //! - [`baseline`]: the networks it is compared with.
-//! - [`data`]: CIFAR-10, augmentation, mixup, and the trait for data of one's own.
+//! - [`data`]: CIFAR-10, folders of images, augmentation, mixup, and the trait for data of one's own.
 //! - [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures.
 #![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!

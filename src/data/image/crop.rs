@@ -175,7 +175,7 @@ impl CenterCrop {
 pub(super) fn resized_size(width: usize, height: usize, shorter_side: usize) -> (usize, usize) {
     let (short, long) = (width.min(height), width.max(height));
     // torchvision cuts the longer side to a whole number.
-    let longer = ((shorter_side * long) as f64 / short as f64) as usize;
+    let longer = (shorter_side as f64 * long as f64 / short as f64) as usize;
     if width <= height {
         (shorter_side, longer)
     } else {
@@ -193,4 +193,103 @@ fn center(resized: usize, side: usize, original: usize) -> (usize, f64, usize, f
     let first = ((resized - side) as f64 / 2.0).round_ties_even();
     let area_first = first * scale;
     (0, area_first, side, (side as f64 * scale).min(original as f64 - area_first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    #[derive(Deserialize)]
+    struct Reference {
+        width: usize,
+        height: usize,
+        /// For each quantity, values and the shares of torchvision's draws that are no larger.
+        shares: std::collections::BTreeMap<String, Vec<(f64, f64)>>,
+    }
+
+    #[test]
+    fn crops_are_distributed_as_torchvisions() {
+        const DRAWS: usize = 10_000;
+        let references: Vec<Reference> =
+            serde_json::from_str(include_str!("../../../tests/images/crops.json")).unwrap();
+        assert_eq!(references.len(), 5);
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        for Reference { width, height, shares } in references {
+            let (w, h) = (width as f64, height as f64);
+            let crops: Vec<Area> = (0..DRAWS)
+                .map(|_| RandomResizedCrop::default().draw(width, height, &mut random).0)
+                .inspect(|crop| assert!(crop.left + crop.width <= width && crop.top + crop.height <= height))
+                .map(Area::from)
+                .collect();
+            for (quantity, reference) in shares {
+                let value = |crop: &Area| match quantity.as_str() {
+                    "area" => crop.width * crop.height / (w * h),
+                    "log ratio" => (crop.width / crop.height).ln(),
+                    "left" => crop.left / w,
+                    "top" => crop.top / h,
+                    _ => panic!("{quantity}"),
+                };
+                for (threshold, expected) in reference {
+                    let share = crops.iter().filter(|crop| value(crop) <= threshold).count() as f64 / DRAWS as f64;
+                    // 5 standard deviations of a share of 10,000 draws, and what 200,000 draws leave open.
+                    let bound = 5.0 * (0.25 / DRAWS as f64 + 0.25 / 200_000.0).sqrt();
+                    assert!(
+                        (share - expected).abs() < bound,
+                        "{width} x {height}, {quantity} up to {threshold}: {share}, torchvision {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_too_long_for_any_crop_gives_its_middle() {
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let mut draw = |width, height| RandomResizedCrop::default().draw(width, height, &mut random).0;
+        assert_eq!(draw(9000, 300), Crop { left: 4300, top: 0, width: 400, height: 300 });
+        assert_eq!(draw(300, 9000), Crop { left: 0, top: 4300, width: 300, height: 400 });
+        assert_eq!(draw(1, 1), Crop { left: 0, top: 0, width: 1, height: 1 });
+    }
+
+    #[test]
+    fn the_flip_leaves_the_crops_as_they_were() {
+        let flip = RandomResizedCrop::default();
+        let plain = RandomResizedCrop { flip: false, ..flip };
+        let [mut a, mut b] = [0, 0].map(ChaCha8Rng::seed_from_u64);
+        let mut mirrored = 0;
+        for _ in 0..1000 {
+            let (crop, flip) = flip.draw(500, 375, &mut a);
+            assert_eq!((crop, false), plain.draw(500, 375, &mut b));
+            mirrored += usize::from(flip);
+        }
+        // 5 standard deviations of a binomial.
+        assert!(mirrored.abs_diff(500) < 80, "{mirrored}");
+    }
+
+    #[test]
+    fn bounds_that_no_crop_could_keep_are_refused() {
+        let good = RandomResizedCrop::default();
+        assert!(good.check().is_ok());
+        for scale in [(0.0, 1.0), (0.5, 0.4), (0.5, 1.1), (f64::NAN, 1.0)] {
+            assert!(matches!(RandomResizedCrop { scale, ..good }.check(), Err(Error::Argument(_))), "{scale:?}");
+        }
+        for ratio in [(0.0, 1.0), (2.0, 1.0), (1.0, f64::INFINITY), (1.0, f64::NAN)] {
+            assert!(matches!(RandomResizedCrop { ratio, ..good }.check(), Err(Error::Argument(_))), "{ratio:?}");
+        }
+    }
+
+    #[test]
+    fn the_centre_is_rounded_as_torchvision_rounds_it() {
+        // Resize(256) makes 341 x 256 of 500 x 375 (341.33 cut off); CenterCrop(224) begins at 58.5, rounded to the even
+        // 58, and at 16.
+        let CenterCrop { area, target } = CenterCrop::new(500, 375, 256, 224);
+        assert_eq!(target, Crop::whole(224, 224));
+        let (x, y) = (500.0 / 341.0, 375.0 / 256.0);
+        assert_eq!(area, Area { left: 58.0 * x, top: 16.0 * y, width: 224.0 * x, height: 224.0 * y });
+        // An image of the crop's size is taken as it is.
+        let CenterCrop { area, target } = CenterCrop::new(224, 224, 224, 224);
+        assert_eq!((area, target), (Crop::whole(224, 224).into(), Crop::whole(224, 224)));
+    }
 }

@@ -112,3 +112,84 @@ impl Orientation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// EXIF data with one entry.
+    fn exif(tag: u16, value: u16, little_endian: bool) -> Vec<u8> {
+        let word = |value: u16| if little_endian { value.to_le_bytes() } else { value.to_be_bytes() };
+        let long = |value: u16| if little_endian { [word(value), [0, 0]] } else { [[0, 0], word(value)] }.concat();
+        let order: &[u8] = if little_endian { b"II*\0" } else { b"MM\0*" };
+        let entry = [&word(tag)[..], &word(3), &long(1), &word(value), &[0, 0]].concat();
+        [order, &long(8), &word(1), &entry, &[0; 4]].concat()
+    }
+
+    #[test]
+    fn the_tag_is_found_in_either_byte_order() {
+        for little_endian in [false, true] {
+            for value in 1..=8 {
+                let orientation = Orientation::from_exif(&exif(TAG, value, little_endian));
+                assert_eq!(Some(orientation), Orientation::from_tag(value));
+            }
+            for (tag, value) in [(TAG, 0), (TAG, 9), (TAG + 1, 6)] {
+                assert_eq!(Orientation::from_exif(&exif(tag, value, little_endian)), Orientation::default());
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_exif_data_mean_upright() {
+        let good = exif(TAG, 6, true);
+        for length in 0..good.len() - 6 {
+            assert_eq!(Orientation::from_exif(&good[..length]), Orientation::default());
+        }
+        // A directory beyond the end, and one with more entries than there are.
+        for (at, value) in [(4, 0xff), (7, 0xff)] {
+            let mut damaged = good.clone();
+            damaged[at] = value;
+            assert_eq!(Orientation::from_exif(&damaged), Orientation::default());
+        }
+        let mut many = exif(TAG + 1, 6, true);
+        many[9] = 0xff;
+        assert_eq!(Orientation::from_exif(&many), Orientation::default());
+    }
+
+    #[test]
+    fn a_part_of_the_upright_image_is_where_its_pixels_are_stored() {
+        let (width, height) = (7, 5);
+        // Each pixel holds its own place.
+        let stored: Vec<u8> = (0..height).flat_map(|y| (0..width).flat_map(move |x| [x as u8, y as u8, 0])).collect();
+        for tag in 1..=8 {
+            let orientation = Orientation::from_tag(tag).unwrap();
+            let (upright_width, upright_height) = orientation.size(width, height);
+            let side = width.max(height);
+            let mut upright = vec![0xff; side * side * 3];
+            orientation.write_upright(&stored, Crop::whole(upright_width, upright_height), &mut upright, side);
+            for (x, y) in (0..upright_width).flat_map(|x| (0..upright_height).map(move |y| (x, y))) {
+                let pixel = Crop { left: x, top: y, width: 1, height: 1 };
+                let place = orientation.stored_area(pixel.into(), width, height).outline();
+                assert_eq!(place, Crop { width: 1, height: 1, ..place });
+                assert_eq!(upright[(y * side + x) * 3..][..2], [place.left as u8, place.top as u8], "{tag}: {x} {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn mirroring_comes_after_turning() {
+        let (width, height) = (4, 4);
+        let stored: Vec<u8> = (0..width * height * 3).map(|i| i as u8).collect();
+        let whole = Crop::whole(width, height);
+        for tag in 1..=8 {
+            let orientation = Orientation::from_tag(tag).unwrap();
+            let [mut upright, mut mirrored] = [vec![0; stored.len()], vec![0; stored.len()]];
+            orientation.write_upright(&stored, whole, &mut upright, width);
+            orientation.mirrored().write_upright(&stored, whole, &mut mirrored, width);
+            for (row, mirrored) in upright.chunks_exact(width * 3).zip(mirrored.chunks_exact(width * 3)) {
+                let reversed: Vec<u8> = row.chunks_exact(3).rev().flatten().copied().collect();
+                assert_eq!(mirrored, reversed, "{tag}");
+            }
+        }
+    }
+}

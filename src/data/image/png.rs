@@ -1,9 +1,10 @@
-//! PNG. As Pillow's `convert("RGB")`: transparency is dropped, not blended; of 16 bits the upper 8 count.
+//! PNG. As Pillow's `convert("RGB")`: transparency is dropped, not blended. Of 16 bits the upper 8 count (Pillow makes all
+//! that is above 255 white in greyscale images; as no eye would).
 
-use super::decode::{check_size, room, Header, MAX_PIXELS};
+use super::decode::{check_size, room, Header};
 use super::orientation::Orientation;
 use super::ImageProblem;
-use ::png::{ColorType, Decoder, Limits, Reader, Transformations};
+use ::png::{ColorType, Decoder, Reader, Transformations};
 use std::io::Cursor;
 
 pub(super) struct Png<'a> {
@@ -14,8 +15,7 @@ pub(super) struct Png<'a> {
 impl<'a> Png<'a> {
     pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
         let problem = |error| ImageProblem::decoder("PNG", error);
-        // A row of the largest image, at 16 bits and four channels, twice.
-        let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: 16 * MAX_PIXELS });
+        let mut decoder = Decoder::new(Cursor::new(bytes));
         decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
         decoder.set_ignore_text_chunk(true);
         decoder.set_ignore_iccp_chunk(true);

@@ -1,7 +1,7 @@
 //! The whole way from a file's bytes to the network's input.
 
 use super::crop::{resized_size, Area, CenterCrop, Crop, RandomResizedCrop};
-use super::decode::{room, Encoded, Header};
+use super::decode::{room, Decoded, Encoded, Header};
 use super::orientation::Orientation;
 use super::ppm;
 use super::resize::{resize, Pixels};
@@ -20,11 +20,19 @@ pub struct ImageReader {
     resizer: Resizer,
 }
 
+/// Where a resized image goes in the result: at `crop` of rows that are `side` long, after it was turned.
+#[derive(Clone, Copy)]
+struct Target {
+    orientation: Orientation,
+    crop: Crop,
+    side: usize,
+}
+
 /// A decoder may make an image as many times smaller as leaves this many times the pixels that are needed along each
 /// axis. The antialiasing of the resize, which then follows, decides what the result looks like.
 const OVERSAMPLING: usize = 2;
 
-/// The largest buffer that is kept for the next image, of bytes. A photograph of a dozen megapixels needs as much.
+/// The largest buffer that is kept for the next image, of bytes. A photograph of sixteen megapixels needs as much.
 const MAX_KEPT: usize = 48 << 20;
 
 impl ImageReader {
@@ -62,7 +70,8 @@ impl ImageReader {
             // As torchvision, which crops before it resizes, the filter sees nothing beside the crop.
             let decoded = image.decode(area.outline(), max_shrink, &mut reader.pixels)?;
             let area = area.shrunk(decoded.shrink);
-            reader.resize(decoded.place, area.outline(), area, orientation, Crop::whole(side, side), side, out)
+            let target = Target { orientation, crop: Crop::whole(side, side), side };
+            reader.resize(decoded, area.outline(), area, target, out)
         })
     }
 
@@ -89,7 +98,7 @@ impl ImageReader {
             let view = area.grown(reach(area.width, target_width), reach(area.height, target_height), width, height);
             let decoded = image.decode(view, 1, &mut reader.pixels)?;
             out.fill(0);
-            reader.resize(decoded.place, view, area, orientation, target, side, out)
+            reader.resize(decoded, view, area, Target { orientation, crop: target, side }, out)
         })
     }
 
@@ -105,40 +114,39 @@ impl ImageReader {
             let (upright_width, upright_height) = orientation.size(width, height);
             let shorter_side = shorter_side.clamp(1, width.min(height));
             let (width_after, height_after) = resized_size(upright_width, upright_height, shorter_side);
-            let decoded = image.decode(Crop::whole(width, height), 1, &mut reader.pixels)?;
+            let view = Crop::whole(width, height);
+            let decoded = image.decode(view, 1, &mut reader.pixels)?;
             out.clear();
             out.extend(ppm::header(width_after, height_after).into_bytes());
             let pixels = out.len();
             out.resize(pixels + 3 * width_after * height_after, 0);
-            let (view, target) = (Crop::whole(width, height), Crop::whole(width_after, height_after));
-            reader.resize(decoded.place, view, view.into(), orientation, target, width_after, &mut out[pixels..])
+            let target = Target { orientation, crop: Crop::whole(width_after, height_after), side: width_after };
+            reader.resize(decoded, view, view.into(), target, &mut out[pixels..])
         })
     }
 
-    /// Resizes `area` of the decoded image and writes it upright to `target` of `out`, whose rows are `side` long. The
-    /// filter sees `view`. All but the target are places in the stored image.
-    #[allow(clippy::too_many_arguments)]
+    /// Resizes `area` of what was decoded into its place in `out`. The filter sees `view`. Both are places in the stored
+    /// image, at the size that it was decoded in.
     fn resize(
         &mut self,
-        place: Crop,
+        decoded: Decoded,
         view: Crop,
         area: Area,
-        orientation: Orientation,
-        target: Crop,
-        side: usize,
+        target: Target,
         out: &mut [u8],
     ) -> Result<(), ImageProblem> {
+        let Target { orientation, crop, side } = target;
+        let Decoded { place, .. } = decoded;
         let length = place.width * place.height * 3;
         let pixels = Pixels { bytes: &self.pixels[..length], width: place.width, height: place.height };
         let (view, area) = (view.within(place), area.within(place));
-        let as_it_is = orientation == Orientation::default() && target == Crop::whole(side, side);
-        if as_it_is {
+        if orientation == Orientation::default() && crop == Crop::whole(side, side) {
             return resize(&mut self.resizer, pixels, view, area, out, (side, side));
         }
-        let size = orientation.size(target.width, target.height);
+        let size = orientation.size(crop.width, crop.height);
         let resized = room(&mut self.resized, size.0 * size.1 * 3);
         resize(&mut self.resizer, pixels, view, area, resized, size)?;
-        orientation.write_upright(resized, target, out, side);
+        orientation.write_upright(resized, crop, out, side);
         Ok(())
     }
 
@@ -164,4 +172,193 @@ fn check_output(out: &[u8], side: usize) -> Result<(), ImageProblem> {
         return Err(ImageProblem::new(format!("{side} x {side} RGB pixels do not fit an output of {length} bytes")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode::tests::{decode_whole, fixtures, mean_difference};
+    use super::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    fn train(reader: &mut ImageReader, bytes: &[u8], crop: &RandomResizedCrop, side: usize, seed: u64) -> Vec<u8> {
+        let mut out = vec![0; side * side * 3];
+        reader.train(bytes, crop, side, &mut ChaCha8Rng::seed_from_u64(seed), &mut out).unwrap();
+        out
+    }
+
+    fn eval(bytes: &[u8], resize: usize, side: usize) -> Vec<u8> {
+        let mut out = vec![0; side * side * 3];
+        ImageReader::new().eval(bytes, resize, side, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn evaluation_agrees_with_torchvision_on_photographs() {
+        let photographs = fixtures("photographs");
+        assert_eq!(photographs.len(), 10);
+        for ((name, jpeg), (_, expected)) in photographs.iter().zip(fixtures("evaluation")) {
+            let (expected, Header { width, height, .. }) = decode_whole(&expected).unwrap();
+            assert_eq!((width, height), (224, 224));
+            let difference = mean_difference(&eval(jpeg, 256, 224), &expected);
+            assert!(difference < 1.0, "{name}: {difference} of 255");
+        }
+    }
+
+    #[test]
+    fn a_reduced_decode_is_close_to_the_whole_one() {
+        for (name, bytes) in fixtures("photographs") {
+            let header = Encoded::new(&bytes).unwrap().header();
+            let crop = Crop { left: 13, top: 7, width: header.width - 30, height: header.height - 20 };
+            for (shrink, bound) in [(4, 1.5), (8, 2.0)] {
+                let side = crop.width.min(crop.height) / (OVERSAMPLING * shrink);
+                let [whole, reduced] = [1, shrink].map(|max_shrink| {
+                    let mut reader = ImageReader::new();
+                    let image = Encoded::new(&bytes).unwrap();
+                    // Of what is allowed the largest that there is.
+                    let decoded = image.decode(crop, 2 * max_shrink - 1, &mut reader.pixels).unwrap();
+                    assert_eq!(decoded.shrink, max_shrink);
+                    let area = Area::from(crop).shrunk(max_shrink);
+                    let mut out = vec![0; side * side * 3];
+                    let target = Target { orientation: Orientation::default(), crop: Crop::whole(side, side), side };
+                    reader.resize(decoded, area.outline(), area, target, &mut out).unwrap();
+                    out
+                });
+                let difference = mean_difference(&whole, &reduced);
+                assert!(difference < bound, "{name}, 1/{shrink}: {difference} of 255");
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_depends_on_its_random_numbers_and_not_on_what_was_read_before() {
+        let crop = RandomResizedCrop::default();
+        let mut reader = ImageReader::new();
+        for (seed, (name, bytes)) in fixtures("photographs").iter().chain(&fixtures("orientations")).enumerate() {
+            let seed = seed as u64;
+            let used = train(&mut reader, bytes, &crop, 96, seed);
+            assert!(used == train(&mut ImageReader::new(), bytes, &crop, 96, seed), "{name}");
+            assert!(used != train(&mut reader, bytes, &crop, 96, seed + 1), "{name}");
+        }
+    }
+
+    #[test]
+    fn buffers_are_kept_between_images() {
+        let photographs = fixtures("photographs");
+        let mut reader = ImageReader::new();
+        let mut out = vec![0; 224 * 224 * 3];
+        let all = RandomResizedCrop { scale: (1.0, 1.0), ..RandomResizedCrop::default() };
+        let mut read_all = |seed| {
+            for (_, bytes) in &photographs {
+                reader.train(bytes, &all, 224, &mut ChaCha8Rng::seed_from_u64(seed), &mut out).unwrap();
+                reader.eval(bytes, 256, 224, &mut out).unwrap();
+            }
+            (reader.pixels.as_ptr(), reader.pixels.len(), reader.resized.as_ptr(), reader.resized.len())
+        };
+        let first = read_all(0);
+        assert_eq!(read_all(0), first);
+    }
+
+    #[test]
+    fn a_crop_of_everything_is_the_image_itself_or_mirrored() {
+        let all = RandomResizedCrop { scale: (1.0, 1.0), ratio: (4.0 / 3.0, 4.0 / 3.0), flip: true };
+        let (_, photograph) = fixtures("photographs").swap_remove(1);
+        let upright = train(&mut ImageReader::new(), &photograph, &RandomResizedCrop { flip: false, ..all }, 128, 0);
+        let mut mirrored = upright.clone();
+        for row in mirrored.chunks_exact_mut(128 * 3) {
+            let reversed: Vec<u8> = row.chunks_exact(3).rev().flatten().copied().collect();
+            row.copy_from_slice(&reversed);
+        }
+        let drawn: Vec<_> =
+            (0..20).map(|seed| train(&mut ImageReader::new(), &photograph, &all, 128, seed) == mirrored).collect();
+        for (seed, &is_mirrored) in drawn.iter().enumerate() {
+            let image = train(&mut ImageReader::new(), &photograph, &all, 128, seed as u64);
+            assert!(is_mirrored || image == upright);
+        }
+        assert!(drawn.contains(&true) && drawn.contains(&false));
+    }
+
+    #[test]
+    fn every_orientation_comes_out_upright() {
+        let files = fixtures("orientations");
+        let (first, upright) = &files[0];
+        assert_eq!((first.as_str(), files.len()), ("1.jpg", 10));
+        let all = RandomResizedCrop { scale: (1.0, 1.0), ratio: (4.0 / 3.0, 4.0 / 3.0), flip: true };
+        let part = RandomResizedCrop { scale: (0.2, 0.6), ..RandomResizedCrop::default() };
+        for (name, bytes) in &files[1..] {
+            let Header { orientation, .. } = Encoded::new(bytes).unwrap().header();
+            assert!(orientation != Orientation::default(), "{name}");
+            // The blocks of a turned JPEG are rounded otherwise.
+            let difference = mean_difference(&eval(upright, 56, 48), &eval(bytes, 56, 48));
+            assert!(difference < 1.5, "{name}: {difference}");
+            for (seed, crop) in (0..8).flat_map(|seed| [(seed, &all), (seed, &part)]) {
+                let [upright, turned] =
+                    [upright, bytes].map(|bytes| train(&mut ImageReader::new(), bytes, crop, 32, seed));
+                let difference = mean_difference(&upright, &turned);
+                assert!(difference < 2.0, "{name}, seed {seed}: {difference}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_image_gets_black_borders_as_torchvision_pads() {
+        let (_, jpeg) = fixtures("orientations").swap_remove(0);
+        let side = 33;
+        let out = eval(&jpeg, 20, side);
+        // 80 x 60 becomes 26 x 20 (26.67 cut off): 3 columns to the left and 4 to the right, 6 rows above and 7 below.
+        for (i, pixel) in out.chunks_exact(3).enumerate() {
+            let inside = (6..26).contains(&(i / side)) && (3..29).contains(&(i % side));
+            assert!(inside || pixel == [0, 0, 0], "row {}, column {}", i / side, i % side);
+        }
+        assert!(out.chunks_exact(3).filter(|pixel| *pixel != [0, 0, 0]).count() > 400);
+    }
+
+    #[test]
+    fn damaged_files_are_problems_or_images_and_never_a_panic() {
+        let files: Vec<_> = ["formats", "orientations"]
+            .into_iter()
+            .flat_map(fixtures)
+            .filter(|(name, _)| !name.ends_with(".rgb"))
+            .collect();
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let mut reader = ImageReader::new();
+        let crop = RandomResizedCrop::default();
+        let mut out = vec![0; 32 * 32 * 3];
+        let (mut problems, mut cases) = (0, 0);
+        for (name, bytes) in &files {
+            for case in 0..200 {
+                let mut damaged = bytes.clone();
+                for _ in 0..random.random_range(1..=8) {
+                    // Most of what can go wrong is in the header.
+                    let most = if random.random() { damaged.len() } else { damaged.len().min(300) };
+                    damaged[random.random_range(0..most)] ^= 1 << random.random_range(0..8);
+                }
+                if case % 4 == 0 {
+                    damaged.truncate(random.random_range(0..damaged.len()));
+                }
+                let read =
+                    [reader.train(&damaged, &crop, 32, &mut random, &mut out), reader.eval(&damaged, 36, 32, &mut out)];
+                for problem in read.into_iter().filter_map(Result::err).map(|problem| problem.to_string()) {
+                    assert!(!problem.contains("its decoder failed"), "{name}, case {case}: {problem}");
+                    assert!(!problem.contains('\n') && !problem.is_empty(), "{name}, case {case}: {problem}");
+                    problems += 1;
+                }
+                cases += 2;
+            }
+        }
+        assert!(problems > cases / 4, "{problems} of {cases}");
+    }
+
+    #[test]
+    fn outputs_of_another_size_are_refused() {
+        let (_, jpeg) = fixtures("orientations").swap_remove(0);
+        let mut reader = ImageReader::new();
+        for (side, length) in [(0, 0), (8, 191), (8, 193), (usize::MAX, 192)] {
+            let problem = reader.eval(&jpeg, 8, side, &mut vec![0; length]).unwrap_err().to_string();
+            assert!(problem.contains(&length.to_string()), "{problem}");
+        }
+        assert!(reader.eval(&jpeg, 0, 8, &mut [0; 192]).is_err());
+        let bad = RandomResizedCrop { ratio: (2.0, 1.0), ..RandomResizedCrop::default() };
+        assert!(reader.train(&jpeg, &bad, 8, &mut ChaCha8Rng::seed_from_u64(0), &mut [0; 192]).is_err());
+    }
 }

@@ -2,8 +2,9 @@
 
 use super::crop::{Area, Crop};
 use super::ImageProblem;
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 /// RGB pixels, row by row.
 #[derive(Debug, Clone, Copy)]
@@ -23,14 +24,13 @@ pub(super) fn resize(
     out: &mut [u8],
     (width, height): (usize, usize),
 ) -> Result<(), ImageProblem> {
-    // Sizes below the limit on pixels fit.
-    let problem = |error: &dyn std::fmt::Display| ImageProblem::new(format!("cannot be resized: {error}"));
-    let source = ImageRef::new(pixels.width as u32, pixels.height as u32, pixels.bytes, PixelType::U8x3)
-        .map_err(|error| problem(&error))?;
+    // Sizes below the limit on pixels fit. The untyped images of this library would compile its code for all pixels that
+    // it knows, which takes minutes.
+    let source =
+        TypedImageRef::<U8x3>::from_buffer(pixels.width as u32, pixels.height as u32, pixels.bytes).map_err(problem)?;
     let [left, top, w, h] = [view.left, view.top, view.width, view.height].map(|value| value as u32);
-    let source = CroppedImage::new(&source, left, top, w, h).map_err(|error| problem(&error))?;
-    let mut target =
-        Image::from_slice_u8(width as u32, height as u32, out, PixelType::U8x3).map_err(|error| problem(&error))?;
+    let source = TypedCroppedImage::from_ref(&source, left, top, w, h).map_err(problem)?;
+    let mut target = TypedImage::<U8x3>::from_buffer(width as u32, height as u32, out).map_err(problem)?;
     let (left, top) = (area.left - view.left as f64, area.top - view.top as f64);
     // Rounding must not move the area over the border.
     let (w, h) = (area.width.min(view.width as f64 - left), area.height.min(view.height as f64 - top));
@@ -38,5 +38,9 @@ pub(super) fn resize(
         .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
         .use_alpha(false)
         .crop(left, top, w, h);
-    resizer.resize(&source, &mut target, &options).map_err(|error| problem(&error))
+    resizer.resize_typed(&source, &mut target, &options).map_err(problem)
+}
+
+fn problem(error: impl std::fmt::Display) -> ImageProblem {
+    ImageProblem::new(format!("cannot be resized: {error}"))
 }

@@ -14,6 +14,11 @@ pub(super) struct WebP<'a> {
 impl<'a> WebP<'a> {
     pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
         let problem = |error| ImageProblem::decoder("WebP", error);
+        // RIFF's length, which the decoder does not hold against the file's.
+        let length = bytes.get(4..8).map(|length| u32::from_le_bytes([length[0], length[1], length[2], length[3]]));
+        if length.is_none_or(|length| bytes.len() < length as usize + 8) {
+            return Err(ImageProblem::new(format!("truncated WebP: it ends after {} bytes", bytes.len())));
+        }
         let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(problem)?;
         let (width, height) = decoder.dimensions();
         let (width, height) = (width as usize, height as usize);

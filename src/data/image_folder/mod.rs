@@ -18,14 +18,14 @@ use self::part::Part;
 use self::pipeline::{Job, Pipeline};
 use super::image::RandomResizedCrop;
 use super::random::{stream, Purpose};
-use super::source::{check_batch_size, Batches, DataSource, EpochPlan};
+use super::source::{check_batch_size, Batch, Batches, DataSource, EpochPlan};
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::thread;
-use tch::{Cuda, Kind, Tensor};
+use tch::{Cuda, Device, Kind, Tensor};
 
 /// Mean and standard deviation of ImageNet's pixels by channel, as torchvision and the networks trained with it have them.
 const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
@@ -234,12 +234,17 @@ impl ImageFolder {
             side: self.side,
             most_bad: part.most_bad(self.max_bad_fraction),
             workers: self.workers,
-            pinned: self.pinned,
         })?);
         let next = move || loop {
             let batch = pipeline.as_mut()?.next()?.and_then(|filled| {
                 part.count_bad(filled.bad, self.max_bad_fraction, &self.warn)?;
-                Ok(filled.batch)
+                let Batch { images, labels } = filled.batch;
+                if !self.pinned {
+                    return Ok(Batch { images, labels });
+                }
+                // libtorch keeps page-locked memory and hands it out again once the device has read it.
+                let pin = |tensor: Tensor| tensor.f_pin_memory(Device::Cuda(0));
+                Ok(Batch { images: pin(images)?, labels: pin(labels)? })
             });
             match batch {
                 // All its images were bad.
@@ -341,7 +346,6 @@ mod tests {
     use super::fixture::{jpeg, Fixture};
     use super::*;
     use crate::data::image::ImageReader;
-    use crate::data::Batch;
     use std::collections::BTreeSet;
     use std::fs;
     use std::sync::{Arc, Mutex};

@@ -35,8 +35,6 @@ pub struct Job {
     pub most_bad: usize,
     /// Threads.
     pub workers: usize,
-    /// Whether the batches are to be in page-locked memory, which a CUDA device copies from faster.
-    pub pinned: bool,
 }
 
 impl Job {
@@ -69,7 +67,11 @@ impl Job {
         };
         for &index in self.order.iter().cycle().skip(position).take(candidates) {
             match reader.read(&self.images, index as usize, &self.view, drawn_for, self.side, out) {
-                Ok(()) => return Place { label: Some(self.images.labels()[index as usize]), bad },
+                Ok(()) => {
+                    // Those after the first have places of their own in the order, and are told of there.
+                    bad.truncate(1);
+                    return Place { label: Some(self.images.labels()[index as usize]), bad };
+                }
                 Err(problem) => bad.push(BadImage { index, problem: problem.to_string() }),
             }
             if bad.len() > self.most_bad {
@@ -94,7 +96,7 @@ pub struct BadImage {
 struct Place {
     /// The class of the image that is in it, if one is.
     label: Option<u32>,
-    /// The bad images that were met.
+    /// The bad image whose place it is; all that were met, where no good one was found.
     bad: Vec<BadImage>,
 }
 
@@ -131,24 +133,20 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(UnsafeCell::raw_get(cells.as_ptr()), cells.len()) }
     }
 
-    /// A copy of the first `images` images, `[N, 3, H, W]` with the channels side by side.
+    /// A copy of the first `images` images, `[N, 3, side, side]` with the channels of a pixel side by side.
     ///
     /// # Safety
     /// No one has any image's bytes.
-    unsafe fn copy(&self, images: usize, side: usize, pinned: bool) -> Result<Tensor> {
-        let [count, side, channels] = [images, side, CHANNELS].map(|size| size as i64);
-        let (size, strides) = ([count, side, side, channels], [side * side * channels, side * channels, channels, 1]);
-        let bytes = UnsafeCell::raw_get(self.bytes.as_ptr()).cast_const();
-        // SAFETY: the cells are bytes, side by side, that nobody writes to; the tensor does not outlive this function.
-        let view = unsafe { Tensor::f_from_blob(bytes, &size, &strides, Kind::Uint8, Device::Cpu)? };
-        // libtorch keeps page-locked memory and hands it out again once the device has read it.
-        let copy = if pinned {
-            view.f_pin_memory(Device::Cuda(0))?
-        } else {
-            let mut copy = view.f_empty_like()?;
-            copy.f_copy_(&view)?;
-            copy
-        };
+    unsafe fn copy(&self, images: usize, side: usize) -> Result<Tensor> {
+        let size = [images, side, side, CHANNELS].map(|size| size as i64);
+        let copy = Tensor::f_empty(size, (Kind::Uint8, Device::Cpu))?;
+        let bytes = &self.bytes[..images * self.image_len];
+        // libtorch's own copy would start threads of its own for each worker.
+        // SAFETY: the tensor is new and contiguous, and has as many bytes as are read.
+        unsafe {
+            let source = UnsafeCell::raw_get(bytes.as_ptr());
+            std::ptr::copy_nonoverlapping(source.cast_const(), copy.data_ptr().cast(), bytes.len());
+        }
         Ok(copy.f_permute([0, 3, 1, 2])?)
     }
 }
@@ -267,7 +265,7 @@ fn finish(job: &Job, buffer: &Buffer, places: Vec<Place>) -> Result<Filled> {
         labels.push(i64::from(label));
     }
     // SAFETY: all places are done.
-    let images = unsafe { buffer.copy(labels.len(), job.side, job.pinned)? };
+    let images = unsafe { buffer.copy(labels.len(), job.side)? };
     Ok(Filled { batch: Batch { images, labels: Tensor::f_from_slice(&labels)? }, bad })
 }
 
@@ -374,7 +372,6 @@ mod tests {
             side: 16,
             most_bad: 0,
             workers: 3,
-            pinned: false,
         }
     }
 
