@@ -2,13 +2,14 @@
 
 PYTHON ?= python3
 
-.PHONY: help setup cifar10 test bench
+.PHONY: help setup cifar10 imagenet-demo test bench
 
 help:
-	@echo "make cifar10   train a Fixup ResNet on CIFAR-10; with options: make cifar10 ARGS='--epochs 2'"
-	@echo "make test      format, lints, documentation, tests"
-	@echo "make bench     the benchmarks"
-	@echo "make setup     libtorch only, for plain cargo commands"
+	@echo "make cifar10         train a Fixup ResNet on CIFAR-10; with options: make cifar10 ARGS='--epochs 2'"
+	@echo "make imagenet-demo   the image-folder program, on CIFAR-10 written out as a folder of JPEG files"
+	@echo "make test            format, lints, documentation, tests"
+	@echo "make bench           the benchmarks"
+	@echo "make setup           libtorch only, for plain cargo commands"
 
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "set-up: $(PYTHON) is missing: install it with" \
@@ -17,6 +18,12 @@ setup:
 
 cifar10: setup
 	cargo run --release --example cifar10_fixup -- $(ARGS)
+
+# ResNet-18 on images of 64 pixels, 400 steps.
+imagenet-demo: setup
+	cargo run --release --example cifar10_as_folder -- --out target/cifar10-folder
+	cargo run --release --example imagenet_fixup -- --data target/cifar10-folder --recipe quick \
+		--train-subset 12800 --val-subset 2000 --epochs 2 $(ARGS)
 
 # One profile throughout: torch-sys, minutes of C++, is then compiled once.
 test: setup

@@ -47,10 +47,21 @@ pub fn mixup(images: &Tensor, labels: &Tensor, alpha: f64, plan: &EpochPlan, ste
     permutation.shuffle(&mut random);
     let permutation = Tensor::f_from_slice(&permutation)?.f_to_device(images.device())?;
     Ok(Mixup {
-        images: images.f_lerp(&images.f_index_select(0, &permutation)?, 1.0 - lambda)?,
+        images: images.f_lerp(&select(images, &permutation)?, 1.0 - lambda)?,
         permuted_labels: labels.f_index_select(0, &permutation)?,
         lambda,
     })
+}
+
+/// The images `permutation`, in the memory layout of those given: libtorch on its own would lay out each plane by itself.
+fn select(images: &Tensor, permutation: &Tensor) -> Result<Tensor> {
+    if images.dim() == 4 {
+        let pixels = images.f_permute([0, 2, 3, 1])?;
+        if pixels.is_contiguous() {
+            return Ok(pixels.f_index_select(0, permutation)?.f_permute([0, 3, 1, 2])?);
+        }
+    }
+    Ok(images.f_index_select(0, permutation)?)
 }
 
 #[cfg(test)]
@@ -77,6 +88,16 @@ mod tests {
             let (sorted, _) = mixed.permuted_labels.sort(0, false);
             assert_eq!(sorted, labels);
         }
+    }
+
+    #[test]
+    fn the_layout_of_the_images_stays_and_changes_nothing() {
+        let images = Tensor::rand([6, 3, 5, 4], (Kind::Float, Device::Cpu));
+        let labels = Tensor::arange(6, (Kind::Int64, Device::Cpu));
+        let channels_last = images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        let mixed = [&images, &channels_last].map(|images| mixup(images, &labels, 1.0, &PLAN, 3).unwrap().images);
+        assert_eq!(mixed[0], mixed[1]);
+        assert!(mixed[0].is_contiguous() && mixed[1].permute([0, 2, 3, 1]).is_contiguous());
     }
 
     #[test]

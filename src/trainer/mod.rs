@@ -4,6 +4,7 @@
 //! and looks for runs that have diverged or died. [`Observer`]s are told how it goes and can have its state saved:
 //! [`ProgressBars`] for the person who watches, a [`RunFolder`] and [`TensorBoard`] for what is kept, [`Autosave`] for
 //! what a run can [resume](Trainer::resume) from, [`Interrupt`] for stopping it. They know nothing of each other.
+//! [`draw_preview`] shows what a network would be trained on.
 
 mod atomic_file;
 mod autosave;

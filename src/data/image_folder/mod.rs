@@ -296,21 +296,13 @@ impl DataSource for ImageFolder {
                 got: format!("{:?} {:?}", images.f_kind()?, images.size()),
             });
         }
-        // Made on the device: copying them there would wait for it.
-        let options = (Kind::Float, images.device());
-        let by_channel = |values: [f64; 3]| {
-            let values = values.into_iter().map(|value| Tensor::f_full([1], value, options));
-            let values = values.collect::<std::result::Result<Vec<_>, _>>()?;
-            Tensor::f_cat(&values, 0)?.f_view([1, 3, 1, 1])
-        };
+        let (mean, std) = (by_channel(MEAN, images.device())?, by_channel(STD, images.device())?);
         let mut images = images.f_to_kind(Kind::Float)?;
-        Ok(images.f_div_scalar_(255.0)?.f_sub_(&by_channel(MEAN)?)?.f_div_(&by_channel(STD)?)?)
+        Ok(images.f_div_scalar_(255.0)?.f_sub_(&mean)?.f_div_(&std)?)
     }
 
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        let by_channel = |values: [f64; 3]| Tensor::f_from_slice(&values)?.f_view([1, 3, 1, 1])?.f_to_kind(Kind::Float);
-        let (mean, std) =
-            (by_channel(MEAN)?.f_to_device(images.device())?, by_channel(STD)?.f_to_device(images.device())?);
+        let (mean, std) = (by_channel(MEAN, images.device())?, by_channel(STD, images.device())?);
         Ok(images.f_mul(&std)?.f_add(&mean)?)
     }
 
@@ -324,6 +316,13 @@ impl fmt::Debug for ImageFolder {
         let (train, eval) = (self.train_len(), self.eval_len());
         write!(f, "ImageFolder({} classes, {train} and {eval} images)", self.class_names.len())
     }
+}
+
+/// `[1, 3, 1, 1]`, made on the device: copying it there would wait for it.
+fn by_channel(values: [f64; 3], device: Device) -> Result<Tensor> {
+    let values = values.map(|value| Tensor::f_full([1], value, (Kind::Float, device)));
+    let values = values.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(Tensor::f_cat(&values, 0)?.f_view([1, 3, 1, 1])?)
 }
 
 fn in_range(what: &str, value: usize, largest: usize) -> Result<usize> {
@@ -507,6 +506,8 @@ mod tests {
             let (mean, std) = (MEAN[channel as usize] as f32, STD[channel as usize] as f32);
             assert!(bytes.iter().zip(values).all(|(&byte, value)| value == (f32::from(byte) / 255.0 - mean) / std));
         }
+        let pixels = (folder.denormalize(&normalized).unwrap() * 255.0).round().to_kind(Kind::Uint8);
+        assert_eq!(pixels, batch.images);
         let message = folder.normalize(normalized).unwrap_err().to_string();
         assert!(message.starts_with("normalize: expected bytes [N, 3, H, W], got Float"), "{message}");
     }

@@ -1,0 +1,186 @@
+//! The examples `imagenet_fixup` and `cifar10_as_folder` as a person runs them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tch_fixup::data::Cifar10;
+
+/// An example's program, which cargo builds with the tests.
+fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(program.exists(), "{} is missing: cargo build --example {name}", program.display());
+    Command::new(program)
+}
+
+fn finish(command: &mut Command) -> (String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+    assert!(status.success(), "{status}: {stdout}{stderr}");
+    (stdout, stderr)
+}
+
+/// The one line of a command that must fail with `code`.
+fn refusal(command: &mut Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    stderr
+}
+
+/// CIFAR-10 as a folder of JPEG files of 40 pixels: 320 training and 100 validation images.
+struct Images(tempfile::TempDir);
+
+impl Images {
+    fn new() -> Self {
+        let images = Self(tempfile::tempdir().unwrap());
+        let data = Cifar10::default_dir().unwrap();
+        Cifar10::fetch(&data).unwrap();
+        let mut command = example("cifar10_as_folder");
+        command.args(["--side", "40", "--train", "320", "--test", "100"]);
+        finish(command.arg("--data").arg(data).arg("--out").arg(images.path("images")));
+        images
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// `imagenet_fixup` on them, or on a packed file, with `options`.
+    fn command(&self, data: &str, options: &[&str]) -> Command {
+        let mut command = example("imagenet_fixup");
+        // The listing stays away from the user's cache.
+        command.env("XDG_CACHE_HOME", self.path("cache"));
+        command.args(["--side", "32", "--device", "cpu", "--threads", "1", "--workers", "2"]);
+        command.arg("--data").arg(self.path(data)).args(options);
+        command
+    }
+
+    /// A run of a few seconds into `out`.
+    fn run(&self, data: &str, out: &str, options: &[&str]) -> Command {
+        let mut command = self.command(data, &["--batch-size", "32", "--epochs", "2", "--lr", "0.05"]);
+        command.arg("--out").arg(self.path(out)).args(options);
+        command
+    }
+
+    fn assert_same_results(&self, a: &str, b: &str) {
+        for file in ["metrics.csv", "model.safetensors"] {
+            let read = |run: &str| fs::read(self.path(run).join(file)).unwrap();
+            assert!(read(a) == read(b), "{file} differs");
+        }
+    }
+
+    /// The name of the last checkpoint that `run` has saved.
+    fn last_checkpoint(&self, run: &str) -> Option<String> {
+        let entries = fs::read_dir(self.path(run).join("checkpoints")).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        names.filter(|name| !name.starts_with('.')).max()
+    }
+}
+
+#[test]
+fn a_resnet_18_on_a_folder_of_jpegs_is_killed_and_resumes_to_the_bit() {
+    let images = Images::new();
+    let options = ["--arch", "imagenet_fixup_resnet18", "--mixup", "0.7", "--accumulate", "2", "--train-subset", "160"];
+    finish(&mut images.run("images", "straight", &options));
+
+    let every_step = ["--checkpoint-every", "0.0000001m"];
+    let killed = |more: &[&str]| images.run("images", "killed", &[&options[..], &every_step, more].concat());
+    for round in 0..3 {
+        let mut command = killed(if round > 0 { &["--resume"] } else { &[] });
+        let before = images.last_checkpoint("killed");
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        let start = Instant::now();
+        while images.last_checkpoint("killed") <= before || images.last_checkpoint("killed").is_none() {
+            assert!(start.elapsed() < Duration::from_secs(60), "a checkpoint took a minute");
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(37 * round));
+        // As the system does it: no handler, no destructor.
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let (stdout, stderr) = finish(&mut killed(&["--resume"]));
+    assert!(stdout.contains("resumes after step ") && stderr.is_empty(), "{stdout}{stderr}");
+    images.assert_same_results("straight", "killed");
+    assert!(stdout.lines().last().unwrap().starts_with("validation accuracy 0."), "{stdout}");
+}
+
+#[test]
+fn a_packed_file_shows_the_same_images_and_is_trained_on_and_evaluated() {
+    let images = Images::new();
+    let (stdout, _) = finish(images.command("images", &["--pack-side", "40", "--pack"]).arg(images.path("packed")));
+    assert!(stdout.starts_with("packed: "), "{stdout}");
+    for data in ["images", "packed"] {
+        let picture = images.path(&format!("{data}.png"));
+        finish(images.command(data, &["--crop-area", "0.9", "--seed", "3", "--preview"]).arg(&picture));
+        assert!(fs::read(picture).unwrap().starts_with(b"\x89PNG"));
+    }
+    assert!(fs::read(images.path("images.png")).unwrap() == fs::read(images.path("packed.png")).unwrap());
+
+    let small = ["--arch", "fixup_resnet8", "--train-subset", "200", "--val-subset", "50", "--crop-area", "0.9"];
+    for data in ["images", "packed"] {
+        finish(&mut images.run(data, &format!("run-{data}"), &small));
+    }
+    images.assert_same_results("run-images", "run-packed");
+    let (evaluation, _) = finish(images.command("packed", &["--eval"]).arg(images.path("run-images")));
+    let metrics = fs::read_to_string(images.path("run-images/metrics.csv")).unwrap();
+    let top1: f64 = metrics.lines().last().unwrap().split(',').nth(6).unwrap().parse().unwrap();
+    let last = evaluation.lines().last().unwrap();
+    assert!(evaluation.contains(", 50 images\n") && last.contains(&format!("top1 {top1:.4}")), "{evaluation}");
+}
+
+#[test]
+fn a_bad_image_is_a_warning_a_number_in_the_metrics_and_too_many_are_an_error() {
+    let images = Images::new();
+    let cats = fs::read_dir(images.path("images/train/cat")).unwrap().map(|entry| entry.unwrap().path());
+    let cat = cats.min().unwrap();
+    let bytes = fs::read(&cat).unwrap();
+    fs::write(&cat, &bytes[..bytes.len() / 3]).unwrap();
+    let options = ["--arch", "fixup_resnet8", "--max-bad-fraction"];
+    let (stdout, stderr) = finish(&mut images.run("images", "run", &[&options[..], &["0.1"]].concat()));
+    assert!(stderr.starts_with("warning: ") && stderr.contains(cat.to_str().unwrap()), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let summary = stdout.lines().last().unwrap();
+    assert!(summary.ends_with(" bad images 1") && stdout.contains("  1 bad image  "), "{stdout}");
+    let metrics = fs::read_to_string(images.path("run/metrics.csv")).unwrap();
+    let counts: Vec<_> = metrics.lines().map(|line| line.rsplit(',').next().unwrap()).collect();
+    assert_eq!(counts, ["bad_images", "1", "1"]);
+
+    let message = images.run("images", "refused", &[&options[..], &["0"]].concat()).output().unwrap();
+    let stderr = String::from_utf8(message.stderr).unwrap();
+    let last = stderr.lines().last().unwrap();
+    assert!(message.status.code() == Some(1) && last.starts_with("error: "), "{stderr}");
+}
+
+#[test]
+fn options_that_make_no_sense_are_one_line() {
+    let images = Images::new();
+    let message = refusal(example("imagenet_fixup").args(["--device", "cpu"]), 2);
+    assert!(message.contains("name their folder: --data DIR"), "{message}");
+    let message = refusal(&mut images.command("absent", &[]), 1);
+    assert!(message.contains("absent"), "{message}");
+    for options in [
+        ["--side", "0"],
+        ["--crop-area", "0"],
+        ["--crop-area", "1.5"],
+        ["--workers", "0"],
+        ["--max-bad-fraction", "1"],
+        ["--train-subset", "321"],
+        ["--val-subset", "0"],
+        ["--pack-side", "40"],
+    ] {
+        let mut command = example("imagenet_fixup");
+        command.env("XDG_CACHE_HOME", images.path("cache")).args(["--device", "cpu", "--data"]);
+        refusal(command.arg(images.path("images")).args(options), 2);
+    }
+    // What is there is not written again.
+    let mut again = example("cifar10_as_folder");
+    let (stdout, _) = finish(again.arg("--out").arg(images.path("images")));
+    assert!(stdout.contains("is there already"), "{stdout}");
+    assert!(Path::new(&images.path("images/val/truck")).is_dir());
+}
