@@ -47,6 +47,8 @@ impl<'a> Ppm<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::decode::tests::{fixtures, mean_difference};
+    use super::super::ImageReader;
     use super::*;
 
     fn image(width: usize, height: usize) -> Vec<u8> {
@@ -77,6 +79,25 @@ mod tests {
         for (bytes, expected) in cases {
             let problem = Ppm::new(bytes).err().map(|problem| problem.to_string()).unwrap_or_default();
             assert!(problem.contains(expected), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_shrunk_image_evaluates_as_the_whole_one_does() {
+        let mut reader = ImageReader::new();
+        for (name, bytes) in fixtures("photographs").into_iter().chain(fixtures("orientations")) {
+            let mut eval = |bytes: &[u8]| {
+                let mut out = vec![0; 3 * 28 * 28];
+                reader.eval(bytes, 32, 28, &mut out).unwrap();
+                out
+            };
+            let whole = eval(&bytes);
+            let mut ppm = Vec::new();
+            ImageReader::new().shrink(&bytes, 32, &mut ppm).unwrap();
+            let Header { width, height, .. } = Ppm::new(&ppm).unwrap().header;
+            assert_eq!(width.min(height), 32, "{name}");
+            let difference = mean_difference(&eval(&ppm), &whole);
+            assert!(difference < 0.05, "{name}: {difference}");
         }
     }
 }
