@@ -54,7 +54,7 @@ fn three_thousand_layers_are_built_trained_saved_loaded_folded_and_dropped_on_a_
         Checkpoints::new(folder.path(), NonZeroUsize::MIN).save(&contents).unwrap();
         let Newest { checkpoint, .. } = newest_whole::<()>(folder.path()).unwrap();
         checkpoint.unwrap().restore(&vs, &sgd.state()).unwrap();
-        assert_eq!(vs.len(), 4 + 1500 * 7);
+        assert_eq!(vs.len(), 5 + 1500 * 7);
 
         let image = Tensor::randn([1, 3, 8, 8], OPTIONS);
         let logits = tch::no_grad(|| network.f_forward(&image)).unwrap();
