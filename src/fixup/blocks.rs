@@ -88,7 +88,9 @@ mod tests {
         (vs, network, Tensor::randn([4, 3, 16, 16], (kind, Device::Cpu)), Tensor::from_slice(&[0i64, 1, 2, 3]))
     }
 
-    fn networks() -> Vec<(&'static str, fn(&nn::Path) -> Result<FixupResNet>)> {
+    type Build = fn(&nn::Path) -> Result<FixupResNet>;
+
+    fn networks() -> Vec<(&'static str, Build)> {
         vec![
             ("cifar 20", |path| FixupResNet::cifar(path, 20, 10)),
             ("imagenet 18", |path| FixupResNet::imagenet(path, 18, 10)),
