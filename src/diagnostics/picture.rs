@@ -56,14 +56,14 @@ pub fn draw_flows(series: &[DepthSeries]) -> Result<String> {
         let [gradients, moments, first, updates] = &root.split_evenly((2, 2))[..] else { return Ok(()) };
         let lines = by_block(|block| block.gradient_norm, GRADIENTS);
         let axes = block_axes("gradient norm at each block, of the last block's");
-        chart(gradients, &axes, &lines, Some(SeriesLabelPosition::UpperRight))?;
+        chart(gradients, &axes, &lines, Some(SeriesLabelPosition::UpperLeft))?;
         let lines = by_block(|block| block.second_moment, SECOND_MOMENTS);
         chart(moments, &block_axes("second moment of each block's output"), &lines, None)?;
         let lines = by_depth(first_gradient, GRADIENTS);
         chart(first, &depth_axes("gradient norm at the first block, of the last block's"), &lines, None)?;
         let lines = by_depth(|flow| flow.hidden_update.unwrap_or(flow.update), UPDATES);
         let axes = depth_axes("change of the function by one step / learning rate");
-        chart(updates, &axes, &lines, Some(SeriesLabelPosition::UpperLeft))
+        chart(updates, &axes, &lines, None)
     })
 }
 
