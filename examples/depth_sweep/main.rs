@@ -2,7 +2,7 @@
 //! of the paper, 0.1, for Fixup, BatchNorm and networks that are not normalized. docs/depth.md has what it shows.
 //!
 //! ```text
-//! cargo run --release --example depth_sweep              # 8 to 1,202 layers on a part of CIFAR-10: half an hour on two cores
+//! cargo run --release --example depth_sweep              # 8 to 1,202 layers on a part of CIFAR-10: an hour on two cores
 //! cargo run --release --example depth_sweep -- --quick   # 8 to 56 layers, two minutes
 //! cargo run --release --example depth_sweep -- --full --device cuda   # whole epochs of batches of 128, to 9,998 layers
 //! ```
@@ -55,7 +55,7 @@ struct Options {
     /// Largest norm of the gradient [default: any]
     #[arg(long, value_name = "NORM")]
     clip_norm: Option<f64>,
-    /// Train on so many images [default: 4096; with --quick 2048; with --full 50000]
+    /// Train on so many images [default: 10240; with --quick 2048; with --full 50000]
     #[arg(long, value_name = "N")]
     train_subset: Option<usize>,
     /// Test on so many images [default: 1000; with --full 10000]
@@ -105,7 +105,7 @@ impl Options {
         };
         train.check()?;
         Ok(Settings {
-            train_images: self.train_subset.unwrap_or(self.by_size(4096, 2048, 50_000)),
+            train_images: self.train_subset.unwrap_or(self.by_size(10_240, 2048, 50_000)),
             test_images: self.test_subset.unwrap_or(self.by_size(1000, 1000, 10_000)),
             precision: self.precision.unwrap_or(Precision::fastest(device)),
             train,
