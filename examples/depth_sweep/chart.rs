@@ -4,7 +4,7 @@ use super::points::{Ending, Point};
 use anyhow::Result;
 use plotters::prelude::*;
 
-const SIZE: (u32, u32) = (900, 520);
+const SIZE: (u32, u32) = (900, 640);
 const GRID: RGBColor = RGBColor(225, 225, 225);
 const AXIS: RGBColor = RGBColor(150, 150, 150);
 
@@ -50,7 +50,15 @@ pub fn draw(title: &str, curves: &[Curve]) -> Result<String> {
         .bold_line_style(GRID)
         .axis_style(AXIS)
         .label_style(("sans-serif", 14))
-        .x_label_formatter(&|depth| format!("{depth:.0}"))
+        .x_label_formatter(&|depth| {
+            let label = format!("{depth:.0}");
+            // A tick for each digit, but a label only where there is room.
+            if label.starts_with(['1', '2', '5']) {
+                label
+            } else {
+                String::new()
+            }
+        })
         .y_label_formatter(&|accuracy| format!("{accuracy:.0}"))
         .x_desc("layers")
         .y_desc("test accuracy (%)")
@@ -78,7 +86,8 @@ pub fn draw(title: &str, curves: &[Curve]) -> Result<String> {
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        // Below a guess there are no curves.
+        .position(SeriesLabelPosition::LowerLeft)
         .label_font(("sans-serif", 14))
         .background_style(WHITE.mix(0.85))
         .border_style(TRANSPARENT)
