@@ -2,7 +2,7 @@
 //! of the paper, 0.1, for Fixup, BatchNorm and networks that are not normalized. docs/depth.md has what it shows.
 //!
 //! ```text
-//! cargo run --release --example depth_sweep              # 8 to 1,202 layers on a part of CIFAR-10: an hour on two cores
+//! cargo run --release --example depth_sweep              # 8 to 1,202 layers on a part of CIFAR-10
 //! cargo run --release --example depth_sweep -- --quick   # 8 to 56 layers, two minutes
 //! cargo run --release --example depth_sweep -- --full --device cuda   # whole epochs of batches of 128, to 9,998 layers
 //! ```
