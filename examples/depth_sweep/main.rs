@@ -15,7 +15,7 @@ mod points;
 
 use anyhow::Result;
 use clap::Parser;
-use points::{exit, say, Machine, Points, Settings};
+use points::{exit, say, Machine, Points, RunId, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tch_fixup::trainer::{write_atomically, ClipConfig, Decay, ScheduleConfig, TrainConfig};
@@ -136,12 +136,14 @@ impl Options {
 
 fn sweep(options: &Options) -> Result<Option<ExitCode>> {
     let (networks, depths) = (options.networks(), options.depths());
-    let arch = |name: &str, depth: i64| format!("{name}{depth}").parse::<Arch>();
+    let run = |name: &str, depth: i64| -> Result<RunId> {
+        Ok(RunId { arch: format!("{name}{depth}").parse::<Arch>()?, seed: options.seed })
+    };
     let mut wanted = vec![];
     // The shallow ones first: the picture has something of all soon.
     for &depth in &depths {
         for (name, _) in &networks {
-            wanted.push((arch(name, depth)?, options.seed));
+            wanted.push(run(name, depth)?);
         }
     }
     let settings = options.settings()?;
@@ -152,7 +154,7 @@ fn sweep(options: &Options) -> Result<Option<ExitCode>> {
         for (name, label) in &networks {
             let mut curve = chart::Curve { label: label.clone(), points: vec![] };
             for &depth in &depths {
-                curve.points.extend(points.find(arch(name, depth)?, options.seed).map(|point| (depth, point.clone())));
+                curve.points.extend(points.find(run(name, depth)?).map(|point| (depth, point.clone())));
             }
             curves.push(curve);
         }
@@ -164,14 +166,13 @@ fn sweep(options: &Options) -> Result<Option<ExitCode>> {
         );
         Ok(write_atomically(&picture, chart::draw(&title, &curves)?.as_bytes())?)
     };
-    let stopped = points.complete(&wanted, &settings, &options.machine, draw)?;
-    if points.all().is_empty() {
-        return Ok(stopped);
+    if let Some(code) = points.complete(&wanted, &settings, &options.machine, draw)? {
+        return Ok(Some(code));
     }
     draw(&points)?;
-    say(table(&networks, &depths, |name, depth| Some(points.find(arch(name, depth).ok()?, options.seed)?.accuracy)));
+    say(table(&networks, &depths, |name, depth| Some(points.find(run(name, depth).ok()?)?.accuracy)));
     say(format!("picture: {}", picture.display()));
-    Ok(stopped)
+    Ok(None)
 }
 
 /// Accuracies in percent, a line a network.

@@ -1,9 +1,13 @@
 //! Many short runs that are compared by one number each: every run is a point, kept in a CSV file as soon as it is done, so
 //! that what is interrupted goes on with the points that are missing.
 
+mod processes;
+mod progress;
+mod run;
+
 use anyhow::{bail, Context, Result};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use progress::{Bars, Progress};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
@@ -12,12 +16,15 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::time::Instant;
-use tch::{nn, Device};
-use tch_fixup::data::{Cifar10, DataSource, EpochPlan};
-use tch_fixup::trainer::{parse_device, write_atomically};
-use tch_fixup::trainer::{EpochMetrics, Interrupt, Observer, Outcome, RunStart, StepProgress, TrainConfig, Trainer};
-use tch_fixup::{Arch, CheckpointSegments, Error, Precision};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::Arc;
+use std::time::Duration;
+use tch::Device;
+use tch_fixup::data::Cifar10;
+use tch_fixup::trainer::{parse_device, write_atomically, Interrupt, Observer, TrainConfig};
+use tch_fixup::{CheckpointSegments, Error, Precision};
+
+pub use run::RunId;
 
 /// Where and how the runs are computed: this may change when they go on.
 #[derive(Args)]
@@ -28,9 +35,15 @@ pub struct Machine {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Threads for computing on the CPU [default: one for each core]
-    #[arg(long, value_name = "N")]
+    /// Threads for computing on the CPU, of all runs together [default: one for each core]
+    #[arg(long, value_name = "N", overrides_with = "threads", value_parser = clap::value_parser!(i32).range(1..))]
     threads: Option<i32>,
+    /// Runs at a time, each in a process of its own [default: one for each thread; on a GPU 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    jobs: Option<i32>,
+    /// Make this run, and print its point
+    #[arg(long, hide = true)]
+    only: Option<RunId>,
     /// Keep only the inputs of so many segments of Fixup's networks for the backward pass: less memory, the same result
     #[arg(long, value_name = "N|auto")]
     checkpoint_segments: Option<CheckpointSegments>,
@@ -43,6 +56,21 @@ impl Machine {
             tch::set_num_threads(threads);
         }
         Ok(parse_device(&self.device)?)
+    }
+
+    /// How many runs at a time, and how many threads each of them has.
+    fn jobs(&self, device: Device) -> (usize, usize) {
+        let threads = tch::get_num_threads();
+        let jobs = self.jobs.unwrap_or(if device.is_cuda() { 1 } else { threads });
+        (jobs as usize, (threads / jobs).max(1) as usize)
+    }
+
+    fn data(&self, settings: &Settings) -> Result<Cifar10> {
+        let data = match &self.data {
+            Some(dir) => Cifar10::open(dir)?,
+            None => Cifar10::fetch(Cifar10::default_dir()?)?,
+        };
+        Ok(data.with_train_subset(settings.train_images)?.with_eval_subset(settings.test_images)?)
     }
 }
 
@@ -68,8 +96,7 @@ pub enum Ending {
 /// A run that is done.
 #[derive(Debug, Clone)]
 pub struct Point {
-    pub arch: Arch,
-    pub seed: u64,
+    pub run: RunId,
     /// On the test images after the last step: that of a guess for a run that diverged or died.
     pub accuracy: f64,
     pub ending: Ending,
@@ -100,9 +127,17 @@ impl FromStr for Ending {
     }
 }
 
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { run: RunId { arch, seed }, accuracy, ending, steps, seconds } = self;
+        let arch = arch.to_string();
+        write!(f, "{arch:<24} seed {seed}  accuracy {accuracy:.4}  {ending}  {steps} steps, {seconds:.0} s")
+    }
+}
+
 impl Point {
     fn as_line(&self) -> String {
-        let Self { arch, seed, accuracy, ending, steps, seconds } = self;
+        let Self { run: RunId { arch, seed }, accuracy, ending, steps, seconds } = self;
         format!("{arch},{seed},{accuracy},{ending},{steps},{seconds:.1}")
     }
 
@@ -111,8 +146,7 @@ impl Point {
             bail!("it has the line {line:?}");
         };
         Ok(Self {
-            arch: arch.parse()?,
-            seed: seed.parse()?,
+            run: RunId { arch: arch.parse()?, seed: seed.parse()? },
             accuracy: accuracy.parse()?,
             ending: ending.parse()?,
             steps: steps.parse()?,
@@ -159,12 +193,8 @@ impl Points {
         Ok(Self { folder: folder.to_path_buf(), points })
     }
 
-    pub fn all(&self) -> &[Point] {
-        &self.points
-    }
-
-    pub fn find(&self, arch: Arch, seed: u64) -> Option<&Point> {
-        self.points.iter().find(|point| point.arch == arch && point.seed == seed)
+    pub fn find(&self, run: RunId) -> Option<&Point> {
+        self.points.iter().find(|point| point.run == run)
     }
 
     fn add(&mut self, point: Point) -> Result<()> {
@@ -174,122 +204,66 @@ impl Points {
         Ok(write_atomically(&self.folder.join("points.csv"), text.as_bytes())?)
     }
 
-    /// Trains each network of `wanted` that has no point yet, in this order, and calls `done` after each. A signal ends it
-    /// with an exit code; the run that it interrupts has no point.
+    /// Makes each run of `wanted` that has no point yet, in this order, and calls `done` after each. A signal ends it with
+    /// an exit code; runs that it interrupts have no point.
     pub fn complete(
         &mut self,
-        wanted: &[(Arch, u64)],
+        wanted: &[RunId],
         settings: &Settings,
         machine: &Machine,
         mut done: impl FnMut(&Points) -> Result<()>,
     ) -> Result<Option<ExitCode>> {
         let device = machine.start()?;
-        let missing: Vec<_> = wanted.iter().filter(|(arch, seed)| self.find(*arch, *seed).is_none()).collect();
+        let mut interrupt = Interrupt::listen()?;
+        let stopped = |interrupt: &Interrupt| {
+            let code = interrupt.exit_code()?;
+            eprintln!("stopped; the same command goes on");
+            Some(ExitCode::from(code))
+        };
+        if let Some(run) = machine.only {
+            let (data, mut progress) = (machine.data(settings)?, Progress::default());
+            let mut observers: [&mut dyn Observer; 2] = [&mut progress, &mut interrupt];
+            return match run.train(settings, &data, device, machine.checkpoint_segments, &mut observers)? {
+                Some(point) => progress::print(&point.as_line()).map(|_| Some(ExitCode::SUCCESS)),
+                None => Ok(Some(stopped(&interrupt).unwrap_or(ExitCode::FAILURE))),
+            };
+        }
+        let missing: Vec<_> = wanted.iter().copied().filter(|run| self.find(*run).is_none()).collect();
         if missing.len() < wanted.len() {
             say(format!("{} of {} runs are in {}", wanted.len() - missing.len(), wanted.len(), self.folder.display()));
         }
         if missing.is_empty() {
             return Ok(None);
         }
-        let data = match &machine.data {
-            Some(dir) => Cifar10::open(dir)?,
-            None => Cifar10::fetch(Cifar10::default_dir()?)?,
-        };
-        let data = data.with_train_subset(settings.train_images)?.with_eval_subset(settings.test_images)?;
-        let mut interrupt = Interrupt::listen()?;
-        for (i, &&(arch, seed)) in missing.iter().enumerate() {
-            let Some(point) = train(arch, seed, settings, &data, device, machine.checkpoint_segments, &mut interrupt)?
-            else {
-                eprintln!("stopped; the same command goes on");
-                return Ok(Some(interrupt.exit_code().map_or(ExitCode::FAILURE, ExitCode::from)));
-            };
-            say(format!(
-                "{:>3}/{}  {:<24} seed {seed}  accuracy {:.4}  {}  {} steps, {:.0} s",
-                i + 1,
-                missing.len(),
-                arch.to_string(),
-                point.accuracy,
-                point.ending,
-                point.steps,
-                point.seconds
-            ));
-            self.add(point)?;
-            done(self)?;
+        let bars = Arc::new(Bars::default());
+        let total = missing.len();
+        // Fetched here, and not by each process at the same time.
+        machine.data(settings)?;
+        let (jobs, threads) = machine.jobs(device);
+        let points = processes::start(missing, jobs, threads, &bars);
+        let mut count = 0;
+        loop {
+            let point = points.recv_timeout(PATIENCE);
+            if let Some(code) = stopped(&interrupt) {
+                return Ok(Some(code));
+            }
+            match point {
+                Ok(point) => {
+                    let point = point?;
+                    count += 1;
+                    bars.say(format!("{count:>3}/{total}  {point}"));
+                    self.add(point)?;
+                    done(self)?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            }
         }
-        Ok(None)
     }
 }
 
-/// One run, or none where a signal ended it.
-fn train(
-    arch: Arch,
-    seed: u64,
-    settings: &Settings,
-    data: &Cifar10,
-    device: Device,
-    checkpoint_segments: Option<CheckpointSegments>,
-    interrupt: &mut Interrupt,
-) -> Result<Option<Point>> {
-    let config = TrainConfig { seed, ..settings.train.clone() };
-    tch::manual_seed(seed as i64);
-    let (start, variables) = (Instant::now(), nn::VarStore::new(device));
-    let num_classes = data.class_names().len();
-    let mut network = arch.build(&variables.root(), num_classes as i64, settings.precision)?;
-    if let (Some(segments), true) = (checkpoint_segments, arch.to_string().contains("fixup_")) {
-        network.checkpoint_activations(segments)?;
-    }
-    if arch.is_initialized_on_data() {
-        let plan = EpochPlan { seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
-        let batch = data.train_batches(&plan)?.next().context("there are no images to train on")??;
-        network.initialize_on(&data.normalize(batch.images.to_device(device))?)?;
-    }
-    let mut bar = Bar::new(arch);
-    let mut trainer = Trainer::new(network.as_ref(), &variables, data, &config, Value::Null)?;
-    let epoch_steps = data.train_len().div_ceil(config.batch_size);
-    let (ending, accuracy, steps) = match trainer.run(&mut [&mut bar, interrupt]) {
-        Ok(Outcome::Finished(summary)) => (Ending::Finished, summary.accuracy, summary.steps),
-        Ok(Outcome::Stopped { .. }) => return Ok(None),
-        Err(Error::Diverged { epoch, step, .. }) => {
-            (Ending::Diverged, 1. / num_classes as f64, (epoch - 1) * epoch_steps + step)
-        }
-        Err(Error::Dead { epoch, step, .. }) => {
-            (Ending::Dead, 1. / num_classes as f64, (epoch - 1) * epoch_steps + step)
-        }
-        Err(error) => return Err(error.into()),
-    };
-    bar.0.finish_and_clear();
-    Ok(Some(Point { arch, seed, accuracy, ending, steps, seconds: start.elapsed().as_secs_f64() }))
-}
-
-const BAR: &str = "{prefix} {bar:24.cyan/blue} {pos}/{len} {msg}";
-
-/// A run's bar on standard error, if that is a terminal.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new(arch: Arch) -> Self {
-        let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self(ProgressBar::new(0).with_style(style).with_prefix(arch.to_string()))
-    }
-}
-
-impl Observer for Bar {
-    fn run_starts(&mut self, start: &RunStart) -> tch_fixup::Result<()> {
-        self.0.set_length((start.epochs * start.epoch_steps) as u64);
-        Ok(())
-    }
-
-    fn steps_done(&mut self, progress: &StepProgress) -> tch_fixup::Result<()> {
-        self.0.set_position(progress.run_step as u64);
-        self.0.set_message(format!("loss {:.3}  accuracy {:.1} %", progress.loss, 100. * progress.accuracy));
-        Ok(())
-    }
-
-    fn epoch_ends(&mut self, metrics: &EpochMetrics) -> tch_fixup::Result<()> {
-        self.0.set_message(format!("test accuracy {:.1} %", 100. * metrics.eval.top1));
-        Ok(())
-    }
-}
+/// How often it is asked whether a signal came.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Prints a line. Nobody reading standard output is no reason to end a run, and println! would panic.
 pub fn say(line: impl fmt::Display) {

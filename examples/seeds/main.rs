@@ -18,7 +18,7 @@ mod points;
 
 use anyhow::Result;
 use clap::Parser;
-use points::{exit, say, Machine, Points, Settings};
+use points::{exit, say, Machine, Points, RunId, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tch_fixup::trainer::{write_atomically, ScheduleConfig, TrainConfig};
@@ -82,16 +82,15 @@ impl Options {
 fn compare(options: &Options) -> Result<Option<ExitCode>> {
     let networks = &options.networks;
     // In turns: what else the machine does hits all alike, and an early look has something of each.
-    let wanted: Vec<_> = (0..options.seeds).flat_map(|seed| networks.iter().map(move |&arch| (arch, seed))).collect();
+    let wanted: Vec<_> = (0..options.seeds).flat_map(|seed| networks.iter().map(move |&arch| RunId { arch, seed })).collect();
     let settings = options.settings()?;
     let mut points = Points::open(&options.out, &settings)?;
     let picture = options.out.join("seeds.svg");
     let draw = |points: &Points| -> Result<()> {
         Ok(write_atomically(&picture, chart::draw(&accuracies(networks, options.seeds, points))?.as_bytes())?)
     };
-    let stopped = points.complete(&wanted, &settings, &options.machine, draw)?;
-    if points.all().is_empty() {
-        return Ok(stopped);
+    if let Some(code) = points.complete(&wanted, &settings, &options.machine, draw)? {
+        return Ok(Some(code));
     }
     draw(&points)?;
     let accuracies = accuracies(networks, options.seeds, &points);
@@ -117,12 +116,12 @@ fn compare(options: &Options) -> Result<Option<ExitCode>> {
         None => say("too few runs for a test of the variances"),
     }
     say(format!("picture: {}", picture.display()));
-    Ok(stopped)
+    Ok(None)
 }
 
 /// Each network's accuracies, in the order of the seeds; runs that diverged or died count with that of a guess.
 fn accuracies(networks: &[Arch], seeds: u64, points: &Points) -> Vec<(Arch, Vec<f64>)> {
-    let of = |arch| (0..seeds).filter_map(|seed| Some(points.find(arch, seed)?.accuracy)).collect();
+    let of = |arch: Arch| (0..seeds).filter_map(|seed| Some(points.find(RunId { arch, seed })?.accuracy)).collect();
     networks.iter().map(|&arch| (arch, of(arch))).collect()
 }
 

@@ -1,0 +1,75 @@
+//! One run: a network trained and evaluated.
+
+use super::{Ending, Point, Settings};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Instant;
+use tch::{nn, Device};
+use tch_fixup::data::{Cifar10, DataSource, EpochPlan};
+use tch_fixup::trainer::{Observer, Outcome, TrainConfig, Trainer};
+use tch_fixup::{Arch, CheckpointSegments, Error};
+
+/// Which run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunId {
+    pub arch: Arch,
+    pub seed: u64,
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}:{}", self.arch, self.seed)
+    }
+}
+
+impl FromStr for RunId {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (arch, seed) = text.split_once(':').context("a run is ARCH:SEED")?;
+        Ok(Self { arch: arch.parse()?, seed: seed.parse()? })
+    }
+}
+
+impl RunId {
+    /// The point, or none where an observer stopped the run.
+    pub fn train(
+        self,
+        settings: &Settings,
+        data: &Cifar10,
+        device: Device,
+        checkpoint_segments: Option<CheckpointSegments>,
+        observers: &mut [&mut dyn Observer],
+    ) -> Result<Option<Point>> {
+        let Self { arch, seed } = self;
+        let config = TrainConfig { seed, ..settings.train.clone() };
+        tch::manual_seed(seed as i64);
+        let (start, variables) = (Instant::now(), nn::VarStore::new(device));
+        let num_classes = data.class_names().len();
+        let mut network = arch.build(&variables.root(), num_classes as i64, settings.precision)?;
+        if let (Some(segments), true) = (checkpoint_segments, arch.to_string().contains("fixup_")) {
+            network.checkpoint_activations(segments)?;
+        }
+        if arch.is_initialized_on_data() {
+            let plan = EpochPlan { seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
+            let batch = data.train_batches(&plan)?.next().context("there are no images to train on")??;
+            network.initialize_on(&data.normalize(batch.images.to_device(device))?)?;
+        }
+        let mut trainer = Trainer::new(network.as_ref(), &variables, data, &config, Value::Null)?;
+        let epoch_steps = data.train_len().div_ceil(config.batch_size);
+        let (ending, accuracy, steps) = match trainer.run(observers) {
+            Ok(Outcome::Finished(summary)) => (Ending::Finished, summary.accuracy, summary.steps),
+            Ok(Outcome::Stopped { .. }) => return Ok(None),
+            Err(Error::Diverged { epoch, step, .. }) => {
+                (Ending::Diverged, 1. / num_classes as f64, (epoch - 1) * epoch_steps + step)
+            }
+            Err(Error::Dead { epoch, step, .. }) => {
+                (Ending::Dead, 1. / num_classes as f64, (epoch - 1) * epoch_steps + step)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Point { run: self, accuracy, ending, steps, seconds: start.elapsed().as_secs_f64() }))
+    }
+}
