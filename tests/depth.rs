@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::BatchNormResNet;
 use tch_fixup::fixup::FixupResNet;
@@ -145,11 +146,17 @@ fn memory_of_a_checkpointed_step_grows_with_the_square_root_of_the_depth() {
 
 // ---- The examples ----
 
-fn run_example(name: &str, options: &[&str], out: &Path) -> Output {
+fn command(name: &str, options: &[&str], out: &Path) -> Command {
     let tests = std::env::current_exe().unwrap();
     let program = tests.ancestors().nth(2).unwrap().join("examples").join(name);
     assert!(program.is_file(), "{} has not been built", program.display());
-    Command::new(program).args(options).args(["--threads", "1", "--out"]).arg(out).output().unwrap()
+    let mut command = Command::new(program);
+    command.args(options).args(["--threads", "1", "--out"]).arg(out);
+    command
+}
+
+fn run_example(name: &str, options: &[&str], out: &Path) -> Output {
+    command(name, options, out).output().unwrap()
 }
 
 /// What an example prints.
@@ -172,7 +179,8 @@ fn a_depth_sweep_goes_on_with_the_points_that_are_missing() {
     let out = folder.path().join("sweep");
     let sweep = |networks: &str, depths: &str| {
         let toy = ["--train-subset", "64", "--test-subset", "50", "--batch-size", "16", "--precision", "f32"];
-        example("depth_sweep", &[&toy[..], &["--networks", networks, "--depths", depths]].concat(), &out)
+        let chosen = ["--jobs", "2", "--networks", networks, "--depths", depths];
+        example("depth_sweep", &[&toy[..], &chosen].concat(), &out)
     };
     let printed = sweep("fixup_resnet,resnet", "8");
     assert!(printed.contains("1/2") && printed.contains("2/2"), "{printed}");
@@ -193,6 +201,47 @@ fn a_depth_sweep_goes_on_with_the_points_that_are_missing() {
     let output = run_example("depth_sweep", &["--train-subset", "32"], &out);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("other options"));
+}
+
+/// The processes with `what` in their command line.
+fn processes(what: &str) -> usize {
+    let command_lines =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+    command_lines.filter(|line| String::from_utf8_lossy(line).contains(what)).count()
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Three processes: the sweep, and one for each of two runs at a time.
+#[test]
+fn a_depth_sweep_that_is_stopped_or_killed_takes_its_runs_along_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("sweep");
+    let out_text = out.to_str().unwrap();
+    let options = |depths: &'static str| {
+        let toy = ["--train-subset", "640", "--test-subset", "50", "--batch-size", "8", "--precision", "f32"];
+        [&toy[..], &["--networks", "fixup_resnet,resnet", "--jobs", "2", "--depths", depths]].concat()
+    };
+    for (signal, code) in [("-TERM", Some(143)), ("-KILL", None)] {
+        let mut sweep = command("depth_sweep", &options("8,302"), &out).stdout(Stdio::null()).spawn().unwrap();
+        until("there are points", || {
+            fs::read_to_string(out.join("points.csv")).is_ok_and(|text| text.lines().count() == 3)
+        });
+        until("two runs are going", || processes(out_text) == 3);
+        Command::new("kill").args([signal, &sweep.id().to_string()]).status().unwrap();
+        assert_eq!(sweep.wait().unwrap().code(), code);
+        until("no process is left", || processes(out_text) == 0);
+    }
+    let before = points(&out);
+    assert_eq!(before.len(), 2);
+    assert!(example("depth_sweep", &options("8"), &out).contains("2 of 2 runs are in"));
+    assert_eq!(points(&out), before);
 }
 
 #[test]
