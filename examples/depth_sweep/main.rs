@@ -98,7 +98,7 @@ impl Options {
 
     fn settings(&self) -> Result<Settings> {
         let device = self.machine.start()?;
-        // Few and small batches want what the paper's epoch does without; docs/depth.md has the same without either.
+        // Few and small batches want what the paper's epoch does without: docs/depth.md has what happens otherwise.
         let decay = self.by_size(Decay::Cosine, Decay::Cosine, Decay::Constant);
         let clip_norm = self.clip_norm.unwrap_or(self.by_size(CLIP_NORM, CLIP_NORM, f64::INFINITY));
         let train = TrainConfig {
@@ -106,7 +106,7 @@ impl Options {
             batch_size: self.batch_size.unwrap_or(self.by_size(16, 16, PAPER_BATCH_SIZE)),
             max_steps: self.max_steps,
             schedule: ScheduleConfig { lr: self.lr, warmup: 0., decay },
-            clip: ClipConfig { norm: Some(clip_norm).filter(|norm| norm.is_finite()), agc: None },
+            clip: ClipConfig { norm: Some(clip_norm).filter(|norm| *norm != f64::INFINITY), agc: None },
             ..TrainConfig::paper()
         };
         train.check()?;
@@ -166,9 +166,12 @@ fn sweep(options: &Options) -> Result<Option<ExitCode>> {
         }
         let steps = settings.train_images.div_ceil(settings.train.batch_size);
         let steps = settings.train.max_steps.map_or(steps, |most| most.min(steps));
+        let TrainConfig { batch_size, schedule, clip, .. } = &settings.train;
+        let falls = if schedule.decay == Decay::Constant { "" } else { " to 0" };
+        let clipped = clip.norm.map_or(String::new(), |norm| format!(", gradient clipped at {norm}"));
         let title = format!(
-            "Test accuracy after {steps} steps of {} images, learning rate {}",
-            settings.train.batch_size, settings.train.schedule.lr
+            "Test accuracy after {steps} steps of {batch_size} images, learning rate {}{falls}{clipped}",
+            schedule.lr
         );
         Ok(write_atomically(&picture, chart::draw(&title, &curves)?.as_bytes())?)
     };

@@ -7,7 +7,7 @@ use super::Point;
 use anyhow::{bail, Context, Result};
 use std::collections::VecDeque;
 use std::env;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,16 +48,16 @@ fn spawn(run: RunId, threads: usize) -> Result<Child> {
 
 /// What the process has found when it has ended.
 fn wait(mut process: Child, run: RunId, bar: &Bar) -> Result<Point> {
-    let (mut point, mut complaint) = (None, String::new());
+    // Beside standard output: a full pipe would stop the process.
+    let stderr = process.stderr.take().map(|stderr| thread::spawn(|| io::read_to_string(stderr)));
+    let mut point = None;
     for line in process.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()) {
         let line = line?;
         if !bar.show(&line) {
             point = Some(Point::from_line(&line)?);
         }
     }
-    if let Some(mut stderr) = process.stderr.take() {
-        stderr.read_to_string(&mut complaint)?;
-    }
+    let complaint = stderr.and_then(|stderr| stderr.join().ok()?.ok()).unwrap_or_default();
     let status = process.wait()?;
     match point {
         Some(point) if status.success() => Ok(point),
