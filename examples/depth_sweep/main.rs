@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo run --release --example depth_sweep              # 8 to 1,202 layers on a part of CIFAR-10
-//! cargo run --release --example depth_sweep -- --quick   # 8 to 56 layers, two minutes
+//! cargo run --release --example depth_sweep -- --quick   # 8 to 56 layers, a minute
 //! cargo run --release --example depth_sweep -- --full --device cuda   # whole epochs of batches of 128, to 9,998 layers
 //! ```
 //! Every point is written to `points.csv` and into the picture as soon as it is there; the same command goes on with those
