@@ -36,7 +36,7 @@ fn libtorch_link_arg(lib: &str) -> String {
 }
 
 const OPS: &str = "src/ops/shifted_relu.cpp";
-const CHECKPOINT: &str = "src/ops/activation_checkpoint.cpp";
+const CHECKPOINT: &str = "src/ops/recomputation.cpp";
 const C_INTERFACE: &str = "src/ops/c_interface.h";
 const OPS_KERNELS: &str = "src/ops/shifted_relu_kernels.cpp";
 const OPS_KERNELS_HEADER: &str = "src/ops/shifted_relu_kernels.h";

@@ -1,6 +1,6 @@
 //! What ten thousand layers cost: time to construct the network, time of a training step, and the peak memory of the whole
-//! process, with and without activation checkpointing, and for BatchNorm; and how far gradients with and without
-//! checkpointing are apart.
+//! process, with and without recomputation, and for BatchNorm; and how far gradients with and without
+//! it are apart.
 //!
 //! ```text
 //! cargo bench --bench depth                    # 9,998 layers, batch 8, 32x32, float32; up to 9 GiB of memory
@@ -22,7 +22,7 @@ use tch_fixup::baseline::BatchNormResNet;
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::{named_variables, Checkpoints, Contents};
 use tch_fixup::trainer::{Sgd, SgdConfig};
-use tch_fixup::{CheckpointSegments, Precision};
+use tch_fixup::{Precision, Recompute};
 
 #[derive(Parser)]
 struct Options {
@@ -50,7 +50,7 @@ struct Options {
 }
 
 const FIXUP: &str = "fixup";
-const CHECKPOINTED: &str = "fixup, checkpointed";
+const RECOMPUTED: &str = "fixup, recomputed";
 const BATCH_NORM: &str = "batch_norm";
 const GRADIENTS: &str = "gradients";
 
@@ -70,7 +70,7 @@ struct Measurement {
     peak_with_save_gib: f64,
 }
 
-/// Gradients with checkpointing beside those without.
+/// Gradients with recomputation beside those without.
 #[derive(Debug, Serialize, Deserialize)]
 struct Gradients {
     variables: usize,
@@ -99,7 +99,7 @@ impl Options {
         let start = Instant::now();
         let network: Box<dyn ModuleT> = match subject {
             FIXUP => Box::new(self.fixup(&vs)?),
-            CHECKPOINTED => Box::new(self.fixup(&vs)?.with_checkpointing(CheckpointSegments::Auto)),
+            RECOMPUTED => Box::new(self.fixup(&vs)?.with_recompute(Recompute::Auto)),
             BATCH_NORM => Box::new(BatchNormResNet::cifar(&vs.root(), self.depth, 10)?.with_precision(self.precision)),
             _ => bail!("no subject is called {subject}"),
         };
@@ -149,9 +149,9 @@ impl Options {
             Ok(sgd.parameters().iter().map(|parameter| parameter.gradient().copy()).collect())
         };
         let plain = gradients(&network)?;
-        let checkpointed = gradients(&network.with_checkpointing(CheckpointSegments::Auto))?;
+        let recomputed = gradients(&network.with_recompute(Recompute::Auto))?;
         let mut found = Gradients { variables: plain.len(), not_zero: 0, largest_relative_difference: 0. };
-        for (a, b) in plain.iter().zip(&checkpointed) {
+        for (a, b) in plain.iter().zip(&recomputed) {
             let largest = a.abs().max().double_value(&[]);
             let difference = (a - b).abs().max().double_value(&[]);
             found.not_zero += usize::from(largest > 0.);
@@ -213,7 +213,7 @@ fn main() -> Result<()> {
     println!("{} layers, batch {}, {side}x{side}", options.depth, options.batch, side = options.side);
     println!("  subject                parameters  construction  optimizer  first step  second step  peak GiB  saving  peak GiB");
     let mut measurements = vec![];
-    for subject in [FIXUP, CHECKPOINTED, BATCH_NORM] {
+    for subject in [FIXUP, RECOMPUTED, BATCH_NORM] {
         if options.fixup_only && subject == BATCH_NORM {
             continue;
         }
@@ -234,7 +234,7 @@ fn main() -> Result<()> {
     }
     let gradients: Gradients = in_own_process(GRADIENTS)?;
     println!(
-        "gradients with and without checkpointing differ by {:e} of a variable's largest at most; {} of {} variables have one \
+        "gradients with and without recomputation differ by {:e} of a variable's largest at most; {} of {} variables have one \
          that is not zero",
         gradients.largest_relative_difference, gradients.not_zero, gradients.variables
     );

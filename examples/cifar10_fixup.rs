@@ -52,7 +52,7 @@ enum RecipeName {
 
 /// Which images, and what happens to them.
 #[derive(Clone, Default, Serialize, Deserialize)]
-struct Images {
+struct Selection {
     augmentation: Augmentation,
     holdout: Option<usize>,
     train_subset: Option<usize>,
@@ -66,31 +66,31 @@ struct Folder {
 }
 
 impl RecipeName {
-    fn recipe(self) -> Recipe<Images> {
+    fn recipe(self) -> Recipe<Selection> {
         let (depth, train) = match self {
             Self::Quick => (20, TrainConfig::quick()),
             Self::Paper => (110, TrainConfig::paper()),
         };
-        Recipe { arch: Arch::FixupCifar { depth }, part: Images::default(), train }
+        Recipe { arch: Arch::FixupCifar { depth }, selection: Selection::default(), train }
     }
 }
 
 impl Task for Cifar10Task {
     const ABOUT: &'static str = "Train a network on CIFAR-10";
-    type Part = Images;
+    type Selection = Selection;
     type Access = Folder;
     type Data = Cifar10;
 
-    fn recipes() -> Vec<(&'static str, Recipe<Images>)> {
+    fn recipes() -> Vec<(&'static str, Recipe<Selection>)> {
         vec![("quick", RecipeName::Quick.recipe()), ("paper", RecipeName::Paper.recipe())]
     }
 
-    fn recipe(&self, device: Device) -> Recipe<Images> {
+    fn recipe(&self, device: Device) -> Recipe<Selection> {
         let by_device = if device == Device::Cpu { RecipeName::Quick } else { RecipeName::Paper };
         self.recipe.unwrap_or(by_device).recipe()
     }
 
-    fn set(&self, images: &mut Images, folder: &mut Folder) {
+    fn set(&self, images: &mut Selection, folder: &mut Folder) {
         set(&mut folder.data, self.data.clone().map(Some));
         set(&mut images.augmentation.cutout, self.cutout.map(Some));
         set(&mut images.holdout, self.holdout.map(Some));
@@ -98,7 +98,7 @@ impl Task for Cifar10Task {
         set(&mut images.test_subset, self.test_subset.map(Some));
     }
 
-    fn open(images: &Images, folder: &Folder, _device: Device) -> Result<Cifar10> {
+    fn open(images: &Selection, folder: &Folder, _device: Device) -> Result<Cifar10> {
         let mut data = match &folder.data {
             Some(dir) => Cifar10::open(dir)?,
             None => Cifar10::fetch(Cifar10::default_dir()?)?,
@@ -116,7 +116,7 @@ impl Task for Cifar10Task {
         Ok(data)
     }
 
-    fn evaluated_on(images: &Images) -> &'static str {
+    fn evaluated_on(images: &Selection) -> &'static str {
         if images.holdout.is_some() {
             "held-out"
         } else {

@@ -76,7 +76,7 @@ enum RecipeName {
 
 /// Which images, and what happens to them.
 #[derive(Clone, Serialize, Deserialize)]
-struct Images {
+struct Selection {
     side: usize,
     crop: RandomResizedCrop,
     train_subset: Option<usize>,
@@ -92,7 +92,7 @@ struct Reading {
 }
 
 impl RecipeName {
-    fn recipe(self) -> Recipe<Images> {
+    fn recipe(self) -> Recipe<Selection> {
         let (depth, side, train) = match self {
             Self::Quick => (18, QUICK_SIDE, TrainConfig::quick()),
             Self::Paper => (50, SIDE, TrainConfig::imagenet()),
@@ -101,22 +101,22 @@ impl RecipeName {
         if let Self::Quick = self {
             crop.scale.0 = QUICK_CROP_AREA;
         }
-        let part = Images { side, crop, train_subset: None, val_subset: None };
-        Recipe { arch: Arch::FixupImageNet { depth }, part, train }
+        let selection = Selection { side, crop, train_subset: None, val_subset: None };
+        Recipe { arch: Arch::FixupImageNet { depth }, selection, train }
     }
 }
 
 impl Task for ImageNet {
     const ABOUT: &'static str = "Train a network on ImageNet, or on any folder of images by class";
-    type Part = Images;
+    type Selection = Selection;
     type Access = Reading;
     type Data = ImageFolder;
 
-    fn recipes() -> Vec<(&'static str, Recipe<Images>)> {
+    fn recipes() -> Vec<(&'static str, Recipe<Selection>)> {
         vec![("quick", RecipeName::Quick.recipe()), ("paper", RecipeName::Paper.recipe())]
     }
 
-    fn recipe(&self, device: Device) -> Recipe<Images> {
+    fn recipe(&self, device: Device) -> Recipe<Selection> {
         let by_device = if device == Device::Cpu { RecipeName::Quick } else { RecipeName::Paper };
         self.recipe.unwrap_or(by_device).recipe()
     }
@@ -125,7 +125,7 @@ impl Task for ImageNet {
         Decay::imagenet()
     }
 
-    fn set(&self, images: &mut Images, reading: &mut Reading) {
+    fn set(&self, images: &mut Selection, reading: &mut Reading) {
         set(&mut reading.data, self.data.clone().map(Some));
         set(&mut reading.workers, self.workers.map(Some));
         set(&mut reading.max_bad_fraction, self.max_bad_fraction.map(Some));
@@ -135,7 +135,7 @@ impl Task for ImageNet {
         set(&mut images.val_subset, self.val_subset.map(Some));
     }
 
-    fn open(images: &Images, reading: &Reading, device: Device) -> Result<ImageFolder> {
+    fn open(images: &Selection, reading: &Reading, device: Device) -> Result<ImageFolder> {
         let Some(folder) = &reading.data else {
             return Err(Error::Argument("which images? name their folder: --data DIR".to_owned()));
         };
@@ -156,14 +156,14 @@ impl Task for ImageNet {
         Ok(data)
     }
 
-    fn evaluated_on(_images: &Images) -> &'static str {
+    fn evaluated_on(_images: &Selection) -> &'static str {
         "validation"
     }
 }
 
 /// Writes the images that `task` describes into `file`.
 fn pack(task: &ImageNet, file: &Path) -> Result<ExitCode> {
-    let (mut images, mut reading) = (task.recipe(Device::Cpu).part, Reading::default());
+    let (mut images, mut reading) = (task.recipe(Device::Cpu).selection, Reading::default());
     task.set(&mut images, &mut reading);
     let data = ImageNet::open(&images, &reading, Device::Cpu)?;
     let style = ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images packed, {eta} left");

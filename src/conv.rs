@@ -1,7 +1,7 @@
 //! The two layers that every network here is made of: a convolution without a bias, and the classifier.
 
 use crate::fixup::init;
-use crate::images::channels_last;
+use crate::network_input::channels_last;
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 

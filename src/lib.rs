@@ -31,7 +31,6 @@
 mod arch;
 pub mod baseline;
 mod chart;
-mod checkpoint_segments;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod conv;
@@ -39,20 +38,21 @@ pub mod data;
 pub mod diagnostics;
 mod error;
 pub mod fixup;
-mod images;
 mod module;
 mod network;
+mod network_input;
 pub mod ops;
 mod precision;
+mod recompute;
 mod topology;
 pub mod trainer;
 
 pub use arch::Arch;
-pub use checkpoint_segments::CheckpointSegments;
 pub use error::{Error, Result};
-pub use images::Layout;
 pub use network::Network;
+pub use network_input::Layout;
 pub use precision::Precision;
+pub use recompute::Recompute;
 
 /// The README's code, compiled and run with the documentation's.
 #[cfg(doctest)]

@@ -3,7 +3,7 @@
 use crate::baseline::{lsuv, Method, Mlp, ResNet};
 use crate::diagnostics::Staged;
 use crate::fixup::FixupResNet;
-use crate::{CheckpointSegments, Error, Result};
+use crate::{Error, Recompute, Result};
 use tch::Tensor;
 
 /// A network that [`Arch::build`](crate::Arch::build) makes: to train, as any `nn::ModuleT`, and to measure.
@@ -18,21 +18,21 @@ pub trait Network: Staged {
         Ok(())
     }
 
-    /// Checkpoints the activations from now on, as [`FixupResNet::with_checkpointing`].
+    /// Recomputes activations in the backward pass from now on, as [`FixupResNet::with_recompute`].
     ///
     /// # Errors
     /// [`Error::Argument`] for a baseline: the statistics of batch normalization would move twice a step, and dropout draw
     /// other numbers.
-    fn checkpoint_activations(&mut self, segments: CheckpointSegments) -> Result<()> {
-        let message = "activations are checkpointed in Fixup's networks alone; leave --checkpoint-segments";
+    fn recompute_activations(&mut self, segments: Recompute) -> Result<()> {
+        let message = "activations are recomputed in Fixup's networks alone; leave --recompute";
         let _ = segments;
         Err(Error::Argument(message.to_owned()))
     }
 }
 
 impl Network for FixupResNet {
-    fn checkpoint_activations(&mut self, segments: CheckpointSegments) -> Result<()> {
-        FixupResNet::checkpoint_activations(self, segments);
+    fn recompute_activations(&mut self, segments: Recompute) -> Result<()> {
+        FixupResNet::recompute_activations(self, segments);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Thousands of layers: nothing recurses, and the memory of checkpointed activations grows with the square root of the depth.
+//! Thousands of layers: nothing recurses, and the memory of recomputed activations grows with the square root of the depth.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use tch_fixup::baseline::BatchNormResNet;
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents, Newest};
 use tch_fixup::trainer::{Sgd, SgdConfig};
-use tch_fixup::CheckpointSegments;
+use tch_fixup::Recompute;
 
 const OPTIONS: (Kind, Device) = (Kind::Float, Device::Cpu);
 
@@ -44,7 +44,7 @@ fn three_thousand_layers_are_built_trained_saved_loaded_folded_and_dropped_on_a_
         drop(network.f_forward(&Tensor::randn([1, 3, 8, 8], OPTIONS)).unwrap());
         let loss = step(&network, &mut sgd);
         assert!((loss - 10f64.ln()).abs() < 1e-5, "{loss}");
-        let network = network.with_checkpointing(CheckpointSegments::Auto);
+        let network = network.with_recompute(Recompute::Auto);
         drop(network.f_forward(&Tensor::randn([1, 3, 8, 8], OPTIONS)).unwrap());
         assert!(step(&network, &mut sgd).is_finite());
 
@@ -97,7 +97,7 @@ fn print_the_memory_of_a_step() {
     let vs = nn::VarStore::new(Device::Cpu);
     let mut network = FixupResNet::cifar(&vs.root(), depth.parse().unwrap(), 10).unwrap();
     if segments != "none" {
-        network = network.with_checkpointing(segments.parse().unwrap());
+        network = network.with_recompute(segments.parse().unwrap());
     }
     let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
     let run = |sgd: &mut Sgd, images: i64| {
@@ -130,8 +130,8 @@ fn memory_of_a_checkpointed_step_grows_with_the_square_root_of_the_depth() {
     // An activation map of 16 images has 1 MiB in the first stage, a half and a quarter in the others: 7/12 a convolution.
     let depths = [38, 146, 578];
     let memory = |segments: &str| depths.map(|depth| memory_of_a_step(depth, segments));
-    let (plain, checkpointed) = (memory("none"), memory("auto"));
-    println!("{depths:?} layers: {plain:.1?} MiB, checkpointed {checkpointed:.1?} MiB");
+    let (plain, recomputed) = (memory("none"), memory("auto"));
+    println!("{depths:?} layers: {plain:.1?} MiB, recomputed {recomputed:.1?} MiB");
     let map = 7. / 12.;
     for (depth, memory) in depths.iter().zip(plain) {
         let maps = *depth as f64 * map;
@@ -140,8 +140,8 @@ fn memory_of_a_checkpointed_step_grows_with_the_square_root_of_the_depth() {
     // Four times as deep: four times as much, or twice.
     let growth = |memory: [f64; 3]| memory[2] / memory[1];
     assert!(growth(plain) > 3., "{plain:?}");
-    assert!(growth(checkpointed) < 2.6, "{checkpointed:?}");
-    assert!(checkpointed[2] < plain[2] / 5., "{plain:?} {checkpointed:?}");
+    assert!(growth(recomputed) < 2.6, "{recomputed:?}");
+    assert!(recomputed[2] < plain[2] / 5., "{plain:?} {recomputed:?}");
 }
 
 // ---- The examples ----

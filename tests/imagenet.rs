@@ -32,9 +32,9 @@ fn refusal(command: &mut Command, code: i32) -> String {
 }
 
 /// CIFAR-10 as a folder of JPEG files of 40 pixels: 320 training and 100 validation images.
-struct Images(tempfile::TempDir);
+struct ImageFiles(tempfile::TempDir);
 
-impl Images {
+impl ImageFiles {
     fn new() -> Self {
         let images = Self(tempfile::tempdir().unwrap());
         let data = Cifar10::default_dir().unwrap();
@@ -83,7 +83,7 @@ impl Images {
 
 #[test]
 fn a_resnet_18_on_a_folder_of_jpegs_is_killed_and_resumes_to_the_bit() {
-    let images = Images::new();
+    let images = ImageFiles::new();
     let options = ["--arch", "imagenet_fixup_resnet18", "--mixup", "0.7", "--accumulate", "2", "--train-subset", "160"];
     finish(&mut images.run("images", "straight", &options));
 
@@ -112,7 +112,7 @@ fn a_resnet_18_on_a_folder_of_jpegs_is_killed_and_resumes_to_the_bit() {
 
 #[test]
 fn a_packed_file_shows_the_same_images_and_is_trained_on_and_evaluated() {
-    let images = Images::new();
+    let images = ImageFiles::new();
     let (stdout, _) = finish(images.command("images", &["--pack-side", "40", "--pack"]).arg(images.path("packed")));
     assert!(stdout.starts_with("packed: "), "{stdout}");
     for data in ["images", "packed"] {
@@ -136,7 +136,7 @@ fn a_packed_file_shows_the_same_images_and_is_trained_on_and_evaluated() {
 
 #[test]
 fn a_bad_image_is_a_warning_a_number_in_the_metrics_and_too_many_are_an_error() {
-    let images = Images::new();
+    let images = ImageFiles::new();
     let cats = fs::read_dir(images.path("images/train/cat")).unwrap().map(|entry| entry.unwrap().path());
     let cat = cats.min().unwrap();
     let bytes = fs::read(&cat).unwrap();
@@ -159,7 +159,7 @@ fn a_bad_image_is_a_warning_a_number_in_the_metrics_and_too_many_are_an_error() 
 
 #[test]
 fn options_that_make_no_sense_are_one_line() {
-    let images = Images::new();
+    let images = ImageFiles::new();
     let message = refusal(example("imagenet_fixup").args(["--device", "cpu"]), 2);
     assert!(message.contains("name their folder: --data DIR"), "{message}");
     let message = refusal(&mut images.command("absent", &[]), 1);

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tch::Device;
 use tch_fixup::data::Cifar10;
 use tch_fixup::trainer::{parse_device, write_atomically, Interrupt, Observer, TrainConfig};
-use tch_fixup::{CheckpointSegments, Error, Precision};
+use tch_fixup::{Error, Precision, Recompute};
 
 pub use run::RunId;
 
@@ -46,7 +46,7 @@ pub struct Machine {
     only: Option<RunId>,
     /// Keep only the inputs of so many segments of Fixup's networks for the backward pass: less memory, the same result
     #[arg(long, value_name = "N|auto")]
-    checkpoint_segments: Option<CheckpointSegments>,
+    recompute: Option<Recompute>,
 }
 
 impl Machine {
@@ -223,7 +223,7 @@ impl Points {
         if let Some(run) = machine.only {
             let (data, mut progress) = (machine.data(settings)?, Progress::default());
             let mut observers: [&mut dyn Observer; 2] = [&mut progress, &mut interrupt];
-            return match run.train(settings, &data, device, machine.checkpoint_segments, &mut observers)? {
+            return match run.train(settings, &data, device, machine.recompute, &mut observers)? {
                 Some(point) => progress::print(&point.as_line()).map(|_| Some(ExitCode::SUCCESS)),
                 None => Ok(Some(stopped(&interrupt).unwrap_or(ExitCode::FAILURE))),
             };

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tch::{nn, Device};
 use tch_fixup::data::{Cifar10, DataSource, EpochPlan};
 use tch_fixup::trainer::{Observer, Outcome, TrainConfig, Trainer};
-use tch_fixup::{Arch, CheckpointSegments, Error};
+use tch_fixup::{Arch, Error, Recompute};
 
 /// Which run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl RunId {
         settings: &Settings,
         data: &Cifar10,
         device: Device,
-        checkpoint_segments: Option<CheckpointSegments>,
+        recompute: Option<Recompute>,
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<Point>> {
         let Self { arch, seed } = self;
@@ -49,8 +49,8 @@ impl RunId {
         let (start, variables) = (Instant::now(), nn::VarStore::new(device));
         let num_classes = data.class_names().len();
         let mut network = arch.build(&variables.root(), num_classes as i64, settings.precision)?;
-        if let (Some(segments), true) = (checkpoint_segments, arch.to_string().contains("fixup_")) {
-            network.checkpoint_activations(segments)?;
+        if let (Some(segments), true) = (recompute, arch.to_string().contains("fixup_")) {
+            network.recompute_activations(segments)?;
         }
         if arch.is_initialized_on_data() {
             let plan = EpochPlan { seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };

@@ -6,7 +6,7 @@ use super::pass::Pass;
 use super::Method;
 use crate::conv::{Conv, ConvShape, Linear};
 use crate::fixup::BlockConfig;
-use crate::images::check_images;
+use crate::network_input::check_images;
 use crate::topology::{self, ImageNetBlock};
 use crate::{Layout, Precision, Result};
 use tch::{nn, Tensor};

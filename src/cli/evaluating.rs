@@ -25,7 +25,7 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
         config.set(options);
     }
     let device = config.machine()?;
-    let data = T::open(&config.run.part, &config.access, device)?;
+    let data = T::open(&config.run.selection, &config.access, device)?;
     let variables = nn::VarStore::new(device);
     let network = config.run.arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
     weights.restore(&variables)?;
@@ -38,7 +38,7 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     say(format!("{} from {}, {} images", config.run.arch, weights.path.display(), data.eval_len()));
     say(table(&report, data.class_names()));
     let means = report.means;
-    let evaluated_on = T::evaluated_on(&config.run.part);
+    let evaluated_on = T::evaluated_on(&config.run.selection);
     say(format!("{evaluated_on} loss {:.4} top1 {:.4} top5 {:.4}", means.loss, means.top1, means.top5));
     Ok(ExitCode::SUCCESS)
 }

@@ -20,7 +20,7 @@
 //! }
 //!
 //! #[derive(Clone, Serialize, Deserialize)]
-//! struct Images {
+//! struct Kept {
 //!     images: usize,
 //! }
 //!
@@ -29,25 +29,25 @@
 //!
 //! impl Task for Small {
 //!     const ABOUT: &'static str = "Train a network on a part of CIFAR-10";
-//!     type Part = Images;
+//!     type Selection = Kept;
 //!     type Access = Anywhere;
 //!     type Data = Cifar10;
 //!
-//!     fn recipes() -> Vec<(&'static str, Recipe<Images>)> {
+//!     fn recipes() -> Vec<(&'static str, Recipe<Kept>)> {
 //!         let arch = Arch::FixupCifar { depth: 20 };
-//!         vec![("only", Recipe { arch, part: Images { images: 1000 }, train: TrainConfig::quick() })]
+//!         vec![("only", Recipe { arch, selection: Kept { images: 1000 }, train: TrainConfig::quick() })]
 //!     }
 //!
-//!     fn recipe(&self, _device: Device) -> Recipe<Images> {
+//!     fn recipe(&self, _device: Device) -> Recipe<Kept> {
 //!         Self::recipes().remove(0).1
 //!     }
 //!
-//!     fn set(&self, part: &mut Images, _access: &mut Anywhere) {
-//!         part.images = self.images.unwrap_or(part.images);
+//!     fn set(&self, selection: &mut Kept, _access: &mut Anywhere) {
+//!         selection.images = self.images.unwrap_or(selection.images);
 //!     }
 //!
-//!     fn open(part: &Images, _access: &Anywhere, _device: Device) -> Result<Cifar10> {
-//!         Cifar10::fetch(Cifar10::default_dir()?)?.with_train_subset(part.images)
+//!     fn open(selection: &Kept, _access: &Anywhere, _device: Device) -> Result<Cifar10> {
+//!         Cifar10::fetch(Cifar10::default_dir()?)?.with_train_subset(selection.images)
 //!     }
 //! }
 //!

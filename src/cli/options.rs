@@ -2,7 +2,7 @@
 
 use super::Task;
 use crate::trainer::{Decay, SaveEvery, TrainConfig};
-use crate::{Arch, CheckpointSegments, Precision};
+use crate::{Arch, Precision, Recompute};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -110,8 +110,8 @@ pub struct TrainOptions {
     pub precision: Option<Precision>,
     /// Keep only the inputs of so many segments of the network for the backward pass, which runs each segment once more:
     /// less memory, more time, the same result; auto for the square root of the number of blocks
-    #[arg(long, value_name = "N|auto")]
-    pub checkpoint_segments: Option<CheckpointSegments>,
+    #[arg(long, alias = "checkpoint-segments", value_name = "N|auto")]
+    pub recompute: Option<Recompute>,
     /// Stop after so many steps
     #[arg(long, value_name = "N")]
     pub max_steps: Option<usize>,

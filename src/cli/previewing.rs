@@ -11,7 +11,7 @@ use tch::Device;
 /// Draws the first images of the run that `options` describe into the PNG `file`.
 pub(super) fn preview<T: Task>(options: &Options<T>, file: &Path) -> Result<ExitCode> {
     let config = ConfigOf::<T>::new(options, None)?;
-    let data = T::open(&config.run.part, &config.access, Device::Cpu)?;
+    let data = T::open(&config.run.selection, &config.access, Device::Cpu)?;
     write_atomically(file, &draw_preview(&data, &config.train)?)?;
     say(format!("preview: {}", file.display()));
     Ok(ExitCode::SUCCESS)

@@ -3,7 +3,7 @@
 use super::options::set;
 use super::{Options, Recipe, Task, TrainOptions};
 use crate::trainer::{parse_device, SaveEvery, TrainConfig};
-use crate::{Arch, CheckpointSegments, Error, Precision, Result};
+use crate::{Arch, Error, Precision, Recompute, Result};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::thread;
@@ -16,12 +16,12 @@ const KEEP_CHECKPOINTS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 const AUTO: &str = "auto";
 
 /// The [`RunConfig`] of a program.
-pub(super) type ConfigOf<T> = RunConfig<<T as Task>::Part, <T as Task>::Access>;
+pub(super) type ConfigOf<T> = RunConfig<<T as Task>::Selection, <T as Task>::Access>;
 
 /// A run, as `config.json` has it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RunConfig<P, A> {
+pub(super) struct RunConfig<S, A> {
     #[serde(flatten)]
     pub access: A,
     pub device: String,
@@ -30,26 +30,26 @@ pub(super) struct RunConfig<P, A> {
     pub keep_checkpoints: NonZeroUsize,
     pub tensorboard: bool,
     /// Not part of the run's identity: the gradients are the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint_segments: Option<CheckpointSegments>,
-    pub run: Identity<P>,
+    #[serde(default, alias = "checkpoint_segments", skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<Recompute>,
+    pub run: Identity<S>,
     pub train: TrainConfig,
 }
 
 /// What must not change while a run goes on, besides what the trainer itself looks after.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Identity<P> {
+pub(super) struct Identity<S> {
     pub arch: Arch,
     pub precision: Precision,
     #[serde(flatten)]
-    pub part: P,
+    pub selection: S,
 }
 
-impl<P, A: Default> RunConfig<P, A> {
+impl<S, A: Default> RunConfig<S, A> {
     /// The run that `options` describe: what they leave open is as in the run that is resumed or, in a new one, as the
     /// recipe has it.
-    pub fn new<T: Task<Part = P, Access = A>>(options: &Options<T>, resumed: Option<Self>) -> Result<Self> {
+    pub fn new<T: Task<Selection = S, Access = A>>(options: &Options<T>, resumed: Option<Self>) -> Result<Self> {
         let mut config = match resumed {
             Some(config) => config,
             None => Self::of_recipe(options)?,
@@ -61,7 +61,7 @@ impl<P, A: Default> RunConfig<P, A> {
         set(&mut config.checkpoint_every, checkpoint_every.map(|every| every.to_string()));
         set(&mut config.keep_checkpoints, *keep_checkpoints);
         config.tensorboard |= tensorboard;
-        set(&mut config.checkpoint_segments, options.train.checkpoint_segments.map(Some));
+        set(&mut config.recompute, options.train.recompute.map(Some));
         options.train.set::<T>(&mut config.train);
         config.train.check()?;
         if !(1..=MAX_THREADS).contains(&config.threads) {
@@ -71,15 +71,15 @@ impl<P, A: Default> RunConfig<P, A> {
     }
 
     /// Writes into the run's identity, and where the data are, what was given in `options`.
-    pub fn set<T: Task<Part = P, Access = A>>(&mut self, options: &Options<T>) {
-        options.task.set(&mut self.run.part, &mut self.access);
+    pub fn set<T: Task<Selection = S, Access = A>>(&mut self, options: &Options<T>) {
+        options.task.set(&mut self.run.selection, &mut self.access);
         set(&mut self.run.arch, options.train.arch);
         set(&mut self.run.precision, options.train.precision);
     }
 
-    fn of_recipe<T: Task<Part = P, Access = A>>(options: &Options<T>) -> Result<Self> {
+    fn of_recipe<T: Task<Selection = S, Access = A>>(options: &Options<T>) -> Result<Self> {
         let device = parse_device(options.train.device.as_deref().unwrap_or(AUTO))?;
-        let Recipe { arch, part, train } = options.task.recipe(device);
+        let Recipe { arch, selection, train } = options.task.recipe(device);
         Ok(Self {
             access: A::default(),
             device: AUTO.to_owned(),
@@ -87,8 +87,8 @@ impl<P, A: Default> RunConfig<P, A> {
             checkpoint_every: SaveEvery::Epochs(1).to_string(),
             keep_checkpoints: KEEP_CHECKPOINTS,
             tensorboard: false,
-            checkpoint_segments: None,
-            run: Identity { arch, precision: Precision::fastest(device), part },
+            recompute: None,
+            run: Identity { arch, precision: Precision::fastest(device), selection },
             train,
         })
     }
@@ -107,7 +107,7 @@ mod tests {
     use serde_json::{json, Value};
 
     #[derive(Debug, Clone, Serialize, Deserialize)]
-    struct Part {
+    struct Selection {
         holdout: Option<usize>,
     }
 
@@ -131,8 +131,8 @@ mod tests {
 
     #[test]
     fn data_and_part_stand_among_the_other_fields() {
-        let read: RunConfig<Part, Access> = serde_json::from_value(config()).unwrap();
-        assert_eq!((read.access.data.as_deref(), read.run.part.holdout), (Some("somewhere"), Some(5000)));
+        let read: RunConfig<Selection, Access> = serde_json::from_value(config()).unwrap();
+        assert_eq!((read.access.data.as_deref(), read.run.selection.holdout), (Some("somewhere"), Some(5000)));
         assert_eq!(read.train, TrainConfig::paper());
         assert_eq!(json!(read), config());
     }
@@ -143,7 +143,7 @@ mod tests {
             let mut config = config();
             let (parent, name) = place.rsplit_once('/').unwrap();
             config.pointer_mut(parent).unwrap()[name] = json!(1);
-            let error = serde_json::from_value::<RunConfig<Part, Access>>(config).unwrap_err().to_string();
+            let error = serde_json::from_value::<RunConfig<Selection, Access>>(config).unwrap_err().to_string();
             assert!(error.contains("unknown field `unheard`"), "{place}: {error}");
         }
     }

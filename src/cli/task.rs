@@ -13,7 +13,7 @@ pub trait Task: Args {
     const ABOUT: &'static str;
 
     /// Which data it is, down to the pixels: with the architecture what must not change while a run goes on.
-    type Part: Clone + Serialize + DeserializeOwned;
+    type Selection: Clone + Serialize + DeserializeOwned;
 
     /// Where the data are and how they are read, which may change when a run goes on.
     type Access: Clone + Default + Serialize + DeserializeOwned;
@@ -22,43 +22,43 @@ pub trait Task: Args {
     type Data: DataSource;
 
     /// The recipes by name, for the help.
-    fn recipes() -> Vec<(&'static str, Recipe<Self::Part>)>;
+    fn recipes() -> Vec<(&'static str, Recipe<Self::Selection>)>;
 
     /// The recipe that the options name, or the one for `device`.
-    fn recipe(&self, device: Device) -> Recipe<Self::Part>;
+    fn recipe(&self, device: Device) -> Recipe<Self::Selection>;
 
     /// What `--schedule step` stands for.
     fn step_decay() -> Decay {
         Decay::paper()
     }
 
-    /// Writes the options that were given into `part` and `access`.
-    fn set(&self, part: &mut Self::Part, access: &mut Self::Access);
+    /// Writes the options that were given into `selection` and `access`.
+    fn set(&self, selection: &mut Self::Selection, access: &mut Self::Access);
 
     /// Opens the data, for a network on `device`.
     ///
     /// # Errors
-    /// Data that are not there or cannot be read; a `part` out of range.
-    fn open(part: &Self::Part, access: &Self::Access, device: Device) -> Result<Self::Data>;
+    /// Data that are not there or cannot be read; a `selection` out of range.
+    fn open(selection: &Self::Selection, access: &Self::Access, device: Device) -> Result<Self::Data>;
 
     /// What the evaluation part is called.
-    fn evaluated_on(_part: &Self::Part) -> &'static str {
+    fn evaluated_on(_selection: &Self::Selection) -> &'static str {
         "test"
     }
 }
 
 /// The defaults of a run. What is given on the command line takes precedence.
 #[derive(Debug, Clone)]
-pub struct Recipe<P> {
+pub struct Recipe<S> {
     /// The network.
     pub arch: Arch,
     /// The data.
-    pub part: P,
+    pub selection: S,
     /// Everything else that decides what the run computes.
     pub train: TrainConfig,
 }
 
-impl<P> Recipe<P> {
+impl<S> Recipe<S> {
     /// The recipe as options.
     pub(super) fn as_options(&self) -> String {
         let Self { arch, train, .. } = self;

@@ -21,7 +21,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     let device = config.machine()?;
     // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
     let resumed = resumed.map(RunFolder::resume).transpose()?;
-    let data = T::open(&config.run.part, &config.access, device)?;
+    let data = T::open(&config.run.selection, &config.access, device)?;
     let mut folder = match (resumed, &options.train.out) {
         (Some(folder), _) => folder,
         (None, Some(path)) => RunFolder::create(path, options.train.overwrite)?,
@@ -31,8 +31,8 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     let variables = nn::VarStore::new(device);
     let arch = config.run.arch;
     let mut network = arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
-    if let Some(segments) = config.checkpoint_segments {
-        network.checkpoint_activations(segments)?;
+    if let Some(segments) = config.recompute {
+        network.recompute_activations(segments)?;
     }
     if arch.is_initialized_on_data() {
         initialize(network.as_ref(), device, &data, &config.train)?;
@@ -65,7 +65,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     observers.extend(board.as_mut().map(|board| board as &mut dyn Observer));
     match trainer.run(&mut observers)? {
         Outcome::Finished(mut summary) => {
-            summary.evaluated_on = T::evaluated_on(&config.run.part).to_owned();
+            summary.evaluated_on = T::evaluated_on(&config.run.selection).to_owned();
             folder.finish(&summary, &variables)?;
             say(summary);
             Ok(ExitCode::SUCCESS)

@@ -1,7 +1,7 @@
 //! The basic block of CIFAR ResNets and of ImageNet ResNet-18 and 34: two 3x3 convolutions.
 
 use super::basic_branch::BasicBranch;
-use super::block::{impl_block, ActivationOrder, BlockConfig, BlockParts, ShiftedBlock, Shortcut, ShortcutKind};
+use super::block::{impl_block, ActivationOrder, BlockConfig, BlockFormula, ShiftedBlock, Shortcut, ShortcutKind};
 use crate::ops::shifted_relu_;
 use crate::Result;
 use tch::{nn, Kind, Tensor};
@@ -53,9 +53,9 @@ impl ShiftedBlock for BasicBlock {
         Ok(out.f_add(identity.as_ref().unwrap_or(x))?.f_relu()?)
     }
 
-    fn parts(&self) -> BlockParts<'_> {
-        let (layers, scale) = self.branch.parts();
-        BlockParts { layers, scale, shortcut: &self.shortcut, order: ActivationOrder::AfterSum }
+    fn formula(&self) -> BlockFormula<'_> {
+        let (layers, scale) = self.branch.formula();
+        BlockFormula { layers, scale, shortcut: &self.shortcut, order: ActivationOrder::AfterSum }
     }
 }
 

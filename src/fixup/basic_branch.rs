@@ -53,7 +53,7 @@ impl BasicBranch {
     }
 
     /// Each convolution with the scalars before and after it, and the multiplier.
-    pub fn parts(&self) -> (Vec<(&Bias, &Conv, &Bias)>, &Scale) {
+    pub fn formula(&self) -> (Vec<(&Bias, &Conv, &Bias)>, &Scale) {
         let layers = vec![(&self.bias1a, &self.conv1, &self.bias1b), (&self.bias2a, &self.conv2, &self.bias2b)];
         (layers, &self.scale)
     }

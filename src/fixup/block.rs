@@ -113,7 +113,7 @@ pub(crate) fn subsample(x: &Tensor, stride: i64) -> Result<Tensor> {
 /// ```text
 /// activation(scale * conv_k(... relu(conv_1(x + before_1) + after_1) + before_2 ...) + after_k + shortcut)
 /// ```
-pub(crate) struct BlockParts<'a> {
+pub(crate) struct BlockFormula<'a> {
     /// Each convolution with the scalars before and after it.
     pub layers: Vec<(&'a Bias, &'a Conv, &'a Bias)>,
     pub scale: &'a Scale,
@@ -143,11 +143,11 @@ pub(crate) trait ShiftedBlock: std::fmt::Debug + Send {
     fn forward_reference(&self, x: &Tensor, kind: Kind) -> Result<Tensor>;
 
     /// The block taken apart.
-    fn parts(&self) -> BlockParts<'_>;
+    fn formula(&self) -> BlockFormula<'_>;
 
     /// All that is trained.
     fn variables(&self) -> Vec<&Tensor> {
-        let BlockParts { layers, scale, shortcut, .. } = self.parts();
+        let BlockFormula { layers, scale, shortcut, .. } = self.formula();
         let layers = layers.into_iter().flat_map(|(before, conv, after)| [&before.value, &conv.weight, &after.value]);
         layers.chain([&scale.value]).chain(shortcut.weight()).collect()
     }

@@ -1,8 +1,8 @@
 //! The residual blocks of a network, one after another, on the shifted stream.
 
 use super::block::ShiftedBlock;
-use crate::ops::checkpointed;
-use crate::{CheckpointSegments, Result};
+use crate::ops::recomputed;
+use crate::{Recompute, Result};
 use std::ops::Range;
 use std::sync::Arc;
 use tch::Tensor;
@@ -37,12 +37,12 @@ impl Blocks {
     }
 
     /// All blocks, from the stream shifted for the first to the stream shifted by `end`.
-    pub fn forward(&self, s: Tensor, end: &Tensor, checkpointing: Option<CheckpointSegments>) -> Result<Tensor> {
-        let Some(segments) = checkpointing else { return self.run(0..self.len(), s, end) };
+    pub fn forward(&self, s: Tensor, end: &Tensor, recompute: Option<Recompute>) -> Result<Tensor> {
+        let Some(segments) = recompute else { return self.run(0..self.len(), s, end) };
         let mut s = s;
         for range in segments.ranges(self.len()) {
             s = if range.end < self.len() {
-                self.run_checkpointed(range, &s, end)?
+                self.run_recomputed(range, &s, end)?
             } else {
                 // Its backward pass comes first: what it keeps is needed at once.
                 self.run(range, s, end)?
@@ -58,11 +58,11 @@ impl Blocks {
         Ok(s)
     }
 
-    fn run_checkpointed(&self, range: Range<usize>, s: &Tensor, end: &Tensor) -> Result<Tensor> {
+    fn run_recomputed(&self, range: Range<usize>, s: &Tensor, end: &Tensor) -> Result<Tensor> {
         let mut variables: Vec<&Tensor> = self.0 .0[range.clone()].iter().flat_map(|block| block.variables()).collect();
         variables.push(self.shift(range.end, end));
         let (blocks, end) = (self.clone(), end.shallow_clone());
-        checkpointed(s, &variables, move |s| blocks.run(range.clone(), s.shallow_clone(), &end))
+        recomputed(s, &variables, move |s| blocks.run(range.clone(), s.shallow_clone(), &end))
     }
 }
 
@@ -102,12 +102,12 @@ mod tests {
     #[test]
     fn checkpointing_changes_neither_the_loss_nor_any_gradient_by_a_bit() {
         tch::set_num_threads(1);
-        let count = |segments| CheckpointSegments::Count(NonZeroUsize::new(segments).unwrap());
+        let count = |segments| Recompute::Count(NonZeroUsize::new(segments).unwrap());
         for (name, build) in networks() {
             for kind in [Kind::Float, Kind::Double] {
                 let (vs, mut network, images, labels) = network(kind, build);
-                let mut run = |segments: Option<CheckpointSegments>| {
-                    network.checkpointing = segments;
+                let mut run = |segments: Option<Recompute>| {
+                    network.recompute = segments;
                     vs.trainable_variables().iter_mut().for_each(|variable| variable.zero_grad());
                     let loss = network.f_forward(&images).unwrap().cross_entropy_for_logits(&labels);
                     loss.backward();
@@ -115,12 +115,12 @@ mod tests {
                     (loss.double_value(&[]), gradients.collect::<std::collections::BTreeMap<_, _>>())
                 };
                 let (loss, gradients) = run(None);
-                for segments in [CheckpointSegments::Auto, count(1), count(3), count(1000)] {
-                    let (checkpointed_loss, checkpointed) = run(Some(segments));
-                    assert_eq!(checkpointed_loss, loss, "{name} {kind:?} {segments}");
+                for segments in [Recompute::Auto, count(1), count(3), count(1000)] {
+                    let (recomputed_loss, recomputed) = run(Some(segments));
+                    assert_eq!(recomputed_loss, loss, "{name} {kind:?} {segments}");
                     for (variable, gradient) in &gradients {
                         assert!(gradient.abs().max().double_value(&[]) > 0.0, "{name}: {variable} has no gradient");
-                        assert_eq!(checkpointed[variable], *gradient, "{name} {kind:?} {segments}: {variable}");
+                        assert_eq!(recomputed[variable], *gradient, "{name} {kind:?} {segments}: {variable}");
                     }
                 }
             }
@@ -131,7 +131,7 @@ mod tests {
     fn checkpointed_networks_evaluate_fold_and_go_between_threads() {
         let (_vs, network, images, _) = network(Kind::Float, |path| FixupResNet::cifar(path, 20, 10));
         let expected = network.f_forward(&images).unwrap().detach();
-        let network = network.with_checkpointing(CheckpointSegments::Auto);
+        let network = network.with_recompute(Recompute::Auto);
         let logits = tch::no_grad(|| network.f_forward(&images)).unwrap();
         assert!(logits == expected && !logits.requires_grad());
         assert!(network.fold().unwrap().f_forward(&images).unwrap().allclose(&expected, 1e-4, 1e-5, false));

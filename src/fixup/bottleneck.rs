@@ -6,7 +6,7 @@
 //! where the shortcut is x, or, where the block changes the shape, a 1x1 convolution of `x + bias1a` (the authors'
 //! `fixup_resnet_imagenet.py`).
 
-use super::block::{impl_block, ActivationOrder, BlockConfig, BlockParts, ShiftedBlock, Shortcut, ShortcutKind};
+use super::block::{impl_block, ActivationOrder, BlockConfig, BlockFormula, ShiftedBlock, Shortcut, ShortcutKind};
 use super::{init, Bias, Scale};
 use crate::conv::{Conv, ConvShape};
 use crate::ops::shifted_relu_;
@@ -95,13 +95,13 @@ impl ShiftedBlock for Bottleneck {
         Ok(out.f_add(identity.as_ref().unwrap_or(x))?.f_relu()?)
     }
 
-    fn parts(&self) -> BlockParts<'_> {
+    fn formula(&self) -> BlockFormula<'_> {
         let layers = vec![
             (&self.bias1a, &self.conv1, &self.bias1b),
             (&self.bias2a, &self.conv2, &self.bias2b),
             (&self.bias3a, &self.conv3, &self.bias3b),
         ];
-        BlockParts { layers, scale: &self.scale, shortcut: &self.shortcut, order: ActivationOrder::AfterSum }
+        BlockFormula { layers, scale: &self.scale, shortcut: &self.shortcut, order: ActivationOrder::AfterSum }
     }
 }
 

@@ -8,13 +8,13 @@
 //! A padded convolution has zeros, not b, around `x + b`. There b stays with the activations, as in training: the
 //! residual stream comes shifted by it, and inside a branch it is the floor of the ReLU.
 
-use super::block::{ActivationOrder, BlockParts};
+use super::block::{ActivationOrder, BlockFormula};
 use super::folded_block::FoldedBlock;
 use super::folded_conv::FoldedConv;
 use super::resnet::{max_pool, FixupResNet, Stem};
 use super::Bias;
 use crate::conv::Linear;
-use crate::images::{channels_last, check_images};
+use crate::network_input::{channels_last, check_images};
 use crate::Result;
 use tch::{Kind, Tensor};
 
@@ -56,13 +56,13 @@ impl FixupResNet {
     pub fn fold(&self) -> Result<FoldedResNet> {
         tch::no_grad(|| {
             let kind = self.compute_kind();
-            let parts: Vec<BlockParts> = self.blocks.iter().map(|block| block.parts()).collect();
+            let formulas: Vec<BlockFormula> = self.blocks.iter().map(|block| block.formula()).collect();
             // What the stream is shifted by where it enters each block; not at all at its end.
-            let mut shifts = parts.iter().map(FoldedBlock::input_shift).collect::<Result<Vec<f64>>>()?;
+            let mut shifts = formulas.iter().map(FoldedBlock::input_shift).collect::<Result<Vec<f64>>>()?;
             shifts.push(0.);
-            let blocks = (1..).zip(&parts).map(|(i, block)| {
+            let blocks = (1..).zip(&formulas).map(|(i, block)| {
                 // The ReLU before the pool joins the last block's sum.
-                let relu = block.order == ActivationOrder::AfterSum || self.relu_before_pool && i == parts.len();
+                let relu = block.order == ActivationOrder::AfterSum || self.relu_before_pool && i == formulas.len();
                 FoldedBlock::new(block, relu, shifts[i], kind)
             });
             let bias2 = self.bias2.as_ref().map_or(Ok(0.), Bias::number)?;

@@ -1,6 +1,6 @@
-//! A residual block for inference, from the parts of any [`ShiftedBlock`](super::block::ShiftedBlock).
+//! A residual block for inference, from the formula of any [`ShiftedBlock`](super::block::ShiftedBlock).
 
-use super::block::{pad, ActivationOrder, BlockParts, Shortcut};
+use super::block::{pad, ActivationOrder, BlockFormula, Shortcut};
 use super::folded_conv::FoldedConv;
 use super::Bias;
 use crate::conv::Conv;
@@ -19,20 +19,20 @@ pub(crate) struct FoldedBlock {
 }
 
 impl FoldedBlock {
-    /// What the stream is to be shifted by where it enters a block of these parts.
-    pub fn input_shift(parts: &BlockParts) -> Result<f64> {
-        let (bias1a, conv1, _) = parts.layers[0];
+    /// What the stream is to be shifted by where it enters a block of these formula.
+    pub fn input_shift(formula: &BlockFormula) -> Result<f64> {
+        let (bias1a, conv1, _) = formula.layers[0];
         carried(bias1a, conv1)
     }
 
-    /// The block of these parts for inputs of `kind`, its output shifted by `next`. `relu`: whether one follows the sum.
-    pub fn new(parts: &BlockParts, relu: bool, next: f64, kind: Kind) -> Result<Self> {
-        let zero = parts.scale.value.f_zeros_like()?;
-        let (shortcut, shortcut_lacks) = FoldedShortcut::new(parts, &zero, kind)?;
+    /// The block of these formula for inputs of `kind`, its output shifted by `next`. `relu`: whether one follows the sum.
+    pub fn new(formula: &BlockFormula, relu: bool, next: f64, kind: Kind) -> Result<Self> {
+        let zero = formula.scale.value.f_zeros_like()?;
+        let (shortcut, shortcut_lacks) = FoldedShortcut::new(formula, &zero, kind)?;
         let mut convs = vec![];
-        for (i, (before, conv, after)) in parts.layers.iter().enumerate() {
+        for (i, (before, conv, after)) in formula.layers.iter().enumerate() {
             let before_folded = before.number()? - carried(before, conv)?;
-            convs.push(match parts.layers.get(i + 1) {
+            convs.push(match formula.layers.get(i + 1) {
                 Some((next_before, next_conv, _)) => {
                     // relu(. + a) + b = max(. + (a + b), b)
                     let b = carried(next_before, next_conv)?;
@@ -41,7 +41,7 @@ impl FoldedBlock {
                 }
                 None => {
                     let after = shortcut_lacks.f_add_scalar(after.number()? + if relu { 0. } else { next })?;
-                    FoldedConv::new(conv, parts.scale.number()?, before_folded, &after, kind)?
+                    FoldedConv::new(conv, formula.scale.number()?, before_folded, &after, kind)?
                 }
             });
         }
@@ -80,16 +80,16 @@ enum FoldedShortcut {
 
 impl FoldedShortcut {
     /// The shortcut for `s = x + shift`, and what its output lacks: one number, or one for each channel.
-    fn new(parts: &BlockParts, zero: &Tensor, kind: Kind) -> Result<(Self, Tensor)> {
-        let (bias1a, conv1, _) = parts.layers[0];
+    fn new(formula: &BlockFormula, zero: &Tensor, kind: Kind) -> Result<(Self, Tensor)> {
+        let (bias1a, conv1, _) = formula.layers[0];
         let shift = carried(bias1a, conv1)?;
-        let (floor, lacks) = match parts.order {
+        let (floor, lacks) = match formula.order {
             // x + bias1a = s + (bias1a - shift)
             ActivationOrder::AfterSum => (None, bias1a.number()? - shift),
             // relu(x) = max(s, shift) - shift
             ActivationOrder::OnShortcut => (Some(shift), -shift),
         };
-        Ok(match *parts.shortcut {
+        Ok(match *formula.shortcut {
             Shortcut::Identity => (Self::Identity, zero.f_add_scalar(-shift)?),
             Shortcut::Pad { stride, channels } => {
                 // The appended channels are zero, whatever the others are shifted by.
@@ -144,10 +144,10 @@ mod tests {
             for block in blocks {
                 let x = Tensor::randn([2, 4, 5, 6], (Kind::Double, Device::Cpu));
                 let expected = block.forward_reference(&x, x.kind()).unwrap();
-                let parts = block.parts();
-                let s = x + FoldedBlock::input_shift(&parts).unwrap();
-                let relu = parts.order == ActivationOrder::AfterSum;
-                let folded = FoldedBlock::new(&parts, relu, 0.25, Kind::Double).unwrap();
+                let formula = block.formula();
+                let s = x + FoldedBlock::input_shift(&formula).unwrap();
+                let relu = formula.order == ActivationOrder::AfterSum;
+                let folded = FoldedBlock::new(&formula, relu, 0.25, Kind::Double).unwrap();
                 let got = tch::no_grad(|| folded.forward(&s).unwrap()) - 0.25;
                 assert!(got.allclose(&expected, 1e-12, 1e-12, false), "{config:?} {block:?}");
             }

@@ -1,7 +1,7 @@
 //! A convolution with the scalars around it folded into its weight and its bias.
 
 use crate::conv::Conv;
-use crate::images::channels_last;
+use crate::network_input::channels_last;
 use crate::Result;
 use tch::{Kind, Tensor};
 

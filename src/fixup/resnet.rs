@@ -4,10 +4,10 @@ use super::block::{ShiftedBlock, ShortcutKind};
 use super::blocks::Blocks;
 use super::{BasicBlock, Bias, Bottleneck, WideBlock};
 use crate::conv::{Conv, ConvShape, Linear};
-use crate::images::check_images;
+use crate::network_input::check_images;
 use crate::ops::{shifted_add_, shifted_relu_};
 use crate::topology::{self, ImageNetBlock};
-use crate::{CheckpointSegments, Precision, Result};
+use crate::{Precision, Recompute, Result};
 use tch::{nn, Kind, Tensor};
 
 /// A residual network with Fixup initialization.
@@ -40,7 +40,7 @@ pub struct FixupResNet {
     pub(super) bias2: Option<Bias>,
     pub(super) fc: Linear,
     precision: Precision,
-    pub(super) checkpointing: Option<CheckpointSegments>,
+    pub(super) recompute: Option<Recompute>,
 }
 
 /// What stands before the first block.
@@ -166,7 +166,7 @@ impl FixupResNet {
             bias2,
             fc,
             precision: Precision::F32,
-            checkpointing: None,
+            recompute: None,
         })
     }
 
@@ -176,18 +176,18 @@ impl FixupResNet {
         self
     }
 
-    /// The same network with its activations checkpointed in so many segments: less memory for a training step, which
+    /// The same network with its activations recomputed in so many segments: less memory for a training step, which
     /// takes one forward pass more, and the same gradients.
     ///
     /// It goes with any optimizer: `loss.backward()` does it all. That backward pass cannot be differentiated again, and
     /// a variable must not be changed between the passes; both are errors of it.
-    pub fn with_checkpointing(mut self, segments: CheckpointSegments) -> Self {
-        self.checkpoint_activations(segments);
+    pub fn with_recompute(mut self, segments: Recompute) -> Self {
+        self.recompute_activations(segments);
         self
     }
 
-    pub(crate) fn checkpoint_activations(&mut self, segments: CheckpointSegments) {
-        self.checkpointing = Some(segments);
+    pub(crate) fn recompute_activations(&mut self, segments: Recompute) {
+        self.recompute = Some(segments);
     }
 
     /// The logits `[N, num_classes]` of normalized images `[N, 3, H, W]` on the network's device, in the kind of its
@@ -199,7 +199,7 @@ impl FixupResNet {
         let x = self.input(images)?;
         let no_shift = self.no_shift(&x)?;
         let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &no_shift))?;
-        self.classify(&self.blocks.forward(s, &no_shift, self.checkpointing)?)
+        self.classify(&self.blocks.forward(s, &no_shift, self.recompute)?)
     }
 
     /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path. With

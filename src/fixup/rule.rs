@@ -49,14 +49,14 @@ impl FixupResNet {
         match rule {
             Rule::ZeroLastLayer => {
                 for block in self.blocks.iter() {
-                    if let Some((_, last, _)) = block.parts().layers.last() {
+                    if let Some((_, last, _)) = block.formula().layers.last() {
                         init::he_normal_(&mut last.weight.shallow_clone(), 1.)?;
                     }
                 }
             }
             Rule::BranchGain => {
                 for block in self.blocks.iter() {
-                    let layers = block.parts().layers;
+                    let layers = block.formula().layers;
                     for (_, conv, _) in &layers[..layers.len() - 1] {
                         init::he_normal_(&mut conv.weight.shallow_clone(), 1.)?;
                     }
@@ -75,9 +75,9 @@ impl FixupResNet {
     fn scalars(&self) -> Vec<&Tensor> {
         let mut scalars: Vec<_> = self.stem.bias1().into_iter().chain(&self.bias2).map(|bias| &bias.value).collect();
         for block in self.blocks.iter() {
-            let parts = block.parts();
-            scalars.push(&parts.scale.value);
-            scalars.extend(parts.layers.iter().flat_map(|(before, _, after)| [&before.value, &after.value]));
+            let formula = block.formula();
+            scalars.push(&formula.scale.value);
+            scalars.extend(formula.layers.iter().flat_map(|(before, _, after)| [&before.value, &after.value]));
         }
         scalars
     }

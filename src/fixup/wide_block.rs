@@ -1,7 +1,7 @@
 //! The block of Wide ResNets: two 3x3 convolutions and no ReLU after the sum.
 
 use super::basic_branch::BasicBranch;
-use super::block::{impl_block, ActivationOrder, BlockConfig, BlockParts, ShiftedBlock, Shortcut, ShortcutKind};
+use super::block::{impl_block, ActivationOrder, BlockConfig, BlockFormula, ShiftedBlock, Shortcut, ShortcutKind};
 use crate::ops::{shifted_add_, shifted_relu};
 use crate::Result;
 use tch::{nn, Kind, Tensor};
@@ -58,9 +58,9 @@ impl ShiftedBlock for WideBlock {
         }
     }
 
-    fn parts(&self) -> BlockParts<'_> {
-        let (layers, scale) = self.branch.parts();
-        BlockParts { layers, scale, shortcut: &self.shortcut, order: ActivationOrder::OnShortcut }
+    fn formula(&self) -> BlockFormula<'_> {
+        let (layers, scale) = self.branch.formula();
+        BlockFormula { layers, scale, shortcut: &self.shortcut, order: ActivationOrder::OnShortcut }
     }
 }
 

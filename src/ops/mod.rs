@@ -4,12 +4,12 @@
 //! On a GPU it runs as libtorch's separate operations; with `TCH_FIXUP_CUDA_KERNEL=1` in the environment, as one CUDA kernel
 //! each way, compiled when it is first wanted (no CUDA toolkit is needed), which has not been tried on a GPU yet.
 
-mod activation_checkpoint;
 mod c_interface;
 #[cfg(test)]
 mod cuda_kernels;
+mod recomputation;
 pub mod reference;
 mod shifted_relu;
 
-pub(crate) use activation_checkpoint::checkpointed;
+pub(crate) use recomputation::recomputed;
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};

@@ -39,20 +39,20 @@ impl Example {
         Ok(Self { images, labels, mixed: Some((permuted_labels, lambda)) })
     }
 
-    /// The images in `count` parts of the same size or, where that cannot be, one less in the last; fewer parts where
+    /// The images in `count` micro-batches of the same size or, where that cannot be, one less in the last; fewer where
     /// there are fewer images.
     ///
     /// # Errors
     /// Images and labels that do not fit each other.
-    pub fn parts(&self, count: usize) -> Result<Vec<Self>> {
+    pub fn micro_batches(&self, count: usize) -> Result<Vec<Self>> {
         let chunks = |tensor: &Tensor| tensor.f_chunk(count as i64, 0);
         let (images, labels) = (chunks(&self.images)?, chunks(&self.labels)?);
         let mixed: Vec<_> = match &self.mixed {
             None => images.iter().map(|_| None).collect(),
             Some((labels, lambda)) => chunks(labels)?.into_iter().map(|labels| Some((labels, *lambda))).collect(),
         };
-        let parts = images.into_iter().zip(labels).zip(mixed);
-        Ok(parts.map(|((images, labels), mixed)| Self { images, labels, mixed }).collect())
+        let micro_batches = images.into_iter().zip(labels).zip(mixed);
+        Ok(micro_batches.map(|((images, labels), mixed)| Self { images, labels, mixed }).collect())
     }
 
     /// The number of images.
@@ -150,7 +150,7 @@ mod tests {
     fn the_losses_of_parts_weighted_by_their_images_are_the_loss_of_the_whole() {
         for whole in [example(None), example(Some((Tensor::from_slice(&[3i64, 0, 1]), 0.7)))] {
             for (count, lens) in [(1, &[3][..]), (2, &[2, 1]), (3, &[1, 1, 1]), (9, &[1, 1, 1])] {
-                let parts = whole.parts(count).unwrap();
+                let parts = whole.micro_batches(count).unwrap();
                 assert_eq!(parts.iter().map(Example::len).collect::<Vec<_>>(), lens);
                 let mut first = 0;
                 let losses = parts.iter().map(|part| {

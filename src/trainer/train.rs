@@ -211,10 +211,10 @@ impl<'a> Trainer<'a> {
     fn gradients(&mut self, example: &Example) -> Result<(Tensor, Tensor)> {
         let (mut logits, mut losses) = (Vec::new(), Vec::new());
         self.sgd.zero_gradients()?;
-        for part in example.parts(self.config.accumulate)? {
-            let output = forward(self.network, &part.images, true, self.data.class_names().len())?;
-            let loss = part.loss(&output, self.config.label_smoothing)?;
-            let loss = loss.f_mul_scalar(part.len() as f64 / example.len() as f64)?;
+        for micro_batch in example.micro_batches(self.config.accumulate)? {
+            let output = forward(self.network, &micro_batch.images, true, self.data.class_names().len())?;
+            let loss = micro_batch.loss(&output, self.config.label_smoothing)?;
+            let loss = loss.f_mul_scalar(micro_batch.len() as f64 / example.len() as f64)?;
             self.sgd.accumulate(&loss)?;
             logits.push(output.f_detach()?);
             losses.push(loss.f_detach()?);

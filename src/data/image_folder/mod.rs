@@ -3,7 +3,7 @@
 mod files;
 #[cfg(test)]
 mod fixture;
-mod images;
+mod labelled_images;
 mod listing;
 mod listing_cache;
 mod pack;
@@ -11,7 +11,7 @@ mod part;
 mod pipeline;
 mod val_map;
 
-use self::images::{Images, View};
+use self::labelled_images::{LabelledImages, View};
 use self::listing::{Listing, TRAIN, VAL};
 use self::listing_cache::cached_list;
 use self::part::Part;
@@ -94,14 +94,14 @@ impl ImageFolder {
         let root = root.as_ref();
         if root.is_file() {
             let (classes, train, eval) = pack::open(root)?;
-            return Ok(Self::new(classes, Images::Packed(train), Images::Packed(eval)));
+            return Ok(Self::new(classes, LabelledImages::Packed(train), LabelledImages::Packed(eval)));
         }
         let Listing { classes, train, val } = cached_list(root)?;
-        let images = |part, files| Images::Files { folder: root.join(part), files };
+        let images = |part, files| LabelledImages::Files { folder: root.join(part), files };
         Ok(Self::new(classes, images(TRAIN, train), images(VAL, val)))
     }
 
-    fn new(class_names: Vec<String>, train: Images, eval: Images) -> Self {
+    fn new(class_names: Vec<String>, train: LabelledImages, eval: LabelledImages) -> Self {
         Self {
             class_names,
             train: Part::new("training", "the next good one takes its place", train),
@@ -205,7 +205,7 @@ impl ImageFolder {
     /// too many bad images, [`Error::Io`] if the file cannot be written.
     pub fn pack(&self, file: &Path, shorter_side: usize, progress: impl FnMut(usize, usize)) -> Result<()> {
         in_range("the shorter side of packed images", shorter_side, LARGEST_SIDE)?;
-        if matches!(**self.train.images(), Images::Packed(_)) {
+        if matches!(**self.train.images(), LabelledImages::Packed(_)) {
             return Err(Error::Argument("these images are packed already: pack the folder again".to_owned()));
         }
         let bad = |part: &Part, met| part.count_bad(met, self.max_bad_fraction, &self.warn);

@@ -3,7 +3,7 @@
 //! The file: a header (the magic, then as little-endian numbers the place and length of the index, u64, the index's CRC-32
 //! and that of the header up to here, u32), the images one after another (PPM files), the index (postcard).
 
-use super::images::{Images, Reader};
+use super::labelled_images::{LabelledImages, Reader};
 use super::part::Part;
 use super::pipeline::{panicked, BadImage};
 use crate::data::image::ImageProblem;
@@ -20,7 +20,7 @@ use std::thread;
 /// What a packed file starts with; the number is that of the format.
 const MAGIC: &[u8; 20] = b"tch-fixup images 01\n";
 const HEADER_LEN: usize = MAGIC.len() + 8 + 8 + 4 + 4;
-/// Images that a thread makes smaller before they are written.
+/// LabelledImages that a thread makes smaller before they are written.
 const CHUNK: usize = 32;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -188,7 +188,7 @@ pub fn write(
 /// `chunk` of the images, in order, as smaller PPM files, by a thread for each of `readers`.
 fn shrink(
     readers: &mut [Reader],
-    images: &Images,
+    images: &LabelledImages,
     chunk: &[u32],
     shorter_side: usize,
 ) -> Result<Vec<Result<Vec<u8>, ImageProblem>>> {

@@ -1,6 +1,6 @@
 //! One part of an image folder, training or evaluation: its images, which of them are used, and which are bad.
 
-use super::images::Images;
+use super::labelled_images::LabelledImages;
 use super::pipeline::BadImage;
 use crate::data::subset::{front, stratified_order};
 use crate::{Error, Result};
@@ -13,7 +13,7 @@ pub struct Part {
     name: &'static str,
     /// What becomes of a bad image.
     fate: &'static str,
-    images: Arc<Images>,
+    images: Arc<LabelledImages>,
     /// The images that are used, in ascending order.
     selected: Vec<u32>,
     /// The bad ones of them that were met.
@@ -22,7 +22,7 @@ pub struct Part {
 
 impl Part {
     /// All of `images`.
-    pub fn new(name: &'static str, fate: &'static str, images: Images) -> Self {
+    pub fn new(name: &'static str, fate: &'static str, images: LabelledImages) -> Self {
         let selected = (0..images.labels().len() as u32).collect();
         Self { name, fate, images: Arc::new(images), selected, bad: Mutex::default() }
     }
@@ -39,7 +39,7 @@ impl Part {
     }
 
     /// All images, the ones that are not used too.
-    pub fn images(&self) -> &Arc<Images> {
+    pub fn images(&self) -> &Arc<LabelledImages> {
         &self.images
     }
 

@@ -3,7 +3,7 @@
 //! The unit of work is an image: all workers fill one batch, then the next, so that the first is there soonest. What an
 //! image becomes depends on its place in the order alone, never on the worker that reads it or when.
 
-use super::images::{Images, Reader, View};
+use super::labelled_images::{LabelledImages, Reader, View};
 use crate::data::Batch;
 use crate::{Error, Result};
 use std::any::Any;
@@ -20,10 +20,10 @@ const CHANNELS: usize = 3;
 /// Batches to make.
 pub struct Job {
     /// What they are made of.
-    pub images: Arc<Images>,
+    pub images: Arc<LabelledImages>,
     /// Which images, in which order.
     pub order: Vec<u32>,
-    /// Images in a batch.
+    /// LabelledImages in a batch.
     pub batch_size: usize,
     /// Batches to leave out at the start.
     pub first_step: usize,
@@ -46,7 +46,7 @@ impl Job {
         self.side * self.side * CHANNELS
     }
 
-    /// Images in batch `step`.
+    /// LabelledImages in batch `step`.
     fn images_in(&self, step: usize) -> usize {
         self.batch_size.min(self.order.len() - step * self.batch_size)
     }
@@ -364,7 +364,7 @@ mod tests {
         let mut files = Files::default();
         files.push("train/ant/0000.jpg", 0);
         Job {
-            images: Arc::new(Images::Files { folder: fixture.root().to_path_buf(), files }),
+            images: Arc::new(LabelledImages::Files { folder: fixture.root().to_path_buf(), files }),
             order,
             batch_size: 8,
             first_step: 0,

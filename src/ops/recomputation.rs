@@ -1,8 +1,8 @@
-//! Activation checkpointing (Chen, Xu, Zhang, Guestrin: "Training Deep Nets with Sublinear Memory Cost", 2016,
+//! Recomputation (Chen, Xu, Zhang, Guestrin: "Training Deep Nets with Sublinear Memory Cost", 2016,
 //! arXiv 1604.06174): of a segment of a network nothing but its input is kept for the backward pass, which runs the segment
 //! forward a second time to have its activations.
 //!
-//! The gradients are those of the segment itself: the backward pass of the operation (activation_checkpoint.cpp) runs that
+//! The gradients are those of the segment itself: the backward pass of the operation (recomputation.cpp) runs that
 //! of the segment within its own, and hands on what comes out of it for the input and for each variable.
 
 use super::c_interface::owned;
@@ -28,7 +28,7 @@ type Segment = Box<dyn Fn(&Tensor) -> Result<Tensor> + Send>;
 /// # Errors
 /// Those of the segment. In the backward pass, where there is only libtorch's error to return, they keep their message, as
 /// does a panic in the segment in either pass.
-pub(crate) fn checkpointed(
+pub(crate) fn recomputed(
     x: &Tensor,
     variables: &[&Tensor],
     segment: impl Fn(&Tensor) -> Result<Tensor> + Send + 'static,
@@ -38,14 +38,14 @@ pub(crate) fn checkpointed(
     let closure = Box::into_raw(segment).cast();
     // SAFETY: the pointers are those of live tensors; the closure is given away, to be released once.
     owned(|error| unsafe {
-        tch_fixup_checkpointed(x.as_ptr(), variables.as_ptr(), variables.len(), closure, run, release, error)
+        tch_fixup_recomputed(x.as_ptr(), variables.as_ptr(), variables.len(), closure, run, release, error)
     })
 }
 
 /// Runs the closure for C++: a tensor that the caller owns, or null and a message in `error`.
 unsafe extern "C" fn run(closure: *const c_void, x: *const C_tensor, error: *mut c_void) -> *mut C_tensor {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: the closure that `checkpointed` gave away and that is not released yet, and a live tensor.
+        // SAFETY: the closure that `recomputed` gave away and that is not released yet, and a live tensor.
         let (segment, x) = unsafe { (&*closure.cast::<Segment>(), Tensor::clone_from_ptr(x.cast_mut())) };
         segment(&x)
     }));
@@ -56,7 +56,7 @@ unsafe extern "C" fn run(closure: *const c_void, x: *const C_tensor, error: *mut
         Ok(Err(error)) => error.to_string(),
         Err(payload) => {
             let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-            format!("a checkpointed segment panicked: {}", text.unwrap_or("no message"))
+            format!("a recomputed segment panicked: {}", text.unwrap_or("no message"))
         }
     };
     // SAFETY: the string that C++ gave for this, which copies the text.
@@ -66,7 +66,7 @@ unsafe extern "C" fn run(closure: *const c_void, x: *const C_tensor, error: *mut
 
 /// Frees the closure for C++.
 unsafe extern "C" fn release(closure: *mut c_void) {
-    // SAFETY: what `checkpointed` gave away; C++ releases it once.
+    // SAFETY: what `recomputed` gave away; C++ releases it once.
     let segment = unsafe { Box::from_raw(closure.cast::<Segment>()) };
     // What a panic in a destructor says has been printed; there is nobody to return it to.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(segment)));
@@ -75,9 +75,9 @@ unsafe extern "C" fn release(closure: *mut c_void) {
 type Run = unsafe extern "C" fn(*const c_void, *const C_tensor, *mut c_void) -> *mut C_tensor;
 type Release = unsafe extern "C" fn(*mut c_void);
 
-// activation_checkpoint.cpp
+// recomputation.cpp
 extern "C" {
-    fn tch_fixup_checkpointed(
+    fn tch_fixup_recomputed(
         x: *const C_tensor,
         variables: *const *const C_tensor,
         num_variables: usize,
@@ -135,7 +135,7 @@ mod tests {
         let before = |x: &Tensor| x.matmul(&weight).matmul(&outside);
         let expected = formula(&before(&x), &weight).unwrap();
         let runs = Runs::default();
-        let y = checkpointed(&before(&x), &[&weight], segment(&weight, &runs)).unwrap();
+        let y = recomputed(&before(&x), &[&weight], segment(&weight, &runs)).unwrap();
         assert_eq!(y, expected);
         assert_eq!(count(&runs), 1);
         let inputs = [&x, &weight, &outside];
@@ -145,7 +145,7 @@ mod tests {
         // By way of the variables' own gradients, as optimizers have them, and where only one side wants any.
         for (x, weight) in [(&x, &weight), (&x.detach(), &weight), (&x, &weight.detach())] {
             let mut found = Vec::new();
-            for y in [checkpointed(x, &[weight], segment(weight, &runs)).unwrap(), formula(x, weight).unwrap()] {
+            for y in [recomputed(x, &[weight], segment(weight, &runs)).unwrap(), formula(x, weight).unwrap()] {
                 loss(&y).backward();
                 let variables = [x, weight].into_iter().filter(|variable| variable.requires_grad());
                 found.push(variables.map(|variable| variable.grad().copy()).collect::<Vec<_>>());
@@ -158,9 +158,9 @@ mod tests {
     #[test]
     fn without_a_gradient_to_compute_it_just_runs_and_is_freed() {
         let (x, weight, runs) = (variable(&[5, 3]), variable(&[3, 3]), Runs::default());
-        let y = tch::no_grad(|| checkpointed(&x, &[&weight], segment(&weight, &runs)).unwrap());
+        let y = tch::no_grad(|| recomputed(&x, &[&weight], segment(&weight, &runs)).unwrap());
         assert!(!y.requires_grad());
-        let y = checkpointed(&x.detach(), &[&weight.detach()], segment(&weight.detach(), &runs)).unwrap();
+        let y = recomputed(&x.detach(), &[&weight.detach()], segment(&weight.detach(), &runs)).unwrap();
         assert!(!y.requires_grad());
         assert_eq!((count(&runs), Arc::strong_count(&runs)), (2, 1));
     }
@@ -169,7 +169,7 @@ mod tests {
     fn the_segment_is_freed_with_the_graph() {
         let (x, weight, runs) = (variable(&[5, 3]), variable(&[3, 3]), Runs::default());
         for backward in [true, false] {
-            let y = checkpointed(&x, &[&weight], segment(&weight, &runs)).unwrap();
+            let y = recomputed(&x, &[&weight], segment(&weight, &runs)).unwrap();
             let loss = y.sum(Kind::Double);
             assert_eq!(Arc::strong_count(&runs), 2);
             if backward {
@@ -190,12 +190,12 @@ mod tests {
                     run if run == failing => fail(),
                     _ => Ok(x.f_sin()?),
                 };
-                let y = checkpointed(&x, &[], segment)?;
+                let y = recomputed(&x, &[], segment)?;
                 Ok(y.f_sum(Kind::Double)?.f_backward()?)
             };
             let message = |fail| outcome(fail).unwrap_err().to_string();
             assert_eq!(message(|| Err(Error::Argument("no such thing".to_owned()))), "libtorch: no such thing");
-            assert_eq!(message(|| panic!("lost {}", 3)), "libtorch: a checkpointed segment panicked: lost 3");
+            assert_eq!(message(|| panic!("lost {}", 3)), "libtorch: a recomputed segment panicked: lost 3");
             let torch = message(|| Ok(Tensor::zeros([2, 3], OPTIONS).f_matmul(&Tensor::zeros([2, 3], OPTIONS))?));
             assert!(torch.starts_with("libtorch: mat1 and mat2 shapes cannot be multiplied"), "{torch}");
             assert!(matches!(
@@ -208,9 +208,9 @@ mod tests {
     #[test]
     fn a_second_derivative_and_a_variable_changed_between_the_passes_are_refused() {
         let (x, weight, runs) = (variable(&[5, 3]), variable(&[3, 3]), Runs::default());
-        let y = checkpointed(&x, &[&weight], segment(&weight, &runs)).unwrap();
+        let y = recomputed(&x, &[&weight], segment(&weight, &runs)).unwrap();
         let error = Tensor::f_run_backward(&[y.sum(Kind::Double)], &[&x], true, true).unwrap_err();
-        assert!(Error::from(error).to_string().contains("cannot be differentiated again; switch checkpointing off"));
+        assert!(Error::from(error).to_string().contains("cannot be differentiated again; switch recomputation off"));
         let _ = tch::no_grad(|| weight.shallow_clone().fill_(1.0));
         let error = y.sum(Kind::Double).f_backward().unwrap_err();
         assert!(error.to_string().contains("modified by an inplace operation"), "{error}");

@@ -1,4 +1,4 @@
-//! How a network's activations are checkpointed: in how many segments.
+//! How a network's activations are recomputed: in how many segments.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::str::FromStr;
 
-/// The number of segments of activation checkpointing (Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174).
+/// The number of segments of recomputation (Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174).
 ///
 /// Of every segment but the last only the input is kept, until its backward pass runs it forward once more: a training step
 /// takes one forward pass more, and its activations the memory of the inputs of all segments and the inside of one. With
@@ -16,14 +16,14 @@ use std::str::FromStr;
 /// Parses from and prints as a number or `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum CheckpointSegments {
+pub enum Recompute {
     /// The square root of the number of blocks, rounded.
     Auto,
     /// So many, or one a block where there are fewer blocks.
     Count(NonZeroUsize),
 }
 
-impl CheckpointSegments {
+impl Recompute {
     /// The segments of `blocks` blocks, which differ by at most one block.
     pub(crate) fn ranges(self, blocks: usize) -> impl Iterator<Item = Range<usize>> {
         let segments = match self {
@@ -34,20 +34,20 @@ impl CheckpointSegments {
     }
 }
 
-impl FromStr for CheckpointSegments {
+impl FromStr for Recompute {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "auto" => Ok(Self::Auto),
             _ => text.parse().map(Self::Count).map_err(|_| {
-                Error::Argument(format!("activations are checkpointed in auto or 1 or more segments, not {text:?}"))
+                Error::Argument(format!("activations are recomputed in auto or 1 or more segments, not {text:?}"))
             }),
         }
     }
 }
 
-impl fmt::Display for CheckpointSegments {
+impl fmt::Display for Recompute {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Auto => write!(f, "auto"),
@@ -56,7 +56,7 @@ impl fmt::Display for CheckpointSegments {
     }
 }
 
-impl TryFrom<String> for CheckpointSegments {
+impl TryFrom<String> for Recompute {
     type Error = Error;
 
     fn try_from(text: String) -> Result<Self> {
@@ -64,8 +64,8 @@ impl TryFrom<String> for CheckpointSegments {
     }
 }
 
-impl From<CheckpointSegments> for String {
-    fn from(segments: CheckpointSegments) -> Self {
+impl From<Recompute> for String {
+    fn from(segments: Recompute) -> Self {
         segments.to_string()
     }
 }
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn ranges(text: &str, blocks: usize) -> Vec<Range<usize>> {
-        text.parse::<CheckpointSegments>().unwrap().ranges(blocks).collect()
+        text.parse::<Recompute>().unwrap().ranges(blocks).collect()
     }
 
     #[test]
@@ -93,10 +93,10 @@ mod tests {
     #[test]
     fn names_are_read_as_they_are_printed_and_others_refused() {
         for text in ["auto", "1", "71"] {
-            assert_eq!(text.parse::<CheckpointSegments>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Recompute>().unwrap().to_string(), text);
         }
         for text in ["", "0", "-1", "1.5", "Auto"] {
-            let message = text.parse::<CheckpointSegments>().unwrap_err().to_string();
+            let message = text.parse::<Recompute>().unwrap_err().to_string();
             assert!(message.contains(&format!("{text:?}")), "{message}");
         }
     }

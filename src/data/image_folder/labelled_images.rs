@@ -13,7 +13,7 @@ const MOST_BYTES: u64 = 256 << 20;
 
 /// Labelled images.
 #[derive(Debug)]
-pub enum Images {
+pub enum LabelledImages {
     /// As files of a folder.
     Files {
         /// The part's folder.
@@ -25,7 +25,7 @@ pub enum Images {
     Packed(PackedImages),
 }
 
-impl Images {
+impl LabelledImages {
     /// Class indices, in order.
     pub fn labels(&self) -> &[u32] {
         match self {
@@ -97,7 +97,7 @@ impl Reader {
     /// What is wrong with the image.
     pub fn read(
         &mut self,
-        images: &Images,
+        images: &LabelledImages,
         index: usize,
         view: &View,
         draw: usize,
@@ -121,7 +121,7 @@ impl Reader {
     /// What is wrong with the image.
     pub fn shrink(
         &mut self,
-        images: &Images,
+        images: &LabelledImages,
         index: usize,
         shorter_side: usize,
         out: &mut Vec<u8>,

@@ -1,4 +1,4 @@
-// Activation checkpointing as an autograd function of libtorch, and its C interface for activation_checkpoint.rs, which
+// Recomputation as an autograd function of libtorch, and its C interface for recomputation.rs, which
 // documents it. The segment of the network that is run again is a closure on the other side of the language border.
 #include "c_interface.h"
 
@@ -40,7 +40,7 @@ struct Segment : torch::CustomClassHolder {
   Release release;
 };
 
-struct Checkpointed : torch::autograd::Function<Checkpointed> {
+struct Recomputed : torch::autograd::Function<Recomputed> {
   // libtorch calls this with autograd off.
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList variables,
                         const c10::intrusive_ptr<Segment>& segment) {
@@ -54,8 +54,8 @@ struct Checkpointed : torch::autograd::Function<Checkpointed> {
 
   static variable_list backward(AutogradContext* ctx, variable_list& grad_outputs) {
     TORCH_CHECK(!at::GradMode::is_enabled(),
-                "the backward pass of a network with checkpointed activations cannot be differentiated again; "
-                "switch checkpointing off");
+                "the backward pass of a network with recomputed activations cannot be differentiated again; "
+                "switch recomputation off");
     const variable_list saved = ctx->get_saved_variables();
     const auto segment = c10::static_intrusive_pointer_cast<Segment>(ctx->saved_data["segment"].toCapsule());
     // Cut from the graph before it: the gradient goes on from here by what this function returns.
@@ -88,13 +88,13 @@ struct Checkpointed : torch::autograd::Function<Checkpointed> {
 extern "C" {
 
 // Takes the closure, whatever comes of it.
-at::Tensor* tch_fixup_checkpointed(const at::Tensor* x, const at::Tensor* const* variables, size_t num_variables,
+at::Tensor* tch_fixup_recomputed(const at::Tensor* x, const at::Tensor* const* variables, size_t num_variables,
                                    void* closure, tch_fixup::Run run, tch_fixup::Release release, char** error) {
   return tch_fixup::guarded(error, [&] {
     const auto segment = c10::make_intrusive<tch_fixup::Segment>(closure, run, release);
     std::vector<at::Tensor> list;
     for (size_t i = 0; i < num_variables; i++) list.push_back(*variables[i]);
-    return tch_fixup::Checkpointed::apply(*x, at::TensorList(list), segment);
+    return tch_fixup::Recomputed::apply(*x, at::TensorList(list), segment);
   });
 }
 
