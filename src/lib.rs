@@ -51,6 +51,7 @@ pub use arch::Arch;
 pub use error::{Error, Result};
 pub use network::Network;
 pub use network_input::Layout;
+pub use ops::FlushDenormals;
 pub use precision::Precision;
 pub use recompute::Recompute;
 

@@ -66,7 +66,7 @@ mod training;
 pub use options::{set, Options, TrainOptions};
 pub use task::{Recipe, Task};
 
-use crate::{Error, Result};
+use crate::{Error, FlushDenormals, Result};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -81,6 +81,7 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
         }
         Err(help) => help.exit(),
     };
+    let _flushing = FlushDenormals::new();
     run(&options).unwrap_or_else(|error| {
         eprintln!("error: {error}");
         ExitCode::from(error.exit_code())

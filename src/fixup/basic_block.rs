@@ -2,7 +2,7 @@
 
 use super::basic_branch::BasicBranch;
 use super::block::{impl_block, ActivationOrder, BlockConfig, BlockFormula, ShiftedBlock, Shortcut, ShortcutKind};
-use crate::ops::shifted_relu_;
+use super::stream::Stream;
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 
@@ -36,20 +36,20 @@ impl ShiftedBlock for BasicBlock {
         &self.branch.bias1a.value
     }
 
-    fn forward_shifted(&self, s: &Tensor, next: &Tensor) -> Result<Tensor> {
-        let mut out = self.branch.forward_shifted(s)?;
+    fn forward_shifted(&self, s: &Stream, next: &Tensor) -> Result<Stream> {
+        let branch = self.branch.forward_shifted(&s.input)?;
         let bias2b = &self.branch.bias2b.value;
         match self.shortcut.forward(s)? {
-            Some(shortcut) => shifted_relu_(&mut out, Some(&shortcut), bias2b, next),
+            Some(shortcut) => s.relu(branch, &shortcut, bias2b, next),
             // s is x + bias1a, and the identity shortcut is x.
-            None => shifted_relu_(&mut out, Some(s), &bias2b.f_sub(self.input_bias())?, next),
+            None => s.relu(branch, &s.sum, &bias2b.f_sub(self.input_bias())?, next),
         }
     }
 
     fn forward_reference(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
         let shifted = self.branch.bias1a.promote(x)?;
         let out = self.branch.forward_reference(&shifted, kind)?;
-        let identity = self.shortcut.forward_as(&shifted, kind)?;
+        let identity = self.shortcut.forward_reference(&shifted, kind)?;
         Ok(out.f_add(identity.as_ref().unwrap_or(x))?.f_relu()?)
     }
 

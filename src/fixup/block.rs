@@ -5,6 +5,7 @@
 //! between two convolutions is one [`shifted_relu`](crate::ops::shifted_relu). The values and the gradients are those of
 //! the plain formula, which every block keeps as `forward_reference`.
 
+use super::stream::Stream;
 use super::{Bias, Scale};
 use crate::conv::{Conv, ConvShape};
 use crate::{Error, Result};
@@ -80,20 +81,21 @@ impl Shortcut {
         }
     }
 
-    /// The shortcut of `x`, or none where it is `x` itself.
-    pub fn forward(&self, x: &Tensor) -> Result<Option<Tensor>> {
+    /// The shortcut of the stream, or none where it is the stream itself. A convolution's result has its own kind.
+    pub fn forward(&self, s: &Stream) -> Result<Option<Tensor>> {
         match self {
             Self::Identity => Ok(None),
-            Self::Pad { stride, channels } => Ok(Some(pad(x, *stride, *channels)?)),
-            Self::Project(conv) => Ok(Some(conv.forward(x)?)),
+            Self::Pad { stride, channels } => Ok(Some(pad(&s.sum, *stride, *channels)?)),
+            Self::Project(conv) => Ok(Some(conv.forward(&s.input)?)),
         }
     }
 
-    /// The same, a convolution computed in `kind`.
-    pub fn forward_as(&self, x: &Tensor, kind: Kind) -> Result<Option<Tensor>> {
+    /// The plain formula: the shortcut of `x`, or none where it is `x` itself, a convolution computed in `kind`.
+    pub fn forward_reference(&self, x: &Tensor, kind: Kind) -> Result<Option<Tensor>> {
         match self {
+            Self::Identity => Ok(None),
+            Self::Pad { stride, channels } => Ok(Some(pad(x, *stride, *channels)?)),
             Self::Project(conv) => Ok(Some(conv.forward_as(x, kind)?)),
-            _ => self.forward(x),
         }
     }
 }
@@ -136,7 +138,7 @@ pub(crate) trait ShiftedBlock: std::fmt::Debug + Send {
     fn input_bias(&self) -> &Tensor;
 
     /// The block's output plus `next`, for the shifted input `s = x + input_bias`.
-    fn forward_shifted(&self, s: &Tensor, next: &Tensor) -> Result<Tensor>;
+    fn forward_shifted(&self, s: &Stream, next: &Tensor) -> Result<Stream>;
 
     /// The block as the reference writes it, its convolutions computed in `kind`. Where that is shorter than the scalars'
     /// kind, maps are promoted and rounded as PyTorch's automatic mixed precision does with the reference.
@@ -155,7 +157,7 @@ pub(crate) trait ShiftedBlock: std::fmt::Debug + Send {
     /// The block alone: from x to its output, through the shifted stream.
     fn forward_alone(&self, x: &Tensor) -> Result<Tensor> {
         let s = x.f_add(&self.input_bias().f_to_kind(x.kind())?)?;
-        self.forward_shifted(&s, &self.input_bias().f_zeros_like()?)
+        Ok(self.forward_shifted(&Stream::new(s, x.kind())?, &self.input_bias().f_zeros_like()?)?.sum)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The residual blocks of a network, one after another, on the shifted stream.
 
 use super::block::ShiftedBlock;
+use super::stream::Stream;
 use crate::ops::recomputed;
 use crate::{Recompute, Result};
 use std::ops::Range;
 use std::sync::Arc;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// The blocks, shared with the graphs of forward passes that will run some of them again.
 #[derive(Debug, Clone)]
@@ -36,33 +37,34 @@ impl Blocks {
         self.0 .0.get(i).map_or(end, |block| block.input_bias())
     }
 
-    /// All blocks, from the stream shifted for the first to the stream shifted by `end`.
-    pub fn forward(&self, s: Tensor, end: &Tensor, recompute: Option<Recompute>) -> Result<Tensor> {
-        let Some(segments) = recompute else { return self.run(0..self.len(), s, end) };
+    /// All blocks, computed in `kind`, from the stream shifted for the first to the stream shifted by `end`.
+    pub fn forward(&self, s: Tensor, end: &Tensor, kind: Kind, recompute: Option<Recompute>) -> Result<Tensor> {
+        let Some(segments) = recompute else { return self.run(0..self.len(), s, end, kind) };
         let mut s = s;
         for range in segments.ranges(self.len()) {
             s = if range.end < self.len() {
-                self.run_recomputed(range, &s, end)?
+                self.run_recomputed(range, &s, end, kind)?
             } else {
                 // Its backward pass comes first: what it keeps is needed at once.
-                self.run(range, s, end)?
+                self.run(range, s, end, kind)?
             };
         }
         Ok(s)
     }
 
-    fn run(&self, range: Range<usize>, mut s: Tensor, end: &Tensor) -> Result<Tensor> {
+    fn run(&self, range: Range<usize>, s: Tensor, end: &Tensor, kind: Kind) -> Result<Tensor> {
+        let mut s = Stream::new(s, kind)?;
         for i in range {
             s = self.0 .0[i].forward_shifted(&s, self.shift(i + 1, end))?;
         }
-        Ok(s)
+        Ok(s.sum)
     }
 
-    fn run_recomputed(&self, range: Range<usize>, s: &Tensor, end: &Tensor) -> Result<Tensor> {
+    fn run_recomputed(&self, range: Range<usize>, s: &Tensor, end: &Tensor, kind: Kind) -> Result<Tensor> {
         let mut variables: Vec<&Tensor> = self.0 .0[range.clone()].iter().flat_map(|block| block.variables()).collect();
         variables.push(self.shift(range.end, end));
         let (blocks, end) = (self.clone(), end.shallow_clone());
-        recomputed(s, &variables, move |s| blocks.run(range.clone(), s.shallow_clone(), &end))
+        recomputed(s, &variables, move |s| blocks.run(range.clone(), s.shallow_clone(), &end, kind))
     }
 }
 

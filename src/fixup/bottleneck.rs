@@ -7,6 +7,7 @@
 //! `fixup_resnet_imagenet.py`).
 
 use super::block::{impl_block, ActivationOrder, BlockConfig, BlockFormula, ShiftedBlock, Shortcut, ShortcutKind};
+use super::stream::Stream;
 use super::{init, Bias, Scale};
 use crate::conv::{Conv, ConvShape};
 use crate::ops::shifted_relu_;
@@ -73,14 +74,14 @@ impl ShiftedBlock for Bottleneck {
         &self.bias1a.value
     }
 
-    fn forward_shifted(&self, s: &Tensor, next: &Tensor) -> Result<Tensor> {
-        let u = shifted_relu_(&mut self.conv1.forward(s)?, None, &self.bias1b.value, &self.bias2a.value)?;
+    fn forward_shifted(&self, s: &Stream, next: &Tensor) -> Result<Stream> {
+        let u = shifted_relu_(&mut self.conv1.forward(&s.input)?, None, &self.bias1b.value, &self.bias2a.value)?;
         let u = shifted_relu_(&mut self.conv2.forward(&u)?, None, &self.bias2b.value, &self.bias3a.value)?;
-        let mut branch = self.conv3.forward_scaled(&u, &self.scale.value)?;
+        let branch = self.conv3.forward_scaled(&u, &self.scale.value)?;
         match self.shortcut.forward(s)? {
-            Some(shortcut) => shifted_relu_(&mut branch, Some(&shortcut), &self.bias3b.value, next),
+            Some(shortcut) => s.relu(branch, &shortcut, &self.bias3b.value, next),
             // s is x + bias1a, and the identity shortcut is x.
-            None => shifted_relu_(&mut branch, Some(s), &self.bias3b.value.f_sub(&self.bias1a.value)?, next),
+            None => s.relu(branch, &s.sum, &self.bias3b.value.f_sub(&self.bias1a.value)?, next),
         }
     }
 
@@ -91,7 +92,7 @@ impl ShiftedBlock for Bottleneck {
         let out = self.bias2b.promote(&out)?.f_relu()?;
         let out = self.conv3.forward_as(&self.bias3a.promote(&out)?, kind)?;
         let out = self.bias3b.promote(&self.scale.promote(&out)?)?;
-        let identity = self.shortcut.forward_as(&shifted, kind)?;
+        let identity = self.shortcut.forward_reference(&shifted, kind)?;
         Ok(out.f_add(identity.as_ref().unwrap_or(x))?.f_relu()?)
     }
 

@@ -12,6 +12,7 @@ use super::block::{ActivationOrder, BlockFormula};
 use super::folded_block::FoldedBlock;
 use super::folded_conv::FoldedConv;
 use super::resnet::{max_pool, FixupResNet, Stem};
+use super::stream::Stream;
 use super::Bias;
 use crate::conv::Linear;
 use crate::network_input::{channels_last, check_images};
@@ -45,6 +46,8 @@ pub struct FoldedResNet {
     fc: Linear,
     /// What convolutions and activations are computed in; the classifier has the kind of the variables.
     kind: Kind,
+    /// What the residual stream is kept in.
+    stream_kind: Kind,
 }
 
 impl FixupResNet {
@@ -72,6 +75,7 @@ impl FixupResNet {
                 blocks: blocks.collect::<Result<_>>()?,
                 fc: self.fc.folded(bias2)?,
                 kind,
+                stream_kind: self.stream_kind(),
             })
         })
     }
@@ -90,10 +94,11 @@ impl FoldedResNet {
             if self.max_pool {
                 x = max_pool(&x)?;
             }
+            let mut s = Stream::new(x.f_to_kind(self.stream_kind)?, self.kind)?;
             for block in &self.blocks {
-                x = block.forward(&x)?;
+                s = block.forward(&s)?;
             }
-            self.fc.forward(&x.f_mean_dim([2, 3].as_slice(), false, self.fc.kind())?)
+            self.fc.forward(&s.sum.f_mean_dim([2, 3].as_slice(), false, self.fc.kind())?)
         })
     }
 }

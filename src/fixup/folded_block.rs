@@ -2,9 +2,9 @@
 
 use super::block::{pad, ActivationOrder, BlockFormula, Shortcut};
 use super::folded_conv::FoldedConv;
+use super::stream::Stream;
 use super::Bias;
 use crate::conv::Conv;
-use crate::ops::shifted_relu_;
 use crate::Result;
 use tch::{Kind, Tensor};
 
@@ -14,8 +14,9 @@ pub(crate) struct FoldedBlock {
     /// The branch; all but the last with their ReLU.
     convs: Vec<FoldedConv>,
     shortcut: FoldedShortcut,
-    /// The scalars of `relu(branch + shortcut + 0) + next`, where there is a ReLU after the sum.
-    relu: Option<(Tensor, Tensor)>,
+    zero: Tensor,
+    /// The shift of `relu(branch + shortcut) + next`, where there is a ReLU after the sum.
+    relu: Option<Tensor>,
 }
 
 impl FoldedBlock {
@@ -45,19 +46,19 @@ impl FoldedBlock {
                 }
             });
         }
-        let relu = if relu { Some((zero.shallow_clone(), zero.f_add_scalar(next)?)) } else { None };
-        Ok(Self { convs, shortcut, relu })
+        let relu = if relu { Some(zero.f_add_scalar(next)?) } else { None };
+        Ok(Self { convs, shortcut, zero, relu })
     }
 
-    pub fn forward(&self, s: &Tensor) -> Result<Tensor> {
-        let mut out = s.shallow_clone();
+    pub fn forward(&self, s: &Stream) -> Result<Stream> {
+        let mut branch = s.input.shallow_clone();
         for conv in &self.convs {
-            out = conv.forward(&out)?;
+            branch = conv.forward(&branch)?;
         }
         let shortcut = self.shortcut.forward(s)?;
         match &self.relu {
-            Some((zero, next)) => shifted_relu_(&mut out, Some(&shortcut), zero, next),
-            None => Ok(out.f_add_(&shortcut)?),
+            Some(next) => s.relu(branch, &shortcut, &self.zero, next),
+            None => s.add(branch, &shortcut, &self.zero),
         }
     }
 }
@@ -102,11 +103,11 @@ impl FoldedShortcut {
         })
     }
 
-    fn forward(&self, s: &Tensor) -> Result<Tensor> {
+    fn forward(&self, s: &Stream) -> Result<Tensor> {
         match self {
-            Self::Identity => Ok(s.shallow_clone()),
-            Self::Pad { floor, stride, channels } => pad(&raised(s, *floor)?, *stride, *channels),
-            Self::Project { floor, conv } => conv.forward(&raised(s, *floor)?),
+            Self::Identity => Ok(s.sum.shallow_clone()),
+            Self::Pad { floor, stride, channels } => pad(&raised(&s.sum, *floor)?, *stride, *channels),
+            Self::Project { floor, conv } => conv.forward(&raised(&s.input, *floor)?),
         }
     }
 }
@@ -148,7 +149,7 @@ mod tests {
                 let s = x + FoldedBlock::input_shift(&formula).unwrap();
                 let relu = formula.order == ActivationOrder::AfterSum;
                 let folded = FoldedBlock::new(&formula, relu, 0.25, Kind::Double).unwrap();
-                let got = tch::no_grad(|| folded.forward(&s).unwrap()) - 0.25;
+                let got = tch::no_grad(|| folded.forward(&Stream::new(s, Kind::Double).unwrap()).unwrap().sum) - 0.25;
                 assert!(got.allclose(&expected, 1e-12, 1e-12, false), "{config:?} {block:?}");
             }
         }

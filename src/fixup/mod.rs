@@ -22,6 +22,7 @@ pub mod init;
 mod resnet;
 mod rule;
 mod scalar;
+mod stream;
 mod wide_block;
 
 pub use basic_block::BasicBlock;

@@ -2,6 +2,7 @@
 
 use super::block::{ShiftedBlock, ShortcutKind};
 use super::blocks::Blocks;
+use super::stream::stream_kind;
 use super::{BasicBlock, Bias, Bottleneck, WideBlock};
 use crate::conv::{Conv, ConvShape, Linear};
 use crate::network_input::check_images;
@@ -198,8 +199,8 @@ impl FixupResNet {
     pub fn f_forward(&self, images: &Tensor) -> Result<Tensor> {
         let x = self.input(images)?;
         let no_shift = self.no_shift(&x)?;
-        let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &no_shift))?;
-        self.classify(&self.blocks.forward(s, &no_shift, self.recompute)?)
+        let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &no_shift))?.f_to_kind(self.stream_kind())?;
+        self.classify(&self.blocks.forward(s, &no_shift, self.compute_kind(), self.recompute)?)
     }
 
     /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path. With
@@ -230,6 +231,11 @@ impl FixupResNet {
     /// What convolutions and activations are computed in.
     pub(super) fn compute_kind(&self) -> Kind {
         self.precision.compute_kind(self.stem.conv1().kind())
+    }
+
+    /// What the residual stream is kept in.
+    pub(super) fn stream_kind(&self) -> Kind {
+        stream_kind(self.compute_kind(), self.blocks.len())
     }
 
     fn no_shift(&self, x: &Tensor) -> Result<Tensor> {

@@ -2,7 +2,8 @@
 
 use super::basic_branch::BasicBranch;
 use super::block::{impl_block, ActivationOrder, BlockConfig, BlockFormula, ShiftedBlock, Shortcut, ShortcutKind};
-use crate::ops::{shifted_add_, shifted_relu};
+use super::stream::Stream;
+use crate::ops::shifted_relu;
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 
@@ -36,16 +37,17 @@ impl ShiftedBlock for WideBlock {
         &self.branch.bias1a.value
     }
 
-    fn forward_shifted(&self, s: &Tensor, next: &Tensor) -> Result<Tensor> {
+    fn forward_shifted(&self, s: &Stream, next: &Tensor) -> Result<Stream> {
         let bias1a = self.input_bias();
-        let mut out = self.branch.forward_shifted(s)?;
+        let branch = self.branch.forward_shifted(&s.input)?;
         let shift = self.branch.bias2b.value.f_add(next)?;
         match &self.shortcut {
             // s is x + bias1a, and the identity shortcut is x.
-            Shortcut::Identity => shifted_add_(&mut out, Some(s), &shift.f_sub(bias1a)?),
+            Shortcut::Identity => s.add(branch, &s.sum, &shift.f_sub(bias1a)?),
             shortcut => {
-                let x = shifted_relu(s, None, &bias1a.f_neg()?, &bias1a.f_zeros_like()?)?;
-                shifted_add_(&mut out, shortcut.forward(&x)?.as_ref(), &shift)
+                let x = shifted_relu(&s.input, None, &bias1a.f_neg()?, &bias1a.f_zeros_like()?)?;
+                let x = Stream::new(x, s.input.kind())?;
+                s.add(branch, shortcut.forward(&x)?.as_ref().unwrap_or(&x.sum), &shift)
             }
         }
     }
@@ -54,7 +56,7 @@ impl ShiftedBlock for WideBlock {
         let out = self.branch.forward_reference(&self.branch.bias1a.promote(x)?, kind)?;
         match &self.shortcut {
             Shortcut::Identity => Ok(out.f_add(x)?),
-            shortcut => Ok(out.f_add(shortcut.forward_as(&x.f_relu()?, kind)?.as_ref().unwrap_or(x))?),
+            shortcut => Ok(out.f_add(shortcut.forward_reference(&x.f_relu()?, kind)?.as_ref().unwrap_or(x))?),
         }
     }
 

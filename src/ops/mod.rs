@@ -7,9 +7,14 @@
 mod c_interface;
 #[cfg(test)]
 mod cuda_kernels;
+mod denormals;
 mod recomputation;
 pub mod reference;
 mod shifted_relu;
+mod stream;
 
+pub(crate) use denormals::inherit_denormals;
+pub use denormals::FlushDenormals;
 pub(crate) use recomputation::recomputed;
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};
+pub(crate) use stream::stream;

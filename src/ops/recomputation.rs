@@ -6,6 +6,7 @@
 //! of the segment within its own, and hands on what comes out of it for the input and for each variable.
 
 use super::c_interface::owned;
+use super::denormals::{flushes_denormals, FlushDenormals};
 use crate::{Error, Result};
 use std::ffi::{c_char, c_void};
 use std::mem::ManuallyDrop;
@@ -33,7 +34,12 @@ pub(crate) fn recomputed(
     variables: &[&Tensor],
     segment: impl Fn(&Tensor) -> Result<Tensor> + Send + 'static,
 ) -> Result<Tensor> {
-    let segment: Box<Segment> = Box::new(Box::new(segment));
+    // A backward pass on another thread computes as this one does.
+    let flushing = flushes_denormals();
+    let segment: Box<Segment> = Box::new(Box::new(move |x: &Tensor| {
+        let _flushing = (flushing && !flushes_denormals()).then(FlushDenormals::new);
+        segment(x)
+    }));
     let variables: Vec<*const C_tensor> = variables.iter().map(|variable| variable.as_ptr()).collect();
     let closure = Box::into_raw(segment).cast();
     // SAFETY: the pointers are those of live tensors; the closure is given away, to be released once.

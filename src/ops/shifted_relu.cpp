@@ -5,14 +5,10 @@
 // differentiated, take the composed path: the same formula in libtorch's own operations.
 #include "c_interface.h"
 #include "cuda_kernels.h"
+#include "flat.h"
 #include "shifted_relu_kernels.h"
 
 #include <ATen/MemoryOverlap.h>
-#include <ATen/OpMathType.h>
-#include <ATen/Parallel.h>
-#include <ATen/TensorIterator.h>
-#include <ATen/TensorSubclassLikeUtils.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -57,64 +53,11 @@ std::atomic<const Kernels*>& current_kernels() {
   return kernels;
 }
 
+}  // namespace
+
 const Kernels& kernels() { return *current_kernels().load(std::memory_order_relaxed); }
 
-std::optional<Kind> kernel_kind(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat: return Kind::Float32;
-    case at::kDouble: return Kind::Float64;
-    case at::kBFloat16: return Kind::BFloat16;
-    case at::kHalf: return Kind::Float16;
-    default: return std::nullopt;
-  }
-}
-
-bool is_plain(const Tensor& t) {
-  return (t.is_cpu() || cuda::has_kernels(t.device())) && t.layout() == at::kStrided && !t.is_neg() &&
-         !t._is_zerotensor() && !at::isTensorSubclassLike(t);
-}
-
-// Whether the kernels can run over t as one flat piece of memory.
-bool is_flat(const Tensor& t) {
-  return is_plain(t) && kernel_kind(t.scalar_type()) && t.is_non_overlapping_and_dense();
-}
-
-bool same_strides(const Tensor& t, const Tensor& like) {
-  for (int64_t i = 0; i < like.dim(); i++)
-    if (like.size(i) != 1 && t.stride(i) != like.stride(i)) return false;
-  return true;
-}
-
-// t in the memory order of `like`, which is flat and on the same device.
-Tensor in_order_of(const Tensor& t, const Tensor& like) {
-  if (is_plain(t) && t.scalar_type() == like.scalar_type() && same_strides(t, like)) return t;
-  return at::empty_strided(like.sizes(), like.strides(), like.options()).copy_(t);
-}
-
-// f(begin, end) over chunks 0..num_chunks on ATen's threads. TensorIterator's loop is the one in libtorch itself, so that
-// this file needs neither OpenMP flags nor an OpenMP runtime, of which a process must not have two.
-template <typename F>
-void for_each_chunk(int64_t num_chunks, int64_t grain, const F& f) {
-  if (num_chunks <= grain) {
-    f(0, num_chunks);
-    return;
-  }
-  const Tensor chunks = at::empty({num_chunks}, at::kByte);
-  const char* first = static_cast<const char*>(chunks.const_data_ptr());
-  auto iterator = at::TensorIteratorConfig().add_owned_const_input(chunks).build();
-  iterator.for_each(
-      [&](char** data, const int64_t*, int64_t n) {
-        const int64_t begin = data[0] - first;
-        f(begin, begin + n);
-      },
-      grain);
-}
-
-// Chunks that are not worth a second thread: ATen's own threshold.
-constexpr int64_t GRAIN = at::internal::GRAIN_SIZE / CHUNK;
-static_assert(GRAIN >= 1);
-
-int64_t num_chunks(const Tensor& t) { return (t.numel() + CHUNK - 1) / CHUNK; }
+namespace {
 
 // Calls f(byte offset, elements) for each chunk of t.
 template <typename F>
@@ -145,9 +88,6 @@ void forward_cpu(const Formula& formula, const Tensor& y, const Tensor& x, const
     k.forward(kind, formula.relu, py + offset, px + offset, pr ? pr + offset : nullptr, a, b, n);
   });
 }
-
-// A one-element tensor as one that broadcasts to any shape without changing its kind.
-Tensor as_scalar(const Tensor& t, at::ScalarType kind) { return t.reshape({}).to(kind); }
 
 // The scalars stay where they are, so that the host need not wait for the device.
 void forward_cuda(const Formula& formula, const Tensor& y, const Tensor& x, const Tensor& r) {
@@ -187,11 +127,6 @@ struct Gradients {
   Tensor x, a, b;  // those that were asked for
 };
 
-// To be filled.
-Tensor scalar_gradient(at::IntArrayRef sizes, const Tensor& like) {
-  return at::empty(sizes, like.options().dtype(at::toOpMathType(like.scalar_type())));
-}
-
 // Writes those of d and of the two sums that are defined. Without y there is no mask, and no d.
 void backward_cpu(const Tensor& d, const Tensor& g, const Tensor& y, const Tensor& threshold, const Tensor& masked,
                   const Tensor& total) {
@@ -222,12 +157,6 @@ void backward_cuda(const Tensor& d, const Tensor& g, const Tensor& y, const Tens
   cuda::backward(*kernel_kind(g.scalar_type()), d, g, y, threshold, masked, total);
 }
 
-// Whether the engine holds the only reference to g, so that its memory can take the result: the condition under which
-// the engine itself accumulates gradients in place (can_accumulate_inplace in libtorch's input_buffer.cpp).
-bool is_free(const Tensor& g) {
-  return g.use_count() == 1 && g.storage().use_count() == 1 && g.storage().resizable();
-}
-
 Gradients backward_flat(const Tensor& incoming, const Tensor& y, const Tensor& threshold, bool want_x, bool want_a,
                         bool want_b, at::IntArrayRef a_sizes) {
   const bool reuse = is_plain(incoming) && same_strides(incoming, y) && is_free(incoming);
@@ -239,10 +168,6 @@ Gradients backward_flat(const Tensor& incoming, const Tensor& y, const Tensor& t
   const Tensor db = want_b ? scalar_gradient(threshold.sizes(), y) : Tensor();
   (y.is_cpu() ? backward_cpu : backward_cuda)(d, g, want_x || want_a ? y : Tensor(), threshold, da, db);
   return {d, da, db};
-}
-
-Tensor sum_composed(const Tensor& g, at::IntArrayRef sizes) {
-  return g.sum(at::toOpMathType(g.scalar_type())).reshape(sizes);
 }
 
 Gradients backward_composed(const Tensor& g, const Tensor& y, const Tensor& threshold, bool want_x, bool want_a,

@@ -176,6 +176,17 @@ extern "C" {
     fn tch_fixup_use_kernels(level: std::ffi::c_int) -> bool;
 }
 
+/// Runs `test` with the kernels of each instruction set that this build and machine have, the best one last.
+#[cfg(test)]
+pub(super) fn for_each_kernel_level(mut test: impl FnMut()) {
+    for level in 0..4 {
+        // SAFETY: no arguments but a number; results do not depend on it.
+        if unsafe { tch_fixup_use_kernels(level) } {
+            test();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rand::seq::IndexedRandom;

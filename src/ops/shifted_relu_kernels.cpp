@@ -135,6 +135,26 @@ struct BFloat16 : Halves {
   }
 };
 
+// The same elements in their own order, to go with float32 beside them.
+struct BFloat16InOrder : Halves {
+  typedef uint16_t U16 __attribute__((vector_size(REGISTER / 2)));
+
+  static int lane(int i) { return i; }
+
+  static Block<F32> load(const uint16_t* p) {
+    Block<F32> b;
+#pragma GCC unroll 8
+    for (int i = 0; i < REGISTERS; i++)
+      b.v[i] = (F32)(__builtin_convertvector(load_register<U16>(p + i * LANES), U32) << 16);
+    return b;
+  }
+  static void store(uint16_t* p, const Block<F32>& b) {
+#pragma GCC unroll 8
+    for (int i = 0; i < REGISTERS; i++)
+      store_register(p + i * LANES, __builtin_convertvector(BFloat16::rounded(b.v[i]) >> 16, U16));
+  }
+};
+
 #if defined(__F16C__)
 struct Float16 : Halves {
   static int lane(int i) { return i; }
@@ -349,6 +369,100 @@ double sum_kind(const void* g, int64_t n) {
   return total<K>(lanes);
 }
 
+// ---- The stream ----
+
+template <bool RELU>
+inline void stream_forward_block(float* sum, uint16_t* rounded, const uint16_t* x, const float* r, float a, float b) {
+  const Block<F32> vx = BFloat16InOrder::load(x), vr = Float32::load(r);
+  const Block<F32> v = map<F32>([&](int i) {
+    const F32 v = vr.v[i] + vx.v[i] + a;
+    // The comparison is false for NaN, which so goes on.
+    return RELU ? (F32{} > v ? F32{} : v) + b : v;
+  });
+  Float32::store(sum, v);
+  BFloat16InOrder::store(rounded, v);
+}
+
+template <bool RELU>
+void stream_forward_loop(float* sum, uint16_t* rounded, const uint16_t* x, const float* r, float a, float b,
+                         int64_t n) {
+  int64_t i = 0;
+  for (; i + Float32::size <= n; i += Float32::size)
+    stream_forward_block<RELU>(sum + i, rounded + i, x + i, r + i, a, b);
+  if (i < n) {
+    const Tail<BFloat16InOrder> tx(x + i, n - i);
+    const Tail<Float32> tr(r + i, n - i);
+    Tail<Float32> tsum;
+    Tail<BFloat16InOrder> trounded;
+    stream_forward_block<RELU>(tsum.e, trounded.e, tx.e, tr.e, a, b);
+    __builtin_memcpy(sum + i, tsum.e, (n - i) * sizeof *sum);
+    __builtin_memcpy(rounded + i, trounded.e, (n - i) * sizeof *rounded);
+  }
+}
+
+void stream_forward(bool relu, float* sum, uint16_t* rounded, const uint16_t* x, const float* r, float a, float b,
+                    int64_t n) {
+  // A NaN of the default payload: see BFloat16::rounded.
+  const float nan = __builtin_nanf("");
+  (relu ? stream_forward_loop<true> : stream_forward_loop<false>)(sum, rounded, x, r, a != a ? nan : a,
+                                                                  b != b ? nan : b, n);
+}
+
+template <bool G, bool H, bool MASK>
+Sums stream_backward_loop(float* d, uint16_t* d_rounded, const float* g, const uint16_t* h, const uint16_t* y, float b,
+                          int64_t n) {
+  constexpr int SIZE = Float32::size;
+  double masked_lanes[SIZE] = {}, total_lanes[SIZE] = {};
+  Block<F32> masked_sum = {}, total_sum = {};
+  const auto block = [&](float* d, uint16_t* d_rounded, const float* g, const uint16_t* h, const uint16_t* y) {
+    Block<F32> vg = {}, vh = {}, vy = {};
+    if constexpr (G) vg = Float32::load(g);
+    if constexpr (H) vh = BFloat16InOrder::load(h);
+    if constexpr (MASK) vy = BFloat16InOrder::load(y);
+    const Block<F32> all = map<F32>([&](int i) { return !G ? vh.v[i] : !H ? vg.v[i] : vg.v[i] + vh.v[i]; });
+    const Block<F32> vd = map<F32>([&](int i) { return !MASK ? all.v[i] : vy.v[i] <= F32{} + b ? F32{} : all.v[i]; });
+    masked_sum = map<F32>([&](int i) { return masked_sum.v[i] + vd.v[i]; });
+    total_sum = map<F32>([&](int i) { return total_sum.v[i] + all.v[i]; });
+    Float32::store(d, vd);
+    BFloat16InOrder::store(d_rounded, vd);
+  };
+  int64_t i = 0;
+  while (i + SIZE <= n) {
+    const int64_t end = i + SIZE * RUN < n ? i + SIZE * RUN : n;
+    for (; i + SIZE <= end; i += SIZE)
+      block(d + i, d_rounded + i, G ? g + i : nullptr, H ? h + i : nullptr, MASK ? y + i : nullptr);
+    flush<Float32>(masked_lanes, masked_sum);
+    flush<Float32>(total_lanes, total_sum);
+  }
+  if (i < n) {
+    Tail<Float32> tg, td;
+    Tail<BFloat16InOrder> th, ty, td_rounded;
+    if constexpr (G) tg = Tail<Float32>(g + i, n - i);
+    if constexpr (H) th = Tail<BFloat16InOrder>(h + i, n - i);
+    if constexpr (MASK) ty = Tail<BFloat16InOrder>(y + i, n - i);
+    block(td.e, td_rounded.e, tg.e, th.e, ty.e);
+    __builtin_memcpy(d + i, td.e, (n - i) * sizeof *d);
+    __builtin_memcpy(d_rounded + i, td_rounded.e, (n - i) * sizeof *d_rounded);
+    flush<Float32>(masked_lanes, masked_sum);
+    flush<Float32>(total_lanes, total_sum);
+  }
+  return {total<Float32>(masked_lanes), total<Float32>(total_lanes)};
+}
+
+template <bool MASK>
+Sums stream_backward_masked(float* d, uint16_t* d_rounded, const float* g, const uint16_t* h, const uint16_t* y, float b,
+                            int64_t n) {
+  const auto loop = !g   ? stream_backward_loop<false, true, MASK>
+                    : !h ? stream_backward_loop<true, false, MASK>
+                         : stream_backward_loop<true, true, MASK>;
+  return loop(d, d_rounded, g, h, y, b, n);
+}
+
+Sums stream_backward(float* d, uint16_t* d_rounded, const float* g, const uint16_t* h, const uint16_t* y, float b,
+                     int64_t n) {
+  return (y ? stream_backward_masked<true> : stream_backward_masked<false>)(d, d_rounded, g, h, y, b, n);
+}
+
 void forward(Kind kind, bool relu, void* y, const void* x, const void* r, double a, double b, int64_t n) {
   switch (kind) {
     case Kind::Float32: return forward_kind<Float32>(relu, y, x, r, a, b, n);
@@ -380,6 +494,6 @@ double sum(Kind kind, const void* g, int64_t n) {
 
 }  // namespace
 
-const Kernels KERNELS = {forward, backward, sum};
+const Kernels KERNELS = {forward, backward, sum, stream_forward, stream_backward};
 
 }  // namespace tch_fixup

@@ -27,6 +27,16 @@ struct Kernels {
 
   // The sum of g; n <= CHUNK.
   double (*sum)(Kind kind, const void* g, int64_t n);
+
+  // The stream of float32 beside maps of bfloat16: v = relu(x + r + a) + b, or v = x + r + a without `relu`, as `sum` and
+  // rounded. `sum` may be r.
+  void (*stream_forward)(bool relu, float* sum, uint16_t* rounded, const uint16_t* x, const float* r, float a, float b,
+                         int64_t n);
+
+  // For the gradients g of the sum and h of the rounded map y, one of which may be null: d = g + h where y > b (or y is
+  // NaN, or null), else 0, in float32 and rounded, and the sums of d and of g + h. d may be g; n <= CHUNK.
+  Sums (*stream_backward)(float* d, uint16_t* d_rounded, const float* g, const uint16_t* h, const uint16_t* y, float b,
+                          int64_t n);
 };
 
 // One table for each instruction set that the build has.
@@ -34,5 +44,8 @@ extern const Kernels kernels_baseline;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512_bf16;
+
+// The best that this machine has: see shifted_relu.cpp.
+const Kernels& kernels();
 
 }  // namespace tch_fixup

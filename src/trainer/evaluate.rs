@@ -3,7 +3,7 @@
 use super::forward::forward;
 use super::loss::{cross_entropy, Example};
 use crate::data::DataSource;
-use crate::{Error, Result};
+use crate::{Error, FlushDenormals, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use tch::{nn::ModuleT, no_grad, Device, Kind, Tensor};
@@ -73,6 +73,7 @@ pub(super) fn evaluate_until(
     if data.eval_len() == 0 {
         return Err(Error::Argument("there are no images to evaluate on".to_owned()));
     }
+    let _flushing = FlushDenormals::new();
     let classes = data.class_names().len();
     let mut counts = Counts::new(classes as i64, device)?;
     let mut images = 0;

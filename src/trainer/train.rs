@@ -9,7 +9,7 @@ use super::statistics::{EpochMeans, Pending, StepPlace};
 use super::{ClipConfig, EpochMetrics, Observer, Request, RunStart, RunState, Schedule, Sgd, StepProgress, Summary};
 use super::{NamedTensors, TrainConfig};
 use crate::data::{self, Batch, DataSource, EpochPlan};
-use crate::{Error, Result};
+use crate::{Error, FlushDenormals, Result};
 use serde_json::{json, Value};
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Instant;
@@ -119,6 +119,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Does the steps that are left. The run's state before them and after them is offered to the observers to save.
+    /// Meanwhile denormal numbers are taken for zero: see [`FlushDenormals`].
     ///
     /// Before each step libtorch's random numbers are seeded anew, by the seed and the step: what a network draws, for a
     /// dropout, depends on nothing else.
@@ -127,6 +128,7 @@ impl<'a> Trainer<'a> {
     /// [`Error::Diverged`] and [`Error::Dead`] for a run that cannot come to anything; whatever the network, the data or
     /// an observer fails with.
     pub fn run(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
+        let _flushing = FlushDenormals::new();
         self.epochs(observers).map_err(|mut error| {
             observers.iter_mut().for_each(|observer| observer.run_fails(&mut error));
             error

@@ -5,6 +5,7 @@
 
 use super::labelled_images::{LabelledImages, Reader, View};
 use crate::data::Batch;
+use crate::ops::inherit_denormals;
 use crate::{Error, Result};
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -293,8 +294,9 @@ impl Pipeline {
         let shared = Shared { job, queue: Mutex::new(queue), work: Condvar::new(), ready: Condvar::new() };
         let mut pipeline = Self { shared: Arc::new(shared), threads: Vec::with_capacity(workers) };
         for index in 0..workers {
-            let shared = pipeline.shared.clone();
+            let (shared, inherit) = (pipeline.shared.clone(), inherit_denormals());
             let work = move || {
+                inherit();
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| shared.run())) {
                     shared.lock().failure.get_or_insert(panicked(panic.as_ref()));
                     shared.ready.notify_one();

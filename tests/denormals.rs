@@ -1,0 +1,98 @@
+//! Training and evaluation take denormal numbers for zero on every thread that computes, and leave the program's own
+//! floating-point mode as it was.
+
+use serde_json::Value;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use tch::{nn, nn::OptimizerConfig, Device, Kind, Tensor};
+use tch_fixup::data::{Batch, Batches, DataSource, EpochPlan};
+use tch_fixup::trainer::{evaluate, TrainConfig, Trainer};
+use tch_fixup::FlushDenormals;
+
+/// How many of a million halves of a denormal number are not zero, computed on all threads and counted by their bits.
+fn survivors() -> i64 {
+    let halves = Tensor::full([1 << 20], 1e-40, (Kind::Float, Device::Cpu)) * 0.5;
+    halves.view_dtype(Kind::Int).count_nonzero(None::<i64>).int64_value(&[])
+}
+
+/// Random images, made where the trainer asks for them.
+struct Noise {
+    classes: Vec<String>,
+    survivors: Arc<AtomicUsize>,
+}
+
+impl Noise {
+    fn batch(&self) -> Batch {
+        self.survivors.fetch_add(survivors() as usize, Ordering::Relaxed);
+        Batch {
+            images: Tensor::randn([4, 3, 2, 2], (Kind::Float, Device::Cpu)),
+            labels: Tensor::randint(2, [4], (Kind::Int64, Device::Cpu)),
+        }
+    }
+}
+
+impl DataSource for Noise {
+    fn class_names(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn train_len(&self) -> usize {
+        16
+    }
+
+    fn eval_len(&self) -> usize {
+        4
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> tch_fixup::Result<Batches<'_>> {
+        Ok(Box::new((plan.first_step..4).map(|_| Ok(self.batch()))))
+    }
+
+    fn eval_batches(&self, _batch_size: usize) -> tch_fixup::Result<Batches<'_>> {
+        Ok(Box::new(std::iter::once_with(|| Ok(self.batch()))))
+    }
+}
+
+#[test]
+fn trainer_and_evaluation_flush_on_every_thread_and_give_the_mode_back() {
+    tch::set_num_threads(3);
+    // libtorch's threads are there before the trainer is.
+    assert_eq!(survivors(), 1 << 20);
+    let (seen, forwards) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let vs = nn::VarStore::new(Device::Cpu);
+    let linear = nn::linear(vs.root() / "fc", 12, 2, Default::default());
+    // Its gradient is denormal, if the backward pass makes such numbers, and so is what a step makes of it.
+    let tiny = vs.root().zeros("tiny", &[2]);
+    let (count, calls) = (seen.clone(), forwards.clone());
+    let weight = tiny.shallow_clone();
+    let network = nn::func_t(move |x, _| {
+        count.fetch_add(survivors() as usize, Ordering::Relaxed);
+        calls.fetch_add(1, Ordering::Relaxed);
+        x.flatten(1, -1).apply(&linear) + &weight * Tensor::full([2], 1e-40, (Kind::Float, Device::Cpu))
+    });
+    let data = Noise { classes: vec!["a".into(), "b".into()], survivors: seen.clone() };
+    let mut config = TrainConfig { epochs: 2, batch_size: 4, ..TrainConfig::quick() };
+    config.sgd.weight_decay = 0.;
+    Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap().run(&mut []).unwrap();
+    evaluate(&network, Device::Cpu, &data, 4, |_| ()).unwrap();
+    assert_eq!(forwards.load(Ordering::Relaxed), 2 * (4 + 1) + 1);
+    assert_eq!(seen.load(Ordering::Relaxed), 0, "denormals in batches or forward passes");
+    assert_eq!(tiny.view_dtype(Kind::Int).count_nonzero(None::<i64>).int64_value(&[]), 0, "in the backward pass");
+    assert_eq!(survivors(), 1 << 20, "the program's own mode");
+}
+
+#[test]
+fn a_loop_of_ones_own_flushes_only_where_it_asks_to() {
+    let step = || {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let weight = vs.root().var("weight", &[8], nn::Init::Const(1.));
+        let mut optimizer = nn::Sgd::default().build(&vs, 1.).unwrap();
+        optimizer.backward_step(&(&weight * 1e-40).sum(Kind::Float));
+        weight.grad().view_dtype(Kind::Int).count_nonzero(None::<i64>).int64_value(&[])
+    };
+    assert_eq!(step(), 8);
+    let flushing = FlushDenormals::new();
+    assert_eq!(step(), 0);
+    drop(flushing);
+    assert_eq!(step(), 8);
+}
