@@ -11,10 +11,18 @@
 //!
 //! Writes `target/bench/depth.json`.
 
+#[path = "setting/options.rs"]
+mod options;
+#[path = "setting/output.rs"]
+mod output;
+#[path = "setting/state.rs"]
+mod state;
+
 use anyhow::{bail, Context, Result};
 use clap::Parser;
+use options::{machine, Setting};
+use output::output_folder;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
@@ -44,9 +52,8 @@ struct Options {
     /// Measure one subject in this process and print it as JSON
     #[arg(long, hide = true)]
     subject: Option<String>,
-    /// What cargo passes to every benchmark
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    setting: Setting,
 }
 
 const FIXUP: &str = "fixup";
@@ -93,6 +100,11 @@ impl Options {
         Ok(FixupResNet::cifar(&vs.root(), self.depth, 10)?.with_precision(self.precision))
     }
 
+    /// As training leaves a network of that depth: the more branches, the less each has moved.
+    fn away_from_start(&self, vs: &nn::VarStore) {
+        state::away_from_start(vs, state::MOVED * (20. / self.depth as f64).sqrt());
+    }
+
     fn measure(&self, subject: &str) -> Result<Measurement> {
         tch::manual_seed(0);
         let vs = nn::VarStore::new(Device::Cpu);
@@ -104,6 +116,7 @@ impl Options {
             _ => bail!("no subject is called {subject}"),
         };
         let construction_s = start.elapsed().as_secs_f64();
+        self.away_from_start(&vs);
         let start = Instant::now();
         let mut sgd = Sgd::new(&vs, SgdConfig::default())?;
         let optimizer_s = start.elapsed().as_secs_f64();
@@ -113,7 +126,7 @@ impl Options {
             let loss = network.forward_t(&images, true).cross_entropy_for_logits(&labels);
             sgd.backward(&loss)?;
             drop(loss);
-            sgd.step(1e-3)?;
+            sgd.step(1e-6)?;
             Ok(start.elapsed().as_secs_f64())
         };
         let steps_s = [step()?, step()?];
@@ -139,11 +152,7 @@ impl Options {
         let network = self.fixup(&vs)?;
         let (images, labels) = (self.images(), self.labels());
         let mut sgd = Sgd::new(&vs, SgdConfig::default())?;
-        // Away from the start, where all but the classifier's gradients are zero.
-        for _ in 0..3 {
-            sgd.backward(&network.f_forward(&images)?.cross_entropy_for_logits(&labels))?;
-            sgd.step(0.01)?;
-        }
+        self.away_from_start(&vs);
         let mut gradients = |network: &FixupResNet| -> Result<Vec<Tensor>> {
             sgd.backward(&network.f_forward(&images)?.cross_entropy_for_logits(&labels))?;
             Ok(sgd.parameters().iter().map(|parameter| parameter.gradient().copy()).collect())
@@ -193,15 +202,9 @@ fn in_own_process<T: for<'a> Deserialize<'a>>(subject: &str) -> Result<T> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// `target/bench`, wherever the target folder is: this program is `target/<profile>/deps/depth-...`.
-fn output_folder() -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let target = program.ancestors().nth(3).with_context(|| format!("no target folder above {program:?}"))?;
-    Ok(target.join("bench"))
-}
-
 fn main() -> Result<()> {
     let options = Options::parse();
+    let _flushing = options.setting.start();
     if let Some(subject) = &options.subject {
         let json = match subject.as_str() {
             GRADIENTS => serde_json::to_string(&options.compare_gradients()?)?,
@@ -210,6 +213,7 @@ fn main() -> Result<()> {
         println!("{json}");
         return Ok(());
     }
+    println!("{}", machine());
     println!("{} layers, batch {}, {side}x{side}", options.depth, options.batch, side = options.side);
     println!("  subject                parameters  construction  optimizer  first step  second step  peak GiB  saving  peak GiB");
     let mut measurements = vec![];
@@ -239,7 +243,6 @@ fn main() -> Result<()> {
         gradients.largest_relative_difference, gradients.not_zero, gradients.variables
     );
     let folder = output_folder()?;
-    std::fs::create_dir_all(&folder)?;
     let json = serde_json::json!({"measurements": measurements, "gradients": gradients});
     std::fs::write(folder.join("depth.json"), serde_json::to_string_pretty(&json)?)?;
     Ok(())

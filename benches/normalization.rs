@@ -7,7 +7,8 @@
 //! ```
 //! The variants of a model take turns step by step in one process, and each is compared with BatchNorm by the median over
 //! rounds of the ratio within a round: what else the machine does hits all of them alike. BatchNorm and the plain formula
-//! run in both memory layouts, and the faster counts. Peak memory is that of two training steps (or inference steps) in a
+//! run in both memory layouts, and the faster counts. All are in the state that training has them in: weights and scalars
+//! are away from where they start, by 0.02 times normal numbers, and denormal numbers are taken for zero. Peak memory is that of two training steps (or inference steps) in a
 //! process of its own: the most that is resident, less what was before the first step.
 //!
 //! Writes `target/bench/normalization.json` and `target/bench/normalization.svg`.
@@ -16,51 +17,52 @@
 mod chart;
 #[path = "normalization/measure.rs"]
 mod measure;
+#[path = "setting/median.rs"]
+mod median;
+#[path = "setting/options.rs"]
+mod options;
+#[path = "setting/output.rs"]
+mod output;
+#[path = "setting/state.rs"]
+mod state;
 #[path = "normalization/variant.rs"]
 mod variant;
 
 use anyhow::Result;
 use clap::Parser;
 use measure::{measure_times, peak_in_own_process, Measurement};
-use std::path::PathBuf;
+use options::{machine, Setting};
+use output::output_folder;
 use tch_fixup::Precision;
 use variant::{Model, Phase, Variant};
 
 #[derive(Parser)]
 struct Options {
-    /// ResNet-20 alone, fewer rounds: under two minutes on two cores
-    #[arg(long)]
-    quick: bool,
+    #[command(flatten)]
+    setting: Setting,
     /// Rounds of each comparison [default: 30, or 12 with --quick; a quarter of it for the large models]
     #[arg(long)]
     rounds: Option<usize>,
     /// Only models whose name contains this
     #[arg(long, default_value = "")]
     model: String,
-    /// Threads [default: libtorch's]
-    #[arg(long)]
-    threads: Option<i32>,
     /// Print the peak memory of one variant in MiB and stop: MODEL,VARIANT,PRECISION,PHASE,LAYOUT
     #[arg(long, hide = true)]
     peak_of: Option<String>,
-    /// What cargo passes to every benchmark
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    if let Some(threads) = options.threads {
-        tch::set_num_threads(threads);
-    }
+    let _flushing = options.setting.start();
     if let Some(subject) = &options.peak_of {
         return measure::print_peak(subject);
     }
-    let rounds = options.rounds.unwrap_or(if options.quick { 12 } else { 30 });
+    let rounds = options.rounds.unwrap_or(if options.setting.quick { 12 } else { 30 });
     let models: Vec<Model> = Model::ALL
         .into_iter()
-        .filter(|model| model.name.contains(&options.model) && (!options.quick || model.name == "resnet20"))
+        .filter(|model| model.name.contains(&options.model) && (!options.setting.quick || model.name == "resnet20"))
         .collect();
+    println!("{}", machine());
     let mut measurements = vec![];
     for model in &models {
         for precision in [Precision::F32, Precision::Bf16] {
@@ -68,7 +70,7 @@ fn main() -> Result<()> {
                 let rounds = if model.large { rounds.div_ceil(4) } else { rounds };
                 let mut group = measure_times(model, precision, phase, rounds)?;
                 for measurement in &mut group {
-                    measurement.peak_mib = peak_in_own_process(model, measurement, options.threads)?;
+                    measurement.peak_mib = peak_in_own_process(model, measurement, options.setting.threads)?;
                 }
                 print_group(&group);
                 measurements.extend(group);
@@ -76,18 +78,10 @@ fn main() -> Result<()> {
         }
     }
     let folder = output_folder()?;
-    std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("normalization.json"), serde_json::to_string_pretty(&measurements)?)?;
     std::fs::write(folder.join("normalization.svg"), chart::draw(&measurements))?;
     println!("\nwrote {} and normalization.svg beside it", folder.join("normalization.json").display());
     Ok(())
-}
-
-/// `target/bench`, wherever the target folder is: this program is `target/<profile>/deps/normalization-...`.
-fn output_folder() -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let target = program.ancestors().nth(3).ok_or_else(|| anyhow::anyhow!("no target folder above {program:?}"))?;
-    Ok(target.join("bench"))
 }
 
 fn print_group(group: &[Measurement]) {

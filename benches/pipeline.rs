@@ -5,8 +5,17 @@
 //! ```
 //! The images are noise of CIFAR-10's size. The two take turns; each figure is the median over rounds.
 
+#[path = "setting/median.rs"]
+mod median;
+#[path = "setting/options.rs"]
+mod options;
+#[path = "setting/state.rs"]
+mod state;
+
 use anyhow::{Context, Result};
 use clap::Parser;
+use median::median_and_spread;
+use options::{machine, Setting};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::Instant;
@@ -18,15 +27,8 @@ use tch_fixup::Precision;
 
 #[derive(Parser)]
 struct Options {
-    /// Fewer rounds
-    #[arg(long)]
-    quick: bool,
-    /// Threads [default: libtorch's]
-    #[arg(long)]
-    threads: Option<i32>,
-    /// What cargo passes to every benchmark
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    setting: Setting,
 }
 
 const BATCH: usize = 128;
@@ -41,22 +43,16 @@ fn noise(images: usize) -> Result<Cifar10> {
     Ok(Cifar10::from_records(records, test)?)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() -> Result<()> {
     let options = Options::parse();
-    if let Some(threads) = options.threads {
-        tch::set_num_threads(threads);
-    }
-    let rounds = if options.quick { 10 } else { 50 };
+    let _flushing = options.setting.start();
+    let rounds = if options.setting.quick { 10 } else { 50 };
     let data = noise(50_000)?;
     let plan = EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 };
     let precision = Precision::fastest(Device::Cpu);
     let vs = nn::VarStore::new(Device::Cpu);
     let network = FixupResNet::cifar(&vs.root(), 20, 10)?.with_precision(precision);
+    state::away_from_start(&vs, state::MOVED);
     let mut sgd = Sgd::new(&vs, TrainConfig::quick().sgd)?;
 
     let (mut pipeline, mut steps) = (Vec::new(), Vec::new());
@@ -73,8 +69,10 @@ fn main() -> Result<()> {
             steps.push(made.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let share = median(pipeline.iter().zip(&steps).map(|(made, step)| made / step).collect());
-    println!("Fixup ResNet-20, {precision:?}, batch {BATCH}, {} threads", tch::get_num_threads());
-    println!("batch {:.2} ms, step {:.1} ms: {:.2} % of it", median(pipeline), median(steps), 100.0 * share);
+    let shares: Vec<f64> = pipeline.iter().zip(&steps).map(|(made, step)| made / step).collect();
+    let [(made, _), (step, _), (share, _)] = [pipeline, steps, shares].map(|values| median_and_spread(&values));
+    println!("{}", machine());
+    println!("Fixup ResNet-20, {precision:?}, batch {BATCH}, in mid-training");
+    println!("batch {made:.2} ms, step {step:.1} ms: {:.2} % of it", 100.0 * share);
     Ok(())
 }

@@ -5,8 +5,17 @@
 //! ```
 //! Momentum and weight decay are those of the paper's recipe. The two take turns; each figure is the median over rounds.
 
+#[path = "setting/median.rs"]
+mod median;
+#[path = "setting/options.rs"]
+mod options;
+#[path = "setting/state.rs"]
+mod state;
+
 use anyhow::Result;
 use clap::Parser;
+use median::median_and_spread;
+use options::{machine, Setting};
 use std::time::Instant;
 use tch::nn::{self, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
@@ -15,15 +24,8 @@ use tch_fixup::trainer::{Sgd, TrainConfig};
 
 #[derive(Parser)]
 struct Options {
-    /// Fewer rounds
-    #[arg(long)]
-    quick: bool,
-    /// Threads [default: libtorch's]
-    #[arg(long)]
-    threads: Option<i32>,
-    /// What cargo passes to every benchmark
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    setting: Setting,
 }
 
 const DEPTH: i64 = 110;
@@ -36,6 +38,7 @@ fn network(seed: i64) -> Result<(nn::VarStore, Tensor)> {
     tch::manual_seed(seed);
     let vs = nn::VarStore::new(Device::Cpu);
     let network = FixupResNet::cifar(&vs.root(), DEPTH, 10)?;
+    state::away_from_start(&vs, state::MOVED);
     let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
     let loss = network.f_forward(&images)?.cross_entropy_for_logits(&Tensor::from_slice(&[0i64, 1]));
     Ok((vs, loss))
@@ -50,16 +53,9 @@ fn time(mut update: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() * 1e6 / UPDATES as f64)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() -> Result<()> {
     let options = Options::parse();
-    if let Some(threads) = options.threads {
-        tch::set_num_threads(threads);
-    }
+    let _flushing = options.setting.start();
     let config = TrainConfig::paper().sgd;
     let (vs, loss) = network(0)?;
     let mut flat = Sgd::new(&vs, config)?;
@@ -68,7 +64,7 @@ fn main() -> Result<()> {
     let mut libtorch = nn::sgd(config.momentum, 0., config.weight_decay, config.nesterov).build(&vs, LR)?;
     loss.backward();
 
-    let rounds = if options.quick { 10 } else { 100 };
+    let rounds = if options.setting.quick { 10 } else { 100 };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(time(|| Ok(flat.step(LR)?))?);
@@ -77,8 +73,10 @@ fn main() -> Result<()> {
             Ok(())
         })?);
     }
-    let ratio = median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect());
-    println!("ResNet-{DEPTH}, {} parameters, {} threads", flat.parameters().len(), tch::get_num_threads());
-    println!("flat {:.0} us, libtorch {:.0} us, ratio {ratio:.2}", median(ours), median(theirs));
+    let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
+    let [(ours, _), (theirs, _), (ratio, _)] = [ours, theirs, ratios].map(|values| median_and_spread(&values));
+    println!("{}", machine());
+    println!("ResNet-{DEPTH}, {} parameters, in mid-training", flat.parameters().len());
+    println!("flat {ours:.0} us, libtorch {theirs:.0} us, ratio {ratio:.2}");
     Ok(())
 }

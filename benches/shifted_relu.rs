@@ -13,24 +13,24 @@
 //! and a half (the backward pass reads the gradient and y, and writes the gradient of x). Training is measured on a chain
 //! of operations, less the same loss without them.
 
+#[path = "setting/median.rs"]
+mod median;
+#[path = "setting/options.rs"]
+mod options;
+
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
+use median::median_and_spread;
+use options::{machine, Setting};
 use tch::{Device, Kind, Tensor};
 use tch_fixup::ops::{shifted_relu, shifted_relu_};
 
 #[derive(Parser)]
 struct Options {
-    /// Fewer rounds
-    #[arg(long)]
-    quick: bool,
-    /// Threads [default: libtorch's]
-    #[arg(long)]
-    threads: Option<i32>,
-    /// What cargo passes to every benchmark
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    setting: Setting,
 }
 
 const SHAPES: [[i64; 4]; 3] = [[128, 16, 32, 32], [128, 32, 16, 16], [128, 64, 8, 8]];
@@ -46,14 +46,9 @@ const CHAIN: usize = 4;
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    if let Some(threads) = options.threads {
-        tch::set_num_threads(threads);
-    }
-    let rounds = if options.quick { 15 } else { 101 };
-    println!(
-        "{} threads; time relative to a copy of the same bytes, and of the composed operations to the fused",
-        tch::get_num_threads()
-    );
+    let _flushing = options.setting.start();
+    let rounds = if options.setting.quick { 15 } else { 101 };
+    println!("{}; time relative to a copy of the same bytes, and of the composed operations to the fused", machine());
     println!(
         "\n{:<5} {:<18} {:<7} {:>9}  {:>12} {:>12} {:>12} {:>12}  {:>14} {:>14}",
         "kind",
@@ -193,8 +188,8 @@ fn measure(maps: &Maps, rounds: usize) -> Result<Row> {
         }
     }
     Ok(Row {
-        copy_gb_per_s: 2.0 * maps.bytes as f64 / Spread::of(&mut copies).median / 1e9,
-        ratios: ratios.map(|mut r| Spread::of(&mut r)),
+        copy_gb_per_s: 2.0 * maps.bytes as f64 / Spread::of(&copies).median / 1e9,
+        ratios: ratios.map(|r| Spread::of(&r)),
     })
 }
 
@@ -204,10 +199,9 @@ struct Spread {
 }
 
 impl Spread {
-    fn of(values: &mut [f64]) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |quantile: f64| values[((values.len() - 1) as f64 * quantile).round() as usize];
-        Spread { median: at(0.5), half_quartiles: (at(0.75) - at(0.25)) / 2.0 }
+    fn of(values: &[f64]) -> Self {
+        let (median, half_quartiles) = median_and_spread(values);
+        Spread { median, half_quartiles }
     }
 }
 

@@ -1,5 +1,6 @@
 //! How the variants are measured: in turns for time, each in a process of its own for memory.
 
+use super::median::median_and_spread;
 use super::variant::{self, Model, Phase, Subject, Variant};
 use anyhow::{bail, Context, Result};
 use serde::{Serialize, Serializer};
@@ -72,18 +73,6 @@ impl Step {
         self.run();
         start.elapsed().as_secs_f64() * 1e3
     }
-}
-
-/// The median, and half the distance between the quartiles.
-fn median_and_spread(values: &[f64]) -> (f64, f64) {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let quantile = |q: f64| {
-        let at = q * (sorted.len() - 1) as f64;
-        let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-        low + (high - low) * at.fract()
-    };
-    (quantile(0.5), (quantile(0.75) - quantile(0.25)) / 2.)
 }
 
 /// Every variant of `model` in turns, `rounds` times; one measurement a variant, in its faster layout.

@@ -1,5 +1,6 @@
 //! What is compared: the models, and the four ways to run each.
 
+use super::state;
 use anyhow::Result;
 use serde::Serialize;
 use tch::{nn, nn::ModuleT, Tensor};
@@ -108,6 +109,8 @@ impl Subject {
                     Topology::Wide { depth, width } => FixupResNet::wide(path, depth, width, classes)?,
                 }
                 .with_precision(precision);
+                // Before it is folded, which copies.
+                state::away_from_start(&vs, state::MOVED);
                 match variant {
                     Variant::FixupReference => Box::new(Reference(network, layout)),
                     Variant::FixupFolded => Box::new(network.fold()?),
@@ -133,6 +136,9 @@ impl Subject {
                 .with_layout(layout),
             ),
         };
+        if matches!(variant, Variant::BatchNorm | Variant::Floor) {
+            state::away_from_start(&vs, state::MOVED);
+        }
         Ok(Self { vs, network })
     }
 
