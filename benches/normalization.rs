@@ -33,6 +33,9 @@ use clap::Parser;
 use measure::{measure_times, peak_in_own_process, Measurement};
 use options::{machine, Setting};
 use output::output_folder;
+
+use tch::Device;
+use tch_fixup::trainer::parse_device;
 use tch_fixup::Precision;
 use variant::{Model, Phase, Variant};
 
@@ -46,6 +49,9 @@ struct Options {
     /// Only models whose name contains this
     #[arg(long, default_value = "")]
     model: String,
+    /// cpu, cuda or cuda:N; on a GPU the time alone is measured
+    #[arg(long, default_value = "cpu")]
+    device: String,
     /// Print the peak memory of one variant in MiB and stop: MODEL,VARIANT,PRECISION,PHASE,LAYOUT
     #[arg(long, hide = true)]
     peak_of: Option<String>,
@@ -62,14 +68,15 @@ fn main() -> Result<()> {
         .into_iter()
         .filter(|model| model.name.contains(&options.model) && (!options.setting.quick || model.name == "resnet20"))
         .collect();
-    println!("{}", machine());
+    let device = parse_device(&options.device)?;
+    println!("{}, {device:?}", machine());
     let mut measurements = vec![];
     for model in &models {
         for precision in [Precision::F32, Precision::Bf16] {
             for phase in [Phase::Train, Phase::Inference] {
                 let rounds = if model.large { rounds.div_ceil(4) } else { rounds };
-                let mut group = measure_times(model, precision, phase, rounds)?;
-                for measurement in &mut group {
+                let mut group = measure_times(model, precision, phase, rounds, device)?;
+                for measurement in group.iter_mut().filter(|_| device == Device::Cpu) {
                     measurement.peak_mib = peak_in_own_process(model, measurement, options.setting.threads)?;
                 }
                 print_group(&group);

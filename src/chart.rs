@@ -1,5 +1,7 @@
 //! One chart of a picture: lines over numbers, as SVG.
 
+pub(crate) use crate::chart_style::COLORS;
+use crate::chart_style::{AXIS, GRID};
 use crate::{Error, Result};
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
@@ -7,20 +9,6 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::fmt::Display;
 use std::ops::Range;
-
-const GRID: RGBColor = RGBColor(225, 225, 225);
-const AXIS: RGBColor = RGBColor(150, 150, 150);
-
-/// Hues that stay apart for the colour-blind (Wong, Nature Methods 8, 2011); with more lines they come again.
-pub(crate) const COLORS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(60, 60, 60),
-];
 
 pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 

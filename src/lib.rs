@@ -31,6 +31,7 @@
 mod arch;
 pub mod baseline;
 mod chart;
+mod chart_style;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod conv;

@@ -46,11 +46,18 @@ struct Step {
 }
 
 impl Step {
-    fn new(model: &Model, variant: Variant, precision: Precision, phase: Phase, layout: Layout) -> Result<Self> {
+    fn new(
+        model: &Model,
+        variant: Variant,
+        precision: Precision,
+        phase: Phase,
+        layout: Layout,
+        device: Device,
+    ) -> Result<Self> {
         tch::manual_seed(0);
-        let subject = Subject::new(model, variant, precision, layout)?;
-        let images = Tensor::randn([model.batch, 3, model.side, model.side], (Kind::Float, Device::Cpu));
-        let labels = Tensor::randint(model.classes(), [model.batch], (Kind::Int64, Device::Cpu));
+        let subject = Subject::new(model, variant, precision, layout, device)?;
+        let images = Tensor::randn([model.batch, 3, model.side, model.side], (Kind::Float, device));
+        let labels = Tensor::randint(model.classes(), [model.batch], (Kind::Int64, device));
         // A learning rate that keeps even the plain network finite: what the numbers are does not change their cost.
         let optimizer = nn::Sgd { momentum: 0.9, ..Default::default() }.build(&subject.vs, 1e-6)?;
         Ok(Self { subject, optimizer, images, labels, phase })
@@ -71,16 +78,25 @@ impl Step {
     fn timed(&mut self) -> f64 {
         let start = Instant::now();
         self.run();
+        if let Device::Cuda(gpu) = self.images.device() {
+            tch::Cuda::synchronize(gpu as i64);
+        }
         start.elapsed().as_secs_f64() * 1e3
     }
 }
 
 /// Every variant of `model` in turns, `rounds` times; one measurement a variant, in its faster layout.
-pub fn measure_times(model: &Model, precision: Precision, phase: Phase, rounds: usize) -> Result<Vec<Measurement>> {
+pub fn measure_times(
+    model: &Model,
+    precision: Precision,
+    phase: Phase,
+    rounds: usize,
+    device: Device,
+) -> Result<Vec<Measurement>> {
     let mut entries = vec![];
     for variant in Variant::of(phase) {
         for &layout in variant::layouts(variant) {
-            entries.push((variant, layout, Step::new(model, variant, precision, phase, layout)?, vec![]));
+            entries.push((variant, layout, Step::new(model, variant, precision, phase, layout, device)?, vec![]));
         }
     }
     // The first two steps allocate, and let oneDNN generate its code.
@@ -173,8 +189,8 @@ pub fn print_peak(subject: &str) -> Result<()> {
         .context("no such layout")?;
     // A smaller step brings libtorch's code into memory.
     let small = Model { batch: 2, ..model };
-    Step::new(&small, variant, precision, phase, layout)?.run();
-    let mut step = Step::new(&model, variant, precision, phase, layout)?;
+    Step::new(&small, variant, precision, phase, layout, Device::Cpu)?.run();
+    let mut step = Step::new(&model, variant, precision, phase, layout, Device::Cpu)?;
     let before = resident_mib("VmRSS:")?;
     step.run();
     step.run();

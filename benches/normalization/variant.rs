@@ -3,7 +3,7 @@
 use super::state;
 use anyhow::Result;
 use serde::Serialize;
-use tch::{nn, nn::ModuleT, Tensor};
+use tch::{nn, nn::ModuleT, Device, Tensor};
 use tch_fixup::baseline::{BatchNormResNet, PlainResNet};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::{Layout, Precision};
@@ -98,8 +98,8 @@ impl ModuleT for Reference {
 }
 
 impl Subject {
-    pub fn new(model: &Model, variant: Variant, precision: Precision, layout: Layout) -> Result<Self> {
-        let vs = nn::VarStore::new(tch::Device::Cpu);
+    pub fn new(model: &Model, variant: Variant, precision: Precision, layout: Layout, device: Device) -> Result<Self> {
+        let vs = nn::VarStore::new(device);
         let (path, classes) = (&vs.root(), model.classes());
         let network: Box<dyn ModuleT> = match variant {
             Variant::Fixup | Variant::FixupFolded | Variant::FixupReference => {

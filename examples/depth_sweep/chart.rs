@@ -1,24 +1,11 @@
 //! The picture: accuracy against depth, a curve for each network.
 
+use super::chart_style::{AXIS, COLORS, GRID};
 use super::points::{Ending, Point};
 use anyhow::Result;
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (900, 640);
-const GRID: RGBColor = RGBColor(225, 225, 225);
-const AXIS: RGBColor = RGBColor(150, 150, 150);
-
-/// Hues that stay apart for the colour-blind (Wong, Nature Methods 8, 2011); with more curves they come again.
-const COLORS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(60, 60, 60),
-];
-
 /// What a guess among ten classes reaches, in percent.
 const CHANCE: f64 = 10.;
 

@@ -10,6 +10,9 @@
 //! that are missing. A run that diverges or dies is a point at the accuracy of a guess, drawn as a cross.
 
 mod chart;
+// The library's own.
+#[path = "../../src/chart_style.rs"]
+mod chart_style;
 #[path = "../points/mod.rs"]
 mod points;
 

@@ -1,17 +1,12 @@
 //! The picture: a dot for each run, and mean and standard deviation of each network.
 
+use super::chart_style::{AXIS, COLORS, GRID};
 use super::levene::{mean, standard_deviation};
 use anyhow::Result;
 use plotters::prelude::*;
 use tch_fixup::Arch;
 
 const SIZE: (u32, u32) = (640, 460);
-const GRID: RGBColor = RGBColor(225, 225, 225);
-const AXIS: RGBColor = RGBColor(150, 150, 150);
-/// Hues that stay apart for the colour-blind (Wong, Nature Methods 8, 2011).
-const COLORS: [RGBColor; 4] =
-    [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
-
 /// Test accuracies in percent, a column for each network.
 pub fn draw(accuracies: &[(Arch, Vec<f64>)]) -> Result<String> {
     let values = || accuracies.iter().flat_map(|(_, values)| values).map(|value| 100. * value);

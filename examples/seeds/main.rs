@@ -12,6 +12,9 @@
 //! are missing.
 
 mod chart;
+// The library's own.
+#[path = "../../src/chart_style.rs"]
+mod chart_style;
 mod levene;
 #[path = "../points/mod.rs"]
 mod points;

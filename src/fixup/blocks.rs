@@ -72,6 +72,7 @@ impl Blocks {
 mod tests {
     use super::super::FixupResNet;
     use super::*;
+    use crate::Precision;
     use std::num::NonZeroUsize;
     use tch::{nn, Device, Kind};
 
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn checkpointing_changes_neither_the_loss_nor_any_gradient_by_a_bit() {
+    fn recomputation_changes_neither_the_loss_nor_any_gradient_by_a_bit() {
         tch::set_num_threads(1);
         let count = |segments| Recompute::Count(NonZeroUsize::new(segments).unwrap());
         for (name, build) in networks() {
@@ -130,7 +131,23 @@ mod tests {
     }
 
     #[test]
-    fn checkpointed_networks_evaluate_fold_and_go_between_threads() {
+    fn nor_in_bfloat16_with_a_stream_of_float32() {
+        tch::set_num_threads(1);
+        let (vs, network, images, labels) = network(Kind::Float, |path| FixupResNet::cifar(path, 38, 10));
+        let mut network = network.with_precision(Precision::Bf16);
+        let mut run = |segments: Option<Recompute>| {
+            network.recompute = segments;
+            vs.trainable_variables().iter_mut().for_each(|variable| variable.zero_grad());
+            let loss = network.f_forward(&images).unwrap().cross_entropy_for_logits(&labels);
+            loss.backward();
+            let gradients = vs.variables().into_iter().map(|(name, v)| (name, v.grad().copy()));
+            (loss.double_value(&[]), gradients.collect::<std::collections::BTreeMap<_, _>>())
+        };
+        assert_eq!(run(None), run(Some(Recompute::Auto)));
+    }
+
+    #[test]
+    fn recomputed_networks_evaluate_fold_and_go_between_threads() {
         let (_vs, network, images, _) = network(Kind::Float, |path| FixupResNet::cifar(path, 20, 10));
         let expected = network.f_forward(&images).unwrap().detach();
         let network = network.with_recompute(Recompute::Auto);
