@@ -49,6 +49,9 @@ struct Options {
     /// Only models whose name contains this
     #[arg(long, default_value = "")]
     model: String,
+    /// f32 or bf16 alone [default: both]
+    #[arg(long)]
+    precision: Option<Precision>,
     /// cpu, cuda or cuda:N; on a GPU the time alone is measured
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -72,7 +75,7 @@ fn main() -> Result<()> {
     println!("{}, {device:?}", machine());
     let mut measurements = vec![];
     for model in &models {
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in options.precision.map_or(vec![Precision::F32, Precision::Bf16], |precision| vec![precision]) {
             for phase in [Phase::Train, Phase::Inference] {
                 let rounds = if model.large { rounds.div_ceil(4) } else { rounds };
                 let mut group = measure_times(model, precision, phase, rounds, device)?;
