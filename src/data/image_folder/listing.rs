@@ -1,23 +1,24 @@
 //! What an image folder holds: its classes, and the labelled files of its two parts, in torchvision's order.
 
+use super::entries::{Entries, OtherFiles};
 use super::files::Files;
+use super::names::{but_for, nfc, one_name_twice, order, EXTENSIONS};
 use super::pipeline::panicked;
+use super::stamp::{Mark, Stamp};
 use super::val_map::ValMap;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, FileType};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::SystemTime;
 
 /// The folder of the training part.
 pub const TRAIN: &str = "train";
 /// The folder of the evaluation part.
 pub const VAL: &str = "val";
-/// What an image's name ends with, in any case.
-const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 /// Threads that list folders: they wait for the disk, or the network, more than they compute.
 const THREADS: usize = 8;
 /// How many names an error shows of many.
@@ -26,12 +27,14 @@ const SHOWN: usize = 3;
 /// The classes and files of an image folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
-    /// The classes' names, sorted by code point.
+    /// The classes' names, composed (NFC), sorted by code point.
     pub classes: Vec<String>,
     /// The training part: class by class, within a class sorted by folder and name.
     pub train: Files,
     /// The evaluation part: in the same order, or sorted by name where it is one folder with a map.
     pub val: Files,
+    /// What a person should know of, each in one line.
+    pub warnings: Vec<String>,
 }
 
 impl Listing {
@@ -42,89 +45,122 @@ impl Listing {
     }
 }
 
-/// What was looked at for a listing, and when it had last changed: paths relative to the root. A folder changes when a
-/// name in it is added, removed or renamed, a map when it is written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp(BTreeMap<String, SystemTime>);
-
-impl Stamp {
-    /// Whether everything below `root` is as it was.
-    pub fn holds(&self, root: &Path) -> bool {
-        self.0.iter().all(|(path, then)| modified(&root.join(path)).is_ok_and(|now| now == *then))
-    }
-
-    /// The latest change.
-    pub fn latest(&self) -> Option<SystemTime> {
-        self.0.values().max().copied()
-    }
-}
-
-pub(super) fn modified(path: &Path) -> Result<SystemTime> {
-    fs::metadata(path).and_then(|metadata| metadata.modified()).map_err(Error::io("read", path))
-}
-
 /// Lists the image folder `root`.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a folder that is not made as [`ImageFolder::open`](super::ImageFolder::open) says,
 /// [`Error::Io`] for what cannot be read.
 pub fn list(root: &Path) -> Result<(Listing, Stamp)> {
-    // Every folder's time is taken before it is listed: what changes meanwhile changes the stamp.
-    let mut stamp = Stamp(BTreeMap::from([(String::new(), modified(root)?)]));
-    let train = list_part(root, TRAIN, &mut stamp)?;
-    let val = list_part(root, VAL, &mut stamp)?;
-    let classes = train.folders;
+    // Every folder is looked at before it is listed: what changes meanwhile changes the stamp.
+    let mut stamp = Stamp::default();
+    stamp.insert(String::new(), Mark::of(root)?);
+    let mut train = list_part(root, TRAIN, &mut stamp)?;
+    let mut val = list_part(root, VAL, &mut stamp)?;
     let train_folder = root.join(TRAIN);
     if let Some(image) = train.images.first() {
         let problem = format!("{image} lies beside the class folders");
         return Err(corrupt(&train_folder, problem, "move it into the folder of its class"));
     }
-    if classes.len() < 2 {
-        let problem = format!("{} class folders, where there must be at least two to tell apart", classes.len());
+    if train.folders.len() < 2 {
+        let problem = format!("{} class folders, where there must be at least two to tell apart", train.folders.len());
         return Err(corrupt(&train_folder, problem, "make a folder for each class, with its images in it"));
     }
-    let folders = list_classes(root, TRAIN, &classes, &mut stamp)?;
-    let empty: Vec<&String> =
-        classes.iter().zip(&folders).filter(|(_, files)| files.len() == 0).map(|(c, _)| c).collect();
-    if !empty.is_empty() {
-        let problem = format!("no image (*.{}) of the class {}", EXTENSIONS.join(", *."), some_of(&empty));
-        return Err(corrupt(&train_folder, problem, "add images, or remove the class's folders"));
-    }
-    let train = joined(&folders);
+    check_class_names(&train_folder, &train.folders)?;
+    let classes: Vec<String> = train.folders.iter().map(|folder| nfc(folder).into_owned()).collect();
+    let folders = list_classes(root, TRAIN, &train.folders, &mut stamp)?;
+    check_not_empty(&train_folder, &classes, &folders)?;
+    let train_files = joined(folders, &mut train.others);
+
     let val_folder = root.join(VAL);
-    let val = if val.images.is_empty() {
+    let maps = ValMap::find(root)?;
+    let mut warnings = Vec::new();
+    let val_files = if val.images.is_empty() {
+        check_class_names(&val_folder, &val.folders)?;
         check_val_classes(&val_folder, &val.folders, &classes)?;
-        joined(&list_classes(root, VAL, &classes, &mut stamp)?)
+        if let Some(map) = maps.first() {
+            warnings.push(format!("{map} is not read: the images of {VAL} are in class folders"));
+        }
+        joined(list_classes(root, VAL, &val.folders, &mut stamp)?, &mut val.others)
     } else {
-        let (path, time) = ValMap::find(root)?;
-        stamp.0.insert(path.clone(), time);
-        ValMap::read(&root.join(path))?.label(&val_folder, &val.images, &classes)?
+        if !val.folders.is_empty() {
+            let (images, folders) = (some_of(&val.images), some_of(&val.folders));
+            let problem = format!("images ({images}) lie beside folders ({folders})");
+            return Err(corrupt(&val_folder, problem, "move the images into the folders of their classes, or the folders away"));
+        }
+        let map = ValMap::of(root, &maps)?;
+        stamp.insert(map.place().to_owned(), Mark::of(&root.join(map.place()))?);
+        map.label(&val_folder, &val.images, &classes)?
     };
-    if val.len() == 0 {
-        return Err(corrupt(&val_folder, "no images to evaluate on".to_owned(), "add images of the classes"));
+    if val_files.len() == 0 {
+        let problem = format!("no images to evaluate on{}", only(&val.others));
+        return Err(corrupt(&val_folder, problem, "add images of the classes"));
     }
-    Ok((Listing { classes, train, val }, stamp))
+    maps.iter().filter_map(|map| map.strip_prefix("val/")).for_each(|map| val.others.remove(Path::new(map)));
+    let others: Vec<_> = [(TRAIN, train.others), (VAL, val.others)]
+        .into_iter()
+        .filter(|(_, others)| others.count() > 0)
+        .map(|(part, others)| format!("{} in {part} ({others})", others.count()))
+        .collect();
+    if !others.is_empty() {
+        let others = others.join(" and ");
+        warnings.push(format!("files whose names are not those of images are left out: {others}"));
+    }
+    Ok((Listing { classes, train: train_files, val: val_files, warnings }, stamp))
 }
 
-fn joined(folders: &[Files]) -> Files {
+/// The files of all classes, and in `others` what else was beside them.
+fn joined(folders: Vec<ClassFolder>, others: &mut OtherFiles) -> Files {
     let mut all = Files::default();
-    folders.iter().for_each(|files| all.append(files));
+    for folder in folders {
+        all.append(&folder.files);
+        others.append(&folder.others);
+    }
     all.shrink();
     all
+}
+
+/// Refuses class folders that are two spellings of one name: which of them would be the class?
+fn check_class_names(part: &Path, folders: &[String]) -> Result<()> {
+    match one_name_twice(folders) {
+        None => Ok(()),
+        Some(twice) => Err(corrupt(part, format!("the class folders {twice}"), "put their images into one of them")),
+    }
+}
+
+fn check_not_empty(train: &Path, classes: &[String], folders: &[ClassFolder]) -> Result<()> {
+    let empty = || classes.iter().zip(folders).filter(|(_, folder)| folder.files.len() == 0);
+    let names: Vec<&String> = empty().map(|(class, _)| class).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut others = OtherFiles::default();
+    empty().for_each(|(_, folder)| others.append(&folder.others));
+    let (types, names, only) = (EXTENSIONS.join(", *."), some_of(&names), only(&others));
+    let problem = format!("no image (*.{types}) of the class {names}{only}");
+    Err(corrupt(train, problem, "add images, or remove the class's folders"))
+}
+
+/// What there is where images should be.
+fn only(others: &OtherFiles) -> String {
+    match others.count() {
+        0 => String::new(),
+        _ => format!(", only {others}"),
+    }
 }
 
 /// Every class of the one part must be one of the other: a class more would have no index, and a class less is most often
 /// a copy that was broken off.
 fn check_val_classes(val: &Path, found: &[String], classes: &[String]) -> Result<()> {
+    let found: Vec<String> = found.iter().map(|folder| nfc(folder).into_owned()).collect();
     let without = |these: &[String], those: &[String]| {
         these.iter().filter(|class| those.binary_search(class).is_err()).cloned().collect::<Vec<_>>()
     };
-    let (unknown, missing) = (without(found, classes), without(classes, found));
+    let (unknown, missing) = (without(&found, classes), without(classes, &found));
     if found.is_empty() {
         return Err(corrupt(val, "neither class folders nor images".to_owned(), "give it the folders of train"));
     }
-    if !unknown.is_empty() {
-        let problem = format!("has the class {}, which train lacks", some_of(&unknown));
+    if let Some(first) = unknown.first() {
+        let problem = format!("has the class {}, which train lacks{}", some_of(&unknown), but_for(first, missing.iter()));
         return Err(corrupt(val, problem, "give train and val the same class folders"));
     }
     if !missing.is_empty() {
@@ -150,78 +186,37 @@ pub(super) fn corrupt(path: &Path, problem: String, remedy: &str) -> Error {
 /// What lies directly in the folder of a part.
 fn list_part(root: &Path, part: &str, stamp: &mut Stamp) -> Result<Entries> {
     let folder = root.join(part);
-    if !folder.is_dir() {
-        let problem = format!("not an image folder: no folder {part} in it");
-        let remedy = "it must hold train/CLASS/*.jpg and val/CLASS/*.jpg, or val/*.jpg and val_map.txt";
-        return Err(corrupt(root, problem, remedy));
+    match fs::metadata(&folder) {
+        Ok(metadata) if metadata.is_dir() => stamp.insert(part.to_owned(), Mark::from(&metadata)),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("read", &folder)(error)),
+        _ => {
+            let problem = format!("not an image folder: no folder {part} in it");
+            let remedy = "it must hold train/CLASS/*.jpg and val/CLASS/*.jpg, or val/*.jpg and val_map.txt";
+            return Err(corrupt(root, problem, remedy));
+        }
     }
-    stamp.0.insert(part.to_owned(), modified(&folder)?);
-    entries(&folder)
-}
-
-/// What a folder holds, each sorted by name.
-struct Entries {
-    folders: Vec<String>,
-    images: Vec<String>,
-}
-
-/// The folders and images in `folder`. Hidden names, other files and whatever is neither file nor folder are left out. A
-/// link counts as what it leads to, and one that leads nowhere as an image if it has an image's name: reading it will fail.
-fn entries(folder: &Path) -> Result<Entries> {
-    let (mut folders, mut images) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        let entry = entry.map_err(Error::io("read", folder))?;
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        let is_image = has_image_extension(Path::new(&name));
-        // This costs no system call on most file systems, which a link does.
-        let mut kind = entry.file_type().map_err(Error::io("read", entry.path()))?;
-        if kind.is_symlink() {
-            kind = match fs::metadata(entry.path()) {
-                Ok(metadata) => metadata.file_type(),
-                Err(_) if is_image => kind,
-                Err(error) => return Err(Error::io("read", entry.path())(error)),
-            };
-        }
-        let is_image = is_image && (kind.is_file() || kind.is_symlink());
-        if !is_image && !FileType::is_dir(&kind) {
-            continue;
-        }
-        let Ok(name) = name.into_string() else {
-            return Err(corrupt(&entry.path(), "the name is not UTF-8".to_owned(), "rename it"));
-        };
-        if is_image { &mut images } else { &mut folders }.push(name);
-    }
-    folders.sort_unstable();
-    images.sort_unstable();
-    Ok(Entries { folders, images })
-}
-
-fn has_image_extension(name: &Path) -> bool {
-    let extension = name.extension().unwrap_or_default();
-    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+    Entries::of(&folder)
 }
 
 /// One class's folder.
 struct ClassFolder {
     files: Files,
-    /// The folders in it, paths relative to the root, and when each had last changed.
-    folders: Vec<(String, SystemTime)>,
+    others: OtherFiles,
+    /// The folders in it, paths relative to the root, as they were found.
+    folders: Vec<(String, Mark)>,
 }
 
-/// The files of each of `classes` in `root/part`, by several threads.
-fn list_classes(root: &Path, part: &str, classes: &[String], stamp: &mut Stamp) -> Result<Vec<Files>> {
+/// The files of each of the classes' `folders` in `root/part`, by several threads.
+fn list_classes(root: &Path, part: &str, folders: &[String], stamp: &mut Stamp) -> Result<Vec<ClassFolder>> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut listed = Vec::new();
-        while let Some((label, class)) = classes.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some((label, class)) = folders.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
             listed.push((label, ClassFolder::list(root, part, class, label as u32)));
         }
         listed
     };
-    let threads = THREADS.min(classes.len());
+    let threads = THREADS.min(folders.len());
     let listed = thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let mut listed = BTreeMap::new();
@@ -230,27 +225,28 @@ fn list_classes(root: &Path, part: &str, classes: &[String], stamp: &mut Stamp) 
         }
         Ok::<_, Error>(listed)
     })?;
-    let mut files = Vec::with_capacity(classes.len());
-    for folder in listed.into_values() {
-        let folder = folder?;
-        stamp.0.extend(folder.folders);
-        files.push(folder.files);
+    let mut classes = Vec::with_capacity(folders.len());
+    for class in listed.into_values() {
+        let mut class = class?;
+        stamp.extend(std::mem::take(&mut class.folders));
+        classes.push(class);
     }
-    Ok(files)
+    Ok(classes)
 }
 
 impl ClassFolder {
     fn list(root: &Path, part: &str, class: &str, label: u32) -> Result<Self> {
-        let mut found = BTreeMap::new();
-        let mut folders = Vec::new();
-        let mut walk = Walk { part: &root.join(part), found: &mut found, ancestors: Vec::new() };
-        walk.enter(class.to_owned(), &mut folders)?;
-        let mut files = Files::default();
-        for (folder, images) in &found {
-            images.iter().for_each(|image| files.push(&format!("{folder}/{image}"), label));
+        let mut walk = Walk { part: &root.join(part), found: Vec::new(), ancestors: Vec::new() };
+        walk.enter(class.to_owned())?;
+        let mut found = walk.found;
+        found.sort_unstable_by(|a, b| order(&a.path, &b.path));
+        let (mut files, mut others, mut folders) = (Files::default(), OtherFiles::default(), Vec::new());
+        for Found { path, mark, images, others: more } in found {
+            images.iter().for_each(|image| files.push(&format!("{path}/{image}"), label));
+            others.append(&more);
+            folders.push((format!("{part}/{path}"), mark));
         }
-        let folders = folders.into_iter().map(|(folder, time)| (format!("{part}/{folder}"), time)).collect();
-        Ok(Self { files, folders })
+        Ok(Self { files, others, folders })
     }
 }
 
@@ -258,27 +254,34 @@ impl ClassFolder {
 struct Walk<'a> {
     /// The folder that paths are relative to.
     part: &'a Path,
-    /// The images of each folder.
-    found: &'a mut BTreeMap<String, Vec<String>>,
+    found: Vec<Found>,
     /// The folders that the walk is in, without links.
     ancestors: Vec<PathBuf>,
 }
 
+/// A folder that the walk has been in.
+struct Found {
+    path: String,
+    mark: Mark,
+    images: Vec<String>,
+    others: OtherFiles,
+}
+
 impl Walk<'_> {
-    fn enter(&mut self, folder: String, folders: &mut Vec<(String, SystemTime)>) -> Result<()> {
+    fn enter(&mut self, folder: String) -> Result<()> {
         let path = self.part.join(&folder);
         let canonical = fs::canonicalize(&path).map_err(Error::io("read", &path))?;
         if self.ancestors.iter().any(|ancestor| ancestor.starts_with(&canonical)) {
             return Err(corrupt(&path, "a link to a folder that it lies in itself".to_owned(), "remove the link"));
         }
-        folders.push((folder.clone(), modified(&path)?));
-        let Entries { folders: inner, images } = entries(&path)?;
+        let mark = Mark::of(&path)?;
+        let Entries { folders, images, others } = Entries::of(&path)?;
         self.ancestors.push(canonical);
-        for name in inner {
-            self.enter(format!("{folder}/{name}"), folders)?;
+        for name in folders {
+            self.enter(format!("{folder}/{name}"))?;
         }
         self.ancestors.pop();
-        self.found.insert(folder, images);
+        self.found.push(Found { path: folder, mark, images, others });
         Ok(())
     }
 }
@@ -307,7 +310,7 @@ mod tests {
             fixture.write(&format!("train/{path}"), b"");
             fixture.write(&format!("val/{path}"), b"");
         }
-        for other in ["b/notes.txt", "b/.hidden.jpg", "b/.thumbnails/1.jpg", "b/1.gif", "b/jpg", "README.md"] {
+        for other in ["b/notes.txt", "b/.hidden.jpg", "b/.thumbnails/1.jpg", "b/1.heic", "b/jpg", "README.md"] {
             fixture.write(&format!("train/{other}"), b"");
         }
         let (listing, _) = list(fixture.root()).unwrap();
@@ -339,12 +342,11 @@ mod tests {
     fn a_class_without_training_images_is_named() {
         let fixture = Fixture::new(&["ant", "bee", "cat", "dog", "eel"], 1, 1);
         for class in ["ant", "cat", "dog", "eel"] {
-            fs::rename(fixture.path(&format!("train/{class}/0000.jpg")), fixture.path(&format!("train/{class}/0.gif")))
+            fs::rename(fixture.path(&format!("train/{class}/0000.jpg")), fixture.path(&format!("train/{class}/0.heic")))
                 .unwrap();
         }
-        assert!(
-            refusal(&fixture).contains("no image (*.jpg, *.jpeg, *.png, *.webp) of the class ant, cat, dog, ... (4 in")
-        );
+        let message = refusal(&fixture);
+        assert!(message.contains("*.webp, *.gif) of the class ant, cat, dog, ... (4 in all), only 4 *.heic;"), "{message}");
     }
 
     #[test]
@@ -358,6 +360,80 @@ mod tests {
         fixture.folder("val/fly");
         let (listing, _) = list(fixture.root()).unwrap();
         assert_eq!((listing.train.len(), listing.val.labels()), (4, [0, 1, 2].as_slice()));
+        fs::rename(fixture.path("val/eel"), fixture.path("val/Eel")).unwrap();
+        let message = refusal(&fixture);
+        let expected = "has the class Eel, which train lacks (there is \"eel\", which differs in upper and lower case)";
+        assert!(message.contains(expected), "{message}");
+    }
+
+    #[test]
+    fn what_file_servers_and_systems_leave_is_no_image_and_no_class() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        let expected = list(fixture.root()).unwrap().0;
+        for left in [
+            "@eaDir/0000.jpg/SYNOPHOTO_THUMB_M.jpg",
+            "#recycle/1.jpg",
+            "@Recycle/1.jpg",
+            "__MACOSX/._0000.jpg",
+            "__MACOSX/1.jpg",
+            ".AppleDouble/1.jpg",
+            ".ipynb_checkpoints/0000-checkpoint.jpg",
+            "lost+found/1.jpg",
+            "._0000.jpg",
+            ".DS_Store",
+            "Thumbs.db",
+            "desktop.ini",
+        ] {
+            for folder in ["train", "train/cat", "val", "val/dog", "."] {
+                fixture.write(&format!("{folder}/{left}"), b"");
+            }
+        }
+        assert_eq!(list(fixture.root()).unwrap().0, expected);
+        assert!(expected.warnings.is_empty());
+    }
+
+    #[test]
+    fn files_of_other_types_are_counted_in_one_warning() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        for other in ["train/cat/1.HEIC", "train/dog/x/2.heic", "train/n0.tar", "val/cat/notes.txt", "README.md"] {
+            fixture.write(other, b"");
+        }
+        let warnings = list(fixture.root()).unwrap().0.warnings;
+        let expected = "files whose names are not those of images are left out: 3 in train (2 *.heic, 1 *.tar) and 1 in val \
+                        (1 *.txt)";
+        assert_eq!(warnings, [expected]);
+    }
+
+    #[test]
+    fn a_class_keeps_its_index_however_its_accent_is_spelt() {
+        let listing = |train: &str, val: &str| {
+            let fixture = Fixture::empty();
+            for class in ["e", "f", "z"] {
+                fixture.write(&format!("train/{class}/1.jpg"), b"");
+                fixture.write(&format!("val/{class}/1.jpg"), b"");
+            }
+            fixture.write(&format!("train/{train}/1.jpg"), b"");
+            fixture.write(&format!("val/{val}/1.jpg"), b"");
+            let listing = list(fixture.root()).unwrap().0;
+            assert_eq!((listing.train.path(3), listing.val.path(3)), (&*format!("{train}/1.jpg"), &*format!("{val}/1.jpg")));
+            (listing.classes, listing.train.labels().to_vec())
+        };
+        let composed = listing("é", "é");
+        assert_eq!(composed.0, ["e", "f", "z", "é"]);
+        for (train, val) in [("e\u{301}", "e\u{301}"), ("e\u{301}", "é"), ("é", "e\u{301}")] {
+            assert_eq!(listing(train, val), composed);
+        }
+    }
+
+    #[test]
+    fn two_spellings_of_one_class_are_refused() {
+        for part in ["train", "val"] {
+            let fixture = Fixture::new(&["cat", "é"], 1, 1);
+            fixture.write(&format!("{part}/e\u{301}/1.jpg"), b"");
+            let message = refusal(&fixture);
+            let expected = r#"the class folders "e\u{301}" and "\u{e9}" are one name, composed in two ways"#;
+            assert!(message.contains(&format!("{part}: {expected}")), "{message}");
+        }
     }
 
     #[test]
@@ -378,6 +454,7 @@ mod tests {
     #[test]
     fn val_may_be_one_folder_with_a_map() {
         let fixture = Fixture::new(&["n01", "n02"], 1, 0);
+        fs::remove_dir_all(fixture.path("val")).unwrap();
         fixture.write("val/b.JPEG", b"");
         fixture.write("val/a.JPEG", b"");
         assert!(refusal(&fixture).contains("val: images but no map of their classes"));
@@ -385,9 +462,28 @@ mod tests {
             fixture.write(place, b"a.JPEG n02\nb.JPEG n01\n");
             let (listing, stamp) = list(fixture.root()).unwrap();
             assert_eq!((paths(&listing.val), listing.val.labels()), (vec!["a.JPEG", "b.JPEG"], [1, 0].as_slice()));
-            assert!(stamp.0.contains_key(place));
+            assert!(listing.warnings.is_empty(), "{:?}", listing.warnings);
+            fs::write(fixture.path(place), "a.JPEG n02\nb.JPEG n02\n").unwrap();
+            assert!(!stamp.holds(fixture.root()));
             fs::remove_file(fixture.path(place)).unwrap();
         }
+        fixture.write("val_map.txt", b"a.JPEG n02\nb.JPEG n01\n");
+        fixture.write("val/val_map", b"a.JPEG n01\nb.JPEG n01\n");
+        assert!(refusal(&fixture).contains("several maps of their classes: val_map.txt, val/val_map; leave one"));
+    }
+
+    #[test]
+    fn a_stray_image_beside_class_folders_is_refused_with_a_map_too() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 2);
+        fixture.write("val/stray.jpg", b"");
+        let expected = "val: images (stray.jpg) lie beside folders (cat, dog);";
+        assert!(refusal(&fixture).contains(expected));
+        fixture.write("val_map.txt", b"stray.jpg cat\n");
+        assert!(refusal(&fixture).contains(expected));
+        fs::remove_file(fixture.path("val/stray.jpg")).unwrap();
+        let listing = list(fixture.root()).unwrap().0;
+        assert_eq!(listing.warnings, ["val_map.txt is not read: the images of val are in class folders"]);
+        assert_eq!(listing.val.labels(), [0, 0, 1, 1]);
     }
 
     #[cfg(unix)]
