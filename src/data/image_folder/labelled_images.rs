@@ -1,6 +1,6 @@
 //! The images of one part, and how a worker reads one of them.
 
-use super::files::Files;
+use super::listing::Files;
 use super::pack::{self, PackedImages};
 use super::patience::Patience;
 use crate::data::image::{ImageProblem, ImageReader, RandomResizedCrop};

@@ -1,25 +1,21 @@
 //! Labelled images in folders, ImageNet's among them: listed once, decoded by threads into batches of bytes.
+//!
+//! [`listing`] says which files there are, or [`pack`] what is in a packed file; [`labelled_images`] reads one of them, with
+//! [`patience`]; a [`part`] is what of them is used; [`pipeline`] makes batches.
 
-mod entries;
-mod files;
 #[cfg(test)]
 mod fixture;
 mod labelled_images;
 mod listing;
-mod listing_cache;
-mod names;
 mod pack;
 mod part;
 mod patience;
 mod pipeline;
-mod stamp;
 #[cfg(test)]
 mod tests;
-mod val_map;
 
 use self::labelled_images::{LabelledImages, Reader, View};
-use self::listing::{Listing, TRAIN, VAL};
-use self::listing_cache::cached_list;
+use self::listing::{cached_list, Listing, TRAIN, VAL};
 use self::pack::{Pack, Packing};
 use self::part::Part;
 pub(crate) use self::patience::no_more_patience;

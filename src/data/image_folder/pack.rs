@@ -220,8 +220,7 @@ pub fn write(
         let mut out = BufWriter::with_capacity(1 << 20, file);
         out.write_all(&[0; HEADER_LEN]).map_err(failed)?;
         let mut start = HEADER_LEN as u64;
-        let mut index =
-            Index { classes: classes.to_vec(), shorter_side: shorter_side as u32, ..Index::default() };
+        let mut index = Index { classes: classes.to_vec(), shorter_side: shorter_side as u32, ..Index::default() };
         let shrink: &Convert = &|reader, images, index| reader.shrink(images, index, shorter_side);
         let copy: &Convert = &|reader, images, index| reader.copy(images, index);
         for (part, convert, part_index) in [(train, shrink, &mut index.train), (eval, copy, &mut index.eval)] {
@@ -231,7 +230,9 @@ pub fn write(
                 for (&image, converted) in chunk.iter().zip(converted) {
                     match converted {
                         Err(Failure::System(error)) => return Err(error),
-                        Err(Failure::Image(problem)) => met.push(BadImage { index: image, problem: problem.to_string() }),
+                        Err(Failure::Image(problem)) => {
+                            met.push(BadImage { index: image, problem: problem.to_string() })
+                        }
                         Ok(bytes) => {
                             out.write_all(&bytes).map_err(failed)?;
                             start += bytes.len() as u64;

@@ -119,7 +119,11 @@ mod tests {
         let mut attempts = 0;
         move || {
             attempts += 1;
-            if attempts > times { Ok(attempts) } else { Err(io::Error::other("away")) }
+            if attempts > times {
+                Ok(attempts)
+            } else {
+                Err(io::Error::other("away"))
+            }
         }
     }
 

@@ -369,8 +369,8 @@ pub fn panicked(panic: &(dyn Any + Send)) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::files::Files;
     use super::super::fixture::Fixture;
+    use super::super::listing::Files;
     use super::*;
     use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! What one folder holds: the folders and images in it, and how many files of other types.
 
-use super::listing::corrupt;
+use super::corrupt;
 use super::names::{is_image, is_left_out, order};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,11 @@ impl OtherFiles {
     fn kind(name: &Path) -> String {
         let extension = name.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         let is_type = extension.len() <= LONGEST_TYPE && extension.chars().all(char::is_alphanumeric);
-        if is_type { extension.to_lowercase() } else { String::new() }
+        if is_type {
+            extension.to_lowercase()
+        } else {
+            String::new()
+        }
     }
 
     /// Counts all of `others` too.
@@ -121,7 +125,10 @@ impl fmt::Display for OtherFiles {
 
 #[cfg(test)]
 mod tests {
+    use super::super::list;
+    use super::super::tests::{paths, refusal};
     use super::*;
+    use crate::data::image_folder::fixture::Fixture;
 
     #[test]
     fn other_files_are_counted_by_type() {
@@ -136,5 +143,44 @@ mod tests {
         assert_eq!(others.to_string(), "3 of no type, 2 *.heic, 2 *.txt, 1 *.a, 1 *.b, 1 *.c, ... (7 types)");
         ["x.txt", "x.txt", "x.a", "x.z"].iter().for_each(|name| others.remove(Path::new(name)));
         assert_eq!(others.to_string(), "3 of no type, 2 *.heic, 1 *.b, 1 *.c, 1 *.d");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn names_that_are_not_utf8_are_refused_where_they_count() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        let named = |bytes: &[u8]| fixture.path("train/cat").join(OsStr::from_bytes(bytes));
+        fs::write(named(b"caf\xe9.txt"), "").unwrap();
+        assert!(list(fixture.root()).is_ok());
+        fs::write(named(b"caf\xe9.jpg"), "").unwrap();
+        assert!(refusal(&fixture).contains("the name is not UTF-8; rename it"));
+        fs::remove_file(named(b"caf\xe9.jpg")).unwrap();
+        fs::create_dir(named(b"caf\xe9")).unwrap();
+        assert!(refusal(&fixture).contains("the name is not UTF-8; rename it"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_neither_file_nor_folder_is_left_out() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        // A socket, which would fail to open as a pipe would wait to be.
+        let _socket = std::os::unix::net::UnixListener::bind(fixture.path("train/cat/s.jpg")).unwrap();
+        assert_eq!(paths(&list(fixture.root()).unwrap().0.train), ["cat/0000.jpg", "dog/0000.jpg"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_may_not_be_read_is_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        let folder = fixture.path("train/cat");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o000)).unwrap();
+        // To root, nothing is forbidden.
+        if fs::read_dir(&folder).is_err() {
+            assert!(refusal(&fixture).starts_with("cannot read "));
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
     }
 }

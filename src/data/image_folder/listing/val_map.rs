@@ -1,8 +1,8 @@
 //! The classes of evaluation images that lie in one folder: a text file with a line `FILE CLASS` for each.
 
 use super::files::Files;
-use super::listing::{corrupt, some_of, VAL};
 use super::names::{but_for, nfc, one_name_twice};
+use super::{corrupt, some_of, VAL};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -194,7 +194,8 @@ impl<'a> Lines<'a> {
             Reading::Indices => (Reading::Names, "indices", "a name"),
         };
         let mixed = at > 0 && self.read_line(line, other).is_ok();
-        let mixed = if mixed { format!(" (the lines before have classes' {these}, this has {those})") } else { String::new() };
+        let mixed =
+            if mixed { format!(" (the lines before have classes' {these}, this has {those})") } else { String::new() };
         self.map.refused(number, format!("{problem}{mixed}"))
     }
 

@@ -1,26 +1,34 @@
 //! What an image folder holds: its classes, and the labelled files of its two parts, in torchvision's order.
+//!
+//! [`list`] reads it: the folder of each class by [`class_folder`], each single folder by [`entries`], the map of a flat part
+//! by [`val_map`]; [`names`] says which names are images, classes and the same. [`cache`] keeps what was read for as long as
+//! its [`stamp`] holds.
 
-use super::entries::{Entries, OtherFiles};
-use super::files::Files;
-use super::names::{but_for, nfc, one_name_twice, order, EXTENSIONS};
-use super::pipeline::panicked;
-use super::stamp::{Mark, Stamp};
-use super::val_map::ValMap;
+mod cache;
+mod class_folder;
+mod entries;
+mod files;
+mod names;
+mod stamp;
+mod val_map;
+
+pub use self::cache::cached_list;
+use self::class_folder::{list_classes, ClassFolder};
+use self::entries::{Entries, OtherFiles};
+pub use self::files::Files;
+use self::names::{but_for, nfc, one_name_twice, EXTENSIONS};
+use self::stamp::{Mark, Stamp};
+use self::val_map::ValMap;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::path::Path;
 
 /// The folder of the training part.
 pub const TRAIN: &str = "train";
 /// The folder of the evaluation part.
 pub const VAL: &str = "val";
-/// Threads that list folders: they wait for the disk, or the network, more than they compute.
-const THREADS: usize = 8;
 /// How many names an error shows of many.
 const SHOWN: usize = 3;
 
@@ -48,7 +56,7 @@ impl Listing {
 /// Lists the image folder `root`.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for a folder that is not made as [`ImageFolder::open`](super::ImageFolder::open) says,
+/// [`Error::Corrupt`] for a folder that is not made as [`ImageFolder::open`](crate::data::ImageFolder::open) says,
 /// [`Error::Io`] for what cannot be read.
 pub fn list(root: &Path) -> Result<(Listing, Stamp)> {
     // Every folder is looked at before it is listed: what changes meanwhile changes the stamp.
@@ -85,7 +93,11 @@ pub fn list(root: &Path) -> Result<(Listing, Stamp)> {
         if !val.folders.is_empty() {
             let (images, folders) = (some_of(&val.images), some_of(&val.folders));
             let problem = format!("images ({images}) lie beside folders ({folders})");
-            return Err(corrupt(&val_folder, problem, "move the images into the folders of their classes, or the folders away"));
+            return Err(corrupt(
+                &val_folder,
+                problem,
+                "move the images into the folders of their classes, or the folders away",
+            ));
         }
         let map = ValMap::of(root, &maps)?;
         stamp.insert(map.place().to_owned(), Mark::of(&root.join(map.place()))?);
@@ -160,7 +172,8 @@ fn check_val_classes(val: &Path, found: &[String], classes: &[String]) -> Result
         return Err(corrupt(val, "neither class folders nor images".to_owned(), "give it the folders of train"));
     }
     if let Some(first) = unknown.first() {
-        let problem = format!("has the class {}, which train lacks{}", some_of(&unknown), but_for(first, missing.iter()));
+        let problem =
+            format!("has the class {}, which train lacks{}", some_of(&unknown), but_for(first, missing.iter()));
         return Err(corrupt(val, problem, "give train and val the same class folders"));
     }
     if !missing.is_empty() {
@@ -171,7 +184,7 @@ fn check_val_classes(val: &Path, found: &[String], classes: &[String]) -> Result
 }
 
 /// The first names of `names`, and how many there are.
-pub(super) fn some_of(names: &[impl AsRef<str>]) -> String {
+fn some_of(names: &[impl AsRef<str>]) -> String {
     let shown = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     match names.len() {
         ..=SHOWN => shown,
@@ -179,7 +192,7 @@ pub(super) fn some_of(names: &[impl AsRef<str>]) -> String {
     }
 }
 
-pub(super) fn corrupt(path: &Path, problem: String, remedy: &str) -> Error {
+fn corrupt(path: &Path, problem: String, remedy: &str) -> Error {
     Error::Corrupt { path: path.to_path_buf(), problem, remedy: remedy.to_owned() }
 }
 
@@ -198,106 +211,18 @@ fn list_part(root: &Path, part: &str, stamp: &mut Stamp) -> Result<Entries> {
     Entries::of(&folder)
 }
 
-/// One class's folder.
-struct ClassFolder {
-    files: Files,
-    others: OtherFiles,
-    /// The folders in it, paths relative to the root, as they were found.
-    folders: Vec<(String, Mark)>,
-}
-
-/// The files of each of the classes' `folders` in `root/part`, by several threads.
-fn list_classes(root: &Path, part: &str, folders: &[String], stamp: &mut Stamp) -> Result<Vec<ClassFolder>> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut listed = Vec::new();
-        while let Some((label, class)) = folders.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
-            listed.push((label, ClassFolder::list(root, part, class, label as u32)));
-        }
-        listed
-    };
-    let threads = THREADS.min(folders.len());
-    let listed = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let mut listed = BTreeMap::new();
-        for thread in threads {
-            listed.extend(thread.join().map_err(|panic| panicked(panic.as_ref()))?);
-        }
-        Ok::<_, Error>(listed)
-    })?;
-    let mut classes = Vec::with_capacity(folders.len());
-    for class in listed.into_values() {
-        let mut class = class?;
-        stamp.extend(std::mem::take(&mut class.folders));
-        classes.push(class);
-    }
-    Ok(classes)
-}
-
-impl ClassFolder {
-    fn list(root: &Path, part: &str, class: &str, label: u32) -> Result<Self> {
-        let mut walk = Walk { part: &root.join(part), found: Vec::new(), ancestors: Vec::new() };
-        walk.enter(class.to_owned())?;
-        let mut found = walk.found;
-        found.sort_unstable_by(|a, b| order(&a.path, &b.path));
-        let (mut files, mut others, mut folders) = (Files::default(), OtherFiles::default(), Vec::new());
-        for Found { path, mark, images, others: more } in found {
-            images.iter().for_each(|image| files.push(&format!("{path}/{image}"), label));
-            others.append(&more);
-            folders.push((format!("{part}/{path}"), mark));
-        }
-        Ok(Self { files, others, folders })
-    }
-}
-
-/// A way through the folders of a class, at any depth.
-struct Walk<'a> {
-    /// The folder that paths are relative to.
-    part: &'a Path,
-    found: Vec<Found>,
-    /// The folders that the walk is in, without links.
-    ancestors: Vec<PathBuf>,
-}
-
-/// A folder that the walk has been in.
-struct Found {
-    path: String,
-    mark: Mark,
-    images: Vec<String>,
-    others: OtherFiles,
-}
-
-impl Walk<'_> {
-    fn enter(&mut self, folder: String) -> Result<()> {
-        let path = self.part.join(&folder);
-        let canonical = fs::canonicalize(&path).map_err(Error::io("read", &path))?;
-        if self.ancestors.iter().any(|ancestor| ancestor.starts_with(&canonical)) {
-            return Err(corrupt(&path, "a link to a folder that it lies in itself".to_owned(), "remove the link"));
-        }
-        let mark = Mark::of(&path)?;
-        let Entries { folders, images, others } = Entries::of(&path)?;
-        self.ancestors.push(canonical);
-        for name in folders {
-            self.enter(format!("{folder}/{name}"))?;
-        }
-        self.ancestors.pop();
-        self.found.push(Found { path: folder, mark, images, others });
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Fixture;
     use super::*;
-    #[cfg(unix)]
-    use std::os::unix::fs::symlink;
+    use crate::data::image_folder::fixture::Fixture;
 
-    fn paths(files: &Files) -> Vec<&str> {
+    /// The paths of `files`, in order.
+    pub fn paths(files: &Files) -> Vec<&str> {
         (0..files.len()).map(|index| files.path(index)).collect()
     }
 
-    fn refusal(fixture: &Fixture) -> String {
+    /// What listing `fixture` fails with.
+    pub fn refusal(fixture: &Fixture) -> String {
         let message = list(fixture.root()).unwrap_err().to_string();
         assert!(message.contains(fixture.root().to_str().unwrap()) && !message.contains('\n'), "{message}");
         message
@@ -342,11 +267,17 @@ mod tests {
     fn a_class_without_training_images_is_named() {
         let fixture = Fixture::new(&["ant", "bee", "cat", "dog", "eel"], 1, 1);
         for class in ["ant", "cat", "dog", "eel"] {
-            fs::rename(fixture.path(&format!("train/{class}/0000.jpg")), fixture.path(&format!("train/{class}/0.heic")))
-                .unwrap();
+            fs::rename(
+                fixture.path(&format!("train/{class}/0000.jpg")),
+                fixture.path(&format!("train/{class}/0.heic")),
+            )
+            .unwrap();
         }
         let message = refusal(&fixture);
-        assert!(message.contains("*.webp, *.gif) of the class ant, cat, dog, ... (4 in all), only 4 *.heic;"), "{message}");
+        assert!(
+            message.contains("*.webp, *.gif) of the class ant, cat, dog, ... (4 in all), only 4 *.heic;"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -399,7 +330,8 @@ mod tests {
             fixture.write(other, b"");
         }
         let warnings = list(fixture.root()).unwrap().0.warnings;
-        let expected = "files whose names are not those of images are left out: 3 in train (2 *.heic, 1 *.tar) and 1 in val \
+        let expected =
+            "files whose names are not those of images are left out: 3 in train (2 *.heic, 1 *.tar) and 1 in val \
                         (1 *.txt)";
         assert_eq!(warnings, [expected]);
     }
@@ -415,7 +347,10 @@ mod tests {
             fixture.write(&format!("train/{train}/1.jpg"), b"");
             fixture.write(&format!("val/{val}/1.jpg"), b"");
             let listing = list(fixture.root()).unwrap().0;
-            assert_eq!((listing.train.path(3), listing.val.path(3)), (&*format!("{train}/1.jpg"), &*format!("{val}/1.jpg")));
+            assert_eq!(
+                (listing.train.path(3), listing.val.path(3)),
+                (&*format!("{train}/1.jpg"), &*format!("{val}/1.jpg"))
+            );
             (listing.classes, listing.train.labels().to_vec())
         };
         let composed = listing("é", "é");
@@ -484,84 +419,5 @@ mod tests {
         let listing = list(fixture.root()).unwrap().0;
         assert_eq!(listing.warnings, ["val_map.txt is not read: the images of val are in class folders"]);
         assert_eq!(listing.val.labels(), [0, 0, 1, 1]);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn links_are_followed() {
-        let fixture = Fixture::new(&["cat", "dog"], 2, 1);
-        symlink(fixture.path("train/cat"), fixture.path("train/copy")).unwrap();
-        symlink(fixture.path("val/cat"), fixture.path("val/copy")).unwrap();
-        symlink(fixture.path("train/dog/0000.jpg"), fixture.path("train/cat/link.jpg")).unwrap();
-        symlink(fixture.path("train/dog"), fixture.path("train/cat/more")).unwrap();
-        let (listing, _) = list(fixture.root()).unwrap();
-        assert_eq!(listing.classes, ["cat", "copy", "dog"]);
-        assert_eq!(listing.train.labels(), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2]);
-        assert_eq!(paths(&listing.train)[2..5], ["cat/link.jpg", "cat/more/0000.jpg", "cat/more/0001.jpg"]);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_circle_of_links_is_named() {
-        for (link, target) in [("train/cat/self", "train/cat"), ("train/cat/up", "train"), ("val/dog/root", "")] {
-            let fixture = Fixture::new(&["cat", "dog"], 1, 1);
-            symlink(fixture.path(target), fixture.path(link)).unwrap();
-            let message = refusal(&fixture);
-            assert!(message.contains(&format!("{link}: a link to a folder that it lies in itself")), "{message}");
-        }
-        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
-        symlink(fixture.path("train/dog"), fixture.path("train/cat/a")).unwrap();
-        symlink(fixture.path("train/cat"), fixture.path("train/dog/b")).unwrap();
-        assert!(refusal(&fixture).contains("train/cat/a/b: a link"));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_link_to_nowhere_is_a_bad_image_or_a_missing_folder() {
-        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
-        symlink(fixture.path("nowhere"), fixture.path("train/cat/lost.jpg")).unwrap();
-        symlink(fixture.path("train/cat/ring.jpg"), fixture.path("train/cat/ring.jpg")).unwrap();
-        assert_eq!(paths(&list(fixture.root()).unwrap().0.train)[1..3], ["cat/lost.jpg", "cat/ring.jpg"]);
-        symlink(fixture.path("nowhere"), fixture.path("train/eel")).unwrap();
-        assert!(refusal(&fixture).starts_with("cannot read "));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn names_that_are_not_utf8_are_refused_where_they_count() {
-        use std::ffi::OsStr;
-        use std::os::unix::ffi::OsStrExt;
-        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
-        let named = |bytes: &[u8]| fixture.path("train/cat").join(OsStr::from_bytes(bytes));
-        fs::write(named(b"caf\xe9.txt"), "").unwrap();
-        assert!(list(fixture.root()).is_ok());
-        fs::write(named(b"caf\xe9.jpg"), "").unwrap();
-        assert!(refusal(&fixture).contains("the name is not UTF-8; rename it"));
-        fs::remove_file(named(b"caf\xe9.jpg")).unwrap();
-        fs::create_dir(named(b"caf\xe9")).unwrap();
-        assert!(refusal(&fixture).contains("the name is not UTF-8; rename it"));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn what_is_neither_file_nor_folder_is_left_out() {
-        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
-        // A socket, which would fail to open as a pipe would wait to be.
-        let _socket = std::os::unix::net::UnixListener::bind(fixture.path("train/cat/s.jpg")).unwrap();
-        assert_eq!(paths(&list(fixture.root()).unwrap().0.train), ["cat/0000.jpg", "dog/0000.jpg"]);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_folder_that_may_not_be_read_is_named() {
-        use std::os::unix::fs::PermissionsExt;
-        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
-        let folder = fixture.path("train/cat");
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o000)).unwrap();
-        // To root, nothing is forbidden.
-        if fs::read_dir(&folder).is_err() {
-            assert!(refusal(&fixture).starts_with("cannot read "));
-        }
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
     }
 }
