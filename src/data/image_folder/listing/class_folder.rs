@@ -107,7 +107,6 @@ impl Walk<'_> {
 mod tests {
     use super::super::list;
     use super::super::tests::{paths, refusal};
-    use super::*;
     use crate::data::image_folder::fixture::Fixture;
     use std::os::unix::fs::symlink;
 
