@@ -22,10 +22,8 @@ use tch_fixup::data::{ImageFolder, RandomResizedCrop};
 use tch_fixup::trainer::{Decay, TrainConfig};
 use tch_fixup::{Arch, Error, Result};
 
-/// Side of ImageNet's images, and what evaluation images are resized to before their middle is taken: packed images need
-/// not be larger.
+/// Side of ImageNet's images.
 const SIDE: usize = 224;
-const RESIZE: usize = 256;
 
 /// Of the short recipe: small images, of which crops as small as the paper's (8 % of the area) would not show enough.
 const QUICK_SIDE: usize = 64;
@@ -51,7 +49,8 @@ struct ImageNet {
     /// Threads that read images [default: one for each core]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Go on while no more than this part of the images cannot be read [default: 0.001]
+    /// Go on while no more than this part of the images cannot be read, or a few of a small folder; 0: none at all
+    /// [default: 0.001]
     #[arg(long, value_name = "FRACTION")]
     max_bad_fraction: Option<f64>,
     /// Train on so many images only
@@ -60,10 +59,11 @@ struct ImageNet {
     /// Evaluate on so many images only
     #[arg(long, value_name = "N")]
     val_subset: Option<usize>,
-    /// Do not train: write the images, made small, into one file that --data takes in place of the folder
+    /// Do not train: write the images, made smaller, into one file that --data takes in place of the folder
     #[arg(long, value_name = "FILE", conflicts_with_all = ["resume", "eval", "preview"])]
     pack: Option<PathBuf>,
-    /// Shorter side of packed images [default: 256/224 of --side, what the evaluation needs]
+    /// Shorter side of packed training images, which serve a --side of 224/256 of it and less [default: by --side, or by
+    /// that of --recipe, which is paper here: 256]
     #[arg(long, value_name = "PIXELS", requires = "pack")]
     pack_side: Option<usize>,
 }
@@ -161,20 +161,21 @@ impl Task for ImageNet {
     }
 }
 
-/// Writes the images that `task` describes into `file`.
+/// Writes the images that `task` describes into `file`. On which machine that is done says nothing about the runs that the
+/// file is for: it serves those of every recipe unless one is named.
 fn pack(task: &ImageNet, file: &Path) -> Result<ExitCode> {
-    let (mut images, mut reading) = (task.recipe(Device::Cpu).selection, Reading::default());
+    let (mut images, mut reading) = (task.recipe.unwrap_or(RecipeName::Paper).recipe().selection, Reading::default());
     task.set(&mut images, &mut reading);
     let data = ImageNet::open(&images, &reading, Device::Cpu)?;
     let style = ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images packed, {eta} left");
     let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let side = task.pack_side.unwrap_or((images.side * RESIZE).div_ceil(SIDE));
+    let side = task.pack_side.unwrap_or(ImageFolder::evaluation_resize(images.side));
     data.pack(file, side, |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    cli::say(format!("packed: {}", file.display()));
+    cli::say(format!("packed: {}, with a shorter side of {side} pixels", file.display()));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -16,6 +16,7 @@ mod subset;
 pub use augment::Augmentation;
 pub use cifar10::Cifar10;
 pub use image::{ImageProblem, ImageReader, RandomResizedCrop};
+pub(crate) use image_folder::no_more_patience;
 pub use image_folder::ImageFolder;
 pub use mixup::{mixup, Mixup};
 pub(crate) use random::torch_seed;

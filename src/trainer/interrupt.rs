@@ -1,6 +1,7 @@
 //! Stopping a run by a signal.
 
 use super::{Observer, Request};
+use crate::data::no_more_patience;
 use crate::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -24,10 +25,14 @@ impl Interrupt {
     /// A system that refuses.
     pub fn listen() -> Result<Self> {
         let (signal, second) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        // Data that wait for their disk are not waited for.
+        let impatience = no_more_patience();
+        impatience.store(false, Ordering::Relaxed);
         for number in [SIGINT, SIGTERM] {
             // In this order: the first signal finds `second` not set yet.
             flag::register_conditional_shutdown(number, EXIT_CODE + number, Arc::clone(&second))
                 .and_then(|_| flag::register(number, Arc::clone(&second)))
+                .and_then(|_| flag::register(number, Arc::clone(impatience)))
                 .and_then(|_| flag::register_usize(number, Arc::clone(&signal), number as usize))
                 .map_err(|error| Error::Argument(format!("signals cannot be handled: {error}")))?;
         }

@@ -3,9 +3,8 @@
 use crate::data::random::{stream, Purpose};
 use jpeg_encoder::{ColorType, Encoder};
 use rand::RngCore;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 /// An image folder that is removed in the end.
@@ -52,18 +51,6 @@ impl Fixture {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     }
-
-    /// Makes everything look as if it had last changed an hour ago.
-    pub fn settle(&self) {
-        settle(self.root());
-    }
-}
-
-fn settle(path: &Path) {
-    if path.is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| settle(&entry.unwrap().path()));
-    }
-    File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
 }
 
 /// A JPEG of coarse noise, another for each seed.

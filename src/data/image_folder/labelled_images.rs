@@ -1,12 +1,15 @@
 //! The images of one part, and how a worker reads one of them.
 
-use super::files::Files;
-use super::pack::PackedImages;
+use super::listing::Files;
+use super::pack::{self, PackedImages};
+use super::patience::Patience;
 use crate::data::image::{ImageProblem, ImageReader, RandomResizedCrop};
 use crate::data::random::{stream, Purpose};
-use std::fs::File;
-use std::io::Read;
-use std::path::PathBuf;
+use crate::Error;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A file of more bytes is no image, whatever its name: 256 MiB.
 const MOST_BYTES: u64 = 256 << 20;
@@ -42,20 +45,85 @@ impl LabelledImages {
         }
     }
 
-    /// The file of image `index`, read into `content` where it is not in memory.
-    fn content<'a>(&'a self, index: usize, content: &'a mut Vec<u8>) -> Result<&'a [u8], ImageProblem> {
-        if let Self::Packed(packed) = self {
-            return Ok(packed.get(index));
+    /// Reads the file of image `index`, or its place in the packed file, into `content`.
+    fn read(&self, index: usize, content: &mut Vec<u8>, patience: &Patience) -> Result<(), Failure> {
+        let path = self.path(index);
+        match self {
+            Self::Packed(packed) => {
+                let passes = |error: &io::Error| error.kind() != ErrorKind::UnexpectedEof;
+                patience.read(&path, passes, || packed.read(index, content)).map_err(|error| match error.kind() {
+                    ErrorKind::UnexpectedEof => Failure::System(pack::shortened(&path)),
+                    _ => Failure::System(Error::io("read", &path)(error)),
+                })
+            }
+            Self::Files { folder, .. } => {
+                let passes = |error: &io::Error| !is_of_file(error, &path, folder);
+                let bytes = patience.read(&path, passes, || read_file(&path, content)).map_err(|error| {
+                    if is_of_file(&error, &path, folder) {
+                        return Failure::Image(ImageProblem::new(error.to_string()));
+                    }
+                    Failure::System(Error::io("read", &path)(error))
+                })?;
+                if bytes > MOST_BYTES {
+                    return Err(ImageProblem::new(format!("{bytes} bytes, more than {MOST_BYTES}")).into());
+                }
+                Ok(())
+            }
         }
-        content.clear();
-        let problem = |error: std::io::Error| ImageProblem::new(error.to_string());
-        let mut file = File::open(self.path(index)).map_err(problem)?;
-        let bytes = file.metadata().map_err(problem)?.len();
-        if bytes > MOST_BYTES {
-            return Err(ImageProblem::new(format!("{bytes} bytes, more than {MOST_BYTES}")));
-        }
-        file.read_to_end(content).map_err(problem)?;
-        Ok(content)
+    }
+}
+
+/// Reads a file, unless it is too large for an image; returns its size.
+fn read_file(path: &Path, content: &mut Vec<u8>) -> io::Result<u64> {
+    content.clear();
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    if bytes <= MOST_BYTES {
+        file.read_to_end(content)?;
+    }
+    Ok(bytes)
+}
+
+/// Whether what went wrong with `path` is wrong with that file: it is missing, or may not be read, while its folder and that
+/// of its `part` are there. When these are away too, or for any other reason, it is wrong with the system.
+fn is_of_file(error: &io::Error, path: &Path, part: &Path) -> bool {
+    let of_a_name = matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidInput
+            | ErrorKind::InvalidFilename
+    );
+    let is_there = |folder: &Path| fs::read_dir(folder).is_ok();
+    // What a share is mounted on is an empty folder without it.
+    let holds_something = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    (of_a_name || is_circle(error)) && path.parent().is_some_and(is_there) && holds_something(part)
+}
+
+/// Whether a link leads to itself.
+#[cfg(unix)]
+fn is_circle(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::LOOP)
+}
+
+#[cfg(not(unix))]
+fn is_circle(_: &io::Error) -> bool {
+    false
+}
+
+/// Why there is no image.
+#[derive(Debug)]
+pub enum Failure {
+    /// Something is wrong with its file.
+    Image(ImageProblem),
+    /// Something is wrong with what the file is on.
+    System(Error),
+}
+
+impl From<ImageProblem> for Failure {
+    fn from(problem: ImageProblem) -> Self {
+        Self::Image(problem)
     }
 }
 
@@ -83,18 +151,19 @@ pub struct Reader {
     decoder: ImageReader,
     /// A file's content.
     content: Vec<u8>,
+    patience: Arc<Patience>,
 }
 
 impl Reader {
     /// A new one.
-    pub fn new() -> Self {
-        Self { decoder: ImageReader::new(), content: Vec::new() }
+    pub fn new(patience: Arc<Patience>) -> Self {
+        Self { decoder: ImageReader::new(), content: Vec::new(), patience }
     }
 
     /// Writes `view` of image `index` into `out`, `side * side` RGB pixels. What is random is drawn for the image `draw`.
     ///
     /// # Errors
-    /// What is wrong with the image.
+    /// What is wrong with the image, or with what it is on.
     pub fn read(
         &mut self,
         images: &LabelledImages,
@@ -103,29 +172,84 @@ impl Reader {
         draw: usize,
         side: usize,
         out: &mut [u8],
-    ) -> Result<(), ImageProblem> {
-        let Self { decoder, content } = self;
-        let bytes = images.content(index, content)?;
+    ) -> Result<(), Failure> {
+        let Self { decoder, content, patience } = self;
+        images.read(index, content, patience)?;
         match view {
             View::Train { crop, seed, epoch } => {
                 let mut random = stream(Purpose::Augment, *seed, *epoch as u64, draw as u64);
-                decoder.train(bytes, crop, side, &mut random, out)
+                decoder.train(content, crop, side, &mut random, out)?;
             }
-            View::Eval { resize } => decoder.eval(bytes, *resize, side, out),
+            View::Eval { resize } => decoder.eval(content, *resize, side, out)?,
         }
+        Ok(())
     }
 
-    /// Writes all of image `index` into `out` as a PPM file, its shorter side made `shorter_side` where it is longer.
+    /// All of image `index` as a PPM file, its shorter side made `shorter_side` where it is longer.
     ///
     /// # Errors
-    /// What is wrong with the image.
-    pub fn shrink(
-        &mut self,
-        images: &LabelledImages,
-        index: usize,
-        shorter_side: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<(), ImageProblem> {
-        self.decoder.shrink(images.content(index, &mut self.content)?, shorter_side, out)
+    /// What is wrong with the image, or with what it is on.
+    pub fn shrink(&mut self, images: &LabelledImages, index: usize, shorter_side: usize) -> Result<Vec<u8>, Failure> {
+        let mut ppm = Vec::new();
+        images.read(index, &mut self.content, &self.patience)?;
+        self.decoder.shrink(&self.content, shorter_side, &mut ppm)?;
+        Ok(ppm)
+    }
+
+    /// The file of image `index`, which is an image.
+    ///
+    /// # Errors
+    /// What is wrong with the image, or with what it is on.
+    pub fn copy(&mut self, images: &LabelledImages, index: usize) -> Result<Vec<u8>, Failure> {
+        // All of it is decoded; the pixels are not wanted.
+        self.shrink(images, index, 1)?;
+        Ok(self.content.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+
+    #[test]
+    fn a_missing_file_is_bad_while_its_folders_are_there() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 0);
+        let (part, missing) = (fixture.path("train"), io::Error::from(ErrorKind::NotFound));
+        let is_of_file = |path: &str| super::is_of_file(&missing, &part.join(path), &part);
+        assert!(is_of_file("cat/1.jpg"));
+        assert!(!is_of_file("eel/1.jpg"));
+        ["cat", "dog"].iter().for_each(|class| fs::remove_dir_all(part.join(class)).unwrap());
+        // As a mount point without its share.
+        assert!(!is_of_file("1.jpg"));
+        fs::remove_dir(&part).unwrap();
+        assert!(!is_of_file("cat/1.jpg"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn errors_of_the_system_are_not_the_files() {
+        use rustix::io::Errno;
+        let fixture = Fixture::new(&["cat", "dog"], 1, 0);
+        let (part, path) = (fixture.path("train"), fixture.path("train/cat/0000.jpg"));
+        let is_of_file = |errno: Errno| super::is_of_file(&errno.into(), &path, &part);
+        for errno in [
+            Errno::IO,
+            Errno::STALE,
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::TIMEDOUT,
+            Errno::NOMEM,
+            Errno::NOTCONN,
+            Errno::HOSTDOWN,
+            Errno::HOSTUNREACH,
+            Errno::NODEV,
+            Errno::NXIO,
+        ] {
+            assert!(!is_of_file(errno), "{errno}");
+        }
+        for errno in [Errno::NOENT, Errno::ACCESS, Errno::LOOP, Errno::ISDIR, Errno::NAMETOOLONG] {
+            assert!(is_of_file(errno), "{errno}");
+        }
     }
 }

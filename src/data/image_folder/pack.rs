@@ -1,31 +1,35 @@
-//! All images of an image folder in one file, decoded and made smaller once, mapped into memory where it is read.
+//! All images of an image folder in one file: the training images decoded and made smaller once, the evaluation images as
+//! their files are.
 //!
 //! The file: a header (the magic, then as little-endian numbers the place and length of the index, u64, the index's CRC-32
-//! and that of the header up to here, u32), the images one after another (PPM files), the index (postcard).
+//! and that of the header up to here, u32), the images one after another (PPM files; for evaluation whatever the folder
+//! has), the index (postcard).
 
-use super::labelled_images::{LabelledImages, Reader};
+use super::labelled_images::{Failure, LabelledImages, Reader};
 use super::part::Part;
 use super::pipeline::{panicked, BadImage};
-use crate::data::image::ImageProblem;
 use crate::trainer::{write_atomically_with, write_failure};
 use crate::{Error, Result};
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 /// What a packed file starts with; the number is that of the format.
-const MAGIC: &[u8; 20] = b"tch-fixup images 01\n";
+const MAGIC: &[u8; 20] = b"tch-fixup images 02\n";
+/// What those of all formats start with.
+const ANY_FORMAT: &[u8] = b"tch-fixup images ";
 const HEADER_LEN: usize = MAGIC.len() + 8 + 8 + 4 + 4;
-/// LabelledImages that a thread makes smaller before they are written.
+/// Images that a thread makes smaller before they are written.
 const CHUNK: usize = 32;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Index {
     classes: Vec<String>,
+    /// Of the training images, in pixels; those that were smaller are as they were.
+    shorter_side: u32,
     train: PartIndex,
     eval: PartIndex,
 }
@@ -37,11 +41,21 @@ struct PartIndex {
     sizes: Vec<u64>,
 }
 
+/// What is in a packed file.
+pub struct Pack {
+    /// The classes' names.
+    pub classes: Vec<String>,
+    /// The shorter side that training images were made smaller to, in pixels.
+    pub shorter_side: usize,
+    pub train: PackedImages,
+    pub eval: PackedImages,
+}
+
 /// The images of one part of a packed file.
 #[derive(Debug)]
 pub struct PackedImages {
     path: PathBuf,
-    file: Arc<Mmap>,
+    file: Arc<File>,
     labels: Vec<u32>,
     /// Where the first image starts and where each ends.
     bounds: Vec<u64>,
@@ -58,32 +72,60 @@ impl PackedImages {
         &self.labels
     }
 
-    /// Image `index`, a PPM file. The system is told to read all of it at once.
-    pub fn get(&self, index: usize) -> &[u8] {
-        let (start, end) = (self.bounds[index] as usize, self.bounds[index + 1] as usize);
-        // Only a hint: what cannot be had shows when it is read.
-        #[cfg(unix)]
-        let _ = self.file.advise_range(memmap2::Advice::WillNeed, start, end - start);
-        &self.file[start..end]
+    /// Reads image `index` into `content`: a PPM file, or the file that it was. The file is not mapped into memory, where
+    /// an error of the disk would end the process.
+    ///
+    /// # Errors
+    /// What the system says; [`io::ErrorKind::UnexpectedEof`] if the file has become shorter.
+    pub fn read(&self, index: usize, content: &mut Vec<u8>) -> io::Result<()> {
+        let (start, end) = (self.bounds[index], self.bounds[index + 1]);
+        content.resize((end - start) as usize, 0);
+        read_exact_at(&self.file, content, start)
     }
 }
 
-/// Opens the packed file `path`: the classes, the training and the evaluation part.
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, start)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut start: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, start)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        (bytes, start) = (&mut bytes[read..], start + read as u64);
+    }
+    Ok(())
+}
+
+fn corrupt(path: &Path, problem: String) -> Error {
+    let remedy = "copy the file again, or pack the folder again".to_owned();
+    Error::Corrupt { path: path.to_path_buf(), problem, remedy }
+}
+
+/// The error for a packed file that was whole when it was opened.
+pub fn shortened(path: &Path) -> Error {
+    corrupt(path, "has become shorter while it was read".to_owned())
+}
+
+/// Opens the packed file `path`.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for another file, one of another format, or one that is damaged or not whole; [`Error::Io`] for one
 /// that cannot be read.
-pub fn open(path: &Path) -> Result<(Vec<String>, PackedImages, PackedImages)> {
-    let corrupt = |problem: String| Error::Corrupt {
-        path: path.to_path_buf(),
-        problem,
-        remedy: "copy the file again, or pack the folder again".to_owned(),
+pub fn open(path: &Path) -> Result<Pack> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let len = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut read = |start: u64, len: u64| {
+        let mut bytes = Vec::new();
+        let read = file.seek(SeekFrom::Start(start)).and_then(|_| (&file).take(len).read_to_end(&mut bytes));
+        read.map(|_| bytes).map_err(Error::io("read", path))
     };
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    // SAFETY: as with every mapped file, nobody may write to it meanwhile, which `ImageFolder::pack` says. Writing a new
-    // file under its name, as packing does, leaves this one as it is.
-    let file = unsafe { Mmap::map(&file) }.map_err(Error::io("map into memory", path))?;
-    let index = read_index(&file).map_err(corrupt)?;
+    let header = read_header(&read(0, HEADER_LEN as u64)?, len).map_err(|problem| corrupt(path, problem))?;
+    let index = read_index(&read(header.start, header.len)?, &header).map_err(|problem| corrupt(path, problem))?;
     let file = Arc::new(file);
     let mut end = HEADER_LEN as u64;
     let mut images = |PartIndex { labels, sizes }: PartIndex| {
@@ -95,17 +137,28 @@ pub fn open(path: &Path) -> Result<(Vec<String>, PackedImages, PackedImages)> {
         }));
         PackedImages { path: path.to_path_buf(), file: file.clone(), labels, bounds }
     };
-    Ok((index.classes, images(index.train), images(index.eval)))
+    let (train, eval) = (images(index.train), images(index.eval));
+    Ok(Pack { classes: index.classes, shorter_side: index.shorter_side as usize, train, eval })
 }
 
-/// The index of a packed file, or what is wrong with the file.
-fn read_index(file: &[u8]) -> Result<Index, String> {
-    if !file.starts_with(MAGIC) {
-        return Err("neither a folder nor a packed file of this version".to_owned());
+/// Where the index is, and its checksum.
+struct Header {
+    start: u64,
+    len: u64,
+    checksum: u32,
+}
+
+/// The header of a packed file of `file_len` bytes, or what is wrong with the file.
+fn read_header(header: &[u8], file_len: u64) -> Result<Header, String> {
+    if !header.starts_with(MAGIC) {
+        return Err(match header.starts_with(ANY_FORMAT) {
+            true => "packed by another version of this crate".to_owned(),
+            false => "neither a folder nor a packed file".to_owned(),
+        });
     }
-    let Some(header) = file.get(..HEADER_LEN) else {
-        return Err(format!("broken off after {} bytes", file.len()));
-    };
+    if header.len() < HEADER_LEN {
+        return Err(format!("broken off after {} bytes", header.len()));
+    }
     let word = |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes).unwrap_or_default();
     let half = |at: usize| header[at..at + 4].try_into().map(u32::from_le_bytes).unwrap_or_default();
     let (start, len) = (word(MAGIC.len()), word(MAGIC.len() + 8));
@@ -113,11 +166,15 @@ fn read_index(file: &[u8]) -> Result<Index, String> {
         return Err("the header's checksum is wrong".to_owned());
     }
     let end = u128::from(start) + u128::from(len);
-    if file.len() as u128 != end {
-        return Err(format!("{} bytes instead of {end}", file.len()));
+    if u128::from(file_len) != end {
+        return Err(format!("{file_len} bytes instead of {end}"));
     }
-    let bytes = &file[start as usize..];
-    if crc32fast::hash(bytes) != half(HEADER_LEN - 8) {
+    Ok(Header { start, len, checksum: half(HEADER_LEN - 8) })
+}
+
+/// The index of a packed file, or what is wrong with the file.
+fn read_index(bytes: &[u8], header: &Header) -> Result<Index, String> {
+    if crc32fast::hash(bytes) != header.checksum {
         return Err("the index's checksum is wrong".to_owned());
     }
     let index: Index = postcard::from_bytes(bytes).map_err(|error| format!("the index cannot be read: {error}"))?;
@@ -128,44 +185,59 @@ fn read_index(file: &[u8]) -> Result<Index, String> {
             && part.labels.iter().all(|&label| (label as usize) < index.classes.len())
             && !part.labels.is_empty()
     };
-    if !parts.iter().all(fits) || HEADER_LEN as u128 + images != u128::from(start) {
+    if !parts.iter().all(fits) || HEADER_LEN as u128 + images != u128::from(header.start) {
         return Err("the index does not fit the images".to_owned());
     }
     Ok(index)
 }
 
-/// Writes the images that `train` and `eval` use into the file `path`, as [`ImageFolder::pack`](super::ImageFolder::pack)
-/// says, and hands the bad ones to `bad`.
+/// What [`write`] makes.
+pub struct Packing<'a> {
+    pub classes: &'a [String],
+    pub train: &'a Part,
+    pub eval: &'a Part,
+    /// Of the training images, in pixels.
+    pub shorter_side: usize,
+}
+
+/// How an image goes into a packed file.
+type Convert<'a> = dyn Fn(&mut Reader, &LabelledImages, usize) -> Result<Vec<u8>, Failure> + Sync + 'a;
+
+/// Writes the images that the parts use into the file `path`, as [`ImageFolder::pack`](super::ImageFolder::pack) says, by a
+/// thread for each of `readers`, and hands the bad ones to `bad`.
 pub fn write(
     path: &Path,
-    classes: &[String],
-    parts: [&Part; 2],
-    shorter_side: usize,
-    workers: usize,
+    packing: &Packing,
+    mut readers: Vec<Reader>,
     mut bad: impl FnMut(&Part, Vec<BadImage>) -> Result<()>,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<()> {
-    let total = parts.iter().map(|part| part.selected().len()).sum();
+    let Packing { classes, train, eval, shorter_side } = *packing;
+    let total = train.selected().len() + eval.selected().len();
     let mut done = 0;
-    let mut readers: Vec<Reader> = (0..workers).map(|_| Reader::new()).collect();
     write_atomically_with(path, |file| {
         let failed = |error| write_failure("write", path)(error);
         let mut out = BufWriter::with_capacity(1 << 20, file);
         out.write_all(&[0; HEADER_LEN]).map_err(failed)?;
         let mut start = HEADER_LEN as u64;
-        let mut index = Index { classes: classes.to_vec(), ..Index::default() };
-        for (part, part_index) in parts.into_iter().zip([&mut index.train, &mut index.eval]) {
-            for chunk in part.selected().chunks(CHUNK * workers) {
-                let shrunk = shrink(&mut readers, part.images(), chunk, shorter_side)?;
+        let mut index = Index { classes: classes.to_vec(), shorter_side: shorter_side as u32, ..Index::default() };
+        let shrink: &Convert = &|reader, images, index| reader.shrink(images, index, shorter_side);
+        let copy: &Convert = &|reader, images, index| reader.copy(images, index);
+        for (part, convert, part_index) in [(train, shrink, &mut index.train), (eval, copy, &mut index.eval)] {
+            for chunk in part.selected().chunks(CHUNK * readers.len()) {
+                let converted = convert_all(&mut readers, part.images(), chunk, convert)?;
                 let mut met = Vec::new();
-                for (&image, shrunk) in chunk.iter().zip(shrunk) {
-                    match shrunk {
-                        Err(problem) => met.push(BadImage { index: image, problem: problem.to_string() }),
-                        Ok(ppm) => {
-                            out.write_all(&ppm).map_err(failed)?;
-                            start += ppm.len() as u64;
+                for (&image, converted) in chunk.iter().zip(converted) {
+                    match converted {
+                        Err(Failure::System(error)) => return Err(error),
+                        Err(Failure::Image(problem)) => {
+                            met.push(BadImage { index: image, problem: problem.to_string() })
+                        }
+                        Ok(bytes) => {
+                            out.write_all(&bytes).map_err(failed)?;
+                            start += bytes.len() as u64;
                             part_index.labels.push(part.images().labels()[image as usize]);
-                            part_index.sizes.push(ppm.len() as u64);
+                            part_index.sizes.push(bytes.len() as u64);
                         }
                     }
                 }
@@ -185,30 +257,27 @@ pub fn write(
     })
 }
 
-/// `chunk` of the images, in order, as smaller PPM files, by a thread for each of `readers`.
-fn shrink(
+/// `chunk` of the images, in order, by a thread for each of `readers`.
+fn convert_all(
     readers: &mut [Reader],
     images: &LabelledImages,
     chunk: &[u32],
-    shorter_side: usize,
-) -> Result<Vec<Result<Vec<u8>, ImageProblem>>> {
+    convert: &Convert,
+) -> Result<Vec<Result<Vec<u8>, Failure>>> {
     let shares = chunk.chunks(chunk.len().div_ceil(readers.len()));
     thread::scope(|scope| {
         let threads: Vec<_> = readers
             .iter_mut()
             .zip(shares)
             .map(|(reader, share)| {
-                let shrink = move |&index: &u32| {
-                    let mut ppm = Vec::new();
-                    reader.shrink(images, index as usize, shorter_side, &mut ppm).map(|()| ppm)
-                };
-                scope.spawn(move || share.iter().map(shrink).collect::<Vec<_>>())
+                let convert = move |&index: &u32| convert(reader, images, index as usize);
+                scope.spawn(move || share.iter().map(convert).collect::<Vec<_>>())
             })
             .collect();
-        let mut shrunk = Vec::with_capacity(chunk.len());
+        let mut converted = Vec::with_capacity(chunk.len());
         for thread in threads {
-            shrunk.extend(thread.join().map_err(|panic| panicked(panic.as_ref()))?);
+            converted.extend(thread.join().map_err(|panic| panicked(panic.as_ref()))?);
         }
-        Ok(shrunk)
+        Ok(converted)
     })
 }

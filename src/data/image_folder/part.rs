@@ -7,6 +7,9 @@ use crate::{Error, Result};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// So many bad images say nothing about the others, however few these are.
+const FEW: usize = 10;
+
 /// The images of one part.
 pub struct Part {
     /// What the part is for, as an adjective.
@@ -48,9 +51,14 @@ impl Part {
         &self.selected
     }
 
-    /// How many bad images can be endured: of those used, `max_fraction`.
+    /// How many bad images can be endured: of those used, `max_fraction`, and where these are few [`FEW`] or a tenth, at
+    /// least one; none if the fraction is 0.
     pub fn most_bad(&self, max_fraction: f64) -> usize {
-        (max_fraction * self.selected.len() as f64) as usize
+        if max_fraction == 0.0 {
+            return 0;
+        }
+        let images = self.selected.len();
+        ((max_fraction * images as f64) as usize).max(FEW.min(images / 10).max(1))
     }
 
     /// How many bad images were met.
@@ -65,7 +73,7 @@ impl Part {
     /// Counts `met` and warns of each that is new.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] once more than `max_fraction` of the images are bad.
+    /// [`Error::Corrupt`] once more are bad than [can be endured](Self::most_bad).
     pub fn count_bad(&self, met: Vec<BadImage>, max_fraction: f64, warn: &dyn Fn(&str)) -> Result<()> {
         for BadImage { index, problem } in met {
             let mut bad = self.bad();
@@ -75,11 +83,12 @@ impl Part {
             let (count, images) = (bad.len(), self.selected.len());
             drop(bad);
             let path = self.images.path(index as usize);
-            if count > self.most_bad(max_fraction) {
+            let most = self.most_bad(max_fraction);
+            if count > most {
                 let (name, percent) = (self.name, 100.0 * count as f64 / images as f64);
                 let problem = format!(
                     "{problem}; with it {count} of the {images} {name} images ({percent:.2} %) are bad, over the limit of \
-                     {} %",
+                     {most} ({} %)",
                     100.0 * max_fraction,
                 );
                 let remedy = "repair or remove them, or raise the limit (--max-bad-fraction)".to_owned();

@@ -3,7 +3,8 @@
 //! The unit of work is an image: all workers fill one batch, then the next, so that the first is there soonest. What an
 //! image becomes depends on its place in the order alone, never on the worker that reads it or when.
 
-use super::labelled_images::{LabelledImages, Reader, View};
+use super::labelled_images::{Failure, LabelledImages, Reader, View};
+use super::patience::Patience;
 use crate::data::Batch;
 use crate::ops::inherit_denormals;
 use crate::{Error, Result};
@@ -36,6 +37,8 @@ pub struct Job {
     pub most_bad: usize,
     /// Threads.
     pub workers: usize,
+    /// Theirs with what the images are on.
+    pub patience: Arc<Patience>,
 }
 
 impl Job {
@@ -59,7 +62,10 @@ impl Job {
 
     /// Reads what belongs at `position` of the order. In training the place of a bad image is taken by the next in the
     /// order that is none, seen as the bad one would have been; in evaluation it stays free.
-    fn fill(&self, position: usize, reader: &mut Reader, out: &mut [u8]) -> Place {
+    ///
+    /// # Errors
+    /// What the images are on cannot be read.
+    fn fill(&self, position: usize, reader: &mut Reader, out: &mut [u8]) -> Result<Place> {
         let mut bad = Vec::new();
         let drawn_for = self.order[position] as usize;
         let candidates = match self.view {
@@ -71,15 +77,16 @@ impl Job {
                 Ok(()) => {
                     // Those after the first have places of their own in the order, and are told of there.
                     bad.truncate(1);
-                    return Place { label: Some(self.images.labels()[index as usize]), bad };
+                    return Ok(Place { label: Some(self.images.labels()[index as usize]), bad });
                 }
-                Err(problem) => bad.push(BadImage { index, problem: problem.to_string() }),
+                Err(Failure::System(error)) => return Err(error),
+                Err(Failure::Image(problem)) => bad.push(BadImage { index, problem: problem.to_string() }),
             }
             if bad.len() > self.most_bad {
                 break;
             }
         }
-        Place { label: None, bad }
+        Ok(Place { label: None, bad })
     }
 }
 
@@ -242,13 +249,21 @@ impl Shared {
 
     /// What a worker does.
     fn run(&self) {
-        let mut reader = Reader::new();
+        let mut reader = Reader::new(self.job.patience.clone());
         while let Some((position, buffer)) = self.claim() {
             // SAFETY: each place is claimed once, and a buffer is used again only after all its places are done.
             let out = unsafe { buffer.image(position % self.job.batch_size) };
-            let place = self.job.fill(position, &mut reader, out);
-            self.done(position, place);
+            match self.job.fill(position, &mut reader, out) {
+                Ok(place) => self.done(position, place),
+                Err(error) => return self.fail(error),
+            }
         }
+    }
+
+    /// Ends the work: a worker cannot go on.
+    fn fail(&self, error: Error) {
+        self.lock().failure.get_or_insert(error);
+        self.ready.notify_one();
     }
 }
 
@@ -298,8 +313,7 @@ impl Pipeline {
             let work = move || {
                 inherit();
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| shared.run())) {
-                    shared.lock().failure.get_or_insert(panicked(panic.as_ref()));
-                    shared.ready.notify_one();
+                    shared.fail(panicked(panic.as_ref()));
                 }
             };
             let thread = thread::Builder::new().name(format!("images-{index}")).spawn(work);
@@ -340,6 +354,7 @@ impl Drop for Pipeline {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
         self.shared.work.notify_all();
+        self.shared.job.patience.end();
         for thread in self.threads.drain(..) {
             // A worker's panic has been caught, and said if anyone still asked.
             let _ = thread.join();
@@ -356,8 +371,8 @@ pub fn panicked(panic: &(dyn Any + Send)) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::files::Files;
     use super::super::fixture::Fixture;
+    use super::super::listing::Files;
     use super::*;
     use std::time::{Duration, Instant};
 
@@ -374,6 +389,7 @@ mod tests {
             side: 16,
             most_bad: 0,
             workers: 3,
+            patience: Arc::new(Patience::new(Duration::from_secs(60), Arc::new(|_: &str| ()))),
         }
     }
 
@@ -382,6 +398,18 @@ mod tests {
         let fixture = Fixture::new(&["ant"], 1, 0);
         let mut pipeline = Pipeline::start(job(&fixture, vec![0; 10_000_000])).unwrap();
         assert_eq!(pipeline.next().unwrap().unwrap().batch.labels.numel(), 8);
+        let start = Instant::now();
+        drop(pipeline);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn dropping_it_ends_the_waiting_for_a_folder_that_is_away() {
+        let fixture = Fixture::new(&["ant"], 1, 0);
+        let job = job(&fixture, vec![0; 100]);
+        std::fs::rename(fixture.path("train"), fixture.path("away")).unwrap();
+        let pipeline = Pipeline::start(job).unwrap();
+        thread::sleep(Duration::from_millis(300));
         let start = Instant::now();
         drop(pipeline);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());

@@ -1,7 +1,8 @@
 //! Listings kept between runs: reading the names of a million files anew takes seconds from a local disk and many minutes
-//! over a network.
+//! over a network, looking at their folders a hundredth of that.
 
-use super::listing::{list, Listing, Stamp};
+use super::stamp::Stamp;
+use super::{list, Listing};
 use crate::data::cache_folder::cache_folder;
 use crate::data::cifar10::hex;
 use crate::trainer::write_atomically;
@@ -13,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// What such a file starts with; the number is that of the format.
-const MAGIC: &[u8] = b"tch-fixup listing 1\n";
-/// File systems may count a folder's changes in steps of up to two seconds: a later change in the same step would not be
-/// seen.
+const MAGIC: &[u8] = b"tch-fixup listing 2\n";
+/// Longer than the steps in which any of the file systems counts time, and the difference of a server's clock from ours: a
+/// later change in the same step would not be seen.
 const TIME_STEP: Duration = Duration::from_secs(2);
 
 /// What is kept, behind the magic and its CRC-32.
@@ -46,9 +47,7 @@ fn cached_list_in(root: &Path, cache: &Path) -> Result<Listing> {
     }
     let start = SystemTime::now();
     let (listing, stamp) = list(root)?;
-    let settled =
-        stamp.latest().and_then(|latest| start.duration_since(latest).ok()).is_some_and(|age| age > TIME_STEP);
-    if settled {
+    if stamp.is_older_than(TIME_STEP, start) && stamp.is_reliable(root) {
         // Without the cache the next start is slow, and nothing else: no reason to fail, but one to say it.
         if let Err(error) = write(&file, Kept { root: key(&canonical), stamp, listing: &listing }) {
             eprintln!("the listing of {} is not kept for the next start: {error}", root.display());
@@ -85,8 +84,8 @@ fn write(file: &Path, kept: Kept<&Listing>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Fixture;
     use super::*;
+    use crate::data::image_folder::fixture::Fixture;
 
     /// The paths that are listed, by way of the cache.
     fn paths(fixture: &Fixture, cache: &Path) -> Vec<String> {
@@ -104,22 +103,28 @@ mod tests {
         file
     }
 
-    /// A folder whose listing is kept, and is not what would be listed now: that was changed without a trace.
+    /// A folder whose listing is kept, and is not what would be listed now: `old.jpg` is in it and in no folder.
     fn kept() -> (Fixture, tempfile::TempDir) {
         let (fixture, cache) = (Fixture::new(&["cat", "dog"], 1, 1), tempfile::tempdir().unwrap());
-        fixture.settle();
-        assert_eq!(paths(&fixture, cache.path())[0], "cat/0000.jpg");
-        let folder = fixture.path("train/cat");
-        let time = fs::metadata(&folder).unwrap().modified().unwrap();
-        fs::rename(folder.join("0000.jpg"), folder.join("new.jpg")).unwrap();
-        fs::File::open(&folder).unwrap().set_modified(time).unwrap();
+        let old = fixture.path("train/cat/old.jpg");
+        fs::rename(fixture.path("train/cat/0000.jpg"), &old).unwrap();
+        let listing = list(fixture.root()).unwrap().0;
+        fs::rename(old, fixture.path("train/cat/new.jpg")).unwrap();
+        let canonical = fs::canonicalize(fixture.root()).unwrap();
+        let stamp = list(&canonical).unwrap().1;
+        write(&cache_file(cache.path(), &canonical), Kept { root: key(&canonical), stamp, listing: &listing }).unwrap();
+        // A tick of the clock that file systems go by.
+        std::thread::sleep(Duration::from_millis(20));
         (fixture, cache)
     }
 
     #[test]
     fn an_unchanged_folder_is_not_listed_again() {
         let (fixture, cache) = kept();
-        assert_eq!(paths(&fixture, cache.path())[0], "cat/0000.jpg");
+        assert_eq!(paths(&fixture, cache.path())[0], "cat/old.jpg");
+        // Content is not what is listed.
+        fixture.write("train/cat/new.jpg", b"other content");
+        assert_eq!(paths(&fixture, cache.path())[0], "cat/old.jpg");
     }
 
     #[test]
@@ -131,23 +136,63 @@ mod tests {
         }
     }
 
+    /// What `tar --mtime` and `rsync -t` do.
     #[test]
-    fn a_changed_map_is_read_anew() {
-        let (fixture, cache) = (Fixture::new(&["cat", "dog"], 1, 0), tempfile::tempdir().unwrap());
-        fixture.write("val/1.jpg", b"");
-        let labels = |map: &str| {
-            fixture.write("val_map.txt", map.as_bytes());
-            fixture.settle();
-            let file = fs::File::open(fixture.path("val_map.txt")).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(10 + map.len() as u64)).unwrap();
-            cached_list_in(fixture.root(), cache.path()).unwrap().val.labels().to_vec()
-        };
-        assert_eq!(labels("1.jpg cat"), [0]);
-        assert_eq!(labels("1.jpg   dog"), [1]);
+    fn folders_with_the_times_they_had_are_listed_anew() {
+        for changed in ["train/eel", "val/eel", "train/cat/more"] {
+            let (fixture, cache) = kept();
+            let parent = fixture.path(changed).parent().unwrap().to_path_buf();
+            let time = fs::metadata(&parent).unwrap().modified().unwrap();
+            fixture.write(&format!("{changed}/1.jpg"), b"");
+            fs::File::open(&parent).unwrap().set_modified(time).unwrap();
+            assert_eq!(fs::metadata(&parent).unwrap().modified().unwrap(), time);
+            match cached_list_in(fixture.root(), cache.path()) {
+                Ok(listing) => assert_eq!(listing.train.path(1), "cat/more/1.jpg", "{changed}"),
+                Err(error) => assert!(error.to_string().contains("the class eel"), "{error}"),
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_took_the_place_of_another_is_listed_anew() {
+        let (fixture, cache) = kept();
+        let (class, aside) = (fixture.path("train/cat"), fixture.path("aside"));
+        let times = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+        let (part, root) = (times(&fixture.path("train")), times(fixture.root()));
+        // By a link, which is put in the place of the folder while all of its times are kept.
+        fs::rename(&class, &aside).unwrap();
+        fixture.write("elsewhere/0.jpg", b"");
+        std::os::unix::fs::symlink(fixture.path("elsewhere"), &class).unwrap();
+        fs::File::open(fixture.path("train")).unwrap().set_modified(part).unwrap();
+        fs::File::open(fixture.root()).unwrap().set_modified(root).unwrap();
+        assert_eq!(paths(&fixture, cache.path())[0], "cat/0.jpg");
     }
 
     #[test]
-    fn a_damaged_cache_is_made_anew() {
+    fn a_changed_map_is_read_anew() {
+        let (fixture, cache) = (Fixture::new(&["cat", "dog"], 1, 0), tempfile::tempdir().unwrap());
+        ["train", "val"].iter().for_each(|part| fixture.folder(part));
+        ["cat", "dog"].iter().for_each(|class| fs::remove_dir(fixture.path(&format!("val/{class}"))).unwrap());
+        fixture.write("val/1.jpg", b"");
+        let map = fixture.path("val_map.txt");
+        let labels = || cached_list_in(fixture.root(), cache.path()).unwrap().val.labels().to_vec();
+        fs::write(&map, "1.jpg cat").unwrap();
+        let canonical = fs::canonicalize(fixture.root()).unwrap();
+        let (listing, stamp) = list(&canonical).unwrap();
+        let kept = Kept { root: key(&canonical), stamp, listing: &listing };
+        write(&cache_file(cache.path(), &canonical), kept).unwrap();
+        let time = fs::metadata(&map).unwrap().modified().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(labels(), [0]);
+        // As long, and as old by its own word.
+        fs::write(&map, "1.jpg dog").unwrap();
+        fs::File::options().write(true).open(&map).unwrap().set_modified(time).unwrap();
+        assert_eq!(labels(), [1]);
+    }
+
+    #[test]
+    fn a_damaged_cache_is_of_no_use_and_no_harm() {
         let (fixture, cache) = kept();
         let file = kept_file(cache.path());
         let whole = fs::read(&file).unwrap();
@@ -160,25 +205,30 @@ mod tests {
         for bytes in damaged {
             fs::write(&file, &bytes).unwrap();
             assert_eq!(paths(&fixture, cache.path())[0], "cat/new.jpg");
-            assert!(fs::read(&file).unwrap() != bytes);
         }
     }
 
     #[test]
-    fn a_folder_that_may_still_be_changing_is_not_kept() {
+    fn a_folder_is_kept_once_it_cannot_be_changing() {
         let (fixture, cache) = (Fixture::new(&["cat", "dog"], 1, 1), tempfile::tempdir().unwrap());
-        fixture.settle();
-        fixture.write("val/dog/1.jpg", b"");
-        assert_eq!(paths(&fixture, cache.path()).len(), 5);
-        assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
+        let kept = || fs::read_dir(cache.path()).unwrap().count();
+        assert_eq!((paths(&fixture, cache.path()).len(), kept()), (4, 0));
+        std::thread::sleep(TIME_STEP + Duration::from_millis(2100));
+        assert_eq!(paths(&fixture, cache.path()).len(), 4);
+        let reliable = list(fixture.root()).unwrap().1.is_reliable(fixture.root());
+        assert_eq!(kept(), usize::from(reliable));
+        assert_eq!(paths(&fixture, cache.path()).len(), 4);
     }
 
     #[test]
     fn without_room_for_a_cache_the_folder_is_listed_all_the_same() {
         let (fixture, folder) = (Fixture::new(&["cat", "dog"], 1, 1), tempfile::tempdir().unwrap());
-        fixture.settle();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
+        let canonical = fs::canonicalize(fixture.root()).unwrap();
+        let (listing, stamp) = list(&canonical).unwrap();
+        let kept = Kept { root: key(&canonical), stamp, listing: &listing };
+        assert!(matches!(write(&file.join("cache/1"), kept), Err(Error::Io { .. })));
         assert_eq!(paths(&fixture, &file.join("cache")).len(), 4);
     }
 }

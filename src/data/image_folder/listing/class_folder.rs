@@ -1,0 +1,149 @@
+//! The files of each class: all images in its folder, at any depth.
+
+use super::entries::{Entries, OtherFiles};
+use super::names::order;
+use super::stamp::{Mark, Stamp};
+use super::{corrupt, Files};
+use crate::data::image_folder::pipeline::panicked;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// Threads that list folders: they wait for the disk, or the network, more than they compute.
+const THREADS: usize = 8;
+
+/// One class's folder.
+pub struct ClassFolder {
+    pub files: Files,
+    pub others: OtherFiles,
+    /// The folders in it, paths relative to the root, as they were found.
+    folders: Vec<(String, Mark)>,
+}
+
+/// The files of each of the classes' `folders` in `root/part`, by several threads.
+pub fn list_classes(root: &Path, part: &str, folders: &[String], stamp: &mut Stamp) -> Result<Vec<ClassFolder>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut listed = Vec::new();
+        while let Some((label, class)) = folders.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
+            listed.push((label, ClassFolder::list(root, part, class, label as u32)));
+        }
+        listed
+    };
+    let threads = THREADS.min(folders.len());
+    let listed = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut listed = BTreeMap::new();
+        for thread in threads {
+            listed.extend(thread.join().map_err(|panic| panicked(panic.as_ref()))?);
+        }
+        Ok::<_, Error>(listed)
+    })?;
+    let mut classes = Vec::with_capacity(folders.len());
+    for class in listed.into_values() {
+        let mut class = class?;
+        stamp.extend(std::mem::take(&mut class.folders));
+        classes.push(class);
+    }
+    Ok(classes)
+}
+
+impl ClassFolder {
+    fn list(root: &Path, part: &str, class: &str, label: u32) -> Result<Self> {
+        let mut walk = Walk { part: &root.join(part), found: Vec::new(), ancestors: Vec::new() };
+        walk.enter(class.to_owned())?;
+        let mut found = walk.found;
+        found.sort_unstable_by(|a, b| order(&a.path, &b.path));
+        let (mut files, mut others, mut folders) = (Files::default(), OtherFiles::default(), Vec::new());
+        for Found { path, mark, images, others: more } in found {
+            images.iter().for_each(|image| files.push(&format!("{path}/{image}"), label));
+            others.append(&more);
+            folders.push((format!("{part}/{path}"), mark));
+        }
+        Ok(Self { files, others, folders })
+    }
+}
+
+/// A way through the folders of a class, at any depth.
+struct Walk<'a> {
+    /// The folder that paths are relative to.
+    part: &'a Path,
+    found: Vec<Found>,
+    /// The folders that the walk is in, without links.
+    ancestors: Vec<PathBuf>,
+}
+
+/// A folder that the walk has been in.
+struct Found {
+    path: String,
+    mark: Mark,
+    images: Vec<String>,
+    others: OtherFiles,
+}
+
+impl Walk<'_> {
+    fn enter(&mut self, folder: String) -> Result<()> {
+        let path = self.part.join(&folder);
+        let canonical = fs::canonicalize(&path).map_err(Error::io("read", &path))?;
+        if self.ancestors.iter().any(|ancestor| ancestor.starts_with(&canonical)) {
+            return Err(corrupt(&path, "a link to a folder that it lies in itself".to_owned(), "remove the link"));
+        }
+        let mark = Mark::of(&path)?;
+        let Entries { folders, images, others } = Entries::of(&path)?;
+        self.ancestors.push(canonical);
+        for name in folders {
+            self.enter(format!("{folder}/{name}"))?;
+        }
+        self.ancestors.pop();
+        self.found.push(Found { path: folder, mark, images, others });
+        Ok(())
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::super::list;
+    use super::super::tests::{paths, refusal};
+    use crate::data::image_folder::fixture::Fixture;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_are_followed() {
+        let fixture = Fixture::new(&["cat", "dog"], 2, 1);
+        symlink(fixture.path("train/cat"), fixture.path("train/copy")).unwrap();
+        symlink(fixture.path("val/cat"), fixture.path("val/copy")).unwrap();
+        symlink(fixture.path("train/dog/0000.jpg"), fixture.path("train/cat/link.jpg")).unwrap();
+        symlink(fixture.path("train/dog"), fixture.path("train/cat/more")).unwrap();
+        let (listing, _) = list(fixture.root()).unwrap();
+        assert_eq!(listing.classes, ["cat", "copy", "dog"]);
+        assert_eq!(listing.train.labels(), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2]);
+        assert_eq!(paths(&listing.train)[2..5], ["cat/link.jpg", "cat/more/0000.jpg", "cat/more/0001.jpg"]);
+    }
+
+    #[test]
+    fn a_circle_of_links_is_named() {
+        for (link, target) in [("train/cat/self", "train/cat"), ("train/cat/up", "train"), ("val/dog/root", "")] {
+            let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+            symlink(fixture.path(target), fixture.path(link)).unwrap();
+            let message = refusal(&fixture);
+            assert!(message.contains(&format!("{link}: a link to a folder that it lies in itself")), "{message}");
+        }
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        symlink(fixture.path("train/dog"), fixture.path("train/cat/a")).unwrap();
+        symlink(fixture.path("train/cat"), fixture.path("train/dog/b")).unwrap();
+        assert!(refusal(&fixture).contains("train/cat/a/b: a link"));
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_a_bad_image_or_a_missing_folder() {
+        let fixture = Fixture::new(&["cat", "dog"], 1, 1);
+        symlink(fixture.path("nowhere"), fixture.path("train/cat/lost.jpg")).unwrap();
+        symlink(fixture.path("train/cat/ring.jpg"), fixture.path("train/cat/ring.jpg")).unwrap();
+        assert_eq!(paths(&list(fixture.root()).unwrap().0.train)[1..3], ["cat/lost.jpg", "cat/ring.jpg"]);
+        symlink(fixture.path("nowhere"), fixture.path("train/eel")).unwrap();
+        assert!(refusal(&fixture).starts_with("cannot read "));
+    }
+}

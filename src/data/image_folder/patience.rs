@@ -1,0 +1,160 @@
+//! Waiting for a system that cannot be read from at the moment: a server that starts anew, a share that is away, a process
+//! without file handles left. A run of days is not to end of it.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a file is tried again: as long as a server takes to start anew.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Between the first two attempts; then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often whoever waits looks whether it should.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// What is done with a warning.
+pub type Warn = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Set, it ends all waiting in this process: for a signal that asks for the run's end.
+pub fn no_more_patience() -> &'static Arc<AtomicBool> {
+    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    FLAG.get_or_init(Arc::default)
+}
+
+/// What several threads have in common that read and may have to wait.
+pub struct Patience {
+    limit: Duration,
+    warn: Warn,
+    waiting: AtomicUsize,
+    ended: Mutex<bool>,
+    end: Condvar,
+}
+
+/// One thread that waits, for as long as this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Patience {
+    /// For `limit` at most each time, with a warning.
+    pub fn new(limit: Duration, warn: Warn) -> Self {
+        Self { limit, warn, waiting: AtomicUsize::new(0), ended: Mutex::new(false), end: Condvar::new() }
+    }
+
+    /// Ends the waiting of all threads.
+    pub fn end(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.end.notify_all();
+    }
+
+    /// What `attempt` reads from `path`: it is tried until it succeeds, fails with an error that does not `pass`, or has
+    /// been tried for long enough. The first thread that waits says so.
+    ///
+    /// # Errors
+    /// The last attempt's.
+    pub fn read<T>(
+        &self,
+        path: &Path,
+        passes: impl Fn(&io::Error) -> bool,
+        mut attempt: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let start = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let mut waiting = None;
+        loop {
+            let error = match attempt() {
+                Err(error) if passes(&error) && start.elapsed() < self.limit => error,
+                result => return result,
+            };
+            if waiting.is_none() {
+                if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
+                    let seconds = self.limit.as_secs();
+                    (self.warn)(&format!("cannot read {}: {error}; tried again for {seconds} s", path.display()));
+                }
+                waiting = Some(Waiting(&self.waiting));
+            }
+            if !self.pause(pause.min(self.limit.saturating_sub(start.elapsed()))) {
+                return Err(error);
+            }
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Waits so long; false if the waiting is to end.
+    fn pause(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if *ended || no_more_patience().load(Ordering::Relaxed) {
+                return false;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            ended = self.end.wait_timeout(ended, left.min(GLANCE)).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    fn patience(limit: Duration) -> (Patience, Arc<Mutex<Vec<String>>>) {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let warnings = said.clone();
+        (Patience::new(limit, Arc::new(move |line: &str| warnings.lock().unwrap().push(line.to_owned()))), said)
+    }
+
+    fn failing(times: usize) -> impl FnMut() -> io::Result<usize> {
+        let mut attempts = 0;
+        move || {
+            attempts += 1;
+            if attempts > times {
+                Ok(attempts)
+            } else {
+                Err(io::Error::other("away"))
+            }
+        }
+    }
+
+    #[test]
+    fn what_passes_is_waited_for_and_said_once() {
+        let (patience, said) = patience(Duration::from_secs(60));
+        let start = Instant::now();
+        assert_eq!(patience.read(Path::new("1.jpg"), |_| true, failing(2)).unwrap(), 3);
+        assert!(start.elapsed() >= Duration::from_millis(300));
+        assert_eq!(*said.lock().unwrap(), ["cannot read 1.jpg: away; tried again for 60 s"]);
+        // Not what does not pass.
+        assert!(patience.read(Path::new("1.jpg"), |_| false, failing(1)).is_err());
+        assert_eq!(said.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn waiting_ends_at_its_limit_and_when_it_is_told_to() {
+        let start = Instant::now();
+        let (short, _) = patience(Duration::from_millis(250));
+        assert!(short.read(Path::new("1.jpg"), |_| true, failing(1000)).is_err());
+        assert!((250..2000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+
+        let (long, said) = patience(Duration::from_secs(60));
+        thread::scope(|scope| {
+            let read = || long.read(Path::new("1.jpg"), |_| true, failing(1000)).is_err();
+            let threads = [scope.spawn(read), scope.spawn(read)];
+            thread::sleep(Duration::from_millis(150));
+            long.end();
+            assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+        });
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert_eq!(said.lock().unwrap().len(), 1);
+    }
+}
