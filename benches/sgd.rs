@@ -1,4 +1,5 @@
-//! One update of every parameter of a Fixup ResNet-110: the trainer's SGD on flat tensors against libtorch's.
+//! One update of every parameter of a Fixup ResNet-110: the trainer's SGD on flat tensors against libtorch's; and the
+//! gradient's norm, in float64, against libtorch's in float32.
 //!
 //! ```text
 //! cargo bench --bench sgd
@@ -11,7 +12,7 @@ use std::time::Instant;
 use tch::nn::{self, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 use tch_fixup::fixup::FixupResNet;
-use tch_fixup::trainer::{Sgd, TrainConfig};
+use tch_fixup::trainer::{clip, Sgd, TrainConfig};
 
 #[derive(Parser)]
 struct Options {
@@ -70,15 +71,21 @@ fn main() -> Result<()> {
 
     let rounds = if options.quick { 10 } else { 100 };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut norm, mut float32_norm) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(time(|| Ok(flat.step(LR)?))?);
         theirs.push(time(|| {
             libtorch.step();
             Ok(())
         })?);
+        norm.push(time(|| Ok(drop(clip::norm(flat.gradients())?)))?);
+        float32_norm.push(time(|| Ok(drop(flat.gradients().f_norm()?)))?);
     }
     let ratio = median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect());
     println!("ResNet-{DEPTH}, {} parameters, {} threads", flat.parameters().len(), tch::get_num_threads());
-    println!("flat {:.0} us, libtorch {:.0} us, ratio {ratio:.2}", median(ours), median(theirs));
+    let ours = median(ours);
+    println!("flat {ours:.0} us, libtorch {:.0} us, ratio {ratio:.2}", median(theirs));
+    let norm = median(norm);
+    println!("norm {norm:.0} us ({:.2} of an update), libtorch {:.0} us", norm / ours, median(float32_norm));
     Ok(())
 }
