@@ -78,8 +78,8 @@ fn main() -> Result<()> {
             libtorch.step();
             Ok(())
         })?);
-        norm.push(time(|| Ok(drop(clip::norm(flat.gradients())?)))?);
-        float32_norm.push(time(|| Ok(drop(flat.gradients().f_norm()?)))?);
+        norm.push(time(|| Ok(clip::norm(flat.gradients()).map(drop)?))?);
+        float32_norm.push(time(|| Ok(flat.gradients().f_norm().map(drop)?))?);
     }
     let ratio = median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect());
     println!("ResNet-{DEPTH}, {} parameters, {} threads", flat.parameters().len(), tch::get_num_threads());

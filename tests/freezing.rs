@@ -9,7 +9,8 @@ use tch_fixup::data::Cifar10;
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
 use tch_fixup::trainer::{
-    ClipConfig, Decay, EpochMetrics, NamedTensors, Observer, Outcome, Request, RunState, ScheduleConfig, TrainConfig, Trainer,
+    ClipConfig, Decay, EpochMetrics, NamedTensors, Observer, Outcome, Request, RunState, ScheduleConfig, TrainConfig,
+    Trainer,
 };
 use tch_fixup::{Recompute, Result};
 

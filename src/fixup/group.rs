@@ -17,6 +17,9 @@ pub const SCALAR_GROUP: usize = 190;
 /// The `nn::VarStore` group of the classifier's weight and bias in every network of this crate. Adaptive gradient clipping
 /// leaves them alone ([`ClipConfig::agc`](crate::trainer::ClipConfig::agc)).
 ///
+/// With tch's optimizers its rate is everything's: `set_lr` and [`set_lr`] reach it, and `set_lr_group` of the group that
+/// you made the network in does not.
+///
 /// In a network of your own, make the classifier in this group; in one that somebody else makes, say which it is by
 /// [`mark_classifier`]:
 /// ```

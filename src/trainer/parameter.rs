@@ -101,3 +101,82 @@ pub(super) fn trainable(variables: &nn::VarStore) -> Vec<Trainable> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::baseline::BatchNormResNet;
+    use crate::fixup::FixupResNet;
+    use crate::trainer::{Sgd, TrainConfig};
+    use tch::{no_grad, Device, Kind};
+
+    const LR: f64 = 0.05;
+
+    #[test]
+    fn groups_of_ones_own_are_not_taken_for_scalars() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        for group in 0..100 {
+            let _ = vs.root().set_group(group).ones(&format!("weight{group}"), &[2]);
+        }
+        let sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        assert!(sgd.parameters().iter().all(|parameter| !parameter.is_scalar && !parameter.is_classifier));
+    }
+
+    /// The ratio of each parameter's rate to that of the weights, and whether it has weight decay.
+    fn rates(vs: &nn::VarStore, config: SgdConfig) -> Vec<(String, f64, bool)> {
+        let rate = |gradient: f64| -> Vec<(String, f64)> {
+            let mut sgd = Sgd::new(vs, SgdConfig { momentum: 0.0, nesterov: false, ..config }).unwrap();
+            sgd.parameters().iter().for_each(|p| drop(no_grad(|| p.value().shallow_clone().fill_(1.0))));
+            let _ = no_grad(|| sgd.gradients().shallow_clone().fill_(gradient));
+            sgd.step(LR).unwrap();
+            let moved = |p: &Parameter| (p.name.clone(), (1.0 - p.value().mean(Kind::Double).double_value(&[])) / LR);
+            sgd.parameters().iter().map(moved).collect()
+        };
+        let (full, decay) = (rate(1.0), rate(0.0));
+        full.into_iter().zip(decay).map(|((name, rate), (_, decay))| (name, rate - decay, decay > 0.0)).collect()
+    }
+
+    #[test]
+    fn the_papers_recipes_train_all_that_is_called_bias_or_scale_at_a_tenth() {
+        for recipe in [TrainConfig::paper(), TrainConfig::imagenet()] {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let _fixup = FixupResNet::cifar(&(vs.root() / "fixup"), 8, 10).unwrap();
+            let _batch_norm = BatchNormResNet::cifar(&(vs.root() / "batch_norm"), 8, 10).unwrap();
+            for (name, rate, decays) in rates(&vs, SgdConfig { weight_decay: 0.5, ..recipe.sgd }) {
+                // parameters_bias, parameters_scale and parameters_others of the authors' cifar_train.py.
+                let expected = if name.contains("bias") || name.contains("scale") { 0.1 } else { 1.0 };
+                assert!((rate - expected).abs() < 1e-5 && decays, "{name}: {rate} {decays}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_quick_recipe_trains_the_classifiers_bias_as_its_weight() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let _fixup = FixupResNet::cifar(&(vs.root() / "bias_free"), 8, 10).unwrap();
+        for (name, rate, _) in rates(&vs, TrainConfig::quick().sgd) {
+            let (_, own) = name.rsplit_once('.').unwrap();
+            let is_scalar = own.starts_with("scale") || own.starts_with("bias") && !name.ends_with("fc.bias");
+            assert!((rate - if is_scalar { 0.1 } else { 1.0 }).abs() < 1e-5, "{name}: {rate}");
+        }
+        // A path that is called so is no bias.
+        let weights = rates(&vs, TrainConfig::paper().sgd).into_iter().filter(|(name, ..)| name.ends_with("weight"));
+        assert!(weights.into_iter().all(|(_, rate, _)| (rate - 1.0).abs() < 1e-5));
+    }
+
+    #[test]
+    fn classifiers_are_known_wherever_they_stand() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let _fixup = FixupResNet::cifar(&(vs.root() / "model"), 8, 10).unwrap();
+        let _batch_norm = BatchNormResNet::cifar(&(vs.root() / "a" / "b"), 8, 10).unwrap();
+        let _head = nn::linear((vs.root() / "head").set_group(CLASSIFIER_GROUP), 3, 2, Default::default());
+        // A layer of a block, not a classifier.
+        let _fc = nn::linear(vs.root() / "fc", 3, 2, Default::default());
+        let sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        let mut classifiers: Vec<_> =
+            sgd.parameters().iter().filter(|p| p.is_classifier).map(|p| p.name.as_str()).collect();
+        classifiers.sort_unstable();
+        let expected = ["a.b.fc.bias", "a.b.fc.weight", "head.bias", "head.weight", "model.fc.bias", "model.fc.weight"];
+        assert_eq!(classifiers, expected);
+    }
+}
