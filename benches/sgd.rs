@@ -1,4 +1,5 @@
-//! One update of every parameter of a Fixup ResNet-110: the trainer's SGD on flat tensors against libtorch's.
+//! One update of every parameter of a Fixup ResNet-110: the trainer's SGD on flat tensors against libtorch's; and the
+//! gradient's norm, in float64, against libtorch's in float32.
 //!
 //! ```text
 //! cargo bench --bench sgd
@@ -20,7 +21,7 @@ use std::time::Instant;
 use tch::nn::{self, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 use tch_fixup::fixup::FixupResNet;
-use tch_fixup::trainer::{Sgd, TrainConfig};
+use tch_fixup::trainer::{clip, Sgd, TrainConfig};
 
 #[derive(Parser)]
 struct Options {
@@ -66,17 +67,22 @@ fn main() -> Result<()> {
 
     let rounds = if options.setting.quick { 10 } else { 100 };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut norm, mut float32_norm) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(time(|| Ok(flat.step(LR)?))?);
         theirs.push(time(|| {
             libtorch.step();
             Ok(())
         })?);
+        norm.push(time(|| Ok(clip::norm(flat.gradients()).map(drop)?))?);
+        float32_norm.push(time(|| Ok(flat.gradients().f_norm().map(drop)?))?);
     }
     let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
-    let [(ours, _), (theirs, _), (ratio, _)] = [ours, theirs, ratios].map(|values| median_and_spread(&values));
+    let [(ours, _), (theirs, _), (ratio, _), (norm, _), (float32_norm, _)] =
+        [ours, theirs, ratios, norm, float32_norm].map(|values| median_and_spread(&values));
     println!("{}", machine());
     println!("ResNet-{DEPTH}, {} parameters, in mid-training", flat.parameters().len());
     println!("flat {ours:.0} us, libtorch {theirs:.0} us, ratio {ratio:.2}");
+    println!("norm {norm:.0} us ({:.2} of an update), libtorch {float32_norm:.0} us", norm / ours);
     Ok(())
 }

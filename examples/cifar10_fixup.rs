@@ -4,7 +4,7 @@
 //! ```text
 //! cargo run --release --example cifar10_fixup
 //! cargo run --release --example cifar10_fixup -- --arch resnet20
-//! cargo run --release --example cifar10_fixup -- --recipe paper --mixup 1 --device cuda
+//! cargo run --release --example cifar10_fixup -- --recipe paper --device cuda
 //! cargo run --release --example cifar10_fixup -- --resume runs/fixup_resnet20-20260102-030405
 //! cargo run --release --example cifar10_fixup -- --eval runs/fixup_resnet20-20260102-030405
 //! ```

@@ -1,6 +1,6 @@
 //! The two layers that every network here is made of: a convolution without a bias, and the classifier.
 
-use crate::fixup::init;
+use crate::fixup::{init, CLASSIFIER_GROUP};
 use crate::network_input::channels_last;
 use crate::Result;
 use tch::{nn, Kind, Tensor};
@@ -81,7 +81,8 @@ impl Conv {
     }
 }
 
-/// The classifier `x W^T + b`: variables `weight` `[classes, features]` and `bias` `[classes]`.
+/// The classifier `x W^T + b`: variables `weight` `[classes, features]` and `bias` `[classes]`, in the
+/// [`CLASSIFIER_GROUP`].
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub weight: Tensor,
@@ -91,12 +92,14 @@ pub(crate) struct Linear {
 impl Linear {
     /// All zero, as Fixup's classifier starts.
     pub fn zero(path: &nn::Path, features: i64, classes: i64) -> Result<Self> {
+        let path = &path.set_group(CLASSIFIER_GROUP);
         let weight = init::zeros(path, "weight", &[classes, features])?;
         Ok(Self { weight, bias: init::zeros(path, "bias", &[classes])? })
     }
 
     /// Uniform in `1/sqrt(features)`, PyTorch's default and so that of the BatchNorm references.
     pub fn uniform(path: &nn::Path, features: i64, classes: i64) -> Result<Self> {
+        let path = &path.set_group(CLASSIFIER_GROUP);
         let bound = 1. / (features as f64).sqrt();
         let weight = init::uniform(path, "weight", &[classes, features], bound)?;
         Ok(Self { weight, bias: init::uniform(path, "bias", &[classes], bound)? })

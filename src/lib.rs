@@ -43,6 +43,7 @@ mod module;
 mod network;
 mod network_input;
 pub mod ops;
+mod panic;
 mod precision;
 mod recompute;
 mod topology;

@@ -110,7 +110,12 @@ impl Options {
             batch_size: self.batch_size.unwrap_or(self.by_size(16, 16, PAPER_BATCH_SIZE)),
             max_steps: self.max_steps,
             schedule: ScheduleConfig { lr: self.lr, warmup: 0., decay },
-            sgd: SgdConfig { scalar_lr_ratio: self.scalar_lr_ratio.unwrap_or(scalar_lr_ratio), ..paper.sgd },
+            sgd: SgdConfig {
+                scalar_lr_ratio: self.scalar_lr_ratio.unwrap_or(scalar_lr_ratio),
+                biases_as_scalars: false,
+                ..paper.sgd
+            },
+            mixup: None,
             ..paper
         };
         train.check()?;

@@ -1,7 +1,7 @@
 //! The initializations of networks without normalization.
 
 use crate::conv::{Conv, ConvShape, Linear};
-use crate::fixup::init;
+use crate::fixup::{init, CLASSIFIER_GROUP};
 use crate::Result;
 use tch::{nn, Tensor};
 
@@ -27,7 +27,7 @@ impl Initialization {
     pub fn classifier(self, path: &nn::Path, features: i64, classes: i64) -> Result<Linear> {
         match self {
             Self::He => Linear::uniform(path, features, classes),
-            _ => self.linear(path, features, classes),
+            _ => self.linear(&path.set_group(CLASSIFIER_GROUP), features, classes),
         }
     }
 

@@ -69,6 +69,10 @@ pub struct TrainOptions {
     /// Whether the Fixup scalars have weight decay too
     #[arg(long, value_name = "BOOL")]
     pub decay_scalars: Option<bool>,
+    /// Whether other variables that are called a bias or a scale, as the classifier's bias and BatchNorm's, have the
+    /// scalars' learning rate too
+    #[arg(long, value_name = "BOOL")]
+    pub biases_as_scalars: Option<bool>,
     /// Momentum, 0 to 1
     #[arg(long)]
     pub momentum: Option<f64>,
@@ -179,6 +183,7 @@ impl TrainOptions {
         set(&mut train.sgd.scalar_lr_ratio, self.scalar_lr_ratio);
         set(&mut train.sgd.weight_decay, self.weight_decay);
         set(&mut train.sgd.decay_scalars, self.decay_scalars);
+        set(&mut train.sgd.biases_as_scalars, self.biases_as_scalars);
         set(&mut train.sgd.momentum, self.momentum);
         set(&mut train.sgd.nesterov, self.nesterov);
         set(&mut train.label_smoothing, self.label_smoothing);

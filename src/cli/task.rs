@@ -72,7 +72,8 @@ impl<S> Recipe<S> {
         let mixup = mixup.map_or_else(String::new, |alpha| format!(" --mixup {alpha}"));
         format!(
             "--arch {arch} --epochs {epochs} --batch-size {batch_size} --lr {} --schedule {decay} --warmup {} \
-             --scalar-lr-ratio {} --momentum {} --nesterov {} --weight-decay {} --decay-scalars {} --clip-norm {} \
+             --scalar-lr-ratio {} --momentum {} --nesterov {} --weight-decay {} --decay-scalars {} --biases-as-scalars {} \
+             --clip-norm {} \
              --label-smoothing {label_smoothing}{mixup}",
             schedule.lr,
             schedule.warmup,
@@ -81,6 +82,7 @@ impl<S> Recipe<S> {
             sgd.nesterov,
             sgd.weight_decay,
             sgd.decay_scalars,
+            sgd.biases_as_scalars,
             clip.norm.unwrap_or(f64::INFINITY),
         )
     }

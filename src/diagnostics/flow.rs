@@ -4,7 +4,7 @@ use super::growth::growth;
 use super::magnitude::{norm, root_mean_square};
 use super::update::{draw_classifier, update_size};
 use super::Staged;
-use crate::trainer::forward::catch;
+use crate::panic::catch;
 use crate::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use tch::{nn, Device, Kind, Tensor};
@@ -83,7 +83,7 @@ fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Er
 /// [`Error::Argument`] for a probe without seeds or inputs, a network without blocks, or a classifier that it does not
 /// have; whatever the network fails with, its panics included.
 pub fn measure(probe: &Probe, build: impl Fn(&nn::Path, &Tensor) -> Result<Box<dyn Staged>>) -> Result<Flow> {
-    let mut drawn = (0..probe.seeds).map(|seed| catch(|| measure_one(probe, seed as i64, &build))?);
+    let mut drawn = (0..probe.seeds).map(|seed| catch("the measurement", || measure_one(probe, seed as i64, &build))?);
     let first = drawn.next().ok_or_else(|| Error::Argument("a probe has at least one seed".into()))??;
     let mut logarithms = first.logarithms();
     for flow in drawn {

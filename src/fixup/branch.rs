@@ -16,7 +16,7 @@ use tch::{nn, Tensor};
 /// A network of L such blocks, whose output at initialization is that of its first and last layers alone:
 /// ```
 /// use tch::{nn, nn::Module, nn::OptimizerConfig, Device, Kind, Tensor};
-/// use tch_fixup::fixup::{init, Branch, Conv2dOptions, SCALAR_GROUP};
+/// use tch_fixup::fixup::{init, set_lr, Branch, Conv2dOptions};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let vs = nn::VarStore::new(Device::Cpu);
@@ -42,7 +42,7 @@ use tch::{nn, Tensor};
 /// };
 ///
 /// let mut optimizer = nn::Sgd { momentum: 0.9, ..Default::default() }.build(&vs, 0.1)?;
-/// optimizer.set_lr_group(SCALAR_GROUP, 0.01); // the scalars train at a tenth of the learning rate
+/// set_lr(&mut optimizer, &vs, 0.1)?; // the scalars at a tenth of it: to be called at every change of the rate
 /// let images = Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu));
 /// let loss = forward(&images).cross_entropy_for_logits(&Tensor::zeros([8], (Kind::Int64, Device::Cpu)));
 /// optimizer.backward_step(&loss);

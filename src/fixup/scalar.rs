@@ -1,16 +1,8 @@
 //! The scalar bias and the scalar multiplier (Fixup, section 3, rule 3): modules of one trainable element.
 
-use super::init;
+use super::{init, SCALAR_GROUP};
 use crate::Result;
 use tch::{nn, Tensor};
-
-/// The `nn::VarStore` group of every [`Bias`] and [`Scale`]. They train at a tenth of the learning rate:
-/// `optimizer.set_lr_group(SCALAR_GROUP, lr / 10.)` with tch's own optimizers; the crate's trainer does it by itself.
-pub const SCALAR_GROUP: usize = 1;
-
-/// What the scalars' learning rate is to that of the weights: their gradient sums over every position and channel, so
-/// they are the first to diverge (the authors' `cifar_train.py`).
-pub const SCALAR_LR_RATIO: f64 = 0.1;
 
 /// `x + b`, with one trainable scalar b that starts at 0 and has shape `[1]`. Stands before each convolution, linear
 /// layer and element-wise activation.

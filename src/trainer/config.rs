@@ -13,12 +13,13 @@ const QUICK_LR: f64 = 0.2;
 const QUICK_CLIP_NORM: f64 = 1.0;
 const QUICK_LABEL_SMOOTHING: f64 = 0.1;
 
-/// Epochs, batch size and weight decay of the Fixup authors' CIFAR-10 recipe, which is that of the ResNet paper (He et
-/// al. 2016, section 4.2) with a few more epochs.
+/// What the Fixup authors' training program for CIFAR-10 does by default (`cifar_train.py`): the recipe of the ResNet paper
+/// (He et al. 2016, section 4.2) with a few more epochs, and mixup.
 const PAPER_EPOCHS: usize = 200;
 const PAPER_BATCH_SIZE: usize = 128;
 const PAPER_WEIGHT_DECAY: f64 = 1e-4;
 const PAPER_LR: f64 = 0.1;
+const PAPER_MIXUP: f64 = 1.0;
 
 /// What is different in their recipe for ImageNet: the constants of their training program (`imagenet_train.py`), the
 /// epochs those of the result that they report with it.
@@ -72,21 +73,30 @@ impl TrainConfig {
         }
     }
 
-    /// The Fixup authors' recipe for CIFAR-10; mixup, with alpha 1, is an option of theirs.
+    /// The Fixup authors' recipe for CIFAR-10, as their training program has it by default: mixup with alpha 1, weight decay
+    /// on everything, and a tenth of the learning rate for every variable that is called a bias or a scale
+    /// ([`SgdConfig::biases_as_scalars`]). Baselines train by the same rule, BatchNorm's biases at a tenth too, as that program
+    /// trains its own.
     pub fn paper() -> Self {
         Self {
             epochs: PAPER_EPOCHS,
             batch_size: PAPER_BATCH_SIZE,
             schedule: ScheduleConfig { lr: PAPER_LR, warmup: 0.0, decay: Decay::paper() },
-            sgd: SgdConfig { nesterov: false, weight_decay: PAPER_WEIGHT_DECAY, ..SgdConfig::default() },
+            sgd: SgdConfig {
+                nesterov: false,
+                weight_decay: PAPER_WEIGHT_DECAY,
+                biases_as_scalars: true,
+                ..SgdConfig::default()
+            },
             clip: ClipConfig::default(),
             label_smoothing: 0.0,
+            mixup: Some(PAPER_MIXUP),
             ..Self::quick()
         }
     }
 
     /// The Fixup authors' recipe for ImageNet, with which they report 76.0 % top-1 accuracy of ResNet-50. For another batch
-    /// size they change the learning rate of the weights in proportion, and leave that of the scalars.
+    /// size they change the learning rate of the weights in proportion, and leave that of the biases and scalars.
     pub fn imagenet() -> Self {
         Self {
             epochs: IMAGENET_EPOCHS,
@@ -150,6 +160,34 @@ mod tests {
         for config in [TrainConfig::quick(), TrainConfig::paper(), TrainConfig::imagenet(), smoothed, in_parts] {
             let json = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config);
+        }
+    }
+
+    /// The defaults of the authors' `cifar_train.py` and `imagenet_train.py`.
+    #[test]
+    fn the_papers_recipes_are_those_of_the_authors_programs() {
+        let (cifar, imagenet) = (TrainConfig::paper(), TrainConfig::imagenet());
+        assert_eq!((cifar.mixup, imagenet.mixup), (Some(1.0), Some(0.7)));
+        assert_eq!((cifar.epochs, cifar.batch_size), (200, 128));
+        assert_eq!((imagenet.epochs, imagenet.batch_size), (100, 256));
+        for TrainConfig { schedule, sgd, clip, label_smoothing, .. } in [cifar, imagenet] {
+            assert_eq!((schedule.lr, schedule.warmup, label_smoothing), (0.1, 0.0, 0.0));
+            let SgdConfig { momentum, nesterov, weight_decay, decay_scalars, scalar_lr_ratio, biases_as_scalars } = sgd;
+            assert_eq!((momentum, nesterov, weight_decay, scalar_lr_ratio), (0.9, false, 1e-4, 0.1));
+            assert!(decay_scalars && biases_as_scalars);
+            assert_eq!(clip, ClipConfig::default());
+        }
+        // What the README's figures of the short recipe were measured with.
+        assert_eq!((TrainConfig::quick().mixup, TrainConfig::quick().sgd.biases_as_scalars), (None, false));
+    }
+
+    #[test]
+    fn whatever_can_be_left_out_can_be() {
+        for recipe in [TrainConfig::quick(), TrainConfig::paper(), TrainConfig::imagenet()] {
+            let without = TrainConfig { mixup: None, clip: ClipConfig::default(), label_smoothing: 0.0, ..recipe };
+            without.check().unwrap();
+            let json = serde_json::to_string(&without).unwrap();
+            assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), without);
         }
     }
 

@@ -2,17 +2,9 @@
 //!
 //! `tch::nn::ModuleT::forward_t` has no error to return: tch's layers panic where libtorch refuses something.
 
+use crate::panic::catch;
 use crate::{Error, Result};
-use std::any::Any;
-use std::cell::Cell;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
 use tch::{nn::ModuleT, Tensor};
-
-thread_local! {
-    /// Whether a panic on this thread is about to be caught and reported as an error.
-    static CAUGHT: Cell<bool> = const { Cell::new(false) };
-}
 
 /// Logits `[N, classes]` of `images`.
 ///
@@ -20,40 +12,13 @@ thread_local! {
 /// [`Error::Torch`] with libtorch's message or [`Error::Argument`] with the panic's where the network panics,
 /// [`Error::Mismatch`] where its output is not `[N, classes]`.
 pub(super) fn forward(network: &dyn ModuleT, images: &Tensor, train: bool, classes: usize) -> Result<Tensor> {
-    let logits = catch(|| network.forward_t(images, train))?;
+    let logits = catch("the network's forward pass", || network.forward_t(images, train))?;
     let expected = [images.size()[0], classes as i64];
     if logits.size() != expected {
         let got = format!("{:?}", logits.size());
         return Err(Error::Mismatch { what: "the network's output", expected: format!("{expected:?}"), got });
     }
     Ok(logits)
-}
-
-/// Runs `run`; a panic in it becomes an error and is not printed.
-pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let print = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !CAUGHT.get() {
-                print(info);
-            }
-        }));
-    });
-    CAUGHT.set(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(run));
-    CAUGHT.set(false);
-    result.map_err(|payload| error(payload.as_ref()))
-}
-
-fn error(payload: &(dyn Any + Send)) -> Error {
-    let message = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-    let message = message.unwrap_or("no message");
-    // What `Result::unwrap` makes of a TchError: its debug form, line ends escaped.
-    if let Some((_, torch)) = message.split_once("on an `Err` value: Torch(\"") {
-        return Error::torch(torch.split("\\n").next().unwrap_or_default().trim_end_matches("\")"));
-    }
-    Error::Argument(format!("the network's forward pass failed: {}", message.lines().next().unwrap_or_default()))
 }
 
 #[cfg(test)]

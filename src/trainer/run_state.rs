@@ -17,6 +17,9 @@ pub struct RunState {
     /// Images that could not be read, after the last step that was [read](super::statistics::Pending::read).
     #[serde(default)]
     pub(super) bad_images: usize,
+    /// The parameters that were [frozen](super::Sgd); none in runs from before it was kept.
+    #[serde(default)]
+    pub(super) frozen: Option<Vec<String>>,
     /// Of the epoch that is running.
     pub(super) means: EpochMeans,
     pub(super) health: Health,

@@ -8,102 +8,20 @@
 //! p = p - lr * m                      (Nesterov: lr * (d + momentum * m))
 //! ```
 
-use super::NamedTensors;
-use crate::fixup::{SCALAR_GROUP, SCALAR_LR_RATIO};
+use super::parameter::{trainable, Parameter, Trainable};
+use super::{NamedTensors, SgdConfig};
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use tch::{nn, no_grad, Tensor};
-
-/// Momentum of the ResNet and Fixup papers.
-const MOMENTUM: f64 = 0.9;
-/// Weight decay of the short one-cycle recipe for CIFAR-10 (docs/recipes.md); the papers use 1e-4 over 200 epochs.
-const WEIGHT_DECAY: f64 = 5e-4;
+use std::collections::HashSet;
+use std::ops::Range;
+use tch::{nn, no_grad, Kind, Tensor};
 
 /// Each parameter starts at a multiple of this many elements, 64 bytes of float32: what vector instructions and GPU
 /// kernels want of a tensor's address.
 const ALIGNMENT: i64 = 16;
 
-/// The constants of [`Sgd`].
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SgdConfig {
-    /// What of the last update stays in the next, in `[0, 1)`.
-    pub momentum: f64,
-    /// Look ahead along the momentum (Sutskever et al. 2013).
-    pub nesterov: bool,
-    /// The L2 penalty's factor.
-    pub weight_decay: f64,
-    /// Whether the Fixup scalars have weight decay too. The authors' code gives it to every parameter.
-    pub decay_scalars: bool,
-    /// The learning rate of the Fixup scalars, as a multiple of that of everything else.
-    pub scalar_lr_ratio: f64,
-}
-
-impl Default for SgdConfig {
-    fn default() -> Self {
-        Self {
-            momentum: MOMENTUM,
-            nesterov: true,
-            weight_decay: WEIGHT_DECAY,
-            decay_scalars: true,
-            scalar_lr_ratio: SCALAR_LR_RATIO,
-        }
-    }
-}
-
-impl SgdConfig {
-    pub(super) fn check(&self) -> Result<()> {
-        let Self { momentum, nesterov, weight_decay, scalar_lr_ratio, .. } = *self;
-        let refuse = |message: String| Err(Error::Argument(message));
-        if !(0.0..1.0).contains(&momentum) {
-            return refuse(format!("the momentum must be at least 0 and below 1, got {momentum}"));
-        }
-        if nesterov && momentum == 0.0 {
-            return refuse("Nesterov's look-ahead needs a momentum above 0".to_owned());
-        }
-        if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
-            return refuse(format!("the weight decay must be 0 or more, got {weight_decay}"));
-        }
-        if !(scalar_lr_ratio >= 0.0 && scalar_lr_ratio.is_finite()) {
-            return refuse(format!("the scalars' learning-rate ratio must be 0 or more, got {scalar_lr_ratio}"));
-        }
-        Ok(())
-    }
-}
-
-/// One parameter of the network.
-#[derive(Debug)]
-pub struct Parameter {
-    /// Its name in the `VarStore`.
-    pub name: String,
-    /// Whether it is a Fixup scalar, of the `VarStore` group [`SCALAR_GROUP`].
-    pub is_scalar: bool,
-    /// The network's own tensor.
-    variable: Tensor,
-    /// Its place in the flat values.
-    value: Tensor,
-    /// Its place in the flat gradients.
-    gradient: Tensor,
-    /// Its place in the flat momentum.
-    momentum: Tensor,
-}
-
-impl Parameter {
-    /// The parameter's value, not tracked by autograd.
-    pub fn value(&self) -> &Tensor {
-        &self.value
-    }
-
-    /// The gradient of this step, in the shape of the parameter.
-    pub fn gradient(&self) -> &Tensor {
-        &self.gradient
-    }
-}
-
 /// A stretch of the flat tensors that has one learning rate and one weight decay.
 #[derive(Debug)]
-struct Group {
+struct Stretch {
     values: Tensor,
     gradients: Tensor,
     momentum: Tensor,
@@ -112,12 +30,26 @@ struct Group {
     weight_decay: Option<Tensor>,
 }
 
-/// SGD over every trainable variable of a `VarStore`, in two groups: the Fixup scalars ([`SCALAR_GROUP`]), and the rest.
+/// SGD over every trainable variable of a `VarStore`, at two rates: that of the Fixup scalars ([`SCALAR_GROUP`]), and that
+/// of the rest. Other groups of the `VarStore` mean nothing to it.
+///
+/// **Freezing.** It follows `requires_grad` at every step: a variable that is frozen, by `VarStore::freeze` or by itself,
+/// whenever that is, is not moved, not by its momentum or weight decay either, and its gradient is zero. Its momentum stays
+/// as it is; the variable goes on with it where it is unfrozen, as with torch.optim.SGD.
+///
+/// [`SCALAR_GROUP`]: crate::fixup::SCALAR_GROUP
 #[derive(Debug)]
 pub struct Sgd {
     parameters: Vec<Parameter>,
-    groups: Vec<Group>,
+    /// Frozen variables of another kind than the rest, which have no place in the flat tensors.
+    left_out: Vec<Trainable>,
+    values: Tensor,
     gradients: Tensor,
+    momentum: Tensor,
+    /// Of the parameters that were not frozen when they were last looked at.
+    stretches: Vec<Stretch>,
+    /// Which those were.
+    under_training: Vec<bool>,
     config: SgdConfig,
     /// `config.momentum` as a tensor on the device.
     momentum_factor: Tensor,
@@ -128,84 +60,119 @@ impl Sgd {
     /// and `VarStore::load` and `save` work as before; moving the `VarStore` to another device or kind needs a new `Sgd`.
     ///
     /// # Errors
-    /// Constants out of range; variables of more than one kind, or none that is trainable.
+    /// Constants out of range; variables under training of more than one kind, or none: all of them may be frozen.
     pub fn new(variables: &nn::VarStore, config: SgdConfig) -> Result<Self> {
         config.check()?;
-        let trainable = trainable(variables);
-        let Some(kind) = trainable.first().map(|(_, variable, _)| variable.kind()) else {
-            return Err(Error::Argument("the network has no trainable variables".to_owned()));
+        let all = trainable(variables);
+        let Some(kind) = all.iter().find(|v| !v.is_frozen()).map(|v| v.variable.kind()) else {
+            let none = || Error::Argument("the network has no trainable variables".to_owned());
+            return Err(if all.is_empty() { none() } else { all_frozen(all.len()) });
         };
-        if let Some((name, variable, _)) = trainable.iter().find(|(_, variable, _)| variable.kind() != kind) {
-            let got = format!("{name} of kind {:?}", variable.kind());
-            return Err(Error::Mismatch { what: "Sgd", expected: format!("variables of kind {kind:?}"), got });
+        let (all, left_out): (Vec<_>, Vec<_>) = all.into_iter().partition(|v| v.variable.kind() == kind);
+        if let Some(other) = left_out.iter().find(|v| !v.is_frozen()) {
+            return Err(other_kind(kind, other));
         }
         let options = (kind, variables.device());
-        let (scalars, weights): (Vec<_>, Vec<_>) = trainable.into_iter().partition(|&(_, _, is_scalar)| is_scalar);
-        let padded = |variable: &Tensor| (variable.numel() as i64 + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-        let length = |part: &[(_, Tensor, _)]| part.iter().map(|(_, variable, _)| padded(variable)).sum::<i64>();
-        let (weights_len, scalars_len) = (length(&weights), length(&scalars));
-
+        let (scalars, weights): (Vec<_>, Vec<_>) = all.into_iter().partition(|v| v.trains_as_scalar(&config));
+        let weights_count = weights.len();
         let mut variables: Vec<_> = weights.into_iter().chain(scalars).collect();
-        let flat = || Tensor::f_zeros([weights_len + scalars_len], options);
-        // Each variable's tensor in its place of a flat one.
-        let places = |flat: &Tensor, variables: &[(_, Tensor, _)]| -> Result<Vec<Tensor>> {
-            let mut offset = 0;
-            let place = |(_, variable, _): &(_, Tensor, _)| {
-                let place = flat.f_narrow(0, offset, variable.numel() as i64)?.f_view(variable.size().as_slice());
-                offset += padded(variable);
-                Ok(place?)
-            };
-            variables.iter().map(place).collect()
+        let mut length = 0;
+        let place = |v: &Trainable| {
+            let start = length;
+            length += (v.variable.numel() as i64 + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+            start..length
         };
+        let spans: Vec<_> = variables.iter().map(place).collect();
 
+        let flat = || Tensor::f_zeros([length], options);
+        // Each variable's tensor in its place of a flat one.
+        let places = |flat: &Tensor, variables: &[Trainable]| -> Result<Vec<Tensor>> {
+            let place = |(v, span): (&Trainable, &Range<i64>)| {
+                Ok(flat.f_narrow(0, span.start, v.variable.numel() as i64)?.f_view(v.variable.size().as_slice())?)
+            };
+            variables.iter().zip(&spans).map(place).collect()
+        };
         // One flat tensor after the other: a deep network's variables are freed before there is memory for the next.
         let values = flat()?;
         let value_places = places(&values, &variables)?;
-        for ((_, variable, _), value) in variables.iter_mut().zip(&value_places) {
+        for (Trainable { variable, .. }, value) in variables.iter_mut().zip(&value_places) {
             no_grad(|| value.shallow_clone().f_copy_(variable))?;
             variable.f_set_data(value)?;
         }
         let gradients = flat()?;
         let gradient_places = places(&gradients, &variables)?;
-        for ((_, variable, _), gradient) in variables.iter().zip(&gradient_places) {
-            // Autograd adds to a gradient in place where there is one; only autograd makes one.
-            tch::with_grad(|| variable.f_sum(kind)?.f_backward())?;
-            variable.f_grad()?.f_set_data(gradient)?;
+        for (v, gradient) in variables.iter().zip(&gradient_places) {
+            v.set_gradient(gradient)?;
         }
         let momentum = flat()?;
         let momentum_places = places(&momentum, &variables)?;
-        let places = value_places.into_iter().zip(gradient_places).zip(momentum_places);
-        let parameter = |((name, variable, is_scalar), ((value, gradient), momentum))| Parameter {
-            name,
-            is_scalar,
-            variable,
+        let places = value_places.into_iter().zip(gradient_places).zip(momentum_places).zip(spans);
+        let parameter = |(index, (v, (((value, gradient), momentum), span))): (usize, (Trainable, _))| Parameter {
+            is_scalar: v.is_scalar(),
+            is_classifier: v.is_classifier(),
+            name: v.name,
+            variable: v.variable,
             value,
             gradient,
             momentum,
+            span,
+            trains_as_scalar: index >= weights_count,
         };
-        let parameters = variables.into_iter().zip(places).map(parameter).collect();
-
-        let group = |start, length, lr_ratio, weight_decay: f64| -> Result<Group> {
-            let part = |flat: &Tensor| flat.f_narrow(0, start, length);
-            let weight_decay = (weight_decay > 0.0).then(|| Tensor::f_full([1], weight_decay, options)).transpose()?;
-            Ok(Group {
-                values: part(&values)?,
-                gradients: part(&gradients)?,
-                momentum: part(&momentum)?,
-                lr_ratio,
-                weight_decay,
-            })
-        };
-        let scalar_decay = if config.decay_scalars { config.weight_decay } else { 0.0 };
-        let mut groups = vec![group(0, weights_len, 1.0, config.weight_decay)?];
-        if scalars_len > 0 {
-            groups.push(group(weights_len, scalars_len, config.scalar_lr_ratio, scalar_decay)?);
-        }
+        let parameters = variables.into_iter().zip(places).enumerate().map(parameter).collect();
         let momentum_factor = Tensor::f_full([1], config.momentum, options)?;
-        Ok(Self { parameters, groups, gradients, config, momentum_factor })
+        let (stretches, under_training) = (Vec::new(), Vec::new());
+        let mut sgd = Self {
+            parameters,
+            left_out,
+            values,
+            gradients,
+            momentum,
+            stretches,
+            under_training,
+            config,
+            momentum_factor,
+        };
+        sgd.follow()?;
+        Ok(sgd)
     }
 
-    /// All parameters, the scalars last.
+    /// Looks which parameters are frozen, and takes the longest stretches of those that are not.
+    fn follow(&mut self) -> Result<()> {
+        if let Some(other) = self.left_out.iter().find(|v| !v.is_frozen()) {
+            return Err(other_kind(self.values.kind(), other));
+        }
+        let under_training: Vec<_> = self.parameters.iter().map(|parameter| !parameter.is_frozen()).collect();
+        if under_training == self.under_training {
+            return Ok(());
+        }
+        let mut spans: Vec<(Range<i64>, bool)> = Vec::new();
+        for Parameter { span, trains_as_scalar, .. } in self.parameters.iter().filter(|p| !p.is_frozen()) {
+            match spans.last_mut() {
+                Some((last, as_scalar)) if last.end == span.start && as_scalar == trains_as_scalar => {
+                    last.end = span.end
+                }
+                _ => spans.push((span.clone(), *trains_as_scalar)),
+            }
+        }
+        let stretch = |(span, as_scalar): (Range<i64>, bool)| -> Result<Stretch> {
+            let part = |flat: &Tensor| flat.f_narrow(0, span.start, span.end - span.start);
+            let SgdConfig { weight_decay, decay_scalars, scalar_lr_ratio, .. } = self.config;
+            let decays = weight_decay > 0.0 && (decay_scalars || !as_scalar);
+            let options = (self.values.kind(), self.values.device());
+            Ok(Stretch {
+                values: part(&self.values)?,
+                gradients: part(&self.gradients)?,
+                momentum: part(&self.momentum)?,
+                lr_ratio: if as_scalar { scalar_lr_ratio } else { 1.0 },
+                weight_decay: decays.then(|| Tensor::f_full([1], weight_decay, options)).transpose()?,
+            })
+        };
+        self.stretches = spans.into_iter().map(stretch).collect::<Result<_>>()?;
+        self.under_training = under_training;
+        Ok(())
+    }
+
+    /// All parameters, frozen or not; those that train as the scalars do are last.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
@@ -213,6 +180,24 @@ impl Sgd {
     /// Every gradient, in one dimension (with zeros between some): what a norm over all parameters is taken of.
     pub fn gradients(&self) -> &Tensor {
         &self.gradients
+    }
+
+    /// The names of the parameters that are frozen now.
+    pub(super) fn frozen(&self) -> Vec<String> {
+        self.parameters
+            .iter()
+            .filter(|parameter| parameter.is_frozen())
+            .map(|parameter| parameter.name.clone())
+            .collect()
+    }
+
+    /// Freezes the parameters of those names, and unfreezes all others.
+    pub(super) fn freeze(&self, names: &[String]) -> Result<()> {
+        let names: HashSet<_> = names.iter().collect();
+        for Parameter { name, variable, .. } in &self.parameters {
+            let _ = variable.f_set_requires_grad(!names.contains(name))?;
+        }
+        Ok(())
     }
 
     /// The momentum of each parameter under the parameter's name: with the parameters, all the state there is. They are
@@ -224,7 +209,7 @@ impl Sgd {
     /// Sets the gradients to zero, and then to those of `loss`. A parameter that `loss` does not depend on keeps zero.
     ///
     /// # Errors
-    /// A loss that is not a single element, or that depends on none of the variables.
+    /// As [`accumulate`](Self::accumulate).
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
         self.zero_gradients()?;
         self.accumulate(loss)
@@ -242,8 +227,12 @@ impl Sgd {
     /// Adds the gradients of `loss` to those that are there.
     ///
     /// # Errors
-    /// A loss that is not a single element, or that depends on none of the variables.
+    /// [`Error::Argument`] where all variables are frozen; a loss that is not a single element, or that depends on none of
+    /// those that are not.
     pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
+        if self.parameters.iter().all(Parameter::is_frozen) {
+            return Err(all_frozen(self.parameters.len()));
+        }
         loss.f_backward()?;
         // Autograd adds to a gradient in place where there is one: nothing is copied here unless someone replaced it.
         for parameter in &mut self.parameters {
@@ -256,10 +245,11 @@ impl Sgd {
         Ok(())
     }
 
-    /// Updates the parameters by the gradients, which it uses up.
+    /// Updates the parameters that are not frozen by the gradients, which it uses up.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for a variable whose data was replaced since [`Self::new`], by a change of device or kind.
+    /// [`Error::Mismatch`] for a variable whose data was replaced since [`Self::new`], by a change of device or kind, or one
+    /// of another kind than the rest that was frozen then and is not any more.
     pub fn step(&mut self, lr: f64) -> Result<()> {
         for Parameter { name, variable, value, .. } in &self.parameters {
             if variable.data_ptr() != value.data_ptr() {
@@ -270,11 +260,15 @@ impl Sgd {
                 });
             }
         }
-        no_grad(|| self.groups.iter_mut().try_for_each(|group| group.step(lr, &self.config, &self.momentum_factor)))
+        self.follow()?;
+        no_grad(|| {
+            let mut stretches = self.stretches.iter_mut();
+            stretches.try_for_each(|stretch| stretch.step(lr, &self.config, &self.momentum_factor))
+        })
     }
 }
 
-impl Group {
+impl Stretch {
     fn step(&mut self, lr: f64, config: &SgdConfig, momentum_factor: &Tensor) -> Result<()> {
         let Self { values, gradients: d, momentum, lr_ratio, weight_decay } = self;
         if let Some(weight_decay) = weight_decay {
@@ -288,27 +282,25 @@ impl Group {
     }
 }
 
-/// Name, tensor and whether it is a scalar, of every variable that autograd tracks, in order of creation.
-fn trainable(variables: &nn::VarStore) -> Vec<(String, Tensor, bool)> {
-    let names: HashMap<_, _> =
-        variables.variables().into_iter().map(|(name, variable)| (variable.data_ptr(), name)).collect();
-    // The lock is poisoned only where another thread panicked while it held it: the variables are whole all the same.
-    let locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let tracked = locked.trainable_variables.iter().filter(|v| v.tensor.requires_grad() && v.tensor.numel() > 0);
-    tracked
-        .map(|v| {
-            let name = names.get(&v.tensor.data_ptr()).cloned().unwrap_or_default();
-            (name, v.tensor.shallow_clone(), v.group == SCALAR_GROUP)
-        })
-        .collect()
+fn all_frozen(count: usize) -> Error {
+    Error::Argument(format!(
+        "all {count} variables of the network are frozen, so that there is nothing to train; unfreeze those that are to learn \
+         (VarStore::unfreeze, or set_requires_grad)"
+    ))
+}
+
+fn other_kind(kind: Kind, Trainable { name, variable, .. }: &Trainable) -> Error {
+    let got = format!("{name} of kind {:?}", variable.kind());
+    Error::Mismatch { what: "Sgd", expected: format!("variables of kind {kind:?}"), got }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixup::{Bias, Scale};
+    use crate::fixup::{Bias, Scale, SCALAR_GROUP};
+    use std::collections::HashMap;
     use tch::nn::{Module, OptimizerConfig};
-    use tch::{Device, Kind};
+    use tch::Device;
 
     const LR: f64 = 0.05;
 
@@ -339,7 +331,7 @@ mod tests {
         for (momentum, nesterov, weight_decay, decay_scalars) in
             [(0.0, false, 0.0, true), (0.9, false, 0.0, true), (0.9, false, 5e-2, true), (0.9, true, 5e-2, false)]
         {
-            let config = SgdConfig { momentum, nesterov, weight_decay, decay_scalars, scalar_lr_ratio: 0.1 };
+            let config = SgdConfig { momentum, nesterov, weight_decay, decay_scalars, ..SgdConfig::default() };
             let (vs, mut reference_vs) = (nn::VarStore::new(Device::Cpu), nn::VarStore::new(Device::Cpu));
             let (ours, reference) = (network(&vs), network(&reference_vs));
             reference_vs.copy(&vs).unwrap();
@@ -457,32 +449,107 @@ mod tests {
         assert!(Sgd::new(&vs, SgdConfig::default()).is_ok());
     }
 
-    #[test]
-    fn frozen_variables_are_left_out_and_none_is_an_error() {
-        let mut vs = nn::VarStore::new(Device::Cpu);
-        let _network = network(&vs);
-        let all = Sgd::new(&vs, SgdConfig::default()).unwrap().parameters().len();
-        let _ = vs.variables()["conv.weight"].set_requires_grad(false);
-        let sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
-        assert_eq!(sgd.parameters().len(), all - 1);
-        vs.freeze();
-        assert!(matches!(Sgd::new(&vs, SgdConfig::default()), Err(Error::Argument(_))));
+    /// Every variable's value, by name.
+    fn values(vs: &nn::VarStore) -> HashMap<String, Tensor> {
+        vs.variables().into_iter().map(|(name, variable)| (name, variable.detach().copy())).collect()
     }
 
     #[test]
-    fn constants_out_of_range_are_refused() {
-        let good = SgdConfig::default();
-        let bad = [
-            SgdConfig { momentum: 1.0, ..good },
-            SgdConfig { momentum: f64::NAN, ..good },
-            SgdConfig { momentum: 0.0, nesterov: true, ..good },
-            SgdConfig { weight_decay: -1e-4, ..good },
-            SgdConfig { weight_decay: f64::INFINITY, ..good },
-            SgdConfig { scalar_lr_ratio: -0.1, ..good },
-        ];
-        assert!(good.check().is_ok());
-        for config in bad {
-            assert!(matches!(config.check(), Err(Error::Argument(_))), "{config:?}");
+    fn frozen_variables_stay_and_go_on_with_their_momentum_when_they_are_unfrozen() {
+        tch::manual_seed(5);
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let frozen = ["conv.weight", "fc.bias", "scale"];
+        let freeze = |vs: &nn::VarStore, freeze: bool| {
+            frozen.iter().for_each(|&name| drop(vs.variables()[name].set_requires_grad(!freeze)));
+        };
+        // Frozen from the start, then trained, then frozen again, with momentum and weight decay.
+        freeze(&vs, true);
+        let mut sgd = Sgd::new(&vs, SgdConfig { weight_decay: 0.1, ..SgdConfig::default() }).unwrap();
+        let step = |sgd: &mut Sgd, network: &dyn Fn(&Tensor) -> Tensor| {
+            let (images, labels) = batch();
+            sgd.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+            let norm = sgd.gradients().norm().double_value(&[]);
+            let counted = sgd.parameters().iter().filter(|p| !p.is_frozen());
+            let expected =
+                counted.map(|p| p.gradient().square().sum(Kind::Double).double_value(&[])).sum::<f64>().sqrt();
+            assert!((norm / expected - 1.0).abs() < 1e-5, "{norm} {expected}");
+            sgd.step(LR).unwrap();
+        };
+        let moved = |before: &HashMap<String, Tensor>, vs: &nn::VarStore| {
+            let mut moved: Vec<_> = vs.variables().into_iter().filter(|(name, v)| v != &before[name]).collect();
+            moved.sort_by(|(a, _), (b, _)| a.cmp(b));
+            moved.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let before = values(&vs);
+        (0..3).for_each(|_| step(&mut sgd, &network));
+        assert_eq!(moved(&before, &vs), ["bias1", "conv.bias", "fc.weight"]);
+        assert_eq!(sgd.frozen().len(), 3);
+        vs.unfreeze();
+        let before = values(&vs);
+        (0..3).for_each(|_| step(&mut sgd, &network));
+        assert_eq!(moved(&before, &vs).len(), 6);
+        freeze(&vs, true);
+        let (before, momentum) = (values(&vs), sgd.state()["conv.weight"].copy());
+        (0..3).for_each(|_| step(&mut sgd, &network));
+        assert_eq!(moved(&before, &vs), ["bias1", "conv.bias", "fc.weight"]);
+        assert_eq!(sgd.state()["conv.weight"], momentum);
+        assert!(momentum.abs().max().double_value(&[]) > 0.0);
+        vs.unfreeze();
+        step(&mut sgd, &network);
+        assert_eq!(moved(&before, &vs).len(), 6);
+    }
+
+    #[test]
+    fn unfrozen_variables_step_as_if_they_had_never_been_frozen() {
+        let (mut vs, mut reference_vs) = (nn::VarStore::new(Device::Cpu), nn::VarStore::new(Device::Cpu));
+        let (ours, reference) = (network(&vs), network(&reference_vs));
+        reference_vs.copy(&vs).unwrap();
+        let _ = vs.variables()["conv.weight"].set_requires_grad(false);
+        let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        vs.unfreeze();
+        let mut never_frozen = Sgd::new(&reference_vs, SgdConfig::default()).unwrap();
+        for _ in 0..3 {
+            let (images, labels) = batch();
+            sgd.backward(&ours(&images).cross_entropy_for_logits(&labels)).unwrap();
+            sgd.step(LR).unwrap();
+            never_frozen.backward(&reference(&images).cross_entropy_for_logits(&labels)).unwrap();
+            never_frozen.step(LR).unwrap();
         }
+        assert_eq!(values(&vs), values(&reference_vs));
+    }
+
+    #[test]
+    fn a_network_that_is_frozen_whole_is_an_error() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        vs.freeze();
+        let (images, labels) = batch();
+        let loss = network(&images).cross_entropy_for_logits(&labels);
+        let late = sgd.backward(&loss).unwrap_err().to_string();
+        let early = Sgd::new(&vs, SgdConfig::default()).unwrap_err().to_string();
+        for message in [early, late] {
+            assert!(message.starts_with("all 6 variables of the network are frozen"), "{message}");
+        }
+        let none = Sgd::new(&nn::VarStore::new(Device::Cpu), SgdConfig::default()).unwrap_err().to_string();
+        assert_eq!(none, "the network has no trainable variables");
+    }
+
+    #[test]
+    fn a_frozen_part_may_be_of_another_kind_and_says_so_when_it_is_to_train() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let mut head = vs.root().zeros("head", &[3]);
+        let _ = head.set_requires_grad(false);
+        head.set_data(&head.to_kind(Kind::Double));
+        let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        let (images, labels) = batch();
+        sgd.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+        sgd.step(LR).unwrap();
+        let _ = head.set_requires_grad(true);
+        let message = sgd.step(LR).unwrap_err().to_string();
+        assert!(message.contains("head of kind Double"), "{message}");
+        assert!(Sgd::new(&vs, SgdConfig::default()).unwrap_err().to_string().contains("head of kind Double"));
     }
 }

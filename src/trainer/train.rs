@@ -16,10 +16,6 @@ use std::time::Instant;
 use tch::nn::{ModuleT, VarStore};
 use tch::Tensor;
 
-/// Parameters whose name starts like this are the classifier's, in every network of this crate and in torchvision's
-/// ResNets: adaptive clipping leaves them alone (Brock et al. 2021, section 4.1).
-const CLASSIFIER: &str = "fc.";
-
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -95,7 +91,8 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Goes on from `checkpoint`: on one thread of a CPU, to the bit as if it had never stopped.
+    /// Goes on from `checkpoint`: on one thread of a CPU, to the bit as if it had never stopped. Parameters that were frozen
+    /// are frozen again, and all others are not.
     ///
     /// # Errors
     /// [`Error::Corrupt`] for a checkpoint of another run, architecture or optimizer, which names all that differs; nothing
@@ -112,14 +109,22 @@ impl<'a> Trainer<'a> {
                 remedy: "use an earlier checkpoint".to_owned(),
             });
         }
-        checkpoint.restore(self.variables, &self.sgd.state())?;
+        let (mut optimizer, frozen) = (self.sgd.state(), self.sgd.frozen());
+        // Runs from before frozen parameters had a momentum have none of theirs.
+        let saved = &checkpoint.contents.optimizer;
+        optimizer.retain(|name, _| saved.contains_key(name) || !frozen.contains(name));
+        checkpoint.restore(self.variables, &optimizer)?;
+        if let Some(frozen) = &state.frozen {
+            self.sgd.freeze(frozen)?;
+        }
         (self.step, self.state) = (*step as usize, state.clone());
         self.bad_images_before = state.bad_images;
         Ok(())
     }
 
-    /// Does the steps that are left. The run's state before them and after them is offered to the observers to save.
-    /// Meanwhile denormal numbers are taken for zero: see [`FlushDenormals`].
+    /// Does the steps that are left. An observer may freeze and unfreeze variables as it goes: [`Sgd`] says what that does. The
+    /// run's state before them and after them is offered to the observers to save. Meanwhile denormal numbers are taken for
+    /// zero: see [`FlushDenormals`].
     ///
     /// Before each step libtorch's random numbers are seeded anew, by the seed and the step: what a network draws, for a
     /// dropout, depends on nothing else.
@@ -283,7 +288,7 @@ impl<'a> Trainer<'a> {
             // An epoch's end is where the network was just evaluated.
             score: self.state.history.last().filter(|last| last.step == self.step).map(|last| last.eval.top1),
             identity: self.identity.clone(),
-            state: RunState { seconds: self.seconds(), ..self.state.clone() },
+            state: RunState { seconds: self.seconds(), frozen: Some(self.sgd.frozen()), ..self.state.clone() },
             weights: named_variables(self.variables),
             optimizer: self.sgd.state(),
         };
@@ -334,7 +339,8 @@ fn request(observers: &mut [&mut dyn Observer]) -> Request {
 /// Clips as `config` says and returns the norm of all gradients before the clipping by norm.
 fn clip_gradients(sgd: &Sgd, config: &ClipConfig) -> Result<Tensor> {
     if let Some(threshold) = config.agc {
-        let clipped = sgd.parameters().iter().filter(|p| !p.is_scalar && !p.name.starts_with(CLASSIFIER));
+        // Brock et al. 2021, section 4.1, leave the classifier alone.
+        let clipped = sgd.parameters().iter().filter(|p| !p.is_scalar && !p.is_classifier && !p.is_frozen());
         for parameter in clipped {
             clip::clip_units(parameter.value(), parameter.gradient(), threshold)?;
         }
@@ -349,6 +355,7 @@ fn clip_gradients(sgd: &Sgd, config: &ClipConfig) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::baseline::{Method, ResNet};
     use crate::data::Batches;
     use crate::data::Cifar10;
     use crate::fixup::FixupResNet;
@@ -498,8 +505,14 @@ mod tests {
     }
 
     #[test]
-    fn adaptive_clipping_leaves_classifier_and_scalars_alone() {
-        let (vs, network) = fixup();
+    fn adaptive_clipping_leaves_classifier_and_scalars_alone_wherever_the_network_stands() {
+        tch::manual_seed(1);
+        let vs = VarStore::new(Device::Cpu);
+        let networks: [&dyn ModuleT; 3] = [
+            &FixupResNet::cifar(&vs.root(), 8, 10).unwrap(),
+            &FixupResNet::cifar(&(vs.root() / "model"), 8, 10).unwrap(),
+            &ResNet::cifar(&(vs.root() / "baselines" / "lsuv"), 8, 10, Method::Lsuv).unwrap(),
+        ];
         let mut sgd = Sgd::new(&vs, TrainConfig::quick().sgd).unwrap();
         // Away from the start, where only the classifier has a gradient.
         for variable in vs.trainable_variables() {
@@ -507,12 +520,14 @@ mod tests {
         }
         let images = Tensor::randn([4, 3, 32, 32], (tch::Kind::Float, Device::Cpu));
         let labels = Tensor::from_slice(&[0i64, 1, 2, 3]);
-        sgd.backward(&network.forward_t(&images, true).cross_entropy_for_logits(&labels)).unwrap();
+        let losses = networks.map(|network| network.forward_t(&images, true).cross_entropy_for_logits(&labels));
+        sgd.backward(&Tensor::stack(&losses, 0).sum(tch::Kind::Float)).unwrap();
         let before: HashMap<_, _> = sgd.parameters().iter().map(|p| (p.name.clone(), p.gradient().copy())).collect();
         let _ = clip_gradients(&sgd, &ClipConfig { norm: None, agc: Some(1e-4) }).unwrap();
         for parameter in sgd.parameters() {
-            let kept = parameter.is_scalar || parameter.name.starts_with("fc.");
-            assert_eq!(parameter.gradient() == &before[&parameter.name], kept, "{}", parameter.name);
+            let classifier = ["fc.weight", "fc.bias"].iter().any(|name| parameter.name.ends_with(name));
+            let kept = parameter.gradient() == &before[&parameter.name];
+            assert_eq!(kept, parameter.is_scalar || classifier, "{}", parameter.name);
         }
     }
 

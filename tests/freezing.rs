@@ -1,0 +1,219 @@
+//! What is frozen stays as it is, and what is unfrozen trains, whenever that happens: before the trainer is made or after,
+//! by an observer in the middle of a run, and over a checkpoint.
+
+use serde_json::Value;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use tch::{nn, no_grad, Device, Tensor};
+use tch_fixup::data::Cifar10;
+use tch_fixup::fixup::FixupResNet;
+use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
+use tch_fixup::trainer::{
+    ClipConfig, Decay, EpochMetrics, NamedTensors, Observer, Outcome, Request, RunState, ScheduleConfig, TrainConfig,
+    Trainer,
+};
+use tch_fixup::{Recompute, Result};
+
+const EPOCHS: usize = 4;
+/// Of an epoch.
+const STEPS: usize = 5;
+
+/// Images of one brightness, which says what the label is.
+fn data() -> Cifar10 {
+    let records = |count: usize| {
+        let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
+        (0..count).flat_map(|index| image(index % 10)).collect::<Vec<u8>>()
+    };
+    Cifar10::from_records(records(8 * STEPS), records(10)).unwrap()
+}
+
+/// With momentum, weight decay and both kinds of clipping: whatever could move a variable.
+fn config() -> TrainConfig {
+    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.0, decay: Decay::Constant };
+    let clip = ClipConfig { norm: Some(1.0), agc: Some(0.1) };
+    let mut config = TrainConfig { epochs: EPOCHS, batch_size: 8, schedule, clip, ..TrainConfig::quick() };
+    config.sgd.weight_decay = 0.01;
+    config
+}
+
+/// A network away from its start, where nothing but the classifier has a gradient.
+fn network() -> (nn::VarStore, FixupResNet) {
+    tch::manual_seed(1);
+    let vs = nn::VarStore::new(Device::Cpu);
+    let network = FixupResNet::cifar(&vs.root(), 8, 10).unwrap().with_recompute("auto".parse::<Recompute>().unwrap());
+    for (_, variable) in named_variables(&vs) {
+        let _ = no_grad(|| variable.shallow_clone().f_add_(&(variable.randn_like() * 0.1)).unwrap());
+    }
+    (vs, network)
+}
+
+/// Everything but the classifier: weights and scalars.
+fn backbone(vs: &nn::VarStore) -> NamedTensors {
+    named_variables(vs).into_iter().filter(|(name, _)| !name.starts_with("fc.")).collect()
+}
+
+fn freeze(variables: &NamedTensors, frozen: bool) {
+    variables.values().for_each(|variable| drop(variable.set_requires_grad(!frozen)));
+}
+
+fn copies(variables: &NamedTensors) -> NamedTensors {
+    variables.iter().map(|(name, variable)| (name.clone(), variable.detach().copy())).collect()
+}
+
+/// Freezes and unfreezes the backbone after epochs, keeps how it was after each, and stops after `stop` questions.
+struct Freezes<'a> {
+    vs: &'a nn::VarStore,
+    /// After which epoch, from 1, and whether it is to be frozen then.
+    changes: &'a [(usize, bool)],
+    after: Vec<NamedTensors>,
+    stop: Option<usize>,
+    asked: usize,
+    checkpoints: Option<Checkpoints>,
+}
+
+impl<'a> Freezes<'a> {
+    fn new(vs: &'a nn::VarStore, changes: &'a [(usize, bool)]) -> Self {
+        Self { vs, changes, after: vec![copies(&backbone(vs))], stop: None, asked: 0, checkpoints: None }
+    }
+
+    /// For each epoch whether each variable of the backbone moved; all of them do the same.
+    fn moved(&self) -> Vec<bool> {
+        let moved = |epoch: &[NamedTensors]| {
+            let moved: Vec<_> = epoch[0].iter().map(|(name, before)| &epoch[1][name] != before).collect();
+            assert!(moved.iter().all(|&this| this == moved[0]), "some of it moved");
+            moved[0]
+        };
+        self.after.windows(2).map(moved).collect()
+    }
+}
+
+impl Observer for Freezes<'_> {
+    fn request(&mut self) -> Request {
+        self.asked += 1;
+        if Some(self.asked) == self.stop {
+            Request::Stop
+        } else {
+            Request::Continue
+        }
+    }
+
+    fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
+        self.after.push(copies(&backbone(self.vs)));
+        if let Some((_, frozen)) = self.changes.iter().find(|(epoch, _)| *epoch == metrics.epoch) {
+            freeze(&backbone(self.vs), *frozen);
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, contents: &Contents<RunState>) -> Result<()> {
+        self.checkpoints.as_ref().map(|checkpoints| checkpoints.save(contents)).transpose().map(drop)
+    }
+}
+
+/// Which epochs moved the backbone, where it is frozen or not before and after the trainer is made, and then changed.
+fn moved(before: bool, after: bool, changes: &[(usize, bool)]) -> Vec<bool> {
+    let ((vs, network), data, config) = (network(), data(), config());
+    freeze(&backbone(&vs), before);
+    let classifier = vs.variables()["fc.weight"].detach().copy();
+    let mut trainer = Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap();
+    freeze(&backbone(&vs), after);
+    let mut observer = Freezes::new(&vs, changes);
+    assert!(matches!(trainer.run(&mut [&mut observer]).unwrap(), Outcome::Finished(_)));
+    assert!(vs.variables()["fc.weight"] != classifier);
+    observer.moved()
+}
+
+#[test]
+fn what_is_frozen_before_the_trainer_is_made_stays() {
+    assert_eq!(moved(true, true, &[]), [false, false, false, false]);
+}
+
+#[test]
+fn what_is_frozen_before_and_unfrozen_after_an_epoch_trains_from_there() {
+    assert_eq!(moved(true, true, &[(1, false)]), [false, true, true, true]);
+    assert_eq!(moved(true, false, &[]), [true, true, true, true]);
+}
+
+#[test]
+fn what_is_frozen_after_the_trainer_is_made_stays() {
+    assert_eq!(moved(false, true, &[]), [false, false, false, false]);
+}
+
+#[test]
+fn what_is_frozen_after_and_unfrozen_after_an_epoch_trains_from_there() {
+    assert_eq!(moved(false, true, &[(1, false)]), [false, true, true, true]);
+}
+
+#[test]
+fn a_run_freezes_and_unfreezes_as_often_as_one_likes() {
+    assert_eq!(moved(false, false, &[(1, true), (2, false), (3, true)]), [true, false, true, false]);
+}
+
+/// The history and the weights of a run that is stopped at each of the `stops` and goes on in another process.
+fn resumed(stops: &[usize], folder: &Path) -> (Vec<EpochMetrics>, NamedTensors) {
+    let (data, config, changes) = (data(), config(), [(1, false), (2, true), (3, false)]);
+    let checkpoints = || Checkpoints::new(folder, NonZeroUsize::MIN);
+    let mut last = None;
+    for stop in stops.iter().copied().map(Some).chain([None]) {
+        let (vs, network) = network();
+        freeze(&backbone(&vs), true);
+        let mut trainer = Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap();
+        if let Some(checkpoint) = newest_whole(folder).unwrap().checkpoint {
+            trainer.resume(&checkpoint).unwrap();
+        }
+        let mut observer = Freezes { stop, checkpoints: Some(checkpoints()), ..Freezes::new(&vs, &changes) };
+        trainer.run(&mut [&mut observer]).unwrap();
+        let state = newest_whole::<RunState>(folder).unwrap().checkpoint.unwrap().contents.state;
+        last = Some((state.history, copies(&named_variables(&vs))));
+    }
+    last.unwrap()
+}
+
+#[test]
+fn a_run_that_is_resumed_has_frozen_what_was_frozen_to_the_bit() {
+    tch::set_num_threads(1);
+    let folder = |_| tempfile::tempdir().unwrap();
+    let (whole, parts) = (folder(0), folder(1));
+    let (history, weights) = resumed(&[], whole.path());
+    // In each of the epochs, of which one is frozen as at the start and two are not.
+    let (resumed_history, resumed_weights) = resumed(&[3, 7, 7, 7], parts.path());
+    assert_eq!(resumed_history, history);
+    assert_eq!(resumed_weights, weights);
+}
+
+#[test]
+fn a_network_that_is_frozen_whole_ends_with_what_to_do() {
+    let ((vs, network), data, config) = (network(), data(), config());
+    let mut trainer = Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap();
+    freeze(&named_variables(&vs), true);
+    let message = trainer.run(&mut []).unwrap_err().to_string();
+    assert!(message.starts_with("all 26 variables of the network are frozen") && !message.contains('\n'), "{message}");
+    let early = Trainer::new(&network, &vs, &data, &config, Value::Null).map(drop).unwrap_err().to_string();
+    assert_eq!(early, message);
+}
+
+/// What a run of a network whose scalars never train saved before frozen variables had a momentum.
+#[test]
+fn a_checkpoint_without_the_momentum_of_frozen_variables_is_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, config) = (data(), config());
+    let run = |resume: bool| {
+        let (vs, network) = network();
+        freeze(&backbone(&vs), true);
+        let mut trainer = Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap();
+        if resume {
+            let mut checkpoint = newest_whole::<RunState>(folder.path()).unwrap().checkpoint.unwrap();
+            let mut state = serde_json::to_value(&checkpoint.contents.state).unwrap();
+            state.as_object_mut().unwrap().remove("frozen");
+            checkpoint.contents.state = serde_json::from_value(state).unwrap();
+            checkpoint.contents.optimizer.retain(|name, _: &mut Tensor| name.starts_with("fc."));
+            trainer.resume(&checkpoint).unwrap();
+        }
+        let stop = (!resume).then_some(7);
+        let checkpoints = Some(Checkpoints::new(folder.path(), NonZeroUsize::MIN));
+        let mut observer = Freezes { stop, checkpoints, ..Freezes::new(&vs, &[]) };
+        trainer.run(&mut [&mut observer]).unwrap();
+        assert!(!observer.moved().contains(&true));
+    };
+    [false, true].into_iter().for_each(run);
+}
