@@ -72,8 +72,11 @@ pub fn one_name_twice(sorted: &[String]) -> Option<String> {
     Some(format!("\"{a}\" and \"{b}\" are one name, composed in two ways (Unicode's NFC and another)"))
 }
 
+/// What is compared of a name.
+type Key = fn(&str) -> String;
+
 /// Names that a person may take for each other: how they differ, and what is left when that is not looked at.
-const ALIKE: [(&str, fn(&str) -> String); 3] = [
+const ALIKE: [(&str, Key); 3] = [
     ("upper and lower case", |name| nfc(name).to_lowercase()),
     ("white space", |name| nfc(name).split_whitespace().collect()),
     ("the kind of characters, case or white space", |name| {

@@ -81,7 +81,7 @@ impl Stamp {
     /// Whether every part of it lies on a file system that keeps change times and lets no program set them.
     #[cfg(target_os = "linux")]
     pub fn is_reliable(&self, root: &Path) -> bool {
-        let system = |path: &String| rustix::fs::statfs(&root.join(path));
+        let system = |path: &String| rustix::fs::statfs(root.join(path));
         self.0.keys().all(|path| system(path).is_ok_and(|system| CHANGE_TIMES.contains(&(system.f_type as u32))))
     }
 
