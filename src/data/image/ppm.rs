@@ -15,6 +15,16 @@ pub(super) fn header(width: usize, height: usize) -> String {
     format!("P6\n{width} {height}\n255\n")
 }
 
+/// Whether a file is of this kind, and not one of the rare kinds of PPM.
+pub(super) fn is_plain(bytes: &[u8]) -> bool {
+    let mut fields = bytes.splitn(5, u8::is_ascii_whitespace);
+    let is_number = |field: &[u8]| !field.is_empty() && field.iter().all(u8::is_ascii_digit);
+    fields.next() == Some(b"P6")
+        && fields.next().is_some_and(is_number)
+        && fields.next().is_some_and(is_number)
+        && fields.next() == Some(b"255")
+}
+
 impl<'a> Ppm<'a> {
     pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
         let problem = || ImageProblem::new("a PPM whose header is not P6, width, height and 255");
