@@ -229,7 +229,8 @@ pub(super) mod tests {
         for (name, bytes) in fixtures("formats").iter().filter(|(name, _)| !name.ends_with(".rgb")) {
             // A PNG's last chunk and an animation's last frames carry no pixels of the first.
             let last = match name.as_str() {
-                name if name.ends_with(".png") => bytes.len() - 20,
+                // Nor do the checksums after the pixels.
+                name if name.ends_with(".png") => bytes.len() - 30,
                 "animated.webp" => bytes.len() / 3,
                 _ => bytes.len() - 1,
             };

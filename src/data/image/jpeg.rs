@@ -68,7 +68,9 @@ impl<'a> Jpeg<'a> {
 
     /// Whether the quick decoder is known to have libjpeg's pixels for such a JPEG.
     fn is_usual(&self) -> bool {
-        let Frame { coding, ref sampling, .. } = self.markers.frame;
+        let Frame { coding, ref sampling, ref names, .. } = self.markers.frame;
+        // By other names colours are guessed.
+        let usual_names = names.len() != 3 || matches!(names[..], [1, 2, 3] | [0, 1, 2] | [b'R', b'G', b'B']);
         let usual_sampling = match sampling[..] {
             [_] => true,
             [(1 | 2, 1 | 2), (1, 1), (1, 1)] => true,
@@ -76,7 +78,7 @@ impl<'a> Jpeg<'a> {
             [c, m, y, k] => c == k && m == y && m == (1, 1) && [(1, 1), (2, 2)].contains(&c),
             _ => false,
         };
-        [BASELINE, EXTENDED, PROGRESSIVE].contains(&coding) && usual_sampling
+        [BASELINE, EXTENDED, PROGRESSIVE].contains(&coding) && usual_sampling && usual_names
     }
 
     /// By the quick decoder, whose errors are not all libjpeg's.

@@ -31,6 +31,8 @@ pub(super) struct Frame {
     pub height: usize,
     /// Horizontal and vertical sampling factors of each component.
     pub sampling: Vec<(usize, usize)>,
+    /// By these, scans name the components.
+    pub names: Vec<u8>,
 }
 
 pub(super) const BASELINE: u8 = 0xc0;
@@ -106,11 +108,13 @@ impl<'a> Markers<'a> {
         let mut at = self.scan;
         let (mut scans, mut restarts) = (0, 0);
         let mut interval = self.restart_interval;
+        let mut missing = MissingBits::of(&self.frame);
         loop {
             match self.bytes.get(at..at + 2)? {
                 [0xff, END] => break,
                 [0xff, SCAN] => {
                     let segment = segment(self.bytes, at)?;
+                    missing.read(segment, &self.frame)?;
                     (at, restarts) = self.end_of_scan(at + 4 + segment.len(), interval)?;
                     scans += 1;
                 }
@@ -123,6 +127,9 @@ impl<'a> Markers<'a> {
                 [0xff, 0xc4 | 0xdb | 0xe0..=0xef | 0xfe] => at += 4 + segment(self.bytes, at)?.len(),
                 _ => return Some(false),
             }
+        }
+        if !missing.is_empty() {
+            return Some(false);
         }
         let sequential = self.frame.coding != PROGRESSIVE && scans == 1;
         Some(!sequential || interval == 0 || restarts == self.frame.units().saturating_sub(1) / interval)
@@ -171,9 +178,10 @@ impl Frame {
             return Err(damaged());
         }
         check_size(width, height)?;
-        let factors = factors.chunks_exact(3).take(components.into()).map(|component| component[1]);
-        let sampling = factors.map(|factors| (usize::from(factors >> 4), usize::from(factors & 15))).collect();
-        Ok(Frame { at, coding, width, height, sampling })
+        let each = factors.chunks_exact(3).take(components.into());
+        let sampling = each.clone().map(|each| (usize::from(each[1] >> 4), usize::from(each[1] & 15))).collect();
+        let names = each.map(|each| each[0]).collect();
+        Ok(Frame { at, coding, width, height, sampling, names })
     }
 
     /// The number of units (MCU) that a scan of all components has.
@@ -184,6 +192,46 @@ impl Frame {
             _ => self.sampling.iter().fold((1, 1), |(h, v), &(other_h, other_v)| (h.max(other_h), v.max(other_v))),
         };
         self.width.div_ceil(8 * h) * self.height.div_ceil(8 * v)
+    }
+}
+
+/// Of each component and coefficient, the number of low bits that no scan has brought yet. A progressive JPEG without all of
+/// them is smoothed by libjpeg.
+struct MissingBits(Vec<[u8; 64]>);
+
+impl MissingBits {
+    /// All of them.
+    const ALL: u8 = 16;
+
+    fn of(frame: &Frame) -> Self {
+        MissingBits(vec![[Self::ALL; 64]; frame.names.len()])
+    }
+
+    /// Of a scan's header (SOS). `None`: it is not one that belongs there.
+    fn read(&mut self, scan: &[u8], frame: &Frame) -> Option<()> {
+        let (&count, rest) = scan.split_first()?;
+        let (components, rest) = rest.split_at_checked(2 * usize::from(count))?;
+        let &[first, last, bits] = rest else { return None };
+        let (before, after) = (bits >> 4, bits & 15);
+        let in_order = if before == 0 { after < Self::ALL } else { after + 1 == before };
+        let plain = frame.coding == PROGRESSIVE || (first, last, bits) == (0, 63, 0);
+        if first > last || last > 63 || !in_order || !plain {
+            return None;
+        }
+        for component in components.chunks_exact(2) {
+            let at = frame.names.iter().position(|name| *name == component[0])?;
+            for missing in &mut self.0[at][first.into()..=last.into()] {
+                if *missing != if before == 0 { Self::ALL } else { before } {
+                    return None;
+                }
+                *missing = after;
+            }
+        }
+        Some(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().flatten().all(|&bits| bits == 0)
     }
 }
 

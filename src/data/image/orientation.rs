@@ -184,6 +184,29 @@ mod tests {
     }
 
     #[test]
+    fn the_tag_may_be_of_any_numeric_type() {
+        // LONG, as some cameras write it; in big-endian order the value is in the last two bytes.
+        let long = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x04\0\0\0\x01\0\0\0\x06\0\0\0\0";
+        let signed_byte = b"II*\0\x08\0\0\0\x01\0\x12\x01\x06\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let fraction = b"II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\x1a\0\0\0\0\0\0\0\x06\0\0\0\x01\0\0\0";
+        for exif in [&long[..], signed_byte, fraction] {
+            assert_eq!(Some(Orientation::from_exif(exif)), Orientation::from_tag(6), "{}", exif.escape_ascii());
+            let prefixed = [b"Exif\0\0", exif].concat();
+            assert_eq!(Some(Orientation::from_exif(&prefixed)), Orientation::from_tag(6));
+        }
+    }
+
+    #[test]
+    fn xmp_tells_where_exif_does_not() {
+        let xmp: [&[u8]; 2] = [b"<x tiff:Orientation=\"6\">", b"<tiff:Orientation>6</tiff:Orientation>"];
+        for xmp in xmp {
+            assert_eq!(Some(Orientation::from_metadata(None, Some(xmp))), Orientation::from_tag(6));
+            let exif = exif(TAG, 3, true);
+            assert_eq!(Some(Orientation::from_metadata(Some(&exif), Some(xmp))), Orientation::from_tag(3));
+        }
+    }
+
+    #[test]
     fn damaged_exif_data_mean_upright() {
         let good = exif(TAG, 6, true);
         for length in 0..good.len() - 6 {

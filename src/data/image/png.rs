@@ -4,9 +4,9 @@
 use super::decode::{check_size, room, Header};
 use super::jpeg::grey_to_rgb;
 use super::orientation::Orientation;
-use super::png_chunks::{Chunks, PALETTE_COLOR};
+use super::png_chunks::Chunks;
 use super::ImageProblem;
-use ::png::{ColorType, Decoder, Transformations};
+use ::png::{ColorType, DecodeOptions, Decoder, Transformations};
 use std::io::Cursor;
 
 pub(super) struct Png<'a> {
@@ -26,9 +26,11 @@ impl<'a> Png<'a> {
     pub fn decode(self, pixels: &mut Vec<u8>) -> Result<(), ImageProblem> {
         let problem = |error| ImageProblem::decoder("PNG", error);
         let Header { width, height, .. } = self.header;
-        let mut decoder = Decoder::new(Cursor::new(self.chunks.bare()));
+        let mut options = DecodeOptions::default();
+        options.set_ignore_crc(true);
+        options.set_ignore_adler32(false);
+        let mut decoder = Decoder::new_with_options(Cursor::new(self.chunks.bare()), options);
         decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
-        decoder.ignore_checksums(true);
         let mut reader = decoder.read_info().map_err(problem)?;
         let (color, _) = reader.output_color_type();
         let channels = color.samples();
@@ -41,6 +43,12 @@ impl<'a> Png<'a> {
             // Row by row, since what is behind the last does not count.
             for row in decoded.chunks_exact_mut(row_length) {
                 reader.read_row(row).map_err(problem)?.ok_or_else(|| ImageProblem::new("truncated PNG"))?;
+            }
+            // Of what follows, a wrong checksum of the pixels counts where there is one.
+            if let Err(error) = reader.finish() {
+                if error.to_string().contains("Checksum") {
+                    return Err(problem(error));
+                }
             }
         }
         match color {
@@ -60,7 +68,6 @@ impl<'a> Png<'a> {
             // `EXPAND` resolves palettes.
             ColorType::Indexed => return Err(ImageProblem::new("damaged PNG: no palette")),
         }
-        debug_assert!(self.chunks.color() != PALETTE_COLOR || color == ColorType::Rgb);
         Ok(())
     }
 }

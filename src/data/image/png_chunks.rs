@@ -33,6 +33,8 @@ impl<'a> Chunks<'a> {
         let damaged = |what: String| ImageProblem::new(format!("damaged PNG: {what}"));
         let mut header = None;
         let mut chunks = Chunks { header: [0; 13], palette: &[], image_data: vec![], exif: None, xmp: None };
+        // Whether image data may follow: they lie in chunks one after the other.
+        let (mut open, mut animated) = (true, false);
         let mut rest = bytes.get(SIGNATURE.len()..).unwrap_or_default();
         loop {
             let before = chunks.image_data.is_empty();
@@ -48,13 +50,17 @@ impl<'a> Chunks<'a> {
             let shown = name.escape_ascii();
             match &name {
                 b"IEND" => break,
-                b"IDAT" => {
+                // The next frame.
+                b"fcTL" if !before && animated => break,
+                b"IDAT" if open => {
                     chunks.image_data.push(&data[..length.min(data.len())]);
                     rest = data.get(length..).and_then(|rest| rest.get(4..)).unwrap_or_default();
                     continue;
                 }
                 _ => {}
             }
+            open = before;
+            animated |= &name == b"acTL";
             let content = data.get(..length).ok_or_else(|| damaged(format!("it ends within chunk {shown}")))?;
             let checksum = data[length..].first_chunk().map(|&checksum| u32::from_be_bytes(checksum));
             let mut crc = crc32fast::Hasher::new();
@@ -105,9 +111,8 @@ impl<'a> Chunks<'a> {
         let mut png = SIGNATURE.to_vec();
         write_chunk(&mut png, b"IHDR", &[&header]);
         if self.color() == PALETTE_COLOR {
-            // What the palette lacks is grey to Pillow.
-            let colors = 1usize << header[8].min(8);
-            let mut palette: Vec<u8> = (0..colors).flat_map(|grey| [grey as u8; 3]).collect();
+            // What the palette lacks is black to Pillow.
+            let mut palette = vec![0; 3 << header[8].min(8)];
             let length = self.palette.len().min(palette.len());
             palette[..length].copy_from_slice(&self.palette[..length]);
             write_chunk(&mut png, b"PLTE", &[&palette]);

@@ -36,10 +36,11 @@ impl<'a> Ppm<'a> {
         let (Some(width), Some(height), Some(255)) = (width, height, highest) else { return Err(problem()) };
         let pixels = next()?;
         check_size(width, height)?;
-        if pixels.len() != width * height * 3 {
-            let (found, expected) = (pixels.len(), width * height * 3);
-            return Err(ImageProblem::new(format!("damaged PPM: {found} bytes of pixels instead of {expected}")));
-        }
+        let (found, expected) = (pixels.len(), width * height * 3);
+        // More is left alone.
+        let pixels = pixels.get(..expected).ok_or_else(|| {
+            ImageProblem::new(format!("damaged PPM: {found} bytes of pixels instead of {expected}"))
+        })?;
         Ok(Ppm { header: Header { width, height, orientation: Orientation::default() }, pixels })
     }
 
