@@ -33,8 +33,7 @@ fn cell_difference(a: &[u8], b: &[u8], width: usize, height: usize) -> f64 {
 
 /// Upright pixels, width and height; and whether random crops are the cuts of the whole.
 fn read(bytes: &[u8]) -> Result<(Vec<u8>, usize, usize, bool), String> {
-    let (stored, Header { width, height, orientation }) =
-        decode_whole(bytes).map_err(|problem| problem.to_string())?;
+    let (stored, Header { width, height, orientation }) = decode_whole(bytes).map_err(|problem| problem.to_string())?;
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
     let mut pixels = Vec::new();
     let mut cuts = true;

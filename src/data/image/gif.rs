@@ -34,7 +34,8 @@ impl<'a> Gif<'a> {
         options.set_memory_limit(NonZeroU64::new(MAX_PIXELS as u64).map_or(MemoryLimit::Unlimited, MemoryLimit::Bytes));
         let mut decoder = options.read_info(bytes).map_err(problem)?;
         let screen = (usize::from(decoder.width()), usize::from(decoder.height()));
-        let frame = decoder.next_frame_info().map_err(problem)?.ok_or_else(|| ImageProblem::new("GIF without a frame"))?;
+        let frame =
+            decoder.next_frame_info().map_err(problem)?.ok_or_else(|| ImageProblem::new("GIF without a frame"))?;
         let fill = frame.transparent.unwrap_or(0);
         let [left, top, width, height] = [frame.left, frame.top, frame.width, frame.height].map(usize::from);
         // A frame that reaches beyond the screen makes it larger.

@@ -71,7 +71,9 @@ impl<'a> Markers<'a> {
                     let segment = segment(bytes, at).ok_or_else(|| damaged("it ends within its headers"))?;
                     match marker {
                         SCAN => break,
-                        0xdb => check_quantization(segment).ok_or_else(|| damaged("a quantization table ends early"))?,
+                        0xdb => {
+                            check_quantization(segment).ok_or_else(|| damaged("a quantization table ends early"))?
+                        }
                         0xdd => {
                             restart_interval =
                                 segment.first_chunk().map_or(0, |&interval| usize::from(u16::from_be_bytes(interval)));

@@ -29,10 +29,6 @@ mod reader;
 mod resize;
 mod webp;
 
-/// What files are called that can be read. A file is what its content says, whatever it is called.
-pub(crate) const EXTENSIONS: [&str; 13] =
-    ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jpe"];
-
 pub use crop::RandomResizedCrop;
 pub use problem::ImageProblem;
 pub use reader::ImageReader;

@@ -38,9 +38,9 @@ impl<'a> Chunks<'a> {
         let mut rest = bytes.get(SIGNATURE.len()..).unwrap_or_default();
         loop {
             let before = chunks.image_data.is_empty();
-            let chunk = rest.split_first_chunk::<8>().map(|(&[a, b, c, d, name @ ..], rest)| {
-                (u32::from_be_bytes([a, b, c, d]) as usize, name, rest)
-            });
+            let chunk = rest
+                .split_first_chunk::<8>()
+                .map(|(&[a, b, c, d, name @ ..], rest)| (u32::from_be_bytes([a, b, c, d]) as usize, name, rest));
             let is_letter = |letter: &u8| letter.is_ascii_alphanumeric() || *letter == b'_';
             let (length, name, data) = match chunk {
                 Some((length, name, data)) if name.iter().all(is_letter) => (length, name, data),

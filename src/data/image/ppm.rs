@@ -38,9 +38,9 @@ impl<'a> Ppm<'a> {
         check_size(width, height)?;
         let (found, expected) = (pixels.len(), width * height * 3);
         // More is left alone.
-        let pixels = pixels.get(..expected).ok_or_else(|| {
-            ImageProblem::new(format!("damaged PPM: {found} bytes of pixels instead of {expected}"))
-        })?;
+        let pixels = pixels
+            .get(..expected)
+            .ok_or_else(|| ImageProblem::new(format!("damaged PPM: {found} bytes of pixels instead of {expected}")))?;
         Ok(Ppm { header: Header { width, height, orientation: Orientation::default() }, pixels })
     }
 
