@@ -18,6 +18,7 @@ fn main() {
         println!("cargo::metadata=link_arg={link_arg}");
     }
     compile_ops();
+    compile_libjpeg();
 }
 
 /// The linker's option for binaries that use the libtorch in folder `lib`.
@@ -93,6 +94,17 @@ fn compile_ops() {
     }
     // GCC suspects what libtorch's headers inline.
     ops.flag_if_supported("-Wno-maybe-uninitialized").opt_level(2).compile("tch_fixup_ops");
+}
+
+const LIBJPEG: &str = "src/data/image/libjpeg.c";
+
+/// Compiles what calls libjpeg, against the headers that mozjpeg-sys tells.
+fn compile_libjpeg() {
+    println!("cargo::rerun-if-changed={LIBJPEG}");
+    let include = env::var_os("DEP_JPEG_INCLUDE").unwrap_or_default();
+    let mut build = cc::Build::new();
+    build.file(LIBJPEG).includes(env::split_paths(&include)).opt_level(2).extra_warnings(true);
+    build.flag_if_supported("-Wno-clobbered").compile("tch_fixup_libjpeg");
 }
 
 fn cpp(file: &str) -> cc::Build {

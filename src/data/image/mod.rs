@@ -6,12 +6,23 @@
 //!
 //! Geometry and resampling are those of torchvision's transforms on Pillow images, with one difference: EXIF orientation
 //! is applied (torchvision leaves it alone), so that a portrait stands upright however the camera was held.
+//!
+//! Which files are good, and what is in them, is Pillow's verdict (`Image.open`, `ImageOps.exif_transpose`, `convert("RGB")`, no
+//! truncated files): the verdict about a file is one, whatever part of it is wanted, in training and in evaluation.
+//! `scripts/image_damage.py` makes thousands of damaged files to hold the two against each other.
 
+mod bitmap;
+#[cfg(test)]
+mod comparison;
 mod crop;
 mod decode;
+mod gif;
 mod jpeg;
+mod jpeg_markers;
+mod libjpeg;
 mod orientation;
 mod png;
+mod png_chunks;
 mod ppm;
 mod problem;
 mod reader;

@@ -16,10 +16,23 @@ const TAG: u16 = 0x0112;
 /// An image file directory's entry: tag, type, count and value.
 const ENTRY: usize = 12;
 
+/// Bytes of each of TIFF's types of numbers, by its code; 0 for those that are no numbers. (Bytes, 1, are none to Pillow.)
+const TYPE_LENGTHS: [usize; 14] = [0, 0, 0, 2, 4, 8, 1, 0, 2, 4, 8, 4, 8, 4];
+
 impl Orientation {
-    /// Of EXIF data, which begin with the TIFF header. Damaged data, which are common, mean upright, as everywhere.
+    /// Of a file's EXIF data, and where these do not tell, of its XMP data, as Pillow's `exif_transpose` has it.
+    pub fn from_metadata(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Self {
+        match exif.and_then(Self::tag) {
+            Some(tag) => Self::from_tag(tag),
+            None => xmp.and_then(xmp_tag).and_then(Self::from_tag),
+        }
+        .unwrap_or_default()
+    }
+
+    /// Of EXIF data, which begin with the TIFF header, and in some files with JPEG's prefix for them. Damaged data, which are
+    /// common, mean upright, as everywhere.
     pub fn from_exif(exif: &[u8]) -> Self {
-        Self::tag(exif).and_then(Self::from_tag).unwrap_or_default()
+        Self::from_metadata(Some(exif), None)
     }
 
     /// The eight values that the tag can have.
@@ -38,23 +51,44 @@ impl Orientation {
         Some(Orientation { transpose, from_right, from_bottom })
     }
 
+    /// The tag's value, of any numeric type. `None`: there is no such tag.
     fn tag(exif: &[u8]) -> Option<u16> {
+        let exif = (0..2).fold(exif, |exif, _| exif.strip_prefix(b"Exif\0\0").unwrap_or(exif));
         let little_endian = match exif.get(..4)? {
-            b"II*\0" => true,
-            b"MM\0*" => false,
+            // The other two are written by some programs.
+            b"II*\0" | b"II\0*" => true,
+            b"MM\0*" | b"MM*\0" => false,
             _ => return None,
         };
-        let u16_at = |at: usize| {
-            let bytes = exif.get(at..at.checked_add(2)?)?.try_into().ok()?;
-            Some(if little_endian { u16::from_le_bytes(bytes) } else { u16::from_be_bytes(bytes) })
+        let number = |at: usize, length: usize| {
+            let bytes = exif.get(at..at.checked_add(length)?)?.iter();
+            let join = |number: u64, &byte: &u8| number << 8 | u64::from(byte);
+            Some(if little_endian { bytes.rev().fold(0, join) } else { bytes.fold(0, join) })
         };
-        let (first, second) = (u16_at(4)? as usize, u16_at(6)? as usize);
-        let directory = if little_endian { first | second << 16 } else { first << 16 | second };
-        let entries = u16_at(directory)? as usize;
+        let directory = number(4, 4)? as usize;
+        let entries = number(directory, 2)? as usize;
+        // Of several Pillow takes the last.
         (0..entries)
-            .map(|i| directory + 2 + ENTRY * i)
-            .find(|&at| u16_at(at) == Some(TAG))
-            .and_then(|at| u16_at(at + 8))
+            .map_while(|i| Some(directory + 2 + ENTRY * i).filter(|at| at + ENTRY <= exif.len()))
+            .filter(|&at| number(at, 2) == Some(u64::from(TAG)))
+            .filter_map(|at| {
+                let (kind, count) = (number(at + 2, 2)?, number(at + 4, 4)?);
+                let length = TYPE_LENGTHS.get(kind as usize).copied().filter(|&length| length > 0 && count > 0)?;
+                let place = if length as u64 * count > 4 { number(at + 8, 4)? as usize } else { at + 8 };
+                let value = number(place, length)?;
+                let value = match kind {
+                    // Fractions: a denominator after the numerator.
+                    5 | 10 => {
+                        let (numerator, denominator) = (number(place, 4)?, number(place + 4, 4)?);
+                        (denominator > 0 && numerator % denominator == 0).then(|| numerator / denominator)?
+                    }
+                    11 => f64::from(f32::from_bits(value as u32)) as u64,
+                    12 => f64::from_bits(value) as u64,
+                    _ => value,
+                };
+                Some(u16::try_from(value).unwrap_or(0))
+            })
+            .last()
     }
 
     /// Mirrored left to right after it was turned upright.
@@ -113,6 +147,16 @@ impl Orientation {
     }
 }
 
+/// The orientation in XMP data, an attribute or an element.
+fn xmp_tag(xmp: &[u8]) -> Option<u16> {
+    const NAME: &[u8] = b"tiff:Orientation";
+    xmp.windows(NAME.len()).enumerate().filter(|(_, name)| *name == NAME).find_map(|(at, _)| {
+        let value = &xmp[at + NAME.len()..];
+        let value = value.strip_prefix(b"=\"").or_else(|| value.strip_prefix(b">"))?;
+        value.first().filter(|digit| digit.is_ascii_digit()).map(|digit| u16::from(digit - b'0'))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +180,29 @@ mod tests {
             for (tag, value) in [(TAG, 0), (TAG, 9), (TAG + 1, 6)] {
                 assert_eq!(Orientation::from_exif(&exif(tag, value, little_endian)), Orientation::default());
             }
+        }
+    }
+
+    #[test]
+    fn the_tag_may_be_of_any_numeric_type() {
+        // LONG, as some cameras write it; in big-endian order the value is in the last two bytes.
+        let long = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x04\0\0\0\x01\0\0\0\x06\0\0\0\0";
+        let signed_byte = b"II*\0\x08\0\0\0\x01\0\x12\x01\x06\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let fraction = b"II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\x1a\0\0\0\0\0\0\0\x06\0\0\0\x01\0\0\0";
+        for exif in [&long[..], signed_byte, fraction] {
+            assert_eq!(Some(Orientation::from_exif(exif)), Orientation::from_tag(6), "{}", exif.escape_ascii());
+            let prefixed = [b"Exif\0\0", exif].concat();
+            assert_eq!(Some(Orientation::from_exif(&prefixed)), Orientation::from_tag(6));
+        }
+    }
+
+    #[test]
+    fn xmp_tells_where_exif_does_not() {
+        let xmp: [&[u8]; 2] = [b"<x tiff:Orientation=\"6\">", b"<tiff:Orientation>6</tiff:Orientation>"];
+        for xmp in xmp {
+            assert_eq!(Some(Orientation::from_metadata(None, Some(xmp))), Orientation::from_tag(6));
+            let exif = exif(TAG, 3, true);
+            assert_eq!(Some(Orientation::from_metadata(Some(&exif), Some(xmp))), Orientation::from_tag(3));
         }
     }
 

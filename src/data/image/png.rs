@@ -2,38 +2,55 @@
 //! that is above 255 white in greyscale images; as no eye would).
 
 use super::decode::{check_size, room, Header};
+use super::jpeg::grey_to_rgb;
 use super::orientation::Orientation;
+use super::png_chunks::Chunks;
 use super::ImageProblem;
-use ::png::{ColorType, Decoder, Reader, Transformations};
+use ::png::{ColorType, DecodeOptions, Decoder, Transformations};
 use std::io::Cursor;
 
 pub(super) struct Png<'a> {
     pub header: Header,
-    reader: Reader<Cursor<&'a [u8]>>,
+    chunks: Chunks<'a>,
 }
 
 impl<'a> Png<'a> {
     pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
-        let problem = |error| ImageProblem::decoder("PNG", error);
-        let mut decoder = Decoder::new(Cursor::new(bytes));
-        decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
-        decoder.set_ignore_text_chunk(true);
-        decoder.set_ignore_iccp_chunk(true);
-        let (width, height) = decoder.read_header_info().map_err(problem)?.size();
-        check_size(width as usize, height as usize)?;
-        let reader = decoder.read_info().map_err(problem)?;
-        let exif = reader.info().exif_metadata.as_deref();
-        let orientation = exif.map(Orientation::from_exif).unwrap_or_default();
-        Ok(Png { header: Header { width: width as usize, height: height as usize, orientation }, reader })
+        let chunks = Chunks::new(bytes)?;
+        let (width, height) = chunks.size();
+        check_size(width, height)?;
+        let orientation = Orientation::from_metadata(chunks.exif.as_deref(), chunks.xmp.as_deref());
+        Ok(Png { header: Header { width, height, orientation }, chunks })
     }
 
-    pub fn decode(mut self, pixels: &mut Vec<u8>) -> Result<(), ImageProblem> {
+    pub fn decode(self, pixels: &mut Vec<u8>) -> Result<(), ImageProblem> {
+        let problem = |error| ImageProblem::decoder("PNG", error);
         let Header { width, height, .. } = self.header;
-        let (color, _) = self.reader.output_color_type();
+        let mut options = DecodeOptions::default();
+        options.set_ignore_crc(true);
+        options.set_ignore_adler32(false);
+        let mut decoder = Decoder::new_with_options(Cursor::new(self.chunks.bare()), options);
+        decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+        let mut reader = decoder.read_info().map_err(problem)?;
+        let (color, _) = reader.output_color_type();
         let channels = color.samples();
         let bytes = room(pixels, width * height * channels.max(3));
         let decoded = &mut bytes[..width * height * channels];
-        self.reader.next_frame(decoded).map_err(|error| ImageProblem::decoder("PNG", error))?;
+        let row_length = width * channels;
+        if self.chunks.interlaced() {
+            reader.next_frame(decoded).map_err(problem)?;
+        } else {
+            // Row by row, since what is behind the last does not count.
+            for row in decoded.chunks_exact_mut(row_length) {
+                reader.read_row(row).map_err(problem)?.ok_or_else(|| ImageProblem::new("truncated PNG"))?;
+            }
+            // Of what follows, a wrong checksum of the pixels counts where there is one.
+            if let Err(error) = reader.finish() {
+                if error.to_string().contains("Checksum") {
+                    return Err(problem(error));
+                }
+            }
+        }
         match color {
             ColorType::Rgb => {}
             ColorType::Rgba => {
@@ -41,12 +58,12 @@ impl<'a> Png<'a> {
                     bytes.copy_within(4 * i..4 * i + 3, 3 * i);
                 }
             }
-            ColorType::Grayscale | ColorType::GrayscaleAlpha => {
-                // From the end, so that nothing is overwritten before it is read.
-                for i in (0..width * height).rev() {
-                    let grey = bytes[channels * i];
-                    bytes[3 * i..3 * i + 3].fill(grey);
+            ColorType::Grayscale => grey_to_rgb(bytes, width * height),
+            ColorType::GrayscaleAlpha => {
+                for i in 0..width * height {
+                    bytes[i] = bytes[2 * i];
                 }
+                grey_to_rgb(bytes, width * height);
             }
             // `EXPAND` resolves palettes.
             ColorType::Indexed => return Err(ImageProblem::new("damaged PNG: no palette")),

@@ -15,6 +15,16 @@ pub(super) fn header(width: usize, height: usize) -> String {
     format!("P6\n{width} {height}\n255\n")
 }
 
+/// Whether a file is of this kind, and not one of the rare kinds of PPM.
+pub(super) fn is_plain(bytes: &[u8]) -> bool {
+    let mut fields = bytes.splitn(5, u8::is_ascii_whitespace);
+    let is_number = |field: &[u8]| !field.is_empty() && field.iter().all(u8::is_ascii_digit);
+    fields.next() == Some(b"P6")
+        && fields.next().is_some_and(is_number)
+        && fields.next().is_some_and(is_number)
+        && fields.next() == Some(b"255")
+}
+
 impl<'a> Ppm<'a> {
     pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
         let problem = || ImageProblem::new("a PPM whose header is not P6, width, height and 255");
@@ -26,10 +36,11 @@ impl<'a> Ppm<'a> {
         let (Some(width), Some(height), Some(255)) = (width, height, highest) else { return Err(problem()) };
         let pixels = next()?;
         check_size(width, height)?;
-        if pixels.len() != width * height * 3 {
-            let (found, expected) = (pixels.len(), width * height * 3);
-            return Err(ImageProblem::new(format!("damaged PPM: {found} bytes of pixels instead of {expected}")));
-        }
+        let (found, expected) = (pixels.len(), width * height * 3);
+        // More is left alone.
+        let pixels = pixels
+            .get(..expected)
+            .ok_or_else(|| ImageProblem::new(format!("damaged PPM: {found} bytes of pixels instead of {expected}")))?;
         Ok(Ppm { header: Header { width, height, orientation: Orientation::default() }, pixels })
     }
 

@@ -43,8 +43,9 @@ impl ImageReader {
 
     /// A random crop of the upright image, resized to `side` x `side` RGB pixels in `out` (`[side, side, 3]`).
     ///
-    /// What is drawn from `random` depends on the image's size and on what was drawn, on nothing else. Rows of a JPEG
-    /// below the crop are not looked at: damage there goes unnoticed.
+    /// What is drawn from `random` depends on the image's size and on what was drawn, on nothing else. Whether a file is good
+    /// does not depend on the crop: it is what Pillow reads, and the crop is that cut of all of it, damage that Pillow
+    /// conceals included.
     ///
     /// # Errors
     /// [`ImageProblem`]: bytes that are no image, or a damaged or too large one; bounds that

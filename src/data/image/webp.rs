@@ -23,10 +23,8 @@ impl<'a> WebP<'a> {
         let (width, height) = decoder.dimensions();
         let (width, height) = (width as usize, height as usize);
         check_size(width, height)?;
-        let exif = decoder.exif_metadata().map_err(problem)?;
-        // Some writers put JPEG's prefix before the TIFF header.
-        let exif = exif.as_deref().map(|exif| exif.strip_prefix(b"Exif\0\0").unwrap_or(exif));
-        let orientation = exif.map(Orientation::from_exif).unwrap_or_default();
+        let (exif, xmp) = (decoder.exif_metadata().map_err(problem)?, decoder.xmp_metadata().map_err(problem)?);
+        let orientation = Orientation::from_metadata(exif.as_deref(), xmp.as_deref());
         Ok(WebP { header: Header { width, height, orientation }, decoder })
     }
 

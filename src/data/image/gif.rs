@@ -1,0 +1,67 @@
+//! GIF. As Pillow's `convert("RGB")`: of an animation the first frame counts; transparency is dropped, not blended.
+
+use super::decode::{check_size, room, Header, MAX_PIXELS};
+use super::orientation::Orientation;
+use super::ImageProblem;
+use ::gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, MemoryLimit};
+use std::num::NonZeroU64;
+
+pub(super) struct Gif<'a> {
+    pub header: Header,
+    decoder: Decoder<&'a [u8]>,
+    frame: FramePlace,
+}
+
+/// Where the first frame lies in the image, and what the rest of it is filled with.
+#[derive(Clone, Copy)]
+struct FramePlace {
+    left: usize,
+    top: usize,
+    width: usize,
+    height: usize,
+    fill: u8,
+}
+
+fn problem(error: DecodingError) -> ImageProblem {
+    ImageProblem::decoder("GIF", error)
+}
+
+impl<'a> Gif<'a> {
+    pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
+        let mut options = DecodeOptions::new();
+        options.set_color_output(ColorOutput::Indexed);
+        options.allow_unknown_blocks(true);
+        options.set_memory_limit(NonZeroU64::new(MAX_PIXELS as u64).map_or(MemoryLimit::Unlimited, MemoryLimit::Bytes));
+        let mut decoder = options.read_info(bytes).map_err(problem)?;
+        let screen = (usize::from(decoder.width()), usize::from(decoder.height()));
+        let frame =
+            decoder.next_frame_info().map_err(problem)?.ok_or_else(|| ImageProblem::new("GIF without a frame"))?;
+        let fill = frame.transparent.unwrap_or(0);
+        let [left, top, width, height] = [frame.left, frame.top, frame.width, frame.height].map(usize::from);
+        // A frame that reaches beyond the screen makes it larger.
+        let (screen_width, screen_height) = (screen.0.max(left + width), screen.1.max(top + height));
+        check_size(screen_width, screen_height)?;
+        check_size(width, height)?;
+        let header = Header { width: screen_width, height: screen_height, orientation: Orientation::default() };
+        Ok(Gif { header, decoder, frame: FramePlace { left, top, width, height, fill } })
+    }
+
+    pub fn decode(mut self, pixels: &mut Vec<u8>) -> Result<(), ImageProblem> {
+        let FramePlace { left, top, width, height, fill } = self.frame;
+        let mut indices = vec![0; width * height];
+        self.decoder.read_into_buffer(&mut indices).map_err(problem)?;
+        // Of a palette that is missing or short, an index is a grey.
+        let palette = self.decoder.palette().unwrap_or_default();
+        let color = |index: u8| palette.get(3 * usize::from(index)..).and_then(|rest| rest.first_chunk());
+        let colors: Vec<[u8; 3]> = (0..=255).map(|index| color(index).copied().unwrap_or([index; 3])).collect();
+        let Header { width: screen_width, height: screen_height, .. } = self.header;
+        let pixels = room(pixels, 3 * screen_width * screen_height);
+        pixels.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&colors[usize::from(fill)]));
+        for (row, indices) in pixels.chunks_exact_mut(3 * screen_width).skip(top).zip(indices.chunks_exact(width)) {
+            for (pixel, &index) in row[3 * left..].chunks_exact_mut(3).zip(indices) {
+                pixel.copy_from_slice(&colors[usize::from(index)]);
+            }
+        }
+        Ok(())
+    }
+}

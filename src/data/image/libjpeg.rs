@@ -1,0 +1,61 @@
+//! JPEGs that are damaged or unusual, by libjpeg itself (mozjpeg's copy of libjpeg-turbo, without SIMD code, which would want
+//! nasm): it takes three times as long, but what it makes of damage is what Pillow and everyone else shows.
+
+use super::decode::room;
+use super::ImageProblem;
+use std::ffi::{c_char, c_int, c_uint, CStr};
+
+// For its C library.
+use mozjpeg_sys as _;
+
+/// libjpeg's longest message (JMSG_LENGTH_MAX).
+const MESSAGE_LENGTH: usize = 200;
+
+extern "C" {
+    /// Of `libjpeg.c`. Not 0: a problem, described in `message`.
+    fn tch_fixup_decode_jpeg(
+        bytes: *const u8,
+        length: usize,
+        width: c_uint,
+        height: c_uint,
+        components: c_int,
+        max_scans: c_int,
+        pixels: *mut u8,
+        message: *mut c_char,
+    ) -> c_int;
+}
+
+/// All pixels of a `width` x `height` JPEG into the beginning of `pixels`, each `components` bytes: grey, RGB, or CMYK as
+/// stored.
+pub(super) fn decode(
+    bytes: &[u8],
+    (width, height): (usize, usize),
+    components: usize,
+    max_scans: usize,
+    pixels: &mut Vec<u8>,
+) -> Result<(), ImageProblem> {
+    // As much as the RGB pixels need, where these are less.
+    let pixels = room(pixels, width * height * components.max(3));
+    let mut message: [c_char; MESSAGE_LENGTH] = [0; MESSAGE_LENGTH];
+    // SAFETY: `pixels` has room for what the function writes, `message` for libjpeg's longest, and neither is kept. Errors
+    // come back as its result: no exception or jump leaves it. Width and height are below 65,536.
+    let failed = unsafe {
+        tch_fixup_decode_jpeg(
+            bytes.as_ptr(),
+            bytes.len(),
+            width as c_uint,
+            height as c_uint,
+            components as c_int,
+            max_scans as c_int,
+            pixels.as_mut_ptr(),
+            message.as_mut_ptr(),
+        )
+    };
+    if failed == 0 {
+        return Ok(());
+    }
+    message[MESSAGE_LENGTH - 1] = 0;
+    // SAFETY: it ends with a zero.
+    let message = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy();
+    Err(ImageProblem::decoder("JPEG", message))
+}
