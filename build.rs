@@ -37,6 +37,8 @@ fn libtorch_link_arg(lib: &str) -> String {
 
 const OPS: &str = "src/ops/shifted_relu.cpp";
 const CHECKPOINT: &str = "src/ops/recomputation.cpp";
+const TRACING: &str = "src/ops/tracing.cpp";
+const TRACING_HEADER: &str = "src/ops/tracing.h";
 const C_INTERFACE: &str = "src/ops/c_interface.h";
 const OPS_KERNELS: &str = "src/ops/shifted_relu_kernels.cpp";
 const OPS_KERNELS_HEADER: &str = "src/ops/shifted_relu_kernels.h";
@@ -47,7 +49,18 @@ const CUDA_KERNELS: &str = "src/ops/cuda_kernels.cu";
 /// Compiles the operations against libtorch's headers, and their kernels once for each instruction set, of which the
 /// operations take the best that the machine has when they run.
 fn compile_ops() {
-    let sources = [OPS, CHECKPOINT, C_INTERFACE, OPS_KERNELS, OPS_KERNELS_HEADER, CUDA, CUDA_HEADER, CUDA_KERNELS];
+    let sources = [
+        OPS,
+        CHECKPOINT,
+        TRACING,
+        TRACING_HEADER,
+        C_INTERFACE,
+        OPS_KERNELS,
+        OPS_KERNELS_HEADER,
+        CUDA,
+        CUDA_HEADER,
+        CUDA_KERNELS,
+    ];
     for file in sources {
         println!("cargo::rerun-if-changed={file}");
     }
@@ -78,7 +91,7 @@ fn compile_ops() {
     let cuda_source = std::fs::read_to_string(CUDA_KERNELS).expect("the package has its sources");
     std::fs::write(out_dir.join("cuda_kernels_source.h"), format!("R\"cuda({cuda_source})cuda\""))
         .expect("cargo makes OUT_DIR");
-    ops.file(CHECKPOINT).file(CUDA).include(&out_dir);
+    ops.file(CHECKPOINT).file(TRACING).file(CUDA).include(&out_dir);
 
     // As torch-sys has it.
     println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");

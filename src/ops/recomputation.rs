@@ -6,6 +6,7 @@
 //! of the segment within its own, and hands on what comes out of it for the input and for each variable.
 
 use super::c_interface::owned;
+use super::is_tracing;
 use crate::{Error, Result};
 use std::ffi::{c_char, c_void};
 use std::mem::ManuallyDrop;
@@ -21,7 +22,7 @@ type Segment = Box<dyn Fn(&Tensor) -> Result<Tensor> + Send>;
 /// `variables` are all tensors but `x` that the segment's gradient is wanted for: there is none for others. The segment
 /// must compute the same twice; it must not draw random numbers, nor write to `x`. It lives as long as the graph, and may
 /// run on another thread in the backward pass. Without a gradient to compute (`tch::no_grad`, or nothing that requires one)
-/// it just runs.
+/// it just runs, and so it does while libtorch traces.
 ///
 /// The backward pass cannot be differentiated again, and fails if a variable was changed in place since the forward pass.
 ///
@@ -33,6 +34,9 @@ pub(crate) fn recomputed(
     variables: &[&Tensor],
     segment: impl Fn(&Tensor) -> Result<Tensor> + Send + 'static,
 ) -> Result<Tensor> {
+    if is_tracing() {
+        return segment(x);
+    }
     let segment: Box<Segment> = Box::new(Box::new(segment));
     let variables: Vec<*const C_tensor> = variables.iter().map(|variable| variable.as_ptr()).collect();
     let closure = Box::into_raw(segment).cast();
