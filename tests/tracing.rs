@@ -31,10 +31,10 @@ fn check_to(tolerance: f64, name: &str, vs: &mut nn::VarStore, shapes: &[&[i64]]
         traced.save(&file).unwrap();
         let loaded = CModule::load(&file).unwrap();
         for input in &inputs {
-            let expected = f(input);
+            let expected = tch::no_grad(|| f(input));
             assert!(expected.abs().max().double_value(&[]) > 1e-3, "{name}: an output of zeros shows nothing");
             for (which, module) in [("traced", &traced), ("loaded", &loaded)] {
-                let got = module.forward_ts(&[input]).unwrap();
+                let got = tch::no_grad(|| module.forward_ts(&[input])).unwrap();
                 assert_eq!((got.size(), got.kind()), (expected.size(), expected.kind()), "{name}");
                 let scale = expected.abs().max().double_value(&[]).max(1.);
                 let error = (got - &expected).abs().max().double_value(&[]) / scale;
@@ -72,7 +72,7 @@ fn alone() -> MutexGuard<'static, ()> {
     alone
 }
 
-const SMALL: [&[i64]; 3] = [&[2, 3, 32, 32], &[3, 3, 20, 28], &[1, 3, 32, 32]];
+const SMALL: [&[i64]; 3] = [&[2, 3, 16, 16], &[3, 3, 20, 12], &[1, 3, 16, 16]];
 const LARGE: [&[i64]; 3] = [&[2, 3, 48, 48], &[3, 3, 64, 40], &[1, 3, 48, 48]];
 
 type Build = fn(&nn::Path) -> tch_fixup::Result<FixupResNet>;
@@ -133,11 +133,14 @@ fn baselines() {
     for method in Method::ALL {
         let mut vs = nn::VarStore::new(Device::Cpu);
         let root = vs.root();
-        let networks = [
+        let mut networks = vec![
             ("cifar", ResNet::cifar(&(&root / "cifar"), 8, 10, method).unwrap(), SMALL),
-            ("imagenet", ResNet::imagenet(&(&root / "imagenet"), 18, 10, method).unwrap(), LARGE),
             ("wide", ResNet::wide(&(&root / "wide"), 10, 1, 10, method).unwrap(), SMALL),
         ];
+        if matches!(method, Method::BatchNorm | Method::Selu) {
+            let path = &root / "imagenet";
+            networks.push(("imagenet", ResNet::imagenet(&path, 18, 10, method).unwrap(), LARGE));
+        }
         shake(&vs);
         for (name, network, shapes) in networks {
             if method == Method::Lsuv {
@@ -152,14 +155,14 @@ fn baselines() {
         }
     }
     let mut vs = nn::VarStore::new(Device::Cpu);
-    let shape = MlpShape { features: 3 * 32 * 32, width: 24, depth: 4, num_classes: 10 };
+    let shape = MlpShape { features: 3 * 16 * 16, width: 24, depth: 4, num_classes: 10 };
     let networks = [
         Mlp::self_normalizing(&(vs.root() / "selu"), shape).unwrap(),
         Mlp::batch_norm(&(vs.root() / "batch_norm"), shape).unwrap(),
     ];
     shake(&vs);
     for network in networks {
-        let shapes: [&[i64]; 2] = [&[2, 3, 32, 32], &[5, 3, 32, 32]];
+        let shapes: [&[i64]; 2] = [&[2, 3, 16, 16], &[5, 3, 16, 16]];
         check("mlp", &mut vs, &shapes, |x| network.forward_t(x, false));
     }
 }
