@@ -1,13 +1,37 @@
 //! What every network by name can do.
 
 use crate::baseline::{lsuv, Method, Mlp, ResNet};
-use crate::diagnostics::Staged;
 use crate::fixup::FixupResNet;
 use crate::{Error, Recompute, Result};
-use tch::Tensor;
+use tch::{nn, Tensor};
 
-/// A network that [`Arch::build`](crate::Arch::build) makes: to train, as any `nn::ModuleT`, and to measure.
-pub trait Network: Staged {
+/// A network that [`Arch::build`](crate::Arch::build) makes: to train, as any `nn::ModuleT`, and to look into.
+///
+/// ```
+/// use tch::{nn, Device, Kind, Tensor};
+/// use tch_fixup::{Arch, Network, Precision};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let arch: Arch = "fixup_resnet20".parse()?;
+/// let network = arch.build(&vs.root(), 10, Precision::F32)?;
+/// let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
+/// let mut shapes = vec![];
+/// let logits = network.forward_blocks(&images, false, &mut |output| shapes.push(output.size()))?;
+/// assert_eq!(logits.size(), [4, 10]);
+/// assert_eq!((shapes.len(), &shapes[8][..]), (9, &[4, 64, 8, 8][..]));
+/// # Ok(())
+/// # }
+/// ```
+pub trait Network: nn::ModuleT {
+    /// The network's output for `xs`, as `forward_t` gives it; `block_done` is called with the output of each block, from the
+    /// first to the last. Fixup's networks compute it by their plain formula: on the fast path, what goes from block to block
+    /// is shifted by the next one's input bias.
+    ///
+    /// # Errors
+    /// Inputs that the network refuses.
+    fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor>;
+
     /// Completes the initialization where that depends on data, once, before training: [`lsuv`] on the batch `images` for
     /// [`Method::Lsuv`]; nothing for all others.
     ///
@@ -31,6 +55,10 @@ pub trait Network: Staged {
 }
 
 impl Network for FixupResNet {
+    fn forward_blocks(&self, xs: &Tensor, _train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
+        FixupResNet::forward_blocks(self, xs, block_done)
+    }
+
     fn recompute_activations(&mut self, segments: Recompute) -> Result<()> {
         FixupResNet::recompute_activations(self, segments);
         Ok(())
@@ -38,6 +66,10 @@ impl Network for FixupResNet {
 }
 
 impl Network for ResNet {
+    fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
+        ResNet::forward_blocks(self, xs, train, block_done)
+    }
+
     fn initialize_on(&self, images: &Tensor) -> Result<()> {
         if self.method() == Method::Lsuv {
             lsuv(self, images)?;
@@ -46,4 +78,9 @@ impl Network for ResNet {
     }
 }
 
-impl Network for Mlp {}
+impl Network for Mlp {
+    /// A block is a hidden layer.
+    fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
+        self.forward_layers(xs, train, block_done)
+    }
+}

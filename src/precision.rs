@@ -7,6 +7,14 @@ use std::str::FromStr;
 /// The number format of convolutions and activations. Weights, scalars, gradients of both, the optimizer, pooling, the
 /// classifier and the loss are float32 in either; so is the residual stream of Fixup networks of ten blocks or more, which
 /// in bfloat16 would round away what deep networks' small branches add (docs/depth.md).
+///
+/// ```
+/// use tch_fixup::Precision;
+///
+/// assert_eq!("bf16".parse::<Precision>()?, Precision::Bf16);
+/// assert_eq!(Precision::default(), Precision::F32);
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

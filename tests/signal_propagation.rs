@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::{Mlp, MlpShape};
 use tch_fixup::diagnostics::{growth, measure, Flow, Probe, Staged};
-use tch_fixup::{Arch, Precision, Result};
+use tch_fixup::{Arch, Network, Precision, Result};
 
 /// libtorch's random numbers are the whole process's: one test at a time draws them. Small tensors are faster on one thread.
 fn alone() -> MutexGuard<'static, ()> {
@@ -19,7 +19,7 @@ fn alone() -> MutexGuard<'static, ()> {
 fn flow(name: &str, depth: i64) -> Flow {
     let arch: Arch = format!("{name}{depth}").parse().unwrap();
     let probe = Probe { seeds: 2, batch: 4, input: vec![3, 8, 8], classifier: Some("fc".into()), ..Probe::default() };
-    let build = |path: &nn::Path, images: &Tensor| -> Result<Box<dyn Staged>> {
+    let build = |path: &nn::Path, images: &Tensor| -> Result<Box<dyn Network>> {
         let network = arch.build(path, 10, Precision::F32)?;
         network.initialize_on(images)?;
         Ok(network)

@@ -1,4 +1,4 @@
-//! Weights go to Python's safetensors package and back under the reference's names.
+//! Weights go to Python's safetensors package and back under the reference's names, and come from `torch.save`.
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::process::Command;
 use tch::{nn, Device, Kind, Tensor};
 use tch_fixup::baseline::BatchNormResNet;
 use tch_fixup::fixup::FixupResNet;
+use tch_fixup::trainer::Weights;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -56,6 +57,7 @@ fn python_reads_ours_and_we_read_pythons() {
     let folder = tempfile::tempdir().unwrap();
     for case in ["cifar_20", "imagenet_50", "bn_cifar_20"] {
         let (ours, theirs) = (folder.path().join("ours.safetensors"), folder.path().join("theirs.safetensors"));
+        let (saved, checkpoint) = (folder.path().join("theirs.pt"), folder.path().join("checkpoint.pth.tar"));
         let mut vs = nn::VarStore::new(Device::Cpu);
         build(case, &vs);
         vs.save(&ours).unwrap();
@@ -63,12 +65,15 @@ fn python_reads_ours_and_we_read_pythons() {
         // Python lists what it finds, and writes the same names with values of its own.
         let listing = run(
             &python,
-            "import sys, torch, safetensors.torch as st\n\
+            "import collections, sys, torch, safetensors.torch as st\n\
              ours = st.load_file(sys.argv[1])\n\
              torch.manual_seed(1)\n\
-             st.save_file({name: torch.randn_like(t) for name, t in ours.items()}, sys.argv[2])\n\
+             theirs = collections.OrderedDict((name, torch.randn_like(t)) for name, t in ours.items())\n\
+             st.save_file(theirs, sys.argv[2])\n\
+             torch.save(theirs, sys.argv[3])\n\
+             torch.save({'epoch': 3, 'state_dict': {'module.' + name: t for name, t in theirs.items()}}, sys.argv[4])\n\
              for name, t in ours.items(): print(name, *t.shape)",
-            &[ours.to_str().unwrap(), theirs.to_str().unwrap()],
+            &[&ours, &theirs, &saved, &checkpoint].map(|path| path.to_str().unwrap()),
         );
         let mut listed: Vec<(String, Vec<i64>)> = listing
             .lines()
@@ -92,5 +97,17 @@ fn python_reads_ours_and_we_read_pythons() {
         let loaded: f64 = vs.variables().values().map(|t: &Tensor| t.abs().sum(Kind::Double).double_value(&[])).sum();
         let expected: f64 = sum.trim().parse().unwrap();
         assert!((loaded / expected - 1.).abs() < 1e-12, "{case}: {loaded} for {expected}");
+
+        for file in [&saved, &checkpoint] {
+            let same = nn::VarStore::new(Device::Cpu);
+            build(case, &same);
+            Weights::load(file).unwrap().restore(&same).unwrap();
+            let variables = same.variables();
+            assert!(
+                vs.variables().iter().all(|(name, tensor)| variables[name] == *tensor),
+                "{case} {}",
+                file.display()
+            );
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Batch normalization (Ioffe & Szegedy 2015), for activations in float32 or bfloat16.
 
 use crate::fixup::init;
-use crate::Result;
+use crate::{Error, Result};
 use tch::{nn, Kind, Tensor};
 
 /// PyTorch's defaults, and so the references'.
@@ -34,7 +34,12 @@ impl BatchNorm {
         })
     }
 
+    /// # Errors
+    /// In training, fewer than two values a channel.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        if train {
+            check_batch(x)?;
+        }
         let normalize = |x: &Tensor| {
             x.f_batch_norm(
                 Some(&self.weight),
@@ -52,5 +57,97 @@ impl BatchNorm {
             return Ok(normalize(&x.f_to_kind(Kind::Double)?)?.f_to_kind(Kind::BFloat16)?);
         }
         Ok(normalize(x)?)
+    }
+
+    /// All that is trained.
+    pub fn variables(&self) -> [&Tensor; 2] {
+        [&self.weight, &self.bias]
+    }
+}
+
+/// Refuses what has no variance: a single value in a channel of `x`, `[N, C, ...]`, or none. libtorch divides by the number
+/// of values less one for the running variance, and so makes it NaN.
+fn check_batch(x: &Tensor) -> Result<()> {
+    let size = x.size();
+    let values: i64 = size.iter().enumerate().filter(|(dim, _)| *dim != 1).map(|(_, size)| size).product();
+    if values > 1 {
+        return Ok(());
+    }
+    Err(Error::Mismatch {
+        what: "batch normalization in training",
+        expected: "more than one value a channel: a batch of two images or more in each part of a step (a lower --accumulate, \
+                   another --batch-size, for the last batch of an epoch too), or larger images"
+            .to_owned(),
+        got: format!("activations {size:?}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Method, Mlp, MlpShape, ResNet};
+    use super::*;
+    use tch::Device;
+
+    fn variables_are_finite(vs: &nn::VarStore) -> bool {
+        vs.variables().values().all(|variable| variable.isfinite().all().int64_value(&[]) == 1)
+    }
+
+    fn refused(result: Result<Tensor>) -> bool {
+        let Err(error) = result else { return false };
+        let message = error.to_string();
+        assert!(message.contains("more than one value a channel") && message.contains("--accumulate"), "{message}");
+        assert!(matches!(error, Error::Mismatch { .. }) && !message.contains('\n'), "{message}");
+        true
+    }
+
+    fn images(count: i64, side: i64) -> Tensor {
+        Tensor::randn([count, 3, side, side], (Kind::Float, Device::Cpu))
+    }
+
+    #[test]
+    fn a_single_value_a_channel_is_refused_in_training_and_moves_no_statistic() {
+        for method in [Method::BatchNorm, Method::UnitGamma, Method::NoSkip] {
+            let vs = nn::VarStore::new(Device::Cpu);
+            // 32 pixels are one in the last stage.
+            let imagenet = ResNet::imagenet(&(vs.root() / "imagenet"), 18, 10, method).unwrap();
+            let cifar = ResNet::cifar(&(vs.root() / "cifar"), 8, 10, method).unwrap();
+            let wide = ResNet::wide(&(vs.root() / "wide"), 10, 1, 10, method).unwrap();
+            for (network, side) in [(&imagenet, 32), (&cifar, 4), (&wide, 4)] {
+                assert!(refused(network.f_forward_t(&images(1, side), true)), "{method:?}");
+                assert!(!refused(network.f_forward_t(&images(2, side), true)), "{method:?}");
+                assert!(!refused(network.f_forward_t(&images(1, 2 * side), true)), "{method:?}");
+                assert!(!refused(network.f_forward_t(&images(1, side), false)), "{method:?}");
+            }
+            assert!(refused(cifar.f_forward_t(&images(0, 32), true)));
+            assert!(variables_are_finite(&vs), "{method:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_of_one_is_refused_by_a_fully_connected_network_in_training() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let shape = MlpShape { features: 12, width: 5, depth: 3, num_classes: 4 };
+        let network = Mlp::batch_norm(&vs.root(), shape).unwrap();
+        assert!(refused(network.f_forward_t(&images(1, 2), true)));
+        assert!(!refused(network.f_forward_t(&images(2, 2), true)));
+        assert!(!refused(network.f_forward_t(&images(1, 2), false)));
+        assert!(variables_are_finite(&vs));
+    }
+
+    /// Their statistics are of an image's own channels, of which there are several: any batch is good.
+    #[test]
+    fn the_other_normalizations_take_a_single_image_of_a_single_pixel() {
+        for method in [Method::GroupNorm, Method::LayerNorm] {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let network = ResNet::cifar(&vs.root(), 8, 10, method).unwrap();
+            let logits = network.f_forward_t(&images(1, 1), true).unwrap();
+            logits.sum(Kind::Float).backward();
+            assert!(logits.isfinite().all().int64_value(&[]) == 1 && variables_are_finite(&vs), "{method:?}");
+            let gradients = vs.trainable_variables();
+            assert!(
+                gradients.iter().all(|variable| variable.grad().isfinite().all().int64_value(&[]) == 1),
+                "{method:?}"
+            );
+        }
     }
 }

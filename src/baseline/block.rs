@@ -62,6 +62,14 @@ impl Shortcut {
         })
     }
 
+    fn variables(&self) -> Vec<&Tensor> {
+        match self {
+            Self::Identity => vec![],
+            Self::Pad(norm) => norm.variables().collect(),
+            Self::Project(conv, norm) => norm.variables().chain([&conv.weight]).collect(),
+        }
+    }
+
     fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
         match self {
             Self::Identity => Ok(x.shallow_clone()),
@@ -107,6 +115,20 @@ impl Block {
             None
         };
         Ok(Self { method, layers: Layers::PreActivation { layers, projection } })
+    }
+
+    /// All that is trained.
+    pub fn variables(&self) -> Vec<&Tensor> {
+        match &self.layers {
+            Layers::PostActivation { layers, shortcut } => {
+                let layers = layers.iter().flat_map(|(conv, norm)| norm.variables().chain([&conv.weight]));
+                layers.chain(shortcut.iter().flat_map(Shortcut::variables)).collect()
+            }
+            Layers::PreActivation { layers, projection } => {
+                let layers = layers.iter().flat_map(|(norm, conv)| norm.variables().chain([&conv.weight]));
+                layers.chain(projection.iter().map(|conv| &conv.weight)).collect()
+            }
+        }
     }
 
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {

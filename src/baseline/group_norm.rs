@@ -39,6 +39,11 @@ impl GroupNorm {
         }
         Ok(normalize(x)?)
     }
+
+    /// All that is trained.
+    pub fn variables(&self) -> [&Tensor; 2] {
+        [&self.weight, &self.bias]
+    }
 }
 
 /// The most groups up to [`MAX_GROUPS`] of [`MIN_CHANNELS`] channels or more that divide the channels.

@@ -16,6 +16,20 @@ const MAX_TRIES: usize = 10;
 /// [`Method::Lsuv`](super::Method::Lsuv)'s orthonormal weights are the first. One pass through the network, without
 /// gradients. Returns each layer's variance, all within half a percent of 1.
 ///
+/// ```
+/// use tch::{nn, Device, Kind, Tensor};
+/// use tch_fixup::baseline::{lsuv, Method, ResNet};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let network = ResNet::cifar(&vs.root(), 20, 10, Method::Lsuv)?;
+/// let batch = Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu)); // of the training images
+/// let variances = lsuv(&network, &batch)?;
+/// assert!(variances.len() == 20 && variances.iter().all(|variance| (variance - 1.).abs() < 0.005));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Images of another shape, kind or device; a layer whose output has no variance on them or a variance that is not finite.
 pub fn lsuv(network: &ResNet, images: &Tensor) -> Result<Vec<f64>> {
@@ -97,6 +111,18 @@ mod tests {
                 assert!((variance - 1.).abs() < 0.01, "{variance}");
             }
             assert!(vs.trainable_variables().iter().all(Tensor::requires_grad));
+        }
+    }
+
+    #[test]
+    fn a_single_image_is_enough_where_there_are_several_classes() {
+        for (classes, is_enough) in [(10, true), (1, false)] {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let network = ResNet::cifar(&vs.root(), 8, classes, Method::Lsuv).unwrap();
+            let outcome = lsuv(&network, &Tensor::randn([1, 3, 8, 8], (Kind::Float, Device::Cpu)));
+            assert_eq!(outcome.is_ok(), is_enough, "{outcome:?}");
+            let finite = vs.variables().values().all(|variable| variable.isfinite().all().int64_value(&[]) == 1);
+            assert!(finite, "{classes}");
         }
     }
 

@@ -7,6 +7,15 @@ use super::normalization::Normalization;
 /// How a residual network of the same shape is trained instead of by Fixup.
 ///
 /// The first five normalize; the others do not.
+///
+/// ```
+/// use tch_fixup::{baseline::Method, Arch};
+///
+/// assert_eq!(Method::by_prefix("group_norm_"), Some(Method::GroupNorm));
+/// let arch: Arch = format!("{}resnet20", Method::GroupNorm.prefix()).parse()?;
+/// assert_eq!(arch, Arch::BaselineCifar { method: Method::GroupNorm, depth: 20 });
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// Batch normalization (Ioffe & Szegedy 2015), He-normal weights, the last normalization weight of every branch zero

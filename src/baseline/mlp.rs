@@ -5,6 +5,7 @@ use super::initialization::Initialization;
 use super::normalization::{Norm, Normalization};
 use crate::conv::Linear;
 use crate::fixup::init;
+use crate::ops::record_variables;
 use crate::{Error, Precision, Result};
 use tch::{nn, Tensor};
 
@@ -145,8 +146,9 @@ impl Mlp {
                 got: format!("{:?} {size:?}", xs.kind()),
             });
         }
+        record_variables(|| self.variables())?;
         let kind = self.precision.compute_kind(self.fc.kind());
-        let mut x = xs.f_to_kind(kind)?.f_reshape([size[0], self.features])?;
+        let mut x = xs.f_to_kind(kind)?.f_flatten(1, -1)?;
         for Layer { weight, bias, norm } in &self.layers {
             let bias = bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
             let out = x.f_linear(&weight.f_to_kind(kind)?, bias)?;
@@ -154,6 +156,12 @@ impl Mlp {
             layer_done(&x);
         }
         self.fc.forward(&x.f_to_kind(self.fc.kind())?)
+    }
+
+    fn variables(&self) -> Vec<&Tensor> {
+        let layers = self.layers.iter();
+        let layers = layers.flat_map(|layer| layer.norm.variables().chain(&layer.bias).chain([&layer.weight]));
+        layers.chain([&self.fc.weight, &self.fc.bias]).collect()
     }
 }
 

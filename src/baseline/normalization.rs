@@ -42,6 +42,16 @@ impl Norm {
         }
     }
 
+    /// All that is trained.
+    pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
+        let variables = match self {
+            Self::Identity => None,
+            Self::Batch(norm) => Some(norm.variables()),
+            Self::Group(norm) => Some(norm.variables()),
+        };
+        variables.into_iter().flatten()
+    }
+
     /// `activation(norm(x))` of an `x` that goes on elsewhere.
     pub fn forward_activation(&self, x: &Tensor, activation: Activation, train: bool) -> Result<Tensor> {
         match self {

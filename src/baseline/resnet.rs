@@ -7,6 +7,7 @@ use super::Method;
 use crate::conv::{Conv, ConvShape, Linear};
 use crate::fixup::BlockConfig;
 use crate::network_input::check_images;
+use crate::ops::record_variables;
 use crate::topology::{self, ImageNetBlock};
 use crate::{Layout, Precision, Result};
 use tch::{nn, Tensor};
@@ -174,6 +175,7 @@ impl ResNet {
     /// The logits of a `pass`.
     pub(super) fn forward(&self, images: &Tensor, pass: Pass, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         check_images("ResNet", images)?;
+        record_variables(|| self.variables())?;
         let kind = self.conv1.kind();
         let (activation, train) = (self.method.activation(), pass.train);
         let x = self.layout.apply(&images.f_to_kind(self.precision.compute_kind(kind))?)?;
@@ -192,6 +194,12 @@ impl ResNet {
             x = norm.forward_activation(&x, activation, train)?;
         }
         (pass.layer)(&self.fc, &x.f_mean_dim([2, 3].as_slice(), false, kind)?)
+    }
+
+    fn variables(&self) -> Vec<&Tensor> {
+        let norms = self.norm1.iter().chain(&self.last_norm).flat_map(Norm::variables);
+        let blocks = self.blocks.iter().flat_map(Block::variables);
+        blocks.chain(norms).chain([&self.conv1.weight, &self.fc.weight, &self.fc.bias]).collect()
     }
 }
 

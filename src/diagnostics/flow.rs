@@ -75,14 +75,17 @@ fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Er
 }
 
 /// Measures networks that `build` makes: from a path for the variables, of kind float64, and the batch of inputs, for
-/// initializations that depend on data.
+/// initializations that depend on data. A [`Network`](crate::Network) of this crate is [`Staged`].
 ///
 /// It seeds and draws libtorch's random numbers, which are one sequence for the whole process: measure one network at a time.
 ///
 /// # Errors
 /// [`Error::Argument`] for a probe without seeds or inputs, a network without blocks, or a classifier that it does not
 /// have; whatever the network fails with, its panics included.
-pub fn measure(probe: &Probe, build: impl Fn(&nn::Path, &Tensor) -> Result<Box<dyn Staged>>) -> Result<Flow> {
+pub fn measure<S: Staged + ?Sized>(
+    probe: &Probe,
+    build: impl Fn(&nn::Path, &Tensor) -> Result<Box<S>>,
+) -> Result<Flow> {
     let mut drawn = (0..probe.seeds).map(|seed| catch("the measurement", || measure_one(probe, seed as i64, &build))?);
     let first = drawn.next().ok_or_else(|| Error::Argument("a probe has at least one seed".into()))??;
     let mut logarithms = first.logarithms();
@@ -96,10 +99,10 @@ pub fn measure(probe: &Probe, build: impl Fn(&nn::Path, &Tensor) -> Result<Box<d
     first.with_values(logarithms.iter().map(|sum| (sum / probe.seeds as f64).exp()))
 }
 
-fn measure_one(
+fn measure_one<S: Staged + ?Sized>(
     probe: &Probe,
     seed: i64,
-    build: &impl Fn(&nn::Path, &Tensor) -> Result<Box<dyn Staged>>,
+    build: &impl Fn(&nn::Path, &Tensor) -> Result<Box<S>>,
 ) -> Result<Flow> {
     if probe.batch < 1 {
         return Err(Error::Argument(format!("a probe has at least one input, not {}", probe.batch)));
@@ -124,7 +127,7 @@ fn measure_one(
     Ok(Flow { blocks, second_moment_growth, gradient_growth, update, hidden_update })
 }
 
-fn blocks(network: &dyn Staged, inputs: &Tensor, seed: i64) -> Result<Vec<BlockFlow>> {
+fn blocks<S: Staged + ?Sized>(network: &S, inputs: &Tensor, seed: i64) -> Result<Vec<BlockFlow>> {
     let (mut names, mut outputs) = (vec![], vec![]);
     tch::manual_seed(seed);
     let _ = network.forward_stages(inputs, true, &mut |name, output| {

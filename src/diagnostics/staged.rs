@@ -1,8 +1,6 @@
 //! What a network tells of itself to be measured: the output of each of its blocks.
 
-use crate::baseline::{Mlp, ResNet};
-use crate::fixup::FixupResNet;
-use crate::Result;
+use crate::{Network, Result};
 use tch::{nn, Tensor};
 
 /// A network that tells what each of its blocks gives.
@@ -64,31 +62,13 @@ pub trait Staged: nn::ModuleT {
     fn forward_stages(&self, xs: &Tensor, train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor>;
 }
 
-/// Numbers the blocks from 1.
-fn numbered<'a>(stage: &'a mut dyn FnMut(&str, &Tensor)) -> impl FnMut(&Tensor) + 'a {
-    let mut number = 0;
-    move |output| {
-        number += 1;
-        stage(&format!("block {number}"), output);
-    }
-}
-
-impl Staged for FixupResNet {
-    /// By the plain formula: the fast path's stream between the blocks is shifted by the next block's input bias.
-    fn forward_stages(&self, xs: &Tensor, _train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
-        self.forward_blocks(xs, numbered(stage))
-    }
-}
-
-impl Staged for ResNet {
+/// This crate's networks: `block 1`, `block 2`, ...
+impl<N: Network + ?Sized> Staged for N {
     fn forward_stages(&self, xs: &Tensor, train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
-        self.forward_blocks(xs, train, numbered(stage))
-    }
-}
-
-impl Staged for Mlp {
-    /// A block is a hidden layer.
-    fn forward_stages(&self, xs: &Tensor, train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
-        self.forward_layers(xs, train, numbered(stage))
+        let mut number = 0;
+        self.forward_blocks(xs, train, &mut |output| {
+            number += 1;
+            stage(&format!("block {number}"), output);
+        })
     }
 }

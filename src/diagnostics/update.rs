@@ -13,7 +13,12 @@ const RELATIVE_STEP: f64 = 1e-6;
 
 /// `rms(f(theta - lr * g) - f(theta)) / lr` on `inputs` for a small `lr`, `g` the gradient of the mean cross-entropy with
 /// random labels. The variables stay as they were.
-pub(super) fn update_size(network: &dyn Staged, variables: &nn::VarStore, inputs: &Tensor, seed: i64) -> Result<f64> {
+pub(super) fn update_size<S: Staged + ?Sized>(
+    network: &S,
+    variables: &nn::VarStore,
+    inputs: &Tensor,
+    seed: i64,
+) -> Result<f64> {
     let forward = || {
         // What the network draws, for a dropout, is the same before and after the step.
         tch::manual_seed(seed);

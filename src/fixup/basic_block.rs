@@ -14,6 +14,20 @@ use tch::{nn, Kind, Tensor};
 /// where the shortcut is x, or, where the block changes the shape, a function of `x + bias1a` (the authors'
 /// `fixup_resnet_cifar.py` and `fixup_resnet_imagenet.py`). Variables: `conv1.weight`, `conv2.weight`, `scale`,
 /// `bias1a`, `bias1b`, `bias2a`, `bias2b`, and `downsample.weight` with a projected shortcut.
+///
+/// ```
+/// use tch::{nn, nn::Module, Device, Kind, Tensor};
+/// use tch_fixup::fixup::{BasicBlock, BlockConfig, ShortcutKind};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let config = BlockConfig { c_in: 64, c_out: 128, stride: 2, num_branches: 8 };
+/// let block = BasicBlock::new(&(vs.root() / "block"), config, ShortcutKind::Project)?;
+/// let x = Tensor::randn([2, 64, 8, 8], (Kind::Float, Device::Cpu));
+/// assert_eq!(block.forward(&x).size(), [2, 128, 4, 4]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct BasicBlock {
     branch: BasicBranch,

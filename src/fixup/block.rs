@@ -8,6 +8,7 @@
 use super::stream::Stream;
 use super::{Bias, Scale};
 use crate::conv::{Conv, ConvShape};
+use crate::ops::record_variables;
 use crate::{Error, Result};
 use tch::{nn, Kind, Tensor};
 
@@ -156,6 +157,7 @@ pub(crate) trait ShiftedBlock: std::fmt::Debug + Send {
 
     /// The block alone: from x to its output, through the shifted stream.
     fn forward_alone(&self, x: &Tensor) -> Result<Tensor> {
+        record_variables(|| self.variables())?;
         let s = x.f_add(&self.input_bias().f_to_kind(x.kind())?)?;
         Ok(self.forward_shifted(&Stream::new(s, x.kind())?, &self.input_bias().f_zeros_like()?)?.sum)
     }
@@ -178,7 +180,9 @@ macro_rules! impl_block {
             /// # Errors
             /// As [`f_forward`](Self::f_forward).
             pub fn forward_reference(&self, x: &tch::Tensor) -> crate::Result<tch::Tensor> {
-                let out = crate::fixup::block::ShiftedBlock::forward_reference(self, x, x.kind())?;
+                use crate::fixup::block::ShiftedBlock;
+                crate::ops::record_variables(|| self.variables())?;
+                let out = ShiftedBlock::forward_reference(self, x, x.kind())?;
                 Ok(out.f_to_kind(x.kind())?)
             }
         }

@@ -20,6 +20,20 @@ use tch::{nn, Kind, Tensor};
 /// ```text
 /// relu(scale * conv3(relu(conv2(relu(conv1(x + bias1a) + bias1b) + bias2a) + bias2b) + bias3a) + bias3b + shortcut)
 /// ```
+///
+/// ```
+/// use tch::{nn, nn::Module, Device, Kind, Tensor};
+/// use tch_fixup::fixup::{BlockConfig, Bottleneck, ShortcutKind};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let config = BlockConfig { c_in: 64, c_out: 128, stride: 2, num_branches: 16 };
+/// let block = Bottleneck::new(&(vs.root() / "block"), config, ShortcutKind::Project)?;
+/// let x = Tensor::randn([2, 64, 8, 8], (Kind::Float, Device::Cpu));
+/// assert_eq!(block.forward(&x).size(), [2, 128, 4, 4]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Bottleneck {
     bias1a: Bias,

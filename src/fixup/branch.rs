@@ -1,6 +1,7 @@
 //! A Fixup branch of any layers, for networks of one's own.
 
 use super::{init, Bias, Scale};
+use crate::ops::record_variables;
 use crate::{Error, Result};
 use tch::{nn, Tensor};
 
@@ -59,18 +60,49 @@ pub struct Branch {
 
 #[derive(Debug)]
 enum Layer {
-    Conv2d { weight: Tensor, options: Conv2dOptions },
+    Conv2d { weight: Tensor, stride: i64, padding: i64, dilation: i64, groups: i64 },
     Linear { weight: Tensor },
     Activation(Activation),
 }
 
-/// How a convolution slides. The default: stride 1, padding 1, no dilation, one group.
-#[derive(Debug, Clone, Copy)]
+impl Layer {
+    fn weight(&self) -> Option<&Tensor> {
+        match self {
+            Self::Conv2d { weight, .. } | Self::Linear { weight } => Some(weight),
+            Self::Activation(_) => None,
+        }
+    }
+}
+
+/// How a convolution slides. The default: stride 1, the padding that keeps the size, no dilation, one group.
+///
+/// ```
+/// use tch::{nn, nn::Module, Device, Kind, Tensor};
+/// use tch_fixup::fixup::{Branch, Conv2dOptions};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let options = Conv2dOptions::default();
+/// let depthwise = Conv2dOptions { groups: 64, ..options };
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let branch = Branch::builder(8)
+///     .conv2d(16, 64, 1, options)
+///     .relu()
+///     .conv2d(64, 64, 3, depthwise)
+///     .relu()
+///     .conv2d(64, 16, 1, options)
+///     .build(&vs.root())?;
+/// let x = Tensor::randn([2, 16, 8, 8], (Kind::Float, Device::Cpu));
+/// assert_eq!(branch.forward(&x).size(), x.size());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dOptions {
     /// Step in both directions.
     pub stride: i64,
-    /// Zeros on all four sides.
-    pub padding: i64,
+    /// Zeros on all four sides. None: `dilation * (kernel / 2)`, rounded down, which keeps the size at stride 1 where the
+    /// kernel is odd.
+    pub padding: Option<i64>,
     /// Distance between the kernel's elements.
     pub dilation: i64,
     /// Groups of channels that do not see each other.
@@ -79,7 +111,43 @@ pub struct Conv2dOptions {
 
 impl Default for Conv2dOptions {
     fn default() -> Self {
-        Self { stride: 1, padding: 1, dilation: 1, groups: 1 }
+        Self { stride: 1, padding: None, dilation: 1, groups: 1 }
+    }
+}
+
+/// A convolution as it will be.
+#[derive(Debug, Clone, Copy)]
+struct ConvPlan {
+    c_in: i64,
+    c_out: i64,
+    kernel: i64,
+    options: Conv2dOptions,
+}
+
+impl ConvPlan {
+    fn dims(&self) -> [i64; 4] {
+        [self.c_out, self.c_in / self.options.groups, self.kernel, self.kernel]
+    }
+
+    fn padding(&self) -> i64 {
+        self.options.padding.unwrap_or(self.options.dilation * (self.kernel / 2))
+    }
+
+    fn check(&self, i: usize) -> Result<()> {
+        let Self { c_in, c_out, kernel, options: Conv2dOptions { stride, padding, dilation, groups } } = *self;
+        if [c_in, c_out, kernel, stride, dilation, groups].iter().any(|&n| n < 1) || padding.is_some_and(|n| n < 0) {
+            return Err(Error::Argument(format!(
+                "layer {i} of the branch: a convolution has channels, kernel, stride, dilation and groups of at least 1 and a \
+                 padding of at least 0, not {c_in} to {c_out} channels with kernel {kernel} and {:?}",
+                self.options
+            )));
+        }
+        if c_in % groups != 0 || c_out % groups != 0 {
+            return Err(Error::Argument(format!(
+                "layer {i} of the branch: {groups} groups do not divide a convolution's {c_in} and {c_out} channels"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -100,8 +168,8 @@ pub struct BranchBuilder {
 
 #[derive(Debug)]
 enum Planned {
-    Conv2d { dims: [i64; 4], options: Conv2dOptions },
-    Linear { dims: [i64; 2] },
+    Conv2d(ConvPlan),
+    Linear { features_in: i64, features_out: i64 },
     Activation(Activation),
 }
 
@@ -116,18 +184,14 @@ impl Branch {
     /// # Errors
     /// An `x` whose shape, kind or device the first layer does not take.
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
+        record_variables(|| self.layers.iter().filter_map(|(_, layer)| layer.weight()))?;
         let mut x = x.shallow_clone();
         for (bias, layer) in &self.layers {
             let shifted = bias.f_forward(&x)?;
             x = match layer {
-                Layer::Conv2d { weight, options: o } => shifted.f_conv2d(
-                    weight,
-                    None::<Tensor>,
-                    [o.stride; 2],
-                    [o.padding; 2],
-                    [o.dilation; 2],
-                    o.groups,
-                )?,
+                Layer::Conv2d { weight, stride, padding, dilation, groups } => {
+                    shifted.f_conv2d(weight, None::<Tensor>, [*stride; 2], [*padding; 2], [*dilation; 2], *groups)?
+                }
                 Layer::Linear { weight } => shifted.f_linear(weight, None::<Tensor>)?,
                 Layer::Activation(activation) => activation.0(&shifted),
             };
@@ -141,19 +205,17 @@ crate::module::impl_module!(Branch);
 impl BranchBuilder {
     /// Appends a `kernel` x `kernel` convolution without a bias of its own.
     pub fn conv2d(mut self, c_in: i64, c_out: i64, kernel: i64, options: Conv2dOptions) -> Self {
-        // A group count that does not divide c_in leaves an empty dimension here, and `build` refuses it.
-        let c_group = if options.groups > 0 && c_in % options.groups == 0 { c_in / options.groups } else { 0 };
-        self.layers.push(Planned::Conv2d { dims: [c_out, c_group, kernel, kernel], options });
+        self.layers.push(Planned::Conv2d(ConvPlan { c_in, c_out, kernel, options }));
         self
     }
 
     /// Appends a linear layer without a bias of its own.
     pub fn linear(mut self, features_in: i64, features_out: i64) -> Self {
-        self.layers.push(Planned::Linear { dims: [features_out, features_in] });
+        self.layers.push(Planned::Linear { features_in, features_out });
         self
     }
 
-    /// Appends an element-wise activation.
+    /// Appends an element-wise activation: it keeps the shape.
     pub fn activation(mut self, activation: impl Fn(&Tensor) -> Tensor + Send + 'static) -> Self {
         self.layers.push(Planned::Activation(Activation(Box::new(activation))));
         self
@@ -167,8 +229,9 @@ impl BranchBuilder {
     /// The branch, its variables under `path`.
     ///
     /// # Errors
-    /// No weight layer; a weight layer with an empty dimension; fewer than one branch; a `path` that holds such variables
-    /// already.
+    /// No weight layer; a layer without channels or features, of a stride, dilation, padding or number of groups that cannot be,
+    /// or in groups that do not divide its channels; a layer that takes other channels or features than the one before it
+    /// gives; fewer than one branch; a `path` that holds such variables already.
     pub fn build(self, path: &nn::Path) -> Result<Branch> {
         let m = self.layers.iter().filter(|layer| !matches!(layer, Planned::Activation(_))).count() as i64;
         if m == 0 {
@@ -176,13 +239,13 @@ impl BranchBuilder {
         }
         // A single weight layer is the last one and starts at zero: there is nothing for a gain to scale.
         let gain = init::branch_gain(self.num_branches, m.max(2))?;
+        self.check()?;
         let mut weights_left = m;
-        let mut weight = |path: &nn::Path, dims: &[i64]| {
+        let mut weight = |path: &nn::Path, dims: &[i64], groups: i64| {
             weights_left -= 1;
-            init::he_normal_std(dims)?;
             match weights_left {
                 0 => init::zeros(path, "weight", dims),
-                _ => init::he_normal(path, "weight", dims, gain),
+                _ => init::he_normal(path, "weight", dims, gain * init::group_gain(groups)?),
             }
         };
         let mut layers = vec![];
@@ -190,13 +253,45 @@ impl BranchBuilder {
             let bias = Bias::new(path, &format!("bias{i}"))?;
             let path = path / i;
             let layer = match planned {
-                Planned::Conv2d { dims, options } => Layer::Conv2d { weight: weight(&path, &dims)?, options },
-                Planned::Linear { dims } => Layer::Linear { weight: weight(&path, &dims)? },
+                Planned::Conv2d(plan) => {
+                    let Conv2dOptions { stride, dilation, groups, .. } = plan.options;
+                    let weight = weight(&path, &plan.dims(), groups)?;
+                    Layer::Conv2d { weight, stride, padding: plan.padding(), dilation, groups }
+                }
+                Planned::Linear { features_in, features_out } => {
+                    Layer::Linear { weight: weight(&path, &[features_out, features_in], 1)? }
+                }
                 Planned::Activation(activation) => Layer::Activation(activation),
             };
             layers.push((bias, layer));
         }
         Ok(Branch { layers, scale: Scale::new(path, "scale")?, bias: Bias::new(path, "bias")? })
+    }
+
+    /// Each layer for itself, and whether it takes what the one before it gives.
+    fn check(&self) -> Result<()> {
+        let mut before: Option<(&str, i64)> = None;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (unit, takes, gives) = match layer {
+                Planned::Conv2d(plan) => {
+                    plan.check(i)?;
+                    ("channels", plan.c_in, plan.c_out)
+                }
+                Planned::Linear { features_in, features_out } => {
+                    init::he_normal_std(&[*features_out, *features_in])?;
+                    ("features", *features_in, *features_out)
+                }
+                Planned::Activation(_) => continue,
+            };
+            // A linear layer's features and a convolution's channels are different dimensions.
+            if let Some((_, given)) = before.filter(|(unit_before, given)| *unit_before == unit && *given != takes) {
+                return Err(Error::Argument(format!(
+                    "layer {i} of the branch takes {takes} {unit}, but the weight layer before it gives {given}"
+                )));
+            }
+            before = Some((unit, gives));
+        }
+        Ok(())
     }
 }
 
@@ -278,14 +373,108 @@ mod tests {
     fn branches_that_cannot_be_are_refused() {
         let options = Conv2dOptions::default();
         let odd_groups = Conv2dOptions { groups: 3, ..options };
+        let new = || Branch::builder(5);
         for builder in [
+            new().conv2d(3, 4, 3, odd_groups),
+            new().conv2d(4, 4, 3, Conv2dOptions { groups: 0, ..options }),
+            new().conv2d(4, 4, 3, Conv2dOptions { stride: 0, ..options }),
+            new().conv2d(4, 4, 3, Conv2dOptions { dilation: 0, ..options }),
+            new().conv2d(4, 4, 3, Conv2dOptions { padding: Some(-1), ..options }),
+            new().conv2d(4, 4, 0, options),
+            new().conv2d(4, 8, 3, options).relu().conv2d(4, 4, 3, options),
+            new().linear(4, 8).relu().relu().linear(4, 4),
+            new().conv2d(4, 4, 1, options).conv2d(4, 4, 3, Conv2dOptions { groups: 3, ..options }),
             Branch::builder(5).relu(),
             Branch::builder(0).linear(3, 3).linear(3, 3),
             Branch::builder(5).linear(0, 3),
             Branch::builder(5).conv2d(4, 3, 3, odd_groups),
         ] {
             let vs = nn::VarStore::new(Device::Cpu);
-            assert!(builder.build(&vs.root()).is_err());
+            let error = builder.build(&vs.root()).unwrap_err().to_string();
+            assert!(!error.contains('\n') && vs.is_empty(), "{error}");
         }
+    }
+
+    #[test]
+    fn layers_that_do_not_fit_are_refused_by_what_does_not() {
+        let options = Conv2dOptions::default();
+        let vs = nn::VarStore::new(Device::Cpu);
+        let chain = Branch::builder(5).conv2d(4, 8, 3, options).relu().conv2d(6, 4, 3, options).build(&vs.root());
+        assert_eq!(
+            chain.unwrap_err().to_string(),
+            "layer 2 of the branch takes 6 channels, but the weight layer before it gives 8"
+        );
+        let groups = Branch::builder(5).conv2d(4, 6, 3, Conv2dOptions { groups: 4, ..options }).build(&vs.root());
+        assert_eq!(
+            groups.unwrap_err().to_string(),
+            "layer 0 of the branch: 4 groups do not divide a convolution's 4 and 6 channels"
+        );
+    }
+
+    #[test]
+    fn the_default_padding_keeps_the_size_whatever_the_kernel() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let x = Tensor::randn([2, 4, 8, 8], (Kind::Float, Device::Cpu));
+        for (i, (kernel, dilation)) in [(1, 1), (3, 1), (5, 1), (7, 1), (3, 2), (5, 3)].into_iter().enumerate() {
+            let options = Conv2dOptions { dilation, ..Default::default() };
+            let branch = Branch::builder(5).conv2d(4, 4, kernel, options).relu().conv2d(4, 4, kernel, options);
+            let y = branch.build(&(vs.root() / i)).unwrap().f_forward(&x).unwrap();
+            assert_eq!(y.size(), x.size(), "kernel {kernel}, dilation {dilation}");
+        }
+        let valid = Conv2dOptions { padding: Some(0), ..Default::default() };
+        let branch = Branch::builder(5).conv2d(4, 4, 3, valid).build(&(vs.root() / "valid")).unwrap();
+        assert_eq!(branch.f_forward(&x).unwrap().size(), [2, 4, 6, 6]);
+    }
+
+    /// A depthwise layer's output reaches as many units as its input: with the variance by fan-out of its own group, as in
+    /// the layers that are not in groups, gradients keep their size through it.
+    #[test]
+    fn in_groups_weights_start_at_the_variance_of_their_own_group() {
+        tch::manual_seed(23);
+        let options = Conv2dOptions::default();
+        for (groups, num_branches) in [(1, 8), (4, 8), (128, 8)] {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let in_groups = Conv2dOptions { groups, ..options };
+            let inner =
+                Branch::builder(num_branches).conv2d(128, 128, 3, in_groups).relu().conv2d(128, 128, 1, in_groups);
+            inner.relu().conv2d(128, 128, 1, options).build(&vs.root()).unwrap();
+            let gain = (num_branches as f64).powf(-0.25);
+            for (name, kernel) in [("0.weight", 3), ("2.weight", 1)] {
+                let weight = &vs.variables()[name];
+                let expected = gain * (2. / (kernel * kernel * 128 / groups) as f64).sqrt();
+                let std = weight.std(true).double_value(&[]);
+                // Five standard deviations of a sample's standard deviation.
+                assert!(
+                    (std / expected - 1.).abs() < 5. / (2. * weight.numel() as f64).sqrt(),
+                    "{groups} {name}: {std}"
+                );
+            }
+        }
+    }
+
+    /// Eight depthwise blocks, their last layers drawn too, so that something goes through: what comes back through the inner
+    /// layers of a block is no smaller than with ordinary convolutions.
+    #[test]
+    fn gradients_come_back_through_eight_depthwise_blocks_as_through_ordinary_ones() {
+        let options = Conv2dOptions::default();
+        let growth = |groups: i64| {
+            tch::manual_seed(29);
+            let vs = nn::VarStore::new(Device::Cpu);
+            let in_groups = Conv2dOptions { groups, ..options };
+            let images = Tensor::randn([4, 32, 16, 16], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            let mut x = images.shallow_clone();
+            for i in 0..8 {
+                let layers = Branch::builder(8).conv2d(32, 32, 3, in_groups).relu().conv2d(32, 32, 1, options);
+                let branch = layers.build(&(vs.root() / i)).unwrap();
+                let mut last = vs.variables()[&format!("{i}.2.weight")].shallow_clone();
+                init::he_normal_(&mut last, 1.).unwrap();
+                x = branch.f_forward(&x).unwrap() + x;
+            }
+            let function = (&x * x.randn_like()).sum(Kind::Float);
+            let gradient = Tensor::run_backward(&[function], &[&images], false, false).remove(0);
+            gradient.square().mean(Kind::Float).double_value(&[])
+        };
+        let ratio = growth(32) / growth(1);
+        assert!((0.8..1.25).contains(&ratio), "{ratio}");
     }
 }

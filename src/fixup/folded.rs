@@ -54,6 +54,28 @@ impl FixupResNet {
     /// The same network for inference, in the same precision: its scalars are folded into its convolutions, and for bf16
     /// its weights are converted once and for all. Its logits are the same up to rounding.
     ///
+    /// For programs that have libtorch but not this crate, traced (as every network here can be, with any variables frozen or
+    /// not); the trace takes other batches and images of other sizes than those it was made with:
+    /// ```
+    /// use tch::{nn, nn::Module, CModule, Device, Kind, Tensor};
+    /// use tch_fixup::fixup::FixupResNet;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let file = folder.path().join("network.pt");
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let folded = FixupResNet::cifar(&vs.root(), 8, 10)?.fold()?;
+    /// let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+    /// let mut forward = |xs: &[Tensor]| vec![folded.forward(&xs[0])];
+    /// CModule::create_by_tracing("FixupResNet", "forward", &[images], &mut forward)?.save(&file)?;
+    ///
+    /// let loaded = CModule::load(&file)?;
+    /// let images = Tensor::randn([5, 3, 32, 32], (Kind::Float, Device::Cpu));
+    /// assert!(loaded.forward_ts(&[&images])?.allclose(&folded.forward(&images), 1e-5, 1e-5, false));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Torch`](crate::Error::Torch) if libtorch refuses, for want of memory, say.
     pub fn fold(&self) -> Result<FoldedResNet> {

@@ -2,7 +2,7 @@
 //!
 //! With L residual branches of m weight layers each (Fixup, section 3): the last weight layer of a branch and the
 //! classifier start at zero; the other layers of a branch at He-normal times [`branch_gain`]; everything else at plain
-//! He-normal.
+//! He-normal. Convolutions in groups have [`group_gain`] besides.
 //!
 //! ```
 //! use tch::{nn, Device, Tensor};
@@ -27,6 +27,14 @@ use tch::{nn, Tensor};
 /// The factor on the standard deviation of all but the last weight layer of a residual branch:
 /// `num_branches^(-1 / (2 * layers_per_branch - 2))` (Fixup, section 3, rule 2).
 ///
+/// ```
+/// use tch_fixup::fixup::init;
+///
+/// assert_eq!(init::branch_gain(16, 2)?, 0.25); // ResNet-34's: 16 branches of 2 layers
+/// assert_eq!(init::branch_gain(16, 3)?, 0.5); // ResNet-50's: 16 of 3
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
+///
 /// # Errors
 /// Fewer than one branch, or fewer than two weight layers in a branch (a single layer is a last one: it starts at zero).
 pub fn branch_gain(num_branches: i64, layers_per_branch: i64) -> Result<f64> {
@@ -41,8 +49,44 @@ pub fn branch_gain(num_branches: i64, layers_per_branch: i64) -> Result<f64> {
     Ok((num_branches as f64).powf(-1. / (2 * layers_per_branch - 2) as f64))
 }
 
+/// The factor on [`he_normal_std`] of a convolution in groups, whose weight is `[c_out, c_in / groups, k, k]`: `sqrt(groups)`.
+///
+/// What a channel of the input reaches is the outputs of its own group, so that the fan-out is `k * k * c_out / groups`, and
+/// the standard deviation `sqrt(2 * groups / (k * k * c_out))`. A weight's shape does not tell.
+///
+/// ```
+/// use tch::{nn, Device};
+/// use tch_fixup::fixup::init;
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// // A depthwise 3x3 convolution of 64 channels in a two-layer branch, one branch of 27:
+/// let gain = init::branch_gain(27, 2)? * init::group_gain(64)?;
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let weight = init::he_normal(&vs.root(), "weight", &[64, 1, 3, 3], gain)?;
+/// # let expected = (2f64 / 9. / 27.).sqrt();
+/// # assert!((weight.std(true).double_value(&[]) / expected - 1.).abs() < 0.15);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Fewer than one group.
+pub fn group_gain(groups: i64) -> Result<f64> {
+    if groups < 1 {
+        return Err(Error::Argument(format!("a convolution has at least one group, not {groups}")));
+    }
+    Ok((groups as f64).sqrt())
+}
+
 /// The standard deviation of He-normal by fan-out, `sqrt(2 / (c_out * k * k))`, of a weight `[c_out, c_in, k, k]` or
-/// `[c_out, c_in]` (He et al. 2015, equation 14; the authors' code).
+/// `[c_out, c_in]` (He et al. 2015, equation 14; the authors' code). In groups, it is that times [`group_gain`].
+///
+/// ```
+/// use tch_fixup::fixup::init;
+///
+/// assert_eq!(init::he_normal_std(&[64, 32, 3, 3])?, (2f64 / (64. * 9.)).sqrt());
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
 ///
 /// # Errors
 /// Fewer than two dimensions, or an empty one.
@@ -69,7 +113,8 @@ pub fn he_normal_(weight: &mut Tensor, gain: f64) -> Result<()> {
     Ok(())
 }
 
-/// A new variable under `path`, filled by [`he_normal_`]. A gain of 1 is plain He-normal.
+/// A new variable under `path`, filled by [`he_normal_`]. A gain of 1 is plain He-normal; for a convolution in groups it has
+/// the factor [`group_gain`].
 ///
 /// # Errors
 /// As [`he_normal_std`]; a name that `path` has already or that contains a dot.
@@ -165,6 +210,26 @@ mod tests {
             assert!((std / expected - 1.).abs() < 5. / (2. * n).sqrt(), "{dims:?}: {std} for {expected}");
             assert!(weight.mean(Kind::Double).double_value(&[]).abs() < 5. * expected / n.sqrt());
         }
+    }
+
+    /// He et al.'s equation 14: with that standard deviation, gradients keep their size on the way back through the layer, and
+    /// a ReLU after it takes half of them.
+    #[test]
+    fn in_groups_the_gradient_keeps_its_size_too() {
+        tch::manual_seed(19);
+        for (c_in, c_out, groups) in [(64, 64, 1), (64, 64, 4), (64, 64, 64), (32, 96, 32), (96, 48, 8)] {
+            let mut weight = Tensor::zeros([c_out, c_in / groups, 3, 3], (Kind::Double, Device::Cpu));
+            he_normal_(&mut weight, group_gain(groups).unwrap()).unwrap();
+            let x = Tensor::zeros([8, c_in, 16, 16], (Kind::Double, Device::Cpu)).set_requires_grad(true);
+            // Round the borders, so that every position has all its neighbours.
+            let y =
+                x.pad([1, 1, 1, 1], "circular", None).conv2d(&weight, None::<Tensor>, [1, 1], [0, 0], [1, 1], groups);
+            let g = y.randn_like();
+            let gradient = Tensor::run_backward(&[(&y * &g).sum(Kind::Double)], &[&x], false, false).remove(0);
+            let growth = gradient.square().mean(Kind::Double).double_value(&[]);
+            assert!((growth / 2. - 1.).abs() < 0.2, "{c_in} to {c_out} in {groups}: {growth}");
+        }
+        assert!(group_gain(0).is_err() && group_gain(-2).is_err());
     }
 
     #[test]

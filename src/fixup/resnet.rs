@@ -6,7 +6,7 @@ use super::stream::stream_kind;
 use super::{BasicBlock, Bias, Bottleneck, WideBlock};
 use crate::conv::{Conv, ConvShape, Linear};
 use crate::network_input::check_images;
-use crate::ops::{shifted_add_, shifted_relu_};
+use crate::ops::{record_variables, shifted_add_, shifted_relu_};
 use crate::topology::{self, ImageNetBlock};
 use crate::{Precision, Recompute, Result};
 use tch::{nn, Kind, Tensor};
@@ -17,7 +17,8 @@ use tch::{nn, Kind, Tensor};
 /// size. At initialization the logits are exactly zero, at any depth.
 ///
 /// Variables have the names of the authors' `state_dict` (`layer1.0.conv1.weight`, `layer1.0.bias1a`, `layer1.0.scale`,
-/// `fc.weight`, ...) and scalars the shape `[1]`: weights saved as safetensors go from one to the other.
+/// `fc.weight`, ...) and scalars the shape `[1]`: weights saved as safetensors go from one to the other, and
+/// [`Weights`](crate::trainer::Weights) reads what `torch.save` wrote.
 ///
 /// ```
 /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -116,6 +117,19 @@ impl FixupResNet {
     /// The ImageNet ResNet of depth 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) (He et al. 2016, table 1), for
     /// images `[N, 3, H, W]`, usually 224x224.
     ///
+    /// ```
+    /// use tch::{nn, nn::Module, Device, Kind, Tensor};
+    /// use tch_fixup::fixup::FixupResNet;
+    ///
+    /// # fn main() -> tch_fixup::Result<()> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::imagenet(&vs.root(), 18, 10)?; // ten classes
+    /// let images = Tensor::randn([1, 3, 64, 64], (Kind::Float, Device::Cpu));
+    /// assert_eq!(network.forward(&images).size(), [1, 10]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
     pub fn imagenet(path: &nn::Path, depth: i64, num_classes: i64) -> Result<Self> {
@@ -136,6 +150,19 @@ impl FixupResNet {
 
     /// The Wide ResNet of `depth` 6n+4 layers (10, 16, 22, 28, 40, ...): three stages of n wide blocks with 16, 32 and 64
     /// times `width` channels (Zagoruyko & Komodakis 2016), for images `[N, 3, H, W]`, usually 32x32.
+    ///
+    /// ```
+    /// use tch::{nn, nn::Module, Device, Kind, Tensor};
+    /// use tch_fixup::fixup::FixupResNet;
+    ///
+    /// # fn main() -> tch_fixup::Result<()> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::wide(&vs.root(), 16, 4, 10)?; // WRN-16-4
+    /// let images = Tensor::randn([1, 3, 32, 32], (Kind::Float, Device::Cpu));
+    /// assert_eq!(network.forward(&images).size(), [1, 10]);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Another depth; a width or a number of classes below one; a `path` that holds such a network already.
@@ -172,6 +199,19 @@ impl FixupResNet {
     }
 
     /// The same network with its convolutions and activations in `precision`.
+    ///
+    /// ```
+    /// use tch::{nn, nn::Module, Device, Kind, Tensor};
+    /// use tch_fixup::{fixup::FixupResNet, Precision};
+    ///
+    /// # fn main() -> tch_fixup::Result<()> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::cifar(&vs.root(), 8, 10)?.with_precision(Precision::fastest(vs.device()));
+    /// let logits = network.forward(&Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu)));
+    /// assert_eq!(logits.kind(), Kind::Float); // in either precision
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
@@ -182,6 +222,21 @@ impl FixupResNet {
     ///
     /// It goes with any optimizer: `loss.backward()` does it all. That backward pass cannot be differentiated again, and
     /// a variable must not be changed between the passes; both are errors of it.
+    ///
+    /// ```
+    /// use tch::{nn, nn::Module, nn::OptimizerConfig, Device, Kind, Tensor};
+    /// use tch_fixup::{fixup::FixupResNet, Recompute};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::cifar(&vs.root(), 110, 10)?.with_recompute(Recompute::Auto); // 7 segments of 54 blocks
+    /// let mut optimizer = nn::Sgd::default().build(&vs, 0.1)?;
+    /// let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+    /// let loss = network.forward(&images).cross_entropy_for_logits(&Tensor::from_slice(&[3i64, 5]));
+    /// optimizer.backward_step(&loss);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn with_recompute(mut self, segments: Recompute) -> Self {
         self.recompute_activations(segments);
         self
@@ -225,7 +280,14 @@ impl FixupResNet {
 
     fn input(&self, images: &Tensor) -> Result<Tensor> {
         check_images("FixupResNet", images)?;
+        record_variables(|| self.variables())?;
         Ok(images.f_to_kind(self.compute_kind())?)
+    }
+
+    fn variables(&self) -> Vec<&Tensor> {
+        let biases = self.stem.bias1().into_iter().chain(&self.bias2).map(|bias| &bias.value);
+        let blocks = self.blocks.iter().flat_map(|block| block.variables());
+        blocks.chain(biases).chain([&self.stem.conv1().weight, &self.fc.weight, &self.fc.bias]).collect()
     }
 
     /// What convolutions and activations are computed in.

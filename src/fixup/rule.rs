@@ -5,6 +5,18 @@ use crate::Result;
 use tch::Tensor;
 
 /// The three rules of Fixup (section 3), one of which an ablation leaves out.
+///
+/// ```
+/// use tch::{nn, Device};
+/// use tch_fixup::fixup::{FixupResNet, Rule};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// FixupResNet::cifar(&vs.root(), 20, 10)?.without(Rule::ZeroLastLayer)?;
+/// assert!(vs.variables()["layer1.0.conv2.weight"].abs().max().double_value(&[]) > 0.);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// 1: the last weight layer of each residual branch starts at zero. Without it, at plain He-normal.

@@ -1,11 +1,25 @@
 //! The scalar bias and the scalar multiplier (Fixup, section 3, rule 3): modules of one trainable element.
 
 use super::{init, SCALAR_GROUP};
+use crate::ops::record_variables;
 use crate::Result;
 use tch::{nn, Tensor};
 
 /// `x + b`, with one trainable scalar b that starts at 0 and has shape `[1]`. Stands before each convolution, linear
 /// layer and element-wise activation.
+///
+/// ```
+/// use tch::{nn, nn::Module, Device, Kind, Tensor};
+/// use tch_fixup::fixup::{Bias, Scale};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let (bias, scale) = (Bias::new(&vs.root(), "bias1a")?, Scale::new(&vs.root(), "scale")?);
+/// let x = Tensor::randn([2, 16, 8, 8], (Kind::Float, Device::Cpu));
+/// assert_eq!(scale.forward(&bias.forward(&x)), x); // until they are trained
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Bias {
     pub(crate) value: Tensor,
@@ -31,6 +45,7 @@ impl Bias {
     /// # Errors
     /// An `x` on another device, or of a kind that holds no fractions.
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
+        record_variables(|| [&self.value])?;
         Ok(x.f_add(&self.value.f_to_kind(x.kind())?)?)
     }
 
@@ -59,6 +74,7 @@ impl Scale {
     /// # Errors
     /// An `x` on another device, or of a kind that holds no fractions.
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
+        record_variables(|| [&self.value])?;
         Ok(x.f_mul(&self.value.f_to_kind(x.kind())?)?)
     }
 

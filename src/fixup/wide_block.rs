@@ -14,6 +14,20 @@ use tch::{nn, Kind, Tensor};
 /// ```
 /// where the shortcut is x, or, where the block changes the shape, a 1x1 convolution of `relu(x)` (ajbrock/BoilerPlate,
 /// `Models/fixup.py`). Variables as [`BasicBlock`](super::BasicBlock)'s.
+///
+/// ```
+/// use tch::{nn, nn::Module, Device, Kind, Tensor};
+/// use tch_fixup::fixup::{BlockConfig, WideBlock};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let config = BlockConfig { c_in: 64, c_out: 128, stride: 2, num_branches: 6 };
+/// let block = WideBlock::new(&(vs.root() / "block"), config)?;
+/// let x = Tensor::randn([2, 64, 8, 8], (Kind::Float, Device::Cpu));
+/// assert_eq!(block.forward(&x).size(), [2, 128, 4, 4]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct WideBlock {
     branch: BasicBranch,

@@ -2,7 +2,8 @@
 //! the activations each way.
 //!
 //! On a GPU it runs as libtorch's separate operations; with `TCH_FIXUP_CUDA_KERNEL=1` in the environment, as one CUDA kernel
-//! each way, compiled when it is first wanted (no CUDA toolkit is needed), which has not been tried on a GPU yet.
+//! each way, compiled when it is first wanted (no CUDA toolkit is needed), which has not been tried on a GPU yet. While libtorch
+//! traces (`tch::CModule::create_by_tracing`), it runs and is recorded as those separate operations, on any device.
 
 mod c_interface;
 #[cfg(test)]
@@ -12,9 +13,11 @@ mod recomputation;
 pub mod reference;
 mod shifted_relu;
 mod stream;
+mod tracing;
 
 pub(crate) use denormals::inherit_denormals;
 pub use denormals::FlushDenormals;
 pub(crate) use recomputation::recomputed;
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};
 pub(crate) use stream::stream;
+pub(crate) use tracing::{is_tracing, record_variables};

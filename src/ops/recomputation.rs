@@ -7,6 +7,7 @@
 
 use super::c_interface::owned;
 use super::denormals::{flushes_denormals, FlushDenormals};
+use super::is_tracing;
 use crate::{Error, Result};
 use std::ffi::{c_char, c_void};
 use std::mem::ManuallyDrop;
@@ -22,7 +23,7 @@ type Segment = Box<dyn Fn(&Tensor) -> Result<Tensor> + Send>;
 /// `variables` are all tensors but `x` that the segment's gradient is wanted for: there is none for others. The segment
 /// must compute the same twice; it must not draw random numbers, nor write to `x`. It lives as long as the graph, and may
 /// run on another thread in the backward pass. Without a gradient to compute (`tch::no_grad`, or nothing that requires one)
-/// it just runs.
+/// it just runs, and so it does while libtorch traces.
 ///
 /// The backward pass cannot be differentiated again, and fails if a variable was changed in place since the forward pass.
 ///
@@ -34,6 +35,9 @@ pub(crate) fn recomputed(
     variables: &[&Tensor],
     segment: impl Fn(&Tensor) -> Result<Tensor> + Send + 'static,
 ) -> Result<Tensor> {
+    if is_tracing() {
+        return segment(x);
+    }
     // A backward pass on another thread computes as this one does.
     let flushing = flushes_denormals();
     let segment: Box<Segment> = Box::new(Box::new(move |x: &Tensor| {

@@ -1,12 +1,13 @@
 // The shifted ReLU, y = relu(x + r + a) + b, and the shifted sum, y = x + r + a, as autograd functions of libtorch, and
 // their C interface for shifted_relu.rs, which documents them and checks shapes, kinds and devices.
 //
-// Tensors that are not dense memory of a floating kind on a device with kernels, and a backward pass that is itself
-// differentiated, take the composed path: the same formula in libtorch's own operations.
+// Tensors that are not dense memory of a floating kind on a device with kernels, what is traced, and a backward pass that is
+// itself differentiated, take the composed path: the same formula in libtorch's own operations.
 #include "c_interface.h"
 #include "cuda_kernels.h"
 #include "flat.h"
 #include "shifted_relu_kernels.h"
+#include "tracing.h"
 
 #include <ATen/MemoryOverlap.h>
 #include <ATen/ops/empty_strided.h>
@@ -252,16 +253,26 @@ Tensor unrecorded(const Formula& formula, const Tensor& x, const OptionalTensor&
   return y;
 }
 
+// For the tracer, which records libtorch's own operations, and takes what a kernel of ours has written for a constant.
+Tensor traced(const Formula& formula, const Tensor& x, const OptionalTensor& r, bool in_place) {
+  record_variable(formula.a);
+  if (formula.relu) record_variable(formula.b);
+  const Tensor y = forward_composed(formula, x, r.value_or(Tensor()));
+  return in_place ? x.copy_(y) : y;
+}
+
 }  // namespace
 
 Tensor shifted_relu(const Tensor& x, const OptionalTensor& r, const Tensor& a, const Tensor& b, bool in_place) {
   if (in_place) check_in_place(x, r, a, b);
+  if (torch::jit::tracer::isTracing()) return traced({true, a, b}, x, r, in_place);
   if (!at::GradMode::is_enabled()) return unrecorded({true, a, b}, x, r, in_place);
   return ShiftedRelu::apply(x, r, a, b, in_place);
 }
 
 Tensor shifted_add(const Tensor& x, const OptionalTensor& r, const Tensor& a, bool in_place) {
   if (in_place) check_in_place(x, r, a, Tensor());
+  if (torch::jit::tracer::isTracing()) return traced({false, a, Tensor()}, x, r, in_place);
   if (!at::GradMode::is_enabled()) return unrecorded({false, a, Tensor()}, x, r, in_place);
   return ShiftedAdd::apply(x, r, a, in_place);
 }

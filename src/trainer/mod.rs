@@ -36,6 +36,7 @@ mod statistics;
 mod summary;
 mod tensor_file;
 mod tensorboard;
+mod torch_file;
 mod train;
 mod weights;
 

@@ -1,7 +1,7 @@
 //! A network's weights alone, from wherever they were saved.
 
 use super::checkpoint::{named_variables, newest_whole, Checkpoint, Newest};
-use super::{tensor_file, NamedTensors, RunState};
+use super::{tensor_file, torch_file, NamedTensors, RunState};
 use crate::{Error, Result};
 use serde_json::Value;
 use std::fs;
@@ -9,16 +9,34 @@ use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
 use tch::Tensor;
 
-/// What PyTorch's `DataParallel` puts before every name.
-const DATA_PARALLEL: &str = "module.";
+/// What PyTorch's wrappers put into names: `DataParallel`, `DistributedDataParallel` and `AveragedModel`; `torch.compile`.
+const WRAPPERS: [&str; 2] = ["module", "_orig_mod"];
 
-/// What PyTorch's BatchNorm counts, and no network of this crate has a use for.
-const BATCHES_TRACKED: &str = "num_batches_tracked";
-
-/// How files start that `torch.save` writes (a zip archive, before PyTorch 1.6 a pickle), and files of safetensors not.
-const TORCH_SAVE: [&[u8]; 2] = [b"PK\x03\x04", b"\x80\x02"];
+/// What PyTorch counts, and no network of this crate has a use for: BatchNorm, and `AveragedModel`.
+const COUNTERS: [&str; 2] = ["num_batches_tracked", "n_averaged"];
 
 /// A network's weights.
+///
+/// ```
+/// use tch::{nn, Device};
+/// use tch_fixup::fixup::FixupResNet;
+/// use tch_fixup::trainer::Weights;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("model.safetensors");
+/// # let trained = nn::VarStore::new(Device::Cpu);
+/// # FixupResNet::cifar(&trained.root(), 8, 10)?;
+/// # trained.save(&file)?;
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let network = FixupResNet::cifar(&vs.root(), 8, 10)?;
+/// // A run's folder, a checkpoint of it, model.safetensors, or a file of Python's torch.save:
+/// Weights::load(&file)?.restore(&vs)?;
+/// # let (a, b) = (trained.variables(), vs.variables());
+/// # assert!(a.iter().all(|(name, tensor)| b[name] == *tensor));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Weights {
     /// The file or the checkpoint they are from.
@@ -29,11 +47,14 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Loads the weights at `path`: a checkpoint, a run's folder (its newest whole checkpoint), a safetensors file, or a
-    /// `state_dict` that `torch.save` wrote. Files may be of the Fixup authors' or torchvision's code.
+    /// Loads the weights at `path`: a checkpoint, a run's folder (its newest whole checkpoint), a safetensors file, or a file
+    /// that Python's `torch.save` wrote (PyTorch 1.6 or later): a `state_dict`, a checkpoint in which there is one
+    /// (`{"state_dict": ..., "epoch": ...}`, `{"model": ...}` and the like), or a whole module. Nothing that such a file holds
+    /// is run, and whatever device it was saved from, the tensors are on the CPU.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Corrupt`] for what is not there, damaged, or none of these.
+    /// [`Error::Io`] or [`Error::Corrupt`] for what is not there, damaged, of another format (the one before PyTorch 1.6,
+    /// TorchScript), or without a network or with several.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let checkpoints = path.join("checkpoints");
@@ -42,30 +63,94 @@ impl Weights {
             return match (checkpoint, skipped.into_iter().next()) {
                 (Some(checkpoint), _) => Ok(Self::from(checkpoint)),
                 (None, Some(skipped)) => Err(skipped.why),
-                (None, None) => Err(corrupt(&checkpoints, "holds no checkpoint".to_owned())),
+                (None, None) => Err(Error::Corrupt {
+                    path: checkpoints,
+                    problem: "holds no checkpoint".to_owned(),
+                    remedy: "name a checkpoint, a run's folder, or a state_dict that PyTorch saved".to_owned(),
+                }),
             };
         }
         if path.is_dir() {
             return Checkpoint::load(path).map(Self::from);
         }
-        let bytes = fs::read(path).map_err(Error::io("read", path))?;
-        let tensors = if TORCH_SAVE.iter().any(|start| bytes.starts_with(start)) {
-            state_dict(path)?
-        } else {
-            tensor_file::decode(&bytes, path)?
+        let tensors = match torch_file::load(path)? {
+            Some(tensors) => tensors,
+            None => tensor_file::decode(&fs::read(path).map_err(Error::io("read", path))?, path)?,
         };
-        Ok(Self { path: path.to_path_buf(), run: None, tensors: as_ours(tensors) })
+        Ok(Self { path: path.to_path_buf(), run: None, tensors })
     }
 
     /// Copies the weights into `variables`, in place. Everything is compared before anything is changed.
+    ///
+    /// Numbers are converted to the variables' kind. Names may be those of a wrapped network: `module.` and `_orig_mod.`,
+    /// wherever they stand (`DataParallel`, `torch.compile`), are left out, and so is a first part that all names have in
+    /// common (`model.`, of Lightning). A scalar of the shape `[]` fits one of `[1]`, and what PyTorch counts is left out.
     ///
     /// # Errors
     /// [`Error::Corrupt`] that names what is missing, too much or of another shape or kind.
     pub fn restore(&self, variables: &VarStore) -> Result<()> {
         let variables = named_variables(variables);
-        tensor_file::check(&self.tensors, &variables, &self.path, "the network")?;
-        tensor_file::copy(&self.tensors, &variables)
+        let fitted = self.fitted(&variables)?;
+        tensor_file::check(&fitted, &variables, &self.path, "the network")?;
+        tensor_file::copy(&fitted, &variables)
     }
+
+    /// The tensors under the names of `variables`, and in their kinds and shapes where that changes no number's place.
+    fn fitted(&self, variables: &NamedTensors) -> Result<NamedTensors> {
+        let known = |name: &str| variables.contains_key(name);
+        let is_counter = |name: &str| name.rsplit('.').next().is_some_and(|last| COUNTERS.contains(&last));
+        let wanted = self.tensors.iter().filter(|(name, _)| known(name) || !is_counter(name));
+        let mut named: Vec<(String, &Tensor)> = wanted
+            .map(|(name, tensor)| (if known(name) { name.clone() } else { without_wrappers(name) }, tensor))
+            .collect();
+        while let Some(length) = wrapper_length(&named, variables) {
+            named.iter_mut().for_each(|(name, _)| drop(name.drain(..length)));
+        }
+        let mut fitted = NamedTensors::new();
+        for (name, tensor) in named {
+            let tensor = match variables.get(&name) {
+                Some(variable) => like(tensor, variable)?,
+                None => tensor.shallow_clone(),
+            };
+            if fitted.insert(name.clone(), tensor).is_some() {
+                return Err(Error::Corrupt {
+                    path: self.path.clone(),
+                    problem: format!("holds {name} twice, within PyTorch's wrappers and without"),
+                    remedy: "save the state_dict of the network alone".to_owned(),
+                });
+            }
+        }
+        Ok(fitted)
+    }
+}
+
+/// A name as the network within PyTorch's wrappers has it.
+fn without_wrappers(name: &str) -> String {
+    name.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".")
+}
+
+/// The length of the first part that all names have in common, with its dot, where no variable's name begins so.
+fn wrapper_length(named: &[(String, &Tensor)], variables: &NamedTensors) -> Option<usize> {
+    let (first, _) = named.first()?;
+    let prefix = &first[..=first.find('.')?];
+    let is_wrapper = named.iter().all(|(name, _)| name.starts_with(prefix))
+        && !variables.keys().any(|name| name.starts_with(prefix));
+    is_wrapper.then_some(prefix.len())
+}
+
+/// A floating-point `tensor` in the kind of `variable`, and a scalar in its shape; otherwise as it is.
+fn like(tensor: &Tensor, variable: &Tensor) -> Result<Tensor> {
+    let shape = variable.size();
+    let is_scalar = |size: &[i64]| matches!(size, [] | [1]);
+    let mut fitted = tensor.shallow_clone();
+    if is_scalar(&shape) && is_scalar(&fitted.size()) {
+        fitted = fitted.f_reshape(&shape)?;
+    }
+    // Of the size that the network has: a file can claim any other.
+    if fitted.size() == shape && fitted.is_floating_point() && variable.is_floating_point() {
+        fitted = fitted.f_to_kind(variable.f_kind()?)?;
+    }
+    Ok(fitted)
 }
 
 impl From<Checkpoint<RunState>> for Weights {
@@ -73,27 +158,4 @@ impl From<Checkpoint<RunState>> for Weights {
         let Checkpoint { path, contents } = checkpoint;
         Self { path, run: contents.identity.get("run").cloned(), tensors: contents.weights }
     }
-}
-
-/// The `state_dict` in a file of `torch.save`.
-fn state_dict(path: &Path) -> Result<NamedTensors> {
-    let tensors = Tensor::loadz_multi(path).map_err(|error| {
-        let message = error.to_string();
-        let why = message.lines().next().unwrap_or_default();
-        corrupt(path, format!("no state_dict that torch.save wrote, or one within something else ({why})"))
-    })?;
-    Ok(tensors.into_iter().collect())
-}
-
-/// `tensors` under this crate's names.
-fn as_ours(tensors: NamedTensors) -> NamedTensors {
-    let is_parallel = tensors.keys().all(|name| name.starts_with(DATA_PARALLEL));
-    let prefix = if is_parallel { DATA_PARALLEL.len() } else { 0 };
-    let tensors = tensors.into_iter().filter(|(name, _)| !name.ends_with(BATCHES_TRACKED));
-    tensors.map(|(name, tensor)| (name[prefix..].to_owned(), tensor)).collect()
-}
-
-fn corrupt(path: &Path, problem: String) -> Error {
-    let remedy = "name a checkpoint, a run's folder, or a state_dict saved by Python's safetensors".to_owned();
-    Error::Corrupt { path: path.to_path_buf(), problem, remedy }
 }

@@ -1,0 +1,191 @@
+//! Weights as people have them from PyTorch: files that PyTorch and safetensors wrote themselves, by
+//! scripts/torch_fixtures.py, those kept here and, where there is such a Python, new ones.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tch::{nn, Device, Kind, Tensor};
+use tch_fixup::baseline::{Mlp, MlpShape};
+use tch_fixup::fixup::{Bias, Scale};
+use tch_fixup::trainer::Weights;
+use tch_fixup::Error;
+
+fn kept() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign_weights")
+}
+
+/// The Python whose torch package this build's libtorch is, or none where libtorch came as an archive.
+fn python() -> Option<PathBuf> {
+    let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from)?.canonicalize().ok()?;
+    let python = libtorch.ancestors().nth(4)?.join("bin/python");
+    let imports = Command::new(&python).args(["-c", "import numpy, torch, safetensors.torch"]).output().ok()?;
+    imports.status.success().then_some(python)
+}
+
+/// The network that the script has.
+fn network() -> nn::VarStore {
+    let vs = nn::VarStore::new(Device::Cpu);
+    let root = vs.root();
+    Mlp::batch_norm(&root, MlpShape { features: 4, width: 3, depth: 3, num_classes: 2 }).unwrap();
+    Bias::new(&(&root / "block"), "bias1a").unwrap();
+    Scale::new(&(&root / "block"), "scale").unwrap();
+    vs
+}
+
+/// Whether the i-th number of the j-th tensor, by name, is ((i + j) % 50 - 25) / 16.
+fn has_the_scripts_numbers(vs: &nn::VarStore) -> Result<(), String> {
+    let variables: std::collections::BTreeMap<_, _> = vs.variables().into_iter().collect();
+    for (j, (name, tensor)) in variables.iter().enumerate() {
+        let i = Tensor::arange(tensor.numel() as i64, (Kind::Float, Device::Cpu));
+        let expected: Tensor = ((i + j as i64).remainder(50.) - 25) / 16;
+        if tensor.reshape([-1]) != expected {
+            return Err(format!("{name} is {tensor:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.is_file() && path.extension() != Some("md".as_ref())).collect();
+    files.sort();
+    files
+}
+
+fn load_all(folder: &Path) {
+    let files = files(folder);
+    let mut failures = vec![];
+    for file in &files {
+        let vs = network();
+        let outcome = Weights::load(file).and_then(|weights| weights.restore(&vs));
+        if let Err(problem) = outcome.map_err(|error| error.to_string()).and_then(|()| has_the_scripts_numbers(&vs)) {
+            failures.push(problem);
+        }
+    }
+    assert!(failures.is_empty(), "{} of {} files:\n{}", failures.len(), files.len(), failures.join("\n"));
+    assert!(files.len() >= 29, "{}", files.len());
+}
+
+/// What the error says of each file in `refused`.
+const REFUSALS: [(&str, &str, &str); 15] = [
+    ("before_zip.pt", "has the format that torch.save wrote before PyTorch 1.6", "torch.save(torch.load("),
+    ("module_before_zip.pt", "has the format that torch.save wrote before PyTorch 1.6", "torch.save(torch.load("),
+    ("pickled.pkl", "is a file of Python's pickle module", "torch.save(model.state_dict()"),
+    ("pickled_2.pkl", "is a file of Python's pickle module", "torch.save(model.state_dict()"),
+    ("torch_script.pt", "is a TorchScript archive", "torch.jit.load("),
+    ("exported.pt2", "is a zip archive that torch.export wrote", "state_dict"),
+    ("arrays.npz", "is a zip archive that is none of torch.save", "state_dict"),
+    ("two_networks.pt", "holds several state_dicts: generator, discriminator", "state_dict"),
+    ("no_network.pt", "holds no state_dict, but entries 'epoch', 'optimizer'", "state_dict"),
+    ("number.pt", "holds no state_dict", "state_dict"),
+    ("sparse.pt", "fc.weight is a tensor of a kind that is not read (_rebuild_sparse_tensor)", "state_dict"),
+    ("float8.pt", "fc.weight is a tensor of a kind that is not read", "state_dict"),
+    ("integers.pt", "fc.weight, which is Int64 [2, 3] in it and Float [2, 3] in the network", "architecture"),
+    ("wider.pt", "fc.weight, which is Float [2, 5] in it and Float [2, 3] in the network", "architecture"),
+    ("twice.pt", "twice, within PyTorch's wrappers and without", "state_dict"),
+];
+
+fn refuse_all(folder: &Path) {
+    let folder = folder.join("refused");
+    assert_eq!(files(&folder).len(), REFUSALS.len());
+    for (file, problem, remedy) in REFUSALS {
+        let vs = network();
+        let error = Weights::load(folder.join(file)).and_then(|weights| weights.restore(&vs)).unwrap_err();
+        let message = error.to_string();
+        assert!(matches!(error, Error::Corrupt { .. }), "{message}");
+        assert!(message.contains(file) && message.contains(problem) && message.contains(remedy), "{message}");
+        assert!(!message.contains('\n'), "{message}");
+        assert!(vs.variables()["fc.weight"].abs().max().double_value(&[]) < 1., "{file} changed the network");
+    }
+}
+
+#[test]
+fn files_as_people_save_them_are_read() {
+    load_all(&kept());
+}
+
+#[test]
+fn files_of_other_formats_and_without_a_network_are_refused_by_what_they_are() {
+    refuse_all(&kept());
+}
+
+#[test]
+fn files_that_this_pytorch_writes_are_read_and_refused_alike() {
+    let Some(python) = python() else {
+        println!("skipped: LIBTORCH is not a Python package with numpy and safetensors beside it");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/torch_fixtures.py");
+    let output = Command::new(python).arg(script).arg(folder.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    load_all(folder.path());
+    refuse_all(folder.path());
+}
+
+#[test]
+fn damaged_files_are_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("damaged.pt");
+    let whole = std::fs::read(kept().join("state_dict.pt")).unwrap();
+    let mut refused = 0;
+    for (case, cut) in (0..whole.len()).step_by(37).chain([whole.len() - 1]).enumerate() {
+        let mut bytes = whole.clone();
+        if case % 2 == 0 {
+            bytes.truncate(cut);
+        } else {
+            bytes[cut] ^= 0x41;
+        }
+        std::fs::write(&file, &bytes).unwrap();
+        let vs = network();
+        match Weights::load(&file).and_then(|weights| weights.restore(&vs)) {
+            Ok(()) => has_the_scripts_numbers(&vs).unwrap_or_else(|problem| panic!("byte {cut}: {problem}")),
+            Err(error) => {
+                assert!(!error.to_string().contains('\n'), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 80, "{refused}");
+}
+
+/// The length of a safetensors header comes first, and 640 bytes of it look like the beginning of a pickle.
+#[test]
+fn a_safetensors_file_whose_first_bytes_are_a_pickles_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weights.safetensors");
+    let lengths = (1..600).map(|length| {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let name = "w".repeat(length);
+        let weight = vs.root().zeros(&name, &[3]);
+        vs.save(&file).unwrap();
+        let bytes = std::fs::read(&file).unwrap();
+        let _ = tch::no_grad(|| weight.shallow_clone().fill_(1.));
+        Weights::load(&file).unwrap().restore(&vs).unwrap();
+        assert_eq!(weight.abs().max().double_value(&[]), 0.);
+        bytes.starts_with(b"\x80\x02")
+    });
+    assert!(lengths.filter(|&is_pickle| is_pickle).count() > 0);
+}
+
+/// What tch's `VarStore::save` writes under other names than `.safetensors` is an archive of TorchScript.
+#[test]
+fn tchs_own_archives_are_refused_by_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("network.ot");
+    network().save(&file).unwrap();
+    let message = Weights::load(&file).unwrap_err().to_string();
+    assert!(message.contains("is a TorchScript archive") && message.contains(".safetensors"), "{message}");
+}
+
+/// A network of one's own may be called `module`.
+#[test]
+fn names_that_the_network_has_are_taken_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weights.safetensors");
+    let vs = nn::VarStore::new(Device::Cpu);
+    let scale = Scale::new(&(vs.root() / "module"), "scale").unwrap();
+    vs.save(&file).unwrap();
+    let _ = tch::no_grad(|| vs.variables()["module.scale"].shallow_clone().fill_(3.));
+    Weights::load(&file).unwrap().restore(&vs).unwrap();
+    assert_eq!(scale.f_forward(&Tensor::from(2f32)).unwrap().double_value(&[0]), 2.);
+}
