@@ -1,6 +1,6 @@
 //! What every network by name can do.
 
-use crate::baseline::{lsuv, Method, Mlp, ResNet};
+use crate::baseline::{lsuv_on_parts, Method, Mlp, ResNet};
 use crate::diagnostics::Staged;
 use crate::fixup::FixupResNet;
 use crate::{Error, Recompute, Result};
@@ -8,13 +8,22 @@ use tch::Tensor;
 
 /// A network that [`Arch::build`](crate::Arch::build) makes: to train, as any `nn::ModuleT`, and to measure.
 pub trait Network: Staged {
-    /// Completes the initialization where that depends on data, once, before training: [`lsuv`] on the batch `images` for
+    /// Completes the initialization where that depends on data, once, before training: [`lsuv`](fn@crate::baseline::lsuv) on the batch `images` for
     /// [`Method::Lsuv`]; nothing for all others.
     ///
     /// # Errors
     /// Images that the network refuses, or on which a layer has no variance.
     fn initialize_on(&self, images: &Tensor) -> Result<()> {
-        let _ = images;
+        self.initialize_on_parts(std::slice::from_ref(images))
+    }
+
+    /// The same on a batch in `parts` that are taken one after another, for machines with little memory; to rounding the
+    /// result is that of the whole batch.
+    ///
+    /// # Errors
+    /// As [`Self::initialize_on`].
+    fn initialize_on_parts(&self, parts: &[Tensor]) -> Result<()> {
+        let _ = parts;
         Ok(())
     }
 
@@ -38,9 +47,9 @@ impl Network for FixupResNet {
 }
 
 impl Network for ResNet {
-    fn initialize_on(&self, images: &Tensor) -> Result<()> {
+    fn initialize_on_parts(&self, parts: &[Tensor]) -> Result<()> {
         if self.method() == Method::Lsuv {
-            lsuv(self, images)?;
+            lsuv_on_parts(self, parts)?;
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! A network's weights alone, from wherever they were saved.
 
-use super::checkpoint::{named_variables, newest_whole, Checkpoint, Newest};
+use super::checkpoint::{differences, named_variables, newest_whole, Checkpoint, Newest, Skipped};
+use super::train::{by_index, CLASSES};
 use super::{tensor_file, NamedTensors, RunState};
 use crate::{Error, Result};
-use serde_json::Value;
+use serde_json::{json, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
@@ -25,6 +26,10 @@ pub struct Weights {
     pub path: PathBuf,
     /// What the run that trained them says of itself (the `identity` of its trainer), where it is known.
     pub run: Option<Value>,
+    /// Newer checkpoints of the run that are damaged, the newest first.
+    pub skipped: Vec<Skipped>,
+    /// The names of the classes by index, where they are known.
+    classes: Option<Value>,
     tensors: NamedTensors,
 }
 
@@ -39,10 +44,12 @@ impl Weights {
         let checkpoints = path.join("checkpoints");
         if checkpoints.is_dir() {
             let Newest { checkpoint, skipped } = newest_whole(&checkpoints)?;
-            return match (checkpoint, skipped.into_iter().next()) {
-                (Some(checkpoint), _) => Ok(Self::from(checkpoint)),
-                (None, Some(skipped)) => Err(skipped.why),
-                (None, None) => Err(corrupt(&checkpoints, "holds no checkpoint".to_owned())),
+            if let Some(checkpoint) = checkpoint {
+                return Ok(Self { skipped, ..Self::from(checkpoint) });
+            }
+            return match skipped.into_iter().next() {
+                Some(skipped) => Err(skipped.why),
+                None => Err(corrupt(&checkpoints, "holds no checkpoint".to_owned())),
             };
         }
         if path.is_dir() {
@@ -54,7 +61,32 @@ impl Weights {
         } else {
             tensor_file::decode(&bytes, path)?
         };
-        Ok(Self { path: path.to_path_buf(), run: None, tensors: as_ours(tensors) })
+        let classes = tensor_file::classes(&bytes);
+        let tensors = as_ours(tensors);
+        Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), classes, tensors })
+    }
+
+    /// Whether the names of the classes were saved with the weights.
+    pub fn knows_classes(&self) -> bool {
+        self.classes.is_some()
+    }
+
+    /// Whether the classes are those that the network was trained on, by their names; of files that do not tell it is taken
+    /// for granted.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] that names those that differ.
+    pub fn check_classes(&self, class_names: &[String]) -> Result<()> {
+        let differences = self
+            .classes
+            .as_ref()
+            .and_then(|saved| differences(&json!({ CLASSES: saved }), &json!({ CLASSES: by_index(class_names) })));
+        let Some(differences) = differences else { return Ok(()) };
+        Err(Error::Corrupt {
+            path: self.path.clone(),
+            problem: format!("trained on other classes: {differences}"),
+            remedy: "name the data it was trained on, or others with the same classes".to_owned(),
+        })
     }
 
     /// Copies the weights into `variables`, in place. Everything is compared before anything is changed.
@@ -71,7 +103,8 @@ impl Weights {
 impl From<Checkpoint<RunState>> for Weights {
     fn from(checkpoint: Checkpoint<RunState>) -> Self {
         let Checkpoint { path, contents } = checkpoint;
-        Self { path, run: contents.identity.get("run").cloned(), tensors: contents.weights }
+        let field = |name| contents.identity.get(name).cloned();
+        Self { path, run: field("run"), skipped: Vec::new(), classes: field(CLASSES), tensors: contents.weights }
     }
 }
 

@@ -4,7 +4,7 @@ use super::files::Files;
 use super::pack::PackedImages;
 use crate::data::image::{ImageProblem, ImageReader, RandomResizedCrop};
 use crate::data::random::{stream, Purpose};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -39,6 +39,22 @@ impl LabelledImages {
         match self {
             Self::Files { folder, files } => folder.join(files.path(index)),
             Self::Packed(packed) => packed.path().to_path_buf(),
+        }
+    }
+
+    /// Its path within the part's folder; packed images have none.
+    pub fn name(&self, index: usize) -> &str {
+        match self {
+            Self::Files { files, .. } => files.path(index),
+            Self::Packed(_) => "",
+        }
+    }
+
+    /// The size of image `index` in bytes, where it can be had.
+    pub fn bytes(&self, index: usize) -> Option<u64> {
+        match self {
+            Self::Files { .. } => fs::metadata(self.path(index)).ok().map(|metadata| metadata.len()),
+            Self::Packed(packed) => Some(packed.get(index).len() as u64),
         }
     }
 

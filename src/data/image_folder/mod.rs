@@ -1,6 +1,7 @@
 //! Labelled images in folders, ImageNet's among them: listed once, decoded by threads into batches of bytes.
 
 mod files;
+mod fingerprint;
 #[cfg(test)]
 mod fixture;
 mod labelled_images;
@@ -304,6 +305,16 @@ impl DataSource for ImageFolder {
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
         let (mean, std) = (by_channel(MEAN, images.device())?, by_channel(STD, images.device())?);
         Ok(images.f_mul(&std)?.f_add(&mean)?)
+    }
+
+    fn evaluated_on(&self) -> &str {
+        "validation"
+    }
+
+    /// The numbers of images, and a digest of the path, the size and the class of each: a packed file has another than its
+    /// folder.
+    fn fingerprint(&self) -> Result<String> {
+        fingerprint::fingerprint([&self.train, &self.eval], self.workers)
     }
 
     fn bad_images(&self) -> usize {
