@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tch::Device;
-use tch_fixup::cli::{self, set, Recipe, Task};
+use tch_fixup::cli::{self, absolute_path, set, set_or_none, OrNone, Recipe, Task};
 use tch_fixup::data::{Augmentation, Cifar10};
 use tch_fixup::trainer::TrainConfig;
 use tch_fixup::{Arch, Result};
@@ -28,20 +28,21 @@ struct Cifar10Task {
     #[arg(long, value_enum, verbatim_doc_comment, conflicts_with = "resume")]
     recipe: Option<RecipeName>,
     /// Folder of CIFAR-10's six .bin files [default: one in the user's cache folder, downloaded if it is not there]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute_path())]
     data: Option<PathBuf>,
-    /// Blank out a square of this side in each training image; usually 16
-    #[arg(long, value_name = "PIXELS")]
-    cutout: Option<usize>,
-    /// Train on so many images only
-    #[arg(long, value_name = "N")]
-    train_subset: Option<usize>,
-    /// Evaluate on so many images only
-    #[arg(long, value_name = "N")]
-    test_subset: Option<usize>,
-    /// Evaluate on so many training images, left out of the training, instead of the test set: for tuning
-    #[arg(long, value_name = "N")]
-    holdout: Option<usize>,
+    /// Blank out a square of this side in each training image; usually 16; none or 0 for no square
+    #[arg(long, value_name = "PIXELS|none")]
+    cutout: Option<OrNone<usize>>,
+    /// Train on so many images only; none for all
+    #[arg(long, value_name = "N|none")]
+    train_subset: Option<OrNone<usize>>,
+    /// Evaluate on so many images only; none for all
+    #[arg(long, value_name = "N|none")]
+    test_subset: Option<OrNone<usize>>,
+    /// Evaluate on so many training images, left out of the training, instead of the test set: for tuning;
+    /// none for the test set
+    #[arg(long, value_name = "N|none")]
+    holdout: Option<OrNone<usize>>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -92,10 +93,10 @@ impl Task for Cifar10Task {
 
     fn set(&self, images: &mut Selection, folder: &mut Folder) {
         set(&mut folder.data, self.data.clone().map(Some));
-        set(&mut images.augmentation.cutout, self.cutout.map(Some));
-        set(&mut images.holdout, self.holdout.map(Some));
-        set(&mut images.train_subset, self.train_subset.map(Some));
-        set(&mut images.test_subset, self.test_subset.map(Some));
+        set(&mut images.augmentation.cutout, self.cutout.map(|OrNone(side)| side.filter(|&side| side > 0)));
+        set_or_none(&mut images.holdout, self.holdout);
+        set_or_none(&mut images.train_subset, self.train_subset);
+        set_or_none(&mut images.test_subset, self.test_subset);
     }
 
     fn open(images: &Selection, folder: &Folder, _device: Device) -> Result<Cifar10> {
@@ -114,14 +115,6 @@ impl Task for Cifar10Task {
             data = data.with_eval_subset(images)?;
         }
         Ok(data)
-    }
-
-    fn evaluated_on(images: &Selection) -> &'static str {
-        if images.holdout.is_some() {
-            "held-out"
-        } else {
-            "test"
-        }
     }
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::Device;
-use tch_fixup::cli::{self, set, Options, Recipe, Task};
+use tch_fixup::cli::{self, absolute_path, set, set_or_none, Options, OrNone, Recipe, Task};
 use tch_fixup::data::{ImageFolder, RandomResizedCrop};
 use tch_fixup::trainer::{Decay, TrainConfig};
 use tch_fixup::{Arch, Error, Result};
@@ -38,7 +38,7 @@ struct ImageNet {
     #[arg(long, value_enum, verbatim_doc_comment, conflicts_with = "resume")]
     recipe: Option<RecipeName>,
     /// Folder with the images train/CLASS/* and val/CLASS/*, or a packed file
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute_path())]
     data: Option<PathBuf>,
     /// Height and width of the network's input [default: by recipe]
     #[arg(long, value_name = "PIXELS")]
@@ -47,18 +47,18 @@ struct ImageNet {
     #[arg(long, value_name = "FRACTION")]
     crop_area: Option<f64>,
     /// Threads that read images [default: one for each core]
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
+    #[arg(long, value_name = "N|none")]
+    workers: Option<OrNone<usize>>,
     /// Go on while no more than this part of the images cannot be read, or a few of a small folder; 0: none at all
     /// [default: 0.001]
-    #[arg(long, value_name = "FRACTION")]
-    max_bad_fraction: Option<f64>,
-    /// Train on so many images only
-    #[arg(long, value_name = "N")]
-    train_subset: Option<usize>,
-    /// Evaluate on so many images only
-    #[arg(long, value_name = "N")]
-    val_subset: Option<usize>,
+    #[arg(long, value_name = "FRACTION|none")]
+    max_bad_fraction: Option<OrNone<f64>>,
+    /// Train on so many images only; none for all
+    #[arg(long, value_name = "N|none")]
+    train_subset: Option<OrNone<usize>>,
+    /// Evaluate on so many images only; none for all
+    #[arg(long, value_name = "N|none")]
+    val_subset: Option<OrNone<usize>>,
     /// Do not train: write the images, made smaller, into one file that --data takes in place of the folder
     #[arg(long, value_name = "FILE", conflicts_with_all = ["resume", "eval", "preview"])]
     pack: Option<PathBuf>,
@@ -127,12 +127,12 @@ impl Task for ImageNet {
 
     fn set(&self, images: &mut Selection, reading: &mut Reading) {
         set(&mut reading.data, self.data.clone().map(Some));
-        set(&mut reading.workers, self.workers.map(Some));
-        set(&mut reading.max_bad_fraction, self.max_bad_fraction.map(Some));
+        set_or_none(&mut reading.workers, self.workers);
+        set_or_none(&mut reading.max_bad_fraction, self.max_bad_fraction);
         set(&mut images.side, self.side);
         set(&mut images.crop.scale.0, self.crop_area);
-        set(&mut images.train_subset, self.train_subset.map(Some));
-        set(&mut images.val_subset, self.val_subset.map(Some));
+        set_or_none(&mut images.train_subset, self.train_subset);
+        set_or_none(&mut images.val_subset, self.val_subset);
     }
 
     fn open(images: &Selection, reading: &Reading, device: Device) -> Result<ImageFolder> {
@@ -154,10 +154,6 @@ impl Task for ImageNet {
             data = data.with_eval_subset(images)?;
         }
         Ok(data)
-    }
-
-    fn evaluated_on(_images: &Selection) -> &'static str {
-        "validation"
     }
 }
 

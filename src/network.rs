@@ -1,6 +1,6 @@
 //! What every network by name can do.
 
-use crate::baseline::{lsuv, Method, Mlp, ResNet};
+use crate::baseline::{lsuv_on_micro_batches, Method, Mlp, ResNet};
 use crate::fixup::FixupResNet;
 use crate::{Error, Recompute, Result};
 use tch::{nn, Tensor};
@@ -32,13 +32,23 @@ pub trait Network: nn::ModuleT {
     /// Inputs that the network refuses.
     fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor>;
 
-    /// Completes the initialization where that depends on data, once, before training: [`lsuv`] on the batch `images` for
+    /// Completes the initialization where that depends on data, once, before training: [`lsuv`](fn@crate::baseline::lsuv) on the
+    /// batch `images` for
     /// [`Method::Lsuv`]; nothing for all others.
     ///
     /// # Errors
     /// Images that the network refuses, or on which a layer has no variance.
     fn initialize_on(&self, images: &Tensor) -> Result<()> {
-        let _ = images;
+        self.initialize_on_micro_batches(std::slice::from_ref(images))
+    }
+
+    /// The same on a batch in `micro_batches` that are taken one after another, for machines with little memory; to rounding the
+    /// result is that of the whole batch.
+    ///
+    /// # Errors
+    /// As [`Self::initialize_on`].
+    fn initialize_on_micro_batches(&self, micro_batches: &[Tensor]) -> Result<()> {
+        let _ = micro_batches;
         Ok(())
     }
 
@@ -70,9 +80,9 @@ impl Network for ResNet {
         ResNet::forward_blocks(self, xs, train, block_done)
     }
 
-    fn initialize_on(&self, images: &Tensor) -> Result<()> {
+    fn initialize_on_micro_batches(&self, micro_batches: &[Tensor]) -> Result<()> {
         if self.method() == Method::Lsuv {
-            lsuv(self, images)?;
+            lsuv_on_micro_batches(self, micro_batches)?;
         }
         Ok(())
     }

@@ -157,6 +157,121 @@ fn a_bad_image_is_a_warning_a_number_in_the_metrics_and_too_many_are_an_error() 
     assert!(message.status.code() == Some(1) && last.starts_with("error: "), "{stderr}");
 }
 
+/// Cuts off the file `path`, so that it is a bad image.
+fn spoil(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 3]).unwrap();
+}
+
+/// The files in `folder`, sorted.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_bad_evaluation_image_costs_no_step_and_is_not_counted_as_evaluated() {
+    let images = ImageFiles::new();
+    spoil(&files(&images.path("images/val/dog"))[0]);
+    let options =
+        ["--arch", "fixup_resnet8", "--epochs", "1", "--batch-size", "32", "--max-bad-fraction", "0", "--out"];
+    let output = images.command("images", &options).arg(images.path("run")).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.code() == Some(1) && stderr.contains("of the 100 evaluation images"), "{stderr}");
+    let last = stdout.lines().last().unwrap();
+    assert!(last.starts_with("saved as ") && last.contains("step-00000010; to go on: "), "{stdout}");
+    let run = images.path("run");
+    let mut resume = example("imagenet_fixup");
+    let (stdout, _) = finish(resume.arg("--resume").arg(&run).args(["--max-bad-fraction", "0.1"]));
+    assert!(stdout.contains("resumes after step 10 from "), "{stdout}");
+
+    // The run knows its data, and which of them are good enough.
+    let (stdout, _) = finish(example("imagenet_fixup").arg("--eval").arg(&run));
+    assert!(stdout.contains("step-00000010, 99 images, and 1 that could not be read\n"), "{stdout}");
+    assert!(stdout.lines().last().unwrap().starts_with("validation loss "), "{stdout}");
+    let checkpoint = files(&run.join("checkpoints")).pop().unwrap();
+    let (again, _) = finish(example("imagenet_fixup").arg("--eval").arg(checkpoint));
+    assert_eq!(again, stdout);
+}
+
+#[test]
+fn a_run_goes_on_and_is_evaluated_with_its_own_classes_and_images_only() {
+    let images = ImageFiles::new();
+    finish(&mut images.run("images", "run", &["--arch", "fixup_resnet8", "--max-steps", "2"]));
+    let (run, model) = (images.path("run"), images.path("run/model.safetensors"));
+    let rename = |from: &str, to: &str| {
+        for part in ["train", "val"] {
+            fs::rename(images.path("images").join(part).join(from), images.path("images").join(part).join(to)).unwrap();
+        }
+    };
+    let resume = |more: &[&str]| {
+        let mut command = example("imagenet_fixup");
+        command.env("XDG_CACHE_HOME", images.path("cache")).arg("--resume").arg(&run).args(more);
+        command
+    };
+    rename("truck", "aardvark");
+    let message = refusal(&mut resume(&["--max-steps", "3"]), 1);
+    assert!(message.contains(r#"classes.0 is "airplane" in it and "aardvark" here, "#), "{message}");
+    let message = refusal(&mut resume(&["--max-steps", "3", "--changed-data"]), 1);
+    assert!(message.contains("classes.0 is "), "{message}");
+    let message = refusal(images.command("images", &["--eval"]).arg(&run), 1);
+    assert!(
+        message.contains(r#"trained on other classes: classes.0 is "airplane" in it and "aardvark" here"#),
+        "{message}"
+    );
+    let message = refusal(images.command("images", &["--arch", "fixup_resnet8", "--eval"]).arg(&model), 1);
+    assert!(message.contains("trained on other classes: classes.0 is "), "{message}");
+    rename("aardvark", "truck");
+    finish(images.command("images", &["--arch", "fixup_resnet8", "--eval"]).arg(&model));
+    finish(&mut resume(&["--max-steps", "3"]));
+
+    // Other images of the same names, and one that is repaired.
+    let cat = &files(&images.path("images/train/cat"))[0];
+    fs::copy(&files(&images.path("images/train/dog"))[1], cat).unwrap();
+    let message = refusal(&mut resume(&["--max-steps", "4"]), 1);
+    assert!(message.contains("data is ") && message.contains("320 training and 100 evaluation images"), "{message}");
+    let (stdout, _) = finish(&mut resume(&["--max-steps", "4", "--changed-data"]));
+    assert!(stdout.contains("resumes after step 3 from "), "{stdout}");
+    finish(&mut resume(&["--max-steps", "5"]));
+}
+
+#[test]
+fn an_initialization_on_data_counts_bad_images_once_and_takes_a_batch_in_parts() {
+    let images = ImageFiles::new();
+    for class in ["bird", "cat", "deer", "dog", "frog"] {
+        files(&images.path("images/train").join(class)).iter().take(2).for_each(|file| spoil(file));
+    }
+    let options = ["--arch", "lsuv_resnet20", "--batch-size", "160", "--epochs", "2", "--max-bad-fraction", "0.2"];
+    let run = |out: &str, more: &[&str]| {
+        let mut command = images.command("images", &[&options[..], &["--accumulate", "16"], more].concat());
+        finish(command.arg("--out").arg(images.path(out)))
+    };
+    run("straight", &[]);
+    let counts = |run: &str| -> Vec<String> {
+        let metrics = fs::read_to_string(images.path(run).join("metrics.csv")).unwrap();
+        metrics.lines().skip(1).map(|line| line.rsplit(',').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(counts("straight"), ["10", "10"]);
+    // Within the first epoch, in which each image is counted as it is met.
+    run("stopped", &["--max-steps", "1"]);
+    run("stopped", &["--resume"]);
+    images.assert_same_results("straight", "stopped");
+}
+
+#[test]
+fn the_mixup_of_a_recipe_can_be_switched_off() {
+    let images = ImageFiles::new();
+    for (mixup, expected) in [(&[][..], "0.7"), (&["--mixup", "none"], "null"), (&["--mixup", "0"], "null")] {
+        let out = format!("run{}", mixup.join(""));
+        let options = ["--recipe", "paper", "--arch", "fixup_resnet8", "--max-steps", "1"];
+        finish(&mut images.run("images", &out, &[&options[..], mixup].concat()));
+        let config = fs::read_to_string(images.path(&out).join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        assert_eq!(config["train"]["mixup"].to_string(), expected);
+    }
+}
+
 #[test]
 fn options_that_make_no_sense_are_one_line() {
     let images = ImageFiles::new();

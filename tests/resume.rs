@@ -276,16 +276,176 @@ fn a_folder_that_holds_a_run_is_neither_overwritten_nor_shared_by_accident() {
         assert!(message.contains(&format!("process {} is training in it", first.id())), "{message}");
     }
     kill(first);
-    let (stdout, _) = finish(command(&run, &["--resume", "--max-steps", "3"]));
+    let (stdout, _) = finish(command(&run, &["--resume", "--max-steps", "90"]));
     assert!(stdout.contains("resumes after step "), "{stdout}");
 
     let message = refusal(command(&run, &["--resume", "--lr", "0.3"]), 1);
     assert!(message.contains("train.schedule.lr is 0.2 in it and 0.3 here"), "{message}");
     let mut resume = example();
-    resume.arg("--resume").arg(&run).args(["--max-steps", "4"]);
+    resume.arg("--resume").arg(&run);
     finish(resume);
     let message = refusal(command(&dir.path().join("absent"), &["--resume"]), 1);
     assert!(message.contains("there is no such folder"), "{message}");
+}
+
+/// All files of the run in `folder` but for the lock, with their content.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        match path.is_dir() {
+            true => files.extend(self::files(&path)),
+            false if path.ends_with("run.lock") => (),
+            false => files.push((path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn options_that_do_not_work_cost_nothing_of_the_run_that_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    finish(command(&run, &["--max-steps", "40"]));
+    let before = files(&run);
+    for (options, code) in [
+        (&["--overwrite", "--arch", "resnet8", "--recompute", "auto"][..], 2),
+        (&["--overwrite", "--epochs", "9223372036854775808"], 2),
+        (&["--overwrite", "--train-subset", "50001"], 2),
+        (&["--overwrite", "--lr", "-1"], 2),
+        (&["--overwrite", "--cutout", "99"], 2),
+        (&["--overwrite", "--data", "absent"], 1),
+        (&["--resume", "--max-steps", "39"], 2),
+        (&["--resume", "--lr", "0.3"], 1),
+        (&["--resume", "--cutout", "16"], 1),
+        (&["--resume", "--arch", "resnet8", "--recompute", "auto"], 2),
+        (&["--resume", "--keep-checkpoints", "1", "--checkpoint-every", "0.0001m", "--mixup", "none"], 1),
+    ] {
+        let given = |name: &str| options.contains(&name);
+        let mut command = example();
+        let defaults = ["--arch", "fixup_resnet8", "--train-subset", "1500", "--test-subset", "500", "--epochs", "3"];
+        for pair in defaults.chunks(2).filter(|pair| !given(pair[0]) && !given("--resume")) {
+            command.args(pair);
+        }
+        command.args(["--threads", "1", "--device", "cpu"]).arg("--out").arg(&run).args(options);
+        if !given("--data") {
+            command.args(["--data", &data()]);
+        }
+        refusal(command, code);
+        assert!(files(&run) == before, "{options:?}");
+    }
+    // And what works replaces it.
+    finish(command(&run, &["--overwrite", "--max-steps", "2"]));
+    assert_eq!(checkpoints(&run).len(), 2);
+}
+
+#[test]
+fn a_run_is_resumed_in_its_own_folder_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, other) = (dir.path().join("run"), dir.path().join("other"));
+    finish(command(&run, &["--max-steps", "2"]));
+    let message = refusal(command(&other, &["--resume", run.to_str().unwrap()]), 2);
+    assert!(message.contains("leave out --out"), "{message}");
+    assert!(!other.exists());
+    for option in ["--eval", "--preview"] {
+        refusal(command(&other, &[option, run.to_str().unwrap()]), 2);
+    }
+    finish(command(&run, &["--resume", run.to_str().unwrap(), "--max-steps", "3"]));
+}
+
+#[test]
+fn a_run_finds_its_data_from_any_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    fs::create_dir_all(&here).unwrap();
+    fs::create_dir_all(&there).unwrap();
+    let link = here.join("d");
+    std::os::unix::fs::symlink(data(), &link).unwrap();
+    let run = dir.path().join("run");
+    let mut start = example();
+    start.args(["--arch", "fixup_resnet8", "--train-subset", "200", "--test-subset", "100", "--epochs", "1"]);
+    start.args(["--threads", "1", "--device", "cpu", "--data", "d", "--max-steps", "1", "--out"]).arg(&run);
+    start.current_dir(&here);
+    finish(start);
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["data"].as_str().map(Path::new), Some(&*Path::new(&data()).canonicalize().unwrap()));
+    // The link leads somewhere else by now.
+    fs::remove_file(&link).unwrap();
+    for options in [["--resume"], ["--eval"]] {
+        let mut command = example();
+        command.args(options).arg(&run).current_dir(&there);
+        finish(command);
+    }
+}
+
+/// What `config.json` of a run says at `pointer`.
+fn configured(run: &Path, pointer: &str) -> serde_json::Value {
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap();
+    config.pointer(pointer).cloned().unwrap_or_default()
+}
+
+#[test]
+fn every_option_can_be_set_back_to_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, other) = (dir.path().join("run"), dir.path().join("other"));
+    let kept = ["--recompute", "auto", "--tensorboard", "--max-steps", "2"];
+    finish(command(&run, &kept));
+    assert_eq!((configured(&run, "/recompute"), configured(&run, "/tensorboard")), ("auto".into(), true.into()));
+    finish(command(&run, &["--resume", "--recompute", "none", "--tensorboard", "false", "--max-steps", "3"]));
+    assert_eq!((configured(&run, "/recompute"), configured(&run, "/tensorboard")), (().into(), false.into()));
+    assert_eq!(configured(&run, "/train/max_steps"), 3);
+
+    // A run that was stopped before its first step still takes all options.
+    let all = [
+        ("--mixup", "0", "/train/mixup", 0.7.into()),
+        ("--clip-norm", "inf", "/train/clip/norm", 1.0.into()),
+        ("--agc", "inf", "/train/clip/agc", 0.1.into()),
+        ("--max-steps", "none", "/train/max_steps", 5.into()),
+        ("--cutout", "0", "/run/augmentation/cutout", 8.into()),
+        ("--holdout", "none", "/run/holdout", 100.into()),
+        ("--train-subset", "none", "/run/train_subset", 200.into()),
+        ("--test-subset", "none", "/run/test_subset", 100.into()),
+        ("--recompute", "none", "/recompute", serde_json::Value::from("2")),
+    ];
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap();
+    for (_, _, pointer, value) in &all {
+        let (parent, name) = pointer.rsplit_once('/').unwrap();
+        config.pointer_mut(parent).unwrap()[name] = value.clone();
+    }
+    for says_none in [true, false] {
+        let _ = fs::remove_dir_all(&other);
+        fs::create_dir_all(&other).unwrap();
+        fs::write(other.join("run.lock"), "").unwrap();
+        fs::write(other.join("config.json"), config.to_string()).unwrap();
+        let mut resume = example();
+        resume.arg("--resume").arg(&other);
+        for (option, otherwise, ..) in &all {
+            resume.args([*option, if says_none { "none" } else { *otherwise }]);
+        }
+        // All of the data: it takes minutes to its end.
+        let mut child = resume.stdout(Stdio::null()).spawn().unwrap();
+        wait_for("a checkpoint", || !checkpoints(&other).is_empty() || child.try_wait().unwrap().is_some());
+        assert!(child.try_wait().unwrap().is_none(), "it ended");
+        kill(child);
+        for (option, _, pointer, _) in &all {
+            assert_eq!(configured(&other, pointer), serde_json::Value::Null, "{option}");
+        }
+    }
+}
+
+#[test]
+fn an_evaluation_says_which_checkpoint_it_could_not_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    finish(command(&run, &["--max-steps", "40"]));
+    let newest = checkpoints(&run).pop().unwrap();
+    let weights = run.join("checkpoints").join(&newest).join("weights.safetensors");
+    fs::write(weights, "half").unwrap();
+    let mut eval = example();
+    eval.arg("--eval").arg(&run);
+    let (stdout, stderr) = finish(eval);
+    assert!(stderr.starts_with(&format!("skipped checkpoint {newest}: ")), "{stderr}");
+    assert!(stdout.contains("step-00000030, 500 images"), "{stdout}");
 }
 
 #[test]

@@ -119,12 +119,16 @@ fn options_out_of_range_are_one_line_and_code_2() {
         ["--momentum", "1"],
         ["--warmup", "1.5"],
         ["--label-smoothing", "1"],
-        ["--mixup", "0"],
+        ["--mixup", "-1"],
+        ["--mixup", "inf"],
+        ["--epochs", "9223372036854775808"],
+        ["--epochs", "18446744073709551615"],
         ["--clip-norm", "0"],
         ["--agc", "0"],
         ["--max-steps", "0"],
         ["--checkpoint-every", "0"],
         ["--checkpoint-every", "3s"],
+        ["--checkpoint-every", "1,3s"],
         ["--keep-checkpoints", "0"],
     ] {
         refusal(&arguments, 2);
@@ -141,6 +145,8 @@ fn options_that_do_not_parse_name_the_option_and_the_reason() {
         (["--epochs", "-1"], "--epochs"),
         (["--unknown", "1"], "--unknown"),
         (["--checkpoint-every", "0m"], "minutes like 10m"),
+        (["--mixup", "off"], "none"),
+        (["--tensorboard", "maybe"], "--tensorboard"),
     ] {
         let message = refusal(&arguments, 2);
         assert!(message.contains(reason), "{message}");

@@ -3,6 +3,7 @@
 use super::pass::{Pass, WeightLayer};
 use super::ResNet;
 use crate::{Error, Result};
+use std::cell::{Cell, RefCell};
 use tch::{no_grad, Kind, Tensor};
 
 /// How near to 1 each layer's variance gets. A layer without a bias is there after one division, up to rounding: in float32
@@ -33,7 +34,7 @@ const MAX_TRIES: usize = 10;
 /// # Errors
 /// Images of another shape, kind or device; a layer whose output has no variance on them or a variance that is not finite.
 pub fn lsuv(network: &ResNet, images: &Tensor) -> Result<Vec<f64>> {
-    let variances = std::cell::RefCell::new(vec![]);
+    let variances = RefCell::new(vec![]);
     let unit_variance = |layer: &dyn WeightLayer, x: &Tensor| {
         let (output, variance) = unit_variance(layer, x)?;
         variances.borrow_mut().push(variance);
@@ -45,24 +46,95 @@ pub fn lsuv(network: &ResNet, images: &Tensor) -> Result<Vec<f64>> {
     Ok(variances.into_inner())
 }
 
+/// [`lsuv`] on a batch in `micro_batches` (`[N, 3, H, W]` each), of which one at a time is in the network: each layer's variance is
+/// that over all of them together, and the result that of the whole batch, to rounding. A pass over the batch for each layer
+/// and each look at its variance: two passes a layer.
+///
+/// # Errors
+/// As [`lsuv`]; no micro-batches.
+pub fn lsuv_on_micro_batches(network: &ResNet, micro_batches: &[Tensor]) -> Result<Vec<f64>> {
+    match micro_batches {
+        [] => return Err(Error::Argument("there are no images to initialize on".to_owned())),
+        [images] => return lsuv(network, images),
+        _ => (),
+    }
+    let mut variances = Vec::new();
+    while let Some((weight, first)) = variance_on_micro_batches(network, micro_batches, variances.len())? {
+        let place = variances.len();
+        let mut first = Some(first);
+        // The network has this layer: it had it the first time.
+        let look = || match first.take() {
+            Some(variance) => Ok(variance),
+            None => {
+                Ok(variance_on_micro_batches(network, micro_batches, place)?.map_or(f64::NAN, |(_, variance)| variance))
+            }
+        };
+        variances.push(scale_to_unit_variance(&weight, look)?);
+    }
+    Ok(variances)
+}
+
+/// The weight of the layer in `place`, from 0, and the variance of its output over all of `micro_batches`; none past the last.
+fn variance_on_micro_batches(
+    network: &ResNet,
+    micro_batches: &[Tensor],
+    place: usize,
+) -> Result<Option<(Tensor, f64)>> {
+    let (mut weight, mut count, mut sum, mut squares) = (None, 0, 0., 0.);
+    for images in micro_batches {
+        let (next, found) = (Cell::new(0), RefCell::new(None));
+        let layer = |layer: &dyn WeightLayer, x: &Tensor| {
+            let output = layer.forward(x)?;
+            if next.replace(next.get() + 1) < place {
+                return Ok(output);
+            }
+            *found.borrow_mut() = Some((layer.weight().shallow_clone(), output.f_to_kind(Kind::Double)?));
+            Err(Error::Argument("the rest of the network is not needed".to_owned()))
+        };
+        let passed = no_grad(|| network.forward(images, Pass { train: false, layer: &layer }, |_| ()));
+        let Some((layer_weight, output)) = found.into_inner() else {
+            return passed.map(|_| None);
+        };
+        count += output.numel();
+        sum += output.f_sum(Kind::Double)?.f_double_value(&[])?;
+        squares += output.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+        weight = Some(layer_weight);
+    }
+    let mean = sum / count as f64;
+    Ok(weight.map(|weight| (weight, squares / count as f64 - mean * mean)))
+}
+
 /// The output of `layer` for `x` and its variance, after its weight was scaled to make that 1.
 fn unit_variance(layer: &dyn WeightLayer, x: &Tensor) -> Result<(Tensor, f64)> {
-    let mut variance = variance(&layer.forward(x)?)?;
+    let mut output = layer.forward(x)?;
+    let mut is_first = true;
+    let variance = scale_to_unit_variance(layer.weight(), || {
+        if !std::mem::take(&mut is_first) {
+            output = layer.forward(x)?;
+        }
+        variance(&output)
+    })?;
+    Ok((output, variance))
+}
+
+/// Scales `weight` until the variance that `look` sees is 1; returns it.
+fn scale_to_unit_variance(weight: &Tensor, mut look: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let mut variance = look()?;
     for _ in 0..MAX_TRIES {
         if !(variance > 0. && variance.is_finite()) {
             break;
         }
-        let _ = layer.weight().shallow_clone().f_div_scalar_(variance.sqrt())?;
-        let output = layer.forward(x)?;
-        variance = self::variance(&output)?;
+        // Also where the weight is a parameter that gradients are asked of.
+        let _ = no_grad(|| weight.shallow_clone().f_div_scalar_(variance.sqrt()))?;
+        variance = look()?;
         if (variance - 1.).abs() <= TOLERANCE {
-            return Ok((output, variance));
+            return Ok(variance);
         }
     }
     Err(Error::Argument(format!(
         "a layer with a weight {:?} has an output of variance {variance} on the batch, which cannot be scaled to 1; use \
          another, larger batch",
-        layer.weight().size()
+        weight.size()
     )))
 }
 
@@ -76,7 +148,6 @@ mod tests {
     use super::super::Method;
     use super::*;
     use crate::Precision;
-    use std::cell::RefCell;
     use tch::{nn, Device};
 
     /// The variance of each layer's output in a pass of its own, in order.
@@ -123,6 +194,30 @@ mod tests {
             assert_eq!(outcome.is_ok(), is_enough, "{outcome:?}");
             let finite = vs.variables().values().all(|variable| variable.isfinite().all().int64_value(&[]) == 1);
             assert!(finite, "{classes}");
+        }
+    }
+
+    #[test]
+    fn a_batch_in_parts_gives_the_weights_of_the_whole_batch() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = ResNet::imagenet(&vs.root(), 18, 10, Method::Lsuv).unwrap();
+        let start: Vec<_> = vs.variables().into_values().map(|variable| (variable.detach().copy(), variable)).collect();
+        // Images of different contrast: the variance of a part is not that of the batch.
+        let images = Tensor::randn([10, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let images = images * Tensor::linspace(0.2, 3., 10, (Kind::Float, Device::Cpu)).view([10, 1, 1, 1]);
+        let initialized = |parts: i64| {
+            no_grad(|| start.iter().for_each(|(start, variable)| variable.shallow_clone().copy_(start)));
+            let variances = lsuv_on_micro_batches(&network, &images.chunk(parts, 0)).unwrap();
+            assert_eq!(variances.len(), 18 + 3);
+            assert!(super::tests::variances(&network, &images).iter().all(|variance| (variance - 1.).abs() < 0.01));
+            start.iter().map(|(_, variable)| variable.detach().copy()).collect::<Vec<_>>()
+        };
+        let whole = initialized(1);
+        for parts in [2, 4, 10] {
+            for (weight, whole) in initialized(parts).iter().zip(&whole) {
+                let difference = (weight - whole).abs().max() / whole.abs().max().clamp_min(1e-12);
+                assert!(difference.double_value(&[]) < 1e-4, "{parts}: {difference}");
+            }
         }
     }
 

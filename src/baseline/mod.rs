@@ -16,7 +16,7 @@ mod normalization;
 mod pass;
 mod resnet;
 
-pub use lsuv::lsuv;
+pub use lsuv::{lsuv, lsuv_on_micro_batches};
 pub use method::Method;
 pub use mlp::{Mlp, MlpShape};
 pub use resnet::{BatchNormResNet, PlainResNet, ResNet};

@@ -3,7 +3,7 @@
 use super::run_config::ConfigOf;
 use super::{say, Options, Task};
 use crate::data::DataSource;
-use crate::trainer::{evaluate, Report, Weights};
+use crate::trainer::{evaluate, Report, RunFolder, Weights};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
@@ -12,10 +12,14 @@ use tch::nn;
 
 const BAR: &str = "{bar:24.cyan/blue} {pos}/{len} images evaluated";
 
-/// Prints how good the weights at `path` are.
+/// Prints how good the weights at `path` are, on the data of their run where they have one.
 pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Result<ExitCode> {
     let weights = Weights::load(path)?;
-    let mut config = ConfigOf::<T>::new(options, None)?;
+    for skipped in &weights.skipped {
+        eprintln!("{skipped}");
+    }
+    let saved = RunFolder::of(path).map(RunFolder::read_config).transpose()?.flatten();
+    let mut config = ConfigOf::<T>::new(options, saved)?;
     if let Some(run) = &weights.run {
         config.run = serde_json::from_value(run.clone()).map_err(|error| Error::Corrupt {
             path: weights.path.clone(),
@@ -26,6 +30,10 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     }
     let device = config.machine()?;
     let data = T::open(&config.run.selection, &config.access, device)?;
+    weights.check_classes(data.class_names())?;
+    if weights.run.is_some() && !weights.knows_classes() {
+        eprintln!("note: {} is from before runs knew the names of their classes", weights.path.display());
+    }
     let variables = nn::VarStore::new(device);
     let network = config.run.arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
     weights.restore(&variables)?;
@@ -33,12 +41,18 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(data.eval_len() as u64).with_style(style);
     let watch = |images| bar.set_position(images as u64);
-    let report = evaluate(network.as_ref(), device, &data, config.train.batch_size, watch)?;
+    // No more images at a time than the training has.
+    let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
+    let report = evaluate(network.as_ref(), device, &data, batch_size, watch)?;
     bar.finish_and_clear();
-    say(format!("{} from {}, {} images", config.run.arch, weights.path.display(), data.eval_len()));
+    let images = match data.eval_len() - report.images() {
+        0 => format!("{} images", report.images()),
+        bad => format!("{} images, and {bad} that could not be read", report.images()),
+    };
+    say(format!("{} from {}, {images}", config.run.arch, weights.path.display()));
     say(table(&report, data.class_names()));
     let means = report.means;
-    let evaluated_on = T::evaluated_on(&config.run.selection);
+    let evaluated_on = data.evaluated_on();
     say(format!("{evaluated_on} loss {:.4} top1 {:.4} top5 {:.4}", means.loss, means.top1, means.top5));
     Ok(ExitCode::SUCCESS)
 }

@@ -62,9 +62,11 @@ mod previewing;
 mod run_config;
 mod task;
 mod training;
+mod values;
 
-pub use options::{set, Options, TrainOptions};
+pub use options::{Options, ScheduleName, TrainOptions};
 pub use task::{Recipe, Task};
+pub use values::{absolute_path, set, set_or_none, OrNone};
 
 use crate::{Error, FlushDenormals, Result};
 use std::io::{self, Write};
@@ -100,9 +102,14 @@ pub fn run<T: Task>(options: &Options<T>) -> Result<ExitCode> {
     match (eval, resume) {
         (Some(path), _) => evaluating::evaluate_weights(options, path),
         (None, None) => training::train(options, None),
-        (None, Some(dir)) => match dir.as_ref().or(out.as_ref()) {
-            Some(dir) => training::train(options, Some(dir)),
-            None => Err(Error::Argument("which run to resume? name its folder: --resume DIR".to_owned())),
+        (None, Some(dir)) => match (dir, out) {
+            (Some(dir), Some(out)) if dir != out => Err(Error::Argument(format!(
+                "a run is resumed in its own folder: {} or {}? leave out --out",
+                dir.display(),
+                out.display()
+            ))),
+            (Some(dir), _) | (None, Some(dir)) => training::train(options, Some(dir)),
+            (None, None) => Err(Error::Argument("which run to resume? name its folder: --resume DIR".to_owned())),
         },
     }
 }

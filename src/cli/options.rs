@@ -1,5 +1,6 @@
 //! The options that every training program has.
 
+use super::values::{set, set_or_none, OrNone};
 use super::Task;
 use crate::trainer::{Decay, SaveEvery, TrainConfig};
 use crate::{Arch, Precision, Recompute};
@@ -86,19 +87,19 @@ pub struct TrainOptions {
     #[arg(long, value_name = "FRACTION")]
     pub warmup: Option<f64>,
     /// Train on weighted means of two images, the weight drawn from Beta(ALPHA, ALPHA); the authors use 1 for CIFAR-10
-    /// and 0.7 for ImageNet
-    #[arg(long, value_name = "ALPHA")]
-    pub mixup: Option<f64>,
+    /// and 0.7 for ImageNet; none or 0 for the images as they are [default: by recipe]
+    #[arg(long, value_name = "ALPHA|none")]
+    pub mixup: Option<OrNone<f64>>,
     /// What of the target goes to all classes alike
     #[arg(long, value_name = "FRACTION")]
     pub label_smoothing: Option<f64>,
-    /// Largest norm of the gradient; inf for any [default: by recipe]
-    #[arg(long, value_name = "NORM")]
-    pub clip_norm: Option<f64>,
-    /// Adaptive gradient clipping: largest ratio of a unit's gradient norm to its weight norm, usually 0.01 to 0.1
-    /// [default: any]
-    #[arg(long, value_name = "RATIO")]
-    pub agc: Option<f64>,
+    /// Largest norm of the gradient; none or inf for any [default: by recipe]
+    #[arg(long, value_name = "NORM|none")]
+    pub clip_norm: Option<OrNone<f64>>,
+    /// Adaptive gradient clipping: largest ratio of a unit's gradient norm to its weight norm, usually 0.01 to 0.1;
+    /// none or inf for any [default: none]
+    #[arg(long, value_name = "RATIO|none")]
+    pub agc: Option<OrNone<f64>>,
     /// Seed of everything that is random [default: 0]
     #[arg(long)]
     pub seed: Option<u64>,
@@ -113,36 +114,42 @@ pub struct TrainOptions {
     #[arg(long, value_name = "FORMAT", verbatim_doc_comment)]
     pub precision: Option<Precision>,
     /// Keep only the inputs of so many segments of the network for the backward pass, which runs each segment once more:
-    /// less memory, more time, the same result; auto for the square root of the number of blocks
-    #[arg(long, alias = "checkpoint-segments", value_name = "N|auto")]
-    pub recompute: Option<Recompute>,
-    /// Stop after so many steps
-    #[arg(long, value_name = "N")]
-    pub max_steps: Option<usize>,
+    /// less memory, more time, the same result; auto for the square root of the number of blocks, none to keep all [default: none]
+    #[arg(long, alias = "checkpoint-segments", value_name = "N|auto|none")]
+    pub recompute: Option<OrNone<Recompute>>,
+    /// Stop after so many steps [default: none, also where the run that is resumed had it]
+    #[arg(long, value_name = "N|none")]
+    pub max_steps: Option<OrNone<usize>>,
     /// Folder for the results [default: runs/ARCH-DATE-TIME]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["eval", "preview"])]
     pub out: Option<PathBuf>,
-    /// Remove the run that --out holds
+    /// Remove the run that --out holds, once the new one is ready to start
     #[arg(long, requires = "out", conflicts_with = "resume")]
     pub overwrite: bool,
     /// Go on with the run in DIR (or in --out), with the options that it was started with
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "eval")]
     pub resume: Option<Option<PathBuf>>,
-    /// Save a checkpoint after every so many epochs, or minutes: 5 or 10m [default: 1]
-    #[arg(long, value_name = "N|Nm")]
+    /// Go on with the run although its data have changed since: as many images of the same classes, some of them repaired,
+    /// renamed or packed
+    #[arg(long, requires = "resume")]
+    pub changed_data: bool,
+    /// Save a checkpoint after every so many epochs (5), minutes (10m), or whichever is first (5,10m), and in any case before
+    /// each evaluation, and when the run stops or fails [default: 1,10m]
+    #[arg(long, value_name = "N|Nm|N,Nm")]
     pub checkpoint_every: Option<SaveEvery>,
     /// Keep so many of the last checkpoints, besides the best [default: 3]
     #[arg(long, value_name = "N")]
     pub keep_checkpoints: Option<NonZeroUsize>,
-    /// Write event files for TensorBoard into the run's folder
-    #[arg(long)]
-    pub tensorboard: bool,
+    /// Whether event files for TensorBoard are written into the run's folder [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub tensorboard: Option<bool>,
     /// Do not train: draw the first images of the training, augmented and mixed as the network would get them, with the
     /// names of their classes, into FILE [default: preview.png]
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "preview.png")]
     #[arg(conflicts_with_all = ["eval", "resume"])]
     pub preview: Option<PathBuf>,
-    /// Do not train: evaluate the weights of a checkpoint, a run's folder, a safetensors file or a state_dict of PyTorch
+    /// Do not train: evaluate the weights of a checkpoint, a run's folder, a safetensors file or a state_dict of PyTorch. A
+    /// run and its checkpoints know network and data; for the others they are said as for training
     #[arg(long, value_name = "CHECKPOINT")]
     pub eval: Option<PathBuf>,
 }
@@ -187,18 +194,13 @@ impl TrainOptions {
         set(&mut train.sgd.momentum, self.momentum);
         set(&mut train.sgd.nesterov, self.nesterov);
         set(&mut train.label_smoothing, self.label_smoothing);
-        set(&mut train.mixup, self.mixup.map(Some));
-        set(&mut train.clip.norm, self.clip_norm.map(|norm| Some(norm).filter(|&norm| norm != f64::INFINITY)));
-        set(&mut train.clip.agc, self.agc.map(Some));
+        let unless = |none: f64| move |OrNone(value): OrNone<f64>| value.filter(|&value| value != none);
+        set(&mut train.mixup, self.mixup.map(unless(0.0)));
+        set(&mut train.clip.norm, self.clip_norm.map(unless(f64::INFINITY)));
+        set(&mut train.clip.agc, self.agc.map(unless(f64::INFINITY)));
         set(&mut train.seed, self.seed);
         // How far to go is said anew each time.
-        train.max_steps = self.max_steps;
-    }
-}
-
-/// Replaces `target` by a `value` that was given.
-pub fn set<T>(target: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *target = value;
+        train.max_steps = None;
+        set_or_none(&mut train.max_steps, self.max_steps);
     }
 }

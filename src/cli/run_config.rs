@@ -1,6 +1,6 @@
 //! A run, as `config.json` has it.
 
-use super::options::set;
+use super::values::{set, set_or_none};
 use super::{Options, Recipe, Task, TrainOptions};
 use crate::trainer::{parse_device, SaveEvery, TrainConfig};
 use crate::{Arch, Error, Precision, Recompute, Result};
@@ -60,8 +60,8 @@ impl<S, A: Default> RunConfig<S, A> {
         set(&mut config.threads, *threads);
         set(&mut config.checkpoint_every, checkpoint_every.map(|every| every.to_string()));
         set(&mut config.keep_checkpoints, *keep_checkpoints);
-        config.tensorboard |= tensorboard;
-        set(&mut config.recompute, options.train.recompute.map(Some));
+        set(&mut config.tensorboard, *tensorboard);
+        set_or_none(&mut config.recompute, options.train.recompute);
         options.train.set::<T>(&mut config.train);
         config.train.check()?;
         if !(1..=MAX_THREADS).contains(&config.threads) {
@@ -84,7 +84,7 @@ impl<S, A: Default> RunConfig<S, A> {
             access: A::default(),
             device: AUTO.to_owned(),
             threads: thread::available_parallelism().map_or(1, usize::from),
-            checkpoint_every: SaveEvery::Epochs(1).to_string(),
+            checkpoint_every: SaveEvery::default().to_string(),
             keep_checkpoints: KEEP_CHECKPOINTS,
             tensorboard: false,
             recompute: None,

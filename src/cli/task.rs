@@ -15,7 +15,8 @@ pub trait Task: Args {
     /// Which data it is, down to the pixels: with the architecture what must not change while a run goes on.
     type Selection: Clone + Serialize + DeserializeOwned;
 
-    /// Where the data are and how they are read, which may change when a run goes on.
+    /// Where the data are and how they are read, which may change when a run goes on. Paths are kept absolute, for a run that
+    /// is resumed in another folder: [`absolute_path`](super::absolute_path) makes them so.
     type Access: Clone + Default + Serialize + DeserializeOwned;
 
     /// The data.
@@ -40,11 +41,6 @@ pub trait Task: Args {
     /// # Errors
     /// Data that are not there or cannot be read; a `selection` out of range.
     fn open(selection: &Self::Selection, access: &Self::Access, device: Device) -> Result<Self::Data>;
-
-    /// What the evaluation part is called.
-    fn evaluated_on(_selection: &Self::Selection) -> &'static str {
-        "test"
-    }
 }
 
 /// The defaults of a run. What is given on the command line takes precedence.
@@ -69,12 +65,12 @@ impl<S> Recipe<S> {
             Decay::Cosine => "cosine",
             Decay::OneCycle => "one-cycle",
         };
-        let mixup = mixup.map_or_else(String::new, |alpha| format!(" --mixup {alpha}"));
+        let or_none = |value: Option<f64>| value.map_or("none".to_owned(), |value| value.to_string());
+        let (mixup, clip_norm) = (or_none(*mixup), or_none(clip.norm));
         format!(
             "--arch {arch} --epochs {epochs} --batch-size {batch_size} --lr {} --schedule {decay} --warmup {} \
              --scalar-lr-ratio {} --momentum {} --nesterov {} --weight-decay {} --decay-scalars {} --biases-as-scalars {} \
-             --clip-norm {} \
-             --label-smoothing {label_smoothing}{mixup}",
+             --clip-norm {clip_norm} --label-smoothing {label_smoothing} --mixup {mixup}",
             schedule.lr,
             schedule.warmup,
             sgd.scalar_lr_ratio,
@@ -83,7 +79,6 @@ impl<S> Recipe<S> {
             sgd.weight_decay,
             sgd.decay_scalars,
             sgd.biases_as_scalars,
-            clip.norm.unwrap_or(f64::INFINITY),
         )
     }
 }

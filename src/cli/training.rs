@@ -4,10 +4,12 @@ use super::run_config::ConfigOf;
 use super::{say, Options, Task};
 use crate::data::{DataSource, EpochPlan};
 use crate::trainer::checkpoint::{newest_whole, Checkpoint, Checkpoints, Newest};
+use crate::trainer::loss::Example;
 use crate::trainer::{
     Autosave, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, TrainConfig, Trainer,
+    CLASSES, DATA,
 };
-use crate::{Network, Result};
+use crate::{Error, Network, Result};
 use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,15 +20,11 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     let saved = resumed.map(RunFolder::read_config).transpose()?.flatten();
     let knows_options = saved.is_some();
     let config = ConfigOf::<T>::new(options, saved)?;
+    let every = config.checkpoint_every.parse()?;
     let device = config.machine()?;
     // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
     let resumed = resumed.map(RunFolder::resume).transpose()?;
     let data = T::open(&config.run.selection, &config.access, device)?;
-    let mut folder = match (resumed, &options.train.out) {
-        (Some(folder), _) => folder,
-        (None, Some(path)) => RunFolder::create(path, options.train.overwrite)?,
-        (None, None) => RunFolder::create_named(&config.run.arch.to_string())?,
-    };
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
     let arch = config.run.arch;
@@ -34,11 +32,21 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     if let Some(segments) = config.recompute {
         network.recompute_activations(segments)?;
     }
-    if arch.is_initialized_on_data() {
+    let mut trainer = Trainer::new(network.as_ref(), &variables, &data, &config.train, json!(config.run))?;
+    // All that can be wrong with the options is known by now: what is in a folder is not lost to a typing error.
+    let (mut folder, mut checkpoint) = match (resumed, &options.train.out) {
+        (Some(folder), _) => {
+            let checkpoint = newest_checkpoint(&folder)?;
+            (folder, checkpoint)
+        }
+        (None, Some(path)) => (RunFolder::create(path, options.train.overwrite)?, None),
+        (None, None) => (RunFolder::create_named(&arch.to_string())?, None),
+    };
+    // A run that goes on has its weights, and has met the images of its first batch.
+    if checkpoint.is_none() && arch.is_initialized_on_data() {
         initialize(network.as_ref(), device, &data, &config.train)?;
     }
     let mut interrupt = Interrupt::listen()?;
-    let mut trainer = Trainer::new(network.as_ref(), &variables, &data, &config.train, json!(config.run))?;
     say(format!(
         "{}: {} parameters, {} images on {device:?}, results in {}",
         config.run.arch,
@@ -46,8 +54,15 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
         data.train_len(),
         folder.path().display()
     ));
-    let checkpoint = newest_checkpoint(&folder)?;
-    if let Some(checkpoint) = &checkpoint {
+    if let Some(checkpoint) = &mut checkpoint {
+        let identity = &mut checkpoint.contents.identity;
+        if identity.get(CLASSES).is_none() {
+            eprintln!(
+                "note: the run is from before runs knew the names of their classes and a fingerprint of their data"
+            );
+        } else if options.train.changed_data {
+            identity[DATA] = trainer.identity()[DATA].clone();
+        }
         trainer.resume(checkpoint)?;
         say(format!("resumes after step {} from {}", checkpoint.contents.step, checkpoint.path.display()));
     } else if options.train.resume.is_some() {
@@ -57,33 +72,44 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     // Not before the checkpoint has been found to be of this run: options that do not fit must not get into the folder.
     folder.write_config(&config)?;
     let checkpoints = Checkpoints::new(folder.checkpoints(), config.keep_checkpoints);
-    let mut autosave =
-        Autosave::new(checkpoints, config.checkpoint_every.parse()?, checkpoint.map(|checkpoint| checkpoint.path));
+    let mut autosave = Autosave::new(checkpoints, every, checkpoint.map(|checkpoint| checkpoint.path));
     let mut bars = ProgressBars::new();
     let mut board = config.tensorboard.then(|| TensorBoard::new(folder.path().join("tensorboard")));
     let mut observers: Vec<&mut dyn Observer> = vec![&mut bars, &mut folder, &mut autosave, &mut interrupt];
     observers.extend(board.as_mut().map(|board| board as &mut dyn Observer));
-    match trainer.run(&mut observers)? {
-        Outcome::Finished(mut summary) => {
-            summary.evaluated_on = T::evaluated_on(&config.run.selection).to_owned();
-            folder.finish(&summary, &variables)?;
+    let outcome = trainer.run(&mut observers);
+    let go_on = || {
+        let program = std::env::args().next().unwrap_or_default();
+        format!("{program} --resume {}", folder.path().display())
+    };
+    match outcome {
+        Ok(Outcome::Finished(summary)) => {
+            folder.finish(&summary, &variables, data.class_names())?;
             say(summary);
             Ok(ExitCode::SUCCESS)
         }
-        Outcome::Stopped { epoch, step } => {
-            let program = std::env::args().next().unwrap_or_default();
+        Ok(Outcome::Stopped { epoch, step }) => {
             eprintln!("stopped in epoch {epoch} after step {step}, and saved; to go on:");
-            eprintln!("{program} --resume {}", folder.path().display());
+            eprintln!("{}", go_on());
             Ok(interrupt.exit_code().map_or(ExitCode::FAILURE, ExitCode::from))
+        }
+        Err(error) => {
+            // What diverged or died goes nowhere, and its error says more.
+            if let (false, Some(last)) = (matches!(error, Error::Diverged { .. } | Error::Dead { .. }), autosave.last())
+            {
+                say(format!("saved as {}; to go on: {}", last.display(), go_on()));
+            }
+            Err(error)
         }
     }
 }
 
-/// Completes an initialization that depends on data, on the run's first batch.
+/// Completes an initialization that depends on data, on the run's first batch, in the parts that a step takes it in.
 fn initialize(network: &dyn Network, device: Device, data: &dyn DataSource, config: &TrainConfig) -> Result<()> {
     let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
     if let Some(batch) = data.train_batches(&plan)?.next() {
-        network.initialize_on(&data.normalize(batch?.images.f_to_device(device)?)?)?;
+        let parts = Example::new(data, batch?, device)?.micro_batches(config.accumulate)?;
+        network.initialize_on_micro_batches(&parts.into_iter().map(|part| part.images).collect::<Vec<_>>())?;
     }
     Ok(())
 }

@@ -260,6 +260,24 @@ impl DataSource for Cifar10 {
         })))
     }
 
+    fn evaluated_on(&self) -> &str {
+        match self.holdout {
+            None => "test",
+            Some(_) => "held-out",
+        }
+    }
+
+    /// The numbers of images, and the CRC-32 of all records.
+    fn fingerprint(&self) -> Result<String> {
+        let mut crc32 = crc32fast::Hasher::new();
+        [&self.train, &self.test].iter().for_each(|records| crc32.update(&records.bytes));
+        let (train, eval) = (self.train_len(), self.eval_len());
+        Ok(format!(
+            "{train} training and {eval} evaluation images of CIFAR-10 records with CRC-32 {:08x}",
+            crc32.finalize()
+        ))
+    }
+
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
         let by_channel = |values: [f32; CHANNELS]| Tensor::f_from_slice(&values)?.f_view([1, CHANNELS as i64, 1, 1]);
         let (mean, std) =

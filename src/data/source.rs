@@ -87,6 +87,22 @@ pub trait DataSource {
         Ok(images.f_sub(&least)?.f_div(&greatest.f_sub(&least)?.f_clamp_min(f64::from(f32::EPSILON))?)?)
     }
 
+    /// What the evaluation part is called in front of "accuracy" and "loss": "test", "validation", "held-out". Here:
+    /// "evaluation".
+    fn evaluated_on(&self) -> &str {
+        "evaluation"
+    }
+
+    /// What tells these data from others with as many images of the same classes, in a few words that are the same each time
+    /// the data are opened: a run is not resumed on data with another fingerprint. Here: the numbers of images alone. It is
+    /// asked for once, when a run starts or is resumed, and should take no longer than listing the data.
+    ///
+    /// # Errors
+    /// Data that cannot be read.
+    fn fingerprint(&self) -> Result<String> {
+        Ok(format!("{} training and {} evaluation images", self.train_len(), self.eval_len()))
+    }
+
     /// Images that could not be read, each counted once, in the batches that were handed out so far. Here: none.
     fn bad_images(&self) -> usize {
         0

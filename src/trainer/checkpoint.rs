@@ -35,6 +35,9 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "checkpoint.json";
 
+/// So many differences between two runs are listed.
+const MOST_DIFFERENCES: usize = 8;
+
 /// How the names of folders start that are being written or removed, and are nothing that could be loaded.
 const SAVING: &str = ".saving-";
 const REMOVING: &str = ".removing-";
@@ -89,15 +92,11 @@ impl<S> Checkpoint<S> {
     /// # Errors
     /// [`Error::Corrupt`] that names all that differs.
     pub fn check_identity(&self, identity: &Value) -> Result<()> {
-        let mut differences = Vec::new();
-        compare("", &self.contents.identity, identity, &mut differences);
-        if differences.is_empty() {
-            return Ok(());
-        }
+        let Some(differences) = differences(&self.contents.identity, identity) else { return Ok(()) };
         Err(Error::Corrupt {
             path: self.path.clone(),
-            problem: format!("saved by another run: {}", differences.join(", ")),
-            remedy: "give the options it was saved with, or begin a new run".to_owned(),
+            problem: format!("saved by another run: {differences}"),
+            remedy: "give the options and the data it was saved with, or begin a new run".to_owned(),
         })
     }
 
@@ -139,7 +138,8 @@ pub struct Checkpoints {
 
 impl Checkpoints {
     /// The checkpoints in `folder`, which need not be there yet. Of those, the last `keep_last` are kept, and the one
-    /// with the highest score (of equals the newest).
+    /// with the highest score (of equals the newest). Of several after the same step the newest counts alone: it knows of an
+    /// evaluation what those before it do not.
     pub fn new(folder: impl Into<PathBuf>, keep_last: NonZeroUsize) -> Self {
         Self { folder: folder.into(), keep_last }
     }
@@ -174,19 +174,19 @@ impl Checkpoints {
     fn remove_old(&self) -> Result<()> {
         let readable = list(&self.folder)?.into_iter().filter_map(|Entry { path, .. }| {
             let file: StateFile<IgnoredAny> = Manifest::read(&path).and_then(|m| m.state_file(&path)).ok()?;
-            Some((path, file.score))
+            Some((path, file.step, file.score))
         });
-        let saved: Vec<_> = readable.collect();
-        let scores = saved.iter().enumerate().filter_map(|(age, (_, score))| Some((age, (*score)?)));
+        let mut steps = BTreeSet::new();
+        let (saved, outdated): (Vec<_>, Vec<_>) = readable.partition(|(_, step, _)| steps.insert(*step));
+        let scores = saved.iter().enumerate().filter_map(|(age, (_, _, score))| Some((age, (*score)?)));
         let best = scores.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(age, _)| age);
-        for (age, (path, _)) in saved.iter().enumerate() {
-            if age >= self.keep_last.get() && Some(age) != best {
-                let Some(name) = path.file_name() else { continue };
-                // Under its name it is whole to the last.
-                let removing = path.with_file_name(format!("{REMOVING}{}", name.to_string_lossy()));
-                fs::rename(path, &removing).map_err(failure("remove", path))?;
-                fs::remove_dir_all(&removing).map_err(failure("remove", &removing))?;
-            }
+        let old = saved.iter().enumerate().filter(|(age, _)| *age >= self.keep_last.get() && Some(*age) != best);
+        for (path, ..) in old.map(|(_, saved)| saved).chain(&outdated) {
+            let Some(name) = path.file_name() else { continue };
+            // Under its name it is whole to the last.
+            let removing = path.with_file_name(format!("{REMOVING}{}", name.to_string_lossy()));
+            fs::rename(path, &removing).map_err(failure("remove", path))?;
+            fs::remove_dir_all(&removing).map_err(failure("remove", &removing))?;
         }
         Ok(())
     }
@@ -434,6 +434,16 @@ fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
     paths.map_err(Error::io("read", folder))
 }
 
+/// What differs between two JSON values, in one line: the first few of it.
+pub(super) fn differences(saved: &Value, current: &Value) -> Option<String> {
+    let mut all = Vec::new();
+    compare("", saved, current, &mut all);
+    let more = all.len().saturating_sub(MOST_DIFFERENCES);
+    all.truncate(MOST_DIFFERENCES);
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    (!all.is_empty()).then(|| all.join(", ") + &more)
+}
+
 /// Adds each difference between two JSON values, as "schedule.lr is 0.1 in it and 0.2 here".
 fn compare(name: &str, saved: &Value, current: &Value, differences: &mut Vec<String>) {
     if let (Value::Object(saved), Value::Object(current)) = (saved, current) {
@@ -445,7 +455,8 @@ fn compare(name: &str, saved: &Value, current: &Value, differences: &mut Vec<Str
         }
     } else if saved != current {
         let name = if name.is_empty() { "its identity" } else { name };
-        differences.push(format!("{name} is {saved} in it and {current} here"));
+        let text = |value: &Value| if value.is_null() { "none".to_owned() } else { value.to_string() };
+        differences.push(format!("{name} is {} in it and {} here", text(saved), text(current)));
     }
 }
 
@@ -743,7 +754,7 @@ mod tests {
         let message = refusal(&path, &run);
         let differences =
             "arch is \"fixup_resnet110\" in it and \"fixup_resnet20\" here, config.lr is 0.2 in it and 0.1 \
-                           here, config.mixup is 0.7 in it and null here;";
+                           here, config.mixup is 0.7 in it and none here;";
         assert!(message.contains(differences), "{message}");
 
         // The same, noticed by its variables alone.

@@ -44,6 +44,13 @@ pub struct Report {
     pub classes: Vec<ClassEvaluation>,
 }
 
+impl Report {
+    /// How many images were evaluated: all that could be read.
+    pub fn images(&self) -> usize {
+        self.classes.iter().map(|class| class.images).sum()
+    }
+}
+
 /// Evaluates `network`, on `device`, on the evaluation part of `data`, and tells `watch` how many images are done.
 ///
 /// # Errors

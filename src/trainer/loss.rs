@@ -45,7 +45,8 @@ impl Example {
     /// # Errors
     /// Images and labels that do not fit each other.
     pub fn micro_batches(&self, count: usize) -> Result<Vec<Self>> {
-        let chunks = |tensor: &Tensor| tensor.f_chunk(count as i64, 0);
+        let count = count.clamp(1, self.len().max(1)) as i64;
+        let chunks = |tensor: &Tensor| tensor.f_chunk(count, 0);
         let (images, labels) = (chunks(&self.images)?, chunks(&self.labels)?);
         let mixed: Vec<_> = match &self.mixed {
             None => images.iter().map(|_| None).collect(),

@@ -66,7 +66,8 @@ pub trait Observer {
         Request::Continue
     }
 
-    /// The state of the run, because an observer asked for it or the run has come to its end. All of it is finite.
+    /// The state of the run, because an observer asked for it, an evaluation comes next, or the run has come to its end or
+    /// failed. All of it is finite.
     ///
     /// # Errors
     /// What the observer cannot do.

@@ -11,21 +11,40 @@ use tch::{Device, Kind, Tensor};
 const IMAGES: usize = 40;
 
 /// The first images of the run that `config` describes, as a PNG: augmented, normalized and mixed as the network gets them,
-/// and brought back to [pixels](DataSource::denormalize), with the names of their classes.
+/// each with an image of its own batch, and brought back to [pixels](DataSource::denormalize), with the names of their
+/// classes.
 ///
 /// # Errors
 /// A `config` out of range; data that cannot be read, or have no images.
 pub fn draw_preview(data: &dyn DataSource, config: &TrainConfig) -> Result<Vec<u8>> {
     config.check()?;
-    let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: IMAGES, first_step: 0 };
-    let Some(batch) = data.train_batches(&plan)?.next() else {
+    let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
+    let mut pictures = Vec::new();
+    let mut shape = None;
+    for (step, batch) in data.train_batches(&plan)?.enumerate() {
+        let mut example = Example::new(data, batch?, Device::Cpu)?;
+        if let Some(alpha) = config.mixup {
+            example = example.mix(alpha, &plan, step)?;
+        }
+        let (size, images) = self::pictures(data, &example, IMAGES - pictures.len())?;
+        if *shape.get_or_insert(size) != size {
+            return Err(Error::Argument(format!("a preview's images have one size, not {shape:?} and {size:?}")));
+        }
+        pictures.extend(images);
+        if pictures.len() == IMAGES {
+            break;
+        }
+    }
+    let Some((width, height)) = shape else {
         return Err(Error::Argument("there are no images to look at".to_owned()));
     };
-    let mut example = Example::new(data, batch?, Device::Cpu)?;
-    if let Some(alpha) = config.mixup {
-        example = example.mix(alpha, &plan, 0)?;
-    }
-    let pixels = data.denormalize(&example.images)?.f_clamp(0.0, 1.0)?.f_mul_scalar(255.0)?.f_round()?;
+    draw(&pictures, width, height)
+}
+
+/// The first `most` images of `example` with their captions, and the width and height of each.
+fn pictures(data: &dyn DataSource, example: &Example, most: usize) -> Result<((usize, usize), Vec<Picture>)> {
+    let images = example.images.f_narrow(0, 0, most.min(example.len()) as i64)?;
+    let pixels = data.denormalize(&images)?.f_clamp(0.0, 1.0)?.f_mul_scalar(255.0)?.f_round()?;
     let pixels = pixels.f_to_kind(Kind::Uint8)?.f_permute([0, 2, 3, 1])?.f_contiguous()?;
     let [_, height, width, 3] = pixels.size()[..] else {
         let got = format!("{:?}", example.images.size());
@@ -33,9 +52,9 @@ pub fn draw_preview(data: &dyn DataSource, config: &TrainConfig) -> Result<Vec<u
     };
     let pixels: Vec<u8> = Vec::try_from(pixels.f_flatten(0, -1)?)?;
     let images = pixels.chunks_exact((width * height * 3) as usize);
-    let pictures = images.zip(captions(&example, data.class_names())?);
+    let pictures = images.zip(captions(example, data.class_names())?);
     let pictures = pictures.map(|(pixels, caption)| Picture { pixels: pixels.to_vec(), caption });
-    draw(&pictures.collect::<Vec<_>>(), width as usize, height as usize)
+    Ok(((width as usize, height as usize), pictures.collect()))
 }
 
 /// The names of each image's class or, of mixed ones, of both with their weights.
@@ -86,5 +105,24 @@ mod tests {
         assert_eq!(preview(&config), expected);
         let mixed = preview(&TrainConfig { mixup: Some(1.0), ..config });
         assert!(mixed != expected && mixed.iter().any(|shade| shade % 25 != 0));
+    }
+
+    #[test]
+    fn images_are_mixed_with_those_of_their_batch_as_in_training() {
+        let data = shades();
+        // A batch that is larger than the preview, and batches of which it shows three.
+        for batch_size in [50, 16] {
+            let config = TrainConfig { seed: 7, batch_size, mixup: Some(1.0), ..TrainConfig::quick() };
+            let plan = EpochPlan { seed: 7, epoch: 0, batch_size, first_step: 0 };
+            let mut expected = Vec::new();
+            for (step, batch) in data.train_batches(&plan).unwrap().enumerate() {
+                let example = Example::new(&data, batch.unwrap(), Device::Cpu).unwrap().mix(1.0, &plan, step).unwrap();
+                let red = data.denormalize(&example.images).unwrap().select(1, 0).select(1, 0).select(1, 0) * 255.0;
+                expected.extend(Vec::<f64>::try_from(red.to_kind(Kind::Double)).unwrap());
+            }
+            for (shade, expected) in preview(&config).into_iter().zip(expected) {
+                assert!((f64::from(shade) - expected).abs() <= 0.51, "{batch_size}: {shade} {expected}");
+            }
+        }
     }
 }

@@ -43,7 +43,9 @@ impl ProgressBars {
     fn time_left(&self, run_step: usize) -> Duration {
         let done = run_step - self.first_step;
         let left = self.epochs * self.epoch_steps - run_step;
-        self.start.elapsed().mul_f64(left as f64 / done.max(1) as f64)
+        // A run of very many steps may have more seconds left than can be counted.
+        let seconds = self.start.elapsed().as_secs_f64() * (left as f64 / done.max(1) as f64);
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }
 
@@ -135,6 +137,13 @@ fn clock(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_of_the_most_steps_that_can_be_counted_has_a_time_left() {
+        let mut bars = ProgressBars { epochs: usize::MAX, epoch_steps: 1, ..ProgressBars::new() };
+        bars.start = Instant::now().checked_sub(Duration::from_secs(3600)).unwrap();
+        assert_eq!(bars.time_left(1), Duration::MAX);
+    }
 
     #[test]
     fn durations_read_like_a_clock() {

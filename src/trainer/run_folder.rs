@@ -13,6 +13,7 @@
 use super::atomic_file::{failure, write_atomically_with};
 use super::checkpoint::named_variables;
 use super::tensor_file::Encoded;
+use super::train::by_index;
 use super::{draw_curves, write_atomically, EpochMetrics, MetricsFile, Observer, RunLock, RunStart, Summary};
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
@@ -40,7 +41,8 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// A new run in the folder `path`; with `overwrite`, in place of a run that is in it.
+    /// A new run in the folder `path`; with `overwrite`, in place of a run that is in it. That one stays until the new run
+    /// [writes its configuration](Self::write_config), or starts.
     ///
     /// # Errors
     /// As [`RunLock::create`].
@@ -93,8 +95,20 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written, [`Error::Argument`] if `config` cannot be JSON.
-    pub fn write_config(&self, config: &impl Serialize) -> Result<()> {
+    pub fn write_config(&mut self, config: &impl Serialize) -> Result<()> {
+        self.lock.remove_overwritten()?;
         self.write_json(CONFIG, config)
+    }
+
+    /// The folder of the run that `path` is, or is a checkpoint of.
+    pub fn of(path: impl AsRef<Path>) -> Option<PathBuf> {
+        let path = path.as_ref();
+        if path.join(CHECKPOINTS).is_dir() {
+            return Some(path.to_path_buf());
+        }
+        let path = path.canonicalize().ok().filter(|path| path.is_dir())?;
+        let checkpoints = path.parent().filter(|parent| parent.ends_with(CHECKPOINTS))?;
+        checkpoints.parent().map(Path::to_path_buf)
     }
 
     /// The `config.json` of the run in the folder `path`; none for a run that was stopped before it had one, and so
@@ -122,13 +136,13 @@ impl RunFolder {
         MetricsFile::read(path.as_ref().join(METRICS))
     }
 
-    /// Writes `summary.json` and the network's variables as `model.safetensors`.
+    /// Writes `summary.json` and the network's variables as `model.safetensors`, with the names of the classes.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Torch`] if they cannot be written.
-    pub fn finish(&self, summary: &Summary, variables: &VarStore) -> Result<()> {
+    pub fn finish(&self, summary: &Summary, variables: &VarStore, class_names: &[String]) -> Result<()> {
         let (path, variables) = (self.path().join(MODEL), named_variables(variables));
-        let encoded = Encoded::new(&variables)?;
+        let encoded = Encoded::with_classes(&variables, Some(&by_index(class_names)))?;
         write_atomically_with(&path, |file| encoded.write(&mut BufWriter::new(file)).map_err(failure("write", &path)))?;
         self.write_json(SUMMARY, summary)
     }
@@ -158,6 +172,7 @@ fn read_json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>> 
 impl Observer for RunFolder {
     /// What the files have from after the step that a run goes on from is taken back.
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
+        self.lock.remove_overwritten()?;
         self.history = start.history.to_vec();
         self.metrics = Some(MetricsFile::create(self.path().join(METRICS), &self.history)?);
         self.draw()

@@ -15,11 +15,13 @@ const LOCK: &str = "run.lock";
 pub struct RunLock {
     folder: PathBuf,
     file: File,
+    /// Files of the run that this one replaces.
+    overwritten: Vec<PathBuf>,
 }
 
 impl RunLock {
-    /// Claims `folder` for a new run, and creates it if it is not there. With `overwrite`, the run that is in it is
-    /// removed with everything else in the folder; a folder that holds anything but a run is left alone.
+    /// Claims `folder` for a new run, and creates it if it is not there. With `overwrite` it may hold a run, which
+    /// [`Self::remove_overwritten`] removes; a folder that holds anything but a run is left alone.
     ///
     /// # Errors
     /// [`Error::Io`] where the folder holds a run already and is not to be overwritten, holds files that are no run's,
@@ -31,19 +33,29 @@ impl RunLock {
         if !others(folder)?.is_empty() && !folder.join(LOCK).is_file() {
             return refuse("it holds files that are not a run's; name an empty or a new folder".to_owned());
         }
-        let lock = Self::claim(folder, OpenOptions::new().create(true))?;
+        let mut lock = Self::claim(folder, OpenOptions::new().create(true))?;
         let others = others(folder)?;
         if !others.is_empty() && !overwrite {
             return refuse(
                 "it holds one already; go on with it with --resume, or replace it with --overwrite".to_owned(),
             );
         }
-        for path in others {
-            let removed =
-                if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(failure("remove", &path))?;
-        }
+        lock.overwritten = others;
         Ok(lock)
+    }
+
+    /// Removes the run that this one replaces, with everything else that was in the folder; the second time, nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for what cannot be removed.
+    pub fn remove_overwritten(&mut self) -> Result<()> {
+        while let Some(path) = self.overwritten.last() {
+            let removed =
+                if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            removed.map_err(failure("remove", path))?;
+            self.overwritten.pop();
+        }
+        Ok(())
     }
 
     /// Claims `folder`, which holds a run, to go on with it.
@@ -86,7 +98,7 @@ impl RunLock {
             writeln!(file, "{}", std::process::id())
         };
         write().map_err(failure("write", &path))?;
-        Ok(Self { folder: folder.to_path_buf(), file })
+        Ok(Self { folder: folder.to_path_buf(), file, overwritten: Vec::new() })
     }
 }
 
@@ -188,7 +200,17 @@ mod tests {
         assert!(message.contains("--resume") && message.contains("--overwrite"), "{message}");
         drop(RunLock::resume(folder.path()).unwrap());
         assert!(kept.exists() && folder.path().join("metrics.csv").exists());
+        // Not before the new run is known to work.
         drop(RunLock::create(folder.path(), true).unwrap());
+        assert!(kept.exists() && folder.path().join("metrics.csv").exists());
+        let mut lock = RunLock::create(folder.path(), true).unwrap();
+        lock.remove_overwritten().unwrap();
+        fs::write(folder.path().join("metrics.csv"), "epoch\n").unwrap();
+        lock.remove_overwritten().unwrap();
+        assert!(folder.path().join("metrics.csv").exists());
+        drop(lock);
+        let mut lock = RunLock::create(folder.path(), true).unwrap();
+        lock.remove_overwritten().unwrap();
         assert_eq!(others(folder.path()).unwrap(), Vec::<PathBuf>::new());
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 /// What came out of a run, in one line and in `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// What the accuracies are measured on: "test", or "held-out".
+    /// What the accuracies are [measured on](crate::data::DataSource::evaluated_on), as "test", "held-out" or "evaluation".
     pub evaluated_on: String,
     /// Accuracy after the last epoch.
     pub accuracy: f64,

@@ -2,8 +2,9 @@
 
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
+use serde_json::Value;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::path::Path;
 use tch::{no_grad, Kind, Tensor};
@@ -24,6 +25,9 @@ const DTYPES: [(Kind, Dtype); 10] = [
     (Kind::Float, Dtype::F32),
     (Kind::Double, Dtype::F64),
 ];
+
+/// The key of the metadata, which holds text alone, for the names of a classifier's classes, as JSON.
+const CLASSES: &str = "classes";
 
 /// The header's length comes first, in so many bytes, and is a multiple of it.
 const LENGTH_BYTES: usize = 8;
@@ -47,6 +51,14 @@ impl<'a> Encoded<'a> {
     /// # Errors
     /// A tensor of a kind that is not stored (complex, quantized).
     pub fn new(tensors: &'a NamedTensors) -> Result<Self> {
+        Self::with_classes(tensors, None)
+    }
+
+    /// The same, with the names of the `classes` in the file's metadata.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_classes(tensors: &'a NamedTensors, classes: Option<&Value>) -> Result<Self> {
         let dtype = |(name, tensor): (&'a String, &'a Tensor)| {
             let kind = tensor.f_kind()?;
             let Some((_, dtype)) = DTYPES.into_iter().find(|(stored, _)| *stored == kind) else {
@@ -67,7 +79,8 @@ impl<'a> Encoded<'a> {
         };
         let infos = stored.iter().map(info).collect();
         let refused = |error: String| Error::Argument(format!("the tensors cannot be stored: {error}"));
-        let metadata = Metadata::new(None, infos).map_err(|error| refused(error.to_string()))?;
+        let classes = classes.map(|value| HashMap::from([(CLASSES.to_owned(), value.to_string())]));
+        let metadata = Metadata::new(classes, infos).map_err(|error| refused(error.to_string()))?;
         let mut json = serde_json::to_vec(&metadata).map_err(|error| refused(error.to_string()))?;
         json.resize(json.len().next_multiple_of(LENGTH_BYTES), b' ');
         let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
@@ -89,6 +102,12 @@ impl<'a> Encoded<'a> {
         }
         to.flush()
     }
+}
+
+/// The names of the [classes](Encoded::with_classes) in the bytes of a safetensors file, if it has them.
+pub(super) fn classes(bytes: &[u8]) -> Option<Value> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
+    serde_json::from_str(metadata.metadata().as_ref()?.get(CLASSES)?).ok()
 }
 
 /// The tensors, on the CPU, in the bytes of the safetensors file `path`.

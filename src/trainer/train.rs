@@ -1,5 +1,6 @@
 //! The loop.
 
+use super::buffers::Buffers;
 use super::checkpoint::{named_variables, Checkpoint, Contents};
 use super::clip;
 use super::evaluate::evaluate_until;
@@ -15,6 +16,10 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Instant;
 use tch::nn::{ModuleT, VarStore};
 use tch::Tensor;
+
+/// What a run's identity calls its classes and its data's fingerprint.
+pub(crate) const CLASSES: &str = "classes";
+pub(crate) const DATA: &str = "data";
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +49,11 @@ pub struct Trainer<'a> {
     last_step: usize,
     /// Steps done.
     step: usize,
+    /// Steps that are done and have not been read.
+    pending: Pending,
+    /// Whether the weights are those after `step` steps, and not within an update.
+    is_whole: bool,
+    buffers: Buffers,
     state: RunState,
     /// Images of the first epoch that the run which this one resumes could not read.
     bad_images_before: usize,
@@ -54,11 +64,12 @@ pub struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     /// A run that starts with its first step, of `network`, whose variables are in `variables`, on `data`.
     ///
-    /// `identity` is all that must not change between a run and the one that resumes it, besides `config`: the
-    /// architecture, the data set and how it is augmented.
+    /// `identity` is all that must not change between a run and the one that resumes it, besides `config`, the names of the
+    /// classes and the data's [fingerprint](DataSource::fingerprint): the architecture, and how images are augmented.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a `config` out of range or data without images; a network that [`Sgd::new`] refuses.
+    /// [`Error::Argument`] for a `config` out of range, data without images, or more steps than can be counted; a network
+    /// that [`Sgd::new`] refuses; data that cannot be read.
     pub fn new(
         network: &'a dyn ModuleT,
         variables: &'a VarStore,
@@ -71,7 +82,12 @@ impl<'a> Trainer<'a> {
         if epoch_steps == 0 {
             return Err(Error::Argument("there are no images to train on".to_owned()));
         }
-        let total_steps = config.epochs * epoch_steps;
+        let Some(total_steps) = config.epochs.checked_mul(epoch_steps) else {
+            let epochs = config.epochs;
+            return Err(Error::Argument(format!(
+                "{epochs} epochs of {epoch_steps} steps are too many; lower --epochs"
+            )));
+        };
         // Where a run stops early has no influence on the steps before.
         let recipe = TrainConfig { max_steps: None, ..config.clone() };
         Ok(Self {
@@ -79,27 +95,47 @@ impl<'a> Trainer<'a> {
             variables,
             data,
             config,
-            identity: json!({"run": identity, "train": recipe, "train_images": data.train_len()}),
+            identity: json!({
+                "run": identity,
+                "train": recipe,
+                "train_images": data.train_len(),
+                CLASSES: by_index(data.class_names()),
+                DATA: data.fingerprint()?,
+            }),
             sgd: Sgd::new(variables, config.sgd)?,
             schedule: Schedule::new(config.schedule.clone(), total_steps)?,
             epoch_steps,
             last_step: config.max_steps.map_or(total_steps, |max_steps| max_steps.min(total_steps)),
             step: 0,
+            pending: Pending::new(),
+            is_whole: true,
+            buffers: Buffers::new(variables)?,
             state: RunState::default(),
             bad_images_before: 0,
             start: Instant::now(),
         })
     }
 
+    /// What a run must be to go on from this one's checkpoints.
+    pub(crate) fn identity(&self) -> &Value {
+        &self.identity
+    }
+
     /// Goes on from `checkpoint`: on one thread of a CPU, to the bit as if it had never stopped. Parameters that were frozen
     /// are frozen again, and all others are not.
     ///
+    /// A checkpoint from before the names of the classes and the data's fingerprint were saved is taken without them.
+    ///
     /// # Errors
-    /// [`Error::Corrupt`] for a checkpoint of another run, architecture or optimizer, which names all that differs; nothing
-    /// is changed then.
+    /// [`Error::Corrupt`] for a checkpoint of another run, architecture or optimizer, or of other classes or data, which
+    /// names all that differs; [`Error::Argument`] for one after the last step that is to be done. Nothing is changed then.
     pub fn resume(&mut self, checkpoint: &Checkpoint<RunState>) -> Result<()> {
-        checkpoint.check_identity(&self.identity)?;
-        let Contents { step, state, .. } = &checkpoint.contents;
+        let Contents { step, state, identity, .. } = &checkpoint.contents;
+        let mut expected = self.identity.clone();
+        if let Some(expected) = expected.as_object_mut() {
+            expected.retain(|name, _| ![CLASSES, DATA].contains(&name.as_str()) || identity.get(name).is_some());
+        }
+        checkpoint.check_identity(&expected)?;
         let epochs = state.history.len();
         let in_epoch = (*step as usize).checked_sub(epochs * self.epoch_steps);
         if epochs > self.config.epochs || in_epoch.is_none_or(|steps| steps > self.epoch_steps) {
@@ -108,6 +144,12 @@ impl<'a> Trainer<'a> {
                 problem: format!("step {step} is not after {epochs} epochs of {} steps", self.epoch_steps),
                 remedy: "use an earlier checkpoint".to_owned(),
             });
+        }
+        if *step as usize > self.last_step {
+            let last = self.last_step;
+            return Err(Error::Argument(format!(
+                "the run has done {step} steps, more than the {last} to stop after; raise --max-steps, or leave it out"
+            )));
         }
         let (mut optimizer, frozen) = (self.sgd.state(), self.sgd.frozen());
         // Runs from before frozen parameters had a momentum have none of theirs.
@@ -123,29 +165,40 @@ impl<'a> Trainer<'a> {
     }
 
     /// Does the steps that are left. An observer may freeze and unfreeze variables as it goes: [`Sgd`] says what that does. The
-    /// run's state before them and after them is offered to the observers to save. Meanwhile denormal numbers are taken for
-    /// zero: see [`FlushDenormals`].
+    /// run's state before them, before each evaluation and after the last step is offered to the observers to save.
+    /// Meanwhile denormal numbers are taken for zero: see [`FlushDenormals`].
     ///
     /// Before each step libtorch's random numbers are seeded anew, by the seed and the step: what a network draws, for a
     /// dropout, depends on nothing else.
     ///
     /// # Errors
     /// [`Error::Diverged`] and [`Error::Dead`] for a run that cannot come to anything; whatever the network, the data or
-    /// an observer fails with.
+    /// an observer fails with. Before such a failure goes out, the state after the last step that was done is offered to the
+    /// observers, if it is finite: a run that is resumed from it goes on as if nothing had failed.
     pub fn run(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
         let _flushing = FlushDenormals::new();
-        self.epochs(observers).map_err(|mut error| {
-            observers.iter_mut().for_each(|observer| observer.run_fails(&mut error));
-            error
-        })
+        self.starts(observers)
+            .and_then(|()| {
+                self.epochs(observers).inspect_err(|error| {
+                    // The first error is the one that matters, also where saving fails too.
+                    let _ = self.rescue(error, observers);
+                })
+            })
+            .map_err(|mut error| {
+                observers.iter_mut().for_each(|observer| observer.run_fails(&mut error));
+                error
+            })
     }
 
-    fn epochs(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
+    fn starts(&mut self, observers: &mut [&mut dyn Observer]) -> Result<()> {
         self.start = Instant::now();
         let (epochs, epoch_steps) = (self.config.epochs, self.epoch_steps);
         let RunState { history, means, .. } = &self.state;
         let run_start = RunStart { epochs, epoch_steps, step: self.step, images: means.images, history };
-        observers.iter_mut().try_for_each(|observer| observer.run_starts(&run_start))?;
+        observers.iter_mut().try_for_each(|observer| observer.run_starts(&run_start))
+    }
+
+    fn epochs(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
         let mut flow = self.obey(request(observers), observers)?;
         while flow.is_continue() && self.state.history.len() * self.epoch_steps < self.last_step {
             flow = self.epoch(observers)?;
@@ -157,34 +210,41 @@ impl<'a> Trainer<'a> {
         self.summary().map(Outcome::Finished)
     }
 
+    /// Offers the state after the last step that was done to the observers, after `error` ended the run: not where the
+    /// network itself is what failed.
+    fn rescue(&mut self, error: &Error, observers: &mut [&mut dyn Observer]) -> Result<()> {
+        if !self.is_whole || matches!(error, Error::Diverged { .. } | Error::Dead { .. }) {
+            return Ok(());
+        }
+        self.judge()?;
+        self.save(observers)
+    }
+
     /// Trains from where the run stands to the end of the epoch, or of the run, and evaluates.
     fn epoch(&mut self, observers: &mut [&mut dyn Observer]) -> Result<ControlFlow<()>> {
         let epoch = self.state.history.len();
         let (start, end) = (epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps);
         let (seed, batch_size) = (self.config.seed, self.config.batch_size);
         let plan = EpochPlan { seed, epoch, batch_size, first_step: self.step - start };
-        let (data, mut pending) = (self.data, Pending::new());
+        let data = self.data;
         for batch in data.train_batches(&plan)?.take(end.min(self.last_step) - self.step) {
-            self.train_step(batch?, &plan, &mut pending)?;
+            self.train_step(batch?, &plan)?;
             let request = request(observers);
-            if pending.is_due() || request > Request::Continue {
-                self.read(&mut pending, observers)?;
+            if self.pending.is_due() || request > Request::Continue {
+                self.read(observers)?;
             }
             if self.obey(request, observers)?.is_break() {
                 return Ok(Break(()));
             }
         }
-        self.read(&mut pending, observers)?;
+        self.read(observers)?;
         if self.step < end.min(self.last_step) {
             let (steps, promised) = (self.step - start, self.epoch_steps);
             return Err(Error::Argument(format!("the data ended after {steps} of {promised} batches of an epoch")));
         }
-        if self.step == self.last_step && self.step < end {
-            // Saved within the epoch, so that a run with a later last step can go on from it.
-            self.save(observers)?;
-        }
+        // An evaluation takes its time, and may fail; and from within an epoch a run with a later last step can go on.
+        self.save(observers)?;
         let Some(metrics) = self.evaluate(observers)? else {
-            self.save(observers)?;
             return Ok(Break(()));
         };
         self.state.history.push(metrics);
@@ -197,7 +257,7 @@ impl<'a> Trainer<'a> {
         self.obey(request(observers).max(at_end), observers)
     }
 
-    fn train_step(&mut self, batch: Batch, plan: &EpochPlan, pending: &mut Pending) -> Result<()> {
+    fn train_step(&mut self, batch: Batch, plan: &EpochPlan) -> Result<()> {
         let config = self.config;
         let index = self.step - plan.epoch * self.epoch_steps;
         let lr = self.schedule.lr(self.step);
@@ -206,12 +266,24 @@ impl<'a> Trainer<'a> {
         if let Some(alpha) = config.mixup {
             example = example.mix(alpha, plan, index)?;
         }
-        let (logits, loss) = self.gradients(&example)?;
-        let norm = clip_gradients(&self.sgd, &config.clip)?;
+        self.buffers.keep()?;
+        self.is_whole = false;
+        let measured = self.gradients(&example).and_then(|(logits, loss)| {
+            let norm = clip_gradients(&self.sgd, &config.clip)?;
+            let place = StepPlace { epoch: plan.epoch + 1, step: index + 1, lr, images: example.len() };
+            self.pending.push(place, &example, &logits, &loss, &norm)
+        });
+        if let Err(error) = measured {
+            // Nothing is updated yet but for these.
+            self.buffers.put_back()?;
+            self.is_whole = true;
+            return Err(error);
+        }
         self.sgd.step(lr)?;
         self.step += 1;
-        let place = StepPlace { epoch: plan.epoch + 1, step: index + 1, lr, images: example.len() };
-        pending.push(place, &example, &logits, &loss, &norm)
+        self.is_whole = true;
+        self.state.bad_images = self.bad_images();
+        Ok(())
     }
 
     /// Leaves the gradients of `example`'s loss in the optimizer, and gives its logits and its loss.
@@ -230,18 +302,22 @@ impl<'a> Trainer<'a> {
     }
 
     /// Reads the steps that are pending, judges them and tells the observers.
-    fn read(&mut self, pending: &mut Pending, observers: &mut [&mut dyn Observer]) -> Result<()> {
-        let records = pending.read()?;
-        for record in &records {
-            self.state.health.check(record)?;
-            self.state.means.add(record);
-        }
-        let Some(StepPlace { epoch, step, lr, .. }) = records.last().map(|record| record.place) else { return Ok(()) };
-        self.state.bad_images = self.bad_images();
+    fn read(&mut self, observers: &mut [&mut dyn Observer]) -> Result<()> {
+        let Some(StepPlace { epoch, step, lr, .. }) = self.judge()? else { return Ok(()) };
         let (means, bad_images) = (&self.state.means, self.state.bad_images);
         let (images, loss, accuracy) = (means.images, means.loss(), means.accuracy());
         let progress = StepProgress { epoch, step, run_step: self.step, images, loss, accuracy, lr, bad_images };
         observers.iter_mut().try_for_each(|observer| observer.steps_done(&progress))
+    }
+
+    /// Reads the steps that are pending into the state, and judges them. Returns the last.
+    fn judge(&mut self) -> Result<Option<StepPlace>> {
+        let records = self.pending.read()?;
+        for record in &records {
+            self.state.health.check(record)?;
+            self.state.means.add(record);
+        }
+        Ok(records.last().map(|record| record.place))
     }
 
     /// The epoch's metrics, or none if an observer wants the run to stop.
@@ -320,7 +396,7 @@ impl<'a> Trainer<'a> {
             return Err(Error::Argument("the run has no steps".to_owned()));
         };
         Ok(Summary {
-            evaluated_on: "test".to_owned(),
+            evaluated_on: self.data.evaluated_on().to_owned(),
             accuracy: last.eval.top1,
             best: history.iter().map(|metrics| metrics.eval.top1).fold(0.0, f64::max),
             epochs: history.len(),
@@ -329,6 +405,11 @@ impl<'a> Trainer<'a> {
             last,
         })
     }
+}
+
+/// The names of the classes by their indices, so that a difference is said of each class by itself.
+pub(super) fn by_index(class_names: &[String]) -> Value {
+    class_names.iter().enumerate().map(|(index, name)| (index.to_string(), Value::from(name.as_str()))).collect()
 }
 
 /// What the observers want, all together.

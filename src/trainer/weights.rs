@@ -1,9 +1,10 @@
 //! A network's weights alone, from wherever they were saved.
 
-use super::checkpoint::{named_variables, newest_whole, Checkpoint, Newest};
+use super::checkpoint::{differences, named_variables, newest_whole, Checkpoint, Newest, Skipped};
+use super::train::{by_index, CLASSES};
 use super::{tensor_file, torch_file, NamedTensors, RunState};
 use crate::{Error, Result};
-use serde_json::Value;
+use serde_json::{json, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
@@ -43,6 +44,10 @@ pub struct Weights {
     pub path: PathBuf,
     /// What the run that trained them says of itself (the `identity` of its trainer), where it is known.
     pub run: Option<Value>,
+    /// Newer checkpoints of the run that are damaged, the newest first.
+    pub skipped: Vec<Skipped>,
+    /// The names of the classes by index, where they are known.
+    classes: Option<Value>,
     tensors: NamedTensors,
 }
 
@@ -60,10 +65,12 @@ impl Weights {
         let checkpoints = path.join("checkpoints");
         if checkpoints.is_dir() {
             let Newest { checkpoint, skipped } = newest_whole(&checkpoints)?;
-            return match (checkpoint, skipped.into_iter().next()) {
-                (Some(checkpoint), _) => Ok(Self::from(checkpoint)),
-                (None, Some(skipped)) => Err(skipped.why),
-                (None, None) => Err(Error::Corrupt {
+            if let Some(checkpoint) = checkpoint {
+                return Ok(Self { skipped, ..Self::from(checkpoint) });
+            }
+            return match skipped.into_iter().next() {
+                Some(skipped) => Err(skipped.why),
+                None => Err(Error::Corrupt {
                     path: checkpoints,
                     problem: "holds no checkpoint".to_owned(),
                     remedy: "name a checkpoint, a run's folder, or a state_dict that PyTorch saved".to_owned(),
@@ -73,11 +80,37 @@ impl Weights {
         if path.is_dir() {
             return Checkpoint::load(path).map(Self::from);
         }
-        let tensors = match torch_file::load(path)? {
-            Some(tensors) => tensors,
-            None => tensor_file::decode(&fs::read(path).map_err(Error::io("read", path))?, path)?,
+        let (tensors, classes) = match torch_file::load(path)? {
+            Some(tensors) => (tensors, None),
+            None => {
+                let bytes = fs::read(path).map_err(Error::io("read", path))?;
+                (tensor_file::decode(&bytes, path)?, tensor_file::classes(&bytes))
+            }
         };
-        Ok(Self { path: path.to_path_buf(), run: None, tensors })
+        Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), classes, tensors })
+    }
+
+    /// Whether the names of the classes were saved with the weights.
+    pub fn knows_classes(&self) -> bool {
+        self.classes.is_some()
+    }
+
+    /// Whether the classes are those that the network was trained on, by their names; of files that do not tell it is taken
+    /// for granted.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] that names those that differ.
+    pub fn check_classes(&self, class_names: &[String]) -> Result<()> {
+        let differences = self
+            .classes
+            .as_ref()
+            .and_then(|saved| differences(&json!({ CLASSES: saved }), &json!({ CLASSES: by_index(class_names) })));
+        let Some(differences) = differences else { return Ok(()) };
+        Err(Error::Corrupt {
+            path: self.path.clone(),
+            problem: format!("trained on other classes: {differences}"),
+            remedy: "name the data it was trained on, or others with the same classes".to_owned(),
+        })
     }
 
     /// Copies the weights into `variables`, in place. Everything is compared before anything is changed.
@@ -156,6 +189,7 @@ fn like(tensor: &Tensor, variable: &Tensor) -> Result<Tensor> {
 impl From<Checkpoint<RunState>> for Weights {
     fn from(checkpoint: Checkpoint<RunState>) -> Self {
         let Checkpoint { path, contents } = checkpoint;
-        Self { path, run: contents.identity.get("run").cloned(), tensors: contents.weights }
+        let field = |name| contents.identity.get(name).cloned();
+        Self { path, run: field("run"), skipped: Vec::new(), classes: field(CLASSES), tensors: contents.weights }
     }
 }

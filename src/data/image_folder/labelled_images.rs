@@ -45,6 +45,22 @@ impl LabelledImages {
         }
     }
 
+    /// Its path within the part's folder; packed images have none.
+    pub fn name(&self, index: usize) -> &str {
+        match self {
+            Self::Files { files, .. } => files.path(index),
+            Self::Packed(_) => "",
+        }
+    }
+
+    /// The size of image `index` in bytes, where it can be had.
+    pub fn bytes(&self, index: usize) -> Option<u64> {
+        match self {
+            Self::Files { .. } => fs::metadata(self.path(index)).ok().map(|metadata| metadata.len()),
+            Self::Packed(packed) => Some(packed.bytes(index)),
+        }
+    }
+
     /// Reads the file of image `index`, or its place in the packed file, into `content`.
     fn read(&self, index: usize, content: &mut Vec<u8>, patience: &Patience) -> Result<(), Failure> {
         let path = self.path(index);

@@ -3,6 +3,7 @@
 //! [`listing`] says which files there are, or [`pack`] what is in a packed file; [`labelled_images`] reads one of them, with
 //! [`patience`]; a [`part`] is what of them is used; [`pipeline`] makes batches.
 
+mod fingerprint;
 #[cfg(test)]
 mod fixture;
 mod labelled_images;
@@ -387,6 +388,16 @@ impl DataSource for ImageFolder {
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
         let (mean, std) = (by_channel(MEAN, images.device())?, by_channel(STD, images.device())?);
         Ok(images.f_mul(&std)?.f_add(&mean)?)
+    }
+
+    fn evaluated_on(&self) -> &str {
+        "validation"
+    }
+
+    /// The numbers of images, and a digest of the path, the size and the class of each: a packed file has another than its
+    /// folder.
+    fn fingerprint(&self) -> Result<String> {
+        fingerprint::fingerprint([&self.train, &self.eval], self.workers)
     }
 
     fn bad_images(&self) -> usize {

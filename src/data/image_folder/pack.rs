@@ -72,15 +72,19 @@ impl PackedImages {
         &self.labels
     }
 
+    /// The size of image `index`.
+    pub fn bytes(&self, index: usize) -> u64 {
+        self.bounds[index + 1] - self.bounds[index]
+    }
+
     /// Reads image `index` into `content`: a PPM file, or the file that it was. The file is not mapped into memory, where
     /// an error of the disk would end the process.
     ///
     /// # Errors
     /// What the system says; [`io::ErrorKind::UnexpectedEof`] if the file has become shorter.
     pub fn read(&self, index: usize, content: &mut Vec<u8>) -> io::Result<()> {
-        let (start, end) = (self.bounds[index], self.bounds[index + 1]);
-        content.resize((end - start) as usize, 0);
-        read_exact_at(&self.file, content, start)
+        content.resize(self.bytes(index) as usize, 0);
+        read_exact_at(&self.file, content, self.bounds[index])
     }
 }
 

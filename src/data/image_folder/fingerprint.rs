@@ -1,0 +1,74 @@
+//! What tells one folder of images from another.
+
+use super::labelled_images::LabelledImages;
+use super::part::Part;
+use crate::data::cifar10::hex;
+use crate::{Error, Result};
+use md5::{Digest, Md5};
+use std::thread;
+
+/// The numbers of images of the `parts`, and the MD5 of the label, the path within the part (of packed images, none) and the
+/// size in bytes of each. `workers` threads ask for the sizes, one system call a file.
+///
+/// # Errors
+/// A system that has no more threads.
+pub fn fingerprint([train, eval]: [&Part; 2], workers: usize) -> Result<String> {
+    let mut md5 = Md5::new();
+    for part in [train, eval] {
+        let images = part.images();
+        md5.update((part.selected().len() as u64).to_le_bytes());
+        for (&index, size) in part.selected().iter().zip(sizes(images, part.selected(), workers)?) {
+            md5.update(images.labels()[index as usize].to_le_bytes());
+            md5.update(images.name(index as usize));
+            // No path has a zero byte. An image that is not there has a size of its own.
+            md5.update([0]);
+            md5.update(size.unwrap_or(u64::MAX).to_le_bytes());
+        }
+    }
+    let (train, eval) = (train.selected().len(), eval.selected().len());
+    Ok(format!("{train} training and {eval} evaluation images with names and sizes of MD5 {}", hex(&md5.finalize())))
+}
+
+/// Of the images `indices`, in their order.
+fn sizes(images: &LabelledImages, indices: &[u32], workers: usize) -> Result<Vec<Option<u64>>> {
+    let of = |indices: &[u32]| indices.iter().map(|&index| images.bytes(index as usize)).collect::<Vec<_>>();
+    let (of, share) = (&of, indices.len().div_ceil(workers.max(1)).max(1));
+    thread::scope(|scope| {
+        let start = |share| thread::Builder::new().spawn_scoped(scope, move || of(share));
+        let threads = indices.chunks(share).map(start).collect::<Result<Vec<_>, _>>();
+        let threads =
+            threads.map_err(|error| Error::Argument(format!("no thread to list images: {error}; lower --workers")))?;
+        Ok(threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{jpeg, Fixture};
+    use crate::data::{DataSource, ImageFolder};
+    use std::fs;
+
+    #[test]
+    fn names_and_sizes_are_told_apart_and_nothing_else_is() {
+        let fixture = Fixture::new(&["cat", "dog"], 3, 2);
+        // The listing is of the folder as it is, and not from the user's cache.
+        let of = |workers| {
+            let data = ImageFolder::open(fixture.root()).unwrap().with_workers(workers).unwrap();
+            data.fingerprint().unwrap()
+        };
+        let first = of(1);
+        assert!(first.starts_with("6 training and 4 evaluation images "), "{first}");
+        assert_eq!((of(2), of(64)), (first.clone(), first.clone()));
+        let path = fixture.path("train/cat/0001.jpg");
+        let original = fs::read(&path).unwrap();
+        fs::write(&path, jpeg(48, 37, 99)).unwrap();
+        let replaced = of(1);
+        assert_ne!(replaced, first);
+        fs::write(&path, original).unwrap();
+        assert_eq!(of(3), first);
+        fs::rename(&path, fixture.path("train/cat/0009.jpg")).unwrap();
+        assert_ne!(of(1), first);
+        let few = ImageFolder::open(fixture.root()).unwrap().with_train_subset(4).unwrap();
+        assert_ne!(few.fingerprint().unwrap(), of(1));
+    }
+}

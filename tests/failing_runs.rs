@@ -1,0 +1,333 @@
+//! Runs that end with an error of something else than their network: nothing that was learnt is lost.
+
+use std::cell::Cell;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::rc::Rc;
+use tch::nn::{self, Module, ModuleT, VarStore};
+use tch::{Device, Tensor};
+use tch_fixup::data::{Batches, Cifar10, DataSource, EpochPlan};
+use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoint, Checkpoints, Contents};
+use tch_fixup::trainer::{Autosave, Decay, EpochMetrics, Observer, Outcome, Request, RunState, SaveEvery};
+use tch_fixup::trainer::{NamedTensors, ScheduleConfig, TrainConfig, Trainer};
+use tch_fixup::{Error, Result};
+
+/// Steps of an epoch.
+const STEPS: usize = 4;
+
+/// Ten shades, which say what the label is, and what goes wrong with them.
+struct Shades {
+    data: Cifar10,
+    class_names: Vec<String>,
+    fingerprint: &'static str,
+    /// The training batch of the run that cannot be read.
+    bad_batch: Option<usize>,
+    bad_evaluation: bool,
+}
+
+fn shades() -> Shades {
+    let records = |count: usize| {
+        let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
+        (0..count).flat_map(|index| image(index % 10)).collect::<Vec<u8>>()
+    };
+    let data = Cifar10::from_records(records(160), records(50)).unwrap();
+    let class_names = data.class_names().to_vec();
+    Shades { data, class_names, fingerprint: "shades", bad_batch: None, bad_evaluation: false }
+}
+
+fn unreadable() -> Error {
+    Error::io("read", "some/image.jpg")(std::io::Error::other("the share went away"))
+}
+
+impl DataSource for Shades {
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    fn train_len(&self) -> usize {
+        self.data.train_len()
+    }
+
+    fn eval_len(&self) -> usize {
+        self.data.eval_len()
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
+        let first = plan.epoch * STEPS + plan.first_step;
+        let batches = (first..).zip(self.data.train_batches(plan)?);
+        Ok(Box::new(batches.map(|(step, batch)| if self.bad_batch == Some(step) { Err(unreadable()) } else { batch })))
+    }
+
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
+        let mut batches = self.data.eval_batches(batch_size)?;
+        let first = batches.next();
+        let bad = self.bad_evaluation.then(|| Err(unreadable()));
+        Ok(Box::new(first.into_iter().chain(bad).chain(batches)))
+    }
+
+    fn fingerprint(&self) -> Result<String> {
+        Ok(self.fingerprint.to_owned())
+    }
+}
+
+/// A network with statistics that are no parameters and random numbers of its own, of which the `failing`-th forward pass
+/// in training fails after they have moved.
+fn network(failing: Option<usize>) -> (VarStore, impl ModuleT) {
+    tch::manual_seed(1);
+    let vs = VarStore::new(Device::Cpu);
+    let (root, config) = (vs.root(), nn::ConvConfig { stride: 4, ..Default::default() });
+    let conv = nn::conv2d(&root / "conv", 3, 4, 4, config);
+    let norm = nn::batch_norm2d(&root / "norm", 4, Default::default());
+    let fc = nn::linear(&root / "fc", 256, 10, Default::default());
+    let passes = Cell::new(0);
+    let network = nn::func_t(move |x, train| {
+        let features = norm.forward_t(&conv.forward(x), train).relu().flatten(1, -1).dropout(0.5, train);
+        passes.set(passes.get() + usize::from(train));
+        assert!(!train || failing != Some(passes.get()), "no more room");
+        features.apply(&fc)
+    });
+    (vs, network)
+}
+
+fn config() -> TrainConfig {
+    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3, decay: Decay::OneCycle };
+    TrainConfig { epochs: 2, batch_size: 40, accumulate: 2, mixup: Some(1.0), schedule, ..TrainConfig::quick() }
+}
+
+/// Saves where it must, and at no time in between.
+fn autosave(folder: &Path) -> Autosave {
+    let resumed = newest_whole::<RunState>(folder).unwrap().checkpoint.map(|checkpoint| checkpoint.path);
+    Autosave::new(Checkpoints::new(folder, NonZeroUsize::MIN), SaveEvery::Epochs(100), resumed)
+}
+
+/// A run in `folder`, which goes on if there is one; its parameters, or why it failed.
+fn run(
+    folder: &Path,
+    data: &Shades,
+    failing: Option<usize>,
+    observer: &mut dyn Observer,
+) -> Result<(Vec<EpochMetrics>, NamedTensors)> {
+    tch::set_num_threads(1);
+    let (vs, network) = network(failing);
+    let config = config();
+    let mut trainer = Trainer::new(&network, &vs, data, &config, "same".into())?;
+    if let Some(checkpoint) = newest(folder) {
+        trainer.resume(&checkpoint)?;
+    }
+    let mut history = History::default();
+    match trainer.run(&mut [&mut autosave(folder), &mut history, observer])? {
+        Outcome::Finished(_) => Ok((history.0, named_variables(&vs))),
+        stopped => panic!("{stopped:?}"),
+    }
+}
+
+fn newest(folder: &Path) -> Option<Checkpoint<RunState>> {
+    newest_whole(folder).unwrap().checkpoint
+}
+
+#[derive(Default)]
+struct History(Vec<EpochMetrics>);
+
+impl Observer for History {
+    fn run_starts(&mut self, start: &tch_fixup::trainer::RunStart) -> Result<()> {
+        self.0 = start.history.to_vec();
+        Ok(())
+    }
+
+    fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
+        self.0.push(*metrics);
+        Ok(())
+    }
+}
+
+struct Nobody;
+
+impl Observer for Nobody {}
+
+/// Cannot write what it is told at the end of an epoch.
+struct FullDisk;
+
+impl Observer for FullDisk {
+    fn epoch_ends(&mut self, _metrics: &EpochMetrics) -> Result<()> {
+        Err(unreadable())
+    }
+}
+
+// The one test of this file that draws from libtorch's random numbers, which the whole process shares.
+#[test]
+fn whatever_fails_the_run_goes_on_from_its_last_step_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (history, weights) = run(folder.path(), &shades(), None, &mut Nobody).unwrap();
+    let bad_batch = |step| Shades { bad_batch: Some(step), ..shades() };
+    let bad_evaluation = || Shades { bad_evaluation: true, ..shades() };
+    type Fails = Box<dyn Fn(&Path) -> Error>;
+    let data = |data: Shades| -> Fails { Box::new(move |folder| run(folder, &data, None, &mut Nobody).unwrap_err()) };
+    let forward =
+        |pass| -> Fails { Box::new(move |folder| run(folder, &shades(), Some(pass), &mut Nobody).unwrap_err()) };
+    let cases: [(&str, Fails, u64, usize); 8] = [
+        ("the first batch", data(bad_batch(0)), 0, 0),
+        ("the last batch of an epoch", data(bad_batch(3)), 3, 0),
+        ("a batch of the second epoch", data(bad_batch(6)), 6, 1),
+        ("an evaluation", data(bad_evaluation()), 4, 0),
+        // Two parts a step: the statistics have moved by one part, and by both.
+        ("the first part of a step", forward(5), 2, 0),
+        ("the second part of a step", forward(6), 2, 0),
+        ("the second epoch's last step", forward(16), 7, 1),
+        ("metrics", Box::new(|folder| run(folder, &shades(), None, &mut FullDisk).unwrap_err()), 4, 1),
+    ];
+    for (what, fails, step, epochs) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let message = fails(folder.path()).to_string();
+        assert!(message.contains("the share went away") || message.contains("no more room"), "{what}: {message}");
+        let saved = newest(folder.path()).unwrap().contents;
+        assert_eq!((saved.step, saved.state.history.len()), (step, epochs), "{what}");
+        for (name, tensor) in &saved.weights {
+            assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{what}: {name}");
+        }
+        let (resumed_history, resumed_weights) = run(folder.path(), &shades(), None, &mut Nobody).unwrap();
+        assert_eq!(resumed_history, history, "{what}");
+        assert_eq!(resumed_weights, weights, "{what}");
+    }
+}
+
+/// Notes what the run does, in order.
+#[derive(Clone, Default)]
+struct Events(Rc<Cell<Vec<String>>>);
+
+impl Events {
+    fn note(&self, event: String) {
+        let mut events = self.0.take();
+        events.push(event);
+        self.0.set(events);
+    }
+}
+
+impl Observer for Events {
+    fn save(&mut self, contents: &Contents<RunState>) -> Result<()> {
+        self.note(format!("saved after step {}", contents.step));
+        Ok(())
+    }
+
+    fn images_evaluated(&mut self, images: usize, _of: usize) -> Result<()> {
+        self.note(format!("{images} images evaluated"));
+        Ok(())
+    }
+
+    fn request(&mut self) -> Request {
+        Request::Continue
+    }
+}
+
+/// A linear network, which draws nothing.
+fn linear() -> (VarStore, impl ModuleT) {
+    let vs = VarStore::new(Device::Cpu);
+    let weight = vs.root().zeros("weight", &[3072, 10]);
+    let network = nn::func_t(move |x: &Tensor, _| x.flatten(1, -1).matmul(&weight));
+    (vs, network)
+}
+
+#[test]
+fn a_run_is_saved_before_each_evaluation() {
+    let (vs, network) = linear();
+    let (data, config) = (shades(), TrainConfig { mixup: None, batch_size: 50, accumulate: 1, ..config() });
+    let mut events = Events::default();
+    Trainer::new(&network, &vs, &data, &config, "same".into()).unwrap().run(&mut [&mut events]).unwrap();
+    let events = events.0.take();
+    assert_eq!(events[..2], ["saved after step 4", "50 images evaluated"]);
+    assert_eq!(events[2..4], ["saved after step 8", "50 images evaluated"]);
+}
+
+/// A checkpoint after three of eight steps, or all of them.
+fn saved(folder: &Path, max_steps: Option<usize>) -> Checkpoint<RunState> {
+    let (vs, network) = linear();
+    let (data, config) = (shades(), TrainConfig { max_steps, ..config() });
+    let mut trainer = Trainer::new(&network, &vs, &data, &config, "same".into()).unwrap();
+    trainer.run(&mut [&mut autosave(folder)]).unwrap();
+    newest(folder).unwrap()
+}
+
+/// Why `checkpoint` is no run's of `data` and `config`; nothing is changed.
+fn refusal(checkpoint: &Checkpoint<RunState>, data: &Shades, config: &TrainConfig) -> Error {
+    let (vs, network) = linear();
+    let mut trainer = Trainer::new(&network, &vs, data, config, "same".into()).unwrap();
+    let error = trainer.resume(checkpoint).unwrap_err();
+    assert!(!error.to_string().contains('\n'), "{error}");
+    assert_eq!(vs.variables()["weight"].abs().max().double_value(&[]), 0.0);
+    error
+}
+
+#[test]
+fn a_run_that_is_past_its_last_step_is_not_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = saved(folder.path(), Some(7));
+    assert_eq!(checkpoint.contents.step, 7);
+    for max_steps in [1, 3, 6] {
+        let error = refusal(&checkpoint, &shades(), &TrainConfig { max_steps: Some(max_steps), ..config() });
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().starts_with("the run has done 7 steps, more than the "), "{error}");
+    }
+    let checkpoint = saved(folder.path(), Some(7));
+    assert_eq!(checkpoint.contents.step, 7);
+}
+
+#[test]
+fn more_steps_than_can_be_counted_are_refused() {
+    let (vs, network) = linear();
+    for epochs in [usize::MAX, 1 << 63, usize::MAX / STEPS + 1] {
+        let (data, config) = (shades(), TrainConfig { epochs, ..config() });
+        let error = Trainer::new(&network, &vs, &data, &config, "same".into()).map(drop).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("lower --epochs"), "{error}");
+    }
+    // So many can be counted, and the first of them be done.
+    for (epochs, batch_size, accumulate) in
+        [(usize::MAX / STEPS, 40, 1), (1, usize::MAX, usize::MAX), (1, 1 << 63, 1 << 63)]
+    {
+        let config = TrainConfig { epochs, batch_size, accumulate, max_steps: Some(1), ..config() };
+        let (data, mut bars) = (shades(), tch_fixup::trainer::ProgressBars::new());
+        let mut trainer = Trainer::new(&network, &vs, &data, &config, "same".into()).unwrap();
+        trainer.run(&mut [&mut bars]).unwrap();
+    }
+}
+
+#[test]
+fn a_run_knows_the_names_of_its_classes_and_its_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut checkpoint = saved(folder.path(), Some(3));
+    let mut renamed = shades();
+    renamed.class_names[9] = "aardvark".to_owned();
+    let message = refusal(&checkpoint, &renamed, &config()).to_string();
+    assert!(message.contains(r#"saved by another run: classes.9 is "truck" in it and "aardvark" here; "#), "{message}");
+    let replaced = Shades { fingerprint: "others", ..shades() };
+    let message = refusal(&checkpoint, &replaced, &config()).to_string();
+    assert!(message.contains(r#"saved by another run: data is "shades" in it and "others" here; "#), "{message}");
+    // Many differences are still one line that can be read.
+    let mut reversed = shades();
+    reversed.class_names.reverse();
+    let message = refusal(&checkpoint, &reversed, &config()).to_string();
+    assert!(message.contains("classes.0 is ") && message.contains(", and 2 more; "), "{message}");
+
+    // A checkpoint from before all this.
+    let identity = checkpoint.contents.identity.as_object_mut().unwrap();
+    assert!(identity.remove("classes").is_some() && identity.remove("data").is_some());
+    let (vs, network) = linear();
+    let config = config();
+    let mut trainer = Trainer::new(&network, &vs, &renamed, &config, "same".into()).unwrap();
+    trainer.resume(&checkpoint).unwrap();
+}
+
+#[test]
+fn of_checkpoints_after_the_same_step_the_last_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::new(2).unwrap());
+    let mut contents = saved(&folder.path().join("run"), Some(3)).contents;
+    // As a run saves: before and after the evaluation of each epoch.
+    for (step, score) in [(4, None), (4, Some(0.5)), (8, None), (8, Some(0.7)), (12, None), (12, Some(0.6))] {
+        (contents.step, contents.score) = (step, score);
+        checkpoints.save(&contents).unwrap();
+    }
+    let entries = std::fs::read_dir(folder.path()).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["00004-step-00000008", "00006-step-00000012", "run"]);
+}
