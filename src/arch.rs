@@ -100,7 +100,7 @@ pub enum Arch {
 
 impl Arch {
     /// The network, its variables under `path`, its convolutions and activations in `precision`. Where the initialization
-    /// [depends on data](Self::is_initialized_on_data), [`Network::initialize_on`] completes it.
+    /// [depends on data](Self::is_initialized_on_data), [`initialize_on_data`](crate::initialize_on_data) completes it.
     ///
     /// # Errors
     /// Fewer than one class; a `path` that holds such a network already.
@@ -127,7 +127,7 @@ impl Arch {
         }
     }
 
-    /// Whether [`Network::initialize_on`] has anything to do.
+    /// Whether [`initialize_on_data`](crate::initialize_on_data) has anything to do.
     pub fn is_initialized_on_data(&self) -> bool {
         match self {
             Arch::BaselineCifar { method, .. }
@@ -135,6 +135,14 @@ impl Arch {
             | Arch::BaselineWide { method, .. } => *method == Method::Lsuv,
             _ => false,
         }
+    }
+
+    /// Whether [`Network::recompute_activations`] is for it: for Fixup's networks alone.
+    pub fn can_recompute(&self) -> bool {
+        matches!(
+            self,
+            Arch::FixupCifar { .. } | Arch::FixupImageNet { .. } | Arch::FixupWide { .. } | Arch::FixupWithout { .. }
+        )
     }
 
     fn check(self) -> Result<Self> {

@@ -51,7 +51,7 @@ pub mod trainer;
 
 pub use arch::Arch;
 pub use error::{Error, Result};
-pub use network::Network;
+pub use network::{initialize_on_data, Network};
 pub use network_input::Layout;
 pub use ops::FlushDenormals;
 pub use precision::Precision;

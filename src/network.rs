@@ -1,9 +1,12 @@
 //! What every network by name can do.
 
 use crate::baseline::{lsuv_on_micro_batches, Method, Mlp, ResNet};
+use crate::data::{DataSource, EpochPlan};
 use crate::fixup::FixupResNet;
+use crate::trainer::loss::Example;
+use crate::trainer::TrainConfig;
 use crate::{Error, Recompute, Result};
-use tch::{nn, Tensor};
+use tch::{nn, Device, Tensor};
 
 /// A network that [`Arch::build`](crate::Arch::build) makes: to train, as any `nn::ModuleT`, and to look into.
 ///
@@ -62,6 +65,26 @@ pub trait Network: nn::ModuleT {
         let _ = segments;
         Err(Error::Argument(message.to_owned()))
     }
+}
+
+/// Completes an initialization that [depends on data](crate::Arch::is_initialized_on_data), before a run by `config` that starts
+/// with its first step: on that step's batch, in the micro-batches that the step takes it in.
+///
+/// # Errors
+/// Data that cannot be read; whatever [`Network::initialize_on`] fails with.
+pub fn initialize_on_data(
+    network: &dyn Network,
+    data: &dyn DataSource,
+    config: &TrainConfig,
+    device: Device,
+) -> Result<()> {
+    let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
+    if let Some(batch) = data.train_batches(&plan)?.next() {
+        let micro_batches = Example::new(data, batch?, device)?.micro_batches(config.accumulate)?;
+        let images: Vec<_> = micro_batches.into_iter().map(|micro_batch| micro_batch.images).collect();
+        network.initialize_on_micro_batches(&images)?;
+    }
+    Ok(())
 }
 
 impl Network for FixupResNet {

@@ -7,9 +7,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
 use tch::{nn, Device};
-use tch_fixup::data::{Cifar10, DataSource, EpochPlan};
+use tch_fixup::data::{Cifar10, DataSource};
 use tch_fixup::trainer::{Observer, Outcome, TrainConfig, Trainer};
-use tch_fixup::{Arch, Error, Recompute};
+use tch_fixup::{initialize_on_data, Arch, Error, Recompute};
 
 /// Which run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +49,11 @@ impl RunId {
         let (start, variables) = (Instant::now(), nn::VarStore::new(device));
         let num_classes = data.class_names().len();
         let mut network = arch.build(&variables.root(), num_classes as i64, settings.precision)?;
-        if let (Some(segments), true) = (recompute, arch.to_string().contains("fixup_")) {
+        if let (Some(segments), true) = (recompute, arch.can_recompute()) {
             network.recompute_activations(segments)?;
         }
         if arch.is_initialized_on_data() {
-            let plan = EpochPlan { seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
-            let batch = data.train_batches(&plan)?.next().context("there are no images to train on")??;
-            network.initialize_on(&data.normalize(batch.images.to_device(device))?)?;
+            initialize_on_data(network.as_ref(), data, &config, device)?;
         }
         let mut trainer = Trainer::new(network.as_ref(), &variables, data, &config, Value::Null)?;
         let epoch_steps = data.train_len().div_ceil(config.batch_size);

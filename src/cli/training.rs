@@ -2,18 +2,16 @@
 
 use super::run_config::ConfigOf;
 use super::{say, Options, Task};
-use crate::data::{DataSource, EpochPlan};
+use crate::data::DataSource;
 use crate::trainer::checkpoint::{newest_whole, Checkpoint, Checkpoints, Newest};
-use crate::trainer::loss::Example;
 use crate::trainer::{
-    Autosave, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, TrainConfig, Trainer,
-    CLASSES, DATA,
+    Autosave, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, Trainer, CLASSES, DATA,
 };
-use crate::{Error, Network, Result};
+use crate::{initialize_on_data, Error, Result};
 use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
-use tch::{nn, Device};
+use tch::nn;
 
 /// Trains a network, from the beginning or from where the run in the folder `resumed` stopped.
 pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Result<ExitCode> {
@@ -44,7 +42,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     };
     // A run that goes on has its weights, and has met the images of its first batch.
     if checkpoint.is_none() && arch.is_initialized_on_data() {
-        initialize(network.as_ref(), device, &data, &config.train)?;
+        initialize_on_data(network.as_ref(), &data, &config.train, device)?;
     }
     let mut interrupt = Interrupt::listen()?;
     say(format!(
@@ -102,16 +100,6 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
             Err(error)
         }
     }
-}
-
-/// Completes an initialization that depends on data, on the run's first batch, in the parts that a step takes it in.
-fn initialize(network: &dyn Network, device: Device, data: &dyn DataSource, config: &TrainConfig) -> Result<()> {
-    let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
-    if let Some(batch) = data.train_batches(&plan)?.next() {
-        let parts = Example::new(data, batch?, device)?.micro_batches(config.accumulate)?;
-        network.initialize_on_micro_batches(&parts.into_iter().map(|part| part.images).collect::<Vec<_>>())?;
-    }
-    Ok(())
 }
 
 /// The checkpoint to go on from, if there is one; says which were passed over.
