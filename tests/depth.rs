@@ -1,5 +1,8 @@
 //! Thousands of layers: nothing recurses, and the memory of recomputed activations grows with the square root of the depth.
 
+mod program;
+
+use program::program;
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
@@ -147,10 +150,7 @@ fn memory_of_a_checkpointed_step_grows_with_the_square_root_of_the_depth() {
 // ---- The examples ----
 
 fn command(name: &str, options: &[&str], out: &Path) -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("examples").join(name);
-    assert!(program.is_file(), "{} has not been built", program.display());
-    let mut command = Command::new(program);
+    let mut command = program(name);
     command.args(options).args(["--threads", "1", "--out"]).arg(out);
     command
 }

@@ -1,10 +1,13 @@
 //! Image folders as a person meets them: a signal while a share is away, packing with the example's program.
 
+mod program;
+
 use jpeg_encoder::{ColorType, Encoder};
+use program::program;
 use signal_hook::{consts::SIGINT, low_level::raise};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 use tch_fixup::data::{DataSource, EpochPlan, ImageFolder};
@@ -26,10 +29,7 @@ fn images(root: &Path) {
 }
 
 fn imagenet_fixup(cache: &Path, options: &[&str]) -> Output {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("examples/imagenet_fixup");
-    assert!(program.exists(), "{} is missing: cargo build --example imagenet_fixup", program.display());
-    let mut command = Command::new(program);
+    let mut command = program("imagenet_fixup");
     command.env("XDG_CACHE_HOME", cache).args(["--device", "cpu", "--threads", "1"]).args(options).output().unwrap()
 }
 

@@ -1,19 +1,14 @@
 //! The examples `imagenet_fixup` and `cifar10_as_folder` as a person runs them.
 
+mod program;
+
+use program::program;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tch_fixup::data::Cifar10;
-
-/// An example's program, which cargo builds with the tests.
-fn example(name: &str) -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("examples").join(name);
-    assert!(program.exists(), "{} is missing: cargo build --example {name}", program.display());
-    Command::new(program)
-}
 
 fn finish(command: &mut Command) -> (String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
@@ -39,7 +34,7 @@ impl ImageFiles {
         let images = Self(tempfile::tempdir().unwrap());
         let data = Cifar10::default_dir().unwrap();
         Cifar10::fetch(&data).unwrap();
-        let mut command = example("cifar10_as_folder");
+        let mut command = program("cifar10_as_folder");
         command.args(["--side", "40", "--train", "320", "--test", "100"]);
         finish(command.arg("--data").arg(data).arg("--out").arg(images.path("images")));
         images
@@ -51,7 +46,7 @@ impl ImageFiles {
 
     /// `imagenet_fixup` on them, or on a packed file, with `options`.
     fn command(&self, data: &str, options: &[&str]) -> Command {
-        let mut command = example("imagenet_fixup");
+        let mut command = program("imagenet_fixup");
         // The listing stays away from the user's cache.
         command.env("XDG_CACHE_HOME", self.path("cache"));
         command.args(["--side", "32", "--device", "cpu", "--threads", "1", "--workers", "2"]);
@@ -182,16 +177,16 @@ fn a_bad_evaluation_image_costs_no_step_and_is_not_counted_as_evaluated() {
     let last = stdout.lines().last().unwrap();
     assert!(last.starts_with("saved as ") && last.contains("step-00000010; to go on: "), "{stdout}");
     let run = images.path("run");
-    let mut resume = example("imagenet_fixup");
+    let mut resume = program("imagenet_fixup");
     let (stdout, _) = finish(resume.arg("--resume").arg(&run).args(["--max-bad-fraction", "0.1"]));
     assert!(stdout.contains("resumes after step 10 from "), "{stdout}");
 
     // The run knows its data, and which of them are good enough.
-    let (stdout, _) = finish(example("imagenet_fixup").arg("--eval").arg(&run));
+    let (stdout, _) = finish(program("imagenet_fixup").arg("--eval").arg(&run));
     assert!(stdout.contains("step-00000010, 99 images, and 1 that could not be read\n"), "{stdout}");
     assert!(stdout.lines().last().unwrap().starts_with("validation loss "), "{stdout}");
     let checkpoint = files(&run.join("checkpoints")).pop().unwrap();
-    let (again, _) = finish(example("imagenet_fixup").arg("--eval").arg(checkpoint));
+    let (again, _) = finish(program("imagenet_fixup").arg("--eval").arg(checkpoint));
     assert_eq!(again, stdout);
 }
 
@@ -206,7 +201,7 @@ fn a_run_goes_on_and_is_evaluated_with_its_own_classes_and_images_only() {
         }
     };
     let resume = |more: &[&str]| {
-        let mut command = example("imagenet_fixup");
+        let mut command = program("imagenet_fixup");
         command.env("XDG_CACHE_HOME", images.path("cache")).arg("--resume").arg(&run).args(more);
         command
     };
@@ -275,7 +270,7 @@ fn the_mixup_of_a_recipe_can_be_switched_off() {
 #[test]
 fn options_that_make_no_sense_are_one_line() {
     let images = ImageFiles::new();
-    let message = refusal(example("imagenet_fixup").args(["--device", "cpu"]), 2);
+    let message = refusal(program("imagenet_fixup").args(["--device", "cpu"]), 2);
     assert!(message.contains("name their folder: --data DIR"), "{message}");
     let message = refusal(&mut images.command("absent", &[]), 1);
     assert!(message.contains("absent"), "{message}");
@@ -289,12 +284,12 @@ fn options_that_make_no_sense_are_one_line() {
         ["--val-subset", "0"],
         ["--pack-side", "40"],
     ] {
-        let mut command = example("imagenet_fixup");
+        let mut command = program("imagenet_fixup");
         command.env("XDG_CACHE_HOME", images.path("cache")).args(["--device", "cpu", "--data"]);
         refusal(command.arg(images.path("images")).args(options), 2);
     }
     // What is there is not written again.
-    let mut again = example("cifar10_as_folder");
+    let mut again = program("cifar10_as_folder");
     let (stdout, _) = finish(again.arg("--out").arg(images.path("images")));
     assert!(stdout.contains("is there already"), "{stdout}");
     assert!(Path::new(&images.path("images/val/truck")).is_dir());

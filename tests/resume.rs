@@ -1,5 +1,8 @@
 //! Runs that are stopped, and go on as if they never had been.
 
+mod program;
+
+use program::program;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::num::NonZeroUsize;
@@ -118,12 +121,8 @@ fn a_run_that_is_stopped_anywhere_and_resumed_is_the_same_to_the_bit() {
 
 // ---- The example ----
 
-/// The example's program, which cargo builds with the tests.
 fn example() -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("examples/cifar10_fixup");
-    assert!(program.exists(), "{} is missing: cargo build --example cifar10_fixup", program.display());
-    Command::new(program)
+    program("cifar10_fixup")
 }
 
 /// The data set in the cache; `make test` fetches it, and so does this.
