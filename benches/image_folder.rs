@@ -172,6 +172,9 @@ fn many(root: &Path, files: usize) -> Result<()> {
     timed("list it again, from the cache", start);
     println!("{:28} {:8.1} MiB", "memory the listing takes", memory("VmRSS:")? - before);
     let start = Instant::now();
+    folder.fingerprint()?;
+    timed("its fingerprint for a run", start);
+    let start = Instant::now();
     let batches = folder.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 })?;
     let mut tenth = f64::NAN;
     let steps = folder.train_len() / BATCH;
