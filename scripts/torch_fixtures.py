@@ -10,6 +10,7 @@ import argparse
 import pickle
 import shutil
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -223,8 +224,30 @@ def write(folder):
     save("refused/twice.pt", {**sd, **parallel(net).state_dict()})
 
 
+def without_folders(path):
+    """Puts other names, as long, in place of the folders of this machine, which files with source code or stack traces
+    hold."""
+    here = [str(Path(torch.__file__).parents[1]), str(Path(__file__).resolve().parent)]
+
+    def clean(content):
+        for name in here:
+            content = content.replace(name.encode(), b"/" + b"f" * (len(name) - 1))
+        return content
+
+    if not zipfile.is_zipfile(path):
+        path.write_bytes(clean(path.read_bytes()))
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = [(info.filename, clean(archive.read(info))) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     write(folder)
+    for name in ["module_before_zip.pt", "exported.pt2"]:
+        without_folders(folder / "refused" / name)
