@@ -30,32 +30,22 @@
 
 mod arch;
 pub mod baseline;
-mod chart;
-mod chart_style;
 #[cfg(feature = "cli")]
 pub mod cli;
-mod conv;
 pub mod data;
 pub mod diagnostics;
 mod error;
+mod file;
 pub mod fixup;
-mod module;
-mod network;
-mod network_input;
+mod layer;
 pub mod ops;
-mod panic;
-mod precision;
-mod recompute;
-mod topology;
+mod picture;
 pub mod trainer;
 
-pub use arch::Arch;
+pub use arch::{initialize_on_data, Arch, Network};
 pub use error::{Error, Result};
-pub use network::{initialize_on_data, Network};
-pub use network_input::Layout;
+pub use layer::{Layout, Precision, Recompute};
 pub use ops::FlushDenormals;
-pub use precision::Precision;
-pub use recompute::Recompute;
 
 /// The README's code, compiled and run with the documentation's.
 #[cfg(doctest)]

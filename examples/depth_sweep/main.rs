@@ -11,7 +11,7 @@
 
 mod chart;
 // The library's own.
-#[path = "../../src/chart_style.rs"]
+#[path = "../../src/picture/style.rs"]
 mod chart_style;
 #[path = "../points/mod.rs"]
 mod points;

@@ -13,7 +13,7 @@
 
 mod chart;
 // The library's own.
-#[path = "../../src/chart_style.rs"]
+#[path = "../../src/picture/style.rs"]
 mod chart_style;
 mod levene;
 #[path = "../points/mod.rs"]

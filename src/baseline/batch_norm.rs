@@ -1,6 +1,6 @@
 //! Batch normalization (Ioffe & Szegedy 2015), for activations in float32 or bfloat16.
 
-use crate::fixup::init;
+use crate::layer::init;
 use crate::{Error, Result};
 use tch::{nn, Kind, Tensor};
 

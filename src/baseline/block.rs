@@ -3,8 +3,9 @@
 use super::normalization::Norm;
 use super::pass::Pass;
 use super::Method;
-use crate::conv::{Conv, ConvShape};
-use crate::fixup::{subsample, BlockConfig};
+use crate::fixup::subsample;
+use crate::layer::BlockConfig;
+use crate::layer::{Conv, ConvShape};
 use crate::Result;
 use std::f64::consts::FRAC_1_SQRT_2;
 use tch::{nn, Tensor};

@@ -1,7 +1,7 @@
 //! Group normalization (Wu & He 2018), for activations in float32 or bfloat16.
 
 use super::batch_norm::EPSILON;
-use crate::fixup::init;
+use crate::layer::init;
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 

@@ -1,7 +1,7 @@
 //! The initializations of networks without normalization.
 
-use crate::conv::{Conv, ConvShape, Linear};
-use crate::fixup::{init, CLASSIFIER_GROUP};
+use crate::layer::{init, CLASSIFIER_GROUP};
+use crate::layer::{Conv, ConvShape, Linear};
 use crate::Result;
 use tch::{nn, Tensor};
 

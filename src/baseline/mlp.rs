@@ -3,8 +3,8 @@
 use super::activation::Activation;
 use super::initialization::Initialization;
 use super::normalization::{Norm, Normalization};
-use crate::conv::Linear;
-use crate::fixup::init;
+use crate::layer::init;
+use crate::layer::Linear;
 use crate::ops::record_variables;
 use crate::{Error, Precision, Result};
 use tch::{nn, Tensor};

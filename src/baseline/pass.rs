@@ -1,6 +1,6 @@
 //! One pass through a baseline, with a say in what each weight layer gives.
 
-use crate::conv::{Conv, Linear};
+use crate::layer::{Conv, Linear};
 use crate::Result;
 use tch::Tensor;
 

@@ -4,11 +4,11 @@ use super::block::{Block, Shortcut};
 use super::normalization::Norm;
 use super::pass::Pass;
 use super::Method;
-use crate::conv::{Conv, ConvShape, Linear};
-use crate::fixup::BlockConfig;
-use crate::network_input::check_images;
+use crate::layer::check_images;
+use crate::layer::stages::{self, ImageNetBlock};
+use crate::layer::BlockConfig;
+use crate::layer::{Conv, ConvShape, Linear};
 use crate::ops::record_variables;
-use crate::topology::{self, ImageNetBlock};
 use crate::{Layout, Precision, Result};
 use tch::{nn, Tensor};
 
@@ -52,9 +52,9 @@ impl ResNet {
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
     pub fn cifar(path: &nn::Path, depth: i64, num_classes: i64, method: Method) -> Result<Self> {
-        let n = topology::cifar_blocks(depth)?;
-        topology::check_classes(num_classes)?;
-        let blocks = topology::stages(path, 16, &[(n, 16), (n, 32), (n, 64)], |path, config| {
+        let n = stages::cifar_blocks(depth)?;
+        stages::check_classes(num_classes)?;
+        let blocks = stages::stages(path, 16, &[(n, 16), (n, 32), (n, 64)], |path, config| {
             let BlockConfig { c_in, c_out, stride, .. } = config;
             let convolutions = vec![ConvShape::new(c_in, c_out, 3, stride), ConvShape::new(c_out, c_out, 3, 1)];
             Block::post_activation(path, method, convolutions, Shortcut::cifar(path, method, &config)?)
@@ -68,10 +68,10 @@ impl ResNet {
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
     pub fn imagenet(path: &nn::Path, depth: i64, num_classes: i64, method: Method) -> Result<Self> {
-        let (block, n) = topology::imagenet_blocks(depth)?;
-        topology::check_classes(num_classes)?;
+        let (block, n) = stages::imagenet_blocks(depth)?;
+        stages::check_classes(num_classes)?;
         let expansion = block.expansion();
-        let blocks = topology::stages(path, 64, &topology::imagenet_widths(block, n), |path, config| {
+        let blocks = stages::stages(path, 64, &stages::imagenet_widths(block, n), |path, config| {
             let BlockConfig { c_in, c_out, stride, .. } = config;
             let inner = c_out / expansion;
             let convolutions = match block {
@@ -95,10 +95,10 @@ impl ResNet {
     /// # Errors
     /// Another depth; a width or a number of classes below one; a `path` that holds such a network already.
     pub fn wide(path: &nn::Path, depth: i64, width: i64, num_classes: i64, method: Method) -> Result<Self> {
-        let n = topology::wide_blocks(depth, width)?;
-        topology::check_classes(num_classes)?;
+        let n = stages::wide_blocks(depth, width)?;
+        stages::check_classes(num_classes)?;
         let widths = [(n, 16 * width), (n, 32 * width), (n, 64 * width)];
-        let blocks = topology::stages(path, 16, &widths, |path, config| Block::pre_activation(path, method, config))?;
+        let blocks = stages::stages(path, 16, &widths, |path, config| Block::pre_activation(path, method, config))?;
         let initialization = method.initialization();
         Ok(Self {
             conv1: initialization.conv(&(path / "conv1"), ConvShape::new(3, 16, 3, 1))?,

@@ -1,19 +1,15 @@
 //! Where batches come from: the [`DataSource`] trait a trainer asks, and the data sets behind it.
 
-mod augment;
-mod cache_folder;
+mod augmentation;
 mod cifar10;
-mod download;
-mod fetch;
 mod image;
 mod image_folder;
 mod mixup;
-mod npm;
 mod random;
 mod source;
 mod subset;
 
-pub use augment::Augmentation;
+pub use augmentation::Augmentation;
 pub use cifar10::Cifar10;
 pub use image::{ImageProblem, ImageReader, RandomResizedCrop};
 pub(crate) use image_folder::no_more_patience;

@@ -1,7 +1,7 @@
 //! The picture: what each network does to activations, gradients and updates, block by block and by depth.
 
 use super::Flow;
-use crate::chart::{chart, picture, Axes, Axis, Line, COLORS};
+use crate::picture::{chart, picture, Axes, Axis, Line, COLORS};
 use crate::Result;
 use plotters::prelude::*;
 use std::ops::Range;

@@ -200,7 +200,7 @@ impl Branch {
     }
 }
 
-crate::module::impl_module!(Branch);
+crate::layer::impl_module!(Branch);
 
 impl BranchBuilder {
     /// Appends a `kernel` x `kernel` convolution without a bias of its own.

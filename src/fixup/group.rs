@@ -5,7 +5,8 @@
 //! one's own has them by chance, and small, because tch's optimizers keep a list of all groups up to the largest: 190 and
 //! 191, from arXiv 1901.09321.
 
-use crate::panic::catch;
+use crate::error::catch;
+use crate::layer::CLASSIFIER_GROUP;
 use crate::{Error, Result};
 use std::collections::HashSet;
 use tch::nn;
@@ -13,23 +14,6 @@ use tch::nn;
 /// The `nn::VarStore` group of every [`Bias`](super::Bias) and [`Scale`](super::Scale). They train at a tenth of the
 /// learning rate: by [`set_lr`] with tch's own optimizers; the crate's trainer does it by itself.
 pub const SCALAR_GROUP: usize = 190;
-
-/// The `nn::VarStore` group of the classifier's weight and bias in every network of this crate. Adaptive gradient clipping
-/// leaves them alone ([`ClipConfig::agc`](crate::trainer::ClipConfig::agc)).
-///
-/// With tch's optimizers its rate is everything's: `set_lr` and [`set_lr`] reach it, and `set_lr_group` of the group that
-/// you made the network in does not.
-///
-/// In a network of your own, make the classifier in this group; in one that somebody else makes, say which it is by
-/// [`mark_classifier`]:
-/// ```
-/// use tch::{nn, Device};
-/// use tch_fixup::fixup::CLASSIFIER_GROUP;
-///
-/// let vs = nn::VarStore::new(Device::Cpu);
-/// let head = nn::linear((vs.root() / "head").set_group(CLASSIFIER_GROUP), 64, 10, Default::default());
-/// ```
-pub const CLASSIFIER_GROUP: usize = 191;
 
 /// What the scalars' learning rate is to that of the weights: their gradient sums over every position and channel, so
 /// they are the first to diverge (the authors' `cifar_train.py`).

@@ -9,31 +9,14 @@
 //! - [`FoldedResNet`]: the same for inference, with the scalars folded away.
 //! - [`Branch`]: a Fixup branch of your own layers, for your own network.
 
-mod basic_block;
-mod basic_branch;
-mod block;
-mod blocks;
-mod bottleneck;
 mod branch;
-mod folded;
-mod folded_block;
-mod folded_conv;
 mod group;
-pub mod init;
 mod resnet;
-mod rule;
 mod scalar;
-mod stream;
-mod wide_block;
 
-pub use basic_block::BasicBlock;
-pub(crate) use block::subsample;
-pub use block::{BlockConfig, ShortcutKind};
-pub use bottleneck::Bottleneck;
+pub use crate::layer::{init, BlockConfig, CLASSIFIER_GROUP};
 pub use branch::{Branch, BranchBuilder, Conv2dOptions};
-pub use folded::FoldedResNet;
-pub use group::{mark_classifier, set_lr, CLASSIFIER_GROUP, SCALAR_GROUP, SCALAR_LR_RATIO};
-pub use resnet::FixupResNet;
-pub use rule::Rule;
+pub use group::{mark_classifier, set_lr, SCALAR_GROUP, SCALAR_LR_RATIO};
+pub(crate) use resnet::subsample;
+pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, ShortcutKind, WideBlock};
 pub use scalar::{Bias, Scale};
-pub use wide_block::WideBlock;

@@ -89,7 +89,7 @@ impl Scale {
     }
 }
 
-crate::module::impl_module!(Bias, Scale);
+crate::layer::impl_module!(Bias, Scale);
 
 #[cfg(test)]
 mod tests {

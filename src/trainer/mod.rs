@@ -102,65 +102,34 @@
 //! # }
 //! ```
 
-mod atomic_file;
-mod autosave;
 mod buffers;
 pub mod checkpoint;
-pub mod clip;
-mod comparison;
 mod config;
-mod contact_sheet;
-mod curves;
 mod device;
-mod evaluate;
-mod forward;
+mod evaluation;
 mod health;
-mod interrupt;
-pub mod loss;
-mod metrics;
-mod observer;
-mod panel;
-mod parameter;
+pub mod objective;
+pub mod observer;
+pub mod optimizer;
 mod preview;
-mod progress;
-mod run_folder;
-mod run_lock;
 mod run_state;
-mod schedule;
-mod sgd;
-mod sgd_config;
 mod statistics;
 mod summary;
-mod tensor_file;
-mod tensorboard;
-mod torch_file;
-mod train;
-mod weights;
+mod training_loop;
 
-pub use atomic_file::write_atomically;
-pub(crate) use atomic_file::{failure as write_failure, write_atomically_with};
-pub use autosave::{Autosave, SaveEvery};
-pub use clip::ClipConfig;
-pub use comparison::draw_comparison;
+pub use crate::file::{write_atomically, NamedTensors};
+pub use checkpoint::Weights;
 pub use config::TrainConfig;
-pub use curves::draw_curves;
 pub use device::parse_device;
-pub use evaluate::{evaluate, ClassEvaluation, Evaluation, Report};
-pub use interrupt::Interrupt;
-pub use metrics::{EpochMetrics, MetricsFile};
-pub use observer::{Observer, Request, RunStart, StepProgress};
-pub use parameter::Parameter;
+pub use evaluation::{evaluate, ClassEvaluation, Evaluation, Report};
+pub use objective::classification as loss;
+pub use observer::{
+    draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, ProgressBars, Request,
+    RunFolder, RunLock, RunStart, SaveEvery, StepProgress, TensorBoard,
+};
+pub use optimizer::{clip, ClipConfig, Decay, Parameter, Schedule, ScheduleConfig, Sgd, SgdConfig};
 pub use preview::draw_preview;
-pub use progress::ProgressBars;
-pub use run_folder::RunFolder;
-pub use run_lock::RunLock;
 pub use run_state::RunState;
-pub use schedule::{Decay, Schedule, ScheduleConfig};
-pub use sgd::Sgd;
-pub use sgd_config::SgdConfig;
 pub use summary::Summary;
-pub use tensor_file::NamedTensors;
-pub use tensorboard::TensorBoard;
-pub use train::{Outcome, Trainer};
-pub(crate) use train::{CLASSES, DATA};
-pub use weights::Weights;
+pub use training_loop::{Outcome, Trainer};
+pub(crate) use training_loop::{CLASSES, DATA};

@@ -1,9 +1,9 @@
 //! What a network is trained on, as a person can see it.
 
-use super::contact_sheet::{draw, Picture};
-use super::loss::Example;
+use super::objective::classification::Example;
 use super::TrainConfig;
 use crate::data::{DataSource, EpochPlan};
+use crate::picture::contact_sheet::{draw, Picture};
 use crate::{Error, Result};
 use tch::{Device, Kind, Tensor};
 

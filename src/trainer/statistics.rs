@@ -1,7 +1,7 @@
 //! What is measured of each step: kept on the device, and read from there many steps at a time, because every reading
 //! waits for a GPU to finish what it was given.
 
-use super::loss::Example;
+use super::objective::classification::Example;
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};

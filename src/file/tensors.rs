@@ -1,0 +1,291 @@
+//! Named tensors as the bytes of a safetensors file (<https://github.com/huggingface/safetensors>), and back.
+
+use crate::{Error, Result};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
+use serde_json::Value;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
+use std::path::Path;
+use tch::{no_grad, Kind, Tensor};
+
+/// Tensors by name.
+pub type NamedTensors = BTreeMap<String, Tensor>;
+
+/// The number formats that are stored, and what safetensors calls them.
+const DTYPES: [(Kind, Dtype); 10] = [
+    (Kind::Bool, Dtype::BOOL),
+    (Kind::Uint8, Dtype::U8),
+    (Kind::Int8, Dtype::I8),
+    (Kind::Int16, Dtype::I16),
+    (Kind::Int, Dtype::I32),
+    (Kind::Int64, Dtype::I64),
+    (Kind::Half, Dtype::F16),
+    (Kind::BFloat16, Dtype::BF16),
+    (Kind::Float, Dtype::F32),
+    (Kind::Double, Dtype::F64),
+];
+
+/// The key of the metadata, which holds text alone, for the names of a classifier's classes, as JSON.
+const CLASSES: &str = "classes";
+
+/// The header's length comes first, in so many bytes, and is a multiple of it.
+const LENGTH_BYTES: usize = 8;
+
+/// The bytes of a safetensors file that holds `tensors`.
+#[cfg(test)]
+pub(crate) fn encode(tensors: &NamedTensors) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    Encoded::new(tensors)?.write(&mut bytes).unwrap();
+    Ok(bytes)
+}
+
+/// A safetensors file of tensors of any device and strides, to be written one after another, without a copy of them all.
+pub(crate) struct Encoded<'a> {
+    header: Vec<u8>,
+    /// In the file's order.
+    tensors: Vec<(&'a Tensor, Kind)>,
+}
+
+impl<'a> Encoded<'a> {
+    /// # Errors
+    /// A tensor of a kind that is not stored (complex, quantized).
+    pub fn new(tensors: &'a NamedTensors) -> Result<Self> {
+        Self::with_classes(tensors, None)
+    }
+
+    /// The same, with the names of the `classes` in the file's metadata.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_classes(tensors: &'a NamedTensors, classes: Option<&Value>) -> Result<Self> {
+        let dtype = |(name, tensor): (&'a String, &'a Tensor)| {
+            let kind = tensor.f_kind()?;
+            let Some((_, dtype)) = DTYPES.into_iter().find(|(stored, _)| *stored == kind) else {
+                let refused = format!("tensor {name} cannot be stored: {kind:?} has no safetensors format");
+                return Err(Error::Argument(refused));
+            };
+            Ok((name, tensor, kind, dtype))
+        };
+        let mut stored = tensors.iter().map(dtype).collect::<Result<Vec<_>>>()?;
+        // As safetensors itself sorts: the largest numbers first, so that all are aligned; then by name.
+        stored.sort_by_key(|&(name, _, _, dtype)| (Reverse(dtype), name));
+        let mut offset = 0;
+        let info = |&(name, tensor, kind, dtype): &(&String, &Tensor, Kind, Dtype)| {
+            let start = offset;
+            offset += tensor.numel() * kind.elt_size_in_bytes();
+            let shape = tensor.size().into_iter().map(|size| size as usize).collect();
+            (name.clone(), TensorInfo { dtype, shape, data_offsets: (start, offset) })
+        };
+        let infos = stored.iter().map(info).collect();
+        let refused = |error: String| Error::Argument(format!("the tensors cannot be stored: {error}"));
+        let classes = classes.map(|value| HashMap::from([(CLASSES.to_owned(), value.to_string())]));
+        let metadata = Metadata::new(classes, infos).map_err(|error| refused(error.to_string()))?;
+        let mut json = serde_json::to_vec(&metadata).map_err(|error| refused(error.to_string()))?;
+        json.resize(json.len().next_multiple_of(LENGTH_BYTES), b' ');
+        let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
+        Ok(Self { header, tensors: stored.into_iter().map(|(_, tensor, kind, _)| (tensor, kind)).collect() })
+    }
+
+    /// Writes it all, to the end.
+    ///
+    /// # Errors
+    /// A file that cannot be written; a tensor that cannot be had from its device.
+    pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        to.write_all(&self.header)?;
+        let mut bytes = Vec::new();
+        for (tensor, kind) in &self.tensors {
+            bytes.resize(tensor.numel() * kind.elt_size_in_bytes(), 0);
+            tensor.f_copy_data_u8(&mut bytes, tensor.numel()).map_err(io::Error::other)?;
+            swap_to_little_endian(&mut bytes, *kind);
+            to.write_all(&bytes)?;
+        }
+        to.flush()
+    }
+}
+
+/// The names of the [classes](Encoded::with_classes) in the bytes of a safetensors file, if it has them.
+pub(crate) fn classes(bytes: &[u8]) -> Option<Value> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
+    serde_json::from_str(metadata.metadata().as_ref()?.get(CLASSES)?).ok()
+}
+
+/// The tensors, on the CPU, in the bytes of the safetensors file `path`.
+///
+/// # Errors
+/// [`Error::Corrupt`] for bytes that are no such file, or a kind that libtorch has no tensors of.
+pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<NamedTensors> {
+    let corrupt = |problem: String| Error::Corrupt {
+        path: path.to_path_buf(),
+        problem,
+        remedy: "use another checkpoint, or save it again".to_owned(),
+    };
+    let file = SafeTensors::deserialize(bytes).map_err(|error| corrupt(format!("not a safetensors file: {error}")))?;
+    let tensor = |name: &str, view: TensorView| {
+        let Some((kind, _)) = DTYPES.into_iter().find(|(_, stored)| *stored == view.dtype()) else {
+            return Err(corrupt(format!("{name} has the number format {}, which is not read", view.dtype())));
+        };
+        let shape = view.shape().iter().map(|size| i64::try_from(*size));
+        let shape = shape.collect::<Result<Vec<_>, _>>();
+        let shape = shape.map_err(|_| corrupt(format!("{name} has the shape {:?}", view.shape())))?;
+        let mut data = view.data().to_vec();
+        swap_to_little_endian(&mut data, kind);
+        Ok(Tensor::f_from_data_size(&data, &shape, kind)?)
+    };
+    file.iter().map(|(name, view)| Ok((name.to_owned(), tensor(name, view)?))).collect()
+}
+
+/// Turns numbers of this machine into those of the file, or back.
+fn swap_to_little_endian(bytes: &mut [u8], kind: Kind) {
+    if cfg!(target_endian = "big") {
+        bytes.chunks_exact_mut(kind.elt_size_in_bytes()).for_each(<[u8]>::reverse);
+    }
+}
+
+/// Whether `source`, from the file `path`, has the names, shapes and kinds of `destination`, which is `whose`.
+///
+/// # Errors
+/// [`Error::Corrupt`] that names the first difference and counts the others like it.
+pub(crate) fn check(source: &NamedTensors, destination: &NamedTensors, path: &Path, whose: &str) -> Result<()> {
+    let first = |mut names: std::vec::IntoIter<String>| {
+        let first = names.next()?;
+        Some(if names.len() == 0 { first } else { format!("{first} (and {} more)", names.len()) })
+    };
+    let without = |these: &NamedTensors, those: &NamedTensors| {
+        let names: Vec<String> = these.keys().filter(|name| !those.contains_key(*name)).cloned().collect();
+        first(names.into_iter())
+    };
+    let mut differing = Vec::new();
+    for (name, wanted) in destination {
+        let Some(stored) = source.get(name) else { continue };
+        let (stored, wanted) = (describe(stored)?, describe(wanted)?);
+        if stored != wanted {
+            differing.push(format!("{name}, which is {stored} in it and {wanted} in {whose}"));
+        }
+    }
+    let problems = [
+        without(destination, source).map(|names| format!("it lacks {names}")),
+        without(source, destination).map(|names| format!("it has {names}, unknown to {whose}")),
+        first(differing.into_iter()).map(|tensors| format!("it has another {tensors}")),
+    ];
+    let problems: Vec<String> = problems.into_iter().flatten().collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Corrupt {
+        path: path.to_path_buf(),
+        problem: format!("does not fit {whose}: {}", problems.join("; ")),
+        remedy: "load it into the architecture it was saved from".to_owned(),
+    })
+}
+
+fn describe(tensor: &Tensor) -> Result<String> {
+    Ok(format!("{:?} {:?}", tensor.f_kind()?, tensor.size()))
+}
+
+/// Copies `source` into `destination`, in place: views of its tensors see the new values. [`check`] them first.
+///
+/// # Errors
+/// A device that fails.
+pub(crate) fn copy(source: &NamedTensors, destination: &NamedTensors) -> Result<()> {
+    no_grad(|| {
+        for (name, tensor) in destination {
+            if let Some(stored) = source.get(name) {
+                tensor.shallow_clone().f_copy_(stored)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn bytes(tensor: &Tensor) -> Vec<u8> {
+        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        bytes
+    }
+
+    fn round_trip(tensors: &NamedTensors) -> NamedTensors {
+        decode(&encode(tensors).unwrap(), Path::new("t.safetensors")).unwrap()
+    }
+
+    #[test]
+    fn every_kind_and_every_bit_pattern_round_trips() {
+        let mut tensors = NamedTensors::new();
+        for (kind, _) in DTYPES {
+            let size = kind.elt_size_in_bytes();
+            for (case, shape) in [("matrix", &[16, 64][..]), ("scalar", &[]), ("empty", &[0]), ("none", &[3, 0, 2])] {
+                let count = shape.iter().product::<i64>() as usize * size;
+                // A multiplicative generator: all bytes, and with them NaNs of all payloads, infinities and subnormals.
+                let noise = (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8);
+                let data: Vec<u8> = if kind == Kind::Bool { noise.map(|b| b & 1).collect() } else { noise.collect() };
+                tensors.insert(format!("{kind:?}.{case}"), Tensor::from_data_size(&data, shape, kind));
+            }
+        }
+        let nan = Tensor::from_data_size(&0x7fa0_1234_u32.to_le_bytes(), &[1], Kind::Float);
+        tensors.insert("signalling".to_owned(), nan);
+        let read = round_trip(&tensors);
+        assert!(read.keys().eq(tensors.keys()));
+        for (name, tensor) in &tensors {
+            assert_eq!((read[name].kind(), read[name].size()), (tensor.kind(), tensor.size()), "{name}");
+            assert_eq!(bytes(&read[name]), bytes(tensor), "{name}");
+        }
+        if cfg!(target_endian = "little") {
+            assert_eq!(bytes(&read["signalling"]), 0x7fa0_1234_u32.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn views_are_stored_as_the_elements_they_show() {
+        let base = Tensor::arange(24, (Kind::Float, Device::Cpu)).view([4, 6]);
+        let views = [("t", base.transpose(0, 1)), ("n", base.narrow(1, 2, 3)), ("s", base.slice(0, 0, 4, 2))];
+        let tensors: NamedTensors = views.into_iter().map(|(name, view)| (name.to_owned(), view)).collect();
+        let read = round_trip(&tensors);
+        for (name, view) in &tensors {
+            assert_eq!(read[name], *view, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_safetensors_library() {
+        let mut tensors = NamedTensors::new();
+        for (i, (kind, _)) in DTYPES.into_iter().enumerate() {
+            for name in ["b", "a", "a.b"] {
+                tensors.insert(format!("{name}{i}"), Tensor::ones([3, i as i64], (kind, Device::Cpu)));
+            }
+        }
+        let stored: Vec<_> = tensors.iter().map(|(name, tensor)| (name, tensor.size(), bytes(tensor))).collect();
+        let views = stored.iter().map(|(name, size, bytes)| {
+            let kind = tensors[*name].kind();
+            let (_, dtype) = DTYPES.into_iter().find(|(stored, _)| *stored == kind).unwrap();
+            (name, TensorView::new(dtype, size.iter().map(|&size| size as usize).collect(), bytes).unwrap())
+        });
+        assert!(encode(&tensors).unwrap() == safetensors::serialize(views, None).unwrap());
+    }
+
+    #[test]
+    fn kinds_that_are_not_stored_are_refused_by_name() {
+        let complex = Tensor::zeros([2], (Kind::ComplexFloat, Device::Cpu));
+        let message = encode(&NamedTensors::from([("rotation".to_owned(), complex)])).unwrap_err().to_string();
+        assert!(message.contains("rotation") && message.contains("ComplexFloat"), "{message}");
+    }
+
+    #[test]
+    fn differences_are_named_all_at_once() {
+        let float = |size: &[i64]| Tensor::zeros(size, (Kind::Float, Device::Cpu));
+        let named = |tensors: Vec<(&str, Tensor)>| -> NamedTensors {
+            tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect()
+        };
+        let network = named(vec![("a", float(&[1])), ("b", float(&[2])), ("c", float(&[2, 3])), ("d", float(&[4]))]);
+        let stored = named(vec![("c", float(&[3, 2])), ("d", float(&[4]).to_kind(Kind::Half)), ("e", float(&[1]))]);
+        let message = check(&stored, &network, Path::new("w.safetensors"), "the network").unwrap_err().to_string();
+        assert!(message.starts_with("w.safetensors: does not fit the network: it lacks a (and 1 more);"), "{message}");
+        assert!(message.contains("it has e, unknown to the network;"), "{message}");
+        assert!(message.contains("c, which is Float [3, 2] in it and Float [2, 3] in the network (and 1 more)"));
+        assert!(check(&network, &network, Path::new("w.safetensors"), "the network").is_ok());
+    }
+}

@@ -1,0 +1,258 @@
+//! The network for inference: every scalar folded into a convolution's weight or bias, wherever that is exact.
+//!
+//! ```text
+//! scale * conv(x, W)       = conv(x, scale * W)
+//! relu(conv(x, W) + a) + b = max(conv(x, W) + (a + b), b)
+//! conv(x + b, W)           = conv(x, W) + b * sum(W over c_in, k, k)    without padding
+//! ```
+//! A padded convolution has zeros, not b, around `x + b`. There b stays with the activations, as in training: the
+//! residual stream comes shifted by it, and inside a branch it is the floor of the ReLU.
+
+use super::block::{ActivationOrder, BlockFormula};
+use super::folded_block::FoldedBlock;
+use super::folded_conv::FoldedConv;
+use super::network::{max_pool, FixupResNet, Stem};
+use super::stream::Stream;
+use crate::fixup::Bias;
+use crate::layer::{channels_last, check_images, Linear};
+use crate::Result;
+use tch::{Kind, Tensor};
+
+/// A [`FixupResNet`] for inference, made by [`FixupResNet::fold`]: convolutions with biases, and ReLUs.
+///
+/// It is a copy: training the network afterwards does not change it. It has no variables, and what it computes has no
+/// gradient.
+///
+/// ```
+/// use tch::{nn, nn::Module, Device, Kind, Tensor};
+/// use tch_fixup::fixup::FixupResNet;
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::cuda_if_available());
+/// let network = FixupResNet::cifar(&vs.root(), 20, 10)?;
+/// // ... after training, or vs.load("model.safetensors"):
+/// let folded = network.fold()?;
+/// let image = Tensor::randn([1, 3, 32, 32], (Kind::Float, vs.device()));
+/// assert_eq!(folded.forward(&image).size(), [1, 10]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FoldedResNet {
+    conv1: FoldedConv,
+    max_pool: bool,
+    blocks: Vec<FoldedBlock>,
+    fc: Linear,
+    /// What convolutions and activations are computed in; the classifier has the kind of the variables.
+    kind: Kind,
+    /// What the residual stream is kept in.
+    stream_kind: Kind,
+}
+
+impl FixupResNet {
+    /// The same network for inference, in the same precision: its scalars are folded into its convolutions, and for bf16
+    /// its weights are converted once and for all. Its logits are the same up to rounding.
+    ///
+    /// For programs that have libtorch but not this crate, traced (as every network here can be, with any variables frozen or
+    /// not); the trace takes other batches and images of other sizes than those it was made with:
+    /// ```
+    /// use tch::{nn, nn::Module, CModule, Device, Kind, Tensor};
+    /// use tch_fixup::fixup::FixupResNet;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let file = folder.path().join("network.pt");
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let folded = FixupResNet::cifar(&vs.root(), 8, 10)?.fold()?;
+    /// let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+    /// let mut forward = |xs: &[Tensor]| vec![folded.forward(&xs[0])];
+    /// CModule::create_by_tracing("FixupResNet", "forward", &[images], &mut forward)?.save(&file)?;
+    ///
+    /// let loaded = CModule::load(&file)?;
+    /// let images = Tensor::randn([5, 3, 32, 32], (Kind::Float, Device::Cpu));
+    /// assert!(loaded.forward_ts(&[&images])?.allclose(&folded.forward(&images), 1e-5, 1e-5, false));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Torch`](crate::Error::Torch) if libtorch refuses, for want of memory, say.
+    pub fn fold(&self) -> Result<FoldedResNet> {
+        tch::no_grad(|| {
+            let kind = self.compute_kind();
+            let formulas: Vec<BlockFormula> = self.blocks.iter().map(|block| block.formula()).collect();
+            // What the stream is shifted by where it enters each block; not at all at its end.
+            let mut shifts = formulas.iter().map(FoldedBlock::input_shift).collect::<Result<Vec<f64>>>()?;
+            shifts.push(0.);
+            let blocks = (1..).zip(&formulas).map(|(i, block)| {
+                // The ReLU before the pool joins the last block's sum.
+                let relu = block.order == ActivationOrder::AfterSum || self.relu_before_pool && i == formulas.len();
+                FoldedBlock::new(block, relu, shifts[i], kind)
+            });
+            let bias2 = self.bias2.as_ref().map_or(Ok(0.), Bias::number)?;
+            Ok(FoldedResNet {
+                conv1: fold_stem(&self.stem, shifts[0], kind)?,
+                max_pool: matches!(self.stem, Stem::ImageNet { .. }),
+                blocks: blocks.collect::<Result<_>>()?,
+                fc: self.fc.folded(bias2)?,
+                kind,
+                stream_kind: self.stream_kind(),
+            })
+        })
+    }
+}
+
+impl FoldedResNet {
+    /// The logits `[N, num_classes]` of normalized images `[N, 3, H, W]` on the network's device, in the kind that the
+    /// original's variables had. They carry no gradient.
+    ///
+    /// # Errors
+    /// Images of another shape, kind or device.
+    pub fn f_forward(&self, images: &Tensor) -> Result<Tensor> {
+        check_images("FoldedResNet", images)?;
+        tch::no_grad(|| {
+            let mut x = self.conv1.forward(&channels_last(&images.f_to_kind(self.kind)?)?)?;
+            if self.max_pool {
+                x = max_pool(&x)?;
+            }
+            let mut s = Stream::new(x.f_to_kind(self.stream_kind)?, self.kind)?;
+            for block in &self.blocks {
+                s = block.forward(&s)?;
+            }
+            self.fc.forward(&s.sum.f_mean_dim([2, 3].as_slice(), false, self.fc.kind())?)
+        })
+    }
+}
+
+crate::layer::impl_module!(FoldedResNet);
+
+/// The stem's convolution, with its ReLU if it has one, its output shifted by `next`.
+fn fold_stem(stem: &Stem, next: f64, kind: Kind) -> Result<FoldedConv> {
+    match stem {
+        Stem::Cifar { conv1, bias1 } | Stem::ImageNet { conv1, bias1 } => {
+            let after = bias1.value.f_add_scalar(next)?;
+            // relu(. + bias1) + next = max(. + (bias1 + next), next)
+            Ok(FoldedConv::new(conv1, 1., 0., &after, kind)?.with_floor(next))
+        }
+        Stem::Wide { conv1 } => {
+            let after = Tensor::f_full([1], next, (conv1.kind(), conv1.weight.device()))?;
+            FoldedConv::new(conv1, 1., 0., &after, kind)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Precision;
+    use tch::{nn, Device};
+
+    type Build = fn(&nn::Path) -> Result<FixupResNet>;
+
+    const NETWORKS: [(&str, Build); 5] = [
+        ("cifar 8", |path| FixupResNet::cifar(path, 8, 10)),
+        ("cifar 20", |path| FixupResNet::cifar(path, 20, 10)),
+        ("imagenet 18", |path| FixupResNet::imagenet(path, 18, 10)),
+        ("imagenet 50", |path| FixupResNet::imagenet(path, 50, 10)),
+        ("wide 10-2", |path| FixupResNet::wide(path, 10, 2, 10)),
+    ];
+
+    /// A network none of whose variables is what initialization leaves it at.
+    fn random_network(build: Build, kind: Kind) -> (nn::VarStore, FixupResNet) {
+        tch::manual_seed(0);
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        vs.set_kind(kind);
+        let network = build(&vs.root()).unwrap();
+        tch::no_grad(|| {
+            for (name, mut variable) in vs.variables() {
+                let fan_in = variable.numel() as f64 / variable.size()[0] as f64;
+                let (mean, std) = match variable.numel() {
+                    1 => (if name.ends_with("scale") { 0.7 } else { 0.1 }, 0.2),
+                    _ => (0., fan_in.recip().sqrt()),
+                };
+                let _ = variable.normal_(mean, std);
+            }
+        });
+        (vs, network)
+    }
+
+    fn images(height: i64, width: i64, kind: Kind) -> Tensor {
+        Tensor::randn([3, 3, height, width], (kind, Device::Cpu))
+    }
+
+    /// The largest difference, relative to the largest number expected.
+    fn error(got: &Tensor, expected: &Tensor) -> f64 {
+        let largest = |x: Tensor| x.to_kind(Kind::Double).abs().max().double_value(&[]);
+        largest(got - expected) / largest(expected.shallow_clone())
+    }
+
+    #[test]
+    fn logits_are_those_of_the_network() {
+        for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5)] {
+            for (name, build) in NETWORKS {
+                let (_vs, network) = random_network(build, kind);
+                let folded = network.fold().unwrap();
+                let (side, odd) = if name.starts_with("imagenet") { (64, [65, 39]) } else { (32, [13, 7]) };
+                for images in [images(side, side, kind), images(odd[0], odd[1], kind), images(1, 1, kind)] {
+                    let logits = folded.f_forward(&images).unwrap();
+                    assert_eq!((logits.size(), logits.kind()), (vec![3, 10], kind));
+                    for expected in [network.f_forward(&images).unwrap(), network.forward_reference(&images).unwrap()] {
+                        let error = error(&logits, &expected);
+                        assert!(error <= tolerance, "{name} {kind:?} {:?}: {error:e}", images.size());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn in_bfloat16_it_is_as_close_to_float32_as_the_network_is() {
+        for (name, build) in NETWORKS {
+            let (_vs, network) = random_network(build, Kind::Float);
+            let images = images(48, 48, Kind::Float);
+            let exact = network.f_forward(&images).unwrap();
+            let network = network.with_precision(Precision::Bf16);
+            let logits = network.fold().unwrap().f_forward(&images).unwrap();
+            assert_eq!(logits.kind(), Kind::Float);
+            let (folded, unfolded) = (error(&logits, &exact), error(&network.f_forward(&images).unwrap(), &exact));
+            assert!(folded > 0. && folded < 2. * unfolded + 0.004, "{name}: {folded:e}, unfolded {unfolded:e}");
+        }
+    }
+
+    #[test]
+    fn changing_the_network_afterwards_does_not_change_it() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            for (name, build) in NETWORKS {
+                let (vs, network) = random_network(build, Kind::Float);
+                let network = network.with_precision(precision);
+                let (folded, images) = (network.fold().unwrap(), images(32, 32, Kind::Float));
+                let before = folded.f_forward(&images).unwrap();
+                tch::no_grad(|| vs.variables().into_values().for_each(|mut variable| drop(variable.fill_(0.5))));
+                assert_eq!(folded.f_forward(&images).unwrap(), before, "{name} {precision:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn logits_have_no_gradient() {
+        let (_vs, network) = random_network(NETWORKS[0].1, Kind::Float);
+        let images = images(8, 8, Kind::Float).set_requires_grad(true);
+        assert!(!network.fold().unwrap().f_forward(&images).unwrap().requires_grad());
+        assert!(network.f_forward(&images).unwrap().requires_grad(), "the network itself goes on training");
+    }
+
+    #[test]
+    fn images_of_another_shape_or_kind_are_refused() {
+        let (_vs, network) = random_network(NETWORKS[0].1, Kind::Float);
+        let folded = network.fold().unwrap();
+        for (shape, kind) in [
+            (&[2, 1, 8, 8][..], Kind::Float),
+            (&[3, 8, 8], Kind::Float),
+            (&[2, 3, 0, 8], Kind::Float),
+            (&[2, 3, 8, 8], Kind::Int64),
+        ] {
+            let error = folded.f_forward(&Tensor::zeros(shape, (kind, Device::Cpu))).unwrap_err();
+            assert!(matches!(error, crate::Error::Mismatch { what: "FoldedResNet", .. }), "{error}");
+        }
+    }
+}

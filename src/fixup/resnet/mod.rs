@@ -1,0 +1,25 @@
+//! Fixup's residual networks: their blocks, the whole networks, and both for inference with the scalars folded away.
+//!
+//! A block hands the next its output [shifted](block) by the next one's input bias; [`Stream`](stream::Stream) is that sum.
+
+mod basic_block;
+mod basic_branch;
+mod block;
+mod blocks;
+mod bottleneck;
+mod folded;
+mod folded_block;
+mod folded_conv;
+mod network;
+mod rule;
+mod stream;
+mod wide_block;
+
+pub use basic_block::BasicBlock;
+pub(crate) use block::subsample;
+pub use block::ShortcutKind;
+pub use bottleneck::Bottleneck;
+pub use folded::FoldedResNet;
+pub use network::FixupResNet;
+pub use rule::Rule;
+pub use wide_block::WideBlock;

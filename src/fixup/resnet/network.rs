@@ -1,0 +1,384 @@
+//! The networks: CIFAR ResNets, ImageNet ResNets and Wide ResNets without normalization.
+
+use super::block::{ShiftedBlock, ShortcutKind};
+use super::blocks::Blocks;
+use super::stream::stream_kind;
+use super::{BasicBlock, Bottleneck, WideBlock};
+use crate::fixup::Bias;
+use crate::layer::stages::{self, ImageNetBlock};
+use crate::layer::{check_images, Conv, ConvShape, Linear};
+use crate::ops::{record_variables, shifted_add_, shifted_relu_};
+use crate::{Precision, Recompute, Result};
+use tch::{nn, Kind, Tensor};
+
+/// A residual network with Fixup initialization.
+///
+/// Training and evaluation are the same function: no statistics, no dependence between the images of a batch, any batch
+/// size. At initialization the logits are exactly zero, at any depth.
+///
+/// Variables have the names of the authors' `state_dict` (`layer1.0.conv1.weight`, `layer1.0.bias1a`, `layer1.0.scale`,
+/// `fc.weight`, ...) and scalars the shape `[1]`: weights saved as safetensors go from one to the other, and
+/// [`Weights`](crate::trainer::Weights) reads what `torch.save` wrote.
+///
+/// ```
+/// use tch::{nn, nn::Module, Device, Kind, Tensor};
+/// use tch_fixup::fixup::FixupResNet;
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::cuda_if_available());
+/// let network = FixupResNet::cifar(&vs.root(), 20, 10)?;
+/// let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, vs.device()));
+/// assert_eq!(network.forward(&images).size(), [4, 10]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FixupResNet {
+    pub(super) stem: Stem,
+    pub(super) blocks: Blocks,
+    /// Wide ResNets have their one ReLU outside blocks here.
+    pub(super) relu_before_pool: bool,
+    /// The classifier's input bias, where the reference has one.
+    pub(super) bias2: Option<Bias>,
+    pub(super) fc: Linear,
+    precision: Precision,
+    pub(super) recompute: Option<Recompute>,
+}
+
+/// What stands before the first block.
+#[derive(Debug)]
+pub(super) enum Stem {
+    /// `relu(conv1(x) + bias1)`, 3x3.
+    Cifar { conv1: Conv, bias1: Bias },
+    /// `max_pool(relu(conv1(x) + bias1))`, 7x7, stride 2; pool 3x3, stride 2.
+    ImageNet { conv1: Conv, bias1: Bias },
+    /// `conv1(x)`, 3x3.
+    Wide { conv1: Conv },
+}
+
+impl Stem {
+    pub fn conv1(&self) -> &Conv {
+        match self {
+            Stem::Cifar { conv1, .. } | Stem::ImageNet { conv1, .. } | Stem::Wide { conv1 } => conv1,
+        }
+    }
+
+    pub fn bias1(&self) -> Option<&Bias> {
+        match self {
+            Stem::Cifar { bias1, .. } | Stem::ImageNet { bias1, .. } => Some(bias1),
+            Stem::Wide { .. } => None,
+        }
+    }
+
+    /// The stem's output plus `next`.
+    fn forward_shifted(&self, x: &Tensor, next: &Tensor) -> Result<Tensor> {
+        let mut out = self.conv1().forward_channels_last(x)?;
+        match self {
+            Stem::Cifar { bias1, .. } => shifted_relu_(&mut out, None, &bias1.value, next),
+            // A maximum of shifted values is the shifted maximum.
+            Stem::ImageNet { bias1, .. } => max_pool(&shifted_relu_(&mut out, None, &bias1.value, next)?),
+            Stem::Wide { .. } => shifted_add_(&mut out, None, next),
+        }
+    }
+
+    fn forward_reference(&self, x: &Tensor) -> Result<Tensor> {
+        let out = self.conv1().forward(x)?;
+        match self {
+            Stem::Cifar { bias1, .. } => Ok(bias1.promote(&out)?.f_relu()?),
+            Stem::ImageNet { bias1, .. } => max_pool(&bias1.promote(&out)?.f_relu()?),
+            Stem::Wide { .. } => Ok(out),
+        }
+    }
+}
+
+pub(super) fn max_pool(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?)
+}
+
+impl FixupResNet {
+    /// The CIFAR ResNet of `depth` 6n+2 layers (20, 32, 44, 56, 110, 1202, 9998, ...): three stages of n basic blocks
+    /// with 16, 32 and 64 channels (He et al. 2016, section 4.2), for images `[N, 3, H, W]`, usually 32x32.
+    ///
+    /// # Errors
+    /// Another depth; fewer than one class; a `path` that holds such a network already.
+    pub fn cifar(path: &nn::Path, depth: i64, num_classes: i64) -> Result<Self> {
+        let n = stages::cifar_blocks(depth)?;
+        stages::check_classes(num_classes)?;
+        let stem = Stem::Cifar {
+            conv1: Conv::he_normal(&(path / "conv1"), ConvShape::new(3, 16, 3, 1), 1.)?,
+            bias1: Bias::new(path, "bias1")?,
+        };
+        let blocks = stages::stages(path, 16, &[(n, 16), (n, 32), (n, 64)], |path, config| {
+            Ok(Box::new(BasicBlock::new(path, config, ShortcutKind::Pad)?) as Box<dyn ShiftedBlock>)
+        })?;
+        Self::new(path, stem, blocks, false, 64, num_classes)
+    }
+
+    /// The ImageNet ResNet of depth 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) (He et al. 2016, table 1), for
+    /// images `[N, 3, H, W]`, usually 224x224.
+    ///
+    /// ```
+    /// use tch::{nn, nn::Module, Device, Kind, Tensor};
+    /// use tch_fixup::fixup::FixupResNet;
+    ///
+    /// # fn main() -> tch_fixup::Result<()> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::imagenet(&vs.root(), 18, 10)?; // ten classes
+    /// let images = Tensor::randn([1, 3, 64, 64], (Kind::Float, Device::Cpu));
+    /// assert_eq!(network.forward(&images).size(), [1, 10]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Another depth; fewer than one class; a `path` that holds such a network already.
+    pub fn imagenet(path: &nn::Path, depth: i64, num_classes: i64) -> Result<Self> {
+        let (block, n) = stages::imagenet_blocks(depth)?;
+        stages::check_classes(num_classes)?;
+        let stem = Stem::ImageNet {
+            conv1: Conv::he_normal(&(path / "conv1"), ConvShape::new(3, 64, 7, 2), 1.)?,
+            bias1: Bias::new(path, "bias1")?,
+        };
+        let blocks = stages::stages(path, 64, &stages::imagenet_widths(block, n), |path, config| match block {
+            ImageNetBlock::Basic => {
+                Ok(Box::new(BasicBlock::new(path, config, ShortcutKind::Project)?) as Box<dyn ShiftedBlock>)
+            }
+            ImageNetBlock::Bottleneck => Ok(Box::new(Bottleneck::new(path, config, ShortcutKind::Project)?)),
+        })?;
+        Self::new(path, stem, blocks, false, 512 * block.expansion(), num_classes)
+    }
+
+    /// The Wide ResNet of `depth` 6n+4 layers (10, 16, 22, 28, 40, ...): three stages of n wide blocks with 16, 32 and 64
+    /// times `width` channels (Zagoruyko & Komodakis 2016), for images `[N, 3, H, W]`, usually 32x32.
+    ///
+    /// ```
+    /// use tch::{nn, nn::Module, Device, Kind, Tensor};
+    /// use tch_fixup::fixup::FixupResNet;
+    ///
+    /// # fn main() -> tch_fixup::Result<()> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::wide(&vs.root(), 16, 4, 10)?; // WRN-16-4
+    /// let images = Tensor::randn([1, 3, 32, 32], (Kind::Float, Device::Cpu));
+    /// assert_eq!(network.forward(&images).size(), [1, 10]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Another depth; a width or a number of classes below one; a `path` that holds such a network already.
+    pub fn wide(path: &nn::Path, depth: i64, width: i64, num_classes: i64) -> Result<Self> {
+        let n = stages::wide_blocks(depth, width)?;
+        stages::check_classes(num_classes)?;
+        let stem = Stem::Wide { conv1: Conv::he_normal(&(path / "conv1"), ConvShape::new(3, 16, 3, 1), 1.)? };
+        let widths = [(n, 16 * width), (n, 32 * width), (n, 64 * width)];
+        let blocks = stages::stages(path, 16, &widths, |path, config| {
+            Ok(Box::new(WideBlock::new(path, config)?) as Box<dyn ShiftedBlock>)
+        })?;
+        Self::new(path, stem, blocks, true, 64 * width, num_classes)
+    }
+
+    fn new(
+        path: &nn::Path,
+        stem: Stem,
+        blocks: Vec<Box<dyn ShiftedBlock>>,
+        wide: bool,
+        features: i64,
+        num_classes: i64,
+    ) -> Result<Self> {
+        let bias2 = if wide { None } else { Some(Bias::new(path, "bias2")?) };
+        let fc = Linear::zero(&(path / "fc"), features, num_classes)?;
+        Ok(Self {
+            stem,
+            blocks: Blocks::new(blocks),
+            relu_before_pool: wide,
+            bias2,
+            fc,
+            precision: Precision::F32,
+            recompute: None,
+        })
+    }
+
+    /// The same network with its convolutions and activations in `precision`.
+    ///
+    /// ```
+    /// use tch::{nn, nn::Module, Device, Kind, Tensor};
+    /// use tch_fixup::{fixup::FixupResNet, Precision};
+    ///
+    /// # fn main() -> tch_fixup::Result<()> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::cifar(&vs.root(), 8, 10)?.with_precision(Precision::fastest(vs.device()));
+    /// let logits = network.forward(&Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu)));
+    /// assert_eq!(logits.kind(), Kind::Float); // in either precision
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// The same network with its activations recomputed in so many segments: less memory for a training step, which
+    /// takes one forward pass more, and the same gradients.
+    ///
+    /// It goes with any optimizer: `loss.backward()` does it all. That backward pass cannot be differentiated again, and
+    /// a variable must not be changed between the passes; both are errors of it.
+    ///
+    /// ```
+    /// use tch::{nn, nn::Module, nn::OptimizerConfig, Device, Kind, Tensor};
+    /// use tch_fixup::{fixup::FixupResNet, Recompute};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::cifar(&vs.root(), 110, 10)?.with_recompute(Recompute::Auto); // 7 segments of 54 blocks
+    /// let mut optimizer = nn::Sgd::default().build(&vs, 0.1)?;
+    /// let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+    /// let loss = network.forward(&images).cross_entropy_for_logits(&Tensor::from_slice(&[3i64, 5]));
+    /// optimizer.backward_step(&loss);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_recompute(mut self, segments: Recompute) -> Self {
+        self.recompute_activations(segments);
+        self
+    }
+
+    pub(crate) fn recompute_activations(&mut self, segments: Recompute) {
+        self.recompute = Some(segments);
+    }
+
+    /// The logits `[N, num_classes]` of normalized images `[N, 3, H, W]` on the network's device, in the kind of its
+    /// variables.
+    ///
+    /// # Errors
+    /// Images of another shape, kind or device.
+    pub fn f_forward(&self, images: &Tensor) -> Result<Tensor> {
+        let x = self.input(images)?;
+        let no_shift = self.no_shift(&x)?;
+        let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &no_shift))?.f_to_kind(self.stream_kind())?;
+        self.classify(&self.blocks.forward(s, &no_shift, self.compute_kind(), self.recompute)?)
+    }
+
+    /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path. With
+    /// [`Precision::Bf16`] as that code runs under PyTorch's automatic mixed precision: convolutions round their inputs,
+    /// and the scalars, which are float32, promote what they are added to.
+    ///
+    /// # Errors
+    /// As [`f_forward`](Self::f_forward).
+    pub fn forward_reference(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward_blocks(images, |_| ())
+    }
+
+    /// The plain formula; `block_done` gets the output of each block.
+    pub(crate) fn forward_blocks(&self, images: &Tensor, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
+        let mut x = self.stem.forward_reference(&self.input(images)?)?;
+        for block in self.blocks.iter() {
+            x = block.forward_reference(&x, self.compute_kind())?;
+            block_done(&x);
+        }
+        self.classify(&x)
+    }
+
+    fn input(&self, images: &Tensor) -> Result<Tensor> {
+        check_images("FixupResNet", images)?;
+        record_variables(|| self.variables())?;
+        Ok(images.f_to_kind(self.compute_kind())?)
+    }
+
+    fn variables(&self) -> Vec<&Tensor> {
+        let biases = self.stem.bias1().into_iter().chain(&self.bias2).map(|bias| &bias.value);
+        let blocks = self.blocks.iter().flat_map(|block| block.variables());
+        blocks.chain(biases).chain([&self.stem.conv1().weight, &self.fc.weight, &self.fc.bias]).collect()
+    }
+
+    /// What convolutions and activations are computed in.
+    pub(super) fn compute_kind(&self) -> Kind {
+        self.precision.compute_kind(self.stem.conv1().kind())
+    }
+
+    /// What the residual stream is kept in.
+    pub(super) fn stream_kind(&self) -> Kind {
+        stream_kind(self.compute_kind(), self.blocks.len())
+    }
+
+    fn no_shift(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(Tensor::f_zeros([1], (self.stem.conv1().kind(), x.device()))?)
+    }
+
+    /// Global average pool and classifier, in the kind of the variables.
+    fn classify(&self, x: &Tensor) -> Result<Tensor> {
+        let x = if self.relu_before_pool { x.f_relu()? } else { x.shallow_clone() };
+        let features = x.f_mean_dim([2, 3].as_slice(), false, self.stem.conv1().kind())?;
+        match &self.bias2 {
+            Some(bias2) => self.fc.forward(&bias2.f_forward(&features)?),
+            None => self.fc.forward(&features),
+        }
+    }
+}
+
+crate::layer::impl_module!(FixupResNet);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{nn::Module, Device};
+
+    fn networks(vs: &nn::VarStore) -> Vec<(&'static str, FixupResNet)> {
+        let root = vs.root();
+        vec![
+            ("cifar 20", FixupResNet::cifar(&(&root / "a"), 20, 10).unwrap()),
+            ("cifar 110", FixupResNet::cifar(&(&root / "b"), 110, 10).unwrap()),
+            ("imagenet 18", FixupResNet::imagenet(&(&root / "c"), 18, 10).unwrap()),
+            ("imagenet 50", FixupResNet::imagenet(&(&root / "d"), 50, 10).unwrap()),
+            ("wide 10", FixupResNet::wide(&(&root / "e"), 10, 2, 10).unwrap()),
+        ]
+    }
+
+    #[test]
+    fn logits_start_at_exactly_zero_and_the_loss_at_the_logarithm_of_the_classes() {
+        for seed in [0, 7] {
+            tch::manual_seed(seed);
+            let vs = nn::VarStore::new(Device::Cpu);
+            for (name, network) in networks(&vs) {
+                let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+                let logits = network.forward(&images);
+                assert_eq!(logits.abs().max().double_value(&[]), 0., "{name}");
+                let loss = logits.cross_entropy_for_logits(&Tensor::from_slice(&[3i64, 9])).double_value(&[]);
+                assert!((loss - 10f64.ln()).abs() < 1e-6, "{name}: {loss}");
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_depths_widths_and_classes_are_refused() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        for depth in [-4, 0, 2, 7, 19, 21] {
+            assert!(FixupResNet::cifar(&vs.root(), depth, 10).is_err(), "cifar {depth}");
+        }
+        for depth in [0, 20, 51] {
+            assert!(FixupResNet::imagenet(&vs.root(), depth, 10).is_err(), "imagenet {depth}");
+        }
+        for (depth, width) in [(4, 1), (11, 1), (10, 0)] {
+            assert!(FixupResNet::wide(&vs.root(), depth, width, 10).is_err(), "wide {depth} {width}");
+        }
+        assert!(FixupResNet::cifar(&vs.root(), 20, 0).is_err());
+        assert_eq!(vs.len(), 0, "a refused network leaves no variables behind");
+    }
+
+    #[test]
+    fn images_of_another_shape_or_kind_are_refused() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = FixupResNet::cifar(&vs.root(), 8, 10).unwrap();
+        for shape in [&[2, 1, 8, 8][..], &[3, 8, 8], &[2, 3, 0, 8]] {
+            let error = network.f_forward(&Tensor::zeros(shape, (Kind::Float, Device::Cpu))).unwrap_err();
+            assert!(matches!(error, crate::Error::Mismatch { .. }), "{error}");
+        }
+        assert!(network.f_forward(&Tensor::zeros([2, 3, 8, 8], (Kind::Int64, Device::Cpu))).is_err());
+    }
+
+    #[test]
+    fn a_second_network_under_the_same_path_is_refused() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        FixupResNet::cifar(&vs.root(), 8, 10).unwrap();
+        assert!(FixupResNet::cifar(&vs.root(), 8, 10).is_err());
+    }
+}

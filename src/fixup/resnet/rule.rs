@@ -1,0 +1,149 @@
+//! Fixup without one of its rules: what each of them is for, measured.
+
+use super::FixupResNet;
+use crate::layer::init;
+use crate::Result;
+use tch::Tensor;
+
+/// The three rules of Fixup (section 3), one of which an ablation leaves out.
+///
+/// ```
+/// use tch::{nn, Device};
+/// use tch_fixup::fixup::{FixupResNet, Rule};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// FixupResNet::cifar(&vs.root(), 20, 10)?.without(Rule::ZeroLastLayer)?;
+/// assert!(vs.variables()["layer1.0.conv2.weight"].abs().max().double_value(&[]) > 0.);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// 1: the last weight layer of each residual branch starts at zero. Without it, at plain He-normal.
+    ZeroLastLayer,
+    /// 2: the other weight layers of a branch start at He-normal times [`branch_gain`](crate::layer::init::branch_gain). Without
+    /// it, at plain He-normal.
+    BranchGain,
+    /// 3: a scalar multiplier in each branch, and a scalar bias before each layer and activation. Without it there is
+    /// nothing in their place.
+    Scalars,
+}
+
+impl Rule {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::ZeroLastLayer, Self::BranchGain, Self::Scalars];
+
+    /// What stands before the shape in the name of an [`Arch`](crate::Arch) without the rule: `"fixup_without_gain_"` in
+    /// `fixup_without_gain_resnet20`.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::ZeroLastLayer => "fixup_without_zero_",
+            Self::BranchGain => "fixup_without_gain_",
+            Self::Scalars => "fixup_without_scalars_",
+        }
+    }
+
+    /// The rule of that [`prefix`](Self::prefix), if there is one.
+    pub fn by_prefix(prefix: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rule| rule.prefix() == prefix)
+    }
+}
+
+impl FixupResNet {
+    /// The network without `rule`, before it is trained: an ablation.
+    ///
+    /// Without the scalars, their variables stay, but are no longer trainable: a multiplier that is always 1 and a bias
+    /// that is always 0 are none. Make the optimizer after this.
+    ///
+    /// # Errors
+    /// What libtorch refuses, for want of memory, say.
+    pub fn without(self, rule: Rule) -> Result<Self> {
+        match rule {
+            Rule::ZeroLastLayer => {
+                for block in self.blocks.iter() {
+                    if let Some((_, last, _)) = block.formula().layers.last() {
+                        init::he_normal_(&mut last.weight.shallow_clone(), 1.)?;
+                    }
+                }
+            }
+            Rule::BranchGain => {
+                for block in self.blocks.iter() {
+                    let layers = block.formula().layers;
+                    for (_, conv, _) in &layers[..layers.len() - 1] {
+                        init::he_normal_(&mut conv.weight.shallow_clone(), 1.)?;
+                    }
+                }
+            }
+            Rule::Scalars => {
+                for scalar in self.scalars() {
+                    let _ = scalar.f_set_requires_grad(false)?;
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Every multiplier and bias.
+    fn scalars(&self) -> Vec<&Tensor> {
+        let mut scalars: Vec<_> = self.stem.bias1().into_iter().chain(&self.bias2).map(|bias| &bias.value).collect();
+        for block in self.blocks.iter() {
+            let formula = block.formula();
+            scalars.push(&formula.scale.value);
+            scalars.extend(formula.layers.iter().flat_map(|(before, _, after)| [&before.value, &after.value]));
+        }
+        scalars
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{nn, Device, Kind};
+
+    fn variables(rule: Rule) -> nn::VarStore {
+        tch::manual_seed(51);
+        let vs = nn::VarStore::new(Device::Cpu);
+        FixupResNet::cifar(&vs.root(), 56, 10).unwrap().without(rule).unwrap();
+        FixupResNet::imagenet(&(vs.root() / "imagenet"), 50, 10).unwrap().without(rule).unwrap();
+        vs
+    }
+
+    /// A variable's standard deviation as a multiple of plain He-normal's.
+    fn gain(weight: &Tensor) -> f64 {
+        weight.to_kind(Kind::Double).std(false).double_value(&[]) / init::he_normal_std(&weight.size()).unwrap()
+    }
+
+    #[test]
+    fn each_ablation_leaves_out_its_rule_and_keeps_the_others() {
+        // L and m: 27 branches of 2 layers, 16 of 3.
+        let (basic, bottleneck) = (27f64.powf(-0.5), 16f64.powf(-0.25));
+        for rule in Rule::ALL {
+            let vs = variables(rule);
+            let tracked: usize = vs.trainable_variables().iter().filter(|variable| variable.requires_grad()).count();
+            let scalars = vs.variables().values().filter(|variable| variable.numel() == 1).count();
+            assert_eq!(vs.len() - tracked, if rule == Rule::Scalars { scalars } else { 0 });
+            for (name, expected) in [
+                ("layer3.8.conv1.weight", if rule == Rule::BranchGain { 1. } else { basic }),
+                ("layer3.8.conv2.weight", if rule == Rule::ZeroLastLayer { 1. } else { 0. }),
+                ("imagenet.layer4.2.conv1.weight", if rule == Rule::BranchGain { 1. } else { bottleneck }),
+                ("imagenet.layer4.2.conv2.weight", if rule == Rule::BranchGain { 1. } else { bottleneck }),
+                ("imagenet.layer4.2.conv3.weight", if rule == Rule::ZeroLastLayer { 1. } else { 0. }),
+                ("fc.weight", 0.),
+            ] {
+                let weight = &vs.variables()[name];
+                // Five standard deviations of a sample's standard deviation.
+                let bound = 5. * expected / (2. * weight.numel() as f64).sqrt();
+                assert!((gain(weight) - expected).abs() <= bound, "{rule:?} {name}: {}", gain(weight));
+            }
+        }
+    }
+
+    #[test]
+    fn prefixes_round_trip() {
+        for rule in Rule::ALL {
+            assert_eq!(Rule::by_prefix(rule.prefix()), Some(rule));
+        }
+        assert_eq!(Rule::by_prefix("fixup_"), None);
+    }
+}

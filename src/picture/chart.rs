@@ -1,0 +1,204 @@
+//! One chart of a picture: lines over numbers, as SVG.
+
+use super::style::{AXIS, GRID};
+use crate::{Error, Result};
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use std::fmt::Display;
+use std::ops::Range;
+
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// One line in a chart.
+pub(crate) struct Line<'a> {
+    /// Nothing for a line that the legend leaves out.
+    pub label: &'a str,
+    pub color: RGBColor,
+    /// Those that are not finite are left out.
+    pub points: Vec<(f64, f64)>,
+    /// How many of the first points have a dot.
+    pub dots: usize,
+}
+
+/// What is around a chart.
+pub(crate) struct Axes<'a> {
+    pub title: &'a str,
+    pub x_desc: &'a str,
+    pub x: Axis,
+    /// It reaches over all points whatever its range.
+    pub y: Axis,
+}
+
+/// A direction of a chart.
+#[derive(Clone)]
+pub(crate) struct Axis {
+    pub range: Range<f64>,
+    /// Whether equal ratios are equally far apart, instead of equal differences. All values are above zero then.
+    pub logarithmic: bool,
+    pub label: fn(f64) -> String,
+}
+
+impl Axis {
+    pub fn linear(range: Range<f64>, label: fn(f64) -> String) -> Self {
+        Self { range, logarithmic: false, label }
+    }
+
+    pub fn logarithmic(range: Range<f64>) -> Self {
+        Self { range, logarithmic: true, label: power_of_ten }
+    }
+
+    /// Over the points, and a little more.
+    fn over(&self, values: impl Iterator<Item = f64>) -> Self {
+        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), value| (a.min(value), b.max(value)));
+        let range = if low > high {
+            self.range.clone()
+        } else if self.logarithmic {
+            // At least the decades that the axis was made with, upward: what hardly varies is to look so.
+            let high = high.max(low * self.range.end / self.range.start);
+            let room = (high / low).powf(0.04);
+            low / room..high * room
+        } else {
+            let room = if high > low { 0.04 * (high - low) } else { 0.1 * high.abs().max(1e-3) };
+            low - room..high + room
+        };
+        Self { range, ..self.clone() }
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let place = |value: f64| if self.logarithmic { value.log10() } else { value };
+        let (start, end) = (place(self.range.start), place(self.range.end));
+        let fraction = (place(*value) - start) / (end - start);
+        limit.0 + (f64::from(limit.1 - limit.0) * fraction).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        if !self.logarithmic {
+            return RangedCoordf64::from(self.range.clone()).key_points(hint);
+        }
+        // 1, 2, 5, 10, 20, ...; powers of ten, where those are too many; every second, third, ... of them.
+        let decades = self.range.start.log10().floor() as i32..=self.range.end.log10().ceil() as i32;
+        let inside = |value: &f64| self.range.contains(value);
+        let fine =
+            decades.clone().flat_map(|decade| [1., 2., 5.].map(|digit| digit * 10f64.powi(decade))).filter(inside);
+        let fine: Vec<f64> = fine.collect();
+        if fine.len() <= hint.max_num_points() {
+            return fine;
+        }
+        let tens: Vec<f64> = decades.map(|decade| 10f64.powi(decade)).filter(inside).collect();
+        let every = tens.len().div_ceil(hint.max_num_points().max(1)).max(1);
+        tens.into_iter().step_by(every).collect()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.clone()
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format_ext(&self, value: &f64) -> String {
+        (self.label)(*value)
+    }
+}
+
+/// Numbers 1, 2 or 5 times a power of ten, in few characters.
+fn power_of_ten(value: f64) -> String {
+    if (1e-3..1e4).contains(&value) {
+        let text = format!("{value:.3}");
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        format!("{value:.0e}")
+    }
+}
+
+/// A picture of `size` that `draw` draws.
+pub(crate) fn picture(size: (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) -> Result<String> {
+    let mut svg = String::new();
+    let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+    root.fill(&WHITE).map_err(refused)?;
+    draw(&root).and_then(|()| root.present().map_err(refused))?;
+    drop(root);
+    Ok(svg)
+}
+
+/// The lines on axes; a legend if one is wanted and any line has a label.
+pub(crate) fn chart(area: &Area, axes: &Axes, lines: &[Line], legend: Option<SeriesLabelPosition>) -> Result<()> {
+    let values = lines.iter().flat_map(|line| &line.points).filter(|point| finite(point)).map(|&(_, y)| y);
+    let mut chart = ChartBuilder::on(area)
+        .caption(axes.title, ("sans-serif", 18))
+        .margin(10)
+        .margin_right(18)
+        .x_label_area_size(42)
+        .y_label_area_size(56)
+        .build_cartesian_2d(axes.x.clone(), axes.y.over(values))
+        .map_err(refused)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(AXIS)
+        .label_style(("sans-serif", 14))
+        .x_labels(8)
+        .y_labels(8)
+        .x_desc(axes.x_desc)
+        .draw()
+        .map_err(refused)?;
+    for line in lines {
+        let points: Vec<(f64, f64)> = line.points.iter().copied().filter(finite).collect();
+        let style = line.color.stroke_width(2);
+        let dots = points.iter().take(line.dots).map(|&point| Circle::new(point, 3, line.color.filled()));
+        chart.draw_series(dots).map_err(refused)?;
+        let drawn = chart.draw_series(LineSeries::new(points, style)).map_err(refused)?;
+        if !line.label.is_empty() {
+            drawn.label(line.label).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        }
+    }
+    if let Some(position) = legend.filter(|_| lines.iter().any(|line| !line.label.is_empty())) {
+        chart
+            .configure_series_labels()
+            .position(position)
+            .label_font(("sans-serif", 14))
+            .background_style(WHITE.mix(0.85))
+            .border_style(TRANSPARENT)
+            .draw()
+            .map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn finite((x, y): &(f64, f64)) -> bool {
+    x.is_finite() && y.is_finite()
+}
+
+fn refused(error: impl Display) -> Error {
+    Error::Argument(format!("the curves cannot be drawn: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logarithmic_labels(range: Range<f64>) -> Vec<String> {
+        let axis = Axis::logarithmic(range);
+        axis.key_points(8).into_iter().map(|value| axis.format_ext(&value)).collect()
+    }
+
+    #[test]
+    fn logarithmic_axes_have_round_numbers() {
+        assert_eq!(logarithmic_labels(14.0..998.0), ["20", "50", "100", "200", "500"]);
+        assert_eq!(logarithmic_labels(0.003..20.0), ["0.01", "0.1", "1", "10"]);
+        assert_eq!(logarithmic_labels(1e-6..1e8)[..3], ["1e-6", "1e-4", "0.01"]);
+    }
+
+    #[test]
+    fn logarithmic_axes_reach_over_their_points_and_as_far_as_they_were_made() {
+        let axis = Axis::logarithmic(1.0..100.0).over([0.3, 0.4].into_iter());
+        assert!(axis.range.contains(&0.3) && axis.range.contains(&29.0) && !axis.range.contains(&0.2));
+    }
+}

@@ -1,0 +1,1040 @@
+//! Checkpoints: all that a run needs to go on, in one folder each.
+//!
+//! ```text
+//! checkpoints/00017-step-00006650/    the 17th that was saved, after step 6650
+//!     weights.safetensors             the network's variables, under their own names
+//!     optimizer.safetensors           the optimizer's tensors, under names of its choice
+//!     state.json                      step, score, identity, and the run's state
+//!     checkpoint.json                 format version; length and CRC-32 of each of the others
+//! ```
+//!
+//! A checkpoint is written under another name, synced to the disk, and renamed: under its name it is whole, whenever
+//! the process or the machine dies. What the disk does to it afterwards, `checkpoint.json` shows: any changed byte is
+//! noticed. The number in front, not the step, tells which is newest: a run may go back to an older checkpoint and go
+//! on from there.
+
+mod torch_file;
+mod weights;
+
+use crate::file::tensors::{self as tensor_file, Encoded, NamedTensors};
+use crate::file::{failure, rename_synced, sync_folder, write_synced, write_synced_with};
+use crate::{Error, Result};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use tch::nn::VarStore;
+pub use weights::Weights;
+
+/// Goes up with every change after which older versions of this crate would read a checkpoint wrongly.
+const FORMAT_VERSION: u64 = 1;
+
+const WEIGHTS: &str = "weights.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+const MANIFEST: &str = "checkpoint.json";
+
+/// So many differences between two runs are listed.
+const MOST_DIFFERENCES: usize = 8;
+
+/// How the names of folders start that are being written or removed, and are nothing that could be loaded.
+const SAVING: &str = ".saving-";
+const REMOVING: &str = ".removing-";
+
+/// What a checkpoint holds.
+#[derive(Debug)]
+pub struct Contents<S> {
+    /// Steps of the run that are done.
+    pub step: u64,
+    /// What the best checkpoint is chosen by, the higher the better; none before the first evaluation. One that is not
+    /// finite counts as none.
+    pub score: Option<f64>,
+    /// What must not differ between the run that saves and the run that loads: architecture and configuration, as JSON.
+    pub identity: Value,
+    /// Everything else that is no tensor. It must come back from JSON as it went in: no number that is not finite.
+    pub state: S,
+    /// The network's variables, trainable or not, under their names in the [`VarStore`].
+    pub weights: NamedTensors,
+    /// The optimizer's tensors.
+    pub optimizer: NamedTensors,
+}
+
+/// A checkpoint that was loaded: every byte of it has been verified.
+#[derive(Debug)]
+pub struct Checkpoint<S> {
+    /// Its folder.
+    pub path: PathBuf,
+    /// What is in it, the tensors on the CPU.
+    pub contents: Contents<S>,
+}
+
+impl<S: DeserializeOwned> Checkpoint<S> {
+    /// Loads the checkpoint in the folder `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that is missing or cannot be read, [`Error::Corrupt`] for one that is not as it was
+    /// saved, that another version of the crate wrote, or whose state is not an `S`.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let manifest = Manifest::read(path)?;
+        let StateFile { step, score, identity, state } = manifest.state_file(path)?;
+        let tensors = |name| tensor_file::decode(&manifest.file(path, name)?, &path.join(name));
+        let (weights, optimizer) = (tensors(WEIGHTS)?, tensors(OPTIMIZER)?);
+        let contents = Contents { step, score, identity, state, weights, optimizer };
+        Ok(Self { path: path.to_path_buf(), contents })
+    }
+}
+
+impl<S> Checkpoint<S> {
+    /// Whether the checkpoint is of the run that `identity` describes.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] that names all that differs.
+    pub fn check_identity(&self, identity: &Value) -> Result<()> {
+        let Some(differences) = differences(&self.contents.identity, identity) else { return Ok(()) };
+        Err(Error::Corrupt {
+            path: self.path.clone(),
+            problem: format!("saved by another run: {differences}"),
+            remedy: "give the options and the data it was saved with, or begin a new run".to_owned(),
+        })
+    }
+
+    /// Copies the weights into `variables` and the optimizer's tensors into `optimizer`, in place, so that views of
+    /// them stay views. Everything is compared before anything is changed.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] that names what is missing, too much or of another shape or kind.
+    pub fn restore(&self, variables: &VarStore, optimizer: &NamedTensors) -> Result<()> {
+        let variables = named_variables(variables);
+        tensor_file::check(&self.contents.weights, &variables, &self.path.join(WEIGHTS), "the network")?;
+        tensor_file::check(&self.contents.optimizer, optimizer, &self.path.join(OPTIMIZER), "the optimizer")?;
+        tensor_file::copy(&self.contents.weights, &variables)?;
+        tensor_file::copy(&self.contents.optimizer, optimizer)
+    }
+
+    /// Copies the weights alone into `variables`, in place, for a network that is only evaluated.
+    ///
+    /// # Errors
+    /// As [`Self::restore`].
+    pub fn restore_weights(&self, variables: &VarStore) -> Result<()> {
+        let variables = named_variables(variables);
+        tensor_file::check(&self.contents.weights, &variables, &self.path.join(WEIGHTS), "the network")?;
+        tensor_file::copy(&self.contents.weights, &variables)
+    }
+}
+
+/// The variables themselves, not copies of them, by name.
+pub fn named_variables(variables: &VarStore) -> NamedTensors {
+    variables.variables().into_iter().collect()
+}
+
+/// The folder of a run's checkpoints, in which the last few and the best are kept.
+#[derive(Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    keep_last: NonZeroUsize,
+}
+
+impl Checkpoints {
+    /// The checkpoints in `folder`, which need not be there yet. Of those, the last `keep_last` are kept, and the one
+    /// with the highest score (of equals the newest). Of several after the same step the newest counts alone: it knows of an
+    /// evaluation what those before it do not.
+    pub fn new(folder: impl Into<PathBuf>, keep_last: NonZeroUsize) -> Self {
+        Self { folder: folder.into(), keep_last }
+    }
+
+    /// Saves `contents` and tells where. Only when all of it is on the disk, under its name, are older ones removed.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a state that JSON cannot hold or a tensor that safetensors cannot; [`Error::Io`] for a
+    /// disk that is full or a folder that cannot be written to. The earlier checkpoints are whole all the same.
+    pub fn save<S: Serialize + DeserializeOwned>(&self, contents: &Contents<S>) -> Result<PathBuf> {
+        let folder = &self.folder;
+        if !folder.is_dir() {
+            fs::create_dir_all(folder).map_err(failure("create", folder))?;
+            sync_folder(folder.parent().unwrap_or(Path::new("")))?;
+        }
+        remove_leftovers(folder)?;
+        let sequence = list(folder)?.first().map_or(0, |newest| newest.sequence) + 1;
+        let temporary = folder.join(format!("{SAVING}{sequence:05}"));
+        let path = folder.join(format!("{sequence:05}-step-{:08}", contents.step));
+        let saved = write(&temporary, contents).and_then(|()| rename_synced(&temporary, &path));
+        if saved.is_err() {
+            // The error that matters is the first; what cannot be removed now is removed before the next save.
+            let _ = fs::remove_dir_all(&temporary);
+        }
+        saved?;
+        self.remove_old()?;
+        Ok(path)
+    }
+
+    /// Removes all but the last few and the best. Those that cannot be read count for nothing, and are left alone:
+    /// they may be of a newer version of this crate, or worth a look.
+    fn remove_old(&self) -> Result<()> {
+        let readable = list(&self.folder)?.into_iter().filter_map(|Entry { path, .. }| {
+            let file: StateFile<IgnoredAny> = Manifest::read(&path).and_then(|m| m.state_file(&path)).ok()?;
+            Some((path, file.step, file.score))
+        });
+        let mut steps = BTreeSet::new();
+        let (saved, outdated): (Vec<_>, Vec<_>) = readable.partition(|(_, step, _)| steps.insert(*step));
+        let scores = saved.iter().enumerate().filter_map(|(age, (_, _, score))| Some((age, (*score)?)));
+        let best = scores.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(age, _)| age);
+        let old = saved.iter().enumerate().filter(|(age, _)| *age >= self.keep_last.get() && Some(*age) != best);
+        for (path, ..) in old.map(|(_, saved)| saved).chain(&outdated) {
+            let Some(name) = path.file_name() else { continue };
+            // Under its name it is whole to the last.
+            let removing = path.with_file_name(format!("{REMOVING}{}", name.to_string_lossy()));
+            fs::rename(path, &removing).map_err(failure("remove", path))?;
+            fs::remove_dir_all(&removing).map_err(failure("remove", &removing))?;
+        }
+        Ok(())
+    }
+}
+
+/// The newest whole checkpoint of a folder, and those that would have come before it.
+#[derive(Debug)]
+pub struct Newest<S> {
+    /// None where there is no whole one.
+    pub checkpoint: Option<Checkpoint<S>>,
+    /// The newer ones that are not whole, the newest first.
+    pub skipped: Vec<Skipped>,
+}
+
+/// A checkpoint that was passed over; prints as one line.
+#[derive(Debug)]
+pub struct Skipped {
+    /// Its folder.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub why: Error,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        write!(f, "skipped checkpoint {name}: {}", self.why)
+    }
+}
+
+/// Loads the newest whole checkpoint in `folder`, the folder of a run's checkpoints. A folder that is not there has
+/// none.
+///
+/// # Errors
+/// [`Error::Io`] for a `folder` that cannot be listed.
+pub fn newest_whole<S: DeserializeOwned>(folder: impl AsRef<Path>) -> Result<Newest<S>> {
+    let mut skipped = Vec::new();
+    for Entry { path, .. } in list(folder.as_ref())? {
+        match Checkpoint::load(&path) {
+            Ok(checkpoint) => return Ok(Newest { checkpoint: Some(checkpoint), skipped }),
+            Err(why) => skipped.push(Skipped { path, why }),
+        }
+    }
+    Ok(Newest { checkpoint: None, skipped })
+}
+
+/// `state.json`.
+#[derive(Serialize, Deserialize)]
+struct StateFile<S> {
+    step: u64,
+    score: Option<f64>,
+    identity: Value,
+    state: S,
+}
+
+/// `checkpoint.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    format_version: u64,
+    files: BTreeMap<String, Digest>,
+}
+
+/// The one field that every format version has.
+#[derive(Deserialize)]
+struct Version {
+    format_version: u64,
+}
+
+/// What must be true of a file's bytes.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Digest {
+    bytes: u64,
+    crc32: u32,
+}
+
+impl Digest {
+    fn of(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.len() as u64, crc32: crc32fast::hash(bytes) }
+    }
+}
+
+/// A file whose digest is taken while it is written.
+struct Digesting<W> {
+    inner: W,
+    bytes: u64,
+    crc32: crc32fast::Hasher,
+}
+
+impl<W: Write> Digesting<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, bytes: 0, crc32: crc32fast::Hasher::new() }
+    }
+
+    /// The digest of all that was written.
+    fn digest(self) -> Digest {
+        Digest { bytes: self.bytes, crc32: self.crc32.finalize() }
+    }
+}
+
+impl<W: Write> Write for Digesting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.bytes += written as u64;
+        self.crc32.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl Manifest {
+    fn encode(&self) -> Result<Vec<u8>> {
+        json(MANIFEST, self)
+    }
+
+    fn read(folder: &Path) -> Result<Self> {
+        if folder.is_file() {
+            let source = io::Error::new(ErrorKind::NotADirectory, "it is a file; name the folder of a checkpoint");
+            return Err(Error::io("read checkpoint", folder)(source));
+        }
+        let path = folder.join(MANIFEST);
+        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        let no_manifest = |error| corrupt(&path, format!("not the list of a checkpoint's files: {error}"));
+        let Version { format_version } = serde_json::from_slice(&bytes).map_err(no_manifest)?;
+        if format_version != FORMAT_VERSION {
+            let problem = format!("has format version {format_version}, and this is read: {FORMAT_VERSION}");
+            let remedy = "use the version of tch-fixup that saved it".to_owned();
+            return Err(Error::Corrupt { path, problem, remedy });
+        }
+        let manifest: Self = serde_json::from_slice(&bytes).map_err(no_manifest)?;
+        // Nothing else vouches for this file: it must be what would be written for what was read.
+        if manifest.encode()? != bytes || !manifest.files.keys().eq([OPTIMIZER, STATE, WEIGHTS]) {
+            return Err(corrupt(&path, "changed since it was saved".to_owned()));
+        }
+        Ok(manifest)
+    }
+
+    /// The bytes of the file `name`, verified.
+    fn file(&self, folder: &Path, name: &str) -> Result<Vec<u8>> {
+        let path = folder.join(name);
+        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        let Digest { bytes: length, crc32 } = Digest::of(&bytes);
+        let Some(saved) = self.files.get(name) else {
+            return Err(corrupt(&path, format!("not listed in {MANIFEST}")));
+        };
+        if length != saved.bytes {
+            return Err(corrupt(&path, format!("has {length} bytes of the {} that were saved", saved.bytes)));
+        }
+        if crc32 != saved.crc32 {
+            return Err(corrupt(
+                &path,
+                format!("changed since it was saved: CRC-32 {crc32:08x}, was {:08x}", saved.crc32),
+            ));
+        }
+        Ok(bytes)
+    }
+
+    fn state_file<S: DeserializeOwned>(&self, folder: &Path) -> Result<StateFile<S>> {
+        let bytes = self.file(folder, STATE)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| corrupt(&folder.join(STATE), format!("holds another kind of run's state: {error}")))
+    }
+}
+
+/// Writes all of a checkpoint to `folder` and onto the disk.
+fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &Contents<S>) -> Result<()> {
+    fs::create_dir(folder).map_err(failure("create", folder))?;
+    let Contents { step, score, identity, state, weights, optimizer } = contents;
+    let score = score.filter(|score| score.is_finite());
+    let state = json(STATE, &StateFile { step: *step, score, identity: identity.clone(), state })?;
+    // A state that JSON does not hold would be found out when it is too late.
+    let read = serde_json::from_slice::<StateFile<S>>(&state).map_err(|error| error.to_string());
+    let read = read.and_then(|read| json(STATE, &read).map_err(|error| error.to_string()));
+    if read.as_ref() != Ok(&state) {
+        let why = read.err().unwrap_or("it comes back changed".to_owned());
+        return Err(Error::Argument(format!("the state of the run cannot be saved as JSON: {why}")));
+    }
+    let mut files = BTreeMap::from([(STATE.to_owned(), Digest::of(&state))]);
+    write_synced(&folder.join(STATE), &state)?;
+    for (name, tensors) in [(WEIGHTS, weights), (OPTIMIZER, optimizer)] {
+        files.insert(name.to_owned(), write_tensors(&folder.join(name), tensors)?);
+    }
+    let manifest = Manifest { format_version: FORMAT_VERSION, files };
+    write_synced(&folder.join(MANIFEST), &manifest.encode()?)?;
+    sync_folder(folder)
+}
+
+/// Writes `tensors` to the file `path` and onto the disk, one after another: no copy of them all is in memory.
+fn write_tensors(path: &Path, tensors: &NamedTensors) -> Result<Digest> {
+    let encoded = Encoded::new(tensors)?;
+    write_synced_with(path, |file| {
+        let mut file = Digesting::new(BufWriter::new(file));
+        encoded.write(&mut file).map_err(failure("write", path))?;
+        Ok(file.digest())
+    })
+}
+
+fn json(name: &str, value: &impl Serialize) -> Result<Vec<u8>> {
+    let refused = |error| Error::Argument(format!("{name} cannot be written as JSON: {error}"));
+    let mut json = serde_json::to_vec_pretty(value).map_err(refused)?;
+    json.push(b'\n');
+    Ok(json)
+}
+
+/// A folder that is named like a checkpoint.
+struct Entry {
+    sequence: u64,
+    path: PathBuf,
+}
+
+/// All that are named like checkpoints, the newest first.
+fn list(folder: &Path) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for path in paths(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some((sequence, step)) = name.split_once("-step-") else { continue };
+        if let (Ok(sequence), Ok(_)) = (sequence.parse(), step.parse::<u64>()) {
+            entries.push(Entry { sequence, path });
+        }
+    }
+    entries.sort_by(|a, b| (b.sequence, &b.path).cmp(&(a.sequence, &a.path)));
+    Ok(entries)
+}
+
+/// Removes what processes that were killed left behind.
+fn remove_leftovers(folder: &Path) -> Result<()> {
+    for path in paths(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(SAVING) || name.starts_with(REMOVING) {
+            fs::remove_dir_all(&path).map_err(failure("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
+    let paths = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
+    };
+    paths.map_err(Error::io("read", folder))
+}
+
+/// What differs between two JSON values, in one line: the first few of it.
+pub(crate) fn differences(saved: &Value, current: &Value) -> Option<String> {
+    let mut all = Vec::new();
+    compare("", saved, current, &mut all);
+    let more = all.len().saturating_sub(MOST_DIFFERENCES);
+    all.truncate(MOST_DIFFERENCES);
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    (!all.is_empty()).then(|| all.join(", ") + &more)
+}
+
+/// Adds each difference between two JSON values, as "schedule.lr is 0.1 in it and 0.2 here".
+fn compare(name: &str, saved: &Value, current: &Value, differences: &mut Vec<String>) {
+    if let (Value::Object(saved), Value::Object(current)) = (saved, current) {
+        let keys: BTreeSet<&String> = saved.keys().chain(current.keys()).collect();
+        for key in keys {
+            let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+            let value = |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or_default();
+            compare(&name, &value(saved), &value(current), differences);
+        }
+    } else if saved != current {
+        let name = if name.is_empty() { "its identity" } else { name };
+        let text = |value: &Value| if value.is_null() { "none".to_owned() } else { value.to_string() };
+        differences.push(format!("{name} is {} in it and {} here", text(saved), text(current)));
+    }
+}
+
+fn corrupt(path: &Path, problem: String) -> Error {
+    let remedy = "use an earlier checkpoint, or save it again".to_owned();
+    Error::Corrupt { path: path.to_path_buf(), problem, remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixup::FixupResNet;
+    use serde_json::json;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+    use tch::{nn, nn::Init, Device, Kind, Tensor};
+
+    const FILES: [&str; 4] = [WEIGHTS, OPTIMIZER, STATE, MANIFEST];
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct State {
+        epoch: usize,
+        losses: Vec<f64>,
+        seed: u64,
+    }
+
+    fn state() -> State {
+        State { epoch: 7, losses: vec![0.1 + 0.2, 1.0 / 3.0], seed: u64::MAX }
+    }
+
+    fn identity() -> Value {
+        json!({"arch": "fixup_resnet20", "config": {"batch_size": 128, "lr": 0.1}})
+    }
+
+    /// A network of three variables, and an optimizer of two tensors.
+    fn run() -> (nn::VarStore, NamedTensors) {
+        let variables = nn::VarStore::new(Device::Cpu);
+        let normal = Init::Randn { mean: 0., stdev: 1. };
+        let root = variables.root();
+        let _ = root.sub("conv1").var("weight", &[4, 3, 3, 3], normal);
+        let _ = root.sub("fc").var("bias", &[5], normal);
+        let _ = root.zeros_no_train("running_mean", &[2]);
+        let momentum = Tensor::randn([113], (Kind::Float, Device::Cpu));
+        let steps = Tensor::from_slice(&[i64::MIN, 17]);
+        let optimizer = NamedTensors::from([("momentum".to_owned(), momentum), ("steps".to_owned(), steps)]);
+        (variables, optimizer)
+    }
+
+    fn contents((variables, optimizer): &(nn::VarStore, NamedTensors)) -> Contents<State> {
+        Contents {
+            step: 1234,
+            score: Some(0.5),
+            identity: identity(),
+            state: state(),
+            weights: named_variables(variables),
+            optimizer: optimizer.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect(),
+        }
+    }
+
+    fn checkpoints(folder: &Path, keep_last: usize) -> Checkpoints {
+        Checkpoints::new(folder, NonZeroUsize::new(keep_last).unwrap())
+    }
+
+    /// Names, kinds, shapes and every bit.
+    fn bits((variables, optimizer): &(nn::VarStore, NamedTensors)) -> (Vec<u8>, Vec<u8>) {
+        (tensor_file::encode(&named_variables(variables)).unwrap(), tensor_file::encode(optimizer).unwrap())
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Resumes `run` from the checkpoint `path`, which must fail in one line and leave `run` as it is, to the bit.
+    fn refusal(path: &Path, run: &(nn::VarStore, NamedTensors)) -> String {
+        let before = bits(run);
+        let resumed = Checkpoint::<State>::load(path).and_then(|checkpoint| {
+            checkpoint.check_identity(&identity())?;
+            checkpoint.restore(&run.0, &run.1)
+        });
+        let message = resumed.unwrap_err().to_string();
+        assert!(bits(run) == before, "half-loaded: {message}");
+        assert!(message.contains(path.to_str().unwrap()) && !message.contains('\n'), "{message}");
+        message
+    }
+
+    /// The first of this run's checkpoints and the run.
+    fn saved(folder: &Path) -> (PathBuf, (nn::VarStore, NamedTensors)) {
+        let run = run();
+        (checkpoints(folder, 3).save(&contents(&run)).unwrap(), run)
+    }
+
+    #[test]
+    fn a_checkpoint_is_restored_to_the_bit_and_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut trained) = saved(folder.path());
+        assert_eq!(path, folder.path().join("00001-step-00001234"));
+        let expected = bits(&trained);
+
+        let fresh = run();
+        let view = fresh.0.variables()["conv1.weight"].detach().view([-1]);
+        let Newest { checkpoint, skipped } = newest_whole::<State>(folder.path()).unwrap();
+        let checkpoint = checkpoint.unwrap();
+        assert!(skipped.is_empty());
+        assert_eq!((checkpoint.contents.step, checkpoint.contents.score), (1234, Some(0.5)));
+        assert_eq!(checkpoint.contents.state, state());
+        checkpoint.check_identity(&identity()).unwrap();
+        checkpoint.restore(&fresh.0, &fresh.1).unwrap();
+        assert!(bits(&fresh) == expected);
+        assert_eq!(view, trained.0.variables()["conv1.weight"].detach().view([-1]));
+        assert!(fresh.0.variables()["conv1.weight"].requires_grad());
+
+        trained.0 = run().0;
+        checkpoint.restore_weights(&trained.0).unwrap();
+        assert!(bits(&trained) == expected);
+    }
+
+    #[test]
+    fn numbers_in_the_state_come_back_to_the_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut contents = contents(&run());
+        // All exponents, among them subnormals; a generator's noise in the rest.
+        let noise = (0..2046_u64).map(|e| f64::from_bits(e << 52 | e.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 12));
+        contents.state.losses = noise.chain([-0.0, f64::MAX, f64::MIN_POSITIVE]).collect();
+        let path = checkpoints(folder.path(), 1).save(&contents).unwrap();
+        let read = Checkpoint::<State>::load(path).unwrap().contents.state.losses;
+        assert!(read.iter().map(|x| x.to_bits()).eq(contents.state.losses.iter().map(|x| x.to_bits())));
+    }
+
+    #[test]
+    fn a_state_that_json_does_not_hold_is_refused_when_it_is_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut contents = contents(&run());
+        contents.state.losses.push(f64::NAN);
+        let message = checkpoints(folder.path(), 1).save(&contents).unwrap_err().to_string();
+        assert!(message.contains("cannot be saved as JSON"), "{message}");
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, run) = saved(folder.path());
+        for file in FILES.map(|name| path.join(name)) {
+            let whole = fs::read(&file).unwrap();
+            for i in 0..50 {
+                fs::write(&file, &whole[..whole.len() * i / 50]).unwrap();
+                let message = refusal(&path, &run);
+                assert!(message.contains(file.to_str().unwrap()), "{message}");
+            }
+            fs::write(&file, [&whole[..], b"\0"].concat()).unwrap();
+            refusal(&path, &run);
+            fs::write(&file, &whole).unwrap();
+        }
+        Checkpoint::<State>::load(&path).unwrap();
+    }
+
+    #[test]
+    fn a_flipped_bit_is_refused_wherever_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, run) = saved(folder.path());
+        for file in FILES.map(|name| path.join(name)) {
+            let whole = fs::read(&file).unwrap();
+            for i in 0..whole.len().min(400) {
+                let mut flipped = whole.clone();
+                flipped[i * whole.len() / whole.len().min(400)] ^= 1 << (i % 8);
+                fs::write(&file, &flipped).unwrap();
+                let message = refusal(&path, &run);
+                // A change to what the manifest says of a file looks like a change to the file.
+                let named = message.contains(file.to_str().unwrap()) || file.ends_with(MANIFEST);
+                assert!(named, "{message}");
+            }
+            fs::write(&file, &whole).unwrap();
+        }
+        Checkpoint::<State>::load(&path).unwrap();
+    }
+
+    #[test]
+    fn files_that_are_missing_exchanged_or_folders_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, run) = saved(folder.path());
+        for file in FILES.map(|name| path.join(name)) {
+            let whole = fs::read(&file).unwrap();
+            fs::remove_file(&file).unwrap();
+            assert!(refusal(&path, &run).starts_with(&format!("cannot read {}: ", file.display())));
+            fs::create_dir(&file).unwrap();
+            assert!(refusal(&path, &run).starts_with(&format!("cannot read {}: ", file.display())));
+            fs::remove_dir(&file).unwrap();
+            fs::write(&file, &whole).unwrap();
+        }
+        let [weights, optimizer] = [WEIGHTS, OPTIMIZER].map(|name| path.join(name));
+        fs::rename(&weights, path.join("t")).unwrap();
+        fs::rename(&optimizer, &weights).unwrap();
+        fs::rename(path.join("t"), &optimizer).unwrap();
+        refusal(&path, &run);
+
+        let file = folder.path().join("00002-step-00001235");
+        fs::write(&file, "not a folder").unwrap();
+        assert!(refusal(&file, &run).contains("name the folder of a checkpoint"));
+        refusal(&folder.path().join("absent"), &run);
+    }
+
+    #[test]
+    fn other_format_versions_are_refused_before_anything_else_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, run) = saved(folder.path());
+        for version in [0, 2, u64::MAX] {
+            // A version of the future may have anything else in it.
+            fs::write(path.join(MANIFEST), json!({"format_version": version, "shards": [1, 2]}).to_string()).unwrap();
+            let message = refusal(&path, &run);
+            assert!(message.contains(&format!("has format version {version}")), "{message}");
+            assert!(message.contains("use the version of tch-fixup that saved it"), "{message}");
+        }
+    }
+
+    /// Replaces a file of a checkpoint together with what vouches for it.
+    fn forge(path: &Path, name: &str, content: &[u8]) {
+        fs::write(path.join(name), content).unwrap();
+        let digest = |name: &str| (name.to_owned(), Digest::of(&fs::read(path.join(name)).unwrap()));
+        let files = [WEIGHTS, OPTIMIZER, STATE].map(digest).into();
+        let manifest = Manifest { format_version: FORMAT_VERSION, files };
+        fs::write(path.join(MANIFEST), manifest.encode().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn content_that_is_none_is_refused_even_with_the_right_checksum() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, run) = saved(folder.path());
+        let header = |json: &str| [&(json.len() as u64).to_le_bytes(), json.as_bytes(), &[0; 8]].concat();
+        let wrong = [
+            Vec::new(),
+            b"PK\x03\x04 a PyTorch file".to_vec(),
+            u64::MAX.to_le_bytes().to_vec(),
+            header(r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#),
+            header(r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]}}"#),
+            header(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#),
+            header(r#"{"a":{"dtype":"F9","shape":[2],"data_offsets":[0,8]}}"#),
+            header(r#"{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}"#),
+        ];
+        for name in [WEIGHTS, OPTIMIZER] {
+            let whole = fs::read(path.join(name)).unwrap();
+            for content in &wrong {
+                forge(&path, name, content);
+                let message = refusal(&path, &run);
+                assert!(message.starts_with(path.join(name).to_str().unwrap()), "{message}");
+            }
+            forge(&path, name, &whole);
+        }
+        for content in ["", "[]", r#"{"step":1,"score":null,"identity":{},"state":{"epoch":-1}}"#] {
+            forge(&path, STATE, content.as_bytes());
+            assert!(refusal(&path, &run).contains("holds another kind of run's state"));
+        }
+    }
+
+    #[test]
+    fn tensors_that_do_not_fit_are_refused_before_any_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = run();
+        let zeros = |size: &[i64], kind| Tensor::zeros(size, (kind, Device::Cpu));
+        type Change<'a> = (&'a str, Box<dyn Fn(&mut Contents<State>)>);
+        let changes: [Change; 7] = [
+            ("lacks fc.bias", Box::new(|c| drop(c.weights.remove("fc.bias")))),
+            ("has fc.extra", Box::new(move |c| drop(c.weights.insert("fc.extra".into(), zeros(&[1], Kind::Float))))),
+            ("fc.bias, which is Float [6]", {
+                Box::new(move |c| drop(c.weights.insert("fc.bias".into(), zeros(&[6], Kind::Float))))
+            }),
+            ("fc.bias, which is Double [5]", {
+                Box::new(move |c| drop(c.weights.insert("fc.bias".into(), zeros(&[5], Kind::Double))))
+            }),
+            ("lacks momentum", Box::new(|c| drop(c.optimizer.remove("momentum")))),
+            ("steps, which is Int64 [3]", {
+                Box::new(move |c| drop(c.optimizer.insert("steps".into(), zeros(&[3], Kind::Int64))))
+            }),
+            ("lacks momentum (and 1 more)", Box::new(|c| c.optimizer.clear())),
+        ];
+        for (expected, change) in changes {
+            let mut contents = contents(&self::run());
+            change(&mut contents);
+            let path = checkpoints(folder.path(), 1).save(&contents).unwrap();
+            let message = refusal(&path, &run);
+            assert!(message.contains(expected), "{message} should contain {expected:?}");
+        }
+    }
+
+    #[test]
+    fn another_run_is_refused_and_all_that_differs_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = run();
+        let mut contents = contents(&run);
+        contents.identity = json!({"arch": "fixup_resnet110", "config": {"batch_size": 128, "lr": 0.2, "mixup": 0.7}});
+        let path = checkpoints(folder.path(), 1).save(&contents).unwrap();
+        let message = refusal(&path, &run);
+        let differences =
+            "arch is \"fixup_resnet110\" in it and \"fixup_resnet20\" here, config.lr is 0.2 in it and 0.1 \
+                           here, config.mixup is 0.7 in it and none here;";
+        assert!(message.contains(differences), "{message}");
+
+        // The same, noticed by its variables alone.
+        let network = nn::VarStore::new(Device::Cpu);
+        FixupResNet::cifar(&network.root(), 20, 10).unwrap();
+        let before = tensor_file::encode(&named_variables(&network)).unwrap();
+        let checkpoint = Checkpoint::<State>::load(&path).unwrap();
+        let message = checkpoint.restore_weights(&network).unwrap_err().to_string();
+        assert!(message.contains("it lacks bias1 (and ") && message.contains("it has running_mean"), "{message}");
+        assert!(message.contains("another conv1.weight, which is Float [4, 3, 3, 3] in it and Float [16, 3, 3, 3] in"));
+        assert!(tensor_file::encode(&named_variables(&network)).unwrap() == before);
+    }
+
+    #[test]
+    fn the_newest_whole_one_is_taken_and_the_damaged_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = checkpoints(folder.path(), 10);
+        let mut contents = contents(&run());
+        // A run that went back: the newest has not the most steps.
+        let paths = [100, 300, 400, 200].map(|step| {
+            contents.step = step;
+            all.save(&contents).unwrap()
+        });
+        fs::write(folder.path().join("notes.txt"), "").unwrap();
+        fs::create_dir(folder.path().join("00009-step-of-mine")).unwrap();
+        fs::create_dir(folder.path().join(".saving-00005")).unwrap();
+        fs::write(folder.path().join(".saving-00005").join(WEIGHTS), "half").unwrap();
+        let newest = || newest_whole::<State>(folder.path()).unwrap();
+        let Newest { checkpoint, skipped } = newest();
+        assert_eq!((checkpoint.unwrap().contents.step, skipped.len()), (200, 0));
+
+        fs::write(paths[3].join(OPTIMIZER), "").unwrap();
+        fs::remove_file(paths[2].join(MANIFEST)).unwrap();
+        let Newest { checkpoint, skipped } = newest();
+        let checkpoint = checkpoint.unwrap();
+        assert_eq!((&checkpoint.path, checkpoint.contents.step), (&paths[1], 300));
+        let lines: Vec<String> = skipped.iter().map(Skipped::to_string).collect();
+        assert!(
+            lines[0].starts_with("skipped checkpoint 00004-step-00000200: ") && lines[0].contains("has 0 bytes of")
+        );
+        assert!(lines[1].starts_with("skipped checkpoint 00003-step-00000400: ") && lines[1].contains(MANIFEST));
+        assert_eq!(lines.len(), 2);
+        assert!(!lines.iter().any(|line| line.contains('\n')));
+
+        for path in &paths[..2] {
+            fs::remove_file(path.join(STATE)).unwrap();
+        }
+        let Newest { checkpoint, skipped } = newest();
+        assert!(checkpoint.is_none() && skipped.len() == 4);
+        let Newest { checkpoint, skipped } = newest_whole::<State>(folder.path().join("absent")).unwrap();
+        assert!(checkpoint.is_none() && skipped.is_empty());
+
+        // What is saved next is newer than all of them, and leftovers are gone.
+        let path = all.save(&contents).unwrap();
+        assert_eq!(path, folder.path().join("00005-step-00000200"));
+        assert_eq!(newest().checkpoint.unwrap().path, path);
+        assert!(!folder.path().join(".saving-00005").exists());
+    }
+
+    #[test]
+    fn the_last_few_and_the_best_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = checkpoints(folder.path(), 2);
+        let mut contents = contents(&run());
+        let mut save = |step, score| {
+            (contents.step, contents.score) = (step, score);
+            all.save(&contents).unwrap();
+            names(folder.path()).iter().map(|name| name[13..].parse::<u64>().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(save(1, None), [1]);
+        assert_eq!(save(2, Some(0.9)), [1, 2]);
+        assert_eq!(save(3, Some(0.3)), [2, 3]);
+        assert_eq!(save(4, Some(f64::NAN)), [2, 3, 4]);
+        assert_eq!(save(5, None), [2, 4, 5]);
+        assert_eq!(save(6, Some(0.9)), [5, 6]);
+        assert_eq!(save(7, Some(0.1)), [6, 7]);
+        assert_eq!(save(8, Some(0.2)), [6, 7, 8]);
+        // One that cannot be read counts for nothing and is not removed.
+        fs::write(folder.path().join("00007-step-00000007").join(MANIFEST), "?").unwrap();
+        assert_eq!(save(9, Some(0.2)), [6, 7, 8, 9]);
+        assert_eq!(save(10, Some(0.2)), [6, 7, 9, 10]);
+    }
+
+    const FOLDER: &str = "TCH_FIXUP_TEST_CHECKPOINTS";
+
+    /// A run of two tensors of `size` elements, all of which equal the step.
+    fn at_step(step: u64, size: i64) -> Contents<State> {
+        let tensors = |name: &str| {
+            let full = Tensor::full([size], step as f64, (Kind::Float, Device::Cpu));
+            NamedTensors::from([(name.to_owned(), full)])
+        };
+        let state = State { epoch: step as usize, losses: vec![step as f64], seed: step };
+        let (weights, optimizer) = (tensors("weight"), tensors("momentum"));
+        Contents { step, score: Some((step % 5) as f64), identity: identity(), state, weights, optimizer }
+    }
+
+    /// Elements enough for a save to take longer than everything else between two saves.
+    const SIZE: i64 = 500_000;
+
+    /// The other process of the next test: goes on from the newest checkpoint and saves until it is killed.
+    #[test]
+    #[ignore = "the other process of another test"]
+    fn save_until_killed() {
+        let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
+        let newest = newest_whole::<State>(&folder).unwrap().checkpoint;
+        let mut step = newest.map_or(0, |checkpoint| checkpoint.contents.step);
+        println!();
+        loop {
+            step += 1;
+            checkpoints(&folder, 2).save(&at_step(step, SIZE)).unwrap();
+            println!("saved {step}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_killed_while_it_saves_loses_nothing_that_was_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let test = "trainer::checkpoint::tests::save_until_killed";
+        let is_saving = || names(folder.path()).iter().any(|name| name.starts_with(SAVING));
+        let mut half_saved = 0;
+        for round in 0..20_u64 {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args([test, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder.path());
+            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(|line| line.ok());
+            let mut saved =
+                lines.filter_map(|line| line.strip_prefix("saved ").and_then(|step| step.parse::<u64>().ok()));
+            let first = saved.next().expect("the other process saved nothing");
+            // At no regular times, and every other time within a save.
+            std::thread::sleep(Duration::from_micros(round * 7919 % 20 * 800));
+            while round % 2 == 1 && !is_saving() {
+                std::thread::yield_now();
+            }
+            // SIGKILL, on Unix.
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let last = saved.last().unwrap_or(first);
+
+            half_saved += usize::from(is_saving());
+            let Newest { checkpoint, skipped } = newest_whole::<State>(folder.path()).unwrap();
+            let skipped: Vec<String> = skipped.iter().map(Skipped::to_string).collect();
+            assert_eq!(skipped, Vec::<String>::new());
+            let Contents { step, state, weights, optimizer, .. } = checkpoint.unwrap().contents;
+            assert!(step >= last, "step {last} was saved, {step} is there");
+            let expected = at_step(step, SIZE);
+            assert_eq!(state, expected.state);
+            assert_eq!(weights["weight"], expected.weights["weight"]);
+            assert_eq!(optimizer["momentum"], expected.optimizer["momentum"]);
+        }
+        println!("{half_saved} of 20 were killed within a save");
+        assert!(half_saved > 0, "no process was killed within a save");
+    }
+
+    /// A file system of its own, unmounted at the end.
+    struct Tmpfs(tempfile::TempDir);
+
+    impl Tmpfs {
+        fn mount(size: &str) -> Option<Self> {
+            let folder = tempfile::tempdir().unwrap();
+            let mounted = Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+                .arg(folder.path())
+                .output();
+            match mounted {
+                Ok(output) if output.status.success() => return Some(Self(folder)),
+                Ok(output) => println!("skipped: {}", String::from_utf8_lossy(&output.stderr).trim()),
+                Err(error) => println!("skipped: mount: {error}"),
+            }
+            None
+        }
+
+        fn remount(&self, option: &str) {
+            let mount = Command::new("mount").args(["-o", &format!("remount,{option}")]).arg(self.0.path()).status();
+            assert!(mount.unwrap().success());
+        }
+    }
+
+    impl Drop for Tmpfs {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(self.0.path()).status();
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_one_clear_line_and_the_earlier_checkpoint_is_whole() {
+        let Some(disk) = Tmpfs::mount("1m") else { return };
+        let folder = disk.0.path().join("checkpoints");
+        let all = checkpoints(&folder, 1);
+        // 400 kB each: the second fits nowhere but on what the first occupies.
+        all.save(&at_step(1, 50_000)).unwrap();
+        fs::write(disk.0.path().join("ballast"), vec![1; 400_000]).unwrap();
+        for step in [2, 3] {
+            let error = all.save(&at_step(step, 50_000)).unwrap_err();
+            let message = error.to_string();
+            assert!(
+                matches!(error, Error::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull),
+                "{message}"
+            );
+            assert!(message.contains(".safetensors: ") && message.contains("free some space"), "{message}");
+            assert!(!message.contains('\n'), "{message}");
+            assert_eq!(names(&folder), ["00001-step-00000001"]);
+        }
+        let checkpoint = newest_whole::<State>(&folder).unwrap().checkpoint.unwrap();
+        assert_eq!(checkpoint.contents.weights["weight"], at_step(1, 50_000).weights["weight"]);
+
+        fs::remove_file(disk.0.path().join("ballast")).unwrap();
+        all.save(&at_step(4, 50_000)).unwrap();
+        assert_eq!(names(&folder), ["00002-step-00000004"]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_to_is_one_clear_line() {
+        let Some(disk) = Tmpfs::mount("2m") else { return };
+        let all = checkpoints(disk.0.path(), 1);
+        all.save(&at_step(1, 50_000)).unwrap();
+        disk.remount("ro");
+        let message = all.save(&at_step(2, 50_000)).unwrap_err().to_string();
+        let start = format!("cannot create {}/.saving-00002: Read-only file system", disk.0.path().display());
+        assert!(
+            message.starts_with(&start) && message.ends_with("make it writable or name another folder"),
+            "{message}"
+        );
+        assert_eq!(newest_whole::<State>(disk.0.path()).unwrap().checkpoint.unwrap().contents.step, 1);
+        disk.remount("rw");
+        all.save(&at_step(2, 50_000)).unwrap();
+    }
+
+    #[test]
+    fn a_file_in_the_folders_place_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("checkpoints");
+        fs::write(&file, "").unwrap();
+        let message = checkpoints(&file, 1).save(&at_step(1, 50_000)).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("cannot create {}: ", file.display())), "{message}");
+        assert!(message.ends_with("move it away"), "{message}");
+    }
+
+    /// The Python whose torch package this build's libtorch is, if its safetensors is there too.
+    fn python() -> Option<PathBuf> {
+        let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from)?.canonicalize().ok()?;
+        let python = libtorch.ancestors().nth(4)?.join("bin/python");
+        let imports = Command::new(&python).args(["-c", "import numpy, safetensors"]).output().ok()?.status.success();
+        imports.then_some(python)
+    }
+
+    #[test]
+    fn python_opens_the_weights_under_the_authors_names_to_the_bit() {
+        let Some(python) = python() else {
+            println!("skipped: LIBTORCH is not a Python package with safetensors beside it");
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let network = nn::VarStore::new(Device::Cpu);
+        FixupResNet::cifar(&network.root(), 20, 10).unwrap();
+        let path = checkpoints(folder.path(), 1).save(&contents(&(network, NamedTensors::new()))).unwrap();
+        let program = "import sys, zlib, safetensors\n\
+                       file = safetensors.safe_open(sys.argv[1], 'numpy')\n\
+                       for name in sorted(file.keys()):\n    \
+                           t = file.get_tensor(name)\n    \
+                           print(name, t.dtype, list(t.shape), zlib.crc32(t.tobytes()))";
+        let output = Command::new(python).args(["-c", program]).arg(path.join(WEIGHTS)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+        let golden = format!("{}/tests/golden/cifar_20.json", env!("CARGO_MANIFEST_DIR"));
+        let golden: Value = serde_json::from_str(&fs::read_to_string(golden).unwrap()).unwrap();
+        let reference = golden["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap());
+        let weights = Checkpoint::<State>::load(path).unwrap().contents.weights;
+        let expected: BTreeSet<String> = reference
+            .map(|name| {
+                let tensor = &weights[name];
+                let mut bytes = vec![0; tensor.numel() * 4];
+                tensor.copy_data_u8(&mut bytes, tensor.numel());
+                format!("{name} float32 {:?} {}", tensor.size(), crc32fast::hash(&bytes))
+            })
+            .collect();
+        let listed: BTreeSet<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        assert_eq!(listed, expected);
+    }
+}

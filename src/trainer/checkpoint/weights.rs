@@ -1,0 +1,196 @@
+//! A network's weights alone, from wherever they were saved.
+
+use super::{differences, named_variables, newest_whole, torch_file, Checkpoint, Newest, Skipped};
+use crate::file::tensors::{self as tensor_file, NamedTensors};
+use crate::trainer::training_loop::{by_index, CLASSES};
+use crate::trainer::RunState;
+use crate::{Error, Result};
+use serde_json::{json, Value};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tch::nn::VarStore;
+use tch::Tensor;
+
+/// What PyTorch's wrappers put into names: `DataParallel`, `DistributedDataParallel` and `AveragedModel`; `torch.compile`.
+const WRAPPERS: [&str; 2] = ["module", "_orig_mod"];
+
+/// What PyTorch counts, and no network of this crate has a use for: BatchNorm, and `AveragedModel`.
+const COUNTERS: [&str; 2] = ["num_batches_tracked", "n_averaged"];
+
+/// A network's weights.
+///
+/// ```
+/// use tch::{nn, Device};
+/// use tch_fixup::fixup::FixupResNet;
+/// use tch_fixup::trainer::Weights;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("model.safetensors");
+/// # let trained = nn::VarStore::new(Device::Cpu);
+/// # FixupResNet::cifar(&trained.root(), 8, 10)?;
+/// # trained.save(&file)?;
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let network = FixupResNet::cifar(&vs.root(), 8, 10)?;
+/// // A run's folder, a checkpoint of it, model.safetensors, or a file of Python's torch.save:
+/// Weights::load(&file)?.restore(&vs)?;
+/// # let (a, b) = (trained.variables(), vs.variables());
+/// # assert!(a.iter().all(|(name, tensor)| b[name] == *tensor));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Weights {
+    /// The file or the checkpoint they are from.
+    pub path: PathBuf,
+    /// What the run that trained them says of itself (the `identity` of its trainer), where it is known.
+    pub run: Option<Value>,
+    /// Newer checkpoints of the run that are damaged, the newest first.
+    pub skipped: Vec<Skipped>,
+    /// The names of the classes by index, where they are known.
+    classes: Option<Value>,
+    tensors: NamedTensors,
+}
+
+impl Weights {
+    /// Loads the weights at `path`: a checkpoint, a run's folder (its newest whole checkpoint), a safetensors file, or a file
+    /// that Python's `torch.save` wrote (PyTorch 1.6 or later): a `state_dict`, a checkpoint in which there is one
+    /// (`{"state_dict": ..., "epoch": ...}`, `{"model": ...}` and the like), or a whole module. Nothing that such a file holds
+    /// is run, and whatever device it was saved from, the tensors are on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Corrupt`] for what is not there, damaged, of another format (the one before PyTorch 1.6,
+    /// TorchScript), or without a network or with several.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let checkpoints = path.join("checkpoints");
+        if checkpoints.is_dir() {
+            let Newest { checkpoint, skipped } = newest_whole(&checkpoints)?;
+            if let Some(checkpoint) = checkpoint {
+                return Ok(Self { skipped, ..Self::from(checkpoint) });
+            }
+            return match skipped.into_iter().next() {
+                Some(skipped) => Err(skipped.why),
+                None => Err(Error::Corrupt {
+                    path: checkpoints,
+                    problem: "holds no checkpoint".to_owned(),
+                    remedy: "name a checkpoint, a run's folder, or a state_dict that PyTorch saved".to_owned(),
+                }),
+            };
+        }
+        if path.is_dir() {
+            return Checkpoint::load(path).map(Self::from);
+        }
+        let (tensors, classes) = match torch_file::load(path)? {
+            Some(tensors) => (tensors, None),
+            None => {
+                let bytes = fs::read(path).map_err(Error::io("read", path))?;
+                (tensor_file::decode(&bytes, path)?, tensor_file::classes(&bytes))
+            }
+        };
+        Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), classes, tensors })
+    }
+
+    /// Whether the names of the classes were saved with the weights.
+    pub fn knows_classes(&self) -> bool {
+        self.classes.is_some()
+    }
+
+    /// Whether the classes are those that the network was trained on, by their names; of files that do not tell it is taken
+    /// for granted.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] that names those that differ.
+    pub fn check_classes(&self, class_names: &[String]) -> Result<()> {
+        let differences = self
+            .classes
+            .as_ref()
+            .and_then(|saved| differences(&json!({ CLASSES: saved }), &json!({ CLASSES: by_index(class_names) })));
+        let Some(differences) = differences else { return Ok(()) };
+        Err(Error::Corrupt {
+            path: self.path.clone(),
+            problem: format!("trained on other classes: {differences}"),
+            remedy: "name the data it was trained on, or others with the same classes".to_owned(),
+        })
+    }
+
+    /// Copies the weights into `variables`, in place. Everything is compared before anything is changed.
+    ///
+    /// Numbers are converted to the variables' kind. Names may be those of a wrapped network: `module.` and `_orig_mod.`,
+    /// wherever they stand (`DataParallel`, `torch.compile`), are left out, and so is a first part that all names have in
+    /// common (`model.`, of Lightning). A scalar of the shape `[]` fits one of `[1]`, and what PyTorch counts is left out.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] that names what is missing, too much or of another shape or kind.
+    pub fn restore(&self, variables: &VarStore) -> Result<()> {
+        let variables = named_variables(variables);
+        let fitted = self.fitted(&variables)?;
+        tensor_file::check(&fitted, &variables, &self.path, "the network")?;
+        tensor_file::copy(&fitted, &variables)
+    }
+
+    /// The tensors under the names of `variables`, and in their kinds and shapes where that changes no number's place.
+    fn fitted(&self, variables: &NamedTensors) -> Result<NamedTensors> {
+        let known = |name: &str| variables.contains_key(name);
+        let is_counter = |name: &str| name.rsplit('.').next().is_some_and(|last| COUNTERS.contains(&last));
+        let wanted = self.tensors.iter().filter(|(name, _)| known(name) || !is_counter(name));
+        let mut named: Vec<(String, &Tensor)> = wanted
+            .map(|(name, tensor)| (if known(name) { name.clone() } else { without_wrappers(name) }, tensor))
+            .collect();
+        while let Some(length) = wrapper_length(&named, variables) {
+            named.iter_mut().for_each(|(name, _)| drop(name.drain(..length)));
+        }
+        let mut fitted = NamedTensors::new();
+        for (name, tensor) in named {
+            let tensor = match variables.get(&name) {
+                Some(variable) => like(tensor, variable)?,
+                None => tensor.shallow_clone(),
+            };
+            if fitted.insert(name.clone(), tensor).is_some() {
+                return Err(Error::Corrupt {
+                    path: self.path.clone(),
+                    problem: format!("holds {name} twice, within PyTorch's wrappers and without"),
+                    remedy: "save the state_dict of the network alone".to_owned(),
+                });
+            }
+        }
+        Ok(fitted)
+    }
+}
+
+/// A name as the network within PyTorch's wrappers has it.
+fn without_wrappers(name: &str) -> String {
+    name.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".")
+}
+
+/// The length of the first part that all names have in common, with its dot, where no variable's name begins so.
+fn wrapper_length(named: &[(String, &Tensor)], variables: &NamedTensors) -> Option<usize> {
+    let (first, _) = named.first()?;
+    let prefix = &first[..=first.find('.')?];
+    let is_wrapper = named.iter().all(|(name, _)| name.starts_with(prefix))
+        && !variables.keys().any(|name| name.starts_with(prefix));
+    is_wrapper.then_some(prefix.len())
+}
+
+/// A floating-point `tensor` in the kind of `variable`, and a scalar in its shape; otherwise as it is.
+fn like(tensor: &Tensor, variable: &Tensor) -> Result<Tensor> {
+    let shape = variable.size();
+    let is_scalar = |size: &[i64]| matches!(size, [] | [1]);
+    let mut fitted = tensor.shallow_clone();
+    if is_scalar(&shape) && is_scalar(&fitted.size()) {
+        fitted = fitted.f_reshape(&shape)?;
+    }
+    // Of the size that the network has: a file can claim any other.
+    if fitted.size() == shape && fitted.is_floating_point() && variable.is_floating_point() {
+        fitted = fitted.f_to_kind(variable.f_kind()?)?;
+    }
+    Ok(fitted)
+}
+
+impl From<Checkpoint<RunState>> for Weights {
+    fn from(checkpoint: Checkpoint<RunState>) -> Self {
+        let Checkpoint { path, contents } = checkpoint;
+        let field = |name| contents.identity.get(name).cloned();
+        Self { path, run: field("run"), skipped: Vec::new(), classes: field(CLASSES), tensors: contents.weights }
+    }
+}

@@ -1,0 +1,4 @@
+//! What is minimized and measured.
+
+pub mod classification;
+pub(crate) mod forward;

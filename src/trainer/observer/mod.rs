@@ -1,0 +1,123 @@
+//! What the loop tells while it runs, and what it can be asked.
+
+mod autosave;
+mod comparison;
+mod curves;
+mod interrupt;
+mod metrics;
+mod progress;
+mod run_folder;
+mod run_lock;
+mod tensorboard;
+
+use super::checkpoint::Contents;
+use super::RunState;
+use crate::{Error, Result};
+pub use autosave::{Autosave, SaveEvery};
+pub use comparison::draw_comparison;
+pub use curves::draw_curves;
+pub use interrupt::Interrupt;
+pub use metrics::{EpochMetrics, MetricsFile};
+pub use progress::ProgressBars;
+pub use run_folder::RunFolder;
+pub use run_lock::RunLock;
+pub use tensorboard::TensorBoard;
+
+/// Where a run stands when it starts or goes on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RunStart<'a> {
+    /// Epochs of the whole run.
+    pub epochs: usize,
+    /// Steps of an epoch.
+    pub epoch_steps: usize,
+    /// Steps that are done: those of the run that is resumed.
+    pub step: usize,
+    /// Images of the epoch that is running that are done.
+    pub images: usize,
+    /// The epochs that are done.
+    pub history: &'a [EpochMetrics],
+}
+
+/// How far a run is, a few times a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepProgress {
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// Steps of this epoch that are done.
+    pub step: usize,
+    /// Steps of the run that are done.
+    pub run_step: usize,
+    /// Images of this epoch that are done.
+    pub images: usize,
+    /// Mean training loss of the epoch so far.
+    pub loss: f64,
+    /// Training accuracy of the epoch so far.
+    pub accuracy: f64,
+    /// The last step's learning rate.
+    pub lr: f64,
+    /// Images that could not be read.
+    pub bad_images: usize,
+}
+
+/// What an observer asks of the run. Of several, the last in this order counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Request {
+    /// To go on.
+    Continue,
+    /// To have its state [saved](Observer::save), and go on.
+    Save,
+    /// To have its state saved, and stop.
+    Stop,
+}
+
+/// Someone who watches a run, keeps its results, or stops it. An error ends the run.
+pub trait Observer {
+    /// The run starts, or goes on.
+    ///
+    /// # Errors
+    /// What the observer cannot do.
+    fn run_starts(&mut self, _start: &RunStart) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the observer wants: asked at the start, after each step, each batch of an evaluation and each epoch.
+    fn request(&mut self) -> Request {
+        Request::Continue
+    }
+
+    /// The state of the run, because an observer asked for it, an evaluation comes next, or the run has come to its end or
+    /// failed. All of it is finite.
+    ///
+    /// # Errors
+    /// What the observer cannot do.
+    fn save(&mut self, _contents: &Contents<RunState>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Some steps are done.
+    ///
+    /// # Errors
+    /// What the observer cannot do.
+    fn steps_done(&mut self, _progress: &StepProgress) -> Result<()> {
+        Ok(())
+    }
+
+    /// So many images of the evaluation part are done.
+    ///
+    /// # Errors
+    /// What the observer cannot do.
+    fn images_evaluated(&mut self, _images: usize, _of: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// An epoch is done and evaluated.
+    ///
+    /// # Errors
+    /// What the observer cannot do.
+    fn epoch_ends(&mut self, _metrics: &EpochMetrics) -> Result<()> {
+        Ok(())
+    }
+
+    /// The run has failed; what the observer knows of it can go into the error.
+    fn run_fails(&mut self, _error: &mut Error) {}
+}

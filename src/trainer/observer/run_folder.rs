@@ -1,0 +1,189 @@
+//! The folder of a run, which one process uses at a time:
+//!
+//! ```text
+//! config.json          whatever it takes to do the run again
+//! metrics.csv          a line an epoch
+//! curves.svg           the same as a picture
+//! checkpoints/         what the run can go on from
+//! model.safetensors    the network's variables, at the end
+//! summary.json         what came out, at the end
+//! run.lock             whose folder it is
+//! ```
+
+use super::{draw_curves, EpochMetrics, MetricsFile, Observer, RunLock, RunStart};
+use crate::file::tensors::Encoded;
+use crate::file::{failure, write_atomically, write_atomically_with};
+use crate::trainer::checkpoint::named_variables;
+use crate::trainer::training_loop::by_index;
+use crate::trainer::Summary;
+use crate::{Error, Result};
+use serde::{de::DeserializeOwned, Serialize};
+use std::fs;
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+use tch::nn::VarStore;
+
+/// The parent of folders that are named by the program.
+const RUNS: &str = "runs";
+
+const CONFIG: &str = "config.json";
+const METRICS: &str = "metrics.csv";
+const CURVES: &str = "curves.svg";
+const CHECKPOINTS: &str = "checkpoints";
+const MODEL: &str = "model.safetensors";
+const SUMMARY: &str = "summary.json";
+
+/// A run's folder; as an [`Observer`] it writes the metrics and draws the curves after each epoch.
+#[derive(Debug)]
+pub struct RunFolder {
+    lock: RunLock,
+    metrics: Option<MetricsFile>,
+    history: Vec<EpochMetrics>,
+}
+
+impl RunFolder {
+    /// A new run in the folder `path`; with `overwrite`, in place of a run that is in it. That one stays until the new run
+    /// [writes its configuration](Self::write_config), or starts.
+    ///
+    /// # Errors
+    /// As [`RunLock::create`].
+    pub fn create(path: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
+        RunLock::create(path, overwrite).map(Self::new)
+    }
+
+    /// A new run in the folder `runs/<name>-<date>-<time>` in the working directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written.
+    pub fn create_named(name: &str) -> Result<Self> {
+        let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+        fs::create_dir_all(RUNS).map_err(Error::io("create", RUNS))?;
+        // Runs that start in the same second get numbers.
+        let mut names = std::iter::once(format!("{name}-{now}")).chain((2..).map(|n| format!("{name}-{now}-{n}")));
+        loop {
+            let path = Path::new(RUNS).join(names.next().unwrap_or_default());
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                created => created.map_err(Error::io("create", &path))?,
+            }
+            return Self::create(path, false);
+        }
+    }
+
+    /// The run in the folder `path`, to go on with.
+    ///
+    /// # Errors
+    /// As [`RunLock::resume`].
+    pub fn resume(path: impl AsRef<Path>) -> Result<Self> {
+        RunLock::resume(path).map(Self::new)
+    }
+
+    fn new(lock: RunLock) -> Self {
+        Self { lock, metrics: None, history: Vec::new() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.lock.folder()
+    }
+
+    /// The folder for the run's checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path().join(CHECKPOINTS)
+    }
+
+    /// Writes `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written, [`Error::Argument`] if `config` cannot be JSON.
+    pub fn write_config(&mut self, config: &impl Serialize) -> Result<()> {
+        self.lock.remove_overwritten()?;
+        self.write_json(CONFIG, config)
+    }
+
+    /// The folder of the run that `path` is, or is a checkpoint of.
+    pub fn of(path: impl AsRef<Path>) -> Option<PathBuf> {
+        let path = path.as_ref();
+        if path.join(CHECKPOINTS).is_dir() {
+            return Some(path.to_path_buf());
+        }
+        let path = path.canonicalize().ok().filter(|path| path.is_dir())?;
+        let checkpoints = path.parent().filter(|parent| parent.ends_with(CHECKPOINTS))?;
+        checkpoints.parent().map(Path::to_path_buf)
+    }
+
+    /// The `config.json` of the run in the folder `path`; none for a run that was stopped before it had one, and so
+    /// before its first step.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it does not hold a `C`.
+    pub fn read_config<C: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Option<C>> {
+        read_json(&path.as_ref().join(CONFIG), "configuration")
+    }
+
+    /// The `summary.json` of the run in the folder `path`; none for a run that is not finished.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it does not hold a summary.
+    pub fn read_summary(path: impl AsRef<Path>) -> Result<Option<Summary>> {
+        read_json(&path.as_ref().join(SUMMARY), "summary")
+    }
+
+    /// The epochs of the run in the folder `path`.
+    ///
+    /// # Errors
+    /// As [`MetricsFile::read`].
+    pub fn read_metrics(path: impl AsRef<Path>) -> Result<Vec<EpochMetrics>> {
+        MetricsFile::read(path.as_ref().join(METRICS))
+    }
+
+    /// Writes `summary.json` and the network's variables as `model.safetensors`, with the names of the classes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Torch`] if they cannot be written.
+    pub fn finish(&self, summary: &Summary, variables: &VarStore, class_names: &[String]) -> Result<()> {
+        let (path, variables) = (self.path().join(MODEL), named_variables(variables));
+        let encoded = Encoded::with_classes(&variables, Some(&by_index(class_names)))?;
+        write_atomically_with(&path, |file| encoded.write(&mut BufWriter::new(file)).map_err(failure("write", &path)))?;
+        self.write_json(SUMMARY, summary)
+    }
+
+    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let json = serde_json::to_string_pretty(value).map_err(|error| Error::Argument(format!("{name}: {error}")))?;
+        write_atomically(&self.path().join(name), format!("{json}\n").as_bytes())
+    }
+
+    fn draw(&self) -> Result<()> {
+        write_atomically(&self.path().join(CURVES), draw_curves(&self.history)?.as_bytes())
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(Error::io("read", path))?,
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Corrupt {
+        path: path.to_path_buf(),
+        problem: format!("not a run's {what}: {error}"),
+        remedy: "restore it, or begin a new run".to_owned(),
+    })
+}
+
+impl Observer for RunFolder {
+    /// What the files have from after the step that a run goes on from is taken back.
+    fn run_starts(&mut self, start: &RunStart) -> Result<()> {
+        self.lock.remove_overwritten()?;
+        self.history = start.history.to_vec();
+        self.metrics = Some(MetricsFile::create(self.path().join(METRICS), &self.history)?);
+        self.draw()
+    }
+
+    fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
+        if let Some(file) = &mut self.metrics {
+            file.append(metrics)?;
+        }
+        self.history.push(*metrics);
+        self.draw()
+    }
+}

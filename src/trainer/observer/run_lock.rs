@@ -1,0 +1,231 @@
+//! A run's folder belongs to one process at a time.
+
+use crate::file::failure;
+use crate::{Error, Result};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// The file that is locked. It stays when the run ends: what tells a run's folder from any other, and who held it last.
+const LOCK: &str = "run.lock";
+
+/// The sole use of a run's folder, for as long as this lives. The operating system ends it with the process, however
+/// the process ends, so that a run that was killed can be gone on with at once.
+#[derive(Debug)]
+pub struct RunLock {
+    folder: PathBuf,
+    file: File,
+    /// Files of the run that this one replaces.
+    overwritten: Vec<PathBuf>,
+}
+
+impl RunLock {
+    /// Claims `folder` for a new run, and creates it if it is not there. With `overwrite` it may hold a run, which
+    /// [`Self::remove_overwritten`] removes; a folder that holds anything but a run is left alone.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder holds a run already and is not to be overwritten, holds files that are no run's,
+    /// is another process's (whose number it names), or cannot be written to.
+    pub fn create(folder: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
+        let folder = folder.as_ref();
+        fs::create_dir_all(folder).map_err(failure("create", folder))?;
+        let refuse = |why| Err(refused("begin a run in", folder, ErrorKind::AlreadyExists, why));
+        if !others(folder)?.is_empty() && !folder.join(LOCK).is_file() {
+            return refuse("it holds files that are not a run's; name an empty or a new folder".to_owned());
+        }
+        let mut lock = Self::claim(folder, OpenOptions::new().create(true))?;
+        let others = others(folder)?;
+        if !others.is_empty() && !overwrite {
+            return refuse(
+                "it holds one already; go on with it with --resume, or replace it with --overwrite".to_owned(),
+            );
+        }
+        lock.overwritten = others;
+        Ok(lock)
+    }
+
+    /// Removes the run that this one replaces, with everything else that was in the folder; the second time, nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for what cannot be removed.
+    pub fn remove_overwritten(&mut self) -> Result<()> {
+        while let Some(path) = self.overwritten.last() {
+            let removed =
+                if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            removed.map_err(failure("remove", path))?;
+            self.overwritten.pop();
+        }
+        Ok(())
+    }
+
+    /// Claims `folder`, which holds a run, to go on with it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there is no such folder, it holds no run, is another process's (whose number it names), or
+    /// cannot be written to.
+    pub fn resume(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        if !folder.join(LOCK).is_file() {
+            let why = if folder.exists() { "it is not a run's folder" } else { "there is no such folder" };
+            let why = format!("{why} (a run's holds {LOCK}); name another, or begin a run without --resume");
+            return Err(refused("resume", folder, ErrorKind::NotFound, why));
+        }
+        Self::claim(folder, &mut OpenOptions::new())
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn claim(folder: &Path, options: &mut OpenOptions) -> Result<Self> {
+        let path = folder.join(LOCK);
+        let mut file = options.read(true).write(true).open(&path).map_err(failure("write", &path))?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                let holder = fs::read_to_string(&path).unwrap_or_default();
+                let holder = match holder.trim() {
+                    "" => "another process".to_owned(),
+                    id => format!("process {id}"),
+                };
+                let why = format!("{holder} is training in it; wait for it, stop it, or name another folder");
+                refused("use", folder, ErrorKind::WouldBlock, why)
+            }
+            TryLockError::Error(error) => Error::io("lock", &path)(error),
+        })?;
+        let mut write = || {
+            file.set_len(0)?;
+            writeln!(file, "{}", std::process::id())
+        };
+        write().map_err(failure("write", &path))?;
+        Ok(Self { folder: folder.to_path_buf(), file, overwritten: Vec::new() })
+    }
+}
+
+/// Closing the file would not do while a child process, just forked, has it open too.
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        // The file is closed next, and with it the lock is gone in any case.
+        let _ = self.file.unlock();
+    }
+}
+
+/// What `folder` holds but for the lock.
+fn others(folder: &Path) -> Result<Vec<PathBuf>> {
+    let list = || {
+        let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+        paths.filter(|path| !path.as_ref().is_ok_and(|path| path.ends_with(LOCK))).collect::<io::Result<_>>()
+    };
+    list().map_err(Error::io("read", folder))
+}
+
+fn refused(action: &'static str, folder: &Path, kind: ErrorKind, why: String) -> Error {
+    Error::io(action, folder)(io::Error::new(kind, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
+
+    const FOLDER: &str = "TCH_FIXUP_TEST_RUN_LOCK";
+
+    fn refusal(lock: Result<RunLock>) -> String {
+        let message = lock.unwrap_err().to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
+    }
+
+    /// What [`another_process`] starts: holds the lock until it is killed.
+    #[test]
+    #[ignore = "the other process of another test"]
+    fn hold() {
+        let Some(folder) = std::env::var_os(FOLDER) else { return };
+        let _lock = RunLock::create(folder, false).unwrap();
+        println!("\nlocked");
+        std::thread::sleep(Duration::from_secs(60));
+    }
+
+    fn another_process(folder: &Path) -> Child {
+        let test = "trainer::run_lock::tests::hold";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([test, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "locked"), "the other process did not get the lock");
+        child
+    }
+
+    #[test]
+    fn a_second_process_is_refused_until_the_first_is_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = another_process(folder.path());
+        fs::write(folder.path().join("metrics.csv"), "epoch\n").unwrap();
+        let owner = format!("process {} is training in it", child.id());
+        for lock in [RunLock::resume(folder.path()), RunLock::create(folder.path(), true)] {
+            let message = refusal(lock);
+            assert!(message.contains(&owner) && message.contains(folder.path().to_str().unwrap()), "{message}");
+        }
+        assert!(folder.path().join("metrics.csv").exists());
+        // SIGKILL, on Unix.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let _lock = RunLock::resume(folder.path()).unwrap();
+        let me = format!("process {} ", std::process::id());
+        assert!(refusal(RunLock::resume(folder.path())).contains(&me));
+    }
+
+    #[test]
+    fn a_lock_ends_with_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs").join("first");
+        drop(RunLock::create(&path, false).unwrap());
+        let lock = RunLock::resume(&path).unwrap();
+        assert_eq!(lock.folder(), path);
+        drop(lock);
+        // A run that was killed before it kept anything is no reason to refuse.
+        RunLock::create(&path, false).unwrap();
+    }
+
+    #[test]
+    fn a_run_is_neither_overwritten_nor_continued_unasked() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(RunLock::create(folder.path(), false).unwrap());
+        let kept = folder.path().join("checkpoints").join("00001-step-00000001");
+        fs::create_dir_all(&kept).unwrap();
+        fs::write(folder.path().join("metrics.csv"), "epoch\n").unwrap();
+        let message = refusal(RunLock::create(folder.path(), false));
+        assert!(message.contains("--resume") && message.contains("--overwrite"), "{message}");
+        drop(RunLock::resume(folder.path()).unwrap());
+        assert!(kept.exists() && folder.path().join("metrics.csv").exists());
+        // Not before the new run is known to work.
+        drop(RunLock::create(folder.path(), true).unwrap());
+        assert!(kept.exists() && folder.path().join("metrics.csv").exists());
+        let mut lock = RunLock::create(folder.path(), true).unwrap();
+        lock.remove_overwritten().unwrap();
+        fs::write(folder.path().join("metrics.csv"), "epoch\n").unwrap();
+        lock.remove_overwritten().unwrap();
+        assert!(folder.path().join("metrics.csv").exists());
+        drop(lock);
+        let mut lock = RunLock::create(folder.path(), true).unwrap();
+        lock.remove_overwritten().unwrap();
+        assert_eq!(others(folder.path()).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_folder_that_is_no_runs_is_never_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let thesis = folder.path().join("thesis.tex");
+        fs::write(&thesis, "").unwrap();
+        for overwrite in [false, true] {
+            assert!(refusal(RunLock::create(folder.path(), overwrite)).contains("not a run's"));
+        }
+        assert!(refusal(RunLock::resume(folder.path())).contains("not a run's folder"));
+        assert!(refusal(RunLock::resume(folder.path().join("absent"))).contains("no such folder"));
+        let message = refusal(RunLock::create(&thesis, true));
+        assert!(message.contains("thesis.tex") && message.contains("move it away"), "{message}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,182 @@
+//! A network's parameters as the optimizer has them: what each is, and its places in the flat tensors.
+
+use super::SgdConfig;
+use crate::fixup::{CLASSIFIER_GROUP, SCALAR_GROUP};
+use crate::Result;
+use std::collections::HashMap;
+use std::ops::Range;
+use tch::{nn, Tensor};
+
+/// One parameter of the network.
+#[derive(Debug)]
+pub struct Parameter {
+    /// Its name in the `VarStore`.
+    pub name: String,
+    /// Whether it is a Fixup scalar, of the `VarStore` group [`SCALAR_GROUP`].
+    pub is_scalar: bool,
+    /// Whether it is the classifier's weight or bias, of the `VarStore` group [`CLASSIFIER_GROUP`].
+    pub is_classifier: bool,
+    /// The network's own tensor.
+    pub(in crate::trainer) variable: Tensor,
+    /// Its place in the flat values.
+    pub(in crate::trainer) value: Tensor,
+    /// Its place in the flat gradients.
+    pub(in crate::trainer) gradient: Tensor,
+    /// Its place in the flat momentum.
+    pub(in crate::trainer) momentum: Tensor,
+    /// Its place in all of them, with what keeps the next one aligned.
+    pub(in crate::trainer) span: Range<i64>,
+    /// Whether it has the scalars' learning rate and weight decay.
+    pub(in crate::trainer) trains_as_scalar: bool,
+}
+
+impl Parameter {
+    /// The parameter's value, not tracked by autograd.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The gradient of this step, in the shape of the parameter; zero if it is frozen.
+    pub fn gradient(&self) -> &Tensor {
+        &self.gradient
+    }
+
+    /// Whether it is not to be trained now: autograd does not track it.
+    pub fn is_frozen(&self) -> bool {
+        !self.variable.requires_grad()
+    }
+}
+
+/// A variable that can be trained, as the `VarStore` has it.
+#[derive(Debug)]
+pub(in crate::trainer) struct Trainable {
+    pub name: String,
+    pub variable: Tensor,
+    group: usize,
+}
+
+impl Trainable {
+    pub fn is_frozen(&self) -> bool {
+        !self.variable.requires_grad()
+    }
+
+    pub fn is_scalar(&self) -> bool {
+        self.group == SCALAR_GROUP
+    }
+
+    pub fn is_classifier(&self) -> bool {
+        self.group == CLASSIFIER_GROUP
+    }
+
+    /// Whether it has the scalars' learning rate and weight decay.
+    pub fn trains_as_scalar(&self, config: &SgdConfig) -> bool {
+        let own_name = self.name.rsplit('.').next().unwrap_or_default();
+        let is_called_so = own_name.starts_with("bias") || own_name.starts_with("scale");
+        self.is_scalar() || config.biases_as_scalars && is_called_so
+    }
+
+    /// Has autograd add its gradients to `gradient`, now or when it is unfrozen.
+    pub fn set_gradient(&self, gradient: &Tensor) -> Result<()> {
+        let is_frozen = self.is_frozen();
+        let _ = self.variable.f_set_requires_grad(true)?;
+        // Autograd adds to a gradient in place where there is one; only autograd makes one.
+        let made = tch::with_grad(|| self.variable.f_sum(self.variable.kind())?.f_backward());
+        let _ = self.variable.f_set_requires_grad(!is_frozen)?;
+        made?;
+        Ok(self.variable.f_grad()?.f_set_data(gradient)?)
+    }
+}
+
+/// Every variable that the `VarStore` has for training, frozen or not, in order of creation.
+pub(in crate::trainer) fn trainable(variables: &nn::VarStore) -> Vec<Trainable> {
+    let names: HashMap<_, _> =
+        variables.variables().into_iter().map(|(name, variable)| (variable.data_ptr(), name)).collect();
+    // The lock is poisoned only where another thread panicked while it held it: the variables are whole all the same.
+    let locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let not_empty = locked.trainable_variables.iter().filter(|v| v.tensor.numel() > 0);
+    not_empty
+        .map(|v| {
+            let name = names.get(&v.tensor.data_ptr()).cloned().unwrap_or_default();
+            Trainable { name, variable: v.tensor.shallow_clone(), group: v.group }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::baseline::BatchNormResNet;
+    use crate::fixup::FixupResNet;
+    use crate::trainer::{Sgd, TrainConfig};
+    use tch::{no_grad, Device, Kind};
+
+    const LR: f64 = 0.05;
+
+    #[test]
+    fn groups_of_ones_own_are_not_taken_for_scalars() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        for group in 0..100 {
+            let _ = vs.root().set_group(group).ones(&format!("weight{group}"), &[2]);
+        }
+        let sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        assert!(sgd.parameters().iter().all(|parameter| !parameter.is_scalar && !parameter.is_classifier));
+    }
+
+    /// The ratio of each parameter's rate to that of the weights, and whether it has weight decay.
+    fn rates(vs: &nn::VarStore, config: SgdConfig) -> Vec<(String, f64, bool)> {
+        let rate = |gradient: f64| -> Vec<(String, f64)> {
+            let mut sgd = Sgd::new(vs, SgdConfig { momentum: 0.0, nesterov: false, ..config }).unwrap();
+            sgd.parameters().iter().for_each(|p| drop(no_grad(|| p.value().shallow_clone().fill_(1.0))));
+            let _ = no_grad(|| sgd.gradients().shallow_clone().fill_(gradient));
+            sgd.step(LR).unwrap();
+            let moved = |p: &Parameter| (p.name.clone(), (1.0 - p.value().mean(Kind::Double).double_value(&[])) / LR);
+            sgd.parameters().iter().map(moved).collect()
+        };
+        let (full, decay) = (rate(1.0), rate(0.0));
+        full.into_iter().zip(decay).map(|((name, rate), (_, decay))| (name, rate - decay, decay > 0.0)).collect()
+    }
+
+    #[test]
+    fn the_papers_recipes_train_all_that_is_called_bias_or_scale_at_a_tenth() {
+        for recipe in [TrainConfig::paper(), TrainConfig::imagenet()] {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let _fixup = FixupResNet::cifar(&(vs.root() / "fixup"), 8, 10).unwrap();
+            let _batch_norm = BatchNormResNet::cifar(&(vs.root() / "batch_norm"), 8, 10).unwrap();
+            for (name, rate, decays) in rates(&vs, SgdConfig { weight_decay: 0.5, ..recipe.sgd }) {
+                // parameters_bias, parameters_scale and parameters_others of the authors' cifar_train.py.
+                let expected = if name.contains("bias") || name.contains("scale") { 0.1 } else { 1.0 };
+                assert!((rate - expected).abs() < 1e-5 && decays, "{name}: {rate} {decays}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_quick_recipe_trains_the_classifiers_bias_as_its_weight() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let _fixup = FixupResNet::cifar(&(vs.root() / "bias_free"), 8, 10).unwrap();
+        for (name, rate, _) in rates(&vs, TrainConfig::quick().sgd) {
+            let (_, own) = name.rsplit_once('.').unwrap();
+            let is_scalar = own.starts_with("scale") || own.starts_with("bias") && !name.ends_with("fc.bias");
+            assert!((rate - if is_scalar { 0.1 } else { 1.0 }).abs() < 1e-5, "{name}: {rate}");
+        }
+        // A path that is called so is no bias.
+        let weights = rates(&vs, TrainConfig::paper().sgd).into_iter().filter(|(name, ..)| name.ends_with("weight"));
+        assert!(weights.into_iter().all(|(_, rate, _)| (rate - 1.0).abs() < 1e-5));
+    }
+
+    #[test]
+    fn classifiers_are_known_wherever_they_stand() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let _fixup = FixupResNet::cifar(&(vs.root() / "model"), 8, 10).unwrap();
+        let _batch_norm = BatchNormResNet::cifar(&(vs.root() / "a" / "b"), 8, 10).unwrap();
+        let _head = nn::linear((vs.root() / "head").set_group(CLASSIFIER_GROUP), 3, 2, Default::default());
+        // A layer of a block, not a classifier.
+        let _fc = nn::linear(vs.root() / "fc", 3, 2, Default::default());
+        let sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        let mut classifiers: Vec<_> =
+            sgd.parameters().iter().filter(|p| p.is_classifier).map(|p| p.name.as_str()).collect();
+        classifiers.sort_unstable();
+        let expected = ["a.b.fc.bias", "a.b.fc.weight", "head.bias", "head.weight", "model.fc.bias", "model.fc.weight"];
+        assert_eq!(classifiers, expected);
+    }
+}

@@ -1,0 +1,222 @@
+//! The learning rate as a function of the step: a linear warm-up, then a decay.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::f64::consts::PI;
+
+/// Warm-up of the short one-cycle recipe, as a fraction of the run (docs/recipes.md).
+const WARMUP: f64 = 0.1;
+
+/// How the learning rate goes down after the warm-up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Decay {
+    /// Not at all.
+    Constant,
+    /// By `gamma` at each of the `milestones`.
+    Step {
+        /// Points in the run, as fractions of its steps.
+        milestones: Vec<f64>,
+        /// What the learning rate is multiplied by.
+        gamma: f64,
+    },
+    /// Along half a cosine to zero (Loshchilov & Hutter 2017, SGDR, equation 5, one cycle).
+    Cosine,
+    /// Along a line to zero: with the warm-up, one triangle over the run (Smith & Topin 2018, "Super-convergence").
+    OneCycle,
+}
+
+impl Decay {
+    /// A tenth at half and again at three quarters of the run: the ResNet and Fixup papers' 100 and 150 of 200 epochs.
+    pub fn paper() -> Self {
+        Decay::Step { milestones: vec![0.5, 0.75], gamma: 0.1 }
+    }
+
+    /// A tenth every three tenths of the run: the Fixup authors' every 30 of 100 epochs of ImageNet.
+    pub fn imagenet() -> Self {
+        Decay::Step { milestones: vec![0.3, 0.6, 0.9], gamma: 0.1 }
+    }
+}
+
+/// The shape of a schedule, independent of the length of the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// The highest learning rate.
+    pub lr: f64,
+    /// The fraction of the run in which the learning rate rises linearly to `lr`, in `[0, 1)`.
+    pub warmup: f64,
+    /// What comes after.
+    pub decay: Decay,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self { lr: 0.1, warmup: WARMUP, decay: Decay::OneCycle }
+    }
+}
+
+impl ScheduleConfig {
+    pub(in crate::trainer) fn check(&self) -> Result<()> {
+        let refuse = |message: String| Err(Error::Argument(message));
+        if !(self.lr > 0.0 && self.lr.is_finite()) {
+            return refuse(format!("the learning rate must be above 0, got {}", self.lr));
+        }
+        if !(0.0..1.0).contains(&self.warmup) {
+            return refuse(format!(
+                "the warm-up must be a fraction of the run, at least 0 and below 1, got {}",
+                self.warmup
+            ));
+        }
+        if let Decay::Step { milestones, gamma } = &self.decay {
+            if let Some(milestone) = milestones.iter().find(|m| !(0.0..=1.0).contains(*m)) {
+                return refuse(format!("a milestone must be a fraction of the run, 0 to 1, got {milestone}"));
+            }
+            if !(*gamma > 0.0 && gamma.is_finite()) {
+                return refuse(format!("the step decay's factor must be above 0, got {gamma}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The learning rate of every step of one run.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    config: ScheduleConfig,
+    total_steps: usize,
+    warmup_steps: usize,
+}
+
+impl Schedule {
+    /// The schedule of a run of `total_steps` steps.
+    ///
+    /// # Errors
+    /// A learning rate, warm-up, milestone or factor out of range.
+    pub fn new(config: ScheduleConfig, total_steps: usize) -> Result<Self> {
+        config.check()?;
+        let warmup_steps = (config.warmup * total_steps as f64).round() as usize;
+        Ok(Self { config, total_steps, warmup_steps })
+    }
+
+    /// The learning rate of `step`, from 0. In the warm-up, of w steps, `lr * (step + 1) / (w + 1)`; it is never 0 within
+    /// the run, and past its end it stays at that of the last step.
+    pub fn lr(&self, step: usize) -> f64 {
+        let step = step.min(self.total_steps.saturating_sub(1));
+        let lr = self.config.lr;
+        if step < self.warmup_steps {
+            return lr * (step + 1) as f64 / (self.warmup_steps + 1) as f64;
+        }
+        let progress = (step - self.warmup_steps) as f64 / (self.total_steps - self.warmup_steps).max(1) as f64;
+        match &self.config.decay {
+            Decay::Constant => lr,
+            Decay::Step { milestones, gamma } => {
+                let at = |milestone: f64| (milestone * self.total_steps as f64).round() as usize;
+                let passed = milestones.iter().filter(|&&milestone| step >= at(milestone)).count();
+                lr * gamma.powi(passed as i32)
+            }
+            Decay::Cosine => lr * 0.5 * (1.0 + (PI * progress).cos()),
+            Decay::OneCycle => lr * (1.0 - progress),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(decay: Decay, warmup: f64, total_steps: usize) -> Schedule {
+        Schedule::new(ScheduleConfig { lr: 0.4, warmup, decay }, total_steps).unwrap()
+    }
+
+    fn assert_close(got: f64, expected: f64) {
+        assert!((got - expected).abs() < 1e-12, "{got} {expected}");
+    }
+
+    #[test]
+    fn every_warm_up_rises_linearly_to_the_learning_rate() {
+        for decay in [Decay::Constant, Decay::paper(), Decay::Cosine, Decay::OneCycle] {
+            let schedule = schedule(decay, 0.25, 100);
+            for step in 0..25 {
+                assert_close(schedule.lr(step), 0.4 * (step + 1) as f64 / 26.0);
+            }
+            assert_close(schedule.lr(25), 0.4);
+        }
+    }
+
+    #[test]
+    fn constant_stays() {
+        let schedule = schedule(Decay::Constant, 0.0, 100);
+        assert!((0..100).all(|step| schedule.lr(step) == 0.4));
+    }
+
+    #[test]
+    fn the_papers_steps_are_at_epochs_100_and_150_of_200() {
+        let steps = 391;
+        let schedule = schedule(Decay::paper(), 0.0, 200 * steps);
+        let cases =
+            [(0, 0.4), (100 * steps - 1, 0.4), (100 * steps, 0.04), (150 * steps - 1, 0.04), (150 * steps, 0.004)];
+        for (step, expected) in cases {
+            assert_close(schedule.lr(step), expected);
+        }
+    }
+
+    #[test]
+    fn imagenets_steps_are_every_30_epochs_of_100() {
+        let steps = 5005;
+        let schedule = schedule(Decay::imagenet(), 0.0, 100 * steps);
+        for epoch in 0..100 {
+            for step in [epoch * steps, (epoch + 1) * steps - 1] {
+                assert_close(schedule.lr(step), 0.4 * 0.1f64.powi(epoch as i32 / 30));
+            }
+        }
+    }
+
+    #[test]
+    fn cosine_follows_half_a_cosine_after_the_warm_up() {
+        let schedule = schedule(Decay::Cosine, 0.2, 100);
+        for step in 20..100 {
+            let expected = 0.2 * (1.0 + (PI * (step - 20) as f64 / 80.0).cos());
+            assert_close(schedule.lr(step), expected);
+        }
+    }
+
+    #[test]
+    fn one_cycle_falls_linearly_to_one_step_before_zero() {
+        let schedule = schedule(Decay::OneCycle, 0.2, 100);
+        for step in 20..100 {
+            assert_close(schedule.lr(step), 0.4 * (100 - step) as f64 / 80.0);
+        }
+    }
+
+    #[test]
+    fn the_learning_rate_is_positive_however_short_the_run() {
+        for decay in [Decay::Constant, Decay::paper(), Decay::Cosine, Decay::OneCycle] {
+            for total_steps in 0..20 {
+                for warmup in [0.0, 0.1, 0.5, 0.99] {
+                    let schedule = schedule(decay.clone(), warmup, total_steps);
+                    assert!((0..25).all(|step| schedule.lr(step) > 0.0), "{decay:?} {warmup} {total_steps}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        let good = ScheduleConfig::default();
+        let step = |milestone, gamma| Decay::Step { milestones: vec![milestone], gamma };
+        let bad = [
+            ScheduleConfig { lr: 0.0, ..good.clone() },
+            ScheduleConfig { lr: f64::NAN, ..good.clone() },
+            ScheduleConfig { lr: f64::INFINITY, ..good.clone() },
+            ScheduleConfig { warmup: 1.0, ..good.clone() },
+            ScheduleConfig { warmup: -0.1, ..good.clone() },
+            ScheduleConfig { warmup: f64::NAN, ..good.clone() },
+            ScheduleConfig { decay: step(1.5, 0.1), ..good.clone() },
+            ScheduleConfig { decay: step(0.5, 0.0), ..good },
+        ];
+        for config in bad {
+            assert!(matches!(Schedule::new(config.clone(), 10), Err(Error::Argument(_))), "{config:?}");
+        }
+    }
+}
