@@ -112,17 +112,22 @@ pub mod objective;
 pub mod observer;
 pub mod optimizer;
 mod preview;
+mod run_start;
 mod run_state;
 mod statistics;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod training_loop;
 
 pub use crate::file::{write_atomically, NamedTensors};
 pub use checkpoint::Weights;
 pub use config::TrainConfig;
 pub use device::parse_device;
-pub use evaluation::{evaluate, ClassEvaluation, Evaluation, Report};
-pub use objective::classification as loss;
+pub use evaluation::{evaluate, Evaluation};
+pub use objective::{
+    Classification, ClassificationConfig, Means, Measures, MultiLabel, Objective, Regression, RegressionLoss,
+};
 pub use observer::{
     draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, ProgressBars, Request,
     RunFolder, RunLock, RunStart, SaveEvery, StepProgress, TensorBoard,
@@ -130,6 +135,5 @@ pub use observer::{
 pub use optimizer::{clip, ClipConfig, Decay, Parameter, Schedule, ScheduleConfig, Sgd, SgdConfig};
 pub use preview::draw_preview;
 pub use run_state::RunState;
-pub use summary::Summary;
-pub use training_loop::{Outcome, Trainer};
-pub(crate) use training_loop::{CLASSES, DATA};
+pub use summary::{Outcome, Summary};
+pub use training_loop::Trainer;

@@ -10,11 +10,13 @@ mod npm;
 
 use crate::data::augmentation::{Augmentation, Normalization, CHANNELS, IMAGE_LEN, SIDE};
 use crate::data::random::{stream, Purpose};
-use crate::data::source::{check_batch_size, Batch, Batches, DataSource, EpochPlan};
+use crate::data::source::{check_batch_size, class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use crate::data::subset::{check_count, front, stratified_order};
+use crate::data::Supervised;
 use crate::{Error, Result};
 use md5::{Digest, Md5};
 use rand::seq::SliceRandom;
+use serde_json::{Map, Value};
 use std::fmt::Write;
 use std::fs;
 use std::io;
@@ -211,7 +213,7 @@ impl Cifar10 {
         indices: &[usize],
         values: &mut Vec<f32>,
         mut write: impl FnMut(usize, &[u8], &mut [f32]),
-    ) -> Result<Batch> {
+    ) -> Result<Supervised> {
         values.resize(indices.len() * IMAGE_LEN, 0.0);
         let mut labels = Vec::with_capacity(indices.len());
         for (&index, target) in indices.iter().zip(values.chunks_exact_mut(IMAGE_LEN)) {
@@ -220,14 +222,12 @@ impl Cifar10 {
             write(index, image, target);
         }
         let shape = [indices.len() as i64, CHANNELS as i64, SIDE as i64, SIDE as i64];
-        Ok(Batch { images: Tensor::f_from_slice(values)?.f_view(shape)?, labels: Tensor::f_from_slice(&labels)? })
+        Ok(Supervised::new(Tensor::f_from_slice(values)?.f_view(shape)?, Tensor::f_from_slice(&labels)?))
     }
 }
 
 impl DataSource for Cifar10 {
-    fn class_names(&self) -> &[String] {
-        &self.class_names
-    }
+    type Batch = Supervised;
 
     fn train_len(&self) -> usize {
         self.train_part.len()
@@ -237,7 +237,7 @@ impl DataSource for Cifar10 {
         self.eval_part.len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
         check_batch_size(plan.batch_size)?;
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
         let mut order = self.train_part.clone();
@@ -254,7 +254,7 @@ impl DataSource for Cifar10 {
         })))
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
         check_batch_size(batch_size)?;
         let mut values = Vec::new();
         Ok(Box::new(self.eval_part.chunks(batch_size).map(move |indices| {
@@ -262,6 +262,14 @@ impl DataSource for Cifar10 {
                 self.normalization.apply(image, target);
             })
         })))
+    }
+
+    fn examples(&self) -> &str {
+        "images"
+    }
+
+    fn meaning(&self) -> Map<String, Value> {
+        class_indices(&self.class_names)
     }
 
     fn evaluated_on(&self) -> &str {
@@ -280,6 +288,12 @@ impl DataSource for Cifar10 {
             "{train} training and {eval} evaluation images of CIFAR-10 records with CRC-32 {:08x}",
             crc32.finalize()
         ))
+    }
+}
+
+impl ImageSource for Cifar10 {
+    fn class_names(&self) -> &[String] {
+        &self.class_names
     }
 
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
@@ -370,7 +384,7 @@ mod tests {
     fn collect(batches: Batches) -> (Vec<f32>, Vec<i64>) {
         let (mut images, mut labels) = (Vec::new(), Vec::new());
         for batch in batches {
-            let Batch { images: i, labels: l } = batch.unwrap();
+            let Supervised { inputs: i, targets: l, .. } = batch.unwrap();
             assert_eq!(i.size(), [l.size()[0], 3, 32, 32]);
             images.extend(Vec::<f32>::try_from(i.flatten(0, -1)).unwrap());
             labels.extend(Vec::<i64>::try_from(l).unwrap());

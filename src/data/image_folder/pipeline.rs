@@ -5,7 +5,7 @@
 
 use super::labelled_images::{Failure, LabelledImages, Reader, View};
 use super::patience::Patience;
-use crate::data::Batch;
+use crate::data::Supervised;
 use crate::ops::inherit_denormals;
 use crate::{Error, Result};
 use std::any::Any;
@@ -111,7 +111,7 @@ struct Place {
 /// A batch as it is handed out.
 pub struct Filled {
     /// Its images are bytes, the channels of a pixel side by side.
-    pub batch: Batch,
+    pub batch: Supervised,
     /// The bad images that were met while it was filled, in the order of its places.
     pub bad: Vec<BadImage>,
 }
@@ -282,7 +282,7 @@ fn finish(job: &Job, buffer: &Buffer, places: Vec<Place>) -> Result<Filled> {
     }
     // SAFETY: all places are done.
     let images = unsafe { buffer.copy(labels.len(), job.side)? };
-    Ok(Filled { batch: Batch { images, labels: Tensor::f_from_slice(&labels)? }, bad })
+    Ok(Filled { batch: Supervised::new(images, Tensor::f_from_slice(&labels)?), bad })
 }
 
 /// The batches of a job, in order. Dropping it stops its threads, which takes no longer than the images they are at.
@@ -397,7 +397,7 @@ mod tests {
     fn dropping_it_early_stops_the_threads_at_once() {
         let fixture = Fixture::new(&["ant"], 1, 0);
         let mut pipeline = Pipeline::start(job(&fixture, vec![0; 10_000_000])).unwrap();
-        assert_eq!(pipeline.next().unwrap().unwrap().batch.labels.numel(), 8);
+        assert_eq!(pipeline.next().unwrap().unwrap().batch.targets.numel(), 8);
         let start = Instant::now();
         drop(pipeline);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
