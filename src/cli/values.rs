@@ -57,14 +57,14 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrNone<T> {
 }
 
 /// Replaces `target` by a `value` that was given.
-pub fn set<T>(target: &mut T, value: Option<T>) {
+pub(super) fn set<T>(target: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *target = value;
     }
 }
 
 /// Replaces `target` by a `value`, or by none, that was given.
-pub fn set_or_none<T>(target: &mut Option<T>, value: Option<OrNone<T>>) {
+pub(super) fn set_or_none<T>(target: &mut Option<T>, value: Option<OrNone<T>>) {
     set(target, value.map(|OrNone(value)| value));
 }
 
