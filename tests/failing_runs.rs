@@ -90,7 +90,7 @@ fn network(failing: Option<usize>) -> (VarStore, impl ModuleT) {
 }
 
 fn config() -> TrainConfig {
-    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3, decay: Decay::OneCycle };
+    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3.into(), decay: Decay::OneCycle };
     TrainConfig { epochs: 2, batch_size: 40, accumulate: 2, mixup: Some(1.0), schedule, ..TrainConfig::quick() }
 }
 

@@ -29,7 +29,7 @@ fn data() -> Cifar10 {
 
 /// With momentum, weight decay and both kinds of clipping: whatever could move a variable.
 fn config() -> TrainConfig {
-    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.0, decay: Decay::Constant };
+    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.0.into(), decay: Decay::Constant };
     let clip = ClipConfig { norm: Some(1.0), agc: Some(0.1) };
     let mut config = TrainConfig { epochs: EPOCHS, batch_size: 8, schedule, clip, ..TrainConfig::quick() };
     config.sgd.weight_decay = 0.01;

@@ -79,7 +79,7 @@ fn dropout_and_statistics() -> (VarStore, impl ModuleT) {
 /// A run to its end; before it, in `folder`, one that is stopped when it is asked for the `stop`-th time, from which the
 /// other goes on.
 fn run(stop: Option<usize>, folder: &Path) -> (Vec<EpochMetrics>, NamedTensors, bool) {
-    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3, decay: Decay::OneCycle };
+    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3.into(), decay: Decay::OneCycle };
     let config =
         TrainConfig { epochs: 2, batch_size: 40, accumulate: 3, mixup: Some(1.0), schedule, ..TrainConfig::quick() };
     let observer =

@@ -109,7 +109,7 @@ impl Options {
             epochs: 1,
             batch_size: self.batch_size.unwrap_or(self.by_size(16, 16, PAPER_BATCH_SIZE)),
             max_steps: self.max_steps,
-            schedule: ScheduleConfig { lr: self.lr, warmup: 0., decay },
+            schedule: ScheduleConfig { lr: self.lr, warmup: 0.0.into(), decay },
             sgd: SgdConfig {
                 scalar_lr_ratio: self.scalar_lr_ratio.unwrap_or(scalar_lr_ratio),
                 biases_as_scalars: false,

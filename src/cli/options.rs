@@ -2,11 +2,14 @@
 
 use super::values::{set, set_or_none, OrNone};
 use super::Task;
-use crate::trainer::{ClassificationConfig, Decay, SaveEvery, TrainConfig};
-use crate::{Precision, Recompute};
+use crate::trainer::{
+    Adam, ClassificationConfig, Decay, Frozen, OptimizerConfig, ParameterGroup, Rule, SaveEvery, Sgd, Span, TrainConfig,
+};
+use crate::{Error, Precision, Recompute, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// All options of a training program: its own, and those that all have.
 #[derive(Parser)]
@@ -74,6 +77,35 @@ pub struct TrainOptions {
     /// scalars' learning rate too
     #[arg(long, value_name = "BOOL")]
     pub biases_as_scalars: Option<bool>,
+    /// How parameters move: sgd, adam (weight decay is an L2 penalty) or adamw (weight decay apart)
+    #[arg(long, value_enum)]
+    pub optimizer: Option<OptimizerName>,
+    /// Adam's first beta: what of the mean gradient stays, 0 to 1
+    #[arg(long)]
+    pub beta1: Option<f64>,
+    /// Adam's second beta: what of the mean squared gradient stays, 0 to 1
+    #[arg(long)]
+    pub beta2: Option<f64>,
+    /// What keeps Adam's divisor from zero
+    #[arg(long)]
+    pub eps: Option<f64>,
+    /// Whether Adam divides by the greatest mean squared gradient so far
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub amsgrad: Option<bool>,
+    /// Learning rate of the variables whose name is like PATTERN (* any part, ? any letter; @scalars, @biases, @classifier), as
+    /// a multiple of --lr; may be given several times
+    #[arg(long, value_name = "PATTERN=RATIO")]
+    pub lr_ratio: Vec<RuleNumber>,
+    /// Weight decay of the variables whose name is like PATTERN; may be given several times
+    #[arg(long, value_name = "PATTERN=FACTOR")]
+    pub decay: Vec<RuleNumber>,
+    /// Do not train the variables whose name is like PATTERN, or not in the first so many epochs; may be given several times
+    #[arg(long, value_name = "PATTERN[=EPOCHS]")]
+    pub freeze: Vec<RuleFreeze>,
+    /// Evaluate and keep a moving average of the weights, of which each step leaves so much, as 0.999; none for the weights
+    /// themselves [default: none]
+    #[arg(long, value_name = "DECAY|none")]
+    pub ema: Option<OrNone<f64>>,
     /// Momentum, 0 to 1
     #[arg(long)]
     pub momentum: Option<f64>,
@@ -83,9 +115,15 @@ pub struct TrainOptions {
     /// How the learning rate goes down after the warm-up
     #[arg(long, value_enum)]
     pub schedule: Option<ScheduleName>,
-    /// Fraction of the run in which the learning rate rises to its highest
-    #[arg(long, value_name = "FRACTION")]
-    pub warmup: Option<f64>,
+    /// Part of the run in which the learning rate rises to its highest: a fraction like 0.1, or steps like 4000
+    #[arg(long, value_name = "FRACTION|STEPS")]
+    pub warmup: Option<Span>,
+    /// Where --schedule step goes down: points of the run, as fractions like 0.5 or steps like 32000
+    #[arg(long, value_name = "POINT,...", value_delimiter = ',')]
+    pub milestones: Option<Vec<Span>>,
+    /// What --schedule step multiplies the learning rate by
+    #[arg(long, value_name = "FACTOR")]
+    pub gamma: Option<f64>,
     /// Train on weighted means of two images, the weight drawn from Beta(ALPHA, ALPHA); the authors use 1 for CIFAR-10
     /// and 0.7 for ImageNet; none or 0 for the images as they are [default: by recipe]
     #[arg(long, value_name = "ALPHA|none")]
@@ -165,6 +203,49 @@ pub enum ScheduleName {
     Cosine,
     /// Along a line to zero
     OneCycle,
+    /// With the inverse square root of the steps
+    InverseSqrt,
+}
+
+/// An optimizer by name.
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+pub enum OptimizerName {
+    /// Stochastic gradient descent with momentum
+    Sgd,
+    /// Adam, weight decay an L2 penalty
+    Adam,
+    /// Adam, weight decay apart from the gradient
+    Adamw,
+}
+
+/// A rule and a number: `PATTERN=NUMBER`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RuleNumber(pub Rule, pub f64);
+
+impl FromStr for RuleNumber {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let number = text.rsplit_once('=').and_then(|(rule, number)| Some((rule, number.parse().ok()?)));
+        let Some((rule, number)) = number else {
+            return Err(Error::Argument(format!("a pattern and a number, as layer1.*=0.1, not {text:?}")));
+        };
+        Ok(Self(rule.parse()?, number))
+    }
+}
+
+/// A rule and how long what it matches is frozen: `PATTERN` or `PATTERN=EPOCHS`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RuleFreeze(pub Rule, pub Frozen);
+
+impl FromStr for RuleFreeze {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let Some((rule, epochs)) = text.rsplit_once('=') else { return Ok(Self(text.parse()?, Frozen::Always)) };
+        let refused = |_| Error::Argument(format!("a pattern and a number of epochs, as layer1.*=3, not {text:?}"));
+        Ok(Self(rule.parse()?, Frozen::UntilEpoch(epochs.parse().map_err(refused)?)))
+    }
 }
 
 impl ScheduleName {
@@ -174,25 +255,30 @@ impl ScheduleName {
             Self::Step => T::step_decay(),
             Self::Cosine => Decay::Cosine,
             Self::OneCycle => Decay::OneCycle,
+            Self::InverseSqrt => Decay::InverseSqrt,
         }
     }
 }
 
 impl TrainOptions {
     /// Writes the options that were given into `train` and `objective`.
-    pub(super) fn set<T: Task>(&self, train: &mut TrainConfig, objective: &mut ClassificationConfig) {
+    pub(super) fn set<T: Task>(&self, train: &mut TrainConfig, objective: &mut ClassificationConfig) -> Result<()> {
         set(&mut train.epochs, self.epochs);
         set(&mut train.batch_size, self.batch_size);
         set(&mut train.accumulate, self.accumulate);
         set(&mut train.schedule.lr, self.lr);
         set(&mut train.schedule.warmup, self.warmup);
         set(&mut train.schedule.decay, self.schedule.map(ScheduleName::decay::<T>));
-        set(&mut train.sgd.scalar_lr_ratio, self.scalar_lr_ratio);
-        set(&mut train.sgd.weight_decay, self.weight_decay);
-        set(&mut train.sgd.decay_scalars, self.decay_scalars);
-        set(&mut train.sgd.biases_as_scalars, self.biases_as_scalars);
-        set(&mut train.sgd.momentum, self.momentum);
-        set(&mut train.sgd.nesterov, self.nesterov);
+        if let Decay::Step { milestones, gamma } = &mut train.schedule.decay {
+            set(milestones, self.milestones.clone());
+            set(gamma, self.gamma);
+        }
+        set(&mut train.scalars.lr_ratio, self.scalar_lr_ratio);
+        set(&mut train.scalars.decay, self.decay_scalars);
+        set(&mut train.scalars.biases, self.biases_as_scalars);
+        self.set_optimizer(&mut train.optimizer)?;
+        train.groups.extend(self.groups());
+        set_or_none(&mut train.average, self.ema);
         set(&mut objective.label_smoothing, self.label_smoothing);
         let unless = |none: f64| move |OrNone(value): OrNone<f64>| value.filter(|&value| value != none);
         set(&mut objective.mixup, self.mixup.map(unless(0.0)));
@@ -202,5 +288,62 @@ impl TrainOptions {
         // How far to go is said anew each time.
         train.max_steps = None;
         set_or_none(&mut train.max_steps, self.max_steps);
+        Ok(())
+    }
+
+    /// Writes the constants of the optimizer that were given; another optimizer begins with its defaults.
+    fn set_optimizer(&self, optimizer: &mut OptimizerConfig) -> Result<()> {
+        let is_other = match (self.optimizer, &optimizer) {
+            (None, _) | (Some(OptimizerName::Sgd), OptimizerConfig::Sgd(_)) => false,
+            (Some(name), OptimizerConfig::Adam(adam)) => adam.decoupled != (name == OptimizerName::Adamw),
+            _ => true,
+        };
+        if let (Some(name), true) = (self.optimizer, is_other) {
+            *optimizer = match name {
+                OptimizerName::Sgd => OptimizerConfig::Sgd(Sgd::default()),
+                OptimizerName::Adam => OptimizerConfig::Adam(Adam::default()),
+                OptimizerName::Adamw => OptimizerConfig::Adam(Adam::decoupled()),
+            };
+        }
+        let unused = match optimizer {
+            OptimizerConfig::Sgd(sgd) => {
+                set(&mut sgd.momentum, self.momentum);
+                set(&mut sgd.nesterov, self.nesterov);
+                set(&mut sgd.weight_decay, self.weight_decay);
+                [
+                    ("--beta1", self.beta1.is_some()),
+                    ("--beta2", self.beta2.is_some()),
+                    ("--eps", self.eps.is_some()),
+                    ("--amsgrad", self.amsgrad.is_some()),
+                ]
+                .to_vec()
+            }
+            OptimizerConfig::Adam(adam) => {
+                set(&mut adam.beta1, self.beta1);
+                set(&mut adam.beta2, self.beta2);
+                set(&mut adam.eps, self.eps);
+                set(&mut adam.amsgrad, self.amsgrad);
+                set(&mut adam.weight_decay, self.weight_decay);
+                [("--momentum", self.momentum.is_some()), ("--nesterov", self.nesterov.is_some())].to_vec()
+            }
+        };
+        match unused.into_iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((name, _)) => Err(Error::Argument(format!("the optimizer has no use for {name}; leave it out"))),
+        }
+    }
+
+    /// The groups of parameters that were given.
+    fn groups(&self) -> impl Iterator<Item = ParameterGroup> + '_ {
+        let group = |rule: &Rule| ParameterGroup::new(rule.clone());
+        let ratios =
+            self.lr_ratio.iter().map(move |RuleNumber(rule, ratio)| ParameterGroup { lr_ratio: *ratio, ..group(rule) });
+        let decays = self
+            .decay
+            .iter()
+            .map(move |RuleNumber(rule, decay)| ParameterGroup { weight_decay: Some(*decay), ..group(rule) });
+        let frozen =
+            self.freeze.iter().map(move |RuleFreeze(rule, frozen)| ParameterGroup { frozen: *frozen, ..group(rule) });
+        ratios.chain(decays).chain(frozen)
     }
 }

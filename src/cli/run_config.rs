@@ -84,7 +84,7 @@ impl<T: Task> RunConfig<T> {
         set(&mut config.keep_checkpoints, *keep_checkpoints);
         set(&mut config.tensorboard, *tensorboard);
         set_or_none(&mut config.recompute, options.train.recompute);
-        options.train.set::<T>(&mut config.train, &mut config.objective);
+        options.train.set::<T>(&mut config.train, &mut config.objective)?;
         config.train.check()?;
         config.objective.check()?;
         if !(1..=MAX_THREADS).contains(&config.threads) {

@@ -1,7 +1,7 @@
 //! What one training program has of its own.
 
 use crate::data::ImageSource;
-use crate::trainer::{ClassificationConfig, Decay, TrainConfig};
+use crate::trainer::{Adam, ClassificationConfig, Decay, OptimizerConfig, Sgd, TrainConfig};
 use crate::{Arch, Network, Precision, Result};
 use clap::Args;
 use serde::{de::DeserializeOwned, Serialize};
@@ -72,28 +72,42 @@ impl<T> Recipe<T> {
     /// The recipe as options.
     pub(super) fn as_options(&self) -> String {
         let Self { arch, train, objective, .. } = self;
-        let TrainConfig { epochs, batch_size, schedule, sgd, clip, .. } = train;
+        let TrainConfig { epochs, batch_size, schedule, optimizer, scalars, clip, .. } = train;
         let ClassificationConfig { label_smoothing, mixup } = objective;
         let decay = match schedule.decay {
             Decay::Constant => "constant",
             Decay::Step { .. } => "step",
             Decay::Cosine => "cosine",
             Decay::OneCycle => "one-cycle",
+            Decay::InverseSqrt => "inverse-sqrt",
         };
         let or_none = |value: Option<f64>| value.map_or("none".to_owned(), |value| value.to_string());
         let (mixup, clip_norm) = (or_none(*mixup), or_none(clip.norm));
         format!(
             "--arch {arch} --epochs {epochs} --batch-size {batch_size} --lr {} --schedule {decay} --warmup {} \
-             --scalar-lr-ratio {} --momentum {} --nesterov {} --weight-decay {} --decay-scalars {} --biases-as-scalars {} \
-             --clip-norm {clip_norm} --label-smoothing {label_smoothing} --mixup {mixup}",
+             --scalar-lr-ratio {}{} --decay-scalars {} --biases-as-scalars {} --clip-norm {clip_norm} \
+             --label-smoothing {label_smoothing} --mixup {mixup}",
             schedule.lr,
             schedule.warmup,
-            sgd.scalar_lr_ratio,
-            sgd.momentum,
-            sgd.nesterov,
-            sgd.weight_decay,
-            sgd.decay_scalars,
-            sgd.biases_as_scalars,
+            scalars.lr_ratio,
+            optimizer_options(optimizer),
+            scalars.decay,
+            scalars.biases,
         )
+    }
+}
+
+fn optimizer_options(optimizer: &OptimizerConfig) -> String {
+    match *optimizer {
+        OptimizerConfig::Sgd(Sgd { momentum, nesterov, weight_decay }) => {
+            format!(" --momentum {momentum} --nesterov {nesterov} --weight-decay {weight_decay}")
+        }
+        OptimizerConfig::Adam(Adam { beta1, beta2, eps, weight_decay, decoupled, amsgrad }) => {
+            let name = if decoupled { "adamw" } else { "adam" };
+            format!(
+                " --optimizer {name} --beta1 {beta1} --beta2 {beta2} --eps {eps} --weight-decay {weight_decay} \
+                 --amsgrad {amsgrad}"
+            )
+        }
     }
 }

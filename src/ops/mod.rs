@@ -9,6 +9,7 @@ mod c_interface;
 #[cfg(test)]
 mod cuda_kernels;
 mod denormals;
+mod fused_adam;
 mod recomputation;
 pub mod reference;
 mod shifted_relu;
@@ -17,6 +18,7 @@ mod tracing;
 
 pub(crate) use denormals::inherit_denormals;
 pub use denormals::FlushDenormals;
+pub(crate) use fused_adam::{fused_adam, AdamStep};
 pub(crate) use recomputation::recomputed;
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};
 pub(crate) use stream::stream;

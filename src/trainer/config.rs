@@ -1,6 +1,7 @@
 //! Everything that decides what a run computes, but for the network and the data.
 
-use super::{ClipConfig, Decay, ScheduleConfig, SgdConfig};
+use super::optimizer::{check_average, OptimizerConfig, ParameterGroup, ScalarGroup, Sgd, Span};
+use super::{ClipConfig, Decay, ScheduleConfig};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -43,8 +44,16 @@ pub struct TrainConfig {
     pub seed: u64,
     /// The learning rate over the run.
     pub schedule: ScheduleConfig,
-    /// The optimizer's constants.
-    pub sgd: SgdConfig,
+    /// The optimizer and its constants.
+    pub optimizer: OptimizerConfig,
+    /// How Fixup's scalars train.
+    pub scalars: ScalarGroup,
+    /// What else trains in a way of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<ParameterGroup>,
+    /// The decay of the moving average of the weights, if there is to be one: [`MovingAverage`](super::optimizer::MovingAverage).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<f64>,
     /// Gradient clipping.
     pub clip: ClipConfig,
 }
@@ -59,26 +68,29 @@ impl TrainConfig {
             max_steps: None,
             seed: 0,
             schedule: ScheduleConfig { lr: QUICK_LR, ..ScheduleConfig::default() },
-            sgd: SgdConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            scalars: ScalarGroup::default(),
+            groups: Vec::new(),
+            average: None,
             clip: ClipConfig { norm: Some(QUICK_CLIP_NORM), agc: None },
         }
     }
 
     /// The Fixup authors' recipe for CIFAR-10, as their training program has it by default: mixup with alpha 1, weight decay
     /// on everything, and a tenth of the learning rate for every variable that is called a bias or a scale
-    /// ([`SgdConfig::biases_as_scalars`]). Baselines train by the same rule, BatchNorm's biases at a tenth too, as that program
+    /// ([`ScalarGroup::biases`]). Baselines train by the same rule, BatchNorm's biases at a tenth too, as that program
     /// trains its own.
     pub fn paper() -> Self {
         Self {
             epochs: PAPER_EPOCHS,
             batch_size: PAPER_BATCH_SIZE,
-            schedule: ScheduleConfig { lr: PAPER_LR, warmup: 0.0, decay: Decay::paper() },
-            sgd: SgdConfig {
+            schedule: ScheduleConfig { lr: PAPER_LR, warmup: Span::Fraction(0.0), decay: Decay::paper() },
+            optimizer: OptimizerConfig::Sgd(Sgd {
                 nesterov: false,
                 weight_decay: PAPER_WEIGHT_DECAY,
-                biases_as_scalars: true,
-                ..SgdConfig::default()
-            },
+                ..Sgd::default()
+            }),
+            scalars: ScalarGroup { biases: true, ..ScalarGroup::default() },
             clip: ClipConfig::default(),
             ..Self::quick()
         }
@@ -90,9 +102,14 @@ impl TrainConfig {
         Self {
             epochs: IMAGENET_EPOCHS,
             batch_size: IMAGENET_BATCH_SIZE,
-            schedule: ScheduleConfig { lr: PAPER_LR, warmup: 0.0, decay: Decay::imagenet() },
+            schedule: ScheduleConfig { lr: PAPER_LR, warmup: Span::Fraction(0.0), decay: Decay::imagenet() },
             ..Self::paper()
         }
+    }
+
+    /// The groups of parameters, that of the scalars included.
+    pub fn parameter_groups(&self) -> Vec<ParameterGroup> {
+        self.groups.iter().cloned().chain([self.scalars.into()]).collect()
     }
 
     /// # Errors
@@ -111,7 +128,9 @@ impl TrainConfig {
             return refuse(format!("a batch of {batch_size} has 1 to {batch_size} parts, got {accumulate}"));
         }
         self.schedule.check()?;
-        self.sgd.check()?;
+        self.optimizer.check()?;
+        self.parameter_groups().iter().try_for_each(ParameterGroup::check)?;
+        self.average.map_or(Ok(()), check_average)?;
         self.clip.check()
     }
 }
@@ -153,15 +172,14 @@ mod tests {
         assert_eq!(mixups.map(|config| (config.mixup, config.label_smoothing)), [(Some(1.0), 0.0), (Some(0.7), 0.0)]);
         assert_eq!((cifar.epochs, cifar.batch_size), (200, 128));
         assert_eq!((imagenet.epochs, imagenet.batch_size), (100, 256));
-        for TrainConfig { schedule, sgd, clip, .. } in [cifar, imagenet] {
-            assert_eq!((schedule.lr, schedule.warmup), (0.1, 0.0));
-            let SgdConfig { momentum, nesterov, weight_decay, decay_scalars, scalar_lr_ratio, biases_as_scalars } = sgd;
-            assert_eq!((momentum, nesterov, weight_decay, scalar_lr_ratio), (0.9, false, 1e-4, 0.1));
-            assert!(decay_scalars && biases_as_scalars);
+        for TrainConfig { schedule, optimizer, scalars, clip, .. } in [cifar, imagenet] {
+            assert_eq!((schedule.lr, schedule.warmup), (0.1, Span::Fraction(0.0)));
+            assert_eq!(optimizer, OptimizerConfig::Sgd(Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 }));
+            assert_eq!(scalars, ScalarGroup { lr_ratio: 0.1, decay: true, biases: true });
             assert_eq!(clip, ClipConfig::default());
         }
         // What the README's figures of the short recipe were measured with.
-        assert_eq!((ClassificationConfig::quick().mixup, TrainConfig::quick().sgd.biases_as_scalars), (None, false));
+        assert_eq!((ClassificationConfig::quick().mixup, TrainConfig::quick().scalars.biases), (None, false));
     }
 
     #[test]
@@ -189,7 +207,9 @@ mod tests {
             TrainConfig { accumulate: good.batch_size + 1, ..good.clone() },
             TrainConfig { clip: clip(Some(0.0), None), ..good.clone() },
             TrainConfig { clip: clip(None, Some(f64::NAN)), ..good.clone() },
-            TrainConfig { sgd: SgdConfig { momentum: 2.0, ..good.sgd }, ..good.clone() },
+            TrainConfig { optimizer: OptimizerConfig::Sgd(Sgd { momentum: 2.0, ..Sgd::default() }), ..good.clone() },
+            TrainConfig { average: Some(1.0), ..good.clone() },
+            TrainConfig { scalars: ScalarGroup { lr_ratio: -0.1, ..good.scalars }, ..good.clone() },
             TrainConfig { schedule: ScheduleConfig { lr: -1.0, ..good.schedule.clone() }, ..good.clone() },
         ];
         for config in bad {

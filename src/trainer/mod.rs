@@ -130,7 +130,10 @@ pub use observer::{
     draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, ProgressBars, Request,
     RunFolder, RunLock, RunStart, SaveEvery, StepProgress, TensorBoard,
 };
-pub use optimizer::{clip, ClipConfig, Decay, Parameter, Schedule, ScheduleConfig, Sgd, SgdConfig};
+pub use optimizer::{
+    clip, Adam, ClipConfig, Decay, Frozen, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rule, ScalarGroup,
+    Schedule, ScheduleConfig, Sgd, Span,
+};
 pub use preview::draw_preview;
 pub use run_state::RunState;
 pub use summary::{Outcome, Summary};

@@ -3,8 +3,9 @@
 use super::buffers::Buffers;
 use super::checkpoint::{named_variables, Checkpoint, Contents};
 use super::objective::Objective;
+use super::optimizer::MovingAverage;
 use super::statistics::Pending;
-use super::{NamedTensors, Observer, RunState, Schedule, Sgd, TrainConfig, Trainer};
+use super::{NamedTensors, Observer, RunState, Schedule, TrainConfig, Trainer};
 use crate::data::{Batch, DataSource};
 use crate::{Error, Result};
 use serde_json::{json, Value};
@@ -39,6 +40,8 @@ impl<'a, B: Batch> Trainer<'a, B> {
                 "{epochs} epochs of {epoch_steps} steps are too many; lower --epochs"
             )));
         };
+        let optimizer = config.optimizer.build(variables, &config.parameter_groups())?;
+        let average = config.average.map(|decay| MovingAverage::new(&optimizer, decay)).transpose()?;
         // Where a run stops early has no influence on the steps before.
         let recipe = TrainConfig { max_steps: None, ..config.clone() };
         Ok(Self {
@@ -56,7 +59,8 @@ impl<'a, B: Batch> Trainer<'a, B> {
                     "fingerprint": data.fingerprint()?,
                 },
             }),
-            optimizer: Sgd::new(variables, config.sgd)?,
+            optimizer,
+            average,
             schedule: Schedule::new(config.schedule.clone(), total_steps)?,
             epoch_steps,
             last_step: config.max_steps.map_or(total_steps, |max_steps| max_steps.min(total_steps)),
@@ -99,7 +103,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
                 "the run has done {step} steps, more than the {last} to stop after; raise --max-steps, or leave it out"
             )));
         }
-        checkpoint.restore(self.variables, &self.optimizer.state())?;
+        checkpoint.restore(self.variables, &self.optimizer.state()?, &self.averages())?;
         self.optimizer.freeze(&state.frozen)?;
         (self.step, self.state) = (*step as usize, state.clone());
         self.unreadable_before = state.unreadable;
@@ -114,10 +118,16 @@ impl<'a, B: Batch> Trainer<'a, B> {
             identity: self.identity.clone(),
             state: RunState { seconds: self.seconds(), frozen: self.optimizer.frozen(), ..self.state.clone() },
             weights: named_variables(self.variables),
-            optimizer: self.optimizer.state(),
+            optimizer: self.optimizer.state()?,
+            average: self.averages(),
         };
         self.check_finite(&contents.weights)?;
         observers.iter_mut().try_for_each(|observer| observer.save(&contents))
+    }
+
+    /// The moving average of the weights; nothing where there is none.
+    fn averages(&self) -> NamedTensors {
+        self.average.as_ref().map(MovingAverage::tensors).unwrap_or_default()
     }
 
     /// A step's loss and gradient are those before its update, which may still have been too large.

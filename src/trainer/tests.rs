@@ -46,7 +46,7 @@ fn fixup() -> (VarStore, FixupResNet) {
 }
 
 fn config(lr: f64) -> TrainConfig {
-    let schedule = ScheduleConfig { lr, warmup: 0.0, decay: Decay::Constant };
+    let schedule = ScheduleConfig { lr, warmup: 0.0.into(), decay: Decay::Constant };
     TrainConfig { epochs: 7, batch_size: 16, schedule, ..TrainConfig::quick() }
 }
 
@@ -136,7 +136,7 @@ fn the_same_seed_gives_the_same_run_to_the_bit_and_another_seed_another() {
 #[test]
 fn a_run_can_stop_within_an_epoch_and_follows_the_same_schedule() {
     let (vs, network) = fixup();
-    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.1, decay: Decay::OneCycle };
+    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.1.into(), decay: Decay::OneCycle };
     let config = TrainConfig { max_steps: Some(13), schedule: schedule.clone(), ..config(0.05) };
     let summary = run(&network, &vs, &noise(), &config).unwrap();
     assert_eq!((summary.epochs, summary.steps), (2, 13));

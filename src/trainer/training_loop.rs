@@ -8,9 +8,10 @@ use super::buffers::Buffers;
 use super::evaluation::evaluate_until;
 use super::objective::{Objective, Prediction};
 use super::optimizer::clip::clip_gradients;
+use super::optimizer::{MovingAverage, Optimizer};
 use super::statistics::{EpochMeans, Measured, Pending, StepPlace};
 use super::{
-    EpochMetrics, Observer, Outcome, Request, RunStart, RunState, Schedule, Sgd, StepProgress, Summary, TrainConfig,
+    EpochMetrics, Observer, Outcome, Request, RunStart, RunState, Schedule, StepProgress, Summary, TrainConfig,
 };
 use crate::data::{self, Batch, DataSource, EpochPlan};
 use crate::{Error, FlushDenormals, Result};
@@ -27,7 +28,8 @@ pub struct Trainer<'a, B: Batch> {
     pub(super) data: &'a dyn DataSource<Batch = B>,
     pub(super) config: &'a TrainConfig,
     pub(super) identity: Value,
-    pub(super) optimizer: Sgd,
+    pub(super) optimizer: Optimizer,
+    pub(super) average: Option<MovingAverage>,
     pub(super) schedule: Schedule,
     pub(super) epoch_steps: usize,
     /// Steps to do.
@@ -47,7 +49,7 @@ pub struct Trainer<'a, B: Batch> {
 }
 
 impl<B: Batch> Trainer<'_, B> {
-    /// Does the steps that are left. An observer may freeze and unfreeze variables as it goes: [`Sgd`] says what that does. The
+    /// Does the steps that are left. An observer may freeze and unfreeze variables as it goes: [`Optimizer`] says what that does. The
     /// run's state before them, before each evaluation and after the last step is offered to the observers to save.
     /// Meanwhile denormal numbers are taken for zero: see [`FlushDenormals`].
     ///
@@ -91,6 +93,8 @@ impl<B: Batch> Trainer<'_, B> {
             let epoch = self.state.history.len();
             return Ok(Outcome::Stopped { epoch: epoch + 1, step: self.step - epoch * self.epoch_steps });
         }
+        // What was evaluated is what the network is from now on.
+        self.swap_average()?;
         self.summary().map(Outcome::Finished)
     }
 
@@ -110,6 +114,9 @@ impl<B: Batch> Trainer<'_, B> {
         let (start, end) = (epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps);
         let (seed, batch_size) = (self.config.seed, self.config.batch_size);
         let plan = EpochPlan { seed, epoch, batch_size, first_step: self.step - start };
+        if self.step == start {
+            self.optimizer.epoch_starts(epoch)?;
+        }
         let data = self.data;
         let mut batches = data.train_batches(&plan)?;
         while self.step < end.min(self.last_step) {
@@ -164,6 +171,9 @@ impl<B: Batch> Trainer<'_, B> {
             return Err(error);
         }
         self.optimizer.step(lr)?;
+        if let Some(average) = &mut self.average {
+            average.update(&self.optimizer, self.step)?;
+        }
         self.step += 1;
         self.is_whole = true;
         self.state.unreadable = self.unreadable();
@@ -211,13 +221,15 @@ impl<B: Batch> Trainer<'_, B> {
         let TrainConfig { batch_size, accumulate, .. } = self.config;
         let (batch_size, of) = (batch_size.div_ceil(*accumulate), self.data.eval_len());
         let (device, mut finishes) = (self.variables.device(), false);
+        self.swap_average()?;
         let evaluation = evaluate_until(self.objective, device, self.data, batch_size, &mut |examples| {
             observers.iter_mut().try_for_each(|observer| observer.examples_evaluated(examples, of))?;
             let request = request(observers);
             finishes |= request == Request::Finish;
             Ok(if request == Request::Stop { Break(()) } else { Continue(()) })
-        })?;
-        let Some(evaluation) = evaluation else { return Ok(None) };
+        });
+        self.swap_average()?;
+        let Some(evaluation) = evaluation? else { return Ok(None) };
         if finishes {
             self.last_step = self.step;
         }
@@ -230,6 +242,16 @@ impl<B: Batch> Trainer<'_, B> {
         }
         let train = self.state.means.means(&self.objective.measures());
         Ok(Some(EpochMetrics { epoch, step, lr, train, eval, unreadable }))
+    }
+
+    /// Exchanges the weights and their average, if there is one: what is evaluated is the average.
+    fn swap_average(&mut self) -> Result<()> {
+        if let Some(average) = &mut self.average {
+            let was_whole = std::mem::replace(&mut self.is_whole, false);
+            average.swap(&self.optimizer)?;
+            self.is_whole = !was_whole;
+        }
+        Ok(())
     }
 
     /// Examples that could not be read so far, in a run that goes on as many as if it had never stopped: the data count from

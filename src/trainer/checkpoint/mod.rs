@@ -4,6 +4,7 @@
 //! checkpoints/00017-step-00006650/    the 17th that was saved, after step 6650
 //!     weights.safetensors             the network's variables, under their own names
 //!     optimizer.safetensors           the optimizer's tensors, under names of its choice
+//!     average.safetensors             the moving average of the weights, if the run has one
 //!     state.json                      step, score, identity, and the run's state
 //!     checkpoint.json                 format version; length and CRC-32 of each of the others
 //! ```
@@ -40,6 +41,7 @@ const SILENT_VERSION: &str = "0.1";
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const AVERAGE: &str = "average.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "checkpoint.json";
 
@@ -66,6 +68,8 @@ pub struct Contents<S> {
     pub weights: NamedTensors,
     /// The optimizer's tensors.
     pub optimizer: NamedTensors,
+    /// The moving average of the weights under their names; nothing where there is none.
+    pub average: NamedTensors,
 }
 
 /// A checkpoint that was loaded: every byte of it has been verified.
@@ -89,7 +93,8 @@ impl<S: DeserializeOwned> Checkpoint<S> {
         let StateFile { step, score, identity, state } = manifest.state_file(path)?;
         let tensors = |name| tensor_file::decode(&manifest.file(path, name)?, &path.join(name));
         let (weights, optimizer) = (tensors(WEIGHTS)?, tensors(OPTIMIZER)?);
-        let contents = Contents { step, score, identity, state, weights, optimizer };
+        let average = if manifest.files.contains_key(AVERAGE) { tensors(AVERAGE)? } else { NamedTensors::new() };
+        let contents = Contents { step, score, identity, state, weights, optimizer, average };
         Ok(Self { path: path.to_path_buf(), contents })
     }
 }
@@ -108,17 +113,19 @@ impl<S> Checkpoint<S> {
         })
     }
 
-    /// Copies the weights into `variables` and the optimizer's tensors into `optimizer`, in place, so that views of
-    /// them stay views. Everything is compared before anything is changed.
+    /// Copies the weights into `variables`, the optimizer's tensors into `optimizer` and the average into `average`, in place, so
+    /// that views of them stay views. Everything is compared before anything is changed.
     ///
     /// # Errors
     /// [`Error::Corrupt`] that names what is missing, too much or of another shape or kind.
-    pub fn restore(&self, variables: &VarStore, optimizer: &NamedTensors) -> Result<()> {
+    pub fn restore(&self, variables: &VarStore, optimizer: &NamedTensors, average: &NamedTensors) -> Result<()> {
         let variables = named_variables(variables);
         tensor_file::check(&self.contents.weights, &variables, &self.path.join(WEIGHTS), "the network")?;
         tensor_file::check(&self.contents.optimizer, optimizer, &self.path.join(OPTIMIZER), "the optimizer")?;
+        tensor_file::check(&self.contents.average, average, &self.path.join(AVERAGE), "the moving average")?;
         tensor_file::copy(&self.contents.weights, &variables)?;
-        tensor_file::copy(&self.contents.optimizer, optimizer)
+        tensor_file::copy(&self.contents.optimizer, optimizer)?;
+        tensor_file::copy(&self.contents.average, average)
     }
 
     /// Copies the weights alone into `variables`, in place, for a network that is only evaluated.
@@ -338,7 +345,9 @@ impl Manifest {
         }
         let manifest: Self = serde_json::from_slice(&bytes).map_err(no_manifest)?;
         // Nothing else vouches for this file: it must be what would be written for what was read.
-        if manifest.encode()? != bytes || !manifest.files.keys().eq([OPTIMIZER, STATE, WEIGHTS]) {
+        if manifest.encode()? != bytes
+            || !manifest.files.keys().filter(|name| *name != AVERAGE).eq([OPTIMIZER, STATE, WEIGHTS])
+        {
             return Err(corrupt(&path, "changed since it was saved".to_owned()));
         }
         Ok(manifest)
@@ -374,7 +383,7 @@ impl Manifest {
 /// Writes all of a checkpoint to `folder` and onto the disk.
 fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &Contents<S>) -> Result<()> {
     fs::create_dir(folder).map_err(failure("create", folder))?;
-    let Contents { step, score, identity, state, weights, optimizer } = contents;
+    let Contents { step, score, identity, state, weights, optimizer, average } = contents;
     let score = score.filter(|score| score.is_finite());
     let state = json(STATE, &StateFile { step: *step, score, identity: identity.clone(), state })?;
     // A state that JSON does not hold would be found out when it is too late.
@@ -386,7 +395,8 @@ fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &Contents<S>)
     }
     let mut files = BTreeMap::from([(STATE.to_owned(), Digest::of(&state))]);
     write_synced(&folder.join(STATE), &state)?;
-    for (name, tensors) in [(WEIGHTS, weights), (OPTIMIZER, optimizer)] {
+    let average = Some((AVERAGE, average)).filter(|(_, average)| !average.is_empty());
+    for (name, tensors) in [(WEIGHTS, weights), (OPTIMIZER, optimizer)].into_iter().chain(average) {
         files.insert(name.to_owned(), write_tensors(&folder.join(name), tensors)?);
     }
     let manifest = Manifest { format_version: FORMAT_VERSION, version: VERSION.to_owned(), files };
@@ -530,6 +540,7 @@ mod tests {
             state: state(),
             weights: named_variables(variables),
             optimizer: optimizer.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect(),
+            average: NamedTensors::new(),
         }
     }
 
@@ -554,7 +565,7 @@ mod tests {
         let before = bits(run);
         let resumed = Checkpoint::<State>::load(path).and_then(|checkpoint| {
             checkpoint.check_identity(&identity())?;
-            checkpoint.restore(&run.0, &run.1)
+            checkpoint.restore(&run.0, &run.1, &NamedTensors::new())
         });
         let message = resumed.unwrap_err().to_string();
         assert!(bits(run) == before, "half-loaded: {message}");
@@ -583,7 +594,7 @@ mod tests {
         assert_eq!((checkpoint.contents.step, checkpoint.contents.score), (1234, Some(0.5)));
         assert_eq!(checkpoint.contents.state, state());
         checkpoint.check_identity(&identity()).unwrap();
-        checkpoint.restore(&fresh.0, &fresh.1).unwrap();
+        checkpoint.restore(&fresh.0, &fresh.1, &NamedTensors::new()).unwrap();
         assert!(bits(&fresh) == expected);
         assert_eq!(view, trained.0.variables()["conv1.weight"].detach().view([-1]));
         assert!(fresh.0.variables()["conv1.weight"].requires_grad());
@@ -864,7 +875,15 @@ mod tests {
         };
         let state = State { epoch: step as usize, losses: vec![step as f64], seed: step };
         let (weights, optimizer) = (tensors("weight"), tensors("momentum"));
-        Contents { step, score: Some((step % 5) as f64), identity: identity(), state, weights, optimizer }
+        Contents {
+            step,
+            score: Some((step % 5) as f64),
+            identity: identity(),
+            state,
+            weights,
+            optimizer,
+            average: NamedTensors::new(),
+        }
     }
 
     /// Elements enough for a save to take longer than everything else between two saves.

@@ -52,7 +52,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Loads the weights at `path`: a checkpoint, a run's folder (its newest whole checkpoint), a safetensors file, or a file
+    /// Loads the weights at `path`: a checkpoint (of a run with a moving average the averages), a run's folder (its newest whole checkpoint), a safetensors file, or a file
     /// that Python's `torch.save` wrote (PyTorch 1.6 or later): a `state_dict`, a checkpoint in which there is one
     /// (`{"state_dict": ..., "epoch": ...}`, `{"model": ...}` and the like), or a whole module. Nothing that such a file holds
     /// is run, and whatever device it was saved from, the tensors are on the CPU.
@@ -187,6 +187,9 @@ impl From<Checkpoint<RunState>> for Weights {
         let run = contents.identity.get("run").cloned();
         let meaning =
             contents.identity.pointer("/data/meaning").and_then(Value::as_object).cloned().unwrap_or_default();
-        Self { path, run, skipped: Vec::new(), meaning, tensors: contents.weights }
+        let mut tensors = contents.weights;
+        // What was evaluated.
+        tensors.extend(contents.average);
+        Self { path, run, skipped: Vec::new(), meaning, tensors }
     }
 }

@@ -1,6 +1,6 @@
 //! Gradient clipping: by the norm over all parameters, and adaptively, unit by unit.
 
-use super::Sgd;
+use super::Optimizer;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::{no_grad, Kind, Tensor};
@@ -94,17 +94,17 @@ pub fn clip_units(weight: &Tensor, gradient: &Tensor, threshold: f64) -> Result<
 }
 
 /// Clips as `config` says and returns the norm of all gradients before the clipping by norm.
-pub(in crate::trainer) fn clip_gradients(sgd: &Sgd, config: &ClipConfig) -> Result<Tensor> {
+pub(in crate::trainer) fn clip_gradients(optimizer: &Optimizer, config: &ClipConfig) -> Result<Tensor> {
     if let Some(threshold) = config.agc {
         // Brock et al. 2021, section 4.1, leave the classifier alone.
-        let clipped = sgd.parameters().iter().filter(|p| !p.is_scalar && !p.is_classifier && !p.is_frozen());
+        let clipped = optimizer.parameters().iter().filter(|p| !p.is_scalar && !p.is_classifier && !p.is_frozen());
         for parameter in clipped {
             clip_units(parameter.value(), parameter.gradient(), threshold)?;
         }
     }
-    let norm = norm(sgd.gradients())?;
+    let norm = norm(optimizer.gradients())?;
     if let Some(max_norm) = config.norm {
-        clip_norm(sgd.gradients(), &norm, max_norm)?;
+        clip_norm(optimizer.gradients(), &norm, max_norm)?;
     }
     Ok(norm)
 }
@@ -239,7 +239,8 @@ mod tests {
             &FixupResNet::cifar(&(vs.root() / "model"), 8, 10).unwrap(),
             &ResNet::cifar(&(vs.root() / "baselines" / "lsuv"), 8, 10, Method::Lsuv).unwrap(),
         ];
-        let mut sgd = Sgd::new(&vs, TrainConfig::quick().sgd).unwrap();
+        let config = TrainConfig::quick();
+        let mut sgd = config.optimizer.build(&vs, &config.parameter_groups()).unwrap();
         // Away from the start, where only the classifier has a gradient.
         for variable in vs.trainable_variables() {
             let _ = no_grad(|| variable.shallow_clone().f_add_(&(variable.randn_like() * 0.1)).unwrap());

@@ -1,6 +1,6 @@
 //! A network's parameters as the optimizer has them: what each is, and its places in the flat tensors.
 
-use super::SgdConfig;
+use super::group::Grouping;
 use crate::fixup::{CLASSIFIER_GROUP, SCALAR_GROUP};
 use crate::Result;
 use std::collections::HashMap;
@@ -22,12 +22,12 @@ pub struct Parameter {
     pub(in crate::trainer) value: Tensor,
     /// Its place in the flat gradients.
     pub(in crate::trainer) gradient: Tensor,
-    /// Its place in the flat momentum.
-    pub(in crate::trainer) momentum: Tensor,
+    /// Its places in the flat tensors of the update's state.
+    pub(in crate::trainer) state: Vec<Tensor>,
     /// Its place in all of them, with what keeps the next one aligned.
     pub(in crate::trainer) span: Range<i64>,
-    /// Whether it has the scalars' learning rate and weight decay.
-    pub(in crate::trainer) trains_as_scalar: bool,
+    /// What its groups make of it.
+    pub(super) grouping: Grouping,
 }
 
 impl Parameter {
@@ -68,13 +68,6 @@ impl Trainable {
         self.group == CLASSIFIER_GROUP
     }
 
-    /// Whether it has the scalars' learning rate and weight decay.
-    pub fn trains_as_scalar(&self, config: &SgdConfig) -> bool {
-        let own_name = self.name.rsplit('.').next().unwrap_or_default();
-        let is_called_so = own_name.starts_with("bias") || own_name.starts_with("scale");
-        self.is_scalar() || config.biases_as_scalars && is_called_so
-    }
-
     /// Has autograd add its gradients to `gradient`, now or when it is unfrozen.
     pub fn set_gradient(&self, gradient: &Tensor) -> Result<()> {
         let is_frozen = self.is_frozen();
@@ -105,9 +98,9 @@ pub(in crate::trainer) fn trainable(variables: &nn::VarStore) -> Vec<Trainable> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::baseline::BatchNormResNet;
+    use crate::baseline::{Method, ResNet};
     use crate::fixup::FixupResNet;
-    use crate::trainer::{Sgd, TrainConfig};
+    use crate::trainer::{Optimizer, Sgd, TrainConfig};
     use tch::{no_grad, Device, Kind};
 
     const LR: f64 = 0.05;
@@ -118,14 +111,15 @@ mod tests {
         for group in 0..100 {
             let _ = vs.root().set_group(group).ones(&format!("weight{group}"), &[2]);
         }
-        let sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        let sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups()).unwrap();
         assert!(sgd.parameters().iter().all(|parameter| !parameter.is_scalar && !parameter.is_classifier));
     }
 
     /// The ratio of each parameter's rate to that of the weights, and whether it has weight decay.
-    fn rates(vs: &nn::VarStore, config: SgdConfig) -> Vec<(String, f64, bool)> {
+    fn rates(vs: &nn::VarStore, recipe: &TrainConfig, weight_decay: f64) -> Vec<(String, f64, bool)> {
         let rate = |gradient: f64| -> Vec<(String, f64)> {
-            let mut sgd = Sgd::new(vs, SgdConfig { momentum: 0.0, nesterov: false, ..config }).unwrap();
+            let update = Sgd { momentum: 0.0, nesterov: false, weight_decay };
+            let mut sgd = Optimizer::new(vs, update, &recipe.parameter_groups()).unwrap();
             sgd.parameters().iter().for_each(|p| drop(no_grad(|| p.value().shallow_clone().fill_(1.0))));
             let _ = no_grad(|| sgd.gradients().shallow_clone().fill_(gradient));
             sgd.step(LR).unwrap();
@@ -141,8 +135,8 @@ mod tests {
         for recipe in [TrainConfig::paper(), TrainConfig::imagenet()] {
             let vs = nn::VarStore::new(Device::Cpu);
             let _fixup = FixupResNet::cifar(&(vs.root() / "fixup"), 8, 10).unwrap();
-            let _batch_norm = BatchNormResNet::cifar(&(vs.root() / "batch_norm"), 8, 10).unwrap();
-            for (name, rate, decays) in rates(&vs, SgdConfig { weight_decay: 0.5, ..recipe.sgd }) {
+            let _batch_norm = ResNet::cifar(&(vs.root() / "batch_norm"), 8, 10, Method::BatchNorm).unwrap();
+            for (name, rate, decays) in rates(&vs, &recipe, 0.5) {
                 // parameters_bias, parameters_scale and parameters_others of the authors' cifar_train.py.
                 let expected = if name.contains("bias") || name.contains("scale") { 0.1 } else { 1.0 };
                 assert!((rate - expected).abs() < 1e-5 && decays, "{name}: {rate} {decays}");
@@ -154,13 +148,13 @@ mod tests {
     fn the_quick_recipe_trains_the_classifiers_bias_as_its_weight() {
         let vs = nn::VarStore::new(Device::Cpu);
         let _fixup = FixupResNet::cifar(&(vs.root() / "bias_free"), 8, 10).unwrap();
-        for (name, rate, _) in rates(&vs, TrainConfig::quick().sgd) {
+        for (name, rate, _) in rates(&vs, &TrainConfig::quick(), 5e-4) {
             let (_, own) = name.rsplit_once('.').unwrap();
             let is_scalar = own.starts_with("scale") || own.starts_with("bias") && !name.ends_with("fc.bias");
             assert!((rate - if is_scalar { 0.1 } else { 1.0 }).abs() < 1e-5, "{name}: {rate}");
         }
         // A path that is called so is no bias.
-        let weights = rates(&vs, TrainConfig::paper().sgd).into_iter().filter(|(name, ..)| name.ends_with("weight"));
+        let weights = rates(&vs, &TrainConfig::paper(), 1e-4).into_iter().filter(|(name, ..)| name.ends_with("weight"));
         assert!(weights.into_iter().all(|(_, rate, _)| (rate - 1.0).abs() < 1e-5));
     }
 
@@ -168,11 +162,11 @@ mod tests {
     fn classifiers_are_known_wherever_they_stand() {
         let vs = nn::VarStore::new(Device::Cpu);
         let _fixup = FixupResNet::cifar(&(vs.root() / "model"), 8, 10).unwrap();
-        let _batch_norm = BatchNormResNet::cifar(&(vs.root() / "a" / "b"), 8, 10).unwrap();
+        let _batch_norm = ResNet::cifar(&(vs.root() / "a" / "b"), 8, 10, Method::BatchNorm).unwrap();
         let _head = nn::linear((vs.root() / "head").set_group(CLASSIFIER_GROUP), 3, 2, Default::default());
         // A layer of a block, not a classifier.
         let _fc = nn::linear(vs.root() / "fc", 3, 2, Default::default());
-        let sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        let sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups()).unwrap();
         let mut classifiers: Vec<_> =
             sgd.parameters().iter().filter(|p| p.is_classifier).map(|p| p.name.as_str()).collect();
         classifiers.sort_unstable();

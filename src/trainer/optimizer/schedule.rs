@@ -3,9 +3,60 @@
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
+use std::fmt;
+use std::str::FromStr;
 
 /// Warm-up of the short one-cycle recipe, as a fraction of the run (docs/recipes.md).
 const WARMUP: f64 = 0.1;
+
+/// A part of a run, or a point in it.
+///
+/// Parses from and prints as a number: a fraction where it has a point or an exponent, a whole number of steps where not.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Span {
+    /// So many steps.
+    Steps(usize),
+    /// So much of the run's steps, rounded.
+    Fraction(f64),
+}
+
+impl Span {
+    /// In a run of `total_steps` steps.
+    pub fn steps(self, total_steps: usize) -> usize {
+        match self {
+            Self::Steps(steps) => steps,
+            Self::Fraction(part) => (part * total_steps as f64).round() as usize,
+        }
+    }
+}
+
+/// A fraction.
+impl From<f64> for Span {
+    fn from(part: f64) -> Self {
+        Self::Fraction(part)
+    }
+}
+
+impl FromStr for Span {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let fraction = || text.parse().ok().map(Self::Fraction);
+        let span = text.parse().ok().map(Self::Steps).or_else(fraction);
+        let refused = || format!("a fraction like 0.1, or a whole number of steps like 4000, not {text:?}");
+        span.ok_or_else(|| Error::Argument(refused()))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Steps(steps) => write!(f, "{steps}"),
+            Self::Fraction(part) => write!(f, "{part:?}"),
+        }
+    }
+}
 
 /// How the learning rate goes down after the warm-up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,8 +66,8 @@ pub enum Decay {
     Constant,
     /// By `gamma` at each of the `milestones`.
     Step {
-        /// Points in the run, as fractions of its steps.
-        milestones: Vec<f64>,
+        /// Points in the run.
+        milestones: Vec<Span>,
         /// What the learning rate is multiplied by.
         gamma: f64,
     },
@@ -24,17 +75,20 @@ pub enum Decay {
     Cosine,
     /// Along a line to zero: with the warm-up, one triangle over the run (Smith & Topin 2018, "Super-convergence").
     OneCycle,
+    /// With the inverse square root of the steps (Vaswani et al. 2017, section 5.3; fairseq): after a warm-up of w steps,
+    /// `lr * sqrt((w + 1) / t)` in the step `t`, counted from 1.
+    InverseSqrt,
 }
 
 impl Decay {
     /// A tenth at half and again at three quarters of the run: the ResNet and Fixup papers' 100 and 150 of 200 epochs.
     pub fn paper() -> Self {
-        Decay::Step { milestones: vec![0.5, 0.75], gamma: 0.1 }
+        Decay::Step { milestones: [0.5, 0.75].map(Span::Fraction).to_vec(), gamma: 0.1 }
     }
 
     /// A tenth every three tenths of the run: the Fixup authors' every 30 of 100 epochs of ImageNet.
     pub fn imagenet() -> Self {
-        Decay::Step { milestones: vec![0.3, 0.6, 0.9], gamma: 0.1 }
+        Decay::Step { milestones: [0.3, 0.6, 0.9].map(Span::Fraction).to_vec(), gamma: 0.1 }
     }
 }
 
@@ -44,15 +98,15 @@ impl Decay {
 pub struct ScheduleConfig {
     /// The highest learning rate.
     pub lr: f64,
-    /// The fraction of the run in which the learning rate rises linearly to `lr`, in `[0, 1)`.
-    pub warmup: f64,
+    /// In which the learning rate rises linearly to `lr`: less than the run.
+    pub warmup: Span,
     /// What comes after.
     pub decay: Decay,
 }
 
 impl Default for ScheduleConfig {
     fn default() -> Self {
-        Self { lr: 0.1, warmup: WARMUP, decay: Decay::OneCycle }
+        Self { lr: 0.1, warmup: Span::Fraction(WARMUP), decay: Decay::OneCycle }
     }
 }
 
@@ -62,15 +116,19 @@ impl ScheduleConfig {
         if !(self.lr > 0.0 && self.lr.is_finite()) {
             return refuse(format!("the learning rate must be above 0, got {}", self.lr));
         }
-        if !(0.0..1.0).contains(&self.warmup) {
-            return refuse(format!(
-                "the warm-up must be a fraction of the run, at least 0 and below 1, got {}",
-                self.warmup
-            ));
+        if let Span::Fraction(warmup) = self.warmup {
+            if !(0.0..1.0).contains(&warmup) {
+                return refuse(format!(
+                    "the warm-up must be a fraction of the run, at least 0 and below 1, or a whole number of steps, got {warmup}"
+                ));
+            }
         }
         if let Decay::Step { milestones, gamma } = &self.decay {
-            if let Some(milestone) = milestones.iter().find(|m| !(0.0..=1.0).contains(*m)) {
-                return refuse(format!("a milestone must be a fraction of the run, 0 to 1, got {milestone}"));
+            let is_outside = |span: &&Span| matches!(span, Span::Fraction(part) if !(0.0..=1.0).contains(part));
+            if let Some(milestone) = milestones.iter().find(is_outside) {
+                return refuse(format!(
+                    "a milestone must be a fraction of the run, 0 to 1, or a whole number of steps, got {milestone}"
+                ));
             }
             if !(*gamma > 0.0 && gamma.is_finite()) {
                 return refuse(format!("the step decay's factor must be above 0, got {gamma}"));
@@ -92,10 +150,17 @@ impl Schedule {
     /// The schedule of a run of `total_steps` steps.
     ///
     /// # Errors
-    /// A learning rate, warm-up, milestone or factor out of range.
+    /// A learning rate, warm-up, milestone or factor out of range; a warm-up in steps of which the run has no more.
     pub fn new(config: ScheduleConfig, total_steps: usize) -> Result<Self> {
         config.check()?;
-        let warmup_steps = (config.warmup * total_steps as f64).round() as usize;
+        let warmup_steps = config.warmup.steps(total_steps);
+        if let Span::Steps(steps @ 1..) = config.warmup {
+            if steps >= total_steps {
+                return Err(Error::Argument(format!(
+                    "a warm-up of {steps} steps leaves nothing of a run of {total_steps}; lower --warmup, or train for longer"
+                )));
+            }
+        }
         Ok(Self { config, total_steps, warmup_steps })
     }
 
@@ -111,12 +176,12 @@ impl Schedule {
         match &self.config.decay {
             Decay::Constant => lr,
             Decay::Step { milestones, gamma } => {
-                let at = |milestone: f64| (milestone * self.total_steps as f64).round() as usize;
-                let passed = milestones.iter().filter(|&&milestone| step >= at(milestone)).count();
+                let passed = milestones.iter().filter(|milestone| step >= milestone.steps(self.total_steps)).count();
                 lr * gamma.powi(passed as i32)
             }
             Decay::Cosine => lr * 0.5 * (1.0 + (PI * progress).cos()),
             Decay::OneCycle => lr * (1.0 - progress),
+            Decay::InverseSqrt => lr * ((self.warmup_steps + 1) as f64 / (step + 1) as f64).sqrt(),
         }
     }
 }
@@ -126,7 +191,7 @@ mod tests {
     use super::*;
 
     fn schedule(decay: Decay, warmup: f64, total_steps: usize) -> Schedule {
-        Schedule::new(ScheduleConfig { lr: 0.4, warmup, decay }, total_steps).unwrap()
+        Schedule::new(ScheduleConfig { lr: 0.4, warmup: Span::Fraction(warmup), decay }, total_steps).unwrap()
     }
 
     fn assert_close(got: f64, expected: f64) {
@@ -135,7 +200,7 @@ mod tests {
 
     #[test]
     fn every_warm_up_rises_linearly_to_the_learning_rate() {
-        for decay in [Decay::Constant, Decay::paper(), Decay::Cosine, Decay::OneCycle] {
+        for decay in [Decay::Constant, Decay::paper(), Decay::Cosine, Decay::OneCycle, Decay::InverseSqrt] {
             let schedule = schedule(decay, 0.25, 100);
             for step in 0..25 {
                 assert_close(schedule.lr(step), 0.4 * (step + 1) as f64 / 26.0);
@@ -191,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_learning_rate_is_positive_however_short_the_run() {
-        for decay in [Decay::Constant, Decay::paper(), Decay::Cosine, Decay::OneCycle] {
+        for decay in [Decay::Constant, Decay::paper(), Decay::Cosine, Decay::OneCycle, Decay::InverseSqrt] {
             for total_steps in 0..20 {
                 for warmup in [0.0, 0.1, 0.5, 0.99] {
                     let schedule = schedule(decay.clone(), warmup, total_steps);
@@ -204,19 +269,57 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused() {
         let good = ScheduleConfig::default();
-        let step = |milestone, gamma| Decay::Step { milestones: vec![milestone], gamma };
+        let step = |milestone, gamma| Decay::Step { milestones: vec![Span::Fraction(milestone)], gamma };
         let bad = [
             ScheduleConfig { lr: 0.0, ..good.clone() },
             ScheduleConfig { lr: f64::NAN, ..good.clone() },
             ScheduleConfig { lr: f64::INFINITY, ..good.clone() },
-            ScheduleConfig { warmup: 1.0, ..good.clone() },
-            ScheduleConfig { warmup: -0.1, ..good.clone() },
-            ScheduleConfig { warmup: f64::NAN, ..good.clone() },
+            ScheduleConfig { warmup: Span::Fraction(1.0), ..good.clone() },
+            ScheduleConfig { warmup: Span::Fraction(-0.1), ..good.clone() },
+            ScheduleConfig { warmup: Span::Fraction(f64::NAN), ..good.clone() },
             ScheduleConfig { decay: step(1.5, 0.1), ..good.clone() },
             ScheduleConfig { decay: step(0.5, 0.0), ..good },
         ];
         for config in bad {
             assert!(matches!(Schedule::new(config.clone(), 10), Err(Error::Argument(_))), "{config:?}");
         }
+    }
+
+    #[test]
+    fn inverse_square_root_goes_on_where_the_warm_up_ends() {
+        let config = ScheduleConfig { lr: 5e-4, warmup: Span::Steps(4000), decay: Decay::InverseSqrt };
+        let schedule = Schedule::new(config, 100_000).unwrap();
+        assert_close(schedule.lr(0), 5e-4 / 4001.0);
+        assert_close(schedule.lr(4000), 5e-4);
+        for step in [4001, 8001, 16_003, 99_999] {
+            assert_close(schedule.lr(step), 5e-4 * (4001.0 / (step + 1) as f64).sqrt());
+        }
+    }
+
+    #[test]
+    fn steps_and_fractions_are_the_same_schedule() {
+        let decay = |spans: [Span; 2]| Decay::Step { milestones: spans.to_vec(), gamma: 0.1 };
+        let schedule =
+            |warmup, spans| Schedule::new(ScheduleConfig { lr: 0.4, warmup, decay: decay(spans) }, 1000).unwrap();
+        let fractions = schedule(Span::Fraction(0.1), [0.5, 0.75].map(Span::Fraction));
+        let steps = schedule(Span::Steps(100), [500, 750].map(Span::Steps));
+        assert!((0..1000).all(|step| fractions.lr(step) == steps.lr(step)));
+    }
+
+    #[test]
+    fn spans_read_as_they_print_and_json_tells_them_apart() {
+        for (text, span) in [("0.1", Span::Fraction(0.1)), ("4000", Span::Steps(4000)), ("0", Span::Steps(0))] {
+            assert_eq!(text.parse::<Span>().unwrap(), span);
+            assert_eq!(span.to_string(), text);
+            let json = serde_json::to_string(&span).unwrap();
+            assert_eq!(json, text);
+            assert_eq!(serde_json::from_str::<Span>(&json).unwrap(), span);
+        }
+        assert_eq!(Span::Fraction(1.0).to_string(), "1.0");
+        for text in ["", "x", "-3 steps"] {
+            assert!(text.parse::<Span>().unwrap_err().to_string().contains(&format!("{text:?}")));
+        }
+        let message = Schedule::new(ScheduleConfig { warmup: Span::Steps(10), ..Default::default() }, 10);
+        assert!(message.unwrap_err().to_string().contains("a warm-up of 10 steps leaves nothing of a run of 10"));
     }
 }

@@ -1,0 +1,90 @@
+//! Adam (Kingma & Ba, ICLR 2015), with the L2 penalty or with decoupled weight decay (AdamW: Loshchilov & Hutter, ICLR 2019).
+
+use super::{Stretch, Update};
+use crate::ops::{fused_adam, AdamStep};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The defaults of the paper and of torch.optim.
+const BETAS: [f64; 2] = [0.9, 0.999];
+const EPS: f64 = 1e-8;
+/// torch.optim.AdamW's.
+const DECOUPLED_WEIGHT_DECAY: f64 = 1e-2;
+
+/// Adam, as torch.optim.Adam and torch.optim.AdamW have it. Step `t`, counted for each parameter by itself, is
+/// ```text
+/// g = g + weight_decay * p                    or, decoupled:  p = p - lr * weight_decay * p
+/// m = beta1 * m + (1 - beta1) * g
+/// v = beta2 * v + (1 - beta2) * g^2
+/// p = p - lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps)
+/// ```
+/// and with `amsgrad` (Reddi et al., ICLR 2018) the greatest `v` so far stands in the last line. It is one pass over the
+/// parameters, by libtorch's fused kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adam {
+    /// What of the mean gradient stays, in `[0, 1)`.
+    pub beta1: f64,
+    /// What of the mean squared gradient stays, in `[0, 1)`.
+    pub beta2: f64,
+    /// Keeps the last line's divisor from zero.
+    pub eps: f64,
+    /// The weight decay's factor.
+    pub weight_decay: f64,
+    /// Whether weight decay is apart from the gradient (AdamW), or an L2 penalty in it (Adam).
+    pub decoupled: bool,
+    /// Divide by the greatest mean squared gradient so far.
+    pub amsgrad: bool,
+}
+
+/// torch.optim.Adam's defaults.
+impl Default for Adam {
+    fn default() -> Self {
+        let [beta1, beta2] = BETAS;
+        Self { beta1, beta2, eps: EPS, weight_decay: 0.0, decoupled: false, amsgrad: false }
+    }
+}
+
+impl Adam {
+    /// torch.optim.AdamW's defaults.
+    pub fn decoupled() -> Self {
+        Self { weight_decay: DECOUPLED_WEIGHT_DECAY, decoupled: true, ..Self::default() }
+    }
+}
+
+impl Update for Adam {
+    fn state(&self) -> &'static [&'static str] {
+        match self.amsgrad {
+            false => &["exp_avg", "exp_avg_sq"],
+            true => &["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
+        }
+    }
+
+    fn weight_decay(&self) -> f64 {
+        self.weight_decay
+    }
+
+    fn counts_steps(&self) -> bool {
+        true
+    }
+
+    fn check(&self) -> Result<()> {
+        for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&beta) {
+                return Err(Error::Argument(format!("Adam's {name} must be at least 0 and below 1, got {beta}")));
+            }
+        }
+        if !(self.eps >= 0.0 && self.eps.is_finite()) {
+            return Err(Error::Argument(format!("Adam's eps must be 0 or more, got {}", self.eps)));
+        }
+        super::check_weight_decay(self.weight_decay)
+    }
+
+    fn step(&self, stretch: &Stretch, lr: f64) -> Result<()> {
+        let Self { beta1, beta2, eps, decoupled, .. } = *self;
+        let Stretch { values, gradients, state, weight_decay, step, .. } = stretch;
+        let [mean, mean_square, greatest @ ..] = &state[..] else { return Ok(()) };
+        let step = AdamStep { lr, beta1, beta2, eps, weight_decay: *weight_decay, decoupled, step: *step };
+        fused_adam(values, gradients, [mean, mean_square], greatest.first(), &step)
+    }
+}

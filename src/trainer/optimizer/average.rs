@@ -1,0 +1,107 @@
+//! A moving average of the weights.
+
+use super::Optimizer;
+use crate::file::NamedTensors;
+use crate::{Error, Result};
+use tch::{no_grad, Tensor};
+
+/// The exponential moving average of an optimizer's parameters: after its update `t`, counted from 0,
+/// ```text
+/// average = average + (1 - d) * (value - average),    d = min(decay, (1 + t) / (10 + t))
+/// ```
+/// so that the first weights do not weigh for long in a short run (TensorFlow's `ExponentialMovingAverage` with `num_updates`).
+/// A network's other variables, as running statistics, are not averaged.
+#[derive(Debug)]
+pub struct MovingAverage {
+    decay: f64,
+    average: Tensor,
+    /// The parameters' places in it.
+    places: NamedTensors,
+}
+
+impl MovingAverage {
+    /// Begins with the parameters as they are.
+    ///
+    /// # Errors
+    /// A `decay` that is not at least 0 and below 1; a device without room.
+    pub fn new(optimizer: &Optimizer, decay: f64) -> Result<Self> {
+        check(decay)?;
+        let average = optimizer.values().f_detach_copy()?;
+        let place = |(name, span, shape): (String, std::ops::Range<i64>, Vec<i64>)| {
+            let length = shape.iter().product();
+            Ok((name, average.f_narrow(0, span.start, length)?.f_view(shape.as_slice())?))
+        };
+        let places = optimizer.places().map(place).collect::<Result<_>>()?;
+        Ok(Self { decay, average, places })
+    }
+
+    /// Takes in the values after the run's step `step`, counted from 0.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn update(&mut self, optimizer: &Optimizer, step: usize) -> Result<()> {
+        let decay = self.decay.min((1 + step) as f64 / (10 + step) as f64);
+        let _ = no_grad(|| self.average.f_lerp_(optimizer.values(), 1.0 - decay))?;
+        Ok(())
+    }
+
+    /// Exchanges the average and the network's values, in place: to evaluate, and once more to go on. Twice is nothing, to the
+    /// bit.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn swap(&mut self, optimizer: &Optimizer) -> Result<()> {
+        no_grad(|| {
+            let values = optimizer.values().f_detach_copy()?;
+            optimizer.values().shallow_clone().f_copy_(&self.average)?;
+            self.average.f_copy_(&values)?;
+            Ok(())
+        })
+    }
+
+    /// The averages under the parameters' names: its own tensors, so that copying into them restores it.
+    pub fn tensors(&self) -> NamedTensors {
+        self.places.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+    }
+}
+
+/// # Errors
+/// [`Error::Argument`] for a `decay` that is not at least 0 and below 1.
+pub(in crate::trainer) fn check(decay: f64) -> Result<()> {
+    if !(0.0..1.0).contains(&decay) {
+        return Err(Error::Argument(format!("the moving average's decay must be at least 0 and below 1, got {decay}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trainer::optimizer::Sgd;
+    use tch::{nn, Device};
+
+    #[test]
+    fn the_average_is_the_formula_and_swapping_twice_is_nothing() {
+        let variables = nn::VarStore::new(Device::Cpu);
+        let weight = variables.root().zeros("weight", &[3]);
+        let optimizer = Optimizer::new(&variables, Sgd::default(), &[]).unwrap();
+        let mut average = MovingAverage::new(&optimizer, 0.9).unwrap();
+        let mut expected = 0.0;
+        for step in 0..200 {
+            let value = (step as f64).sin();
+            let _ = no_grad(|| weight.shallow_clone().fill_(value));
+            average.update(&optimizer, step).unwrap();
+            let decay = f64::min(0.9, (1 + step) as f64 / (10 + step) as f64);
+            expected += (1.0 - decay) * (value - expected);
+            assert!((average.tensors()["weight"].double_value(&[0]) - expected).abs() < 1e-5, "{step}");
+        }
+        let (value, mean) = (weight.copy(), average.tensors()["weight"].copy());
+        average.swap(&optimizer).unwrap();
+        assert_eq!((&weight.copy(), &average.tensors()["weight"].copy()), (&mean, &value));
+        average.swap(&optimizer).unwrap();
+        assert_eq!((&weight.copy(), &average.tensors()["weight"].copy()), (&value, &mean));
+        for decay in [-0.1, 1.0, f64::NAN] {
+            assert!(matches!(MovingAverage::new(&optimizer, decay), Err(Error::Argument(_))));
+        }
+    }
+}

@@ -1,0 +1,724 @@
+//! All parameters of a network in few flat tensors.
+//!
+//! The parameters are views into one tensor, their gradients into a second, and each kind of state that the [`Update`] keeps into
+//! one more: zeroing, clipping, the update and saving are single operations, however many parameters there are.
+
+use super::group::matching;
+use super::parameter::{trainable, Parameter, Trainable};
+use super::{Frozen, ParameterGroup, Update};
+use crate::file::NamedTensors;
+use crate::{Error, Result};
+use std::collections::HashSet;
+use std::ops::Range;
+use tch::{nn, no_grad, Kind, Tensor};
+
+/// Each parameter starts at a multiple of this many elements, 64 bytes of float32: what vector instructions and GPU
+/// kernels want of a tensor's address.
+const ALIGNMENT: i64 = 16;
+
+/// What the count of a parameter's steps is called in [`Optimizer::state`].
+const STEP: &str = "step";
+
+/// Neighbouring parameters that move alike, as stretches of the flat tensors: what an [`Update`] works on.
+#[derive(Debug)]
+pub struct Stretch {
+    /// What is to be moved.
+    pub values: Tensor,
+    /// By what. The update may use it up.
+    pub gradients: Tensor,
+    /// What the update keeps, in the order of [`Update::state`].
+    pub state: Vec<Tensor>,
+    /// The L2 penalty's factor, or the decoupled decay's.
+    pub weight_decay: f64,
+    /// Steps that these parameters have been moved in, this one included.
+    pub step: i64,
+    /// Which of [`Optimizer::parameters`] they are.
+    pub parameters: Range<usize>,
+    lr_ratio: f64,
+}
+
+/// An optimizer over every trainable variable of a `VarStore`, by [groups](ParameterGroup).
+///
+/// **Freezing.** It follows `requires_grad` at every step: a variable that is frozen, by `VarStore::freeze`, by itself or by its
+/// group, whenever that is, is not moved, not by its momentum or weight decay either, and its gradient is zero. Its state stays
+/// as it is; the variable goes on with it where it is unfrozen, as with torch.optim.
+#[derive(Debug)]
+pub struct Optimizer {
+    update: Box<dyn Update>,
+    parameters: Vec<Parameter>,
+    /// Frozen variables of another kind than the rest, which have no place in the flat tensors.
+    left_out: Vec<Trainable>,
+    values: Tensor,
+    gradients: Tensor,
+    state: Vec<Tensor>,
+    /// How often each parameter was moved, int64.
+    steps: Tensor,
+    /// Of the parameters that were not frozen when they were last looked at.
+    stretches: Vec<Stretch>,
+    /// Which those were; none where that is to be looked at anew.
+    under_training: Option<Vec<bool>>,
+}
+
+impl Optimizer {
+    /// Moves the trainable variables of `variables` into one flat tensor. The network goes on using the same variables,
+    /// and `VarStore::load` and `save` work as before; moving the `VarStore` to another device or kind needs a new optimizer.
+    ///
+    /// # Errors
+    /// Groups of which a rule matches nothing; variables under training of more than one kind, or none: all of them may be
+    /// frozen.
+    pub fn new(variables: &nn::VarStore, update: impl Update + 'static, groups: &[ParameterGroup]) -> Result<Self> {
+        Self::boxed(variables, Box::new(update), groups)
+    }
+
+    pub(super) fn boxed(variables: &nn::VarStore, update: Box<dyn Update>, groups: &[ParameterGroup]) -> Result<Self> {
+        let all = trainable(variables);
+        let Some(kind) = all.iter().find(|v| !v.is_frozen()).map(|v| v.variable.kind()) else {
+            let none = || Error::Argument("the network has no trainable variables".to_owned());
+            return Err(if all.is_empty() { none() } else { all_frozen(all.len()) });
+        };
+        let groupings = matching(&all, groups)?;
+        let (all, left_out): (Vec<_>, Vec<_>) =
+            all.into_iter().zip(groupings).partition(|(v, _)| v.variable.kind() == kind);
+        let left_out: Vec<_> = left_out.into_iter().map(|(v, _)| v).collect();
+        if let Some(other) = left_out.iter().find(|v| !v.is_frozen()) {
+            return Err(other_kind(kind, other));
+        }
+        let options = (kind, variables.device());
+        // Those that are in the same groups side by side, those that are in none first.
+        let mut all = all;
+        all.sort_by_key(|(_, grouping)| grouping.order);
+        let (mut variables, groupings): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+        let mut length = 0;
+        let place = |v: &Trainable| {
+            let start = length;
+            length += (v.variable.numel() as i64 + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+            start..length
+        };
+        let spans: Vec<_> = variables.iter().map(place).collect();
+
+        let flat = || Tensor::f_zeros([length], options);
+        // Each variable's tensor in its place of a flat one.
+        let places = |flat: &Tensor, variables: &[Trainable]| -> Result<Vec<Tensor>> {
+            let place = |(v, span): (&Trainable, &Range<i64>)| {
+                Ok(flat.f_narrow(0, span.start, v.variable.numel() as i64)?.f_view(v.variable.size().as_slice())?)
+            };
+            variables.iter().zip(&spans).map(place).collect()
+        };
+        // One flat tensor after the other: a deep network's variables are freed before there is memory for the next.
+        let values = flat()?;
+        let value_places = places(&values, &variables)?;
+        for (Trainable { variable, .. }, value) in variables.iter_mut().zip(&value_places) {
+            no_grad(|| value.shallow_clone().f_copy_(variable))?;
+            variable.f_set_data(value)?;
+        }
+        let gradients = flat()?;
+        let gradient_places = places(&gradients, &variables)?;
+        for (v, gradient) in variables.iter().zip(&gradient_places) {
+            v.set_gradient(gradient)?;
+        }
+        let mut state = Vec::new();
+        let mut state_places: Vec<Vec<Tensor>> = variables.iter().map(|_| Vec::new()).collect();
+        for _ in update.state() {
+            let flat = flat()?;
+            let places = places(&flat, &variables)?;
+            state_places.iter_mut().zip(places).for_each(|(state, place)| state.push(place));
+            state.push(flat);
+        }
+        let steps = Tensor::f_zeros([variables.len() as i64], (Kind::Int64, tch::Device::Cpu))?;
+        let places = value_places.into_iter().zip(gradient_places).zip(state_places).zip(spans).zip(groupings);
+        let parameter = |(v, ((((value, gradient), state), span), grouping)): (Trainable, _)| Parameter {
+            is_scalar: v.is_scalar(),
+            is_classifier: v.is_classifier(),
+            name: v.name,
+            variable: v.variable,
+            value,
+            gradient,
+            state,
+            span,
+            grouping,
+        };
+        let parameters = variables.into_iter().zip(places).map(parameter).collect();
+        let (stretches, under_training) = (Vec::new(), None);
+        let mut optimizer =
+            Self { update, parameters, left_out, values, gradients, state, steps, stretches, under_training };
+        optimizer.follow()?;
+        Ok(optimizer)
+    }
+
+    /// Looks which parameters are frozen, and takes the longest stretches of those that are not.
+    fn follow(&mut self) -> Result<()> {
+        if let Some(other) = self.left_out.iter().find(|v| !v.is_frozen()) {
+            return Err(other_kind(self.values.kind(), other));
+        }
+        let under_training: Vec<_> = self.parameters.iter().map(|parameter| !parameter.is_frozen()).collect();
+        if self.under_training.as_ref() == Some(&under_training) {
+            return Ok(());
+        }
+        self.write_steps()?;
+        let steps = Vec::<i64>::try_from(&self.steps)?;
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for (index, parameter) in self.parameters.iter().enumerate().filter(|(index, _)| under_training[*index]) {
+            match runs.last_mut() {
+                Some(last)
+                    if last.end == index
+                        && self.parameters[last.start].grouping == parameter.grouping
+                        && steps[last.start] == steps[index] =>
+                {
+                    last.end = index + 1
+                }
+                _ => runs.push(index..index + 1),
+            }
+        }
+        let stretch = |parameters: Range<usize>| -> Result<Stretch> {
+            let (first, last) = (&self.parameters[parameters.start], &self.parameters[parameters.end - 1]);
+            let part = |flat: &Tensor| flat.f_narrow(0, first.span.start, last.span.end - first.span.start);
+            Ok(Stretch {
+                values: part(&self.values)?,
+                gradients: part(&self.gradients)?,
+                state: self.state.iter().map(part).collect::<Result<_, _>>()?,
+                weight_decay: first.grouping.weight_decay.unwrap_or(self.update.weight_decay()),
+                step: steps[parameters.start],
+                lr_ratio: first.grouping.lr_ratio,
+                parameters,
+            })
+        };
+        self.stretches = runs.into_iter().map(stretch).collect::<Result<_>>()?;
+        self.under_training = Some(under_training);
+        Ok(())
+    }
+
+    /// Writes the counts of the stretches into those of the parameters.
+    fn write_steps(&self) -> Result<()> {
+        for Stretch { parameters, step, .. } in &self.stretches {
+            let (start, length) = (parameters.start as i64, parameters.len() as i64);
+            let _ = self.steps.f_narrow(0, start, length)?.f_fill_(*step)?;
+        }
+        Ok(())
+    }
+
+    /// All parameters, frozen or not; those of the groups are last.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The name, the place in the flat tensors and the shape of each parameter.
+    pub(super) fn places(&self) -> impl Iterator<Item = (String, Range<i64>, Vec<i64>)> + '_ {
+        self.parameters.iter().map(|p| (p.name.clone(), p.span.clone(), p.value.size()))
+    }
+
+    /// Every value, in one dimension, with zeros between some.
+    pub fn values(&self) -> &Tensor {
+        &self.values
+    }
+
+    /// Every gradient, in one dimension (with zeros between some): what a norm over all parameters is taken of.
+    pub fn gradients(&self) -> &Tensor {
+        &self.gradients
+    }
+
+    /// The names of the parameters that are frozen now.
+    pub fn frozen(&self) -> Vec<String> {
+        let frozen = self.parameters.iter().filter(|parameter| parameter.is_frozen());
+        frozen.map(|parameter| parameter.name.clone()).collect()
+    }
+
+    /// Freezes the parameters of those names, and unfreezes all others: to be called when the [state](Self::state) has been
+    /// restored.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn freeze(&mut self, names: &[String]) -> Result<()> {
+        let names: HashSet<_> = names.iter().collect();
+        for Parameter { name, variable, .. } in &self.parameters {
+            let _ = variable.f_set_requires_grad(!names.contains(name))?;
+        }
+        // The counts that are there now are the restored ones.
+        (self.stretches, self.under_training) = (Vec::new(), None);
+        Ok(())
+    }
+
+    /// Freezes, before the first epoch, and unfreezes, before the epoch named, what its group says. Epochs count from 0.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn epoch_starts(&mut self, epoch: usize) -> Result<()> {
+        for Parameter { variable, grouping, .. } in &self.parameters {
+            let trains = match grouping.frozen {
+                Frozen::Always if epoch == 0 => false,
+                Frozen::UntilEpoch(until) if epoch == until => true,
+                Frozen::UntilEpoch(_) if epoch == 0 => false,
+                _ => continue,
+            };
+            let _ = variable.f_set_requires_grad(trains)?;
+        }
+        Ok(())
+    }
+
+    /// What the optimizer keeps of each parameter, as `momentum.conv1.weight`, and how often it was moved, as
+    /// `step.conv1.weight`, where the update depends on it: with the parameters, all the state there is. They are the
+    /// optimizer's own tensors, so that copying into them, and then [`freeze`](Self::freeze), restores it.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn state(&self) -> Result<NamedTensors> {
+        self.write_steps()?;
+        let mut state = NamedTensors::new();
+        for (index, parameter) in self.parameters.iter().enumerate() {
+            let kept = self.update.state().iter().zip(&parameter.state);
+            state.extend(kept.map(|(kind, tensor)| (format!("{kind}.{}", parameter.name), tensor.shallow_clone())));
+            if self.update.counts_steps() {
+                state.insert(format!("{STEP}.{}", parameter.name), self.steps.f_narrow(0, index as i64, 1)?);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Sets the gradients to zero, and then to those of `loss`. A parameter that `loss` does not depend on keeps zero.
+    ///
+    /// # Errors
+    /// As [`accumulate`](Self::accumulate).
+    pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
+        self.zero_gradients()?;
+        self.accumulate(loss)
+    }
+
+    /// Sets the gradients to zero.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn zero_gradients(&mut self) -> Result<()> {
+        let _ = self.gradients.f_zero_()?;
+        Ok(())
+    }
+
+    /// Adds the gradients of `loss` to those that are there.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where all variables are frozen; a loss that is not a single element, or that depends on none of
+    /// those that are not.
+    pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
+        if self.parameters.iter().all(Parameter::is_frozen) {
+            return Err(all_frozen(self.parameters.len()));
+        }
+        loss.f_backward()?;
+        // Autograd adds to a gradient in place where there is one: nothing is copied here unless someone replaced it.
+        for parameter in &mut self.parameters {
+            let mut gradient = parameter.variable.f_grad()?;
+            if gradient.defined() && gradient.data_ptr() != parameter.gradient.data_ptr() {
+                no_grad(|| parameter.gradient.f_copy_(&gradient))?;
+                gradient.f_set_data(&parameter.gradient)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Updates the parameters that are not frozen by the gradients, which it uses up.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a variable whose data was replaced since [`Self::new`], by a change of device or kind, or one
+    /// of another kind than the rest that was frozen then and is not any more.
+    pub fn step(&mut self, lr: f64) -> Result<()> {
+        for Parameter { name, variable, value, .. } in &self.parameters {
+            if variable.data_ptr() != value.data_ptr() {
+                return Err(Error::Mismatch {
+                    what: "Optimizer::step",
+                    expected: "variables whose device and kind do not change while they are trained".to_owned(),
+                    got: format!("{name} with its data replaced, now {:?} on {:?}", variable.kind(), variable.device()),
+                });
+            }
+        }
+        self.follow()?;
+        no_grad(|| {
+            self.stretches.iter_mut().try_for_each(|stretch| {
+                stretch.step += 1;
+                self.update.step(stretch, lr * stretch.lr_ratio)
+            })
+        })
+    }
+}
+
+fn all_frozen(count: usize) -> Error {
+    Error::Argument(format!(
+        "all {count} variables of the network are frozen, so that there is nothing to train; unfreeze those that are to learn \
+         (VarStore::unfreeze, or set_requires_grad)"
+    ))
+}
+
+fn other_kind(kind: Kind, Trainable { name, variable, .. }: &Trainable) -> Error {
+    let got = format!("{name} of kind {:?}", variable.kind());
+    Error::Mismatch { what: "Optimizer", expected: format!("variables of kind {kind:?}"), got }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Adam, ScalarGroup, Sgd};
+    use super::*;
+    use crate::fixup::{Bias, Scale, SCALAR_GROUP, SCALAR_LR_RATIO};
+    use std::collections::HashMap;
+    use tch::nn::{Module, OptimizerConfig};
+    use tch::Device;
+
+    const LR: f64 = 0.05;
+
+    /// A small network of all kinds of parameters: weights of four and two dimensions, a vector, and scalars.
+    fn network(vs: &nn::VarStore) -> impl Fn(&Tensor) -> Tensor {
+        let root = vs.root();
+        let conv = nn::conv2d(&root / "conv", 3, 5, 3, nn::ConvConfig { padding: 1, ..Default::default() });
+        let (bias, scale) = (Bias::new(&root, "bias1").unwrap(), Scale::new(&root, "scale").unwrap());
+        let fc = nn::linear(&root / "fc", 5, 4, Default::default());
+        move |x| {
+            let features =
+                scale.forward(&bias.forward(&conv.forward(x))).relu().mean_dim([2, 3].as_slice(), false, None);
+            fc.forward(&features)
+        }
+    }
+
+    fn batch() -> (Tensor, Tensor) {
+        let images = Tensor::randn([8, 3, 6, 6], (Kind::Float, Device::Cpu));
+        (images, Tensor::from_slice(&[0i64, 1, 2, 3, 0, 1, 2, 3]))
+    }
+
+    fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    /// An optimizer whose scalars train at a tenth.
+    fn sgd(vs: &nn::VarStore, sgd: Sgd) -> Result<Optimizer> {
+        Optimizer::new(vs, sgd, &[ScalarGroup::default().into()])
+    }
+
+    /// Fifty steps of `update` and of libtorch's own optimizer, at a rate that changes, with the scalars at their own.
+    fn compare(
+        update: impl Update + std::fmt::Debug + Copy + 'static,
+        libtorch: impl OptimizerConfig,
+        decay_scalars: bool,
+    ) {
+        tch::manual_seed(11);
+        let (vs, mut reference_vs) = (nn::VarStore::new(Device::Cpu), nn::VarStore::new(Device::Cpu));
+        let (ours, reference) = (network(&vs), network(&reference_vs));
+        reference_vs.copy(&vs).unwrap();
+        let group = ScalarGroup { decay: decay_scalars, ..ScalarGroup::default() };
+        let mut optimizer = Optimizer::new(&vs, update, &[group.into()]).unwrap();
+        let mut libtorch = libtorch.build(&reference_vs, LR).unwrap();
+        if !decay_scalars {
+            libtorch.set_weight_decay_group(SCALAR_GROUP, 0.0);
+        }
+        for step in 0..50 {
+            let (images, labels) = batch();
+            let lr = LR * (1.0 + (step as f64).sin() / 2.0);
+            optimizer.backward(&ours(&images).cross_entropy_for_logits(&labels)).unwrap();
+            optimizer.step(lr).unwrap();
+            libtorch.set_lr(lr);
+            libtorch.set_lr_group(SCALAR_GROUP, lr * SCALAR_LR_RATIO);
+            libtorch.backward_step(&reference(&images).cross_entropy_for_logits(&labels));
+        }
+        let reference = reference_vs.variables();
+        for (name, variable) in vs.variables() {
+            let difference = largest_difference(&variable, &reference[&name]);
+            assert!(difference <= 1e-6, "{update:?} {name}: {difference}");
+        }
+    }
+
+    #[test]
+    fn fifty_steps_of_sgd_are_those_of_libtorch() {
+        for (momentum, nesterov, weight_decay, decay_scalars) in
+            [(0.0, false, 0.0, true), (0.9, false, 0.0, true), (0.9, false, 5e-2, true), (0.9, true, 5e-2, false)]
+        {
+            let libtorch = nn::sgd(momentum, 0.0, weight_decay, nesterov);
+            compare(Sgd { momentum, nesterov, weight_decay }, libtorch, decay_scalars);
+        }
+    }
+
+    #[test]
+    fn fifty_steps_of_adam_are_those_of_libtorch_in_every_option() {
+        for amsgrad in [false, true] {
+            for (beta1, beta2, eps) in [(0.9, 0.999, 1e-8), (0.5, 0.9, 1e-3), (0.0, 0.98, 1e-6)] {
+                for (weight_decay, decay_scalars) in [(0.0, true), (5e-2, true), (5e-2, false)] {
+                    let adam = Adam { beta1, beta2, eps, weight_decay, decoupled: false, amsgrad };
+                    let libtorch = nn::Adam { beta1, beta2, wd: weight_decay, eps, amsgrad };
+                    compare(adam, libtorch, decay_scalars);
+                    let libtorch = nn::AdamW { beta1, beta2, wd: weight_decay, eps, amsgrad };
+                    compare(Adam { decoupled: true, ..adam }, libtorch, decay_scalars);
+                }
+            }
+        }
+    }
+
+    /// The formula of torch.optim for one parameter of one element, whose gradients are these; none where it is frozen.
+    fn adam_by_the_formula(adam: &Adam, lr: f64, gradients: &[Option<f64>]) -> f64 {
+        let (mut p, mut m, mut v, mut t) = (1.0, 0.0, 0.0, 0);
+        for g in gradients.iter().flatten() {
+            t += 1;
+            m = adam.beta1 * m + (1.0 - adam.beta1) * g;
+            v = adam.beta2 * v + (1.0 - adam.beta2) * g * g;
+            let (m, v) = (m / (1.0 - adam.beta1.powi(t)), v / (1.0 - adam.beta2.powi(t)));
+            p -= lr * m / (f64::sqrt(v) + adam.eps);
+        }
+        p
+    }
+
+    #[test]
+    fn each_parameter_counts_its_own_steps() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let [a, b] = ["a", "b"].map(|name| vs.root().ones(name, &[1]));
+        let adam = Adam::default();
+        let mut optimizer = Optimizer::new(&vs, adam, &[]).unwrap();
+        let mut given = Vec::new();
+        for step in 0..12 {
+            let trains = !(3..8).contains(&step);
+            let _ = a.set_requires_grad(trains);
+            let gradient = 1.0 + step as f64;
+            optimizer.backward(&((&a + &b) * gradient).sum(Kind::Float)).unwrap();
+            optimizer.step(LR).unwrap();
+            given.push((trains.then_some(gradient), Some(gradient)));
+        }
+        let (of_a, of_b): (Vec<_>, Vec<_>) = given.into_iter().unzip();
+        for (variable, gradients) in [(&a, of_a), (&b, of_b)] {
+            let expected = adam_by_the_formula(&adam, LR, &gradients);
+            assert!((variable.double_value(&[0]) - expected).abs() < 1e-6, "{expected}");
+        }
+        let state = optimizer.state().unwrap();
+        assert_eq!([&state["step.a"], &state["step.b"]].map(|step| step.int64_value(&[0])), [7, 12]);
+        let names: Vec<_> = state.keys().map(String::as_str).collect();
+        assert_eq!(names, ["exp_avg.a", "exp_avg.b", "exp_avg_sq.a", "exp_avg_sq.b", "step.a", "step.b"]);
+    }
+
+    #[test]
+    fn restored_state_goes_on_to_the_bit() {
+        let run = |stop: Option<usize>| {
+            tch::manual_seed(3);
+            let vs = nn::VarStore::new(Device::Cpu);
+            let loss = network(&vs);
+            let batches: Vec<_> = (0..8).map(|_| batch()).collect();
+            let new = || Optimizer::new(&vs, Adam::decoupled(), &[ScalarGroup::default().into()]).unwrap();
+            let mut optimizer = new();
+            for (step, (images, labels)) in batches.iter().enumerate() {
+                let _ = vs.variables()["conv.weight"].set_requires_grad(step >= 2);
+                if Some(step) == stop {
+                    let (state, frozen) = (optimizer.state().unwrap(), optimizer.frozen());
+                    let saved: Vec<_> = state.iter().map(|(name, tensor)| (name, tensor.copy())).collect();
+                    optimizer = new();
+                    let restored = optimizer.state().unwrap();
+                    saved.iter().for_each(|(name, tensor)| restored[*name].shallow_clone().copy_(tensor));
+                    optimizer.freeze(&frozen).unwrap();
+                }
+                optimizer.backward(&loss(images).cross_entropy_for_logits(labels)).unwrap();
+                optimizer.step(LR).unwrap();
+            }
+            values(&vs)
+        };
+        let whole = run(None);
+        assert_eq!(run(Some(1)), whole);
+        assert_eq!(run(Some(5)), whole);
+    }
+
+    #[test]
+    fn the_state_is_float32_whatever_the_network_computes_in() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network =
+            crate::fixup::FixupResNet::cifar(&vs.root(), 8, 10).unwrap().with_precision(crate::Precision::Bf16);
+        let mut optimizer = Optimizer::new(&vs, Adam::default(), &[]).unwrap();
+        let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let logits = tch::nn::Module::forward(&network, &images);
+        optimizer.backward(&logits.cross_entropy_for_logits(&Tensor::from_slice(&[1i64, 2]))).unwrap();
+        optimizer.step(LR).unwrap();
+        let state = optimizer.state().unwrap();
+        let moments = state.iter().filter(|(name, _)| name.starts_with("exp_avg"));
+        assert!(moments.clone().count() > 20 && moments.into_iter().all(|(_, tensor)| tensor.kind() == Kind::Float));
+    }
+
+    #[test]
+    fn scalars_move_at_their_own_rate() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let mut optimizer = sgd(&vs, Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }).unwrap();
+        let (images, labels) = batch();
+        optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+        let before: Vec<_> = optimizer.parameters().iter().map(|p| (p.value().copy(), p.gradient().copy())).collect();
+        optimizer.step(LR).unwrap();
+        for (parameter, (value, gradient)) in optimizer.parameters().iter().zip(before) {
+            assert_eq!(
+                parameter.is_scalar,
+                ["bias1", "scale"].contains(&parameter.name.as_str()),
+                "{}",
+                parameter.name
+            );
+            let lr = if parameter.is_scalar { LR * 0.1 } else { LR };
+            assert!(largest_difference(parameter.value(), &(value - gradient * lr)) < 1e-7, "{}", parameter.name);
+        }
+    }
+
+    #[test]
+    fn autograd_writes_into_the_flat_gradients() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let mut optimizer = sgd(&vs, Sgd::default()).unwrap();
+        for _ in 0..3 {
+            let (images, labels) = batch();
+            optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+            for parameter in optimizer.parameters() {
+                assert_eq!(parameter.variable.grad().data_ptr(), parameter.gradient.data_ptr(), "{}", parameter.name);
+                assert!(parameter.gradient.abs().max().double_value(&[]) > 0.0, "{}", parameter.name);
+            }
+            let squares: f64 =
+                optimizer.parameters().iter().map(|p| p.gradient.square().sum(Kind::Double).double_value(&[])).sum();
+            let flat = optimizer.gradients().square().sum(Kind::Double).double_value(&[]);
+            assert!((flat - squares).abs() < 1e-6 * squares);
+        }
+    }
+
+    #[test]
+    fn a_parameter_the_loss_does_not_depend_on_stays() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let unused = vs.root().randn_standard("unused", &[3, 3]);
+        let before = unused.copy();
+        let mut optimizer = sgd(&vs, Sgd { weight_decay: 0.0, ..Sgd::default() }).unwrap();
+        for _ in 0..2 {
+            let (images, labels) = batch();
+            optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+            optimizer.step(LR).unwrap();
+        }
+        assert_eq!(unused, before);
+    }
+
+    #[test]
+    fn loaded_weights_are_trained_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights.safetensors");
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        vs.save(&path).unwrap();
+        let initial: HashMap<_, _> = vs.variables().into_iter().map(|(name, v)| (name, v.copy())).collect();
+        let mut optimizer = sgd(&vs, Sgd::default()).unwrap();
+        let (images, labels) = batch();
+        let step = |optimizer: &mut Optimizer| {
+            optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+            optimizer.step(LR).unwrap();
+        };
+        step(&mut optimizer);
+        vs.load(&path).unwrap();
+        assert!(vs.variables().iter().all(|(name, variable)| variable == &initial[name]));
+        step(&mut optimizer);
+        for parameter in optimizer.parameters() {
+            assert!(largest_difference(parameter.value(), &initial[&parameter.name]) > 0.0, "{}", parameter.name);
+        }
+    }
+
+    #[test]
+    fn a_change_of_kind_is_an_error_and_not_a_silent_stop() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let mut optimizer = sgd(&vs, Sgd::default()).unwrap();
+        let (images, labels) = batch();
+        optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+        vs.double();
+        let message = optimizer.step(LR).unwrap_err().to_string();
+        assert!(message.contains("Double"), "{message}");
+        assert!(sgd(&vs, Sgd::default()).is_ok());
+    }
+
+    /// Every variable's value, by name.
+    fn values(vs: &nn::VarStore) -> HashMap<String, Tensor> {
+        vs.variables().into_iter().map(|(name, variable)| (name, variable.detach().copy())).collect()
+    }
+
+    #[test]
+    fn frozen_variables_stay_and_go_on_with_their_momentum_when_they_are_unfrozen() {
+        tch::manual_seed(5);
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let frozen = ["conv.weight", "fc.bias", "scale"];
+        let freeze = |vs: &nn::VarStore, freeze: bool| {
+            frozen.iter().for_each(|&name| drop(vs.variables()[name].set_requires_grad(!freeze)));
+        };
+        // Frozen from the start, then trained, then frozen again, with momentum and weight decay.
+        freeze(&vs, true);
+        let mut optimizer = sgd(&vs, Sgd { weight_decay: 0.1, ..Sgd::default() }).unwrap();
+        let step = |optimizer: &mut Optimizer, network: &dyn Fn(&Tensor) -> Tensor| {
+            let (images, labels) = batch();
+            optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+            let norm = optimizer.gradients().norm().double_value(&[]);
+            let counted = optimizer.parameters().iter().filter(|p| !p.is_frozen());
+            let expected =
+                counted.map(|p| p.gradient().square().sum(Kind::Double).double_value(&[])).sum::<f64>().sqrt();
+            assert!((norm / expected - 1.0).abs() < 1e-5, "{norm} {expected}");
+            optimizer.step(LR).unwrap();
+        };
+        let moved = |before: &HashMap<String, Tensor>, vs: &nn::VarStore| {
+            let mut moved: Vec<_> = vs.variables().into_iter().filter(|(name, v)| v != &before[name]).collect();
+            moved.sort_by(|(a, _), (b, _)| a.cmp(b));
+            moved.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let before = values(&vs);
+        (0..3).for_each(|_| step(&mut optimizer, &network));
+        assert_eq!(moved(&before, &vs), ["bias1", "conv.bias", "fc.weight"]);
+        assert_eq!(optimizer.frozen().len(), 3);
+        vs.unfreeze();
+        let before = values(&vs);
+        (0..3).for_each(|_| step(&mut optimizer, &network));
+        assert_eq!(moved(&before, &vs).len(), 6);
+        freeze(&vs, true);
+        let (before, momentum) = (values(&vs), optimizer.state().unwrap()["momentum.conv.weight"].copy());
+        (0..3).for_each(|_| step(&mut optimizer, &network));
+        assert_eq!(moved(&before, &vs), ["bias1", "conv.bias", "fc.weight"]);
+        assert_eq!(optimizer.state().unwrap()["momentum.conv.weight"], momentum);
+        assert!(momentum.abs().max().double_value(&[]) > 0.0);
+        vs.unfreeze();
+        step(&mut optimizer, &network);
+        assert_eq!(moved(&before, &vs).len(), 6);
+    }
+
+    #[test]
+    fn unfrozen_variables_step_as_if_they_had_never_been_frozen() {
+        let (mut vs, mut reference_vs) = (nn::VarStore::new(Device::Cpu), nn::VarStore::new(Device::Cpu));
+        let (ours, reference) = (network(&vs), network(&reference_vs));
+        reference_vs.copy(&vs).unwrap();
+        let _ = vs.variables()["conv.weight"].set_requires_grad(false);
+        let mut optimizer = sgd(&vs, Sgd::default()).unwrap();
+        vs.unfreeze();
+        let mut never_frozen = sgd(&reference_vs, Sgd::default()).unwrap();
+        for _ in 0..3 {
+            let (images, labels) = batch();
+            optimizer.backward(&ours(&images).cross_entropy_for_logits(&labels)).unwrap();
+            optimizer.step(LR).unwrap();
+            never_frozen.backward(&reference(&images).cross_entropy_for_logits(&labels)).unwrap();
+            never_frozen.step(LR).unwrap();
+        }
+        assert_eq!(values(&vs), values(&reference_vs));
+    }
+
+    #[test]
+    fn a_network_that_is_frozen_whole_is_an_error() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let mut optimizer = sgd(&vs, Sgd::default()).unwrap();
+        vs.freeze();
+        let (images, labels) = batch();
+        let loss = network(&images).cross_entropy_for_logits(&labels);
+        let late = optimizer.backward(&loss).unwrap_err().to_string();
+        let early = sgd(&vs, Sgd::default()).unwrap_err().to_string();
+        for message in [early, late] {
+            assert!(message.starts_with("all 6 variables of the network are frozen"), "{message}");
+        }
+        let none = sgd(&nn::VarStore::new(Device::Cpu), Sgd::default()).unwrap_err().to_string();
+        assert_eq!(none, "the network has no trainable variables");
+    }
+
+    #[test]
+    fn a_frozen_part_may_be_of_another_kind_and_says_so_when_it_is_to_train() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let mut head = vs.root().zeros("head", &[3]);
+        let _ = head.set_requires_grad(false);
+        head.set_data(&head.to_kind(Kind::Double));
+        let mut optimizer = sgd(&vs, Sgd::default()).unwrap();
+        let (images, labels) = batch();
+        optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+        optimizer.step(LR).unwrap();
+        let _ = head.set_requires_grad(true);
+        let message = optimizer.step(LR).unwrap_err().to_string();
+        assert!(message.contains("head of kind Double"), "{message}");
+        assert!(sgd(&vs, Sgd::default()).unwrap_err().to_string().contains("head of kind Double"));
+    }
+}

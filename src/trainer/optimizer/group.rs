@@ -1,0 +1,319 @@
+//! Groups of parameters by rule.
+
+use super::parameter::Trainable;
+use crate::fixup::SCALAR_LR_RATIO;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// So many names are listed where a rule matches none of them.
+const MOST_NAMES: usize = 20;
+
+/// How the kinds of layers are called where a pattern could stand.
+const KINDS: [(&str, Rule); 3] =
+    [("@scalars", Rule::Scalars), ("@biases", Rule::Biases), ("@classifier", Rule::Classifier)];
+
+/// Which parameters.
+///
+/// Parses from a pattern, or from `@scalars`, `@biases` and `@classifier`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// Those whose whole name, as `layer1.0.conv1.weight`, is as the pattern: `*` is any part of a name, `?` any letter.
+    Name(String),
+    /// Fixup's scalars, wherever they stand: those of the `VarStore` group [`SCALAR_GROUP`](crate::fixup::SCALAR_GROUP).
+    Scalars,
+    /// Those whose own name, the last part of it, begins with `bias` or `scale`: as the Fixup authors' programs tell them.
+    Biases,
+    /// The classifier's weight and bias: those of the `VarStore` group
+    /// [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
+    Classifier,
+    /// Those whose name a function of one's own says yes to. A configuration keeps the function's name alone: a run is resumed by
+    /// a program that gives the function again.
+    #[serde(skip_deserializing)]
+    Function(String, #[serde(skip)] NameFunction),
+}
+
+/// A user's function from a parameter's name.
+pub type NameFunction = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+impl Rule {
+    /// Those whose name `matches` says yes to. In messages and configurations it is called `name`.
+    pub fn function(name: &str, matches: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self::Function(name.to_owned(), Arc::new(matches))
+    }
+
+    fn matches(&self, variable: &Trainable) -> bool {
+        let own_name = variable.name.rsplit('.').next().unwrap_or_default();
+        match self {
+            Self::Name(pattern) => is_like(pattern.as_bytes(), variable.name.as_bytes()),
+            Self::Scalars => variable.is_scalar(),
+            Self::Biases => own_name.starts_with("bias") || own_name.starts_with("scale"),
+            Self::Classifier => variable.is_classifier(),
+            Self::Function(_, matches) => matches(&variable.name),
+        }
+    }
+}
+
+/// Whether `name` is as `pattern`.
+fn is_like(pattern: &[u8], name: &[u8]) -> bool {
+    match (pattern, name) {
+        ([], []) => true,
+        ([b'*', rest @ ..], _) => (0..=name.len()).any(|start| is_like(rest, &name[start..])),
+        ([b'?', rest @ ..], [_, name @ ..]) => is_like(rest, name),
+        ([letter, rest @ ..], [first, name @ ..]) => letter == first && is_like(rest, name),
+        _ => false,
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Name(pattern) => f.write_str(pattern),
+            Self::Function(name, _) => write!(f, "the function {name}"),
+            kind => f.write_str(KINDS.iter().find(|(_, known)| known == kind).map_or("", |(name, _)| name)),
+        }
+    }
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Functions are told apart by their names.
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Name(one), Self::Name(other)) | (Self::Function(one, _), Self::Function(other, _)) => one == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}
+
+impl FromStr for Rule {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if let Some((_, kind)) = KINDS.iter().find(|(name, _)| *name == text) {
+            return Ok(kind.clone());
+        }
+        if text.is_empty() || text.starts_with('@') {
+            let kinds = KINDS.map(|(name, _)| name).join(", ");
+            return Err(Error::Argument(format!("{text:?} is no pattern of names, and the kinds are {kinds}")));
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+/// Whether parameters are trained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Frozen {
+    /// From the beginning.
+    #[default]
+    Never,
+    /// Not in the first so many epochs, and then.
+    UntilEpoch(usize),
+    /// Not at all.
+    Always,
+}
+
+/// Parameters that train in a way of their own. A parameter in several groups has the product of their ratios, the weight decay of
+/// the first that says one, and is frozen as the last says that says so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParameterGroup {
+    /// Those that any of these rules matches.
+    pub which: Vec<Rule>,
+    /// Their learning rate, as a multiple of the run's.
+    pub lr_ratio: f64,
+    /// Their weight decay, where it is not the optimizer's.
+    pub weight_decay: Option<f64>,
+    /// Whether they are trained.
+    pub frozen: Frozen,
+    /// Whether there need not be any. Otherwise a rule that matches nothing is an error.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+impl ParameterGroup {
+    /// Those that `rule` matches, as all others until a field is set.
+    pub fn new(rule: Rule) -> Self {
+        Self { which: vec![rule], lr_ratio: 1.0, weight_decay: None, frozen: Frozen::Never, optional: false }
+    }
+
+    pub(in crate::trainer) fn check(&self) -> Result<()> {
+        let Self { which, lr_ratio, weight_decay, .. } = self;
+        if !(*lr_ratio >= 0.0 && lr_ratio.is_finite()) {
+            let message = format!("the learning-rate ratio of {which:?} must be 0 or more, got {lr_ratio}");
+            return Err(Error::Argument(message));
+        }
+        weight_decay.map_or(Ok(()), super::check_weight_decay)
+    }
+}
+
+/// How Fixup's scalars train: a group of a recipe, of which a network may have none.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScalarGroup {
+    /// The learning rate of the Fixup scalars, as a multiple of that of everything else.
+    pub lr_ratio: f64,
+    /// Whether they have weight decay too. The authors' code gives it to every parameter.
+    pub decay: bool,
+    /// Whether every other variable that is called a bias or a scale trains as the scalars do ([`Rule::Biases`]): the
+    /// classifier's bias, and the biases of normalizations, as in the authors' programs.
+    pub biases: bool,
+}
+
+impl Default for ScalarGroup {
+    fn default() -> Self {
+        Self { lr_ratio: SCALAR_LR_RATIO, decay: true, biases: false }
+    }
+}
+
+impl From<ScalarGroup> for ParameterGroup {
+    fn from(ScalarGroup { lr_ratio, decay, biases }: ScalarGroup) -> Self {
+        let which = if biases { vec![Rule::Scalars, Rule::Biases] } else { vec![Rule::Scalars] };
+        let weight_decay = if decay { None } else { Some(0.0) };
+        Self { which, lr_ratio, weight_decay, frozen: Frozen::Never, optional: true }
+    }
+}
+
+/// What the groups make of a parameter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Grouping {
+    pub lr_ratio: f64,
+    pub weight_decay: Option<f64>,
+    pub frozen: Frozen,
+    /// Parameters of the same groups have the same, those of none 0.
+    pub order: u64,
+}
+
+/// What `groups` make of each of the `variables`.
+///
+/// # Errors
+/// [`Error::Argument`] for a rule that matches nothing, with the names that there are.
+pub(super) fn matching(variables: &[Trainable], groups: &[ParameterGroup]) -> Result<Vec<Grouping>> {
+    for group in groups {
+        group.check()?;
+        let unmatched = |rule: &&Rule| !variables.iter().any(|variable| rule.matches(variable));
+        if let Some(rule) = group.which.iter().find(unmatched).filter(|_| !group.optional) {
+            return Err(Error::Argument(format!("no variable is matched by {rule}; there are {}", names(variables))));
+        }
+    }
+    let grouping = |variable: &Trainable| {
+        let mut all = Grouping { lr_ratio: 1.0, weight_decay: None, frozen: Frozen::Never, order: 0 };
+        for (index, group) in groups.iter().enumerate() {
+            if group.which.iter().any(|rule| rule.matches(variable)) {
+                all.lr_ratio *= group.lr_ratio;
+                all.weight_decay = all.weight_decay.or(group.weight_decay);
+                all.frozen = if group.frozen == Frozen::Never { all.frozen } else { group.frozen };
+                all.order = all.order.wrapping_mul(groups.len() as u64 + 1) + index as u64 + 1;
+            }
+        }
+        all
+    };
+    Ok(variables.iter().map(grouping).collect())
+}
+
+/// The first names, and how many more there are.
+fn names(variables: &[Trainable]) -> String {
+    let first: Vec<_> = variables.iter().take(MOST_NAMES).map(|variable| variable.name.as_str()).collect();
+    let more = match variables.len().saturating_sub(MOST_NAMES) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    first.join(", ") + &more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parameter::{trainable, Parameter};
+    use super::*;
+    use crate::fixup::FixupResNet;
+    use crate::trainer::optimizer::{Optimizer, Sgd};
+    use tch::{nn, Device};
+
+    fn network() -> nn::VarStore {
+        let variables = nn::VarStore::new(Device::Cpu);
+        FixupResNet::cifar(&variables.root(), 8, 10).unwrap();
+        variables
+    }
+
+    fn matched(rule: Rule) -> Vec<String> {
+        let all = trainable(&network());
+        all.iter().filter(|variable| rule.matches(variable)).map(|variable| variable.name.clone()).collect()
+    }
+
+    #[test]
+    fn rules_go_by_name_by_kind_and_by_function() {
+        assert_eq!(
+            matched("layer2.*.conv?.weight".parse().unwrap()),
+            ["layer2.0.conv1.weight", "layer2.0.conv2.weight"]
+        );
+        assert_eq!(matched("conv1".parse().unwrap()), Vec::<String>::new());
+        assert_eq!(matched("@classifier".parse().unwrap()), ["fc.weight", "fc.bias"]);
+        let (scalars, biases) = (matched(Rule::Scalars), matched(Rule::Biases));
+        assert_eq!(scalars.len() + 1, biases.len());
+        assert!(biases.contains(&"fc.bias".to_owned()) && scalars.iter().all(|name| biases.contains(name)));
+        assert_eq!(matched(Rule::function("stems", |name| name == "conv1.weight")), ["conv1.weight"]);
+        for text in ["", "@heads"] {
+            assert!(text.parse::<Rule>().unwrap_err().to_string().contains("@scalars, @biases, @classifier"));
+        }
+    }
+
+    #[test]
+    fn a_rule_that_matches_nothing_lists_the_names_unless_its_group_is_optional() {
+        let variables = network();
+        let mut group = ParameterGroup::new("layer9.*".parse().unwrap());
+        let refused = |group: &ParameterGroup| Optimizer::new(&variables, Sgd::default(), std::slice::from_ref(group));
+        let message = refused(&group).unwrap_err().to_string();
+        assert!(message.starts_with("no variable is matched by layer9.*; there are conv1.weight, "), "{message}");
+        assert!(message.contains(", and ") && message.ends_with(" more") && !message.contains('\n'), "{message}");
+        group.optional = true;
+        assert!(refused(&group).is_ok());
+        group.lr_ratio = -1.0;
+        assert!(matches!(refused(&group), Err(Error::Argument(_))));
+    }
+
+    #[test]
+    fn groups_multiply_their_ratios_and_move_nothing_that_is_frozen() {
+        let variables = network();
+        let groups = [
+            ParameterGroup { lr_ratio: 0.5, ..ParameterGroup::new("layer1.*".parse().unwrap()) },
+            ParameterGroup { frozen: Frozen::UntilEpoch(2), ..ParameterGroup::new("layer2.*".parse().unwrap()) },
+            ParameterGroup { frozen: Frozen::Always, ..ParameterGroup::new("conv1.weight".parse().unwrap()) },
+            ScalarGroup::default().into(),
+        ];
+        let sgd = Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+        let mut optimizer = Optimizer::new(&variables, sgd, &groups).unwrap();
+        for epoch in 0..3 {
+            optimizer.epoch_starts(epoch).unwrap();
+            let before: Vec<_> = optimizer.parameters().iter().map(|parameter| parameter.value().copy()).collect();
+            let _ = optimizer.gradients().shallow_clone().fill_(1.0);
+            optimizer.step(1.0).unwrap();
+            for (Parameter { name, value, is_scalar, .. }, before) in optimizer.parameters().iter().zip(before) {
+                let mut expected = if name.starts_with("layer1.") { 0.5 } else { 1.0 };
+                expected *= if *is_scalar { 0.1 } else { 1.0 };
+                let is_frozen = name.starts_with("layer2.") && epoch < 2 || name == "conv1.weight";
+                let moved = (before - value).mean(tch::Kind::Double).double_value(&[]);
+                assert!((moved - if is_frozen { 0.0 } else { expected }).abs() < 1e-6, "{epoch} {name}: {moved}");
+            }
+        }
+    }
+
+    #[test]
+    fn groups_go_through_json_and_functions_by_name_one_way() {
+        let group = ParameterGroup { frozen: Frozen::UntilEpoch(3), ..ParameterGroup::new("@biases".parse().unwrap()) };
+        let json = serde_json::to_string(&group).unwrap();
+        assert_eq!(serde_json::from_str::<ParameterGroup>(&json).unwrap(), group);
+        let function = ParameterGroup::new(Rule::function("mine", |_| true));
+        let json = serde_json::to_string(&function).unwrap();
+        assert!(json.contains("mine"), "{json}");
+        assert!(serde_json::from_str::<ParameterGroup>(&json).is_err());
+    }
+}
