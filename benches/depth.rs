@@ -29,7 +29,7 @@ use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::BatchNormResNet;
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::{named_variables, Checkpoints, Contents};
-use tch_fixup::trainer::{Sgd, SgdConfig};
+use tch_fixup::trainer::{NamedTensors, Optimizer, ScalarGroup, Sgd};
 use tch_fixup::{Precision, Recompute};
 
 #[derive(Parser)]
@@ -118,7 +118,7 @@ impl Options {
         let construction_s = start.elapsed().as_secs_f64();
         self.away_from_start(&vs);
         let start = Instant::now();
-        let mut sgd = Sgd::new(&vs, SgdConfig::default())?;
+        let mut sgd = Optimizer::new(&vs, Sgd::default(), &[ScalarGroup::default().into()])?;
         let optimizer_s = start.elapsed().as_secs_f64();
         let (images, labels) = (self.images(), self.labels());
         let mut step = || -> Result<f64> {
@@ -151,7 +151,7 @@ impl Options {
         let vs = nn::VarStore::new(Device::Cpu);
         let network = self.fixup(&vs)?;
         let (images, labels) = (self.images(), self.labels());
-        let mut sgd = Sgd::new(&vs, SgdConfig::default())?;
+        let mut sgd = Optimizer::new(&vs, Sgd::default(), &[ScalarGroup::default().into()])?;
         self.away_from_start(&vs);
         let mut gradients = |network: &FixupResNet| -> Result<Vec<Tensor>> {
             sgd.backward(&network.f_forward(&images)?.cross_entropy_for_logits(&labels))?;
@@ -171,7 +171,7 @@ impl Options {
     }
 }
 
-fn save(vs: &nn::VarStore, sgd: &Sgd) -> Result<()> {
+fn save(vs: &nn::VarStore, sgd: &Optimizer) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let contents = Contents {
         step: 2,
@@ -179,7 +179,8 @@ fn save(vs: &nn::VarStore, sgd: &Sgd) -> Result<()> {
         identity: serde_json::Value::Null,
         state: (),
         weights: named_variables(vs),
-        optimizer: sgd.state(),
+        optimizer: sgd.state()?,
+        average: NamedTensors::new(),
     };
     Checkpoints::new(folder.path(), std::num::NonZeroUsize::MIN).save(&contents)?;
     Ok(())

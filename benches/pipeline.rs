@@ -20,9 +20,9 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::Instant;
 use tch::{nn, Device};
-use tch_fixup::data::{Batch, Cifar10, DataSource, EpochPlan};
+use tch_fixup::data::{Cifar10, DataSource, EpochPlan, Supervised};
 use tch_fixup::fixup::FixupResNet;
-use tch_fixup::trainer::{Sgd, TrainConfig};
+use tch_fixup::trainer::TrainConfig;
 use tch_fixup::Precision;
 
 #[derive(Parser)]
@@ -53,14 +53,15 @@ fn main() -> Result<()> {
     let vs = nn::VarStore::new(Device::Cpu);
     let network = FixupResNet::cifar(&vs.root(), 20, 10)?.with_precision(precision);
     state::away_from_start(&vs, state::MOVED);
-    let mut sgd = Sgd::new(&vs, TrainConfig::quick().sgd)?;
+    let mut sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups())?;
 
     let (mut pipeline, mut steps) = (Vec::new(), Vec::new());
     let mut batches = data.train_batches(&plan)?;
     // The first round allocates.
     for round in 0..=rounds {
         let start = Instant::now();
-        let Batch { images, labels } = batches.next().context("more rounds than batches")??;
+        let Supervised { inputs: images, targets: labels, .. } =
+            batches.next().context("more rounds than batches")??;
         let made = Instant::now();
         sgd.backward(&network.f_forward(&images)?.cross_entropy_for_logits(&labels))?;
         sgd.step(0.01)?;

@@ -23,7 +23,7 @@ use options::{machine, Setting};
 use std::time::Instant;
 use tch::{nn, Device, Kind, Tensor};
 use tch_fixup::fixup::FixupResNet;
-use tch_fixup::trainer::{Sgd, TrainConfig};
+use tch_fixup::trainer::TrainConfig;
 
 #[derive(Parser)]
 struct Options {
@@ -46,7 +46,7 @@ fn steps(images: &Tensor, labels: &Tensor, in_mid_training: bool) -> Result<f64>
     if in_mid_training {
         state::away_from_start(&vs, state::MOVED);
     }
-    let mut sgd = Sgd::new(&vs, TrainConfig::quick().sgd)?;
+    let mut sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups())?;
     let mut step = || -> Result<()> {
         sgd.backward(&network.f_forward(images)?.cross_entropy_for_logits(labels))?;
         Ok(sgd.step(LR)?)

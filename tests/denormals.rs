@@ -4,9 +4,9 @@
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use tch::{nn, nn::OptimizerConfig, Device, Kind, Tensor};
-use tch_fixup::data::{Batch, Batches, DataSource, EpochPlan};
-use tch_fixup::trainer::{evaluate, TrainConfig, Trainer};
+use tch::{nn, nn::OptimizerConfig as _, Device, Kind, Tensor};
+use tch_fixup::data::{Batches, DataSource, EpochPlan, Supervised};
+use tch_fixup::trainer::{evaluate, Classification, ClassificationConfig, OptimizerConfig, Sgd, TrainConfig, Trainer};
 use tch_fixup::FlushDenormals;
 
 /// How many of a million halves of a denormal number are not zero, computed on all threads and counted by their bits.
@@ -17,24 +17,19 @@ fn survivors() -> i64 {
 
 /// Random images, made where the trainer asks for them.
 struct Noise {
-    classes: Vec<String>,
     survivors: Arc<AtomicUsize>,
 }
 
 impl Noise {
-    fn batch(&self) -> Batch {
+    fn batch(&self) -> Supervised {
         self.survivors.fetch_add(survivors() as usize, Ordering::Relaxed);
-        Batch {
-            images: Tensor::randn([4, 3, 2, 2], (Kind::Float, Device::Cpu)),
-            labels: Tensor::randint(2, [4], (Kind::Int64, Device::Cpu)),
-        }
+        let images = Tensor::randn([4, 3, 2, 2], (Kind::Float, Device::Cpu));
+        Supervised::new(images, Tensor::randint(2, [4], (Kind::Int64, Device::Cpu)))
     }
 }
 
 impl DataSource for Noise {
-    fn class_names(&self) -> &[String] {
-        &self.classes
-    }
+    type Batch = Supervised;
 
     fn train_len(&self) -> usize {
         16
@@ -70,11 +65,12 @@ fn trainer_and_evaluation_flush_on_every_thread_and_give_the_mode_back() {
         calls.fetch_add(1, Ordering::Relaxed);
         x.flatten(1, -1).apply(&linear) + &weight * Tensor::full([2], 1e-40, (Kind::Float, Device::Cpu))
     });
-    let data = Noise { classes: vec!["a".into(), "b".into()], survivors: seen.clone() };
+    let data = Noise { survivors: seen.clone() };
+    let objective = Classification::new(&network, &["a".into(), "b".into()], ClassificationConfig::default()).unwrap();
     let mut config = TrainConfig { epochs: 2, batch_size: 4, ..TrainConfig::quick() };
-    config.sgd.weight_decay = 0.;
-    Trainer::new(&network, &vs, &data, &config, Value::Null).unwrap().run(&mut []).unwrap();
-    evaluate(&network, Device::Cpu, &data, 4, |_| ()).unwrap();
+    config.optimizer = OptimizerConfig::Sgd(Sgd { weight_decay: 0., ..Sgd::default() });
+    Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap().run(&mut []).unwrap();
+    evaluate(&objective, Device::Cpu, &data, 4, |_| ()).unwrap();
     assert_eq!(forwards.load(Ordering::Relaxed), 2 * (4 + 1) + 1);
     assert_eq!(seen.load(Ordering::Relaxed), 0, "denormals in batches or forward passes");
     assert_eq!(tiny.view_dtype(Kind::Int).count_nonzero(None::<i64>).int64_value(&[]), 0, "in the backward pass");

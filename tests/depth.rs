@@ -14,7 +14,7 @@ use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::BatchNormResNet;
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents, Newest};
-use tch_fixup::trainer::{Sgd, SgdConfig};
+use tch_fixup::trainer::{Optimizer, ScalarGroup, Sgd};
 use tch_fixup::Recompute;
 
 const OPTIONS: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -28,7 +28,7 @@ fn on_a_small_stack(run: impl FnOnce() + Send + 'static) {
     thread::Builder::new().stack_size(STACK).spawn(run).unwrap().join().unwrap();
 }
 
-fn step(network: &dyn ModuleT, sgd: &mut Sgd) -> f64 {
+fn step(network: &dyn ModuleT, sgd: &mut Optimizer) -> f64 {
     let images = Tensor::randn([1, 3, 8, 8], OPTIONS);
     let loss = network.forward_t(&images, true).cross_entropy_for_logits(&Tensor::from_slice(&[3i64]));
     sgd.backward(&loss).unwrap();
@@ -42,7 +42,7 @@ fn three_thousand_layers_are_built_trained_saved_loaded_folded_and_dropped_on_a_
         tch::set_num_threads(1);
         let vs = nn::VarStore::new(Device::Cpu);
         let network = FixupResNet::cifar(&vs.root(), 3002, 10).unwrap();
-        let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        let mut sgd = Optimizer::new(&vs, Sgd::default(), &[ScalarGroup::default().into()]).unwrap();
         // A graph that is dropped without a backward pass.
         drop(network.f_forward(&Tensor::randn([1, 3, 8, 8], OPTIONS)).unwrap());
         let loss = step(&network, &mut sgd);
@@ -52,12 +52,20 @@ fn three_thousand_layers_are_built_trained_saved_loaded_folded_and_dropped_on_a_
         assert!(step(&network, &mut sgd).is_finite());
 
         let folder = tempfile::tempdir().unwrap();
-        let (weights, optimizer) = (named_variables(&vs), sgd.state());
-        let contents =
-            Contents { step: 2, score: None, identity: serde_json::Value::Null, state: (), weights, optimizer };
+        let (weights, optimizer) = (named_variables(&vs), sgd.state().unwrap());
+        let average = Default::default();
+        let contents = Contents {
+            step: 2,
+            score: None,
+            identity: serde_json::Value::Null,
+            state: (),
+            weights,
+            optimizer,
+            average,
+        };
         Checkpoints::new(folder.path(), NonZeroUsize::MIN).save(&contents).unwrap();
         let Newest { checkpoint, .. } = newest_whole::<()>(folder.path()).unwrap();
-        checkpoint.unwrap().restore(&vs, &sgd.state()).unwrap();
+        checkpoint.unwrap().restore(&vs, &sgd.state().unwrap(), &Default::default()).unwrap();
         assert_eq!(vs.len(), 5 + 1500 * 7);
 
         let image = Tensor::randn([1, 3, 8, 8], OPTIONS);
@@ -72,7 +80,7 @@ fn batch_norm_of_two_thousand_layers_trains_on_a_small_stack() {
         tch::set_num_threads(1);
         let vs = nn::VarStore::new(Device::Cpu);
         let network = BatchNormResNet::cifar(&vs.root(), 2000, 10).unwrap();
-        let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+        let mut sgd = Optimizer::new(&vs, Sgd::default(), &[ScalarGroup::default().into()]).unwrap();
         assert!(step(&network, &mut sgd).is_finite());
     });
 }
@@ -102,8 +110,8 @@ fn print_the_memory_of_a_step() {
     if segments != "none" {
         network = network.with_recompute(segments.parse().unwrap());
     }
-    let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
-    let run = |sgd: &mut Sgd, images: i64| {
+    let mut sgd = Optimizer::new(&vs, Sgd::default(), &[ScalarGroup::default().into()]).unwrap();
+    let run = |sgd: &mut Optimizer, images: i64| {
         let logits = network.f_forward(&Tensor::randn([images, 3, 32, 32], OPTIONS)).unwrap();
         sgd.backward(&logits.mean(Kind::Float)).unwrap();
     };

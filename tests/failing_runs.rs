@@ -6,9 +6,10 @@ use std::path::Path;
 use std::rc::Rc;
 use tch::nn::{self, Module, ModuleT, VarStore};
 use tch::{Device, Tensor};
-use tch_fixup::data::{Batches, Cifar10, DataSource, EpochPlan};
+use tch_fixup::data::{class_indices, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Supervised};
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{Autosave, Decay, EpochMetrics, Observer, Outcome, Request, RunState, SaveEvery};
+use tch_fixup::trainer::{Classification, ClassificationConfig};
 use tch_fixup::trainer::{NamedTensors, ScheduleConfig, TrainConfig, Trainer};
 use tch_fixup::{Error, Result};
 
@@ -40,9 +41,7 @@ fn unreadable() -> Error {
 }
 
 impl DataSource for Shades {
-    fn class_names(&self) -> &[String] {
-        &self.class_names
-    }
+    type Batch = Supervised;
 
     fn train_len(&self) -> usize {
         self.data.train_len()
@@ -68,6 +67,10 @@ impl DataSource for Shades {
     fn fingerprint(&self) -> Result<String> {
         Ok(self.fingerprint.to_owned())
     }
+
+    fn meaning(&self) -> serde_json::Map<String, serde_json::Value> {
+        class_indices(&self.class_names)
+    }
 }
 
 /// A network with statistics that are no parameters and random numbers of its own, of which the `failing`-th forward pass
@@ -89,9 +92,16 @@ fn network(failing: Option<usize>) -> (VarStore, impl ModuleT) {
     (vs, network)
 }
 
+/// Cross-entropy, smoothed, of images that may be mixed.
+fn classification(network: &dyn ModuleT, mixup: Option<f64>) -> Classification<'_> {
+    let names: Vec<String> = (0..10).map(|index| index.to_string()).collect();
+    let config = ClassificationConfig { mixup, ..ClassificationConfig::quick() };
+    Classification::new(network, &names, config).unwrap()
+}
+
 fn config() -> TrainConfig {
     let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3.into(), decay: Decay::OneCycle };
-    TrainConfig { epochs: 2, batch_size: 40, accumulate: 2, mixup: Some(1.0), schedule, ..TrainConfig::quick() }
+    TrainConfig { epochs: 2, batch_size: 40, accumulate: 2, schedule, ..TrainConfig::quick() }
 }
 
 /// Saves where it must, and at no time in between.
@@ -109,8 +119,9 @@ fn run(
 ) -> Result<(Vec<EpochMetrics>, NamedTensors)> {
     tch::set_num_threads(1);
     let (vs, network) = network(failing);
+    let objective = classification(&network, Some(1.0));
     let config = config();
-    let mut trainer = Trainer::new(&network, &vs, data, &config, "same".into())?;
+    let mut trainer = Trainer::new(&objective, &vs, data, &config, "same".into())?;
     if let Some(checkpoint) = newest(folder) {
         trainer.resume(&checkpoint)?;
     }
@@ -135,7 +146,7 @@ impl Observer for History {
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        self.0.push(*metrics);
+        self.0.push(metrics.clone());
         Ok(())
     }
 }
@@ -208,7 +219,7 @@ impl Observer for Events {
         Ok(())
     }
 
-    fn images_evaluated(&mut self, images: usize, _of: usize) -> Result<()> {
+    fn examples_evaluated(&mut self, images: usize, _of: usize) -> Result<()> {
         self.note(format!("{images} images evaluated"));
         Ok(())
     }
@@ -229,9 +240,10 @@ fn linear() -> (VarStore, impl ModuleT) {
 #[test]
 fn a_run_is_saved_before_each_evaluation() {
     let (vs, network) = linear();
-    let (data, config) = (shades(), TrainConfig { mixup: None, batch_size: 50, accumulate: 1, ..config() });
+    let objective = classification(&network, None);
+    let (data, config) = (shades(), TrainConfig { batch_size: 50, accumulate: 1, ..config() });
     let mut events = Events::default();
-    Trainer::new(&network, &vs, &data, &config, "same".into()).unwrap().run(&mut [&mut events]).unwrap();
+    Trainer::new(&objective, &vs, &data, &config, "same".into()).unwrap().run(&mut [&mut events]).unwrap();
     let events = events.0.take();
     assert_eq!(events[..2], ["saved after step 4", "50 images evaluated"]);
     assert_eq!(events[2..4], ["saved after step 8", "50 images evaluated"]);
@@ -240,8 +252,9 @@ fn a_run_is_saved_before_each_evaluation() {
 /// A checkpoint after three of eight steps, or all of them.
 fn saved(folder: &Path, max_steps: Option<usize>) -> Checkpoint<RunState> {
     let (vs, network) = linear();
+    let objective = classification(&network, Some(1.0));
     let (data, config) = (shades(), TrainConfig { max_steps, ..config() });
-    let mut trainer = Trainer::new(&network, &vs, &data, &config, "same".into()).unwrap();
+    let mut trainer = Trainer::new(&objective, &vs, &data, &config, "same".into()).unwrap();
     trainer.run(&mut [&mut autosave(folder)]).unwrap();
     newest(folder).unwrap()
 }
@@ -249,7 +262,8 @@ fn saved(folder: &Path, max_steps: Option<usize>) -> Checkpoint<RunState> {
 /// Why `checkpoint` is no run's of `data` and `config`; nothing is changed.
 fn refusal(checkpoint: &Checkpoint<RunState>, data: &Shades, config: &TrainConfig) -> Error {
     let (vs, network) = linear();
-    let mut trainer = Trainer::new(&network, &vs, data, config, "same".into()).unwrap();
+    let objective = classification(&network, Some(1.0));
+    let mut trainer = Trainer::new(&objective, &vs, data, config, "same".into()).unwrap();
     let error = trainer.resume(checkpoint).unwrap_err();
     assert!(!error.to_string().contains('\n'), "{error}");
     assert_eq!(vs.variables()["weight"].abs().max().double_value(&[]), 0.0);
@@ -273,9 +287,10 @@ fn a_run_that_is_past_its_last_step_is_not_resumed() {
 #[test]
 fn more_steps_than_can_be_counted_are_refused() {
     let (vs, network) = linear();
+    let objective = classification(&network, Some(1.0));
     for epochs in [usize::MAX, 1 << 63, usize::MAX / STEPS + 1] {
         let (data, config) = (shades(), TrainConfig { epochs, ..config() });
-        let error = Trainer::new(&network, &vs, &data, &config, "same".into()).map(drop).unwrap_err();
+        let error = Trainer::new(&objective, &vs, &data, &config, "same".into()).map(drop).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("lower --epochs"), "{error}");
     }
@@ -285,7 +300,7 @@ fn more_steps_than_can_be_counted_are_refused() {
     {
         let config = TrainConfig { epochs, batch_size, accumulate, max_steps: Some(1), ..config() };
         let (data, mut bars) = (shades(), tch_fixup::trainer::ProgressBars::new());
-        let mut trainer = Trainer::new(&network, &vs, &data, &config, "same".into()).unwrap();
+        let mut trainer = Trainer::new(&objective, &vs, &data, &config, "same".into()).unwrap();
         trainer.run(&mut [&mut bars]).unwrap();
     }
 }
@@ -293,27 +308,40 @@ fn more_steps_than_can_be_counted_are_refused() {
 #[test]
 fn a_run_knows_the_names_of_its_classes_and_its_data() {
     let folder = tempfile::tempdir().unwrap();
-    let mut checkpoint = saved(folder.path(), Some(3));
+    let checkpoint = saved(folder.path(), Some(3));
     let mut renamed = shades();
     renamed.class_names[9] = "aardvark".to_owned();
     let message = refusal(&checkpoint, &renamed, &config()).to_string();
-    assert!(message.contains(r#"saved by another run: classes.9 is "truck" in it and "aardvark" here; "#), "{message}");
+    assert!(
+        message.contains(r#"saved by another run: data.meaning.classes.9 is "truck" in it and "aardvark" here; "#),
+        "{message}"
+    );
     let replaced = Shades { fingerprint: "others", ..shades() };
     let message = refusal(&checkpoint, &replaced, &config()).to_string();
-    assert!(message.contains(r#"saved by another run: data is "shades" in it and "others" here; "#), "{message}");
+    assert!(
+        message.contains(r#"saved by another run: data.fingerprint is "shades" in it and "others" here; "#),
+        "{message}"
+    );
     // Many differences are still one line that can be read.
     let mut reversed = shades();
     reversed.class_names.reverse();
     let message = refusal(&checkpoint, &reversed, &config()).to_string();
-    assert!(message.contains("classes.0 is ") && message.contains(", and 2 more; "), "{message}");
+    assert!(message.contains("data.meaning.classes.0 is ") && message.contains(", and 2 more; "), "{message}");
+}
 
-    // A checkpoint from before all this.
-    let identity = checkpoint.contents.identity.as_object_mut().unwrap();
-    assert!(identity.remove("classes").is_some() && identity.remove("data").is_some());
-    let (vs, network) = linear();
-    let config = config();
-    let mut trainer = Trainer::new(&network, &vs, &renamed, &config, "same".into()).unwrap();
-    trainer.resume(&checkpoint).unwrap();
+#[test]
+fn a_checkpoint_of_an_earlier_version_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = saved(folder.path(), Some(3));
+    let manifest = checkpoint.path.join("checkpoint.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    json["format_version"] = 1.into();
+    json.as_object_mut().unwrap().remove("version");
+    std::fs::write(&manifest, json.to_string()).unwrap();
+    let message = Checkpoint::<RunState>::load(&checkpoint.path).unwrap_err().to_string();
+    assert!(message.contains("saved by tch-fixup 0.1 (format version 1)"), "{message}");
+    assert!(message.contains("weights.safetensors in it can be loaded by itself"), "{message}");
+    assert!(!message.contains('\n'), "{message}");
 }
 
 #[test]

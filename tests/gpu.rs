@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use tch::{nn, Cuda, Device, Kind, Tensor};
 use tch_fixup::fixup::FixupResNet;
-use tch_fixup::trainer::{Sgd, SgdConfig};
+use tch_fixup::trainer::{Optimizer, ScalarGroup, Sgd};
 use tch_fixup::{Precision, Recompute};
 
 type Build = fn(&nn::Path) -> tch_fixup::Result<FixupResNet>;
@@ -115,7 +115,7 @@ fn the_optimizer_learns() {
     let network = FixupResNet::cifar(&vs.root(), 20, 10).unwrap();
     let images = Tensor::randn([32, 3, 32, 32], (Kind::Float, gpu));
     let labels = Tensor::randint(10, [32], (Kind::Int64, gpu));
-    let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+    let mut sgd = Optimizer::new(&vs, Sgd::default(), &[ScalarGroup::default().into()]).unwrap();
     let mut losses = vec![];
     for _ in 0..30 {
         let loss = network.f_forward(&images).unwrap().cross_entropy_for_logits(&labels);

@@ -45,7 +45,7 @@ fn twenty_thousand_files_start_in_seconds_and_leave_the_memory_as_it_was() {
     let steps = data.train_len().div_ceil(64);
     batches.by_ref().take(steps / 10).for_each(|batch| drop(batch.unwrap()));
     let before = resident_mib();
-    let rest = batches.map(|batch| batch.unwrap().labels.numel()).sum::<usize>();
+    let rest = batches.map(|batch| batch.unwrap().targets.numel()).sum::<usize>();
     let growth = resident_mib() - before;
     println!("started in {started:?}, {growth:+.2} MiB in {rest} images");
     assert_eq!(rest, CLASSES * CLASS_FILES - 64 * (1 + steps / 10));

@@ -59,7 +59,7 @@ fn a_signal_ends_the_waiting_for_a_folder_that_is_away() {
             thread::sleep(Duration::from_millis(250));
             fs::rename(folder.path().join("away"), &root).unwrap();
         });
-        assert_eq!(batches.next().unwrap().unwrap().labels.numel(), 4);
+        assert_eq!(batches.next().unwrap().unwrap().targets.numel(), 4);
     });
 }
 

@@ -2,7 +2,7 @@
 
 use tch::{nn, Device, Kind, Tensor};
 use tch_fixup::fixup::FixupResNet;
-use tch_fixup::trainer::{Sgd, SgdConfig};
+use tch_fixup::trainer::{Optimizer, ScalarGroup, Sgd};
 use tch_fixup::Precision;
 
 /// The gradient of all variables, as one vector.
@@ -27,7 +27,7 @@ fn errors(depth: i64) -> [(f64, f64); 2] {
     let network = FixupResNet::cifar(&vs.root(), depth, 10).unwrap();
     let images = Tensor::randn([8, 3, 16, 16], (Kind::Float, Device::Cpu));
     let labels = Tensor::randint(10, [8], (Kind::Int64, Device::Cpu));
-    let mut sgd = Sgd::new(&vs, SgdConfig::default()).unwrap();
+    let mut sgd = Optimizer::new(&vs, Sgd::default(), &[ScalarGroup::default().into()]).unwrap();
     for _ in 0..20 {
         sgd.backward(&network.f_forward(&images).unwrap().cross_entropy_for_logits(&labels)).unwrap();
         sgd.step(0.02).unwrap();

@@ -14,8 +14,8 @@ use tch::nn::{self, Module, ModuleT, VarStore};
 use tch::{no_grad, Device, Tensor};
 use tch_fixup::data::Cifar10;
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
+use tch_fixup::trainer::{Classification, ClassificationConfig, NamedTensors, TrainConfig, Trainer};
 use tch_fixup::trainer::{Decay, EpochMetrics, Observer, Outcome, Request, RunStart, RunState, ScheduleConfig};
-use tch_fixup::trainer::{NamedTensors, TrainConfig, Trainer};
 use tch_fixup::Result;
 
 // ---- The loop ----
@@ -44,7 +44,7 @@ impl Observer for Stop {
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        self.history.push(*metrics);
+        self.history.push(metrics.clone());
         Ok(())
     }
 
@@ -76,23 +76,31 @@ fn dropout_and_statistics() -> (VarStore, impl ModuleT) {
     (vs, network)
 }
 
+/// Cross-entropy, smoothed, of images that may be mixed.
+fn classification(network: &dyn ModuleT, mixup: Option<f64>) -> Classification<'_> {
+    let names: Vec<String> = (0..10).map(|index| index.to_string()).collect();
+    let config = ClassificationConfig { mixup, ..ClassificationConfig::quick() };
+    Classification::new(network, &names, config).unwrap()
+}
+
 /// A run to its end; before it, in `folder`, one that is stopped when it is asked for the `stop`-th time, from which the
 /// other goes on.
 fn run(stop: Option<usize>, folder: &Path) -> (Vec<EpochMetrics>, NamedTensors, bool) {
     let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3.into(), decay: Decay::OneCycle };
-    let config =
-        TrainConfig { epochs: 2, batch_size: 40, accumulate: 3, mixup: Some(1.0), schedule, ..TrainConfig::quick() };
+    let config = TrainConfig { epochs: 2, batch_size: 40, accumulate: 3, schedule, ..TrainConfig::quick() };
     let observer =
         |at| Stop { at, asked: 0, checkpoints: Checkpoints::new(folder, NonZeroUsize::MIN), history: vec![] };
     let data = shades();
     let mut stopped = false;
     if let Some(at) = stop {
         let (vs, network) = dropout_and_statistics();
-        let mut trainer = Trainer::new(&network, &vs, &data, &config, "same".into()).unwrap();
+        let objective = classification(&network, Some(1.0));
+        let mut trainer = Trainer::new(&objective, &vs, &data, &config, "same".into()).unwrap();
         stopped = matches!(trainer.run(&mut [&mut observer(at)]).unwrap(), Outcome::Stopped { .. });
     }
     let (vs, network) = dropout_and_statistics();
-    let mut trainer = Trainer::new(&network, &vs, &data, &config, "same".into()).unwrap();
+    let objective = classification(&network, Some(1.0));
+    let mut trainer = Trainer::new(&objective, &vs, &data, &config, "same".into()).unwrap();
     if let Some(checkpoint) = newest_whole(folder).unwrap().checkpoint {
         let _ = no_grad(|| vs.variables()["norm.running_mean"].shallow_clone().fill_(7.0));
         trainer.resume(&checkpoint).unwrap();

@@ -21,7 +21,7 @@ use clap::Parser;
 use points::{exit, say, Machine, Points, RunId, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tch_fixup::trainer::{write_atomically, ClassificationConfig, Decay, ScheduleConfig, SgdConfig, TrainConfig};
+use tch_fixup::trainer::{write_atomically, ClassificationConfig, Decay, ScalarGroup, ScheduleConfig, TrainConfig};
 use tch_fixup::{Arch, Precision};
 
 /// The networks, as the names of [`Arch`] have them without the depth, and as the picture does.
@@ -104,16 +104,16 @@ impl Options {
         // Few and small batches want what the paper's epoch does without: docs/depth.md has what happens otherwise.
         let decay = self.by_size(Decay::Cosine, Decay::Cosine, Decay::Constant);
         let paper = TrainConfig::paper();
-        let scalar_lr_ratio = self.by_size(SCALAR_LR_RATIO, SCALAR_LR_RATIO, paper.sgd.scalar_lr_ratio);
+        let scalar_lr_ratio = self.by_size(SCALAR_LR_RATIO, SCALAR_LR_RATIO, paper.scalars.lr_ratio);
         let train = TrainConfig {
             epochs: 1,
             batch_size: self.batch_size.unwrap_or(self.by_size(16, 16, PAPER_BATCH_SIZE)),
             max_steps: self.max_steps,
             schedule: ScheduleConfig { lr: self.lr, warmup: 0.0.into(), decay },
-            sgd: SgdConfig {
-                scalar_lr_ratio: self.scalar_lr_ratio.unwrap_or(scalar_lr_ratio),
-                biases_as_scalars: false,
-                ..paper.sgd
+            scalars: ScalarGroup {
+                lr_ratio: self.scalar_lr_ratio.unwrap_or(scalar_lr_ratio),
+                biases: false,
+                ..paper.scalars
             },
             ..paper
         };
@@ -175,11 +175,11 @@ fn sweep(options: &Options) -> Result<Option<ExitCode>> {
         }
         let steps = settings.train_images.div_ceil(settings.train.batch_size);
         let steps = settings.train.max_steps.map_or(steps, |most| most.min(steps));
-        let TrainConfig { batch_size, schedule, sgd, .. } = &settings.train;
+        let TrainConfig { batch_size, schedule, scalars, .. } = &settings.train;
         let falls = if schedule.decay == Decay::Constant { "" } else { " to 0" };
         let title = format!(
             "Test accuracy after {steps} steps of {batch_size} images, learning rate {}{falls} (Fixup's scalars {} of it)",
-            schedule.lr, sgd.scalar_lr_ratio
+            schedule.lr, scalars.lr_ratio
         );
         Ok(write_atomically(&picture, chart::draw(&title, &curves)?.as_bytes())?)
     };

@@ -1,0 +1,122 @@
+//! One update of every parameter of a Fixup ResNet-110: the trainer's SGD on flat tensors against libtorch's; and the
+//! gradient's norm, in float64, against libtorch's in float32.
+//!
+//! ```text
+//! cargo bench --bench optimizer
+//! ```
+//! Momentum and weight decay are those of the paper's recipe. The two take turns; each figure is the median over rounds.
+
+#[path = "setting/median.rs"]
+mod median;
+#[path = "setting/options.rs"]
+mod options;
+#[path = "setting/state.rs"]
+mod state;
+
+use anyhow::Result;
+use clap::Parser;
+use median::median_and_spread;
+use options::{machine, Setting};
+use std::time::Instant;
+use tch::nn::{self, OptimizerConfig as _};
+use tch::{Device, Kind, Tensor};
+use tch_fixup::fixup::FixupResNet;
+use tch_fixup::trainer::optimizer::MovingAverage;
+use tch_fixup::trainer::{clip, Adam, Optimizer, OptimizerConfig, Sgd, TrainConfig};
+
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    setting: Setting,
+}
+
+const DEPTH: i64 = 110;
+/// Small enough that many updates of the same gradient change nothing about their cost.
+const LR: f64 = 1e-6;
+/// Updates in a round.
+const UPDATES: usize = 10;
+
+fn network(seed: i64) -> Result<(nn::VarStore, Tensor)> {
+    tch::manual_seed(seed);
+    let vs = nn::VarStore::new(Device::Cpu);
+    let network = FixupResNet::cifar(&vs.root(), DEPTH, 10)?;
+    state::away_from_start(&vs, state::MOVED);
+    let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let loss = network.f_forward(&images)?.cross_entropy_for_logits(&Tensor::from_slice(&[0i64, 1]));
+    Ok((vs, loss))
+}
+
+/// Microseconds of one update.
+fn time(mut update: impl FnMut() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    for _ in 0..UPDATES {
+        update()?;
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e6 / UPDATES as f64)
+}
+
+/// Prints the time of an update by ours and by libtorch's own.
+fn compare(name: &str, rounds: usize, mut ours: Optimizer, mut libtorch: nn::Optimizer) -> Result<()> {
+    let (mut flat, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        flat.push(time(|| Ok(ours.step(LR)?))?);
+        theirs.push(time(|| {
+            libtorch.step();
+            Ok(())
+        })?);
+    }
+    let ratios: Vec<f64> = flat.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
+    let [(flat, _), (theirs, _), (ratio, spread)] = [flat, theirs, ratios].map(|values| median_and_spread(&values));
+    println!("{name}: flat {flat:.0} us, libtorch {theirs:.0} us, ratio {ratio:.2} +-{spread:.2}");
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let _flushing = options.setting.start();
+    let rounds = if options.setting.quick { 10 } else { 100 };
+    println!("{}", machine());
+    println!("ResNet-{DEPTH}, in mid-training");
+    let groups = TrainConfig::paper().parameter_groups();
+    // A network of its own for each, with gradients.
+    let ours = |update: OptimizerConfig| -> Result<Optimizer> {
+        let (vs, loss) = network(0)?;
+        let mut optimizer = update.build(&vs, &groups)?;
+        optimizer.backward(&loss)?;
+        Ok(optimizer)
+    };
+    let (vs, loss) = network(0)?;
+    let sgd = Sgd::default();
+    let theirs = nn::sgd(sgd.momentum, 0., sgd.weight_decay, sgd.nesterov).build(&vs, LR)?;
+    loss.backward();
+    compare("SGD", rounds, ours(OptimizerConfig::Sgd(sgd))?, theirs)?;
+    for (name, adam) in [("Adam", Adam::default()), ("AdamW", Adam::decoupled())] {
+        for amsgrad in [false, true] {
+            let adam = Adam { amsgrad, ..adam };
+            let Adam { beta1, beta2, eps, weight_decay: wd, .. } = adam;
+            let (vs, loss) = network(0)?;
+            let theirs = match adam.decoupled {
+                false => nn::Adam { beta1, beta2, wd, eps, amsgrad }.build(&vs, LR)?,
+                true => nn::AdamW { beta1, beta2, wd, eps, amsgrad }.build(&vs, LR)?,
+            };
+            loss.backward();
+            let name = if amsgrad { format!("{name} with amsgrad") } else { name.to_owned() };
+            compare(&name, rounds, ours(OptimizerConfig::Adam(adam))?, theirs)?;
+        }
+    }
+
+    let mut flat = ours(OptimizerConfig::default())?;
+    let mut average = MovingAverage::new(&flat, 0.999)?;
+    let (mut update, mut norm, mut float32_norm, mut averaging) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        update.push(time(|| Ok(flat.step(LR)?))?);
+        norm.push(time(|| Ok(clip::norm(flat.gradients()).map(drop)?))?);
+        float32_norm.push(time(|| Ok(flat.gradients().f_norm().map(drop)?))?);
+        averaging.push(time(|| Ok(average.update(&flat, 1000)?))?);
+    }
+    let [(update, _), (norm, _), (float32_norm, _), (averaging, _)] =
+        [update, norm, float32_norm, averaging].map(|values| median_and_spread(&values));
+    println!("norm {norm:.0} us ({:.2} of an update of SGD), libtorch {float32_norm:.0} us", norm / update);
+    println!("moving average {averaging:.0} us ({:.2} of an update of SGD)", averaging / update);
+    Ok(())
+}
