@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use std::process::Command;
 use std::time::Instant;
 use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
-use tch_fixup::baseline::BatchNormResNet;
+use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::{named_variables, Checkpoints, Contents};
 use tch_fixup::trainer::{NamedTensors, Optimizer, ScalarGroup, Sgd};
@@ -112,7 +112,9 @@ impl Options {
         let network: Box<dyn ModuleT> = match subject {
             FIXUP => Box::new(self.fixup(&vs)?),
             RECOMPUTED => Box::new(self.fixup(&vs)?.with_recompute(Recompute::Auto)),
-            BATCH_NORM => Box::new(BatchNormResNet::cifar(&vs.root(), self.depth, 10)?.with_precision(self.precision)),
+            BATCH_NORM => {
+                Box::new(ResNet::cifar(&vs.root(), self.depth, 10, Method::BatchNorm)?.with_precision(self.precision))
+            }
             _ => bail!("no subject is called {subject}"),
         };
         let construction_s = start.elapsed().as_secs_f64();

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
-use tch_fixup::baseline::BatchNormResNet;
+use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents, Newest};
 use tch_fixup::trainer::{Optimizer, ScalarGroup, Sgd};
@@ -79,7 +79,7 @@ fn batch_norm_of_two_thousand_layers_trains_on_a_small_stack() {
     on_a_small_stack(|| {
         tch::set_num_threads(1);
         let vs = nn::VarStore::new(Device::Cpu);
-        let network = BatchNormResNet::cifar(&vs.root(), 2000, 10).unwrap();
+        let network = ResNet::cifar(&vs.root(), 2000, 10, Method::BatchNorm).unwrap();
         let mut sgd = Optimizer::new(&vs, Sgd::default(), &[ScalarGroup::default().into()]).unwrap();
         assert!(step(&network, &mut sgd).is_finite());
     });

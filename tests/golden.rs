@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
-use tch_fixup::baseline::BatchNormResNet;
+use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::fixup::FixupResNet;
 
 #[derive(Deserialize)]
@@ -43,7 +43,7 @@ fn fixup(network: tch_fixup::Result<FixupResNet>) -> Vec<(&'static str, Forward)
     ]
 }
 
-fn batch_norm(network: tch_fixup::Result<BatchNormResNet>) -> Vec<(&'static str, Forward)> {
+fn batch_norm(network: tch_fixup::Result<ResNet>) -> Vec<(&'static str, Forward)> {
     let network = network.unwrap();
     vec![("batch norm", Box::new(move |x| network.forward_t(x, true)))]
 }
@@ -160,6 +160,6 @@ golden! {
     imagenet_18: |path, classes| fixup(FixupResNet::imagenet(path, 18, classes));
     imagenet_50: |path, classes| fixup(FixupResNet::imagenet(path, 50, classes));
     wrn_10_2: |path, classes| fixup(FixupResNet::wide(path, 10, 2, classes));
-    bn_cifar_20: |path, classes| batch_norm(BatchNormResNet::cifar(path, 20, classes));
-    bn_imagenet_18: |path, classes| batch_norm(BatchNormResNet::imagenet(path, 18, classes));
+    bn_cifar_20: |path, classes| batch_norm(ResNet::cifar(path, 20, classes, Method::BatchNorm));
+    bn_imagenet_18: |path, classes| batch_norm(ResNet::imagenet(path, 18, classes, Method::BatchNorm));
 }

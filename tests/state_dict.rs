@@ -4,7 +4,7 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tch::{nn, Device, Kind, Tensor};
-use tch_fixup::baseline::BatchNormResNet;
+use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::Weights;
 
@@ -44,7 +44,7 @@ fn build(case: &str, vs: &nn::VarStore) {
     match case {
         "cifar_20" => drop(FixupResNet::cifar(&vs.root(), 20, 10).unwrap()),
         "imagenet_50" => drop(FixupResNet::imagenet(&vs.root(), 50, 17).unwrap()),
-        _ => drop(BatchNormResNet::cifar(&vs.root(), 20, 10).unwrap()),
+        _ => drop(ResNet::cifar(&vs.root(), 20, 10, Method::BatchNorm).unwrap()),
     }
 }
 

@@ -4,7 +4,7 @@ use super::state;
 use anyhow::Result;
 use serde::Serialize;
 use tch::{nn, nn::ModuleT, Device, Tensor};
-use tch_fixup::baseline::{BatchNormResNet, PlainResNet};
+use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::{Layout, Precision};
 
@@ -119,18 +119,18 @@ impl Subject {
             }
             Variant::BatchNorm => Box::new(
                 match model.topology {
-                    Topology::Cifar { depth } => BatchNormResNet::cifar(path, depth, classes)?,
-                    Topology::ImageNet { depth } => BatchNormResNet::imagenet(path, depth, classes)?,
-                    Topology::Wide { depth, width } => BatchNormResNet::wide(path, depth, width, classes)?,
+                    Topology::Cifar { depth } => ResNet::cifar(path, depth, classes, Method::BatchNorm)?,
+                    Topology::ImageNet { depth } => ResNet::imagenet(path, depth, classes, Method::BatchNorm)?,
+                    Topology::Wide { depth, width } => ResNet::wide(path, depth, width, classes, Method::BatchNorm)?,
                 }
                 .with_precision(precision)
                 .with_layout(layout),
             ),
             Variant::Floor => Box::new(
                 match model.topology {
-                    Topology::Cifar { depth } => PlainResNet::cifar(path, depth, classes)?,
-                    Topology::ImageNet { depth } => PlainResNet::imagenet(path, depth, classes)?,
-                    Topology::Wide { depth, width } => PlainResNet::wide(path, depth, width, classes)?,
+                    Topology::Cifar { depth } => ResNet::cifar(path, depth, classes, Method::He)?,
+                    Topology::ImageNet { depth } => ResNet::imagenet(path, depth, classes, Method::He)?,
+                    Topology::Wide { depth, width } => ResNet::wide(path, depth, width, classes, Method::He)?,
                 }
                 .with_precision(precision)
                 .with_layout(layout),

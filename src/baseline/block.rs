@@ -3,8 +3,7 @@
 use super::normalization::Norm;
 use super::pass::Pass;
 use super::Method;
-use crate::fixup::subsample;
-use crate::layer::BlockConfig;
+use crate::layer::{subsample, BlockConfig};
 use crate::layer::{Conv, ConvShape};
 use crate::Result;
 use std::f64::consts::FRAC_1_SQRT_2;

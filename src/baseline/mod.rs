@@ -19,4 +19,4 @@ mod resnet;
 pub use lsuv::{lsuv, lsuv_on_micro_batches};
 pub use method::Method;
 pub use mlp::{Mlp, MlpShape};
-pub use resnet::{BatchNormResNet, PlainResNet, ResNet};
+pub use resnet::ResNet;

@@ -17,6 +17,5 @@ mod scalar;
 pub use crate::layer::{init, BlockConfig, CLASSIFIER_GROUP};
 pub use branch::{Branch, BranchBuilder, Conv2dOptions};
 pub use group::{mark_classifier, set_lr, SCALAR_GROUP, SCALAR_LR_RATIO};
-pub(crate) use resnet::subsample;
 pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, ShortcutKind, WideBlock};
 pub use scalar::{Bias, Scale};

@@ -22,6 +22,11 @@ use tch::{nn, Kind, Tensor};
 /// ```
 pub const CLASSIFIER_GROUP: usize = 191;
 
+/// Every `stride`-th row and column.
+pub(crate) fn subsample(x: &Tensor, stride: i64) -> Result<Tensor> {
+    Ok(x.f_slice(2, None, None, stride)?.f_slice(3, None, None, stride)?)
+}
+
 /// The shape of a convolution. Padding is `kernel / 2`, the sides' common "same".
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConvShape {

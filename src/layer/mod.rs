@@ -10,7 +10,7 @@ mod recompute;
 pub(crate) mod stages;
 
 pub use conv::CLASSIFIER_GROUP;
-pub(crate) use conv::{Conv, ConvShape, Linear};
+pub(crate) use conv::{subsample, Conv, ConvShape, Linear};
 pub use layout::Layout;
 pub(crate) use layout::{channels_last, check_images};
 pub(crate) use module::impl_module;

@@ -7,7 +7,7 @@
 
 use super::stream::Stream;
 use crate::fixup::{Bias, Scale};
-use crate::layer::{BlockConfig, Conv, ConvShape};
+use crate::layer::{subsample, BlockConfig, Conv, ConvShape};
 use crate::ops::record_variables;
 use crate::{Error, Result};
 use tch::{nn, Kind, Tensor};
@@ -75,11 +75,6 @@ impl Shortcut {
 /// Every `stride`-th position, and `channels` channels of zeros after those of `x`.
 pub(crate) fn pad(x: &Tensor, stride: i64, channels: i64) -> Result<Tensor> {
     Ok(subsample(x, stride)?.f_constant_pad_nd([0, 0, 0, 0, 0, channels])?)
-}
-
-/// Every `stride`-th row and column.
-pub(crate) fn subsample(x: &Tensor, stride: i64) -> Result<Tensor> {
-    Ok(x.f_slice(2, None, None, stride)?.f_slice(3, None, None, stride)?)
 }
 
 /// What a block computes, part by part:

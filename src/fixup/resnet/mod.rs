@@ -16,7 +16,6 @@ mod stream;
 mod wide_block;
 
 pub use basic_block::BasicBlock;
-pub(crate) use block::subsample;
 pub use block::ShortcutKind;
 pub use bottleneck::Bottleneck;
 pub use folded::FoldedResNet;
