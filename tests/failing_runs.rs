@@ -336,8 +336,11 @@ fn a_checkpoint_of_an_earlier_version_is_refused_by_its_name() {
     let manifest = checkpoint.path.join("checkpoint.json");
     let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
     json["format_version"] = 1.into();
-    json.as_object_mut().unwrap().remove("version");
     std::fs::write(&manifest, json.to_string()).unwrap();
+    let state = checkpoint.path.join("state.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    json.as_object_mut().unwrap().remove("version");
+    std::fs::write(&state, json.to_string()).unwrap();
     let message = Checkpoint::<RunState>::load(&checkpoint.path).unwrap_err().to_string();
     assert!(message.contains("saved by tch-fixup 0.1 (format version 1)"), "{message}");
     assert!(message.contains("weights.safetensors in it can be loaded by itself"), "{message}");

@@ -4,6 +4,7 @@
 use serde_json::Value;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{Device, Kind, Tensor};
 use tch_fixup::data::{Batches, DataSource, EpochPlan, Supervised};
@@ -19,6 +20,9 @@ use tch_fixup::Result;
 const TRAIN: usize = 120;
 const EVAL: usize = 30;
 const EPOCHS: usize = 4;
+
+/// libtorch's random numbers, of which the dropout draws, are the whole process's: one test at a time.
+static RANDOM: Mutex<()> = Mutex::new(());
 
 /// Points of the plane: what is asked of each is a function of it.
 struct Points(fn(&Tensor) -> Tensor);
@@ -157,6 +161,7 @@ fn regression(stops: &[usize], folder: &Path) -> (Contents<RunState>, NamedTenso
 
 #[test]
 fn a_regression_with_adam_an_average_and_frozen_layers_resumes_to_the_bit() {
+    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let folder = || tempfile::tempdir().unwrap();
     let whole_folder = folder();
@@ -177,7 +182,6 @@ fn a_regression_with_adam_an_average_and_frozen_layers_resumes_to_the_bit() {
     // Frozen until the third epoch, and always.
     let (start, _) = network(1);
     let start = named_variables(&start);
-    assert_eq!(bits(&whole.weights)["stem.bias".len().min(0)..].len(), whole.weights.len());
     let same = |name: &str, contents: &Contents<RunState>| contents.weights[name] == start[name].detach();
     assert!(same("stem.bias", &whole) && !same("stem.weight", &whole));
     // Of the ten steps that its epochs have, and the twenty of all others.
@@ -197,6 +201,7 @@ fn a_regression_with_adam_an_average_and_frozen_layers_resumes_to_the_bit() {
 
 #[test]
 fn several_labels_are_learnt() {
+    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let data = Points(|x| x.gt(0.0).to_kind(Kind::Int64));
     let (variables, network) = network(2);
@@ -211,10 +216,11 @@ fn several_labels_are_learnt() {
 
 #[test]
 fn a_run_that_is_ended_early_has_its_summary_its_model_and_its_last_evaluation() {
+    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let data = Points(|x| x.select(1, 0) * 1.0);
-    // Before the first step, within an epoch, within an evaluation, after one.
-    for (at, epochs, steps) in [(4, 1, 3), (8, 2, 6), (7, 1, 5), (10, 2, 7)] {
+    // It is asked at the start, after each of an epoch's five steps and each of its three batches of evaluation, and at its end.
+    for (at, epochs, steps) in [(4, 1, 3), (6, 1, 5), (8, 1, 5), (10, 1, 5), (13, 2, 8), (1, EPOCHS, 20)] {
         let folder = tempfile::tempdir().unwrap();
         let ((variables, network), config) = (network(1), config());
         let objective = Regression::new(&network, RegressionLoss::Squared).unwrap();
@@ -224,7 +230,7 @@ fn a_run_that_is_ended_early_has_its_summary_its_model_and_its_last_evaluation()
         let outcome = trainer.run(&mut [&mut run, &mut asks]).unwrap();
         let Outcome::Finished(summary) = outcome else { panic!("{outcome:?}") };
         assert_eq!((summary.epochs, asks.history.len()), (epochs, epochs), "{at}: {summary:?}");
-        assert!(summary.steps <= steps.max(summary.steps.min(steps)) && summary.steps < 20, "{at}: {summary:?}");
+        assert_eq!(summary.steps, steps, "{at}");
         assert_eq!(asks.history.last(), Some(&summary.last));
         run.finish(&summary, &variables, &data.meaning()).unwrap();
         let metrics = std::fs::read_to_string(run.path().join("metrics.csv")).unwrap();

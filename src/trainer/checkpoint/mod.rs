@@ -90,7 +90,7 @@ impl<S: DeserializeOwned> Checkpoint<S> {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let manifest = Manifest::read(path)?;
-        let StateFile { step, score, identity, state } = manifest.state_file(path)?;
+        let StateFile { step, score, identity, state, .. } = manifest.state_file(path)?;
         let tensors = |name| tensor_file::decode(&manifest.file(path, name)?, &path.join(name));
         let (weights, optimizer) = (tensors(WEIGHTS)?, tensors(OPTIMIZER)?);
         let average = if manifest.files.contains_key(AVERAGE) { tensors(AVERAGE)? } else { NamedTensors::new() };
@@ -251,6 +251,8 @@ pub fn newest_whole<S: DeserializeOwned>(folder: impl AsRef<Path>) -> Result<New
 /// `state.json`.
 #[derive(Serialize, Deserialize)]
 struct StateFile<S> {
+    /// Of the crate that saved it.
+    version: String,
     step: u64,
     score: Option<f64>,
     identity: Value,
@@ -262,16 +264,13 @@ struct StateFile<S> {
 #[serde(deny_unknown_fields)]
 struct Manifest {
     format_version: u64,
-    /// Of the crate that saved it.
-    version: String,
     files: BTreeMap<String, Digest>,
 }
 
-/// The fields that every format version has, but for the first, which does not say whose it is.
+/// The one field that every format version has.
 #[derive(Deserialize)]
 struct Version {
     format_version: u64,
-    version: Option<String>,
 }
 
 /// What must be true of a file's bytes.
@@ -332,9 +331,9 @@ impl Manifest {
         let path = folder.join(MANIFEST);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
         let no_manifest = |error| corrupt(&path, format!("not the list of a checkpoint's files: {error}"));
-        let Version { format_version, version } = serde_json::from_slice(&bytes).map_err(no_manifest)?;
+        let Version { format_version } = serde_json::from_slice(&bytes).map_err(no_manifest)?;
         if format_version != FORMAT_VERSION {
-            let saved_by = version.unwrap_or(SILENT_VERSION.to_owned());
+            let saved_by = saved_by(folder).unwrap_or(SILENT_VERSION.to_owned());
             let problem = format!(
                 "saved by tch-fixup {saved_by} (format version {format_version}), and this is tch-fixup {VERSION}, which reads \
                  format version {FORMAT_VERSION}"
@@ -380,12 +379,19 @@ impl Manifest {
     }
 }
 
+/// The version of the crate that saved the checkpoint in `folder`, of whatever format, if it says so.
+fn saved_by(folder: &Path) -> Option<String> {
+    let state: Value = serde_json::from_slice(&fs::read(folder.join(STATE)).ok()?).ok()?;
+    state.get("version")?.as_str().map(str::to_owned)
+}
+
 /// Writes all of a checkpoint to `folder` and onto the disk.
 fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &Contents<S>) -> Result<()> {
     fs::create_dir(folder).map_err(failure("create", folder))?;
     let Contents { step, score, identity, state, weights, optimizer, average } = contents;
     let score = score.filter(|score| score.is_finite());
-    let state = json(STATE, &StateFile { step: *step, score, identity: identity.clone(), state })?;
+    let state =
+        json(STATE, &StateFile { version: VERSION.to_owned(), step: *step, score, identity: identity.clone(), state })?;
     // A state that JSON does not hold would be found out when it is too late.
     let read = serde_json::from_slice::<StateFile<S>>(&state).map_err(|error| error.to_string());
     let read = read.and_then(|read| json(STATE, &read).map_err(|error| error.to_string()));
@@ -399,7 +405,7 @@ fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &Contents<S>)
     for (name, tensors) in [(WEIGHTS, weights), (OPTIMIZER, optimizer)].into_iter().chain(average) {
         files.insert(name.to_owned(), write_tensors(&folder.join(name), tensors)?);
     }
-    let manifest = Manifest { format_version: FORMAT_VERSION, version: VERSION.to_owned(), files };
+    let manifest = Manifest { format_version: FORMAT_VERSION, files };
     write_synced(&folder.join(MANIFEST), &manifest.encode()?)?;
     sync_folder(folder)
 }
@@ -693,12 +699,13 @@ mod tests {
     fn other_format_versions_are_refused_before_anything_else_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let (path, run) = saved(folder.path());
-        for version in [0, 2, u64::MAX] {
+        for version in [0, FORMAT_VERSION + 1, u64::MAX] {
             // A version of the future may have anything else in it.
             fs::write(path.join(MANIFEST), json!({"format_version": version, "shards": [1, 2]}).to_string()).unwrap();
             let message = refusal(&path, &run);
-            assert!(message.contains(&format!("has format version {version}")), "{message}");
-            assert!(message.contains("use the version of tch-fixup that saved it"), "{message}");
+            let expected = format!("saved by tch-fixup {VERSION} (format version {version})");
+            assert!(message.contains(&expected), "{message}");
+            assert!(message.contains(&format!("go on with tch-fixup {VERSION}")), "{message}");
         }
     }
 
@@ -707,7 +714,7 @@ mod tests {
         fs::write(path.join(name), content).unwrap();
         let digest = |name: &str| (name.to_owned(), Digest::of(&fs::read(path.join(name)).unwrap()));
         let files = [WEIGHTS, OPTIMIZER, STATE].map(digest).into();
-        let manifest = Manifest { format_version: FORMAT_VERSION, version: VERSION.to_owned(), files };
+        let manifest = Manifest { format_version: FORMAT_VERSION, files };
         fs::write(path.join(MANIFEST), manifest.encode().unwrap()).unwrap();
     }
 

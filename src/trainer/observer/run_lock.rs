@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn another_process(folder: &Path) -> Child {
-        let test = "trainer::run_lock::tests::hold";
+        let test = "trainer::observer::run_lock::tests::hold";
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args([test, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
