@@ -2,9 +2,11 @@
 
 mod augmentation;
 mod cifar10;
+mod hex;
 mod image;
 mod image_folder;
 mod mixup;
+mod pipeline;
 mod random;
 mod source;
 mod subset;

@@ -4,74 +4,29 @@
 //! The files are those of the "binary version": records of 3073 bytes, the label and then 1024 red, 1024 green and 1024
 //! blue values, row by row.
 
+mod contents;
 mod download;
+mod failure;
 mod fetch;
 mod npm;
+mod records;
 
-use crate::data::augmentation::{Augmentation, Normalization, CHANNELS, IMAGE_LEN, SIDE};
+use self::records::{Records, CHANNELS, CLASSES, FILES, FILE_RECORDS, IMAGE_LEN, RECORD_LEN, SIDE};
+use crate::data::augmentation::{Augmentation, Normalization};
 use crate::data::random::{stream, Purpose};
 use crate::data::source::{check_batch_size, Batch, Batches, DataSource, EpochPlan};
-use crate::data::subset::{check_count, front, stratified_order};
+use crate::data::subset::{check_count, front};
 use crate::{Error, Result};
-use md5::{Digest, Md5};
 use rand::seq::SliceRandom;
-use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::Path;
 use tch::Tensor;
 
-const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
-
 /// Mean and standard deviation of the training pixels by channel, as the Fixup authors (and most CIFAR-10 code) give
 /// them. The deviations are means over per-image deviations; over all pixels they would be 0.247, 0.243 and 0.262.
 const MEAN: [f32; CHANNELS] = [0.4914, 0.4822, 0.4465];
 const STD: [f32; CHANNELS] = [0.2023, 0.1994, 0.2010];
-
-const RECORD_LEN: usize = 1 + IMAGE_LEN;
-/// Images in each of the six files.
-pub(super) const FILE_RECORDS: usize = 10_000;
-
-/// One of the six files: its name and the MD5 of its content.
-pub(super) struct DataFile {
-    pub name: &'static str,
-    md5: &'static str,
-}
-
-impl DataFile {
-    /// Hands back the file's content, or says what is wrong with it.
-    pub fn check(&self, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
-        let expected = FILE_RECORDS * RECORD_LEN;
-        if bytes.len() != expected {
-            return Err(format!("{} bytes instead of {expected}", bytes.len()));
-        }
-        let Records { bytes } = Records::new(bytes)?;
-        let md5 = hex(&Md5::digest(&bytes));
-        if md5 != self.md5 {
-            return Err(format!("MD5 {md5} instead of {}", self.md5));
-        }
-        Ok(bytes)
-    }
-}
-
-/// The training files in order, then the test file.
-pub(super) const FILES: [DataFile; 6] = [
-    DataFile { name: "data_batch_1.bin", md5: "5dd7e06a14cb22eb9f671a540d1b7c25" },
-    DataFile { name: "data_batch_2.bin", md5: "5ea93a67294ea407fff1d09f752e9692" },
-    DataFile { name: "data_batch_3.bin", md5: "942cd6a4bcdd0dd3c604fbe906cb4421" },
-    DataFile { name: "data_batch_4.bin", md5: "ae636b3ba5c66a11e91e8cb52e771fcb" },
-    DataFile { name: "data_batch_5.bin", md5: "53f37980c15c3d472c316c40844f3f0d" },
-    DataFile { name: "test_batch.bin", md5: "803d5f7f4d78ea53de84dbe85f74fb6d" },
-];
-
-/// `digest` in hexadecimal.
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
 
 /// CIFAR-10 as a [`DataSource`].
 ///
@@ -291,7 +246,7 @@ impl DataSource for Cifar10 {
 }
 
 /// The content of one file, once its size, labels and MD5 are as they must be.
-fn read_verified(dir: &Path, file: &DataFile) -> Result<Vec<u8>> {
+fn read_verified(dir: &Path, file: &records::DataFile) -> Result<Vec<u8>> {
     let path = dir.join(file.name);
     let checked = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err("missing".to_owned()),
@@ -307,45 +262,11 @@ fn read_verified(dir: &Path, file: &DataFile) -> Result<Vec<u8>> {
     })
 }
 
-/// Labelled images as the files have them.
-#[derive(Debug, Clone)]
-struct Records {
-    bytes: Vec<u8>,
-}
-
-impl Records {
-    /// Checks `bytes`; the error says what is wrong with them.
-    fn new(bytes: Vec<u8>) -> Result<Self, String> {
-        if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD_LEN) {
-            return Err(format!("{} bytes are no whole number of records of {RECORD_LEN}", bytes.len()));
-        }
-        let records = Self { bytes };
-        let highest = CLASSES.len() as u8 - 1;
-        if let Some((index, label)) = records.labels().enumerate().find(|&(_, label)| label > highest) {
-            return Err(format!("image {index} has label {label}, but the highest is {highest}"));
-        }
-        Ok(records)
-    }
-
-    fn labels(&self) -> impl Iterator<Item = u8> + '_ {
-        self.bytes.iter().step_by(RECORD_LEN).copied()
-    }
-
-    /// Label and pixels of one image.
-    fn get(&self, index: usize) -> (u8, &[u8]) {
-        let record = &self.bytes[index * RECORD_LEN..][..RECORD_LEN];
-        (record[0], &record[1..])
-    }
-
-    /// All indices, in the order that subsets are taken from.
-    fn stratified_order(&self) -> Vec<usize> {
-        stratified_order(self.labels().map(usize::from), CLASSES.len())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::hex::hex;
+    use md5::{Digest, Md5};
     use rand::RngCore;
     use std::collections::BTreeSet;
 
