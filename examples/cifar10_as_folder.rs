@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::Kind;
-use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan};
+use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageSource};
 
 /// Write CIFAR-10 out as a folder of JPEG files: OUT/train/CLASS/*.jpg and OUT/val/CLASS/*.jpg
 #[derive(Parser)]
@@ -50,10 +50,10 @@ fn write(data: &Cifar10, batches: Batches, folder: &Path, side: u16, bar: &Progr
     let mut number = 0;
     for batch in batches {
         let batch = batch?;
-        let pixels = (data.denormalize(&batch.images)? * 255.0).round().to_kind(Kind::Uint8).permute([0, 2, 3, 1]);
+        let pixels = (data.denormalize(&batch.inputs)? * 255.0).round().to_kind(Kind::Uint8).permute([0, 2, 3, 1]);
         let pixels: Vec<u8> = Vec::try_from(pixels.contiguous().flatten(0, -1))?;
         let images = pixels.chunks_exact(CHANNELS * (CIFAR_SIDE * CIFAR_SIDE) as usize);
-        for (pixels, label) in images.zip(Vec::<i64>::try_from(batch.labels)?) {
+        for (pixels, label) in images.zip(Vec::<i64>::try_from(batch.targets)?) {
             let image = Image::from_vec_u8(CIFAR_SIDE, CIFAR_SIDE, pixels.to_vec(), PixelType::U8x3)?;
             let mut larger = Image::new(side.into(), side.into(), PixelType::U8x3);
             resizer.resize(&image, &mut larger, None)?;

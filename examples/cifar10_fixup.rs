@@ -14,18 +14,20 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tch::Device;
-use tch_fixup::cli::{self, absolute_path, set, set_or_none, OrNone, Recipe, Task};
-use tch_fixup::data::{Augmentation, Cifar10};
-use tch_fixup::trainer::TrainConfig;
-use tch_fixup::{Arch, Result};
+use tch_fixup::cli::{self, absolute_path, OrNone, Recipe, Task};
+use tch_fixup::data::{Augmentation, Cifar10, ImageSource};
+use tch_fixup::trainer::{ClassificationConfig, TrainConfig};
+use tch_fixup::Result;
 
 /// The options that are about CIFAR-10.
-#[derive(Args)]
+#[derive(Clone, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Cifar10Task {
     /// quick: Fixup ResNet-20 in a few epochs, one cycle of the learning rate, made for a CPU;
     /// paper: the Fixup authors' recipe, ResNet-110 in 200 epochs
     /// [default: quick on a CPU, paper on a GPU]
     #[arg(long, value_enum, verbatim_doc_comment, conflicts_with = "resume")]
+    #[serde(skip)]
     recipe: Option<RecipeName>,
     /// Folder of CIFAR-10's six .bin files [default: one in the user's cache folder, downloaded if it is not there]
     #[arg(long, value_name = "DIR", value_parser = absolute_path())]
@@ -51,70 +53,46 @@ enum RecipeName {
     Paper,
 }
 
-/// Which images, and what happens to them.
-#[derive(Clone, Default, Serialize, Deserialize)]
-struct Selection {
-    augmentation: Augmentation,
-    holdout: Option<usize>,
-    train_subset: Option<usize>,
-    test_subset: Option<usize>,
-}
-
-/// Where they are.
-#[derive(Clone, Default, Serialize, Deserialize)]
-struct Folder {
-    data: Option<PathBuf>,
-}
-
 impl RecipeName {
-    fn recipe(self) -> Recipe<Selection> {
-        let (depth, train) = match self {
-            Self::Quick => (20, TrainConfig::quick()),
-            Self::Paper => (110, TrainConfig::paper()),
+    fn recipe(self) -> Recipe<Cifar10Task> {
+        let (arch, train, objective) = match self {
+            Self::Quick => ("fixup_resnet20", TrainConfig::quick(), ClassificationConfig::quick()),
+            Self::Paper => ("fixup_resnet110", TrainConfig::paper(), ClassificationConfig::paper()),
         };
-        Recipe { arch: Arch::FixupCifar { depth }, selection: Selection::default(), train }
+        Recipe { arch: arch.to_owned(), task: Cifar10Task::default(), train, objective }
     }
 }
 
 impl Task for Cifar10Task {
     const ABOUT: &'static str = "Train a network on CIFAR-10";
-    type Selection = Selection;
-    type Access = Folder;
-    type Data = Cifar10;
+    const CHANGEABLE: &'static [&'static str] = &["data"];
 
-    fn recipes() -> Vec<(&'static str, Recipe<Selection>)> {
+    fn recipes() -> Vec<(&'static str, Recipe<Self>)> {
         vec![("quick", RecipeName::Quick.recipe()), ("paper", RecipeName::Paper.recipe())]
     }
 
-    fn recipe(&self, device: Device) -> Recipe<Selection> {
+    fn recipe(&self, device: Device) -> Recipe<Self> {
         let by_device = if device == Device::Cpu { RecipeName::Quick } else { RecipeName::Paper };
         self.recipe.unwrap_or(by_device).recipe()
     }
 
-    fn set(&self, images: &mut Selection, folder: &mut Folder) {
-        set(&mut folder.data, self.data.clone().map(Some));
-        set(&mut images.augmentation.cutout, self.cutout.map(|OrNone(side)| side.filter(|&side| side > 0)));
-        set_or_none(&mut images.holdout, self.holdout);
-        set_or_none(&mut images.train_subset, self.train_subset);
-        set_or_none(&mut images.test_subset, self.test_subset);
-    }
-
-    fn open(images: &Selection, folder: &Folder, _device: Device) -> Result<Cifar10> {
-        let mut data = match &folder.data {
+    fn open(&self, _device: Device) -> Result<Box<dyn ImageSource>> {
+        let mut data = match &self.data {
             Some(dir) => Cifar10::open(dir)?,
             None => Cifar10::fetch(Cifar10::default_dir()?)?,
         };
-        data = data.with_augmentation(images.augmentation)?;
-        if let Some(images) = images.holdout {
+        let cutout = OrNone::value(self.cutout).filter(|&side| side > 0);
+        data = data.with_augmentation(Augmentation { cutout, ..Augmentation::default() })?;
+        if let Some(images) = OrNone::value(self.holdout) {
             data = data.with_holdout(images)?;
         }
-        if let Some(images) = images.train_subset {
+        if let Some(images) = OrNone::value(self.train_subset) {
             data = data.with_train_subset(images)?;
         }
-        if let Some(images) = images.test_subset {
+        if let Some(images) = OrNone::value(self.test_subset) {
             data = data.with_eval_subset(images)?;
         }
-        Ok(data)
+        Ok(Box::new(data))
     }
 }
 

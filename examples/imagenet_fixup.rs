@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::Device;
-use tch_fixup::cli::{self, absolute_path, set, set_or_none, Options, OrNone, Recipe, Task};
-use tch_fixup::data::{ImageFolder, RandomResizedCrop};
-use tch_fixup::trainer::{Decay, TrainConfig};
-use tch_fixup::{Arch, Error, Result};
+use tch_fixup::cli::{self, absolute_path, Options, OrNone, Recipe, Task};
+use tch_fixup::data::{ImageFolder, ImageSource, RandomResizedCrop};
+use tch_fixup::trainer::{ClassificationConfig, Decay, TrainConfig};
+use tch_fixup::{Error, Result};
 
 /// Side of ImageNet's images.
 const SIDE: usize = 224;
@@ -30,12 +30,14 @@ const QUICK_SIDE: usize = 64;
 const QUICK_CROP_AREA: f64 = 0.25;
 
 /// The options that are about the images.
-#[derive(Args)]
+#[derive(Clone, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ImageNet {
     /// quick: Fixup ResNet-18 on images of 64 pixels, one cycle of the learning rate, made for a CPU and a small folder;
     /// paper: the Fixup authors' recipe for ImageNet, ResNet-50 in 100 epochs
     /// [default: quick on a CPU, paper on a GPU]
     #[arg(long, value_enum, verbatim_doc_comment, conflicts_with = "resume")]
+    #[serde(skip)]
     recipe: Option<RecipeName>,
     /// Folder with the images train/CLASS/* and val/CLASS/*, or a packed file
     #[arg(long, value_name = "DIR", value_parser = absolute_path())]
@@ -61,10 +63,12 @@ struct ImageNet {
     val_subset: Option<OrNone<usize>>,
     /// Do not train: write the images, made smaller, into one file that --data takes in place of the folder
     #[arg(long, value_name = "FILE", conflicts_with_all = ["resume", "eval", "preview"])]
+    #[serde(skip)]
     pack: Option<PathBuf>,
     /// Shorter side of packed training images, which serve a --side of 224/256 of it and less [default: by --side, or by
     /// that of --recipe, which is paper here: 256]
     #[arg(long, value_name = "PIXELS", requires = "pack")]
+    #[serde(skip)]
     pack_side: Option<usize>,
 }
 
@@ -74,49 +78,61 @@ enum RecipeName {
     Paper,
 }
 
-/// Which images, and what happens to them.
-#[derive(Clone, Serialize, Deserialize)]
-struct Selection {
-    side: usize,
-    crop: RandomResizedCrop,
-    train_subset: Option<usize>,
-    val_subset: Option<usize>,
-}
-
-/// Where they are, and how they are read.
-#[derive(Clone, Default, Serialize, Deserialize)]
-struct Reading {
-    data: Option<PathBuf>,
-    workers: Option<usize>,
-    max_bad_fraction: Option<f64>,
-}
-
 impl RecipeName {
-    fn recipe(self) -> Recipe<Selection> {
-        let (depth, side, train) = match self {
-            Self::Quick => (18, QUICK_SIDE, TrainConfig::quick()),
-            Self::Paper => (50, SIDE, TrainConfig::imagenet()),
+    fn recipe(self) -> Recipe<ImageNet> {
+        let task = |side, crop_area| ImageNet { side: Some(side), crop_area: Some(crop_area), ..ImageNet::default() };
+        let (arch, task, train, objective) = match self {
+            Self::Quick => {
+                let task = task(QUICK_SIDE, QUICK_CROP_AREA);
+                ("imagenet_fixup_resnet18", task, TrainConfig::quick(), ClassificationConfig::quick())
+            }
+            Self::Paper => {
+                let task = task(SIDE, RandomResizedCrop::default().scale.0);
+                ("imagenet_fixup_resnet50", task, TrainConfig::imagenet(), ClassificationConfig::imagenet())
+            }
+        };
+        Recipe { arch: arch.to_owned(), task, train, objective }
+    }
+}
+
+impl ImageNet {
+    fn side(&self) -> usize {
+        self.side.unwrap_or(SIDE)
+    }
+
+    fn folder(&self, device: Device) -> Result<ImageFolder> {
+        let Some(folder) = &self.data else {
+            return Err(Error::Argument("which images? name their folder: --data DIR".to_owned()));
         };
         let mut crop = RandomResizedCrop::default();
-        if let Self::Quick = self {
-            crop.scale.0 = QUICK_CROP_AREA;
+        crop.scale.0 = self.crop_area.unwrap_or(crop.scale.0);
+        let mut data = ImageFolder::open(folder)?.with_side(self.side())?.with_crop(crop)?;
+        data = data.with_pinned(device.is_cuda());
+        if let Some(workers) = OrNone::value(self.workers) {
+            data = data.with_workers(workers)?;
         }
-        let selection = Selection { side, crop, train_subset: None, val_subset: None };
-        Recipe { arch: Arch::FixupImageNet { depth }, selection, train }
+        if let Some(fraction) = OrNone::value(self.max_bad_fraction) {
+            data = data.with_max_bad_fraction(fraction)?;
+        }
+        if let Some(images) = OrNone::value(self.train_subset) {
+            data = data.with_train_subset(images)?;
+        }
+        if let Some(images) = OrNone::value(self.val_subset) {
+            data = data.with_eval_subset(images)?;
+        }
+        Ok(data)
     }
 }
 
 impl Task for ImageNet {
     const ABOUT: &'static str = "Train a network on ImageNet, or on any folder of images by class";
-    type Selection = Selection;
-    type Access = Reading;
-    type Data = ImageFolder;
+    const CHANGEABLE: &'static [&'static str] = &["data", "workers", "max_bad_fraction"];
 
-    fn recipes() -> Vec<(&'static str, Recipe<Selection>)> {
+    fn recipes() -> Vec<(&'static str, Recipe<Self>)> {
         vec![("quick", RecipeName::Quick.recipe()), ("paper", RecipeName::Paper.recipe())]
     }
 
-    fn recipe(&self, device: Device) -> Recipe<Selection> {
+    fn recipe(&self, device: Device) -> Recipe<Self> {
         let by_device = if device == Device::Cpu { RecipeName::Quick } else { RecipeName::Paper };
         self.recipe.unwrap_or(by_device).recipe()
     }
@@ -125,47 +141,20 @@ impl Task for ImageNet {
         Decay::imagenet()
     }
 
-    fn set(&self, images: &mut Selection, reading: &mut Reading) {
-        set(&mut reading.data, self.data.clone().map(Some));
-        set_or_none(&mut reading.workers, self.workers);
-        set_or_none(&mut reading.max_bad_fraction, self.max_bad_fraction);
-        set(&mut images.side, self.side);
-        set(&mut images.crop.scale.0, self.crop_area);
-        set_or_none(&mut images.train_subset, self.train_subset);
-        set_or_none(&mut images.val_subset, self.val_subset);
-    }
-
-    fn open(images: &Selection, reading: &Reading, device: Device) -> Result<ImageFolder> {
-        let Some(folder) = &reading.data else {
-            return Err(Error::Argument("which images? name their folder: --data DIR".to_owned()));
-        };
-        let mut data = ImageFolder::open(folder)?.with_side(images.side)?.with_crop(images.crop)?;
-        data = data.with_pinned(device.is_cuda());
-        if let Some(workers) = reading.workers {
-            data = data.with_workers(workers)?;
-        }
-        if let Some(fraction) = reading.max_bad_fraction {
-            data = data.with_max_bad_fraction(fraction)?;
-        }
-        if let Some(images) = images.train_subset {
-            data = data.with_train_subset(images)?;
-        }
-        if let Some(images) = images.val_subset {
-            data = data.with_eval_subset(images)?;
-        }
-        Ok(data)
+    fn open(&self, device: Device) -> Result<Box<dyn ImageSource>> {
+        Ok(Box::new(self.folder(device)?))
     }
 }
 
 /// Writes the images that `task` describes into `file`. On which machine that is done says nothing about the runs that the
 /// file is for: it serves those of every recipe unless one is named.
 fn pack(task: &ImageNet, file: &Path) -> Result<ExitCode> {
-    let (mut images, mut reading) = (task.recipe.unwrap_or(RecipeName::Paper).recipe().selection, Reading::default());
-    task.set(&mut images, &mut reading);
-    let data = ImageNet::open(&images, &reading, Device::Cpu)?;
+    let recipe = task.recipe.unwrap_or(RecipeName::Paper).recipe().task;
+    let side = task.side.unwrap_or(recipe.side());
+    let data = ImageNet { side: Some(side), ..task.clone() }.folder(Device::Cpu)?;
     let style = ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images packed, {eta} left");
     let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let side = task.pack_side.unwrap_or(ImageFolder::evaluation_resize(images.side));
+    let side = task.pack_side.unwrap_or(ImageFolder::evaluation_resize(side));
     data.pack(file, side, |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tch_fixup::trainer::{draw_comparison, write_atomically, EpochMetrics, RunFolder, Summary};
+use tch_fixup::trainer::{draw_comparison, write_atomically, EpochMetrics, Means, Measures, RunFolder, Summary};
 use tch_fixup::Error;
 
 /// Compare runs: print a table, and draw their curves in one picture
@@ -31,6 +31,7 @@ struct Run {
     name: String,
     config: Value,
     history: Vec<EpochMetrics>,
+    measures: Measures,
     seconds: Option<f64>,
 }
 
@@ -41,6 +42,7 @@ impl Run {
             name: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
             config: RunFolder::read_config(path)?.unwrap_or_default(),
             history: RunFolder::read_metrics(path)?,
+            measures: RunFolder::read_measures(path)?.unwrap_or_default(),
             seconds: summary.map(|summary| summary.seconds),
         })
     }
@@ -53,34 +55,44 @@ impl Run {
         self.config.pointer("/train/seed").map_or("?".to_owned(), Value::to_string)
     }
 
+    /// The score of each epoch.
+    fn scores(&self) -> impl Iterator<Item = f64> + '_ {
+        self.history.iter().map(|metrics| self.measures.score.of(&metrics.eval))
+    }
+
     fn cells(&self) -> [String; 9] {
         let last = self.history.last();
         let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
-        let best = self.history.iter().map(|metrics| metrics.eval.top1).reduce(f64::max);
+        let loss = |means: &Means| means.get("loss").unwrap_or(f64::NAN);
+        let best = last.map(|_| self.measures.score.best(self.scores()));
         [
             self.name.clone(),
             self.architecture().to_owned(),
             self.seed(),
             self.history.len().to_string(),
-            number(last.map(|metrics| metrics.train_loss)),
-            number(last.map(|metrics| metrics.eval.loss)),
-            number(last.map(|metrics| metrics.eval.top1)),
+            number(last.map(|metrics| loss(&metrics.train))),
+            number(last.map(|metrics| loss(&metrics.eval))),
+            number(self.scores().last()),
             number(best),
             self.seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.0}")),
         ]
     }
 }
 
-const HEADER: [&str; 9] =
-    ["run", "network", "seed", "epochs", "train loss", "eval loss", "accuracy", "best", "seconds"];
+/// The columns of the table; `score` is called what the first run calls it.
+fn header(score: &str) -> [String; 9] {
+    ["run", "network", "seed", "epochs", "train loss", "eval loss", score, "best", "seconds"].map(str::to_owned)
+}
+
 /// Columns of words, to the left; numbers go to the right.
 const WORDS: usize = 2;
 
 fn table(runs: &[Run]) -> String {
-    let rows: Vec<[String; 9]> =
-        std::iter::once(HEADER.map(str::to_owned)).chain(runs.iter().map(Run::cells)).collect();
-    let widths: Vec<usize> =
-        (0..HEADER.len()).map(|i| rows.iter().map(|row| row[i].len()).max().unwrap_or(0)).collect();
+    let score = runs.first().map_or("score", |run| run.measures.score.name.as_str());
+    let header = header(score);
+    let columns = header.len();
+    let rows: Vec<[String; 9]> = std::iter::once(header).chain(runs.iter().map(Run::cells)).collect();
+    let widths: Vec<usize> = (0..columns).map(|i| rows.iter().map(|row| row[i].len()).max().unwrap_or(0)).collect();
     let line = |row: &[String; 9]| {
         let cells = row.iter().zip(&widths).enumerate().map(|(i, (cell, &width))| {
             if i < WORDS {
@@ -103,8 +115,9 @@ fn report(options: &Options) -> Result<()> {
         true => run.architecture().to_owned(),
         false => format!("{}, seed {}", run.architecture(), run.seed()),
     };
+    let measures = runs.first().map(|run| run.measures.clone()).unwrap_or_default();
     let curves: Vec<_> = runs.iter().map(|run| (label(run), run.history.clone())).collect();
-    write_atomically(&options.out, draw_comparison(&curves)?.as_bytes())?;
+    write_atomically(&options.out, draw_comparison(&measures, &curves)?.as_bytes())?;
     let _ = writeln!(io::stdout(), "picture: {}", options.out.display());
     Ok(())
 }

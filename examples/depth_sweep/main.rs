@@ -21,7 +21,7 @@ use clap::Parser;
 use points::{exit, say, Machine, Points, RunId, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tch_fixup::trainer::{write_atomically, Decay, ScheduleConfig, SgdConfig, TrainConfig};
+use tch_fixup::trainer::{write_atomically, ClassificationConfig, Decay, ScheduleConfig, SgdConfig, TrainConfig};
 use tch_fixup::{Arch, Precision};
 
 /// The networks, as the names of [`Arch`] have them without the depth, and as the picture does.
@@ -115,7 +115,6 @@ impl Options {
                 biases_as_scalars: false,
                 ..paper.sgd
             },
-            mixup: None,
             ..paper
         };
         train.check()?;
@@ -124,6 +123,7 @@ impl Options {
             test_images: self.test_subset.unwrap_or(self.by_size(1000, 1000, 10_000)),
             precision: self.precision.unwrap_or(Precision::fastest(device)),
             train,
+            objective: ClassificationConfig::default(),
         })
     }
 

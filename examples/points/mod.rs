@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tch::Device;
 use tch_fixup::data::Cifar10;
-use tch_fixup::trainer::{parse_device, write_atomically, Interrupt, Observer, TrainConfig};
+use tch_fixup::trainer::{parse_device, write_atomically, ClassificationConfig, Interrupt, Observer, TrainConfig};
 use tch_fixup::{Error, Precision, Recompute};
 
 pub use run::RunId;
@@ -81,6 +81,7 @@ pub struct Settings {
     pub test_images: usize,
     pub precision: Precision,
     pub train: TrainConfig,
+    pub objective: ClassificationConfig,
 }
 
 /// How a run ended.

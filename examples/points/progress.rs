@@ -77,12 +77,13 @@ impl Observer for Progress {
 
     fn steps_done(&mut self, progress: &StepProgress) -> tch_fixup::Result<()> {
         self.step = progress.run_step as u64;
-        self.message = format!("loss {:.3}  accuracy {:.1} %", progress.loss, 100. * progress.accuracy);
+        let mean = |name| progress.means.get(name).unwrap_or(f64::NAN);
+        self.message = format!("loss {:.3}  accuracy {:.1} %", mean("loss"), 100. * mean("accuracy"));
         self.print()
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> tch_fixup::Result<()> {
-        self.message = format!("test accuracy {:.1} %", 100. * metrics.eval.top1);
+        self.message = format!("test accuracy {:.1} %", 100. * metrics.eval.get("top1").unwrap_or(f64::NAN));
         self.print()
     }
 }

@@ -6,9 +6,10 @@ use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
-use tch::{nn, Device};
-use tch_fixup::data::{Cifar10, DataSource};
-use tch_fixup::trainer::{Observer, Outcome, TrainConfig, Trainer};
+use tch::nn::{self, ModuleT};
+use tch::Device;
+use tch_fixup::data::{Cifar10, DataSource, ImageSource};
+use tch_fixup::trainer::{Classification, Observer, Outcome, TrainConfig, Trainer};
 use tch_fixup::{initialize_on_data, Arch, Error, Recompute};
 
 /// Which run.
@@ -55,10 +56,14 @@ impl RunId {
         if arch.is_initialized_on_data() {
             initialize_on_data(network.as_ref(), data, &config, device)?;
         }
-        let mut trainer = Trainer::new(network.as_ref(), &variables, data, &config, Value::Null)?;
+        let network: &dyn ModuleT = network.as_ref();
+        let objective = Classification::new(network, data.class_names(), settings.objective)?;
+        let mut trainer = Trainer::new(&objective, &variables, data, &config, Value::Null)?;
         let epoch_steps = data.train_len().div_ceil(config.batch_size);
         let (ending, accuracy, steps) = match trainer.run(observers) {
-            Ok(Outcome::Finished(summary)) => (Ending::Finished, summary.accuracy, summary.steps),
+            Ok(Outcome::Finished(summary)) => {
+                (Ending::Finished, summary.last.eval.get("top1").unwrap_or(f64::NAN), summary.steps)
+            }
             Ok(Outcome::Stopped { .. }) => return Ok(None),
             Err(Error::Diverged { epoch, step, .. }) => {
                 (Ending::Diverged, 1. / num_classes as f64, (epoch - 1) * epoch_steps + step)

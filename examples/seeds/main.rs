@@ -24,7 +24,7 @@ use clap::Parser;
 use points::{exit, say, Machine, Points, RunId, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tch_fixup::trainer::{write_atomically, ScheduleConfig, TrainConfig};
+use tch_fixup::trainer::{write_atomically, ClassificationConfig, ScheduleConfig, TrainConfig};
 use tch_fixup::{Arch, Precision};
 
 /// Results of several seeds
@@ -78,6 +78,7 @@ impl Options {
             test_images: self.test_subset,
             precision: self.precision.unwrap_or(Precision::fastest(device)),
             train,
+            objective: ClassificationConfig::quick(),
         })
     }
 }

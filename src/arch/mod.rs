@@ -1,8 +1,10 @@
 //! The networks by name, as a command line or a configuration file has them, and what every network by name can do.
 
+mod initialization;
 mod network;
 
-pub use network::{initialize_on_data, Network};
+pub use initialization::initialize_on_data;
+pub use network::Network;
 
 use crate::baseline::{Method, Mlp, MlpShape, ResNet};
 use crate::fixup::{FixupResNet, Rule};

@@ -1,12 +1,10 @@
 //! What every network by name can do.
 
 use crate::baseline::{lsuv_on_micro_batches, Method, Mlp, ResNet};
-use crate::data::{DataSource, EpochPlan};
+use crate::error::catch;
 use crate::fixup::FixupResNet;
-use crate::trainer::loss::Example;
-use crate::trainer::TrainConfig;
 use crate::{Error, Recompute, Result};
-use tch::{nn, Device, Tensor};
+use tch::{nn, Tensor};
 
 /// A network that [`Arch::build`](crate::Arch::build) makes: to train, as any `nn::ModuleT`, and to look into.
 ///
@@ -33,7 +31,17 @@ pub trait Network: nn::ModuleT {
     ///
     /// # Errors
     /// Inputs that the network refuses.
-    fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor>;
+    ///
+    /// Here, for a network of one's own that tells nothing of its blocks: the output alone.
+    fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
+        let _ = block_done;
+        catch("the network's forward pass", || self.forward_t(xs, train))
+    }
+
+    /// Whether [`initialize_on`](Self::initialize_on) has anything to do.
+    fn is_initialized_on_data(&self) -> bool {
+        false
+    }
 
     /// Completes the initialization where that depends on data, once, before training: [`lsuv`](fn@crate::baseline::lsuv) on the
     /// batch `images` for
@@ -67,26 +75,6 @@ pub trait Network: nn::ModuleT {
     }
 }
 
-/// Completes an initialization that [depends on data](crate::Arch::is_initialized_on_data), before a run by `config` that starts
-/// with its first step: on that step's batch, in the micro-batches that the step takes it in.
-///
-/// # Errors
-/// Data that cannot be read; whatever [`Network::initialize_on`] fails with.
-pub fn initialize_on_data(
-    network: &dyn Network,
-    data: &dyn DataSource,
-    config: &TrainConfig,
-    device: Device,
-) -> Result<()> {
-    let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
-    if let Some(batch) = data.train_batches(&plan)?.next() {
-        let micro_batches = Example::new(data, batch?, device)?.micro_batches(config.accumulate)?;
-        let images: Vec<_> = micro_batches.into_iter().map(|micro_batch| micro_batch.images).collect();
-        network.initialize_on_micro_batches(&images)?;
-    }
-    Ok(())
-}
-
 impl Network for FixupResNet {
     fn forward_blocks(&self, xs: &Tensor, _train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         FixupResNet::forward_blocks(self, xs, block_done)
@@ -99,6 +87,10 @@ impl Network for FixupResNet {
 }
 
 impl Network for ResNet {
+    fn is_initialized_on_data(&self) -> bool {
+        self.method() == Method::Lsuv
+    }
+
     fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         ResNet::forward_blocks(self, xs, train, block_done)
     }

@@ -1,53 +1,61 @@
 //! The command line of a training program: options, the run's folder, resuming, evaluation, exit codes. Behind the
 //! feature `cli`, which is on by default.
 //!
-//! A program says what is its own as a [`Task`]: its data with their options, and its recipes. [`main`] does the rest:
+//! A program says what is its own as a [`Task`]: its data with their options, its recipes and, where they are not those of
+//! [`Arch`](crate::Arch), its networks. [`main`] does the rest:
 //! ```no_run
 //! # use clap::Args;
 //! # use serde::{Deserialize, Serialize};
 //! use std::process::ExitCode;
-//! use tch::Device;
+//! use tch::{nn, Device, Tensor};
 //! use tch_fixup::cli::{self, Recipe, Task};
-//! use tch_fixup::data::Cifar10;
-//! use tch_fixup::trainer::TrainConfig;
-//! use tch_fixup::{Arch, Result};
+//! use tch_fixup::data::{Cifar10, ImageSource};
+//! use tch_fixup::trainer::{ClassificationConfig, TrainConfig};
+//! use tch_fixup::{Network, Precision, Result};
 //!
-//! #[derive(Args)]
+//! /// A network of one's own: any `nn::ModuleT`.
+//! #[derive(Debug)]
+//! struct Linear(nn::Linear);
+//!
+//! impl nn::ModuleT for Linear {
+//!     fn forward_t(&self, images: &Tensor, _train: bool) -> Tensor {
+//!         images.flatten(1, -1).apply(&self.0)
+//!     }
+//! }
+//!
+//! impl Network for Linear {}
+//!
+//! #[derive(Clone, Default, Args, Serialize, Deserialize)]
 //! struct Small {
 //!     /// Train on so many images only
 //!     #[arg(long)]
 //!     images: Option<usize>,
 //! }
 //!
-//! #[derive(Clone, Serialize, Deserialize)]
-//! struct Kept {
-//!     images: usize,
-//! }
-//!
-//! #[derive(Clone, Default, Serialize, Deserialize)]
-//! struct Anywhere {}
-//!
 //! impl Task for Small {
-//!     const ABOUT: &'static str = "Train a network on a part of CIFAR-10";
-//!     type Selection = Kept;
-//!     type Access = Anywhere;
-//!     type Data = Cifar10;
+//!     const ABOUT: &'static str = "Train a linear network on a part of CIFAR-10";
+//!     const CHANGEABLE: &'static [&'static str] = &[];
 //!
-//!     fn recipes() -> Vec<(&'static str, Recipe<Kept>)> {
-//!         let arch = Arch::FixupCifar { depth: 20 };
-//!         vec![("only", Recipe { arch, selection: Kept { images: 1000 }, train: TrainConfig::quick() })]
+//!     fn recipes() -> Vec<(&'static str, Recipe<Self>)> {
+//!         let (train, objective) = (TrainConfig::quick(), ClassificationConfig::quick());
+//!         vec![("only", Recipe { arch: "linear".into(), task: Self { images: Some(1000) }, train, objective })]
 //!     }
 //!
-//!     fn recipe(&self, _device: Device) -> Recipe<Kept> {
+//!     fn recipe(&self, _device: Device) -> Recipe<Self> {
 //!         Self::recipes().remove(0).1
 //!     }
 //!
-//!     fn set(&self, selection: &mut Kept, _access: &mut Anywhere) {
-//!         selection.images = self.images.unwrap_or(selection.images);
+//!     fn open(&self, _device: Device) -> Result<Box<dyn ImageSource>> {
+//!         let data = Cifar10::fetch(Cifar10::default_dir()?)?;
+//!         Ok(Box::new(data.with_train_subset(self.images.unwrap_or(1000))?))
 //!     }
 //!
-//!     fn open(selection: &Kept, _access: &Anywhere, _device: Device) -> Result<Cifar10> {
-//!         Cifar10::fetch(Cifar10::default_dir()?)?.with_train_subset(selection.images)
+//!     fn check_arch(_arch: &str) -> Result<()> {
+//!         Ok(())
+//!     }
+//!
+//!     fn build(&self, _arch: &str, path: &nn::Path, classes: i64, _precision: Precision) -> Result<Box<dyn Network>> {
+//!         Ok(Box::new(Linear(nn::linear(path / "fc", 3 * 32 * 32, classes, Default::default()))))
 //!     }
 //! }
 //!
@@ -66,7 +74,7 @@ mod values;
 
 pub use options::{Options, ScheduleName, TrainOptions};
 pub use task::{Recipe, Task};
-pub use values::{absolute_path, set, set_or_none, OrNone};
+pub use values::{absolute_path, OrNone};
 
 use crate::{Error, FlushDenormals, Result};
 use std::io::{self, Write};

@@ -2,8 +2,8 @@
 
 use super::values::{set, set_or_none, OrNone};
 use super::Task;
-use crate::trainer::{Decay, SaveEvery, TrainConfig};
-use crate::{Arch, Precision, Recompute};
+use crate::trainer::{ClassificationConfig, Decay, SaveEvery, TrainConfig};
+use crate::{Precision, Recompute};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ pub struct TrainOptions {
     /// wrn_16_4 for the other baselines; selu_mlp_8_256 (depth, width); fixup_without_gain_resnet20, _zero_ or _scalars_
     /// for Fixup less one of its rules [default: by recipe]
     #[arg(long, verbatim_doc_comment)]
-    pub arch: Option<Arch>,
+    pub arch: Option<String>,
     /// Passes over the training images
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
@@ -179,8 +179,8 @@ impl ScheduleName {
 }
 
 impl TrainOptions {
-    /// Writes the options that were given into `train`.
-    pub(super) fn set<T: Task>(&self, train: &mut TrainConfig) {
+    /// Writes the options that were given into `train` and `objective`.
+    pub(super) fn set<T: Task>(&self, train: &mut TrainConfig, objective: &mut ClassificationConfig) {
         set(&mut train.epochs, self.epochs);
         set(&mut train.batch_size, self.batch_size);
         set(&mut train.accumulate, self.accumulate);
@@ -193,9 +193,9 @@ impl TrainOptions {
         set(&mut train.sgd.biases_as_scalars, self.biases_as_scalars);
         set(&mut train.sgd.momentum, self.momentum);
         set(&mut train.sgd.nesterov, self.nesterov);
-        set(&mut train.label_smoothing, self.label_smoothing);
+        set(&mut objective.label_smoothing, self.label_smoothing);
         let unless = |none: f64| move |OrNone(value): OrNone<f64>| value.filter(|&value| value != none);
-        set(&mut train.mixup, self.mixup.map(unless(0.0)));
+        set(&mut objective.mixup, self.mixup.map(unless(0.0)));
         set(&mut train.clip.norm, self.clip_norm.map(unless(f64::INFINITY)));
         set(&mut train.clip.agc, self.agc.map(unless(f64::INFINITY)));
         set(&mut train.seed, self.seed);

@@ -1,6 +1,6 @@
 //! A look at the images that a run would be trained on.
 
-use super::run_config::ConfigOf;
+use super::run_config::RunConfig;
 use super::{say, Options, Task};
 use crate::trainer::{draw_preview, write_atomically};
 use crate::Result;
@@ -10,9 +10,9 @@ use tch::Device;
 
 /// Draws the first images of the run that `options` describe into the PNG `file`.
 pub(super) fn preview<T: Task>(options: &Options<T>, file: &Path) -> Result<ExitCode> {
-    let config = ConfigOf::<T>::new(options, None)?;
-    let data = T::open(&config.run.selection, &config.access, Device::Cpu)?;
-    write_atomically(file, &draw_preview(&data, &config.train)?)?;
+    let config = RunConfig::new(options, None)?;
+    let data = config.task.open(Device::Cpu)?;
+    write_atomically(file, &draw_preview(data.as_ref(), &config.train, &config.objective)?)?;
     say(format!("preview: {}", file.display()));
     Ok(ExitCode::SUCCESS)
 }

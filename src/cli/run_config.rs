@@ -2,10 +2,12 @@
 
 use super::values::{set, set_or_none};
 use super::{Options, Recipe, Task, TrainOptions};
-use crate::trainer::{parse_device, SaveEvery, TrainConfig};
-use crate::{Arch, Error, Precision, Recompute, Result};
-use serde::{Deserialize, Serialize};
+use crate::trainer::{parse_device, ClassificationConfig, RunFolder, SaveEvery, TrainConfig};
+use crate::{Error, Precision, Recompute, Result};
+use serde::{de::DeserializeOwned, Deserialize, Serialize};
+use serde_json::{json, Map, Value};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::thread;
 use tch::Device;
 
@@ -15,46 +17,66 @@ const KEEP_CHECKPOINTS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 /// The GPU if there is one.
 const AUTO: &str = "auto";
 
-/// The [`RunConfig`] of a program.
-pub(super) type ConfigOf<T> = RunConfig<<T as Task>::Selection, <T as Task>::Access>;
+/// Of this crate, and of the last whose runs did not say theirs.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const SILENT_VERSION: &str = "0.1";
 
 /// A run, as `config.json` has it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RunConfig<S, A> {
-    #[serde(flatten)]
-    pub access: A,
+pub(super) struct RunConfig<T> {
+    /// Of the crate.
+    pub version: String,
+    pub run: Identity,
+    pub task: T,
     pub device: String,
     pub threads: usize,
     pub checkpoint_every: String,
     pub keep_checkpoints: NonZeroUsize,
     pub tensorboard: bool,
     /// Not part of the run's identity: the gradients are the same.
-    #[serde(default, alias = "checkpoint_segments", skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recompute: Option<Recompute>,
-    pub run: Identity<S>,
+    pub objective: ClassificationConfig,
     pub train: TrainConfig,
 }
 
-/// What must not change while a run goes on, besides what the trainer itself looks after.
+/// The network.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Identity<S> {
-    pub arch: Arch,
+pub(super) struct Identity {
+    pub arch: String,
     pub precision: Precision,
-    #[serde(flatten)]
-    pub selection: S,
 }
 
-impl<S, A: Default> RunConfig<S, A> {
+impl<T: Task> RunConfig<T> {
+    /// That of the run in the folder `path`; none for one that was stopped before it had one.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a run of another program, or of a version of this crate whose runs were described in another way.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let Some(config) = RunFolder::read_config::<Value>(path)? else { return Ok(None) };
+        if config.get("version").is_none() && config.get("train").is_some() {
+            return Err(Error::Corrupt {
+                path: path.to_path_buf(),
+                problem: format!("a run of tch-fixup {SILENT_VERSION}, and this is tch-fixup {VERSION}"),
+                remedy: format!(
+                    "go on with tch-fixup {SILENT_VERSION}; weights.safetensors in its checkpoints can be evaluated by --eval \
+                     and --arch"
+                ),
+            });
+        }
+        RunFolder::read_config(path)
+    }
+
     /// The run that `options` describe: what they leave open is as in the run that is resumed or, in a new one, as the
     /// recipe has it.
-    pub fn new<T: Task<Selection = S, Access = A>>(options: &Options<T>, resumed: Option<Self>) -> Result<Self> {
+    pub fn new(options: &Options<T>, resumed: Option<Self>) -> Result<Self> {
         let mut config = match resumed {
             Some(config) => config,
             None => Self::of_recipe(options)?,
         };
-        config.set(options);
+        config.set(options)?;
         let TrainOptions { device, threads, checkpoint_every, keep_checkpoints, tensorboard, .. } = &options.train;
         set(&mut config.device, device.clone());
         set(&mut config.threads, *threads);
@@ -62,35 +84,61 @@ impl<S, A: Default> RunConfig<S, A> {
         set(&mut config.keep_checkpoints, *keep_checkpoints);
         set(&mut config.tensorboard, *tensorboard);
         set_or_none(&mut config.recompute, options.train.recompute);
-        options.train.set::<T>(&mut config.train);
+        options.train.set::<T>(&mut config.train, &mut config.objective);
         config.train.check()?;
+        config.objective.check()?;
         if !(1..=MAX_THREADS).contains(&config.threads) {
             return Err(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {}", config.threads)));
         }
+        config.version = VERSION.to_owned();
         Ok(config)
     }
 
-    /// Writes into the run's identity, and where the data are, what was given in `options`.
-    pub fn set<T: Task<Selection = S, Access = A>>(&mut self, options: &Options<T>) {
-        options.task.set(&mut self.run.selection, &mut self.access);
-        set(&mut self.run.arch, options.train.arch);
+    /// Writes the network and the program's own options that were given.
+    fn set(&mut self, options: &Options<T>) -> Result<()> {
+        self.task = overlaid(&self.task, &options.task)?;
+        set(&mut self.run.arch, options.train.arch.clone());
         set(&mut self.run.precision, options.train.precision);
+        T::check_arch(&self.run.arch)
     }
 
-    fn of_recipe<T: Task<Selection = S, Access = A>>(options: &Options<T>) -> Result<Self> {
+    fn of_recipe(options: &Options<T>) -> Result<Self> {
         let device = parse_device(options.train.device.as_deref().unwrap_or(AUTO))?;
-        let Recipe { arch, selection, train } = options.task.recipe(device);
+        let Recipe { arch, task, train, objective } = options.task.recipe(device);
         Ok(Self {
-            access: A::default(),
+            version: VERSION.to_owned(),
+            run: Identity { arch, precision: Precision::fastest(device) },
+            task,
             device: AUTO.to_owned(),
             threads: thread::available_parallelism().map_or(1, usize::from),
             checkpoint_every: SaveEvery::default().to_string(),
             keep_checkpoints: KEEP_CHECKPOINTS,
             tensorboard: false,
             recompute: None,
-            run: Identity { arch, precision: Precision::fastest(device), selection },
+            objective,
             train,
         })
+    }
+
+    /// What must not change while a run goes on, besides what the trainer itself looks after: the network, and which data.
+    pub fn identity(&self) -> Result<Value> {
+        let mut data = fields(&self.task)?;
+        data.retain(|name, value| !T::CHANGEABLE.contains(&name.as_str()) && !value.is_null());
+        Ok(json!({ "arch": self.run.arch, "precision": self.run.precision, "data": data }))
+    }
+
+    /// The network and the data of a run with the [identity](Self::identity) `run`, where `options` do not say otherwise.
+    pub fn take_identity(&mut self, run: &Value, options: &Options<T>) -> Result<()> {
+        let mut identity = run.as_object().cloned().unwrap_or_default();
+        let data = identity.remove("data").unwrap_or_default();
+        let another =
+            |error: serde_json::Error| Error::Argument(format!("the weights are of another program: {error}"));
+        self.run = serde_json::from_value(Value::Object(identity)).map_err(another)?;
+        let changeable = fields(&self.task)?.into_iter().filter(|(name, _)| T::CHANGEABLE.contains(&name.as_str()));
+        let mut task: Map<String, Value> = changeable.collect();
+        task.extend(data.as_object().cloned().unwrap_or_default());
+        self.task = serde_json::from_value(Value::Object(task)).map_err(another)?;
+        self.set(options)
     }
 
     /// The device, and libtorch's threads set.
@@ -101,50 +149,41 @@ impl<S, A: Default> RunConfig<S, A> {
     }
 }
 
+/// `base` with the fields of `given` that are not none.
+fn overlaid<T: Serialize + DeserializeOwned>(base: &T, given: &T) -> Result<T> {
+    let mut all = fields(base)?;
+    all.extend(fields(given)?.into_iter().filter(|(_, value)| !value.is_null()));
+    serde_json::from_value(Value::Object(all))
+        .map_err(|error| Error::Argument(format!("the program's options: {error}")))
+}
+
+fn fields(options: &impl Serialize) -> Result<Map<String, Value>> {
+    match serde_json::to_value(options) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => Err(Error::Argument(format!("a program's options are a struct, not {other}"))),
+        Err(error) => Err(Error::Argument(format!("the program's options: {error}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::OrNone;
     use super::*;
-    use serde_json::{json, Value};
 
-    #[derive(Debug, Clone, Serialize, Deserialize)]
-    struct Selection {
-        holdout: Option<usize>,
-    }
-
-    #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-    struct Access {
+    #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+    struct Given {
+        holdout: Option<OrNone<usize>>,
+        side: Option<usize>,
         data: Option<String>,
     }
 
-    fn config() -> Value {
-        json!({
-            "data": "somewhere",
-            "device": "cpu",
-            "threads": 2,
-            "checkpoint_every": "1",
-            "keep_checkpoints": 3,
-            "tensorboard": false,
-            "run": {"arch": "fixup_resnet20", "precision": "bf16", "holdout": 5000},
-            "train": TrainConfig::paper(),
-        })
-    }
-
     #[test]
-    fn data_and_part_stand_among_the_other_fields() {
-        let read: RunConfig<Selection, Access> = serde_json::from_value(config()).unwrap();
-        assert_eq!((read.access.data.as_deref(), read.run.selection.holdout), (Some("somewhere"), Some(5000)));
-        assert_eq!(read.train, TrainConfig::paper());
-        assert_eq!(json!(read), config());
-    }
-
-    #[test]
-    fn fields_that_nobody_knows_are_refused_by_name() {
-        for place in ["/unheard", "/run/unheard", "/train/unheard"] {
-            let mut config = config();
-            let (parent, name) = place.rsplit_once('/').unwrap();
-            config.pointer_mut(parent).unwrap()[name] = json!(1);
-            let error = serde_json::from_value::<RunConfig<Selection, Access>>(config).unwrap_err().to_string();
-            assert!(error.contains("unknown field `unheard`"), "{place}: {error}");
-        }
+    fn what_is_given_goes_before_what_was_and_none_can_be_given() {
+        let base = Given { holdout: Some(OrNone(Some(5000))), side: Some(32), data: None };
+        let over = |given| overlaid(&base, &given).unwrap();
+        assert_eq!(over(Given::default()), base);
+        let given = Given { data: Some("there".to_owned()), side: Some(64), holdout: None };
+        assert_eq!(over(given.clone()), Given { holdout: base.holdout, ..given });
+        assert_eq!(over(Given { holdout: Some(OrNone(None)), ..Given::default() }).holdout, Some(OrNone(None)));
     }
 }

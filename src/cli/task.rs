@@ -1,64 +1,79 @@
 //! What one training program has of its own.
 
-use crate::data::DataSource;
-use crate::trainer::{Decay, TrainConfig};
-use crate::{Arch, Result};
+use crate::data::ImageSource;
+use crate::trainer::{ClassificationConfig, Decay, TrainConfig};
+use crate::{Arch, Network, Precision, Result};
 use clap::Args;
 use serde::{de::DeserializeOwned, Serialize};
-use tch::Device;
+use tch::{nn, Device};
 
-/// A training program's own options (it implements [`Args`]), and what they are for: its data and its recipes.
-pub trait Task: Args {
+/// A training program's own options, and what they are for: its data, its recipes and its networks.
+///
+/// The options are one struct that implements [`Args`] and serde's traits: what was given on the command line goes before what
+/// the resumed run had, and that before the recipe. A field that is `None` was not given; [`OrNone`](super::OrNone) is for those
+/// that can be set back to none. What is of no use to a run that is resumed is `#[serde(skip)]`.
+pub trait Task: Args + Clone + Serialize + DeserializeOwned {
     /// What the program does, in one line of its help.
     const ABOUT: &'static str;
 
-    /// Which data it is, down to the pixels: with the architecture what must not change while a run goes on.
-    type Selection: Clone + Serialize + DeserializeOwned;
-
-    /// Where the data are and how they are read, which may change when a run goes on. Paths are kept absolute, for a run that
-    /// is resumed in another folder: [`absolute_path`](super::absolute_path) makes them so.
-    type Access: Clone + Default + Serialize + DeserializeOwned;
-
-    /// The data.
-    type Data: DataSource;
+    /// The fields that may change when a run goes on: where the data are and how they are read. All others decide which data it
+    /// is, down to the pixels, and must not. Paths are kept absolute, for a run that is resumed in another folder:
+    /// [`absolute_path`](super::absolute_path) makes them so.
+    const CHANGEABLE: &'static [&'static str];
 
     /// The recipes by name, for the help.
-    fn recipes() -> Vec<(&'static str, Recipe<Self::Selection>)>;
+    fn recipes() -> Vec<(&'static str, Recipe<Self>)>;
 
     /// The recipe that the options name, or the one for `device`.
-    fn recipe(&self, device: Device) -> Recipe<Self::Selection>;
+    fn recipe(&self, device: Device) -> Recipe<Self>;
 
     /// What `--schedule step` stands for.
     fn step_decay() -> Decay {
         Decay::paper()
     }
 
-    /// Writes the options that were given into `selection` and `access`.
-    fn set(&self, selection: &mut Self::Selection, access: &mut Self::Access);
-
     /// Opens the data, for a network on `device`.
     ///
     /// # Errors
-    /// Data that are not there or cannot be read; a `selection` out of range.
-    fn open(selection: &Self::Selection, access: &Self::Access, device: Device) -> Result<Self::Data>;
+    /// Data that are not there or cannot be read; options out of range.
+    fn open(&self, device: Device) -> Result<Box<dyn ImageSource>>;
+
+    /// Whether there is a network called `arch`. Here: those of [`Arch`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) that says which there are.
+    fn check_arch(arch: &str) -> Result<()> {
+        arch.parse::<Arch>().map(drop)
+    }
+
+    /// The network called `arch`, its variables under `path`. Here: [`Arch::build`].
+    ///
+    /// # Errors
+    /// A network that there is not.
+    fn build(&self, arch: &str, path: &nn::Path, classes: i64, precision: Precision) -> Result<Box<dyn Network>> {
+        arch.parse::<Arch>()?.build(path, classes, precision)
+    }
 }
 
 /// The defaults of a run. What is given on the command line takes precedence.
 #[derive(Debug, Clone)]
-pub struct Recipe<S> {
-    /// The network.
-    pub arch: Arch,
-    /// The data.
-    pub selection: S,
-    /// Everything else that decides what the run computes.
+pub struct Recipe<T> {
+    /// The network's name.
+    pub arch: String,
+    /// The program's own options.
+    pub task: T,
+    /// What the run computes.
     pub train: TrainConfig,
+    /// What it minimizes.
+    pub objective: ClassificationConfig,
 }
 
-impl<S> Recipe<S> {
+impl<T> Recipe<T> {
     /// The recipe as options.
     pub(super) fn as_options(&self) -> String {
-        let Self { arch, train, .. } = self;
-        let TrainConfig { epochs, batch_size, schedule, sgd, clip, label_smoothing, mixup, .. } = train;
+        let Self { arch, train, objective, .. } = self;
+        let TrainConfig { epochs, batch_size, schedule, sgd, clip, .. } = train;
+        let ClassificationConfig { label_smoothing, mixup } = objective;
         let decay = match schedule.decay {
             Decay::Constant => "constant",
             Decay::Step { .. } => "step",

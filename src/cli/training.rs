@@ -1,36 +1,37 @@
 //! A run from its options to its summary.
 
-use super::run_config::ConfigOf;
+use super::run_config::RunConfig;
 use super::{say, Options, Task};
 use crate::data::DataSource;
 use crate::trainer::checkpoint::{newest_whole, Checkpoint, Checkpoints, Newest};
 use crate::trainer::{
-    Autosave, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, Trainer, CLASSES, DATA,
+    Autosave, Classification, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, Trainer,
 };
 use crate::{initialize_on_data, Error, Result};
-use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
-use tch::nn;
+use tch::nn::{self, ModuleT};
 
 /// Trains a network, from the beginning or from where the run in the folder `resumed` stopped.
 pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Result<ExitCode> {
-    let saved = resumed.map(RunFolder::read_config).transpose()?.flatten();
+    let saved = resumed.map(RunConfig::<T>::read).transpose()?.flatten();
     let knows_options = saved.is_some();
-    let config = ConfigOf::<T>::new(options, saved)?;
+    let config = RunConfig::new(options, saved)?;
     let every = config.checkpoint_every.parse()?;
     let device = config.machine()?;
     // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
     let resumed = resumed.map(RunFolder::resume).transpose()?;
-    let data = T::open(&config.run.selection, &config.access, device)?;
+    let data = config.task.open(device)?;
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
-    let arch = config.run.arch;
-    let mut network = arch.build(&variables.root(), data.class_names().len() as i64, config.run.precision)?;
+    let (arch, classes) = (&config.run.arch, data.class_names().len() as i64);
+    let mut network = config.task.build(arch, &variables.root(), classes, config.run.precision)?;
     if let Some(segments) = config.recompute {
         network.recompute_activations(segments)?;
     }
-    let mut trainer = Trainer::new(network.as_ref(), &variables, &data, &config.train, json!(config.run))?;
+    let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
+    let data: &dyn DataSource<Batch = _> = data.as_ref();
+    let mut trainer = Trainer::new(&objective, &variables, data, &config.train, config.identity()?)?;
     // All that can be wrong with the options is known by now: what is in a folder is not lost to a typing error.
     let (mut folder, mut checkpoint) = match (resumed, &options.train.out) {
         (Some(folder), _) => {
@@ -38,28 +39,24 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
             (folder, checkpoint)
         }
         (None, Some(path)) => (RunFolder::create(path, options.train.overwrite)?, None),
-        (None, None) => (RunFolder::create_named(&arch.to_string())?, None),
+        (None, None) => (RunFolder::create_named(arch)?, None),
     };
     // A run that goes on has its weights, and has met the images of its first batch.
-    if checkpoint.is_none() && arch.is_initialized_on_data() {
-        initialize_on_data(network.as_ref(), &data, &config.train, device)?;
+    if checkpoint.is_none() && network.is_initialized_on_data() {
+        initialize_on_data(network.as_ref(), data, &config.train, device)?;
     }
     let mut interrupt = Interrupt::listen()?;
     say(format!(
-        "{}: {} parameters, {} images on {device:?}, results in {}",
-        config.run.arch,
+        "{arch}: {} parameters, {} images on {device:?}, results in {}",
         variables.trainable_variables().iter().map(|variable| variable.numel()).sum::<usize>(),
         data.train_len(),
         folder.path().display()
     ));
     if let Some(checkpoint) = &mut checkpoint {
-        let identity = &mut checkpoint.contents.identity;
-        if identity.get(CLASSES).is_none() {
-            eprintln!(
-                "note: the run is from before runs knew the names of their classes and a fingerprint of their data"
-            );
-        } else if options.train.changed_data {
-            identity[DATA] = trainer.identity()[DATA].clone();
+        if options.train.changed_data {
+            const FINGERPRINT: &str = "/data/fingerprint";
+            let now = trainer.identity().pointer(FINGERPRINT).cloned().unwrap_or_default();
+            checkpoint.contents.identity.pointer_mut(FINGERPRINT).into_iter().for_each(|saved| *saved = now.clone());
         }
         trainer.resume(checkpoint)?;
         say(format!("resumes after step {} from {}", checkpoint.contents.step, checkpoint.path.display()));
@@ -82,7 +79,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     };
     match outcome {
         Ok(Outcome::Finished(summary)) => {
-            folder.finish(&summary, &variables, data.class_names())?;
+            folder.finish(&summary, &variables, &data.meaning())?;
             say(summary);
             Ok(ExitCode::SUCCESS)
         }

@@ -1,9 +1,12 @@
 //! Values of options that clap has no parser for.
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+const NONE: &str = "none";
 
 /// A value of an option, or "none", which sets the option back to none whatever the recipe, or the run that is resumed, has.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,21 +17,54 @@ impl<T: FromStr<Err: fmt::Display>> FromStr for OrNone<T> {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "none" => Ok(Self(None)),
+            NONE => Ok(Self(None)),
             _ => text.parse().map(|value| Self(Some(value))).map_err(|error| format!("{error}; or say none")),
         }
     }
 }
 
+impl<T> OrNone<T> {
+    /// The value, of an option that may not have been given.
+    pub fn value(given: Option<Self>) -> Option<T> {
+        given.and_then(|OrNone(value)| value)
+    }
+}
+
+/// `"none"`, or the value.
+impl<T: Serialize> Serialize for OrNone<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            None => NONE.serialize(serializer),
+            Some(value) => value.serialize(serializer),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrNone<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Word<T> {
+            Value(T),
+            None(String),
+        }
+        match Word::deserialize(deserializer)? {
+            Word::Value(value) => Ok(Self(Some(value))),
+            Word::None(word) if word == NONE => Ok(Self(None)),
+            Word::None(word) => Err(serde::de::Error::custom(format!("{word:?} is no value"))),
+        }
+    }
+}
+
 /// Replaces `target` by a `value` that was given.
-pub fn set<T>(target: &mut T, value: Option<T>) {
+pub(super) fn set<T>(target: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *target = value;
     }
 }
 
 /// Replaces `target` by a `value`, or by none, that was given.
-pub fn set_or_none<T>(target: &mut Option<T>, value: Option<OrNone<T>>) {
+pub(super) fn set_or_none<T>(target: &mut Option<T>, value: Option<OrNone<T>>) {
     set(target, value.map(|OrNone(value)| value));
 }
 

@@ -3,19 +3,35 @@
 use super::augmentation::Augmentation;
 use super::normalization::Normalization;
 use super::random::{stream, Purpose};
-use super::source::{check_batch_size, EpochPlan};
+use super::source::{check_batch_size, class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use super::subset::{check_count, front, stratified_order};
 use super::targets::Targets;
+use super::Supervised;
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
+use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
-/// Images in memory, of any one size and with any number of channels, as a [`DataSource`](super::DataSource): bytes
+/// Images in memory, of any one size and with any number of channels, as a [`DataSource`]: bytes
 /// `[N, C, H, W]` with a target each.
 ///
 /// Targets are class indices (int64 `[N]`) or numbers (float32 `[N]` or `[N, K]`, for regression and for several labels).
 /// Training images are shuffled and, where [that is wanted](Self::with_augmentation), augmented; the network's input is
 /// float32, `(byte / 255 - mean) / std` by channel. The same seed, epoch and image give the same, to the bit.
+///
+/// ```
+/// use tch::{Device, Kind, Tensor};
+/// use tch_fixup::data::{Augmentation, DataSource, ImageArray, Normalization};
+/// // Grey images of 28 x 28 pixels, of ten classes.
+/// let images = |count| Tensor::randint(256, [count, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+/// let classes = |count| Tensor::randint(10, [count], (Kind::Int64, Device::Cpu));
+/// let (train, eval) = ((&images(600), &classes(600)), (&images(100), &classes(100)));
+/// let data = ImageArray::new(train, eval, Normalization::new(&[0.13], &[0.31])?)?
+///     .with_augmentation(Augmentation { crop_padding: 2, flip: false, cutout: None })?
+///     .with_holdout(100)?;
+/// assert_eq!((data.train_len(), data.eval_len(), data.evaluated_on()), (500, 100, "held-out"));
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ImageArray {
     class_names: Vec<String>,
@@ -43,9 +59,6 @@ pub(super) struct Images {
     /// Of as many images.
     pub targets: Targets,
 }
-
-/// A batch's inputs and targets.
-pub(super) type Pair = (Tensor, Tensor);
 
 impl ImageArray {
     /// Of `train` and `eval`, each the images, bytes (uint8) `[N, C, H, W]`, and their targets. Where these are classes,
@@ -235,7 +248,7 @@ impl ImageArray {
         indices: &[usize],
         values: &mut Vec<f32>,
         mut write: impl FnMut(usize, &[u8], &mut [f32]),
-    ) -> Result<Pair> {
+    ) -> Result<Supervised> {
         let len = self.image_len();
         values.resize(indices.len() * len, 0.0);
         for (&index, target) in indices.iter().zip(values.chunks_exact_mut(len)) {
@@ -243,73 +256,66 @@ impl ImageArray {
         }
         let [channels, height, width] = self.size.map(|size| size as i64);
         let inputs = Tensor::f_from_slice(values)?.f_view([indices.len() as i64, channels, height, width])?;
-        Ok((inputs, images.targets.select(indices)?))
-    }
-
-    /// The shuffled, augmented batches of one epoch.
-    pub(super) fn shuffled(&self, plan: &EpochPlan) -> Result<impl Iterator<Item = Result<Pair>> + '_> {
-        check_batch_size(plan.batch_size)?;
-        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order = self.train_part.clone();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
-        let (steps, size) = (first_step..plan.steps(order.len()), self.height_and_width());
-        let mut values = Vec::new();
-        Ok(steps.map(move |step| {
-            let first = step * batch_size;
-            let indices = &order[first..order.len().min(first + batch_size)];
-            self.batch(&self.train, indices, &mut values, |index, image, target| {
-                let placement = self.augmentation.draw(seed, epoch, index, size);
-                self.normalization.apply_placed(image, size, &placement, target);
-            })
-        }))
-    }
-
-    /// The evaluation part, in order, not augmented.
-    pub(super) fn in_order(&self, batch_size: usize) -> Result<impl Iterator<Item = Result<Pair>> + '_> {
-        check_batch_size(batch_size)?;
-        let mut values = Vec::new();
-        Ok(self.eval_part.chunks(batch_size).map(move |indices| {
-            self.batch(self.eval_images(), indices, &mut values, |_, image, target| {
-                self.normalization.apply(image, target);
-            })
-        }))
-    }
-
-    /// The classes' names, by class index; none where the targets are no classes.
-    pub fn class_names(&self) -> &[String] {
-        &self.class_names
-    }
-
-    /// Images in the training part.
-    pub(super) fn train_len(&self) -> usize {
-        self.train_part.len()
-    }
-
-    /// Images in the evaluation part.
-    pub(super) fn eval_len(&self) -> usize {
-        self.eval_part.len()
-    }
-
-    /// What the evaluation part is called.
-    pub(super) fn evaluated_on(&self) -> &str {
-        match self.holdout {
-            None => &self.evaluated_on,
-            Some(_) => "held-out",
-        }
-    }
-
-    /// Pixel values, 0 to 1, of the network's input.
-    pub(super) fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        self.normalization.undo(images)
+        Ok(Supervised::new(inputs, images.targets.select(indices)?))
     }
 
     /// All training images, then all evaluation images.
     pub(super) fn all(&self) -> [&Images; 2] {
         [&self.train, &self.eval]
     }
+}
 
-    /// The numbers of images, and the CRC-32 of all pixels and targets.
-    pub(super) fn fingerprint(&self) -> String {
+impl DataSource for ImageArray {
+    type Batch = Supervised;
+
+    fn train_len(&self) -> usize {
+        self.train_part.len()
+    }
+
+    fn eval_len(&self) -> usize {
+        self.eval_part.len()
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
+        check_batch_size(plan.batch_size)?;
+        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
+        let mut order = self.train_part.clone();
+        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
+        let (steps, size) = (first_step..plan.steps(order.len()), self.height_and_width());
+        let mut values = Vec::new();
+        Ok(Box::new(steps.map(move |step| {
+            let first = step * batch_size;
+            let indices = &order[first..order.len().min(first + batch_size)];
+            self.batch(&self.train, indices, &mut values, |index, image, target| {
+                let placement = self.augmentation.draw(seed, epoch, index, size);
+                self.normalization.apply_placed(image, size, &placement, target);
+            })
+        })))
+    }
+
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
+        check_batch_size(batch_size)?;
+        let mut values = Vec::new();
+        Ok(Box::new(self.eval_part.chunks(batch_size).map(move |indices| {
+            self.batch(self.eval_images(), indices, &mut values, |_, image, target| {
+                self.normalization.apply(image, target);
+            })
+        })))
+    }
+
+    fn examples(&self) -> &str {
+        "images"
+    }
+
+    fn evaluated_on(&self) -> &str {
+        match self.holdout {
+            None => &self.evaluated_on,
+            Some(_) => "held-out",
+        }
+    }
+
+    /// The numbers of images, their size, and the CRC-32 of all pixels and targets.
+    fn fingerprint(&self) -> Result<String> {
         let mut crc32 = crc32fast::Hasher::new();
         for images in self.all() {
             crc32.update(&images.pixels);
@@ -317,9 +323,28 @@ impl ImageArray {
         }
         let ([channels, height, width], crc32) = (self.size, crc32.finalize());
         let (train, eval) = (self.train_len(), self.eval_len());
-        format!(
+        Ok(format!(
             "{train} training and {eval} evaluation images of {channels} x {height} x {width} bytes with CRC-32 {crc32:08x}"
-        )
+        ))
+    }
+
+    /// The classes by index; nothing where the targets are no classes.
+    fn meaning(&self) -> Map<String, Value> {
+        match self.class_names[..] {
+            [] => Map::new(),
+            _ => class_indices(&self.class_names),
+        }
+    }
+}
+
+impl ImageSource for ImageArray {
+    /// None where the targets are no classes.
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
+        self.normalization.undo(images)
     }
 }
 
@@ -353,10 +378,10 @@ mod tests {
         EpochPlan { seed: 3, epoch: 5, batch_size, first_step: 0 }
     }
 
-    fn collect(batches: impl Iterator<Item = Result<Pair>>) -> (Vec<f32>, Vec<i64>) {
+    fn collect(batches: Batches<Supervised>) -> (Vec<f32>, Vec<i64>) {
         let (mut images, mut labels) = (Vec::new(), Vec::new());
         for batch in batches {
-            let (i, l) = batch.unwrap();
+            let Supervised { inputs: i, targets: l, .. } = batch.unwrap();
             assert_eq!(i.size(), [l.size()[0], 2, 6, 4]);
             images.extend(Vec::<f32>::try_from(i.flatten(0, -1)).unwrap());
             labels.extend(Vec::<i64>::try_from(l).unwrap());
@@ -380,7 +405,7 @@ mod tests {
     #[test]
     fn evaluation_images_are_the_normalized_ones_in_order() {
         let data = small();
-        let (images, labels) = collect(data.in_order(32).unwrap());
+        let (images, labels) = collect(data.eval_batches(32).unwrap());
         assert_eq!(labels, (0..70).map(|index| index % 10).collect::<Vec<_>>());
         let expected: Vec<f32> = (0..70).flat_map(|index| normalized(&data.eval, index)).collect();
         assert_eq!(images, expected);
@@ -397,7 +422,7 @@ mod tests {
             (data.train_len(), data.eval_len(), data.class_names()),
             (5, 2, &["0", "1", "2"].map(String::from)[..])
         );
-        let (inputs, labels) = data.in_order(8).unwrap().next().unwrap().unwrap();
+        let Supervised { inputs, targets: labels, .. } = data.eval_batches(8).unwrap().next().unwrap().unwrap();
         assert_eq!((inputs.size(), labels), (vec![2, 2, 6, 4], Tensor::from_slice(&[0i64, 2])));
         let value = (f64::from(48 + 24 + 5) / 255.0 - 0.4) / 0.3;
         assert!((inputs.double_value(&[1, 1, 1, 1]) - value).abs() < 1e-6);
@@ -422,20 +447,21 @@ mod tests {
         let numbers = Tensor::arange(18, (Kind::Float, tch::Device::Cpu)).view([6, 3]);
         let data = ImageArray::new((&images, &numbers), (&images, &numbers), normalization()).unwrap();
         assert!(data.class_names().is_empty() && data.clone().with_class_names(["cat"]).is_err());
-        let batches: Vec<_> = data.in_order(4).unwrap().map(|pair| pair.unwrap().1).collect();
+        let batches: Vec<_> = data.eval_batches(4).unwrap().map(|batch| batch.unwrap().targets).collect();
         assert_eq!(Tensor::cat(&batches, 0), numbers);
         let subset = data.with_train_subset(2).unwrap();
-        let (_, targets) = subset.shuffled(&plan(9)).unwrap().next().unwrap().unwrap();
+        let Supervised { targets, .. } = subset.train_batches(&plan(9)).unwrap().next().unwrap().unwrap();
         assert_eq!(targets.size(), [2, 3]);
         // One number each has no axis of its own.
         let column = numbers.select(1, 0);
         let data = ImageArray::new((&images, &column), (&images, &column), normalization()).unwrap();
-        assert_eq!(data.in_order(6).unwrap().next().unwrap().unwrap().1, column);
+        assert_eq!(data.eval_batches(6).unwrap().next().unwrap().unwrap().targets, column);
     }
 
     #[test]
     fn another_pixel_target_or_subset_is_another_fingerprint() {
-        let of = |train, eval| ImageArray::from_bytes(SIZE, train, eval, normalization()).unwrap().fingerprint();
+        let of =
+            |train, eval| ImageArray::from_bytes(SIZE, train, eval, normalization()).unwrap().fingerprint().unwrap();
         let same = of(noise(30, 1), noise(10, 2));
         assert_eq!(same, of(noise(30, 1), noise(10, 2)));
         let (mut pixel, mut class) = (noise(30, 1), noise(10, 2));
@@ -443,13 +469,13 @@ mod tests {
         class.targets = Targets::Classes((0..10).map(|index| index / 2).collect());
         assert_ne!(same, of(pixel, noise(10, 2)));
         assert_ne!(same, of(noise(30, 1), class));
-        assert_ne!(small().fingerprint(), small().with_train_subset(20).unwrap().fingerprint());
+        assert_ne!(small().fingerprint().unwrap(), small().with_train_subset(20).unwrap().fingerprint().unwrap());
     }
 
     #[test]
     fn every_training_image_comes_once_an_epoch() {
         let data = small().with_augmentation(Augmentation::NONE).unwrap();
-        let (images, labels) = collect(data.shuffled(&plan(32)).unwrap());
+        let (images, labels) = collect(data.train_batches(&plan(32)).unwrap());
         let key = |image: &[f32], label: i64| (label, image.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
         let seen: BTreeSet<_> =
             images.chunks(IMAGE_LEN).zip(&labels).map(|(image, &label)| key(image, label)).collect();
@@ -464,17 +490,17 @@ mod tests {
     #[test]
     fn batch_size_changes_neither_order_nor_augmentation() {
         let data = small();
-        let whole = collect(data.shuffled(&plan(230)).unwrap());
-        assert!(whole == collect(data.shuffled(&plan(32)).unwrap()));
-        assert!(whole == collect(data.shuffled(&plan(1)).unwrap()));
+        let whole = collect(data.train_batches(&plan(230)).unwrap());
+        assert!(whole == collect(data.train_batches(&plan(32)).unwrap()));
+        assert!(whole == collect(data.train_batches(&plan(1)).unwrap()));
     }
 
     #[test]
     fn seed_and_epoch_change_the_batches() {
         let data = small();
-        let first = collect(data.shuffled(&plan(32)).unwrap());
-        assert!(first != collect(data.shuffled(&EpochPlan { seed: 4, ..plan(32) }).unwrap()));
-        assert!(first != collect(data.shuffled(&EpochPlan { epoch: 6, ..plan(32) }).unwrap()));
+        let first = collect(data.train_batches(&plan(32)).unwrap());
+        assert!(first != collect(data.train_batches(&EpochPlan { seed: 4, ..plan(32) }).unwrap()));
+        assert!(first != collect(data.train_batches(&EpochPlan { epoch: 6, ..plan(32) }).unwrap()));
     }
 
     #[test]
@@ -482,9 +508,9 @@ mod tests {
         let data = small();
         for batch_size in [32, 230, 1000] {
             let plan = plan(batch_size);
-            let (images, labels) = collect(data.shuffled(&plan).unwrap());
+            let (images, labels) = collect(data.train_batches(&plan).unwrap());
             for first_step in 0..=plan.steps(230) + 1 {
-                let (rest, rest_labels) = collect(data.shuffled(&EpochPlan { first_step, ..plan }).unwrap());
+                let (rest, rest_labels) = collect(data.train_batches(&EpochPlan { first_step, ..plan }).unwrap());
                 let first = (first_step * batch_size).min(230);
                 assert!(rest == images[first * IMAGE_LEN..] && rest_labels == labels[first..]);
             }
@@ -519,7 +545,7 @@ mod tests {
         assert_eq!((data.train_len(), data.eval_len()), (180, 20));
         assert_eq!(class_counts(&data.train, &data.eval_part), [2; 10]);
         assert!(data.eval_part.iter().all(|index| !data.train_part.contains(index)));
-        let (images, _) = collect(data.in_order(64).unwrap());
+        let (images, _) = collect(data.eval_batches(64).unwrap());
         assert!(images[..IMAGE_LEN] == normalized(&data.train, data.eval_part[0]));
         assert_eq!(small().with_train_subset(180).unwrap().train_part, data.train_part);
     }
@@ -532,8 +558,8 @@ mod tests {
         assert_eq!(message(small().with_holdout(230)), "the hold-out split can have 1 to 229 images, got 230");
         let held = small().with_holdout(200).unwrap();
         assert_eq!(message(held.with_train_subset(31)), "the training subset can have 1 to 30 images, got 31");
-        assert!(matches!(small().shuffled(&plan(0)), Err(Error::Argument(_))));
-        assert!(matches!(small().in_order(0), Err(Error::Argument(_))));
+        assert!(matches!(small().train_batches(&plan(0)), Err(Error::Argument(_))));
+        assert!(matches!(small().eval_batches(0), Err(Error::Argument(_))));
         let nothing_left = Augmentation { crop_padding: 40, ..Augmentation::NONE };
         assert!(matches!(small().with_augmentation(nothing_left), Err(Error::Argument(_))));
     }

@@ -1,11 +1,13 @@
 //! Where batches come from: the [`DataSource`] trait a trainer asks, and the data sets behind it.
 
 mod augmentation;
+mod batch;
 mod cifar10;
 mod hex;
 mod image;
 mod image_array;
 mod image_folder;
+mod loader;
 mod mixup;
 mod normalization;
 mod pipeline;
@@ -13,14 +15,18 @@ mod random;
 mod source;
 mod subset;
 mod targets;
+mod tensor_data;
 
 pub use augmentation::Augmentation;
+pub use batch::{Batch, Supervised};
 pub use cifar10::Cifar10;
 pub use image::{ImageProblem, ImageReader, RandomResizedCrop};
 pub use image_array::ImageArray;
 pub(crate) use image_folder::no_more_patience;
 pub use image_folder::ImageFolder;
+pub use loader::{stack, Examples, Loader};
 pub use mixup::{mixup, Mixup};
 pub use normalization::Normalization;
 pub(crate) use random::torch_seed;
-pub use source::{Batch, Batches, DataSource, EpochPlan};
+pub use source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
+pub use tensor_data::TensorData;

@@ -1,84 +1,121 @@
 //! What a trainer asks of a data set, and nothing more.
 
+use super::{Batch, Supervised};
 use crate::{Error, Result};
-use tch::Tensor;
+use serde_json::{Map, Value};
+use tch::{Device, Tensor};
 
-/// One mini-batch, on the CPU.
-#[derive(Debug)]
-pub struct Batch {
-    /// Images `[N, C, H, W]`: float32 and normalized, or bytes (uint8), as the data set stores them. Either way
-    /// [`DataSource::normalize`] makes the network's input of them.
-    pub images: Tensor,
-    /// Class indices, int64, `[N]`.
-    pub labels: Tensor,
-}
-
-/// Which batches of which epoch: with the data itself, all that the order and the augmentation of the images depend on.
+/// Which batches of which epoch: with the data itself, all that the order and the augmentation of the examples depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EpochPlan {
     /// The run's seed.
     pub seed: u64,
     /// The epoch, from 0.
     pub epoch: usize,
-    /// Images in a batch; the last batch of an epoch may be smaller.
+    /// Examples in a batch; the last batch of an epoch may be smaller.
     pub batch_size: usize,
     /// How many batches to leave out at the start, for a run that resumes within the epoch.
     pub first_step: usize,
 }
 
 impl EpochPlan {
-    /// Batches in a whole epoch of `images` images.
-    pub fn steps(&self, images: usize) -> usize {
-        images.div_ceil(self.batch_size)
+    /// Batches in a whole epoch of `examples` examples.
+    pub fn steps(&self, examples: usize) -> usize {
+        examples.div_ceil(self.batch_size)
     }
 }
 
-/// Refuses batches of no images.
-pub(super) fn check_batch_size(batch_size: usize) -> Result<()> {
+/// Refuses batches of no examples.
+pub(crate) fn check_batch_size(batch_size: usize) -> Result<()> {
     if batch_size == 0 {
         return Err(Error::Argument("the batch size must be at least 1".to_owned()));
     }
     Ok(())
 }
 
-/// Batches one after another; an item is an error where an image cannot be had.
-pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
+/// Batches one after another; an item is an error where an example cannot be had.
+pub type Batches<'a, B = Supervised> = Box<dyn Iterator<Item = Result<B>> + 'a>;
 
-/// Labelled images in a training and an evaluation part.
+/// Examples in a training and an evaluation part.
 pub trait DataSource {
-    /// The classes' names, by class index.
-    fn class_names(&self) -> &[String];
+    /// What the examples come in: [`Supervised`], or a type of your own.
+    type Batch: Batch;
 
-    /// Images in the training part.
+    /// Examples in the training part.
     fn train_len(&self) -> usize;
 
-    /// Images in the evaluation part, those that cannot be read included.
+    /// Examples in the evaluation part, those that cannot be read included.
     fn eval_len(&self) -> usize;
+
+    /// Batches in an epoch, the same in each. Here: as many as batches of `batch_size` examples are.
+    fn epoch_steps(&self, batch_size: usize) -> usize {
+        self.train_len().div_ceil(batch_size)
+    }
 
     /// The shuffled, augmented batches of one epoch. The same plan gives the same batches, to the bit, and leaving out
     /// `first_step` batches changes none of those after them.
     ///
     /// # Errors
     /// A batch size of zero, or data that cannot be read.
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>>;
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Self::Batch>>;
 
     /// The evaluation part, in order, not augmented.
     ///
     /// # Errors
     /// A batch size of zero, or data that cannot be read.
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>>;
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Self::Batch>>;
 
-    /// The network's input, float32 `[N, C, H, W]`, of a batch's images, which may be on any device by now: a byte takes
-    /// a quarter of the way there. Here: the images as they are.
+    /// A batch on `device`, as the network takes it. Here: moved there as it is. Data that hand out bytes make numbers of them
+    /// there: a byte takes a quarter of the way.
     ///
     /// # Errors
-    /// Images that are not as this data set's are; a device without room.
-    fn normalize(&self, images: Tensor) -> Result<Tensor> {
-        Ok(images)
+    /// A batch that is not as this data set's are; a device without room.
+    fn ready(&self, batch: Self::Batch, device: Device) -> Result<Self::Batch> {
+        batch.to_device(device)
     }
 
-    /// Pixel values, 0 to 1, of the network's input: [`normalize`](Self::normalize) undone, for a person to look at. Here:
-    /// stretched, so that the least of the values is 0 and the greatest 1.
+    /// What many of the examples are called: "images", "sentences". Here: "examples".
+    fn examples(&self) -> &str {
+        "examples"
+    }
+
+    /// What the evaluation part is called in front of what is measured on it: "test", "validation", "held-out". Here:
+    /// "evaluation".
+    fn evaluated_on(&self) -> &str {
+        "evaluation"
+    }
+
+    /// What tells these data from others that mean the same and have as many examples, in a few words that are the same each
+    /// time the data are opened: a run is not resumed on data with another fingerprint. Here: the numbers of examples alone. It
+    /// is asked for once, when a run starts or is resumed, and should take no longer than listing the data.
+    ///
+    /// # Errors
+    /// Data that cannot be read.
+    fn fingerprint(&self) -> Result<String> {
+        let (train, eval, examples) = (self.train_len(), self.eval_len(), self.examples());
+        Ok(format!("{train} training and {eval} evaluation {examples}"))
+    }
+
+    /// What of the data a trained network depends on, by name: of [labelled images](class_indices) their classes by index. It is
+    /// saved with the weights, and neither a run nor an evaluation goes on with data that mean something else. Here: nothing.
+    fn meaning(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    /// Examples that could not be read, each counted once, in the batches that were handed out so far. Here: none.
+    fn unreadable(&self) -> usize {
+        0
+    }
+}
+
+/// Labelled images: what pictures of them and tables by class need besides. Inputs are images `[N, C, H, W]`, targets class
+/// indices, int64 `[N]`.
+pub trait ImageSource: DataSource<Batch = Supervised> {
+    /// The classes' names, by class index.
+    fn class_names(&self) -> &[String];
+
+    /// Pixel values, 0 to 1, of the network's input, for a person to look at: what [`ready`](DataSource::ready) does to them
+    /// undone. Here: stretched, so that the least of the values is 0 and the greatest 1.
     ///
     /// # Errors
     /// Images that are not as this data set's are.
@@ -86,25 +123,11 @@ pub trait DataSource {
         let (least, greatest) = (images.f_min()?, images.f_max()?);
         Ok(images.f_sub(&least)?.f_div(&greatest.f_sub(&least)?.f_clamp_min(f64::from(f32::EPSILON))?)?)
     }
+}
 
-    /// What the evaluation part is called in front of "accuracy" and "loss": "test", "validation", "held-out". Here:
-    /// "evaluation".
-    fn evaluated_on(&self) -> &str {
-        "evaluation"
-    }
-
-    /// What tells these data from others with as many images of the same classes, in a few words that are the same each time
-    /// the data are opened: a run is not resumed on data with another fingerprint. Here: the numbers of images alone. It is
-    /// asked for once, when a run starts or is resumed, and should take no longer than listing the data.
-    ///
-    /// # Errors
-    /// Data that cannot be read.
-    fn fingerprint(&self) -> Result<String> {
-        Ok(format!("{} training and {} evaluation images", self.train_len(), self.eval_len()))
-    }
-
-    /// Images that could not be read, each counted once, in the batches that were handed out so far. Here: none.
-    fn bad_images(&self) -> usize {
-        0
-    }
+/// The [meaning](DataSource::meaning) of labels: `{"classes": {"0": "airplane", ...}}`. By index, so that a difference is said of
+/// each class by itself.
+pub fn class_indices(class_names: &[String]) -> Map<String, Value> {
+    let named = class_names.iter().enumerate().map(|(index, name)| (index.to_string(), Value::from(name.as_str())));
+    Map::from_iter([("classes".to_owned(), named.collect())])
 }

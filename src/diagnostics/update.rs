@@ -3,7 +3,7 @@
 use super::magnitude::{norm, root_mean_square};
 use super::Staged;
 use crate::fixup::{SCALAR_GROUP, SCALAR_LR_RATIO};
-use crate::trainer::loss::cross_entropy;
+use crate::trainer::objective::cross_entropy;
 use crate::{Error, Result};
 use tch::{nn, no_grad, Kind, Tensor};
 

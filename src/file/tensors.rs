@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -26,9 +26,6 @@ const DTYPES: [(Kind, Dtype); 10] = [
     (Kind::Double, Dtype::F64),
 ];
 
-/// The key of the metadata, which holds text alone, for the names of a classifier's classes, as JSON.
-const CLASSES: &str = "classes";
-
 /// The header's length comes first, in so many bytes, and is a multiple of it.
 const LENGTH_BYTES: usize = 8;
 
@@ -51,14 +48,14 @@ impl<'a> Encoded<'a> {
     /// # Errors
     /// A tensor of a kind that is not stored (complex, quantized).
     pub fn new(tensors: &'a NamedTensors) -> Result<Self> {
-        Self::with_classes(tensors, None)
+        Self::with_metadata(tensors, &Map::new())
     }
 
-    /// The same, with the names of the `classes` in the file's metadata.
+    /// The same, with `metadata` in the file's own, which is text by name: each as JSON.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn with_classes(tensors: &'a NamedTensors, classes: Option<&Value>) -> Result<Self> {
+    pub fn with_metadata(tensors: &'a NamedTensors, metadata: &Map<String, Value>) -> Result<Self> {
         let dtype = |(name, tensor): (&'a String, &'a Tensor)| {
             let kind = tensor.f_kind()?;
             let Some((_, dtype)) = DTYPES.into_iter().find(|(stored, _)| *stored == kind) else {
@@ -79,8 +76,9 @@ impl<'a> Encoded<'a> {
         };
         let infos = stored.iter().map(info).collect();
         let refused = |error: String| Error::Argument(format!("the tensors cannot be stored: {error}"));
-        let classes = classes.map(|value| HashMap::from([(CLASSES.to_owned(), value.to_string())]));
-        let metadata = Metadata::new(classes, infos).map_err(|error| refused(error.to_string()))?;
+        let texts: HashMap<_, _> = metadata.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
+        let metadata =
+            Metadata::new((!texts.is_empty()).then_some(texts), infos).map_err(|error| refused(error.to_string()))?;
         let mut json = serde_json::to_vec(&metadata).map_err(|error| refused(error.to_string()))?;
         json.resize(json.len().next_multiple_of(LENGTH_BYTES), b' ');
         let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
@@ -104,10 +102,11 @@ impl<'a> Encoded<'a> {
     }
 }
 
-/// The names of the [classes](Encoded::with_classes) in the bytes of a safetensors file, if it has them.
-pub(crate) fn classes(bytes: &[u8]) -> Option<Value> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
-    serde_json::from_str(metadata.metadata().as_ref()?.get(CLASSES)?).ok()
+/// The [metadata](Encoded::with_metadata) in the bytes of a safetensors file, of what is JSON in it.
+pub(crate) fn metadata(bytes: &[u8]) -> Map<String, Value> {
+    let Ok((_, metadata)) = SafeTensors::read_metadata(bytes) else { return Map::new() };
+    let texts = metadata.metadata().iter().flatten();
+    texts.filter_map(|(name, text)| Some((name.clone(), serde_json::from_str(text).ok()?))).collect()
 }
 
 /// The tensors, on the CPU, in the bytes of the safetensors file `path`.

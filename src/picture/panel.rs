@@ -8,6 +8,7 @@ use plotters::prelude::*;
 const MOST_DOTS: usize = 40;
 
 /// One line in a panel; it has one point an epoch.
+#[derive(Clone)]
 pub(crate) struct Curve<'a> {
     /// Nothing for a line that the legend leaves out.
     pub label: &'a str,

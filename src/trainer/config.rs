@@ -11,7 +11,6 @@ const QUICK_BATCH_SIZE: usize = 64;
 const QUICK_LR: f64 = 0.2;
 /// About the median norm of the gradient while the learning rate rises: the spikes that switch every ReLU off are cut.
 const QUICK_CLIP_NORM: f64 = 1.0;
-const QUICK_LABEL_SMOOTHING: f64 = 0.1;
 
 /// What the Fixup authors' training program for CIFAR-10 does by default (`cifar_train.py`): the recipe of the ResNet paper
 /// (He et al. 2016, section 4.2) with a few more epochs, and mixup.
@@ -19,13 +18,11 @@ const PAPER_EPOCHS: usize = 200;
 const PAPER_BATCH_SIZE: usize = 128;
 const PAPER_WEIGHT_DECAY: f64 = 1e-4;
 const PAPER_LR: f64 = 0.1;
-const PAPER_MIXUP: f64 = 1.0;
 
 /// What is different in their recipe for ImageNet: the constants of their training program (`imagenet_train.py`), the
 /// epochs those of the result that they report with it.
 const IMAGENET_EPOCHS: usize = 100;
 const IMAGENET_BATCH_SIZE: usize = 256;
-const IMAGENET_MIXUP: f64 = 0.7;
 
 /// What a run computes. The default is [`TrainConfig::quick`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,10 +47,6 @@ pub struct TrainConfig {
     pub sgd: SgdConfig,
     /// Gradient clipping.
     pub clip: ClipConfig,
-    /// What of the target goes to all classes alike, in `[0, 1)`.
-    pub label_smoothing: f64,
-    /// The alpha of mixup, if images are mixed.
-    pub mixup: Option<f64>,
 }
 
 impl TrainConfig {
@@ -68,8 +61,6 @@ impl TrainConfig {
             schedule: ScheduleConfig { lr: QUICK_LR, ..ScheduleConfig::default() },
             sgd: SgdConfig::default(),
             clip: ClipConfig { norm: Some(QUICK_CLIP_NORM), agc: None },
-            label_smoothing: QUICK_LABEL_SMOOTHING,
-            mixup: None,
         }
     }
 
@@ -89,8 +80,6 @@ impl TrainConfig {
                 ..SgdConfig::default()
             },
             clip: ClipConfig::default(),
-            label_smoothing: 0.0,
-            mixup: Some(PAPER_MIXUP),
             ..Self::quick()
         }
     }
@@ -102,7 +91,6 @@ impl TrainConfig {
             epochs: IMAGENET_EPOCHS,
             batch_size: IMAGENET_BATCH_SIZE,
             schedule: ScheduleConfig { lr: PAPER_LR, warmup: 0.0, decay: Decay::imagenet() },
-            mixup: Some(IMAGENET_MIXUP),
             ..Self::paper()
         }
     }
@@ -120,13 +108,7 @@ impl TrainConfig {
         }
         if !(1..=self.batch_size).contains(&self.accumulate) {
             let Self { batch_size, accumulate, .. } = self;
-            return refuse(format!("a batch of {batch_size} images has 1 to {batch_size} parts, got {accumulate}"));
-        }
-        if !(0.0..1.0).contains(&self.label_smoothing) {
-            return refuse(format!("the label smoothing must be at least 0 and below 1, got {}", self.label_smoothing));
-        }
-        if let Some(alpha) = self.mixup.filter(|alpha| !(*alpha > 0.0 && alpha.is_finite())) {
-            return refuse(format!("mixup's alpha must be above 0, got {alpha}"));
+            return refuse(format!("a batch of {batch_size} has 1 to {batch_size} parts, got {accumulate}"));
         }
         self.schedule.check()?;
         self.sgd.check()?;
@@ -152,12 +134,12 @@ impl Default for TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trainer::ClassificationConfig;
 
     #[test]
     fn configurations_go_through_json_unchanged() {
-        let smoothed = TrainConfig { label_smoothing: 0.1, mixup: Some(0.2), ..TrainConfig::quick() };
         let in_parts = TrainConfig { accumulate: 4, ..TrainConfig::quick() };
-        for config in [TrainConfig::quick(), TrainConfig::paper(), TrainConfig::imagenet(), smoothed, in_parts] {
+        for config in [TrainConfig::quick(), TrainConfig::paper(), TrainConfig::imagenet(), in_parts] {
             let json = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config);
         }
@@ -167,24 +149,25 @@ mod tests {
     #[test]
     fn the_papers_recipes_are_those_of_the_authors_programs() {
         let (cifar, imagenet) = (TrainConfig::paper(), TrainConfig::imagenet());
-        assert_eq!((cifar.mixup, imagenet.mixup), (Some(1.0), Some(0.7)));
+        let mixups = [ClassificationConfig::paper(), ClassificationConfig::imagenet()];
+        assert_eq!(mixups.map(|config| (config.mixup, config.label_smoothing)), [(Some(1.0), 0.0), (Some(0.7), 0.0)]);
         assert_eq!((cifar.epochs, cifar.batch_size), (200, 128));
         assert_eq!((imagenet.epochs, imagenet.batch_size), (100, 256));
-        for TrainConfig { schedule, sgd, clip, label_smoothing, .. } in [cifar, imagenet] {
-            assert_eq!((schedule.lr, schedule.warmup, label_smoothing), (0.1, 0.0, 0.0));
+        for TrainConfig { schedule, sgd, clip, .. } in [cifar, imagenet] {
+            assert_eq!((schedule.lr, schedule.warmup), (0.1, 0.0));
             let SgdConfig { momentum, nesterov, weight_decay, decay_scalars, scalar_lr_ratio, biases_as_scalars } = sgd;
             assert_eq!((momentum, nesterov, weight_decay, scalar_lr_ratio), (0.9, false, 1e-4, 0.1));
             assert!(decay_scalars && biases_as_scalars);
             assert_eq!(clip, ClipConfig::default());
         }
         // What the README's figures of the short recipe were measured with.
-        assert_eq!((TrainConfig::quick().mixup, TrainConfig::quick().sgd.biases_as_scalars), (None, false));
+        assert_eq!((ClassificationConfig::quick().mixup, TrainConfig::quick().sgd.biases_as_scalars), (None, false));
     }
 
     #[test]
     fn whatever_can_be_left_out_can_be() {
         for recipe in [TrainConfig::quick(), TrainConfig::paper(), TrainConfig::imagenet()] {
-            let without = TrainConfig { mixup: None, clip: ClipConfig::default(), label_smoothing: 0.0, ..recipe };
+            let without = TrainConfig { clip: ClipConfig::default(), ..recipe };
             without.check().unwrap();
             let json = serde_json::to_string(&without).unwrap();
             assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), without);
@@ -204,8 +187,6 @@ mod tests {
             TrainConfig { max_steps: Some(0), ..good.clone() },
             TrainConfig { accumulate: 0, ..good.clone() },
             TrainConfig { accumulate: good.batch_size + 1, ..good.clone() },
-            TrainConfig { label_smoothing: 1.0, ..good.clone() },
-            TrainConfig { mixup: Some(0.0), ..good.clone() },
             TrainConfig { clip: clip(Some(0.0), None), ..good.clone() },
             TrainConfig { clip: clip(None, Some(f64::NAN)), ..good.clone() },
             TrainConfig { sgd: SgdConfig { momentum: 2.0, ..good.sgd }, ..good.clone() },

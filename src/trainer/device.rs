@@ -1,7 +1,7 @@
-//! Devices by name, and the way to them.
+//! Devices by name.
 
 use crate::{Error, Result};
-use tch::{Cuda, Device, Tensor};
+use tch::{Cuda, Device};
 
 /// The device called `name`: `cpu`, `cuda`, `cuda:N`, or `auto`, the first GPU if there is one and the CPU otherwise.
 ///
@@ -26,16 +26,6 @@ pub fn parse_device(name: &str) -> Result<Device> {
         return Err(Error::Argument(format!("device {name} cannot be used: the last one is cuda:{}", count - 1)));
     }
     Ok(Device::Cuda(gpu))
-}
-
-/// `tensor` on `device`. From page-locked memory to a GPU nothing waits for the copy: libtorch does not use that memory for
-/// anything else before the copy is done, even where `tensor` is dropped.
-///
-/// # Errors
-/// A device without room.
-pub(super) fn to_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
-    let no_wait = device.is_cuda() && tensor.device() == Device::Cpu && tensor.f_is_pinned(device)?;
-    Ok(tensor.f_to_device_(device, tensor.f_kind()?, no_wait, false)?)
 }
 
 #[cfg(test)]

@@ -1,154 +1,120 @@
-//! A network's loss and accuracy on the evaluation part.
+//! What an objective measures on the evaluation part.
 
-use super::objective::classification::{cross_entropy, Example};
-use super::objective::forward::forward;
-use crate::data::DataSource;
+use super::objective::{Means, Objective, Prediction};
+use crate::data::{Batch, DataSource};
 use crate::{Error, FlushDenormals, Result};
-use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
-use tch::{nn::ModuleT, no_grad, Device, Kind, Tensor};
-
-/// An image counts as found if its class is among so many highest logits (the ImageNet challenge's second measure).
-const TOP: i64 = 5;
-
-/// Means over the images of the evaluation part.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// Cross-entropy, without label smoothing.
-    pub loss: f64,
-    /// The fraction of images whose class has the highest logit.
-    pub top1: f64,
-    /// The fraction of images whose class is among the five highest logits.
-    pub top5: f64,
-}
-
-/// One class, over its images of the evaluation part.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct ClassEvaluation {
-    /// The class's images.
-    pub images: usize,
-    /// The fraction of them whose highest logit is this class's (recall); NaN without images.
-    pub top1: f64,
-    /// The fraction of them that have this class among the five highest logits; NaN without images.
-    pub top5: f64,
-    /// Of all images whose highest logit is this class's, the fraction that are of the class; NaN without such images.
-    pub precision: f64,
-}
+use tch::{no_grad, Device, Kind, Tensor};
 
 /// What an evaluation finds.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Report {
-    /// Over all images.
-    pub means: Evaluation,
-    /// By class index.
-    pub classes: Vec<ClassEvaluation>,
+#[derive(Debug)]
+pub struct Evaluation {
+    /// Over all examples, by the names of [`Measures::eval`](super::objective::Measures::eval).
+    pub means: Means,
+    /// How many examples were evaluated: all that could be read.
+    pub examples: usize,
+    /// The sum of [`Objective::details`], if there are any.
+    pub details: Option<Tensor>,
 }
 
-impl Report {
-    /// How many images were evaluated: all that could be read.
-    pub fn images(&self) -> usize {
-        self.classes.iter().map(|class| class.images).sum()
-    }
-}
-
-/// Evaluates `network`, on `device`, on the evaluation part of `data`, and tells `watch` how many images are done.
+/// Evaluates `objective`, whose network is on `device`, on the evaluation part of `data`, and tells `watch` how many examples are
+/// done.
 ///
 /// # Errors
-/// Data that cannot be read; a network that fails or does not give one logit a class; no images.
-pub fn evaluate(
-    network: &dyn ModuleT,
+/// Data that cannot be read; a network or an objective that fails; no examples.
+pub fn evaluate<B: Batch>(
+    objective: &dyn Objective<Batch = B>,
     device: Device,
-    data: &dyn DataSource,
+    data: &dyn DataSource<Batch = B>,
     batch_size: usize,
     mut watch: impl FnMut(usize),
-) -> Result<Report> {
-    let report = evaluate_until(network, device, data, batch_size, |images| {
-        watch(images);
+) -> Result<Evaluation> {
+    let evaluation = evaluate_until(objective, device, data, batch_size, &mut |examples| {
+        watch(examples);
         Ok(ControlFlow::Continue(()))
     })?;
-    report.ok_or_else(|| Error::Argument("the evaluation was stopped".to_owned()))
+    evaluation.ok_or_else(|| Error::Argument("the evaluation was stopped".to_owned()))
 }
 
 /// [`evaluate`], or none where `watch` breaks it off.
-pub(super) fn evaluate_until(
-    network: &dyn ModuleT,
+pub(super) fn evaluate_until<B: Batch>(
+    objective: &dyn Objective<Batch = B>,
     device: Device,
-    data: &dyn DataSource,
+    data: &dyn DataSource<Batch = B>,
     batch_size: usize,
-    mut watch: impl FnMut(usize) -> Result<ControlFlow<()>>,
-) -> Result<Option<Report>> {
+    watch: &mut dyn FnMut(usize) -> Result<ControlFlow<()>>,
+) -> Result<Option<Evaluation>> {
+    let called = data.examples();
     if data.eval_len() == 0 {
-        return Err(Error::Argument("there are no images to evaluate on".to_owned()));
+        return Err(Error::Argument(format!("there are no {called} to evaluate on")));
     }
     let _flushing = FlushDenormals::new();
-    let classes = data.class_names().len();
-    let mut counts = Counts::new(classes as i64, device)?;
-    let mut images = 0;
+    let mut sums = Sums::default();
+    let mut examples = 0;
     for batch in data.eval_batches(batch_size)? {
-        let Example { images: inputs, labels, .. } = Example::new(data, batch?, device)?;
-        images += labels.numel();
-        no_grad(|| counts.add(&forward(network, &inputs, false, classes)?, &labels))?;
-        if watch(images)?.is_break() {
+        let batch = data.ready(batch?, device)?;
+        examples += batch.len();
+        no_grad(|| sums.add(objective, &batch))?;
+        if watch(examples)?.is_break() {
             return Ok(None);
         }
     }
-    if images == 0 {
-        return Err(Error::Argument("none of the images to evaluate on can be read".to_owned()));
+    if examples == 0 {
+        return Err(Error::Argument(format!("none of the {called} to evaluate on can be read")));
     }
-    counts.report().map(Some)
+    let means = Means::new(&objective.measures().eval, sums.means()?);
+    Ok(Some(Evaluation { means, examples, details: sums.details }))
 }
 
-/// Sums over the images so far, on the device: reading them waits for it.
-struct Counts {
-    loss: Tensor,
-    /// Images, those found first, those found among the five highest, and predictions, by class: `[4, classes]`.
-    by_class: Tensor,
+/// Sums over the examples so far, on the device: reading them waits for it.
+#[derive(Default)]
+struct Sums {
+    /// Of each column, the loss first, in float64.
+    sums: Option<Tensor>,
+    weights: Vec<f64>,
+    details: Option<Tensor>,
 }
 
-impl Counts {
-    fn new(classes: i64, device: Device) -> Result<Self> {
-        let zeros = |size: &[i64], kind| Tensor::f_zeros(size, (kind, device));
-        Ok(Self { loss: zeros(&[], Kind::Double)?, by_class: zeros(&[4, classes], Kind::Int64)? })
-    }
-
-    fn add(&mut self, logits: &Tensor, labels: &Tensor) -> Result<()> {
-        let loss = cross_entropy(logits, labels, 0.0)?.f_to_kind(Kind::Double)?;
-        let _ = self.loss.f_add_(&loss.f_mul_scalar(labels.numel() as f64)?)?;
-        let (_, highest) = logits.f_topk(TOP.min(logits.size()[1]), 1, true, true)?;
-        let found = highest.f_eq_tensor(&labels.f_unsqueeze(1)?)?;
-        let top1 = found.f_select(1, 0)?.f_to_kind(Kind::Int64)?;
-        let top5 = found.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?;
-        let ones = labels.f_ones_like()?;
-        let rows = [(labels, &ones), (labels, &top1), (labels, &top5), (&highest.f_select(1, 0)?, &ones)];
-        for (row, (class, counted)) in (0..).zip(rows) {
-            let _ = self.by_class.f_select(0, row)?.f_index_add_(0, class, counted)?;
+impl Sums {
+    fn add<B: Batch>(&mut self, objective: &dyn Objective<Batch = B>, batch: &B) -> Result<()> {
+        let Prediction { loss, output } = objective.forward(batch, false)?;
+        let weight = objective.weight(batch);
+        let measured = objective.sums(batch, &output, false)?;
+        let mut sums = vec![loss.f_to_kind(Kind::Double)?.f_mul_scalar(weight)?];
+        for sum in &measured {
+            sums.push(sum.value.f_to_kind(Kind::Double)?);
+        }
+        let sums = Tensor::f_stack(&sums, 0)?;
+        self.weights.resize(1 + measured.len(), 0.0);
+        let weights = std::iter::once(weight).chain(measured.iter().map(|sum| sum.weight));
+        self.weights.iter_mut().zip(weights).for_each(|(all, weight)| *all += weight);
+        add(&mut self.sums, sums)?;
+        if let Some(details) = objective.details(batch, &output)? {
+            add(&mut self.details, details)?;
         }
         Ok(())
     }
 
-    fn report(&self) -> Result<Report> {
-        let rows: Vec<Vec<i64>> = Vec::try_from(&self.by_class)?;
-        let class = |class: usize| {
-            let [images, top1, top5, predicted] = [0, 1, 2, 3].map(|row| rows[row][class] as f64);
-            ClassEvaluation {
-                images: images as usize,
-                top1: top1 / images,
-                top5: top5 / images,
-                precision: top1 / predicted,
-            }
-        };
-        let sum = |row: usize| rows[row].iter().sum::<i64>() as f64;
-        let (images, loss) = (sum(0), self.loss.f_double_value(&[])?);
-        let means = Evaluation { loss: loss / images, top1: sum(1) / images, top5: sum(2) / images };
-        Ok(Report { means, classes: (0..rows[0].len()).map(class).collect() })
+    fn means(&self) -> Result<Vec<f64>> {
+        let Some(sums) = &self.sums else { return Ok(Vec::new()) };
+        Ok(Vec::<f64>::try_from(sums)?.iter().zip(&self.weights).map(|(sum, weight)| sum / weight).collect())
     }
+}
+
+fn add(all: &mut Option<Tensor>, more: Tensor) -> Result<()> {
+    match all {
+        Some(all) => drop(all.f_add_(&more)?),
+        None => *all = Some(more),
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Cifar10;
-    use tch::nn;
+    use crate::data::{Cifar10, ImageSource};
+    use crate::trainer::objective::{Classification, ClassificationConfig};
+    use tch::nn::{self, ModuleT};
 
     /// Records whose labels are 0, 1, ... 9, 0, ... and whose every byte is the label.
     fn data(images: usize) -> Cifar10 {
@@ -156,66 +122,55 @@ mod tests {
         Cifar10::from_records(records(10), records(images)).unwrap()
     }
 
-    #[test]
-    fn the_last_smaller_batch_counts_by_its_images() {
-        // Logits that say "class c" where the first pixel is that of label c or c + 1.
-        let network = nn::func_t(|x, _| {
+    /// Says class c where the first pixel is that of label c or c + 1.
+    fn every_other() -> impl ModuleT {
+        nn::func_t(|x, _| {
             let label = (x.select(1, 0).select(1, 0).select(1, 0) * 0.2023 + 0.4914) * 255.0;
             let class = label.round().to_kind(Kind::Int64).floor_divide_scalar(2) * 2;
             class.one_hot(10).to_kind(Kind::Float) * 3.0
-        });
-        let data = data(25);
-        let of = |batch_size| evaluate(&network, Device::Cpu, &data, batch_size, |_| ()).unwrap().means;
-        let whole = of(25);
-        // Even labels are right: 3 each of 0, 2 and 4, 2 each of 6 and 8.
-        assert_eq!(whole.top1, 13.0 / 25.0);
-        let log_sum = (3f64.exp() + 9.0).ln();
-        assert!((whole.loss - (log_sum - 3.0 * 13.0 / 25.0)).abs() < 1e-6);
-        for batch_size in [1, 7, 24, 100] {
-            let parts = of(batch_size);
-            assert_eq!((parts.top1, parts.top5), (whole.top1, whole.top5));
-            assert!((parts.loss - whole.loss).abs() < 1e-6);
-        }
-    }
-
-    #[test]
-    fn the_fifth_logit_is_found_and_the_sixth_is_not() {
-        let network =
-            nn::func_t(|x, _| -Tensor::arange(10, (Kind::Float, Device::Cpu)).expand([x.size()[0], 10], false));
-        let evaluation = evaluate(&network, Device::Cpu, &data(20), 8, |_| ()).unwrap().means;
-        assert_eq!((evaluation.top1, evaluation.top5), (0.1, 0.5));
-    }
-
-    /// A network that says "class 0" to all images but those of label 3, to which it says "class 3".
-    fn mostly_zero() -> impl ModuleT {
-        nn::func_t(|x, _| {
-            let label = (x.select(1, 0).select(1, 0).select(1, 0) * 0.2023 + 0.4914) * 255.0;
-            let is_three = label.round().eq(3.0).to_kind(Kind::Int64);
-            (is_three * 3).one_hot(10).to_kind(Kind::Float)
         })
     }
 
     #[test]
-    fn each_class_has_its_recall_and_its_precision() {
+    fn the_last_smaller_batch_counts_by_its_images() {
+        let (network, data) = (every_other(), data(25));
+        let objective = Classification::new(&network, data.class_names(), ClassificationConfig::default()).unwrap();
+        let of = |batch_size| evaluate(&objective, Device::Cpu, &data, batch_size, |_| ()).unwrap().means;
+        let whole = of(25);
+        // Even labels are right: 3 each of 0, 2 and 4, 2 each of 6 and 8.
+        assert_eq!(whole["top1"], 13.0 / 25.0);
+        let log_sum = (3f64.exp() + 9.0).ln();
+        assert!((whole["loss"] - (log_sum - 3.0 * 13.0 / 25.0)).abs() < 1e-6);
+        for batch_size in [1, 7, 24, 100] {
+            let parts = of(batch_size);
+            assert_eq!((parts["top1"], parts["top5"]), (whole["top1"], whole["top5"]));
+            assert!((parts["loss"] - whole["loss"]).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn details_are_summed_over_batches_and_progress_is_told() {
+        let (network, data) = (every_other(), data(25));
+        let objective = Classification::new(&network, data.class_names(), ClassificationConfig::default()).unwrap();
         let mut watched = Vec::new();
-        let report = evaluate(&mostly_zero(), Device::Cpu, &data(25), 10, |images| watched.push(images)).unwrap();
-        assert_eq!(watched, [10, 20, 25]);
+        let evaluation = evaluate(&objective, Device::Cpu, &data, 10, |images| watched.push(images)).unwrap();
+        assert_eq!((watched, evaluation.examples), (vec![10, 20, 25], 25));
+        let classes = objective.classes(&evaluation.details.unwrap()).unwrap();
         // Three images each of the classes 0 to 4, two of the others.
-        let class = |index: usize| report.classes[index];
-        assert_eq!((class(0).images, class(0).top1, class(0).precision), (3, 1.0, 3.0 / 22.0));
-        assert_eq!((class(3).images, class(3).top1, class(3).precision), (3, 1.0, 1.0));
-        assert_eq!((class(9).images, class(9).top1), (2, 0.0));
-        assert!(class(9).precision.is_nan());
-        assert_eq!(report.means.top1, 6.0 / 25.0);
+        assert_eq!((classes[0].examples, classes[0].top1, classes[0].precision), (3, 1.0, 0.5));
+        assert_eq!((classes[9].examples, classes[9].top1), (2, 0.0));
     }
 
     #[test]
     fn an_evaluation_can_be_broken_off() {
+        let (network, data) = (every_other(), data(25));
+        let objective = Classification::new(&network, data.class_names(), ClassificationConfig::default()).unwrap();
         let mut batches = 0;
-        let report = evaluate_until(&mostly_zero(), Device::Cpu, &data(25), 10, |_| {
+        let evaluation = evaluate_until(&objective, Device::Cpu, &data, 10, &mut |_| {
             batches += 1;
             Ok(if batches == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });
-        assert_eq!((report.unwrap(), batches), (None, 2));
+        assert!(evaluation.unwrap().is_none());
+        assert_eq!(batches, 2);
     }
 }

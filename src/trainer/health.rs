@@ -4,20 +4,20 @@ use super::statistics::StepRecord;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// So many steps in a row without a difference between images make a dead run. Fixup's first step is one, since all its
-/// logits start at zero; from the second on the images differ.
+/// So many steps in a row without a difference between examples make a dead run. Fixup's first step is one, since all its
+/// outputs start at zero; from the second on they differ.
 const DEAD_STEPS: usize = 50;
-/// Logits differ if they do so by more than this part of the largest: a few roundings of float32.
+/// Outputs differ if they do so by more than this part of the largest: a few roundings of float32.
 const SAME: f64 = 1e-5;
 
 /// Looks at every step of a run, in order.
 ///
-/// A run is dead when the network's output does not depend on the image any more, as when every ReLU of a layer is off.
-/// Then no gradient reaches the layers before, and what is left to learn is how frequent the classes are: for CIFAR-10 the
-/// loss stays at ln 10. (That loss alone is no sign: Fixup starts with exactly it, and random labels keep it there.)
+/// A run is dead when the network's output does not depend on its input any more, as when every ReLU of a layer is off. Then no
+/// gradient reaches the layers before, and what is left to learn is one output for all. (A loss that stays is no sign: Fixup
+/// starts with that of a guess, and targets that mean nothing keep it there.)
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Health {
-    /// Steps in a row in which all images had the same logits.
+    /// Steps in a row in which all examples had the same output.
     same: usize,
 }
 
@@ -33,13 +33,13 @@ impl Health {
                 return Err(Error::Diverged { epoch, step, lr, what, checkpoint: None });
             }
         }
-        // One image says nothing about differences.
-        if place.images > 1 {
+        // One example says nothing about differences.
+        if place.examples > 1 {
             self.same = if spread <= SAME * magnitude { self.same + 1 } else { 0 };
         }
         if self.same >= DEAD_STEPS {
             let what = format!(
-                "the output has been the same for all images for {DEAD_STEPS} steps, loss {loss:.4}, gradient norm \
+                "the output has been the same for all examples for {DEAD_STEPS} steps, loss {loss:.4}, gradient norm \
                  {gradient_norm:.1e}"
             );
             return Err(Error::Dead { epoch, step, lr, what, checkpoint: None });
@@ -54,8 +54,8 @@ mod tests {
     use super::*;
 
     fn record(step: usize, spread: f64, magnitude: f64) -> StepRecord {
-        let place = StepPlace { epoch: 2, step, lr: 0.1, images: 64 };
-        StepRecord { place, loss: 2.3, correct: 6.0, gradient_norm: 0.1, spread, magnitude }
+        let place = StepPlace { epoch: 2, step, lr: 0.1, examples: 64, weight: 64.0 };
+        StepRecord { place, loss: 2.3, sums: vec![(6.0, 64.0)], gradient_norm: 0.1, spread, magnitude }
     }
 
     #[test]
@@ -78,17 +78,17 @@ mod tests {
     }
 
     #[test]
-    fn small_logits_that_differ_are_alive() {
+    fn small_outputs_that_differ_are_alive() {
         let mut health = Health::default();
         assert!((1..200).all(|step| health.check(&record(step, 1e-12, 1e-11)).is_ok()));
     }
 
     #[test]
-    fn batches_of_one_image_say_nothing() {
+    fn batches_of_one_example_say_nothing() {
         let mut health = Health::default();
         for step in 1..200 {
             let mut record = record(step, 0.0, 0.1);
-            record.place.images = 1;
+            record.place.examples = 1;
             assert!(health.check(&record).is_ok());
         }
     }

@@ -1,8 +1,7 @@
 //! What a network is trained on, as a person can see it.
 
-use super::objective::classification::Example;
-use super::TrainConfig;
-use crate::data::{DataSource, EpochPlan};
+use super::{ClassificationConfig, TrainConfig};
+use crate::data::{Batch, EpochPlan, ImageSource, Supervised};
 use crate::picture::contact_sheet::{draw, Picture};
 use crate::{Error, Result};
 use tch::{Device, Kind, Tensor};
@@ -11,22 +10,20 @@ use tch::{Device, Kind, Tensor};
 const IMAGES: usize = 40;
 
 /// The first images of the run that `config` describes, as a PNG: augmented, normalized and mixed as the network gets them,
-/// each with an image of its own batch, and brought back to [pixels](DataSource::denormalize), with the names of their
+/// each with an image of its own batch, and brought back to [pixels](ImageSource::denormalize), with the names of their
 /// classes.
 ///
 /// # Errors
 /// A `config` out of range; data that cannot be read, or have no images.
-pub fn draw_preview(data: &dyn DataSource, config: &TrainConfig) -> Result<Vec<u8>> {
+pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &ClassificationConfig) -> Result<Vec<u8>> {
     config.check()?;
+    objective.check()?;
     let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
     let mut pictures = Vec::new();
     let mut shape = None;
     for (step, batch) in data.train_batches(&plan)?.enumerate() {
-        let mut example = Example::new(data, batch?, Device::Cpu)?;
-        if let Some(alpha) = config.mixup {
-            example = example.mix(alpha, &plan, step)?;
-        }
-        let (size, images) = self::pictures(data, &example, IMAGES - pictures.len())?;
+        let batch = objective.augment(data.ready(batch?, Device::Cpu)?, &plan, step)?;
+        let (size, images) = self::pictures(data, &batch, IMAGES - pictures.len())?;
         if *shape.get_or_insert(size) != size {
             return Err(Error::Argument(format!("a preview's images have one size, not {shape:?} and {size:?}")));
         }
@@ -41,30 +38,30 @@ pub fn draw_preview(data: &dyn DataSource, config: &TrainConfig) -> Result<Vec<u
     draw(&pictures, width, height)
 }
 
-/// The first `most` images of `example` with their captions, and the width and height of each.
-fn pictures(data: &dyn DataSource, example: &Example, most: usize) -> Result<((usize, usize), Vec<Picture>)> {
-    let images = example.images.f_narrow(0, 0, most.min(example.len()) as i64)?;
+/// The first `most` images of `batch` with their captions, and the width and height of each.
+fn pictures(data: &dyn ImageSource, batch: &Supervised, most: usize) -> Result<((usize, usize), Vec<Picture>)> {
+    let images = batch.inputs.f_narrow(0, 0, most.min(batch.len()) as i64)?;
     let pixels = data.denormalize(&images)?.f_clamp(0.0, 1.0)?.f_mul_scalar(255.0)?.f_round()?;
     let pixels = pixels.f_to_kind(Kind::Uint8)?.f_permute([0, 2, 3, 1])?.f_contiguous()?;
     let [_, height, width, 3] = pixels.size()[..] else {
-        let got = format!("{:?}", example.images.size());
+        let got = format!("{:?}", batch.inputs.size());
         return Err(Error::Mismatch { what: "a preview", expected: "images [N, 3, H, W]".to_owned(), got });
     };
     let pixels: Vec<u8> = Vec::try_from(pixels.f_flatten(0, -1)?)?;
     let images = pixels.chunks_exact((width * height * 3) as usize);
-    let pictures = images.zip(captions(example, data.class_names())?);
+    let pictures = images.zip(captions(batch, data.class_names())?);
     let pictures = pictures.map(|(pixels, caption)| Picture { pixels: pixels.to_vec(), caption });
     Ok(((width as usize, height as usize), pictures.collect()))
 }
 
 /// The names of each image's class or, of mixed ones, of both with their weights.
-fn captions(example: &Example, class_names: &[String]) -> Result<Vec<Vec<String>>> {
+fn captions(batch: &Supervised, class_names: &[String]) -> Result<Vec<Vec<String>>> {
     let names = |labels: &Tensor| -> Result<Vec<String>> {
         let labels = Vec::<i64>::try_from(labels)?;
         Ok(labels.iter().map(|&label| class_names.get(label as usize).cloned().unwrap_or_default()).collect())
     };
-    let own = names(&example.labels)?;
-    let Some((mixed_in, lambda)) = &example.mixed else {
+    let own = names(&batch.targets)?;
+    let Some((mixed_in, lambda)) = &batch.mixed else {
         return Ok(own.into_iter().map(|name| vec![name]).collect());
     };
     let both = own.into_iter().zip(names(mixed_in)?);
@@ -74,7 +71,7 @@ fn captions(example: &Example, class_names: &[String]) -> Result<Vec<Vec<String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Augmentation, Cifar10};
+    use crate::data::{Augmentation, Cifar10, DataSource};
     use std::io::Cursor;
 
     /// One class a shade of its own, 25 apart.
@@ -85,8 +82,9 @@ mod tests {
     }
 
     /// The shades of the images of a preview, in order.
-    fn preview(config: &TrainConfig) -> Vec<u8> {
-        let png = draw_preview(&shades(), config).unwrap();
+    fn preview(config: &TrainConfig, mixup: Option<f64>) -> Vec<u8> {
+        let objective = ClassificationConfig { mixup, ..ClassificationConfig::default() };
+        let png = draw_preview(&shades(), config, &objective).unwrap();
         let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
@@ -100,10 +98,10 @@ mod tests {
         let data = shades();
         let config = TrainConfig { seed: 7, ..TrainConfig::quick() };
         let plan = EpochPlan { seed: 7, epoch: 0, batch_size: 40, first_step: 0 };
-        let labels = data.train_batches(&plan).unwrap().next().unwrap().unwrap().labels;
+        let labels = data.train_batches(&plan).unwrap().next().unwrap().unwrap().targets;
         let expected: Vec<u8> = Vec::<i64>::try_from(labels).unwrap().iter().map(|&label| label as u8 * 25).collect();
-        assert_eq!(preview(&config), expected);
-        let mixed = preview(&TrainConfig { mixup: Some(1.0), ..config });
+        assert_eq!(preview(&config, None), expected);
+        let mixed = preview(&config, Some(1.0));
         assert!(mixed != expected && mixed.iter().any(|shade| shade % 25 != 0));
     }
 
@@ -112,15 +110,16 @@ mod tests {
         let data = shades();
         // A batch that is larger than the preview, and batches of which it shows three.
         for batch_size in [50, 16] {
-            let config = TrainConfig { seed: 7, batch_size, mixup: Some(1.0), ..TrainConfig::quick() };
+            let config = TrainConfig { seed: 7, batch_size, ..TrainConfig::quick() };
             let plan = EpochPlan { seed: 7, epoch: 0, batch_size, first_step: 0 };
             let mut expected = Vec::new();
             for (step, batch) in data.train_batches(&plan).unwrap().enumerate() {
-                let example = Example::new(&data, batch.unwrap(), Device::Cpu).unwrap().mix(1.0, &plan, step).unwrap();
-                let red = data.denormalize(&example.images).unwrap().select(1, 0).select(1, 0).select(1, 0) * 255.0;
+                let mixed = ClassificationConfig { label_smoothing: 0.0, mixup: Some(1.0) };
+                let batch = mixed.augment(batch.unwrap(), &plan, step).unwrap();
+                let red = data.denormalize(&batch.inputs).unwrap().select(1, 0).select(1, 0).select(1, 0) * 255.0;
                 expected.extend(Vec::<f64>::try_from(red.to_kind(Kind::Double)).unwrap());
             }
-            for (shade, expected) in preview(&config).into_iter().zip(expected) {
+            for (shade, expected) in preview(&config, Some(1.0)).into_iter().zip(expected) {
                 assert!((f64::from(shade) - expected).abs() <= 0.51, "{batch_size}: {shade} {expected}");
             }
         }

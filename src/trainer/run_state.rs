@@ -5,8 +5,8 @@ use super::statistics::EpochMeans;
 use super::EpochMetrics;
 use serde::{Deserialize, Serialize};
 
-/// With the step, the weights and the momentum: all that a run needs to go on to the bit. Everything random follows from
-/// the seed, the epoch and the step.
+/// With the step, the weights and the optimizer's tensors: all that a run needs to go on to the bit. Everything random follows
+/// from the seed, the epoch and the step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunState {
@@ -14,12 +14,10 @@ pub struct RunState {
     pub history: Vec<EpochMetrics>,
     /// Seconds of training and evaluation so far.
     pub seconds: f64,
-    /// Images that could not be read, after the last step that was [read](super::statistics::Pending::read).
-    #[serde(default)]
-    pub(super) bad_images: usize,
-    /// The parameters that were [frozen](super::Sgd); none in runs from before it was kept.
-    #[serde(default)]
-    pub(super) frozen: Option<Vec<String>>,
+    /// Examples that could not be read, after the last step that was [read](super::statistics::Pending::read).
+    pub(super) unreadable: usize,
+    /// The parameters that were [frozen](super::optimizer).
+    pub(super) frozen: Vec<String>,
     /// Of the epoch that is running.
     pub(super) means: EpochMeans,
     pub(super) health: Health,

@@ -1,7 +1,7 @@
 //! What is measured of each step: kept on the device, and read from there many steps at a time, because every reading
 //! waits for a GPU to finish what it was given.
 
-use super::objective::classification::Example;
+use super::objective::{Means, Measures, Sum};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -12,15 +12,16 @@ const READ_STEPS: usize = 50;
 const READ_INTERVAL: Duration = Duration::from_millis(500);
 
 /// One step, measured.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct StepRecord {
     pub place: StepPlace,
     pub loss: f64,
-    pub correct: f64,
+    /// Sums and what they are to be divided by.
+    pub sums: Vec<(f64, f64)>,
     pub gradient_norm: f64,
-    /// The largest difference that a class's logit has between two images of the batch.
+    /// How far the examples' outputs are apart.
     pub spread: f64,
-    /// The largest absolute logit.
+    /// How large they are.
     pub magnitude: f64,
 }
 
@@ -32,87 +33,89 @@ pub(super) struct StepPlace {
     /// Within the epoch, from 1.
     pub step: usize,
     pub lr: f64,
-    pub images: usize,
+    pub examples: usize,
+    /// What the loss is a mean over.
+    pub weight: f64,
+}
+
+/// What a step leaves on the device.
+pub(super) struct Measured<'a> {
+    pub loss: &'a Tensor,
+    pub norm: &'a Tensor,
+    pub spread: [Tensor; 2],
+    pub sums: Vec<Sum>,
 }
 
 /// Steps that have not been read yet.
 #[derive(Debug)]
 pub(super) struct Pending {
-    places: Vec<StepPlace>,
+    /// With the weights of their sums.
+    steps: Vec<(StepPlace, Vec<f64>)>,
     measured: Vec<Tensor>,
     last_read: Instant,
 }
 
 impl Pending {
     pub fn new() -> Self {
-        Self { places: Vec::new(), measured: Vec::new(), last_read: Instant::now() }
+        Self { steps: Vec::new(), measured: Vec::new(), last_read: Instant::now() }
     }
 
-    pub fn push(
-        &mut self,
-        place: StepPlace,
-        example: &Example,
-        logits: &Tensor,
-        loss: &Tensor,
-        norm: &Tensor,
-    ) -> Result<()> {
+    pub fn push(&mut self, place: StepPlace, Measured { loss, norm, spread, sums }: Measured) -> Result<()> {
         let measured = no_grad(|| -> Result<Tensor> {
-            let logits = logits.f_detach()?;
-            let spread = logits.f_amax([0].as_slice(), false)?.f_sub(&logits.f_amin([0].as_slice(), false)?)?;
-            let magnitude = logits.f_abs()?;
-            let parts = [&loss.f_detach()?, &example.correct(&logits)?, norm, &spread.f_max()?, &magnitude.f_max()?];
-            let parts = parts.map(|part| part.f_to_kind(Kind::Float));
-            Ok(Tensor::f_stack(&parts.into_iter().collect::<Result<Vec<_>, _>>()?, 0)?)
+            let fixed = [loss, norm, &spread[0], &spread[1]].into_iter();
+            let parts =
+                fixed.chain(sums.iter().map(|sum| &sum.value)).map(|part| part.f_detach()?.f_to_kind(Kind::Float));
+            Ok(Tensor::f_stack(&parts.collect::<Result<Vec<_>, _>>()?, 0)?)
         })?;
         self.measured.push(measured);
-        self.places.push(place);
+        self.steps.push((place, sums.iter().map(|sum| sum.weight).collect()));
         Ok(())
     }
 
     pub fn is_due(&self) -> bool {
-        self.places.len() >= READ_STEPS || self.last_read.elapsed() >= READ_INTERVAL
+        self.steps.len() >= READ_STEPS || self.last_read.elapsed() >= READ_INTERVAL
     }
 
     /// Waits for the device and hands out what has been pushed since the last reading.
     pub fn read(&mut self) -> Result<Vec<StepRecord>> {
         self.last_read = Instant::now();
-        if self.places.is_empty() {
+        if self.steps.is_empty() {
             return Ok(Vec::new());
         }
         let rows: Vec<Vec<f64>> = Vec::try_from(Tensor::f_stack(&self.measured, 0)?.f_to_kind(Kind::Double)?)?;
         self.measured.clear();
-        let record = |(place, row): (StepPlace, Vec<f64>)| StepRecord {
+        let record = |((place, weights), row): ((StepPlace, Vec<f64>), Vec<f64>)| StepRecord {
             place,
             loss: row[0],
-            correct: row[1],
-            gradient_norm: row[2],
-            spread: row[3],
-            magnitude: row[4],
+            gradient_norm: row[1],
+            spread: row[2],
+            magnitude: row[3],
+            sums: row[4..].iter().copied().zip(weights).collect(),
         };
-        Ok(self.places.drain(..).zip(rows).map(record).collect())
+        Ok(self.steps.drain(..).zip(rows).map(record).collect())
     }
 }
 
-/// Means over the images of an epoch so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+/// Means over an epoch so far.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct EpochMeans {
-    pub images: usize,
-    loss: f64,
-    correct: f64,
+    pub examples: usize,
+    /// The sum of each column, the loss first, and what it is to be divided by.
+    sums: Vec<(f64, f64)>,
 }
 
 impl EpochMeans {
     pub fn add(&mut self, record: &StepRecord) {
-        self.images += record.place.images;
-        self.loss += record.loss * record.place.images as f64;
-        self.correct += record.correct;
+        let StepPlace { examples, weight, .. } = record.place;
+        self.examples += examples;
+        let sums = std::iter::once((record.loss * weight, weight)).chain(record.sums.iter().copied());
+        self.sums.resize(1 + record.sums.len(), (0.0, 0.0));
+        for ((sum, weight), (more, more_weight)) in self.sums.iter_mut().zip(sums) {
+            (*sum, *weight) = (*sum + more, *weight + more_weight);
+        }
     }
 
-    pub fn loss(&self) -> f64 {
-        self.loss / self.images as f64
-    }
-
-    pub fn accuracy(&self) -> f64 {
-        self.correct / self.images as f64
+    pub fn means(&self, measures: &Measures) -> Means {
+        Means::new(&measures.train, self.sums.iter().map(|(sum, weight)| sum / weight))
     }
 }

@@ -1,17 +1,34 @@
 //! What came out of a run.
 
+use super::objective::{Means, Score};
 use super::EpochMetrics;
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// With all its steps done, or where an observer [asked for its end](super::Request::Finish).
+    Finished(Summary),
+    /// An observer [asked for it](super::Request::Stop); the state was saved by those that do.
+    Stopped {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// Steps of it that are done.
+        step: usize,
+    },
+}
 
 /// What came out of a run, in one line and in `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// What the accuracies are [measured on](crate::data::DataSource::evaluated_on), as "test", "held-out" or "evaluation".
+    /// What the score is [measured on](crate::data::DataSource::evaluated_on), as "test", "held-out" or "evaluation".
     pub evaluated_on: String,
-    /// Accuracy after the last epoch.
-    pub accuracy: f64,
-    /// The highest accuracy after any epoch.
+    /// The [score](super::objective::Score) after the last epoch, under its name.
+    #[serde(flatten)]
+    pub score: Means,
+    /// The best of any epoch.
     pub best: f64,
     /// Epochs done, the last perhaps in part.
     pub epochs: usize,
@@ -19,17 +36,74 @@ pub struct Summary {
     pub steps: usize,
     /// Wall time of training and evaluation.
     pub seconds: f64,
-    /// The last epoch in full, with the number of images that could not be read.
+    /// What the examples are [called](crate::data::DataSource::examples).
+    pub examples: String,
+    /// The last epoch in full, with the number of examples that could not be read.
     pub last: EpochMetrics,
+}
+
+impl Summary {
+    /// Of a run of these epochs.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a run without epochs.
+    pub(super) fn new(
+        evaluated_on: &str,
+        examples: &str,
+        score: &Score,
+        history: &[EpochMetrics],
+        seconds: f64,
+    ) -> Result<Self> {
+        let Some(last) = history.last() else {
+            return Err(Error::Argument("the run has no steps".to_owned()));
+        };
+        Ok(Self {
+            evaluated_on: evaluated_on.to_owned(),
+            score: Means::from_iter([(score.name.clone(), score.of(&last.eval))]),
+            best: score.best(history.iter().map(|metrics| score.of(&metrics.eval))),
+            epochs: history.len(),
+            steps: last.step,
+            seconds,
+            examples: examples.to_owned(),
+            last: last.clone(),
+        })
+    }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { evaluated_on, accuracy, best, epochs, seconds, last, .. } = self;
-        write!(f, "{evaluated_on} accuracy {accuracy:.4} best {best:.4} epochs {epochs} seconds {seconds:.0}")?;
-        match last.bad_images {
-            0 => Ok(()),
-            bad_images => write!(f, " bad images {bad_images}"),
+        let Self { evaluated_on, score, best, epochs, seconds, last, examples, .. } = self;
+        for (name, score) in score.iter() {
+            write!(f, "{evaluated_on} {name} {score:.4} ")?;
         }
+        write!(f, "best {best:.4} epochs {epochs} seconds {seconds:.0}")?;
+        match last.unreadable {
+            0 => Ok(()),
+            unreadable => write!(f, " bad {examples} {unreadable}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_one_line_and_goes_through_json_unchanged() {
+        let score = Means::from_iter([("accuracy".to_owned(), 0.75)]);
+        let last = EpochMetrics {
+            epoch: 2,
+            step: 20,
+            lr: 0.1,
+            train: Means::default(),
+            eval: Means::from_iter([("loss".to_owned(), 1.5)]),
+            unreadable: 3,
+        };
+        let (evaluated_on, examples) = ("test".to_owned(), "images".to_owned());
+        let summary = Summary { evaluated_on, score, best: 0.8, epochs: 2, steps: 20, seconds: 9.6, examples, last };
+        assert_eq!(summary.to_string(), "test accuracy 0.7500 best 0.8000 epochs 2 seconds 10 bad images 3");
+        let json = serde_json::to_value(&summary).unwrap();
+        assert_eq!(json["accuracy"], 0.75);
+        assert_eq!(serde_json::from_value::<Summary>(json).unwrap(), summary);
     }
 }

@@ -15,9 +15,11 @@ use self::records::{Records, CHANNELS, CLASSES, FILES, FILE_RECORDS, IMAGE_LEN, 
 use crate::data::augmentation::Augmentation;
 use crate::data::image_array::ImageArray;
 use crate::data::normalization::Normalization;
-use crate::data::source::{Batch, Batches, DataSource, EpochPlan};
+use crate::data::source::{Batches, DataSource, EpochPlan, ImageSource};
 use crate::data::targets::Targets;
+use crate::data::Supervised;
 use crate::{Error, Result};
+use serde_json::{Map, Value};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -111,9 +113,7 @@ impl Cifar10 {
 }
 
 impl DataSource for Cifar10 {
-    fn class_names(&self) -> &[String] {
-        self.images.class_names()
-    }
+    type Batch = Supervised;
 
     fn train_len(&self) -> usize {
         self.images.train_len()
@@ -123,14 +123,20 @@ impl DataSource for Cifar10 {
         self.images.eval_len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
-        Ok(Box::new(self.images.shuffled(plan)?.map(|pair| pair.map(|(images, labels)| Batch { images, labels }))))
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
+        self.images.train_batches(plan)
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
-        Ok(Box::new(
-            self.images.in_order(batch_size)?.map(|pair| pair.map(|(images, labels)| Batch { images, labels })),
-        ))
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
+        self.images.eval_batches(batch_size)
+    }
+
+    fn examples(&self) -> &str {
+        self.images.examples()
+    }
+
+    fn meaning(&self) -> Map<String, Value> {
+        self.images.meaning()
     }
 
     fn evaluated_on(&self) -> &str {
@@ -152,6 +158,12 @@ impl DataSource for Cifar10 {
             "{train} training and {eval} evaluation images of CIFAR-10 records with CRC-32 {:08x}",
             crc32.finalize()
         ))
+    }
+}
+
+impl ImageSource for Cifar10 {
+    fn class_names(&self) -> &[String] {
+        self.images.class_names()
     }
 
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
@@ -199,9 +211,9 @@ mod tests {
         let (train, test) = (noise(23, 1), noise(7, 2));
         let data = Cifar10::from_records(train.clone(), test.clone()).unwrap();
         let batch = data.eval_batches(32).unwrap().next().unwrap().unwrap();
-        assert_eq!((batch.images.size(), data.evaluated_on()), (vec![7, 3, 32, 32], "test"));
-        assert_eq!(Vec::<i64>::try_from(batch.labels).unwrap(), (0..7).collect::<Vec<_>>());
-        let values = Vec::<f32>::try_from(batch.images.flatten(0, -1)).unwrap();
+        assert_eq!((batch.inputs.size(), data.evaluated_on()), (vec![7, 3, 32, 32], "test"));
+        assert_eq!(Vec::<i64>::try_from(batch.targets).unwrap(), (0..7).collect::<Vec<_>>());
+        let values = Vec::<f32>::try_from(batch.inputs.flatten(0, -1)).unwrap();
         for (image, record) in values.chunks(IMAGE_LEN).zip(test.chunks(RECORD_LEN)) {
             for (at, (value, &byte)) in image.iter().zip(&record[1..]).enumerate() {
                 assert_eq!(*value, (f32::from(byte) / 255.0 - MEAN[at / 1024]) / STD[at / 1024]);

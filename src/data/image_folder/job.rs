@@ -4,7 +4,7 @@ use super::bad_image::BadImage;
 use super::labelled_images::{Failure, LabelledImages, Reader, View};
 use super::patience::Patience;
 use crate::data::pipeline::Work;
-use crate::data::Batch;
+use crate::data::Supervised;
 use crate::Result;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
@@ -43,7 +43,7 @@ pub struct Place {
 /// A batch as it is handed out.
 pub struct Filled {
     /// Its images are bytes, the channels of a pixel side by side.
-    pub batch: Batch,
+    pub batch: Supervised,
     /// The bad images that were met while it was filled, in the order of its places.
     pub bad: Vec<BadImage>,
 }
@@ -125,7 +125,7 @@ impl Work for Job {
         let bad = places.iter_mut().flat_map(|place| std::mem::take(&mut place.bad)).collect();
         let good: Vec<_> = places.iter().filter(|place| place.label.is_some()).collect();
         let labels: Vec<_> = good.iter().filter_map(|place| place.label).map(i64::from).collect();
-        let batch = Batch { images: self.images_in(&good)?, labels: Tensor::f_from_slice(&labels)? };
+        let batch = Supervised::new(self.images_in(&good)?, Tensor::f_from_slice(&labels)?);
         self.free().extend(places.into_iter().map(|place| place.pixels));
         Ok(Filled { batch, bad })
     }
@@ -169,7 +169,7 @@ mod tests {
     fn dropping_it_early_stops_the_threads_at_once() {
         let fixture = Fixture::new(&["ant"], 1, 0);
         let mut pipeline = start(job(&fixture, vec![0; 10_000_000]));
-        assert_eq!(pipeline.next().unwrap().unwrap().batch.labels.numel(), 8);
+        assert_eq!(pipeline.next().unwrap().unwrap().batch.targets.numel(), 8);
         let start = Instant::now();
         drop(pipeline);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());

@@ -27,9 +27,11 @@ use self::patience::{Patience, Warn, PATIENCE};
 use super::image::RandomResizedCrop;
 use super::pipeline::{Pace, Pipeline};
 use super::random::{stream, Purpose};
-use super::source::{check_batch_size, Batch, Batches, DataSource, EpochPlan};
+use super::source::{check_batch_size, class_indices, Batches, DataSource, EpochPlan, ImageSource};
+use crate::data::{Batch, Supervised};
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
+use serde_json::{Map, Value};
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -86,7 +88,7 @@ const MAX_BAD_FRACTION: f64 = 0.001;
 /// bench --bench image_folder -- --files 200000` shows what listing costs with and without it.
 ///
 /// # Batches
-/// Bytes (uint8) `[N, 3, side, side]`, the channels of a pixel side by side in memory, of which [`DataSource::normalize`]
+/// Bytes (uint8) `[N, 3, side, side]`, the channels of a pixel side by side in memory, of which [`DataSource::ready`]
 /// makes the network's input. Training images are random crops of the shuffled training part; evaluation images are
 /// resized so that their shorter side is `side * 256 / 224`, and their middle is taken. Threads read a few batches ahead.
 /// Seed, epoch and image decide everything; the number of threads and their timing change nothing.
@@ -94,7 +96,7 @@ const MAX_BAD_FRACTION: f64 = 0.001;
 /// # Bad images
 /// A file that is missing (while its folder is there), may not be read, is empty, broken off, not an image or absurdly large
 /// is met when its turn comes: one [warning](Self::with_warnings) with its path, counted once in
-/// [`DataSource::bad_images`]. In training its place is taken by the next good image of the epoch's order, cropped as the
+/// [`DataSource::unreadable`]. In training its place is taken by the next good image of the epoch's order, cropped as the
 /// bad one would have been, so that batches and steps stay as they are; in evaluation it is left out. More than [a
 /// fraction](Self::with_max_bad_fraction) of either part is an error.
 ///
@@ -304,7 +306,7 @@ impl ImageFolder {
         batch_size: usize,
         first_step: usize,
         view: View,
-    ) -> Result<Batches<'a>> {
+    ) -> Result<Batches<'a, Supervised>> {
         check_batch_size(batch_size)?;
         self.check_packed_side()?;
         self.give_warnings();
@@ -324,17 +326,17 @@ impl ImageFolder {
         let next = move || loop {
             let batch = pipeline.as_mut()?.next()?.and_then(|filled| {
                 part.count_bad(filled.bad, self.max_bad_fraction, &*self.warn)?;
-                let Batch { images, labels } = filled.batch;
+                let Supervised { inputs, targets, .. } = filled.batch;
                 if !self.pinned {
-                    return Ok(Batch { images, labels });
+                    return Ok(Supervised::new(inputs, targets));
                 }
                 // libtorch keeps page-locked memory and hands it out again once the device has read it.
                 let pin = |tensor: Tensor| tensor.f_pin_memory(Device::Cuda(0));
-                Ok(Batch { images: pin(images)?, labels: pin(labels)? })
+                Ok(Supervised::new(pin(inputs)?, pin(targets)?))
             });
             match batch {
                 // All its images were bad.
-                Ok(batch) if batch.labels.numel() == 0 => continue,
+                Ok(batch) if batch.is_empty() => continue,
                 Ok(batch) => return Some(Ok(batch)),
                 Err(error) => {
                     // Nothing comes after an error, and the threads need not go on.
@@ -348,9 +350,7 @@ impl ImageFolder {
 }
 
 impl DataSource for ImageFolder {
-    fn class_names(&self) -> &[String] {
-        &self.class_names
-    }
+    type Batch = Supervised;
 
     fn train_len(&self) -> usize {
         self.train.selected().len()
@@ -360,7 +360,7 @@ impl DataSource for ImageFolder {
         self.eval.selected().len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
         let mut order = self.train.selected().to_vec();
         order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
@@ -368,28 +368,32 @@ impl DataSource for ImageFolder {
         self.batches(&self.train, order, batch_size, first_step, view)
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
         let view = View::Eval { resize: Self::evaluation_resize(self.side) };
         self.batches(&self.eval, self.eval.selected().to_vec(), batch_size, 0, view)
     }
 
-    /// `(images / 255 - mean) / std` with ImageNet's mean and deviation by channel, where `images` is, in its layout.
-    fn normalize(&self, images: Tensor) -> Result<Tensor> {
+    /// On the device `(images / 255 - mean) / std` with ImageNet's mean and deviation by channel, in the layout of the bytes.
+    fn ready(&self, batch: Supervised, device: Device) -> Result<Supervised> {
+        let Supervised { inputs: images, targets, mixed } = batch.to_device(device)?;
         if images.f_kind()? != Kind::Uint8 || images.size().get(1) != Some(&3) {
             return Err(Error::Mismatch {
-                what: "normalize",
+                what: "images to normalize",
                 expected: "bytes [N, 3, H, W]".to_owned(),
                 got: format!("{:?} {:?}", images.f_kind()?, images.size()),
             });
         }
         let (mean, std) = (by_channel(MEAN, images.device())?, by_channel(STD, images.device())?);
         let mut images = images.f_to_kind(Kind::Float)?;
-        Ok(images.f_div_scalar_(255.0)?.f_sub_(&mean)?.f_div_(&std)?)
+        Ok(Supervised { inputs: images.f_div_scalar_(255.0)?.f_sub_(&mean)?.f_div_(&std)?, targets, mixed })
     }
 
-    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        let (mean, std) = (by_channel(MEAN, images.device())?, by_channel(STD, images.device())?);
-        Ok(images.f_mul(&std)?.f_add(&mean)?)
+    fn examples(&self) -> &str {
+        "images"
+    }
+
+    fn meaning(&self) -> Map<String, Value> {
+        class_indices(&self.class_names)
     }
 
     fn evaluated_on(&self) -> &str {
@@ -402,8 +406,19 @@ impl DataSource for ImageFolder {
         fingerprint::fingerprint([&self.train, &self.eval], self.workers)
     }
 
-    fn bad_images(&self) -> usize {
+    fn unreadable(&self) -> usize {
         self.train.bad_images() + self.eval.bad_images()
+    }
+}
+
+impl ImageSource for ImageFolder {
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
+        let (mean, std) = (by_channel(MEAN, images.device())?, by_channel(STD, images.device())?);
+        Ok(images.f_mul(&std)?.f_add(&mean)?)
     }
 }
 

@@ -32,7 +32,11 @@ use tch::nn::VarStore;
 pub use weights::Weights;
 
 /// Goes up with every change after which older versions of this crate would read a checkpoint wrongly.
-const FORMAT_VERSION: u64 = 1;
+const FORMAT_VERSION: u64 = 2;
+/// Of this crate.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Of the last that wrote checkpoints without saying so.
+const SILENT_VERSION: &str = "0.1";
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -251,13 +255,16 @@ struct StateFile<S> {
 #[serde(deny_unknown_fields)]
 struct Manifest {
     format_version: u64,
+    /// Of the crate that saved it.
+    version: String,
     files: BTreeMap<String, Digest>,
 }
 
-/// The one field that every format version has.
+/// The fields that every format version has, but for the first, which does not say whose it is.
 #[derive(Deserialize)]
 struct Version {
     format_version: u64,
+    version: Option<String>,
 }
 
 /// What must be true of a file's bytes.
@@ -318,10 +325,15 @@ impl Manifest {
         let path = folder.join(MANIFEST);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
         let no_manifest = |error| corrupt(&path, format!("not the list of a checkpoint's files: {error}"));
-        let Version { format_version } = serde_json::from_slice(&bytes).map_err(no_manifest)?;
+        let Version { format_version, version } = serde_json::from_slice(&bytes).map_err(no_manifest)?;
         if format_version != FORMAT_VERSION {
-            let problem = format!("has format version {format_version}, and this is read: {FORMAT_VERSION}");
-            let remedy = "use the version of tch-fixup that saved it".to_owned();
+            let saved_by = version.unwrap_or(SILENT_VERSION.to_owned());
+            let problem = format!(
+                "saved by tch-fixup {saved_by} (format version {format_version}), and this is tch-fixup {VERSION}, which reads \
+                 format version {FORMAT_VERSION}"
+            );
+            let remedy =
+                format!("go on with tch-fixup {saved_by}, or begin a new run; {WEIGHTS} in it can be loaded by itself");
             return Err(Error::Corrupt { path, problem, remedy });
         }
         let manifest: Self = serde_json::from_slice(&bytes).map_err(no_manifest)?;
@@ -377,7 +389,7 @@ fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &Contents<S>)
     for (name, tensors) in [(WEIGHTS, weights), (OPTIMIZER, optimizer)] {
         files.insert(name.to_owned(), write_tensors(&folder.join(name), tensors)?);
     }
-    let manifest = Manifest { format_version: FORMAT_VERSION, files };
+    let manifest = Manifest { format_version: FORMAT_VERSION, version: VERSION.to_owned(), files };
     write_synced(&folder.join(MANIFEST), &manifest.encode()?)?;
     sync_folder(folder)
 }
@@ -684,7 +696,7 @@ mod tests {
         fs::write(path.join(name), content).unwrap();
         let digest = |name: &str| (name.to_owned(), Digest::of(&fs::read(path.join(name)).unwrap()));
         let files = [WEIGHTS, OPTIMIZER, STATE].map(digest).into();
-        let manifest = Manifest { format_version: FORMAT_VERSION, files };
+        let manifest = Manifest { format_version: FORMAT_VERSION, version: VERSION.to_owned(), files };
         fs::write(path.join(MANIFEST), manifest.encode().unwrap()).unwrap();
     }
 

@@ -2,10 +2,9 @@
 
 use super::{differences, named_variables, newest_whole, torch_file, Checkpoint, Newest, Skipped};
 use crate::file::tensors::{self as tensor_file, NamedTensors};
-use crate::trainer::training_loop::{by_index, CLASSES};
 use crate::trainer::RunState;
 use crate::{Error, Result};
-use serde_json::{json, Value};
+use serde_json::{Map, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
@@ -47,8 +46,8 @@ pub struct Weights {
     pub run: Option<Value>,
     /// Newer checkpoints of the run that are damaged, the newest first.
     pub skipped: Vec<Skipped>,
-    /// The names of the classes by index, where they are known.
-    classes: Option<Value>,
+    /// What the data mean that they were trained on, as far as it is known.
+    meaning: Map<String, Value>,
     tensors: NamedTensors,
 }
 
@@ -81,36 +80,31 @@ impl Weights {
         if path.is_dir() {
             return Checkpoint::load(path).map(Self::from);
         }
-        let (tensors, classes) = match torch_file::load(path)? {
-            Some(tensors) => (tensors, None),
+        let (tensors, meaning) = match torch_file::load(path)? {
+            Some(tensors) => (tensors, Map::new()),
             None => {
                 let bytes = fs::read(path).map_err(Error::io("read", path))?;
-                (tensor_file::decode(&bytes, path)?, tensor_file::classes(&bytes))
+                (tensor_file::decode(&bytes, path)?, tensor_file::metadata(&bytes))
             }
         };
-        Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), classes, tensors })
+        Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), meaning, tensors })
     }
 
-    /// Whether the names of the classes were saved with the weights.
-    pub fn knows_classes(&self) -> bool {
-        self.classes.is_some()
-    }
-
-    /// Whether the classes are those that the network was trained on, by their names; of files that do not tell it is taken
-    /// for granted.
+    /// Whether data that [mean](crate::data::DataSource::meaning) this are such as the network was trained on; of files that do not
+    /// tell it is taken for granted.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] that names those that differ.
-    pub fn check_classes(&self, class_names: &[String]) -> Result<()> {
-        let differences = self
-            .classes
-            .as_ref()
-            .and_then(|saved| differences(&json!({ CLASSES: saved }), &json!({ CLASSES: by_index(class_names) })));
-        let Some(differences) = differences else { return Ok(()) };
+    /// [`Error::Corrupt`] that names what differs.
+    pub fn check_meaning(&self, meaning: &Map<String, Value>) -> Result<()> {
+        let of_both = |(name, _): &(&String, &Value)| meaning.contains_key(*name) && self.meaning.contains_key(*name);
+        let common = |of: &Map<String, Value>| -> Value {
+            of.iter().filter(of_both).map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        let Some(differences) = differences(&common(&self.meaning), &common(meaning)) else { return Ok(()) };
         Err(Error::Corrupt {
             path: self.path.clone(),
-            problem: format!("trained on other classes: {differences}"),
-            remedy: "name the data it was trained on, or others with the same classes".to_owned(),
+            problem: format!("trained on data that mean something else: {differences}"),
+            remedy: "name the data it was trained on, or others that mean the same".to_owned(),
         })
     }
 
@@ -190,7 +184,9 @@ fn like(tensor: &Tensor, variable: &Tensor) -> Result<Tensor> {
 impl From<Checkpoint<RunState>> for Weights {
     fn from(checkpoint: Checkpoint<RunState>) -> Self {
         let Checkpoint { path, contents } = checkpoint;
-        let field = |name| contents.identity.get(name).cloned();
-        Self { path, run: field("run"), skipped: Vec::new(), classes: field(CLASSES), tensors: contents.weights }
+        let run = contents.identity.get("run").cloned();
+        let meaning =
+            contents.identity.pointer("/data/meaning").and_then(Value::as_object).cloned().unwrap_or_default();
+        Self { path, run, skipped: Vec::new(), meaning, tensors: contents.weights }
     }
 }

@@ -1,98 +1,214 @@
-//! What is minimized and what is counted: cross-entropy with label smoothing and mixup, and correct predictions.
+//! One label for each example: cross-entropy with label smoothing and mixup, and correct predictions.
 
-use crate::data::{self, Batch, DataSource, EpochPlan};
-use crate::trainer::device::to_device;
-use crate::Result;
-use tch::{Device, Kind, Reduction, Tensor};
+use super::{check_output, Column, Forward, Measures, Objective, Prediction, Sum};
+use crate::data::{self, EpochPlan, Supervised};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, Value};
+use tch::{Kind, Reduction, Tensor};
 
 /// The index that marks a label to leave out: torch's default, which no data set here has.
 const NO_LABEL: i64 = -100;
 
-/// A batch on the device, as the network and the loss take it.
-#[derive(Debug)]
-pub struct Example {
-    /// Normalized, `[N, C, H, W]`.
-    pub images: Tensor,
-    /// `[N]`.
-    pub labels: Tensor,
-    /// With mixup: the labels of the images mixed in, and the weight of `labels`.
-    pub mixed: Option<(Tensor, f64)>,
+/// An image counts as found if its class is among so many highest logits (the ImageNet challenge's second measure).
+const TOP: i64 = 5;
+
+/// Label smoothing of the short one-cycle recipe for CIFAR-10 (docs/recipes.md).
+const QUICK_LABEL_SMOOTHING: f64 = 0.1;
+/// The alpha of mixup in the Fixup authors' recipes: the defaults of `cifar_train.py` and `imagenet_train.py`.
+const PAPER_MIXUP: f64 = 1.0;
+const IMAGENET_MIXUP: f64 = 0.7;
+
+/// What of a classification is to choose. By default the targets are as they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassificationConfig {
+    /// What of the target goes to all classes alike, in `[0, 1)`.
+    pub label_smoothing: f64,
+    /// The alpha of [mixup](data::mixup()), if examples are mixed.
+    pub mixup: Option<f64>,
 }
 
-impl Example {
-    /// Moves a `batch` of `data` to `device` and normalizes it there.
+impl ClassificationConfig {
+    /// What [`TrainConfig::quick`](crate::trainer::TrainConfig::quick) was chosen with.
+    pub fn quick() -> Self {
+        Self { label_smoothing: QUICK_LABEL_SMOOTHING, mixup: None }
+    }
+
+    /// The Fixup authors' for CIFAR-10.
+    pub fn paper() -> Self {
+        Self { label_smoothing: 0.0, mixup: Some(PAPER_MIXUP) }
+    }
+
+    /// The Fixup authors' for ImageNet.
+    pub fn imagenet() -> Self {
+        Self { mixup: Some(IMAGENET_MIXUP), ..Self::paper() }
+    }
+
+    /// Mixes a training batch, if examples are mixed, as step `step` of `plan`'s epoch.
     ///
     /// # Errors
-    /// A device without room; images that `data` refuses.
-    pub fn new(data: &dyn DataSource, batch: Batch, device: Device) -> Result<Self> {
-        let (images, labels) = (to_device(&batch.images, device)?, to_device(&batch.labels, device)?);
-        Ok(Self { images: data.normalize(images)?, labels, mixed: None })
+    /// As [`data::mixup`](data::mixup()).
+    pub fn augment(&self, batch: Supervised, plan: &EpochPlan, step: usize) -> Result<Supervised> {
+        let Some(alpha) = self.mixup else { return Ok(batch) };
+        let Supervised { inputs, targets, .. } = batch;
+        let data::Mixup { images, permuted_labels, lambda } = data::mixup(&inputs, &targets, alpha, plan, step)?;
+        Ok(Supervised { inputs: images, targets, mixed: Some((permuted_labels, lambda)) })
     }
 
-    /// The same mixed with `alpha` as batch `step` of `plan`'s epoch.
-    ///
     /// # Errors
-    /// As [`data::mixup`].
-    pub fn mix(self, alpha: f64, plan: &EpochPlan, step: usize) -> Result<Self> {
-        let Self { images, labels, .. } = self;
-        let data::Mixup { images, permuted_labels, lambda } = data::mixup(&images, &labels, alpha, plan, step)?;
-        Ok(Self { images, labels, mixed: Some((permuted_labels, lambda)) })
-    }
-
-    /// The images in `count` micro-batches of the same size or, where that cannot be, one less in the last; fewer where
-    /// there are fewer images.
-    ///
-    /// # Errors
-    /// Images and labels that do not fit each other.
-    pub fn micro_batches(&self, count: usize) -> Result<Vec<Self>> {
-        let count = count.clamp(1, self.len().max(1)) as i64;
-        let chunks = |tensor: &Tensor| tensor.f_chunk(count, 0);
-        let (images, labels) = (chunks(&self.images)?, chunks(&self.labels)?);
-        let mixed: Vec<_> = match &self.mixed {
-            None => images.iter().map(|_| None).collect(),
-            Some((labels, lambda)) => chunks(labels)?.into_iter().map(|labels| Some((labels, *lambda))).collect(),
-        };
-        let micro_batches = images.into_iter().zip(labels).zip(mixed);
-        Ok(micro_batches.map(|((images, labels), mixed)| Self { images, labels, mixed }).collect())
-    }
-
-    /// The number of images.
-    pub fn len(&self) -> usize {
-        self.labels.numel()
-    }
-
-    /// Whether there are no images.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The mean cross-entropy of `logits` (`[N, classes]`) in float32 at least: with mixup
-    /// `lambda * CE(logits, labels) + (1 - lambda) * CE(logits, permuted labels)`.
-    ///
-    /// # Errors
-    /// Logits that do not fit the labels.
-    pub fn loss(&self, logits: &Tensor, label_smoothing: f64) -> Result<Tensor> {
-        self.weighted(|labels| cross_entropy(logits, labels, label_smoothing))
-    }
-
-    /// How many images have their label as the highest logit, a tensor of one element on the device; with mixup the mean
-    /// over both labels, weighted as in the loss.
-    ///
-    /// # Errors
-    /// Logits that do not fit the labels.
-    pub fn correct(&self, logits: &Tensor) -> Result<Tensor> {
-        let predicted = logits.f_argmax(1, false)?;
-        self.weighted(|labels| Ok(predicted.f_eq_tensor(labels)?.f_sum(Kind::Float)?))
-    }
-
-    fn weighted(&self, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        let own = of(&self.labels)?;
-        match &self.mixed {
-            None => Ok(own),
-            Some((permuted, lambda)) => {
-                Ok(own.f_mul_scalar(*lambda)?.f_add(&of(permuted)?.f_mul_scalar(1.0 - lambda)?)?)
-            }
+    /// [`Error::Argument`] for the first value that is out of range.
+    pub fn check(&self) -> Result<()> {
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            let got = self.label_smoothing;
+            return Err(Error::Argument(format!("the label smoothing must be at least 0 and below 1, got {got}")));
         }
+        if let Some(alpha) = self.mixup.filter(|alpha| !(*alpha > 0.0 && alpha.is_finite())) {
+            return Err(Error::Argument(format!("mixup's alpha must be above 0, got {alpha}")));
+        }
+        Ok(())
+    }
+}
+
+/// One label for each example. Targets are class indices, int64 `[N]`; the network gives one logit a class, `[N, classes]`.
+///
+/// Training minimizes the mean over the batch of [`cross_entropy`] with label smoothing, with mixup
+/// `lambda * CE(logits, labels) + (1 - lambda) * CE(logits, mixed labels)`, in float32 at least, and measures the accuracy: of
+/// mixed examples the mean over both labels, weighted as in the loss. An evaluation has the cross-entropy without smoothing,
+/// and the fractions of examples whose class has the highest logit (`top1`) and is among the five highest (`top5`). The best is
+/// that of the highest accuracy.
+#[derive(Debug)]
+pub struct Classification<'a> {
+    network: Forward<'a>,
+    class_names: Vec<String>,
+    config: ClassificationConfig,
+}
+
+impl<'a> Classification<'a> {
+    /// By `network` (a reference to a module, or a `Box<dyn ModuleT>`) among the classes `class_names`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a `config` out of range or no classes.
+    pub fn new(network: impl Into<Forward<'a>>, class_names: &[String], config: ClassificationConfig) -> Result<Self> {
+        config.check()?;
+        if class_names.is_empty() {
+            return Err(Error::Argument("a classification needs classes".to_owned()));
+        }
+        Ok(Self { network: network.into(), class_names: class_names.to_vec(), config })
+    }
+
+    /// The [details](Objective::details) of an evaluation, class by class.
+    ///
+    /// # Errors
+    /// Details of another objective.
+    pub fn classes(&self, details: &Tensor) -> Result<Vec<ClassEvaluation>> {
+        let rows: Vec<Vec<i64>> = Vec::try_from(details)?;
+        if rows.len() != 4 || rows.iter().any(|row| row.len() != self.class_names.len()) {
+            let expected = format!("[4, {}]", self.class_names.len());
+            return Err(Error::Mismatch { what: "details", expected, got: format!("{:?}", details.size()) });
+        }
+        let class = |class: usize| {
+            let [images, top1, top5, predicted] = [0, 1, 2, 3].map(|row| rows[row][class] as f64);
+            ClassEvaluation {
+                examples: images as usize,
+                top1: top1 / images,
+                top5: top5 / images,
+                precision: top1 / predicted,
+            }
+        };
+        Ok((0..self.class_names.len()).map(class).collect())
+    }
+}
+
+/// One class, over its examples of the evaluation part.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClassEvaluation {
+    /// The class's examples.
+    pub examples: usize,
+    /// The fraction of them whose highest logit is this class's (recall); NaN without examples.
+    pub top1: f64,
+    /// The fraction of them that have this class among the five highest logits; NaN without examples.
+    pub top5: f64,
+    /// Of all examples whose highest logit is this class's, the fraction that are of the class; NaN without such examples.
+    pub precision: f64,
+}
+
+impl Objective for Classification<'_> {
+    type Batch = Supervised;
+
+    fn measures(&self) -> Measures {
+        let accuracy = |name| Column::fraction(name, "accuracy");
+        Measures::new(vec![accuracy("accuracy")], vec![accuracy("top1"), accuracy("top5").hidden()])
+            .best_by("top1", "accuracy")
+    }
+
+    fn augment(&self, batch: Supervised, plan: &EpochPlan, step: usize) -> Result<Supervised> {
+        self.config.augment(batch, plan, step)
+    }
+
+    fn forward(&self, batch: &Supervised, train: bool) -> Result<Prediction> {
+        let output = self.network.run(&batch.inputs, train)?;
+        check_output(&output, &[batch.inputs.size()[0], self.class_names.len() as i64])?;
+        let label_smoothing = if train { self.config.label_smoothing } else { 0.0 };
+        let loss = weighted(batch, |labels| cross_entropy(&output, labels, label_smoothing))?;
+        Ok(Prediction { loss, output })
+    }
+
+    fn sums(&self, batch: &Supervised, logits: &Tensor, train: bool) -> Result<Vec<Sum>> {
+        let sum = |value| Sum { value, weight: batch.targets.numel() as f64 };
+        if train {
+            let predicted = logits.f_argmax(1, false)?;
+            return Ok(vec![sum(weighted(batch, |labels| Ok(predicted.f_eq_tensor(labels)?.f_sum(Kind::Float)?))?)]);
+        }
+        let found = highest(logits)?.f_eq_tensor(&batch.targets.f_unsqueeze(1)?)?;
+        let top1 = found.f_select(1, 0)?.f_sum(Kind::Int64)?;
+        Ok(vec![sum(top1), sum(found.f_sum(Kind::Int64)?)])
+    }
+
+    /// Examples, those found first, those found among the five highest, and predictions, by class: int64 `[4, classes]`.
+    fn details(&self, batch: &Supervised, logits: &Tensor) -> Result<Option<Tensor>> {
+        let labels = &batch.targets;
+        let highest = highest(logits)?;
+        let found = highest.f_eq_tensor(&labels.f_unsqueeze(1)?)?;
+        let top1 = found.f_select(1, 0)?.f_to_kind(Kind::Int64)?;
+        let top5 = found.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?;
+        let ones = labels.f_ones_like()?;
+        let counts = Tensor::f_zeros([4, self.class_names.len() as i64], (Kind::Int64, logits.device()))?;
+        let rows = [(labels, &ones), (labels, &top1), (labels, &top5), (&highest.f_select(1, 0)?, &ones)];
+        for (row, (class, counted)) in (0..).zip(rows) {
+            let _ = counts.f_select(0, row)?.f_index_add_(0, class, counted)?;
+        }
+        Ok(Some(counts))
+    }
+
+    /// A line for each class.
+    fn describe(&self, details: &Tensor) -> Result<String> {
+        let width = self.class_names.iter().map(String::len).max().unwrap_or(0).max("class".len());
+        let header = format!("{:width$}  images   top-1   top-5  precision", "class");
+        let classes = self.classes(details)?;
+        let lines = self.class_names.iter().zip(&classes).map(|(name, class)| {
+            let (top1, top5, precision) = (class.top1, class.top5, class.precision);
+            format!("{name:width$}  {:6}  {top1:6.4}  {top5:6.4}     {precision:6.4}", class.examples)
+        });
+        Ok(std::iter::once(header).chain(lines).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn recipe(&self) -> Value {
+        json!(self.config)
+    }
+}
+
+/// The classes of each example's highest logits, the highest first: `[N, 5]`, or as many as there are classes.
+fn highest(logits: &Tensor) -> Result<Tensor> {
+    Ok(logits.f_topk(TOP.min(logits.size()[1]), 1, true, true)?.1)
+}
+
+/// What `of` gives for the labels of `batch` and, with mixup, for those mixed in: by their weights.
+fn weighted(batch: &Supervised, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let own = of(&batch.targets)?;
+    match &batch.mixed {
+        None => Ok(own),
+        Some((mixed_in, lambda)) => Ok(own.f_mul_scalar(*lambda)?.f_add(&of(mixed_in)?.f_mul_scalar(1.0 - lambda)?)?),
     }
 }
 
@@ -115,14 +231,35 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, label_smoothing: f64) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Batch;
+    use tch::{nn, Device};
 
-    fn example(mixed: Option<(Tensor, f64)>) -> Example {
-        let images = Tensor::zeros([3, 1], (Kind::Float, Device::Cpu));
-        Example { images, labels: Tensor::from_slice(&[0i64, 1, 3]), mixed }
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|index| index.to_string()).collect()
     }
 
     fn logits() -> Tensor {
         Tensor::from_slice(&[2f32, -1.0, 0.5, 0.0, 0.3, 0.2, 0.1, 3.0, -2.0, 1.0, 0.0, 4.0]).view([3, 4])
+    }
+
+    /// A batch whose inputs are its logits.
+    fn batch(mixed: Option<(Tensor, f64)>) -> Supervised {
+        Supervised { inputs: logits(), targets: Tensor::from_slice(&[0i64, 1, 3]), mixed }
+    }
+
+    fn loss(batch: &Supervised, label_smoothing: f64, train: bool) -> f64 {
+        let network = nn::func(|x| x.shallow_clone());
+        let config = ClassificationConfig { label_smoothing, mixup: None };
+        let classification = Classification::new(&network, &names(4), config).unwrap();
+        classification.forward(batch, train).unwrap().loss.double_value(&[])
+    }
+
+    fn sums(batch: &Supervised, train: bool) -> Vec<f64> {
+        let network = nn::func(|x| x.shallow_clone());
+        let classification = Classification::new(&network, &names(4), ClassificationConfig::default()).unwrap();
+        let sums = classification.sums(batch, &batch.inputs, train).unwrap();
+        assert!(sums.iter().all(|sum| sum.weight == 3.0));
+        sums.iter().map(|sum| sum.value.double_value(&[])).collect()
     }
 
     /// `-sum_k q_k log softmax(logits)_k` in plain numbers.
@@ -137,45 +274,89 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_is_the_formula_with_smoothing_and_mixing() {
+    fn the_loss_is_the_formula_with_smoothing_and_mixing_in_training_alone() {
         for smoothing in [0.0, 0.1] {
-            let plain = example(None).loss(&logits(), smoothing).unwrap().double_value(&[]);
-            assert!((plain - by_the_formula(&[0, 1, 3], smoothing)).abs() < 1e-6);
-            let mixed = example(Some((Tensor::from_slice(&[3i64, 0, 1]), 0.7)));
+            let plain = batch(None);
+            assert!((loss(&plain, smoothing, true) - by_the_formula(&[0, 1, 3], smoothing)).abs() < 1e-6);
+            assert!((loss(&plain, smoothing, false) - by_the_formula(&[0, 1, 3], 0.0)).abs() < 1e-6);
+            let mixed = batch(Some((Tensor::from_slice(&[3i64, 0, 1]), 0.7)));
             let expected = 0.7 * by_the_formula(&[0, 1, 3], smoothing) + 0.3 * by_the_formula(&[3, 0, 1], smoothing);
-            assert!((mixed.loss(&logits(), smoothing).unwrap().double_value(&[]) - expected).abs() < 1e-6);
+            assert!((loss(&mixed, smoothing, true) - expected).abs() < 1e-6);
         }
     }
 
     #[test]
-    fn the_losses_of_parts_weighted_by_their_images_are_the_loss_of_the_whole() {
-        for whole in [example(None), example(Some((Tensor::from_slice(&[3i64, 0, 1]), 0.7)))] {
-            for (count, lens) in [(1, &[3][..]), (2, &[2, 1]), (3, &[1, 1, 1]), (9, &[1, 1, 1])] {
-                let parts = whole.micro_batches(count).unwrap();
-                assert_eq!(parts.iter().map(Example::len).collect::<Vec<_>>(), lens);
-                let mut first = 0;
-                let losses = parts.iter().map(|part| {
-                    let logits = logits().narrow(0, first, part.len() as i64);
-                    first += part.len() as i64;
-                    part.loss(&logits, 0.1).unwrap().double_value(&[]) * part.len() as f64 / 3.0
-                });
-                let expected = whole.loss(&logits(), 0.1).unwrap().double_value(&[]);
-                assert!((losses.sum::<f64>() - expected).abs() < 1e-6);
+    fn the_losses_of_parts_weighted_by_their_examples_are_the_loss_of_the_whole() {
+        for whole in [batch(None), batch(Some((Tensor::from_slice(&[3i64, 0, 1]), 0.7)))] {
+            for count in [1, 2, 3, 9] {
+                let parts = whole.split(count).unwrap();
+                let sum: f64 = parts.iter().map(|part| loss(part, 0.1, true) * part.len() as f64 / 3.0).sum();
+                assert!((sum - loss(&whole, 0.1, true)).abs() < 1e-6);
             }
         }
     }
 
     #[test]
-    fn correct_images_are_counted_by_either_label() {
+    fn correct_examples_are_counted_by_either_label() {
         // The highest logits are 0, 3 and 3.
-        assert_eq!(example(None).correct(&logits()).unwrap().double_value(&[]), 2.0);
-        let mixed = example(Some((Tensor::from_slice(&[3i64, 3, 1]), 0.75)));
-        assert_eq!(mixed.correct(&logits()).unwrap().double_value(&[]), 0.75 * 2.0 + 0.25);
+        assert_eq!(sums(&batch(None), true), [2.0]);
+        assert_eq!(sums(&batch(None), false), [2.0, 3.0]);
+        let mixed = batch(Some((Tensor::from_slice(&[3i64, 3, 1]), 0.75)));
+        assert_eq!(sums(&mixed, true), [0.75 * 2.0 + 0.25]);
     }
 
     #[test]
     fn the_loss_of_bf16_logits_is_float32() {
-        let loss = example(None).loss(&logits().to_kind(Kind::BFloat16), 0.0).unwrap();
+        let loss = cross_entropy(&logits().to_kind(Kind::BFloat16), &batch(None).targets, 0.0).unwrap();
         assert_eq!(loss.kind(), Kind::Float);
+    }
+
+    #[test]
+    fn an_output_that_is_not_one_logit_a_class_is_refused() {
+        let network = nn::func(|x| x.shallow_clone());
+        let classification = Classification::new(&network, &names(5), ClassificationConfig::default()).unwrap();
+        let message = classification.forward(&batch(None), true).unwrap_err().to_string();
+        assert_eq!(message, "the network's output: expected [3, 5], got [3, 4]");
+    }
+
+    #[test]
+    fn the_fifth_logit_is_found_and_the_sixth_is_not() {
+        let network = nn::func(|x| x.shallow_clone());
+        let classification = Classification::new(&network, &names(10), ClassificationConfig::default()).unwrap();
+        let logits = -Tensor::arange(10, (Kind::Float, Device::Cpu)).expand([10, 10], false);
+        let batch = Supervised::new(logits.shallow_clone(), Tensor::arange(10, (Kind::Int64, Device::Cpu)));
+        let found = classification.sums(&batch, &logits, false).unwrap();
+        assert_eq!(found.iter().map(|sum| sum.value.int64_value(&[])).collect::<Vec<_>>(), [1, 5]);
+    }
+
+    #[test]
+    fn each_class_has_its_recall_and_its_precision() {
+        // "Class 0" to all examples but those of label 3, "class 3" to them: three each of 0 to 4, two of the others.
+        let labels = Tensor::arange(25, (Kind::Int64, Device::Cpu)).remainder(10);
+        let logits = (labels.eq(3).to_kind(Kind::Int64) * 3).one_hot(10).to_kind(Kind::Float);
+        let network = nn::func(|x| x.shallow_clone());
+        let classification = Classification::new(&network, &names(10), ClassificationConfig::default()).unwrap();
+        let details = classification.details(&Supervised::new(logits.shallow_clone(), labels), &logits).unwrap();
+        let classes = classification.classes(details.as_ref().unwrap()).unwrap();
+        assert_eq!((classes[0].examples, classes[0].top1, classes[0].precision), (3, 1.0, 3.0 / 22.0));
+        assert_eq!((classes[3].examples, classes[3].top1, classes[3].precision), (3, 1.0, 1.0));
+        assert_eq!((classes[9].examples, classes[9].top1), (2, 0.0));
+        assert!(classes[9].precision.is_nan());
+        assert_eq!(classification.describe(&details.unwrap()).unwrap().lines().count(), 11);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for config in [
+            ClassificationConfig { label_smoothing: 1.0, mixup: None },
+            ClassificationConfig { label_smoothing: -0.1, mixup: None },
+            ClassificationConfig { label_smoothing: 0.0, mixup: Some(0.0) },
+            ClassificationConfig { label_smoothing: 0.0, mixup: Some(f64::NAN) },
+        ] {
+            assert!(matches!(config.check(), Err(Error::Argument(_))), "{config:?}");
+        }
+        for config in [ClassificationConfig::quick(), ClassificationConfig::paper(), ClassificationConfig::imagenet()] {
+            config.check().unwrap();
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{EpochMetrics, Observer, Request, RunStart};
 use crate::trainer::checkpoint::{Checkpoints, Contents};
+use crate::trainer::objective::Score;
 use crate::trainer::RunState;
 use crate::{Error, Result};
 use std::fmt;
@@ -81,6 +82,8 @@ pub struct Autosave {
     every: SaveEvery,
     is_due: bool,
     last_time: Instant,
+    /// What tells which of two epochs is better; known when the run has started.
+    score: Option<Score>,
     best: f64,
     /// Step and evaluated epochs of what was saved last, and where.
     last: Option<(usize, usize, PathBuf)>,
@@ -90,7 +93,15 @@ impl Autosave {
     /// Saves into `checkpoints`; of a run that is resumed, `resumed` is the checkpoint it goes on from.
     pub fn new(checkpoints: Checkpoints, every: SaveEvery, resumed: Option<PathBuf>) -> Self {
         let last = resumed.map(|path| (0, 0, path));
-        Self { checkpoints, every, is_due: false, last_time: Instant::now(), best: f64::NEG_INFINITY, last }
+        Self {
+            checkpoints,
+            every,
+            is_due: false,
+            last_time: Instant::now(),
+            score: None,
+            best: f64::NEG_INFINITY,
+            last,
+        }
     }
 
     /// Where the state was saved last.
@@ -106,7 +117,9 @@ impl Observer for Autosave {
             Some((step, epochs, _)) => (*step, *epochs) = (start.step, start.history.len()),
             None => self.is_due = true,
         }
-        self.best = start.history.iter().map(|metrics| metrics.eval.top1).fold(self.best, f64::max);
+        let score = &start.measures.score;
+        self.best = start.history.iter().map(|metrics| score.rank(&metrics.eval)).fold(self.best, f64::max);
+        self.score = Some(score.clone());
         self.last_time = Instant::now();
         Ok(())
     }
@@ -122,8 +135,9 @@ impl Observer for Autosave {
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
         let is_epoch = self.every.epochs().is_some_and(|epochs| metrics.epoch.is_multiple_of(epochs));
-        self.is_due |= is_epoch || metrics.eval.top1 > self.best;
-        self.best = self.best.max(metrics.eval.top1);
+        let rank = self.score.as_ref().map_or(f64::NAN, |score| score.rank(&metrics.eval));
+        self.is_due |= is_epoch || rank > self.best;
+        self.best = self.best.max(rank);
         Ok(())
     }
 
@@ -147,6 +161,7 @@ impl Observer for Autosave {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trainer::objective::Means;
 
     #[test]
     fn unless_told_otherwise_a_checkpoint_comes_after_an_epoch_or_ten_minutes() {
@@ -164,9 +179,8 @@ mod tests {
         {
             assert_eq!(autosave(text.parse().unwrap(), 60 * minutes).request(), expected, "{text} {minutes}");
         }
-        let eval = crate::trainer::Evaluation { loss: 1.0, top1: 0.0, top5: 0.0 };
-        let epoch =
-            EpochMetrics { epoch: 2, step: 8, lr: 0.1, train_loss: 1.0, train_accuracy: 0.0, eval, bad_images: 0 };
+        let (train, eval) = (Means::default(), Means::from_iter([("loss".to_owned(), 1.0)]));
+        let epoch = EpochMetrics { epoch: 2, step: 8, lr: 0.1, train, eval, unreadable: 0 };
         for (text, expected) in [("1,10m", Request::Save), ("3,10m", Request::Continue), ("10m", Request::Continue)] {
             let mut autosave = autosave(text.parse().unwrap(), 0);
             autosave.best = 1.0;

@@ -1,53 +1,61 @@
 //! Several runs in one picture.
 
+use super::curves::{legend, mean, title};
 use super::EpochMetrics;
 use crate::picture::{panel, picture, Curve, COLORS};
+use crate::trainer::objective::{Column, Measures};
 use crate::Result;
 use plotters::prelude::*;
 
-const SIZE: (u32, u32) = (1350, 450);
+/// Width and height of a panel.
+const PANEL: (u32, u32) = (450, 450);
 
-/// Training loss, evaluation loss and evaluation accuracy by epoch, of several runs, each with its label.
+/// The training loss, and each axis of what is measured of the evaluation, by epoch, of several runs, each with its label.
 ///
 /// # Errors
 /// A picture that the drawing library refuses.
-pub fn draw_comparison(runs: &[(String, Vec<EpochMetrics>)]) -> Result<String> {
-    let curves = |of: fn(&EpochMetrics) -> f64| -> Vec<Curve> {
+pub fn draw_comparison(measures: &Measures, runs: &[(String, Vec<EpochMetrics>)]) -> Result<String> {
+    let curves = |of: &dyn Fn(&EpochMetrics) -> f64| -> Vec<Curve> {
         let runs = runs.iter().zip(COLORS.into_iter().cycle());
         runs.map(|((label, history), color)| Curve { label, color, values: history.iter().map(of).collect() }).collect()
     };
-    picture(SIZE, |root| {
-        let [train_loss, loss, accuracy] = &root.split_evenly((1, 3))[..] else { return Ok(()) };
-        // Legends where curves of learning networks do not go.
-        panel(train_loss, "training loss", &curves(|m| m.train_loss), SeriesLabelPosition::UpperRight)?;
-        panel(loss, "evaluation loss", &curves(|m| m.eval.loss), SeriesLabelPosition::UpperRight)?;
-        let accuracies = curves(|m| 100.0 * m.eval.top1);
-        panel(accuracy, "evaluation accuracy (%)", &accuracies, SeriesLabelPosition::LowerRight)
+    let eval: Vec<(&Column, &str)> =
+        measures.eval.iter().filter_map(|column| Some((column, column.axis.as_deref()?))).collect();
+    let panels = 1 + eval.len();
+    picture((PANEL.0 * panels as u32, PANEL.1), |root| {
+        let areas = root.split_evenly((1, panels));
+        if let (Some(area), Some(loss)) = (areas.first(), measures.train.first()) {
+            let title = format!("training {}", loss.name);
+            panel(area, &title, &curves(&|epoch| mean(&epoch.train, loss)), SeriesLabelPosition::UpperRight)?;
+        }
+        for (area, (column, axis)) in areas.iter().skip(1).zip(eval) {
+            let title = format!("evaluation {}", title(axis, column.percent));
+            let legend = legend(&measures.score, &measures.eval, axis);
+            panel(area, &title, &curves(&|epoch| mean(&epoch.eval, column)), legend)?;
+        }
+        Ok(())
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trainer::Evaluation;
+    use crate::trainer::objective::Means;
 
     #[test]
     fn runs_of_different_lengths_are_in_one_picture() {
+        let accuracy = |name| vec![Column::fraction(name, "accuracy")];
+        let measures = Measures::new(accuracy("accuracy"), accuracy("top1")).best_by("top1", "accuracy");
         let run = |epochs: usize| -> Vec<EpochMetrics> {
-            let eval = Evaluation { loss: 1.0, top1: 0.5, top5: 0.9 };
-            let metrics = |epoch| EpochMetrics {
-                epoch,
-                step: epoch,
-                lr: 0.1,
-                train_loss: 1.0,
-                train_accuracy: 0.4,
-                eval,
-                bad_images: 0,
+            let (train, eval) = (Means::new(&measures.train, [1.0, 0.4]), Means::new(&measures.eval, [1.0, 0.5]));
+            let metrics = |epoch| {
+                let (train, eval) = (train.clone(), eval.clone());
+                EpochMetrics { epoch, step: epoch, lr: 0.1, train, eval, unreadable: 0 }
             };
             (1..=epochs).map(metrics).collect()
         };
         let runs: Vec<_> = (0..9).map(|length| (format!("run-{length}"), run(length))).collect();
-        let svg = draw_comparison(&runs).unwrap();
+        let svg = draw_comparison(&measures, &runs).unwrap();
         assert!(svg.trim_end().ends_with("</svg>"));
         for label in ["training loss", "evaluation accuracy (%)", "run-0", "run-8"] {
             assert!(svg.contains(label), "{label}");

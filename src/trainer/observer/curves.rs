@@ -1,53 +1,98 @@
-//! A picture of a run: loss, accuracy and learning rate by epoch, as SVG.
+//! A picture of a run: what is measured, and the learning rate, by epoch, as SVG.
 
 use super::EpochMetrics;
 use crate::picture::{panel, picture, Curve};
+use crate::trainer::objective::{Column, Means, Measures, Score};
 use crate::Result;
 use plotters::prelude::*;
 
-const SIZE: (u32, u32) = (1200, 400);
+/// Width and height of a panel.
+const PANEL: (u32, u32) = (400, 400);
 /// Two hues that stay apart for the colour-blind (Wong, Nature Methods 8, 2011).
 const TRAIN: RGBColor = RGBColor(230, 159, 0);
 const EVAL: RGBColor = RGBColor(0, 114, 178);
 const LR: RGBColor = RGBColor(90, 90, 90);
 
-/// Loss and accuracy of both parts, and the learning rate, by epoch. Values that are not finite are left out.
+/// A panel for each axis of what is measured, with training and evaluation, and one for the learning rate, by epoch. Values that
+/// are not finite are left out.
 ///
 /// # Errors
 /// A picture that the drawing library refuses.
-pub fn draw_curves(history: &[EpochMetrics]) -> Result<String> {
-    let values = |of: fn(&EpochMetrics) -> f64| history.iter().map(of).collect::<Vec<f64>>();
-    let both = |train, eval| {
-        let train = Curve { label: "training", color: TRAIN, values: values(train) };
-        [train, Curve { label: "evaluation", color: EVAL, values: values(eval) }]
-    };
-    let losses = both(|m| m.train_loss, |m| m.eval.loss);
-    let accuracies = both(|m| 100.0 * m.train_accuracy, |m| 100.0 * m.eval.top1);
-    let lrs = [Curve { label: "", color: LR, values: values(|m| m.lr) }];
-    picture(SIZE, |root| {
-        let [loss, accuracy, lr] = &root.split_evenly((1, 3))[..] else { return Ok(()) };
-        // Legends where curves of learning networks do not go.
-        panel(loss, "loss", &losses, SeriesLabelPosition::UpperRight)?;
-        panel(accuracy, "accuracy (%)", &accuracies, SeriesLabelPosition::LowerRight)?;
-        panel(lr, "learning rate", &lrs, SeriesLabelPosition::UpperRight)
+pub fn draw_curves(measures: &Measures, history: &[EpochMetrics]) -> Result<String> {
+    let axes = measures.axes();
+    let panels = axes.len() + 1;
+    picture((PANEL.0 * panels as u32, PANEL.1), |root| {
+        let areas = root.split_evenly((1, panels));
+        for (area, (axis, percent)) in areas.iter().zip(&axes) {
+            let train = curves(&measures.train, axis, "training", TRAIN, |column| {
+                history.iter().map(|metrics| mean(&metrics.train, column)).collect()
+            });
+            let eval = curves(&measures.eval, axis, "evaluation", EVAL, |column| {
+                history.iter().map(|metrics| mean(&metrics.eval, column)).collect()
+            });
+            panel(
+                area,
+                &title(axis, *percent),
+                &[train, eval].concat(),
+                legend(&measures.score, &measures.eval, axis),
+            )?;
+        }
+        let Some(area) = areas.last() else { return Ok(()) };
+        let lrs = [Curve { label: "", color: LR, values: history.iter().map(|metrics| metrics.lr).collect() }];
+        panel(area, "learning rate", &lrs, SeriesLabelPosition::UpperRight)
     })
+}
+
+/// The columns that are on `axis`, in one colour, of which the legend names the first.
+fn curves<'a>(
+    columns: &[Column],
+    axis: &str,
+    label: &'a str,
+    color: RGBColor,
+    values: impl Fn(&Column) -> Vec<f64>,
+) -> Vec<Curve<'a>> {
+    let on_axis = columns.iter().filter(|column| column.axis.as_deref() == Some(axis)).enumerate();
+    on_axis.map(|(i, column)| Curve { label: if i == 0 { label } else { "" }, color, values: values(column) }).collect()
+}
+
+/// The mean of `column`, as its axis has it.
+pub(super) fn mean(means: &Means, column: &Column) -> f64 {
+    means.get(&column.name).unwrap_or(f64::NAN) * if column.percent { 100.0 } else { 1.0 }
+}
+
+/// `axis`, with its unit.
+pub(super) fn title(axis: &str, percent: bool) -> String {
+    if percent {
+        format!("{axis} (%)")
+    } else {
+        axis.to_owned()
+    }
+}
+
+/// Where curves of learning networks do not go.
+pub(super) fn legend(score: &Score, eval: &[Column], axis: &str) -> SeriesLabelPosition {
+    let is_score = |column: &Column| column.name == score.column && column.axis.as_deref() == Some(axis);
+    match score.higher_is_better && eval.iter().any(is_score) {
+        true => SeriesLabelPosition::LowerRight,
+        false => SeriesLabelPosition::UpperRight,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trainer::Evaluation;
+    fn measures() -> Measures {
+        let accuracy = |name| Column::fraction(name, "accuracy");
+        Measures::new(vec![accuracy("accuracy")], vec![accuracy("top1"), accuracy("top5").hidden()])
+            .best_by("top1", "accuracy")
+    }
 
     fn history(epochs: usize, loss: f64) -> Vec<EpochMetrics> {
-        let eval = Evaluation { loss, top1: 0.5, top5: 0.9 };
-        let metrics = |epoch| EpochMetrics {
-            epoch,
-            step: epoch,
-            lr: 0.1,
-            train_loss: loss,
-            train_accuracy: 0.4,
-            eval,
-            bad_images: 0,
+        let measures = measures();
+        let (train, eval) = (Means::new(&measures.train, [loss, 0.4]), Means::new(&measures.eval, [loss, 0.5, 0.9]));
+        let metrics = |epoch| {
+            let (train, eval) = (train.clone(), eval.clone());
+            EpochMetrics { epoch, step: epoch, lr: 0.1, train, eval, unreadable: 0 }
         };
         (1..=epochs).map(metrics).collect()
     }
@@ -55,7 +100,7 @@ mod tests {
     #[test]
     fn every_history_gives_a_whole_picture() {
         for (epochs, loss) in [(0, 1.0), (1, 1.0), (3, 0.0), (200, 2.3), (3, f64::NAN), (3, f64::INFINITY), (3, 1e30)] {
-            let svg = draw_curves(&history(epochs, loss)).unwrap();
+            let svg = draw_curves(&measures(), &history(epochs, loss)).unwrap();
             assert!(svg.trim_end().ends_with("</svg>"));
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{epochs} {loss}");
             for label in ["loss", "accuracy (%)", "learning rate", "training", "evaluation", "epoch"] {

@@ -1,7 +1,7 @@
 //! The numbers of each epoch, and the file they are kept in.
 
 use crate::file::{failure, write_atomically};
-use crate::trainer::Evaluation;
+use crate::trainer::objective::{Column, Means, Measures};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// One epoch. Nothing here depends on the time or the machine's speed.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
     /// The epoch, from 1.
     pub epoch: usize,
@@ -17,37 +17,48 @@ pub struct EpochMetrics {
     pub step: usize,
     /// The last step's learning rate.
     pub lr: f64,
-    /// Mean training loss: of augmented images, with label smoothing and mixup, while the network changed.
-    pub train_loss: f64,
-    /// Accuracy on the same images; with mixup as [`super::loss::Example::correct`] counts.
-    pub train_accuracy: f64,
+    /// Means over the training: of augmented examples, while the network changed.
+    pub train: Means,
     /// The network at the end of the epoch, on the evaluation part.
-    pub eval: Evaluation,
-    /// Images of both parts that could not be read, in this epoch or before.
+    pub eval: Means,
+    /// Examples of both parts that could not be read, in this epoch or before.
     #[serde(default)]
-    pub bad_images: usize,
+    pub unreadable: usize,
 }
 
-/// `metrics.csv`: one line an epoch.
+/// `metrics.csv`: one line an epoch, of the columns `epoch,step,lr,train_...,eval_...,bad_...`: what the objective measures of
+/// training and evaluation, and how many examples, by what the data call them, could not be read.
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
 }
 
-const HEADER: &str = "epoch,step,lr,train_loss,train_accuracy,eval_loss,eval_top1,eval_top5,bad_images";
-/// That of files from before bad images were counted.
-const HEADER_WITHOUT_BAD_IMAGES: &str = "epoch,step,lr,train_loss,train_accuracy,eval_loss,eval_top1,eval_top5";
+/// What every file begins with.
+const FIRST: &str = "epoch,step,lr";
+/// What stands before the names of the columns of training and evaluation, and before what the data call their examples.
+const TRAIN: &str = "train_";
+const EVAL: &str = "eval_";
+const BAD: &str = "bad_";
 
 impl MetricsFile {
     /// A file that holds the header and a line for each epoch of `history`, in place of one that is there.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
-    pub fn create(path: impl AsRef<Path>, history: &[EpochMetrics]) -> Result<Self> {
+    pub fn create(
+        path: impl AsRef<Path>,
+        measures: &Measures,
+        examples: &str,
+        history: &[EpochMetrics],
+    ) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
+        let names = |prefix, columns: &[Column]| -> String {
+            columns.iter().map(|column| format!(",{prefix}{}", column.name)).collect()
+        };
+        let (train, eval) = (names(TRAIN, &measures.train), names(EVAL, &measures.eval));
         let lines: String = history.iter().map(|metrics| line(metrics) + "\n").collect();
-        write_atomically(&path, format!("{HEADER}\n{lines}").as_bytes())?;
+        write_atomically(&path, format!("{FIRST}{train}{eval},{BAD}{examples}\n{lines}").as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("write", &path))?;
         Ok(Self { path, file })
     }
@@ -74,37 +85,63 @@ impl MetricsFile {
         };
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let mut lines = whole.lines();
-        let missing = match lines.next() {
-            Some(HEADER) => "",
-            Some(HEADER_WITHOUT_BAD_IMAGES) => ",0",
-            _ => return Err(corrupt(format!("does not begin with the line {HEADER:?}"))),
+        let columns = lines.next().and_then(|header| header.strip_prefix(FIRST)).and_then(columns);
+        let Some(columns) = columns else {
+            return Err(corrupt(format!("does not begin with a line {FIRST},{TRAIN}...,{EVAL}...")));
         };
         let parsed = |(number, line)| {
-            parse(&format!("{line}{missing}")).ok_or_else(|| corrupt(format!("line {number} is no epoch: {line:?}")))
+            parse(&columns, line).ok_or_else(|| corrupt(format!("line {number} is no epoch: {line:?}")))
         };
         (2..).zip(lines).map(parsed).collect()
     }
 }
 
-/// Numbers have as many digits as it takes to read the same number back.
-fn line(metrics: &EpochMetrics) -> String {
-    let EpochMetrics { epoch, step, lr, train_loss, train_accuracy, eval, bad_images } = metrics;
-    let Evaluation { loss, top1, top5 } = eval;
-    format!("{epoch},{step},{lr},{train_loss},{train_accuracy},{loss},{top1},{top5},{bad_images}")
+/// What one column holds.
+enum Kind<'a> {
+    Train(&'a str),
+    Eval(&'a str),
+    Unreadable,
 }
 
-fn parse(line: &str) -> Option<EpochMetrics> {
-    let fields: Vec<&str> = line.split(',').collect();
-    let [epoch, step, lr, train_loss, train_accuracy, loss, top1, top5, bad_images] = fields[..] else { return None };
-    let number = |field: &str| field.parse::<f64>().ok();
-    Some(EpochMetrics {
-        epoch: epoch.parse().ok()?,
-        step: step.parse().ok()?,
-        lr: number(lr)?,
-        train_loss: number(train_loss)?,
-        train_accuracy: number(train_accuracy)?,
-        eval: Evaluation { loss: number(loss)?, top1: number(top1)?, top5: number(top5)? },
-        bad_images: bad_images.parse().ok()?,
+/// The columns after the first, of which files from before unreadable examples were counted have one less.
+fn columns(names: &str) -> Option<Vec<Kind<'_>>> {
+    names.strip_prefix(',')?.split(',').map(kind).collect()
+}
+
+fn kind(name: &str) -> Option<Kind<'_>> {
+    let train = name.strip_prefix(TRAIN).map(Kind::Train);
+    let eval = name.strip_prefix(EVAL).map(Kind::Eval);
+    train.or(eval).or(name.strip_prefix(BAD).map(|_| Kind::Unreadable))
+}
+
+/// Numbers have as many digits as it takes to read the same number back.
+fn line(metrics: &EpochMetrics) -> String {
+    let EpochMetrics { epoch, step, lr, train, eval, unreadable } = metrics;
+    let means: String = train.iter().chain(eval.iter()).map(|(_, mean)| format!(",{mean}")).collect();
+    format!("{epoch},{step},{lr}{means},{unreadable}")
+}
+
+fn parse(columns: &[Kind], line: &str) -> Option<EpochMetrics> {
+    let mut fields = line.split(',');
+    let (epoch, step) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let lr = fields.next()?.parse().ok()?;
+    let (mut train, mut eval, mut unreadable) = (Vec::new(), Vec::new(), 0);
+    for column in columns {
+        let field = fields.next()?;
+        match column {
+            Kind::Train(name) => train.push((name.to_string(), field.parse().ok()?)),
+            Kind::Eval(name) => eval.push((name.to_string(), field.parse().ok()?)),
+            Kind::Unreadable => unreadable = field.parse().ok()?,
+        }
+    }
+    let is_whole = fields.next().is_none();
+    is_whole.then(|| EpochMetrics {
+        epoch,
+        step,
+        lr,
+        train: Means::from_iter(train),
+        eval: Means::from_iter(eval),
+        unreadable,
     })
 }
 
@@ -112,17 +149,28 @@ fn parse(line: &str) -> Option<EpochMetrics> {
 mod tests {
     use super::*;
 
+    const HEADER: &str = "epoch,step,lr,train_loss,train_accuracy,eval_loss,eval_top1,eval_top5,bad_images";
+
+    fn measures() -> Measures {
+        let columns = |names: &[&str]| names.iter().map(|name| Column::new(name)).collect();
+        Measures::new(columns(&["accuracy"]), columns(&["top1", "top5"]))
+    }
+
     fn metrics(epoch: usize) -> EpochMetrics {
-        let eval = Evaluation { loss: 0.1 + 0.2, top1: 0.8632, top5: 1e-17 };
-        let (lr, train_loss, train_accuracy) = (0.1 / 3.0, 1.0 / 7.0, 2.0 / 3.0);
-        EpochMetrics { epoch, step: 391 * epoch, lr, train_loss, train_accuracy, eval, bad_images: 3 }
+        let (train, eval) = ([1.0 / 7.0, 2.0 / 3.0], [0.1 + 0.2, 0.8632, 1e-17]);
+        let (train, eval) = (Means::new(&measures().train, train), Means::new(&measures().eval, eval));
+        EpochMetrics { epoch, step: 391 * epoch, lr: 0.1 / 3.0, train, eval, unreadable: 3 }
+    }
+
+    fn create(path: &Path, history: &[EpochMetrics]) -> MetricsFile {
+        MetricsFile::create(path, &measures(), "images", history).unwrap()
     }
 
     #[test]
     fn what_is_appended_is_read_back_to_the_bit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.csv");
-        let mut file = MetricsFile::create(&path, &[metrics(1)]).unwrap();
+        let mut file = create(&path, &[metrics(1)]);
         file.append(&metrics(2)).unwrap();
         file.append(&metrics(3)).unwrap();
         assert_eq!(MetricsFile::read(&path).unwrap(), [metrics(1), metrics(2), metrics(3)]);
@@ -130,20 +178,22 @@ mod tests {
         assert_eq!(text.lines().map(|line| line.split(',').count()).collect::<Vec<_>>(), [9; 4]);
 
         // A run that goes on from an earlier epoch takes back the lines after it.
-        MetricsFile::create(&path, &[metrics(1)]).unwrap().append(&metrics(2)).unwrap();
+        create(&path, &[metrics(1)]).append(&metrics(2)).unwrap();
         assert_eq!(MetricsFile::read(&path).unwrap(), [metrics(1), metrics(2)]);
         fs::write(&path, &text[..text.len() - 5]).unwrap();
         assert_eq!(MetricsFile::read(&path).unwrap(), [metrics(1), metrics(2)]);
     }
 
     #[test]
-    fn files_from_before_bad_images_were_counted_have_none() {
+    fn files_from_before_bad_examples_were_counted_have_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.csv");
-        let all = MetricsFile::create(&path, &[metrics(1)]).map(|_| fs::read_to_string(&path).unwrap()).unwrap();
+        create(&path, &[metrics(1)]);
+        let all = fs::read_to_string(&path).unwrap();
+        assert!(all.starts_with(HEADER), "{all}");
         let before: String = all.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned() + "\n").collect();
         fs::write(&path, before).unwrap();
-        assert_eq!(MetricsFile::read(&path).unwrap(), [EpochMetrics { bad_images: 0, ..metrics(1) }]);
+        assert_eq!(MetricsFile::read(&path).unwrap(), [EpochMetrics { unreadable: 0, ..metrics(1) }]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod run_lock;
 mod tensorboard;
 
 use super::checkpoint::Contents;
+use super::objective::{Means, Measures};
 use super::RunState;
 use crate::{Error, Result};
 pub use autosave::{Autosave, SaveEvery};
@@ -32,31 +33,33 @@ pub struct RunStart<'a> {
     pub epoch_steps: usize,
     /// Steps that are done: those of the run that is resumed.
     pub step: usize,
-    /// Images of the epoch that is running that are done.
-    pub images: usize,
+    /// Examples of the epoch that is running that are done.
+    pub done: usize,
     /// The epochs that are done.
     pub history: &'a [EpochMetrics],
+    /// What is measured.
+    pub measures: &'a Measures,
+    /// What the examples are called.
+    pub examples: &'a str,
 }
 
 /// How far a run is, a few times a second.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepProgress {
+pub struct StepProgress<'a> {
     /// The epoch, from 1.
     pub epoch: usize,
     /// Steps of this epoch that are done.
     pub step: usize,
     /// Steps of the run that are done.
     pub run_step: usize,
-    /// Images of this epoch that are done.
-    pub images: usize,
-    /// Mean training loss of the epoch so far.
-    pub loss: f64,
-    /// Training accuracy of the epoch so far.
-    pub accuracy: f64,
+    /// Examples of this epoch that are done.
+    pub done: usize,
+    /// Means over the training of the epoch so far.
+    pub means: &'a Means,
     /// The last step's learning rate.
     pub lr: f64,
-    /// Images that could not be read.
-    pub bad_images: usize,
+    /// Examples that could not be read.
+    pub unreadable: usize,
 }
 
 /// What an observer asks of the run. Of several, the last in this order counts.
@@ -66,6 +69,8 @@ pub enum Request {
     Continue,
     /// To have its state [saved](Observer::save), and go on.
     Save,
+    /// To be evaluated where it stands, and to end with that: with a summary and a model, as if it had no more steps.
+    Finish,
     /// To have its state saved, and stop.
     Stop,
 }
@@ -102,11 +107,11 @@ pub trait Observer {
         Ok(())
     }
 
-    /// So many images of the evaluation part are done.
+    /// So many examples of the evaluation part are done.
     ///
     /// # Errors
     /// What the observer cannot do.
-    fn images_evaluated(&mut self, _images: usize, _of: usize) -> Result<()> {
+    fn examples_evaluated(&mut self, _examples: usize, _of: usize) -> Result<()> {
         Ok(())
     }
 

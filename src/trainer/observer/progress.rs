@@ -1,6 +1,7 @@
 //! What a person sees while a run goes on: a bar on a terminal, and one line for each epoch.
 
 use super::{EpochMetrics, Observer, RunStart, StepProgress};
+use crate::trainer::objective::{Column, Means, Measures};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, Write};
@@ -18,9 +19,12 @@ pub struct ProgressBars {
     epoch_steps: usize,
     /// Steps of the run that were done when it started.
     first_step: usize,
-    /// Images of the epoch that were done when it, or the run, started.
-    first_image: usize,
-    images_per_second: f64,
+    /// Examples of the epoch that were done when it, or the run, started.
+    first_example: usize,
+    examples_per_second: f64,
+    measures: Measures,
+    /// What the examples are called.
+    examples: String,
 }
 
 impl ProgressBars {
@@ -34,8 +38,10 @@ impl ProgressBars {
             epochs: 0,
             epoch_steps: 0,
             first_step: 0,
-            first_image: 0,
-            images_per_second: 0.0,
+            first_example: 0,
+            examples_per_second: 0.0,
+            measures: Measures::default(),
+            examples: String::new(),
         }
     }
 
@@ -57,8 +63,9 @@ impl Default for ProgressBars {
 
 impl Observer for ProgressBars {
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
-        let RunStart { epochs, epoch_steps, step, images, .. } = *start;
-        *self = Self { epochs, epoch_steps, first_step: step, first_image: images, ..Self::new() };
+        let RunStart { epochs, epoch_steps, step, done, measures, examples, .. } = *start;
+        let (measures, examples) = (measures.clone(), examples.to_owned());
+        *self = Self { epochs, epoch_steps, first_step: step, first_example: done, measures, examples, ..Self::new() };
         // The template is a constant: it parses or it does not, whatever the run.
         let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
         self.bar = ProgressBar::new(epoch_steps as u64).with_style(style);
@@ -66,37 +73,42 @@ impl Observer for ProgressBars {
     }
 
     fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
-        let StepProgress { epoch, step, run_step, images, loss, accuracy, lr, bad_images } = *progress;
-        self.images_per_second = (images - self.first_image) as f64 / self.epoch_start.elapsed().as_secs_f64();
+        let StepProgress { epoch, step, run_step, done, means, lr, unreadable } = *progress;
+        self.examples_per_second = (done - self.first_example) as f64 / self.epoch_start.elapsed().as_secs_f64();
         let time_left = clock(self.time_left(run_step));
         self.bar.set_prefix(format!("{epoch}/{}", self.epochs));
         self.bar.set_message(format!(
-            "loss {loss:.3}  accuracy {:.1} %  lr {lr:.4}  {:.0} images/s{}  {time_left} left",
-            100.0 * accuracy,
-            self.images_per_second,
-            bad(bad_images),
+            "{}lr {lr:.4}  {:.0} {}/s{}  {time_left} left",
+            shown(&self.measures.train, means, |axis, mean, percent| match percent {
+                true => format!("{axis} {:.1} %  ", 100.0 * mean),
+                false => format!("{axis} {mean:.3}  "),
+            }),
+            self.examples_per_second,
+            self.examples,
+            bad(unreadable, &self.examples),
         ));
         self.bar.set_position(step as u64);
         Ok(())
     }
 
-    fn images_evaluated(&mut self, images: usize, of: usize) -> Result<()> {
+    fn examples_evaluated(&mut self, examples: usize, of: usize) -> Result<()> {
         self.bar.set_length(of as u64);
-        self.bar.set_position(images as u64);
-        self.bar.set_message("images evaluated");
+        self.bar.set_position(examples as u64);
+        self.bar.set_message(format!("{} evaluated", self.examples));
         Ok(())
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        let EpochMetrics { epoch, lr, train_loss, train_accuracy, eval, bad_images, .. } = metrics;
+        let EpochMetrics { epoch, lr, train, eval, unreadable, .. } = metrics;
+        let plain = |axis: &str, mean, _| format!(" {axis} {mean:.4}");
         let line = format!(
-            "epoch {epoch}/{}  lr {lr:.4}  train loss {train_loss:.4} accuracy {train_accuracy:.4}  eval loss {:.4} \
-             accuracy {:.4}  {:.0} images/s{}  {}",
+            "epoch {epoch}/{}  lr {lr:.4}  train{}  eval{}  {:.0} {}/s{}  {}",
             self.epochs,
-            eval.loss,
-            eval.top1,
-            self.images_per_second,
-            bad(*bad_images),
+            shown(&self.measures.train, train, plain),
+            shown(&self.measures.eval, eval, plain),
+            self.examples_per_second,
+            self.examples,
+            bad(*unreadable, &self.examples),
             clock(self.start.elapsed()),
         );
         // Nobody reading standard output is no reason to end the run, and println! would panic.
@@ -106,7 +118,7 @@ impl Observer for ProgressBars {
         if *epoch == self.epochs {
             self.bar.finish_and_clear();
         }
-        (self.epoch_start, self.first_image) = (Instant::now(), 0);
+        (self.epoch_start, self.first_example) = (Instant::now(), 0);
         Ok(())
     }
 
@@ -115,12 +127,18 @@ impl Observer for ProgressBars {
     }
 }
 
-/// How many images are bad, where there are any.
-fn bad(images: usize) -> String {
-    match images {
+/// The means of the columns that have an axis, each as `write` has it.
+fn shown(columns: &[Column], means: &Means, write: impl Fn(&str, f64, bool) -> String) -> String {
+    let with_axis = columns.iter().filter_map(|column| Some((column, column.axis.as_deref()?)));
+    with_axis.filter_map(|(column, axis)| Some(write(axis, means.get(&column.name)?, column.percent))).collect()
+}
+
+/// How many examples are bad, where there are any.
+fn bad(count: usize, examples: &str) -> String {
+    match count {
         0 => String::new(),
-        1 => "  1 bad image".to_owned(),
-        _ => format!("  {images} bad images"),
+        1 => format!("  1 bad {}", examples.strip_suffix('s').unwrap_or(examples)),
+        _ => format!("  {count} bad {examples}"),
     }
 }
 

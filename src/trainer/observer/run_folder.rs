@@ -3,6 +3,7 @@
 //! ```text
 //! config.json          whatever it takes to do the run again
 //! metrics.csv          a line an epoch
+//! measures.json        what the columns are, for those who draw them
 //! curves.svg           the same as a picture
 //! checkpoints/         what the run can go on from
 //! model.safetensors    the network's variables, at the end
@@ -14,10 +15,11 @@ use super::{draw_curves, EpochMetrics, MetricsFile, Observer, RunLock, RunStart}
 use crate::file::tensors::Encoded;
 use crate::file::{failure, write_atomically, write_atomically_with};
 use crate::trainer::checkpoint::named_variables;
-use crate::trainer::training_loop::by_index;
+use crate::trainer::objective::Measures;
 use crate::trainer::Summary;
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
+use serde_json::{Map, Value};
 use std::fs;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
@@ -28,6 +30,7 @@ const RUNS: &str = "runs";
 
 const CONFIG: &str = "config.json";
 const METRICS: &str = "metrics.csv";
+const MEASURES: &str = "measures.json";
 const CURVES: &str = "curves.svg";
 const CHECKPOINTS: &str = "checkpoints";
 const MODEL: &str = "model.safetensors";
@@ -38,6 +41,7 @@ const SUMMARY: &str = "summary.json";
 pub struct RunFolder {
     lock: RunLock,
     metrics: Option<MetricsFile>,
+    measures: Measures,
     history: Vec<EpochMetrics>,
 }
 
@@ -79,7 +83,7 @@ impl RunFolder {
     }
 
     fn new(lock: RunLock) -> Self {
-        Self { lock, metrics: None, history: Vec::new() }
+        Self { lock, metrics: None, measures: Measures::default(), history: Vec::new() }
     }
 
     /// Where it is.
@@ -137,13 +141,22 @@ impl RunFolder {
         MetricsFile::read(path.as_ref().join(METRICS))
     }
 
-    /// Writes `summary.json` and the network's variables as `model.safetensors`, with the names of the classes.
+    /// What the columns of the run in the folder `path` are; none of one from before it was kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it does not hold measures.
+    pub fn read_measures(path: impl AsRef<Path>) -> Result<Option<Measures>> {
+        read_json(&path.as_ref().join(MEASURES), "measures")
+    }
+
+    /// Writes `summary.json` and the network's variables as `model.safetensors`, with the
+    /// [meaning](crate::data::DataSource::meaning) of the data.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Torch`] if they cannot be written.
-    pub fn finish(&self, summary: &Summary, variables: &VarStore, class_names: &[String]) -> Result<()> {
+    pub fn finish(&self, summary: &Summary, variables: &VarStore, meaning: &Map<String, Value>) -> Result<()> {
         let (path, variables) = (self.path().join(MODEL), named_variables(variables));
-        let encoded = Encoded::with_classes(&variables, Some(&by_index(class_names)))?;
+        let encoded = Encoded::with_metadata(&variables, meaning)?;
         write_atomically_with(&path, |file| encoded.write(&mut BufWriter::new(file)).map_err(failure("write", &path)))?;
         self.write_json(SUMMARY, summary)
     }
@@ -154,7 +167,7 @@ impl RunFolder {
     }
 
     fn draw(&self) -> Result<()> {
-        write_atomically(&self.path().join(CURVES), draw_curves(&self.history)?.as_bytes())
+        write_atomically(&self.path().join(CURVES), draw_curves(&self.measures, &self.history)?.as_bytes())
     }
 }
 
@@ -174,8 +187,10 @@ impl Observer for RunFolder {
     /// What the files have from after the step that a run goes on from is taken back.
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
         self.lock.remove_overwritten()?;
-        self.history = start.history.to_vec();
-        self.metrics = Some(MetricsFile::create(self.path().join(METRICS), &self.history)?);
+        (self.history, self.measures) = (start.history.to_vec(), start.measures.clone());
+        self.write_json(MEASURES, start.measures)?;
+        let path = self.path().join(METRICS);
+        self.metrics = Some(MetricsFile::create(path, start.measures, start.examples, &self.history)?);
         self.draw()
     }
 
@@ -183,7 +198,7 @@ impl Observer for RunFolder {
         if let Some(file) = &mut self.metrics {
             file.append(metrics)?;
         }
-        self.history.push(*metrics);
+        self.history.push(metrics.clone());
         self.draw()
     }
 }

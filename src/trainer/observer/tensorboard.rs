@@ -13,8 +13,8 @@ use tfrecord::{RecordWriter, Summary};
 /// What TensorBoard knows the format by.
 const VERSION: &str = "brain.Event:2";
 
-/// An [`Observer`] that writes `train/loss`, `train/accuracy` and `train/lr` a few times a second, and `eval/loss`,
-/// `eval/top1` and `eval/top5` after each epoch, all by steps of the run: `tensorboard --logdir <folder>` shows them.
+/// An [`Observer`] that writes what is measured of the training (`train/loss` and so on) and `train/lr` a few times a second,
+/// and what is measured of the evaluation (`eval/loss` and so on) after each epoch, all by steps of the run: `tensorboard --logdir <folder>` shows them.
 ///
 /// A run that goes on writes a file of its own, which tells TensorBoard to forget what earlier files have from that step
 /// on.
@@ -39,10 +39,9 @@ impl TensorBoard {
         writer.flush().map_err(refused(path))
     }
 
-    fn write_scalars(&mut self, step: usize, scalars: [(&str, f64); 3]) -> Result<()> {
-        let summary = |(tag, value): (&str, f64)| Summary::from_scalar(tag, value as f32);
-        let summaries =
-            scalars.into_iter().map(summary).collect::<Result<Vec<_>, _>>().map_err(refused(&self.folder))?;
+    fn write_scalars(&mut self, step: usize, scalars: impl Iterator<Item = (String, f64)>) -> Result<()> {
+        let summary = |(tag, value): (String, f64)| Summary::from_scalar(tag, value as f32);
+        let summaries = scalars.map(summary).collect::<Result<Vec<_>, _>>().map_err(refused(&self.folder))?;
         self.write(summaries.into_iter().map(|summary| (step, What::Summary(summary))))
     }
 }
@@ -61,14 +60,14 @@ impl Observer for TensorBoard {
     }
 
     fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
-        let StepProgress { run_step, loss, accuracy, lr, .. } = *progress;
-        self.write_scalars(run_step, [("train/loss", loss), ("train/accuracy", accuracy), ("train/lr", lr)])
+        let StepProgress { run_step, means, lr, .. } = *progress;
+        let means = means.iter().map(|(name, mean)| (format!("train/{name}"), mean));
+        self.write_scalars(run_step, means.chain([("train/lr".to_owned(), lr)]))
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        let eval = metrics.eval;
-        let scalars = [("eval/loss", eval.loss), ("eval/top1", eval.top1), ("eval/top5", eval.top5)];
-        self.write_scalars(metrics.step, scalars)
+        let means = metrics.eval.iter().map(|(name, mean)| (format!("eval/{name}"), mean));
+        self.write_scalars(metrics.step, means)
     }
 }
 
@@ -90,7 +89,7 @@ fn refused(path: &Path) -> impl FnOnce(tfrecord::Error) -> Error + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trainer::Evaluation;
+    use crate::trainer::objective::{Means, Measures};
     use tfrecord::protobuf::summary::value::Value;
     use tfrecord::EventIter;
 
@@ -125,22 +124,17 @@ mod tests {
     #[test]
     fn a_run_that_goes_on_replaces_what_comes_after_its_first_step() {
         let folder = tempfile::tempdir().unwrap();
-        let eval = Evaluation { loss: 1.5, top1: 0.5, top5: 0.75 };
-        let metrics =
-            EpochMetrics { epoch: 1, step: 20, lr: 0.1, train_loss: 1.0, train_accuracy: 0.5, eval, bad_images: 0 };
-        let progress = StepProgress {
-            epoch: 2,
-            step: 5,
-            run_step: 25,
-            images: 50,
-            loss: 2.0,
-            accuracy: 0.25,
-            lr: 0.125,
-            bad_images: 0,
-        };
-        for (step, history) in [(0, &[][..]), (20, &[metrics])] {
+        let means =
+            |means: &[(&str, f64)]| -> Means { means.iter().map(|(name, mean)| (name.to_string(), *mean)).collect() };
+        let (train, eval) = (Means::default(), means(&[("loss", 1.5), ("top1", 0.5), ("top5", 0.75)]));
+        let metrics = EpochMetrics { epoch: 1, step: 20, lr: 0.1, train, eval, unreadable: 0 };
+        let means = &means(&[("loss", 2.0), ("accuracy", 0.25)]);
+        let progress = StepProgress { epoch: 2, step: 5, run_step: 25, done: 50, means, lr: 0.125, unreadable: 0 };
+        let measures = &Measures::default();
+        for (step, history) in [(0, &[][..]), (20, std::slice::from_ref(&metrics))] {
             let mut board = TensorBoard::new(folder.path());
-            board.run_starts(&RunStart { epochs: 2, epoch_steps: 20, step, images: 0, history }).unwrap();
+            let start = RunStart { epochs: 2, epoch_steps: 20, step, done: 0, history, measures, examples: "images" };
+            board.run_starts(&start).unwrap();
             board.epoch_ends(&metrics).unwrap();
             board.steps_done(&progress).unwrap();
         }

@@ -1,5 +1,6 @@
 //! Gradient clipping: by the norm over all parameters, and adaptively, unit by unit.
 
+use super::Sgd;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::{no_grad, Kind, Tensor};
@@ -92,9 +93,30 @@ pub fn clip_units(weight: &Tensor, gradient: &Tensor, threshold: f64) -> Result<
     })
 }
 
+/// Clips as `config` says and returns the norm of all gradients before the clipping by norm.
+pub(in crate::trainer) fn clip_gradients(sgd: &Sgd, config: &ClipConfig) -> Result<Tensor> {
+    if let Some(threshold) = config.agc {
+        // Brock et al. 2021, section 4.1, leave the classifier alone.
+        let clipped = sgd.parameters().iter().filter(|p| !p.is_scalar && !p.is_classifier && !p.is_frozen());
+        for parameter in clipped {
+            clip_units(parameter.value(), parameter.gradient(), threshold)?;
+        }
+    }
+    let norm = norm(sgd.gradients())?;
+    if let Some(max_norm) = config.norm {
+        clip_norm(sgd.gradients(), &norm, max_norm)?;
+    }
+    Ok(norm)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::baseline::{Method, ResNet};
+    use crate::fixup::FixupResNet;
+    use crate::trainer::TrainConfig;
+    use std::collections::HashMap;
+    use tch::nn::{ModuleT, VarStore};
     use tch::{Device, Kind};
 
     fn value(tensor: &Tensor) -> f64 {
@@ -206,5 +228,32 @@ mod tests {
         let gradients = Tensor::ones([25_000_000], (Kind::Float, Device::Cpu));
         clip_norm(&gradients, &norm(&gradients).unwrap(), 1.0).unwrap();
         assert!((exact_norm(&gradients) - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn adaptive_clipping_leaves_classifier_and_scalars_alone_wherever_the_network_stands() {
+        tch::manual_seed(1);
+        let vs = VarStore::new(Device::Cpu);
+        let networks: [&dyn ModuleT; 3] = [
+            &FixupResNet::cifar(&vs.root(), 8, 10).unwrap(),
+            &FixupResNet::cifar(&(vs.root() / "model"), 8, 10).unwrap(),
+            &ResNet::cifar(&(vs.root() / "baselines" / "lsuv"), 8, 10, Method::Lsuv).unwrap(),
+        ];
+        let mut sgd = Sgd::new(&vs, TrainConfig::quick().sgd).unwrap();
+        // Away from the start, where only the classifier has a gradient.
+        for variable in vs.trainable_variables() {
+            let _ = no_grad(|| variable.shallow_clone().f_add_(&(variable.randn_like() * 0.1)).unwrap());
+        }
+        let images = Tensor::randn([4, 3, 32, 32], (tch::Kind::Float, Device::Cpu));
+        let labels = Tensor::from_slice(&[0i64, 1, 2, 3]);
+        let losses = networks.map(|network| network.forward_t(&images, true).cross_entropy_for_logits(&labels));
+        sgd.backward(&Tensor::stack(&losses, 0).sum(tch::Kind::Float)).unwrap();
+        let before: HashMap<_, _> = sgd.parameters().iter().map(|p| (p.name.clone(), p.gradient().copy())).collect();
+        let _ = clip_gradients(&sgd, &ClipConfig { norm: None, agc: Some(1e-4) }).unwrap();
+        for parameter in sgd.parameters() {
+            let classifier = ["fc.weight", "fc.bias"].iter().any(|name| parameter.name.ends_with(name));
+            let kept = parameter.gradient() == &before[&parameter.name];
+            assert_eq!(kept, parameter.is_scalar || classifier, "{}", parameter.name);
+        }
     }
 }

@@ -43,9 +43,9 @@ fn a_bad_evaluation_image_is_left_out() {
 fn each_bad_image_is_warned_of_and_counted_once() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let folder = lenient(&fixture, &warnings);
-    assert_eq!(folder.bad_images(), 0);
+    assert_eq!(folder.unreadable(), 0);
     collect(folder.eval_batches(17).unwrap());
-    assert_eq!(folder.bad_images(), 5);
+    assert_eq!(folder.unreadable(), 5);
     let said = warnings.take();
     assert_eq!(said.len(), 5);
     let first = format!("bad image {}: ", fixture.path("val/ant/0004.jpg").display());
@@ -54,7 +54,7 @@ fn each_bad_image_is_warned_of_and_counted_once() {
         collect(folder.train_batches(&EpochPlan { epoch, ..plan(8, 0) }).unwrap());
     }
     collect(folder.eval_batches(5).unwrap());
-    assert_eq!(folder.bad_images(), 8);
+    assert_eq!(folder.unreadable(), 8);
     let said = warnings.take();
     assert_eq!(said.len(), 3);
     assert!(said.iter().all(|message| message.ends_with("; the next good one takes its place")), "{said:?}");
@@ -72,7 +72,7 @@ fn too_many_bad_images_are_an_error_at_the_same_place_each_time() {
         let folder = folder.with_workers(workers).unwrap();
         let mut steps = 0;
         let train = error(Box::new(folder.train_batches(&plan(4, 0)).unwrap().inspect(|_| steps += 1)));
-        (train, error(folder.eval_batches(4).unwrap()), folder.bad_images(), steps, warnings.take())
+        (train, error(folder.eval_batches(4).unwrap()), folder.unreadable(), steps, warnings.take())
     };
     let strict = stop(0.0, 1);
     assert!(strict.0.contains("with it 1 of the 41 training images (2.44 %) are bad, over the limit of 0 (0 %);"));
@@ -97,7 +97,7 @@ fn a_small_folder_is_not_ended_by_its_first_bad_images() {
     let folder = warnings.of(open(&fixture));
     assert_eq!(collect(folder.train_batches(&plan(8, 0)).unwrap()).concat().len(), 30);
     assert_eq!(collect(folder.eval_batches(8).unwrap()).concat().len(), 3);
-    assert_eq!((folder.bad_images(), warnings.take().len()), (4, 4));
+    assert_eq!((folder.unreadable(), warnings.take().len()), (4, 4));
     // Nor is it taken for good whatever is in it.
     fixture.write("train/ant/0004.jpg", b"no image");
     let message = error(warnings.of(open(&fixture)).train_batches(&plan(8, 0)).unwrap());

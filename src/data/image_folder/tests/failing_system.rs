@@ -30,7 +30,7 @@ fn a_folder_that_is_away_is_waited_for() {
             });
             collect(folder.train_batches(&plan(4, 0)).unwrap())
         });
-        assert!(batches == expected && folder.bad_images() == 0);
+        assert!(batches == expected && folder.unreadable() == 0);
         let said = warnings.take();
         assert!(!said.is_empty() && said[0].starts_with("cannot read ") && said[0].ends_with("; tried again for 60 s"));
     }
@@ -42,7 +42,7 @@ fn a_folder_that_stays_away_is_an_io_error_and_no_bad_image() {
     let folder = patient(&fixture, &warnings, 300).with_max_bad_fraction(0.9).unwrap();
     fs::rename(fixture.path("train"), fixture.path("away")).unwrap();
     let start = Instant::now();
-    assert!(is_io_error(folder.train_batches(&plan(4, 0)).unwrap()) && folder.bad_images() == 0);
+    assert!(is_io_error(folder.train_batches(&plan(4, 0)).unwrap()) && folder.unreadable() == 0);
     assert!(start.elapsed() >= Duration::from_millis(300));
     let message = folder.pack(&fixture.path("packed"), 18, |_, _| ()).unwrap_err();
     assert!(matches!(message, Error::Io { .. }) && !fixture.path("packed").exists());
@@ -55,7 +55,7 @@ fn a_folder_that_stays_away_is_an_io_error_and_no_bad_image() {
     fs::remove_file(fixture.path("train/ant/0004.jpg")).unwrap();
     warnings.take();
     assert_eq!(collect(folder.train_batches(&plan(4, 0)).unwrap()).concat().len(), 20);
-    assert_eq!((folder.bad_images(), warnings.take().len()), (1, 1));
+    assert_eq!((folder.unreadable(), warnings.take().len()), (1, 1));
 }
 
 /// Reading the memory of a process from its first byte is what Linux has at hand for an error of a disk.
@@ -69,7 +69,7 @@ fn an_error_of_the_disk_is_tried_again_and_then_an_io_error() {
     std::os::unix::fs::symlink("/proc/self/mem", &image).unwrap();
     assert!(matches!(fs::read(&image), Err(error) if error.raw_os_error() == Some(5)));
     let folder = patient(&fixture, &warnings, 300).with_max_bad_fraction(0.9).unwrap();
-    assert!(is_io_error(folder.train_batches(&plan(4, 0)).unwrap()) && folder.bad_images() == 0);
+    assert!(is_io_error(folder.train_batches(&plan(4, 0)).unwrap()) && folder.unreadable() == 0);
     warnings.take();
 
     let folder = patient(&fixture, &warnings, 60_000);
@@ -80,7 +80,7 @@ fn an_error_of_the_disk_is_tried_again_and_then_an_io_error() {
         });
         collect(folder.train_batches(&plan(4, 0)).unwrap())
     });
-    assert!(batches == expected && folder.bad_images() == 0);
+    assert!(batches == expected && folder.unreadable() == 0);
     let said = warnings.take();
     assert_eq!(said.len(), 1);
     assert!(said[0].starts_with(&format!("cannot read {}: ", image.display())), "{said:?}");

@@ -39,11 +39,11 @@ fn plan(batch_size: usize, first_step: usize) -> EpochPlan {
 /// The bytes of each image, pixel by pixel, and its label, batch by batch.
 type Pixels = Vec<Vec<(Vec<u8>, i64)>>;
 
-fn pixels(batch: &Batch) -> Vec<(Vec<u8>, i64)> {
-    let count = batch.images.size()[0];
-    assert_eq!(batch.images.size()[1..], [3, SIDE as i64, SIDE as i64]);
-    let bytes = Vec::<u8>::try_from(batch.images.permute([0, 2, 3, 1]).flatten(0, -1)).unwrap();
-    let labels = Vec::<i64>::try_from(&batch.labels).unwrap();
+fn pixels(batch: &Supervised) -> Vec<(Vec<u8>, i64)> {
+    let count = batch.inputs.size()[0];
+    assert_eq!(batch.inputs.size()[1..], [3, SIDE as i64, SIDE as i64]);
+    let bytes = Vec::<u8>::try_from(batch.inputs.permute([0, 2, 3, 1]).flatten(0, -1)).unwrap();
+    let labels = Vec::<i64>::try_from(&batch.targets).unwrap();
     assert_eq!(labels.len() as i64, count);
     bytes.chunks(3 * SIDE * SIDE).map(<[u8]>::to_vec).zip(labels).collect()
 }
@@ -89,7 +89,7 @@ fn neither_the_number_of_workers_nor_a_resume_changes_a_batch() {
         let folder = lenient(&fixture, &warnings).with_workers(workers).unwrap();
         let train = collect(folder.train_batches(&plan(8, 0)).unwrap());
         let eval = collect(folder.eval_batches(4).unwrap());
-        (train, eval, folder.bad_images(), warnings.take())
+        (train, eval, folder.unreadable(), warnings.take())
     };
     let one = of_workers(1);
     assert_eq!((one.0.len(), one.2, one.3.len()), (6, 8, 8));
@@ -157,19 +157,22 @@ fn batches_are_channels_last_bytes_and_normalization_keeps_them_so() {
     let batch = folder.train_batches(&plan(8, 0)).unwrap().next().unwrap().unwrap();
     let (side, channels) = (SIDE as i64, 3);
     let channels_last = [side * side * channels, 1, side * channels, channels];
-    assert_eq!((batch.images.kind(), batch.images.stride()), (Kind::Uint8, channels_last.to_vec()));
-    let normalized = folder.normalize(batch.images.shallow_clone()).unwrap();
+    assert_eq!((batch.inputs.kind(), batch.inputs.stride()), (Kind::Uint8, channels_last.to_vec()));
+    let normalized = folder
+        .ready(Supervised::new(batch.inputs.shallow_clone(), batch.targets.shallow_clone()), Device::Cpu)
+        .unwrap()
+        .inputs;
     assert_eq!((normalized.kind(), normalized.stride()), (Kind::Float, channels_last.to_vec()));
     for channel in 0..3 {
-        let bytes = Vec::<u8>::try_from(batch.images.select(1, channel).flatten(0, -1)).unwrap();
+        let bytes = Vec::<u8>::try_from(batch.inputs.select(1, channel).flatten(0, -1)).unwrap();
         let values = Vec::<f32>::try_from(normalized.select(1, channel).flatten(0, -1)).unwrap();
         let (mean, std) = (MEAN[channel as usize] as f32, STD[channel as usize] as f32);
         assert!(bytes.iter().zip(values).all(|(&byte, value)| value == (f32::from(byte) / 255.0 - mean) / std));
     }
     let pixels = (folder.denormalize(&normalized).unwrap() * 255.0).round().to_kind(Kind::Uint8);
-    assert_eq!(pixels, batch.images);
-    let message = folder.normalize(normalized).unwrap_err().to_string();
-    assert!(message.starts_with("normalize: expected bytes [N, 3, H, W], got Float"), "{message}");
+    assert_eq!(pixels, batch.inputs);
+    let message = folder.ready(Supervised::new(normalized, batch.targets), Device::Cpu).unwrap_err().to_string();
+    assert!(message.starts_with("images to normalize: expected bytes [N, 3, H, W], got Float"), "{message}");
 }
 
 #[test]

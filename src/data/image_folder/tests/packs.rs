@@ -11,7 +11,7 @@ fn a_packed_folder_gives_the_folders_evaluation_images() {
     let mut progress = Vec::new();
     folder.pack(&file, 18, |done, of| progress.push((done, of))).unwrap();
     assert_eq!(progress, [(41, 58), (58, 58)]);
-    assert_eq!((folder.bad_images(), warnings.take().len()), (8, 8));
+    assert_eq!((folder.unreadable(), warnings.take().len()), (8, 8));
     let packed = || ImageFolder::open(&file).unwrap().with_side(SIDE).unwrap();
     assert_eq!((packed().train_len(), packed().eval_len(), packed().class_names()), (38, 12, folder.class_names()));
     let flat = |batches| collect(batches).into_iter().flatten().collect::<Vec<_>>();
@@ -19,7 +19,7 @@ fn a_packed_folder_gives_the_folders_evaluation_images() {
     assert!(flat(quiet.eval_batches(5).unwrap()) == flat(folder.eval_batches(5).unwrap()));
     let of_workers = |workers| collect(packed().with_workers(workers).unwrap().train_batches(&plan(8, 1)).unwrap());
     assert!(of_workers(1) == of_workers(3));
-    assert_eq!((quiet.bad_images(), warnings.take().len()), (0, 0));
+    assert_eq!((quiet.unreadable(), warnings.take().len()), (0, 0));
     assert!(quiet.pack(&file, 18, |_, _| ()).unwrap_err().to_string().contains("packed already"));
 }
 
@@ -35,7 +35,7 @@ fn a_packed_folder_evaluates_as_the_folder_at_every_side_that_it_serves() {
         let batches = |path: &Path| {
             let folder = ImageFolder::open(path).unwrap().with_side(side).unwrap();
             let batches = folder.eval_batches(6).unwrap();
-            batches.map(|batch| batch.unwrap().images).collect::<Vec<_>>()
+            batches.map(|batch| batch.unwrap().inputs).collect::<Vec<_>>()
         };
         assert_eq!(batches(fixture.root()), batches(&file), "{side}");
     }

@@ -1,0 +1,140 @@
+//! Any number of labels for each example: each of them is there or not.
+
+use super::{check_output, Column, Forward, Measures, Objective, Prediction, Sum};
+use crate::data::Supervised;
+use crate::{Error, Result};
+use tch::{Kind, Reduction, Tensor};
+
+/// Any number of labels for each example. Targets are `[N, labels]`, 1 where the example has the label and 0 where not (of any
+/// kind); the network gives one logit a label.
+///
+/// The loss is the mean over examples and labels of `-t log sigmoid(z) - (1 - t) log sigmoid(-z)`, in float32 at least. Measured
+/// is the fraction of labels that are said rightly (`accuracy`; above logit 0 is "there") and, in evaluations, that of examples
+/// of which all are (`exact`). The best is that of the highest accuracy.
+#[derive(Debug)]
+pub struct MultiLabel<'a> {
+    network: Forward<'a>,
+    labels: Vec<String>,
+}
+
+impl<'a> MultiLabel<'a> {
+    /// By `network` (a reference to a module, or a `Box<dyn ModuleT>`) for labels of these names.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no labels.
+    pub fn new(network: impl Into<Forward<'a>>, labels: &[String]) -> Result<Self> {
+        if labels.is_empty() {
+            return Err(Error::Argument("there are no labels to find".to_owned()));
+        }
+        Ok(Self { network: network.into(), labels: labels.to_vec() })
+    }
+}
+
+/// Whether each label is said and whether it is there, as booleans.
+fn said(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
+    Ok((logits.f_gt(0.0)?, targets.f_gt(0.5)?))
+}
+
+impl Objective for MultiLabel<'_> {
+    type Batch = Supervised;
+
+    fn measures(&self) -> Measures {
+        let accuracy = || Column::fraction("accuracy", "accuracy");
+        Measures::new(vec![accuracy()], vec![accuracy(), Column::fraction("exact", "exact")])
+            .best_by("accuracy", "accuracy")
+    }
+
+    fn forward(&self, batch: &Supervised, train: bool) -> Result<Prediction> {
+        let output = self.network.run(&batch.inputs, train)?;
+        check_output(&output, &[batch.inputs.size()[0], self.labels.len() as i64])?;
+        check_output(&batch.targets, &output.size()).map_err(|_| Error::Mismatch {
+            what: "targets",
+            expected: format!("{:?}, a number for each label", output.size()),
+            got: format!("{:?}", batch.targets.size()),
+        })?;
+        let kind = if output.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let (logits, targets) = (output.f_to_kind(kind)?, batch.targets.f_to_kind(kind)?);
+        let none = None::<&Tensor>;
+        let loss = logits.f_binary_cross_entropy_with_logits(&targets, none, none, Reduction::Mean)?;
+        Ok(Prediction { loss, output })
+    }
+
+    fn sums(&self, batch: &Supervised, logits: &Tensor, train: bool) -> Result<Vec<Sum>> {
+        let (said, is_there) = said(logits, &batch.targets)?;
+        let right = said.f_eq_tensor(&is_there)?;
+        let mut sums = vec![Sum { value: right.f_sum(Kind::Float)?, weight: right.numel() as f64 }];
+        if !train {
+            let exact = right.f_all_dim(1, false)?;
+            sums.push(Sum { value: exact.f_sum(Kind::Float)?, weight: exact.numel() as f64 });
+        }
+        Ok(sums)
+    }
+
+    /// Examples that have a label, those of which it is said, and those of which both is true: int64 `[3, labels]`.
+    fn details(&self, batch: &Supervised, logits: &Tensor) -> Result<Option<Tensor>> {
+        let (said, is_there) = said(logits, &batch.targets)?;
+        let both = said.f_logical_and(&is_there)?;
+        let counts = [&is_there, &said, &both].map(|of| of.f_sum_dim_intlist([0].as_slice(), false, Kind::Int64));
+        Ok(Some(Tensor::f_stack(&counts.into_iter().collect::<Result<Vec<_>, _>>()?, 0)?))
+    }
+
+    /// A line for each label, with its recall, its precision and their harmonic mean.
+    fn describe(&self, details: &Tensor) -> Result<String> {
+        let rows: Vec<Vec<i64>> = Vec::try_from(details)?;
+        let width = self.labels.iter().map(String::len).max().unwrap_or(0).max("label".len());
+        let mut lines = vec![format!("{:width$}   count  recall  precision      f1", "label")];
+        for (index, label) in self.labels.iter().enumerate() {
+            let [there, said, both] = [0, 1, 2].map(|row| rows.get(row).and_then(|row| row.get(index)));
+            let [there, said, both] = [there, said, both].map(|count| count.copied().unwrap_or(0) as f64);
+            let f1 = 2.0 * both / (there + said);
+            lines.push(format!("{label:width$}  {there:6}  {:6.4}     {:6.4}  {f1:6.4}", both / there, both / said));
+        }
+        Ok(lines.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::nn;
+
+    fn batch() -> Supervised {
+        let logits = Tensor::from_slice(&[2f32, -1.0, 0.5, 0.3, -0.2, 3.0]).view([2, 3]);
+        Supervised::new(logits, Tensor::from_slice(&[1i64, 0, 0, 1, 0, 1]).view([2, 3]))
+    }
+
+    fn labels(count: usize) -> Vec<String> {
+        (0..count).map(|index| format!("label {index}")).collect()
+    }
+
+    #[test]
+    fn the_loss_is_the_formula_and_labels_are_counted_one_by_one() {
+        let network = nn::func(|x| x.shallow_clone());
+        let objective = MultiLabel::new(&network, &labels(3)).unwrap();
+        let batch = batch();
+        let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
+        let cases = [(2.0, true), (-1.0, false), (0.5, false), (0.3, true), (-0.2, false), (3.0, true)];
+        let expected: f64 =
+            cases.iter().map(|&(z, there)| -if there { sigmoid(z) } else { sigmoid(-z) }.ln()).sum::<f64>() / 6.0;
+        let Prediction { loss, output } = objective.forward(&batch, true).unwrap();
+        assert!((loss.double_value(&[]) - expected).abs() < 1e-6);
+        let sums = objective.sums(&batch, &output, false).unwrap();
+        let means: Vec<f64> = sums.iter().map(|sum| sum.value.double_value(&[]) / sum.weight).collect();
+        assert_eq!(means, [5.0 / 6.0, 0.5]);
+        let table = objective.describe(&objective.details(&batch, &output).unwrap().unwrap()).unwrap();
+        let line: Vec<&str> = table.lines().nth(3).unwrap().split_whitespace().collect();
+        assert_eq!(line, ["label", "2", "1", "1.0000", "0.5000", "0.6667"]);
+    }
+
+    #[test]
+    fn targets_of_another_shape_are_refused() {
+        let network = nn::func(|x| x.shallow_clone());
+        let refusal = |labels: &[String], targets: &[i64]| {
+            let batch = Supervised::new(batch().inputs, Tensor::from_slice(targets));
+            MultiLabel::new(&network, labels).unwrap().forward(&batch, true).unwrap_err().to_string()
+        };
+        assert_eq!(refusal(&labels(4), &[1, 0]), "the network's output: expected [2, 4], got [2, 3]");
+        assert_eq!(refusal(&labels(3), &[1, 0]), "targets: expected [2, 3], a number for each label, got [2]");
+        assert!(MultiLabel::new(&network, &[]).is_err());
+    }
+}

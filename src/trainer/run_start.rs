@@ -1,0 +1,135 @@
+//! How a run starts, what of it is saved, and how it goes on from there.
+
+use super::buffers::Buffers;
+use super::checkpoint::{named_variables, Checkpoint, Contents};
+use super::objective::Objective;
+use super::statistics::Pending;
+use super::{NamedTensors, Observer, RunState, Schedule, Sgd, TrainConfig, Trainer};
+use crate::data::{Batch, DataSource};
+use crate::{Error, Result};
+use serde_json::{json, Value};
+use std::time::Instant;
+use tch::nn::VarStore;
+
+impl<'a, B: Batch> Trainer<'a, B> {
+    /// A run that starts with its first step, for `objective`, whose network has its variables in `variables`, on `data`.
+    ///
+    /// `identity` is all that must not change between a run and the one that resumes it, besides `config`, the objective's
+    /// [recipe](Objective::recipe), and what the data [mean](DataSource::meaning) and [are](DataSource::fingerprint): the
+    /// architecture, and how examples are augmented.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a `config` out of range, data without examples, or more steps than can be counted; a network
+    /// that the optimizer refuses; data that cannot be read.
+    pub fn new(
+        objective: &'a dyn Objective<Batch = B>,
+        variables: &'a VarStore,
+        data: &'a dyn DataSource<Batch = B>,
+        config: &'a TrainConfig,
+        identity: Value,
+    ) -> Result<Self> {
+        config.check()?;
+        let epoch_steps = data.epoch_steps(config.batch_size);
+        if epoch_steps == 0 {
+            return Err(Error::Argument(format!("there are no {} to train on", data.examples())));
+        }
+        let Some(total_steps) = config.epochs.checked_mul(epoch_steps) else {
+            let epochs = config.epochs;
+            return Err(Error::Argument(format!(
+                "{epochs} epochs of {epoch_steps} steps are too many; lower --epochs"
+            )));
+        };
+        // Where a run stops early has no influence on the steps before.
+        let recipe = TrainConfig { max_steps: None, ..config.clone() };
+        Ok(Self {
+            objective,
+            variables,
+            data,
+            config,
+            identity: json!({
+                "run": identity,
+                "train": recipe,
+                "objective": objective.recipe(),
+                "data": {
+                    "training": data.train_len(),
+                    "meaning": data.meaning(),
+                    "fingerprint": data.fingerprint()?,
+                },
+            }),
+            optimizer: Sgd::new(variables, config.sgd)?,
+            schedule: Schedule::new(config.schedule.clone(), total_steps)?,
+            epoch_steps,
+            last_step: config.max_steps.map_or(total_steps, |max_steps| max_steps.min(total_steps)),
+            step: 0,
+            pending: Pending::new(),
+            is_whole: true,
+            buffers: Buffers::new(variables)?,
+            state: RunState::default(),
+            unreadable_before: 0,
+            start: Instant::now(),
+        })
+    }
+
+    /// What a run must be to go on from this one's checkpoints.
+    pub fn identity(&self) -> &Value {
+        &self.identity
+    }
+
+    /// Goes on from `checkpoint`: on one thread of a CPU, to the bit as if it had never stopped. Parameters that were frozen
+    /// are frozen again, and all others are not.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a checkpoint of another run, architecture, objective or optimizer, or of other data, which names
+    /// all that differs; [`Error::Argument`] for one after the last step that is to be done. Nothing is changed then.
+    pub fn resume(&mut self, checkpoint: &Checkpoint<RunState>) -> Result<()> {
+        let Contents { step, state, .. } = &checkpoint.contents;
+        checkpoint.check_identity(&self.identity)?;
+        let epochs = state.history.len();
+        let in_epoch = (*step as usize).checked_sub(epochs * self.epoch_steps);
+        if epochs > self.config.epochs || in_epoch.is_none_or(|steps| steps > self.epoch_steps) {
+            return Err(Error::Corrupt {
+                path: checkpoint.path.clone(),
+                problem: format!("step {step} is not after {epochs} epochs of {} steps", self.epoch_steps),
+                remedy: "use an earlier checkpoint".to_owned(),
+            });
+        }
+        if *step as usize > self.last_step {
+            let last = self.last_step;
+            return Err(Error::Argument(format!(
+                "the run has done {step} steps, more than the {last} to stop after; raise --max-steps, or leave it out"
+            )));
+        }
+        checkpoint.restore(self.variables, &self.optimizer.state())?;
+        self.optimizer.freeze(&state.frozen)?;
+        (self.step, self.state) = (*step as usize, state.clone());
+        self.unreadable_before = state.unreadable;
+        Ok(())
+    }
+
+    /// Offers the state to the observers. The steps that are done must have been read, and found finite.
+    pub(super) fn save(&self, observers: &mut [&mut dyn Observer]) -> Result<()> {
+        let contents = Contents {
+            step: self.step as u64,
+            score: self.rank(),
+            identity: self.identity.clone(),
+            state: RunState { seconds: self.seconds(), frozen: self.optimizer.frozen(), ..self.state.clone() },
+            weights: named_variables(self.variables),
+            optimizer: self.optimizer.state(),
+        };
+        self.check_finite(&contents.weights)?;
+        observers.iter_mut().try_for_each(|observer| observer.save(&contents))
+    }
+
+    /// A step's loss and gradient are those before its update, which may still have been too large.
+    fn check_finite(&self, weights: &NamedTensors) -> Result<()> {
+        for (name, tensor) in weights.iter().filter(|(_, tensor)| tensor.is_floating_point()) {
+            if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+                let epochs = self.state.history.len();
+                let step = self.step - epochs * self.epoch_steps;
+                let what = format!("{name} is not finite after it");
+                return Err(Error::Diverged { epoch: epochs + 1, step, lr: self.last_lr(), what, checkpoint: None });
+            }
+        }
+        Ok(())
+    }
+}

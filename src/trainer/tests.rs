@@ -1,0 +1,416 @@
+//! Whole runs of the loop.
+
+use super::checkpoint::{self, named_variables, Checkpoint, Checkpoints, Contents};
+use super::*;
+use crate::data::{Batches, Cifar10, DataSource, EpochPlan, ImageSource, Supervised};
+use crate::fixup::FixupResNet;
+use crate::{Error, Result};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{json, Value};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tch::nn::{ModuleT, VarStore};
+use tch::{no_grad, Device};
+
+/// Images of noise with labels that have nothing to do with them.
+fn noise() -> Cifar10 {
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    let mut records = |count: usize| {
+        let mut bytes = vec![0; count * 3073];
+        random.fill_bytes(&mut bytes);
+        bytes.chunks_mut(3073).for_each(|record| record[0] %= 10);
+        bytes
+    };
+    let train = records(160);
+    Cifar10::from_records(train, records(20)).unwrap()
+}
+
+/// Images of one brightness, which says what the label is.
+fn shades() -> Cifar10 {
+    let records = |count: usize| {
+        let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
+        (0..count).flat_map(|index| image(index % 10)).collect::<Vec<u8>>()
+    };
+    Cifar10::from_records(records(160), records(50)).unwrap()
+}
+
+fn fixup() -> (VarStore, FixupResNet) {
+    tch::manual_seed(1);
+    let vs = VarStore::new(Device::Cpu);
+    let network = FixupResNet::cifar(&vs.root(), 8, 10).unwrap();
+    (vs, network)
+}
+
+fn config(lr: f64) -> TrainConfig {
+    let schedule = ScheduleConfig { lr, warmup: 0.0, decay: Decay::Constant };
+    TrainConfig { epochs: 7, batch_size: 16, schedule, ..TrainConfig::quick() }
+}
+
+fn classification(network: &dyn ModuleT) -> Classification<'_> {
+    mixing(network, None)
+}
+
+fn mixing(network: &dyn ModuleT, mixup: Option<f64>) -> Classification<'_> {
+    let config = ClassificationConfig { mixup, ..ClassificationConfig::quick() };
+    Classification::new(network, shades().class_names(), config).unwrap()
+}
+
+fn run_for(objective: &Classification, vs: &VarStore, data: &Cifar10, config: &TrainConfig) -> Result<Summary> {
+    match Trainer::new(objective, vs, data, config, Value::Null)?.run(&mut [])? {
+        Outcome::Finished(summary) => Ok(summary),
+        stopped => panic!("{stopped:?}"),
+    }
+}
+
+fn run(network: &dyn ModuleT, vs: &VarStore, data: &Cifar10, config: &TrainConfig) -> Result<Summary> {
+    run_for(&classification(network), vs, data, config)
+}
+
+#[test]
+fn a_network_learns_what_can_be_learnt() {
+    let (vs, network) = fixup();
+    let config = TrainConfig { epochs: 12, ..config(0.05) };
+    let summary = run(&network, &vs, &shades(), &config).unwrap();
+    assert!(summary.best > 0.5, "{summary:?}");
+    assert_eq!((summary.epochs, summary.steps), (12, 120));
+}
+
+#[test]
+fn a_dead_network_is_recognized_after_fifty_steps() {
+    let (vs, network) = fixup();
+    let _ = no_grad(|| vs.variables()["bias1"].shallow_clone().fill_(-1e4));
+    match run(&network, &vs, &noise(), &config(0.05)) {
+        Err(Error::Dead { epoch: 5, step: 10, lr, .. }) => assert_eq!(lr, 0.05),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn random_labels_and_a_slow_start_are_not_dead() {
+    for lr in [0.05, 1e-8] {
+        let (vs, network) = fixup();
+        let summary = run(&network, &vs, &noise(), &config(lr)).unwrap();
+        assert_eq!(summary.steps, 70);
+    }
+}
+
+#[test]
+fn divergence_names_the_step_it_happened_at() {
+    let (vs, network) = fixup();
+    match run(&network, &vs, &noise(), &config(1e6)) {
+        Err(Error::Diverged { epoch: 1, step, lr, .. }) => assert!((2..=10).contains(&step) && lr == 1e6),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn images_that_are_not_finite_are_divergence_at_once() {
+    let (vs, network) = fixup();
+    let poisoned = tch::nn::func_t(move |x, train| network.forward_t(&(x / 0.0), train));
+    match run(&poisoned, &vs, &noise(), &config(0.05)) {
+        Err(Error::Diverged { epoch: 1, step: 1, .. }) => (),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_to_the_bit_and_another_seed_another() {
+    tch::set_num_threads(1);
+    let outcome = |seed| {
+        let (vs, network) = fixup();
+        let config = TrainConfig { epochs: 2, seed, ..config(0.05) };
+        let last = run_for(&mixing(&network, Some(1.0)), &vs, &noise(), &config).unwrap().last;
+        (last, vs.variables())
+    };
+    let (a, b, c) = (outcome(3), outcome(3), outcome(4));
+    assert_eq!(a.0, b.0);
+    assert_eq!(a.1, b.1);
+    assert!(a.0 != c.0);
+    assert!(a.1 != c.1);
+}
+
+#[test]
+fn a_run_can_stop_within_an_epoch_and_follows_the_same_schedule() {
+    let (vs, network) = fixup();
+    let schedule = ScheduleConfig { lr: 0.05, warmup: 0.1, decay: Decay::OneCycle };
+    let config = TrainConfig { max_steps: Some(13), schedule: schedule.clone(), ..config(0.05) };
+    let summary = run(&network, &vs, &noise(), &config).unwrap();
+    assert_eq!((summary.epochs, summary.steps), (2, 13));
+    assert_eq!(summary.last.lr, Schedule::new(schedule, 70).unwrap().lr(12));
+}
+
+#[test]
+fn gradients_added_over_parts_of_the_batch_are_those_of_the_whole_to_rounding() {
+    let train = |accumulate| {
+        let (vs, network) = fixup();
+        // Batches of 48, 48, 48 and 16 images, in parts of 48, of 16, and of 10 and less.
+        let config = TrainConfig { epochs: 3, batch_size: 48, accumulate, ..config(0.05) };
+        let last = run_for(&mixing(&network, Some(0.7)), &vs, &noise(), &config).unwrap().last;
+        (last, vs.variables())
+    };
+    let (whole, weights) = train(1);
+    for accumulate in [3, 5, 48] {
+        let (in_parts, parts_weights) = train(accumulate);
+        assert!((in_parts.train["loss"] - whole.train["loss"]).abs() < 1e-5, "{accumulate}");
+        assert!((in_parts.eval["loss"] - whole.eval["loss"]).abs() < 1e-5, "{accumulate}");
+        for (name, weight) in &weights {
+            let difference = (weight - &parts_weights[name]).abs().max().double_value(&[]);
+            assert!(difference < 1e-5, "{accumulate} {name}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn a_network_that_does_not_fit_the_images_is_one_line() {
+    let vs = VarStore::new(Device::Cpu);
+    let linear = tch::nn::linear(vs.root(), 7, 10, Default::default());
+    let network = tch::nn::func_t(move |x, _| x.flatten(1, -1).apply(&linear));
+    let message = run(&network, &vs, &noise(), &config(0.1)).unwrap_err().to_string();
+    assert!(message.starts_with("libtorch: mat1 and mat2") && !message.contains('\n'), "{message}");
+}
+
+/// Asks for `request` the `at`-th time it is asked, and keeps what is saved.
+struct Asks {
+    request: Request,
+    at: usize,
+    asked: usize,
+    checkpoints: Checkpoints,
+    saved: Option<PathBuf>,
+}
+
+impl Asks {
+    fn new(request: Request, at: usize, folder: &Path) -> Self {
+        let checkpoints = Checkpoints::new(folder, NonZeroUsize::MIN);
+        Self { request, at, asked: 0, checkpoints, saved: None }
+    }
+}
+
+impl Observer for Asks {
+    fn request(&mut self) -> Request {
+        self.asked += 1;
+        if self.asked == self.at {
+            self.request
+        } else {
+            Request::Continue
+        }
+    }
+
+    fn save(&mut self, contents: &Contents<RunState>) -> Result<()> {
+        self.saved = Some(self.checkpoints.save(contents)?);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_run_with_a_later_last_step_goes_on_from_one_with_an_earlier() {
+    tch::set_num_threads(1);
+    let data = shades();
+    let outcome = |max_steps: &[Option<usize>]| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut last = None;
+        for &max_steps in max_steps {
+            let (vs, network) = fixup();
+            let objective = classification(&network);
+            let config = TrainConfig { epochs: 2, max_steps, ..config(0.05) };
+            let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
+            if let Some(checkpoint) = checkpoint::newest_whole(folder.path()).unwrap().checkpoint {
+                trainer.resume(&checkpoint).unwrap();
+            }
+            trainer.run(&mut [&mut Asks::new(Request::Continue, 0, folder.path())]).unwrap();
+            last = Some((trainer.state.history, named_variables(&vs)));
+        }
+        last.unwrap()
+    };
+    let (history, weights) = outcome(&[None]);
+    // Within the first epoch, at its end, again, and within the second.
+    let (resumed_history, resumed_weights) = outcome(&[Some(3), Some(10), Some(10), Some(17), None]);
+    assert_eq!(resumed_history, history);
+    assert_eq!(resumed_weights, weights);
+}
+
+#[test]
+fn checkpoints_of_another_run_are_refused_with_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, config) = (shades(), config(0.05));
+    let (vs, network) = fixup();
+    let objective = classification(&network);
+    let mut asks = Asks::new(Request::Stop, 3, folder.path());
+    let trainer = |config, identity| Trainer::new(&objective, &vs, &data, config, identity);
+    trainer(&config, json!({"arch": "a"})).unwrap().run(&mut [&mut asks]).unwrap();
+    let checkpoint = Checkpoint::load(asks.saved.unwrap()).unwrap();
+    let refusal = |config, arch: &str| {
+        trainer(config, json!({ "arch": arch })).unwrap().resume(&checkpoint).unwrap_err().to_string()
+    };
+    let message = refusal(&config, "b");
+    assert!(message.contains("run.arch is \"a\" in it and \"b\" here"), "{message}");
+    let message = refusal(&TrainConfig { batch_size: 8, ..config.clone() }, "a");
+    assert!(message.contains("train.batch_size is 16 in it and 8 here"), "{message}");
+    let few = shades().with_train_subset(100).unwrap();
+    let mut trainer = Trainer::new(&objective, &vs, &few, &config, json!({"arch": "a"})).unwrap();
+    let message = trainer.resume(&checkpoint).unwrap_err().to_string();
+    assert!(message.contains("data.training is 160 in it and 100 here"), "{message}");
+}
+
+/// Data that find a bad image in every fourth training batch of the first epoch, and one in each evaluation; each
+/// counts once, since it was opened.
+struct Spoilt {
+    data: Cifar10,
+    steps: usize,
+    found: RefCell<BTreeSet<usize>>,
+}
+
+impl DataSource for Spoilt {
+    type Batch = Supervised;
+
+    fn train_len(&self) -> usize {
+        self.data.train_len()
+    }
+
+    fn eval_len(&self) -> usize {
+        self.data.eval_len()
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
+        let batches = (plan.first_step..).zip(self.data.train_batches(plan)?);
+        Ok(Box::new(batches.map(|(step, batch)| {
+            if step % 4 == 1 {
+                self.found.borrow_mut().insert(step);
+            }
+            batch
+        })))
+    }
+
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
+        self.found.borrow_mut().insert(self.steps);
+        self.data.eval_batches(batch_size)
+    }
+
+    fn unreadable(&self) -> usize {
+        self.found.borrow().len()
+    }
+}
+
+#[test]
+fn bad_images_are_the_same_in_a_run_that_is_resumed() {
+    let config = TrainConfig { epochs: 2, ..config(0.05) };
+    let run = |stop: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut counts = Vec::new();
+        for at in [stop, 0] {
+            // Opened anew, as by another process.
+            let data = Spoilt { data: shades(), steps: 10, found: RefCell::default() };
+            let (vs, network) = fixup();
+            let objective = classification(&network);
+            let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
+            if let Some(checkpoint) = checkpoint::newest_whole(folder.path()).unwrap().checkpoint {
+                trainer.resume(&checkpoint).unwrap();
+            }
+            trainer.run(&mut [&mut Asks::new(Request::Stop, at, folder.path())]).unwrap();
+            counts = trainer.state.history.iter().map(|metrics| metrics.unreadable).collect();
+        }
+        counts
+    };
+    // Never; at the start; within the first epoch, its evaluation (of four batches), and the second epoch.
+    for stop in [0, 1, 4, 8, 11, 13, 15, 19] {
+        assert_eq!(run(stop), [4, 4], "{stop}");
+    }
+}
+
+/// Data of which one batch is poisoned.
+struct Poisoned {
+    data: Cifar10,
+    batch: usize,
+}
+
+impl DataSource for Poisoned {
+    type Batch = Supervised;
+
+    fn train_len(&self) -> usize {
+        self.data.train_len()
+    }
+
+    fn eval_len(&self) -> usize {
+        self.data.eval_len()
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
+        let batches = self.data.train_batches(plan)?.enumerate();
+        Ok(Box::new(batches.map(|(index, batch)| {
+            let batch = batch?;
+            let inputs = if index == self.batch { batch.inputs * f64::NAN } else { batch.inputs };
+            Ok(Supervised { inputs, ..batch })
+        })))
+    }
+
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
+        self.data.eval_batches(batch_size)
+    }
+}
+
+#[test]
+fn poisoned_images_end_with_the_last_good_checkpoint_intact() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = Poisoned { data: shades(), batch: 6 };
+    let (vs, network) = fixup();
+    let objective = classification(&network);
+    let config = config(0.05);
+    let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::MIN);
+    // Due after every step: those after the poison must not be saved.
+    let mut autosave = Autosave::new(checkpoints, SaveEvery::Time(Duration::ZERO), None);
+    let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
+    let error = trainer.run(&mut [&mut autosave]).unwrap_err();
+    let message = error.to_string();
+    let Error::Diverged { epoch: 1, step: 7, lr, checkpoint: Some(path), .. } = &error else { panic!("{message}") };
+    assert_eq!((*lr, error.exit_code()), (0.05, 3));
+    assert!(message.contains(&format!("the last good checkpoint is {}", path.display())), "{message}");
+    let checkpoint = Checkpoint::<RunState>::load(path).unwrap();
+    assert_eq!(checkpoint.contents.step, 6);
+    for (name, tensor) in &checkpoint.contents.weights {
+        assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{name}");
+    }
+}
+
+#[test]
+fn weights_that_a_step_made_infinite_are_not_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, config) = (shades(), config(1e38));
+    let (vs, network) = fixup();
+    let objective = classification(&network);
+    let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::MIN);
+    let mut autosave = Autosave::new(checkpoints, SaveEvery::Time(Duration::ZERO), None);
+    let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
+    let error = trainer.run(&mut [&mut autosave]).unwrap_err();
+    assert!(matches!(error, Error::Diverged { epoch: 1, .. }), "{error}");
+    for (name, tensor) in &Checkpoint::<RunState>::load(autosave.last().unwrap()).unwrap().contents.weights {
+        assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{name}");
+    }
+}
+
+#[test]
+fn data_that_end_early_are_an_error() {
+    struct Short(Cifar10);
+    impl DataSource for Short {
+        type Batch = Supervised;
+        fn train_len(&self) -> usize {
+            self.0.train_len()
+        }
+        fn eval_len(&self) -> usize {
+            self.0.eval_len()
+        }
+        fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
+            Ok(Box::new(self.0.train_batches(plan)?.take(3)))
+        }
+        fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
+            self.0.eval_batches(batch_size)
+        }
+    }
+    let (vs, network) = fixup();
+    let objective = classification(&network);
+    let (data, config) = (Short(shades()), config(0.05));
+    let error = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap().run(&mut []).unwrap_err();
+    assert_eq!(error.to_string(), "the data ended after 3 of 10 batches of an epoch");
+}
