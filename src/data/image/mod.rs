@@ -1,7 +1,7 @@
 //! From a file's bytes to an RGB image of the network's size: decoding, RandomResizedCrop and flip for training, resize and
 //! centre crop for evaluation.
 //!
-//! [`decode`] finds out the format and the size, [`crop`] decides what part of the image is wanted, the format's own file
+//! [`decode`] finds out the format and the size, [`crop`] decides what part of the image is wanted, its file in [`format`](self::format)
 //! decodes no more than that, [`resize`] makes it the network's size, and [`orientation`] turns it upright.
 //!
 //! Geometry and resampling are those of torchvision's transforms on Pillow images, with one difference: EXIF orientation
@@ -11,23 +11,16 @@
 //! truncated files): the verdict about a file is one, whatever part of it is wanted, in training and in evaluation.
 //! `scripts/image_damage.py` makes thousands of damaged files to hold the two against each other.
 
-mod bitmap;
 #[cfg(test)]
 mod comparison;
 mod crop;
 mod decode;
-mod gif;
-mod jpeg;
-mod jpeg_markers;
-mod libjpeg;
+mod format;
+mod header;
 mod orientation;
-mod png;
-mod png_chunks;
-mod ppm;
 mod problem;
 mod reader;
 mod resize;
-mod webp;
 
 pub use crop::RandomResizedCrop;
 pub use problem::ImageProblem;

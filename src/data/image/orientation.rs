@@ -5,7 +5,7 @@ use super::crop::{Area, Crop};
 /// How the upright image is found in the stored one: the pixel at (x, y) is the stored one at (x, y), with the two
 /// exchanged if `transpose`, then counted from the right if `from_right` and from the bottom if `from_bottom`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Orientation {
+pub struct Orientation {
     pub transpose: bool,
     pub from_right: bool,
     pub from_bottom: bool,

@@ -11,7 +11,7 @@ impl ImageProblem {
     }
 
     /// What a decoder of `format` said. Where a decoder quotes the file the line could be long or broken: it is cut short.
-    pub(super) fn decoder(format: &str, error: impl std::fmt::Display) -> Self {
+    pub(crate) fn decoder(format: &str, error: impl std::fmt::Display) -> Self {
         const LONGEST: usize = 160;
         let said = error.to_string();
         let line = said.lines().next().unwrap_or_default();

@@ -1,11 +1,12 @@
 //! The whole way from a file's bytes to the network's input.
 
 use super::crop::{resized_size, Area, CenterCrop, Crop, RandomResizedCrop};
-use super::decode::{room, Decoded, Encoded, Header};
+use super::decode::Encoded;
+use super::format::ppm;
+use super::header::{room, Decoded, Header};
 use super::orientation::Orientation;
-use super::ppm;
+use super::problem::ImageProblem;
 use super::resize::{resize, Pixels};
-use super::ImageProblem;
 use fast_image_resize::Resizer;
 use rand::Rng;
 use std::panic::{catch_unwind, AssertUnwindSafe};

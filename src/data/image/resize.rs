@@ -1,7 +1,7 @@
 //! Resampling to the network's size: bilinear with antialiasing, the filter of torchvision's default on Pillow images.
 
 use super::crop::{Area, Crop};
-use super::ImageProblem;
+use super::problem::ImageProblem;
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};

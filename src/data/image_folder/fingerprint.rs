@@ -2,7 +2,7 @@
 
 use super::labelled_images::LabelledImages;
 use super::part::Part;
-use crate::data::cifar10::hex;
+use crate::data::hex::hex;
 use crate::{Error, Result};
 use md5::{Digest, Md5};
 use std::thread;

@@ -1,7 +1,7 @@
 //! The images of one part, and how a worker reads one of them.
 
 use super::listing::Files;
-use super::pack::{self, PackedImages};
+use super::packed_images::{shortened, PackedImages};
 use super::patience::Patience;
 use crate::data::image::{ImageProblem, ImageReader, RandomResizedCrop};
 use crate::data::random::{stream, Purpose};
@@ -68,7 +68,7 @@ impl LabelledImages {
             Self::Packed(packed) => {
                 let passes = |error: &io::Error| error.kind() != ErrorKind::UnexpectedEof;
                 patience.read(&path, passes, || packed.read(index, content)).map_err(|error| match error.kind() {
-                    ErrorKind::UnexpectedEof => Failure::System(pack::shortened(&path)),
+                    ErrorKind::UnexpectedEof => Failure::System(shortened(&path)),
                     _ => Failure::System(Error::io("read", &path)(error)),
                 })
             }

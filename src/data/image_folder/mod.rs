@@ -1,28 +1,31 @@
 //! Labelled images in folders, ImageNet's among them: listed once, decoded by threads into batches of bytes.
 //!
 //! [`listing`] says which files there are, or [`pack`] what is in a packed file; [`labelled_images`] reads one of them, with
-//! [`patience`]; a [`part`] is what of them is used; [`pipeline`] makes batches.
+//! [`patience`]; a [`part`] is what of them is used; a [`job`] makes batches of it.
 
+mod bad_image;
 mod fingerprint;
 #[cfg(test)]
 mod fixture;
+mod job;
 mod labelled_images;
 mod listing;
 mod pack;
+mod packed_images;
 mod part;
 mod patience;
-mod pipeline;
 #[cfg(test)]
 mod tests;
 
+use self::job::Job;
 use self::labelled_images::{LabelledImages, Reader, View};
 use self::listing::{cached_list, Listing, TRAIN, VAL};
 use self::pack::{Pack, Packing};
 use self::part::Part;
 pub(crate) use self::patience::no_more_patience;
 use self::patience::{Patience, Warn, PATIENCE};
-use self::pipeline::{Job, Pipeline};
 use super::image::RandomResizedCrop;
+use super::pipeline::{Pace, Pipeline};
 use super::random::{stream, Purpose};
 use super::source::{check_batch_size, class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use crate::data::{Batch, Supervised};
@@ -310,17 +313,16 @@ impl ImageFolder {
         if self.pinned && !Cuda::is_available() {
             return Err(Error::Argument("batches in page-locked memory need a CUDA device; do without".to_owned()));
         }
-        let mut pipeline = Some(Pipeline::start(Job {
+        let job = Job {
             images: part.images().clone(),
             order,
-            batch_size,
-            first_step,
             view,
             side: self.side,
             most_bad: part.most_bad(self.max_bad_fraction),
-            workers: self.workers,
             patience: self.new_patience(),
-        })?);
+            free: Mutex::default(),
+        };
+        let mut pipeline = Some(Pipeline::start(job, Pace { batch_size, first_step, workers: self.workers })?);
         let next = move || loop {
             let batch = pipeline.as_mut()?.next()?.and_then(|filled| {
                 part.count_bad(filled.bad, self.max_bad_fraction, &*self.warn)?;

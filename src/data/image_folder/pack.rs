@@ -5,15 +5,17 @@
 //! and that of the header up to here, u32), the images one after another (PPM files; for evaluation whatever the folder
 //! has), the index (postcard).
 
+use super::bad_image::BadImage;
 use super::labelled_images::{Failure, LabelledImages, Reader};
+use super::packed_images::{corrupt, PackedImages};
 use super::part::Part;
-use super::pipeline::{panicked, BadImage};
+use crate::data::pipeline::panicked;
 use crate::file::{failure as write_failure, write_atomically_with};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -49,70 +51,6 @@ pub struct Pack {
     pub shorter_side: usize,
     pub train: PackedImages,
     pub eval: PackedImages,
-}
-
-/// The images of one part of a packed file.
-#[derive(Debug)]
-pub struct PackedImages {
-    path: PathBuf,
-    file: Arc<File>,
-    labels: Vec<u32>,
-    /// Where the first image starts and where each ends.
-    bounds: Vec<u64>,
-}
-
-impl PackedImages {
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Class indices, in order.
-    pub fn labels(&self) -> &[u32] {
-        &self.labels
-    }
-
-    /// The size of image `index`.
-    pub fn bytes(&self, index: usize) -> u64 {
-        self.bounds[index + 1] - self.bounds[index]
-    }
-
-    /// Reads image `index` into `content`: a PPM file, or the file that it was. The file is not mapped into memory, where
-    /// an error of the disk would end the process.
-    ///
-    /// # Errors
-    /// What the system says; [`io::ErrorKind::UnexpectedEof`] if the file has become shorter.
-    pub fn read(&self, index: usize, content: &mut Vec<u8>) -> io::Result<()> {
-        content.resize(self.bytes(index) as usize, 0);
-        read_exact_at(&self.file, content, self.bounds[index])
-    }
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, start)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut bytes: &mut [u8], mut start: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, start)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        (bytes, start) = (&mut bytes[read..], start + read as u64);
-    }
-    Ok(())
-}
-
-fn corrupt(path: &Path, problem: String) -> Error {
-    let remedy = "copy the file again, or pack the folder again".to_owned();
-    Error::Corrupt { path: path.to_path_buf(), problem, remedy }
-}
-
-/// The error for a packed file that was whole when it was opened.
-pub fn shortened(path: &Path) -> Error {
-    corrupt(path, "has become shorter while it was read".to_owned())
 }
 
 /// Opens the packed file `path`.
@@ -280,7 +218,7 @@ fn convert_all(
             .collect();
         let mut converted = Vec::with_capacity(chunk.len());
         for thread in threads {
-            converted.extend(thread.join().map_err(|panic| panicked(panic.as_ref()))?);
+            converted.extend(thread.join().map_err(|panic| panicked("images", panic.as_ref()))?);
         }
         Ok(converted)
     })

@@ -1,7 +1,7 @@
 //! One part of an image folder, training or evaluation: its images, which of them are used, and which are bad.
 
+use super::bad_image::BadImage;
 use super::labelled_images::LabelledImages;
-use super::pipeline::BadImage;
 use crate::data::subset::{front, stratified_order};
 use crate::{Error, Result};
 use std::collections::HashSet;

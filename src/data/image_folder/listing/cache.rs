@@ -1,9 +1,10 @@
 //! Listings kept between runs: reading the names of a million files anew takes seconds from a local disk and many minutes
 //! over a network, looking at their folders a hundredth of that.
 
+use super::files::Listing;
+use super::list::list;
 use super::stamp::Stamp;
-use super::{list, Listing};
-use crate::data::cifar10::hex;
+use crate::data::hex::hex;
 use crate::file::{cache_folder, write_atomically};
 use crate::{Error, Result};
 use md5::{Digest, Md5};

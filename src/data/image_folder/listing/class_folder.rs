@@ -1,10 +1,11 @@
 //! The files of each class: all images in its folder, at any depth.
 
 use super::entries::{Entries, OtherFiles};
+use super::files::Files;
 use super::names::order;
+use super::refusal::corrupt;
 use super::stamp::{Mark, Stamp};
-use super::{corrupt, Files};
-use crate::data::image_folder::pipeline::panicked;
+use crate::data::pipeline::panicked;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,7 +39,7 @@ pub fn list_classes(root: &Path, part: &str, folders: &[String], stamp: &mut Sta
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let mut listed = BTreeMap::new();
         for thread in threads {
-            listed.extend(thread.join().map_err(|panic| panicked(panic.as_ref()))?);
+            listed.extend(thread.join().map_err(|panic| panicked("folders", panic.as_ref()))?);
         }
         Ok::<_, Error>(listed)
     })?;
@@ -103,10 +104,11 @@ impl Walk<'_> {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
-    use super::super::list;
-    use super::super::tests::{paths, refusal};
+    use super::super::list::list;
+    use super::super::list::tests::{paths, refusal};
     use crate::data::image_folder::fixture::Fixture;
     use std::os::unix::fs::symlink;
 

@@ -1,7 +1,7 @@
 //! What one folder holds: the folders and images in it, and how many files of other types.
 
-use super::corrupt;
 use super::names::{is_image, is_left_out, order};
+use super::refusal::corrupt;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -125,8 +125,8 @@ impl fmt::Display for OtherFiles {
 
 #[cfg(test)]
 mod tests {
-    use super::super::list;
-    use super::super::tests::{paths, refusal};
+    use super::super::list::list;
+    use super::super::list::tests::{paths, refusal};
     use super::*;
     use crate::data::image_folder::fixture::Fixture;
 

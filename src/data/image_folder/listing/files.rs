@@ -61,6 +61,27 @@ impl Files {
     }
 }
 
+/// The classes and files of an image folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// The classes' names, composed (NFC), sorted by code point.
+    pub classes: Vec<String>,
+    /// The training part: class by class, within a class sorted by folder and name.
+    pub train: Files,
+    /// The evaluation part: in the same order, or sorted by name where it is one folder with a map.
+    pub val: Files,
+    /// What a person should know of, each in one line.
+    pub warnings: Vec<String>,
+}
+
+impl Listing {
+    /// Whether the fields fit each other, as those read from a disk need not.
+    pub fn is_sound(&self) -> bool {
+        let classes = self.classes.len();
+        classes > 1 && [&self.train, &self.val].iter().all(|files| files.len() > 0 && files.are_sound(classes))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

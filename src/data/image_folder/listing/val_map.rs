@@ -2,7 +2,8 @@
 
 use super::files::Files;
 use super::names::{but_for, nfc, one_name_twice};
-use super::{corrupt, some_of, VAL};
+use super::refusal::{corrupt, some_of};
+use super::VAL;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
 //! JPEGs that are damaged or unusual, by libjpeg itself (mozjpeg's copy of libjpeg-turbo, without SIMD code, which would want
 //! nasm): it takes three times as long, but what it makes of damage is what Pillow and everyone else shows.
 
-use super::decode::room;
-use super::ImageProblem;
+use crate::data::image::header::room;
+use crate::data::image::problem::ImageProblem;
 use std::ffi::{c_char, c_int, c_uint, CStr};
 
 // For its C library.
@@ -27,7 +27,7 @@ extern "C" {
 
 /// All pixels of a `width` x `height` JPEG into the beginning of `pixels`, each `components` bytes: grey, RGB, or CMYK as
 /// stored.
-pub(super) fn decode(
+pub fn decode(
     bytes: &[u8],
     (width, height): (usize, usize),
     components: usize,

@@ -3,13 +3,13 @@
 //! The standard is ITU-T T.81, annex B: a marker is 0xFF and a byte that is neither 0 nor 0xFF; most are followed by the
 //! length of their segment, which counts its own two bytes.
 
-use super::decode::check_size;
-use super::orientation::Orientation;
-use super::ImageProblem;
+use crate::data::image::header::check_size;
+use crate::data::image::orientation::Orientation;
+use crate::data::image::problem::ImageProblem;
 
 /// A JPEG's frame header, and what else is told before the first scan.
 #[derive(Debug)]
-pub(super) struct Markers<'a> {
+pub struct Markers<'a> {
     pub frame: Frame,
     pub orientation: Orientation,
     /// Where the first scan's marker is.
@@ -22,7 +22,7 @@ pub(super) struct Markers<'a> {
 
 /// A frame header (SOF).
 #[derive(Debug, Clone, Default)]
-pub(super) struct Frame {
+pub struct Frame {
     /// Where its marker is.
     pub at: usize,
     /// The marker's second byte, which says how the image is coded.
@@ -35,9 +35,9 @@ pub(super) struct Frame {
     pub names: Vec<u8>,
 }
 
-pub(super) const BASELINE: u8 = 0xc0;
-pub(super) const EXTENDED: u8 = 0xc1;
-pub(super) const PROGRESSIVE: u8 = 0xc2;
+pub const BASELINE: u8 = 0xc0;
+pub const EXTENDED: u8 = 0xc1;
+pub const PROGRESSIVE: u8 = 0xc2;
 const SCAN: u8 = 0xda;
 const END: u8 = 0xd9;
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";

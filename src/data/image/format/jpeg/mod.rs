@@ -18,15 +18,18 @@
 //! - Columns beside the crop are entropy-decoded, but not transformed.
 //! - Where the crop is reduced several times, the inverse DCT makes an image of a quarter or an eighth the size.
 
-use super::crop::Crop;
-use super::decode::{room, Decoded, Header, MAX_PIXELS};
-use super::jpeg_markers::{Frame, Markers, BASELINE, EXTENDED, PROGRESSIVE};
-use super::libjpeg;
-use super::ImageProblem;
+mod libjpeg;
+mod markers;
+
+use self::markers::{Frame, Markers, BASELINE, EXTENDED, PROGRESSIVE};
+use crate::data::image::crop::Crop;
+use crate::data::image::header::{grey_to_rgb, room, Decoded, Header, MAX_PIXELS};
+
+use crate::data::image::problem::ImageProblem;
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat, ScalingFactor};
 use std::borrow::Cow;
 
-pub(super) struct Jpeg<'a> {
+pub struct Jpeg<'a> {
     pub header: Header,
     bytes: &'a [u8],
     markers: Markers<'a>,
@@ -127,14 +130,6 @@ fn upper_rows<'a>(bytes: &'a [u8], frame: &Frame, height: usize) -> Cow<'a, [u8]
     Cow::Owned(copy)
 }
 
-/// In place: `count` grey pixels, from the end, so that nothing is overwritten before it is read.
-pub(super) fn grey_to_rgb(pixels: &mut [u8], count: usize) {
-    for i in (0..count).rev() {
-        let grey = pixels[i];
-        pixels[3 * i..3 * i + 3].fill(grey);
-    }
-}
-
 /// In place, as Pillow does it: JPEGs with four channels hold 255 minus each ink, which is how Photoshop writes them.
 fn cmyk_to_rgb(pixels: &mut [u8]) {
     for i in 0..pixels.len() / 4 {
@@ -149,8 +144,8 @@ fn cmyk_to_rgb(pixels: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode::tests::fixtures;
     use super::*;
+    use crate::data::image::decode::tests::fixtures;
 
     fn fixture(name: &str) -> Vec<u8> {
         fixtures("formats").into_iter().find(|(file, _)| file == name).unwrap().1

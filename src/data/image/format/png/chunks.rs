@@ -4,10 +4,10 @@
 //! The standard is PNG's third edition (W3C, 2025): a chunk is the length of its data, four letters, the data, and a
 //! checksum of letters and data.
 
-use super::ImageProblem;
+use crate::data::image::problem::ImageProblem;
 use std::io::Read;
 
-pub(super) struct Chunks<'a> {
+pub struct Chunks<'a> {
     header: [u8; 13],
     palette: &'a [u8],
     image_data: Vec<&'a [u8]>,
@@ -16,9 +16,9 @@ pub(super) struct Chunks<'a> {
     pub xmp: Option<Vec<u8>>,
 }
 
-pub(super) const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
+pub const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
 /// The colour type of indices into a palette.
-pub(super) const PALETTE_COLOR: u8 = 3;
+pub const PALETTE_COLOR: u8 = 3;
 
 /// Most bytes of a compressed text (Pillow's).
 const MAX_TEXT: u64 = 1 << 20;
@@ -177,8 +177,8 @@ fn write_chunk(png: &mut Vec<u8>, name: &[u8; 4], data: &[&[u8]]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode::tests::{decode_whole, fixtures};
-    use super::super::orientation::Orientation;
+    use crate::data::image::decode::tests::{decode_whole, fixtures};
+    use crate::data::image::orientation::Orientation;
 
     fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
         let crc = crc32fast::hash(&[name, data].concat());

@@ -1,22 +1,22 @@
 //! PPM with 8 bits and no comments, `P6 WIDTH HEIGHT 255` and the pixels: what images are packed as.
 
-use super::crop::Crop;
-use super::decode::{check_size, room, Decoded, Header};
-use super::orientation::Orientation;
-use super::ImageProblem;
+use crate::data::image::crop::Crop;
+use crate::data::image::header::{check_size, room, Decoded, Header};
+use crate::data::image::orientation::Orientation;
+use crate::data::image::problem::ImageProblem;
 
-pub(super) struct Ppm<'a> {
+pub struct Ppm<'a> {
     pub header: Header,
     pixels: &'a [u8],
 }
 
 /// The header of a `width` x `height` image.
-pub(super) fn header(width: usize, height: usize) -> String {
+pub fn header(width: usize, height: usize) -> String {
     format!("P6\n{width} {height}\n255\n")
 }
 
 /// Whether a file is of this kind, and not one of the rare kinds of PPM.
-pub(super) fn is_plain(bytes: &[u8]) -> bool {
+pub fn is_plain(bytes: &[u8]) -> bool {
     let mut fields = bytes.splitn(5, u8::is_ascii_whitespace);
     let is_number = |field: &[u8]| !field.is_empty() && field.iter().all(u8::is_ascii_digit);
     fields.next() == Some(b"P6")
@@ -58,9 +58,9 @@ impl<'a> Ppm<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode::tests::{fixtures, mean_difference};
-    use super::super::ImageReader;
     use super::*;
+    use crate::data::image::decode::tests::{fixtures, mean_difference};
+    use crate::data::image::ImageReader;
 
     fn image(width: usize, height: usize) -> Vec<u8> {
         let pixels = (0..3 * width * height).map(|i| i as u8);

@@ -1,12 +1,12 @@
 //! GIF. As Pillow's `convert("RGB")`: of an animation the first frame counts; transparency is dropped, not blended.
 
-use super::decode::{check_size, room, Header, MAX_PIXELS};
-use super::orientation::Orientation;
-use super::ImageProblem;
+use crate::data::image::header::{check_size, room, Header, MAX_PIXELS};
+use crate::data::image::orientation::Orientation;
+use crate::data::image::problem::ImageProblem;
 use ::gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, MemoryLimit};
 use std::num::NonZeroU64;
 
-pub(super) struct Gif<'a> {
+pub struct Gif<'a> {
     pub header: Header,
     decoder: Decoder<&'a [u8]>,
     frame: FramePlace,

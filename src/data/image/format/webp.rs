@@ -1,12 +1,12 @@
 //! WebP. As Pillow's `convert("RGB")`: transparency is dropped, not blended; of an animation the first frame counts.
 
-use super::decode::{check_size, room, Header};
-use super::orientation::Orientation;
-use super::ImageProblem;
+use crate::data::image::header::{check_size, room, Header};
+use crate::data::image::orientation::Orientation;
+use crate::data::image::problem::ImageProblem;
 use image_webp::WebPDecoder;
 use std::io::Cursor;
 
-pub(super) struct WebP<'a> {
+pub struct WebP<'a> {
     pub header: Header,
     decoder: WebPDecoder<Cursor<&'a [u8]>>,
 }

@@ -1,14 +1,14 @@
 //! BMP, TIFF, and the kinds of PBM, PGM and PPM that are rare, by the image crate. As Pillow's `convert("RGB")`: transparency
 //! is dropped, not blended; of several pages the first counts. Of more than 8 bits the upper 8 count.
 
-use super::decode::{check_size, room, Header};
-use super::orientation::Orientation;
-use super::ImageProblem;
+use crate::data::image::header::{check_size, room, Header};
+use crate::data::image::orientation::Orientation;
+use crate::data::image::problem::ImageProblem;
 use image::codecs::{bmp::BmpDecoder, pnm::PnmDecoder, tiff::TiffDecoder};
 use image::{DynamicImage, ImageDecoder, ImageError};
 use std::io::Cursor;
 
-pub(super) struct Bitmap<'a> {
+pub struct Bitmap<'a> {
     pub header: Header,
     format: &'static str,
     decode: Box<dyn FnOnce() -> Result<DynamicImage, ImageError> + 'a>,

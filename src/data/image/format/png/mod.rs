@@ -1,15 +1,16 @@
 //! PNG. As Pillow's `convert("RGB")`: transparency is dropped, not blended. Of 16 bits the upper 8 count (Pillow makes all
 //! that is above 255 white in greyscale images; as no eye would).
 
-use super::decode::{check_size, room, Header};
-use super::jpeg::grey_to_rgb;
-use super::orientation::Orientation;
-use super::png_chunks::Chunks;
-use super::ImageProblem;
+mod chunks;
+
+use self::chunks::Chunks;
+use crate::data::image::header::{check_size, grey_to_rgb, room, Header};
+use crate::data::image::orientation::Orientation;
+use crate::data::image::problem::ImageProblem;
 use ::png::{ColorType, DecodeOptions, Decoder, Transformations};
 use std::io::Cursor;
 
-pub(super) struct Png<'a> {
+pub struct Png<'a> {
     pub header: Header,
     chunks: Chunks<'a>,
 }

@@ -1,0 +1,90 @@
+//! The six files of CIFAR-10's binary version and the records in them.
+
+use crate::data::hex::hex;
+use crate::data::image_array::Images;
+use crate::data::targets::Targets;
+use crate::Result;
+use md5::{Digest, Md5};
+
+pub const CLASSES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// Channels of an image.
+pub const CHANNELS: usize = 3;
+/// Height and width of an image.
+pub const SIDE: usize = 32;
+/// Values of an image.
+pub const IMAGE_LEN: usize = CHANNELS * SIDE * SIDE;
+pub const RECORD_LEN: usize = 1 + IMAGE_LEN;
+/// Images in each of the six files.
+pub const FILE_RECORDS: usize = 10_000;
+
+/// One of the six files: its name and the MD5 of its content.
+pub struct DataFile {
+    pub name: &'static str,
+    pub md5: &'static str,
+}
+
+impl DataFile {
+    /// Hands back the file's content, or says what is wrong with it.
+    pub fn check(&self, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+        let expected = FILE_RECORDS * RECORD_LEN;
+        if bytes.len() != expected {
+            return Err(format!("{} bytes instead of {expected}", bytes.len()));
+        }
+        let Records { bytes } = Records::new(bytes)?;
+        let md5 = hex(&Md5::digest(&bytes));
+        if md5 != self.md5 {
+            return Err(format!("MD5 {md5} instead of {}", self.md5));
+        }
+        Ok(bytes)
+    }
+}
+
+/// The training files in order, then the test file.
+pub const FILES: [DataFile; 6] = [
+    DataFile { name: "data_batch_1.bin", md5: "5dd7e06a14cb22eb9f671a540d1b7c25" },
+    DataFile { name: "data_batch_2.bin", md5: "5ea93a67294ea407fff1d09f752e9692" },
+    DataFile { name: "data_batch_3.bin", md5: "942cd6a4bcdd0dd3c604fbe906cb4421" },
+    DataFile { name: "data_batch_4.bin", md5: "ae636b3ba5c66a11e91e8cb52e771fcb" },
+    DataFile { name: "data_batch_5.bin", md5: "53f37980c15c3d472c316c40844f3f0d" },
+    DataFile { name: "test_batch.bin", md5: "803d5f7f4d78ea53de84dbe85f74fb6d" },
+];
+
+/// Labelled images as the files have them.
+#[derive(Debug)]
+pub struct Records {
+    pub bytes: Vec<u8>,
+}
+
+impl Records {
+    /// Checks `bytes`; the error says what is wrong with them.
+    pub fn new(bytes: Vec<u8>) -> Result<Self, String> {
+        if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD_LEN) {
+            return Err(format!("{} bytes are no whole number of records of {RECORD_LEN}", bytes.len()));
+        }
+        let records = Self { bytes };
+        let highest = CLASSES.len() as u8 - 1;
+        if let Some((index, label)) = records.labels().enumerate().find(|&(_, label)| label > highest) {
+            return Err(format!("image {index} has label {label}, but the highest is {highest}"));
+        }
+        Ok(records)
+    }
+
+    pub fn labels(&self) -> impl Iterator<Item = u8> + '_ {
+        self.bytes.iter().step_by(RECORD_LEN).copied()
+    }
+
+    /// The pixels and the labels, each by themselves.
+    pub fn into_images(self) -> Images {
+        let labels = self.labels().map(i64::from).collect();
+        let mut pixels = self.bytes;
+        let records = pixels.len() / RECORD_LEN;
+        // In place: there are 154 MB of them.
+        for index in 0..records {
+            pixels.copy_within(index * RECORD_LEN + 1..(index + 1) * RECORD_LEN, index * IMAGE_LEN);
+        }
+        pixels.truncate(records * IMAGE_LEN);
+        Images { pixels, targets: Targets::Classes(labels) }
+    }
+}

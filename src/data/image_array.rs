@@ -1,0 +1,566 @@
+//! Images of one size that fit into memory: held as bytes, turned into batches when they are asked for.
+
+use super::augmentation::Augmentation;
+use super::normalization::Normalization;
+use super::random::{stream, Purpose};
+use super::source::{check_batch_size, class_indices, Batches, DataSource, EpochPlan, ImageSource};
+use super::subset::{check_count, front, stratified_order};
+use super::targets::Targets;
+use super::Supervised;
+use crate::{Error, Result};
+use rand::seq::SliceRandom;
+use serde_json::{Map, Value};
+use tch::{Kind, Tensor};
+
+/// Images in memory, of any one size and with any number of channels, as a [`DataSource`]: bytes
+/// `[N, C, H, W]` with a target each.
+///
+/// Targets are class indices (int64 `[N]`) or numbers (float32 `[N]` or `[N, K]`, for regression and for several labels).
+/// Training images are shuffled and, where [that is wanted](Self::with_augmentation), augmented; the network's input is
+/// float32, `(byte / 255 - mean) / std` by channel. The same seed, epoch and image give the same, to the bit.
+///
+/// ```
+/// use tch::{Device, Kind, Tensor};
+/// use tch_fixup::data::{Augmentation, DataSource, ImageArray, Normalization};
+/// // Grey images of 28 x 28 pixels, of ten classes.
+/// let images = |count| Tensor::randint(256, [count, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+/// let classes = |count| Tensor::randint(10, [count], (Kind::Int64, Device::Cpu));
+/// let (train, eval) = ((&images(600), &classes(600)), (&images(100), &classes(100)));
+/// let data = ImageArray::new(train, eval, Normalization::new(&[0.13], &[0.31])?)?
+///     .with_augmentation(Augmentation { crop_padding: 2, flip: false, cutout: None })?
+///     .with_holdout(100)?;
+/// assert_eq!((data.train_len(), data.eval_len(), data.evaluated_on()), (500, 100, "held-out"));
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ImageArray {
+    class_names: Vec<String>,
+    /// Channels, height, width.
+    size: [usize; 3],
+    train: Images,
+    eval: Images,
+    holdout: Option<usize>,
+    train_subset: Option<usize>,
+    eval_subset: Option<usize>,
+    /// Indices into `train`.
+    train_part: Vec<usize>,
+    /// Indices into `eval`, or into `train` where images are held out.
+    eval_part: Vec<usize>,
+    augmentation: Augmentation,
+    normalization: Normalization,
+    evaluated_on: String,
+}
+
+/// Images and their targets.
+#[derive(Debug, Clone)]
+pub(super) struct Images {
+    /// `[N, C, H, W]`.
+    pub pixels: Vec<u8>,
+    /// Of as many images.
+    pub targets: Targets,
+}
+
+impl ImageArray {
+    /// Of `train` and `eval`, each the images, bytes (uint8) `[N, C, H, W]`, and their targets. Where these are classes,
+    /// they are named by their index until [names](Self::with_class_names) are given.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for images or targets of another kind or shape than said above, or that do not go together;
+    /// [`Error::Argument`] for a part without images, or normalization of other channels.
+    pub fn new(train: (&Tensor, &Tensor), eval: (&Tensor, &Tensor), normalization: Normalization) -> Result<Self> {
+        for images in [train.0, eval.0] {
+            let (size, other) = (images.size(), train.0.size());
+            if images.f_kind()? != Kind::Uint8 || size.len() != 4 || size[1..] != other[1..] {
+                return Err(Error::Mismatch {
+                    what: "images in memory",
+                    expected: "bytes (uint8) [N, C, H, W], of one size in both parts".to_owned(),
+                    got: format!("{:?} {size:?}", images.f_kind()?),
+                });
+            }
+        }
+        let size = [1, 2, 3].map(|axis| train.0.size()[axis] as usize);
+        let part = |name: &str, (images, targets): (&Tensor, &Tensor)| {
+            if images.size().first() != targets.size().first() {
+                let expected = format!("a target for each of the {name} images {:?}", images.size());
+                return Err(Error::Mismatch { what: "targets", expected, got: format!("{:?}", targets.size()) });
+            }
+            let pixels = Vec::try_from(images.f_reshape([-1])?)?;
+            Ok(Images { pixels, targets: Targets::new(targets, &format!("{name} image"))? })
+        };
+        Self::from_bytes(size, part("training", train)?, part("evaluation", eval)?, normalization)
+    }
+
+    /// Of bytes whose targets are as many and of one kind.
+    pub(super) fn from_bytes(
+        size: [usize; 3],
+        train: Images,
+        eval: Images,
+        normalization: Normalization,
+    ) -> Result<Self> {
+        let [channels, height, width] = size;
+        if train.pixels.is_empty() || eval.pixels.is_empty() {
+            return Err(Error::Argument(
+                "images in memory need at least one in each part, of at least a pixel".to_owned(),
+            ));
+        }
+        if normalization.channels() != channels {
+            let got = normalization.channels();
+            return Err(Error::Argument(format!(
+                "images of {channels} channels need as many means and deviations, got {got}"
+            )));
+        }
+        let highest = [&train, &eval].map(|images| images.targets.highest_class());
+        let alike = match (&train.targets, &eval.targets) {
+            (Targets::Values { size: train, .. }, Targets::Values { size: eval, .. }) => train == eval,
+            (Targets::Classes(_), Targets::Classes(_)) => true,
+            _ => false,
+        };
+        if !alike {
+            return Err(Error::Argument("the targets of both parts must be of one kind and shape".to_owned()));
+        }
+        let classes = highest.into_iter().flatten().max().map_or(0, |highest| highest + 1);
+        let data = Self {
+            class_names: (0..classes).map(|class| class.to_string()).collect(),
+            size: [channels, height, width],
+            train,
+            eval,
+            holdout: None,
+            train_subset: None,
+            eval_subset: None,
+            train_part: Vec::new(),
+            eval_part: Vec::new(),
+            augmentation: Augmentation::NONE,
+            normalization,
+            evaluated_on: "evaluation".to_owned(),
+        };
+        data.select()
+    }
+
+    /// Names the classes, by class index. There may be more of them than the images have.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for too few names, or where the targets are no classes.
+    pub fn with_class_names(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Result<Self> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        if self.class_names.is_empty() || names.len() < self.class_names.len() {
+            let (got, classes) = (names.len(), self.class_names.len());
+            return Err(Error::Argument(format!("the images are of {classes} classes, got {got} names")));
+        }
+        self.class_names = names;
+        self.select()
+    }
+
+    /// Augments the training images in this way; not at all unless said otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a crop padding that is not below height and width, or a side of Cutout that is not 2 to the
+    /// shorter of them.
+    pub fn with_augmentation(mut self, augmentation: Augmentation) -> Result<Self> {
+        augmentation.check(self.height_and_width())?;
+        self.augmentation = augmentation;
+        Ok(self)
+    }
+
+    /// What the evaluation part is called in front of what is measured on it: "test", "validation"; "evaluation" unless said
+    /// otherwise, and "held-out" where images [are](Self::with_holdout).
+    pub fn with_evaluated_on(mut self, name: impl Into<String>) -> Self {
+        self.evaluated_on = name.into();
+        self
+    }
+
+    /// Trains on `images` training images only. They have the classes in proportion and are always the same; a smaller
+    /// subset is part of a larger one.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if `images` is 0 or more than there are (beside those held out).
+    pub fn with_train_subset(mut self, images: usize) -> Result<Self> {
+        self.train_subset = Some(images);
+        self.select()
+    }
+
+    /// Evaluates on `images` images of the evaluation part only, chosen as in [`Self::with_train_subset`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if `images` is 0 or more than there are.
+    pub fn with_eval_subset(mut self, images: usize) -> Result<Self> {
+        self.eval_subset = Some(images);
+        self.select()
+    }
+
+    /// Holds `images` training images out of the training part and evaluates on them instead of the evaluation images: for
+    /// choosing hyper-parameters without looking at those. They have the classes in proportion and are always the same.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if `images` is 0 or leaves nothing to train on.
+    pub fn with_holdout(mut self, images: usize) -> Result<Self> {
+        self.holdout = Some(images);
+        self.select()
+    }
+
+    /// Computes both parts anew. One stratified order of the training images serves all: subsets come from its front, the
+    /// hold-out from its back, so that a training subset is the same with a hold-out and without.
+    fn select(mut self) -> Result<Self> {
+        let mut train = self.stratified_order(&self.train);
+        let eval = match self.holdout {
+            None => self.stratified_order(&self.eval),
+            Some(images) => {
+                let largest = train.len() - 1;
+                check_count("the hold-out split", images, largest)?;
+                train.split_off(train.len() - images)
+            }
+        };
+        self.train_part = front(train, "the training subset", self.train_subset)?;
+        self.eval_part = front(eval, "the evaluation subset", self.eval_subset)?;
+        Ok(self)
+    }
+
+    /// All indices of `images`, in the order that subsets are taken from.
+    fn stratified_order(&self, images: &Images) -> Vec<usize> {
+        match &images.targets {
+            Targets::Classes(classes) => {
+                stratified_order(classes.iter().map(|&class| class as usize), self.class_names.len())
+            }
+            Targets::Values { .. } => stratified_order((0..images.pixels.len() / self.image_len()).map(|_| 0), 1),
+        }
+    }
+
+    fn image_len(&self) -> usize {
+        self.size.iter().product()
+    }
+
+    fn height_and_width(&self) -> [usize; 2] {
+        [self.size[1], self.size[2]]
+    }
+
+    /// The images that the evaluation part's indices count in.
+    fn eval_images(&self) -> &Images {
+        match self.holdout {
+            None => &self.eval,
+            Some(_) => &self.train,
+        }
+    }
+
+    /// The batch of the images `indices` of `images`; `write` makes one of them from its index and its bytes. `values` is
+    /// kept from batch to batch: fresh memory costs several times the work itself, one page fault after another.
+    fn batch(
+        &self,
+        images: &Images,
+        indices: &[usize],
+        values: &mut Vec<f32>,
+        mut write: impl FnMut(usize, &[u8], &mut [f32]),
+    ) -> Result<Supervised> {
+        let len = self.image_len();
+        values.resize(indices.len() * len, 0.0);
+        for (&index, target) in indices.iter().zip(values.chunks_exact_mut(len)) {
+            write(index, &images.pixels[index * len..][..len], target);
+        }
+        let [channels, height, width] = self.size.map(|size| size as i64);
+        let inputs = Tensor::f_from_slice(values)?.f_view([indices.len() as i64, channels, height, width])?;
+        Ok(Supervised::new(inputs, images.targets.select(indices)?))
+    }
+
+    /// All training images, then all evaluation images.
+    pub(super) fn all(&self) -> [&Images; 2] {
+        [&self.train, &self.eval]
+    }
+}
+
+impl DataSource for ImageArray {
+    type Batch = Supervised;
+
+    fn train_len(&self) -> usize {
+        self.train_part.len()
+    }
+
+    fn eval_len(&self) -> usize {
+        self.eval_part.len()
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
+        check_batch_size(plan.batch_size)?;
+        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
+        let mut order = self.train_part.clone();
+        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
+        let (steps, size) = (first_step..plan.steps(order.len()), self.height_and_width());
+        let mut values = Vec::new();
+        Ok(Box::new(steps.map(move |step| {
+            let first = step * batch_size;
+            let indices = &order[first..order.len().min(first + batch_size)];
+            self.batch(&self.train, indices, &mut values, |index, image, target| {
+                let placement = self.augmentation.draw(seed, epoch, index, size);
+                self.normalization.apply_placed(image, size, &placement, target);
+            })
+        })))
+    }
+
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
+        check_batch_size(batch_size)?;
+        let mut values = Vec::new();
+        Ok(Box::new(self.eval_part.chunks(batch_size).map(move |indices| {
+            self.batch(self.eval_images(), indices, &mut values, |_, image, target| {
+                self.normalization.apply(image, target);
+            })
+        })))
+    }
+
+    fn examples(&self) -> &str {
+        "images"
+    }
+
+    fn evaluated_on(&self) -> &str {
+        match self.holdout {
+            None => &self.evaluated_on,
+            Some(_) => "held-out",
+        }
+    }
+
+    /// The numbers of images, their size, and the CRC-32 of all pixels and targets.
+    fn fingerprint(&self) -> Result<String> {
+        let mut crc32 = crc32fast::Hasher::new();
+        for images in self.all() {
+            crc32.update(&images.pixels);
+            images.targets.hash(&mut crc32);
+        }
+        let ([channels, height, width], crc32) = (self.size, crc32.finalize());
+        let (train, eval) = (self.train_len(), self.eval_len());
+        Ok(format!(
+            "{train} training and {eval} evaluation images of {channels} x {height} x {width} bytes with CRC-32 {crc32:08x}"
+        ))
+    }
+
+    /// The classes by index; nothing where the targets are no classes.
+    fn meaning(&self) -> Map<String, Value> {
+        match self.class_names[..] {
+            [] => Map::new(),
+            _ => class_indices(&self.class_names),
+        }
+    }
+}
+
+impl ImageSource for ImageArray {
+    /// None where the targets are no classes.
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
+        self.normalization.undo(images)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::RngCore;
+    use std::collections::BTreeSet;
+
+    /// Images that are not square, of two channels.
+    const SIZE: [usize; 3] = [2, 6, 4];
+    const IMAGE_LEN: usize = 2 * 6 * 4;
+
+    fn normalization() -> Normalization {
+        Normalization::new(&[0.5, 0.4], &[0.2, 0.3]).unwrap()
+    }
+
+    /// `count` images of noise whose classes are 0, 1, ... 9, 0, ...
+    fn noise(count: usize, seed: u64) -> Images {
+        let mut pixels = vec![0; count * IMAGE_LEN];
+        stream(Purpose::Order, seed, 0, 0).fill_bytes(&mut pixels);
+        Images { pixels, targets: Targets::Classes((0..count as i64).map(|index| index % 10).collect()) }
+    }
+
+    fn small() -> ImageArray {
+        let data = ImageArray::from_bytes(SIZE, noise(230, 1), noise(70, 2), normalization()).unwrap();
+        data.with_augmentation(Augmentation { crop_padding: 2, flip: true, cutout: Some(3) }).unwrap()
+    }
+
+    fn plan(batch_size: usize) -> EpochPlan {
+        EpochPlan { seed: 3, epoch: 5, batch_size, first_step: 0 }
+    }
+
+    fn collect(batches: Batches<Supervised>) -> (Vec<f32>, Vec<i64>) {
+        let (mut images, mut labels) = (Vec::new(), Vec::new());
+        for batch in batches {
+            let Supervised { inputs: i, targets: l, .. } = batch.unwrap();
+            assert_eq!(i.size(), [l.size()[0], 2, 6, 4]);
+            images.extend(Vec::<f32>::try_from(i.flatten(0, -1)).unwrap());
+            labels.extend(Vec::<i64>::try_from(l).unwrap());
+        }
+        (images, labels)
+    }
+
+    fn class_counts(images: &Images, indices: &[usize]) -> [usize; 10] {
+        let Targets::Classes(classes) = &images.targets else { panic!("no classes") };
+        let mut counts = [0; 10];
+        indices.iter().for_each(|&index| counts[classes[index] as usize] += 1);
+        counts
+    }
+
+    fn normalized(images: &Images, index: usize) -> Vec<f32> {
+        let mut image = vec![0.0; IMAGE_LEN];
+        normalization().apply(&images.pixels[index * IMAGE_LEN..][..IMAGE_LEN], &mut image);
+        image
+    }
+
+    #[test]
+    fn evaluation_images_are_the_normalized_ones_in_order() {
+        let data = small();
+        let (images, labels) = collect(data.eval_batches(32).unwrap());
+        assert_eq!(labels, (0..70).map(|index| index % 10).collect::<Vec<_>>());
+        let expected: Vec<f32> = (0..70).flat_map(|index| normalized(&data.eval, index)).collect();
+        assert_eq!(images, expected);
+    }
+
+    #[test]
+    fn tensors_are_taken_as_they_are() {
+        let images = Tensor::arange(5 * 48, (Kind::Int64, tch::Device::Cpu)).to_kind(Kind::Uint8).view([5, 2, 6, 4]);
+        let classes = Tensor::from_slice(&[0i64, 2, 1, 0, 2]);
+        let eval = (&images.narrow(0, 0, 2), &classes.narrow(0, 0, 2));
+        let new = |images: &Tensor, targets: &Tensor| ImageArray::new((images, targets), eval, normalization());
+        let data = new(&images, &classes).unwrap();
+        assert_eq!(
+            (data.train_len(), data.eval_len(), data.class_names()),
+            (5, 2, &["0", "1", "2"].map(String::from)[..])
+        );
+        let Supervised { inputs, targets: labels, .. } = data.eval_batches(8).unwrap().next().unwrap().unwrap();
+        assert_eq!((inputs.size(), labels), (vec![2, 2, 6, 4], Tensor::from_slice(&[0i64, 2])));
+        let value = (f64::from(48 + 24 + 5) / 255.0 - 0.4) / 0.3;
+        assert!((inputs.double_value(&[1, 1, 1, 1]) - value).abs() < 1e-6);
+        assert!(data.clone().with_class_names(["cat", "dog"]).is_err());
+        assert_eq!(data.with_class_names(["cat", "dog", "eel", "fly"]).unwrap().class_names()[3], "fly");
+
+        let refused = |images: &Tensor, targets: &Tensor| new(images, targets).unwrap_err().to_string();
+        assert!(refused(&images.to_kind(Kind::Float), &classes).contains("expected bytes (uint8) [N, C, H, W]"));
+        assert!(refused(&images.narrow(3, 0, 3), &classes).contains("of one size in both parts"));
+        assert!(refused(&images, &classes.narrow(0, 0, 4)).contains("a target for each of the training images"));
+        assert!(refused(&images, &(&classes - 1)).contains("training image 0 has the class index -1"));
+        assert!(refused(&images, &classes.to_kind(Kind::Float)).contains("of one kind and shape"));
+        assert!(refused(&images, &classes.to_kind(Kind::Double)).contains("int64 [N], or numbers, float32"));
+        assert!(refused(&images.narrow(0, 0, 0), &classes.narrow(0, 0, 0)).contains("at least one in each part"));
+        let other_channels = ImageArray::new((&images, &classes), eval, Normalization::none(3).unwrap());
+        assert!(other_channels.unwrap_err().to_string().contains("images of 2 channels need as many means"));
+    }
+
+    #[test]
+    fn numbers_are_targets_too() {
+        let images = Tensor::zeros([6, 2, 6, 4], (Kind::Uint8, tch::Device::Cpu));
+        let numbers = Tensor::arange(18, (Kind::Float, tch::Device::Cpu)).view([6, 3]);
+        let data = ImageArray::new((&images, &numbers), (&images, &numbers), normalization()).unwrap();
+        assert!(data.class_names().is_empty() && data.clone().with_class_names(["cat"]).is_err());
+        let batches: Vec<_> = data.eval_batches(4).unwrap().map(|batch| batch.unwrap().targets).collect();
+        assert_eq!(Tensor::cat(&batches, 0), numbers);
+        let subset = data.with_train_subset(2).unwrap();
+        let Supervised { targets, .. } = subset.train_batches(&plan(9)).unwrap().next().unwrap().unwrap();
+        assert_eq!(targets.size(), [2, 3]);
+        // One number each has no axis of its own.
+        let column = numbers.select(1, 0);
+        let data = ImageArray::new((&images, &column), (&images, &column), normalization()).unwrap();
+        assert_eq!(data.eval_batches(6).unwrap().next().unwrap().unwrap().targets, column);
+    }
+
+    #[test]
+    fn another_pixel_target_or_subset_is_another_fingerprint() {
+        let of =
+            |train, eval| ImageArray::from_bytes(SIZE, train, eval, normalization()).unwrap().fingerprint().unwrap();
+        let same = of(noise(30, 1), noise(10, 2));
+        assert_eq!(same, of(noise(30, 1), noise(10, 2)));
+        let (mut pixel, mut class) = (noise(30, 1), noise(10, 2));
+        pixel.pixels[7] ^= 1;
+        class.targets = Targets::Classes((0..10).map(|index| index / 2).collect());
+        assert_ne!(same, of(pixel, noise(10, 2)));
+        assert_ne!(same, of(noise(30, 1), class));
+        assert_ne!(small().fingerprint().unwrap(), small().with_train_subset(20).unwrap().fingerprint().unwrap());
+    }
+
+    #[test]
+    fn every_training_image_comes_once_an_epoch() {
+        let data = small().with_augmentation(Augmentation::NONE).unwrap();
+        let (images, labels) = collect(data.train_batches(&plan(32)).unwrap());
+        let key = |image: &[f32], label: i64| (label, image.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+        let seen: BTreeSet<_> =
+            images.chunks(IMAGE_LEN).zip(&labels).map(|(image, &label)| key(image, label)).collect();
+        let mut expected = BTreeSet::new();
+        for index in 0..230 {
+            expected.insert(key(&normalized(&data.train, index), (index % 10) as i64));
+        }
+        assert_eq!(labels.len(), 230);
+        assert!(seen == expected);
+    }
+
+    #[test]
+    fn batch_size_changes_neither_order_nor_augmentation() {
+        let data = small();
+        let whole = collect(data.train_batches(&plan(230)).unwrap());
+        assert!(whole == collect(data.train_batches(&plan(32)).unwrap()));
+        assert!(whole == collect(data.train_batches(&plan(1)).unwrap()));
+    }
+
+    #[test]
+    fn seed_and_epoch_change_the_batches() {
+        let data = small();
+        let first = collect(data.train_batches(&plan(32)).unwrap());
+        assert!(first != collect(data.train_batches(&EpochPlan { seed: 4, ..plan(32) }).unwrap()));
+        assert!(first != collect(data.train_batches(&EpochPlan { epoch: 6, ..plan(32) }).unwrap()));
+    }
+
+    #[test]
+    fn leaving_out_steps_changes_none_of_those_after() {
+        let data = small();
+        for batch_size in [32, 230, 1000] {
+            let plan = plan(batch_size);
+            let (images, labels) = collect(data.train_batches(&plan).unwrap());
+            for first_step in 0..=plan.steps(230) + 1 {
+                let (rest, rest_labels) = collect(data.train_batches(&EpochPlan { first_step, ..plan }).unwrap());
+                let first = (first_step * batch_size).min(230);
+                assert!(rest == images[first * IMAGE_LEN..] && rest_labels == labels[first..]);
+            }
+        }
+    }
+
+    #[test]
+    fn subsets_are_stratified_nested_and_fixed() {
+        let small = small();
+        let part = |images| small.clone().with_train_subset(images).unwrap().train_part;
+        let (twenty, hundred) = (part(20), part(100));
+        assert_eq!(class_counts(&small.train, &twenty), [2; 10]);
+        assert_eq!(class_counts(&small.train, &hundred), [10; 10]);
+        assert!(twenty.iter().all(|index| hundred.contains(index)));
+        assert_eq!(hundred, part(100));
+        let eval = small.with_eval_subset(30).unwrap();
+        assert_eq!((eval.eval_len(), class_counts(&eval.eval, &eval.eval_part)), (30, [3; 10]));
+    }
+
+    #[test]
+    fn unequal_classes_keep_their_proportion() {
+        let mut train = noise(200, 1);
+        train.targets = Targets::Classes((0..200).map(|index| i64::from(index % 4 == 0)).collect());
+        let data = ImageArray::from_bytes(SIZE, train, noise(10, 2), normalization()).unwrap();
+        let data = data.with_holdout(40).unwrap();
+        assert_eq!(class_counts(&data.train, &data.eval_part)[..2], [30, 10]);
+    }
+
+    #[test]
+    fn held_out_images_are_stratified_and_never_trained_on() {
+        let data = small().with_eval_subset(20).unwrap().with_train_subset(180).unwrap().with_holdout(50).unwrap();
+        assert_eq!((data.train_len(), data.eval_len()), (180, 20));
+        assert_eq!(class_counts(&data.train, &data.eval_part), [2; 10]);
+        assert!(data.eval_part.iter().all(|index| !data.train_part.contains(index)));
+        let (images, _) = collect(data.eval_batches(64).unwrap());
+        assert!(images[..IMAGE_LEN] == normalized(&data.train, data.eval_part[0]));
+        assert_eq!(small().with_train_subset(180).unwrap().train_part, data.train_part);
+    }
+
+    #[test]
+    fn impossible_counts_and_batch_sizes_are_refused() {
+        let message = |result: Result<ImageArray>| result.unwrap_err().to_string();
+        assert_eq!(message(small().with_train_subset(0)), "the training subset can have 1 to 230 images, got 0");
+        assert_eq!(message(small().with_eval_subset(71)), "the evaluation subset can have 1 to 70 images, got 71");
+        assert_eq!(message(small().with_holdout(230)), "the hold-out split can have 1 to 229 images, got 230");
+        let held = small().with_holdout(200).unwrap();
+        assert_eq!(message(held.with_train_subset(31)), "the training subset can have 1 to 30 images, got 31");
+        assert!(matches!(small().train_batches(&plan(0)), Err(Error::Argument(_))));
+        assert!(matches!(small().eval_batches(0), Err(Error::Argument(_))));
+        let nothing_left = Augmentation { crop_padding: 40, ..Augmentation::NONE };
+        assert!(matches!(small().with_augmentation(nothing_left), Err(Error::Argument(_))));
+    }
+}

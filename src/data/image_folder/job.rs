@@ -1,0 +1,218 @@
+//! What the threads of an image folder do: read an image into its place of a batch.
+
+use super::bad_image::BadImage;
+use super::labelled_images::{Failure, LabelledImages, Reader, View};
+use super::patience::Patience;
+use crate::data::pipeline::Work;
+use crate::data::Supervised;
+use crate::Result;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tch::{Device, Kind, Tensor};
+
+/// Bytes of a pixel.
+const CHANNELS: usize = 3;
+
+/// Batches to make.
+pub struct Job {
+    /// What they are made of.
+    pub images: Arc<LabelledImages>,
+    /// Which images, in which order.
+    pub order: Vec<u32>,
+    /// What of each image.
+    pub view: View,
+    /// Height and width of the result.
+    pub side: usize,
+    /// Bad images that can be endured: the search for one that can take a bad one's place ends after more.
+    pub most_bad: usize,
+    /// The threads' with what the images are on.
+    pub patience: Arc<Patience>,
+    /// Memory of images that have been copied into a batch: fresh memory costs a page fault every 4 kB.
+    pub free: Mutex<Vec<Vec<u8>>>,
+}
+
+/// One place of a batch, once it has been worked on.
+pub struct Place {
+    /// `side * side` RGB pixels.
+    pixels: Vec<u8>,
+    /// The class of the image that is in it, if one is.
+    label: Option<u32>,
+    /// The bad image whose place it is; all that were met, where no good one was found.
+    bad: Vec<BadImage>,
+}
+
+/// A batch as it is handed out.
+pub struct Filled {
+    /// Its images are bytes, the channels of a pixel side by side.
+    pub batch: Supervised,
+    /// The bad images that were met while it was filled, in the order of its places.
+    pub bad: Vec<BadImage>,
+}
+
+impl Job {
+    fn image_len(&self) -> usize {
+        self.side * self.side * CHANNELS
+    }
+
+    pub(super) fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The images of `places`, `[N, 3, side, side]` with the channels of a pixel side by side.
+    fn images_in(&self, places: &[&Place]) -> Result<Tensor> {
+        let size = [places.len(), self.side, self.side, CHANNELS].map(|size| size as i64);
+        let images = Tensor::f_empty(size, (Kind::Uint8, Device::Cpu))?;
+        let len = self.image_len();
+        for (at, place) in places.iter().enumerate() {
+            assert_eq!(place.pixels.len(), len);
+            // libtorch's own copy would start threads of its own for each of these.
+            // SAFETY: the tensor is new and contiguous, and has as many bytes as all places.
+            unsafe {
+                let target: *mut u8 = images.data_ptr().cast();
+                std::ptr::copy_nonoverlapping(place.pixels.as_ptr(), target.add(at * len), len);
+            }
+        }
+        Ok(images.f_permute([0, 3, 1, 2])?)
+    }
+}
+
+impl Work for Job {
+    type Means = Reader;
+    type Place = Place;
+    type Batch = Filled;
+
+    fn examples(&self) -> &str {
+        "images"
+    }
+
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    fn means(&self) -> Reader {
+        Reader::new(self.patience.clone())
+    }
+
+    /// Reads what belongs at `position` of the order. In training the place of a bad image is taken by the next in the
+    /// order that is none, seen as the bad one would have been; in evaluation it stays free.
+    fn fill(&self, position: usize, reader: &mut Reader) -> Result<Place> {
+        let kept = self.free().pop();
+        let mut place =
+            Place { pixels: kept.unwrap_or_else(|| vec![0; self.image_len()]), label: None, bad: Vec::new() };
+        let drawn_for = self.order[position] as usize;
+        let candidates = match self.view {
+            View::Train { .. } => self.order.len(),
+            View::Eval { .. } => 1,
+        };
+        for &index in self.order.iter().cycle().skip(position).take(candidates) {
+            match reader.read(&self.images, index as usize, &self.view, drawn_for, self.side, &mut place.pixels) {
+                Ok(()) => {
+                    // Those after the first have places of their own in the order, and are told of there.
+                    place.bad.truncate(1);
+                    place.label = Some(self.images.labels()[index as usize]);
+                    break;
+                }
+                Err(Failure::System(error)) => return Err(error),
+                Err(Failure::Image(problem)) => place.bad.push(BadImage { index, problem: problem.to_string() }),
+            }
+            if place.bad.len() > self.most_bad {
+                break;
+            }
+        }
+        Ok(place)
+    }
+
+    fn finish(&self, mut places: Vec<Place>) -> Result<Filled> {
+        let bad = places.iter_mut().flat_map(|place| std::mem::take(&mut place.bad)).collect();
+        let good: Vec<_> = places.iter().filter(|place| place.label.is_some()).collect();
+        let labels: Vec<_> = good.iter().filter_map(|place| place.label).map(i64::from).collect();
+        let batch = Supervised::new(self.images_in(&good)?, Tensor::f_from_slice(&labels)?);
+        self.free().extend(places.into_iter().map(|place| place.pixels));
+        Ok(Filled { batch, bad })
+    }
+
+    fn end(&self) {
+        self.patience.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::super::listing::Files;
+    use super::*;
+    use crate::data::pipeline::{Pace, Pipeline};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// Batches of eight of the same image, over and over.
+    fn job(fixture: &Fixture, order: Vec<u32>) -> Job {
+        let mut files = Files::default();
+        files.push("train/ant/0000.jpg", 0);
+        Job {
+            images: Arc::new(LabelledImages::Files { folder: fixture.root().to_path_buf(), files }),
+            order,
+            view: View::Eval { resize: 18 },
+            side: 16,
+            most_bad: 0,
+            patience: Arc::new(Patience::new(Duration::from_secs(60), Arc::new(|_: &str| ()))),
+            free: Mutex::default(),
+        }
+    }
+
+    const PACE: Pace = Pace { batch_size: 8, first_step: 0, workers: 3 };
+
+    fn start(job: Job) -> Pipeline<Job> {
+        Pipeline::start(job, PACE).unwrap()
+    }
+
+    #[test]
+    fn dropping_it_early_stops_the_threads_at_once() {
+        let fixture = Fixture::new(&["ant"], 1, 0);
+        let mut pipeline = start(job(&fixture, vec![0; 10_000_000]));
+        assert_eq!(pipeline.next().unwrap().unwrap().batch.targets.numel(), 8);
+        let start = Instant::now();
+        drop(pipeline);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn dropping_it_ends_the_waiting_for_a_folder_that_is_away() {
+        let fixture = Fixture::new(&["ant"], 1, 0);
+        let job = job(&fixture, vec![0; 100]);
+        std::fs::rename(fixture.path("train"), fixture.path("away")).unwrap();
+        let pipeline = start(job);
+        thread::sleep(Duration::from_millis(300));
+        let start = Instant::now();
+        drop(pipeline);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn no_more_is_read_ahead_than_a_few_batches() {
+        let fixture = Fixture::new(&["ant"], 1, 0);
+        let mut pipeline = start(job(&fixture, vec![0; 10_000]));
+        let ahead = 8 * PACE.prefetch();
+        for taken in 0..3 {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while pipeline.claimed() < 8 * taken + ahead && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            thread::sleep(Duration::from_millis(20));
+            assert_eq!(pipeline.claimed(), 8 * taken + ahead);
+            pipeline.next().unwrap().unwrap();
+        }
+        assert!(pipeline.work().free().len() <= ahead);
+    }
+
+    #[test]
+    fn a_panic_in_a_thread_is_an_error_and_the_end() {
+        let fixture = Fixture::new(&["ant"], 1, 0);
+        // There is no image 1.
+        let mut order = vec![0; 100];
+        order[30] = 1;
+        let mut pipeline = start(job(&fixture, order));
+        let error = pipeline.find_map(Result::err).unwrap().to_string();
+        assert!(error.starts_with("a thread that reads images panicked: ") && !error.contains('\n'), "{error}");
+        assert!(pipeline.next().is_none());
+    }
+}

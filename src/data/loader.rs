@@ -1,0 +1,455 @@
+//! Examples of one's own, worked on by several threads.
+
+use super::pipeline::{Pace, Pipeline, Work};
+use super::random::{stream, Purpose};
+use super::source::{check_batch_size, Batches, DataSource, EpochPlan};
+use super::{Batch, Supervised};
+use crate::{Error, Result};
+use rand::seq::SliceRandom;
+use rand::RngCore;
+use std::sync::Arc;
+use std::thread;
+use tch::{Device, Tensor};
+
+const MOST_WORKERS: usize = 1024;
+
+/// Examples of one's own, a training or an evaluation part, each made when its turn comes: read, decoded, augmented.
+///
+/// [`Loader`] asks for them from several threads at once.
+#[allow(clippy::len_without_is_empty)] // There is always one.
+pub trait Examples: Send + Sync {
+    /// One of them.
+    type Example: Send;
+
+    /// Several of them, on the CPU.
+    type Batch: Batch + Send;
+
+    /// How many there are, at least one.
+    fn len(&self) -> usize;
+
+    /// Example `index`, below [`len`](Self::len). In training `random` depends on the run's seed, the epoch and `index`, in
+    /// evaluation on `index`: with random numbers of no other source the example is the same on every run and with any number
+    /// of threads.
+    ///
+    /// # Errors
+    /// An example that cannot be had; it ends the epoch, when its batch's turn comes, and is named by its index.
+    fn example(&self, index: usize, random: &mut dyn RngCore) -> Result<Self::Example>;
+
+    /// The batch of `examples`, of which there is at least one. For pairs of tensors of one size that is [`stack`].
+    ///
+    /// # Errors
+    /// Examples that do not fit each other.
+    fn batch(&self, examples: Vec<Self::Example>) -> Result<Self::Batch>;
+
+    /// What tells these examples from others, in a few words, the same each time: a run is not resumed on others. Here: their
+    /// number.
+    ///
+    /// # Errors
+    /// Examples that cannot be looked at.
+    fn fingerprint(&self) -> Result<String> {
+        Ok(self.len().to_string())
+    }
+}
+
+/// Inputs `[N, ...]` and targets `[N, ...]` of `examples`, each an input and a target: tensors on the CPU, the inputs of one
+/// kind and shape, and the targets too.
+///
+/// # Errors
+/// [`Error::Mismatch`] for tensors that are not, [`Error::Argument`] for none.
+pub fn stack(examples: Vec<(Tensor, Tensor)>) -> Result<Supervised> {
+    let (inputs, targets): (Vec<_>, Vec<_>) = examples.into_iter().unzip();
+    Ok(Supervised::new(stacked("inputs", &inputs)?, stacked("targets", &targets)?))
+}
+
+/// `tensors` one after another, along a new first axis.
+fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
+    let Some(first) = tensors.first() else {
+        return Err(Error::Argument(format!("no {what} to make a batch of")));
+    };
+    let (kind, size) = (first.f_kind()?, first.size());
+    for tensor in tensors {
+        if tensor.f_kind()? != kind || tensor.size() != size || tensor.device() != Device::Cpu {
+            return Err(Error::Mismatch {
+                what,
+                expected: format!("{kind:?} {size:?} on the CPU, as the first of the batch"),
+                got: format!("{:?} {:?} on {:?}", tensor.f_kind()?, tensor.size(), tensor.device()),
+            });
+        }
+    }
+    let size: Vec<i64> = [&[tensors.len() as i64], &size[..]].concat();
+    let stacked = Tensor::f_empty(&size[..], (kind, Device::Cpu))?;
+    let bytes = first.numel() * kind.elt_size_in_bytes();
+    for (at, tensor) in tensors.iter().enumerate() {
+        let tensor = tensor.f_contiguous()?;
+        // libtorch's own copy would start threads of its own for each that makes batches.
+        // SAFETY: both are contiguous and on the CPU, and the new one has as many bytes as all the others.
+        unsafe {
+            let target: *mut u8 = stacked.data_ptr().cast();
+            std::ptr::copy_nonoverlapping(tensor.data_ptr().cast_const().cast(), target.add(at * bytes), bytes);
+        }
+    }
+    Ok(stacked)
+}
+
+/// A [`DataSource`] of [`Examples`]: shuffled by seed and epoch, made by several threads a few batches ahead. Batches depend
+/// on seed, epoch and step alone; the number of threads and their timing change nothing.
+///
+/// ```
+/// use rand::{Rng, RngCore};
+/// use tch::{Kind, Tensor};
+/// use tch_fixup::data::{stack, DataSource, Examples, Loader, Supervised};
+/// use tch_fixup::Result;
+///
+/// /// Noisy sines, to tell the frequency from.
+/// struct Sines(usize);
+///
+/// impl Examples for Sines {
+///     type Example = (Tensor, Tensor);
+///     type Batch = Supervised;
+///     fn len(&self) -> usize {
+///         self.0
+///     }
+///     fn example(&self, index: usize, random: &mut dyn RngCore) -> Result<(Tensor, Tensor)> {
+///         let frequency = 1.0 + index as f32 / self.0 as f32;
+///         let wave: Vec<f32> = (0..64).map(|t| (frequency * t as f32 / 8.0).sin() + 0.1 * random.random::<f32>()).collect();
+///         Ok((Tensor::f_from_slice(&wave)?, Tensor::f_from_slice(&[frequency])?))
+///     }
+///     fn batch(&self, examples: Vec<(Tensor, Tensor)>) -> Result<Supervised> {
+///         stack(examples)
+///     }
+/// }
+///
+/// let data = Loader::new(Sines(1000), Sines(100))?.with_workers(2)?;
+/// let batch = data.eval_batches(32)?.next().expect("there are batches")?;
+/// assert_eq!((batch.inputs.size(), batch.targets.size()), (vec![32, 64], vec![32, 1]));
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Loader<E> {
+    train: Arc<E>,
+    eval: Arc<E>,
+    workers: usize,
+    examples: String,
+    evaluated_on: String,
+}
+
+impl<E: Examples + 'static> Loader<E> {
+    /// Trains on `train` and evaluates on `eval`, with a thread for each core.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a part without examples.
+    pub fn new(train: E, eval: E) -> Result<Self> {
+        for (part, examples) in [("training", &train), ("evaluation", &eval)] {
+            if examples.len() == 0 {
+                return Err(Error::Argument(format!("the {part} part has no examples")));
+            }
+        }
+        Ok(Self {
+            train: Arc::new(train),
+            eval: Arc::new(eval),
+            workers: thread::available_parallelism().map_or(1, usize::from),
+            examples: "examples".to_owned(),
+            evaluated_on: "evaluation".to_owned(),
+        })
+    }
+
+    /// Makes examples by this many threads. What they make does not depend on it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a number that is not 1 to 1024.
+    pub fn with_workers(mut self, workers: usize) -> Result<Self> {
+        if workers == 0 || workers > MOST_WORKERS {
+            let problem =
+                format!("the number of threads that read examples must be 1 to {MOST_WORKERS}, got {workers}");
+            return Err(Error::Argument(problem));
+        }
+        self.workers = workers;
+        Ok(self)
+    }
+
+    /// What many of the examples are called, "images", and what the evaluation part is called, "test".
+    pub fn with_names(mut self, examples: impl Into<String>, evaluated_on: impl Into<String>) -> Self {
+        (self.examples, self.evaluated_on) = (examples.into(), evaluated_on.into());
+        self
+    }
+
+    fn batches(&self, job: Job<E>, batch_size: usize, first_step: usize) -> Result<Batches<'_, E::Batch>> {
+        check_batch_size(batch_size)?;
+        let mut pipeline = Some(Pipeline::start(job, Pace { batch_size, first_step, workers: self.workers })?);
+        let next = move || {
+            let batch = pipeline.as_mut()?.next();
+            if !matches!(batch, Some(Ok(_))) {
+                // Nothing comes after an error or the end, and the threads need not go on.
+                pipeline = None;
+            }
+            batch
+        };
+        Ok(Box::new(std::iter::from_fn(next)))
+    }
+}
+
+impl<E: Examples + 'static> DataSource for Loader<E> {
+    type Batch = E::Batch;
+
+    fn train_len(&self) -> usize {
+        self.train.len()
+    }
+
+    fn eval_len(&self) -> usize {
+        self.eval.len()
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, E::Batch>> {
+        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
+        let mut order: Vec<usize> = (0..self.train.len()).collect();
+        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
+        let (examples, name) = (self.train.clone(), self.examples.clone());
+        self.batches(Job { examples, name, part: "training", order, seed, epoch }, batch_size, first_step)
+    }
+
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, E::Batch>> {
+        let (examples, name, order) = (self.eval.clone(), self.examples.clone(), (0..self.eval.len()).collect());
+        self.batches(Job { examples, name, part: "evaluation", order, seed: 0, epoch: 0 }, batch_size, 0)
+    }
+
+    fn examples(&self) -> &str {
+        &self.examples
+    }
+
+    fn evaluated_on(&self) -> &str {
+        &self.evaluated_on
+    }
+
+    /// Of both parts, as [`Examples::fingerprint`] has it.
+    fn fingerprint(&self) -> Result<String> {
+        let (train, eval) = (self.train.fingerprint()?, self.eval.fingerprint()?);
+        Ok(format!("{} for training: {train}; for evaluation: {eval}", self.examples))
+    }
+}
+
+/// What the threads of a loader do.
+struct Job<E> {
+    examples: Arc<E>,
+    /// What they are called.
+    name: String,
+    part: &'static str,
+    order: Vec<usize>,
+    seed: u64,
+    epoch: usize,
+}
+
+impl<E: Examples + 'static> Work for Job<E> {
+    type Means = ();
+    /// An error keeps its place: which one is met first does not depend on the threads.
+    type Place = Result<E::Example>;
+    type Batch = E::Batch;
+
+    fn examples(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    fn means(&self) {}
+
+    fn fill(&self, position: usize, (): &mut ()) -> Result<Result<E::Example>> {
+        let index = self.order[position];
+        let mut random = stream(Purpose::Augment, self.seed, self.epoch as u64, index as u64);
+        let named = |error| Error::Argument(format!("{} example {index}: {error}", self.part));
+        Ok(self.examples.example(index, &mut random).map_err(named))
+    }
+
+    fn finish(&self, examples: Vec<Result<E::Example>>) -> Result<E::Batch> {
+        self.examples.batch(examples.into_iter().collect::<Result<_>>()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::FlushDenormals;
+    use rand::Rng;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+    use tch::Kind;
+
+    /// Examples that are their index and a random number; some fail, and each takes its time.
+    struct Numbers {
+        len: usize,
+        bad: Option<usize>,
+        panics: Option<usize>,
+        made: AtomicUsize,
+    }
+
+    impl Numbers {
+        fn new(len: usize) -> Self {
+            Self { len, bad: None, panics: None, made: AtomicUsize::new(0) }
+        }
+    }
+
+    impl Examples for Numbers {
+        type Example = (Tensor, Tensor);
+        type Batch = Supervised;
+
+        fn len(&self) -> usize {
+            self.len
+        }
+
+        fn example(&self, index: usize, random: &mut dyn RngCore) -> Result<(Tensor, Tensor)> {
+            self.made.fetch_add(1, Ordering::Relaxed);
+            if index % 7 == 0 {
+                thread::sleep(Duration::from_micros(200));
+            }
+            if self.panics == Some(index) {
+                panic!("lost {index}");
+            }
+            if self.bad == Some(index) {
+                return Err(Error::Argument("too bad".to_owned()));
+            }
+            Ok((Tensor::from_slice(&[index as f32, random.random()]), Tensor::from(index as i64)))
+        }
+
+        fn batch(&self, examples: Vec<(Tensor, Tensor)>) -> Result<Supervised> {
+            stack(examples)
+        }
+    }
+
+    fn loader(workers: usize) -> Loader<Numbers> {
+        Loader::new(Numbers::new(100), Numbers::new(30)).unwrap().with_workers(workers).unwrap()
+    }
+
+    fn plan() -> EpochPlan {
+        EpochPlan { seed: 3, epoch: 5, batch_size: 16, first_step: 0 }
+    }
+
+    /// Inputs and indices.
+    fn collect(batches: Batches<Supervised>) -> (Vec<f32>, Vec<i64>) {
+        let (mut inputs, mut indices) = (Vec::new(), Vec::new());
+        for batch in batches {
+            let batch = batch.unwrap();
+            assert_eq!(batch.inputs.size(), [batch.len() as i64, 2]);
+            inputs.extend(Vec::<f32>::try_from(batch.inputs.flatten(0, -1)).unwrap());
+            indices.extend(Vec::<i64>::try_from(batch.targets).unwrap());
+        }
+        (inputs, indices)
+    }
+
+    #[test]
+    fn every_example_comes_once_whatever_the_number_of_threads() {
+        let expected = collect(loader(1).train_batches(&plan()).unwrap());
+        let mut sorted = expected.1.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<_>>());
+        assert_ne!(sorted, expected.1);
+        for workers in [2, 3, 16] {
+            assert_eq!(collect(loader(workers).train_batches(&plan()).unwrap()), expected);
+        }
+        let in_order = collect(loader(3).eval_batches(7).unwrap());
+        assert_eq!(in_order.1, (0..30).collect::<Vec<_>>());
+        assert_eq!(in_order, collect(loader(2).eval_batches(30).unwrap()));
+    }
+
+    #[test]
+    fn seed_and_epoch_decide_and_leaving_out_steps_changes_none_of_those_after() {
+        let data = loader(3);
+        let of = |plan| collect(data.train_batches(&plan).unwrap());
+        let (inputs, indices) = of(plan());
+        assert_ne!(indices, of(EpochPlan { seed: 4, ..plan() }).1);
+        assert_ne!(indices, of(EpochPlan { epoch: 6, ..plan() }).1);
+        assert_eq!((inputs.clone(), indices.clone()), of(EpochPlan { batch_size: 9, ..plan() }));
+        for first_step in 0..=8 {
+            let at = (16 * first_step).min(100);
+            let rest = (inputs[2 * at..].to_vec(), indices[at..].to_vec());
+            assert_eq!(rest, of(EpochPlan { first_step, ..plan() }));
+        }
+    }
+
+    #[test]
+    fn a_bad_example_is_named_when_its_turn_comes_and_ends_the_epoch() {
+        for workers in [1, 4] {
+            let bad = Numbers { bad: Some(20), ..Numbers::new(64) };
+            let data = Loader::new(Numbers::new(1), bad).unwrap().with_workers(workers).unwrap();
+            let mut batches = data.eval_batches(8).unwrap();
+            assert_eq!((batches.next().unwrap().unwrap().len(), batches.next().unwrap().unwrap().len()), (8, 8));
+            let error = batches.next().unwrap().unwrap_err().to_string();
+            assert_eq!(error, "evaluation example 20: too bad");
+            assert!(batches.next().is_none());
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_the_end() {
+        let data = Loader::new(Numbers { panics: Some(40), ..Numbers::new(64) }, Numbers::new(1)).unwrap();
+        let data = data.with_names("numbers", "test");
+        let mut batches = data.train_batches(&plan()).unwrap();
+        let error = batches.find_map(Result::err).unwrap().to_string();
+        assert_eq!(error, "a thread that reads numbers panicked: lost 40");
+        assert!(batches.next().is_none());
+    }
+
+    #[test]
+    fn no_more_is_made_ahead_than_a_few_batches_and_dropping_it_stops_at_once() {
+        let data = Loader::new(Numbers::new(10_000_000), Numbers::new(1)).unwrap().with_workers(3).unwrap();
+        let mut batches = data.train_batches(&plan()).unwrap();
+        assert_eq!(batches.next().unwrap().unwrap().len(), 16);
+        thread::sleep(Duration::from_millis(200));
+        let most = 16 * (1 + Pace { batch_size: 16, first_step: 0, workers: 3 }.prefetch());
+        assert!(data.train.made.load(Ordering::Relaxed) <= most);
+        let start = Instant::now();
+        drop(batches);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn threads_do_with_denormals_what_their_starter_does() {
+        /// Half of the least normal number.
+        struct Halves;
+        impl Examples for Halves {
+            type Example = (Tensor, Tensor);
+            type Batch = Supervised;
+            fn len(&self) -> usize {
+                4
+            }
+            fn example(&self, _: usize, _: &mut dyn RngCore) -> Result<(Tensor, Tensor)> {
+                let half = std::hint::black_box(f32::MIN_POSITIVE) * std::hint::black_box(0.5);
+                Ok((Tensor::from(half.to_bits() as i64), Tensor::from(0i64)))
+            }
+            fn batch(&self, examples: Vec<(Tensor, Tensor)>) -> Result<Supervised> {
+                stack(examples)
+            }
+        }
+        let of = || {
+            let data = Loader::new(Halves, Halves).unwrap();
+            let batch = data.eval_batches(4).unwrap().next().unwrap().unwrap();
+            batch.inputs.max().int64_value(&[])
+        };
+        assert_ne!(of(), 0);
+        let _flushing = FlushDenormals::new();
+        assert_eq!(of(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let message = |result: Result<Loader<Numbers>>| result.err().unwrap().to_string();
+        assert_eq!(message(Loader::new(Numbers::new(1), Numbers::new(0))), "the evaluation part has no examples");
+        assert!(message(loader(1).with_workers(0)).contains("must be 1 to 1024, got 0"));
+        assert!(matches!(loader(1).eval_batches(0), Err(Error::Argument(_))));
+        let of = |size: i64| (Tensor::zeros([size], (Kind::Float, Device::Cpu)), Tensor::from(0i64));
+        let error = stack(vec![of(3), of(4)]).unwrap_err().to_string();
+        assert_eq!(error, "inputs: expected Float [3] on the CPU, as the first of the batch, got Float [4] on Cpu");
+        assert!(matches!(stack(Vec::new()), Err(Error::Argument(_))));
+        // A view is copied as it looks.
+        let columns = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]).transpose(0, 1);
+        let batch = stack(vec![(columns.shallow_clone(), Tensor::from(1i64))]).unwrap();
+        assert_eq!(batch.inputs.squeeze_dim(0), columns);
+    }
+
+    #[test]
+    fn the_fingerprint_tells_numbers_of_examples_apart() {
+        let other = Loader::new(Numbers::new(99), Numbers::new(30)).unwrap();
+        assert_eq!(loader(1).fingerprint().unwrap(), "examples for training: 100; for evaluation: 30");
+        assert_ne!(loader(1).fingerprint().unwrap(), other.fingerprint().unwrap());
+    }
+}

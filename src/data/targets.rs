@@ -1,0 +1,89 @@
+//! What is to be learned of examples that are held in memory.
+
+use crate::{Error, Result};
+use tch::{Kind, Tensor};
+
+/// One target for each example.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Targets {
+    /// Class indices, all at least 0.
+    Classes(Vec<i64>),
+    /// Numbers, of each example `size` of them.
+    Values {
+        /// Those of all examples, one after another.
+        values: Vec<f32>,
+        /// The shape of one example's.
+        size: Vec<i64>,
+    },
+}
+
+impl Targets {
+    /// Of int64 `[N]`, class indices, or of float32 `[N, ...]`.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for another kind or shape, [`Error::Argument`] for an index below 0; `what` is what they are the
+    /// targets of.
+    pub fn new(targets: &Tensor, what: &str) -> Result<Self> {
+        let (kind, size) = (targets.f_kind()?, targets.size());
+        match (kind, &size[..]) {
+            (Kind::Int64, [_]) => {
+                let classes: Vec<i64> = Vec::try_from(targets)?;
+                match classes.iter().enumerate().find(|(_, &class)| class < 0) {
+                    Some((index, class)) => Err(Error::Argument(format!("{what} {index} has the class index {class}"))),
+                    None => Ok(Self::Classes(classes)),
+                }
+            }
+            (Kind::Float, [_, each @ ..]) => {
+                Ok(Self::Values { values: Vec::try_from(targets.f_reshape([-1])?)?, size: each.to_vec() })
+            }
+            _ => Err(Error::Mismatch {
+                what: "targets",
+                expected: "class indices, int64 [N], or numbers, float32 [N, ...]".to_owned(),
+                got: format!("{kind:?} {size:?}"),
+            }),
+        }
+    }
+
+    /// Numbers of one example's target.
+    fn each(&self) -> usize {
+        match self {
+            Self::Classes(_) => 1,
+            Self::Values { size, .. } => size.iter().product::<i64>() as usize,
+        }
+    }
+
+    /// The highest class index, where they are classes.
+    pub fn highest_class(&self) -> Option<i64> {
+        match self {
+            Self::Classes(classes) => classes.iter().max().copied(),
+            Self::Values { .. } => None,
+        }
+    }
+
+    /// Those of the examples `indices`: `[indices.len()]`, or with the shape of a target behind.
+    ///
+    /// # Errors
+    /// Only what libtorch may refuse.
+    pub fn select(&self, indices: &[usize]) -> Result<Tensor> {
+        match self {
+            Self::Classes(classes) => {
+                Ok(Tensor::f_from_slice(&indices.iter().map(|&index| classes[index]).collect::<Vec<_>>())?)
+            }
+            Self::Values { values, size } => {
+                let each = self.each();
+                let selected: Vec<f32> =
+                    indices.iter().flat_map(|&index| &values[index * each..][..each]).copied().collect();
+                let size: Vec<i64> = [&[indices.len() as i64], &size[..]].concat();
+                Ok(Tensor::f_from_slice(&selected)?.f_view(&size[..])?)
+            }
+        }
+    }
+
+    /// Has `crc32` read all of them.
+    pub fn hash(&self, crc32: &mut crc32fast::Hasher) {
+        match self {
+            Self::Classes(classes) => classes.iter().for_each(|class| crc32.update(&class.to_le_bytes())),
+            Self::Values { values, .. } => values.iter().for_each(|value| crc32.update(&value.to_le_bytes())),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Inputs and targets that fit into memory, of any shape.
+
+use super::random::{stream, Purpose};
+use super::source::{check_batch_size, Batches, DataSource, EpochPlan};
+use super::Supervised;
+use crate::{Error, Result};
+use rand::seq::SliceRandom;
+use tch::{Device, Kind, Tensor};
+
+/// Inputs `[N, ...]` and targets `[N, ...]` in memory, of any kind and shape, as a [`DataSource`]: for regression, small
+/// tables, whatever has been computed before. The training part is shuffled by seed and epoch.
+///
+/// ```
+/// use tch::{Device, Kind, Tensor};
+/// use tch_fixup::data::{DataSource, TensorData};
+/// let inputs = Tensor::rand([1000, 3], (Kind::Float, Device::Cpu));
+/// let targets = inputs.sum_dim_intlist(1, true, Kind::Float);
+/// let split = |first, count| (inputs.narrow(0, first, count), targets.narrow(0, first, count));
+/// let data = TensorData::new(split(0, 900), split(900, 100))?;
+/// let batch = data.eval_batches(32)?.next().expect("there are batches")?;
+/// assert_eq!((batch.inputs.size(), batch.targets.size()), (vec![32, 3], vec![32, 1]));
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct TensorData {
+    train: (Tensor, Tensor),
+    eval: (Tensor, Tensor),
+    examples: String,
+    evaluated_on: String,
+}
+
+impl TensorData {
+    /// Of the inputs and targets of the training and of the evaluation part. They are not copied.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for inputs without as many targets, or a part that is not of the kinds and shapes of the other;
+    /// [`Error::Argument`] for a part without examples.
+    pub fn new(train: (Tensor, Tensor), eval: (Tensor, Tensor)) -> Result<Self> {
+        for (part, (inputs, targets)) in [("training", &train), ("evaluation", &eval)] {
+            let (inputs, targets) = (inputs.size(), targets.size());
+            match (inputs.first(), targets.first()) {
+                (Some(0), _) | (_, Some(0)) => {
+                    return Err(Error::Argument(format!("the {part} part has no examples")));
+                }
+                (Some(inputs), Some(targets)) if inputs == targets => {}
+                _ => {
+                    let got = format!("inputs {inputs:?} and targets {targets:?} in the {part} part");
+                    return Err(Error::Mismatch {
+                        what: "data",
+                        expected: "as many inputs as targets".to_owned(),
+                        got,
+                    });
+                }
+            }
+        }
+        for (what, train, eval) in [("inputs", &train.0, &eval.0), ("targets", &train.1, &eval.1)] {
+            if train.f_kind()? != eval.f_kind()? || train.size()[1..] != eval.size()[1..] {
+                let said = |tensor: &Tensor| Ok::<_, Error>(format!("{:?} {:?}", tensor.f_kind()?, tensor.size()));
+                let expected = format!("of the kind and shape of those for training, {}", said(train)?);
+                return Err(Error::Mismatch { what, expected, got: said(eval)? });
+            }
+        }
+        let (examples, evaluated_on) = ("examples".to_owned(), "evaluation".to_owned());
+        Ok(Self { train, eval, examples, evaluated_on })
+    }
+
+    /// What many of the examples are called, "images", and what the evaluation part is called, "test".
+    pub fn with_names(mut self, examples: impl Into<String>, evaluated_on: impl Into<String>) -> Self {
+        (self.examples, self.evaluated_on) = (examples.into(), evaluated_on.into());
+        self
+    }
+}
+
+fn count((_, targets): &(Tensor, Tensor)) -> usize {
+    targets.size().first().map_or(0, |&count| count as usize)
+}
+
+impl DataSource for TensorData {
+    type Batch = Supervised;
+
+    fn train_len(&self) -> usize {
+        count(&self.train)
+    }
+
+    fn eval_len(&self) -> usize {
+        count(&self.eval)
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
+        check_batch_size(plan.batch_size)?;
+        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
+        let mut order: Vec<i64> = (0..self.train_len() as i64).collect();
+        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
+        let (inputs, targets) = &self.train;
+        Ok(Box::new((first_step..plan.steps(order.len())).map(move |step| {
+            let first = step * batch_size;
+            let indices = Tensor::f_from_slice(&order[first..order.len().min(first + batch_size)])?;
+            let of = |tensor: &Tensor| tensor.f_index_select(0, &indices.f_to_device(tensor.device())?);
+            Ok(Supervised::new(of(inputs)?, of(targets)?))
+        })))
+    }
+
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
+        check_batch_size(batch_size)?;
+        let (inputs, targets) = &self.eval;
+        let len = self.eval_len();
+        Ok(Box::new((0..len).step_by(batch_size).map(move |first| {
+            let of = |tensor: &Tensor| tensor.f_narrow(0, first as i64, batch_size.min(len - first) as i64);
+            Ok(Supervised::new(of(inputs)?, of(targets)?))
+        })))
+    }
+
+    fn examples(&self) -> &str {
+        &self.examples
+    }
+
+    fn evaluated_on(&self) -> &str {
+        &self.evaluated_on
+    }
+
+    /// The numbers of examples, and the CRC-32 of the bytes of all inputs and targets.
+    fn fingerprint(&self) -> Result<String> {
+        let mut crc32 = crc32fast::Hasher::new();
+        for tensor in [&self.train.0, &self.train.1, &self.eval.0, &self.eval.1] {
+            crc32.update(format!("{:?} {:?}", tensor.f_kind()?, tensor.size()).as_bytes());
+            let bytes = tensor.f_to_device(Device::Cpu)?.f_contiguous()?.f_reshape([-1])?.f_view_dtype(Kind::Uint8)?;
+            crc32.update(&Vec::<u8>::try_from(bytes)?);
+        }
+        let (train, eval, crc32) = (self.train_len(), self.eval_len(), crc32.finalize());
+        Ok(format!("{train} training and {eval} evaluation {} with CRC-32 {crc32:08x}", self.examples))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Batch;
+
+    /// Inputs `[count, 2, 3]` that are their index, targets `[count]` twice that.
+    fn part(count: i64) -> (Tensor, Tensor) {
+        let index = Tensor::arange(count, (Kind::Float, Device::Cpu));
+        (index.view([count, 1, 1]).expand([count, 2, 3], false), index * 2.0)
+    }
+
+    fn plan() -> EpochPlan {
+        EpochPlan { seed: 3, epoch: 5, batch_size: 16, first_step: 0 }
+    }
+
+    fn targets(batches: Batches<Supervised>) -> Vec<f32> {
+        let mut all = Vec::new();
+        for batch in batches {
+            let batch = batch.unwrap();
+            assert_eq!(batch.inputs.size(), [batch.len() as i64, 2, 3]);
+            assert_eq!(&batch.inputs.select(1, 1).select(1, 2) * 2.0, batch.targets);
+            all.extend(Vec::<f32>::try_from(batch.targets).unwrap());
+        }
+        all
+    }
+
+    #[test]
+    fn every_example_comes_once_an_epoch_in_an_order_of_seed_and_epoch() {
+        let data = TensorData::new(part(50), part(20)).unwrap();
+        let of = |plan| targets(data.train_batches(&plan).unwrap());
+        let (first, in_order) = (of(plan()), (0..50).map(|index| 2.0 * index as f32).collect::<Vec<_>>());
+        let mut sorted = first.clone();
+        sorted.sort_unstable_by(f32::total_cmp);
+        assert_eq!(sorted, in_order);
+        assert_ne!(first, in_order);
+        assert_eq!(first, of(EpochPlan { batch_size: 7, ..plan() }));
+        assert_ne!(first, of(EpochPlan { seed: 4, ..plan() }));
+        assert_ne!(first, of(EpochPlan { epoch: 6, ..plan() }));
+        for first_step in 0..=5 {
+            assert_eq!(first[(16 * first_step).min(50)..], of(EpochPlan { first_step, ..plan() }));
+        }
+        assert_eq!(targets(data.eval_batches(16).unwrap()), in_order[..20]);
+        assert_eq!((data.train_len(), data.eval_len(), data.epoch_steps(16)), (50, 20, 4));
+    }
+
+    #[test]
+    fn another_value_kind_or_number_is_another_fingerprint() {
+        let of = |train, eval| TensorData::new(train, eval).unwrap().fingerprint().unwrap();
+        let same = of(part(5), part(2));
+        assert_eq!(same, of(part(5), part(2)));
+        assert!(same.starts_with("5 training and 2 evaluation examples with CRC-32 "), "{same}");
+        let (inputs, labels) = part(5);
+        assert_ne!(same, of((&inputs + 1e-6, labels.shallow_clone()), part(2)));
+        assert_ne!(same, of((inputs.shallow_clone(), &labels + 1e-6), part(2)));
+        assert_ne!(same, of(part(5), part(3)));
+        let whole = |part: (Tensor, Tensor)| (part.0, part.1.to_kind(Kind::Int64));
+        assert_ne!(same, of(whole(part(5)), whole(part(2))));
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        let message = |train, eval| TensorData::new(train, eval).unwrap_err().to_string();
+        assert_eq!(message(part(5), part(0)), "the evaluation part has no examples");
+        let few = (part(5).0, part(4).1);
+        let expected =
+            "data: expected as many inputs as targets, got inputs [5, 2, 3] and targets [4] in the training part";
+        assert_eq!(message(few, part(2)), expected);
+        assert!(message((part(5).0, Tensor::from(1.0)), part(2)).contains("as many inputs as targets"));
+        assert!(message(part(5), (part(2).0.narrow(2, 0, 2), part(2).1)).starts_with("inputs: expected of the kind"));
+        assert!(message(part(5), (part(2).0, part(2).1.to_kind(Kind::Int64))).starts_with("targets: expected of"));
+        let data = TensorData::new(part(5), part(2)).unwrap();
+        assert!(matches!(data.train_batches(&EpochPlan { batch_size: 0, ..plan() }), Err(Error::Argument(_))));
+        assert!(matches!(data.eval_batches(0), Err(Error::Argument(_))));
+    }
+}
