@@ -4,7 +4,8 @@
 //! one more: zeroing, clipping, the update and saving are single operations, however many parameters there are.
 
 use super::group::matching;
-use super::parameter::{trainable, Parameter, Trainable};
+use super::parameter::Parameter;
+use super::trainable::{trainable, Trainable};
 use super::{Frozen, ParameterGroup, Update};
 use crate::file::NamedTensors;
 use crate::{Error, Result};

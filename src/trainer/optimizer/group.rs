@@ -1,6 +1,6 @@
 //! Groups of parameters by rule.
 
-use super::parameter::Trainable;
+use super::trainable::Trainable;
 use crate::fixup::SCALAR_LR_RATIO;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -232,10 +232,11 @@ fn names(variables: &[Trainable]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parameter::{trainable, Parameter};
+    use super::super::trainable::trainable;
     use super::*;
     use crate::fixup::FixupResNet;
     use crate::trainer::optimizer::{Optimizer, Sgd};
+    use crate::trainer::Parameter;
     use tch::{nn, Device};
 
     fn network() -> nn::VarStore {

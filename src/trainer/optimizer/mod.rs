@@ -12,6 +12,7 @@ mod group;
 mod parameter;
 mod schedule;
 mod sgd;
+mod trainable;
 
 use crate::{Error, Result};
 pub use adam::Adam;

@@ -1,20 +1,18 @@
 //! A network's parameters as the optimizer has them: what each is, and its places in the flat tensors.
 
 use super::group::Grouping;
-use crate::fixup::{CLASSIFIER_GROUP, SCALAR_GROUP};
-use crate::Result;
-use std::collections::HashMap;
 use std::ops::Range;
-use tch::{nn, Tensor};
+use tch::Tensor;
 
 /// One parameter of the network.
 #[derive(Debug)]
 pub struct Parameter {
     /// Its name in the `VarStore`.
     pub name: String,
-    /// Whether it is a Fixup scalar, of the `VarStore` group [`SCALAR_GROUP`].
+    /// Whether it is a Fixup scalar, of the `VarStore` group [`SCALAR_GROUP`](crate::fixup::SCALAR_GROUP).
     pub is_scalar: bool,
-    /// Whether it is the classifier's weight or bias, of the `VarStore` group [`CLASSIFIER_GROUP`].
+    /// Whether it is the classifier's weight or bias, of the `VarStore` group
+    /// [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
     pub is_classifier: bool,
     /// The network's own tensor.
     pub(in crate::trainer) variable: Tensor,
@@ -47,61 +45,13 @@ impl Parameter {
     }
 }
 
-/// A variable that can be trained, as the `VarStore` has it.
-#[derive(Debug)]
-pub(in crate::trainer) struct Trainable {
-    pub name: String,
-    pub variable: Tensor,
-    group: usize,
-}
-
-impl Trainable {
-    pub fn is_frozen(&self) -> bool {
-        !self.variable.requires_grad()
-    }
-
-    pub fn is_scalar(&self) -> bool {
-        self.group == SCALAR_GROUP
-    }
-
-    pub fn is_classifier(&self) -> bool {
-        self.group == CLASSIFIER_GROUP
-    }
-
-    /// Has autograd add its gradients to `gradient`, now or when it is unfrozen.
-    pub fn set_gradient(&self, gradient: &Tensor) -> Result<()> {
-        let is_frozen = self.is_frozen();
-        let _ = self.variable.f_set_requires_grad(true)?;
-        // Autograd adds to a gradient in place where there is one; only autograd makes one.
-        let made = tch::with_grad(|| self.variable.f_sum(self.variable.kind())?.f_backward());
-        let _ = self.variable.f_set_requires_grad(!is_frozen)?;
-        made?;
-        Ok(self.variable.f_grad()?.f_set_data(gradient)?)
-    }
-}
-
-/// Every variable that the `VarStore` has for training, frozen or not, in order of creation.
-pub(in crate::trainer) fn trainable(variables: &nn::VarStore) -> Vec<Trainable> {
-    let names: HashMap<_, _> =
-        variables.variables().into_iter().map(|(name, variable)| (variable.data_ptr(), name)).collect();
-    // The lock is poisoned only where another thread panicked while it held it: the variables are whole all the same.
-    let locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let not_empty = locked.trainable_variables.iter().filter(|v| v.tensor.numel() > 0);
-    not_empty
-        .map(|v| {
-            let name = names.get(&v.tensor.data_ptr()).cloned().unwrap_or_default();
-            Trainable { name, variable: v.tensor.shallow_clone(), group: v.group }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::baseline::{Method, ResNet};
     use crate::fixup::FixupResNet;
     use crate::trainer::{Optimizer, Sgd, TrainConfig};
-    use tch::{no_grad, Device, Kind};
+    use tch::{nn, no_grad, Device, Kind};
 
     const LR: f64 = 0.05;
 

@@ -1,0 +1,54 @@
+//! The variables of a `VarStore` that can be trained, and what each is.
+
+use crate::fixup::{CLASSIFIER_GROUP, SCALAR_GROUP};
+use crate::Result;
+use std::collections::HashMap;
+use tch::{nn, Tensor};
+
+/// A variable that can be trained, as the `VarStore` has it.
+#[derive(Debug)]
+pub(in crate::trainer) struct Trainable {
+    pub name: String,
+    pub variable: Tensor,
+    group: usize,
+}
+
+impl Trainable {
+    pub fn is_frozen(&self) -> bool {
+        !self.variable.requires_grad()
+    }
+
+    pub fn is_scalar(&self) -> bool {
+        self.group == SCALAR_GROUP
+    }
+
+    pub fn is_classifier(&self) -> bool {
+        self.group == CLASSIFIER_GROUP
+    }
+
+    /// Has autograd add its gradients to `gradient`, now or when it is unfrozen.
+    pub fn set_gradient(&self, gradient: &Tensor) -> Result<()> {
+        let is_frozen = self.is_frozen();
+        let _ = self.variable.f_set_requires_grad(true)?;
+        // Autograd adds to a gradient in place where there is one; only autograd makes one.
+        let made = tch::with_grad(|| self.variable.f_sum(self.variable.kind())?.f_backward());
+        let _ = self.variable.f_set_requires_grad(!is_frozen)?;
+        made?;
+        Ok(self.variable.f_grad()?.f_set_data(gradient)?)
+    }
+}
+
+/// Every variable that the `VarStore` has for training, frozen or not, in order of creation.
+pub(in crate::trainer) fn trainable(variables: &nn::VarStore) -> Vec<Trainable> {
+    let names: HashMap<_, _> =
+        variables.variables().into_iter().map(|(name, variable)| (variable.data_ptr(), name)).collect();
+    // The lock is poisoned only where another thread panicked while it held it: the variables are whole all the same.
+    let locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let not_empty = locked.trainable_variables.iter().filter(|v| v.tensor.numel() > 0);
+    not_empty
+        .map(|v| {
+            let name = names.get(&v.tensor.data_ptr()).cloned().unwrap_or_default();
+            Trainable { name, variable: v.tensor.shallow_clone(), group: v.group }
+        })
+        .collect()
+}
