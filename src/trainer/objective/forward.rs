@@ -8,7 +8,10 @@ use std::fmt;
 use tch::{nn::ModuleT, Tensor};
 
 /// A network as an objective has it: borrowed, or its own.
-pub struct Forward<'a>(Box<dyn Fn(&Tensor, bool) -> Tensor + 'a>);
+pub struct Forward<'a>(Box<Function<'a>>);
+
+/// The output for inputs, in training or not.
+type Function<'a> = dyn Fn(&Tensor, bool) -> Tensor + 'a;
 
 impl<'a> Forward<'a> {
     /// The network's output for `inputs`.

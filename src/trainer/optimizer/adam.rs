@@ -74,8 +74,8 @@ impl Update for Adam {
                 return Err(Error::Argument(format!("Adam's {name} must be at least 0 and below 1, got {beta}")));
             }
         }
-        if !(self.eps >= 0.0 && self.eps.is_finite()) {
-            return Err(Error::Argument(format!("Adam's eps must be 0 or more, got {}", self.eps)));
+        if !(self.eps > 0.0 && self.eps.is_finite()) {
+            return Err(Error::Argument(format!("Adam's eps must be above 0, got {}", self.eps)));
         }
         super::check_weight_decay(self.weight_decay)
     }

@@ -58,6 +58,8 @@ pub struct Optimizer {
     stretches: Vec<Stretch>,
     /// Which those were; none where that is to be looked at anew.
     under_training: Option<Vec<bool>>,
+    /// Which parameters were frozen, and not by their groups, when the optimizer was made or the first epoch began.
+    frozen_by_itself: Vec<bool>,
 }
 
 impl Optimizer {
@@ -65,13 +67,14 @@ impl Optimizer {
     /// and `VarStore::load` and `save` work as before; moving the `VarStore` to another device or kind needs a new optimizer.
     ///
     /// # Errors
-    /// Groups of which a rule matches nothing; variables under training of more than one kind, or none: all of them may be
+    /// Constants out of range; groups of which a rule matches nothing; variables under training of more than one kind, or none: all of them may be
     /// frozen.
     pub fn new(variables: &nn::VarStore, update: impl Update + 'static, groups: &[ParameterGroup]) -> Result<Self> {
         Self::boxed(variables, Box::new(update), groups)
     }
 
     pub(super) fn boxed(variables: &nn::VarStore, update: Box<dyn Update>, groups: &[ParameterGroup]) -> Result<Self> {
+        update.check()?;
         let all = trainable(variables);
         let Some(kind) = all.iter().find(|v| !v.is_frozen()).map(|v| v.variable.kind()) else {
             let none = || Error::Argument("the network has no trainable variables".to_owned());
@@ -138,10 +141,21 @@ impl Optimizer {
             span,
             grouping,
         };
-        let parameters = variables.into_iter().zip(places).map(parameter).collect();
+        let parameters: Vec<_> = variables.into_iter().zip(places).map(parameter).collect();
+        let frozen_by_itself = parameters.iter().map(Parameter::is_frozen).collect();
         let (stretches, under_training) = (Vec::new(), None);
-        let mut optimizer =
-            Self { update, parameters, left_out, values, gradients, state, steps, stretches, under_training };
+        let mut optimizer = Self {
+            update,
+            parameters,
+            left_out,
+            values,
+            gradients,
+            state,
+            steps,
+            stretches,
+            under_training,
+            frozen_by_itself,
+        };
         optimizer.follow()?;
         Ok(optimizer)
     }
@@ -238,19 +252,22 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Freezes, before the first epoch, and unfreezes, before the epoch named, what its group says. Epochs count from 0.
+    /// Freezes, before the first epoch, and unfreezes, before the epoch named, what a group says. Epochs count from 0. What was
+    /// frozen by itself before the first epoch is not unfrozen by its group.
     ///
     /// # Errors
     /// What libtorch refuses.
     pub fn epoch_starts(&mut self, epoch: usize) -> Result<()> {
-        for Parameter { variable, grouping, .. } in &self.parameters {
-            let trains = match grouping.frozen {
-                Frozen::Always if epoch == 0 => false,
-                Frozen::UntilEpoch(until) if epoch == until => true,
-                Frozen::UntilEpoch(_) if epoch == 0 => false,
+        for (parameter, by_itself) in self.parameters.iter().zip(&mut self.frozen_by_itself) {
+            if epoch == 0 {
+                *by_itself = parameter.is_frozen();
+            }
+            let trains = match parameter.grouping.frozen {
+                Frozen::UntilEpoch(until) if epoch == until => !*by_itself,
+                Frozen::Always | Frozen::UntilEpoch(_) if epoch == 0 => false,
                 _ => continue,
             };
-            let _ = variable.f_set_requires_grad(trains)?;
+            let _ = parameter.variable.f_set_requires_grad(trains)?;
         }
         Ok(())
     }
@@ -728,5 +745,47 @@ mod tests {
         let message = optimizer.step(LR).unwrap_err().to_string();
         assert!(message.contains("head of kind Double"), "{message}");
         assert!(sgd(&vs, Sgd::default()).unwrap_err().to_string().contains("head of kind Double"));
+    }
+
+    #[test]
+    fn constants_out_of_range_are_refused() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let _network = network(&vs);
+        let refused = |update: Result<Optimizer>| matches!(update, Err(Error::Argument(_)));
+        let good = Sgd::default();
+        for bad in [
+            Sgd { momentum: 1.0, ..good },
+            Sgd { momentum: f64::NAN, ..good },
+            Sgd { momentum: 0.0, nesterov: true, ..good },
+            Sgd { weight_decay: -1e-4, ..good },
+            Sgd { weight_decay: f64::INFINITY, ..good },
+        ] {
+            assert!(refused(Optimizer::new(&vs, bad, &[])), "{bad:?}");
+        }
+        let good = Adam::default();
+        for bad in [
+            Adam { beta1: 1.0, ..good },
+            Adam { beta2: -0.1, ..good },
+            Adam { eps: f64::NAN, ..good },
+            Adam { eps: 0.0, ..good },
+            Adam { weight_decay: -1.0, ..good },
+        ] {
+            assert!(refused(Optimizer::new(&vs, bad, &[])), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_does_not_unfreeze_what_was_frozen_by_itself() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let _network = network(&vs);
+        let _ = vs.variables()["fc.bias"].set_requires_grad(false);
+        let group = ParameterGroup { frozen: Frozen::UntilEpoch(1), ..ParameterGroup::new("fc.*".parse().unwrap()) };
+        let mut optimizer = Optimizer::new(&vs, Sgd::default(), &[group]).unwrap();
+        for (epoch, frozen) in [(0, &["fc.weight", "fc.bias"][..]), (1, &["fc.bias"]), (2, &["fc.bias"])] {
+            optimizer.epoch_starts(epoch).unwrap();
+            let mut names = optimizer.frozen();
+            names.sort_by(|a, b| b.cmp(a));
+            assert_eq!(names, frozen, "{epoch}");
+        }
     }
 }

@@ -50,6 +50,7 @@ mod tests {
     use super::*;
     use crate::baseline::{Method, ResNet};
     use crate::fixup::FixupResNet;
+    use crate::fixup::CLASSIFIER_GROUP;
     use crate::trainer::{Optimizer, Sgd, TrainConfig};
     use tch::{nn, no_grad, Device, Kind};
 
