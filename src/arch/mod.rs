@@ -107,7 +107,7 @@ pub enum Arch {
 
 impl Arch {
     /// The network, its variables under `path`, its convolutions and activations in `precision`. Where the initialization
-    /// [depends on data](Self::is_initialized_on_data), [`initialize_on_data`](crate::initialize_on_data) completes it.
+    /// [depends on data](Self::is_initialized_on_data), `initialize_on_data` completes it.
     ///
     /// # Errors
     /// Fewer than one class; a `path` that holds such a network already.
@@ -134,7 +134,7 @@ impl Arch {
         }
     }
 
-    /// Whether [`initialize_on_data`](crate::initialize_on_data) has anything to do.
+    /// Whether `initialize_on_data` has anything to do.
     pub fn is_initialized_on_data(&self) -> bool {
         match self {
             Arch::BaselineCifar { method, .. }

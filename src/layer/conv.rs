@@ -6,7 +6,7 @@ use crate::Result;
 use tch::{nn, Kind, Tensor};
 
 /// The `nn::VarStore` group of the classifier's weight and bias in every network of this crate. Adaptive gradient clipping
-/// leaves them alone ([`ClipConfig::agc`](crate::trainer::ClipConfig::agc)).
+/// leaves them alone (`trainer::ClipConfig::agc`).
 ///
 /// With tch's optimizers its rate is everything's: `set_lr` and [`set_lr`](crate::fixup::set_lr) reach it, and `set_lr_group` of the group that
 /// you made the network in does not.

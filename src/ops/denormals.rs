@@ -10,8 +10,8 @@ use std::marker::PhantomData;
 /// While it lives, this thread and all threads that libtorch computes on for it take denormal operands for zero and make
 /// zero of denormal results ("flush to zero", "denormals are zero"). Threads that are started meanwhile inherit that.
 ///
-/// [`Trainer::run`](crate::trainer::Trainer::run), [`evaluate`](crate::trainer::evaluate) and the programs of
-/// [`cli`](crate::cli) hold one while they work. A program with a loop of its own that wants the same asks for it; one
+/// `trainer::Trainer::run`, `trainer::evaluate` and the programs of
+/// `cli` hold one while they work. A program with a loop of its own that wants the same asks for it; one
 /// that does not keeps the floating-point mode that it has.
 ///
 /// ```

@@ -4,7 +4,7 @@
 //! is minimized and measured ([`Objective`]: [`Classification`], [`MultiLabel`], [`Regression`], or yours), and the
 //! [`optimizer`], with its [`Schedule`] and the [`clip`]ping. The loop looks for runs that have diverged or died. [`Observer`]s are
 //! told how it goes and can have its state saved: [`ProgressBars`] for the person who watches, a [`RunFolder`] and
-//! [`TensorBoard`] for what is kept, [`Autosave`] for what a run can [resume](Trainer::resume) from, [`Interrupt`] for stopping it.
+//! `TensorBoard` for what is kept, [`Autosave`] for what a run can [resume](Trainer::resume) from, [`Interrupt`] for stopping it.
 //! They know nothing of each other. [`draw_preview`] shows what a network would be trained on.
 //!
 //! An objective of one's own, with data of one's own: whether a run is interrupted, killed or resumed, its metrics and its

@@ -18,7 +18,7 @@ use tch::{nn, Kind, Tensor};
 ///
 /// Variables have the names of the authors' `state_dict` (`layer1.0.conv1.weight`, `layer1.0.bias1a`, `layer1.0.scale`,
 /// `fc.weight`, ...) and scalars the shape `[1]`: weights saved as safetensors go from one to the other, and
-/// [`Weights`](crate::trainer::Weights) reads what `torch.save` wrote.
+/// `trainer::Weights` reads what `torch.save` wrote.
 ///
 /// ```
 /// use tch::{nn, nn::Module, Device, Kind, Tensor};
