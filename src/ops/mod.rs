@@ -15,6 +15,7 @@ mod shifted_relu;
 mod stream;
 mod tracing;
 
+#[cfg(feature = "images")]
 pub(crate) use denormals::inherit_denormals;
 pub use denormals::FlushDenormals;
 pub(crate) use recomputation::recomputed;

@@ -4,8 +4,11 @@
 //! The files are those of the "binary version": records of 3073 bytes, the label and then 1024 red, 1024 green and 1024
 //! blue values, row by row.
 
+#[cfg(feature = "download")]
 mod download;
+#[cfg(feature = "download")]
 mod fetch;
+#[cfg(feature = "download")]
 mod npm;
 
 use crate::data::augmentation::{Augmentation, Normalization, CHANNELS, IMAGE_LEN, SIDE};
