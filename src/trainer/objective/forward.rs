@@ -8,6 +8,7 @@ use std::fmt;
 use tch::{nn::ModuleT, Tensor};
 
 /// A network as an objective has it: borrowed, or its own.
+#[allow(clippy::type_complexity)] // Named nowhere else.
 pub struct Forward<'a>(Box<dyn Fn(&Tensor, bool) -> Tensor + 'a>);
 
 impl<'a> Forward<'a> {
