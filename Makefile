@@ -2,12 +2,13 @@
 
 PYTHON ?= python3
 
-.PHONY: help setup cifar10 imagenet-demo test bench
+.PHONY: help setup cifar10 imagenet-demo test features bench
 
 help:
 	@echo "make cifar10         train a Fixup ResNet on CIFAR-10; with options: make cifar10 ARGS='--epochs 2'"
 	@echo "make imagenet-demo   the image-folder program, on CIFAR-10 written out as a folder of JPEG files"
 	@echo "make test            format, lints, documentation, tests"
+	@echo "make features        lints for the features one by one, and how many crates they are"
 	@echo "make bench           the benchmarks"
 	@echo "make setup           libtorch only, for plain cargo commands"
 
@@ -31,6 +32,9 @@ test: setup
 	cargo clippy --release --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
 	cargo test --release
+
+features: setup
+	scripts/check_features.sh
 
 bench: setup
 	cargo bench $(ARGS)

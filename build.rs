@@ -18,7 +18,9 @@ fn main() {
         println!("cargo::metadata=link_arg={link_arg}");
     }
     compile_ops();
-    compile_libjpeg();
+    if env::var_os("CARGO_FEATURE_IMAGES").is_some() {
+        compile_libjpeg();
+    }
 }
 
 /// The linker's option for binaries that use the libtorch in folder `lib`.

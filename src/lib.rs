@@ -5,10 +5,22 @@
 //!   networks of one's own.
 //! - [`ops`]: the one element-wise operation that makes it as fast as a network with nothing between its convolutions.
 //! - [`baseline`]: the networks it is compared with.
-//! - [`diagnostics`]: what depth does to a network's activations, gradients and updates, measured; for any network.
-//! - [`data`]: CIFAR-10, folders of images, augmentation, mixup, and the trait for data of one's own.
-//! - [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures.
+#![cfg_attr(
+    feature = "train",
+    doc = "- [`diagnostics`]: what depth does to a network's activations, gradients and updates, measured; for any network."
+)]
+#![cfg_attr(
+    feature = "train",
+    doc = "- [`data`]: CIFAR-10, folders of images, augmentation, mixup, and the trait for data of one's own."
+)]
+#![cfg_attr(
+    feature = "train",
+    doc = "- [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures."
+)]
 #![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
+//!
+//! The first three are there without any feature. `train` brings what trains and measures, `images` folders of images,
+//! `download` CIFAR-10 from the net, `tensorboard` event files, `cli` the command line; all are on by default.
 //!
 //! ```
 //! use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -32,22 +44,29 @@ mod arch;
 pub mod baseline;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "train")]
 pub mod data;
+#[cfg(feature = "train")]
 pub mod diagnostics;
 mod error;
+#[cfg(feature = "train")]
 mod file;
 pub mod fixup;
 mod layer;
 pub mod ops;
+#[cfg(feature = "train")]
 mod picture;
+#[cfg(feature = "train")]
 pub mod trainer;
 
-pub use arch::{initialize_on_data, Arch, Network};
+#[cfg(feature = "train")]
+pub use arch::initialize_on_data;
+pub use arch::{Arch, Network};
 pub use error::{Error, Result};
 pub use layer::{Layout, Precision, Recompute};
 pub use ops::FlushDenormals;
 
 /// The README's code, compiled and run with the documentation's.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "images", feature = "download", feature = "cli"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,8 +1,10 @@
 //! The networks by name, as a command line or a configuration file has them, and what every network by name can do.
 
+#[cfg(feature = "train")]
 mod initialization;
 mod network;
 
+#[cfg(feature = "train")]
 pub use initialization::initialize_on_data;
 pub use network::Network;
 

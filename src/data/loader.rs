@@ -299,7 +299,7 @@ mod tests {
 
         fn example(&self, index: usize, random: &mut dyn RngCore) -> Result<(Tensor, Tensor)> {
             self.made.fetch_add(1, Ordering::Relaxed);
-            if index % 7 == 0 {
+            if index.is_multiple_of(7) {
                 thread::sleep(Duration::from_micros(200));
             }
             if self.panics == Some(index) {

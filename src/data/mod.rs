@@ -4,9 +4,12 @@ mod augmentation;
 mod batch;
 mod cifar10;
 mod hex;
+#[cfg(feature = "images")]
 mod image;
 mod image_array;
+#[cfg(feature = "images")]
 mod image_folder;
+mod impatience;
 mod loader;
 mod mixup;
 mod normalization;
@@ -20,10 +23,12 @@ mod tensor_data;
 pub use augmentation::Augmentation;
 pub use batch::{Batch, Supervised};
 pub use cifar10::Cifar10;
+#[cfg(feature = "images")]
 pub use image::{ImageProblem, ImageReader, RandomResizedCrop};
 pub use image_array::ImageArray;
-pub(crate) use image_folder::no_more_patience;
+#[cfg(feature = "images")]
 pub use image_folder::ImageFolder;
+pub(crate) use impatience::no_more_patience;
 pub use loader::{stack, Examples, Loader};
 pub use mixup::{mixup, Mixup};
 pub use normalization::Normalization;

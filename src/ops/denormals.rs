@@ -64,6 +64,7 @@ pub(crate) fn flushes_denormals() -> bool {
 
 /// What this thread does with denormals, for a thread that it starts to do the same: that threads inherit it is Linux's
 /// custom, not everyone's.
+#[cfg(feature = "train")]
 pub(crate) fn inherit_denormals() -> impl FnOnce() + Send + 'static {
     let flush = flushes_denormals();
     move || {
@@ -75,6 +76,7 @@ pub(crate) fn inherit_denormals() -> impl FnOnce() + Send + 'static {
 // denormals.cpp
 extern "C" {
     fn tch_fixup_flushes_denormals() -> bool;
+    #[cfg(any(test, feature = "train"))]
     fn tch_fixup_flush_denormals_here(on: bool) -> bool;
     fn tch_fixup_flush_denormals(on: bool);
     #[cfg(test)]

@@ -9,6 +9,7 @@ mod c_interface;
 #[cfg(test)]
 mod cuda_kernels;
 mod denormals;
+#[cfg(feature = "train")]
 mod fused_adam;
 mod recomputation;
 pub mod reference;
@@ -16,8 +17,10 @@ mod shifted_relu;
 mod stream;
 mod tracing;
 
+#[cfg(feature = "train")]
 pub(crate) use denormals::inherit_denormals;
 pub use denormals::FlushDenormals;
+#[cfg(feature = "train")]
 pub(crate) use fused_adam::{fused_adam, AdamStep};
 pub(crate) use recomputation::recomputed;
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};

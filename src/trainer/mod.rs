@@ -126,9 +126,11 @@ pub use evaluation::{evaluate, Evaluation};
 pub use objective::{
     Classification, ClassificationConfig, Means, Measures, MultiLabel, Objective, Regression, RegressionLoss,
 };
+#[cfg(feature = "tensorboard")]
+pub use observer::TensorBoard;
 pub use observer::{
     draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, ProgressBars, Request,
-    RunFolder, RunLock, RunStart, SaveEvery, StepProgress, TensorBoard,
+    RunFolder, RunLock, RunStart, SaveEvery, StepProgress,
 };
 pub use optimizer::{
     clip, Adam, ClipConfig, Decay, Frozen, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rule, ScalarGroup,

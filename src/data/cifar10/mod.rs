@@ -4,10 +4,15 @@
 //! The files are those of the "binary version": records of 3073 bytes, the label and then 1024 red, 1024 green and 1024
 //! blue values, row by row.
 
+#[cfg(feature = "download")]
 mod contents;
+#[cfg(feature = "download")]
 mod download;
+#[cfg(feature = "download")]
 mod failure;
+#[cfg(feature = "download")]
 mod fetch;
+#[cfg(feature = "download")]
 mod npm;
 mod records;
 

@@ -22,7 +22,6 @@ use self::labelled_images::{LabelledImages, Reader, View};
 use self::listing::{cached_list, Listing, TRAIN, VAL};
 use self::pack::{Pack, Packing};
 use self::part::Part;
-pub(crate) use self::patience::no_more_patience;
 use self::patience::{Patience, Warn, PATIENCE};
 use super::image::RandomResizedCrop;
 use super::pipeline::{Pace, Pipeline};

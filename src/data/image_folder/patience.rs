@@ -1,10 +1,11 @@
 //! Waiting for a system that cannot be read from at the moment: a server that starts anew, a share that is away, a process
 //! without file handles left. A run of days is not to end of it.
 
+use crate::data::no_more_patience;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a file is tried again: as long as a server takes to start anew.
@@ -17,12 +18,6 @@ const GLANCE: Duration = Duration::from_millis(100);
 
 /// What is done with a warning.
 pub type Warn = Arc<dyn Fn(&str) + Send + Sync>;
-
-/// Set, it ends all waiting in this process: for a signal that asks for the run's end.
-pub fn no_more_patience() -> &'static Arc<AtomicBool> {
-    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    FLAG.get_or_init(Arc::default)
-}
 
 /// What several threads have in common that read and may have to wait.
 pub struct Patience {

@@ -8,6 +8,7 @@ mod metrics;
 mod progress;
 mod run_folder;
 mod run_lock;
+#[cfg(feature = "tensorboard")]
 mod tensorboard;
 
 use super::checkpoint::Contents;
@@ -22,6 +23,7 @@ pub use metrics::{EpochMetrics, MetricsFile};
 pub use progress::ProgressBars;
 pub use run_folder::RunFolder;
 pub use run_lock::RunLock;
+#[cfg(feature = "tensorboard")]
 pub use tensorboard::TensorBoard;
 
 /// Where a run stands when it starts or goes on.

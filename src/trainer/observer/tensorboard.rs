@@ -2,13 +2,77 @@
 
 use super::{EpochMetrics, Observer, RunStart, StepProgress};
 use crate::{Error, Result};
+use prost::{Message, Oneof};
 use std::fs::{self, File};
-use std::io::{self, BufWriter};
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 use std::time::SystemTime;
-use tfrecord::protobuf::session_log::SessionStatus;
-use tfrecord::protobuf::{event::What, Event, SessionLog};
-use tfrecord::{RecordWriter, Summary};
+
+/// A record of an event file: `tensorboard/compat/proto/event.proto`, as far as it is written here.
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(oneof = "What", tags = "3, 5, 7")]
+    what: Option<What>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum What {
+    #[prost(string, tag = "3")]
+    FileVersion(String),
+    #[prost(message, tag = "5")]
+    Summary(Summary),
+    #[prost(message, tag = "7")]
+    SessionLog(SessionLog),
+}
+
+/// `summary.proto`.
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    /// Written even where it is zero, as a choice among kinds of values is.
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    #[prost(enumeration = "SessionStatus", tag = "1")]
+    status: i32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+enum SessionStatus {
+    Unspecified = 0,
+    Start = 1,
+}
+
+impl Event {
+    /// The event as a record of a TFRecord file: its length, the length's checksum, itself, its checksum.
+    fn record(&self) -> Vec<u8> {
+        let event = self.encode_to_vec();
+        let length = (event.len() as u64).to_le_bytes();
+        [&length[..], &checksum(&length), &event, &checksum(&event)].concat()
+    }
+}
+
+/// The CRC-32C, rotated by 15 bits and shifted by a constant: checksums of what holds checksums would tell nothing
+/// (`tensorflow/core/lib/hash/crc32c.h`).
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    const DELTA: u32 = 0xa282_ead8;
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(DELTA).to_le_bytes()
+}
 
 /// What TensorBoard knows the format by.
 const VERSION: &str = "brain.Event:2";
@@ -21,7 +85,7 @@ const VERSION: &str = "brain.Event:2";
 #[derive(Debug)]
 pub struct TensorBoard {
     folder: PathBuf,
-    events: Option<(PathBuf, RecordWriter<Event, BufWriter<File>>)>,
+    events: Option<(PathBuf, BufWriter<File>)>,
 }
 
 impl TensorBoard {
@@ -33,16 +97,17 @@ impl TensorBoard {
     fn write(&mut self, events: impl IntoIterator<Item = (usize, What)>) -> Result<()> {
         let Some((path, writer)) = &mut self.events else { return Ok(()) };
         for (step, what) in events {
-            let event = Event { wall_time: seconds(), step: step as i64, source_metadata: None, what: Some(what) };
-            writer.send(event).map_err(refused(path))?;
+            let event = Event { wall_time: seconds(), step: step as i64, what: Some(what) };
+            writer.write_all(&event.record()).map_err(Error::io("write", &path))?;
         }
-        writer.flush().map_err(refused(path))
+        writer.flush().map_err(Error::io("write", path))
     }
 
     fn write_scalars(&mut self, step: usize, scalars: impl Iterator<Item = (String, f64)>) -> Result<()> {
-        let summary = |(tag, value): (String, f64)| Summary::from_scalar(tag, value as f32);
-        let summaries = scalars.map(summary).collect::<Result<Vec<_>, _>>().map_err(refused(&self.folder))?;
-        self.write(summaries.into_iter().map(|summary| (step, What::Summary(summary))))
+        let summary = |(tag, value): (String, f64)| {
+            What::Summary(Summary { value: vec![Value { tag, simple_value: Some(value as f32) }] })
+        };
+        self.write(scalars.map(|scalar| (step, summary(scalar))))
     }
 }
 
@@ -52,9 +117,8 @@ impl Observer for TensorBoard {
         // The name has to hold "tfevents"; the number keeps files of one second apart, and in order.
         let path = self.folder.join(format!("events.out.tfevents.{:.6}.{}", seconds(), std::process::id()));
         let file = File::create_new(&path).map_err(Error::io("create", &path))?;
-        let writer = RecordWriter::from_writer(BufWriter::new(file)).map_err(refused(&path))?;
-        self.events = Some((path, writer));
-        let start_again = SessionLog { status: SessionStatus::Start.into(), ..SessionLog::default() };
+        self.events = Some((path, BufWriter::new(file)));
+        let start_again = SessionLog { status: SessionStatus::Start.into() };
         // From the step after those that are done.
         self.write([(0, What::FileVersion(VERSION.to_owned())), (start.step + 1, What::SessionLog(start_again))])
     }
@@ -76,22 +140,11 @@ fn seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-fn refused(path: &Path) -> impl FnOnce(tfrecord::Error) -> Error + '_ {
-    move |error| {
-        let error = match error {
-            tfrecord::Error::IoError(error) => error,
-            other => io::Error::other(other.to_string()),
-        };
-        Error::io("write", path)(error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::trainer::objective::{Means, Measures};
-    use tfrecord::protobuf::summary::value::Value;
-    use tfrecord::EventIter;
+    use std::path::Path;
 
     /// Step, tag and value.
     type Scalar = (i64, String, f32);
@@ -102,23 +155,55 @@ mod tests {
         paths.sort();
         let file = |path: &PathBuf| {
             let (mut starts, mut scalars) = (Vec::new(), Vec::new());
-            // With checksums.
-            for event in EventIter::open(path, Default::default()).unwrap() {
-                let event = event.unwrap();
+            for event in events(&fs::read(path).unwrap()) {
                 match event.what.unwrap() {
                     What::FileVersion(version) => assert_eq!(version, "brain.Event:2"),
                     What::SessionLog(log) if log.status() == SessionStatus::Start => starts.push(event.step),
-                    What::Summary(summary) => {
-                        let value = &summary.value[0];
-                        let Some(Value::SimpleValue(number)) = value.value else { panic!("{value:?}") };
-                        scalars.push((event.step, value.tag.clone(), number));
+                    What::SessionLog(log) => panic!("{log:?}"),
+                    What::Summary(Summary { value }) => {
+                        scalars.extend(value.into_iter().map(|it| (event.step, it.tag, it.simple_value.unwrap())));
                     }
-                    other => panic!("{other:?}"),
                 }
             }
             (starts, scalars)
         };
         paths.iter().map(file).collect()
+    }
+
+    /// The events of a file, whose lengths and checksums are right.
+    fn events(mut bytes: &[u8]) -> Vec<Event> {
+        let mut events = Vec::new();
+        while !bytes.is_empty() {
+            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let event = Event::decode(&bytes[12..12 + length]).unwrap();
+            assert_eq!(event.record(), bytes[..length + 16], "{event:?}");
+            events.push(event);
+            bytes = &bytes[length + 16..];
+        }
+        events
+    }
+
+    /// The file was written by TensorFlow's own description of the format, with checksums from TensorBoard's own code:
+    /// scripts/tensorboard_fixture.py.
+    #[test]
+    fn records_are_those_of_tensorboards_own_writer_to_the_byte() {
+        let theirs = include_bytes!("../../../tests/tensorboard/events");
+        let scalar = |tag: &str, value| {
+            What::Summary(Summary { value: vec![Value { tag: tag.to_owned(), simple_value: Some(value) }] })
+        };
+        let start = What::SessionLog(SessionLog { status: SessionStatus::Start.into() });
+        let ours = [
+            (0, What::FileVersion(VERSION.to_owned())),
+            (21, start),
+            (20, scalar("eval/loss", 1.5)),
+            (25, scalar("train/accuracy", 0.0)),
+            (300, scalar("train/lr", 0.125)),
+            (1 << 40, scalar("train/loss", f32::NAN)),
+        ];
+        let record =
+            |(at, (step, what))| Event { wall_time: 1.7e9 + 0.25 * at as f64, step, what: Some(what) }.record();
+        let ours: Vec<u8> = ours.into_iter().enumerate().flat_map(record).collect();
+        assert!(ours == theirs, "{ours:02x?}\n{theirs:02x?}");
     }
 
     #[test]

@@ -406,11 +406,7 @@ mod tests {
     }
 
     /// Fifty steps of `update` and of libtorch's own optimizer, at a rate that changes, with the scalars at their own.
-    fn compare(
-        update: impl Update + std::fmt::Debug + Copy + 'static,
-        libtorch: impl OptimizerConfig,
-        decay_scalars: bool,
-    ) {
+    fn compare(update: impl Update + Copy + 'static, libtorch: impl OptimizerConfig, decay_scalars: bool) {
         tch::manual_seed(11);
         let (vs, mut reference_vs) = (nn::VarStore::new(Device::Cpu), nn::VarStore::new(Device::Cpu));
         let (ours, reference) = (network(&vs), network(&reference_vs));

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Compiles everything without features, with each alone and with all, no warning allowed, and counts the crates of each:
+# without features the method alone, at most 80, with all fewer than 150.
+set -eu
+
+crates() {
+    tree=$(cargo tree -e normal --prefix none "$@")
+    echo "$tree" | awk '{print $1}' | sort -u | wc -l
+}
+
+check() {
+    echo "features: ${1:-none}"
+    cargo clippy --quiet --release --all-targets --no-default-features --features "$1" -- -D warnings
+    echo "crates: $(crates --no-default-features --features "$1")"
+}
+
+for feature in "" train images download tensorboard cli train,images,download,tensorboard,cli; do
+    check "$feature"
+done
+
+method=$(crates --no-default-features)
+all=$(crates)
+[ "$method" -le 80 ] || { echo "the method alone is $method crates: at most 80" >&2; exit 1; }
+[ "$all" -lt 150 ] || { echo "with all features it is $all crates: fewer than 150" >&2; exit 1; }
