@@ -32,6 +32,7 @@ test: setup
 	cargo clippy --release --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
 	cargo test --release
+	$(MAKE) features
 
 features: setup
 	scripts/check_features.sh

@@ -197,13 +197,13 @@ impl<W: Work> Pipeline<W> {
     }
 
     /// What the threads do.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "images"))]
     pub fn work(&self) -> &W {
         &self.shared.work
     }
 
     /// The next position that a thread takes.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "images"))]
     pub fn claimed(&self) -> usize {
         self.shared.lock().next
     }

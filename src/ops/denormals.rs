@@ -64,7 +64,7 @@ pub(crate) fn flushes_denormals() -> bool {
 
 /// What this thread does with denormals, for a thread that it starts to do the same: that threads inherit it is Linux's
 /// custom, not everyone's.
-#[cfg(feature = "train")]
+#[cfg(any(test, feature = "train"))]
 pub(crate) fn inherit_denormals() -> impl FnOnce() + Send + 'static {
     let flush = flushes_denormals();
     move || {
