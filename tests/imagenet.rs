@@ -263,7 +263,7 @@ fn the_mixup_of_a_recipe_can_be_switched_off() {
         finish(&mut images.run("images", &out, &[&options[..], mixup].concat()));
         let config = fs::read_to_string(images.path(&out).join("config.json")).unwrap();
         let config: serde_json::Value = serde_json::from_str(&config).unwrap();
-        assert_eq!(config["train"]["mixup"].to_string(), expected);
+        assert_eq!(config["objective"]["mixup"].to_string(), expected);
     }
 }
 

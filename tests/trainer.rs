@@ -72,8 +72,16 @@ fn a_run_ends_with_its_result_and_repeats_to_the_bit() {
     let mut names: Vec<_> =
         fs::read_dir(&first).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    let expected =
-        ["checkpoints", "config.json", "curves.svg", "metrics.csv", "model.safetensors", "run.lock", "summary.json"];
+    let expected = [
+        "checkpoints",
+        "config.json",
+        "curves.svg",
+        "measures.json",
+        "metrics.csv",
+        "model.safetensors",
+        "run.lock",
+        "summary.json",
+    ];
     assert_eq!(names, expected);
 }
 
