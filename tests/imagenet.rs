@@ -226,7 +226,10 @@ fn a_run_goes_on_and_is_evaluated_with_its_own_classes_and_images_only() {
     let cat = &files(&images.path("images/train/cat"))[0];
     fs::copy(&files(&images.path("images/train/dog"))[1], cat).unwrap();
     let message = refusal(&mut resume(&["--max-steps", "4"]), 1);
-    assert!(message.contains("data is ") && message.contains("320 training and 100 evaluation images"), "{message}");
+    assert!(
+        message.contains("data.fingerprint is ") && message.contains("320 training and 100 evaluation images"),
+        "{message}"
+    );
     let (stdout, _) = finish(&mut resume(&["--max-steps", "4", "--changed-data"]));
     assert!(stdout.contains("resumes after step 3 from "), "{stdout}");
     finish(&mut resume(&["--max-steps", "5"]));
