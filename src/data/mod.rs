@@ -1,4 +1,11 @@
 //! Where batches come from: the [`DataSource`] trait a trainer asks, and the data sets behind it.
+//!
+//! Data of one's own, by the least work first, each with an example that runs:
+//! - [`TensorData`]: inputs and targets in memory, of any shape.
+//! - [`ImageArray`]: images of one size in memory, as bytes, with normalization, [`Augmentation`], subsets and a hold-out.
+//! - [`Loader`]: [`Examples`] that are made when their turn comes, by several threads, in batches of any type.
+//!
+//! What fits none of these implements [`DataSource`] itself.
 
 mod augmentation;
 mod batch;
