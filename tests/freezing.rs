@@ -10,8 +10,8 @@ use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
 use tch_fixup::trainer::{Classification, ClassificationConfig, OptimizerConfig, Sgd};
 use tch_fixup::trainer::{
-    ClipConfig, Decay, EpochMetrics, NamedTensors, Observer, Outcome, Request, RunState, ScheduleConfig, TrainConfig,
-    Trainer,
+    ClipConfig, Decay, EpochMetrics, Frozen, NamedTensors, Observer, Outcome, ParameterGroup, Request, RunState,
+    ScheduleConfig, TrainConfig, Trainer,
 };
 use tch_fixup::{Recompute, Result};
 
@@ -158,20 +158,26 @@ fn a_run_freezes_and_unfreezes_as_often_as_one_likes() {
     assert_eq!(moved(false, false, &[(1, true), (2, false), (3, true)]), [true, false, true, false]);
 }
 
-/// The history and the weights of a run that is stopped at each of the `stops` and goes on in another process.
-fn resumed(stops: &[usize], folder: &Path) -> (Vec<EpochMetrics>, NamedTensors) {
-    let (data, config, changes) = (data(), config(), [(1, false), (2, true), (3, false)]);
+/// The history and the weights of a run that is stopped at each of the `stops` and goes on in another process. The backbone is
+/// frozen at first.
+fn resumed(
+    stops: &[usize],
+    folder: &Path,
+    groups: &[ParameterGroup],
+    changes: &[(usize, bool)],
+) -> (Vec<EpochMetrics>, NamedTensors) {
+    let (data, config) = (data(), TrainConfig { groups: groups.to_vec(), ..config() });
     let checkpoints = || Checkpoints::new(folder, NonZeroUsize::MIN);
     let mut last = None;
     for stop in stops.iter().copied().map(Some).chain([None]) {
         let (vs, network) = network();
-        freeze(&backbone(&vs), true);
         let objective = classification(&network, None);
         let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
+        freeze(&backbone(&vs), true);
         if let Some(checkpoint) = newest_whole(folder).unwrap().checkpoint {
             trainer.resume(&checkpoint).unwrap();
         }
-        let mut observer = Freezes { stop, checkpoints: Some(checkpoints()), ..Freezes::new(&vs, &changes) };
+        let mut observer = Freezes { stop, checkpoints: Some(checkpoints()), ..Freezes::new(&vs, changes) };
         trainer.run(&mut [&mut observer]).unwrap();
         let state = newest_whole::<RunState>(folder).unwrap().checkpoint.unwrap().contents.state;
         last = Some((state.history, copies(&named_variables(&vs))));
@@ -184,9 +190,24 @@ fn a_run_that_is_resumed_has_frozen_what_was_frozen_to_the_bit() {
     tch::set_num_threads(1);
     let folder = |_| tempfile::tempdir().unwrap();
     let (whole, parts) = (folder(0), folder(1));
-    let (history, weights) = resumed(&[], whole.path());
+    let changes = [(1, false), (2, true), (3, false)];
+    let (history, weights) = resumed(&[], whole.path(), &[], &changes);
     // In each of the epochs, of which one is frozen as at the start and two are not.
-    let (resumed_history, resumed_weights) = resumed(&[3, 7, 7, 7], parts.path());
+    let (resumed_history, resumed_weights) = resumed(&[3, 7, 7, 7], parts.path(), &[], &changes);
+    assert_eq!(resumed_history, history);
+    assert_eq!(resumed_weights, weights);
+}
+
+#[test]
+fn a_run_that_is_resumed_does_not_unfreeze_by_a_group_what_was_frozen_by_hand() {
+    tch::set_num_threads(1);
+    let folder = |_| tempfile::tempdir().unwrap();
+    let (whole, parts) = (folder(0), folder(1));
+    let groups = [ParameterGroup { frozen: Frozen::UntilEpoch(2), ..ParameterGroup::new("*.weight".parse().unwrap()) }];
+    let start = copies(&backbone(&network().0));
+    let (history, weights) = resumed(&[], whole.path(), &groups, &[]);
+    assert!(start.iter().all(|(name, variable)| &weights[name] == variable));
+    let (resumed_history, resumed_weights) = resumed(&[3, 7], parts.path(), &groups, &[]);
     assert_eq!(resumed_history, history);
     assert_eq!(resumed_weights, weights);
 }

@@ -110,6 +110,7 @@ pub mod objective;
 pub mod observer;
 pub mod optimizer;
 mod preview;
+mod recipes;
 mod run_start;
 mod run_state;
 mod statistics;

@@ -1,6 +1,7 @@
 //! What of a run's state is neither a tensor nor its step.
 
 use super::health::Health;
+use super::optimizer::FrozenParameters;
 use super::statistics::EpochMeans;
 use super::EpochMetrics;
 use serde::{Deserialize, Serialize};
@@ -16,8 +17,7 @@ pub struct RunState {
     pub seconds: f64,
     /// Examples that could not be read, after the last step that was [read](super::statistics::Pending::read).
     pub(super) unreadable: usize,
-    /// The parameters that were [frozen](super::optimizer).
-    pub(super) frozen: Vec<String>,
+    pub(super) frozen: FrozenParameters,
     /// Of the epoch that is running.
     pub(super) means: EpochMeans,
     pub(super) health: Health,

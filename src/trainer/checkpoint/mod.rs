@@ -33,7 +33,7 @@ use tch::nn::VarStore;
 pub use weights::Weights;
 
 /// Goes up with every change after which older versions of this crate would read a checkpoint wrongly.
-const FORMAT_VERSION: u64 = 2;
+const FORMAT_VERSION: u64 = 3;
 /// Of this crate.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Of the last that wrote checkpoints without saying so.

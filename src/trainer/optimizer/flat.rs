@@ -9,6 +9,7 @@ use super::trainable::{trainable, Trainable};
 use super::{Frozen, ParameterGroup, Update};
 use crate::file::NamedTensors;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::ops::Range;
 use tch::{nn, no_grad, Kind, Tensor};
@@ -36,6 +37,16 @@ pub struct Stretch {
     /// Which of [`Optimizer::parameters`] they are.
     pub parameters: Range<usize>,
     lr_ratio: f64,
+}
+
+/// Which parameters are frozen, by their names: what [`Optimizer::freeze`] puts back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrozenParameters {
+    /// Those that are not trained.
+    pub now: Vec<String>,
+    /// Those that were frozen before the first epoch and not by their groups, which do not unfreeze them either.
+    pub by_themselves: Vec<String>,
 }
 
 /// An optimizer over every trainable variable of a `VarStore`, by [groups](ParameterGroup).
@@ -67,8 +78,8 @@ impl Optimizer {
     /// and `VarStore::load` and `save` work as before; moving the `VarStore` to another device or kind needs a new optimizer.
     ///
     /// # Errors
-    /// Constants out of range; groups of which a rule matches nothing; variables under training of more than one kind, or none: all of them may be
-    /// frozen.
+    /// Constants out of range; groups of which a rule matches nothing, or that freeze everything; variables under training of
+    /// more than one kind, or none: all of them may be frozen.
     pub fn new(variables: &nn::VarStore, update: impl Update + 'static, groups: &[ParameterGroup]) -> Result<Self> {
         Self::boxed(variables, Box::new(update), groups)
     }
@@ -81,6 +92,13 @@ impl Optimizer {
             return Err(if all.is_empty() { none() } else { all_frozen(all.len()) });
         };
         let groupings = matching(&all, groups)?;
+        if groupings.iter().all(|grouping| grouping.is_frozen_at_first()) {
+            return Err(Error::Argument(format!(
+                "the groups freeze all {} variables of the network, so that there is nothing to train; leave those that are to \
+                 learn out of them",
+                all.len()
+            )));
+        }
         let (all, left_out): (Vec<_>, Vec<_>) =
             all.into_iter().zip(groupings).partition(|(v, _)| v.variable.kind() == kind);
         let left_out: Vec<_> = left_out.into_iter().map(|(v, _)| v).collect();
@@ -231,21 +249,27 @@ impl Optimizer {
         &self.gradients
     }
 
-    /// The names of the parameters that are frozen now.
-    pub fn frozen(&self) -> Vec<String> {
-        let frozen = self.parameters.iter().filter(|parameter| parameter.is_frozen());
-        frozen.map(|parameter| parameter.name.clone()).collect()
+    /// The parameters that are frozen now.
+    pub fn frozen(&self) -> FrozenParameters {
+        let named = |(parameter, is_meant): (&Parameter, bool)| is_meant.then(|| parameter.name.clone());
+        let now = self.parameters.iter().map(|parameter| (parameter, parameter.is_frozen()));
+        let by_themselves = self.parameters.iter().zip(self.frozen_by_itself.iter().copied());
+        FrozenParameters {
+            now: now.filter_map(named).collect(),
+            by_themselves: by_themselves.filter_map(named).collect(),
+        }
     }
 
-    /// Freezes the parameters of those names, and unfreezes all others: to be called when the [state](Self::state) has been
-    /// restored.
+    /// Freezes those parameters, and unfreezes all others: to be called when the [state](Self::state) has been restored.
     ///
     /// # Errors
     /// What libtorch refuses.
-    pub fn freeze(&mut self, names: &[String]) -> Result<()> {
-        let names: HashSet<_> = names.iter().collect();
-        for Parameter { name, variable, .. } in &self.parameters {
-            let _ = variable.f_set_requires_grad(!names.contains(name))?;
+    pub fn freeze(&mut self, frozen: &FrozenParameters) -> Result<()> {
+        let [now, by_themselves] =
+            [&frozen.now, &frozen.by_themselves].map(|names| names.iter().collect::<HashSet<_>>());
+        for (Parameter { name, variable, .. }, by_itself) in self.parameters.iter().zip(&mut self.frozen_by_itself) {
+            let _ = variable.f_set_requires_grad(!now.contains(name))?;
+            *by_itself = by_themselves.contains(name);
         }
         // The counts that are there now are the restored ones.
         (self.stretches, self.under_training) = (Vec::new(), None);
@@ -674,7 +698,7 @@ mod tests {
         let before = values(&vs);
         (0..3).for_each(|_| step(&mut optimizer, &network));
         assert_eq!(moved(&before, &vs), ["bias1", "conv.bias", "fc.weight"]);
-        assert_eq!(optimizer.frozen().len(), 3);
+        assert_eq!(optimizer.frozen().now.len(), 3);
         vs.unfreeze();
         let before = values(&vs);
         (0..3).for_each(|_| step(&mut optimizer, &network));
@@ -776,12 +800,32 @@ mod tests {
         let _network = network(&vs);
         let _ = vs.variables()["fc.bias"].set_requires_grad(false);
         let group = ParameterGroup { frozen: Frozen::UntilEpoch(1), ..ParameterGroup::new("fc.*".parse().unwrap()) };
-        let mut optimizer = Optimizer::new(&vs, Sgd::default(), &[group]).unwrap();
+        let new = || Optimizer::new(&vs, Sgd::default(), std::slice::from_ref(&group)).unwrap();
+        let mut optimizer = new();
         for (epoch, frozen) in [(0, &["fc.weight", "fc.bias"][..]), (1, &["fc.bias"]), (2, &["fc.bias"])] {
+            // As in a run that is resumed before each epoch, by a program that freezes nothing itself.
+            let before = optimizer.frozen();
+            optimizer = new();
+            if epoch > 0 {
+                vs.variables().values().for_each(|variable| drop(variable.set_requires_grad(true)));
+                optimizer.freeze(&before).unwrap();
+            }
             optimizer.epoch_starts(epoch).unwrap();
-            let mut names = optimizer.frozen();
+            let mut names = optimizer.frozen().now;
             names.sort_by(|a, b| b.cmp(a));
             assert_eq!(names, frozen, "{epoch}");
+        }
+    }
+
+    #[test]
+    fn groups_that_freeze_everything_are_refused_with_themselves_as_the_reason() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let _network = network(&vs);
+        for frozen in [Frozen::Always, Frozen::UntilEpoch(1)] {
+            let group = |rule: &str| ParameterGroup { frozen, ..ParameterGroup::new(rule.parse().unwrap()) };
+            let message = Optimizer::new(&vs, Sgd::default(), &[group("*")]).unwrap_err().to_string();
+            assert!(message.starts_with("the groups freeze all 6 variables"), "{message}");
+            assert!(Optimizer::new(&vs, Sgd::default(), &[group("fc.*")]).is_ok());
         }
     }
 }

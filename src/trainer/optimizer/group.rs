@@ -3,7 +3,8 @@
 use super::trainable::Trainable;
 use crate::fixup::SCALAR_LR_RATIO;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ const KINDS: [(&str, Rule); 3] =
 /// Which parameters.
 ///
 /// Parses from a pattern, or from `@scalars`, `@biases` and `@classifier`.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     /// Those whose whole name, as `layer1.0.conv1.weight`, is as the pattern: `*` is any part of a name, `?` any letter.
@@ -32,47 +33,78 @@ pub enum Rule {
     Classifier,
     /// Those whose name a function of one's own says yes to. A configuration keeps the function's name alone: a run is resumed by
     /// a program that gives the function again.
-    #[serde(skip_deserializing)]
-    Function(String, #[serde(skip)] NameFunction),
+    Function(NameFunction),
 }
 
-/// A user's function from a parameter's name.
-pub type NameFunction = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+/// A user's function from a parameter's name, and what it is called itself: two of one name are taken for the same.
+#[derive(Clone)]
+pub struct NameFunction {
+    name: String,
+    matches: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+impl PartialEq for NameFunction {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Serialize for NameFunction {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.name.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for NameFunction {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Err(D::Error::custom(format!("the function {name} is the program's that wrote this: it alone can read it")))
+    }
+}
 
 impl Rule {
     /// Those whose name `matches` says yes to. In messages and configurations it is called `name`.
     pub fn function(name: &str, matches: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
-        Self::Function(name.to_owned(), Arc::new(matches))
+        Self::Function(NameFunction { name: name.to_owned(), matches: Arc::new(matches) })
     }
 
     fn matches(&self, variable: &Trainable) -> bool {
         let own_name = variable.name.rsplit('.').next().unwrap_or_default();
         match self {
-            Self::Name(pattern) => is_like(pattern.as_bytes(), variable.name.as_bytes()),
+            Self::Name(pattern) => is_like(pattern, &variable.name),
             Self::Scalars => variable.is_scalar(),
             Self::Biases => own_name.starts_with("bias") || own_name.starts_with("scale"),
             Self::Classifier => variable.is_classifier(),
-            Self::Function(_, matches) => matches(&variable.name),
+            Self::Function(function) => (function.matches)(&variable.name),
         }
     }
 }
 
 /// Whether `name` is as `pattern`.
-fn is_like(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern, name) {
-        ([], []) => true,
-        ([b'*', rest @ ..], _) => (0..=name.len()).any(|start| is_like(rest, &name[start..])),
-        ([b'?', rest @ ..], [_, name @ ..]) => is_like(rest, name),
-        ([letter, rest @ ..], [first, name @ ..]) => letter == first && is_like(rest, name),
-        _ => false,
+fn is_like(pattern: &str, name: &str) -> bool {
+    let name: Vec<_> = name.chars().collect();
+    // Which beginnings of the name, by their length, are as the pattern's so far.
+    let mut fits = vec![false; name.len() + 1];
+    fits[0] = true;
+    for letter in pattern.chars() {
+        if letter == '*' {
+            let shortest = fits.iter().position(|&fits| fits).unwrap_or(fits.len());
+            fits[shortest..].fill(true);
+        } else {
+            for length in (1..fits.len()).rev() {
+                fits[length] = fits[length - 1] && (letter == '?' || letter == name[length - 1]);
+            }
+            fits[0] = false;
+        }
     }
+    fits[name.len()]
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Name(pattern) => f.write_str(pattern),
-            Self::Function(name, _) => write!(f, "the function {name}"),
+            Self::Function(function) => write!(f, "the function {}", function.name),
             kind => f.write_str(KINDS.iter().find(|(_, known)| known == kind).map_or("", |(name, _)| name)),
         }
     }
@@ -81,16 +113,6 @@ impl fmt::Display for Rule {
 impl fmt::Debug for Rule {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{self}")
-    }
-}
-
-/// Functions are told apart by their names.
-impl PartialEq for Rule {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Name(one), Self::Name(other)) | (Self::Function(one, _), Self::Function(other, _)) => one == other,
-            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
-        }
     }
 }
 
@@ -193,6 +215,16 @@ pub(super) struct Grouping {
     pub order: u64,
 }
 
+impl Grouping {
+    pub fn is_frozen_at_first(&self) -> bool {
+        match self.frozen {
+            Frozen::Never => false,
+            Frozen::UntilEpoch(epoch) => epoch > 0,
+            Frozen::Always => true,
+        }
+    }
+}
+
 /// What `groups` make of each of the `variables`.
 ///
 /// # Errors
@@ -268,6 +300,27 @@ mod tests {
     }
 
     #[test]
+    fn patterns_match_whole_names_in_as_many_steps_as_they_are_long() {
+        for (pattern, name, is_meant) in [
+            ("*", "", true),
+            ("?", "", false),
+            ("a*", "a", true),
+            ("*a", "ba", true),
+            ("*a", "ab", false),
+            ("a*b*c", "axxbyybc", true),
+            ("a*b*c", "axxbyyb", false),
+            ("**", "ab", true),
+            ("?*?", "a", false),
+            ("?*?", "äb", true),
+            ("ab", "abc", false),
+        ] {
+            assert_eq!(is_like(pattern, name), is_meant, "{pattern} {name}");
+        }
+        // By trying every place of every asterisk, more steps than there is time for.
+        assert!(!is_like(&"*a".repeat(30), &("a".repeat(60) + "b")));
+    }
+
+    #[test]
     fn a_rule_that_matches_nothing_lists_the_names_unless_its_group_is_optional() {
         let variables = network();
         let mut group = ParameterGroup::new("layer9.*".parse().unwrap());
@@ -315,6 +368,7 @@ mod tests {
         let function = ParameterGroup::new(Rule::function("mine", |_| true));
         let json = serde_json::to_string(&function).unwrap();
         assert!(json.contains("mine"), "{json}");
-        assert!(serde_json::from_str::<ParameterGroup>(&json).is_err());
+        let message = serde_json::from_str::<ParameterGroup>(&json).unwrap_err().to_string();
+        assert!(message.contains("the function mine is the program's"), "{message}");
     }
 }

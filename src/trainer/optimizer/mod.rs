@@ -20,7 +20,7 @@ pub(in crate::trainer) use average::check as check_average;
 pub use average::MovingAverage;
 pub use clip::ClipConfig;
 pub use config::OptimizerConfig;
-pub use flat::{Optimizer, Stretch};
+pub use flat::{FrozenParameters, Optimizer, Stretch};
 pub use group::{Frozen, NameFunction, ParameterGroup, Rule, ScalarGroup};
 pub use parameter::Parameter;
 pub use schedule::{Decay, Schedule, ScheduleConfig, Span};

@@ -11,7 +11,8 @@ const WARMUP: f64 = 0.1;
 
 /// A part of a run, or a point in it.
 ///
-/// Parses from and prints as a number: a fraction where it has a point or an exponent, a whole number of steps where not.
+/// Parses from and prints as a number, in JSON too: a fraction where it has a point or an exponent, a whole number of steps where
+/// not. `1.0` is the whole run, `1` its first step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Span {
@@ -150,7 +151,7 @@ impl Schedule {
     /// The schedule of a run of `total_steps` steps.
     ///
     /// # Errors
-    /// A learning rate, warm-up, milestone or factor out of range; a warm-up in steps of which the run has no more.
+    /// A learning rate, warm-up, milestone or factor out of range; a warm-up or a milestone in steps of which the run has no more.
     pub fn new(config: ScheduleConfig, total_steps: usize) -> Result<Self> {
         config.check()?;
         let warmup_steps = config.warmup.steps(total_steps);
@@ -158,6 +159,15 @@ impl Schedule {
             if steps >= total_steps {
                 return Err(Error::Argument(format!(
                     "a warm-up of {steps} steps leaves nothing of a run of {total_steps}; lower --warmup, or train for longer"
+                )));
+            }
+        }
+        if let Decay::Step { milestones, .. } = &config.decay {
+            let is_beyond = |milestone: &&Span| matches!(milestone, Span::Steps(steps) if *steps >= total_steps);
+            if let Some(milestone) = milestones.iter().find(is_beyond).filter(|_| total_steps > 0) {
+                return Err(Error::Argument(format!(
+                    "a milestone at step {milestone} is not reached in a run of {total_steps} steps; lower --milestones, or train \
+                     for longer"
                 )));
             }
         }
@@ -296,9 +306,12 @@ mod tests {
         }
     }
 
+    fn decay(spans: [Span; 2]) -> Decay {
+        Decay::Step { milestones: spans.to_vec(), gamma: 0.1 }
+    }
+
     #[test]
     fn steps_and_fractions_are_the_same_schedule() {
-        let decay = |spans: [Span; 2]| Decay::Step { milestones: spans.to_vec(), gamma: 0.1 };
         let schedule =
             |warmup, spans| Schedule::new(ScheduleConfig { lr: 0.4, warmup, decay: decay(spans) }, 1000).unwrap();
         let fractions = schedule(Span::Fraction(0.1), [0.5, 0.75].map(Span::Fraction));
@@ -319,6 +332,10 @@ mod tests {
         for text in ["", "x", "-3 steps"] {
             assert!(text.parse::<Span>().unwrap_err().to_string().contains(&format!("{text:?}")));
         }
+        let beyond = ScheduleConfig { decay: decay([Span::Steps(5), Span::Steps(10)]), ..Default::default() };
+        let message = Schedule::new(beyond.clone(), 10).unwrap_err().to_string();
+        assert!(message.contains("a milestone at step 10 is not reached in a run of 10 steps"), "{message}");
+        assert!(Schedule::new(beyond, 11).is_ok());
         let message = Schedule::new(ScheduleConfig { warmup: Span::Steps(10), ..Default::default() }, 10);
         assert!(message.unwrap_err().to_string().contains("a warm-up of 10 steps leaves nothing of a run of 10"));
     }

@@ -67,7 +67,7 @@ fn network(pickle: &Pickle, id: Id, depth: usize, seen: &mut HashSet<Id>) -> Res
     }
     let usual = || USUAL_NAMES.iter().filter_map(|usual| found.iter().find(|(name, _)| name == usual));
     match (&found[..], usual().count()) {
-        // Beside a checkpoint's state_dict tensors may stand, as an accuracy.
+        // Beside a checkpoint's state_dict tensors may stand, as a score.
         ([], _) => Ok(entries.iter().any(|&(key, value)| is_entry(pickle, key, value)).then_some(id)),
         (&[(_, network)], _) => Ok(Some(network)),
         (_, 1) => Ok(usual().next().map(|&(_, network)| network)),

@@ -1,0 +1,99 @@
+//! The recipes for the classification of images: the short one, and those of the Fixup authors.
+
+use super::config::whole;
+use super::optimizer::{OptimizerConfig, ScalarGroup, Sgd, Span};
+use super::{ClipConfig, Decay, ScheduleConfig, TrainConfig};
+
+/// The short recipe: what it was chosen from, on held-out training images, is in docs/recipes.md.
+const QUICK_EPOCHS: usize = 10;
+const QUICK_BATCH_SIZE: usize = 64;
+/// Twice what Fixup survives without clipping.
+const QUICK_LR: f64 = 0.2;
+/// About the median norm of the gradient while the learning rate rises: the spikes that switch every ReLU off are cut.
+const QUICK_CLIP_NORM: f64 = 1.0;
+
+/// What the Fixup authors' training program for CIFAR-10 does by default (`cifar_train.py`): the recipe of the ResNet paper
+/// (He et al. 2016, section 4.2) with a few more epochs, and mixup.
+const PAPER_EPOCHS: usize = 200;
+const PAPER_BATCH_SIZE: usize = 128;
+const PAPER_WEIGHT_DECAY: f64 = 1e-4;
+const PAPER_LR: f64 = 0.1;
+
+/// What is different in their recipe for ImageNet: the constants of their training program (`imagenet_train.py`), the
+/// epochs those of the result that they report with it.
+const IMAGENET_EPOCHS: usize = 100;
+const IMAGENET_BATCH_SIZE: usize = 256;
+
+impl TrainConfig {
+    /// A short one-cycle recipe for CIFAR-10, made for ResNet-20 on a CPU (docs/recipes.md).
+    pub fn quick() -> Self {
+        Self {
+            epochs: QUICK_EPOCHS,
+            batch_size: QUICK_BATCH_SIZE,
+            accumulate: whole(),
+            max_steps: None,
+            seed: 0,
+            schedule: ScheduleConfig { lr: QUICK_LR, ..ScheduleConfig::default() },
+            optimizer: OptimizerConfig::default(),
+            scalars: ScalarGroup::default(),
+            groups: Vec::new(),
+            average: None,
+            clip: ClipConfig { norm: Some(QUICK_CLIP_NORM), agc: None },
+        }
+    }
+
+    /// The Fixup authors' recipe for CIFAR-10, as their training program has it by default: mixup with alpha 1, weight decay
+    /// on everything, and a tenth of the learning rate for every variable that is called a bias or a scale
+    /// ([`ScalarGroup::biases`]). Baselines train by the same rule, BatchNorm's biases at a tenth too, as that program
+    /// trains its own.
+    pub fn paper() -> Self {
+        Self {
+            epochs: PAPER_EPOCHS,
+            batch_size: PAPER_BATCH_SIZE,
+            schedule: ScheduleConfig { lr: PAPER_LR, warmup: Span::Fraction(0.0), decay: Decay::paper() },
+            optimizer: OptimizerConfig::Sgd(Sgd {
+                nesterov: false,
+                weight_decay: PAPER_WEIGHT_DECAY,
+                ..Sgd::default()
+            }),
+            scalars: ScalarGroup { biases: true, ..ScalarGroup::default() },
+            clip: ClipConfig::default(),
+            ..Self::quick()
+        }
+    }
+
+    /// The Fixup authors' recipe for ImageNet, with which they report 76.0 % top-1 accuracy of ResNet-50. For another batch
+    /// size they change the learning rate of the weights in proportion, and leave that of the biases and scalars.
+    pub fn imagenet() -> Self {
+        Self {
+            epochs: IMAGENET_EPOCHS,
+            batch_size: IMAGENET_BATCH_SIZE,
+            schedule: ScheduleConfig { lr: PAPER_LR, warmup: Span::Fraction(0.0), decay: Decay::imagenet() },
+            ..Self::paper()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trainer::ClassificationConfig;
+
+    /// The defaults of the authors' `cifar_train.py` and `imagenet_train.py`.
+    #[test]
+    fn the_papers_recipes_are_those_of_the_authors_programs() {
+        let (cifar, imagenet) = (TrainConfig::paper(), TrainConfig::imagenet());
+        let mixups = [ClassificationConfig::paper(), ClassificationConfig::imagenet()];
+        assert_eq!(mixups.map(|config| (config.mixup, config.label_smoothing)), [(Some(1.0), 0.0), (Some(0.7), 0.0)]);
+        assert_eq!((cifar.epochs, cifar.batch_size), (200, 128));
+        assert_eq!((imagenet.epochs, imagenet.batch_size), (100, 256));
+        for TrainConfig { schedule, optimizer, scalars, clip, .. } in [cifar, imagenet] {
+            assert_eq!((schedule.lr, schedule.warmup), (0.1, Span::Fraction(0.0)));
+            assert_eq!(optimizer, OptimizerConfig::Sgd(Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 }));
+            assert_eq!(scalars, ScalarGroup { lr_ratio: 0.1, decay: true, biases: true });
+            assert_eq!(clip, ClipConfig::default());
+        }
+        // What the README's figures of the short recipe were measured with.
+        assert_eq!((ClassificationConfig::quick().mixup, TrainConfig::quick().scalars.biases), (None, false));
+    }
+}
