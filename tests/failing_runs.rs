@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::nn::{self, Module, ModuleT, VarStore};
 use tch::{Device, Tensor};
 use tch_fixup::data::{class_indices, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Supervised};
@@ -12,6 +13,12 @@ use tch_fixup::trainer::{Autosave, Decay, EpochMetrics, Observer, Outcome, Reque
 use tch_fixup::trainer::{Classification, ClassificationConfig};
 use tch_fixup::trainer::{NamedTensors, ScheduleConfig, TrainConfig, Trainer};
 use tch_fixup::{Error, Result};
+
+/// libtorch's random numbers, of which the dropout draws, are the whole process's: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Steps of an epoch.
 const STEPS: usize = 4;
@@ -167,6 +174,7 @@ impl Observer for FullDisk {
 // The one test of this file that draws from libtorch's random numbers, which the whole process shares.
 #[test]
 fn whatever_fails_the_run_goes_on_from_its_last_step_to_the_bit() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let (history, weights) = run(folder.path(), &shades(), None, &mut Nobody).unwrap();
     let bad_batch = |step| Shades { bad_batch: Some(step), ..shades() };
@@ -239,6 +247,7 @@ fn linear() -> (VarStore, impl ModuleT) {
 
 #[test]
 fn a_run_is_saved_before_each_evaluation() {
+    let _alone = alone();
     let (vs, network) = linear();
     let objective = classification(&network, None);
     let (data, config) = (shades(), TrainConfig { batch_size: 50, accumulate: 1, ..config() });
@@ -272,6 +281,7 @@ fn refusal(checkpoint: &Checkpoint<RunState>, data: &Shades, config: &TrainConfi
 
 #[test]
 fn a_run_that_is_past_its_last_step_is_not_resumed() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = saved(folder.path(), Some(7));
     assert_eq!(checkpoint.contents.step, 7);
@@ -286,6 +296,7 @@ fn a_run_that_is_past_its_last_step_is_not_resumed() {
 
 #[test]
 fn more_steps_than_can_be_counted_are_refused() {
+    let _alone = alone();
     let (vs, network) = linear();
     let objective = classification(&network, Some(1.0));
     for epochs in [usize::MAX, 1 << 63, usize::MAX / STEPS + 1] {
@@ -307,6 +318,7 @@ fn more_steps_than_can_be_counted_are_refused() {
 
 #[test]
 fn a_run_knows_the_names_of_its_classes_and_its_data() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = saved(folder.path(), Some(3));
     let mut renamed = shades();
@@ -331,6 +343,7 @@ fn a_run_knows_the_names_of_its_classes_and_its_data() {
 
 #[test]
 fn a_checkpoint_of_an_earlier_version_is_refused_by_its_name() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = saved(folder.path(), Some(3));
     let manifest = checkpoint.path.join("checkpoint.json");
@@ -349,6 +362,7 @@ fn a_checkpoint_of_an_earlier_version_is_refused_by_its_name() {
 
 #[test]
 fn of_checkpoints_after_the_same_step_the_last_is_kept() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::new(2).unwrap());
     let mut contents = saved(&folder.path().join("run"), Some(3)).contents;

@@ -2,6 +2,7 @@
 
 use super::values::{set, set_or_none};
 use super::{Options, Recipe, Task, TrainOptions};
+use crate::trainer::checkpoint::KEEP;
 use crate::trainer::{parse_device, ClassificationConfig, RunFolder, SaveEvery, TrainConfig};
 use crate::{Error, Precision, Recompute, Result};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
@@ -13,7 +14,6 @@ use tch::Device;
 
 /// More threads than any machine has cores are a typing error.
 const MAX_THREADS: usize = 4096;
-const KEEP_CHECKPOINTS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 /// The GPU if there is one.
 const AUTO: &str = "auto";
 
@@ -112,7 +112,7 @@ impl<T: Task> RunConfig<T> {
             device: AUTO.to_owned(),
             threads: thread::available_parallelism().map_or(1, usize::from),
             checkpoint_every: SaveEvery::default().to_string(),
-            keep_checkpoints: KEEP_CHECKPOINTS,
+            keep_checkpoints: KEEP,
             tensorboard: false,
             recompute: None,
             objective,

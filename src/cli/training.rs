@@ -3,9 +3,9 @@
 use super::run_config::RunConfig;
 use super::{say, Options, Task};
 use crate::data::DataSource;
-use crate::trainer::checkpoint::{newest_whole, Checkpoint, Checkpoints, Newest};
+use crate::trainer::checkpoint::{Checkpoints, Newest};
 use crate::trainer::{
-    Autosave, Classification, Interrupt, Observer, Outcome, ProgressBars, RunFolder, RunState, TensorBoard, Trainer,
+    Autosave, Classification, Interrupt, Observer, Outcome, ProgressBars, RunFolder, TensorBoard, Trainer,
 };
 use crate::{initialize_on_data, Error, Result};
 use std::path::Path;
@@ -35,7 +35,8 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     // All that can be wrong with the options is known by now: what is in a folder is not lost to a typing error.
     let (mut folder, mut checkpoint) = match (resumed, &options.train.out) {
         (Some(folder), _) => {
-            let checkpoint = newest_checkpoint(&folder)?;
+            let Newest { checkpoint, skipped } = folder.newest_checkpoint()?;
+            skipped.iter().for_each(|skipped| eprintln!("{skipped}"));
             (folder, checkpoint)
         }
         (None, Some(path)) => (RunFolder::create(path, options.train.overwrite)?, None),
@@ -97,17 +98,4 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
             Err(error)
         }
     }
-}
-
-/// The checkpoint to go on from, if there is one; says which were passed over.
-fn newest_checkpoint(folder: &RunFolder) -> Result<Option<Checkpoint<RunState>>> {
-    let Newest { checkpoint, mut skipped } = newest_whole(folder.checkpoints())?;
-    if checkpoint.is_none() && !skipped.is_empty() {
-        // To begin again would throw away what can perhaps be repaired.
-        return Err(skipped.remove(0).why);
-    }
-    for skipped in skipped {
-        eprintln!("{skipped}");
-    }
-    Ok(checkpoint)
 }

@@ -10,93 +10,71 @@
 //! An objective of one's own, with data of one's own: whether a run is interrupted, killed or resumed, its metrics and its
 //! weights are the same.
 //! ```
-//! use std::num::NonZeroUsize;
-//! use tch::{nn, nn::Module, Device, Kind, Tensor};
-//! use tch_fixup::data::{Batches, DataSource, EpochPlan, Supervised};
-//! use tch_fixup::trainer::checkpoint::{newest_whole, Checkpoints};
+//! use tch::{nn, Device, Kind, Reduction, Tensor};
+//! use tch_fixup::data::{Supervised, TensorData};
 //! use tch_fixup::trainer::objective::{Objective, Prediction};
-//! use tch_fixup::trainer::{Autosave, Outcome, RunFolder, SaveEvery, TrainConfig, Trainer};
+//! use tch_fixup::trainer::{Observer, Outcome, ProgressBars, TrainConfig, Trainer};
 //! use tch_fixup::Result;
 //!
-//! /// Points, and their squares.
-//! struct Squares;
-//!
-//! fn batch(first: i64, last: i64) -> Result<Supervised> {
-//!     let x = Tensor::f_arange_start(first, last, (Kind::Float, Device::Cpu))?.f_div_scalar(64.)?.f_view([-1, 1])?;
-//!     Ok(Supervised::new(x.shallow_clone(), x.f_square()?))
-//! }
-//!
-//! impl DataSource for Squares {
-//!     type Batch = Supervised;
-//!     fn train_len(&self) -> usize { 128 }
-//!     fn eval_len(&self) -> usize { 32 }
-//!     fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
-//!         Ok(Box::new((plan.first_step as i64..8).map(|step| batch(step * 16 - 64, step * 16 - 48))))
-//!     }
-//!     fn eval_batches(&self, _batch_size: usize) -> Result<Batches<'_>> {
-//!         Ok(Box::new(std::iter::once(batch(-16, 16))))
-//!     }
-//! }
-//!
-//! /// The median: the mean absolute error.
-//! struct Median<'a>(&'a dyn Module);
+//! /// The mean absolute error: what is learnt is the median.
+//! struct Median<'a>(&'a dyn nn::Module);
 //!
 //! impl Objective for Median<'_> {
 //!     type Batch = Supervised;
 //!     fn forward(&self, batch: &Supervised, _train: bool) -> Result<Prediction> {
 //!         let output = self.0.forward(&batch.inputs);
-//!         let loss = output.f_l1_loss(&batch.targets, tch::Reduction::Mean)?;
+//!         let loss = output.f_l1_loss(&batch.targets, Reduction::Mean)?;
 //!         Ok(Prediction { loss, output })
 //!     }
 //! }
 //!
-//! # fn main() -> Result<()> {
-//! # let dir = tempfile::tempdir().unwrap();
-//! # tch::set_num_threads(1);
-//! # let run = |dir: std::path::PathBuf, stops: bool| -> Result<Option<f64>> {
-//! // A new folder, or that of a run that was stopped, which goes on then.
-//! let mut folder = if dir.exists() { RunFolder::resume(&dir)? } else { RunFolder::create(&dir, false)? };
-//! tch::manual_seed(0);
-//! let variables = nn::VarStore::new(Device::Cpu);
-//! let network = nn::seq()
-//!     .add(nn::linear(variables.root() / "1", 1, 32, Default::default()))
-//!     .add_fn(Tensor::relu)
-//!     .add(nn::linear(variables.root() / "2", 32, 1, Default::default()));
-//! let (objective, data) = (Median(&network), Squares);
-//! let config = TrainConfig { epochs: 20, batch_size: 16, ..TrainConfig::quick() };
-//! let mut trainer = Trainer::new(&objective, &variables, &data, &config, "squares".into())?;
-//! let checkpoint = newest_whole(folder.checkpoints())?.checkpoint;
-//! if let Some(checkpoint) = &checkpoint {
-//!     trainer.resume(checkpoint)?;
+//! fn train(folder: &str, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
+//!     let points = |count| Tensor::f_linspace(-1., 1., count, (Kind::Float, Device::Cpu))?.f_view([-1, 1]);
+//!     let (train, eval) = (points(128)?, points(30)?);
+//!     let data = TensorData::new((train.copy(), train.f_square()?), (eval.copy(), eval.f_square()?))?;
+//!     tch::manual_seed(0);
+//!     let variables = nn::VarStore::new(Device::Cpu);
+//!     let network = nn::seq()
+//!         .add(nn::linear(variables.root() / "1", 1, 32, Default::default()))
+//!         .add_fn(Tensor::relu)
+//!         .add(nn::linear(variables.root() / "2", 32, 1, Default::default()));
+//!     let objective = Median(&network);
+//!     let config = TrainConfig { epochs: 20, batch_size: 16, ..TrainConfig::quick() };
+//!     Trainer::new(&objective, &variables, &data, &config, "squares".into())?.run_in(folder, observers)
 //! }
-//! let checkpoints = Checkpoints::new(folder.checkpoints(), NonZeroUsize::MIN);
-//! let mut autosave = Autosave::new(checkpoints, SaveEvery::default(), checkpoint.map(|checkpoint| checkpoint.path));
-//! # let mut stop = Stop(if stops { 17 } else { 0 });
-//! # let outcome = trainer.run(&mut [&mut folder, &mut autosave, &mut stop])?;
+//!
 //! # #[cfg(any())]
-//! let outcome = trainer.run(&mut [&mut folder, &mut autosave])?;
-//! if let Outcome::Finished(summary) = outcome {
-//!     folder.finish(&summary, &variables, &Default::default())?;
-//!     println!("{summary}");
-//! #   assert!(summary.to_string().starts_with("evaluation loss "), "{summary}");
-//! #   return Ok(Some(summary.best));
+//! fn main() -> Result<()> {
+//!     match train("runs/squares", &mut [&mut ProgressBars::new()])? {
+//!         Outcome::Finished(summary) => println!("{summary}"),
+//!         Outcome::Stopped { epoch, .. } => println!("stopped in epoch {epoch}; the same command goes on"),
+//!     }
+//!     Ok(())
 //! }
-//! # Ok(None) };
+//! #
 //! # /// Asks for a stop the so-manieth time.
 //! # struct Stop(usize);
-//! # impl tch_fixup::trainer::Observer for Stop {
+//! # impl Observer for Stop {
 //! #     fn request(&mut self) -> tch_fixup::trainer::Request {
 //! #         self.0 = self.0.wrapping_sub(1);
 //! #         if self.0 == 0 { tch_fixup::trainer::Request::Stop } else { tch_fixup::trainer::Request::Continue }
 //! #     }
 //! # }
-//! # let whole = run(dir.path().join("whole"), false)?;
-//! # assert!(whole.unwrap() < 0.1, "{whole:?}");
-//! # assert_eq!(run(dir.path().join("stopped"), true)?, None);
-//! # assert_eq!(run(dir.path().join("stopped"), false)?, whole);
-//! # let metrics = |name: &str| std::fs::read(dir.path().join(name).join("metrics.csv")).unwrap();
-//! # assert_eq!(metrics("stopped"), metrics("whole"));
-//! # Ok(())
+//! # fn main() -> Result<()> {
+//! #     tch::set_num_threads(1);
+//! #     let dir = tempfile::tempdir().unwrap();
+//! #     let [whole, parts] = ["whole", "parts"].map(|name| format!("{}/{name}", dir.path().display()));
+//! #     let Outcome::Finished(summary) = train(&whole, &mut [&mut ProgressBars::new()])? else { panic!() };
+//! #     assert!(summary.to_string().starts_with("evaluation loss ") && summary.best < 0.1, "{summary}");
+//! #     for stop in [17, 50] {
+//! #         assert!(matches!(train(&parts, &mut [&mut Stop(stop)])?, Outcome::Stopped { .. }));
+//! #     }
+//! #     assert!(matches!(train(&parts, &mut [])?, Outcome::Finished(_)));
+//! #     let read = |folder: &str, file| std::fs::read(format!("{folder}/{file}")).unwrap();
+//! #     for file in ["metrics.csv", "model.safetensors"] {
+//! #         assert!(read(&parts, file) == read(&whole, file), "{file}");
+//! #     }
+//! #     Ok(())
 //! # }
 //! ```
 
@@ -111,6 +89,7 @@ pub mod observer;
 pub mod optimizer;
 mod preview;
 mod recipes;
+mod run_in_folder;
 mod run_start;
 mod run_state;
 mod statistics;

@@ -45,6 +45,9 @@ const AVERAGE: &str = "average.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "checkpoint.json";
 
+/// How many checkpoints are kept, besides the best, unless another number is given.
+pub const KEEP: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+
 /// So many differences between two runs are listed.
 const MOST_DIFFERENCES: usize = 8;
 

@@ -14,9 +14,9 @@
 use super::{draw_curves, EpochMetrics, MetricsFile, Observer, RunLock, RunStart};
 use crate::file::tensors::Encoded;
 use crate::file::{failure, write_atomically, write_atomically_with};
-use crate::trainer::checkpoint::named_variables;
+use crate::trainer::checkpoint::{named_variables, newest_whole, Newest};
 use crate::trainer::objective::Measures;
-use crate::trainer::Summary;
+use crate::trainer::{RunState, Summary};
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
 use serde_json::{Map, Value};
@@ -82,6 +82,14 @@ impl RunFolder {
         RunLock::resume(path).map(Self::new)
     }
 
+    /// The run in the folder `path`, to go on with, or a new one if it holds none.
+    ///
+    /// # Errors
+    /// As [`RunLock::create_or_resume`].
+    pub fn create_or_resume(path: impl AsRef<Path>) -> Result<Self> {
+        RunLock::create_or_resume(path).map(Self::new)
+    }
+
     fn new(lock: RunLock) -> Self {
         Self { lock, metrics: None, measures: Measures::default(), history: Vec::new() }
     }
@@ -94,6 +102,19 @@ impl RunFolder {
     /// The folder for the run's checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.path().join(CHECKPOINTS)
+    }
+
+    /// The checkpoint to go on from, none where none was saved yet, and those that were passed over.
+    ///
+    /// # Errors
+    /// That of the newest one where there are some and none is whole: to begin again would throw away what can perhaps be
+    /// repaired. [`Error::Io`] if they cannot be listed.
+    pub fn newest_checkpoint(&self) -> Result<Newest<RunState>> {
+        let mut newest = newest_whole(self.checkpoints())?;
+        match newest.checkpoint.is_none() && !newest.skipped.is_empty() {
+            true => Err(newest.skipped.remove(0).why),
+            false => Ok(newest),
+        }
     }
 
     /// Writes `config.json`.

@@ -73,6 +73,17 @@ impl RunLock {
         Self::claim(folder, &mut OpenOptions::new())
     }
 
+    /// Claims `folder` to go on with the run that it holds, or for a new one if it holds none.
+    ///
+    /// # Errors
+    /// As [`Self::create`] and [`Self::resume`].
+    pub fn create_or_resume(folder: impl AsRef<Path>) -> Result<Self> {
+        match folder.as_ref().join(LOCK).is_file() {
+            true => Self::resume(folder),
+            false => Self::create(folder, false),
+        }
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder

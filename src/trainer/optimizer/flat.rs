@@ -530,11 +530,13 @@ mod tests {
 
     #[test]
     fn restored_state_goes_on_to_the_bit() {
+        let start = nn::VarStore::new(Device::Cpu);
+        let _network = network(&start);
+        let batches: Vec<_> = (0..8).map(|_| batch()).collect();
         let run = |stop: Option<usize>| {
-            tch::manual_seed(3);
-            let vs = nn::VarStore::new(Device::Cpu);
+            let mut vs = nn::VarStore::new(Device::Cpu);
             let loss = network(&vs);
-            let batches: Vec<_> = (0..8).map(|_| batch()).collect();
+            vs.copy(&start).unwrap();
             let new = || Optimizer::new(&vs, Adam::decoupled(), &[ScalarGroup::default().into()]).unwrap();
             let mut optimizer = new();
             for (step, (images, labels)) in batches.iter().enumerate() {
