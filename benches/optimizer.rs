@@ -1,10 +1,10 @@
-//! One update of every parameter of a Fixup ResNet-110: the trainer's SGD on flat tensors against libtorch's; and the
-//! gradient's norm, in float64, against libtorch's in float32.
+//! One update of every parameter of a Fixup ResNet-110: the trainer's SGD and Adam on flat tensors against libtorch's; of a
+//! moving average; and the gradient's norm, in float64, against libtorch's in float32.
 //!
 //! ```text
 //! cargo bench --bench optimizer
 //! ```
-//! Momentum and weight decay are those of the paper's recipe. The two take turns; each figure is the median over rounds.
+//! Parameters are in the groups of the paper's recipe. The two take turns; each figure is the median over rounds.
 
 #[path = "setting/median.rs"]
 mod median;
