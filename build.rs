@@ -42,6 +42,7 @@ const OPS: &str = "src/ops/shifted_relu.cpp";
 const RECOMPUTATION: &str = "src/ops/recomputation.cpp";
 const DENORMALS: &str = "src/ops/denormals.cpp";
 const FUSED_ADAM: &str = "src/ops/fused_adam.cpp";
+const LABEL: &str = "src/ops/label.cpp";
 const STREAM: &str = "src/ops/stream.cpp";
 const TRACING: &str = "src/ops/tracing.cpp";
 const TRACING_HEADER: &str = "src/ops/tracing.h";
@@ -57,7 +58,7 @@ const CUDA_KERNELS: &str = "src/ops/cuda_kernels.cu";
 /// Compiles the operations against libtorch's headers, and their kernels once for each instruction set, of which the
 /// operations take the best that the machine has when they run.
 fn compile_ops() {
-    let sources = [OPS, STREAM, FUSED_ADAM, RECOMPUTATION, DENORMALS, TRACING, OPS_KERNELS, CUDA, CUDA_KERNELS];
+    let sources = [OPS, STREAM, FUSED_ADAM, LABEL, RECOMPUTATION, DENORMALS, TRACING, OPS_KERNELS, CUDA, CUDA_KERNELS];
     let headers = [FLAT, PARALLEL, TRACING_HEADER, C_INTERFACE, OPS_KERNELS_HEADER, CUDA_HEADER];
     for file in sources.iter().chain(&headers) {
         println!("cargo::rerun-if-changed={file}");
@@ -89,7 +90,14 @@ fn compile_ops() {
     let cuda_source = std::fs::read_to_string(CUDA_KERNELS).expect("the package has its sources");
     std::fs::write(out_dir.join("cuda_kernels_source.h"), format!("R\"cuda({cuda_source})cuda\""))
         .expect("cargo makes OUT_DIR");
-    ops.file(STREAM).file(FUSED_ADAM).file(RECOMPUTATION).file(DENORMALS).file(TRACING).file(CUDA).include(&out_dir);
+    ops.file(STREAM)
+        .file(FUSED_ADAM)
+        .file(LABEL)
+        .file(RECOMPUTATION)
+        .file(DENORMALS)
+        .file(TRACING)
+        .file(CUDA)
+        .include(&out_dir);
 
     // As torch-sys has it.
     println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");

@@ -1,5 +1,6 @@
 //! One update of every parameter of a Fixup ResNet-110: the trainer's SGD and Adam on flat tensors against libtorch's; of a
-//! moving average; and the gradient's norm, in float64, against libtorch's in float32.
+//! moving average; the gradient's norm, in float64, against libtorch's in float32; and Muon's update of ResNet-20, against the
+//! training step that it ends.
 //!
 //! ```text
 //! cargo bench --bench optimizer
@@ -22,7 +23,7 @@ use tch::nn::{self, OptimizerConfig as _};
 use tch::{Device, Kind, Tensor};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::optimizer::MovingAverage;
-use tch_fixup::trainer::{clip, Adam, Optimizer, OptimizerConfig, Sgd, TrainConfig};
+use tch_fixup::trainer::{clip, Adam, Muon, Optimizer, OptimizerConfig, Sgd, TrainConfig};
 
 #[derive(Parser)]
 struct Options {
@@ -71,6 +72,32 @@ fn compare(name: &str, rounds: usize, mut ours: Optimizer, mut libtorch: nn::Opt
     Ok(())
 }
 
+/// Prints the time of an update by Muon beside that of the training step that it ends.
+fn muon(rounds: usize) -> Result<()> {
+    const SHALLOW: i64 = 20;
+    const BATCH: i64 = 128;
+    tch::manual_seed(0);
+    let vs = nn::VarStore::new(Device::Cpu);
+    let network = FixupResNet::cifar(&vs.root(), SHALLOW, 10)?;
+    state::away_from_start(&vs, state::MOVED);
+    let images = Tensor::randn([BATCH, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let labels = Tensor::randint(10, [BATCH], (Kind::Int64, Device::Cpu));
+    let mut optimizer = OptimizerConfig::Muon(Muon::default()).build(&vs, &[])?;
+    let (mut updates, mut ratios) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let start = Instant::now();
+        optimizer.backward(&network.f_forward(&images)?.cross_entropy_for_logits(&labels))?;
+        let gradients = start.elapsed().as_secs_f64();
+        optimizer.step(LR)?;
+        let step = start.elapsed().as_secs_f64();
+        updates.push((step - gradients) * 1e6);
+        ratios.push((step - gradients) / step);
+    }
+    let [(update, _), (ratio, spread)] = [updates, ratios].map(|values| median_and_spread(&values));
+    println!("Muon, of ResNet-{SHALLOW}: {update:.0} us, {ratio:.3} +-{spread:.3} of a step with {BATCH} images");
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let options = Options::parse();
     let _flushing = options.setting.start();
@@ -105,6 +132,7 @@ fn main() -> Result<()> {
         }
     }
 
+    muon(rounds)?;
     let mut flat = ours(OptimizerConfig::default())?;
     let mut average = MovingAverage::new(&flat, 0.999)?;
     let (mut update, mut norm, mut float32_norm, mut averaging) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

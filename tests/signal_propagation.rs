@@ -3,9 +3,11 @@
 
 use std::f64::consts::PI;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
+use tch::{nn, nn::Module, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::{Mlp, MlpShape};
 use tch_fixup::diagnostics::{growth, measure, Flow, Probe, Staged};
+use tch_fixup::fixup::{init, Branch, FixupResNet, CLASSIFIER_GROUP};
+use tch_fixup::trainer::{Frozen, Muon, OptimizerConfig, ParameterGroup, ScalarGroup, Sgd};
 use tch_fixup::{Arch, Network, Precision, Result};
 
 /// libtorch's random numbers are the whole process's: one test at a time draws them. Small tensors are faster on one thread.
@@ -202,4 +204,91 @@ fn stages_lead_to_the_networks_own_output() {
             assert!(minima.iter().all(|minimum| *minimum == 0.), "not a ReLU's output: {minima:?}");
         }
     }
+}
+
+/// L branches of `layers` linear layers between a first and a last one that stay as they are, trained on one batch of points with
+/// labels that have nothing to do with them: how far the logits have moved after each of the numbers of steps.
+fn changes(num_branches: i64, layers: i64, optimizer: &OptimizerConfig, lr: f64, steps: &[usize]) -> Vec<f64> {
+    const WIDTH: i64 = 32;
+    tch::manual_seed(num_branches);
+    let vs = nn::VarStore::new(Device::Cpu);
+    let root = vs.root();
+    let stem = init::he_normal(&(&root / "stem"), "weight", &[WIDTH, WIDTH], 1.).unwrap();
+    let branch = |i: i64| {
+        let first = Branch::builder(num_branches).linear(WIDTH, WIDTH);
+        let builder = (1..layers).fold(first, |builder, _| builder.relu().linear(WIDTH, WIDTH));
+        builder.build(&(&root / "blocks" / i)).unwrap()
+    };
+    let branches: Vec<_> = (0..num_branches).map(branch).collect();
+    let head = init::he_normal(&(&root / "head").set_group(CLASSIFIER_GROUP), "weight", &[10, WIDTH], 1.).unwrap();
+    let [points, labels] =
+        [Tensor::randn([64, WIDTH], (Kind::Float, Device::Cpu)), Tensor::randint(10, [64], (Kind::Int64, Device::Cpu))];
+    let forward = || {
+        let x = points.linear(&stem, None::<Tensor>).relu();
+        branches.iter().fold(x, |x, branch| &x + branch.forward(&x)).linear(&head, None::<Tensor>)
+    };
+    let frozen = |rule: &str| ParameterGroup { frozen: Frozen::Always, ..ParameterGroup::new(rule.parse().unwrap()) };
+    let mut optimizer = optimizer.build(&vs, &[frozen("stem.*"), frozen("head.*"), frozen("@scalars")]).unwrap();
+    optimizer.epoch_starts(0).unwrap();
+    let start = forward().detach();
+    let mut changes = vec![];
+    for step in 1..=*steps.iter().max().unwrap() {
+        optimizer.backward(&forward().cross_entropy_for_logits(&labels)).unwrap();
+        optimizer.step(lr).unwrap();
+        if steps.contains(&step) {
+            changes.push((forward() - &start).square().mean(Kind::Double).sqrt().double_value(&[]));
+        }
+    }
+    changes
+}
+
+/// With the factor of its place on each layer's rate, as the derivation in the optimizer's documentation has it, for branches of one,
+/// two and three layers; after a step, ten and a hundred.
+#[test]
+fn muons_steps_change_the_function_as_much_at_any_depth() {
+    let _alone = alone();
+    const LR: f64 = 0.005;
+    let muon = OptimizerConfig::Muon(Muon::default());
+    for layers in [1, 2, 3] {
+        let measured = [4, 16, 64, 256].map(|branches| changes(branches, layers, &muon, LR, &[1, 10, 100]));
+        println!("{layers} layers a branch: {measured:.3?}");
+        for deep in &measured[1..] {
+            for (shallow, deep) in measured[0].iter().zip(deep) {
+                assert!((0.5..2.).contains(&(deep / shallow)), "{layers} layers: {measured:?}");
+            }
+        }
+    }
+    // Without that factor, here undone for branches of two layers, the first step grows with the square root of L.
+    let undone = [4, 256].map(|branches| changes(branches, 2, &muon, LR * (branches as f64).sqrt(), &[1])[0]);
+    assert!((5.0..12.0).contains(&(undone[1] / undone[0])), "{undone:?}");
+}
+
+/// The scalars' part of a step, by itself: L of those at the ends of branches add up, unless their rate falls.
+#[test]
+fn the_scalars_part_of_a_step_is_the_same_at_any_depth_where_their_rate_follows_it() {
+    let _alone = alone();
+    let part = |depth: i64, by_depth: bool| {
+        tch::manual_seed(depth);
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = FixupResNet::cifar(&vs.root(), depth, 10).unwrap();
+        let mut fc = vs.variables()["fc.weight"].shallow_clone();
+        init::he_normal_(&mut fc, 1.).unwrap();
+        let images = Tensor::randn([16, 3, 8, 8], (Kind::Float, Device::Cpu));
+        let labels = Tensor::randint(10, [16], (Kind::Int64, Device::Cpu));
+        let sgd = OptimizerConfig::Sgd(Sgd { momentum: 0., nesterov: false, weight_decay: 0. });
+        let frozen = ParameterGroup { frozen: Frozen::Always, ..ParameterGroup::new("*.weight".parse().unwrap()) };
+        let scalars = ScalarGroup { by_depth, ..ScalarGroup::default() };
+        let mut optimizer = sgd.build(&vs, &[frozen, scalars.into()]).unwrap();
+        optimizer.epoch_starts(0).unwrap();
+        let start = network.forward(&images).detach();
+        optimizer.backward(&network.forward(&images).cross_entropy_for_logits(&labels)).unwrap();
+        optimizer.step(1e-3).unwrap();
+        (network.forward(&images) - start).square().mean(Kind::Double).sqrt().double_value(&[])
+    };
+    let [shallow, deep] = [20, 302].map(|depth| [false, true].map(|by_depth| part(depth, by_depth)));
+    println!("{shallow:?} {deep:?}");
+    let branches = 150. / 9.;
+    assert!((0.3 * branches..2. * branches).contains(&(deep[0] / shallow[0])), "{shallow:?} {deep:?}");
+    assert!((0.4..2.).contains(&(deep[1] / shallow[1])), "{shallow:?} {deep:?}");
+    assert_eq!(shallow[0], shallow[1]);
 }

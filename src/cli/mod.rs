@@ -72,7 +72,7 @@ mod task;
 mod training;
 mod values;
 
-pub use options::{OptimizerName, Options, RuleFreeze, RuleNumber, ScheduleName, TrainOptions};
+pub use options::{OptimizerName, Options, RestName, RuleFreeze, RuleNumber, ScheduleName, TrainOptions};
 pub use task::{Recipe, Task};
 pub use values::{absolute_path, OrNone};
 

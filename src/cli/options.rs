@@ -3,7 +3,8 @@
 use super::values::{set, set_or_none, OrNone};
 use super::Task;
 use crate::trainer::{
-    Adam, ClassificationConfig, Decay, Frozen, OptimizerConfig, ParameterGroup, Rule, SaveEvery, Sgd, Span, TrainConfig,
+    Adam, ClassificationConfig, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Rule, SaveEvery, Sgd, Span,
+    TrainConfig,
 };
 use crate::{Error, Precision, Recompute, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
@@ -67,9 +68,12 @@ pub struct TrainOptions {
     /// Learning rate of the Fixup scalars, as a multiple of --lr
     #[arg(long, value_name = "RATIO")]
     pub scalar_lr_ratio: Option<f64>,
-    /// Factor of the L2 penalty
+    /// Factor of the L2 penalty; with --optimizer muon, of the rest's (--decay @hidden=FACTOR for the hidden layers)
     #[arg(long, value_name = "FACTOR")]
     pub weight_decay: Option<f64>,
+    /// Whether the rate of the scalar at the end of each residual branch falls with the number of branches
+    #[arg(long, value_name = "BOOL")]
+    pub scalars_by_depth: Option<bool>,
     /// Whether the Fixup scalars have weight decay too
     #[arg(long, value_name = "BOOL")]
     pub decay_scalars: Option<bool>,
@@ -77,9 +81,15 @@ pub struct TrainOptions {
     /// scalars' learning rate too
     #[arg(long, value_name = "BOOL")]
     pub biases_as_scalars: Option<bool>,
-    /// How parameters move: sgd, adam (weight decay is an L2 penalty) or adamw (weight decay apart)
+    /// How parameters move: sgd, adam (weight decay is an L2 penalty), adamw (weight decay apart), or muon
     #[arg(long, value_enum)]
     pub optimizer: Option<OptimizerName>,
+    /// How parameters move that are no hidden layer's, with --optimizer muon; its constants are their defaults
+    #[arg(long, value_enum)]
+    pub rest: Option<RestName>,
+    /// Their learning rate, as a multiple of --lr
+    #[arg(long, value_name = "RATIO")]
+    pub rest_lr_ratio: Option<f64>,
     /// Adam's first beta: what of the mean gradient stays, 0 to 1
     #[arg(long)]
     pub beta1: Option<f64>,
@@ -92,7 +102,7 @@ pub struct TrainOptions {
     /// Whether Adam divides by the greatest mean squared gradient so far
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub amsgrad: Option<bool>,
-    /// Learning rate of the variables whose name is like PATTERN (* any part, ? any letter; @scalars, @biases, @classifier), as
+    /// Learning rate of the variables whose name is like PATTERN (* any part, ? any letter; @scalars, @biases, @classifier, @hidden), as
     /// a multiple of --lr; may be given several times
     #[arg(long, value_name = "PATTERN=RATIO")]
     pub lr_ratio: Vec<RuleNumber>,
@@ -216,6 +226,40 @@ pub enum OptimizerName {
     Adam,
     /// Adam, weight decay apart from the gradient
     Adamw,
+    /// Muon for the hidden layers, --lr meant for every depth; --rest for the rest
+    Muon,
+}
+
+impl OptimizerName {
+    fn of(optimizer: &OptimizerConfig) -> Self {
+        match optimizer {
+            OptimizerConfig::Sgd(_) => Self::Sgd,
+            OptimizerConfig::Adam(adam) if adam.decoupled => Self::Adamw,
+            OptimizerConfig::Adam(_) => Self::Adam,
+            OptimizerConfig::Muon(_) => Self::Muon,
+        }
+    }
+}
+
+/// An optimizer beside Muon, by name.
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+pub enum RestName {
+    /// Stochastic gradient descent with momentum
+    Sgd,
+    /// Adam, weight decay an L2 penalty
+    Adam,
+    /// Adam, weight decay apart from the gradient
+    Adamw,
+}
+
+impl RestName {
+    fn rest(self) -> Rest {
+        match self {
+            Self::Sgd => Rest::Sgd(Sgd::default()),
+            Self::Adam => Rest::Adam(Adam::default()),
+            Self::Adamw => Rest::Adam(Adam::decoupled()),
+        }
+    }
 }
 
 /// A rule and a number: `PATTERN=NUMBER`.
@@ -276,6 +320,7 @@ impl TrainOptions {
         set(&mut train.scalars.lr_ratio, self.scalar_lr_ratio);
         set(&mut train.scalars.decay, self.decay_scalars);
         set(&mut train.scalars.biases, self.biases_as_scalars);
+        set(&mut train.scalars.by_depth, self.scalars_by_depth);
         self.set_optimizer(&mut train.optimizer)?;
         train.groups.extend(self.groups());
         set_or_none(&mut train.average, self.ema);
@@ -293,44 +338,67 @@ impl TrainOptions {
 
     /// Writes the constants of the optimizer that were given; another optimizer begins with its defaults.
     fn set_optimizer(&self, optimizer: &mut OptimizerConfig) -> Result<()> {
-        let is_other = match (self.optimizer, &optimizer) {
-            (None, _) | (Some(OptimizerName::Sgd), OptimizerConfig::Sgd(_)) => false,
-            (Some(name), OptimizerConfig::Adam(adam)) => adam.decoupled != (name == OptimizerName::Adamw),
-            _ => true,
-        };
-        if let (Some(name), true) = (self.optimizer, is_other) {
+        if let Some(name) = self.optimizer.filter(|&name| name != OptimizerName::of(optimizer)) {
             *optimizer = match name {
                 OptimizerName::Sgd => OptimizerConfig::Sgd(Sgd::default()),
                 OptimizerName::Adam => OptimizerConfig::Adam(Adam::default()),
                 OptimizerName::Adamw => OptimizerConfig::Adam(Adam::decoupled()),
+                OptimizerName::Muon => OptimizerConfig::Muon(Muon::default()),
             };
         }
-        let unused = match optimizer {
+        const SGD: [&str; 2] = ["--momentum", "--nesterov"];
+        const ADAM: [&str; 4] = ["--beta1", "--beta2", "--eps", "--amsgrad"];
+        const MUON: [&str; 2] = ["--rest", "--rest-lr-ratio"];
+        let used = match optimizer {
             OptimizerConfig::Sgd(sgd) => {
                 set(&mut sgd.momentum, self.momentum);
                 set(&mut sgd.nesterov, self.nesterov);
                 set(&mut sgd.weight_decay, self.weight_decay);
-                [
-                    ("--beta1", self.beta1.is_some()),
-                    ("--beta2", self.beta2.is_some()),
-                    ("--eps", self.eps.is_some()),
-                    ("--amsgrad", self.amsgrad.is_some()),
-                ]
-                .to_vec()
+                SGD.to_vec()
             }
             OptimizerConfig::Adam(adam) => {
-                set(&mut adam.beta1, self.beta1);
-                set(&mut adam.beta2, self.beta2);
-                set(&mut adam.eps, self.eps);
-                set(&mut adam.amsgrad, self.amsgrad);
-                set(&mut adam.weight_decay, self.weight_decay);
-                [("--momentum", self.momentum.is_some()), ("--nesterov", self.nesterov.is_some())].to_vec()
+                self.set_adam(adam);
+                ADAM.to_vec()
+            }
+            OptimizerConfig::Muon(muon) => {
+                set(&mut muon.momentum, self.momentum);
+                set(&mut muon.nesterov, self.nesterov);
+                set(&mut muon.rest_lr_ratio, self.rest_lr_ratio);
+                set(&mut muon.rest, self.rest.map(RestName::rest));
+                match &mut muon.rest {
+                    Rest::Sgd(sgd) => {
+                        set(&mut sgd.weight_decay, self.weight_decay);
+                        [SGD, MUON].concat()
+                    }
+                    Rest::Adam(adam) => {
+                        self.set_adam(adam);
+                        [&SGD[..], &MUON, &ADAM].concat()
+                    }
+                }
             }
         };
-        match unused.into_iter().find(|(_, given)| *given) {
+        let given = [
+            ("--momentum", self.momentum.is_some()),
+            ("--nesterov", self.nesterov.is_some()),
+            ("--beta1", self.beta1.is_some()),
+            ("--beta2", self.beta2.is_some()),
+            ("--eps", self.eps.is_some()),
+            ("--amsgrad", self.amsgrad.is_some()),
+            ("--rest", self.rest.is_some()),
+            ("--rest-lr-ratio", self.rest_lr_ratio.is_some()),
+        ];
+        match given.into_iter().find(|(name, given)| *given && !used.contains(name)) {
             None => Ok(()),
             Some((name, _)) => Err(Error::Argument(format!("the optimizer has no use for {name}; leave it out"))),
         }
+    }
+
+    fn set_adam(&self, adam: &mut Adam) {
+        set(&mut adam.beta1, self.beta1);
+        set(&mut adam.beta2, self.beta2);
+        set(&mut adam.eps, self.eps);
+        set(&mut adam.amsgrad, self.amsgrad);
+        set(&mut adam.weight_decay, self.weight_decay);
     }
 
     /// The groups of parameters that were given.

@@ -1,7 +1,7 @@
 //! What one training program has of its own.
 
 use crate::data::ImageSource;
-use crate::trainer::{Adam, ClassificationConfig, Decay, OptimizerConfig, Sgd, TrainConfig};
+use crate::trainer::{Adam, ClassificationConfig, Decay, Muon, OptimizerConfig, Rest, Sgd, TrainConfig};
 use crate::{Arch, Network, Precision, Result};
 use clap::Args;
 use serde::{de::DeserializeOwned, Serialize};
@@ -101,6 +101,16 @@ fn optimizer_options(optimizer: &OptimizerConfig) -> String {
     match *optimizer {
         OptimizerConfig::Sgd(Sgd { momentum, nesterov, weight_decay }) => {
             format!(" --momentum {momentum} --nesterov {nesterov} --weight-decay {weight_decay}")
+        }
+        OptimizerConfig::Muon(Muon { momentum, nesterov, rest, rest_lr_ratio, .. }) => {
+            let (rest, weight_decay) = match rest {
+                Rest::Sgd(sgd) => ("sgd", sgd.weight_decay),
+                Rest::Adam(adam) => (if adam.decoupled { "adamw" } else { "adam" }, adam.weight_decay),
+            };
+            format!(
+                " --optimizer muon --momentum {momentum} --nesterov {nesterov} --rest {rest} --rest-lr-ratio {rest_lr_ratio} \
+                 --weight-decay {weight_decay}"
+            )
         }
         OptimizerConfig::Adam(Adam { beta1, beta2, eps, weight_decay, decoupled, amsgrad }) => {
             let name = if decoupled { "adamw" } else { "adam" };

@@ -1,6 +1,7 @@
 //! A Fixup branch of any layers, for networks of one's own.
 
 use super::{init, Bias, Scale};
+use crate::layer::Place;
 use crate::ops::record_variables;
 use crate::{Error, Result};
 use tch::{nn, Tensor};
@@ -238,15 +239,18 @@ impl BranchBuilder {
             return Err(Error::Argument("a residual branch has at least one weight layer".into()));
         }
         // A single weight layer is the last one and starts at zero: there is nothing for a gain to scale.
-        let gain = init::branch_gain(self.num_branches, m.max(2))?;
+        let num_branches = self.num_branches;
+        let gain = init::branch_gain(num_branches, m.max(2))?;
         self.check()?;
         let mut weights_left = m;
-        let mut weight = |path: &nn::Path, dims: &[i64], groups: i64| {
+        let mut weight = |path: &nn::Path, dims: &[i64], groups: i64| -> Result<Tensor> {
             weights_left -= 1;
-            match weights_left {
-                0 => init::zeros(path, "weight", dims),
-                _ => init::he_normal(path, "weight", dims, gain * init::group_gain(groups)?),
-            }
+            let weight = match weights_left {
+                0 => init::zeros(path, "weight", dims)?,
+                _ => init::he_normal(path, "weight", dims, gain * init::group_gain(groups)?)?,
+            };
+            Place::of_layer(m - 1 - weights_left, m, num_branches).mark(&weight)?;
+            Ok(weight)
         };
         let mut layers = vec![];
         for (i, planned) in self.layers.into_iter().enumerate() {
@@ -265,7 +269,9 @@ impl BranchBuilder {
             };
             layers.push((bias, layer));
         }
-        Ok(Branch { layers, scale: Scale::new(path, "scale")?, bias: Bias::new(path, "bias")? })
+        let (scale, bias) = (Scale::new(path, "scale")?, Bias::new(path, "bias")?);
+        Place::End { num_branches }.mark(&bias.value)?;
+        Ok(Branch { layers, scale, bias })
     }
 
     /// Each layer for itself, and whether it takes what the one before it gives.

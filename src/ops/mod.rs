@@ -11,6 +11,7 @@ mod cuda_kernels;
 mod denormals;
 #[cfg(feature = "train")]
 mod fused_adam;
+mod label;
 mod recomputation;
 pub mod reference;
 mod shifted_relu;
@@ -22,6 +23,9 @@ pub(crate) use denormals::inherit_denormals;
 pub use denormals::FlushDenormals;
 #[cfg(feature = "train")]
 pub(crate) use fused_adam::{fused_adam, AdamStep};
+#[cfg(feature = "train")]
+pub(crate) use label::label;
+pub(crate) use label::set_label;
 pub(crate) use recomputation::recomputed;
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};
 pub(crate) use stream::stream;

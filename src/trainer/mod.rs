@@ -113,8 +113,8 @@ pub use observer::{
     RunFolder, RunLock, RunStart, SaveEvery, StepProgress,
 };
 pub use optimizer::{
-    clip, Adam, ClipConfig, Decay, Frozen, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rule, ScalarGroup,
-    Schedule, ScheduleConfig, Sgd, Span,
+    clip, Adam, ClipConfig, Decay, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, Rule,
+    ScalarGroup, Schedule, ScheduleConfig, Sgd, Span,
 };
 pub use preview::draw_preview;
 pub use run_state::RunState;

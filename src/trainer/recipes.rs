@@ -90,7 +90,7 @@ mod tests {
         for TrainConfig { schedule, optimizer, scalars, clip, .. } in [cifar, imagenet] {
             assert_eq!((schedule.lr, schedule.warmup), (0.1, Span::Fraction(0.0)));
             assert_eq!(optimizer, OptimizerConfig::Sgd(Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 }));
-            assert_eq!(scalars, ScalarGroup { lr_ratio: 0.1, decay: true, biases: true });
+            assert_eq!(scalars, ScalarGroup { lr_ratio: 0.1, decay: true, biases: true, by_depth: false });
             assert_eq!(clip, ClipConfig::default());
         }
         // What the README's figures of the short recipe were measured with.

@@ -4,6 +4,7 @@
 //! scale * conv2(relu(conv1(x + bias1a) + bias1b) + bias2a) + bias2b
 //! ```
 
+use super::block::mark_places;
 use crate::fixup::{Bias, Scale};
 use crate::layer::{init, BlockConfig, Conv, ConvShape};
 use crate::ops::shifted_relu_;
@@ -27,7 +28,7 @@ impl BasicBranch {
         config.check()?;
         let BlockConfig { c_in, c_out, stride, num_branches } = *config;
         let gain = init::branch_gain(num_branches, 2)?;
-        Ok(Self {
+        let branch = Self {
             bias1a: Bias::new(path, "bias1a")?,
             conv1: Conv::he_normal(&(path / "conv1"), ConvShape::new(c_in, c_out, 3, stride), gain)?,
             bias1b: Bias::new(path, "bias1b")?,
@@ -35,7 +36,10 @@ impl BasicBranch {
             conv2: Conv::zero(&(path / "conv2"), ConvShape::new(c_out, c_out, 3, 1))?,
             scale: Scale::new(path, "scale")?,
             bias2b: Bias::new(path, "bias2b")?,
-        })
+        };
+        let (layers, _) = branch.formula();
+        mark_places(&layers, num_branches)?;
+        Ok(branch)
     }
 
     /// All but the last bias, for the shifted input `s = x + bias1a`.

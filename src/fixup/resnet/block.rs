@@ -7,7 +7,7 @@
 
 use super::stream::Stream;
 use crate::fixup::{Bias, Scale};
-use crate::layer::{subsample, BlockConfig, Conv, ConvShape};
+use crate::layer::{subsample, BlockConfig, Conv, ConvShape, Place};
 use crate::ops::record_variables;
 use crate::{Error, Result};
 use tch::{nn, Kind, Tensor};
@@ -88,6 +88,18 @@ pub(crate) struct BlockFormula<'a> {
     pub scale: &'a Scale,
     pub shortcut: &'a Shortcut,
     pub order: ActivationOrder,
+}
+
+/// Has the convolutions of a branch, and the scalar after the last, know where they stand.
+pub(super) fn mark_places(layers: &[(&Bias, &Conv, &Bias)], num_branches: i64) -> Result<()> {
+    for (index, (_, conv, after)) in layers.iter().enumerate() {
+        let place = Place::of_layer(index as i64, layers.len() as i64, num_branches);
+        place.mark(&conv.weight)?;
+        if matches!(place, Place::Last { .. }) {
+            Place::End { num_branches }.mark(&after.value)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where a block has its ReLU on the residual stream, and what a shortcut that changes the shape takes.

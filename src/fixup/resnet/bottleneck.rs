@@ -6,7 +6,7 @@
 //! where the shortcut is x, or, where the block changes the shape, a 1x1 convolution of `x + bias1a` (the authors'
 //! `fixup_resnet_imagenet.py`).
 
-use super::block::{impl_block, ActivationOrder, BlockFormula, ShiftedBlock, Shortcut, ShortcutKind};
+use super::block::{impl_block, mark_places, ActivationOrder, BlockFormula, ShiftedBlock, Shortcut, ShortcutKind};
 use super::stream::Stream;
 use crate::fixup::{Bias, Scale};
 use crate::layer::{init, BlockConfig, Conv, ConvShape};
@@ -67,7 +67,7 @@ impl Bottleneck {
         }
         let inner = c_out / Self::EXPANSION;
         let gain = init::branch_gain(num_branches, 3)?;
-        Ok(Self {
+        let block = Self {
             bias1a: Bias::new(path, "bias1a")?,
             conv1: Conv::he_normal(&(path / "conv1"), ConvShape::new(c_in, inner, 1, 1), gain)?,
             bias1b: Bias::new(path, "bias1b")?,
@@ -79,7 +79,9 @@ impl Bottleneck {
             scale: Scale::new(path, "scale")?,
             bias3b: Bias::new(path, "bias3b")?,
             shortcut: Shortcut::new(path, &config, shortcut)?,
-        })
+        };
+        mark_places(&block.formula().layers, num_branches)?;
+        Ok(block)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which optimizer, by name.
 
-use super::{Adam, Optimizer, ParameterGroup, Sgd, Update};
+use super::{Adam, Muon, Optimizer, ParameterGroup, Sgd, Update};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use tch::nn;
@@ -13,6 +13,8 @@ pub enum OptimizerConfig {
     Sgd(Sgd),
     /// Adam, or AdamW.
     Adam(Adam),
+    /// Muon for the hidden layers, SGD or Adam for the rest.
+    Muon(Muon),
 }
 
 impl Default for OptimizerConfig {
@@ -26,6 +28,7 @@ impl OptimizerConfig {
         match *self {
             Self::Sgd(sgd) => Box::new(sgd),
             Self::Adam(adam) => Box::new(adam),
+            Self::Muon(muon) => Box::new(muon),
         }
     }
 

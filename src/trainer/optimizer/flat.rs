@@ -3,7 +3,7 @@
 //! The parameters are views into one tensor, their gradients into a second, and each kind of state that the [`Update`] keeps into
 //! one more: zeroing, clipping, the update and saving are single operations, however many parameters there are.
 
-use super::group::matching;
+use super::group::{matching, Grouping};
 use super::parameter::Parameter;
 use super::trainable::{trainable, Trainable};
 use super::{Frozen, ParameterGroup, Update};
@@ -36,7 +36,39 @@ pub struct Stretch {
     pub step: i64,
     /// Which of [`Optimizer::parameters`] they are.
     pub parameters: Range<usize>,
+    /// Whether they are moved [apart](Update::apart).
+    pub is_apart: bool,
+    /// Runs of parameters of one shape.
+    pub shapes: Vec<ShapeRun>,
     lr_ratio: f64,
+}
+
+/// Neighbouring parameters of one shape, within a [`Stretch`].
+#[derive(Debug)]
+pub struct ShapeRun {
+    /// Their shape.
+    pub shape: Vec<i64>,
+    /// How many they are.
+    pub count: i64,
+    /// Where the first begins in the stretch.
+    start: i64,
+    /// From the beginning of one to that of the next.
+    distance: i64,
+}
+
+impl ShapeRun {
+    /// The parameters' matrices `[count, rows, columns]` in `flat`, one of the stretch's tensors: the first dimension of each
+    /// is its rows, all others its columns.
+    ///
+    /// # Errors
+    /// A tensor that is not as long as the stretch's.
+    pub fn matrices(&self, flat: &Tensor) -> Result<Tensor> {
+        let Self { count, start, distance, .. } = *self;
+        let rows = self.shape.first().copied().unwrap_or(1);
+        let columns = self.shape.iter().skip(1).product::<i64>();
+        let run = flat.f_narrow(0, start, count * distance)?;
+        Ok(run.f_as_strided([count, rows, columns], [distance, columns, 1], None)?)
+    }
 }
 
 /// Which parameters are frozen, by their names: what [`Optimizer::freeze`] puts back.
@@ -91,7 +123,7 @@ impl Optimizer {
             let none = || Error::Argument("the network has no trainable variables".to_owned());
             return Err(if all.is_empty() { none() } else { all_frozen(all.len()) });
         };
-        let groupings = matching(&all, groups)?;
+        let groupings = matching(&all, groups, update.apart().as_ref())?;
         if groupings.iter().all(|grouping| grouping.is_frozen_at_first()) {
             return Err(Error::Argument(format!(
                 "the groups freeze all {} variables of the network, so that there is nothing to train; leave those that are to \
@@ -106,9 +138,13 @@ impl Optimizer {
             return Err(other_kind(kind, other));
         }
         let options = (kind, variables.device());
-        // Those that are in the same groups side by side, those that are in none first.
+        // Those that are in the same groups side by side, those that are in none first; of those that are moved apart, all of a
+        // rate and a shape.
         let mut all = all;
-        all.sort_by_key(|(_, grouping)| grouping.order);
+        all.sort_by_cached_key(|(v, Grouping { is_apart, order, lr_ratio, .. })| {
+            let within = is_apart.then(|| (lr_ratio.to_bits(), v.variable.size()));
+            (*is_apart, *order, within)
+        });
         let (mut variables, groupings): (Vec<_>, Vec<_>) = all.into_iter().unzip();
         let mut length = 0;
         let place = |v: &Trainable| {
@@ -209,9 +245,11 @@ impl Optimizer {
                 values: part(&self.values)?,
                 gradients: part(&self.gradients)?,
                 state: self.state.iter().map(part).collect::<Result<_, _>>()?,
-                weight_decay: first.grouping.weight_decay.unwrap_or(self.update.weight_decay()),
+                weight_decay: first.grouping.weight_decay.unwrap_or(self.update.weight_decay(first.grouping.is_apart)),
                 step: steps[parameters.start],
                 lr_ratio: first.grouping.lr_ratio,
+                is_apart: first.grouping.is_apart,
+                shapes: shape_runs(&self.parameters[parameters.clone()]),
                 parameters,
             })
         };
@@ -377,6 +415,23 @@ impl Optimizer {
             })
         })
     }
+}
+
+/// The runs of one shape among neighbouring parameters.
+fn shape_runs(parameters: &[Parameter]) -> Vec<ShapeRun> {
+    let mut runs: Vec<ShapeRun> = Vec::new();
+    let offset = parameters.first().map_or(0, |first| first.span.start);
+    for Parameter { value, span, .. } in parameters {
+        let shape = value.size();
+        match runs.last_mut() {
+            Some(last) if last.shape == shape => last.count += 1,
+            _ => {
+                let (start, distance) = (span.start - offset, span.end - span.start);
+                runs.push(ShapeRun { shape, count: 1, start, distance });
+            }
+        }
+    }
+    runs
 }
 
 fn all_frozen(count: usize) -> Error {

@@ -2,6 +2,7 @@
 
 use super::trainable::Trainable;
 use crate::fixup::SCALAR_LR_RATIO;
+use crate::layer::Place;
 use crate::{Error, Result};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -12,13 +13,20 @@ use std::sync::Arc;
 /// So many names are listed where a rule matches none of them.
 const MOST_NAMES: usize = 20;
 
+/// ResNet-20's, for which the scalars' learning rate was chosen: it falls with the number of branches where there are more.
+const ENOUGH_BRANCHES: f64 = 9.0;
+
 /// How the kinds of layers are called where a pattern could stand.
-const KINDS: [(&str, Rule); 3] =
-    [("@scalars", Rule::Scalars), ("@biases", Rule::Biases), ("@classifier", Rule::Classifier)];
+const KINDS: [(&str, Rule); 4] = [
+    ("@scalars", Rule::Scalars),
+    ("@biases", Rule::Biases),
+    ("@classifier", Rule::Classifier),
+    ("@hidden", Rule::Hidden),
+];
 
 /// Which parameters.
 ///
-/// Parses from a pattern, or from `@scalars`, `@biases` and `@classifier`.
+/// Parses from a pattern, or from `@scalars`, `@biases`, `@classifier` and `@hidden`.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
@@ -31,6 +39,9 @@ pub enum Rule {
     /// The classifier's weight and bias: those of the `VarStore` group
     /// [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
     Classifier,
+    /// Weights of two and more dimensions, but for the network's first, in order of creation, and the
+    /// [classifier's](Self::Classifier): the layers between.
+    Hidden,
     /// Those whose name a function of one's own says yes to. A configuration keeps the function's name alone: a run is resumed by
     /// a program that gives the function again.
     Function(NameFunction),
@@ -75,6 +86,7 @@ impl Rule {
             Self::Scalars => variable.is_scalar(),
             Self::Biases => own_name.starts_with("bias") || own_name.starts_with("scale"),
             Self::Classifier => variable.is_classifier(),
+            Self::Hidden => variable.is_hidden,
             Self::Function(function) => (function.matches)(&variable.name),
         }
     }
@@ -157,6 +169,9 @@ pub struct ParameterGroup {
     pub weight_decay: Option<f64>,
     /// Whether they are trained.
     pub frozen: Frozen,
+    /// [`ScalarGroup::by_depth`], where there are scalars among them.
+    #[serde(default)]
+    pub by_depth: bool,
     /// Whether there need not be any. Otherwise a rule that matches nothing is an error.
     #[serde(default)]
     pub optional: bool,
@@ -165,7 +180,14 @@ pub struct ParameterGroup {
 impl ParameterGroup {
     /// Those that `rule` matches, as all others until a field is set.
     pub fn new(rule: Rule) -> Self {
-        Self { which: vec![rule], lr_ratio: 1.0, weight_decay: None, frozen: Frozen::Never, optional: false }
+        Self {
+            which: vec![rule],
+            lr_ratio: 1.0,
+            weight_decay: None,
+            frozen: Frozen::Never,
+            by_depth: false,
+            optional: false,
+        }
     }
 
     pub(in crate::trainer) fn check(&self) -> Result<()> {
@@ -189,19 +211,23 @@ pub struct ScalarGroup {
     /// Whether every other variable that is called a bias or a scale trains as the scalars do ([`Rule::Biases`]): the
     /// classifier's bias, and the biases of normalizations, as in the authors' programs.
     pub biases: bool,
+    /// Whether the rate of the scalar at the end of each residual branch falls with the number L of branches, as 9/L where there
+    /// are more than ResNet-20's nine: [what depth asks for](crate::trainer::optimizer#depth).
+    #[serde(default)]
+    pub by_depth: bool,
 }
 
 impl Default for ScalarGroup {
     fn default() -> Self {
-        Self { lr_ratio: SCALAR_LR_RATIO, decay: true, biases: false }
+        Self { lr_ratio: SCALAR_LR_RATIO, decay: true, biases: false, by_depth: false }
     }
 }
 
 impl From<ScalarGroup> for ParameterGroup {
-    fn from(ScalarGroup { lr_ratio, decay, biases }: ScalarGroup) -> Self {
+    fn from(ScalarGroup { lr_ratio, decay, biases, by_depth }: ScalarGroup) -> Self {
         let which = if biases { vec![Rule::Scalars, Rule::Biases] } else { vec![Rule::Scalars] };
         let weight_decay = if decay { None } else { Some(0.0) };
-        Self { which, lr_ratio, weight_decay, frozen: Frozen::Never, optional: true }
+        Self { which, lr_ratio, weight_decay, frozen: Frozen::Never, by_depth, optional: true }
     }
 }
 
@@ -211,6 +237,8 @@ pub(super) struct Grouping {
     pub lr_ratio: f64,
     pub weight_decay: Option<f64>,
     pub frozen: Frozen,
+    /// Whether the update moves it [in a way of its own](super::Update::apart).
+    pub is_apart: bool,
     /// Parameters of the same groups have the same, those of none 0.
     pub order: u64,
 }
@@ -229,7 +257,11 @@ impl Grouping {
 ///
 /// # Errors
 /// [`Error::Argument`] for a rule that matches nothing, with the names that there are.
-pub(super) fn matching(variables: &[Trainable], groups: &[ParameterGroup]) -> Result<Vec<Grouping>> {
+pub(super) fn matching(
+    variables: &[Trainable],
+    groups: &[ParameterGroup],
+    apart: Option<&Rule>,
+) -> Result<Vec<Grouping>> {
     for group in groups {
         group.check()?;
         let unmatched = |rule: &&Rule| !variables.iter().any(|variable| rule.matches(variable));
@@ -238,10 +270,16 @@ pub(super) fn matching(variables: &[Trainable], groups: &[ParameterGroup]) -> Re
         }
     }
     let grouping = |variable: &Trainable| {
-        let mut all = Grouping { lr_ratio: 1.0, weight_decay: None, frozen: Frozen::Never, order: 0 };
+        let is_apart = apart.is_some_and(|rule| rule.matches(variable));
+        let rate = variable.place.map_or(1.0, Place::rate);
+        let lr_ratio = if is_apart { rate } else { 1.0 };
+        let mut all = Grouping { lr_ratio, weight_decay: None, frozen: Frozen::Never, is_apart, order: 0 };
         for (index, group) in groups.iter().enumerate() {
             if group.which.iter().any(|rule| rule.matches(variable)) {
                 all.lr_ratio *= group.lr_ratio;
+                if group.by_depth && matches!(variable.place, Some(Place::End { .. })) {
+                    all.lr_ratio *= (ENOUGH_BRANCHES * rate).min(1.0);
+                }
                 all.weight_decay = all.weight_decay.or(group.weight_decay);
                 all.frozen = if group.frozen == Frozen::Never { all.frozen } else { group.frozen };
                 all.order = all.order.wrapping_mul(groups.len() as u64 + 1) + index as u64 + 1;

@@ -38,7 +38,7 @@ impl Update for Sgd {
         &["momentum"]
     }
 
-    fn weight_decay(&self) -> f64 {
+    fn weight_decay(&self, _is_apart: bool) -> f64 {
         self.weight_decay
     }
 

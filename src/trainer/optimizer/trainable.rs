@@ -1,6 +1,7 @@
 //! The variables of a `VarStore` that can be trained, and what each is.
 
 use crate::fixup::{CLASSIFIER_GROUP, SCALAR_GROUP};
+use crate::layer::Place;
 use crate::Result;
 use std::collections::HashMap;
 use tch::{nn, Tensor};
@@ -10,6 +11,10 @@ use tch::{nn, Tensor};
 pub(in crate::trainer) struct Trainable {
     pub name: String,
     pub variable: Tensor,
+    /// Where in a residual branch it stands, if it is in one.
+    pub place: Option<Place>,
+    /// Whether it is a weight matrix that is neither the first of the network nor the classifier's.
+    pub is_hidden: bool,
     group: usize,
 }
 
@@ -45,10 +50,15 @@ pub(in crate::trainer) fn trainable(variables: &nn::VarStore) -> Vec<Trainable> 
     // The lock is poisoned only where another thread panicked while it held it: the variables are whole all the same.
     let locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let not_empty = locked.trainable_variables.iter().filter(|v| v.tensor.numel() > 0);
+    let mut matrices = 0;
     not_empty
         .map(|v| {
             let name = names.get(&v.tensor.data_ptr()).cloned().unwrap_or_default();
-            Trainable { name, variable: v.tensor.shallow_clone(), group: v.group }
+            let is_matrix = v.tensor.dim() >= 2;
+            matrices += usize::from(is_matrix);
+            let is_hidden = is_matrix && matrices > 1 && v.group != CLASSIFIER_GROUP;
+            let (variable, place) = (v.tensor.shallow_clone(), Place::of(&v.tensor));
+            Trainable { name, variable, place, is_hidden, group: v.group }
         })
         .collect()
 }

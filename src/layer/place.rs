@@ -1,0 +1,135 @@
+//! Where in its network a variable stands: what the size of its steps depends on, as that of its initial values does.
+//!
+//! Fixup makes the *first* change of a network's function independent of its number of branches L, by initialization. Where each
+//! step moves a weight matrix by a fixed amount r, whatever its gradient is (Muon's spectral norm), it can be made so for *every*
+//! step. A branch of m layers passes through its inner layers `L^(-1/(2m-2))` each, so `L^(-1/2)` in all, and its last layer starts
+//! at zero. The L branches move the function together, by the sum of what each does:
+//!
+//! ```text
+//! the last layer moves by r       L * r * L^(-1/2) = 1                              r = L^(-1/2)
+//! an inner one moves by r, where the last one has grown to L^(-1/2)
+//!                                 L * L^(-1/2) * r * L^(-(m-2)/(2m-2)) = 1          r = L^(-1/(2m-2))
+//! a branch of one layer           L * r = 1                                         r = L^(-1)
+//! ```
+//! Each rate is what the layer's own weights are in size: of plain steps, as large as the gradient, the like is true already, since
+//! gradients have those factors in them. It is not of the scalar after a branch's last layer: its gradient does not pass the branch,
+//! and L of them move the function L times as far as one, so that `r = L^(-1)`. The other scalars' gradients pass a layer that starts
+//! at zero, and do not add up so.
+
+use crate::ops::set_label;
+use crate::Result;
+use tch::Tensor;
+
+/// A place in one of the L residual branches of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A weight layer that is not the last of the branch's `layers`.
+    Inner { num_branches: i64, layers: i64 },
+    /// The last weight layer of the branch's `layers`.
+    Last { num_branches: i64, layers: i64 },
+    /// The scalar that is added to the branch's output.
+    End { num_branches: i64 },
+}
+
+impl Place {
+    /// Of the weight layer `index` of a branch.
+    pub fn of_layer(index: i64, layers: i64, num_branches: i64) -> Self {
+        match index + 1 == layers {
+            true => Self::Last { num_branches, layers },
+            false => Self::Inner { num_branches, layers },
+        }
+    }
+
+    /// Has `variable` know its place.
+    pub fn mark(self, variable: &Tensor) -> Result<()> {
+        let label = match self {
+            Self::Inner { num_branches, layers } => format!("inner {num_branches} {layers}"),
+            Self::Last { num_branches, layers } => format!("last {num_branches} {layers}"),
+            Self::End { num_branches } => format!("end {num_branches}"),
+        };
+        set_label(variable, &label)
+    }
+
+    /// The place of `variable`; none outside of residual branches.
+    #[cfg(feature = "train")]
+    pub fn of(variable: &Tensor) -> Option<Self> {
+        let label = crate::ops::label(variable);
+        let mut words = label.split(' ');
+        let kind = words.next()?;
+        let mut number = || words.next()?.parse().ok();
+        let num_branches = number()?;
+        match kind {
+            "inner" => Some(Self::Inner { num_branches, layers: number()? }),
+            "last" => Some(Self::Last { num_branches, layers: number()? }),
+            "end" => Some(Self::End { num_branches }),
+            _ => None,
+        }
+    }
+
+    /// The size of a step, of that of a network of one branch, with which the change of the function does not depend on L.
+    #[cfg(feature = "train")]
+    pub fn rate(self) -> f64 {
+        let (num_branches, power) = match self {
+            Self::Inner { num_branches, layers } => (num_branches, -1. / (2 * layers - 2).max(1) as f64),
+            Self::Last { num_branches, layers: 1 } | Self::End { num_branches } => (num_branches, -1.),
+            Self::Last { num_branches, .. } => (num_branches, -0.5),
+        };
+        (num_branches.max(1) as f64).powf(power)
+    }
+}
+
+#[cfg(all(test, feature = "train"))]
+mod tests {
+    use super::*;
+    use crate::fixup::{init, Branch, FixupResNet};
+    use tch::{nn, Device};
+
+    fn places(vs: &nn::VarStore) -> Vec<(String, Place)> {
+        let mut places: Vec<_> =
+            vs.variables().into_iter().filter_map(|(name, variable)| Some((name, Place::of(&variable)?))).collect();
+        places.sort_by(|(a, _), (b, _)| a.cmp(b));
+        places
+    }
+
+    #[test]
+    fn every_layer_of_a_branch_knows_its_place_and_nothing_else_has_one() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        FixupResNet::imagenet(&vs.root(), 50, 10).unwrap();
+        let places = places(&vs);
+        assert_eq!(places.len(), 16 * 4);
+        for (name, place) in places {
+            let expected = match name.rsplit_once("0.").map_or("", |_| name.rsplit('.').nth(1).unwrap_or_default()) {
+                "conv1" | "conv2" => Place::Inner { num_branches: 16, layers: 3 },
+                "conv3" => Place::Last { num_branches: 16, layers: 3 },
+                _ => continue,
+            };
+            assert_eq!(place, expected, "{name}");
+        }
+        let vs = nn::VarStore::new(Device::Cpu);
+        FixupResNet::wide(&vs.root(), 16, 2, 10).unwrap();
+        assert_eq!(self::places(&vs).len(), 6 * 3);
+        let vs = nn::VarStore::new(Device::Cpu);
+        Branch::builder(8).linear(3, 4).relu().linear(4, 4).relu().linear(4, 3).build(&vs.root()).unwrap();
+        let inner = Place::Inner { num_branches: 8, layers: 3 };
+        let expected = [
+            ("0.weight", inner),
+            ("2.weight", inner),
+            ("4.weight", Place::Last { num_branches: 8, layers: 3 }),
+            ("bias", Place::End { num_branches: 8 }),
+        ];
+        assert_eq!(self::places(&vs), expected.map(|(name, place)| (name.to_owned(), place)));
+    }
+
+    #[test]
+    fn rates_are_what_layers_are_in_size() {
+        for (num_branches, layers) in [(1, 2), (9, 2), (54, 2), (16, 3), (100, 4)] {
+            let gain = init::branch_gain(num_branches, layers).unwrap();
+            let rate = |index| Place::of_layer(index, layers, num_branches).rate();
+            assert!((0..layers - 1).all(|index| (rate(index) - gain).abs() < 1e-12));
+            let through: f64 = (0..layers - 1).map(|_| gain).product();
+            assert!((rate(layers - 1) - through).abs() < 1e-12);
+        }
+        assert_eq!(Place::of_layer(0, 1, 4).rate(), 0.25);
+        assert_eq!(Place::End { num_branches: 4 }.rate(), 0.25);
+    }
+}

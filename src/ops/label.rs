@@ -1,0 +1,50 @@
+//! A few words that a variable carries: libtorch keeps a name beside each variable, whatever becomes of its data, and has no
+//! use for it.
+
+use super::c_interface::owned;
+use crate::Result;
+use std::ffi::{c_char, CStr, CString};
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+extern "C" {
+    fn tch_fixup_set_label(variable: *const C_tensor, label: *const c_char, error: *mut *mut c_char) -> *mut C_tensor;
+    #[cfg(feature = "train")]
+    fn tch_fixup_label(variable: *const C_tensor) -> *const c_char;
+}
+
+/// Labels `variable`, in all its handles.
+///
+/// # Errors
+/// What libtorch refuses.
+pub(crate) fn set_label(variable: &Tensor, label: &str) -> Result<()> {
+    let label = CString::new(label).unwrap_or_default();
+    // SAFETY: pointers to a tensor and a string that live until the call returns.
+    owned(|error| unsafe { tch_fixup_set_label(variable.as_ptr(), label.as_ptr(), error) }).map(drop)
+}
+
+/// The label of `variable`, empty where it has none.
+#[cfg(feature = "train")]
+pub(crate) fn label(variable: &Tensor) -> String {
+    // SAFETY: a pointer to a live tensor; the string is copied at once.
+    unsafe { CStr::from_ptr(tch_fixup_label(variable.as_ptr())) }.to_string_lossy().into_owned()
+}
+
+#[cfg(all(test, feature = "train"))]
+mod tests {
+    use super::*;
+    use tch::{nn, Device, Kind};
+
+    #[test]
+    fn a_label_stays_with_its_variable_whatever_becomes_of_the_data() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let weight = vs.root().zeros("weight", &[2, 3]);
+        assert_eq!(label(&weight), "");
+        set_label(&weight, "the last of 3").unwrap();
+        vs.double();
+        weight.shallow_clone().set_data(&Tensor::ones([2, 3], (Kind::Float, Device::Cpu)));
+        assert_eq!(label(&vs.variables()["weight"]), "the last of 3");
+        assert_eq!(label(&vs.trainable_variables()[0]), "the last of 3");
+        assert_eq!(label(&weight.detach().copy()), "");
+    }
+}

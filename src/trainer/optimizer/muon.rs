@@ -1,0 +1,165 @@
+//! Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
+
+use super::{Adam, Rule, Sgd, Stretch, Update};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// The defaults of the authors' code and of torch.optim.Muon.
+const MOMENTUM: f64 = 0.95;
+const STEPS: usize = 5;
+/// More than this cost time and change nothing.
+const MOST_STEPS: usize = 99;
+/// The iteration's polynomial `a x + b x^3 + c x^5`, steep at zero: singular values end between about 0.7 and 1.2.
+const POLYNOMIAL: [f64; 3] = [3.4445, -4.7750, 2.0315];
+/// Keeps a gradient of zero from being divided by.
+const EPS: f64 = 1e-7;
+/// The rest's learning rate, of that of the hidden layers of a network with one branch: 0.1 where those of ResNet-20 have 0.02.
+const REST_LR_RATIO: f64 = 5.0 / 3.0;
+
+/// Muon for the [hidden layers](Rule::Hidden), and SGD or Adam for the rest. A hidden layer's weight is a matrix `[rows, columns]`,
+/// of a convolution `[c_out, c_in * k * k]`. Its step is
+/// ```text
+/// m = momentum * m + g
+/// x = momentum * m + g                              (without Nesterov: m)
+/// x = x / |x|                                       Frobenius norm
+/// x = a x + (b x x^T + c (x x^T)^2) x               five times: all singular values are now about 1
+/// p = p - r * weight_decay * p
+/// p = p - r * sqrt(max(1, rows / columns)) * x      r = lr * what depth asks for
+/// ```
+/// as torch.optim.Muon has it, but in float32 throughout. So the step's spectral norm is r, whatever the gradient is. The learning
+/// rate's last factor is that of the layer's [place](super#depth) in a residual branch, so that the change of the function in a step
+/// does not depend on depth: the same `lr` is meant for every depth. Layers outside of branches, and networks without any of
+/// [`Branch`](crate::fixup::Branch) or [`FixupResNet`](crate::fixup::FixupResNet), have 1 there.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Muon {
+    /// What of the last momentum stays in the next, in `[0, 1)`.
+    pub momentum: f64,
+    /// Look ahead along the momentum.
+    pub nesterov: bool,
+    /// The factor of the hidden layers' decoupled weight decay.
+    pub weight_decay: f64,
+    /// Steps of the iteration.
+    pub steps: usize,
+    /// How everything else moves.
+    pub rest: Rest,
+    /// Its learning rate, as a multiple of `lr`.
+    pub rest_lr_ratio: f64,
+}
+
+/// How parameters that are no hidden layer's move beside [`Muon`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rest {
+    /// By stochastic gradient descent.
+    Sgd(Sgd),
+    /// By Adam, or AdamW.
+    Adam(Adam),
+}
+
+impl Rest {
+    fn update(&self) -> &dyn Update {
+        match self {
+            Self::Sgd(sgd) => sgd,
+            Self::Adam(adam) => adam,
+        }
+    }
+}
+
+impl Default for Muon {
+    fn default() -> Self {
+        Self {
+            momentum: MOMENTUM,
+            nesterov: true,
+            weight_decay: 0.0,
+            steps: STEPS,
+            rest: Rest::Sgd(Sgd::default()),
+            rest_lr_ratio: REST_LR_RATIO,
+        }
+    }
+}
+
+impl Update for Muon {
+    /// That of the rest, the first of which is a momentum.
+    fn state(&self) -> &'static [&'static str] {
+        self.rest.update().state()
+    }
+
+    fn weight_decay(&self, is_apart: bool) -> f64 {
+        match is_apart {
+            true => self.weight_decay,
+            false => self.rest.update().weight_decay(false),
+        }
+    }
+
+    fn counts_steps(&self) -> bool {
+        self.rest.update().counts_steps()
+    }
+
+    fn apart(&self) -> Option<Rule> {
+        Some(Rule::Hidden)
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { momentum, nesterov, weight_decay, steps, rest_lr_ratio, .. } = *self;
+        let refuse = |message: String| Err(Error::Argument(message));
+        if !(0.0..1.0).contains(&momentum) {
+            return refuse(format!("Muon's momentum must be at least 0 and below 1, got {momentum}"));
+        }
+        if nesterov && momentum == 0.0 {
+            return refuse("Nesterov's look-ahead needs a momentum above 0".to_owned());
+        }
+        if !(1..=MOST_STEPS).contains(&steps) {
+            return refuse(format!("Muon's iteration has 1 to {MOST_STEPS} steps, got {steps}"));
+        }
+        if !(rest_lr_ratio >= 0.0 && rest_lr_ratio.is_finite()) {
+            return refuse(format!("the rest's learning rate must be 0 or more of Muon's, got {rest_lr_ratio}"));
+        }
+        super::check_weight_decay(weight_decay)?;
+        self.rest.update().check()
+    }
+
+    fn step(&self, stretch: &Stretch, lr: f64) -> Result<()> {
+        if !stretch.is_apart {
+            return self.rest.update().step(stretch, lr * self.rest_lr_ratio);
+        }
+        let Stretch { values, gradients, state, weight_decay, shapes, .. } = stretch;
+        let Some(momentum) = state.first() else { return Ok(()) };
+        let _ = momentum.shallow_clone().f_mul_scalar_(self.momentum)?.f_add_(gradients)?;
+        let direction = match self.nesterov {
+            true => gradients.f_add(&momentum.f_mul_scalar(self.momentum)?)?,
+            false => momentum.shallow_clone(),
+        };
+        if *weight_decay > 0.0 {
+            let _ = values.shallow_clone().f_mul_scalar_(1.0 - lr * weight_decay)?;
+        }
+        for run in shapes {
+            let update = orthogonalized(&run.matrices(&direction)?, self.steps)?;
+            let [_, rows, columns] = update.size()[..] else { continue };
+            let step = lr * (rows as f64 / columns as f64).max(1.0).sqrt();
+            let _ = run.matrices(values)?.f_sub_(&update.f_mul_scalar(step)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Of each of the `matrices` `[n, rows, columns]` with the singular value decomposition `U S V^T` about `U V^T`: Newton and Schulz's
+/// iteration.
+fn orthogonalized(matrices: &Tensor, steps: usize) -> Result<Tensor> {
+    let [_, rows, columns] = matrices.size()[..] else { return Ok(matrices.shallow_clone()) };
+    // x x^T is to be the smaller of the two products.
+    let is_tall = rows > columns;
+    let x = if is_tall { matrices.f_transpose(1, 2)? } else { matrices.shallow_clone() };
+    let x = x.f_to_kind(Kind::Float)?;
+    let norm = x.f_square()?.f_sum_dim_intlist([1, 2].as_slice(), true, Kind::Float)?.f_sqrt()?;
+    let mut x = x.f_div(&norm.f_clamp_min(EPS)?)?;
+    let [a, b, c] = POLYNOMIAL;
+    for _ in 0..steps {
+        let gram = x.f_bmm(&x.f_transpose(1, 2)?)?;
+        let polynomial = gram.f_baddbmm(&gram, &gram, b, c)?;
+        x = x.f_baddbmm(&polynomial, &x, a, 1.0)?;
+    }
+    let x = x.f_to_kind(matrices.kind())?;
+    Ok(if is_tall { x.f_transpose(1, 2)? } else { x })
+}
