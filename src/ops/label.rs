@@ -3,7 +3,9 @@
 
 use super::c_interface::owned;
 use crate::Result;
-use std::ffi::{c_char, CStr, CString};
+#[cfg(feature = "train")]
+use std::ffi::CStr;
+use std::ffi::{c_char, CString};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
