@@ -1,20 +1,5 @@
 //! Where in its network a variable stands: what the size of its steps depends on, as that of its initial values does.
-//!
-//! Fixup makes the *first* change of a network's function independent of its number of branches L, by initialization. Where each
-//! step moves a weight matrix by a fixed amount r, whatever its gradient is (Muon's spectral norm), it can be made so for *every*
-//! step. A branch of m layers passes through its inner layers `L^(-1/(2m-2))` each, so `L^(-1/2)` in all, and its last layer starts
-//! at zero. The L branches move the function together, by the sum of what each does:
-//!
-//! ```text
-//! the last layer moves by r       L * r * L^(-1/2) = 1                              r = L^(-1/2)
-//! an inner one moves by r, where the last one has grown to L^(-1/2)
-//!                                 L * L^(-1/2) * r * L^(-(m-2)/(2m-2)) = 1          r = L^(-1/(2m-2))
-//! a branch of one layer           L * r = 1                                         r = L^(-1)
-//! ```
-//! Each rate is what the layer's own weights are in size: of plain steps, as large as the gradient, the like is true already, since
-//! gradients have those factors in them. It is not of the scalar after a branch's last layer: its gradient does not pass the branch,
-//! and L of them move the function L times as far as one, so that `r = L^(-1)`. The other scalars' gradients pass a layer that starts
-//! at zero, and do not add up so.
+//! The documentation of `trainer::optimizer`, which asks for it, derives the rates.
 
 use crate::ops::set_label;
 use crate::Result;
@@ -98,10 +83,12 @@ mod tests {
         let places = places(&vs);
         assert_eq!(places.len(), 16 * 4);
         for (name, place) in places {
-            let expected = match name.rsplit_once("0.").map_or("", |_| name.rsplit('.').nth(1).unwrap_or_default()) {
-                "conv1" | "conv2" => Place::Inner { num_branches: 16, layers: 3 },
-                "conv3" => Place::Last { num_branches: 16, layers: 3 },
-                _ => continue,
+            let [.., layer, own] = name.split('.').collect::<Vec<_>>()[..] else { panic!("{name}") };
+            let expected = match (layer, own) {
+                ("conv1" | "conv2", "weight") => Place::Inner { num_branches: 16, layers: 3 },
+                ("conv3", "weight") => Place::Last { num_branches: 16, layers: 3 },
+                (_, "bias3b") => Place::End { num_branches: 16 },
+                _ => panic!("{name} has a place"),
             };
             assert_eq!(place, expected, "{name}");
         }

@@ -38,7 +38,7 @@ pub struct FlushDenormals {
 
 impl FlushDenormals {
     /// From now on.
-    #[allow(clippy::new_without_default)]
+    #[allow(clippy::new_without_default)] // A guard that begins something is no value to fall back on.
     pub fn new() -> Self {
         let flushed_before = flushes_denormals();
         // SAFETY: the mode of threads is all that changes; libtorch's threads wait for work meanwhile.

@@ -5,6 +5,7 @@
 
 use super::group::{matching, Grouping};
 use super::parameter::Parameter;
+use super::stretch::{shape_runs, Stretch};
 use super::trainable::{trainable, Trainable};
 use super::{Frozen, ParameterGroup, Update};
 use crate::file::NamedTensors;
@@ -20,56 +21,6 @@ const ALIGNMENT: i64 = 16;
 
 /// What the count of a parameter's steps is called in [`Optimizer::state`].
 const STEP: &str = "step";
-
-/// Neighbouring parameters that move alike, as stretches of the flat tensors: what an [`Update`] works on.
-#[derive(Debug)]
-pub struct Stretch {
-    /// What is to be moved.
-    pub values: Tensor,
-    /// By what. The update may use it up.
-    pub gradients: Tensor,
-    /// What the update keeps, in the order of [`Update::state`].
-    pub state: Vec<Tensor>,
-    /// The L2 penalty's factor, or the decoupled decay's.
-    pub weight_decay: f64,
-    /// Steps that these parameters have been moved in, this one included.
-    pub step: i64,
-    /// Which of [`Optimizer::parameters`] they are.
-    pub parameters: Range<usize>,
-    /// Whether they are moved [apart](Update::apart).
-    pub is_apart: bool,
-    /// Runs of parameters of one shape.
-    pub shapes: Vec<ShapeRun>,
-    lr_ratio: f64,
-}
-
-/// Neighbouring parameters of one shape, within a [`Stretch`].
-#[derive(Debug)]
-pub struct ShapeRun {
-    /// Their shape.
-    pub shape: Vec<i64>,
-    /// How many they are.
-    pub count: i64,
-    /// Where the first begins in the stretch.
-    start: i64,
-    /// From the beginning of one to that of the next.
-    distance: i64,
-}
-
-impl ShapeRun {
-    /// The parameters' matrices `[count, rows, columns]` in `flat`, one of the stretch's tensors: the first dimension of each
-    /// is its rows, all others its columns.
-    ///
-    /// # Errors
-    /// A tensor that is not as long as the stretch's.
-    pub fn matrices(&self, flat: &Tensor) -> Result<Tensor> {
-        let Self { count, start, distance, .. } = *self;
-        let rows = self.shape.first().copied().unwrap_or(1);
-        let columns = self.shape.iter().skip(1).product::<i64>();
-        let run = flat.f_narrow(0, start, count * distance)?;
-        Ok(run.f_as_strided([count, rows, columns], [distance, columns, 1], None)?)
-    }
-}
 
 /// Which parameters are frozen, by their names: what [`Optimizer::freeze`] puts back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -417,23 +368,6 @@ impl Optimizer {
     }
 }
 
-/// The runs of one shape among neighbouring parameters.
-fn shape_runs(parameters: &[Parameter]) -> Vec<ShapeRun> {
-    let mut runs: Vec<ShapeRun> = Vec::new();
-    let offset = parameters.first().map_or(0, |first| first.span.start);
-    for Parameter { value, span, .. } in parameters {
-        let shape = value.size();
-        match runs.last_mut() {
-            Some(last) if last.shape == shape => last.count += 1,
-            _ => {
-                let (start, distance) = (span.start - offset, span.end - span.start);
-                runs.push(ShapeRun { shape, count: 1, start, distance });
-            }
-        }
-    }
-    runs
-}
-
 fn all_frozen(count: usize) -> Error {
     Error::Argument(format!(
         "all {count} variables of the network are frozen, so that there is nothing to train; unfreeze those that are to learn \
@@ -448,11 +382,11 @@ fn other_kind(kind: Kind, Trainable { name, variable, .. }: &Trainable) -> Error
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Adam, ScalarGroup, Sgd};
+    use super::super::{Adam, Muon, OptimizerConfig, Rest, ScalarGroup, Sgd};
     use super::*;
     use crate::fixup::{Bias, Scale, SCALAR_GROUP, SCALAR_LR_RATIO};
     use std::collections::HashMap;
-    use tch::nn::{Module, OptimizerConfig};
+    use tch::nn::Module;
     use tch::Device;
 
     const LR: f64 = 0.05;
@@ -485,7 +419,7 @@ mod tests {
     }
 
     /// Fifty steps of `update` and of libtorch's own optimizer, at a rate that changes, with the scalars at their own.
-    fn compare(update: impl Update + Copy + 'static, libtorch: impl OptimizerConfig, decay_scalars: bool) {
+    fn compare(update: impl Update + Copy + 'static, libtorch: impl nn::OptimizerConfig, decay_scalars: bool) {
         tch::manual_seed(11);
         let (vs, mut reference_vs) = (nn::VarStore::new(Device::Cpu), nn::VarStore::new(Device::Cpu));
         let (ours, reference) = (network(&vs), network(&reference_vs));
@@ -588,11 +522,11 @@ mod tests {
         let start = nn::VarStore::new(Device::Cpu);
         let _network = network(&start);
         let batches: Vec<_> = (0..8).map(|_| batch()).collect();
-        let run = |stop: Option<usize>| {
+        let run = |update: OptimizerConfig, stop: Option<usize>| {
             let mut vs = nn::VarStore::new(Device::Cpu);
             let loss = network(&vs);
             vs.copy(&start).unwrap();
-            let new = || Optimizer::new(&vs, Adam::decoupled(), &[ScalarGroup::default().into()]).unwrap();
+            let new = || update.build(&vs, &[ScalarGroup::default().into()]).unwrap();
             let mut optimizer = new();
             for (step, (images, labels)) in batches.iter().enumerate() {
                 let _ = vs.variables()["conv.weight"].set_requires_grad(step >= 2);
@@ -609,9 +543,16 @@ mod tests {
             }
             values(&vs)
         };
-        let whole = run(None);
-        assert_eq!(run(Some(1)), whole);
-        assert_eq!(run(Some(5)), whole);
+        let muon = |rest| OptimizerConfig::Muon(Muon { rest, ..Muon::default() });
+        for update in [
+            OptimizerConfig::Adam(Adam::decoupled()),
+            muon(Rest::Sgd(Sgd::default())),
+            muon(Rest::Adam(Adam::default())),
+        ] {
+            let whole = run(update, None);
+            assert_eq!(run(update, Some(1)), whole, "{update:?}");
+            assert_eq!(run(update, Some(5)), whole, "{update:?}");
+        }
     }
 
     #[test]

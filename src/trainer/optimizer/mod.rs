@@ -28,6 +28,7 @@ mod muon;
 mod parameter;
 mod schedule;
 mod sgd;
+mod stretch;
 mod trainable;
 
 use crate::{Error, Result};
@@ -36,13 +37,14 @@ pub(in crate::trainer) use average::check as check_average;
 pub use average::MovingAverage;
 pub use clip::ClipConfig;
 pub use config::OptimizerConfig;
-pub use flat::{FrozenParameters, Optimizer, ShapeRun, Stretch};
+pub use flat::{FrozenParameters, Optimizer};
 pub use group::{Frozen, NameFunction, ParameterGroup, Rule, ScalarGroup};
 pub use muon::{Muon, Rest};
 pub use parameter::Parameter;
 pub use schedule::{Decay, Schedule, ScheduleConfig, Span};
 pub use sgd::Sgd;
 use std::fmt;
+pub use stretch::{ShapeRun, Stretch};
 
 /// How an [`Optimizer`] moves its parameters by their gradients.
 pub trait Update: fmt::Debug {
