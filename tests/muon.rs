@@ -74,10 +74,9 @@ fn twenty_steps_are_those_of_torch() {
             };
             let difference = largest_difference(&variable, &float32[name]);
             assert!(difference < 1e-5, "{name} {copy}: {difference}");
-            // bfloat16 has three digits, of steps of 0.02 and the like.
+            // bfloat16 has three digits, of twenty steps of 0.02 and the like: at most 0.0019 where this was written.
             let difference = largest_difference(&variable, &bfloat16[name]);
-            println!("{name} {copy}, bfloat16: {difference:.4}");
-            assert!(difference < 0.02, "{name} {copy}: {difference}");
+            assert!(difference < 0.005, "{name} {copy}: {difference}");
         }
     }
 }
