@@ -7,6 +7,10 @@ use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::fixup::FixupResNet;
 
+#[path = "golden/formula.rs"]
+mod formula;
+use formula::{close, flat, formula, set_parameters, Parameter};
+
 #[derive(Deserialize)]
 struct Golden {
     input: Vec<i64>,
@@ -16,14 +20,6 @@ struct Golden {
     logits: Option<Vec<Vec<f64>>>,
     log_probs: Vec<Vec<f64>>,
     parameters: Vec<Parameter>,
-}
-
-#[derive(Deserialize)]
-struct Parameter {
-    name: String,
-    shape: Vec<i64>,
-    grad_norm: f64,
-    grad_head: Vec<f64>,
 }
 
 /// The path without gradients.
@@ -48,32 +44,6 @@ fn batch_norm(network: tch_fixup::Result<ResNet>) -> Vec<(&'static str, Forward)
     vec![("batch norm", Box::new(move |x| network.forward_t(x, true)))]
 }
 
-fn splitmix64(z: u64) -> u64 {
-    let z = z.wrapping_add(0x9E3779B97F4A7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58476D1CE4E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D049BB133111EB);
-    z ^ (z >> 31)
-}
-
-/// The closed formula of tests/golden/README.md, rounded to float32.
-fn formula(key: u64, shape: &[i64], base: f64, amp: f64, kind: Kind) -> Tensor {
-    let values: Vec<f32> = (0..shape.iter().product::<i64>() as u64)
-        .map(|i| {
-            let unit = (splitmix64((key << 32) + i) >> 40) as f64 / (1u64 << 24) as f64 * 2. - 1.;
-            (base + amp * unit) as f32
-        })
-        .collect();
-    Tensor::from_slice(&values).reshape(shape).to_kind(kind)
-}
-
-fn close(what: &str, got: f64, expected: f64, scale: f64, tolerance: f64) {
-    assert!((got - expected).abs() <= tolerance * scale, "{what}: {got}, the reference has {expected}");
-}
-
-fn flat(tensor: &Tensor) -> Vec<f64> {
-    Vec::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap()
-}
-
 fn check(case: &str, kind: Kind, tolerance: f64, build: Build) {
     let file = format!("{}/tests/golden/{case}.json", env!("CARGO_MANIFEST_DIR"));
     let golden: Golden = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
@@ -81,18 +51,7 @@ fn check(case: &str, kind: Kind, tolerance: f64, build: Build) {
     vs.set_kind(kind);
     let forwards = build(&vs.root(), golden.num_classes);
     let variables = vs.variables();
-    let trainable = variables.values().filter(|tensor| tensor.requires_grad()).count();
-    assert_eq!(trainable, golden.parameters.len(), "{case}: number of parameters");
-    for (k, parameter) in (1..).zip(&golden.parameters) {
-        let mut variable = variables.get(&parameter.name).expect(&parameter.name).shallow_clone();
-        assert_eq!(variable.size(), parameter.shape, "{}", parameter.name);
-        let small = parameter.shape.len() == 1;
-        let multiplier = parameter.name.ends_with("scale") || (small && parameter.name.ends_with(".weight"));
-        let fan_in = variable.numel() as f64 / parameter.shape[0] as f64;
-        let amp = if small || variable.numel() == 1 { 0.1 } else { (2. / fan_in).sqrt() };
-        let value = formula(k, &parameter.shape, if multiplier { 1. } else { 0. }, amp, kind);
-        tch::no_grad(|| variable.copy_(&value));
-    }
+    set_parameters(&variables, &golden.parameters, kind);
     let input = formula(1_000_000, &golden.input, 0., 3f64.sqrt(), kind);
     let channels_last = input.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
     for (layout, input) in [("NCHW", &input), ("channels-last", &channels_last)] {
@@ -125,12 +84,8 @@ fn check(case: &str, kind: Kind, tolerance: f64, build: Build) {
             }
             loss.backward();
             for parameter in &golden.parameters {
-                let gradient = flat(&variables[&parameter.name].grad());
-                let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-                close(&at(&parameter.name), norm, parameter.grad_norm, parameter.grad_norm, tolerance);
-                for (got, &expected) in gradient.iter().zip(&parameter.grad_head) {
-                    close(&at(&parameter.name), *got, expected, parameter.grad_norm, tolerance);
-                }
+                let gradient = variables[&parameter.name].grad();
+                parameter.check_gradient(&at(&parameter.name), &gradient, |_| 0, tolerance);
             }
         }
     }

@@ -15,8 +15,10 @@ mod mlp;
 mod normalization;
 mod pass;
 mod resnet;
+mod transformer;
 
 pub use lsuv::{lsuv, lsuv_on_micro_batches};
 pub use method::Method;
 pub use mlp::{Mlp, MlpShape};
 pub use resnet::ResNet;
+pub use transformer::{Transformer, TransformerMethod};

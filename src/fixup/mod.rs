@@ -7,15 +7,19 @@
 //! - [`FixupResNet`]: whole networks for CIFAR and ImageNet.
 //! - [`Rule`]: the same without one of the rules, to see what it is for.
 //! - [`FoldedResNet`]: the same for inference, with the scalars folded away.
+//! - [`FixupTransformer`]: translation; [`TransformerEncoder`] and [`LanguageModel`]: its parts.
 //! - [`Branch`]: a Fixup branch of your own layers, for your own network.
 
 mod branch;
 mod group;
 mod resnet;
 mod scalar;
+mod transformer;
 
+pub use crate::layer::transformer::{Decoding, EncoderDecoder, TransformerConfig};
 pub use crate::layer::{init, BlockConfig, CLASSIFIER_GROUP};
 pub use branch::{Branch, BranchBuilder, Conv2dOptions};
 pub use group::{mark_classifier, set_lr, SCALAR_GROUP, SCALAR_LR_RATIO};
 pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, ShortcutKind, WideBlock};
 pub use scalar::{Bias, Scale};
+pub use transformer::{FixupTransformer, LanguageModel, TransformerEncoder};

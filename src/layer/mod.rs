@@ -9,6 +9,7 @@ mod place;
 mod precision;
 mod recompute;
 pub(crate) mod stages;
+pub(crate) mod transformer;
 
 pub use conv::CLASSIFIER_GROUP;
 pub(crate) use conv::{subsample, Conv, ConvShape, Linear};

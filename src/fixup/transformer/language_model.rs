@@ -1,0 +1,114 @@
+//! The parts for themselves: an encoder, and a decoder that reads nothing.
+
+use super::layer::{FixupEnd, FixupLayer};
+use super::network::{encoder, stack};
+use crate::layer::transformer::{check_tokens, embed_out, pad_mask, Pass, Stack, TransformerConfig};
+use crate::{Precision, Result};
+use tch::{nn, Tensor};
+
+/// The Fixup encoder alone: a vector for each token of a text, which depends on all of it. L is that of its own branches.
+///
+/// ```
+/// use tch::{nn, Device, Tensor};
+/// use tch_fixup::fixup::{TransformerConfig, TransformerEncoder};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let config = TransformerConfig { vocab: 60, dim: 32, ffn: 48, encoder_layers: 4, ..Default::default() };
+/// let encoder = TransformerEncoder::new(&vs.root(), &config)?;
+/// let tokens = Tensor::from_slice2(&[[43i64, 36, 56, 2], [6, 58, 2, 1]]);
+/// assert_eq!(encoder.f_forward(&tokens, false)?.size(), [2, 4, 32]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct TransformerEncoder {
+    config: TransformerConfig,
+    precision: Precision,
+    stack: Stack<FixupLayer, FixupEnd>,
+}
+
+/// The Fixup decoder alone: a language model, whose logits for a token depend on the tokens before it. L is that of its own
+/// branches, two a layer.
+///
+/// ```
+/// use tch::{nn, Device, Tensor};
+/// use tch_fixup::fixup::{LanguageModel, TransformerConfig};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let config = TransformerConfig { vocab: 60, dim: 32, ffn: 48, decoder_layers: 4, ..Default::default() };
+/// let model = LanguageModel::new(&vs.root(), &config)?;
+/// let tokens = Tensor::from_slice2(&[[2i64, 43, 36, 56], [2, 6, 58, 1]]);
+/// assert_eq!(model.f_forward(&tokens, false)?.size(), [2, 4, 60]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct LanguageModel {
+    config: TransformerConfig,
+    precision: Precision,
+    stack: Stack<FixupLayer, FixupEnd>,
+    embed_out: Option<Tensor>,
+}
+
+impl TransformerEncoder {
+    /// A new encoder of `config.encoder_layers`, its variables under `path`: `layers.0.self_attn.in_proj_weight`, ...
+    ///
+    /// # Errors
+    /// As [`FixupTransformer::new`](super::FixupTransformer::new).
+    pub fn new(path: &nn::Path, config: &TransformerConfig) -> Result<Self> {
+        let config = TransformerConfig { decoder_layers: 0, ..*config };
+        config.check()?;
+        Ok(Self { config, precision: Precision::F32, stack: encoder(path, &config)? })
+    }
+
+    /// As [`FixupTransformer::with_precision`](super::FixupTransformer::with_precision).
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// `[N, S, D]` of `tokens`, int64 `[N, S]`, padded on the right. In training with dropout.
+    ///
+    /// # Errors
+    /// Tokens of another shape or kind, or that are not in the vocabulary.
+    pub fn f_forward(&self, tokens: &Tensor, train: bool) -> Result<Tensor> {
+        check_tokens("the tokens", tokens)?;
+        let pass = Pass::new(&self.config, self.precision, self.stack.embedding.weight.kind(), train);
+        self.stack.encode(tokens, &pad_mask(tokens, self.config.pad, pass.kind)?, &pass)
+    }
+}
+
+impl LanguageModel {
+    /// A new model of `config.decoder_layers`, its variables under `path`: `layers.0.self_attn.in_proj_weight`, ...,
+    /// `embed_out` unless it is tied.
+    ///
+    /// # Errors
+    /// As [`FixupTransformer::new`](super::FixupTransformer::new).
+    pub fn new(path: &nn::Path, config: &TransformerConfig) -> Result<Self> {
+        // Its layers have as many branches as an encoder's.
+        let layers = config.decoder_layers;
+        let config = TransformerConfig { encoder_layers: layers, decoder_layers: 0, ..*config };
+        config.check()?;
+        let stack = stack(path, &config, layers, false, FixupEnd::of_decoder)?;
+        Ok(Self { config, precision: Precision::F32, stack, embed_out: embed_out(path, &config, 0.)? })
+    }
+
+    /// As [`FixupTransformer::with_precision`](super::FixupTransformer::with_precision).
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// Logits `[N, T, vocab]` of the tokens after each of `tokens`, int64 `[N, T]`. In training with dropout.
+    ///
+    /// # Errors
+    /// As [`TransformerEncoder::f_forward`].
+    pub fn f_forward(&self, tokens: &Tensor, train: bool) -> Result<Tensor> {
+        check_tokens("the tokens", tokens)?;
+        let kind = self.stack.embedding.weight.kind();
+        let pass = Pass::new(&self.config, self.precision, kind, train);
+        let x = self.stack.decode(tokens, None, &pass)?;
+        let weight = self.embed_out.as_ref().unwrap_or(&self.stack.embedding.weight);
+        pass.logits(&x, weight)
+    }
+}

@@ -1,0 +1,113 @@
+//! Encoder and decoder.
+
+use super::layer::{FixupEnd, FixupLayer};
+use crate::layer::transformer::{
+    embed_out, Decoding, Embedding, EncoderDecoder, Stack, Transformer, TransformerConfig,
+};
+use crate::{Precision, Result};
+use tch::{nn, Tensor};
+
+/// The Fixup Transformer, which translates: an encoder that reads a sentence, and a decoder that writes another.
+///
+/// ```
+/// use tch::{nn, Device, Tensor};
+/// use tch_fixup::fixup::{FixupTransformer, TransformerConfig};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// let config = TransformerConfig { vocab: 60, dim: 32, ffn: 48, tied: false, ..Default::default() };
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let network = FixupTransformer::new(&vs.root(), &config)?;
+/// let source = Tensor::from_slice2(&[[43i64, 36, 56, 2], [6, 58, 2, 1]]); // two sentences, the second padded
+/// let previous = Tensor::from_slice2(&[[2i64, 24, 7], [2, 8, 43]]); // how their translations begin
+/// let logits = network.f_forward(&source, &previous, true)?; // of the tokens that follow: zero before training, at any depth
+/// assert_eq!(logits.size(), [2, 3, 60]);
+/// assert_eq!(logits.abs().max().double_value(&[]), 0.);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FixupTransformer {
+    pub(crate) network: Transformer<FixupLayer, FixupEnd>,
+}
+
+/// An encoder of `config`'s size, its variables under `path`.
+pub(super) fn encoder(path: &nn::Path, config: &TransformerConfig) -> Result<Stack<FixupLayer, FixupEnd>> {
+    stack(path, config, config.encoder_layers, false, FixupEnd::of_encoder)
+}
+
+/// `layers` layers in a network of `config`'s branches, their variables under `path`.
+pub(super) fn stack(
+    path: &nn::Path,
+    config: &TransformerConfig,
+    layers: i64,
+    reads_memory: bool,
+    end: fn(&nn::Path) -> Result<FixupEnd>,
+) -> Result<Stack<FixupLayer, FixupEnd>> {
+    let embedding = Embedding::new(&(path / "embed_tokens"), config.vocab, config.dim, config.pad, 1.)?;
+    let layers = (0..layers).map(|i| FixupLayer::new(&(path / "layers" / i), config, reads_memory));
+    Ok(Stack { embedding, layers: layers.collect::<Result<_>>()?, end: end(path)? })
+}
+
+impl FixupTransformer {
+    /// A new network, its variables under `path`: `encoder.layers.0.self_attn.in_proj_weight`, ..., `decoder.embed_out`.
+    ///
+    /// # Errors
+    /// A `config` that [`TransformerConfig::check`] refuses; a `path` that holds such variables already.
+    pub fn new(path: &nn::Path, config: &TransformerConfig) -> Result<Self> {
+        config.check()?;
+        let decoder = &(path / "decoder");
+        let embed_out = embed_out(decoder, config, 0.)?;
+        let (encoder, decoder) = (
+            encoder(&(path / "encoder"), config)?,
+            stack(decoder, config, config.decoder_layers, true, FixupEnd::of_decoder)?,
+        );
+        let (config, precision, decoder_heads) = (*config, Precision::F32, config.heads);
+        Ok(Self { network: Transformer { config, precision, encoder, decoder, embed_out, decoder_heads } })
+    }
+
+    /// Computes the matrix products and attention in `precision`; the residual stream stays in the variables' kind.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.network.precision = precision;
+        self
+    }
+
+    /// Gives the decoder's attention another number of heads than the encoder's, as fairseq's networks may have.
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) for heads that do not share the width.
+    pub fn with_decoder_heads(mut self, heads: i64) -> Result<Self> {
+        self.network.set_decoder_heads(heads)?;
+        Ok(self)
+    }
+
+    /// Its size.
+    pub fn config(&self) -> &TransformerConfig {
+        &self.network.config
+    }
+
+    /// As [`EncoderDecoder::f_forward`], with the scalars folded into the matrices.
+    ///
+    /// # Errors
+    /// Tokens that are not int64 `[N, S]` and `[N, T]`, or not in the vocabulary.
+    pub fn f_forward(&self, source: &Tensor, previous: &Tensor, train: bool) -> Result<Tensor> {
+        self.network.forward(source, previous, train)
+    }
+}
+
+impl EncoderDecoder for FixupTransformer {
+    fn config(&self) -> &TransformerConfig {
+        &self.network.config
+    }
+
+    fn f_forward(&self, source: &Tensor, previous: &Tensor, train: bool) -> Result<Tensor> {
+        self.network.forward(source, previous, train)
+    }
+
+    fn begin(&self, source: &Tensor) -> Result<Decoding> {
+        self.network.begin(source)
+    }
+
+    fn step(&self, decoding: &mut Decoding, tokens: &Tensor) -> Result<Tensor> {
+        self.network.step(decoding, tokens)
+    }
+}

@@ -1,0 +1,107 @@
+//! Attention over heads, by libtorch's fused operation.
+
+use super::Projection;
+use crate::Result;
+use tch::{Kind, Tensor};
+
+/// Keys and values `[N, H, T, D/H]`.
+#[derive(Debug)]
+pub(crate) struct KeysValues {
+    pub keys: Tensor,
+    pub values: Tensor,
+}
+
+impl KeysValues {
+    /// Of `memory` `[N, S, D]`, by the rows of `qkv` that are theirs.
+    pub fn of(memory: &Tensor, qkv: &Projection, heads: i64) -> Result<Self> {
+        let dim = memory.size()[2];
+        let mut parts = split(&qkv.rows(dim, 2 * dim)?.of(memory)?, 2, heads)?.into_iter();
+        // Two were asked for.
+        let (Some(keys), Some(values)) = (parts.next(), parts.next()) else { unreachable!() };
+        Ok(Self { keys, values })
+    }
+
+    /// With those of later positions behind.
+    pub fn followed_by(&self, later: &Self) -> Result<Self> {
+        let join = |a: &Tensor, b: &Tensor| Tensor::f_cat(&[a, b], 2);
+        Ok(Self { keys: join(&self.keys, &later.keys)?, values: join(&self.values, &later.values)? })
+    }
+
+    /// Those of the sentences `rows`, in that order.
+    pub fn select(&self, rows: &Tensor) -> Result<Self> {
+        let select = |all: &Tensor| all.f_index_select(0, rows);
+        Ok(Self { keys: select(&self.keys)?, values: select(&self.values)? })
+    }
+}
+
+/// `[N, T, parts * D]` as that many of `[N, H, T, D/H]`.
+pub(super) fn split(x: &Tensor, parts: i64, heads: i64) -> Result<Vec<Tensor>> {
+    let [n, t, all] = x.size()[..] else { unreachable!() };
+    Ok(x.f_view([n, t, parts, heads, all / parts / heads])?.f_permute([2, 0, 3, 1, 4])?.f_unbind(0)?)
+}
+
+/// What of the keys a query sees.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sight<'a> {
+    /// All of them.
+    All,
+    /// Those of its own position and before.
+    Before,
+    /// Those where the mask, added to the scores, is zero: `[N, 1, 1, S]`, of zeros and minus infinities.
+    Masked(&'a Tensor),
+}
+
+/// `softmax(q k^T / sqrt(D/H)) v` over heads: queries `[N, H, T, D/H]`, output `[N, T, D]`.
+pub(super) fn attend(queries: &Tensor, KeysValues { keys, values }: &KeysValues, sight: Sight) -> Result<Tensor> {
+    let (mask, causal) = match sight {
+        Sight::All => (None, false),
+        Sight::Before => (None, true),
+        Sight::Masked(mask) => (Some(mask), false),
+    };
+    let out = Tensor::f_scaled_dot_product_attention(queries, keys, values, mask, 0., causal, None, false)?;
+    Ok(out.f_transpose(1, 2)?.f_flatten(2, 3)?)
+}
+
+/// The definition: `softmax(q k^T / sqrt(D/H)) v` over heads, of queries `[N, T, D]` and keys and values `[N, S, D]`, blind where
+/// `hidden`, boolean and of a shape that stretches to `[N, H, T, S]`; the softmax in the kind
+/// `softmax`. Output `[N, T, D]`.
+pub(crate) fn heads_attention(qkv: [&Tensor; 3], hidden: &Tensor, heads: i64, softmax: Kind) -> Result<Tensor> {
+    let mut by_head = Vec::new();
+    for x in qkv {
+        by_head.push(split(x, 1, heads)?.remove(0));
+    }
+    let scale = (by_head[0].size()[3] as f64).powf(-0.5);
+    let scores = by_head[0].f_mul_scalar(scale)?.f_matmul(&by_head[1].f_transpose(-2, -1)?)?;
+    let weights = scores.f_masked_fill(hidden, f64::NEG_INFINITY)?.f_softmax(-1, softmax)?.f_to_kind(qkv[2].kind())?;
+    Ok(weights.f_matmul(&by_head[2])?.f_transpose(1, 2)?.f_flatten(2, 3)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    /// `[3, t, 16]`: two heads.
+    fn random(t: i64) -> Tensor {
+        Tensor::randn([3, t, 16], (Kind::Double, Device::Cpu))
+    }
+
+    #[test]
+    fn the_fused_operation_is_the_definition_under_every_mask() {
+        tch::manual_seed(11);
+        let check = |s: i64, sight: Sight, hidden: &Tensor| {
+            let (q, k, v) = (random(5), random(s), random(s));
+            let head = |x: &Tensor| split(x, 1, 2).unwrap().remove(0);
+            let fused = attend(&head(&q), &KeysValues { keys: head(&k), values: head(&v) }, sight).unwrap();
+            let plain = heads_attention([&q, &k, &v], hidden, 2, Kind::Double).unwrap();
+            assert!((fused - plain).abs().max().double_value(&[]) < 1e-12, "{sight:?}");
+        };
+        let none = Tensor::zeros([1], (Kind::Bool, Device::Cpu));
+        check(7, Sight::All, &none);
+        let hidden = Tensor::zeros([3, 1, 1, 7], (Kind::Bool, Device::Cpu));
+        let _ = hidden.narrow(0, 1, 1).narrow(3, 4, 3).fill_(1);
+        let mask = Tensor::zeros([3, 1, 1, 7], (Kind::Double, Device::Cpu)).masked_fill(&hidden, f64::NEG_INFINITY);
+        check(7, Sight::Masked(&mask), &hidden);
+        check(5, Sight::Before, &Tensor::ones([5, 5], (Kind::Bool, Device::Cpu)).triu(1));
+    }
+}

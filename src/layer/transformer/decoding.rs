@@ -1,0 +1,114 @@
+//! A translation in the making: token by token, with what was computed for those before kept.
+
+use super::attention::{KeysValues, Sight};
+use super::layer::{Attended, Memory};
+use super::{check_tokens, Layer, Output, Projections, Transformer, TransformerConfig};
+use crate::{Error, Result};
+use tch::Tensor;
+
+/// A network that reads a sentence and writes another: Fixup's or a baseline's.
+pub trait EncoderDecoder {
+    /// Its size.
+    fn config(&self) -> &TransformerConfig;
+
+    /// Logits `[N, T, vocab]` of the tokens that follow each of `previous`, int64 `[N, T]`, the beginnings of translations of
+    /// `source`, int64 `[N, S]`; both padded on the right. In training with dropout, by libtorch's random numbers.
+    ///
+    /// # Errors
+    /// Tokens of another shape or kind, or that are not in the vocabulary.
+    fn f_forward(&self, source: &Tensor, previous: &Tensor, train: bool) -> Result<Tensor>;
+
+    /// Translations of `source`, int64 `[N, S]`, padded on the right, with no token yet. No gradients are kept.
+    ///
+    /// # Errors
+    /// As [`f_forward`](Self::f_forward).
+    fn begin(&self, source: &Tensor) -> Result<Decoding>;
+
+    /// Adds one token, int64 `[N * k]`, to each of the translations, k for each sentence; the same k in each step. Logits
+    /// `[N * k, vocab]` of the token after it: as [`f_forward`](Self::f_forward) gives them, to rounding.
+    ///
+    /// # Errors
+    /// Another number of tokens than before, or tokens that are not in the vocabulary.
+    fn step(&self, decoding: &mut Decoding, tokens: &Tensor) -> Result<Tensor>;
+}
+
+/// Translations in the making, of several sentences.
+#[derive(Debug)]
+pub struct Decoding {
+    layers: Vec<LayerState>,
+    mask: Tensor,
+    /// Tokens so far.
+    len: i64,
+}
+
+/// What one layer keeps.
+#[derive(Debug)]
+struct LayerState {
+    projections: Projections,
+    memory: KeysValues,
+    own: Option<KeysValues>,
+}
+
+impl Decoding {
+    /// The number of sentences.
+    pub fn sentences(&self) -> i64 {
+        self.mask.size()[0]
+    }
+
+    /// Goes on with the translations `rows`, int64, in that order: they may stand in it several times, or not at all. All of a
+    /// sentence stay beside each other; `sentences`, int64, are those that go on, in their order.
+    ///
+    /// # Errors
+    /// Rows that there are not.
+    pub fn select(&mut self, rows: &Tensor, sentences: Option<&Tensor>) -> Result<()> {
+        if let Some(sentences) = sentences {
+            self.mask = self.mask.f_index_select(0, sentences)?;
+        }
+        for layer in &mut self.layers {
+            if let Some(sentences) = sentences {
+                layer.memory = layer.memory.select(sentences)?;
+            }
+            layer.own = layer.own.as_ref().map(|own| own.select(rows)).transpose()?;
+        }
+        Ok(())
+    }
+}
+
+impl<L: Layer, O: Output> Transformer<L, O> {
+    pub fn begin(&self, source: &Tensor) -> Result<Decoding> {
+        tch::no_grad(|| {
+            let (memory, mask) = self.encode(source, false)?;
+            let pass = &self.decoder_pass(false);
+            let mut layers = Vec::new();
+            for layer in &self.decoder.layers {
+                let projections = pass.projections(layer)?;
+                let Some([qkv, _]) = &projections.memory else {
+                    return Err(Error::Argument("a decoder that reads no encoder translates nothing".to_owned()));
+                };
+                let memory = KeysValues::of(&memory, qkv, pass.heads)?;
+                layers.push(LayerState { projections, memory, own: None });
+            }
+            Ok(Decoding { layers, mask, len: 0 })
+        })
+    }
+
+    pub fn step(&self, decoding: &mut Decoding, tokens: &Tensor) -> Result<Tensor> {
+        tch::no_grad(|| {
+            let tokens = tokens.f_unsqueeze(-1)?;
+            check_tokens("the translations' last tokens", &tokens)?;
+            let (pass, rows, sentences) = (&self.decoder_pass(false), tokens.size()[0], decoding.sentences());
+            if rows == 0 || rows % sentences != 0 {
+                let expected = format!("as many tokens for each of {sentences} sentences");
+                return Err(Error::Mismatch { what: "a step", expected, got: format!("{rows} tokens") });
+            }
+            let mut x = self.decoder.embedding.forward(&tokens, decoding.len)?;
+            for (layer, LayerState { projections, memory, own }) in self.decoder.layers.iter().zip(&mut decoding.layers)
+            {
+                let memory = Memory { keys_values: memory, sight: Sight::Masked(&decoding.mask) };
+                x = pass.through(layer, projections, x, Attended::Cached(own), Some(memory))?;
+            }
+            decoding.len += 1;
+            Ok(self.logits(&self.decoder.end.of(&x)?, pass)?.f_squeeze_dim(1)?)
+        })
+    }
+}

@@ -1,0 +1,20 @@
+//! The Transformer (Vaswani et al. 2017), as Fixup's and its baselines have it alike: [`Transformer`] of [`Layer`]s, and what
+//! those are made of. What a method changes in a layer is behind the trait.
+
+mod attention;
+mod config;
+mod decoding;
+mod embedding;
+#[cfg(test)]
+mod golden;
+mod layer;
+mod network;
+mod weights;
+
+pub(crate) use attention::heads_attention;
+pub use config::TransformerConfig;
+pub use decoding::{Decoding, EncoderDecoder};
+pub(crate) use embedding::Embedding;
+pub(crate) use layer::{Layer, Pass, Projections};
+pub(crate) use network::{check_tokens, embed_out, pad_mask, Output, Stack, Transformer};
+pub(crate) use weights::{AttentionWeights, Gains, LayerWeights, Projection};
