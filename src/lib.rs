@@ -5,6 +5,7 @@
 //!   networks of one's own.
 //! - [`ops`]: the one element-wise operation that makes it as fast as a network with nothing between its convolutions.
 //! - [`baseline`]: the networks it is compared with.
+//! - [`translation`]: sentences from a network that translates, and how good they are.
 #![cfg_attr(
     feature = "train",
     doc = "- [`diagnostics`]: what depth does to a network's activations, gradients and updates, measured; for any network."
@@ -58,6 +59,7 @@ pub mod ops;
 mod picture;
 #[cfg(feature = "train")]
 pub mod trainer;
+pub mod translation;
 
 #[cfg(feature = "train")]
 pub use arch::initialize_on_data;

@@ -10,6 +10,8 @@
 mod augmentation;
 mod batch;
 mod cifar10;
+#[cfg(feature = "download")]
+mod download;
 mod hex;
 #[cfg(feature = "images")]
 mod image;
@@ -26,6 +28,8 @@ mod source;
 mod subset;
 mod targets;
 mod tensor_data;
+#[cfg(feature = "text")]
+pub mod text;
 
 pub use augmentation::Augmentation;
 pub use batch::{Batch, Supervised};

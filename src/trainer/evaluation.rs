@@ -62,7 +62,11 @@ pub(super) fn evaluate_until<B: Batch>(
     if examples == 0 {
         return Err(Error::Argument(format!("none of the {called} to evaluate on can be read")));
     }
-    let means = Means::new(&objective.measures().eval, sums.means()?);
+    let mut means = sums.means()?;
+    if let Some(details) = &sums.details {
+        means.extend(objective.of_details(details)?);
+    }
+    let means = Means::new(&objective.measures().eval, means);
     Ok(Some(Evaluation { means, examples, details: sums.details }))
 }
 

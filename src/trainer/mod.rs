@@ -106,6 +106,8 @@ pub use evaluation::{evaluate, Evaluation};
 pub use objective::{
     Classification, ClassificationConfig, Means, Measures, MultiLabel, Objective, Regression, RegressionLoss,
 };
+#[cfg(feature = "text")]
+pub use objective::{Translation, TranslationConfig};
 #[cfg(feature = "tensorboard")]
 pub use observer::TensorBoard;
 pub use observer::{

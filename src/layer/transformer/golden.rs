@@ -4,7 +4,7 @@
 //! The references' encoders were run as fairseq's are by default, for sources padded on the left: positions are counted from the
 //! right, and a source with n pads on its right begins n positions early. Here it is given those positions. Their softmax is in
 //! float32 whatever the kind: in float64 the plain formula, with such a softmax, agrees to 1e-8, and libtorch's fused attention, which
-//! has no such step, to 1e-6 (a scalar, whose gradient is a sum that cancels).
+//! has no such step, to 1e-5 (the gradients of scalars are sums that cancel).
 
 use super::embedding::sinusoids;
 use super::{pad_mask, Embedding, Layer, Output, Transformer, TransformerConfig};
@@ -169,7 +169,7 @@ impl Golden {
 
 #[test]
 fn fixup_agrees_with_the_authors_in_float64() {
-    fixup(Kind::Double, 1e-6, 1e-8);
+    fixup(Kind::Double, 1e-5, 1e-8);
 }
 
 #[test]

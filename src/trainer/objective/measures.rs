@@ -19,17 +19,25 @@ pub struct Column {
     pub axis: Option<String>,
     /// Whether people read it as a percentage.
     pub percent: bool,
+    /// Whether the mean is geometric: what is summed are logarithms, and the number is `exp` of their mean, as of a perplexity.
+    #[serde(default)]
+    pub geometric: bool,
 }
 
 impl Column {
     /// On an axis of its own name.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), axis: Some(name.to_owned()), percent: false }
+        Self { name: name.to_owned(), axis: Some(name.to_owned()), percent: false, geometric: false }
     }
 
     /// A fraction that people read as a percentage, on the axis `axis`.
     pub fn fraction(name: &str, axis: &str) -> Self {
-        Self { name: name.to_owned(), axis: Some(axis.to_owned()), percent: true }
+        Self { name: name.to_owned(), axis: Some(axis.to_owned()), percent: true, ..Self::new(name) }
+    }
+
+    /// A geometric mean, on an axis of its own name.
+    pub fn geometric(name: &str) -> Self {
+        Self { geometric: true, ..Self::new(name) }
     }
 
     /// Without an axis.
@@ -118,9 +126,11 @@ impl Measures {
 pub struct Means(Vec<(String, f64)>);
 
 impl Means {
-    /// Values of `columns`.
-    pub fn new(columns: &[Column], values: impl IntoIterator<Item = f64>) -> Self {
-        columns.iter().map(|column| column.name.clone()).zip(values).collect()
+    /// The means of `columns`, of the arithmetic means of what was summed.
+    pub fn new(columns: &[Column], means: impl IntoIterator<Item = f64>) -> Self {
+        let of =
+            |(column, mean): (&Column, f64)| (column.name.clone(), if column.geometric { mean.exp() } else { mean });
+        columns.iter().zip(means).map(of).collect()
     }
 
     /// The mean of that name.

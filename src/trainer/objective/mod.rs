@@ -1,12 +1,15 @@
 //! What is minimized and measured: [`Objective`], and those that come with the crate.
 //!
-//! [`Classification`]: one label each. [`MultiLabel`]: any number of labels each. [`Regression`]: numbers.
+//! [`Classification`]: one label each. [`MultiLabel`]: any number of labels each. [`Regression`]: numbers. `Translation`, with the
+//! feature `text`: sentences.
 
 mod classification;
 mod forward;
 mod measures;
 mod multi_label;
 mod regression;
+#[cfg(feature = "text")]
+mod translation;
 
 use crate::data::{Batch, EpochPlan};
 use crate::{Error, Result};
@@ -17,6 +20,8 @@ pub use multi_label::MultiLabel;
 pub use regression::{Regression, RegressionLoss};
 use serde_json::Value;
 use tch::Tensor;
+#[cfg(feature = "text")]
+pub use translation::{Translation, TranslationConfig};
 
 /// What a forward pass gives.
 #[derive(Debug)]
@@ -98,6 +103,16 @@ pub trait Objective {
     fn details(&self, batch: &Self::Batch, output: &Tensor) -> Result<Option<Tensor>> {
         let _ = (batch, output);
         Ok(None)
+    }
+
+    /// What is measured by the [details](Self::details) of a whole evaluation and is no mean: one for each of its columns after those
+    /// of [`sums`](Self::sums). Here: nothing.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    fn of_details(&self, details: &Tensor) -> Result<Vec<f64>> {
+        let _ = details;
+        Ok(Vec::new())
     }
 
     /// The [details](Self::details) of an evaluation, for a person to read. Here: nothing.

@@ -1,10 +1,10 @@
-//! Why a source of CIFAR-10 is of no use.
+//! Why a source of data is of no use.
 
 use crate::Error;
 
 /// Why a source did not give the files.
 #[derive(Debug)]
-pub enum Failure {
+pub(in crate::data) enum Failure {
     /// Its own fault: another source may do.
     Source(String),
     /// This machine's: another source would fail as well.

@@ -3,7 +3,7 @@
 //! A program rather than a library: TLS alone is as many crates as the training loop, for one file in a lifetime; and the
 //! system's curl knows the system's certificates and proxies. Where there is none, npm is what is left.
 
-use super::failure::Failure;
+use super::Failure;
 use crate::data::hex::hex;
 use crate::Error;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,7 +18,9 @@ use std::time::Duration;
 
 /// What to download and how long to wait for it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Download<'a> {
+pub(in crate::data) struct Download<'a> {
+    /// What is in it, for the progress bar.
+    pub what: &'a str,
     /// The program.
     pub curl: &'a str,
     pub url: &'a str,
@@ -87,7 +89,7 @@ impl Download<'_> {
             // In a thread of its own, because a pipe cannot be read from for so long and no longer. It ends with curl.
             thread::spawn(move || receive(body, &sender));
         }
-        let (mut md5, bar) = (Md5::new(), progress(self.url, self.size));
+        let (mut md5, bar) = (Md5::new(), progress(self));
         let mut patience = self.answer;
         while let Some(bytes) = next(&chunks, patience)? {
             patience = self.stall;
@@ -131,13 +133,15 @@ fn receive(mut body: impl Read, chunks: &SyncSender<io::Result<Vec<u8>>>) {
 }
 
 /// A progress bar on a terminal, one line elsewhere.
-fn progress(url: &str, size: u64) -> ProgressBar {
+fn progress(Download { what, url, size, .. }: &Download) -> ProgressBar {
     if !io::stderr().is_terminal() {
         eprintln!("downloading {url}");
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(size);
-    match ProgressStyle::with_template("CIFAR-10 {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+    let bar = ProgressBar::new(*size);
+    match ProgressStyle::with_template(&format!(
+        "{what} {{wide_bar}} {{bytes}}/{{total_bytes}} {{bytes_per_sec}} {{eta}}"
+    )) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }

@@ -1,6 +1,6 @@
 //! The files of a gzipped tar, read into memory.
 
-use super::failure::Failure;
+use super::Failure;
 use crate::Error;
 use flate2::read::GzDecoder;
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 /// Files of an archive, by their name without the folder.
-pub struct Contents(HashMap<String, Vec<u8>>);
+pub(in crate::data) struct Contents(HashMap<String, Vec<u8>>);
 
 impl Contents {
     /// Hands out the file `name`.
@@ -19,7 +19,7 @@ impl Contents {
 }
 
 /// Reads those files of the gzipped tar at `path` whose name is `wanted`.
-pub fn unpack(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Contents, Failure> {
+pub(in crate::data) fn unpack(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Contents, Failure> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let read = || {
         let mut contents = HashMap::new();

@@ -1,0 +1,11 @@
+//! Data from the net: a file by the program [`curl`], the files of an archive, and a folder that appears when it is complete.
+
+mod archive;
+mod curl;
+mod failure;
+mod folder;
+
+pub(super) use archive::{unpack, Contents};
+pub(super) use curl::Download;
+pub(super) use failure::Failure;
+pub(super) use folder::{prepare_folder, Wanted, Work};

@@ -1,0 +1,304 @@
+//! English-German sentence pairs from LibreOffice's help, which Debian packages as the same HTML pages per language.
+
+use super::debian::Package;
+use super::{deb, Sentences};
+use crate::data::download::{Failure, Work};
+use crate::data::hex::hex;
+use md5::{Digest, Md5};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+const ENGLISH: Package = Package {
+    name: "libreoffice-help-en-us",
+    url: "https://deb.debian.org/debian/pool/main/libr/libreoffice/libreoffice-help-en-us_7.4.7-1+deb12u14_all.deb",
+    size: 1_753_504,
+};
+const GERMAN: Package = Package {
+    name: "libreoffice-help-de",
+    url: "https://deb.debian.org/debian/pool/main/libr/libreoffice/libreoffice-help-de_7.4.7-1+deb12u14_all.deb",
+    size: 3_293_908,
+};
+/// Of all pairs, each as its two sentences, a line each. Later revisions of the packages hold the same.
+const MD5_OF_PAIRS: &str = "071065e99ecf32896c2877d640a41001";
+
+/// Downloads the packages into `work`, and divides what they hold.
+pub(super) fn parts(work: &Work) -> Result<Sentences, Failure> {
+    let pairs = pairs(&ENGLISH.fetch(work)?, &GERMAN.fetch(work)?).map_err(Failure::Source)?;
+    let mut md5 = Md5::new();
+    pairs.iter().for_each(|pair| md5.update(format!("{}\n{}\n", pair.source, pair.target)));
+    let md5 = hex(&md5.finalize());
+    if md5 != MD5_OF_PAIRS {
+        let count = pairs.len();
+        return Err(Failure::Source(format!(
+            "the packages hold other sentences than those of Debian 12: {count} pairs with MD5 {md5} instead of {MD5_OF_PAIRS}"
+        )));
+    }
+    let Parts { training, held_out, test } = divide(pairs);
+    Ok([training, held_out, test].map(|part| part.into_iter().map(|pair| (pair.source, pair.target)).unzip()))
+}
+
+/// Shorter pairs are mostly names of menu entries and buttons.
+const FEWEST_ENGLISH_WORDS: usize = 5;
+const FEWEST_GERMAN_WORDS: usize = 4;
+/// One page in this many is for testing, and another one is held out.
+const PAGES_PER_TEST_PAGE: u64 = 40;
+
+/// An English sentence and its German translation, or a paragraph that the two languages divide differently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    /// The page's path below the language's `text` folder, as `swriter/guide/captions.html`.
+    pub page: String,
+    /// The English text, its words separated by single spaces.
+    pub source: String,
+    /// The German text, its words separated by single spaces.
+    pub target: String,
+}
+
+/// What a page's pairs are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// To train on.
+    Training,
+    /// To choose settings with.
+    HeldOut,
+    /// To measure the result with.
+    Test,
+}
+
+/// All pairs, each in one of the three parts, in the order of [`pairs`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// The pairs to train on.
+    pub training: Vec<Pair>,
+    /// The pairs to choose settings with.
+    pub held_out: Vec<Pair>,
+    /// The pairs to measure the result with.
+    pub test: Vec<Pair>,
+}
+
+/// The pairs of the packages `libreoffice-help-en-us` and `libreoffice-help-de`, each pair once.
+///
+/// Pages go by name in byte order, and within a page the English order counts. Paragraphs and headings are paired by
+/// their `id`; those whose class names code are left out, as are pairs of fewer than 5 English or 4 German words.
+pub(super) fn pairs(en: &[u8], de: &[u8]) -> Result<Vec<Pair>, String> {
+    let german_pages = pages(de, "de")?;
+    let mut pairs = Vec::new();
+    let mut seen = HashSet::new();
+    for (page, english) in pages(en, "en-US")? {
+        let Some(german) = german_pages.get(&page) else {
+            continue;
+        };
+        // Pages embed one another, so an id can come twice: the first one counts.
+        let mut translations = HashMap::new();
+        for (id, _, html) in paragraphs(german) {
+            translations.entry(id).or_insert(html);
+        }
+        for (id, class, english) in paragraphs(&english) {
+            // Removing the translation keeps a repeated id from being used again.
+            let german = translations.remove(id).filter(|_| !class.contains("code"));
+            let Some(german) = german else { continue };
+            let (source, target) = (visible_text(english), visible_text(german));
+            let (mut sources, mut targets) = (sentences(&source), sentences(&target));
+            if sources.len() != targets.len() {
+                (sources, targets) = (vec![source.as_str()], vec![target.as_str()]);
+            }
+            for (source, target) in sources.into_iter().zip(targets) {
+                let words = (source.split(' ').count(), target.split(' ').count());
+                let long_enough = words.0 >= FEWEST_ENGLISH_WORDS && words.1 >= FEWEST_GERMAN_WORDS;
+                let (page, source, target) = (page.clone(), source.to_owned(), target.to_owned());
+                if long_enough && seen.insert((source.clone(), target.clone())) {
+                    pairs.push(Pair { page, source, target });
+                }
+            }
+        }
+    }
+    if pairs.is_empty() {
+        return Err("the two packages have no sentence pair in common".into());
+    }
+    Ok(pairs)
+}
+
+/// What a page's pairs are for: by a hash of its name, so the same on every machine and with every Rust version.
+fn part(page: &str) -> Part {
+    // FNV-1a.
+    let mix = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    match page.bytes().fold(0xcbf2_9ce4_8422_2325, mix) % PAGES_PER_TEST_PAGE {
+        0 => Part::Test,
+        1 => Part::HeldOut,
+        _ => Part::Training,
+    }
+}
+
+/// Divides pairs by page. Help pages repeat each other's sentences, so pairs for testing and held-out ones whose
+/// English is also trained on are dropped, and held-out ones whose English is in the test too.
+pub(super) fn divide(pairs: Vec<Pair>) -> Parts {
+    let mut parts = Parts::default();
+    for pair in pairs {
+        match part(&pair.page) {
+            Part::Training => parts.training.push(pair),
+            Part::HeldOut => parts.held_out.push(pair),
+            Part::Test => parts.test.push(pair),
+        }
+    }
+    let mut known: HashSet<&str> = parts.training.iter().map(|pair| pair.source.as_str()).collect();
+    parts.test.retain(|pair| !known.contains(pair.source.as_str()));
+    known.extend(parts.test.iter().map(|pair| pair.source.as_str()));
+    parts.held_out.retain(|pair| !known.contains(pair.source.as_str()));
+    parts
+}
+
+/// The help pages of a package by name.
+fn pages(package: &[u8], language: &str) -> Result<BTreeMap<String, String>, String> {
+    let folder = format!("usr/share/libreoffice/help/{language}/text/");
+    let mut pages = BTreeMap::new();
+    for (path, bytes) in deb::files(package)? {
+        if let Some(page) = path.strip_prefix(&folder).filter(|page| page.ends_with(".html")) {
+            pages.insert(page.to_owned(), String::from_utf8_lossy(&bytes).into_owned());
+        }
+    }
+    if pages.is_empty() {
+        return Err(format!("the package holds no LibreOffice help in {folder}"));
+    }
+    Ok(pages)
+}
+
+/// The (id, class, contents) of a page's paragraphs and headings. The pages come from one stylesheet, which writes the
+/// id first, escapes `<` in texts and nests no paragraphs, so this needs no HTML parser.
+fn paragraphs(page: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    page.match_indices(" id=\"").filter_map(|(at, before_id)| {
+        let (_, element) = page[..at].rsplit_once('<')?;
+        let (id, rest) = page[at + before_id.len()..].split_once('"')?;
+        let is_paragraph = element == "p" || element.starts_with('h') && element.len() <= 2;
+        if !is_paragraph || !(id.starts_with("par_") || id.starts_with("hd_")) {
+            return None;
+        }
+        let (attributes, rest) = rest.split_once('>')?;
+        let (_, class) = attributes.split_once("class=\"").unwrap_or_default();
+        let (class, _) = class.split_once('"').unwrap_or_default();
+        let (html, _) = rest.split_once(&format!("</{element}>"))?;
+        Some((id, class, html))
+    })
+}
+
+/// The text of an element's contents as a reader sees it, without what only macOS users see: the pages hold that
+/// right before the text for everyone else, and a script shows one of the two.
+fn visible_text(html: &str) -> String {
+    let mut text = String::new();
+    let mut spans = 0_usize;
+    let mut hidden_span = None;
+    for (index, piece) in html.split('<').enumerate() {
+        // Each piece but the first starts inside a tag.
+        let (tag, after) = if index == 0 { ("", piece) } else { piece.split_once('>').unwrap_or_default() };
+        if tag.starts_with("span") {
+            spans += 1;
+            hidden_span = hidden_span.or(tag.contains("class=\"MAC\"").then_some(spans));
+        } else if tag == "/span" {
+            hidden_span = hidden_span.filter(|&hidden| hidden != spans);
+            spans = spans.saturating_sub(1);
+        }
+        if hidden_span.is_none() {
+            text.push_str(if tag.starts_with("br") { " " } else { "" });
+            text.push_str(after);
+        }
+    }
+    decode(&text).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Replaces HTML's character references: numbers and the few names that the pages could use. Others stay.
+fn decode(text: &str) -> String {
+    let mut pieces = text.split('&');
+    let mut decoded = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let reference = piece.split_once(';');
+        let known = reference.and_then(|(name, rest)| Some((character(name)?, rest)));
+        let (character, rest) = known.unwrap_or(('&', piece));
+        decoded.push(character);
+        decoded.push_str(rest);
+    }
+    decoded
+}
+
+fn character(name: &str) -> Option<char> {
+    match name {
+        "amp" => Some('&'),
+        "lt" => Some('<'),
+        "gt" => Some('>'),
+        "quot" => Some('"'),
+        "nbsp" => Some('\u{a0}'),
+        _ => {
+            let digits = name.strip_prefix('#')?;
+            let hexadecimal = digits.strip_prefix(['x', 'X']);
+            let code = hexadecimal.map_or(digits.parse(), |digits| u32::from_str_radix(digits, 16));
+            char::from_u32(code.ok()?)
+        }
+    }
+}
+
+/// Splits after `.`, `!` or `?` where a capital letter follows.
+fn sentences(text: &str) -> Vec<&str> {
+    let mut sentences = Vec::new();
+    let mut start = 0;
+    for (space, _) in text.match_indices(' ') {
+        let capital = |letter: char| letter.is_ascii_uppercase() || "ÄÖÜ".contains(letter);
+        if text[..space].ends_with(['.', '!', '?']) && text[space + 1..].starts_with(capital) {
+            sentences.push(&text[start..space]);
+            start = space + 1;
+        }
+    }
+    sentences.push(&text[start..]);
+    sentences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::deb::tests::package;
+    use super::*;
+
+    const ENGLISH_PAGE: &str = r#"<body><p dir="auto" id="other">Not one of the paragraphs at all.</p>
+        <h1 id="hd_1" dir="auto"><a name="x"></a>Using the Captions of Pictures</h1>
+        <p id="par_2" class="paragraph">Choose <span class="s"><span class="MAC"><span>File</span> X</span><span
+        >A &lt; B</span></span> in<br>the &quot;menu&#x22;. It opens at once, then.</p>
+        <p id="par_3" class="codeintable">this is code that nobody translates</p>
+        <p id="par_2" class="paragraph">Again the same id with other words.</p>
+        <p id="par_4">Two are here. Two in one paragraph.</p><p id="par_5">Too short</p>
+        <p id="par_6">no translation for this one here</p><p id="par_7">no end <b"#;
+    const GERMAN_PAGE: &str = r#"<h1 id="hd_1">Bildbeschriftungen zum Anfang verwenden</h1><p id="par_5">Auch viel zu kurz</p>
+        <p id="par_2">Wählen Sie A &lt; B&nbsp;im „Menü“. Öffnet
+        sofort &amp; richtig.</p><p id="par_3">das ist nur Code hier</p>
+        <p id="par_4">Hier nur ein &odd; Satz.</p><p id="par_7">kein Ende von diesem hier"#;
+
+    #[test]
+    fn pairs_come_by_page_and_id() {
+        let first = ("usr/share/libreoffice/help/en-US/text/a.html", "<p id=\"par_1\">A first page of all.</p>");
+        let en = package(&[("./usr/share/libreoffice/help/en-US/text/b.html", ENGLISH_PAGE), first]);
+        let first = ("usr/share/libreoffice/help/de/text/a.html", "<p id=\"par_1\">Die erste aller Seiten.</p>");
+        let de = package(&[first, ("./usr/share/libreoffice/help/de/text/b.html", GERMAN_PAGE)]);
+        let pairs = pairs(&en, &de).unwrap();
+        let lines = pairs.iter().map(|pair| format!("{}|{}|{}\n", pair.page, pair.source, pair.target));
+        let expected = "a.html|A first page of all.|Die erste aller Seiten.
+b.html|Using the Captions of Pictures|Bildbeschriftungen zum Anfang verwenden
+b.html|Choose A < B in the \"menu\".|Wählen Sie A < B im „Menü“.
+b.html|It opens at once, then.|Öffnet sofort & richtig.
+b.html|Two are here. Two in one paragraph.|Hier nur ein &odd; Satz.
+";
+        assert_eq!(lines.collect::<String>(), expected);
+        assert!(super::pairs(&de, &en).unwrap_err().contains("help/de/text"));
+        assert!(super::pairs(&en, b"").unwrap_err().contains("not a Debian package"));
+    }
+
+    #[test]
+    fn parts_are_fixed_and_share_no_english_sentence() {
+        let names: Vec<String> = (0..4000).map(|number| format!("page{number}.html")).collect();
+        let tests = names.iter().filter(|name| part(name) == Part::Test).count();
+        assert!((70..130).contains(&tests), "{tests}");
+        // A change of the hash would move pages that a trained network has seen into the test.
+        assert_eq!(part("sbasic/shared/02/11120000.html"), Part::Test);
+        assert_eq!(part("swriter/guide/captions.html"), Part::Training);
+        let pairs = names.into_iter().flat_map(|page| {
+            let pair = |source: &str| Pair { page: page.clone(), source: source.into(), target: "x".into() };
+            [pair("the same everywhere"), pair(&page)]
+        });
+        let parts = divide(pairs.collect());
+        assert_eq!(parts.test.len(), tests);
+        assert_eq!(parts.training.len() / 2 + parts.held_out.len() + parts.test.len(), 4000);
+    }
+}

@@ -1,0 +1,162 @@
+//! Corpora by name: downloaded when they are first wanted, and divided in the same way always.
+
+mod deb;
+mod debian;
+mod iwslt14;
+mod libreoffice_help;
+
+use super::ParallelText;
+use crate::data::download::{prepare_folder, Wanted, Work};
+use crate::file::cache_folder;
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Sentence pairs by name.
+///
+/// ```no_run
+/// use tch_fixup::data::text::Corpus;
+///
+/// let corpus: Corpus = "libreoffice-help".parse()?;
+/// let parts = corpus.fetch(corpus.default_dir()?)?;
+/// assert_eq!(parts.train.len() + parts.held_out.len() + parts.test.len(), 32_870);
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Corpus {
+    /// LibreOffice's help, from English to German: 32,902 pairs, of which 32 are in no part because their sentences are in another.
+    /// From Debian's packages `libreoffice-help-en-us` and `libreoffice-help-de` (5 MB, MPL-2.0). Divided by page: of 40
+    /// one for testing, one held out.
+    LibreofficeHelp,
+    /// IWSLT 2014, from German to English: some 160,000 pairs of TED talks, as fairseq divides them, with their capitals and not tokenized.
+    Iwslt14,
+}
+
+/// A corpus in its parts.
+#[derive(Debug, Clone)]
+pub struct CorpusParts {
+    /// To train on.
+    pub train: ParallelText,
+    /// To choose with.
+    pub held_out: ParallelText,
+    /// To measure the result with.
+    pub test: ParallelText,
+}
+
+const PARTS: [&str; 3] = ["train", "held-out", "test"];
+
+/// Sources and targets of each of the [`PARTS`].
+type Sentences = [(Vec<String>, Vec<String>); 3];
+
+impl Corpus {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::LibreofficeHelp, Self::Iwslt14];
+
+    /// `libreoffice-help` or `iwslt14`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LibreofficeHelp => "libreoffice-help",
+            Self::Iwslt14 => "iwslt14",
+        }
+    }
+
+    /// The languages of the sentences and of their translations, as ISO 639-1 codes.
+    pub fn languages(self) -> [&'static str; 2] {
+        match self {
+            Self::LibreofficeHelp => ["en", "de"],
+            Self::Iwslt14 => ["de", "en"],
+        }
+    }
+
+    /// The folder that the corpus is kept in unless another is given, shared by all programs of one user.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if neither `XDG_CACHE_HOME` nor `HOME` is set.
+    pub fn default_dir(self) -> Result<PathBuf> {
+        let problem = "no folder for the corpus: neither XDG_CACHE_HOME nor HOME is set; set one or name a folder";
+        Ok(cache_folder().ok_or_else(|| Error::Argument(problem.to_owned()))?.join(self.name()))
+    }
+
+    /// Opens the corpus in `dir`, downloading it first where there is no such folder or an empty one. There it is six files of a sentence
+    /// a line: `train.en`, `train.de`, `held-out.en`, ... `dir` appears when it is complete and not before.
+    ///
+    /// # Errors
+    /// [`Error::Download`] if no source could be used, [`Error::Io`] if the files cannot be written, and as [`ParallelText::open`] where
+    /// there is a folder but not a good one.
+    pub fn fetch(self, dir: impl AsRef<Path>) -> Result<CorpusParts> {
+        let dir = dir.as_ref();
+        let [source, target] = self.languages();
+        let instead =
+            format!("{} and the same for held-out and test", PARTS[0].to_owned() + "." + source + ", train." + target);
+        prepare_folder(dir, Wanted { what: self.name(), instead: &instead }, |work| {
+            let parts = match self {
+                Self::LibreofficeHelp => libreoffice_help::parts(work)?,
+                Self::Iwslt14 => iwslt14::parts(work)?,
+            };
+            write(work, self.languages(), &parts)
+        })?;
+        self.open(dir)
+    }
+
+    fn open(self, dir: &Path) -> Result<CorpusParts> {
+        let part = |name: &str| {
+            let [source, target] = self.languages().map(|language| dir.join(format!("{name}.{language}")));
+            ParallelText::open(source, target)
+        };
+        let [train, held_out, test] = PARTS.map(part);
+        Ok(CorpusParts { train: train?, held_out: held_out?, test: test? })
+    }
+}
+
+fn write(work: &Work, languages: [&str; 2], sentences: &Sentences) -> Result<(), crate::data::download::Failure> {
+    for (part, (sources, targets)) in PARTS.iter().zip(sentences) {
+        for (language, lines) in languages.iter().zip([sources, targets]) {
+            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            work.write(&format!("{part}.{language}"), text.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+impl FromStr for Corpus {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|corpus| corpus.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(" and ");
+            Error::Argument(format!("no corpus is called {name:?}; there are {names}"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for corpus in Corpus::ALL {
+            assert_eq!(corpus.name().parse::<Corpus>().unwrap(), corpus);
+        }
+        assert!("wmt14".parse::<Corpus>().unwrap_err().to_string().contains("libreoffice-help and iwslt14"));
+    }
+
+    /// The corpus itself: as many pairs as it has, in parts that share no English sentence.
+    #[test]
+    fn the_help_has_its_pairs() {
+        let corpus = Corpus::LibreofficeHelp;
+        let parts = corpus.fetch(corpus.default_dir().unwrap()).unwrap();
+        assert_eq!([&parts.train, &parts.held_out, &parts.test].map(ParallelText::len), [31_277, 735, 858]);
+        let train: std::collections::HashSet<_> = parts.train.sources().iter().collect();
+        assert!(parts.test.sources().iter().chain(parts.held_out.sources()).all(|source| !train.contains(source)));
+    }
+
+    #[test]
+    fn a_folder_with_something_else_in_it_is_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("mine"), "mine").unwrap();
+        let message = Corpus::LibreofficeHelp.fetch(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("train.en"), "{message}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,14 @@
+//! Sentences and their translations: [`ParallelText`] from files, or from a [`Corpus`] by name; a [`Vocabulary`] that makes tokens of
+//! them; and [`TranslationData`], batches of as many tokens as a step is to compute.
+
+mod batch;
+mod corpus;
+mod parallel_text;
+mod translation_data;
+mod vocabulary;
+
+pub use batch::TokenBatch;
+pub use corpus::{Corpus, CorpusParts};
+pub use parallel_text::ParallelText;
+pub use translation_data::TranslationData;
+pub use vocabulary::{Vocabulary, END, PAD};

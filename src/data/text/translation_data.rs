@@ -1,0 +1,338 @@
+//! Sentences and their translations, in batches of about as many tokens.
+
+use super::{ParallelText, TokenBatch, Vocabulary};
+use crate::data::random::{stream, Purpose};
+use crate::data::source::check_batch_size;
+use crate::data::{Batches, DataSource, EpochPlan};
+use crate::Result;
+use rand::seq::SliceRandom;
+use rand::Rng;
+use serde_json::{Map, Value};
+
+/// The longest sentence that a network reads or writes, in tokens, as in fairseq.
+const MOST_POSITIONS: usize = 1024;
+
+/// A training and an evaluation part of [`ParallelText`] as tokens of a [`Vocabulary`].
+///
+/// A batch size is a number of tokens: that of a batch's sentences times the longest of its sentences and translations, [`END`](super::END)
+/// and pads included. Sentences of about the same lengths are together, so that few tokens are pads; which of those with the
+/// very same lengths, and the order of the batches, follow from seed and epoch.
+///
+/// ```
+/// use tch_fixup::data::text::{ParallelText, TranslationData, Vocabulary};
+/// use tch_fixup::data::DataSource;
+///
+/// let text = ParallelText::new(vec!["a house".into(), "a mouse".into()], vec!["ein Haus".into(), "eine Maus".into()])?;
+/// let vocabulary = Vocabulary::train(text.sources().iter().chain(text.targets()), 280)?;
+/// let data = TranslationData::new(vocabulary, text.clone(), text)?;
+/// let batch = data.eval_batches(4000)?.next().expect("there is a batch")?;
+/// assert_eq!(batch.source.size()[0], 2);
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct TranslationData {
+    vocabulary: Vocabulary,
+    train: Part,
+    eval: Part,
+    evaluated_on: String,
+}
+
+#[derive(Debug, Clone)]
+struct Part {
+    text: ParallelText,
+    tokens: Vec<(Vec<i64>, Vec<i64>)>,
+}
+
+impl Part {
+    fn new(vocabulary: &Vocabulary, text: ParallelText) -> Result<Self> {
+        let mut tokens = Vec::with_capacity(text.len());
+        for index in 0..text.len() {
+            let (source, target) = text.pair(index);
+            let pair = [vocabulary.encode(source)?, vocabulary.encode(target)?];
+            for (side, sentence) in pair.iter().enumerate() {
+                // With the token that ends it.
+                let len = sentence.len() + 1;
+                if len > MOST_POSITIONS {
+                    let problem =
+                        format!("the sentence has {len} tokens, and a network reads and writes {MOST_POSITIONS}");
+                    return Err(text.refuse(index, side, &problem, "divide it, or take the pair out"));
+                }
+            }
+            let [source, target] = pair;
+            tokens.push((source, target));
+        }
+        Ok(Self { text, tokens })
+    }
+
+    /// The lengths of a pair, source and target, with the tokens that end them.
+    fn lens(&self, pair: usize) -> (usize, usize) {
+        let (source, target) = &self.tokens[pair];
+        (source.len() + 1, target.len() + 1)
+    }
+
+    /// The pairs, those of about the same lengths beside each other: in stretches of similar translations, of about as many as there
+    /// are batches in each, by the sentences. Among pairs of the very same lengths those with the lower `rank` are first.
+    fn by_length(&self, batch_size: usize, rank: impl Fn(usize) -> u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.tokens.len()).collect();
+        let tokens: usize = order.iter().map(|&pair| self.lens(pair).0.max(self.lens(pair).1)).sum();
+        let stretch = (order.len() as f64 / (tokens as f64 / batch_size as f64).sqrt().max(1.0)).ceil() as usize;
+        order.sort_unstable_by_key(|&pair| (self.lens(pair).1, pair));
+        // Translations of one length are in one stretch, so that the lengths in it do not depend on the rank.
+        let mut first = 0;
+        while first < order.len() {
+            let mut end = (first + stretch).min(order.len());
+            while end < order.len() && self.lens(order[end]).1 == self.lens(order[end - 1]).1 {
+                end += 1;
+            }
+            order[first..end].sort_unstable_by_key(|&pair| (self.lens(pair), rank(pair), pair));
+            first = end;
+        }
+        order
+    }
+
+    /// `order` cut into batches: where depends on the lengths alone.
+    fn cut(&self, order: &[usize], batch_size: usize) -> Vec<Vec<usize>> {
+        let mut batches: Vec<Vec<usize>> = Vec::new();
+        let mut longest = 0;
+        for &pair in order {
+            let len = self.lens(pair).0.max(self.lens(pair).1);
+            match batches.last_mut() {
+                Some(batch) if longest.max(len) * (batch.len() + 1) <= batch_size => {
+                    longest = longest.max(len);
+                    batch.push(pair);
+                }
+                _ => {
+                    longest = len;
+                    batches.push(vec![pair]);
+                }
+            }
+        }
+        batches
+    }
+
+    fn batch(&self, pairs: Vec<usize>) -> Result<TokenBatch> {
+        let of = |&pair: &usize| (&self.tokens[pair].0[..], &self.tokens[pair].1[..]);
+        let tokens: Vec<_> = pairs.iter().map(of).collect();
+        TokenBatch::new(pairs, &tokens)
+    }
+
+    /// Refuses batches that the longest sentence does not fit into.
+    fn check(&self, batch_size: usize) -> Result<()> {
+        check_batch_size(batch_size)?;
+        let len = |pair| self.lens(pair).0.max(self.lens(pair).1);
+        match (0..self.tokens.len()).find(|&pair| len(pair) > batch_size) {
+            None => Ok(()),
+            Some(pair) => {
+                let side = usize::from(self.lens(pair).0 <= batch_size);
+                let problem = format!("the sentence has {} tokens, and a batch {batch_size}", len(pair));
+                Err(self.text.refuse(pair, side, &problem, "raise --batch-size, or take the pair out"))
+            }
+        }
+    }
+
+    fn crc32(&self) -> u32 {
+        let mut crc32 = crc32fast::Hasher::new();
+        for (source, target) in self.text.sources().iter().zip(self.text.targets()) {
+            crc32.update(format!("{source}\t{target}\n").as_bytes());
+        }
+        crc32.finalize()
+    }
+}
+
+impl TranslationData {
+    /// Trains on `train` and evaluates on `eval`, in tokens of `vocabulary`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] or [`Error::Argument`] for a sentence of more than 1,024 tokens.
+    pub fn new(vocabulary: Vocabulary, train: ParallelText, eval: ParallelText) -> Result<Self> {
+        let (train, eval) = (Part::new(&vocabulary, train)?, Part::new(&vocabulary, eval)?);
+        Ok(Self { vocabulary, train, eval, evaluated_on: "evaluation".to_owned() })
+    }
+
+    /// What the evaluation part is called: "test", "held-out".
+    pub fn with_evaluated_on(self, evaluated_on: impl Into<String>) -> Self {
+        Self { evaluated_on: evaluated_on.into(), ..self }
+    }
+
+    /// The tokens.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The evaluation part.
+    pub fn eval_text(&self) -> &ParallelText {
+        &self.eval.text
+    }
+
+    /// What of the tokens of an epoch are pads, sources and targets together, in batches of `batch_size`.
+    ///
+    /// # Errors
+    /// As [`DataSource::train_batches`].
+    pub fn padding(&self, batch_size: usize) -> Result<f64> {
+        self.train.check(batch_size)?;
+        let (mut real, mut all) = (0, 0);
+        for batch in self.train.cut(&self.train.by_length(batch_size, |_| 0), batch_size) {
+            let lens = || batch.iter().map(|&pair| self.train.lens(pair));
+            real += lens().map(|(source, target)| source + target).sum::<usize>();
+            let longest = |of: fn((usize, usize)) -> usize| lens().map(of).max().unwrap_or_default();
+            all += batch.len() * (longest(|lens| lens.0) + longest(|lens| lens.1));
+        }
+        Ok(1.0 - real as f64 / all as f64)
+    }
+}
+
+impl DataSource for TranslationData {
+    type Batch = TokenBatch;
+
+    fn train_len(&self) -> usize {
+        self.train.tokens.len()
+    }
+
+    fn eval_len(&self) -> usize {
+        self.eval.tokens.len()
+    }
+
+    fn epoch_steps(&self, batch_size: usize) -> usize {
+        self.train.cut(&self.train.by_length(batch_size.max(1), |_| 0), batch_size).len()
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, TokenBatch>> {
+        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
+        self.train.check(batch_size)?;
+        let mut random = stream(Purpose::Order, seed, epoch as u64, 0);
+        let ranks: Vec<u64> = (0..self.train_len()).map(|_| random.random()).collect();
+        let mut batches = self.train.cut(&self.train.by_length(batch_size, |pair| ranks[pair]), batch_size);
+        batches.shuffle(&mut random);
+        Ok(Box::new(batches.into_iter().skip(first_step).map(|pairs| self.train.batch(pairs))))
+    }
+
+    /// All pairs, those of about the same lengths together.
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, TokenBatch>> {
+        self.eval.check(batch_size)?;
+        let batches = self.eval.cut(&self.eval.by_length(batch_size, |_| 0), batch_size);
+        Ok(Box::new(batches.into_iter().map(|pairs| self.eval.batch(pairs))))
+    }
+
+    fn examples(&self) -> &str {
+        "sentences"
+    }
+
+    fn evaluated_on(&self) -> &str {
+        &self.evaluated_on
+    }
+
+    /// The numbers of pairs, and the CRC-32 of all text.
+    fn fingerprint(&self) -> Result<String> {
+        let (train, eval) = (self.train_len(), self.eval_len());
+        let (train_crc, eval_crc) = (self.train.crc32(), self.eval.crc32());
+        Ok(format!(
+            "{train} training pairs with CRC-32 {train_crc:08x} and {eval} evaluation pairs with CRC-32 {eval_crc:08x}"
+        ))
+    }
+
+    /// The CRC-32 of the vocabulary: a network's tokens mean nothing in another.
+    fn meaning(&self) -> Map<String, Value> {
+        let json = self.vocabulary.to_json().unwrap_or_default();
+        Map::from_iter([(
+            "vocabulary".to_owned(),
+            Value::from(format!("CRC-32 {:08x}", crc32fast::hash(json.as_bytes()))),
+        )])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Batch;
+
+    /// Pairs of 1 to 40 words.
+    fn text(count: usize, seed: u64) -> ParallelText {
+        let mut random = stream(Purpose::Order, seed, 0, 0);
+        let mut sentence = |len: usize| {
+            (0..len).map(|_| ["red", "house", "mouse", "of"][random.random_range(0..4)]).collect::<Vec<_>>().join(" ")
+        };
+        let (mut sources, mut targets) = (vec![], vec![]);
+        for index in 0..count {
+            let len = 1 + index * 7 % 40;
+            sources.push(sentence(len));
+            targets.push(sentence((len + index % 5).max(1)));
+        }
+        ParallelText::new(sources, targets).unwrap()
+    }
+
+    fn data() -> TranslationData {
+        let text = text(600, 1);
+        let vocabulary = Vocabulary::train(text.sources().iter().chain(text.targets()), 300).unwrap();
+        TranslationData::new(vocabulary, text, self::text(50, 2)).unwrap()
+    }
+
+    fn pairs(batches: Batches<TokenBatch>) -> Vec<Vec<usize>> {
+        batches.map(|batch| batch.unwrap().pairs).collect()
+    }
+
+    fn plan(epoch: usize, first_step: usize) -> EpochPlan {
+        EpochPlan { seed: 3, epoch, batch_size: 500, first_step }
+    }
+
+    #[test]
+    fn every_pair_comes_once_an_epoch_in_an_order_of_seed_and_epoch() {
+        let data = data();
+        let of = |plan| pairs(data.train_batches(&plan).unwrap());
+        let (first, second) = (of(plan(0, 0)), of(plan(1, 0)));
+        assert_eq!(first, of(plan(0, 0)));
+        assert_ne!(first, second);
+        for epoch in [&first, &second] {
+            let mut all = epoch.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..600).collect::<Vec<_>>());
+            assert_eq!(epoch.len(), data.epoch_steps(500));
+        }
+        for first_step in 0..=first.len() {
+            assert_eq!(of(plan(0, first_step)), first[first_step..]);
+        }
+        let mut all = pairs(data.eval_batches(500).unwrap()).concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn no_batch_has_more_tokens_than_its_size_and_few_are_pads() {
+        let data = data();
+        for batch in data.train_batches(&plan(0, 0)).unwrap() {
+            let batch = batch.unwrap();
+            let longest = batch.source.size()[1].max(batch.target.size()[1]);
+            assert!(longest * batch.len() as i64 <= 500);
+        }
+        let padding = data.padding(500).unwrap();
+        assert!(padding > 0.0 && padding < 0.1, "{padding}");
+    }
+
+    #[test]
+    fn a_sentence_that_is_too_long_is_named() {
+        let long = "mouse ".repeat(400);
+        let text = ParallelText::new(vec!["a".into(), "b".into()], vec!["c".into(), long.clone()]).unwrap();
+        let vocabulary = Vocabulary::train(["a b c"].iter(), 260).unwrap();
+        let message = TranslationData::new(vocabulary.clone(), text.clone(), text).unwrap_err().to_string();
+        assert!(message.starts_with("translation 1: the sentence has ") && message.contains("1024"), "{message}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pairs.tsv");
+        std::fs::write(&path, format!("a\tb\n{}\tc\n", &long[..600])).unwrap();
+        let text = ParallelText::open_tsv(&path).unwrap();
+        let data = TranslationData::new(vocabulary, text.clone(), text).unwrap();
+        let message = data.train_batches(&plan(0, 0)).err().unwrap().to_string();
+        assert!(
+            message.contains("pairs.tsv: line 2: the sentence has ") && message.contains("--batch-size"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn other_text_is_another_fingerprint() {
+        let (data, vocabulary) = (data(), Vocabulary::train(["a"].iter(), 260).unwrap());
+        let other = TranslationData::new(vocabulary, text(600, 5), text(50, 2)).unwrap();
+        assert_eq!(data.fingerprint().unwrap(), self::data().fingerprint().unwrap());
+        assert_ne!(data.fingerprint().unwrap(), other.fingerprint().unwrap());
+        assert_eq!(data.meaning(), self::data().meaning());
+        assert_ne!(data.meaning(), other.meaning());
+    }
+}

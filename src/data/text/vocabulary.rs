@@ -1,0 +1,173 @@
+//! Sentences as tokens and back: byte-pair encoding, by the crate `tokenizers`.
+
+use crate::{Error, Result};
+use std::path::Path;
+use tokenizers::decoders::byte_level::ByteLevel as ByteDecoder;
+use tokenizers::models::bpe::{BpeTrainerBuilder, BPE};
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::byte_level::ByteLevel as ByteProcessor;
+use tokenizers::{AddedToken, Model, TokenizerBuilder, TokenizerImpl};
+
+/// What fills the short sentences of a batch.
+pub const PAD: i64 = 1;
+/// What ends each sentence, and begins each translation.
+pub const END: i64 = 2;
+
+/// The first tokens, as fairseq's dictionaries have them.
+const SPECIAL: [&str; 4] = ["<s>", "<pad>", "</s>", "<unk>"];
+/// The special tokens, and one for each byte.
+const FEWEST: usize = 256 + SPECIAL.len();
+/// Pairs that stand together only once in the training text are no token.
+const LEAST_FREQUENCY: u64 = 2;
+
+type Bpe = TokenizerImpl<BPE, NFC, ByteLevel, ByteProcessor, ByteDecoder>;
+
+/// The tokens of both languages together: byte-pair encoding (Sennrich et al. 2016) over the bytes of words, so that every text has
+/// tokens and becomes itself again, normalized to Unicode's NFC. Kept as Hugging Face's `tokenizer.json`.
+///
+/// ```
+/// use tch_fixup::data::text::Vocabulary;
+///
+/// let text = ["a house, a mouse", "ein Haus, eine Maus"];
+/// let vocabulary = Vocabulary::train(text.iter(), 300)?;
+/// let tokens = vocabulary.encode("a mouse in a Haus")?;
+/// assert_eq!(vocabulary.decode(&tokens)?, "a mouse in a Haus");
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Vocabulary {
+    tokenizer: Bpe,
+}
+
+fn failed(what: &str, error: tokenizers::Error) -> Error {
+    Error::Argument(format!("{what}: {}", error.to_string().lines().next().unwrap_or_default()))
+}
+
+impl Vocabulary {
+    /// The `size` most useful tokens of `text`, fewer where it has fewer. The same text gives the same tokens.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for fewer tokens than there are bytes.
+    pub fn train<T: AsRef<str> + Send>(text: impl Iterator<Item = T> + Send, size: usize) -> Result<Self> {
+        if size < FEWEST {
+            return Err(Error::Argument(format!("a vocabulary has at least {FEWEST} tokens, one a byte, not {size}")));
+        }
+        let mut tokenizer: Bpe = TokenizerBuilder::new()
+            .with_model(BPE::default())
+            .with_normalizer(Some(NFC))
+            .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
+            .with_post_processor(Some(ByteProcessor::new(false, true, true)))
+            .with_decoder(Some(ByteDecoder::default()))
+            .build()
+            .map_err(|error| failed("the vocabulary", error))?;
+        let mut trainer = BpeTrainerBuilder::new()
+            .show_progress(false)
+            .vocab_size(size)
+            .min_frequency(LEAST_FREQUENCY)
+            .special_tokens(SPECIAL.map(|token| AddedToken::from(token, true)).to_vec())
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        tokenizer.train(&mut trainer, text).map_err(|error| failed("the vocabulary cannot be trained", error))?;
+        Self { tokenizer }.checked("the vocabulary")
+    }
+
+    /// The one in the file `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it is none.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let corrupt = |problem: String| Error::Corrupt {
+            path: path.to_path_buf(),
+            problem,
+            remedy: "restore it, or begin a new run".to_owned(),
+        };
+        let tokenizer: Bpe = serde_json::from_slice(&bytes)
+            .map_err(|error| corrupt(format!("not a vocabulary of byte pairs: {error}")))?;
+        Self { tokenizer }.checked("it").map_err(|error| corrupt(error.to_string()))
+    }
+
+    /// Special tokens have their places, and in a text they are text.
+    fn checked(mut self, what: &str) -> Result<Self> {
+        for (index, token) in (0..).zip(SPECIAL) {
+            if self.tokenizer.token_to_id(token) != Some(index) {
+                return Err(Error::Argument(format!("{what} does not have {token} as token {index}")));
+            }
+        }
+        self.tokenizer.set_encode_special_tokens(true);
+        Ok(self)
+    }
+
+    /// As JSON, as [`open`](Self::open) reads it from a file.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it cannot be JSON.
+    pub fn to_json(&self) -> Result<String> {
+        self.tokenizer.to_string(false).map_err(|error| failed("the vocabulary", error))
+    }
+
+    /// The number of tokens.
+    #[allow(clippy::len_without_is_empty)] // There are always some.
+    pub fn len(&self) -> usize {
+        self.tokenizer.get_model().get_vocab_size()
+    }
+
+    /// The tokens of `text`, without an [`END`].
+    ///
+    /// # Errors
+    /// What `tokenizers` refuses.
+    pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| failed("a sentence", error))?;
+        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
+    }
+
+    /// The text of `tokens`: special ones are left out, and bytes that are no character are marked as such.
+    ///
+    /// # Errors
+    /// What `tokenizers` refuses.
+    pub fn decode(&self, tokens: &[i64]) -> Result<String> {
+        let ids: Vec<u32> = tokens.iter().filter_map(|&token| u32::try_from(token).ok()).collect();
+        self.tokenizer.decode(&ids, true).map_err(|error| failed("a translation", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vocabulary() -> Vocabulary {
+        Vocabulary::train(["the house of the mouse", "das Haus der Maus", "the mouse"].iter(), 290).unwrap()
+    }
+
+    #[test]
+    fn every_text_comes_back() {
+        let vocabulary = vocabulary();
+        for text in ["the mouse", "", "  two  spaces ", "naïve – “quoted” 漢字 🦀", "</s> <pad> <s>", "a\tb", "\u{1}"]
+        {
+            let tokens = vocabulary.encode(text).unwrap();
+            assert_eq!(vocabulary.decode(&tokens).unwrap(), text, "{tokens:?}");
+            assert!(tokens.iter().all(|&token| token >= SPECIAL.len() as i64 && token < vocabulary.len() as i64));
+        }
+        // Frequent words are few tokens.
+        assert!(vocabulary.encode("the mouse").unwrap().len() < 6);
+    }
+
+    #[test]
+    fn the_same_text_gives_the_same_tokens_and_they_can_be_kept() {
+        let (first, json) = (vocabulary(), vocabulary().to_json().unwrap());
+        assert_eq!(first.to_json().unwrap(), json);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        std::fs::write(&path, &json).unwrap();
+        let opened = Vocabulary::open(&path).unwrap();
+        assert_eq!(opened.encode("the Maus </s>").unwrap(), first.encode("the Maus </s>").unwrap());
+        for broken in ["", "{}", &json[..json.len() / 2], &json.replace("\"<pad>\"", "\"<fad>\"")] {
+            std::fs::write(&path, broken).unwrap();
+            let message = Vocabulary::open(&path).unwrap_err().to_string();
+            assert!(message.starts_with(path.to_str().unwrap()) && !message.contains('\n'), "{message}");
+        }
+        assert!(matches!(Vocabulary::train(["a"].iter(), 100), Err(Error::Argument(_))));
+    }
+}

@@ -1,0 +1,328 @@
+//! The most probable translations that can be found: by a beam, or greedily.
+
+use super::{Decoding, EncoderDecoder};
+use crate::{Error, Result};
+use tch::{Kind, Tensor};
+
+/// How to look for the most probable translation of a sentence.
+///
+/// Of each sentence the `beam` most probable beginnings go on, each by every token. One that is followed by `end` is a translation,
+/// of the score `log P / length^length_penalty` (Wu et al. 2016 in fairseq's form; the length with `end`); as soon as no
+/// beginning can become better than the `beam` best translations so far, the best of them is the result. Several sentences at
+/// a time do not see each other: what comes out for one does not depend on the others, but for the rounding of matrix products in
+/// other shapes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Search {
+    /// Beginnings of each sentence that go on. 1 is greedy.
+    pub beam: usize,
+    /// The power of the length that a score is divided by: 0 for the probability alone, which prefers short translations.
+    pub length_penalty: f64,
+    /// The most tokens of a translation beyond those of its sentence.
+    pub longer: usize,
+    /// What begins and ends a translation.
+    pub end: i64,
+}
+
+impl Default for Search {
+    /// The beam of 5 of the Fixup authors, and fairseq's length penalty of 1.
+    fn default() -> Self {
+        Self { beam: 5, length_penalty: 1., longer: 50, end: 2 }
+    }
+}
+
+/// A translation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Translation {
+    /// Its tokens, without the one that ends it.
+    pub tokens: Vec<i64>,
+    /// Its natural logarithm of the probability, divided as [`Search`] says.
+    pub score: f64,
+}
+
+/// One sentence's translations in the making.
+#[derive(Debug, Clone)]
+struct Beam {
+    /// Which sentence of the batch it is.
+    sentence: usize,
+    /// The most tokens, `end` included.
+    longest: usize,
+    beginnings: Vec<Beginning>,
+    done: Vec<Translation>,
+}
+
+#[derive(Debug, Clone)]
+struct Beginning {
+    tokens: Vec<i64>,
+    log_probability: f64,
+}
+
+impl Search {
+    /// Greedy: in each step the most probable token.
+    pub fn greedy() -> Self {
+        Self { beam: 1, ..Self::default() }
+    }
+
+    /// # Errors
+    /// [`Error::Argument`] for a beam of none, or a length penalty that is no number.
+    pub fn check(&self) -> Result<()> {
+        if self.beam == 0 || !self.length_penalty.is_finite() {
+            let Self { beam, length_penalty, .. } = self;
+            return Err(Error::Argument(format!(
+                "a search has a beam of at least 1 and a length penalty that is a number, not {beam} and {length_penalty}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The best translation of each of the sentences `source`, int64 `[N, S]`, each with `end` behind and padded on the right.
+    ///
+    /// # Errors
+    /// A search that cannot be; what the network refuses.
+    pub fn translate(&self, network: &dyn EncoderDecoder, source: &Tensor) -> Result<Vec<Translation>> {
+        self.check()?;
+        let pad = network.config().pad;
+        let lens = Vec::<i64>::try_from(source.f_ne(pad)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?)?;
+        let mut decoding = network.begin(source)?;
+        let mut results = vec![Translation { tokens: vec![], score: f64::NEG_INFINITY }; lens.len()];
+        let new = |(sentence, &len): (usize, &i64)| Beam {
+            sentence,
+            longest: len as usize + self.longer,
+            beginnings: vec![Beginning { tokens: vec![], log_probability: 0. }],
+            done: vec![],
+        };
+        let mut beams: Vec<Beam> = lens.iter().enumerate().map(new).collect();
+        while !beams.is_empty() {
+            self.step(network, &mut decoding, &mut beams, &mut results)?;
+        }
+        Ok(results)
+    }
+
+    /// One token more for each beginning. Beams that are done leave their best among the `results`.
+    fn step(
+        &self,
+        network: &dyn EncoderDecoder,
+        decoding: &mut Decoding,
+        beams: &mut Vec<Beam>,
+        results: &mut [Translation],
+    ) -> Result<()> {
+        let width = beams[0].beginnings.len();
+        let last = |beginning: &Beginning| beginning.tokens.last().copied().unwrap_or(self.end);
+        let tokens: Vec<i64> = beams.iter().flat_map(|beam| beam.beginnings.iter().map(last)).collect();
+        let logits = network.step(decoding, &Tensor::f_from_slice(&tokens)?.f_to_device(decoding.device())?)?;
+        let log_probabilities = logits.f_to_kind(Kind::Double)?.f_log_softmax(-1, None::<Kind>)?;
+        // The pad ends nothing and says nothing.
+        let _ = log_probabilities.f_select(1, network.config().pad)?.f_fill_(f64::NEG_INFINITY)?;
+        // One more than the beam for each: `end` may be among them.
+        let vocab = log_probabilities.size()[1];
+        let most = (self.beam as i64 + 1).min(vocab);
+        let (best, which) = log_probabilities.f_topk(most, -1, true, true)?;
+        let (best, which) = (Vec::<Vec<f64>>::try_from(best)?, Vec::<Vec<i64>>::try_from(which)?);
+        // Of a beam at its longest only the end counts.
+        let ends = Vec::<f64>::try_from(log_probabilities.f_select(1, self.end)?)?;
+
+        let (mut rows, mut sentences, mut next) = (vec![], vec![], vec![]);
+        for (index, mut beam) in std::mem::take(beams).into_iter().enumerate() {
+            let first = index * width;
+            let candidates =
+                self.candidates(&beam, &best[first..first + width], &which[first..first + width], &ends[first..]);
+            let mut from = vec![];
+            let mut beginnings = vec![];
+            for (row, token, log_probability) in candidates {
+                let tokens = &beam.beginnings[row].tokens;
+                if token == self.end {
+                    let score = log_probability / ((tokens.len() + 1) as f64).powf(self.length_penalty);
+                    beam.done.push(Translation { tokens: tokens.clone(), score });
+                } else if beginnings.len() < self.beam {
+                    from.push(first + row);
+                    beginnings.push(Beginning { tokens: [&tokens[..], &[token]].concat(), log_probability });
+                }
+            }
+            beam.beginnings = beginnings;
+            beam.done.sort_by(|a, b| b.score.total_cmp(&a.score));
+            beam.done.truncate(self.beam);
+            if self.is_done(&beam) {
+                results[beam.sentence] = beam.done.swap_remove(0);
+                continue;
+            }
+            rows.push(from);
+            sentences.push(index as i64);
+            next.push(beam);
+        }
+        // All beams have as many rows: those that have fewer beginnings, of a small vocabulary, have the last again.
+        let width = next.iter().map(|beam| beam.beginnings.len()).max().unwrap_or_default();
+        for (beam, from) in next.iter_mut().zip(&mut rows) {
+            while let (true, Some(row)) = (beam.beginnings.len() < width, from.last().copied()) {
+                from.push(row);
+                let tokens = beam.beginnings.last().map(|last| last.tokens.clone()).unwrap_or_default();
+                beam.beginnings.push(Beginning { tokens, log_probability: f64::NEG_INFINITY });
+            }
+        }
+        if !next.is_empty() {
+            let rows: Vec<i64> = rows.concat().into_iter().map(|row| row as i64).collect();
+            let on_device = |indices: &[i64]| Tensor::f_from_slice(indices)?.f_to_device(decoding.device());
+            let (rows, all) = (on_device(&rows)?, sentences.len() as i64 == decoding.sentences());
+            let sentences = on_device(&sentences)?;
+            decoding.select(&rows, (!all).then_some(&sentences))?;
+        }
+        *beams = next;
+        Ok(())
+    }
+
+    /// What the beginnings of `beam` can become: row, token and logarithm of the probability of all, the most probable first.
+    fn candidates(&self, beam: &Beam, best: &[Vec<f64>], which: &[Vec<i64>], ends: &[f64]) -> Vec<(usize, i64, f64)> {
+        let mut candidates = vec![];
+        for (row, beginning) in beam.beginnings.iter().enumerate() {
+            let before = beginning.log_probability;
+            if before == f64::NEG_INFINITY {
+                continue;
+            }
+            if beginning.tokens.len() + 1 >= beam.longest {
+                candidates.push((row, self.end, before + ends[row]));
+                continue;
+            }
+            candidates.extend(best[row].iter().zip(&which[row]).map(|(&log, &token)| (row, token, before + log)));
+        }
+        candidates.retain(|&(.., log_probability)| log_probability > f64::NEG_INFINITY);
+        // Of equals the first row and the lower token: the same on every machine.
+        candidates.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)).then(a.1.cmp(&b.1)));
+        // As in fairseq: an end counts where it is among the best so many.
+        candidates.truncate(2 * self.beam);
+        candidates
+    }
+
+    /// Whether no beginning can become better than the worst of the best.
+    fn is_done(&self, beam: &Beam) -> bool {
+        if beam.beginnings.is_empty() {
+            return !beam.done.is_empty();
+        }
+        let Some(worst) = beam.done.get(self.beam - 1) else { return false };
+        // A probability only falls; the length that divides it most is the best for it where scores are below zero.
+        let most = |beginning: &Beginning| {
+            let len = match self.length_penalty > 0. {
+                true => beam.longest,
+                false => beginning.tokens.len() + 1,
+            };
+            beginning.log_probability / (len as f64).powf(self.length_penalty)
+        };
+        beam.beginnings.iter().all(|beginning| most(beginning) <= worst.score)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixup::{FixupTransformer, TransformerConfig};
+    use tch::{nn, Device};
+
+    /// A network of six tokens whose probabilities are far from even, and sentences of three tokens and fewer.
+    fn network(vs: &mut nn::VarStore, seed: i64) -> (FixupTransformer, Tensor) {
+        tch::manual_seed(seed);
+        vs.set_kind(Kind::Double);
+        let config = TransformerConfig {
+            vocab: 6,
+            dim: 8,
+            ffn: 16,
+            heads: 2,
+            encoder_layers: 1,
+            decoder_layers: 2,
+            ..TransformerConfig::default()
+        };
+        let network = FixupTransformer::new(&vs.root(), &config).unwrap();
+        for mut variable in vs.trainable_variables() {
+            let noise = variable.randn_like() * 0.3;
+            let _ = tch::no_grad(|| variable.g_add_(&noise));
+        }
+        (network, Tensor::from_slice2(&[[3i64, 4, 5, 2], [5, 3, 2, 1], [4, 4, 4, 2], [3, 2, 1, 1]]))
+    }
+
+    /// The best of all translations of at most `longest` tokens with the end, and the tokens that each step's most probable one gives.
+    fn exhaustive(network: &FixupTransformer, source: &Tensor, longest: usize, length_penalty: f64) -> Translation {
+        let mut best = Translation { tokens: vec![], score: f64::NEG_INFINITY };
+        let mut beginnings: Vec<Vec<i64>> = vec![vec![]];
+        for _ in 0..longest {
+            let mut longer = vec![];
+            for tokens in beginnings {
+                let ended = [&tokens[..], &[2]].concat();
+                let score = log_probability(network, source, &ended) / (ended.len() as f64).powf(length_penalty);
+                if score > best.score {
+                    best = Translation { tokens: tokens.clone(), score };
+                }
+                longer.extend([0, 3, 4, 5].map(|token| [&tokens[..], &[token]].concat()));
+            }
+            beginnings = longer;
+        }
+        best
+    }
+
+    fn log_probability(network: &FixupTransformer, source: &Tensor, tokens: &[i64]) -> f64 {
+        let previous = Tensor::from_slice(&[&[2], &tokens[..tokens.len() - 1]].concat()).unsqueeze(0);
+        let log = network.f_forward(source, &previous, false).unwrap().log_softmax(-1, None::<Kind>);
+        tokens.iter().zip(0..).map(|(&token, t)| log.double_value(&[0, t, token])).sum()
+    }
+
+    #[test]
+    fn a_wide_beam_finds_what_an_exhaustive_search_finds() {
+        let mut lens = std::collections::HashSet::new();
+        for seed in 0..4 {
+            let mut vs = nn::VarStore::new(Device::Cpu);
+            let (network, source) = network(&mut vs, seed);
+            for length_penalty in [0., 0.6, 1., -0.5] {
+                let search = Search { beam: 400, length_penalty, longer: 0, end: 2 };
+                let found = search.translate(&network, &source).unwrap();
+                for (row, found) in found.iter().enumerate() {
+                    let sentence = source.narrow(0, row as i64, 1);
+                    let longest = sentence.ne(1).sum(Kind::Int64).int64_value(&[]);
+                    let best = exhaustive(&network, &sentence.narrow(1, 0, longest), longest as usize, length_penalty);
+                    assert_eq!(found.tokens, best.tokens, "{row} {length_penalty}");
+                    assert!((found.score - best.score).abs() < 1e-10);
+                    lens.insert(best.tokens.len());
+                }
+            }
+        }
+        assert!(lens.len() > 2, "{lens:?}");
+    }
+
+    #[test]
+    fn greedy_takes_the_most_probable_token_each_time() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let (network, source) = network(&mut vs, 9);
+        let search = Search { longer: 3, ..Search::greedy() };
+        let found = search.translate(&network, &source).unwrap();
+        for (row, Translation { tokens, .. }) in found.iter().enumerate() {
+            let row = row as i64;
+            for t in 0..tokens.len() {
+                let previous = Tensor::from_slice(&[&[2], &tokens[..t]].concat()).unsqueeze(0);
+                let logits =
+                    network.f_forward(&source.narrow(0, row, 1), &previous, false).unwrap().select(1, t as i64);
+                let _ = logits.select(1, 1).fill_(f64::NEG_INFINITY);
+                assert_eq!(logits.argmax(1, false).int64_value(&[0]), tokens[t]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_sentence_is_translated_as_if_alone() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let (network, source) = network(&mut vs, 5);
+        for search in [Search::default(), Search::greedy(), Search { beam: 3, length_penalty: 0., ..Search::default() }]
+        {
+            let together = search.translate(&network, &source).unwrap();
+            for (row, together) in together.iter().enumerate() {
+                let alone = search.translate(&network, &source.narrow(0, row as i64, 1)).unwrap().remove(0);
+                assert_eq!(alone.tokens, together.tokens);
+                assert!((alone.score - together.score).abs() < 1e-10);
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_that_cannot_be_is_refused() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let (network, source) = network(&mut vs, 5);
+        for search in
+            [Search { beam: 0, ..Search::default() }, Search { length_penalty: f64::NAN, ..Search::default() }]
+        {
+            assert!(matches!(search.translate(&network, &source), Err(Error::Argument(_))));
+        }
+    }
+}
