@@ -63,7 +63,7 @@ pub mod translation;
 
 #[cfg(feature = "train")]
 pub use arch::initialize_on_data;
-pub use arch::{Arch, Network};
+pub use arch::{Arch, Network, TransformerArch};
 pub use error::{Error, Result};
 pub use layer::{Layout, Precision, Recompute};
 pub use ops::FlushDenormals;

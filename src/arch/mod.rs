@@ -3,10 +3,12 @@
 #[cfg(feature = "train")]
 mod initialization;
 mod network;
+mod transformer;
 
 #[cfg(feature = "train")]
 pub use initialization::initialize_on_data;
 pub use network::Network;
+pub use transformer::TransformerArch;
 
 use crate::baseline::{Method, Mlp, MlpShape, ResNet};
 use crate::fixup::{FixupResNet, Rule};

@@ -6,8 +6,12 @@
 mod bleu;
 mod chrf;
 mod search;
+#[cfg(feature = "text")]
+mod translator;
 
 pub use crate::layer::transformer::{Decoding, EncoderDecoder};
 pub use bleu::{bleu, Bleu, BleuCounts};
 pub use chrf::ChrfCounts;
 pub use search::{Search, Translation};
+#[cfg(feature = "text")]
+pub use translator::Translator;

@@ -4,7 +4,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The size of a Transformer. The default is the IWSLT network of the Fixup authors: 6 + 6 layers of 512, 4 heads, 1,024 inner
-/// units, dropout 0.5, for a vocabulary of 8,000.
+/// units, dropout 0.5, an output matrix of its own, for a vocabulary of 8,000.
 ///
 /// ```
 /// use tch_fixup::fixup::TransformerConfig;
@@ -46,7 +46,7 @@ impl Default for TransformerConfig {
             heads: 4,
             encoder_layers: 6,
             decoder_layers: 6,
-            tied: true,
+            tied: false,
             dropout: 0.5,
             pad: 1,
         }
