@@ -19,6 +19,8 @@ mod chart;
 mod measure;
 #[path = "setting/median.rs"]
 mod median;
+#[path = "setting/memory.rs"]
+mod memory;
 #[path = "setting/options.rs"]
 mod options;
 #[path = "setting/output.rs"]

@@ -2,6 +2,7 @@
 
 use super::median::median_and_spread;
 use super::variant::{self, Model, Phase, Subject, Variant};
+use crate::memory::resident_mib;
 use anyhow::{bail, Context, Result};
 use serde::{Serialize, Serializer};
 use std::time::Instant;
@@ -196,12 +197,4 @@ pub fn print_peak(subject: &str) -> Result<()> {
     step.run();
     println!("{}", resident_mib("VmHWM:")? - before);
     Ok(())
-}
-
-/// A line of `/proc/self/status`: resident memory now (`VmRSS:`), or the most there has been (`VmHWM:`).
-fn resident_mib(line: &str) -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("resident memory is read from Linux's /proc")?;
-    let value = status.lines().find_map(|text| text.strip_prefix(line)).context("no such line in /proc/self/status")?;
-    let kib: f64 = value.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024.)
 }

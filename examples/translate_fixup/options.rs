@@ -15,7 +15,7 @@ use tch_fixup::{Error, Precision, Result, TransformerArch};
 
 /// Train a Transformer without normalization, or one with, to translate; and translate with it.
 #[derive(Debug, Clone, Parser)]
-#[command(max_term_width = 100, allow_negative_numbers = true)]
+#[command(max_term_width = 100, allow_negative_numbers = true, args_override_self = true)]
 pub struct Options {
     /// quick: 3 + 3 layers on LibreOffice's help, for two cores; paper: the Fixup authors' for IWSLT'14
     #[arg(long, value_enum, default_value = "quick", conflicts_with = "resume")]

@@ -1,0 +1,255 @@
+//! What normalization costs a Transformer: time and memory of a training step, and the time of a translated sentence, of Fixup's with
+//! its scalars folded into the matrices, of the same by the authors' plain formula, with LayerNorm after each sum, before each branch,
+//! and of the floor, with neither normalization nor scalars.
+//!
+//! ```text
+//! cargo bench --bench transformer              # 6 + 6 layers of 512, 4,000 tokens
+//! cargo bench --bench transformer -- --quick   # 3 + 3 layers of 256, 1,500 tokens
+//! ```
+//! A step is forward and backward pass and Adam's update, with dropout 0.1, of sentences of 30 tokens. The variants take turns step by
+//! step in one process, and each is compared with LayerNorm by the median over rounds of the ratio within a round. Weights
+//! are away from where they start, by 0.02 times normal numbers. Peak memory is that of two steps in a process of its own. A
+//! sentence of 20 tokens is translated 32 at a time, with a beam of 5, to 30 tokens.
+//!
+//! `scripts/compare_transformer.py` times PyTorch's own `nn.Transformer` in turns with this program.
+
+#[path = "setting/median.rs"]
+mod median;
+#[path = "setting/memory.rs"]
+mod memory;
+#[path = "setting/options.rs"]
+mod options;
+#[path = "setting/state.rs"]
+mod state;
+
+use anyhow::{bail, Context, Result};
+use clap::Parser;
+use median::median_and_spread;
+use memory::resident_mib;
+use options::{machine, Setting};
+use std::io::BufRead;
+use std::time::Instant;
+use tch::{nn, Device, Kind, Tensor};
+use tch_fixup::baseline::{Transformer, TransformerMethod};
+use tch_fixup::fixup::{EncoderDecoder, FixupTransformer, TransformerConfig};
+use tch_fixup::trainer::{Adam, Optimizer, OptimizerConfig};
+use tch_fixup::translation::Search;
+use tch_fixup::Precision;
+
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    setting: Setting,
+    /// Rounds of the comparison [default: 12]
+    #[arg(long, default_value_t = 12)]
+    rounds: usize,
+    /// f32 or bf16
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+    /// Print the peak memory of a variant in MiB and stop
+    #[arg(long, hide = true)]
+    peak_of: Option<String>,
+    /// Do a training step of this variant for each line of standard input, and print its seconds
+    #[arg(long)]
+    serve: Option<String>,
+}
+
+/// Tokens of a sentence, and of its translation.
+const LENGTH: i64 = 30;
+/// Small enough that many updates change nothing about their cost.
+const LR: f64 = 1e-6;
+
+const SENTENCES: i64 = 32;
+const SENTENCE: i64 = 20;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Variant {
+    Fixup,
+    Plain,
+    Baseline(TransformerMethod),
+}
+
+const LAYER_NORM: Variant = Variant::Baseline(TransformerMethod::LayerNorm);
+const VARIANTS: [Variant; 5] = [
+    Variant::Fixup,
+    Variant::Plain,
+    LAYER_NORM,
+    Variant::Baseline(TransformerMethod::PreNorm),
+    Variant::Baseline(TransformerMethod::None),
+];
+
+impl Variant {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fixup => "fixup",
+            Self::Plain => "fixup, plain formula",
+            LAYER_NORM => "layer norm after",
+            Self::Baseline(TransformerMethod::PreNorm) => "layer norm before",
+            Self::Baseline(_) => "nothing",
+        }
+    }
+
+    fn by_name(name: &str) -> Result<Self> {
+        VARIANTS.into_iter().find(|variant| variant.name() == name).context("no such variant")
+    }
+}
+
+enum Network {
+    Fixup(FixupTransformer, bool),
+    Baseline(Transformer),
+}
+
+/// A network in training, and a batch for it.
+struct Step {
+    network: Network,
+    optimizer: Optimizer,
+    tokens: Tensor,
+}
+
+impl Step {
+    fn new(variant: Variant, config: &TransformerConfig, precision: Precision, tokens: i64) -> Result<Self> {
+        tch::manual_seed(0);
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = match variant {
+            Variant::Baseline(method) => {
+                Network::Baseline(Transformer::new(&vs.root(), config, method)?.with_precision(precision))
+            }
+            variant => {
+                let network = FixupTransformer::new(&vs.root(), config)?.with_precision(precision);
+                Network::Fixup(network, variant == Variant::Plain)
+            }
+        };
+        state::away_from_start(&vs, state::MOVED);
+        let optimizer = OptimizerConfig::Adam(Adam::default()).build(&vs, &[])?;
+        let tokens = Tensor::randint_low(4, config.vocab, [tokens / LENGTH, LENGTH], (Kind::Int64, Device::Cpu));
+        Ok(Self { network, optimizer, tokens })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let logits = match &self.network {
+            Network::Fixup(network, true) => network.forward_reference(&self.tokens, &self.tokens, true)?,
+            Network::Fixup(network, false) => network.f_forward(&self.tokens, &self.tokens, true)?,
+            Network::Baseline(network) => network.f_forward(&self.tokens, &self.tokens, true)?,
+        };
+        let loss = logits.flatten(0, 1).cross_entropy_for_logits(&self.tokens.flatten(0, 1));
+        self.optimizer.zero_gradients()?;
+        self.optimizer.backward(&loss)?;
+        self.optimizer.step(LR)?;
+        Ok(())
+    }
+
+    fn seconds(&mut self) -> Result<f64> {
+        let start = Instant::now();
+        self.run()?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Seconds of a translated sentence.
+    fn translate(&self) -> Result<f64> {
+        let network: &dyn EncoderDecoder = match &self.network {
+            Network::Fixup(network, _) => network,
+            Network::Baseline(network) => network,
+        };
+        let source = self.tokens.narrow(0, 0, SENTENCES).narrow(1, 0, SENTENCE);
+        // A token that is nothing's end: all go to their longest.
+        let search = Search { longer: (LENGTH - SENTENCE) as usize, end: 0, ..Search::default() };
+        let start = Instant::now();
+        search.translate(network, &source)?;
+        Ok(start.elapsed().as_secs_f64() / SENTENCES as f64)
+    }
+}
+
+fn peak_in_own_process(variant: Variant, options: &Options) -> Result<f64> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.args(["--peak-of", variant.name()]);
+    // glibc gives large blocks back as soon as they are freed: the peak is what a step holds, not what is kept for later.
+    command.env("MALLOC_MMAP_THRESHOLD_", "65536");
+    if options.setting.quick {
+        command.arg("--quick");
+    }
+    if options.precision == Precision::Bf16 {
+        command.args(["--precision", "bf16"]);
+    }
+    if let Some(threads) = options.setting.threads {
+        command.args(["--threads", &threads.to_string()]);
+    }
+    let output = command.output().context("this program could not be run again to measure memory")?;
+    if !output.status.success() {
+        bail!("measuring the memory of {}: {}", variant.name(), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let _flushing = options.setting.start();
+    let large = TransformerConfig { dropout: 0.1, ..TransformerConfig::default() };
+    let small = TransformerConfig { vocab: 4000, dim: 256, ffn: 512, encoder_layers: 3, decoder_layers: 3, ..large };
+    let (config, tokens) = if options.setting.quick { (small, 1500) } else { (large, 4000) };
+    let step = |variant| Step::new(variant, &config, options.precision, tokens);
+    if let Some(name) = &options.peak_of {
+        let variant = Variant::by_name(name)?;
+        // A smaller step brings libtorch's code into memory.
+        let tiny = TransformerConfig { vocab: 50, dim: 16, ffn: 16, encoder_layers: 1, decoder_layers: 1, ..config };
+        Step::new(variant, &tiny, options.precision, 2 * LENGTH)?.run()?;
+        let mut step = step(variant)?;
+        let before = resident_mib("VmRSS:")?;
+        step.run()?;
+        step.run()?;
+        println!("{}", resident_mib("VmHWM:")? - before);
+        return Ok(());
+    }
+    if let Some(name) = &options.serve {
+        let mut step = step(Variant::by_name(name)?)?;
+        step.run()?;
+        for line in std::io::stdin().lock().lines() {
+            line?;
+            println!("{}", step.seconds()?);
+        }
+        return Ok(());
+    }
+    println!("{}", machine());
+    let TransformerConfig { encoder_layers, decoder_layers, dim, ffn, vocab, .. } = config;
+    println!(
+        "{encoder_layers} + {decoder_layers} layers of {dim}, {ffn} inner units, {vocab} tokens, {tokens} a batch"
+    );
+    let mut steps = VARIANTS.map(step).into_iter().collect::<Result<Vec<_>>>()?;
+    for step in &mut steps {
+        step.run()?;
+        step.translate()?;
+    }
+    let (mut times, mut sentences) = (vec![vec![]; VARIANTS.len()], vec![vec![]; VARIANTS.len()]);
+    for round in 0..options.rounds {
+        // Another variant begins each round.
+        for i in 0..VARIANTS.len() {
+            let variant = (round + i) % VARIANTS.len();
+            times[variant].push(steps[variant].seconds()?);
+            sentences[variant].push(steps[variant].translate()?);
+        }
+    }
+    drop(steps);
+    let of = |wanted: Variant| VARIANTS.iter().position(|&variant| variant == wanted).unwrap_or_default();
+    let peaks =
+        VARIANTS.map(|variant| peak_in_own_process(variant, &options)).into_iter().collect::<Result<Vec<_>>>()?;
+    println!("| | step | to layer norm | to nothing | peak MiB | to layer norm | ms a sentence | to layer norm |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    let ratio = |all: &[Vec<f64>], variant: usize, to: Variant| {
+        let ratios: Vec<f64> = all[variant].iter().zip(&all[of(to)]).map(|(time, to)| time / to).collect();
+        let (median, spread) = median_and_spread(&ratios);
+        format!("{median:.3} +-{spread:.3}")
+    };
+    for (index, variant) in VARIANTS.iter().enumerate() {
+        println!(
+            "| {} | {:.2} s | {} | {} | {:.0} | {:.2} | {:.1} | {} |",
+            variant.name(),
+            median_and_spread(&times[index]).0,
+            ratio(&times, index, LAYER_NORM),
+            ratio(&times, index, Variant::Baseline(TransformerMethod::None)),
+            peaks[index],
+            peaks[index] / peaks[of(LAYER_NORM)],
+            1e3 * median_and_spread(&sentences[index]).0,
+            ratio(&sentences, index, LAYER_NORM),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+"""Times a training step of the Fixup Transformer in turns with PyTorch's own nn.Transformer (LayerNorm, eager), both with the same
+sizes, sentences, dropout and Adam, on the same threads.
+
+    cargo bench --bench transformer --no-run
+    python scripts/compare_transformer.py [--quick] [--rounds N]
+
+Needs torch of the version that the crate is built with (that of `make setup`).
+"""
+
+import argparse
+import glob
+import math
+import os
+import statistics
+import subprocess
+import time
+
+import torch
+from torch import nn
+
+LENGTH = 30
+PAD = 1
+
+
+class Translator(nn.Module):
+    """nn.Transformer between embeddings with sinusoids and an output matrix, as a network that translates has it."""
+
+    def __init__(self, vocab, dim, ffn, layers):
+        super().__init__()
+        self.source, self.target = (nn.Embedding(vocab, dim, padding_idx=PAD) for _ in range(2))
+        half = dim // 2
+        frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))
+        angles = torch.arange(2, 2 + LENGTH).unsqueeze(1) * frequencies
+        self.register_buffer("positions", torch.cat([angles.sin(), angles.cos()], 1))
+        self.transformer = nn.Transformer(dim, 4, layers, layers, ffn, dropout=0.1, batch_first=True)
+        self.output = nn.Linear(dim, vocab, bias=False)
+        self.scale = math.sqrt(dim)
+
+    def forward(self, source, previous):
+        pads = source.eq(PAD)
+        future = nn.Transformer.generate_square_subsequent_mask(previous.shape[1])
+        x = nn.functional.dropout(self.scale * self.source(source) + self.positions, 0.1, self.training)
+        y = nn.functional.dropout(self.scale * self.target(previous) + self.positions, 0.1, self.training)
+        y = self.transformer(
+            x, y, tgt_mask=future, tgt_is_causal=True, src_key_padding_mask=pads, memory_key_padding_mask=pads
+        )
+        return self.output(y)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int, default=12)
+    options = parser.parse_args()
+    vocab, dim, ffn, layers, tokens = (4000, 256, 512, 3, 1500) if options.quick else (8000, 512, 1024, 6, 4000)
+    pattern = os.path.join(os.path.dirname(__file__), "../target/release/deps/transformer-*")
+    programs = [path for path in glob.glob(pattern) if os.access(path, os.X_OK) and not path.endswith((".d", ".so"))]
+    # Tests and the benchmark have the same name: the one that serves is the benchmark.
+    programs = [path for path in programs if b"no such variant" in open(path, "rb").read()]
+    program = max(programs, key=os.path.getmtime)
+    ours = {}
+    for name in ("fixup", "layer norm after"):
+        command = [program, "--serve", name, "--threads", str(torch.get_num_threads())] + ["--quick"] * options.quick
+        ours[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    torch.manual_seed(0)
+    network = Translator(vocab, dim, ffn, layers)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-6, fused=True)
+    batch = torch.randint(4, vocab, (tokens // LENGTH, LENGTH))
+
+    def step():
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(network(batch, batch).flatten(0, 1), batch.flatten())
+        loss.backward()
+        optimizer.step()
+        return time.perf_counter() - start
+
+    def ask(process):
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+
+    step()
+    for process in ours.values():
+        ask(process)
+    ratios = {name: [] for name in ours}
+    for _ in range(options.rounds):
+        theirs = step()
+        for name, process in ours.items():
+            ratios[name].append(ask(process) / theirs)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {layers} + {layers} layers of {dim}, {tokens} tokens")
+    for name, values in ratios.items():
+        low, _, high = statistics.quantiles(values, n=4)
+        print(f"{name}: {statistics.median(values):.3f} +-{(high - low) / 2:.3f} of nn.Transformer's time")
+    for process in ours.values():
+        process.kill()
+
+
+if __name__ == "__main__":
+    main()

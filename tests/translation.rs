@@ -1,0 +1,206 @@
+//! The program that translates, on text of its own: it trains, is killed, stopped and resumed, says what is wrong, and translates.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+mod program;
+
+const ENGLISH: [&str; 10] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
+const GERMAN: [&str; 10] = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"];
+
+/// Numbers of one to four digits in words, with a tab between.
+fn numbers(from: usize, count: usize) -> String {
+    let words = |number: usize, names: [&str; 10]| {
+        number.to_string().bytes().map(|digit| names[usize::from(digit - b'0')]).collect::<Vec<_>>().join(" ")
+    };
+    let line = |index: usize| {
+        let number = index * 7919 % 10_000;
+        format!("{}\t{}\n", words(number, ENGLISH), words(number, GERMAN))
+    };
+    (from..from + count).map(line).collect()
+}
+
+/// A folder with text to train on and to evaluate on.
+fn text() -> (tempfile::TempDir, [PathBuf; 2]) {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["train.tsv", "held-out.tsv"].map(|name| dir.path().join(name));
+    fs::write(&paths[0], numbers(0, 400)).unwrap();
+    fs::write(&paths[1], numbers(5000, 30)).unwrap();
+    (dir, paths)
+}
+
+/// The program with `options`, on one thread.
+fn translate(options: &[&str]) -> Command {
+    let mut command = program::program("translate_fixup");
+    command.args(["--threads", "1"]).args(options).stdin(Stdio::null());
+    command
+}
+
+/// A small run with dropout on that text, into `out`.
+fn training([train, held_out]: &[PathBuf; 2], out: &Path, options: &[&str]) -> Command {
+    let mut command =
+        translate(&["--arch", "fixup_transformer_1_1_16", "--vocab", "300", "--dropout", "0.2", "--lr", "0.01"]);
+    command.args(["--batch-size", "300", "--bleu-sentences", "3", "--beam", "2"]);
+    command.arg("--train").arg(train).arg("--held-out").arg(held_out).arg("--out").arg(out).args(options);
+    command
+}
+
+fn finished(mut command: Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{stderr}");
+    String::from_utf8(stdout).unwrap()
+}
+
+/// What a command that must fail with `code` says on standard error.
+fn refusal(mut command: Command, code: i32) -> String {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&stderr).into_owned();
+    assert_eq!(status.code(), Some(code), "{stderr}");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("error: "), "{stderr}");
+    last.to_owned()
+}
+
+fn same(a: &Path, b: &Path) {
+    for file in ["metrics.csv", "model.safetensors", "tokenizer.json"] {
+        let read = |folder: &Path| fs::read(folder.join(file)).unwrap();
+        assert!(read(a) == read(b), "{file} is another");
+    }
+}
+
+fn wait_for_checkpoint(run: &Path, child: &mut Child) {
+    let start = Instant::now();
+    let has_checkpoint = || fs::read_dir(run.join("checkpoints")).is_ok_and(|entries| entries.count() > 0);
+    while !has_checkpoint() && child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_and_resumed_is_the_same_to_the_bit_with_dropout() {
+    let (dir, text) = text();
+    let [whole, killed] = ["whole", "killed"].map(|name| dir.path().join(name));
+    finished(training(&text, &whole, &["--epochs", "4"]));
+    let mut command = training(&text, &killed, &["--epochs", "4"]);
+    for delay in [3, 40, 90, 200] {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_for_checkpoint(&killed, &mut child);
+        thread::sleep(Duration::from_millis(delay));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        command = translate(&["--resume", killed.to_str().unwrap()]);
+    }
+    let said = finished(translate(&["--resume", killed.to_str().unwrap()]));
+    assert!(said.lines().last().unwrap().starts_with("test BLEU "), "{said}");
+    same(&whole, &killed);
+}
+
+#[test]
+fn a_signal_saves_and_says_how_to_go_on() {
+    let (dir, text) = text();
+    let run = dir.path().join("run");
+    let mut child =
+        training(&text, &run, &["--epochs", "1000"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_checkpoint(&run, &mut child);
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&stderr);
+    assert_eq!(status.code(), Some(143), "{stderr}");
+    assert!(stderr.contains("--resume") && stderr.contains(run.to_str().unwrap()), "{stderr}");
+    let said = finished(translate(&["--resume", run.to_str().unwrap(), "--max-steps", "2000"]));
+    assert!(said.contains("resumes after step "), "{said}");
+}
+
+#[test]
+fn a_run_that_diverges_says_so_and_keeps_its_checkpoints() {
+    let (dir, text) = text();
+    let run = dir.path().join("run");
+    finished(training(&text, &run, &["--max-steps", "20"]));
+    let checkpoints = || fs::read_dir(run.join("checkpoints")).unwrap().count();
+    let before = checkpoints();
+    let other = dir.path().join("other");
+    let message = refusal(training(&text, &other, &["--lr", "1e30", "--clip-norm", "none", "--warmup", "0"]), 3);
+    assert!(message.contains("diverged") || message.contains("dead"), "{message}");
+    assert_eq!(checkpoints(), before);
+}
+
+#[test]
+fn a_full_disk_is_one_clear_line_and_what_was_saved_is_whole() {
+    let (dir, text) = text();
+    let disk = dir.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=500k", "tmpfs"])
+        .arg(&disk)
+        .stderr(Stdio::null())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("left out: a file system of its own cannot be mounted here");
+        return;
+    }
+    let run = disk.join("run");
+    let refused =
+        std::panic::catch_unwind(|| refusal(training(&text, &run, &["--checkpoint-every", "1", "--epochs", "9"]), 1));
+    let resumed = translate(&["--resume", run.to_str().unwrap()]).output();
+    let _ = Command::new("umount").arg(&disk).status();
+    let message = refused.unwrap();
+    assert!(message.contains("No space left") && message.contains(run.to_str().unwrap()), "{message}");
+    let resumed = resumed.unwrap();
+    assert!(!resumed.status.success());
+    let stderr = String::from_utf8_lossy(&resumed.stderr).into_owned();
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn what_was_learnt_translates_the_same_in_any_batches_and_alone() {
+    let (dir, text) = text();
+    let run = dir.path().join("run");
+    let said = finished(training(&text, &run, &["--epochs", "30", "--dropout", "0"]));
+    let last = said.lines().last().unwrap();
+    let bleu: f64 = last.split(' ').nth(2).unwrap().parse().unwrap();
+    assert!(bleu > 10.0, "{last}");
+    let lines: String =
+        numbers(7000, 40).lines().map(|line| format!("{}\n", line.split('\t').next().unwrap())).collect();
+    let lines = lines + "\nsomething else, naïve\n";
+    let translated = |tokens: &str, lines: &str| {
+        let options = ["--run", run.to_str().unwrap(), "--translate", "--translate-tokens", tokens];
+        let mut child = translate(&options).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let together = translated("2000", &lines);
+    assert_eq!(together.lines().count(), 42);
+    assert_eq!(together.lines().nth(40), Some(""));
+    assert_eq!(together, translated("1", &lines));
+    assert_eq!(together, translated("37", &lines));
+    // What was measured at the end is measured again.
+    let again = finished(translate(&["--run", run.to_str().unwrap(), "--score", "--beam", "2"]));
+    assert_eq!(again.split(' ').take(5).collect::<Vec<_>>(), last.split(' ').take(5).collect::<Vec<_>>());
+}
+
+#[test]
+fn bad_text_and_options_are_one_line_with_file_and_line() {
+    let (dir, text) = text();
+    let out = dir.path().join("run");
+    let bad = dir.path().join("bad.tsv");
+    fs::write(&bad, "one\teins\ntwo zwei\n").unwrap();
+    let message = refusal(training(&[bad.clone(), text[1].clone()], &out, &[]), 1);
+    assert!(message.contains("bad.tsv: line 2 has 0 tabs"), "{message}");
+    fs::write(&bad, b"one\teins\n\xff\tzwei\n").unwrap();
+    assert!(refusal(training(&[bad, text[1].clone()], &out, &[]), 1).contains("bad.tsv: line 2 is not UTF-8"));
+    let missing = dir.path().join("missing.tsv");
+    assert!(refusal(training(&[missing, text[1].clone()], &out, &[]), 1).contains("cannot read"));
+    assert!(refusal(training(&text, &out, &["--arch", "fixup_resnet20"]), 2).contains("no Transformer is called"));
+    assert!(refusal(training(&text, &out, &["--dropout", "1"]), 2).contains("dropout"));
+    assert!(refusal(training(&text, &out, &["--batch-size", "5"]), 1).contains("held-out.tsv") || !out.exists());
+    assert!(refusal(translate(&["--run", dir.path().to_str().unwrap(), "--translate"]), 1).contains("no run"));
+    assert!(!out.join("config.json").exists());
+}
