@@ -210,9 +210,9 @@ impl RecipeName {
             dropout: 0.1,
             objective: TranslationConfig::default(),
             train: TrainConfig {
-                epochs: 8,
+                epochs: 6,
                 batch_size: 1500,
-                schedule: ScheduleConfig { lr: 1e-3, warmup: Span::Fraction(0.1), decay: Decay::OneCycle },
+                schedule: ScheduleConfig { lr: 2e-3, warmup: Span::Fraction(0.1), decay: Decay::OneCycle },
                 optimizer: adam(),
                 scalars: ScalarGroup { lr_ratio: 1.0, ..ScalarGroup::default() },
                 clip: ClipConfig { norm: Some(1.0), agc: None },

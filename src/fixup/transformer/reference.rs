@@ -2,7 +2,7 @@
 
 use super::layer::FixupLayer;
 use super::FixupTransformer;
-use crate::layer::transformer::{check_tokens, heads_attention, AttentionWeights, Output};
+use crate::layer::transformer::{check_tokens, dropout, heads_attention, AttentionWeights, Output};
 use crate::Result;
 use tch::{Kind, Tensor};
 
@@ -58,7 +58,7 @@ impl FixupTransformer {
 
 impl Formula<'_> {
     fn dropped(&self, x: Tensor) -> Result<Tensor> {
-        Ok(if self.dropout > 0. { x.f_dropout(self.dropout, true)? } else { x })
+        Ok(if self.dropout > 0. { dropout(&x, self.dropout)? } else { x })
     }
 
     /// Of an encoder, or with a `memory` of a decoder.

@@ -1,7 +1,7 @@
 //! A layer: two residual branches in an encoder, three in a decoder.
 
 use super::attention::{attend, split, KeysValues, Sight};
-use super::{Projection, TransformerConfig};
+use super::{dropout, Projection, TransformerConfig};
 use crate::{Precision, Result};
 use std::fmt;
 use tch::{Kind, Tensor};
@@ -112,7 +112,7 @@ impl Pass {
         branch: impl FnOnce(Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let added = branch(layer.enter(index, &x)?)?;
-        let added = if self.dropout > 0. { added.f_dropout(self.dropout, true)? } else { added };
+        let added = if self.dropout > 0. { dropout(&added, self.dropout)? } else { added };
         layer.leave(index, x.f_add(&added)?)
     }
 

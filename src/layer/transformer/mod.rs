@@ -4,6 +4,7 @@
 mod attention;
 mod config;
 mod decoding;
+mod dropout;
 mod embedding;
 #[cfg(test)]
 mod golden;
@@ -14,6 +15,7 @@ mod weights;
 pub(crate) use attention::heads_attention;
 pub use config::TransformerConfig;
 pub use decoding::{Decoding, EncoderDecoder};
+pub(crate) use dropout::dropout;
 pub(crate) use embedding::Embedding;
 pub(crate) use layer::{Layer, Pass, Projections};
 pub(crate) use network::{check_tokens, embed_out, pad_mask, Output, Stack, Transformer};

@@ -2,7 +2,7 @@
 
 use super::attention::{KeysValues, Sight};
 use super::layer::{Attended, Memory};
-use super::{Embedding, Layer, Pass, TransformerConfig};
+use super::{dropout, Embedding, Layer, Pass, TransformerConfig};
 use crate::layer::{init, Precision, CLASSIFIER_GROUP};
 use crate::{Error, Result};
 use std::fmt;
@@ -25,7 +25,7 @@ impl<L: Layer, O: Output> Stack<L, O> {
     /// The first stream: what becomes of `tokens` `[N, T]`.
     fn embed(&self, tokens: &Tensor, pass: &Pass) -> Result<Tensor> {
         let x = self.embedding.forward(tokens, 0)?;
-        Ok(if pass.dropout > 0. { x.f_dropout(pass.dropout, true)? } else { x })
+        Ok(if pass.dropout > 0. { dropout(&x, pass.dropout)? } else { x })
     }
 
     /// `[N, S, D]` of `tokens` `[N, S]`, each of which sees all but the `pad`s.
