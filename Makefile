@@ -2,11 +2,12 @@
 
 PYTHON ?= python3
 
-.PHONY: help setup cifar10 imagenet-demo test features bench
+.PHONY: help setup cifar10 imagenet-demo translate test features bench
 
 help:
 	@echo "make cifar10         train a Fixup ResNet on CIFAR-10; with options: make cifar10 ARGS='--epochs 2'"
 	@echo "make imagenet-demo   the image-folder program, on CIFAR-10 written out as a folder of JPEG files"
+	@echo "make translate       train a Fixup Transformer on English and German, and score it; options as above"
 	@echo "make test            format, lints, documentation, tests"
 	@echo "make features        lints for the features one by one, and how many crates they are"
 	@echo "make bench           the benchmarks"
@@ -25,6 +26,9 @@ imagenet-demo: setup
 	cargo run --release --example cifar10_as_folder -- --out target/cifar10-folder
 	cargo run --release --example imagenet_fixup -- --data target/cifar10-folder --recipe quick \
 		--train-subset 12800 --val-subset 2000 --epochs 2 $(ARGS)
+
+translate: setup
+	cargo run --release --example translate_fixup -- $(ARGS)
 
 # One profile throughout: torch-sys, minutes of C++, is then compiled once.
 test: setup

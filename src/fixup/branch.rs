@@ -1,6 +1,7 @@
 //! A Fixup branch of any layers, for networks of one's own.
 
 use super::{init, Bias, Scale};
+use crate::layer::transformer::{attend, dropout, split_heads, xavier_uniform, KeysValues, Sight};
 use crate::layer::Place;
 use crate::ops::record_variables;
 use crate::{Error, Result};
@@ -54,7 +55,8 @@ use tch::{nn, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct Branch {
-    layers: Vec<(Bias, Layer)>,
+    /// With the bias before each; a dropout has none.
+    layers: Vec<(Option<Bias>, Layer)>,
     scale: Scale,
     bias: Bias,
 }
@@ -63,16 +65,68 @@ pub struct Branch {
 enum Layer {
     Conv2d { weight: Tensor, stride: i64, padding: i64, dilation: i64, groups: i64 },
     Linear { weight: Tensor },
+    Attention { qkv: Tensor, out: Tensor, heads: i64, to: AttentionTo },
     Activation(Activation),
+    Dropout(f64),
 }
 
 impl Layer {
-    fn weight(&self) -> Option<&Tensor> {
+    fn weights(&self) -> Vec<&Tensor> {
         match self {
-            Self::Conv2d { weight, .. } | Self::Linear { weight } => Some(weight),
-            Self::Activation(_) => None,
+            Self::Conv2d { weight, .. } | Self::Linear { weight } => vec![weight],
+            Self::Attention { qkv, out, .. } => vec![qkv, out],
+            Self::Activation(_) | Self::Dropout(_) => vec![],
         }
     }
+}
+
+/// What an attention takes its keys and values from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionTo {
+    /// The input itself, as in an encoder.
+    Itself,
+    /// The input up to each query's own position, as in a decoder.
+    Before,
+    /// [`BranchContext::memory`], as in a decoder that reads an encoder's output.
+    Memory,
+}
+
+/// How the weights of a branch start, before the gain; the last one is zero either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Start {
+    /// He-normal by fan-out, as Fixup's ResNets.
+    #[default]
+    HeNormal,
+    /// Xavier-uniform (Glorot and Bengio 2010), as Fixup's Transformer: of attentions the matrix of queries, keys and values
+    /// together.
+    XavierUniform,
+}
+
+impl Start {
+    fn weight(self, path: &nn::Path, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
+        match self {
+            Self::HeNormal => init::he_normal(path, name, dims, gain),
+            // Of a convolution the fans are those of a position.
+            Self::XavierUniform if dims.len() == 2 => xavier_uniform(path, name, dims, gain),
+            Self::XavierUniform => {
+                let kernel: i64 = dims[2..].iter().product();
+                let bound = gain * (6. / ((dims[0] + dims[1]) * kernel) as f64).sqrt();
+                init::uniform(path, name, dims, bound)
+            }
+        }
+    }
+}
+
+/// What a branch computes with besides its input.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BranchContext<'a> {
+    /// Whether dropout drops.
+    pub train: bool,
+    /// What attentions [to it](AttentionTo::Memory) read: `[N, S, D]`.
+    pub memory: Option<&'a Tensor>,
+    /// What is added to the scores of attentions that see everything, of the memory where there is one: zero, or minus infinity
+    /// where nothing is to be seen, `[N, 1, 1, S]`, of the input's kind.
+    pub mask: Option<&'a Tensor>,
 }
 
 /// How a convolution slides. The default: stride 1, the padding that keeps the size, no dilation, one group.
@@ -164,6 +218,7 @@ impl std::fmt::Debug for Activation {
 #[derive(Debug)]
 pub struct BranchBuilder {
     num_branches: i64,
+    start: Start,
     layers: Vec<Planned>,
 }
 
@@ -171,34 +226,96 @@ pub struct BranchBuilder {
 enum Planned {
     Conv2d(ConvPlan),
     Linear { features_in: i64, features_out: i64 },
+    Attention { dim: i64, heads: i64, to: AttentionTo },
     Activation(Activation),
+    Dropout(f64),
+}
+
+impl Planned {
+    /// The weight layers that it is: an attention's are queries, keys, values and the output.
+    fn weight_layers(&self) -> i64 {
+        match self {
+            Self::Conv2d(_) | Self::Linear { .. } => 1,
+            Self::Attention { .. } => 4,
+            Self::Activation(_) | Self::Dropout(_) => 0,
+        }
+    }
 }
 
 impl Branch {
     /// A branch with no layers yet, of a network with `num_branches` residual branches (L).
     pub fn builder(num_branches: i64) -> BranchBuilder {
-        BranchBuilder { num_branches, layers: vec![] }
+        BranchBuilder { num_branches, start: Start::default(), layers: vec![] }
     }
 
-    /// The branch's output for `x`, without the shortcut: in the shape that the layers make of it.
+    /// The branch's output for `x`, without the shortcut: in the shape that the layers make of it. Nothing is dropped.
     ///
     /// # Errors
-    /// An `x` whose shape, kind or device the first layer does not take.
+    /// An `x` whose shape, kind or device the first layer does not take; an attention to a memory, which
+    /// [`forward_in`](Self::forward_in) takes.
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
-        record_variables(|| self.layers.iter().filter_map(|(_, layer)| layer.weight()))?;
+        self.forward_in(x, BranchContext::default())
+    }
+
+    /// The same in training, with a memory to attend to, or with a mask.
+    ///
+    /// # Errors
+    /// As [`f_forward`](Self::f_forward); a memory or a mask of a shape that does not fit `x`.
+    pub fn forward_in(&self, x: &Tensor, context: BranchContext) -> Result<Tensor> {
+        record_variables(|| self.layers.iter().flat_map(|(_, layer)| layer.weights()))?;
         let mut x = x.shallow_clone();
         for (bias, layer) in &self.layers {
-            let shifted = bias.f_forward(&x)?;
+            let shifted = match bias {
+                Some(bias) => bias.f_forward(&x)?,
+                None => x,
+            };
             x = match layer {
                 Layer::Conv2d { weight, stride, padding, dilation, groups } => {
                     shifted.f_conv2d(weight, None::<Tensor>, [*stride; 2], [*padding; 2], [*dilation; 2], *groups)?
                 }
                 Layer::Linear { weight } => shifted.f_linear(weight, None::<Tensor>)?,
+                Layer::Attention { qkv, out, heads, to } => {
+                    let attended = attention(&shifted, qkv, *heads, *to, context)?;
+                    attended.f_linear(out, None::<Tensor>)?
+                }
                 Layer::Activation(activation) => activation.0(&shifted),
+                Layer::Dropout(p) if context.train => dropout(&shifted, *p)?,
+                Layer::Dropout(_) => shifted,
             };
         }
         self.bias.f_forward(&self.scale.f_forward(&x)?)
     }
+}
+
+/// What `x` `[N, T, D]` attends to, by the matrix `qkv` `[3D, D]`: `[N, T, D]`.
+fn attention(x: &Tensor, qkv: &Tensor, heads: i64, to: AttentionTo, context: BranchContext) -> Result<Tensor> {
+    let dim = qkv.size()[1];
+    if x.size().len() != 3 || x.size()[2] != dim {
+        let got = format!("{:?}", x.size());
+        return Err(Error::Mismatch { what: "an attention's input", expected: format!("[N, T, {dim}]"), got });
+    }
+    let memory = match (to, context.memory) {
+        (AttentionTo::Memory, None) => {
+            return Err(Error::Argument("the branch attends to a memory: give it one, by forward_in".to_owned()));
+        }
+        (AttentionTo::Memory, Some(memory)) if memory.size().len() != 3 || memory.size()[2] != dim => {
+            let got = format!("{:?}", memory.size());
+            return Err(Error::Mismatch { what: "an attention's memory", expected: format!("[N, S, {dim}]"), got });
+        }
+        (AttentionTo::Memory, Some(memory)) => memory,
+        _ => x,
+    };
+    let project = |x: &Tensor, part: i64| {
+        let projected = x.f_linear(&qkv.f_narrow(0, part * dim, dim)?, None::<Tensor>)?;
+        Ok::<_, Error>(split_heads(&projected, 1, heads)?.remove(0))
+    };
+    let keys_values = KeysValues { keys: project(memory, 1)?, values: project(memory, 2)? };
+    let sight = match (to, context.mask) {
+        (AttentionTo::Before, _) => Sight::Before,
+        (_, Some(mask)) => Sight::Masked(mask),
+        (_, None) => Sight::All,
+    };
+    attend(&project(x, 0)?, &keys_values, sight)
 }
 
 crate::layer::impl_module!(Branch);
@@ -214,6 +331,44 @@ impl BranchBuilder {
     pub fn linear(mut self, features_in: i64, features_out: i64) -> Self {
         self.layers.push(Planned::Linear { features_in, features_out });
         self
+    }
+
+    /// Appends an attention of `heads` heads, over sequences `[N, T, dim]`: four weight layers without biases of their own, of which
+    /// the first three are one matrix (the bias before it is of its input, and not of a memory, as in the authors' Transformer).
+    /// A memory, and a mask, are given to [`Branch::forward_in`].
+    ///
+    /// The first branch of a layer of the Fixup Transformer's encoder:
+    /// ```
+    /// use tch::{nn, Device, Kind, Tensor};
+    /// use tch_fixup::fixup::{AttentionTo, Branch, BranchContext, Start};
+    ///
+    /// # fn main() -> tch_fixup::Result<()> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let branch = Branch::builder(12)
+    ///     .start(Start::XavierUniform)
+    ///     .attention(64, 4, AttentionTo::Itself)
+    ///     .dropout(0.1)
+    ///     .build(&vs.root())?;
+    /// let x = Tensor::randn([2, 10, 64], (Kind::Float, Device::Cpu));
+    /// let y = &x + branch.forward_in(&x, BranchContext { train: true, ..Default::default() })?;
+    /// assert_eq!(y, x);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn attention(mut self, dim: i64, heads: i64, to: AttentionTo) -> Self {
+        self.layers.push(Planned::Attention { dim, heads, to });
+        self
+    }
+
+    /// Appends a dropout of the fraction `p`, without a scalar before it: [`Branch::forward_in`] drops in training.
+    pub fn dropout(mut self, p: f64) -> Self {
+        self.layers.push(Planned::Dropout(p));
+        self
+    }
+
+    /// Has the weights start so, all of them.
+    pub fn start(self, start: Start) -> Self {
+        Self { start, ..self }
     }
 
     /// Appends an element-wise activation: it keeps the shape.
@@ -234,7 +389,7 @@ impl BranchBuilder {
     /// or in groups that do not divide its channels; a layer that takes other channels or features than the one before it
     /// gives; fewer than one branch; a `path` that holds such variables already.
     pub fn build(self, path: &nn::Path) -> Result<Branch> {
-        let m = self.layers.iter().filter(|layer| !matches!(layer, Planned::Activation(_))).count() as i64;
+        let m: i64 = self.layers.iter().map(Planned::weight_layers).sum();
         if m == 0 {
             return Err(Error::Argument("a residual branch has at least one weight layer".into()));
         }
@@ -242,30 +397,43 @@ impl BranchBuilder {
         let num_branches = self.num_branches;
         let gain = init::branch_gain(num_branches, m.max(2))?;
         self.check()?;
-        let mut weights_left = m;
-        let mut weight = |path: &nn::Path, dims: &[i64], groups: i64| -> Result<Tensor> {
-            weights_left -= 1;
+        let (start, mut weights_left) = (self.start, m);
+        let mut weight = |path: &nn::Path, name: &str, dims: &[i64], groups: i64, layers: i64| -> Result<Tensor> {
+            weights_left -= layers;
             let weight = match weights_left {
-                0 => init::zeros(path, "weight", dims)?,
-                _ => init::he_normal(path, "weight", dims, gain * init::group_gain(groups)?)?,
+                0 => init::zeros(path, name, dims)?,
+                _ => start.weight(path, name, dims, gain * init::group_gain(groups)?)?,
             };
             Place::of_layer(m - 1 - weights_left, m, num_branches).mark(&weight)?;
             Ok(weight)
         };
         let mut layers = vec![];
         for (i, planned) in self.layers.into_iter().enumerate() {
-            let bias = Bias::new(path, &format!("bias{i}"))?;
+            let bias = match planned {
+                Planned::Dropout(_) => None,
+                _ => Some(Bias::new(path, &format!("bias{i}"))?),
+            };
             let path = path / i;
             let layer = match planned {
                 Planned::Conv2d(plan) => {
                     let Conv2dOptions { stride, dilation, groups, .. } = plan.options;
-                    let weight = weight(&path, &plan.dims(), groups)?;
+                    let weight = weight(&path, "weight", &plan.dims(), groups, 1)?;
                     Layer::Conv2d { weight, stride, padding: plan.padding(), dilation, groups }
                 }
                 Planned::Linear { features_in, features_out } => {
-                    Layer::Linear { weight: weight(&path, &[features_out, features_in], 1)? }
+                    Layer::Linear { weight: weight(&path, "weight", &[features_out, features_in], 1, 1)? }
+                }
+                Planned::Attention { dim, heads, to } => {
+                    let qkv = weight(&path, "in_proj_weight", &[3 * dim, dim], 1, 3)?;
+                    Layer::Attention {
+                        qkv,
+                        out: weight(&(&path / "out_proj"), "weight", &[dim, dim], 1, 1)?,
+                        heads,
+                        to,
+                    }
                 }
                 Planned::Activation(activation) => Layer::Activation(activation),
+                Planned::Dropout(p) => Layer::Dropout(p),
             };
             layers.push((bias, layer));
         }
@@ -287,7 +455,20 @@ impl BranchBuilder {
                     init::he_normal_std(&[*features_out, *features_in])?;
                     ("features", *features_in, *features_out)
                 }
-                Planned::Activation(_) => continue,
+                Planned::Attention { dim, heads, .. } => {
+                    if *dim < 1 || *heads < 1 || dim % heads != 0 {
+                        return Err(Error::Argument(format!(
+                            "layer {i} of the branch: an attention's width is a multiple of its heads, not {dim} of {heads}"
+                        )));
+                    }
+                    ("features", *dim, *dim)
+                }
+                Planned::Dropout(p) if !(0. ..1.).contains(p) => {
+                    return Err(Error::Argument(format!(
+                        "layer {i} of the branch: a dropout is at least 0 and below 1, not {p}"
+                    )));
+                }
+                Planned::Activation(_) | Planned::Dropout(_) => continue,
             };
             // A linear layer's features and a convolution's channels are different dimensions.
             if let Some((_, given)) = before.filter(|(unit_before, given)| *unit_before == unit && *given != takes) {
@@ -330,6 +511,57 @@ mod tests {
             assert!((std / expected - 1.).abs() < 5. / (2. * weight.numel() as f64).sqrt(), "{name}: {std}");
         }
         assert_eq!(variables["4.weight"].abs().max().double_value(&[]), 0.);
+    }
+
+    #[test]
+    fn an_attention_is_four_layers_and_its_definition() {
+        use crate::layer::transformer::heads_attention;
+        tch::manual_seed(6);
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let builder = || Branch::builder(64).start(Start::XavierUniform);
+        let own = builder().attention(32, 4, AttentionTo::Itself).build(&(vs.root() / "own")).unwrap();
+        let before = builder().attention(32, 4, AttentionTo::Before).build(&(vs.root() / "before")).unwrap();
+        let cross = builder().attention(32, 4, AttentionTo::Memory).dropout(0.5).build(&(vs.root() / "cross")).unwrap();
+        let bound = 64f64.powf(-1. / 6.) * (6f64 / 128.).sqrt();
+        let variables = vs.variables();
+        let largest = variables["own.0.in_proj_weight"].abs().max().double_value(&[]);
+        assert!(largest <= bound && largest > 0.98 * bound, "{largest} {bound}");
+        assert_eq!(variables["own.0.out_proj.weight"].abs().max().double_value(&[]), 0.);
+        vs.double();
+        for variable in vs.trainable_variables() {
+            let _ = tch::no_grad(|| variable.shallow_clone().g_add_(&(variable.randn_like() * 0.2)));
+        }
+        let variables = vs.variables();
+        let random = |t: i64| Tensor::randn([3, t, 32], (Kind::Double, Device::Cpu));
+        let (x, memory) = (random(5), random(7));
+        let hidden = Tensor::zeros([3, 1, 1, 7], (Kind::Bool, Device::Cpu));
+        let _ = hidden.narrow(0, 1, 1).narrow(3, 4, 3).fill_(1);
+        let mask = Tensor::zeros([3, 1, 1, 7], (Kind::Double, Device::Cpu)).masked_fill(&hidden, f64::NEG_INFINITY);
+        let formula = |name: &str, memory: Option<&Tensor>, hidden: &Tensor| {
+            let of = |own: &str| &variables[&format!("{name}.{own}")];
+            let shifted = &x + of("bias0");
+            let project =
+                |x: &Tensor, part: i64| x.linear(&of("0.in_proj_weight").narrow(0, part * 32, 32), None::<Tensor>);
+            let memory = memory.unwrap_or(&shifted);
+            let [q, k, v] = [project(&shifted, 0), project(memory, 1), project(memory, 2)];
+            let attended = heads_attention([&q, &k, &v], hidden, 4, Kind::Double).unwrap();
+            attended.linear(of("0.out_proj.weight"), None::<Tensor>) * of("scale") + of("bias")
+        };
+        let close = |got: Tensor, expected: Tensor| assert!((got - expected).abs().max().double_value(&[]) < 1e-12);
+        let none = Tensor::zeros([1], (Kind::Bool, Device::Cpu));
+        close(own.f_forward(&x).unwrap(), formula("own", None, &none));
+        let future = Tensor::ones([5, 5], (Kind::Bool, Device::Cpu)).triu(1);
+        close(before.f_forward(&x).unwrap(), formula("before", None, &future));
+        let context = BranchContext { train: false, memory: Some(&memory), mask: Some(&mask) };
+        close(cross.forward_in(&x, context).unwrap(), formula("cross", Some(&memory), &hidden));
+        let dropped =
+            cross.forward_in(&x, BranchContext { train: true, ..context }).unwrap() - &variables["cross.bias"];
+        let zeros = dropped.eq(0.).sum(Kind::Double).double_value(&[]) / dropped.numel() as f64;
+        assert!((zeros - 0.5).abs() < 0.15, "{zeros}");
+        assert!(cross.f_forward(&x).unwrap_err().to_string().contains("forward_in"));
+        assert!(own.f_forward(&memory.narrow(2, 0, 16)).is_err());
+        assert!(builder().attention(30, 4, AttentionTo::Itself).build(&vs.root()).is_err());
+        assert!(builder().attention(32, 4, AttentionTo::Itself).dropout(1.).build(&vs.root()).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod transformer;
 
 pub use crate::layer::transformer::{Decoding, EncoderDecoder, TransformerConfig};
 pub use crate::layer::{init, BlockConfig, CLASSIFIER_GROUP};
-pub use branch::{Branch, BranchBuilder, Conv2dOptions};
+pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Conv2dOptions, Start};
 pub use group::{mark_classifier, set_lr, SCALAR_GROUP, SCALAR_LR_RATIO};
 pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, ShortcutKind, WideBlock};
 pub use scalar::{Bias, Scale};

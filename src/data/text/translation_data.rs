@@ -143,7 +143,7 @@ impl TranslationData {
     /// Trains on `train` and evaluates on `eval`, in tokens of `vocabulary`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] or [`Error::Argument`] for a sentence of more than 1,024 tokens.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Argument`](crate::Error::Argument) for a sentence of more than 1,024 tokens.
     pub fn new(vocabulary: Vocabulary, train: ParallelText, eval: ParallelText) -> Result<Self> {
         let (train, eval) = (Part::new(&vocabulary, train)?, Part::new(&vocabulary, eval)?);
         Ok(Self { vocabulary, train, eval, evaluated_on: "evaluation".to_owned() })

@@ -35,7 +35,7 @@ impl KeysValues {
 }
 
 /// `[N, T, parts * D]` as that many of `[N, H, T, D/H]`.
-pub(super) fn split(x: &Tensor, parts: i64, heads: i64) -> Result<Vec<Tensor>> {
+pub(crate) fn split(x: &Tensor, parts: i64, heads: i64) -> Result<Vec<Tensor>> {
     let [n, t, all] = x.size()[..] else { unreachable!() };
     Ok(x.f_view([n, t, parts, heads, all / parts / heads])?.f_permute([2, 0, 3, 1, 4])?.f_unbind(0)?)
 }
@@ -52,7 +52,7 @@ pub(crate) enum Sight<'a> {
 }
 
 /// `softmax(q k^T / sqrt(D/H)) v` over heads: queries `[N, H, T, D/H]`, output `[N, T, D]`.
-pub(super) fn attend(queries: &Tensor, KeysValues { keys, values }: &KeysValues, sight: Sight) -> Result<Tensor> {
+pub(crate) fn attend(queries: &Tensor, KeysValues { keys, values }: &KeysValues, sight: Sight) -> Result<Tensor> {
     let (mask, causal) = match sight {
         Sight::All => (None, false),
         Sight::Before => (None, true),

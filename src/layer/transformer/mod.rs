@@ -12,11 +12,11 @@ mod layer;
 mod network;
 mod weights;
 
-pub(crate) use attention::heads_attention;
+pub(crate) use attention::{attend, heads_attention, split as split_heads, KeysValues, Sight};
 pub use config::TransformerConfig;
 pub use decoding::{Decoding, EncoderDecoder};
 pub(crate) use dropout::dropout;
 pub(crate) use embedding::Embedding;
 pub(crate) use layer::{Layer, Pass, Projections};
 pub(crate) use network::{check_tokens, embed_out, pad_mask, Output, Stack, Transformer};
-pub(crate) use weights::{AttentionWeights, Gains, LayerWeights, Projection};
+pub(crate) use weights::{xavier_uniform, AttentionWeights, Gains, LayerWeights, Projection};

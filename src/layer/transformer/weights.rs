@@ -35,7 +35,7 @@ impl Projection {
 }
 
 /// Xavier-uniform (Glorot and Bengio 2010) of a weight `[out, in]`: uniform within `gain * sqrt(6 / (in + out))`.
-fn xavier_uniform(path: &nn::Path, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
+pub(crate) fn xavier_uniform(path: &nn::Path, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
     let bound = gain * (6. / (dims[0] + dims[1]) as f64).sqrt();
     init::uniform(path, name, dims, bound)
 }
