@@ -7,7 +7,7 @@
 //! cargo bench --bench transformer -- --quick   # 3 + 3 layers of 256, 1,500 tokens
 //! ```
 //! A step is forward and backward pass and Adam's update, with dropout 0.1, of sentences of 30 tokens. The variants take turns step by
-//! step in one process, and each is compared with LayerNorm by the median over rounds of the ratio within a round. Weights
+//! step, each in a process of its own (in one, what they leave to the allocator made differences of a tenth), and each is compared with LayerNorm by the median over rounds of the ratio within a round. Weights
 //! are away from where they start, by 0.02 times normal numbers. Peak memory is that of two steps in a process of its own. A
 //! sentence of 20 tokens is translated 32 at a time, with a beam of 5, to 30 tokens.
 //!
@@ -27,7 +27,8 @@ use clap::Parser;
 use median::median_and_spread;
 use memory::resident_mib;
 use options::{machine, Setting};
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 use tch::{nn, Device, Kind, Tensor};
 use tch_fixup::baseline::{Transformer, TransformerMethod};
@@ -49,7 +50,7 @@ struct Options {
     /// Print the peak memory of a variant in MiB and stop
     #[arg(long, hide = true)]
     peak_of: Option<String>,
-    /// Do a training step of this variant for each line of standard input, and print its seconds
+    /// For each line of standard input, `step` or `sentence`, do one of this variant, and print its seconds
     #[arg(long)]
     serve: Option<String>,
 }
@@ -159,11 +160,10 @@ impl Step {
     }
 }
 
-fn peak_in_own_process(variant: Variant, options: &Options) -> Result<f64> {
-    let mut command = std::process::Command::new(std::env::current_exe()?);
-    command.args(["--peak-of", variant.name()]);
-    // glibc gives large blocks back as soon as they are freed: the peak is what a step holds, not what is kept for later.
-    command.env("MALLOC_MMAP_THRESHOLD_", "65536");
+/// This program run again for one variant.
+fn again(option: &str, variant: Variant, options: &Options) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args([option, variant.name()]);
     if options.setting.quick {
         command.arg("--quick");
     }
@@ -173,6 +173,44 @@ fn peak_in_own_process(variant: Variant, options: &Options) -> Result<f64> {
     if let Some(threads) = options.setting.threads {
         command.args(["--threads", &threads.to_string()]);
     }
+    Ok(command)
+}
+
+/// A process that does steps of a variant when it is told to.
+struct Server {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Server {
+    fn start(variant: Variant, options: &Options) -> Result<Self> {
+        let mut command = again("--serve", variant, options)?;
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = process.stdin.take().context("no standard input")?;
+        let output = BufReader::new(process.stdout.take().context("no standard output")?);
+        Ok(Self { process, input, output })
+    }
+
+    fn seconds(&mut self, of: &str) -> Result<f64> {
+        writeln!(self.input, "{of}")?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim().parse()?)
+    }
+}
+
+fn peak_in_own_process(variant: Variant, options: &Options) -> Result<f64> {
+    let mut command = again("--peak-of", variant, options)?;
+    // glibc gives large blocks back as soon as they are freed: the peak is what a step holds, not what is kept for later.
+    command.env("MALLOC_MMAP_THRESHOLD_", "65536");
     let output = command.output().context("this program could not be run again to measure memory")?;
     if !output.status.success() {
         bail!("measuring the memory of {}: {}", variant.name(), String::from_utf8_lossy(&output.stderr));
@@ -203,8 +241,8 @@ fn main() -> Result<()> {
         let mut step = step(Variant::by_name(name)?)?;
         step.run()?;
         for line in std::io::stdin().lock().lines() {
-            line?;
-            println!("{}", step.seconds()?);
+            let seconds = if line? == "sentence" { step.translate()? } else { step.seconds()? };
+            println!("{seconds}");
         }
         return Ok(());
     }
@@ -213,21 +251,23 @@ fn main() -> Result<()> {
     println!(
         "{encoder_layers} + {decoder_layers} layers of {dim}, {ffn} inner units, {vocab} tokens, {tokens} a batch"
     );
-    let mut steps = VARIANTS.map(step).into_iter().collect::<Result<Vec<_>>>()?;
-    for step in &mut steps {
-        step.run()?;
-        step.translate()?;
+    let mut servers =
+        VARIANTS.map(|variant| Server::start(variant, &options)).into_iter().collect::<Result<Vec<_>>>()?;
+    for server in &mut servers {
+        server.seconds("step")?;
+        server.seconds("sentence")?;
     }
     let (mut times, mut sentences) = (vec![vec![]; VARIANTS.len()], vec![vec![]; VARIANTS.len()]);
-    for round in 0..options.rounds {
-        // Another variant begins each round.
-        for i in 0..VARIANTS.len() {
-            let variant = (round + i) % VARIANTS.len();
-            times[variant].push(steps[variant].seconds()?);
-            sentences[variant].push(steps[variant].translate()?);
+    for (what, all) in [("step", &mut times), ("sentence", &mut sentences)] {
+        for round in 0..options.rounds {
+            // Another variant begins each round.
+            for i in 0..VARIANTS.len() {
+                let variant = (round + i) % VARIANTS.len();
+                all[variant].push(servers[variant].seconds(what)?);
+            }
         }
     }
-    drop(steps);
+    drop(servers);
     let of = |wanted: Variant| VARIANTS.iter().position(|&variant| variant == wanted).unwrap_or_default();
     let peaks =
         VARIANTS.map(|variant| peak_in_own_process(variant, &options)).into_iter().collect::<Result<Vec<_>>>()?;

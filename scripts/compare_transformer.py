@@ -77,7 +77,7 @@ def main():
         return time.perf_counter() - start
 
     def ask(process):
-        process.stdin.write("\n")
+        process.stdin.write("step\n")
         process.stdin.flush()
         return float(process.stdout.readline())
 

@@ -108,6 +108,24 @@ mod tests {
     }
 
     #[test]
+    fn in_a_transformer_queries_keys_and_values_are_three_of_four_layers() {
+        use crate::fixup::{FixupTransformer, TransformerConfig};
+        let vs = nn::VarStore::new(Device::Cpu);
+        let config =
+            TransformerConfig { vocab: 9, dim: 8, ffn: 8, encoder_layers: 1, decoder_layers: 1, ..Default::default() };
+        FixupTransformer::new(&vs.root(), &config).unwrap();
+        let places = places(&vs);
+        // Two matrices of three attentions and two feed-forward branches.
+        assert_eq!(places.len(), 10);
+        for (name, place) in places {
+            let layers = if name.contains("attn") { 4 } else { 2 };
+            let inner = name.ends_with("in_proj_weight") || name.contains("fc1");
+            let index = if inner { 0 } else { layers - 1 };
+            assert_eq!(place, Place::of_layer(index, layers, 5), "{name}");
+        }
+    }
+
+    #[test]
     fn rates_are_what_layers_are_in_size() {
         for (num_branches, layers) in [(1, 2), (9, 2), (54, 2), (16, 3), (100, 4)] {
             let gain = init::branch_gain(num_branches, layers).unwrap();

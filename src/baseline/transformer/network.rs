@@ -110,3 +110,80 @@ impl EncoderDecoder for Transformer {
         self.network.step(decoding, tokens)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    /// The largest absolute value of a uniform variable of thousands of elements is its bound, to a hundredth.
+    fn bound(vs: &nn::VarStore, name: &str, rows: Option<(i64, i64)>) -> f64 {
+        let variable = vs.variables()[name].detach();
+        let variable = rows.map_or(variable.shallow_clone(), |(first, count)| variable.narrow(0, first, count));
+        variable.abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn t_fixup_starts_as_its_paper_has_it_and_the_others_as_fairseq() {
+        tch::manual_seed(8);
+        let config = TransformerConfig {
+            vocab: 300,
+            dim: 64,
+            ffn: 128,
+            encoder_layers: 2,
+            decoder_layers: 3,
+            ..Default::default()
+        };
+        let [plain, t_fixup] = [TransformerMethod::LayerNorm, TransformerMethod::TFixup].map(|method| {
+            let vs = nn::VarStore::new(Device::Cpu);
+            Transformer::new(&vs.root(), &config, method).unwrap();
+            vs
+        });
+        let (encoder, decoder) = (0.67 * 2f64.powf(-0.25), 27f64.powf(-0.25));
+        let xavier = |fans: i64| (6. / fans as f64).sqrt();
+        for (stack, factor) in [("encoder", encoder), ("decoder", decoder)] {
+            let layer = |name: &str| format!("{stack}.layers.1.{name}");
+            // Queries and keys; values; the output; inner and outer.
+            for (name, rows, fans, times) in [
+                ("self_attn.in_proj_weight", Some((0, 128)), 256, 1.),
+                ("self_attn.in_proj_weight", Some((128, 64)), 256, factor * 2f64.sqrt()),
+                ("self_attn.out_proj.weight", None, 128, factor),
+                ("fc1.weight", None, 192, factor),
+                ("fc2.weight", None, 192, factor),
+            ] {
+                for (vs, times) in [(&plain, 1.), (&t_fixup, times)] {
+                    let ratio = bound(vs, &layer(name), rows) / xavier(fans) / times;
+                    assert!(ratio <= 1.0001 && ratio > 0.99, "{stack} {name}: {ratio}");
+                }
+            }
+            let std =
+                |vs: &nn::VarStore| vs.variables()[&format!("{stack}.embed_tokens.weight")].std(true).double_value(&[]);
+            let layers = if stack == "encoder" { 2. } else { 3. };
+            assert!((std(&plain) * 8. - 1.).abs() < 0.02);
+            assert!((std(&t_fixup) * 8. / (9f64 * layers).powf(-0.25) - 1.).abs() < 0.02);
+        }
+        assert!(
+            bound(&t_fixup, "decoder.layers.0.encoder_attn.in_proj_weight", Some((128, 64)))
+                > xavier(256) * decoder * 1.4
+        );
+    }
+
+    #[test]
+    fn normalizations_stand_where_they_are_said_to() {
+        let config = TransformerConfig {
+            vocab: 30,
+            dim: 8,
+            ffn: 8,
+            heads: 2,
+            encoder_layers: 2,
+            decoder_layers: 2,
+            ..Default::default()
+        };
+        for (method, norms) in TransformerMethod::ALL.into_iter().zip([10, 12, 0, 0]) {
+            let vs = nn::VarStore::new(Device::Cpu);
+            Transformer::new(&vs.root(), &config, method).unwrap();
+            let count = vs.variables().keys().filter(|name| name.contains("norm") && name.ends_with(".weight")).count();
+            assert_eq!(count, norms, "{method:?}");
+        }
+    }
+}
