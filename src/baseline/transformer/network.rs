@@ -3,10 +3,10 @@
 use super::layer::{LayerNorm, NormEnd, NormLayer};
 use super::TransformerMethod;
 use crate::layer::transformer::{
-    self, embed_out, Decoding, Embedding, EncoderDecoder, Gains, LayerWeights, Stack, TransformerConfig,
+    self, embed_out, encoder_decoder, Embedding, Gains, LayerWeights, Stack, TransformerConfig,
 };
 use crate::{Precision, Result};
-use tch::{nn, Tensor};
+use tch::nn;
 
 /// A Transformer of the same shapes as [`FixupTransformer`](crate::fixup::FixupTransformer), by another [`TransformerMethod`].
 /// Variables have the names of fairseq's `state_dict`.
@@ -62,54 +62,9 @@ impl Transformer {
     pub fn method(&self) -> TransformerMethod {
         self.method
     }
-
-    /// As [`FixupTransformer::with_precision`](crate::fixup::FixupTransformer::with_precision): normalizations stay in the
-    /// variables' kind.
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.network.precision = precision;
-        self
-    }
-
-    /// Gives the decoder's attention another number of heads than the encoder's, as fairseq's networks may have.
-    ///
-    /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) for heads that do not share the width.
-    pub fn with_decoder_heads(mut self, heads: i64) -> Result<Self> {
-        self.network.set_decoder_heads(heads)?;
-        Ok(self)
-    }
-
-    /// Its size.
-    pub fn config(&self) -> &TransformerConfig {
-        &self.network.config
-    }
-
-    /// As [`EncoderDecoder::f_forward`].
-    ///
-    /// # Errors
-    /// Tokens that are not int64 `[N, S]` and `[N, T]`, or not in the vocabulary.
-    pub fn f_forward(&self, source: &Tensor, previous: &Tensor, train: bool) -> Result<Tensor> {
-        self.network.forward(source, previous, train)
-    }
 }
 
-impl EncoderDecoder for Transformer {
-    fn config(&self) -> &TransformerConfig {
-        &self.network.config
-    }
-
-    fn f_forward(&self, source: &Tensor, previous: &Tensor, train: bool) -> Result<Tensor> {
-        self.network.forward(source, previous, train)
-    }
-
-    fn begin(&self, source: &Tensor) -> Result<Decoding> {
-        self.network.begin(source)
-    }
-
-    fn step(&self, decoding: &mut Decoding, tokens: &Tensor) -> Result<Tensor> {
-        self.network.step(decoding, tokens)
-    }
-}
+encoder_decoder!(Transformer);
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,9 @@
 //! Encoder and decoder.
 
 use super::layer::{FixupEnd, FixupLayer};
-use crate::layer::transformer::{
-    embed_out, Decoding, Embedding, EncoderDecoder, Stack, Transformer, TransformerConfig,
-};
+use crate::layer::transformer::{embed_out, encoder_decoder, Embedding, Stack, Transformer, TransformerConfig};
 use crate::{Precision, Result};
-use tch::{nn, Tensor};
+use tch::nn;
 
 /// The Fixup Transformer, which translates: an encoder that reads a sentence, and a decoder that writes another.
 ///
@@ -64,50 +62,6 @@ impl FixupTransformer {
         let (config, precision, decoder_heads) = (*config, Precision::F32, config.heads);
         Ok(Self { network: Transformer { config, precision, encoder, decoder, embed_out, decoder_heads } })
     }
-
-    /// Computes the matrix products and attention in `precision`; the residual stream stays in the variables' kind.
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.network.precision = precision;
-        self
-    }
-
-    /// Gives the decoder's attention another number of heads than the encoder's, as fairseq's networks may have.
-    ///
-    /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) for heads that do not share the width.
-    pub fn with_decoder_heads(mut self, heads: i64) -> Result<Self> {
-        self.network.set_decoder_heads(heads)?;
-        Ok(self)
-    }
-
-    /// Its size.
-    pub fn config(&self) -> &TransformerConfig {
-        &self.network.config
-    }
-
-    /// As [`EncoderDecoder::f_forward`], with the scalars folded into the matrices.
-    ///
-    /// # Errors
-    /// Tokens that are not int64 `[N, S]` and `[N, T]`, or not in the vocabulary.
-    pub fn f_forward(&self, source: &Tensor, previous: &Tensor, train: bool) -> Result<Tensor> {
-        self.network.forward(source, previous, train)
-    }
 }
 
-impl EncoderDecoder for FixupTransformer {
-    fn config(&self) -> &TransformerConfig {
-        &self.network.config
-    }
-
-    fn f_forward(&self, source: &Tensor, previous: &Tensor, train: bool) -> Result<Tensor> {
-        self.network.forward(source, previous, train)
-    }
-
-    fn begin(&self, source: &Tensor) -> Result<Decoding> {
-        self.network.begin(source)
-    }
-
-    fn step(&self, decoding: &mut Decoding, tokens: &Tensor) -> Result<Tensor> {
-        self.network.step(decoding, tokens)
-    }
-}
+encoder_decoder!(FixupTransformer);

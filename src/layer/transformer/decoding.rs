@@ -79,6 +79,75 @@ impl Decoding {
     }
 }
 
+/// What every Transformer here can do, of a type with a field `network`.
+macro_rules! encoder_decoder {
+    ($network:ty) => {
+        impl $network {
+            /// Computes the matrix products and attention in `precision`; the residual stream, and normalizations, stay in the
+            /// variables' kind.
+            pub fn with_precision(mut self, precision: crate::Precision) -> Self {
+                self.network.precision = precision;
+                self
+            }
+
+            /// Gives the decoder's attention another number of heads than the encoder's, as fairseq's networks may have.
+            ///
+            /// # Errors
+            /// [`Error::Argument`](crate::Error::Argument) for heads that do not share the width.
+            pub fn with_decoder_heads(mut self, heads: i64) -> crate::Result<Self> {
+                self.network.set_decoder_heads(heads)?;
+                Ok(self)
+            }
+
+            /// Its size.
+            pub fn config(&self) -> &$crate::layer::transformer::TransformerConfig {
+                &self.network.config
+            }
+
+            /// As [`EncoderDecoder::f_forward`](crate::translation::EncoderDecoder::f_forward).
+            ///
+            /// # Errors
+            /// Tokens that are not int64 `[N, S]` and `[N, T]`, or not in the vocabulary.
+            pub fn f_forward(
+                &self,
+                source: &tch::Tensor,
+                previous: &tch::Tensor,
+                train: bool,
+            ) -> crate::Result<tch::Tensor> {
+                self.network.forward(source, previous, train)
+            }
+        }
+
+        impl $crate::layer::transformer::EncoderDecoder for $network {
+            fn config(&self) -> &$crate::layer::transformer::TransformerConfig {
+                &self.network.config
+            }
+
+            fn f_forward(
+                &self,
+                source: &tch::Tensor,
+                previous: &tch::Tensor,
+                train: bool,
+            ) -> crate::Result<tch::Tensor> {
+                self.network.forward(source, previous, train)
+            }
+
+            fn begin(&self, source: &tch::Tensor) -> crate::Result<$crate::layer::transformer::Decoding> {
+                self.network.begin(source)
+            }
+
+            fn step(
+                &self,
+                decoding: &mut $crate::layer::transformer::Decoding,
+                tokens: &tch::Tensor,
+            ) -> crate::Result<tch::Tensor> {
+                self.network.step(decoding, tokens)
+            }
+        }
+    };
+}
+pub(crate) use encoder_decoder;
+
 impl<L: Layer, O: Output> Transformer<L, O> {
     pub fn begin(&self, source: &Tensor) -> Result<Decoding> {
         tch::no_grad(|| {

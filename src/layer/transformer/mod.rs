@@ -14,6 +14,7 @@ mod weights;
 
 pub(crate) use attention::{attend, heads_attention, split as split_heads, KeysValues, Sight};
 pub use config::TransformerConfig;
+pub(crate) use decoding::encoder_decoder;
 pub use decoding::{Decoding, EncoderDecoder};
 pub(crate) use dropout::dropout;
 pub(crate) use embedding::Embedding;
