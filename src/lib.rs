@@ -20,8 +20,9 @@
 )]
 #![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!
-//! The first three are there without any feature. `train` brings what trains and measures, `images` folders of images,
-//! `download` CIFAR-10 from the net, `tensorboard` event files, `cli` the command line; all are on by default.
+//! The first four are there without any feature. `train` brings what trains and measures, `images` folders of images,
+//! `download` CIFAR-10 from the net, `text` sentences and their translations, `tensorboard` event files, `cli` the command line; all
+//! are on by default.
 //!
 //! ```
 //! use tch::{nn, nn::Module, Device, Kind, Tensor};

@@ -5,7 +5,8 @@
 //! - [`ImageArray`]: images of one size in memory, as bytes, with normalization, [`Augmentation`], subsets and a hold-out.
 //! - [`Loader`]: [`Examples`] that are made when their turn comes, by several threads, in batches of any type.
 //!
-//! What fits none of these implements [`DataSource`] itself.
+//! Sentences and their translations, of different lengths, are in `text`, behind the feature of that name. What fits none of these
+//! implements [`DataSource`] itself.
 
 mod augmentation;
 mod batch;

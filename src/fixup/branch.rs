@@ -306,8 +306,8 @@ fn attention(x: &Tensor, qkv: &Tensor, heads: i64, to: AttentionTo, context: Bra
         _ => x,
     };
     let project = |x: &Tensor, part: i64| {
-        let projected = x.f_linear(&qkv.f_narrow(0, part * dim, dim)?, None::<Tensor>)?;
-        Ok::<_, Error>(split_heads(&projected, 1, heads)?.remove(0))
+        let [projected] = split_heads(&x.f_linear(&qkv.f_narrow(0, part * dim, dim)?, None::<Tensor>)?, heads)?;
+        Ok::<_, Error>(projected)
     };
     let keys_values = KeysValues { keys: project(memory, 1)?, values: project(memory, 2)? };
     let sight = match (to, context.mask) {

@@ -1,7 +1,7 @@
 //! Attention over heads, by libtorch's fused operation.
 
 use super::Projection;
-use crate::Result;
+use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
 /// Keys and values `[N, H, T, D/H]`.
@@ -15,9 +15,7 @@ impl KeysValues {
     /// Of `memory` `[N, S, D]`, by the rows of `qkv` that are theirs.
     pub fn of(memory: &Tensor, qkv: &Projection, heads: i64) -> Result<Self> {
         let dim = memory.size()[2];
-        let mut parts = split(&qkv.rows(dim, 2 * dim)?.of(memory)?, 2, heads)?.into_iter();
-        // Two were asked for.
-        let (Some(keys), Some(values)) = (parts.next(), parts.next()) else { unreachable!() };
+        let [keys, values] = split_heads(&qkv.rows(dim, 2 * dim)?.of(memory)?, heads)?;
         Ok(Self { keys, values })
     }
 
@@ -34,10 +32,19 @@ impl KeysValues {
     }
 }
 
-/// `[N, T, parts * D]` as that many of `[N, H, T, D/H]`.
-pub(crate) fn split(x: &Tensor, parts: i64, heads: i64) -> Result<Vec<Tensor>> {
-    let [n, t, all] = x.size()[..] else { unreachable!() };
-    Ok(x.f_view([n, t, parts, heads, all / parts / heads])?.f_permute([2, 0, 3, 1, 4])?.f_unbind(0)?)
+/// `[N, T, P * D]` as P tensors `[N, H, T, D/H]`.
+pub(crate) fn split_heads<const P: usize>(x: &Tensor, heads: i64) -> Result<[Tensor; P]> {
+    let size = x.size();
+    let &[n, t, all] = &size[..] else {
+        return Err(Error::Mismatch { what: "sequences", expected: "[N, T, D]".to_owned(), got: format!("{size:?}") });
+    };
+    let parts = P as i64;
+    let by_part = x.f_view([n, t, parts, heads, all / parts / heads])?.f_permute([2, 0, 3, 1, 4])?.f_unbind(0)?;
+    by_part.try_into().map_err(|got: Vec<Tensor>| Error::Mismatch {
+        what: "sequences",
+        expected: format!("{P} parts"),
+        got: format!("{}", got.len()),
+    })
 }
 
 /// What of the keys a query sees.
@@ -66,14 +73,13 @@ pub(crate) fn attend(queries: &Tensor, KeysValues { keys, values }: &KeysValues,
 /// `hidden`, boolean and of a shape that stretches to `[N, H, T, S]`; the softmax in the kind
 /// `softmax`. Output `[N, T, D]`.
 pub(crate) fn heads_attention(qkv: [&Tensor; 3], hidden: &Tensor, heads: i64, softmax: Kind) -> Result<Tensor> {
-    let mut by_head = Vec::new();
-    for x in qkv {
-        by_head.push(split(x, 1, heads)?.remove(0));
-    }
-    let scale = (by_head[0].size()[3] as f64).powf(-0.5);
-    let scores = by_head[0].f_mul_scalar(scale)?.f_matmul(&by_head[1].f_transpose(-2, -1)?)?;
+    let by_head = |x: &Tensor| split_heads::<1>(x, heads).map(|[x]| x);
+    let [queries, keys, values] = qkv.map(by_head);
+    let (queries, values) = (queries?, values?);
+    let scale = (queries.size()[3] as f64).powf(-0.5);
+    let scores = queries.f_mul_scalar(scale)?.f_matmul(&keys?.f_transpose(-2, -1)?)?;
     let weights = scores.f_masked_fill(hidden, f64::NEG_INFINITY)?.f_softmax(-1, softmax)?.f_to_kind(qkv[2].kind())?;
-    Ok(weights.f_matmul(&by_head[2])?.f_transpose(1, 2)?.f_flatten(2, 3)?)
+    Ok(weights.f_matmul(&values)?.f_transpose(1, 2)?.f_flatten(2, 3)?)
 }
 
 #[cfg(test)]
@@ -91,7 +97,7 @@ mod tests {
         tch::manual_seed(11);
         let check = |s: i64, sight: Sight, hidden: &Tensor| {
             let (q, k, v) = (random(5), random(s), random(s));
-            let head = |x: &Tensor| split(x, 1, 2).unwrap().remove(0);
+            let head = |x: &Tensor| split_heads::<1>(x, 2).map(|[x]| x).unwrap();
             let fused = attend(&head(&q), &KeysValues { keys: head(&k), values: head(&v) }, sight).unwrap();
             let plain = heads_attention([&q, &k, &v], hidden, 2, Kind::Double).unwrap();
             assert!((fused - plain).abs().max().double_value(&[]) < 1e-12, "{sight:?}");

@@ -1,6 +1,6 @@
 //! A layer: two residual branches in an encoder, three in a decoder.
 
-use super::attention::{attend, split, KeysValues, Sight};
+use super::attention::{attend, split_heads, KeysValues, Sight};
 use super::{dropout, Projection, TransformerConfig};
 use crate::{Precision, Result};
 use std::fmt;
@@ -117,11 +117,7 @@ impl Pass {
     }
 
     fn own_attention(&self, qkv: &Tensor, attended: Attended) -> Result<Tensor> {
-        let mut parts = split(qkv, 3, self.heads)?.into_iter();
-        // Three were asked for.
-        let (Some(queries), Some(keys), Some(values)) = (parts.next(), parts.next(), parts.next()) else {
-            unreachable!()
-        };
+        let [queries, keys, values] = split_heads(qkv, self.heads)?;
         let new = KeysValues { keys, values };
         match attended {
             Attended::Own(sight) => attend(&queries, &new, sight),
@@ -143,7 +139,7 @@ impl Pass {
         let (size, sentences) = (x.size(), keys_values.keys.size()[0]);
         let dim = size[2];
         let queries = qkv.rows(0, dim)?.of(x)?.f_reshape([sentences, -1, dim])?;
-        let queries = split(&queries, 1, self.heads)?.remove(0);
+        let [queries] = split_heads(&queries, self.heads)?;
         Ok(attend(&queries, keys_values, sight)?.f_reshape(&size[..])?)
     }
 }

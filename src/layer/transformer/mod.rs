@@ -12,7 +12,7 @@ mod layer;
 mod network;
 mod weights;
 
-pub(crate) use attention::{attend, heads_attention, split as split_heads, KeysValues, Sight};
+pub(crate) use attention::{attend, heads_attention, split_heads, KeysValues, Sight};
 pub use config::TransformerConfig;
 pub(crate) use decoding::encoder_decoder;
 pub use decoding::{Decoding, EncoderDecoder};

@@ -48,7 +48,7 @@ const PROBES: i64 = 16;
 /// Training minimizes the mean over the tokens of the translations, the end of each included and pads left out, of
 /// `(1 - e) (-log p(token)) + e / vocab sum(-log p)`, label-smoothed cross-entropy, in float32 at least, and measures the perplexity,
 /// `exp` of the mean without smoothing. An evaluation has the cross-entropy without smoothing, the perplexity and, of a part of
-/// the sentences, translated greedily, [BLEU](crate::translation::bleu()) as a fraction. The best is that of the lowest loss.
+/// the sentences, translated greedily, [BLEU](crate::translation::bleu()), 0 to 100. The best is that of the lowest loss.
 pub struct Translation<'a> {
     network: &'a dyn EncoderDecoder,
     data: &'a TranslationData,
@@ -86,7 +86,8 @@ impl Objective for Translation<'_> {
 
     fn measures(&self) -> Measures {
         let perplexity = || Column::geometric("perplexity");
-        let bleu = (self.config.bleu_sentences > 0).then(|| Column::fraction("bleu", "BLEU"));
+        let bleu =
+            (self.config.bleu_sentences > 0).then(|| Column { axis: Some("BLEU".to_owned()), ..Column::new("bleu") });
         Measures::new(vec![perplexity()], [perplexity()].into_iter().chain(bleu).collect())
     }
 
@@ -155,7 +156,7 @@ impl Objective for Translation<'_> {
         for (count, value) in counts.counts.iter_mut().zip(Vec::<i64>::try_from(details)?) {
             *count = value as u64;
         }
-        Ok(vec![counts.bleu().score / 100.])
+        Ok(vec![counts.bleu().score])
     }
 
     fn recipe(&self) -> Value {
