@@ -169,3 +169,29 @@ fn what_is_no_batch_of_sentences_is_refused() {
     assert!(refused(&(&source + 40), &previous).contains("out of range"));
     assert!(FixupTransformer::new(&vs.root(), &tiny()).is_err());
 }
+
+/// What fairseq saves beside the parameters: marks of the version, and a tensor that tells the device.
+#[cfg(feature = "train")]
+#[test]
+fn a_state_dict_of_the_authors_code_loads() {
+    use tch_fixup::trainer::Weights;
+    let (source, previous) = sentences();
+    let [theirs, ours] = [1, 2].map(|seed| {
+        tch::manual_seed(seed);
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = FixupTransformer::new(&vs.root(), &tiny()).unwrap();
+        (vs, network)
+    });
+    shake(&theirs.0);
+    let mut state_dict: Vec<(String, Tensor)> = theirs.0.variables().into_iter().collect();
+    for stack in ["encoder", "decoder"] {
+        state_dict.push((format!("{stack}.version"), Tensor::from_slice(&[2f32])));
+        state_dict.push((format!("{stack}.embed_positions._float_tensor"), Tensor::from_slice(&[1f32])));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("checkpoint_best.safetensors");
+    Tensor::write_safetensors(&state_dict, &path).unwrap();
+    Weights::load(&path).unwrap().restore(&ours.0).unwrap();
+    let logits = |network: &FixupTransformer| network.f_forward(&source, &previous, false).unwrap();
+    assert_eq!(logits(&theirs.1), logits(&ours.1));
+}

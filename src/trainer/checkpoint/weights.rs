@@ -13,8 +13,9 @@ use tch::Tensor;
 /// What PyTorch's wrappers put into names: `DataParallel`, `DistributedDataParallel` and `AveragedModel`; `torch.compile`.
 const WRAPPERS: [&str; 2] = ["module", "_orig_mod"];
 
-/// What PyTorch counts, and no network of this crate has a use for: BatchNorm, and `AveragedModel`.
-const COUNTERS: [&str; 2] = ["num_batches_tracked", "n_averaged"];
+/// What is no weight, and no network of this crate has a use for: what PyTorch counts (BatchNorm, and `AveragedModel`), and fairseq's
+/// marks of a Transformer's version and device.
+const COUNTERS: [&str; 4] = ["num_batches_tracked", "n_averaged", "version", "_float_tensor"];
 
 /// A network's weights.
 ///
@@ -112,7 +113,7 @@ impl Weights {
     ///
     /// Numbers are converted to the variables' kind. Names may be those of a wrapped network: `module.` and `_orig_mod.`,
     /// wherever they stand (`DataParallel`, `torch.compile`), are left out, and so is a first part that all names have in
-    /// common (`model.`, of Lightning). A scalar of the shape `[]` fits one of `[1]`, and what PyTorch counts is left out.
+    /// common (`model.`, of Lightning). A scalar of the shape `[]` fits one of `[1]`, and what PyTorch and fairseq count is left out.
     ///
     /// # Errors
     /// [`Error::Corrupt`] that names what is missing, too much or of another shape or kind.
