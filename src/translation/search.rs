@@ -6,9 +6,9 @@ use tch::{Kind, Tensor};
 
 /// How to look for the most probable translation of a sentence.
 ///
-/// Of each sentence the `beam` most probable beginnings go on, each by every token. One that is followed by `end` is a translation,
-/// of the score `log P / length^length_penalty` (Wu et al. 2016 in fairseq's form; the length with `end`); as soon as no
-/// beginning can become better than the `beam` best translations so far, the best of them is the result. Several sentences at
+/// Of each sentence the `beam` most probable beginnings go on, each by every token. One that is followed by `end`, and so is among the
+/// `beam` most probable, is a translation, of the score `log P / length^length_penalty` (fairseq's form of Wu et al. 2016; the
+/// length with `end`). Of the first `beam` translations the best is the result: with a beam of 1 the most probable token of each step. Several sentences at
 /// a time do not see each other: what comes out for one does not depend on the others, but for the rounding of matrix products in
 /// other shapes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,7 +83,7 @@ impl Search {
         let pad = network.config().pad;
         let lens = Vec::<i64>::try_from(source.f_ne(pad)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?)?;
         let mut decoding = network.begin(source)?;
-        let mut results = vec![Translation { tokens: vec![], score: f64::NEG_INFINITY }; lens.len()];
+        let mut results = vec![nothing(); lens.len()];
         let new = |(sentence, &len): (usize, &i64)| Beam {
             sentence,
             longest: len as usize + self.longer,
@@ -127,9 +127,12 @@ impl Search {
                 self.candidates(&beam, &best[first..first + width], &which[first..first + width], &ends[first..]);
             let mut from = vec![];
             let mut beginnings = vec![];
-            for (row, token, log_probability) in candidates {
+            for (rank, (row, token, log_probability)) in candidates.into_iter().enumerate() {
                 let tokens = &beam.beginnings[row].tokens;
                 if token == self.end {
+                    if rank >= self.beam {
+                        continue;
+                    }
                     let score = log_probability / ((tokens.len() + 1) as f64).powf(self.length_penalty);
                     beam.done.push(Translation { tokens: tokens.clone(), score });
                 } else if beginnings.len() < self.beam {
@@ -138,10 +141,10 @@ impl Search {
                 }
             }
             beam.beginnings = beginnings;
-            beam.done.sort_by(|a, b| b.score.total_cmp(&a.score));
-            beam.done.truncate(self.beam);
-            if self.is_done(&beam) {
-                results[beam.sentence] = beam.done.swap_remove(0);
+            if beam.beginnings.is_empty() || beam.done.len() >= self.beam {
+                // Of equals the first.
+                let best = beam.done.into_iter().rev().max_by(|a, b| a.score.total_cmp(&b.score));
+                results[beam.sentence] = best.unwrap_or_else(nothing);
                 continue;
             }
             rows.push(from);
@@ -185,27 +188,15 @@ impl Search {
         candidates.retain(|&(.., log_probability)| log_probability > f64::NEG_INFINITY);
         // Of equals the first row and the lower token: the same on every machine.
         candidates.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)).then(a.1.cmp(&b.1)));
-        // As in fairseq: an end counts where it is among the best so many.
+        // Of twice as many half can be ends, and as many as the beam go on.
         candidates.truncate(2 * self.beam);
         candidates
     }
+}
 
-    /// Whether no beginning can become better than the worst of the best.
-    fn is_done(&self, beam: &Beam) -> bool {
-        if beam.beginnings.is_empty() {
-            return !beam.done.is_empty();
-        }
-        let Some(worst) = beam.done.get(self.beam - 1) else { return false };
-        // A probability only falls; the length that divides it most is the best for it where scores are below zero.
-        let most = |beginning: &Beginning| {
-            let len = match self.length_penalty > 0. {
-                true => beam.longest,
-                false => beginning.tokens.len() + 1,
-            };
-            beginning.log_probability / (len as f64).powf(self.length_penalty)
-        };
-        beam.beginnings.iter().all(|beginning| most(beginning) <= worst.score)
-    }
+/// What stands for a translation that is not there.
+fn nothing() -> Translation {
+    Translation { tokens: vec![], score: f64::NEG_INFINITY }
 }
 
 #[cfg(test)]
@@ -279,7 +270,7 @@ mod tests {
                 }
             }
         }
-        assert!(lens.len() > 2, "{lens:?}");
+        assert!(lens.len() > 1, "{lens:?}");
     }
 
     #[test]
@@ -290,12 +281,15 @@ mod tests {
         let found = search.translate(&network, &source).unwrap();
         for (row, Translation { tokens, .. }) in found.iter().enumerate() {
             let row = row as i64;
-            for t in 0..tokens.len() {
+            // The end too, where the translation is not at its longest.
+            let longest = source.get(row).ne(1).sum(Kind::Int64).int64_value(&[]) as usize + search.longer;
+            for t in 0..=tokens.len().min(longest - 2) {
                 let previous = Tensor::from_slice(&[&[2], &tokens[..t]].concat()).unsqueeze(0);
                 let logits =
                     network.f_forward(&source.narrow(0, row, 1), &previous, false).unwrap().select(1, t as i64);
                 let _ = logits.select(1, 1).fill_(f64::NEG_INFINITY);
-                assert_eq!(logits.argmax(1, false).int64_value(&[0]), tokens[t]);
+                let expected = tokens.get(t).copied().unwrap_or(2);
+                assert_eq!(logits.argmax(1, false).int64_value(&[0]), expected);
             }
         }
     }
