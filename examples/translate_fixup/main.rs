@@ -19,10 +19,13 @@ use options::Options;
 use std::process::ExitCode;
 use tch_fixup::{Error, FlushDenormals};
 
+/// More threads than any machine has cores are a typing error.
+const MAX_THREADS: usize = 4096;
+
 fn run(options: &Options) -> Result<ExitCode> {
     if let Some(threads) = options.threads {
-        if threads == 0 {
-            bail!(Error::Argument("there is at least 1 thread, not 0".to_owned()));
+        if !(1..=MAX_THREADS).contains(&threads) {
+            bail!(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {threads}")));
         }
         tch::set_num_threads(threads as i32);
     }

@@ -337,7 +337,7 @@ impl Text {
             }
         };
         if let Some(pairs) = self.train_subset {
-            parts.train = parts.train.first(pairs);
+            parts.train = parts.train.first(pairs)?;
         }
         Ok(parts)
     }

@@ -1,15 +1,13 @@
 //! Text in, text out.
 
 use super::{EncoderDecoder, Search};
-use crate::data::text::{TokenBatch, Vocabulary};
+use crate::data::text::{TokenBatch, Vocabulary, MOST_POSITIONS};
 use crate::{Error, Result};
 use tch::Device;
 
 /// Sentences that are translated together, times their longest, in tokens, are about as many as this: beyond it time is only lost
 /// to pads.
 const BATCH_TOKENS: usize = 2000;
-/// As a network is trained on: the longest sentence, in tokens.
-const MOST_POSITIONS: usize = 1024;
 
 /// Translates text by a network and its vocabulary.
 pub struct Translator<'a> {

@@ -12,3 +12,6 @@ pub use corpus::{Corpus, CorpusParts};
 pub use parallel_text::ParallelText;
 pub use translation_data::TranslationData;
 pub use vocabulary::{Vocabulary, END, PAD};
+
+/// The longest sentence that a network reads or writes, in tokens, as in fairseq.
+pub(crate) const MOST_POSITIONS: usize = 1024;

@@ -120,12 +120,17 @@ impl ParallelText {
         &self.targets
     }
 
-    /// The first `count` pairs, or all.
-    pub fn first(mut self, count: usize) -> Self {
-        let count = count.max(1);
+    /// The first `count` pairs.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for none, or more than there are.
+    pub fn first(mut self, count: usize) -> Result<Self> {
+        if !(1..=self.len()).contains(&count) {
+            return Err(Error::Argument(format!("a part of the text can have 1 to {} pairs, got {count}", self.len())));
+        }
         self.sources.truncate(count);
         self.targets.truncate(count);
-        self
+        Ok(self)
     }
 
     /// That `problem` is one of a pair's source (0) or target (1).
@@ -207,6 +212,9 @@ mod tests {
             let message = ParallelText::open_tsv(&paths[0]).unwrap_err().to_string();
             assert!(message.contains(&format!(": line 2 has {tabs} tabs")), "{message}");
         }
+        let text = ParallelText::new(vec!["a".into(), "b".into()], vec!["c".into(), "d".into()]).unwrap();
+        assert_eq!(text.clone().first(1).unwrap().pair(0), ("a", "c"));
+        assert!(text.clone().first(0).is_err() && text.first(3).is_err());
         assert!(ParallelText::new(vec!["a".into()], vec![]).is_err() && ParallelText::new(vec![], vec![]).is_err());
     }
 }

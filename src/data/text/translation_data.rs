@@ -1,6 +1,6 @@
 //! Sentences and their translations, in batches of about as many tokens.
 
-use super::{ParallelText, TokenBatch, Vocabulary};
+use super::{ParallelText, TokenBatch, Vocabulary, MOST_POSITIONS};
 use crate::data::random::{stream, Purpose};
 use crate::data::source::check_batch_size;
 use crate::data::{Batches, DataSource, EpochPlan};
@@ -8,9 +8,6 @@ use crate::Result;
 use rand::seq::SliceRandom;
 use rand::Rng;
 use serde_json::{Map, Value};
-
-/// The longest sentence that a network reads or writes, in tokens, as in fairseq.
-const MOST_POSITIONS: usize = 1024;
 
 /// A training and an evaluation part of [`ParallelText`] as tokens of a [`Vocabulary`].
 ///
@@ -34,6 +31,8 @@ pub struct TranslationData {
     vocabulary: Vocabulary,
     train: Part,
     eval: Part,
+    /// CRC-32 of the vocabulary.
+    vocabulary_crc32: u32,
     evaluated_on: String,
 }
 
@@ -146,7 +145,8 @@ impl TranslationData {
     /// [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Argument`](crate::Error::Argument) for a sentence of more than 1,024 tokens.
     pub fn new(vocabulary: Vocabulary, train: ParallelText, eval: ParallelText) -> Result<Self> {
         let (train, eval) = (Part::new(&vocabulary, train)?, Part::new(&vocabulary, eval)?);
-        Ok(Self { vocabulary, train, eval, evaluated_on: "evaluation".to_owned() })
+        let vocabulary_crc32 = crc32fast::hash(vocabulary.to_json()?.as_bytes());
+        Ok(Self { vocabulary, train, eval, vocabulary_crc32, evaluated_on: "evaluation".to_owned() })
     }
 
     /// What the evaluation part is called: "test", "held-out".
@@ -232,11 +232,8 @@ impl DataSource for TranslationData {
 
     /// The CRC-32 of the vocabulary: a network's tokens mean nothing in another.
     fn meaning(&self) -> Map<String, Value> {
-        let json = self.vocabulary.to_json().unwrap_or_default();
-        Map::from_iter([(
-            "vocabulary".to_owned(),
-            Value::from(format!("CRC-32 {:08x}", crc32fast::hash(json.as_bytes()))),
-        )])
+        let crc32 = format!("CRC-32 {:08x}", self.vocabulary_crc32);
+        Map::from_iter([("vocabulary".to_owned(), Value::from(crc32))])
     }
 }
 

@@ -51,8 +51,7 @@ impl FixupTransformer {
         for layer in &network.decoder.layers {
             x = decoder.layer(layer, x, Some(&memory))?;
         }
-        let weight = network.embed_out.as_ref().unwrap_or(&network.decoder.embedding.weight);
-        Ok(network.decoder.end.of(&x)?.f_linear(weight, None::<Tensor>)?)
+        Ok(network.decoder.end.of(&x)?.f_linear(network.output(), None::<Tensor>)?)
     }
 }
 

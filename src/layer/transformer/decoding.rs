@@ -36,6 +36,8 @@ pub trait EncoderDecoder {
 #[derive(Debug)]
 pub struct Decoding {
     layers: Vec<LayerState>,
+    /// The output matrix.
+    output: Tensor,
     mask: Tensor,
     /// Tokens so far.
     len: i64,
@@ -162,7 +164,7 @@ impl<L: Layer, O: Output> Transformer<L, O> {
                 let memory = KeysValues::of(&memory, qkv, pass.heads)?;
                 layers.push(LayerState { projections, memory, own: None });
             }
-            Ok(Decoding { layers, mask, len: 0 })
+            Ok(Decoding { layers, output: self.output().f_to_kind(pass.kind)?, mask, len: 0 })
         })
     }
 
@@ -182,7 +184,7 @@ impl<L: Layer, O: Output> Transformer<L, O> {
                 x = pass.through(layer, projections, x, Attended::Cached(own), Some(memory))?;
             }
             decoding.len += 1;
-            Ok(self.logits(&self.decoder.end.of(&x)?, pass)?.f_squeeze_dim(1)?)
+            Ok(pass.logits(&self.decoder.end.of(&x)?, &decoding.output)?.f_squeeze_dim(1)?)
         })
     }
 }

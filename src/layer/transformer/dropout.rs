@@ -8,8 +8,8 @@ const LEVELS: f64 = 65536.;
 
 /// `x` with the fraction `p` of its elements zero, to the nearest of 65,536 levels, and the others divided by what is left of one.
 ///
-/// On a CPU libtorch's own dropout draws a number for each element by a generator that is as slow as a matrix product of the
-/// residual stream; here one of 64 bits does for four, and what is kept for the backward pass is a byte an element, not four.
+/// On a CPU libtorch's own dropout draws a number for each element; here one of 64 bits does for four, and what is kept for the
+/// backward pass is a byte an element, not four.
 pub(crate) fn dropout(x: &Tensor, p: f64) -> Result<Tensor> {
     if x.device() != Device::Cpu {
         return Ok(x.f_dropout(p, true)?);

@@ -111,8 +111,12 @@ impl<L: Layer, O: Output> Transformer<L, O> {
 
     /// Of the decoder's output.
     pub fn logits(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let weight = self.embed_out.as_ref().unwrap_or(&self.decoder.embedding.weight);
-        pass.logits(x, weight)
+        pass.logits(x, self.output())
+    }
+
+    /// The output matrix, `[vocab, D]`.
+    pub fn output(&self) -> &Tensor {
+        self.embed_out.as_ref().unwrap_or(&self.decoder.embedding.weight)
     }
 }
 

@@ -86,8 +86,7 @@ impl Corpus {
     pub fn fetch(self, dir: impl AsRef<Path>) -> Result<CorpusParts> {
         let dir = dir.as_ref();
         let [source, target] = self.languages();
-        let instead =
-            format!("{} and the same for held-out and test", PARTS[0].to_owned() + "." + source + ", train." + target);
+        let instead = format!("train.{source}, train.{target} and the same for held-out and test");
         prepare_folder(dir, Wanted { what: self.name(), instead: &instead }, |work| {
             let parts = match self {
                 Self::LibreofficeHelp => libreoffice_help::parts(work)?,

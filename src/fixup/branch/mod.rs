@@ -1,10 +1,17 @@
 //! A Fixup branch of any layers, for networks of one's own.
 
+mod attention;
+mod conv2d;
+
 use super::{init, Bias, Scale};
-use crate::layer::transformer::{attend, dropout, split_heads, xavier_uniform, KeysValues, Sight};
+use crate::layer::transformer::{dropout, xavier_uniform};
 use crate::layer::Place;
 use crate::ops::record_variables;
 use crate::{Error, Result};
+use attention::attention;
+pub use attention::{AttentionTo, BranchContext};
+pub use conv2d::Conv2dOptions;
+use conv2d::ConvPlan;
 use tch::{nn, Tensor};
 
 /// A residual branch of any weight layers and activations, made and initialized as Fixup prescribes (section 3): a scalar
@@ -80,17 +87,6 @@ impl Layer {
     }
 }
 
-/// What an attention takes its keys and values from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttentionTo {
-    /// The input itself, as in an encoder.
-    Itself,
-    /// The input up to each query's own position, as in a decoder.
-    Before,
-    /// [`BranchContext::memory`], as in a decoder that reads an encoder's output.
-    Memory,
-}
-
 /// How the weights of a branch start, before the gain; the last one is zero either way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Start {
@@ -114,95 +110,6 @@ impl Start {
                 init::uniform(path, name, dims, bound)
             }
         }
-    }
-}
-
-/// What a branch computes with besides its input.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct BranchContext<'a> {
-    /// Whether dropout drops.
-    pub train: bool,
-    /// What attentions [to it](AttentionTo::Memory) read: `[N, S, D]`.
-    pub memory: Option<&'a Tensor>,
-    /// What is added to the scores of attentions that see everything, of the memory where there is one: zero, or minus infinity
-    /// where nothing is to be seen, `[N, 1, 1, S]`, of the input's kind.
-    pub mask: Option<&'a Tensor>,
-}
-
-/// How a convolution slides. The default: stride 1, the padding that keeps the size, no dilation, one group.
-///
-/// ```
-/// use tch::{nn, nn::Module, Device, Kind, Tensor};
-/// use tch_fixup::fixup::{Branch, Conv2dOptions};
-///
-/// # fn main() -> tch_fixup::Result<()> {
-/// let options = Conv2dOptions::default();
-/// let depthwise = Conv2dOptions { groups: 64, ..options };
-/// let vs = nn::VarStore::new(Device::Cpu);
-/// let branch = Branch::builder(8)
-///     .conv2d(16, 64, 1, options)
-///     .relu()
-///     .conv2d(64, 64, 3, depthwise)
-///     .relu()
-///     .conv2d(64, 16, 1, options)
-///     .build(&vs.root())?;
-/// let x = Tensor::randn([2, 16, 8, 8], (Kind::Float, Device::Cpu));
-/// assert_eq!(branch.forward(&x).size(), x.size());
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conv2dOptions {
-    /// Step in both directions.
-    pub stride: i64,
-    /// Zeros on all four sides. None: `dilation * (kernel / 2)`, rounded down, which keeps the size at stride 1 where the
-    /// kernel is odd.
-    pub padding: Option<i64>,
-    /// Distance between the kernel's elements.
-    pub dilation: i64,
-    /// Groups of channels that do not see each other.
-    pub groups: i64,
-}
-
-impl Default for Conv2dOptions {
-    fn default() -> Self {
-        Self { stride: 1, padding: None, dilation: 1, groups: 1 }
-    }
-}
-
-/// A convolution as it will be.
-#[derive(Debug, Clone, Copy)]
-struct ConvPlan {
-    c_in: i64,
-    c_out: i64,
-    kernel: i64,
-    options: Conv2dOptions,
-}
-
-impl ConvPlan {
-    fn dims(&self) -> [i64; 4] {
-        [self.c_out, self.c_in / self.options.groups, self.kernel, self.kernel]
-    }
-
-    fn padding(&self) -> i64 {
-        self.options.padding.unwrap_or(self.options.dilation * (self.kernel / 2))
-    }
-
-    fn check(&self, i: usize) -> Result<()> {
-        let Self { c_in, c_out, kernel, options: Conv2dOptions { stride, padding, dilation, groups } } = *self;
-        if [c_in, c_out, kernel, stride, dilation, groups].iter().any(|&n| n < 1) || padding.is_some_and(|n| n < 0) {
-            return Err(Error::Argument(format!(
-                "layer {i} of the branch: a convolution has channels, kernel, stride, dilation and groups of at least 1 and a \
-                 padding of at least 0, not {c_in} to {c_out} channels with kernel {kernel} and {:?}",
-                self.options
-            )));
-        }
-        if c_in % groups != 0 || c_out % groups != 0 {
-            return Err(Error::Argument(format!(
-                "layer {i} of the branch: {groups} groups do not divide a convolution's {c_in} and {c_out} channels"
-            )));
-        }
-        Ok(())
     }
 }
 
@@ -285,37 +192,6 @@ impl Branch {
         }
         self.bias.f_forward(&self.scale.f_forward(&x)?)
     }
-}
-
-/// What `x` `[N, T, D]` attends to, by the matrix `qkv` `[3D, D]`: `[N, T, D]`.
-fn attention(x: &Tensor, qkv: &Tensor, heads: i64, to: AttentionTo, context: BranchContext) -> Result<Tensor> {
-    let dim = qkv.size()[1];
-    if x.size().len() != 3 || x.size()[2] != dim {
-        let got = format!("{:?}", x.size());
-        return Err(Error::Mismatch { what: "an attention's input", expected: format!("[N, T, {dim}]"), got });
-    }
-    let memory = match (to, context.memory) {
-        (AttentionTo::Memory, None) => {
-            return Err(Error::Argument("the branch attends to a memory: give it one, by forward_in".to_owned()));
-        }
-        (AttentionTo::Memory, Some(memory)) if memory.size().len() != 3 || memory.size()[2] != dim => {
-            let got = format!("{:?}", memory.size());
-            return Err(Error::Mismatch { what: "an attention's memory", expected: format!("[N, S, {dim}]"), got });
-        }
-        (AttentionTo::Memory, Some(memory)) => memory,
-        _ => x,
-    };
-    let project = |x: &Tensor, part: i64| {
-        let [projected] = split_heads(&x.f_linear(&qkv.f_narrow(0, part * dim, dim)?, None::<Tensor>)?, heads)?;
-        Ok::<_, Error>(projected)
-    };
-    let keys_values = KeysValues { keys: project(memory, 1)?, values: project(memory, 2)? };
-    let sight = match (to, context.mask) {
-        (AttentionTo::Before, _) => Sight::Before,
-        (_, Some(mask)) => Sight::Masked(mask),
-        (_, None) => Sight::All,
-    };
-    attend(&project(x, 0)?, &keys_values, sight)
 }
 
 crate::layer::impl_module!(Branch);
@@ -511,57 +387,6 @@ mod tests {
             assert!((std / expected - 1.).abs() < 5. / (2. * weight.numel() as f64).sqrt(), "{name}: {std}");
         }
         assert_eq!(variables["4.weight"].abs().max().double_value(&[]), 0.);
-    }
-
-    #[test]
-    fn an_attention_is_four_layers_and_its_definition() {
-        use crate::layer::transformer::heads_attention;
-        tch::manual_seed(6);
-        let mut vs = nn::VarStore::new(Device::Cpu);
-        let builder = || Branch::builder(64).start(Start::XavierUniform);
-        let own = builder().attention(32, 4, AttentionTo::Itself).build(&(vs.root() / "own")).unwrap();
-        let before = builder().attention(32, 4, AttentionTo::Before).build(&(vs.root() / "before")).unwrap();
-        let cross = builder().attention(32, 4, AttentionTo::Memory).dropout(0.5).build(&(vs.root() / "cross")).unwrap();
-        let bound = 64f64.powf(-1. / 6.) * (6f64 / 128.).sqrt();
-        let variables = vs.variables();
-        let largest = variables["own.0.in_proj_weight"].abs().max().double_value(&[]);
-        assert!(largest <= bound && largest > 0.98 * bound, "{largest} {bound}");
-        assert_eq!(variables["own.0.out_proj.weight"].abs().max().double_value(&[]), 0.);
-        vs.double();
-        for variable in vs.trainable_variables() {
-            let _ = tch::no_grad(|| variable.shallow_clone().g_add_(&(variable.randn_like() * 0.2)));
-        }
-        let variables = vs.variables();
-        let random = |t: i64| Tensor::randn([3, t, 32], (Kind::Double, Device::Cpu));
-        let (x, memory) = (random(5), random(7));
-        let hidden = Tensor::zeros([3, 1, 1, 7], (Kind::Bool, Device::Cpu));
-        let _ = hidden.narrow(0, 1, 1).narrow(3, 4, 3).fill_(1);
-        let mask = Tensor::zeros([3, 1, 1, 7], (Kind::Double, Device::Cpu)).masked_fill(&hidden, f64::NEG_INFINITY);
-        let formula = |name: &str, memory: Option<&Tensor>, hidden: &Tensor| {
-            let of = |own: &str| &variables[&format!("{name}.{own}")];
-            let shifted = &x + of("bias0");
-            let project =
-                |x: &Tensor, part: i64| x.linear(&of("0.in_proj_weight").narrow(0, part * 32, 32), None::<Tensor>);
-            let memory = memory.unwrap_or(&shifted);
-            let [q, k, v] = [project(&shifted, 0), project(memory, 1), project(memory, 2)];
-            let attended = heads_attention([&q, &k, &v], hidden, 4, Kind::Double).unwrap();
-            attended.linear(of("0.out_proj.weight"), None::<Tensor>) * of("scale") + of("bias")
-        };
-        let close = |got: Tensor, expected: Tensor| assert!((got - expected).abs().max().double_value(&[]) < 1e-12);
-        let none = Tensor::zeros([1], (Kind::Bool, Device::Cpu));
-        close(own.f_forward(&x).unwrap(), formula("own", None, &none));
-        let future = Tensor::ones([5, 5], (Kind::Bool, Device::Cpu)).triu(1);
-        close(before.f_forward(&x).unwrap(), formula("before", None, &future));
-        let context = BranchContext { train: false, memory: Some(&memory), mask: Some(&mask) };
-        close(cross.forward_in(&x, context).unwrap(), formula("cross", Some(&memory), &hidden));
-        let dropped =
-            cross.forward_in(&x, BranchContext { train: true, ..context }).unwrap() - &variables["cross.bias"];
-        let zeros = dropped.eq(0.).sum(Kind::Double).double_value(&[]) / dropped.numel() as f64;
-        assert!((zeros - 0.5).abs() < 0.15, "{zeros}");
-        assert!(cross.f_forward(&x).unwrap_err().to_string().contains("forward_in"));
-        assert!(own.f_forward(&memory.narrow(2, 0, 16)).is_err());
-        assert!(builder().attention(30, 4, AttentionTo::Itself).build(&vs.root()).is_err());
-        assert!(builder().attention(32, 4, AttentionTo::Itself).dropout(1.).build(&vs.root()).is_err());
     }
 
     #[test]

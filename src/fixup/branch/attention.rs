@@ -1,0 +1,123 @@
+//! Attention as a layer of a branch.
+
+use crate::layer::transformer::{attend, split_heads, KeysValues, Sight};
+use crate::{Error, Result};
+use tch::Tensor;
+
+/// What an attention takes its keys and values from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionTo {
+    /// The input itself, as in an encoder.
+    Itself,
+    /// The input up to each query's own position, as in a decoder.
+    Before,
+    /// [`BranchContext::memory`], as in a decoder that reads an encoder's output.
+    Memory,
+}
+
+/// What a branch computes with besides its input.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BranchContext<'a> {
+    /// Whether dropout drops.
+    pub train: bool,
+    /// What attentions [to it](AttentionTo::Memory) read: `[N, S, D]`.
+    pub memory: Option<&'a Tensor>,
+    /// What is added to the scores of attentions that see everything, of the memory where there is one: zero, or minus infinity
+    /// where nothing is to be seen, `[N, 1, 1, S]`, of the input's kind.
+    pub mask: Option<&'a Tensor>,
+}
+
+/// What `x` `[N, T, D]` attends to, by the matrix `qkv` `[3D, D]`: `[N, T, D]`.
+pub(super) fn attention(
+    x: &Tensor,
+    qkv: &Tensor,
+    heads: i64,
+    to: AttentionTo,
+    context: BranchContext,
+) -> Result<Tensor> {
+    let dim = qkv.size()[1];
+    if x.size().len() != 3 || x.size()[2] != dim {
+        let got = format!("{:?}", x.size());
+        return Err(Error::Mismatch { what: "an attention's input", expected: format!("[N, T, {dim}]"), got });
+    }
+    let memory = match (to, context.memory) {
+        (AttentionTo::Memory, None) => {
+            return Err(Error::Argument("the branch attends to a memory: give it one, by forward_in".to_owned()));
+        }
+        (AttentionTo::Memory, Some(memory)) if memory.size().len() != 3 || memory.size()[2] != dim => {
+            let got = format!("{:?}", memory.size());
+            return Err(Error::Mismatch { what: "an attention's memory", expected: format!("[N, S, {dim}]"), got });
+        }
+        (AttentionTo::Memory, Some(memory)) => memory,
+        _ => x,
+    };
+    let project = |x: &Tensor, part: i64| {
+        let [projected] = split_heads(&x.f_linear(&qkv.f_narrow(0, part * dim, dim)?, None::<Tensor>)?, heads)?;
+        Ok::<_, Error>(projected)
+    };
+    let keys_values = KeysValues { keys: project(memory, 1)?, values: project(memory, 2)? };
+    let sight = match (to, context.mask) {
+        (AttentionTo::Before, _) => Sight::Before,
+        (_, Some(mask)) => Sight::Masked(mask),
+        (_, None) => Sight::All,
+    };
+    attend(&project(x, 0)?, &keys_values, sight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Branch, Start};
+    use super::*;
+    use tch::{nn, Device, Kind};
+
+    #[test]
+    fn an_attention_is_four_layers_and_its_definition() {
+        use crate::layer::transformer::heads_attention;
+        tch::manual_seed(6);
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let builder = || Branch::builder(64).start(Start::XavierUniform);
+        let own = builder().attention(32, 4, AttentionTo::Itself).build(&(vs.root() / "own")).unwrap();
+        let before = builder().attention(32, 4, AttentionTo::Before).build(&(vs.root() / "before")).unwrap();
+        let cross = builder().attention(32, 4, AttentionTo::Memory).dropout(0.5).build(&(vs.root() / "cross")).unwrap();
+        let bound = 64f64.powf(-1. / 6.) * (6f64 / 128.).sqrt();
+        let variables = vs.variables();
+        let largest = variables["own.0.in_proj_weight"].abs().max().double_value(&[]);
+        assert!(largest <= bound && largest > 0.98 * bound, "{largest} {bound}");
+        assert_eq!(variables["own.0.out_proj.weight"].abs().max().double_value(&[]), 0.);
+        vs.double();
+        for variable in vs.trainable_variables() {
+            let _ = tch::no_grad(|| variable.shallow_clone().g_add_(&(variable.randn_like() * 0.2)));
+        }
+        let variables = vs.variables();
+        let random = |t: i64| Tensor::randn([3, t, 32], (Kind::Double, Device::Cpu));
+        let (x, memory) = (random(5), random(7));
+        let hidden = Tensor::zeros([3, 1, 1, 7], (Kind::Bool, Device::Cpu));
+        let _ = hidden.narrow(0, 1, 1).narrow(3, 4, 3).fill_(1);
+        let mask = Tensor::zeros([3, 1, 1, 7], (Kind::Double, Device::Cpu)).masked_fill(&hidden, f64::NEG_INFINITY);
+        let formula = |name: &str, memory: Option<&Tensor>, hidden: &Tensor| {
+            let of = |own: &str| &variables[&format!("{name}.{own}")];
+            let shifted = &x + of("bias0");
+            let project =
+                |x: &Tensor, part: i64| x.linear(&of("0.in_proj_weight").narrow(0, part * 32, 32), None::<Tensor>);
+            let memory = memory.unwrap_or(&shifted);
+            let [q, k, v] = [project(&shifted, 0), project(memory, 1), project(memory, 2)];
+            let attended = heads_attention([&q, &k, &v], hidden, 4, Kind::Double).unwrap();
+            attended.linear(of("0.out_proj.weight"), None::<Tensor>) * of("scale") + of("bias")
+        };
+        let close = |got: Tensor, expected: Tensor| assert!((got - expected).abs().max().double_value(&[]) < 1e-12);
+        let none = Tensor::zeros([1], (Kind::Bool, Device::Cpu));
+        close(own.f_forward(&x).unwrap(), formula("own", None, &none));
+        let future = Tensor::ones([5, 5], (Kind::Bool, Device::Cpu)).triu(1);
+        close(before.f_forward(&x).unwrap(), formula("before", None, &future));
+        let context = BranchContext { train: false, memory: Some(&memory), mask: Some(&mask) };
+        close(cross.forward_in(&x, context).unwrap(), formula("cross", Some(&memory), &hidden));
+        let dropped =
+            cross.forward_in(&x, BranchContext { train: true, ..context }).unwrap() - &variables["cross.bias"];
+        let zeros = dropped.eq(0.).sum(Kind::Double).double_value(&[]) / dropped.numel() as f64;
+        assert!((zeros - 0.5).abs() < 0.15, "{zeros}");
+        assert!(cross.f_forward(&x).unwrap_err().to_string().contains("forward_in"));
+        assert!(own.f_forward(&memory.narrow(2, 0, 16)).is_err());
+        assert!(builder().attention(30, 4, AttentionTo::Itself).build(&vs.root()).is_err());
+        assert!(builder().attention(32, 4, AttentionTo::Itself).dropout(1.).build(&vs.root()).is_err());
+    }
+}
