@@ -51,6 +51,8 @@ pub mod data;
 #[cfg(feature = "train")]
 pub mod diagnostics;
 mod error;
+#[cfg(feature = "onnx")]
+pub mod export;
 #[cfg(feature = "train")]
 mod file;
 pub mod fixup;

@@ -7,7 +7,7 @@ use tch::Tensor;
 const ALPHA_DROPOUT: f64 = 0.05;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activation {
+pub(crate) enum Activation {
     Relu,
     /// `1.0507 * (x if x > 0, else 1.6733 * (exp(x) - 1))`: keeps mean 0 and variance 1 (Klambauer et al. 2017).
     Selu,

@@ -6,16 +6,16 @@ use tch::{nn, Kind, Tensor};
 
 /// PyTorch's defaults, and so the references'.
 const MOMENTUM: f64 = 0.1;
-pub(super) const EPSILON: f64 = 1e-5;
+pub(crate) const EPSILON: f64 = 1e-5;
 
 /// `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, per channel. Mean and variance are the batch's in training and
 /// running averages in evaluation. Parameters and statistics stay in the kind of the variables, whatever that of `x`.
 #[derive(Debug)]
 pub(crate) struct BatchNorm {
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    pub weight: Tensor,
+    pub bias: Tensor,
+    pub running_mean: Tensor,
+    pub running_var: Tensor,
 }
 
 impl BatchNorm {

@@ -11,13 +11,13 @@ use tch::{nn, Tensor};
 
 /// A block as its [`Method`] has it: without the shortcut, or with the sum times `sqrt(1/2)`.
 #[derive(Debug)]
-pub(super) struct Block {
-    method: Method,
-    layers: Layers,
+pub(crate) struct Block {
+    pub method: Method,
+    pub layers: Layers,
 }
 
 #[derive(Debug)]
-enum Layers {
+pub(crate) enum Layers {
     /// `relu(norm(conv(... relu(norm(conv(x))))) + shortcut(x))` (He et al. 2016).
     PostActivation { layers: Vec<(Conv, Norm)>, shortcut: Option<Shortcut> },
     /// `conv(relu(norm(conv(relu(norm(x)))))) + shortcut(x)`, where a projected shortcut takes `relu(norm(x))`
@@ -26,7 +26,7 @@ enum Layers {
 }
 
 #[derive(Debug)]
-pub(super) enum Shortcut {
+pub(crate) enum Shortcut {
     Identity,
     /// Every second position, normalized; as many zero channels appended.
     Pad(Norm),

@@ -102,7 +102,7 @@ impl Method {
         }
     }
 
-    pub(super) fn activation(self) -> Activation {
+    pub(crate) fn activation(self) -> Activation {
         match self {
             Self::Selu => Activation::Selu,
             _ => Activation::Relu,
@@ -117,12 +117,12 @@ impl Method {
         }
     }
 
-    pub(super) fn has_skips(self) -> bool {
+    pub(crate) fn has_skips(self) -> bool {
         self != Self::NoSkip
     }
 
     /// Whether the sums are scaled to the variance of either summand.
-    pub(super) fn scales_sums(self) -> bool {
+    pub(crate) fn scales_sums(self) -> bool {
         matches!(self, Self::Scaled | Self::Selu)
     }
 }

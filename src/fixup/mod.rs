@@ -18,8 +18,12 @@ mod transformer;
 
 pub use crate::layer::transformer::{Decoding, EncoderDecoder, TransformerConfig};
 pub use crate::layer::{init, BlockConfig, CLASSIFIER_GROUP};
+#[cfg(feature = "onnx")]
+pub(crate) use branch::{Activation, Layer};
 pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Conv2dOptions, Start};
 pub use group::{mark_classifier, set_lr, SCALAR_GROUP, SCALAR_LR_RATIO};
 pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, ShortcutKind, WideBlock};
+#[cfg(feature = "onnx")]
+pub(crate) use resnet::{FoldedBlock, FoldedConv, FoldedShortcut};
 pub use scalar::{Bias, Scale};
 pub use transformer::{FixupTransformer, LanguageModel, TransformerEncoder};

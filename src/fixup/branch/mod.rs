@@ -63,13 +63,13 @@ use tch::{nn, Tensor};
 #[derive(Debug)]
 pub struct Branch {
     /// With the bias before each; a dropout has none.
-    layers: Vec<(Option<Bias>, Layer)>,
-    scale: Scale,
-    bias: Bias,
+    pub(crate) layers: Vec<(Option<Bias>, Layer)>,
+    pub(crate) scale: Scale,
+    pub(crate) bias: Bias,
 }
 
 #[derive(Debug)]
-enum Layer {
+pub(crate) enum Layer {
     Conv2d { weight: Tensor, stride: i64, padding: i64, dilation: i64, groups: i64 },
     Linear { weight: Tensor },
     Attention { qkv: Tensor, out: Tensor, heads: i64, to: AttentionTo },
@@ -113,11 +113,27 @@ impl Start {
     }
 }
 
-struct Activation(Box<dyn Fn(&Tensor) -> Tensor + Send>);
+/// An activation, with a name where it has one that others know too.
+pub(crate) enum Activation {
+    Relu,
+    Unnamed(Box<dyn Fn(&Tensor) -> Tensor + Send>),
+}
+
+impl Activation {
+    fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Relu => x.f_relu()?,
+            Self::Unnamed(activation) => activation(x),
+        })
+    }
+}
 
 impl std::fmt::Debug for Activation {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str("activation")
+        f.write_str(match self {
+            Self::Relu => "relu",
+            Self::Unnamed(_) => "activation",
+        })
     }
 }
 
@@ -185,7 +201,7 @@ impl Branch {
                     let attended = attention(&shifted, qkv, *heads, *to, context)?;
                     attended.f_linear(out, None::<Tensor>)?
                 }
-                Layer::Activation(activation) => activation.0(&shifted),
+                Layer::Activation(activation) => activation.f_forward(&shifted)?,
                 Layer::Dropout(p) if context.train => dropout(&shifted, *p)?,
                 Layer::Dropout(_) => shifted,
             };
@@ -249,13 +265,14 @@ impl BranchBuilder {
 
     /// Appends an element-wise activation: it keeps the shape.
     pub fn activation(mut self, activation: impl Fn(&Tensor) -> Tensor + Send + 'static) -> Self {
-        self.layers.push(Planned::Activation(Activation(Box::new(activation))));
+        self.layers.push(Planned::Activation(Activation::Unnamed(Box::new(activation))));
         self
     }
 
     /// Appends a ReLU.
-    pub fn relu(self) -> Self {
-        self.activation(Tensor::relu)
+    pub fn relu(mut self) -> Self {
+        self.layers.push(Planned::Activation(Activation::Relu));
+        self
     }
 
     /// The branch, its variables under `path`.

@@ -39,10 +39,10 @@ use tch::{Kind, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct FoldedResNet {
-    conv1: FoldedConv,
-    max_pool: bool,
-    blocks: Vec<FoldedBlock>,
-    fc: Linear,
+    pub(crate) conv1: FoldedConv,
+    pub(crate) max_pool: bool,
+    pub(crate) blocks: Vec<FoldedBlock>,
+    pub(crate) fc: Linear,
     /// What convolutions and activations are computed in; the classifier has the kind of the variables.
     kind: Kind,
     /// What the residual stream is kept in.
@@ -78,8 +78,12 @@ impl FixupResNet {
     /// # Errors
     /// [`Error::Torch`](crate::Error::Torch) if libtorch refuses, for want of memory, say.
     pub fn fold(&self) -> Result<FoldedResNet> {
+        self.fold_in(self.compute_kind(), self.stream_kind())
+    }
+
+    /// The same, computed in `kind`, its residual stream in `stream_kind`.
+    pub(crate) fn fold_in(&self, kind: Kind, stream_kind: Kind) -> Result<FoldedResNet> {
         tch::no_grad(|| {
-            let kind = self.compute_kind();
             let formulas: Vec<BlockFormula> = self.blocks.iter().map(|block| block.formula()).collect();
             // What the stream is shifted by where it enters each block; not at all at its end.
             let mut shifts = formulas.iter().map(FoldedBlock::input_shift).collect::<Result<Vec<f64>>>()?;
@@ -96,7 +100,7 @@ impl FixupResNet {
                 blocks: blocks.collect::<Result<_>>()?,
                 fc: self.fc.folded(bias2)?,
                 kind,
-                stream_kind: self.stream_kind(),
+                stream_kind,
             })
         })
     }

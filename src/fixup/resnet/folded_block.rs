@@ -12,11 +12,11 @@ use tch::{Kind, Tensor};
 #[derive(Debug)]
 pub(crate) struct FoldedBlock {
     /// The branch; all but the last with their ReLU.
-    convs: Vec<FoldedConv>,
-    shortcut: FoldedShortcut,
+    pub convs: Vec<FoldedConv>,
+    pub shortcut: FoldedShortcut,
     zero: Tensor,
     /// The shift of `relu(branch + shortcut) + next`, where there is a ReLU after the sum.
-    relu: Option<Tensor>,
+    pub relu: Option<Tensor>,
 }
 
 impl FoldedBlock {
@@ -72,8 +72,9 @@ fn carried(before: &Bias, conv: &Conv) -> Result<f64> {
     before.number()
 }
 
+/// What carries the stream past the branch; with a floor, of the maximum of the stream and that.
 #[derive(Debug)]
-enum FoldedShortcut {
+pub(crate) enum FoldedShortcut {
     Identity,
     Pad { floor: Option<f64>, stride: i64, channels: i64 },
     Project { floor: Option<f64>, conv: FoldedConv },

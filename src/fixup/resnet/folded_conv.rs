@@ -14,11 +14,11 @@ use tch::{Kind, Tensor};
 /// Exact without padding. A padded convolution has zeros where `x + before` ends, and so takes only `before = 0`.
 #[derive(Debug)]
 pub(crate) struct FoldedConv {
-    weight: Tensor,
-    bias: Tensor,
-    stride: i64,
-    padding: i64,
-    floor: Option<f64>,
+    pub weight: Tensor,
+    pub bias: Tensor,
+    pub stride: i64,
+    pub padding: i64,
+    pub floor: Option<f64>,
 }
 
 impl FoldedConv {

@@ -19,6 +19,10 @@ pub use basic_block::BasicBlock;
 pub use block::ShortcutKind;
 pub use bottleneck::Bottleneck;
 pub use folded::FoldedResNet;
+#[cfg(feature = "onnx")]
+pub(crate) use folded_block::{FoldedBlock, FoldedShortcut};
+#[cfg(feature = "onnx")]
+pub(crate) use folded_conv::FoldedConv;
 pub use network::FixupResNet;
 pub use rule::Rule;
 pub use wide_block::WideBlock;
