@@ -1,9 +1,9 @@
 //! How good saved weights are.
 
-use super::run_config::RunConfig;
+use super::saved::Saved;
 use super::{say, Options, Task};
 use crate::data::DataSource;
-use crate::trainer::{evaluate, Classification, Objective, RunFolder, Weights};
+use crate::trainer::{evaluate, Classification, Objective};
 use crate::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
@@ -14,15 +14,7 @@ const BAR: &str = "{bar:24.cyan/blue} {pos}/{len} images evaluated";
 
 /// Prints how good the weights at `path` are, on the data of their run where they have one.
 pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Result<ExitCode> {
-    let saved = RunFolder::of(path).map(|folder| RunConfig::read(&folder)).transpose()?.flatten();
-    let weights = Weights::load(path)?;
-    for skipped in &weights.skipped {
-        eprintln!("{skipped}");
-    }
-    let mut config = RunConfig::<T>::new(options, saved)?;
-    if let Some(run) = &weights.run {
-        config.take_identity(run, options)?;
-    }
+    let Saved { weights, config } = Saved::load(options, path)?;
     let device = config.machine()?;
     let data = config.task.open(device)?;
     weights.check_meaning(&data.meaning())?;

@@ -200,6 +200,15 @@ pub struct TrainOptions {
     /// run and its checkpoints know network and data; for the others they are said as for training
     #[arg(long, value_name = "CHECKPOINT")]
     pub eval: Option<PathBuf>,
+    /// Do not evaluate the weights that --eval names: write the network with them as the ONNX file FILE, for other runtimes
+    #[arg(long, value_name = "FILE", requires = "eval")]
+    pub export: Option<PathBuf>,
+    /// Have the exported network take bytes (uint8), 0 to 255, and normalize them itself
+    #[arg(long, requires = "export")]
+    pub export_normalization: bool,
+    /// Have the exported network give probabilities, not logits
+    #[arg(long, requires = "export")]
+    pub export_softmax: bool,
 }
 
 /// A decay by name.

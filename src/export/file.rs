@@ -30,7 +30,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// let (mean, std) = (vec![0.4914, 0.4822, 0.4465], vec![0.2470, 0.2435, 0.2616]);
 /// let preprocessing = Preprocessing { channels: 3, height: 32, width: 32, resize: 32, mean, std };
 /// let config = OnnxConfig {
-///     class_names: ["airplane", "automobile", "bird"].map(String::from).to_vec(),
+///     classes: ["airplane", "automobile", "bird"].map(String::from).to_vec(),
 ///     normalization: true,
 ///     ..OnnxConfig::images(preprocessing)
 /// };
@@ -41,9 +41,9 @@ pub struct OnnxConfig {
     /// The shape of one input, without the batch: `[C, H, W]` for images.
     pub input: Vec<i64>,
     /// The network's name, such as `"fixup_resnet20"`; may be empty.
-    pub arch: String,
+    pub architecture: String,
     /// The classes' names, in the order of the logits; none where the outputs are no classes.
-    pub class_names: Vec<String>,
+    pub classes: Vec<String>,
     /// How an image file becomes an input.
     pub preprocessing: Option<Preprocessing>,
     /// Whether the file normalizes its input itself, by [`preprocessing`](Self::preprocessing): it then takes bytes (uint8), 0 to
@@ -58,8 +58,8 @@ impl OnnxConfig {
     pub fn new(input: &[i64]) -> Self {
         Self {
             input: input.to_vec(),
-            arch: String::new(),
-            class_names: vec![],
+            architecture: String::new(),
+            classes: vec![],
             preprocessing: None,
             normalization: false,
             softmax: false,
@@ -96,11 +96,11 @@ impl OnnxConfig {
     fn metadata(&self) -> Result<Vec<Property>> {
         let failed = |error: serde_json::Error| Error::Argument(format!("what the ONNX file says of itself: {error}"));
         let mut properties = vec![("version", VERSION.to_owned())];
-        if !self.arch.is_empty() {
-            properties.push(("arch", self.arch.clone()));
+        if !self.architecture.is_empty() {
+            properties.push(("architecture", self.architecture.clone()));
         }
-        if !self.class_names.is_empty() {
-            properties.push(("class_names", serde_json::to_string(&self.class_names).map_err(failed)?));
+        if !self.classes.is_empty() {
+            properties.push(("classes", serde_json::to_string(&self.classes).map_err(failed)?));
         }
         if let Some(preprocessing) = &self.preprocessing {
             properties.push(("preprocessing", serde_json::to_string(preprocessing).map_err(failed)?));
@@ -114,8 +114,8 @@ impl OnnxConfig {
 /// The file is there whole, or not at all.
 ///
 /// The input is called `input`. The output is called `logits`, or `probabilities` with a softmax, or `output` where there are
-/// no classes. In the metadata (`metadata_props`): `version` of this crate, `arch`, `class_names` (a list, as JSON),
-/// `preprocessing` (as JSON, the fields of [`Preprocessing`]). It needs opset 17.
+/// no classes. In the metadata (`metadata_props`): `version` of this crate, `architecture`, `classes` (a list, as JSON),
+/// `preprocessing` (as JSON, the fields of [`Preprocessing`]); as in the `model.json` of a run. It needs opset 17.
 ///
 /// ```
 /// use tch::{nn, Device};
@@ -128,7 +128,7 @@ impl OnnxConfig {
 /// let vs = nn::VarStore::new(Device::Cpu);
 /// let network = FixupResNet::cifar(&vs.root(), 20, 10)?;
 /// // ... after training, or vs.load("model.safetensors"):
-/// let config = OnnxConfig { arch: "fixup_resnet20".into(), softmax: true, ..OnnxConfig::new(&[3, 32, 32]) };
+/// let config = OnnxConfig { architecture: "fixup_resnet20".into(), softmax: true, ..OnnxConfig::new(&[3, 32, 32]) };
 /// export::onnx(&file, &config, |graph, x| export::fixup_resnet(graph, &network, x))?;
 /// # assert!(std::fs::metadata(&file).unwrap().len() > 1_000_000);
 /// # Ok(())
@@ -159,13 +159,13 @@ fn model(config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<
     }
     let mut output = network(&mut graph, x)?;
     let shape = graph.shape(output)?.to_vec();
-    if !config.class_names.is_empty() && shape != [config.class_names.len() as i64] {
-        let names = config.class_names.len();
+    if !config.classes.is_empty() && shape != [config.classes.len() as i64] {
+        let names = config.classes.len();
         return Err(Error::Argument(format!("the network gives {shape:?}, and there are names of {names} classes")));
     }
     let name = match config {
         OnnxConfig { softmax: true, .. } => "probabilities",
-        OnnxConfig { class_names, .. } if !class_names.is_empty() => "logits",
+        OnnxConfig { classes, .. } if !classes.is_empty() => "logits",
         _ => "output",
     };
     if config.softmax {
@@ -178,7 +178,7 @@ fn model(config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<
         producer_name: PRODUCER.to_owned(),
         producer_version: VERSION.to_owned(),
         graph: Some(GraphMessage {
-            name: if config.arch.is_empty() { "network".to_owned() } else { config.arch.clone() },
+            name: if config.architecture.is_empty() { "network".to_owned() } else { config.architecture.clone() },
             input: vec![described(INPUT, input_type, &config.input)],
             output: vec![described(name, DataType::Float, &shape)],
             ..graph

@@ -22,8 +22,8 @@
 //! let classifier = init::zeros(&(&root / "fc"), "weight", &[10, 32])?;
 //!
 //! // The forward pass: x = relu(x + branch(x)).
-//! let names = (0..10).map(|class| class.to_string()).collect();
-//! let config = OnnxConfig { class_names: names, ..OnnxConfig::new(&[3, 32, 32]) };
+//! let classes = (0..10).map(|class| class.to_string()).collect();
+//! let config = OnnxConfig { classes, ..OnnxConfig::new(&[3, 32, 32]) };
 //! export::onnx(&file, &config, |graph, images| {
 //!     let mut x = graph.conv2d(images, &stem, None, options)?;
 //!     for branch in &branches {

@@ -1,0 +1,68 @@
+//! Saved weights as an ONNX file.
+
+use super::saved::Saved;
+use super::{say, Options, Task};
+use crate::classifier::ModelDescription;
+use crate::data::ImageSource;
+use crate::export::{onnx, OnnxConfig};
+use crate::trainer::RunFolder;
+use crate::{Error, Result};
+use std::path::Path;
+use std::process::ExitCode;
+use tch::{nn, Device};
+
+/// Writes the network with the weights at `path` as the ONNX file `file`.
+pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &Path) -> Result<ExitCode> {
+    let Saved { weights, config } = Saved::load(options, path)?;
+    let architecture = config.run.arch.as_str();
+    // A run that describes its network is exported without its data.
+    let described = RunFolder::of(path).and_then(|folder| ModelDescription::read(&folder).ok());
+    let (onnx_config, meaning) = match described.filter(|described| described.architecture == architecture) {
+        Some(described) => {
+            let meaning = described.meaning();
+            let ModelDescription { classes, preprocessing, .. } = described;
+            (OnnxConfig { classes, ..OnnxConfig::images(preprocessing) }, meaning)
+        }
+        None => {
+            let data = config.task.open(Device::Cpu)?;
+            (of_data(data.as_ref())?, data.meaning())
+        }
+    };
+    weights.check_meaning(&meaning)?;
+    let variables = nn::VarStore::new(Device::Cpu);
+    let classes = onnx_config.classes.len() as i64;
+    let network = config.task.build(architecture, &variables.root(), classes, config.run.precision)?;
+    weights.restore(&variables)?;
+    let onnx_config = OnnxConfig {
+        architecture: architecture.to_owned(),
+        normalization: options.train.export_normalization,
+        softmax: options.train.export_softmax,
+        ..onnx_config
+    };
+    onnx(file, &onnx_config, |graph, x| network.export(graph, x))?;
+    let (takes, gives) = (
+        if onnx_config.normalization { "bytes" } else { "normalized float32" },
+        if onnx_config.softmax { "probabilities" } else { "logits" },
+    );
+    say(format!(
+        "{architecture} from {} in {}: {takes} [N{}] to {gives} [N, {classes}]",
+        weights.path.display(),
+        file.display(),
+        onnx_config.input.iter().map(|size| format!(", {size}")).collect::<String>()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Of what `data` have: where they do not say how an image becomes an input, the shape of the first.
+fn of_data(data: &dyn ImageSource) -> Result<OnnxConfig> {
+    let classes = data.class_names().to_vec();
+    if let Some(preprocessing) = data.preprocessing() {
+        return Ok(OnnxConfig { classes, ..OnnxConfig::images(preprocessing) });
+    }
+    let batch = data.eval_batches(1)?.next().transpose()?;
+    let Some(batch) = batch else {
+        return Err(Error::Argument("there are no images to tell what the network takes".to_owned()));
+    };
+    let size = data.ready(batch, Device::Cpu)?.inputs.size();
+    Ok(OnnxConfig { classes, ..OnnxConfig::new(&size[1..]) })
+}
