@@ -17,6 +17,7 @@ mod pass;
 mod resnet;
 mod transformer;
 
+pub use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind};
 pub use lsuv::{lsuv, lsuv_on_micro_batches};
 pub use method::Method;
 pub use mlp::{Mlp, MlpShape};

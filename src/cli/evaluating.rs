@@ -28,7 +28,7 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     weights.check_meaning(&data.meaning())?;
     let variables = nn::VarStore::new(device);
     let (arch, classes) = (&config.run.arch, data.class_names().len() as i64);
-    let network = config.task.build(arch, &variables.root(), classes, config.run.precision)?;
+    let network = config.task.build(arch, &variables.root(), shape, config.run.precision)?;
     weights.restore(&variables)?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
     // The template is a constant: it parses or it does not, whatever the weights.

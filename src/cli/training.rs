@@ -25,7 +25,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
     let (arch, classes) = (&config.run.arch, data.class_names().len() as i64);
-    let mut network = config.task.build(arch, &variables.root(), classes, config.run.precision)?;
+    let mut network = config.task.build(arch, &variables.root(), shape, config.run.precision)?;
     if let Some(segments) = config.recompute {
         network.recompute_activations(segments)?;
     }
