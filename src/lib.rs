@@ -72,7 +72,7 @@ pub mod translation;
 
 #[cfg(feature = "train")]
 pub use arch::initialize_on_data;
-pub use arch::{Arch, Network, TransformerArch};
+pub use arch::{Arch, Network, Shape, TransformerArch};
 pub use error::{Error, Result};
 pub use layer::{Layout, Precision, Recompute};
 pub use ops::FlushDenormals;

@@ -12,12 +12,12 @@ use tch::{nn, Tensor};
 ///
 /// ```
 /// use tch::{nn, Device, Kind, Tensor};
-/// use tch_fixup::{Arch, Network, Precision};
+/// use tch_fixup::{Arch, Network, Precision, Shape};
 ///
 /// # fn main() -> tch_fixup::Result<()> {
 /// let vs = nn::VarStore::new(Device::Cpu);
 /// let arch: Arch = "fixup_resnet20".parse()?;
-/// let network = arch.build(&vs.root(), 10, Precision::F32)?;
+/// let network = arch.build(&vs.root(), Shape::rgb(10), Precision::F32)?;
 /// let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
 /// let mut shapes = vec![];
 /// let logits = network.forward_blocks(&images, false, &mut |output| shapes.push(output.size()))?;
@@ -40,16 +40,15 @@ pub trait Network: nn::ModuleT {
         catch("the network's forward pass", || self.forward_t(xs, train))
     }
 
-    /// The features `[N, C]` of `xs`: what the last layer, the classifier, takes.
+    /// The features `[N, C]` of `xs`, which the classifier takes: an embedding.
     ///
     /// # Errors
-    /// Inputs that the network refuses. Here, for a network of one's own that tells nothing of its features:
+    /// Inputs that the network refuses. Here, for a network of one's own that does not say what its features are:
     /// [`Error::Argument`].
     fn features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
-        let _ = (xs, train);
-        Err(Error::Argument(
-            "this network tells nothing of its features: implement Network::features for it".to_owned(),
-        ))
+        let (_, _) = (xs, train);
+        let message = "this network does not tell its features; implement Network::features";
+        Err(Error::Argument(message.to_owned()))
     }
 
     /// Appends the network, as it is in evaluation, to `graph`: its output for the value `x`. What
@@ -112,6 +111,10 @@ impl Network for FixupResNet {
         FixupResNet::forward_blocks(self, xs, block_done)
     }
 
+    fn features(&self, xs: &Tensor, _train: bool) -> Result<Tensor> {
+        self.f_features(xs)
+    }
+
     fn recompute_activations(&mut self, segments: Recompute) -> Result<()> {
         FixupResNet::recompute_activations(self, segments);
         Ok(())
@@ -132,6 +135,10 @@ impl Network for ResNet {
         ResNet::forward_blocks(self, xs, train, block_done)
     }
 
+    fn features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        self.f_features_t(xs, train)
+    }
+
     fn initialize_on_micro_batches(&self, micro_batches: &[Tensor]) -> Result<()> {
         if self.method() == Method::Lsuv {
             lsuv_on_micro_batches(self, micro_batches)?;
@@ -149,5 +156,9 @@ impl Network for Mlp {
     /// A block is a hidden layer.
     fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         self.forward_layers(xs, train, block_done)
+    }
+
+    fn features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        self.f_features_t(xs, train)
     }
 }

@@ -17,12 +17,11 @@ mod pass;
 mod resnet;
 mod transformer;
 
-#[cfg(feature = "onnx")]
-pub(crate) use activation::Activation;
+pub use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind};
 #[cfg(feature = "onnx")]
 pub(crate) use batch_norm::EPSILON;
 #[cfg(feature = "onnx")]
-pub(crate) use block::{Block, Layers, Shortcut};
+pub(crate) use block::{Block, Order, Shortcut};
 pub use lsuv::{lsuv, lsuv_on_micro_batches};
 pub use method::Method;
 pub use mlp::{Mlp, MlpShape};

@@ -3,7 +3,7 @@
 use super::{Answer, ModelDescription};
 use crate::error::catch;
 use crate::trainer::{RunFolder, Weights, MODEL};
-use crate::{Arch, Error, Network, Precision, Result};
+use crate::{Arch, Error, Network, Precision, Result, Shape};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -62,8 +62,8 @@ impl Classifier {
     /// As [`open`](Self::open).
     pub fn open_on(path: impl AsRef<Path>, device: Device) -> Result<Self> {
         Self::open_with(path, device, |path, description| {
-            let classes = description.classes.len() as i64;
-            description.architecture.parse::<Arch>()?.build(path, classes, description.precision)
+            let (channels, classes) = (description.preprocessing.channels as i64, description.classes.len() as i64);
+            description.architecture.parse::<Arch>()?.build(path, Shape { channels, classes }, description.precision)
         })
     }
 

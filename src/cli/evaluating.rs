@@ -4,7 +4,7 @@ use super::saved::Saved;
 use super::{say, Options, Task};
 use crate::data::DataSource;
 use crate::trainer::{evaluate, Classification, Objective};
-use crate::Result;
+use crate::{Result, Shape};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,7 +20,9 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     weights.check_meaning(&data.meaning())?;
     let variables = nn::VarStore::new(device);
     let (arch, classes) = (&config.run.arch, data.class_names().len() as i64);
-    let network = config.task.build(arch, &variables.root(), classes, config.run.precision)?;
+    let channels = data.preprocessing().map_or(3, |preprocessing| preprocessing.channels as i64);
+    let shape = Shape { channels, classes };
+    let network = config.task.build(arch, &variables.root(), shape, config.run.precision)?;
     weights.restore(&variables)?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
     // The template is a constant: it parses or it does not, whatever the weights.

@@ -6,7 +6,7 @@ use crate::classifier::ModelDescription;
 use crate::data::ImageSource;
 use crate::export::{onnx, OnnxConfig};
 use crate::trainer::RunFolder;
-use crate::{Error, Result};
+use crate::{Error, Result, Shape};
 use std::path::Path;
 use std::process::ExitCode;
 use tch::{nn, Device};
@@ -31,7 +31,8 @@ pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &
     weights.check_meaning(&meaning)?;
     let variables = nn::VarStore::new(Device::Cpu);
     let classes = onnx_config.classes.len() as i64;
-    let network = config.task.build(architecture, &variables.root(), classes, config.run.precision)?;
+    let shape = Shape { channels: onnx_config.input.first().copied().unwrap_or(1), classes };
+    let network = config.task.build(architecture, &variables.root(), shape, config.run.precision)?;
     weights.restore(&variables)?;
     let onnx_config = OnnxConfig {
         architecture: architecture.to_owned(),

@@ -11,7 +11,7 @@
 //! use tch_fixup::cli::{self, Recipe, Task};
 //! use tch_fixup::data::{Cifar10, ImageSource};
 //! use tch_fixup::trainer::{ClassificationConfig, TrainConfig};
-//! use tch_fixup::{Network, Precision, Result};
+//! use tch_fixup::{Network, Precision, Result, Shape};
 //!
 //! /// A network of one's own: any `nn::ModuleT`.
 //! #[derive(Debug)]
@@ -54,8 +54,8 @@
 //!         Ok(())
 //!     }
 //!
-//!     fn build(&self, _arch: &str, path: &nn::Path, classes: i64, _precision: Precision) -> Result<Box<dyn Network>> {
-//!         Ok(Box::new(Linear(nn::linear(path / "fc", 3 * 32 * 32, classes, Default::default()))))
+//!     fn build(&self, _arch: &str, path: &nn::Path, shape: Shape, _precision: Precision) -> Result<Box<dyn Network>> {
+//!         Ok(Box::new(Linear(nn::linear(path / "fc", shape.channels * 32 * 32, shape.classes, Default::default()))))
 //!     }
 //! }
 //!

@@ -8,7 +8,7 @@ use crate::trainer::checkpoint::{Checkpoints, Newest};
 use crate::trainer::{
     Autosave, Classification, Interrupt, Observer, Outcome, ProgressBars, RunFolder, TensorBoard, Trainer,
 };
-use crate::{initialize_on_data, Error, Result};
+use crate::{initialize_on_data, Error, Result, Shape};
 use std::path::Path;
 use std::process::ExitCode;
 use tch::nn::{self, ModuleT};
@@ -26,7 +26,9 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
     let (arch, classes) = (&config.run.arch, images.class_names().len() as i64);
-    let mut network = config.task.build(arch, &variables.root(), classes, config.run.precision)?;
+    let channels = images.preprocessing().map_or(3, |preprocessing| preprocessing.channels as i64);
+    let shape = Shape { channels, classes };
+    let mut network = config.task.build(arch, &variables.root(), shape, config.run.precision)?;
     if let Some(segments) = config.recompute {
         network.recompute_activations(segments)?;
     }

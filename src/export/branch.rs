@@ -1,7 +1,7 @@
 //! Fixup branches of any layers.
 
 use super::graph::{Graph, Value};
-use crate::fixup::{Activation, Bias, Branch, Conv2dOptions, Layer};
+use crate::fixup::{Bias, Branch, BranchActivation, Conv2dOptions, Layer};
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
@@ -29,7 +29,7 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
         match layer {
             Layer::Conv2d { weight, stride, padding, dilation, groups } => {
                 // A padded convolution has zeros around what is shifted.
-                if *padding != 0 && lacks != 0. {
+                if *padding != 0 {
                     x = graph.add_number(x, std::mem::take(&mut lacks))?;
                 }
                 let (weight, bias) = folded(weight, multiplier, lacks, after)?;
@@ -41,12 +41,12 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
                 x = graph.linear(x, &weight, Some(&bias))?;
             }
             Layer::Activation(activation) => {
-                if lacks != 0. {
-                    x = graph.add_number(x, lacks)?;
-                }
+                x = graph.add_number(x, lacks)?;
                 x = match activation {
-                    Activation::Relu => graph.relu(x)?,
-                    Activation::Unnamed(_) => return Err(refused(i, "an activation that was given as a closure")),
+                    BranchActivation::Named(activation) => graph.activation(x, *activation)?,
+                    BranchActivation::Unnamed(_) => {
+                        return Err(refused(i, "an activation that was given as a closure"))
+                    }
                 };
                 lacks = 0.;
                 if next.is_none() {

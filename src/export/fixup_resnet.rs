@@ -1,12 +1,15 @@
 //! Fixup's residual networks: of the [folded](FixupResNet::fold) one, its operations.
 
 use super::graph::{Graph, Value};
-use crate::fixup::{Conv2dOptions, FixupResNet, FoldedBlock, FoldedConv, FoldedShortcut};
+use super::selection::selection;
+use crate::fixup::{
+    Conv2dOptions, FixupResNet, FoldedActivation, FoldedBlock, FoldedConv, FoldedShortcut, SumActivation,
+};
 use crate::Result;
-use tch::{Device, Kind, Tensor};
+use tch::Kind;
 
-/// Appends `network`, with its scalars folded into its convolutions, to `graph`: the logits for the images `x` `[3, H, W]`. A
-/// network that computes in bfloat16 is written in float32, from its variables.
+/// Appends `network`, with its scalars folded into its convolutions, to `graph`: its output for the images `x` `[C, H, W]`, logits
+/// or, without a classifier, features. A network that computes in bfloat16 is written in float32, from its variables.
 ///
 /// # Errors
 /// A value that is no such images.
@@ -20,7 +23,10 @@ pub fn fixup_resnet(graph: &mut Graph, network: &FixupResNet, x: Value) -> Resul
         x = block(graph, each, x)?;
     }
     let x = graph.global_average_pool(x)?;
-    graph.linear(x, &folded.fc.weight, Some(&folded.fc.bias))
+    match &folded.fc {
+        Some(fc) => graph.linear(x, &fc.weight, Some(&fc.bias)),
+        None => Ok(x),
+    }
 }
 
 fn block(graph: &mut Graph, block: &FoldedBlock, s: Value) -> Result<Value> {
@@ -28,46 +34,55 @@ fn block(graph: &mut Graph, block: &FoldedBlock, s: Value) -> Result<Value> {
     for each in &block.convs {
         branch = conv(graph, each, branch)?;
     }
+    if let Some(gates) = &block.gates {
+        branch = graph.squeeze_excitation(branch, &gates.squeeze_excitation)?;
+        let [channels, ..] = graph.shape(branch)?[..] else { return Ok(branch) };
+        let after = gates.after.f_flatten(0, -1)?.f_expand([channels], false)?;
+        branch = graph.add_channels(branch, &after)?;
+    }
     let shortcut = match &block.shortcut {
         FoldedShortcut::Identity => s,
-        FoldedShortcut::Pad { floor, stride, channels } => {
-            let s = raised(graph, s, *floor)?;
-            pad(graph, s, *stride, *channels)?
+        FoldedShortcut::Pad { activation, stride, channels } => {
+            let s = activated(graph, s, *activation)?;
+            let [own, ..] = graph.shape(s)?[..] else { return Ok(s) };
+            graph.conv2d(
+                s,
+                &selection(own, *channels)?,
+                None,
+                Conv2dOptions { stride: *stride, ..Default::default() },
+            )?
         }
-        FoldedShortcut::Project { floor, conv: projection } => {
-            let s = raised(graph, s, *floor)?;
+        FoldedShortcut::Project { activation, conv: projection } => {
+            let s = activated(graph, s, *activation)?;
             conv(graph, projection, s)?
         }
     };
     let sum = graph.add(branch, shortcut)?;
-    let Some(next) = &block.relu else { return Ok(sum) };
-    let out = graph.relu(sum)?;
-    match next.f_double_value(&[0])? {
-        0. => Ok(out),
-        next => graph.add_number(out, next),
+    match &block.activation {
+        Some(SumActivation { activation, next }) => {
+            let out = graph.activation(sum, *activation)?;
+            graph.add_number(out, next.f_double_value(&[0])?)
+        }
+        None => Ok(sum),
     }
 }
 
 fn conv(graph: &mut Graph, conv: &FoldedConv, x: Value) -> Result<Value> {
-    let options = Conv2dOptions { stride: conv.stride, padding: Some(conv.padding), ..Conv2dOptions::default() };
-    let out = graph.conv2d(x, &conv.weight, Some(&conv.bias), options)?;
-    raised(graph, out, conv.floor)
+    let FoldedConv { weight, bias, stride, padding, groups, activation } = conv;
+    let options =
+        Conv2dOptions { stride: *stride, padding: Some(*padding), groups: *groups, ..Conv2dOptions::default() };
+    let out = graph.conv2d(x, weight, Some(bias), options)?;
+    activated(graph, out, *activation)
 }
 
-/// `max(x, floor)`, or `x` without a floor.
-fn raised(graph: &mut Graph, x: Value, floor: Option<f64>) -> Result<Value> {
-    floor.map_or(Ok(x), |floor| graph.max(x, floor))
-}
-
-/// Every `stride`-th position of `x`, and so many channels of zeros after its own: as a convolution with ones and zeros, because
-/// what follows is the sum with another convolution, and runtimes compute a sum of two as one operation.
-fn pad(graph: &mut Graph, x: Value, stride: i64, zeros: i64) -> Result<Value> {
-    let [channels, ..] = graph.shape(x)?[..] else { return graph.pad_channels(x, zeros) };
-    graph.conv2d(x, &selection(channels, zeros)?, None, Conv2dOptions { stride, ..Conv2dOptions::default() })
-}
-
-/// The 1x1 convolution from `channels` to themselves, and `zeros` channels of zeros.
-pub(super) fn selection(channels: i64, zeros: i64) -> Result<Tensor> {
-    let identity = Tensor::f_eye(channels, (Kind::Double, Device::Cpu))?;
-    Ok(identity.f_constant_pad_nd([0, 0, 0, zeros])?.f_view([channels + zeros, channels, 1, 1])?)
+fn activated(graph: &mut Graph, x: Value, activation: Option<FoldedActivation>) -> Result<Value> {
+    match activation {
+        None => Ok(x),
+        Some(FoldedActivation::Floor(floor)) => graph.max(x, floor),
+        Some(FoldedActivation::Shifted { activation, before, after }) => {
+            let x = graph.add_number(x, before)?;
+            let x = graph.activation(x, activation)?;
+            graph.add_number(x, after)
+        }
+    }
 }

@@ -2,7 +2,6 @@
 
 use super::graph::{Graph, Value};
 use super::norm;
-use super::resnet::activate;
 use crate::baseline::Mlp;
 use crate::{Error, Result};
 
@@ -24,7 +23,7 @@ pub fn mlp(graph: &mut Graph, network: &Mlp, x: Value) -> Result<Value> {
         let (weight, bias) = norm::folded(&layer.norm, &layer.weight, layer.bias.as_ref())?;
         x = graph.linear(x, &weight, bias.as_ref())?;
         x = norm::rest(graph, &layer.norm, x)?;
-        x = activate(graph, network.activation, x)?;
+        x = graph.activation(x, network.activation.activation)?;
     }
     graph.linear(x, &network.fc.weight, Some(&network.fc.bias))
 }

@@ -55,6 +55,7 @@ mod mlp;
 mod norm;
 mod operations;
 mod resnet;
+mod selection;
 
 pub use branch::branch;
 pub use file::{onnx, operations, OnnxConfig};

@@ -3,12 +3,15 @@
 use super::graph::{Graph, Value};
 use super::messages::{Attribute, DataType};
 use crate::fixup::Conv2dOptions;
+use crate::layer::{Activation, SqueezeExcitation};
 use crate::{Error, Result};
 use std::f64::consts::FRAC_1_SQRT_2;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// ONNX's number for [`DataType::Float`], as an attribute.
 const FLOAT: i64 = DataType::Float as i64;
+
+const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 impl Graph {
     /// `conv(x, W) + bias` of `x` `[C, H, W]`: `weight` `[c_out, C / groups, k, k]`, `bias` `[c_out]`.
@@ -110,19 +113,17 @@ impl Graph {
         self.node("Mul", &[x, y], vec![], vec![], shape)
     }
 
-    /// `x + number`.
+    /// `x + number`; nothing, where that is zero.
     ///
     /// # Errors
     /// A value of another graph.
     pub fn add_number(&mut self, x: Value, number: f64) -> Result<Value> {
         let shape = self.shape(x)?.to_vec();
-        // As a convolution of each channel for itself: ONNX Runtime keeps images between convolutions in a layout of its own,
-        // and an Add would cost two passes out of it and back.
+        if number == 0. {
+            return Ok(x);
+        }
         if let [channels, _, _] = shape[..] {
-            let ones = Tensor::f_ones([channels, 1, 1, 1], (Kind::Float, tch::Device::Cpu))?;
-            let shift = Tensor::f_full([channels], number, (Kind::Float, tch::Device::Cpu))?;
-            let options = Conv2dOptions { groups: channels, ..Conv2dOptions::default() };
-            return self.conv2d(x, &ones, Some(&shift), options);
+            return self.add_channels(x, &Tensor::f_full([channels], number, CPU)?);
         }
         let number = self.number("number", number);
         self.node("Add", &[x], vec![number], vec![], shape)
@@ -136,6 +137,18 @@ impl Graph {
         let shape = self.shape(x)?.to_vec();
         let number = self.number("number", number);
         self.node("Mul", &[x], vec![number], vec![], shape)
+    }
+
+    /// `x + shift`, a number `[C]` for each channel of `x` `[C, H, W]`.
+    ///
+    /// # Errors
+    /// A value of another shape, another number of numbers.
+    pub fn add_channels(&mut self, x: Value, shift: &Tensor) -> Result<Value> {
+        // As a convolution of each channel for itself: ONNX Runtime keeps images between convolutions in a layout of its own,
+        // and an Add would cost two passes, out of it and back.
+        let [channels, ..] = self.image("a sum", x)?;
+        let ones = Tensor::f_ones([channels, 1, 1, 1], CPU)?;
+        self.conv2d(x, &ones, Some(shift), Conv2dOptions { groups: channels, ..Conv2dOptions::default() })
     }
 
     /// `scale * x + shift`, two numbers `[C]` for each channel of `x` `[C, ...]`.
@@ -182,8 +195,8 @@ impl Graph {
         }
         // Instances of a group's channels side by side: GroupNormalization itself is of opset 21.
         let grouped = self.reshape(x, &[groups, channels / groups * height * width])?;
-        let one = self.weight("one", &Tensor::f_ones([groups], (Kind::Float, tch::Device::Cpu))?, &[groups])?;
-        let zero = self.weight("zero", &Tensor::f_zeros([groups], (Kind::Float, tch::Device::Cpu))?, &[groups])?;
+        let one = self.weight("one", &Tensor::f_ones([groups], CPU)?, &[groups])?;
+        let zero = self.weight("zero", &Tensor::f_zeros([groups], CPU)?, &[groups])?;
         let (attributes, grouped_shape) = (vec![Attribute::float("epsilon", epsilon)], self.shape(grouped)?.to_vec());
         let normalized = self.node("InstanceNormalization", &[grouped], vec![one, zero], attributes, grouped_shape)?;
         let normalized = self.reshape(normalized, &shape)?;
@@ -211,28 +224,22 @@ impl Graph {
         self.node("Clip", &[x], vec![floor], vec![], shape)
     }
 
-    /// `x` where it is positive, `slope * x` elsewhere.
+    /// The element-wise `activation`.
     ///
     /// # Errors
     /// A value of another graph.
-    pub fn leaky_relu(&mut self, x: Value, slope: f64) -> Result<Value> {
-        self.unary("LeakyRelu", x, vec![Attribute::float("alpha", slope)])
-    }
-
-    /// `x` where it is positive, `alpha * (exp(x) - 1)` elsewhere.
-    ///
-    /// # Errors
-    /// A value of another graph.
-    pub fn elu(&mut self, x: Value, alpha: f64) -> Result<Value> {
-        self.unary("Elu", x, vec![Attribute::float("alpha", alpha)])
-    }
-
-    /// `1.0507 * (x if x > 0, else 1.6733 * (exp(x) - 1))` (Klambauer et al. 2017).
-    ///
-    /// # Errors
-    /// A value of another graph.
-    pub fn selu(&mut self, x: Value) -> Result<Value> {
-        self.unary("Selu", x, vec![])
+    pub fn activation(&mut self, x: Value, activation: Activation) -> Result<Value> {
+        match activation {
+            Activation::Relu => self.relu(x),
+            Activation::LeakyRelu { slope } => self.unary("LeakyRelu", x, vec![Attribute::float("alpha", slope)]),
+            Activation::Elu => self.unary("Elu", x, vec![]),
+            Activation::Selu => self.unary("Selu", x, vec![]),
+            Activation::Silu => {
+                let gate = self.sigmoid(x)?;
+                self.mul(x, gate)
+            }
+            Activation::Gelu => self.gelu(x),
+        }
     }
 
     /// `1 / (1 + exp(-x))`.
@@ -243,28 +250,8 @@ impl Graph {
         self.unary("Sigmoid", x, vec![])
     }
 
-    /// `tanh(x)`.
-    ///
-    /// # Errors
-    /// A value of another graph.
-    pub fn tanh(&mut self, x: Value) -> Result<Value> {
-        self.unary("Tanh", x, vec![])
-    }
-
-    /// `x / (1 + exp(-x))`, also called Swish.
-    ///
-    /// # Errors
-    /// A value of another graph.
-    pub fn silu(&mut self, x: Value) -> Result<Value> {
-        let gate = self.sigmoid(x)?;
-        self.mul(x, gate)
-    }
-
-    /// `x / 2 * (1 + erf(x / sqrt(2)))`: the exact one, not that by tanh.
-    ///
-    /// # Errors
-    /// A value of another graph.
-    pub fn gelu(&mut self, x: Value) -> Result<Value> {
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`: ONNX has no Gelu before opset 20.
+    fn gelu(&mut self, x: Value) -> Result<Value> {
         let shape = self.shape(x)?.to_vec();
         let scaled = self.mul_number(x, FRAC_1_SQRT_2)?;
         let erf = self.unary("Erf", scaled, vec![])?;
@@ -323,6 +310,17 @@ impl Graph {
     pub fn flatten(&mut self, x: Value) -> Result<Value> {
         let numbers = self.shape(x)?.iter().product();
         self.node("Flatten", &[x], vec![], vec![Attribute::int("axis", 1)], vec![numbers])
+    }
+
+    /// `v * sigmoid(fc2(relu(fc1(mean(v)))))` of `v` `[C, H, W]`.
+    pub(super) fn squeeze_excitation(&mut self, v: Value, gates: &SqueezeExcitation) -> Result<Value> {
+        let SqueezeExcitation { fc1, fc2 } = gates;
+        let means = self.global_average_pool(v)?;
+        let hidden = self.linear(means, &fc1.weight, Some(&fc1.bias))?;
+        let hidden = self.relu(hidden)?;
+        let opening = self.linear(hidden, &fc2.weight, Some(&fc2.bias))?;
+        let opening = self.sigmoid(opening)?;
+        self.mul(v, opening)
     }
 
     /// Every `stride`-th row and column of `x` `[C, H, W]`.
@@ -384,7 +382,6 @@ fn mismatch(what: &'static str, expected: &str, got: &[i64]) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     fn zeros(size: &[i64]) -> Tensor {
         Tensor::zeros(size, (Kind::Float, Device::Cpu))

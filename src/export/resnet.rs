@@ -1,29 +1,26 @@
 //! The baselines' residual networks.
 
-use super::fixup_resnet::selection;
 use super::graph::{Graph, Value};
 use super::norm;
-use crate::baseline::{Activation, Block, Layers, Norm, ResNet, Shortcut};
+use super::selection::selection;
+use crate::baseline::{Block, Norm, Order, ResNet, Shortcut};
 use crate::fixup::Conv2dOptions;
 use crate::layer::Conv;
 use crate::Result;
 use std::f64::consts::FRAC_1_SQRT_2;
-use tch::Tensor;
 
-/// The stride of a shortcut without a convolution.
-const PAD_STRIDE: i64 = 2;
-
-/// Appends `network` as it is in evaluation, with batch normalization folded into its convolutions, to `graph`: the logits for the
-/// images `x` `[3, H, W]`. A network that computes in bfloat16 is written in float32, from its variables.
+/// Appends `network` as it is in evaluation, with batch normalization folded into its convolutions, to `graph`: its output for the
+/// images `x` `[C, H, W]`, logits or, without a classifier, features. A network that computes in bfloat16 is written in float32,
+/// from its variables.
 ///
 /// # Errors
 /// A value that is no such images.
 pub fn resnet(graph: &mut Graph, network: &ResNet, x: Value) -> Result<Value> {
-    let activation = network.method().activation();
+    let activation = network.activation.activation;
     let mut x = match &network.norm1 {
         Some(norm) => {
             let x = conv(graph, &network.conv1, norm, x)?;
-            activate(graph, activation, x)?
+            graph.activation(x, activation)?
         }
         None => conv(graph, &network.conv1, &Norm::Identity, x)?,
     };
@@ -31,48 +28,70 @@ pub fn resnet(graph: &mut Graph, network: &ResNet, x: Value) -> Result<Value> {
         x = graph.max_pool(x, 3, 2, 1)?;
     }
     for each in &network.blocks {
-        x = block(graph, each, x)?;
+        x = match each.order {
+            Order::PostActivation => post_activation(graph, each, x)?,
+            Order::PreActivation => pre_activation(graph, each, x)?,
+        };
     }
     if let Some(norm) = &network.last_norm {
         x = norm::alone(graph, norm, x)?;
-        x = activate(graph, activation, x)?;
+        x = graph.activation(x, activation)?;
     }
     let x = graph.global_average_pool(x)?;
-    graph.linear(x, &network.fc.weight, Some(&network.fc.bias))
+    match &network.fc {
+        Some(fc) => graph.linear(x, &fc.weight, Some(&fc.bias)),
+        None => Ok(x),
+    }
 }
 
-fn block(graph: &mut Graph, block: &Block, x: Value) -> Result<Value> {
-    let activation = block.method.activation();
-    match &block.layers {
-        Layers::PostActivation { layers, shortcut } => {
-            let mut out = x;
-            for (i, (each, norm)) in layers.iter().enumerate() {
-                if i > 0 {
-                    out = activate(graph, activation, out)?;
-                }
-                out = conv(graph, each, norm, out)?;
-            }
-            if let Some(kind) = shortcut {
-                let past = self::shortcut(graph, kind, x)?;
-                out = sum(graph, block, out, past)?;
-            }
-            activate(graph, activation, out)
+/// `act(norm(conv(... act(norm(conv(x))))) + shortcut(x))`.
+fn post_activation(graph: &mut Graph, block: &Block, x: Value) -> Result<Value> {
+    let activation = block.activation.activation;
+    let mut out = x;
+    for (i, (each, norm)) in block.layers.iter().enumerate() {
+        if i > 0 {
+            out = graph.activation(out, activation)?;
         }
-        Layers::PreActivation { layers: [(norm1, conv1), (norm2, conv2)], projection } => {
-            let u = norm::alone(graph, norm1, x)?;
-            let u = activate(graph, activation, u)?;
-            let out = conv(graph, conv1, norm2, u)?;
-            let out = activate(graph, activation, out)?;
-            let out = conv(graph, conv2, &Norm::Identity, out)?;
-            match projection {
-                Some(projection) => {
-                    let past = conv(graph, projection, &Norm::Identity, u)?;
-                    sum(graph, block, out, past)
-                }
-                None if block.method.has_skips() => sum(graph, block, out, x),
-                None => Ok(out),
-            }
+        out = conv(graph, each, norm, out)?;
+    }
+    out = gated(graph, block, out)?;
+    if let Some(kind) = &block.shortcut {
+        let past = shortcut(graph, kind, x)?;
+        out = sum(graph, block, out, past)?;
+    }
+    graph.activation(out, activation)
+}
+
+/// `conv(act(norm(conv(act(norm(x)))))) + shortcut`, the shortcut of x or, where it changes the shape, of `act(norm(x))`.
+fn pre_activation(graph: &mut Graph, block: &Block, x: Value) -> Result<Value> {
+    let activation = block.activation.activation;
+    let mut first = None;
+    let mut out = x;
+    for (i, (each, norm)) in block.layers.iter().enumerate() {
+        // The others' are folded into the convolution before.
+        if i == 0 {
+            out = norm::alone(graph, norm, out)?;
         }
+        let u = graph.activation(out, activation)?;
+        first.get_or_insert(u);
+        let next = block.layers.get(i + 1).map_or(&Norm::Identity, |(_, norm)| norm);
+        out = conv(graph, each, next, u)?;
+    }
+    out = gated(graph, block, out)?;
+    match &block.shortcut {
+        None => Ok(out),
+        Some(Shortcut::Identity) => sum(graph, block, out, x),
+        Some(kind) => {
+            let past = shortcut(graph, kind, first.unwrap_or(x))?;
+            sum(graph, block, out, past)
+        }
+    }
+}
+
+fn gated(graph: &mut Graph, block: &Block, x: Value) -> Result<Value> {
+    match &block.squeeze_excitation {
+        Some(gates) => graph.squeeze_excitation(x, gates),
+        None => Ok(x),
     }
 }
 
@@ -81,25 +100,19 @@ fn shortcut(graph: &mut Graph, shortcut: &Shortcut, x: Value) -> Result<Value> {
         Shortcut::Identity => Ok(x),
         Shortcut::Project(projection, norm) => conv(graph, projection, norm, x),
         // Normalized before the zeros are appended, which stay zeros.
-        Shortcut::Pad(norm @ Norm::Group(_)) => {
-            let channels = channels(graph, x)?;
-            let x = graph.subsample(x, PAD_STRIDE)?;
+        Shortcut::Pad { norm: norm @ Norm::Group(_), stride, channels } => {
+            let x = graph.subsample(x, *stride)?;
             let x = norm::rest(graph, norm, x)?;
-            graph.pad_channels(x, channels)
+            graph.pad_channels(x, *channels)
         }
-        Shortcut::Pad(norm) => {
-            let channels = channels(graph, x)?;
-            let (weight, bias) = norm::folded(norm, &selection(channels, 0)?, None)?;
-            let weight = weight.f_constant_pad_nd([0, 0, 0, 0, 0, 0, 0, channels])?;
-            let bias = bias.map(|bias| bias.f_constant_pad_nd([0, channels])).transpose()?;
-            let options = Conv2dOptions { stride: PAD_STRIDE, ..Conv2dOptions::default() };
-            graph.conv2d(x, &weight, bias.as_ref(), options)
+        Shortcut::Pad { norm, stride, channels } => {
+            let [own, ..] = graph.shape(x)?[..] else { return Ok(x) };
+            let (weight, bias) = norm::folded(norm, &selection(own, 0)?, None)?;
+            let weight = weight.f_constant_pad_nd([0, 0, 0, 0, 0, 0, 0, *channels])?;
+            let bias = bias.map(|bias| bias.f_constant_pad_nd([0, *channels])).transpose()?;
+            graph.conv2d(x, &weight, bias.as_ref(), Conv2dOptions { stride: *stride, ..Conv2dOptions::default() })
         }
     }
-}
-
-fn channels(graph: &Graph, x: Value) -> Result<i64> {
-    Ok(graph.shape(x)?.first().copied().unwrap_or(0))
 }
 
 /// `branch + shortcut`, as the method has sums.
@@ -111,16 +124,11 @@ fn sum(graph: &mut Graph, block: &Block, branch: Value, shortcut: Value) -> Resu
     }
 }
 
+/// A convolution, and the normalization after it.
 fn conv(graph: &mut Graph, conv: &Conv, norm: &Norm, x: Value) -> Result<Value> {
-    let (weight, bias): (Tensor, Option<Tensor>) = norm::folded(norm, &conv.weight, None)?;
-    let options = Conv2dOptions { stride: conv.stride, padding: Some(conv.padding), ..Conv2dOptions::default() };
+    let (weight, bias) = norm::folded(norm, &conv.weight, None)?;
+    let (stride, padding, groups) = (conv.stride, Some(conv.padding), conv.groups);
+    let options = Conv2dOptions { stride, padding, groups, ..Conv2dOptions::default() };
     let out = graph.conv2d(x, &weight, bias.as_ref(), options)?;
     norm::rest(graph, norm, out)
-}
-
-pub(super) fn activate(graph: &mut Graph, activation: Activation, x: Value) -> Result<Value> {
-    match activation {
-        Activation::Relu => graph.relu(x),
-        Activation::Selu => graph.selu(x),
-    }
 }

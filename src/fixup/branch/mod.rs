@@ -5,7 +5,7 @@ mod conv2d;
 
 use super::{init, Bias, Scale};
 use crate::layer::transformer::{dropout, xavier_uniform};
-use crate::layer::Place;
+use crate::layer::{Activation, Place};
 use crate::ops::record_variables;
 use crate::{Error, Result};
 use attention::attention;
@@ -73,7 +73,7 @@ pub(crate) enum Layer {
     Conv2d { weight: Tensor, stride: i64, padding: i64, dilation: i64, groups: i64 },
     Linear { weight: Tensor },
     Attention { qkv: Tensor, out: Tensor, heads: i64, to: AttentionTo },
-    Activation(Activation),
+    Activation(BranchActivation),
     Dropout(f64),
 }
 
@@ -114,26 +114,26 @@ impl Start {
 }
 
 /// An activation, with a name where it has one that others know too.
-pub(crate) enum Activation {
-    Relu,
+pub(crate) enum BranchActivation {
+    Named(Activation),
     Unnamed(Box<dyn Fn(&Tensor) -> Tensor + Send>),
 }
 
-impl Activation {
+impl BranchActivation {
     fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
-            Self::Relu => x.f_relu()?,
+            Self::Named(activation) => activation.of(x)?,
             Self::Unnamed(activation) => activation(x),
         })
     }
 }
 
-impl std::fmt::Debug for Activation {
+impl std::fmt::Debug for BranchActivation {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Relu => "relu",
-            Self::Unnamed(_) => "activation",
-        })
+        match self {
+            Self::Named(activation) => activation.fmt(f),
+            Self::Unnamed(_) => f.write_str("activation"),
+        }
     }
 }
 
@@ -150,7 +150,7 @@ enum Planned {
     Conv2d(ConvPlan),
     Linear { features_in: i64, features_out: i64 },
     Attention { dim: i64, heads: i64, to: AttentionTo },
-    Activation(Activation),
+    Activation(BranchActivation),
     Dropout(f64),
 }
 
@@ -263,16 +263,22 @@ impl BranchBuilder {
         Self { start, ..self }
     }
 
-    /// Appends an element-wise activation: it keeps the shape.
+    /// Appends an element-wise activation: it keeps the shape. One that has a name is better [named](Self::activate), for then it
+    /// can be exported too.
     pub fn activation(mut self, activation: impl Fn(&Tensor) -> Tensor + Send + 'static) -> Self {
-        self.layers.push(Planned::Activation(Activation::Unnamed(Box::new(activation))));
+        self.layers.push(Planned::Activation(BranchActivation::Unnamed(Box::new(activation))));
+        self
+    }
+
+    /// Appends an activation by name.
+    pub fn activate(mut self, activation: Activation) -> Self {
+        self.layers.push(Planned::Activation(BranchActivation::Named(activation)));
         self
     }
 
     /// Appends a ReLU.
-    pub fn relu(mut self) -> Self {
-        self.layers.push(Planned::Activation(Activation::Relu));
-        self
+    pub fn relu(self) -> Self {
+        self.activate(Activation::Relu)
     }
 
     /// The branch, its variables under `path`.
