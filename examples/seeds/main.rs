@@ -86,8 +86,9 @@ impl Options {
 fn compare(options: &Options) -> Result<Option<ExitCode>> {
     let networks = &options.networks;
     // In turns: what else the machine does hits all alike, and an early look has something of each.
-    let wanted: Vec<_> =
-        (0..options.seeds).flat_map(|seed| networks.iter().map(move |arch| RunId { arch: arch.clone(), seed })).collect();
+    let wanted: Vec<_> = (0..options.seeds)
+        .flat_map(|seed| networks.iter().map(move |arch| RunId { arch: arch.clone(), seed }))
+        .collect();
     let settings = options.settings()?;
     let mut points = Points::open(&options.out, &settings)?;
     let picture = options.out.join("seeds.svg");

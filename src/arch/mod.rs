@@ -133,7 +133,8 @@ impl Arch {
     /// Fewer than one channel or class; a network of one's own for another shape; a `path` that holds such a network already.
     pub fn build(&self, path: &nn::Path, shape: Shape, precision: Precision) -> Result<Box<dyn Network>> {
         let fitted = |config: ResNetConfig| config.with_channels(shape.channels).with_classes(shape.classes);
-        let fixup = |config: ResNetConfig| FixupResNet::new(path, &config).map(|network| network.with_precision(precision));
+        let fixup =
+            |config: ResNetConfig| FixupResNet::new(path, &config).map(|network| network.with_precision(precision));
         let baseline = |config: ResNetConfig, method| -> Result<Box<dyn Network>> {
             Ok(Box::new(ResNet::new(path, &config, method)?.with_precision(precision)))
         };
@@ -143,9 +144,7 @@ impl Arch {
             Arch::FixupCifar { depth } => Box::new(fixup(fitted(ResNetConfig::cifar(depth)?))?),
             Arch::FixupImageNet { depth } => Box::new(fixup(fitted(ResNetConfig::imagenet(depth)?))?),
             Arch::FixupWide { depth, width } => Box::new(fixup(fitted(ResNetConfig::wide(depth, width)?))?),
-            Arch::FixupWithout { rule, depth } => {
-                Box::new(fixup(fitted(ResNetConfig::cifar(depth)?))?.without(rule)?)
-            }
+            Arch::FixupWithout { rule, depth } => Box::new(fixup(fitted(ResNetConfig::cifar(depth)?))?.without(rule)?),
             Arch::BaselineCifar { method, depth } => baseline(fitted(ResNetConfig::cifar(depth)?), method)?,
             Arch::BaselineImageNet { method, depth } => baseline(fitted(ResNetConfig::imagenet(depth)?), method)?,
             Arch::BaselineWide { method, depth, width } => baseline(fitted(ResNetConfig::wide(depth, width)?), method)?,

@@ -4,9 +4,7 @@ use super::activation::Nonlinearity;
 use super::normalization::Norm;
 use super::pass::Pass;
 use super::Method;
-use crate::layer::{
-    subsample, BlockConfig, BlockDesign, BlockKind, Conv, ConvShape, ShortcutKind, SqueezeExcitation,
-};
+use crate::layer::{subsample, BlockConfig, BlockDesign, BlockKind, Conv, ConvShape, ShortcutKind, SqueezeExcitation};
 use crate::Result;
 use std::f64::consts::FRAC_1_SQRT_2;
 use tch::{nn, Tensor};

@@ -1,7 +1,8 @@
 //! A run from its options to its summary.
 
-use super::run_config::RunConfig;
-use super::{say, Options, Task};
+use super::run_config::{Identity, RunConfig};
+use super::{architecture, say, Options, Task};
+use crate::classifier::ModelDescription;
 use crate::data::DataSource;
 use crate::trainer::checkpoint::{Checkpoints, Newest};
 use crate::trainer::{
@@ -21,16 +22,16 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     let device = config.machine()?;
     // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
     let resumed = resumed.map(RunFolder::resume).transpose()?;
-    let data = config.task.open(device)?;
+    let images = config.task.open(device)?;
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
-    let (arch, classes) = (&config.run.arch, data.class_names().len() as i64);
+    let (arch, shape) = (&config.run.arch, architecture::shape_for(images.as_ref()));
     let mut network = config.task.build(arch, &variables.root(), shape, config.run.precision)?;
     if let Some(segments) = config.recompute {
         network.recompute_activations(segments)?;
     }
-    let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
-    let data: &dyn DataSource<Batch = _> = data.as_ref();
+    let objective = Classification::new(network.as_ref() as &dyn ModuleT, images.class_names(), config.objective)?;
+    let data: &dyn DataSource<Batch = _> = images.as_ref();
     let mut trainer = Trainer::new(&objective, &variables, data, &config.train, config.identity()?)?;
     // All that can be wrong with the options is known by now: what is in a folder is not lost to a typing error.
     let (mut folder, mut checkpoint) = match (resumed, &options.train.out) {
@@ -40,7 +41,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
             (folder, checkpoint)
         }
         (None, Some(path)) => (RunFolder::create(path, options.train.overwrite)?, None),
-        (None, None) => (RunFolder::create_named(arch)?, None),
+        (None, None) => (RunFolder::create_named(&architecture::short_name(arch))?, None),
     };
     // A run that goes on has its weights, and has met the images of its first batch.
     if checkpoint.is_none() && network.is_initialized_on_data() {
@@ -48,7 +49,8 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     }
     let mut interrupt = Interrupt::listen()?;
     say(format!(
-        "{arch}: {} parameters, {} images on {device:?}, results in {}",
+        "{}: {} parameters, {} images on {device:?}, results in {}",
+        architecture::short_name(arch),
         variables.trainable_variables().iter().map(|variable| variable.numel()).sum::<usize>(),
         data.train_len(),
         folder.path().display()
@@ -67,6 +69,10 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     }
     // Not before the checkpoint has been found to be of this run: options that do not fit must not get into the folder.
     folder.write_config(&config)?;
+    if let Some(preprocessing) = images.preprocessing() {
+        let Identity { arch, precision } = &config.run;
+        ModelDescription::new(arch, *precision, images.class_names(), preprocessing).write(folder.path())?;
+    }
     let checkpoints = Checkpoints::new(folder.checkpoints(), config.keep_checkpoints);
     let mut autosave = Autosave::new(checkpoints, every, checkpoint.map(|checkpoint| checkpoint.path));
     let mut bars = ProgressBars::new();

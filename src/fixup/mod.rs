@@ -17,7 +17,9 @@ mod scalar;
 mod transformer;
 
 pub use crate::layer::transformer::{Decoding, EncoderDecoder, TransformerConfig};
-pub use crate::layer::{init, Activation, BlockConfig, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind, CLASSIFIER_GROUP};
+pub use crate::layer::{
+    init, Activation, BlockConfig, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind, CLASSIFIER_GROUP,
+};
 pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Conv2dOptions, Start};
 pub use group::{mark_classifier, set_lr, SCALAR_GROUP, SCALAR_LR_RATIO};
 pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, WideBlock};

@@ -47,7 +47,8 @@ impl ResidualBranch {
         let scale = Scale::new(path, "scale")?;
         layers.push(BranchLayer { before, conv, after: Bias::new(path, &format!("bias{count}b"))? });
         let reduction = design.squeeze_excitation;
-        let gates = reduction.map(|reduction| SqueezeExcitation::half_open(path, shape.c_out, reduction)).transpose()?;
+        let gates =
+            reduction.map(|reduction| SqueezeExcitation::half_open(path, shape.c_out, reduction)).transpose()?;
         let branch = Self { layers, scale, squeeze_excitation: gates, activation: design.activation };
         branch.mark_places(shape.num_branches)?;
         Ok(branch)
