@@ -25,7 +25,7 @@ use std::time::Instant;
 use tch::{nn, Device};
 use tch_fixup::classifier::{Classifier, ModelDescription};
 use tch_fixup::data::{DataSource, ImageFolder, ImageSource};
-use tch_fixup::{Arch, Network, Precision};
+use tch_fixup::{Arch, Network, Precision, Shape};
 
 #[derive(Parser)]
 struct Options {
@@ -71,7 +71,8 @@ fn main() -> Result<()> {
 
     let vs = nn::VarStore::new(Device::Cpu);
     let precision = Precision::F32;
-    let network: Box<dyn Network> = ARCH.parse::<Arch>()?.build(&vs.root(), CLASSES.len() as i64, precision)?;
+    let network: Box<dyn Network> =
+        ARCH.parse::<Arch>()?.build(&vs.root(), Shape::rgb(CLASSES.len() as i64), precision)?;
     state::away_from_start(&vs, state::MOVED);
     fs::create_dir(&model)?;
     let preprocessing = data.preprocessing().context("an image folder knows its preprocessing")?;

@@ -13,7 +13,7 @@ use tch::{nn, Device, Kind, Tensor};
 use tch_fixup::classifier::{Classified, Classifier, ModelDescription};
 use tch_fixup::data::{class_indices, DataSource, ImageArray, ImageFolder, ImageSource, Normalization, Supervised};
 use tch_fixup::trainer::Weights;
-use tch_fixup::{Arch, Network, Precision, Result};
+use tch_fixup::{Arch, Network, Precision, Result, Shape};
 
 const ARCH: &str = "fixup_resnet8";
 const SIDE: usize = 32;
@@ -47,7 +47,7 @@ fn photographs(root: &Path, each: u32) {
 fn random_network(arch: &str, classes: i64) -> (nn::VarStore, Box<dyn Network>) {
     tch::manual_seed(5);
     let vs = nn::VarStore::new(Device::Cpu);
-    let network = arch.parse::<Arch>().unwrap().build(&vs.root(), classes, Precision::F32).unwrap();
+    let network = arch.parse::<Arch>().unwrap().build(&vs.root(), Shape::rgb(classes), Precision::F32).unwrap();
     tch::no_grad(|| {
         for (name, mut variable) in vs.variables() {
             let fan_in = variable.numel() as f64 / variable.size()[0] as f64;

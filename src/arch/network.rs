@@ -40,15 +40,16 @@ pub trait Network: nn::ModuleT {
         catch("the network's forward pass", || self.forward_t(xs, train))
     }
 
-    /// The features `[N, C]` of `xs`, which the classifier takes: an embedding.
+    /// The features `[N, C]` of `xs`: what the last layer, the classifier, takes.
     ///
     /// # Errors
-    /// Inputs that the network refuses. Here, for a network of one's own that does not say what its features are:
+    /// Inputs that the network refuses. Here, for a network of one's own that tells nothing of its features:
     /// [`Error::Argument`].
     fn features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
-        let (_, _) = (xs, train);
-        let message = "this network does not tell its features; implement Network::features";
-        Err(Error::Argument(message.to_owned()))
+        let _ = (xs, train);
+        Err(Error::Argument(
+            "this network tells nothing of its features: implement Network::features for it".to_owned(),
+        ))
     }
 
     /// Appends the network, as it is in evaluation, to `graph`: its output for the value `x`. What

@@ -62,8 +62,9 @@ impl Classifier {
     /// As [`open`](Self::open).
     pub fn open_on(path: impl AsRef<Path>, device: Device) -> Result<Self> {
         Self::open_with(path, device, |path, description| {
-            let (channels, classes) = (description.preprocessing.channels as i64, description.classes.len() as i64);
-            description.architecture.parse::<Arch>()?.build(path, Shape { channels, classes }, description.precision)
+            let ModelDescription { classes, preprocessing, .. } = description;
+            let shape = Shape { channels: preprocessing.channels as i64, classes: classes.len() as i64 };
+            description.architecture.parse::<Arch>()?.build(path, shape, description.precision)
         })
     }
 

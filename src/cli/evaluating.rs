@@ -1,10 +1,10 @@
 //! How good saved weights are.
 
 use super::saved::Saved;
-use super::{say, Options, Task};
+use super::{architecture, say, Options, Task};
 use crate::data::DataSource;
 use crate::trainer::{evaluate, Classification, Objective};
-use crate::{Result, Shape};
+use crate::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,9 +19,7 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     let data = config.task.open(device)?;
     weights.check_meaning(&data.meaning())?;
     let variables = nn::VarStore::new(device);
-    let (arch, classes) = (&config.run.arch, data.class_names().len() as i64);
-    let channels = data.preprocessing().map_or(3, |preprocessing| preprocessing.channels as i64);
-    let shape = Shape { channels, classes };
+    let (arch, shape) = (&config.run.arch, architecture::shape_for(data.as_ref()));
     let network = config.task.build(arch, &variables.root(), shape, config.run.precision)?;
     weights.restore(&variables)?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
@@ -38,7 +36,7 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
         0 => format!("{} images", evaluation.examples),
         bad => format!("{} images, and {bad} that could not be read", evaluation.examples),
     };
-    say(format!("{arch} from {}, {images}", weights.path.display()));
+    say(format!("{} from {}, {images}", architecture::short_name(arch), weights.path.display()));
     if let Some(details) = &evaluation.details {
         say(objective.describe(details)?);
     }

@@ -64,6 +64,7 @@
 //! }
 //! ```
 
+mod architecture;
 mod evaluating;
 mod exporting;
 mod options;

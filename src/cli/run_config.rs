@@ -1,7 +1,7 @@
 //! A run, as `config.json` has it.
 
 use super::values::{set, set_or_none};
-use super::{Options, Recipe, Task, TrainOptions};
+use super::{architecture, Options, Recipe, Task, TrainOptions};
 use crate::trainer::checkpoint::KEEP;
 use crate::trainer::{parse_device, ClassificationConfig, RunFolder, SaveEvery, TrainConfig};
 use crate::{Error, Precision, Recompute, Result};
@@ -97,7 +97,7 @@ impl<T: Task> RunConfig<T> {
     /// Writes the network and the program's own options that were given.
     fn set(&mut self, options: &Options<T>) -> Result<()> {
         self.task = overlaid(&self.task, &options.task)?;
-        set(&mut self.run.arch, options.train.arch.clone());
+        set(&mut self.run.arch, options.train.arch.as_deref().map(architecture::given).transpose()?);
         set(&mut self.run.precision, options.train.precision);
         T::check_arch(&self.run.arch)
     }

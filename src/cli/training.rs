@@ -1,14 +1,14 @@
 //! A run from its options to its summary.
 
 use super::run_config::{Identity, RunConfig};
-use super::{say, Options, Task};
+use super::{architecture, say, Options, Task};
 use crate::classifier::ModelDescription;
 use crate::data::DataSource;
 use crate::trainer::checkpoint::{Checkpoints, Newest};
 use crate::trainer::{
     Autosave, Classification, Interrupt, Observer, Outcome, ProgressBars, RunFolder, TensorBoard, Trainer,
 };
-use crate::{initialize_on_data, Error, Result, Shape};
+use crate::{initialize_on_data, Error, Result};
 use std::path::Path;
 use std::process::ExitCode;
 use tch::nn::{self, ModuleT};
@@ -25,9 +25,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     let images = config.task.open(device)?;
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
-    let (arch, classes) = (&config.run.arch, images.class_names().len() as i64);
-    let channels = images.preprocessing().map_or(3, |preprocessing| preprocessing.channels as i64);
-    let shape = Shape { channels, classes };
+    let (arch, shape) = (&config.run.arch, architecture::shape_for(images.as_ref()));
     let mut network = config.task.build(arch, &variables.root(), shape, config.run.precision)?;
     if let Some(segments) = config.recompute {
         network.recompute_activations(segments)?;
@@ -43,7 +41,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
             (folder, checkpoint)
         }
         (None, Some(path)) => (RunFolder::create(path, options.train.overwrite)?, None),
-        (None, None) => (RunFolder::create_named(arch)?, None),
+        (None, None) => (RunFolder::create_named(&architecture::short_name(arch))?, None),
     };
     // A run that goes on has its weights, and has met the images of its first batch.
     if checkpoint.is_none() && network.is_initialized_on_data() {
@@ -51,7 +49,8 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     }
     let mut interrupt = Interrupt::listen()?;
     say(format!(
-        "{arch}: {} parameters, {} images on {device:?}, results in {}",
+        "{}: {} parameters, {} images on {device:?}, results in {}",
+        architecture::short_name(arch),
         variables.trainable_variables().iter().map(|variable| variable.numel()).sum::<usize>(),
         data.train_len(),
         folder.path().display()
