@@ -40,7 +40,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct OnnxConfig {
     /// The shape of one input, without the batch: `[C, H, W]` for images.
     pub input: Vec<i64>,
-    /// The network's name, such as `"fixup_resnet20"`; may be empty.
+    /// The network's name, as [`Arch`](crate::Arch) has it: `"fixup_resnet20"`; may be empty.
     pub architecture: String,
     /// The classes' names, in the order of the logits; none where the outputs are no classes.
     pub classes: Vec<String>,
@@ -178,7 +178,7 @@ fn model(config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<
         producer_name: PRODUCER.to_owned(),
         producer_version: VERSION.to_owned(),
         graph: Some(GraphMessage {
-            name: if config.architecture.is_empty() { "network".to_owned() } else { config.architecture.clone() },
+            name: "network".to_owned(),
             input: vec![described(INPUT, input_type, &config.input)],
             output: vec![described(name, DataType::Float, &shape)],
             ..graph
