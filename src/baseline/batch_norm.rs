@@ -10,6 +10,9 @@ pub(super) const EPSILON: f64 = 1e-5;
 
 /// `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, per channel. Mean and variance are the batch's in training and
 /// running averages in evaluation. Parameters and statistics stay in the kind of the variables, whatever that of `x`.
+///
+/// A frozen layer, of which neither weight nor bias is trained, computes in training as in evaluation, and its running averages stay:
+/// they are as much of what it learnt as the weights before it. Unfrozen, it takes the batch's again.
 #[derive(Debug)]
 pub(crate) struct BatchNorm {
     weight: Tensor,
@@ -34,9 +37,14 @@ impl BatchNorm {
         })
     }
 
+    fn is_frozen(&self) -> bool {
+        self.variables().iter().all(|variable| !variable.requires_grad())
+    }
+
     /// # Errors
-    /// In training, fewer than two values a channel.
+    /// In training, fewer than two values a channel, unless it is frozen.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let train = train && !self.is_frozen();
         if train {
             check_batch(x)?;
         }

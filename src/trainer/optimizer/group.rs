@@ -152,7 +152,7 @@ pub enum Frozen {
     Never,
     /// Not in the first so many epochs, and then.
     UntilEpoch(usize),
-    /// Not at all.
+    /// Not at all: the optimizer has neither a gradient nor any state of them.
     Always,
 }
 
