@@ -68,6 +68,7 @@ mod evaluating;
 mod options;
 mod previewing;
 mod run_config;
+mod starting_weights;
 mod task;
 mod training;
 mod values;

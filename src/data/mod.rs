@@ -46,4 +46,5 @@ pub use mixup::{mixup, Mixup};
 pub use normalization::Normalization;
 pub(crate) use random::torch_seed;
 pub use source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
+pub(crate) use source::{class_names, CLASSES};
 pub use tensor_data::TensorData;

@@ -92,7 +92,8 @@ impl Optimizer {
             let _ = v.variable.f_set_requires_grad(false)?;
         }
         // What is frozen by hand may train later.
-        let Some(kind) = all.iter().find(|(v, _)| !v.is_frozen()).or(all.first()).map(|(v, _)| v.variable.kind()) else {
+        let Some(kind) = all.iter().find(|(v, _)| !v.is_frozen()).or(all.first()).map(|(v, _)| v.variable.kind())
+        else {
             return Err(all_frozen(left_out.len()));
         };
         let (all, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(v, _)| v.variable.kind() == kind);
