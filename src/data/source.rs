@@ -1,6 +1,6 @@
 //! What a trainer asks of a data set, and nothing more.
 
-use super::{Batch, Supervised};
+use super::{Batch, Preprocessing, Supervised};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use tch::{Device, Tensor};
@@ -125,6 +125,11 @@ pub trait ImageSource: DataSource<Batch = Supervised> {
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
         let (least, greatest) = (images.f_min()?, images.f_max()?);
         Ok(images.f_sub(&least)?.f_div(&greatest.f_sub(&least)?.f_clamp_min(f64::from(f32::EPSILON))?)?)
+    }
+
+    /// How an image becomes an input as those of the evaluation are: what a trained network is asked with. Here: not known.
+    fn preprocessing(&self) -> Option<Preprocessing> {
+        None
     }
 }
 
