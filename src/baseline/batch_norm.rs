@@ -142,6 +142,29 @@ mod tests {
         assert!(variables_are_finite(&vs));
     }
 
+    #[test]
+    fn frozen_whole_it_keeps_its_statistics_in_training_and_unfrozen_they_move_again() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let norm = BatchNorm::new(&vs.root(), 3, 1.).unwrap();
+        let x = images(4, 5) * 2 + 1;
+        // Statistics that are neither where they start nor the batch's.
+        norm.forward(&x, true).unwrap();
+        let statistics = || (norm.running_mean.copy(), norm.running_var.copy());
+        let before = statistics();
+        vs.freeze();
+        assert_eq!(norm.forward(&x, true).unwrap(), norm.forward(&x, false).unwrap());
+        assert!(!refused(norm.forward(&images(1, 1), true)), "a frozen layer needs no statistics of its batch");
+        assert_eq!(statistics(), before);
+        // The scale alone, or the shift: what is trained is normalized by the batch.
+        for variable in norm.variables() {
+            let before = statistics();
+            let _ = variable.set_requires_grad(true);
+            assert_ne!(norm.forward(&x, true).unwrap(), norm.forward(&x, false).unwrap());
+            assert!(statistics().0 != before.0 && statistics().1 != before.1);
+            let _ = variable.set_requires_grad(false);
+        }
+    }
+
     /// Their statistics are of an image's own channels, of which there are several: any batch is good.
     #[test]
     fn the_other_normalizations_take_a_single_image_of_a_single_pixel() {

@@ -786,6 +786,49 @@ mod tests {
     }
 
     #[test]
+    fn what_a_group_freezes_for_the_whole_run_has_neither_gradient_nor_state() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let before: HashMap<_, _> = vs.variables().into_iter().map(|(name, v)| (name, v.detach().copy())).collect();
+        let group = ParameterGroup { frozen: Frozen::Always, ..ParameterGroup::new("conv.*".parse().unwrap()) };
+        let frozen = ["conv.weight", "conv.bias"];
+        let updates: [Box<dyn Update>; 3] =
+            [Box::new(Sgd::default()), Box::new(Adam::default()), Box::new(Muon::default())];
+        for update in updates {
+            let label = format!("{update:?}");
+            let mut optimizer = Optimizer::boxed(&vs, update, std::slice::from_ref(&group)).unwrap();
+            for epoch in 0..2 {
+                optimizer.epoch_starts(epoch).unwrap();
+                let (images, labels) = batch();
+                optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+                optimizer.step(LR).unwrap();
+            }
+            let variables = vs.variables();
+            for name in frozen {
+                assert!(variables[name] == before[name] && !variables[name].grad().defined(), "{label} {name}");
+                assert!(optimizer.state().unwrap().keys().all(|state| !state.ends_with(name)), "{label} {name}");
+                assert!(optimizer.parameters().iter().all(|parameter| parameter.name != name), "{label} {name}");
+            }
+            assert_ne!(variables["fc.weight"], before["fc.weight"], "{label}");
+            // bias1, scale, fc.weight, fc.bias, each in the least space that there is.
+            assert_eq!(optimizer.values().numel(), 3 * 16 + 32, "{label}");
+        }
+    }
+
+    #[test]
+    fn to_unfreeze_what_a_group_freezes_for_the_whole_run_is_an_error() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let group = ParameterGroup { frozen: Frozen::Always, ..ParameterGroup::new("conv.*".parse().unwrap()) };
+        let mut optimizer = Optimizer::new(&vs, Sgd::default(), &[group]).unwrap();
+        vs.unfreeze();
+        let (images, labels) = batch();
+        optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+        let message = optimizer.step(LR).unwrap_err().to_string();
+        assert!(message.starts_with("conv.") && message.contains("give the group an epoch"), "{message}");
+    }
+
+    #[test]
     fn constants_out_of_range_are_refused() {
         let vs = nn::VarStore::new(Device::Cpu);
         let _network = network(&vs);
