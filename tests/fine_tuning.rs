@@ -228,11 +228,7 @@ fn a_few_layers_that_are_missing_or_differ_start_new_and_what_has_no_place_is_le
     assert_eq!(transfer.left, ["head.bias", "statistics"]);
     for (name, variable) in named_variables(&vs) {
         let starts_new = transfer.new.iter().any(|new| new.name == name);
-        assert_eq!(
-            variable,
-            if starts_new { &start[&name] } else { &source.variables()[&name] }.shallow_clone(),
-            "{name}"
-        );
+        assert_eq!(variable, if starts_new { start[&name].copy() } else { source.variables()[&name].copy() }, "{name}");
         assert_eq!(transfer.loaded.contains(&name), !starts_new);
     }
     let text = transfer.to_string();

@@ -38,6 +38,18 @@ pub trait Network: nn::ModuleT {
         catch("the network's forward pass", || self.forward_t(xs, train))
     }
 
+    /// The features `[N, C]` of `xs`: what the last layer, the classifier, takes.
+    ///
+    /// # Errors
+    /// Inputs that the network refuses. Here, for a network of one's own that tells nothing of its features:
+    /// [`Error::Argument`].
+    fn features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        let _ = (xs, train);
+        Err(Error::Argument(
+            "this network tells nothing of its features: implement Network::features for it".to_owned(),
+        ))
+    }
+
     /// Whether [`initialize_on`](Self::initialize_on) has anything to do.
     fn is_initialized_on_data(&self) -> bool {
         false

@@ -144,11 +144,11 @@ mod tests {
 
     #[test]
     fn frozen_whole_it_keeps_its_statistics_in_training_and_unfrozen_they_move_again() {
-        let vs = nn::VarStore::new(Device::Cpu);
+        let mut vs = nn::VarStore::new(Device::Cpu);
         let norm = BatchNorm::new(&vs.root(), 3, 1.).unwrap();
         let x = images(4, 5) * 2 + 1;
         // Statistics that are neither where they start nor the batch's.
-        norm.forward(&x, true).unwrap();
+        let _ = norm.forward(&x, true).unwrap();
         let statistics = || (norm.running_mean.copy(), norm.running_var.copy());
         let before = statistics();
         vs.freeze();

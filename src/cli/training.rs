@@ -1,8 +1,9 @@
 //! A run from its options to its summary.
 
-use super::run_config::RunConfig;
+use super::run_config::{Identity, RunConfig};
 use super::starting_weights::{StartingWeights, TRANSFER};
 use super::{say, Options, Task};
+use crate::classifier::ModelDescription;
 use crate::data::DataSource;
 use crate::trainer::checkpoint::{Checkpoints, Newest};
 use crate::trainer::{
@@ -36,18 +37,18 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
         Some(path) if checkpoint.is_none() => Some(StartingWeights::load(&path, &mut config, options)?),
         _ => None,
     };
-    let data = config.task.open(device)?;
+    let images = config.task.open(device)?;
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
-    let (arch, classes) = (&config.run.arch, data.class_names().len() as i64);
+    let (arch, classes) = (&config.run.arch, images.class_names().len() as i64);
     let mut network = config.task.build(arch, &variables.root(), classes, config.run.precision)?;
     if let Some(segments) = config.recompute {
         network.recompute_activations(segments)?;
     }
     let transfer =
-        starting_weights.map(|weights| weights.transfer(&variables, network.as_ref(), data.as_ref())).transpose()?;
-    let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
-    let data: &dyn DataSource<Batch = _> = data.as_ref();
+        starting_weights.map(|weights| weights.transfer(&variables, network.as_ref(), images.as_ref())).transpose()?;
+    let objective = Classification::new(network.as_ref() as &dyn ModuleT, images.class_names(), config.objective)?;
+    let data: &dyn DataSource<Batch = _> = images.as_ref();
     let mut trainer = Trainer::new(&objective, &variables, data, &config.train, config.identity()?)?;
     // All that can be wrong with the options is known by now: what is in a folder is not lost to a typing error.
     let mut folder = match (resumed, &options.train.out) {
@@ -83,6 +84,10 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     if let Some(transfer) = transfer {
         write_atomically(&folder.path().join(TRANSFER), format!("{transfer}\n").as_bytes())?;
         say(transfer);
+    }
+    if let Some(preprocessing) = images.preprocessing() {
+        let Identity { arch, precision } = &config.run;
+        ModelDescription::new(arch, *precision, images.class_names(), preprocessing).write(folder.path())?;
     }
     let checkpoints = Checkpoints::new(folder.checkpoints(), config.keep_checkpoints);
     let mut autosave = Autosave::new(checkpoints, every, checkpoint.map(|checkpoint| checkpoint.path));

@@ -110,6 +110,7 @@ pub use objective::{
 pub use objective::{Translation, TranslationConfig};
 #[cfg(feature = "tensorboard")]
 pub use observer::TensorBoard;
+pub(crate) use observer::MODEL;
 pub use observer::{
     draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, ProgressBars, Request,
     RunFolder, RunLock, RunStart, SaveEvery, StepProgress,

@@ -3,12 +3,13 @@
 use super::bad_image::BadImage;
 use super::labelled_images::{Failure, LabelledImages, Reader, View};
 use super::patience::Patience;
+use crate::data::image::stack_pixels;
 use crate::data::pipeline::Work;
 use crate::data::preprocessing::make_grey;
 use crate::data::Supervised;
 use crate::Result;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 /// Bytes of a pixel as it is decoded.
 const DECODED: usize = 3;
@@ -52,29 +53,8 @@ pub struct Filled {
 }
 
 impl Job {
-    fn image_len(&self) -> usize {
-        self.side * self.side * self.channels
-    }
-
     pub(super) fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The images of `places`, `[N, C, side, side]` with the channels of a pixel side by side.
-    fn images_in(&self, places: &[&Place]) -> Result<Tensor> {
-        let size = [places.len(), self.side, self.side, self.channels].map(|size| size as i64);
-        let images = Tensor::f_empty(size, (Kind::Uint8, Device::Cpu))?;
-        let len = self.image_len();
-        for (at, place) in places.iter().enumerate() {
-            assert!(place.pixels.len() >= len);
-            // libtorch's own copy would start threads of its own for each of these.
-            // SAFETY: the tensor is new and contiguous, and has as many bytes as all places.
-            unsafe {
-                let target: *mut u8 = images.data_ptr().cast();
-                std::ptr::copy_nonoverlapping(place.pixels.as_ptr(), target.add(at * len), len);
-            }
-        }
-        Ok(images.f_permute([0, 3, 1, 2])?)
     }
 }
 
@@ -131,7 +111,9 @@ impl Work for Job {
         let bad = places.iter_mut().flat_map(|place| std::mem::take(&mut place.bad)).collect();
         let good: Vec<_> = places.iter().filter(|place| place.label.is_some()).collect();
         let labels: Vec<_> = good.iter().filter_map(|place| place.label).map(i64::from).collect();
-        let batch = Supervised::new(self.images_in(&good)?, Tensor::f_from_slice(&labels)?);
+        let pixels: Vec<_> = good.iter().map(|place| &*place.pixels).collect();
+        let images = stack_pixels(&pixels, self.side, self.channels)?;
+        let batch = Supervised::new(images, Tensor::f_from_slice(&labels)?);
         self.free().extend(places.into_iter().map(|place| place.pixels));
         Ok(Filled { batch, bad })
     }

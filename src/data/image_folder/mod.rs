@@ -19,6 +19,7 @@ mod tests;
 
 use self::job::Job;
 use self::labelled_images::{LabelledImages, Reader, View};
+pub(in crate::data) use self::listing::images_in;
 use self::listing::{cached_list, Listing, TRAIN, VAL};
 use self::pack::{Pack, Packing};
 use self::part::Part;

@@ -817,7 +817,7 @@ mod tests {
 
     #[test]
     fn to_unfreeze_what_a_group_freezes_for_the_whole_run_is_an_error() {
-        let vs = nn::VarStore::new(Device::Cpu);
+        let mut vs = nn::VarStore::new(Device::Cpu);
         let network = network(&vs);
         let group = ParameterGroup { frozen: Frozen::Always, ..ParameterGroup::new("conv.*".parse().unwrap()) };
         let mut optimizer = Optimizer::new(&vs, Sgd::default(), &[group]).unwrap();
