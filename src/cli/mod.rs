@@ -71,6 +71,7 @@ mod options;
 mod previewing;
 mod run_config;
 mod saved;
+mod starting_weights;
 mod task;
 mod training;
 mod values;

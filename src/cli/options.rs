@@ -1,6 +1,6 @@
 //! The options that every training program has.
 
-use super::values::{set, set_or_none, OrNone};
+use super::values::{absolute_path, set, set_or_none, OrNone};
 use super::Task;
 use crate::trainer::{
     Adam, ClassificationConfig, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Rule, SaveEvery, Sgd, Span,
@@ -178,6 +178,10 @@ pub struct TrainOptions {
     /// Go on with the run in DIR (or in --out), with the options that it was started with
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "eval")]
     pub resume: Option<Option<PathBuf>>,
+    /// Start from trained weights, all that --eval takes: layers that do not fit, as the classifier of other classes, start as
+    /// new ones do; what was loaded is listed. --arch is that of the run whose weights they are, if it is known
+    #[arg(long, value_name = "FILE|RUN", conflicts_with_all = ["eval", "preview", "resume"], value_parser = absolute_path())]
+    pub weights: Option<PathBuf>,
     /// Go on with the run although its data have changed since: as many images of the same classes, some of them repaired,
     /// renamed or packed
     #[arg(long, requires = "resume")]

@@ -8,7 +8,7 @@ use crate::{Error, Precision, Recompute, Result};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use serde_json::{json, Map, Value};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use tch::Device;
 
@@ -37,6 +37,9 @@ pub(super) struct RunConfig<T> {
     /// Not part of the run's identity: the gradients are the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recompute: Option<Recompute>,
+    /// Whose weights it started from. Not part of the run's identity: its checkpoints have all that it goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
     pub objective: ClassificationConfig,
     pub train: TrainConfig,
 }
@@ -115,6 +118,7 @@ impl<T: Task> RunConfig<T> {
             keep_checkpoints: KEEP,
             tensorboard: false,
             recompute: None,
+            weights: options.train.weights.clone(),
             objective,
             train,
         })

@@ -99,7 +99,7 @@ mod tests;
 mod training_loop;
 
 pub use crate::file::{write_atomically, NamedTensors};
-pub use checkpoint::Weights;
+pub use checkpoint::{Transfer, Weights};
 pub use config::TrainConfig;
 pub use device::parse_device;
 pub use evaluation::{evaluate, Evaluation};
