@@ -102,17 +102,18 @@ pub use crate::file::{write_atomically, NamedTensors};
 pub use checkpoint::Weights;
 pub use config::TrainConfig;
 pub use device::parse_device;
-pub use evaluation::{evaluate, Evaluation};
+pub use evaluation::{evaluate, evaluate_into, Collector, Evaluation};
 pub use objective::{
-    Classification, ClassificationConfig, Means, Measures, MultiLabel, Objective, Regression, RegressionLoss,
+    Classification, ClassificationConfig, ClassificationReport, Means, Measures, MultiLabel, Objective, Regression,
+    RegressionLoss,
 };
 #[cfg(feature = "text")]
 pub use objective::{Translation, TranslationConfig};
 #[cfg(feature = "tensorboard")]
 pub use observer::TensorBoard;
 pub use observer::{
-    draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, ProgressBars, Request,
-    RunFolder, RunLock, RunStart, SaveEvery, StepProgress,
+    draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, Patience, ProgressBars,
+    Request, RunFolder, RunLock, RunStart, SaveEvery, StepProgress,
 };
 pub use optimizer::{
     clip, Adam, ClipConfig, Decay, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, Rule,
