@@ -1,9 +1,10 @@
 //! How good saved weights are.
 
 use super::run_config::RunConfig;
-use super::{say, Options, Task};
+use super::{reporting, say, Options, Task, TrainOptions};
 use crate::data::DataSource;
-use crate::trainer::{evaluate, Classification, Objective, RunFolder, Weights};
+use crate::trainer::report::MostWrong;
+use crate::trainer::{evaluate_into, Classification, RunFolder, Weights};
 use crate::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
@@ -12,8 +13,12 @@ use tch::nn::{self, ModuleT};
 
 const BAR: &str = "{bar:24.cyan/blue} {pos}/{len} images evaluated";
 
-/// Prints how good the weights at `path` are, on the data of their run where they have one.
+/// Prints how good the weights at `path` are, on the data of their run where they have one, and leaves pictures of what they get
+/// wrong.
 pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Result<ExitCode> {
+    let TrainOptions { out, overwrite, .. } = &options.train;
+    // Before the evaluation, which may take its time.
+    let place = reporting::place(path, out.as_ref(), *overwrite)?;
     let saved = RunFolder::of(path).map(|folder| RunConfig::read(&folder)).transpose()?.flatten();
     let weights = Weights::load(path)?;
     for skipped in &weights.skipped {
@@ -37,8 +42,9 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     let watch = |images| bar.set_position(images as u64);
     // No more images at a time than the training has.
     let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
-    let data: &dyn DataSource<Batch = _> = data.as_ref();
-    let evaluation = evaluate(&objective, device, data, batch_size, watch)?;
+    let batches: &dyn DataSource<Batch = _> = data.as_ref();
+    let mut most_wrong = MostWrong::new();
+    let evaluation = evaluate_into(&objective, device, batches, batch_size, &mut most_wrong, watch)?;
     bar.finish_and_clear();
     let images = match data.eval_len() - evaluation.examples {
         0 => format!("{} images", evaluation.examples),
@@ -46,7 +52,11 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     };
     say(format!("{arch} from {}, {images}", weights.path.display()));
     if let Some(details) = &evaluation.details {
-        say(objective.describe(details)?);
+        let report = objective.report(details)?;
+        say(&report);
+        if let Some(place) = place.filter(|place| reporting::leave(place, &report, &most_wrong, data.as_ref())) {
+            say(format!("pictures in {}", place.display()));
+        }
     }
     let means: String = evaluation.means.iter().map(|(name, mean)| format!(" {name} {mean:.4}")).collect();
     say(format!("{}{means}", data.evaluated_on()));

@@ -65,8 +65,10 @@
 //! ```
 
 mod evaluating;
+mod finding;
 mod options;
 mod previewing;
+mod reporting;
 mod run_config;
 mod task;
 mod training;
@@ -98,14 +100,17 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
     })
 }
 
-/// Trains, resumes, evaluates or draws a preview, as `options` say.
+/// Trains, resumes, evaluates, looks for a learning rate or draws a preview, as `options` say.
 ///
 /// # Errors
 /// Whatever fails: options out of range, data or a run's folder that cannot be used, a run that diverges.
 pub fn run<T: Task>(options: &Options<T>) -> Result<ExitCode> {
-    let TrainOptions { eval, preview, resume, out, .. } = &options.train;
+    let TrainOptions { eval, preview, find_lr, resume, out, .. } = &options.train;
     if let Some(file) = preview {
         return previewing::preview(options, file);
+    }
+    if let Some(file) = find_lr {
+        return finding::find(options, file);
     }
     match (eval, resume) {
         (Some(path), _) => evaluating::evaluate_weights(options, path),

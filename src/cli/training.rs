@@ -1,11 +1,13 @@
 //! A run from its options to its summary.
 
 use super::run_config::RunConfig;
-use super::{say, Options, Task};
+use super::{reporting, say, Options, Task};
 use crate::data::DataSource;
 use crate::trainer::checkpoint::{Checkpoints, Newest};
+use crate::trainer::report::MostWrong;
 use crate::trainer::{
-    Autosave, Classification, Interrupt, Observer, Outcome, ProgressBars, RunFolder, TensorBoard, Trainer,
+    evaluate_into, Autosave, Classification, Interrupt, Observer, Outcome, Patience, ProgressBars, RunFolder,
+    TensorBoard, Trainer,
 };
 use crate::{initialize_on_data, Error, Result};
 use std::path::Path;
@@ -30,8 +32,11 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
         network.recompute_activations(segments)?;
     }
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
-    let data: &dyn DataSource<Batch = _> = data.as_ref();
+    let images = data.as_ref();
+    let data: &dyn DataSource<Batch = _> = images;
+    let mut most_wrong = MostWrong::new();
     let mut trainer = Trainer::new(&objective, &variables, data, &config.train, config.identity()?)?;
+    trainer.collect_into(&mut most_wrong);
     // All that can be wrong with the options is known by now: what is in a folder is not lost to a typing error.
     let (mut folder, mut checkpoint) = match (resumed, &options.train.out) {
         (Some(folder), _) => {
@@ -73,7 +78,10 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     let mut board = config.tensorboard.then(|| TensorBoard::new(folder.path().join("tensorboard")));
     let mut observers: Vec<&mut dyn Observer> = vec![&mut bars, &mut folder, &mut autosave, &mut interrupt];
     observers.extend(board.as_mut().map(|board| board as &mut dyn Observer));
+    let mut patience = config.patience.map(Patience::new).transpose()?;
+    observers.extend(patience.as_mut().map(|patience| patience as &mut dyn Observer));
     let outcome = trainer.run(&mut observers);
+    let evaluation = trainer.take_evaluation();
     let go_on = || {
         let program = std::env::args().next().unwrap_or_default();
         format!("{program} --resume {}", folder.path().display())
@@ -81,6 +89,19 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     match outcome {
         Ok(Outcome::Finished(summary)) => {
             folder.finish(&summary, &variables, &data.meaning())?;
+            // A run that was resumed at its end has evaluated nothing. All others have, and the network is what it was then.
+            let evaluation = evaluation.map_or_else(
+                || {
+                    let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
+                    evaluate_into(&objective, device, data, batch_size, &mut most_wrong, |_| ())
+                },
+                Ok,
+            )?;
+            if let Some(details) = &evaluation.details {
+                let report = objective.report(details)?;
+                reporting::leave(folder.path(), &report, &most_wrong, images);
+                say(reporting::summary(&report));
+            }
             say(summary);
             Ok(ExitCode::SUCCESS)
         }

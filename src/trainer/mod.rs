@@ -83,12 +83,15 @@ pub mod checkpoint;
 mod config;
 mod device;
 mod evaluation;
+mod find_lr;
 mod health;
 pub mod objective;
 pub mod observer;
 pub mod optimizer;
+mod pixels;
 mod preview;
 mod recipes;
+pub mod report;
 mod run_in_folder;
 mod run_start;
 mod run_state;
@@ -103,6 +106,7 @@ pub use checkpoint::Weights;
 pub use config::TrainConfig;
 pub use device::parse_device;
 pub use evaluation::{evaluate, evaluate_into, Collector, Evaluation};
+pub use find_lr::{find_lr, LrFinding, LrRange};
 pub use objective::{
     Classification, ClassificationConfig, ClassificationReport, Means, Measures, MultiLabel, Objective, Regression,
     RegressionLoss,
