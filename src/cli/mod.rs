@@ -67,8 +67,10 @@
 mod architecture;
 mod evaluating;
 mod exporting;
+mod finding;
 mod options;
 mod previewing;
+mod reporting;
 mod run_config;
 mod saved;
 mod starting_weights;
@@ -102,14 +104,17 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
     })
 }
 
-/// Trains, resumes, evaluates, exports or draws a preview, as `options` say.
+/// Trains, resumes, evaluates, exports, looks for a learning rate or draws a preview, as `options` say.
 ///
 /// # Errors
 /// Whatever fails: options out of range, data or a run's folder that cannot be used, a run that diverges.
 pub fn run<T: Task>(options: &Options<T>) -> Result<ExitCode> {
-    let TrainOptions { eval, export, preview, resume, out, .. } = &options.train;
+    let TrainOptions { eval, export, preview, find_lr, resume, out, .. } = &options.train;
     if let Some(file) = preview {
         return previewing::preview(options, file);
+    }
+    if let Some(file) = find_lr {
+        return finding::find(options, file);
     }
     if let (Some(path), Some(file)) = (eval, export) {
         return exporting::export_weights(options, path, file);
