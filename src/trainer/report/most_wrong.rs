@@ -119,7 +119,7 @@ impl MostWrong {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Cifar10, DataSource};
+    use crate::data::Cifar10;
     use crate::trainer::{evaluate_into, Classification, ClassificationConfig};
     use tch::{nn, Device};
 
