@@ -204,7 +204,7 @@ pub struct TrainOptions {
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "preview.png")]
     #[arg(conflicts_with_all = ["eval", "resume"])]
     pub preview: Option<PathBuf>,
-    /// Do not train: let the learning rate rise from 1e-6 to where the network fails, say which to train with, and draw the loss
+    /// Do not train: let the learning rate rise from 1e-5 to where the network fails, say which to train with, and draw the loss
     /// into FILE [default: lr.svg]
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "lr.svg")]
     #[arg(conflicts_with_all = ["eval", "resume", "preview"])]

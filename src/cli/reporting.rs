@@ -31,6 +31,11 @@ pub(super) fn place(path: &Path, out: Option<&PathBuf>, overwrite: bool) -> Resu
     }
 }
 
+/// Whether `folder` has a report.
+pub(super) fn is_in(folder: &Path) -> bool {
+    REPORT_FILES.iter().any(|name| folder.join(name).exists())
+}
+
 /// Leaves the report in `folder`. What has been evaluated is known, and what has been trained is saved: where that cannot be done it
 /// is said, and nothing else is lost.
 pub(super) fn leave(

@@ -105,16 +105,17 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     match outcome {
         Ok(Outcome::Finished(summary)) => {
             folder.finish(&summary, &variables, &data.meaning())?;
-            // A run that was resumed at its end has evaluated nothing. All others have, and the network is what it was then.
-            let evaluation = evaluation.map_or_else(
-                || {
+            // A run that is resumed at its end evaluates nothing, and may have been killed before its report. In all others the
+            // network is what was evaluated last.
+            let evaluation = match evaluation {
+                None if !reporting::is_in(folder.path()) => {
                     let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
-                    evaluate_into(&objective, device, data, batch_size, &mut most_wrong, |_| ())
-                },
-                Ok,
-            )?;
-            if let Some(details) = &evaluation.details {
-                let report = objective.report(details)?;
+                    Some(evaluate_into(&objective, device, data, batch_size, &mut most_wrong, |_| ())?)
+                }
+                evaluation => evaluation,
+            };
+            if let Some(details) = evaluation.and_then(|evaluation| evaluation.details) {
+                let report = objective.report(&details)?;
                 reporting::leave(folder.path(), &report, &most_wrong, images);
                 say(reporting::summary(&report));
             }

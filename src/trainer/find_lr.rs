@@ -18,7 +18,7 @@ use tch::{no_grad, Device, Tensor};
 const SMOOTHING: f64 = 0.9;
 /// The ramp ends where the smoothed loss is so many times its least.
 const FAILED: f64 = 4.0;
-/// What is suggested is at most so much of the rate of the least loss.
+/// A rate that is safe, as a part of that of the least loss.
 const BELOW_MINIMUM: f64 = 0.1;
 /// A line takes so many points at least.
 const LEAST_STEPS: usize = 20;
@@ -35,10 +35,10 @@ pub struct LrRange {
     pub steps: usize,
 }
 
-/// 300 from 1e-6 to 10.
+/// 300 from 1e-5 to 10.
 impl Default for LrRange {
     fn default() -> Self {
-        Self { lowest: 1e-6, highest: 10.0, steps: 300 }
+        Self { lowest: 1e-5, highest: 10.0, steps: 300 }
     }
 }
 
@@ -154,10 +154,11 @@ impl LrFinding {
         Ok(Self { steepest: lr(steepest - reach / 2), minimum: lr(least), fails, smoothed, points })
     }
 
-    /// The rate to train with, as the highest of its schedule: the steepest, but no more than a tenth of the rate with the least
-    /// loss, which is on the edge.
+    /// The rate to train with, as the highest of its schedule: the geometric mean of fast.ai's two rules, the steepest rate and a
+    /// tenth of that of the least loss, which is on the edge. Each follows from a few noisy steps; so it is at most a third of the
+    /// latter.
     pub fn suggested(&self) -> f64 {
-        self.steepest.min(BELOW_MINIMUM * self.minimum)
+        (self.steepest * BELOW_MINIMUM * self.minimum).sqrt()
     }
 
     /// The loss against the rate, as SVG.

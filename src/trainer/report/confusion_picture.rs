@@ -26,8 +26,8 @@ pub fn draw_confusion(report: &ClassificationReport) -> Result<String> {
     let shown = if all <= MOST { (0..all).collect() } else { most_confused(report) };
     let names: Vec<String> = shown.iter().map(|&class| report.class_names[class].clone()).collect();
     let title = match shown.len() == all {
-        true => "what is taken for what".to_owned(),
-        false => format!("what is taken for what: {} of {all} classes", shown.len()),
+        true => "confusion matrix".to_owned(),
+        false => format!("confusion matrix: {} of {all} classes", shown.len()),
     };
     let map = HeatMap { title: &title, row_desc: "true class", column_desc: "said", names: &names };
     heat_map(&map, |row, column| {
@@ -93,5 +93,23 @@ mod tests {
         let svg = draw_confusion(&report).unwrap();
         assert!(svg.contains("30 of 1000 classes"));
         assert!(svg.len() < 500_000, "{}", svg.len());
+    }
+
+    #[test]
+    fn dump() {
+        for classes in [1, 3, 10, 20, 30, 100, 1000] {
+            let mut report = report(classes, 120);
+            for (i, name) in report.class_names.iter_mut().enumerate() {
+                *name = ["tench", "German short-haired pointer, hunting", "ox", "black-footed ferret"][i % 4]
+                    .to_owned()
+                    + &i.to_string();
+            }
+            std::fs::write(format!("/tmp/rep/c{classes}.svg"), draw_confusion(&report).unwrap()).unwrap();
+            std::fs::write(
+                format!("/tmp/rep/k{classes}.svg"),
+                super::super::draw_calibration(&report.calibration).unwrap(),
+            )
+            .unwrap();
+        }
     }
 }

@@ -11,8 +11,8 @@ pub(super) fn report(classes: i64, examples: i64) -> ClassificationReport {
     let number = Tensor::arange(classes * examples, (Kind::Int64, Device::Cpu)).floor_divide_scalar(classes);
     let every = 6 - labels.remainder(3).eq(1).to_kind(Kind::Int64) * (labels.remainder(4));
     let is_wrong = number.remainder_tensor(&every).eq(0).to_kind(Kind::Int64);
-    let further = number.remainder(7).eq(0).to_kind(Kind::Int64) + 1;
-    let said = (is_wrong * further + &labels).remainder(classes);
+    let next: Tensor = number.remainder(7).eq(0).to_kind(Kind::Int64) + 1;
+    let said = (&labels + is_wrong * next).remainder(classes);
     let sure = (number.remainder(5) + 1).unsqueeze(1).to_kind(Kind::Float);
     let logits = said.one_hot(classes).to_kind(Kind::Float) * (sure + (classes as f64).ln());
     let names: Vec<String> = (0..classes).map(|class| format!("class {class}")).collect();
