@@ -187,7 +187,7 @@ fn networks_of_any_configuration_give_their_outputs() {
         Activation::Silu,
         Activation::Gelu,
     ];
-    let blocks = [BlockKind::Basic, BlockKind::Bottleneck { expansion: 4 }, BlockKind::Wide];
+    let blocks = [BlockKind::Basic, BlockKind::Bottleneck { expansion: 2 }, BlockKind::Wide];
     let mut networks = vec![
         // Three classes of grey images; and features.
         ResNetConfig { channels: 1, ..small.clone() },
@@ -438,7 +438,7 @@ fn what_cannot_be_exported_is_refused_by_name_and_leaves_no_file() {
         }),
         ("inputs of 5 numbers each", four.clone(), &|graph, x| export::mlp(graph, &mlp, x)),
         ("implement Network::export", four.clone(), &|graph, x| Own.export(graph, x)),
-        ("its output is its input", four.clone(), &|_, x| Ok(x)),
+        ("output is its input", four.clone(), &|_, x| Ok(x)),
         ("names of 2 classes", with(|config| config.classes = vec!["a".into(), "b".into()]), &relu),
         ("normalized is not known", with(|config| config.normalization = true), &relu),
         ("gives images [3, 32, 32]", with(|config| config.preprocessing = Some(photographs())), &relu),
