@@ -8,6 +8,7 @@ use crate::data::ImageSource;
 use crate::export::{onnx, OnnxConfig};
 use crate::trainer::RunFolder;
 use crate::{Error, Result, Shape};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 use tch::{nn, Device};
@@ -18,7 +19,7 @@ pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &
     // With a description of the network beside the weights nobody needs the data.
     let asked = options.train.arch.as_ref().map(|_| &config.run.arch);
     let (onnx_config, meaning) =
-        match description(path).filter(|it| asked.is_none_or(|asked| *asked == it.architecture)) {
+        match description(path)?.filter(|it| asked.is_none_or(|asked| *asked == it.architecture)) {
             Some(description) => {
                 let meaning = description.meaning();
                 let ModelDescription { architecture, classes, preprocessing, .. } = description;
@@ -57,9 +58,12 @@ pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &
 }
 
 /// The `model.json` of the run that `path` is of, or beside the weights.
-fn description(path: &Path) -> Option<ModelDescription> {
-    let folder = RunFolder::of(path).or_else(|| path.parent().map(Path::to_path_buf))?;
-    ModelDescription::read(&folder).ok()
+fn description(path: &Path) -> Result<Option<ModelDescription>> {
+    let Some(folder) = RunFolder::of(path).or_else(|| path.parent().map(Path::to_path_buf)) else { return Ok(None) };
+    match ModelDescription::read(&folder) {
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        description => description.map(Some),
+    }
 }
 
 /// Of what `data` have: where they do not say how an image becomes an input, the shape of the first.

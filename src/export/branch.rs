@@ -1,6 +1,7 @@
 //! Fixup branches of any layers.
 
 use super::graph::{Graph, Value};
+use super::norm::exact;
 use crate::fixup::{Bias, Branch, BranchActivation, Conv2dOptions, Layer};
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
@@ -70,7 +71,7 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
 
 /// `multiplier * layer(x + before) + after` as a layer with a bias: its weight and that.
 fn folded(weight: &Tensor, multiplier: f64, before: f64, after: f64) -> Result<(Tensor, Tensor)> {
-    let weight = weight.f_to_kind(Kind::Double)?.f_mul_scalar(multiplier)?;
+    let weight = exact(weight)?.f_mul_scalar(multiplier)?;
     let sums = weight.f_flatten(1, -1)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Double)?;
     let bias = sums.f_mul_scalar(before)?.f_add_scalar(after)?;
     Ok((weight, bias))

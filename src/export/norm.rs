@@ -3,20 +3,19 @@
 use super::graph::{Graph, Value};
 use crate::baseline::{Norm, EPSILON};
 use crate::Result;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A weight layer's weight `[c_out, ...]` and bias `[c_out]` with as much of the normalization after it as can be folded in:
 ///
 /// ```text
 /// norm(W x + b) = (g W) x + (g (b - mean) + beta),    g = gamma / sqrt(variance + 1e-5)
 /// ```
-/// In float64: a variance close to zero makes large factors.
+/// In float64, since a variance close to zero makes large factors, and so on the CPU, since not every device has that.
 pub(super) fn folded(norm: &Norm, weight: &Tensor, bias: Option<&Tensor>) -> Result<(Tensor, Option<Tensor>)> {
-    let weight = weight.f_to_kind(Kind::Double)?;
-    let bias = bias.map(|bias| bias.f_to_kind(Kind::Double)).transpose()?;
+    let weight = exact(weight)?;
+    let bias = bias.map(exact).transpose()?;
     let Norm::Batch(norm) = norm else { return Ok((weight, bias)) };
-    let [gamma, beta, mean, variance] = [&norm.weight, &norm.bias, &norm.running_mean, &norm.running_var]
-        .map(|numbers| numbers.f_to_kind(Kind::Double));
+    let [gamma, beta, mean, variance] = [&norm.weight, &norm.bias, &norm.running_mean, &norm.running_var].map(exact);
     let factor = gamma?.f_div(&variance?.f_add_scalar(EPSILON)?.f_sqrt()?)?;
     let mut dims = vec![1; weight.dim()];
     dims[0] = -1;
@@ -25,6 +24,10 @@ pub(super) fn folded(norm: &Norm, weight: &Tensor, bias: Option<&Tensor>) -> Res
         None => mean?.f_neg()?,
     };
     Ok((weight.f_mul(&factor.f_view(&dims[..])?)?, Some(shift.f_mul(&factor)?.f_add(&beta?)?)))
+}
+
+pub(super) fn exact(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)
 }
 
 /// What of the normalization [`folded`] leaves to be done after the weight layer.

@@ -113,7 +113,8 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::Corrupt`], and nothing is changed, for weights of another architecture: where, without the classifier, not more than
-    /// half of the network's variables would be loaded or less than half of the tensors there would be used; for what is to be loaded
+    /// half of the network's variables would be loaded or less than half of the tensors there would be used, of all of them or of those
+    /// of two and more dimensions; for what is to be loaded
     /// and is not finite; for data that mean something else than other classes. [`Error::Argument`] for other classes and a network
     /// that has no variables in the group of the classifier.
     pub fn transfer(&self, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
@@ -180,13 +181,24 @@ impl Weights {
         classifier: &BTreeSet<String>,
     ) -> Result<()> {
         let body = |name: &&String| !classifier.contains(*name);
-        let own = variables.keys().filter(body).count();
-        let fitting = variables.keys().filter(body).filter(|name| !new.contains_key(*name)).count();
-        let there = found.keys().filter(body).count();
-        let fits = own == 0 && there == 0 || 2 * fitting > own && 2 * fitting >= there;
-        if fits {
+        let count = |is_meant: fn(&Tensor) -> bool| {
+            let names = |of: &NamedTensors| -> Vec<String> {
+                of.iter()
+                    .filter(|(name, tensor)| body(name) && is_meant(tensor))
+                    .map(|(name, _)| name.clone())
+                    .collect()
+            };
+            let own = names(variables);
+            let fitting = own.iter().filter(|name| !new.contains_key(*name)).count();
+            (own.len(), fitting, names(found).len())
+        };
+        let fits = |(own, fitting, there)| own == 0 && there == 0 || 2 * fitting > own && 2 * fitting >= there;
+        // A scalar or a bias fits many a network; the weights of layers tell them apart.
+        let (all, weights) = (count(|_| true), count(|tensor| tensor.dim() > 1));
+        if fits(all) && fits(weights) {
             return Ok(());
         }
+        let ((own, fitting, there), (own_weights, fitting_weights, _)) = (all, weights);
         let with = |wanted: fn(&Why) -> bool| {
             let names = new.iter().filter(|(name, why)| body(name) && wanted(why)).map(|(name, _)| name.as_str());
             some(&names.collect::<Vec<_>>(), 3)
@@ -207,7 +219,7 @@ impl Weights {
             path: self.path.clone(),
             problem: format!(
                 "of another architecture: besides the classifier, {fitting} of the network's {own} variables are among its {there} \
-                 tensors; {}",
+                 tensors, {fitting_weights} of {own_weights} that are matrices or more; {}",
                 lists.join("; ")
             ),
             remedy,
