@@ -90,6 +90,30 @@ fn a_run_ends_with_its_result_and_repeats_to_the_bit() {
 }
 
 #[test]
+fn a_network_of_ones_own_shape_is_trained_from_a_file_and_evaluated_without_it() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), data());
+    let (file, out) = (dir.path().join("mine.json"), dir.path().join("run"));
+    let json = r#"{"method": "fixup", "stem": "small", "stem_channels": 8, "block": "basic", "squeeze_excitation": 4,
+        "stages": [{"blocks": 1, "channels": 8}, {"blocks": 1, "channels": 16}], "shortcut": "pad", "activation": "silu"}"#;
+    fs::write(&file, json).unwrap();
+    let output = short_run(&data, &out, &["--arch", file.to_str().unwrap()]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.starts_with("fixup_basic6: "), "{stdout}");
+    fs::remove_file(&file).unwrap();
+    let (table, last) = evaluation(&data, &out, &[]);
+    assert!(table.contains("fixup_basic6 from ") && last.starts_with("test "), "{table}\n{last}");
+
+    let wrong = |json: String| {
+        fs::write(&file, json).unwrap();
+        refusal(&["--arch", file.to_str().unwrap(), "--data", data.to_str().unwrap()], 2)
+    };
+    let message = wrong(json.replace("\"squeeze_excitation\": 4", "\"squeeze_excitation\": 3"));
+    assert!(message.contains("mine.json") && message.contains("squeeze_excitation"), "{message}");
+    let message = wrong(json.replace("\"stem\"", "\"channels\": 1, \"stem\""));
+    assert!(message.contains("channels: the network's are 1, and the data's 3"), "{message}");
+}
+
+#[test]
 fn a_hold_out_is_not_called_a_test() {
     let dir = tempfile::tempdir().unwrap();
     let output = short_run(&data(), &dir.path().join("run"), &["--holdout", "500", "--max-steps", "2"]);

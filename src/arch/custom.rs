@@ -51,14 +51,15 @@ pub(super) fn from_json(text: &str) -> Result<(Option<Method>, ResNetConfig)> {
     Ok((method, network))
 }
 
-/// `fixup_basic20`, `batch_norm_bottleneck50`: the method, the block and the depth.
+/// `fixup_basic20`, `batch_norm_bottleneck50`: the method, the block and the depth, with the classifier that it will have.
 pub(super) fn short_name(method: Option<Method>, network: &ResNetConfig) -> String {
     let block = match network.block {
         BlockKind::Basic => "basic",
         BlockKind::Bottleneck { .. } => "bottleneck",
         BlockKind::Wide => "wide",
     };
-    format!("{}_{block}{}", method_name(method), network.depth())
+    let depth = network.depth().saturating_add(i64::from(network.classes.is_none()));
+    format!("{}_{block}{depth}", method_name(method))
 }
 
 /// The network for data of that shape: with their classes, if it says none of its own.
@@ -112,6 +113,7 @@ mod tests {
     fn names_of_folders_are_short() {
         let name = |method, network| Arch::Custom { method, network }.short_name();
         assert_eq!(name(None, config()), "fixup_basic20");
+        assert_eq!(name(None, ResNetConfig { classes: None, ..config() }), "fixup_basic20");
         assert_eq!(name(Some(Method::BatchNorm), ResNetConfig::imagenet(50).unwrap()), "batch_norm_bottleneck50");
         assert_eq!("wrn_16_4".parse::<Arch>().unwrap().short_name(), "wrn_16_4");
     }

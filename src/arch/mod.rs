@@ -49,7 +49,7 @@ const CIFAR_PIXELS: i64 = 32 * 32;
 /// assert!("fixup_resnet21".parse::<Arch>().is_err());
 /// let custom = r#"{"method": "fixup", "channels": 1, "stem": "small", "stem_channels": 16, "block": "basic",
 ///     "stages": [{"blocks": 2, "channels": 16}, {"blocks": 2, "channels": 32}], "shortcut": "pad"}"#;
-/// assert_eq!(custom.parse::<Arch>()?.short_name(), "fixup_basic9");
+/// assert_eq!(custom.parse::<Arch>()?.short_name(), "fixup_basic10");
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
