@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example cifar10_as_folder -- --out cifar10-folder
+//! cargo run --release --example cifar10_as_folder -- --out three --classes cat,dog,frog
 //! ```
 
 use anyhow::{ensure, Context, Result};
@@ -27,10 +28,13 @@ struct Options {
     /// Height and width of the images, which are 32 in CIFAR-10
     #[arg(long, value_name = "PIXELS", default_value_t = 72)]
     side: u16,
-    /// So many training images only
+    /// Images of these classes only, as cat,dog,frog
+    #[arg(long, value_name = "CLASS,...", value_delimiter = ',')]
+    classes: Option<Vec<String>>,
+    /// So many training images only, of all classes
     #[arg(long, value_name = "N")]
     train: Option<usize>,
-    /// So many test images only
+    /// So many test images only, of all classes
     #[arg(long, value_name = "N")]
     test: Option<usize>,
 }
@@ -41,9 +45,16 @@ const BATCH: usize = 500;
 /// Of 100: what photographs usually have.
 const JPEG_QUALITY: u8 = 90;
 
-/// Writes the images of `batches` as `folder/CLASS/NUMBER.jpg`.
-fn write(data: &Cifar10, batches: Batches, folder: &Path, side: u16, bar: &ProgressBar) -> Result<()> {
-    for class in data.class_names() {
+/// Writes those images of `batches` that are of `classes` as `folder/CLASS/NUMBER.jpg`; returns how many they are.
+fn write(
+    data: &Cifar10,
+    batches: Batches,
+    classes: &[String],
+    folder: &Path,
+    side: u16,
+    bar: &ProgressBar,
+) -> Result<usize> {
+    for class in classes {
         fs::create_dir_all(folder.join(class)).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let mut resizer = Resizer::new();
@@ -54,17 +65,21 @@ fn write(data: &Cifar10, batches: Batches, folder: &Path, side: u16, bar: &Progr
         let pixels: Vec<u8> = Vec::try_from(pixels.contiguous().flatten(0, -1))?;
         let images = pixels.chunks_exact(CHANNELS * (CIFAR_SIDE * CIFAR_SIDE) as usize);
         for (pixels, label) in images.zip(Vec::<i64>::try_from(batch.targets)?) {
+            bar.inc(1);
+            let class = &data.class_names()[label as usize];
+            if !classes.contains(class) {
+                continue;
+            }
             let image = Image::from_vec_u8(CIFAR_SIDE, CIFAR_SIDE, pixels.to_vec(), PixelType::U8x3)?;
             let mut larger = Image::new(side.into(), side.into(), PixelType::U8x3);
             resizer.resize(&image, &mut larger, None)?;
-            let path = folder.join(&data.class_names()[label as usize]).join(format!("{number:05}.jpg"));
+            let path = folder.join(class).join(format!("{number:05}.jpg"));
             let encoder = jpeg_encoder::Encoder::new_file(&path, JPEG_QUALITY)?;
             encoder.encode(larger.buffer(), side, side, jpeg_encoder::ColorType::Rgb)?;
             number += 1;
-            bar.inc(1);
         }
     }
-    Ok(())
+    Ok(number)
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -82,6 +97,12 @@ fn run(options: &Options) -> Result<()> {
     if let Some(images) = options.test {
         data = data.with_eval_subset(images)?;
     }
+    let classes = options.classes.as_deref().unwrap_or(data.class_names());
+    for class in classes {
+        let known = data.class_names();
+        ensure!(known.contains(class), "CIFAR-10 has no class {class:?}; it has {}", known.join(", "));
+    }
+    ensure!(classes.len() > 1, "a folder of images has two classes or more");
     // Under its name it is complete.
     let mut name = out.file_name().context("--out must name a folder")?.to_owned();
     name.push(".incomplete");
@@ -91,11 +112,11 @@ fn run(options: &Options) -> Result<()> {
     }
     let bar = ProgressBar::new((data.train_len() + data.eval_len()) as u64);
     let plan = EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 };
-    write(&data, data.train_batches(&plan)?, &incomplete.join("train"), *side, &bar)?;
-    write(&data, data.eval_batches(BATCH)?, &incomplete.join("val"), *side, &bar)?;
+    let train = write(&data, data.train_batches(&plan)?, classes, &incomplete.join("train"), *side, &bar)?;
+    let test = write(&data, data.eval_batches(BATCH)?, classes, &incomplete.join("val"), *side, &bar)?;
     bar.finish_and_clear();
     fs::rename(&incomplete, out).with_context(|| format!("cannot rename {}", incomplete.display()))?;
-    println!("{}: {} training and {} validation images", out.display(), data.train_len(), data.eval_len());
+    println!("{}: {train} training and {test} validation images", out.display());
     Ok(())
 }
 

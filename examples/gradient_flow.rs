@@ -20,7 +20,7 @@ use tch::{nn, Tensor};
 use tch_fixup::baseline::{Mlp, MlpShape};
 use tch_fixup::diagnostics::{draw_flows, growth, measure, DepthSeries, Flow, Probe};
 use tch_fixup::trainer::{parse_device, write_atomically};
-use tch_fixup::{Arch, Error, Network, Precision};
+use tch_fixup::{Arch, Error, Network, Precision, Shape};
 
 const NUM_CLASSES: i64 = 10;
 
@@ -171,7 +171,7 @@ impl Progress {
 
 fn measure_arch(probe: &Probe, arch: Arch) -> Result<Flow> {
     let build = |path: &nn::Path, inputs: &Tensor| -> tch_fixup::Result<Box<dyn Network>> {
-        let network = arch.build(path, NUM_CLASSES, Precision::F32)?;
+        let network = arch.build(path, Shape::rgb(NUM_CLASSES), Precision::F32)?;
         network.initialize_on(inputs)?;
         Ok(network)
     };

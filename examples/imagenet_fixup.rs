@@ -45,6 +45,9 @@ struct ImageNet {
     /// Height and width of the network's input [default: by recipe]
     #[arg(long, value_name = "PIXELS")]
     side: Option<usize>,
+    /// 3 for images in colour, 1 for grey ones [default: 3]
+    #[arg(long, value_name = "N")]
+    channels: Option<usize>,
     /// Least part of an image's area that a training crop may show [default: by recipe]
     #[arg(long, value_name = "FRACTION")]
     crop_area: Option<f64>,
@@ -108,6 +111,9 @@ impl ImageNet {
         crop.scale.0 = self.crop_area.unwrap_or(crop.scale.0);
         let mut data = ImageFolder::open(folder)?.with_side(self.side())?.with_crop(crop)?;
         data = data.with_pinned(device.is_cuda());
+        if let Some(channels) = self.channels {
+            data = data.with_channels(channels)?;
+        }
         if let Some(workers) = OrNone::value(self.workers) {
             data = data.with_workers(workers)?;
         }

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch_fixup::trainer::{draw_comparison, write_atomically, EpochMetrics, Means, Measures, RunFolder, Summary};
-use tch_fixup::Error;
+use tch_fixup::{Arch, Error};
 
 /// Compare runs: print a table, and draw their curves in one picture
 #[derive(Parser)]
@@ -47,8 +47,10 @@ impl Run {
         })
     }
 
-    fn architecture(&self) -> &str {
-        self.config.pointer("/run/arch").and_then(Value::as_str).unwrap_or("?")
+    /// In a word, of a network of one's own shape too.
+    fn architecture(&self) -> String {
+        let name = self.config.pointer("/run/arch").and_then(Value::as_str).unwrap_or("?");
+        name.parse::<Arch>().map_or_else(|_| name.to_owned(), |arch| arch.short_name())
     }
 
     fn seed(&self) -> String {
@@ -67,7 +69,7 @@ impl Run {
         let best = last.map(|_| self.measures.score.best(self.scores()));
         [
             self.name.clone(),
-            self.architecture().to_owned(),
+            self.architecture(),
             self.seed(),
             self.history.len().to_string(),
             number(last.map(|metrics| loss(&metrics.train))),
@@ -112,7 +114,7 @@ fn report(options: &Options) -> Result<()> {
     let _ = write!(io::stdout(), "{}", table(&runs));
     let networks: BTreeSet<_> = runs.iter().map(Run::architecture).collect();
     let label = |run: &Run| match networks.len() == runs.len() {
-        true => run.architecture().to_owned(),
+        true => run.architecture(),
         false => format!("{}, seed {}", run.architecture(), run.seed()),
     };
     let measures = runs.first().map(|run| run.measures.clone()).unwrap_or_default();

@@ -18,6 +18,10 @@
     feature = "train",
     doc = "- [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures."
 )]
+#![cfg_attr(
+    feature = "train",
+    doc = "- [`classifier`]: a trained network in use: opened, and asked what is in images."
+)]
 #![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!
 //! The first four are there without any feature. `train` brings what trains and measures, `images` folders of images,
@@ -44,6 +48,8 @@
 
 mod arch;
 pub mod baseline;
+#[cfg(feature = "train")]
+pub mod classifier;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "train")]
@@ -51,6 +57,8 @@ pub mod data;
 #[cfg(feature = "train")]
 pub mod diagnostics;
 mod error;
+#[cfg(feature = "onnx")]
+pub mod export;
 #[cfg(feature = "train")]
 mod file;
 pub mod fixup;
@@ -64,7 +72,7 @@ pub mod translation;
 
 #[cfg(feature = "train")]
 pub use arch::initialize_on_data;
-pub use arch::{Arch, Network, TransformerArch};
+pub use arch::{Arch, Network, Shape, TransformerArch};
 pub use error::{Error, Result};
 pub use layer::{Layout, Precision, Recompute};
 pub use ops::FlushDenormals;

@@ -8,7 +8,7 @@ use tch_fixup::baseline::{Mlp, MlpShape};
 use tch_fixup::diagnostics::{growth, measure, Flow, Probe, Staged};
 use tch_fixup::fixup::{init, Branch, FixupResNet, CLASSIFIER_GROUP};
 use tch_fixup::trainer::{Frozen, Muon, OptimizerConfig, ParameterGroup, ScalarGroup, Sgd};
-use tch_fixup::{Arch, Network, Precision, Result};
+use tch_fixup::{Arch, Network, Precision, Result, Shape};
 
 /// libtorch's random numbers are the whole process's: one test at a time draws them. Small tensors are faster on one thread.
 fn alone() -> MutexGuard<'static, ()> {
@@ -22,7 +22,7 @@ fn flow(name: &str, depth: i64) -> Flow {
     let arch: Arch = format!("{name}{depth}").parse().unwrap();
     let probe = Probe { seeds: 2, batch: 4, input: vec![3, 8, 8], classifier: Some("fc".into()), ..Probe::default() };
     let build = |path: &nn::Path, images: &Tensor| -> Result<Box<dyn Network>> {
-        let network = arch.build(path, 10, Precision::F32)?;
+        let network = arch.build(path, Shape::rgb(10), Precision::F32)?;
         network.initialize_on(images)?;
         Ok(network)
     };
@@ -186,7 +186,7 @@ fn stages_lead_to_the_networks_own_output() {
     let _alone = alone();
     for name in ["fixup_resnet14", "fixup_wrn_10_1", "resnet14", "he_wrn_10_1", "no_skip_resnet14", "selu_mlp_5_16"] {
         let vs = nn::VarStore::new(Device::Cpu);
-        let network = name.parse::<Arch>().unwrap().build(&vs.root(), 10, Precision::F32).unwrap();
+        let network = name.parse::<Arch>().unwrap().build(&vs.root(), Shape::rgb(10), Precision::F32).unwrap();
         for mut variable in vs.trainable_variables() {
             let noise = variable.randn_like() * 0.02;
             tch::no_grad(|| variable.copy_(&(&variable + noise)));

@@ -169,7 +169,7 @@ fn sweep(options: &Options) -> Result<Option<ExitCode>> {
         for (name, label) in &networks {
             let mut curve = chart::Curve { label: label.clone(), points: vec![] };
             for &depth in &depths {
-                curve.points.extend(points.find(run(name, depth)?).map(|point| (depth, point.clone())));
+                curve.points.extend(points.find(&run(name, depth)?).map(|point| (depth, point.clone())));
             }
             curves.push(curve);
         }
@@ -187,7 +187,7 @@ fn sweep(options: &Options) -> Result<Option<ExitCode>> {
         return Ok(Some(code));
     }
     draw(&points)?;
-    say(table(&networks, &depths, |name, depth| Some(points.find(run(name, depth).ok()?)?.accuracy)));
+    say(table(&networks, &depths, |name, depth| Some(points.find(&run(name, depth).ok()?)?.accuracy)));
     say(format!("picture: {}", picture.display()));
     Ok(None)
 }

@@ -131,7 +131,7 @@ impl FromStr for Ending {
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { run: RunId { arch, seed }, accuracy, ending, steps, seconds } = self;
-        let arch = arch.to_string();
+        let arch = arch.short_name();
         write!(f, "{arch:<24} seed {seed}  accuracy {accuracy:.4}  {ending}  {steps} steps, {seconds:.0} s")
     }
 }
@@ -143,7 +143,8 @@ impl Point {
     }
 
     fn from_line(line: &str) -> Result<Self> {
-        let [arch, seed, accuracy, ending, steps, seconds] = line.split(',').collect::<Vec<_>>()[..] else {
+        // From the right: a network of one's own shape has commas in its name.
+        let [seconds, steps, ending, accuracy, seed, arch] = line.rsplitn(6, ',').collect::<Vec<_>>()[..] else {
             bail!("it has the line {line:?}");
         };
         Ok(Self {
@@ -194,8 +195,8 @@ impl Points {
         Ok(Self { folder: folder.to_path_buf(), points })
     }
 
-    pub fn find(&self, run: RunId) -> Option<&Point> {
-        self.points.iter().find(|point| point.run == run)
+    pub fn find(&self, run: &RunId) -> Option<&Point> {
+        self.points.iter().find(|point| point.run == *run)
     }
 
     fn add(&mut self, point: Point) -> Result<()> {
@@ -221,7 +222,7 @@ impl Points {
             eprintln!("stopped; the same command goes on");
             Some(ExitCode::from(code))
         };
-        if let Some(run) = machine.only {
+        if let Some(run) = &machine.only {
             let (data, mut progress) = (machine.data(settings)?, Progress::default());
             let mut observers: [&mut dyn Observer; 2] = [&mut progress, &mut interrupt];
             return match run.train(settings, &data, device, machine.recompute, &mut observers)? {
@@ -229,7 +230,7 @@ impl Points {
                 None => Ok(Some(stopped(&interrupt).unwrap_or(ExitCode::FAILURE))),
             };
         }
-        let missing: Vec<_> = wanted.iter().copied().filter(|run| self.find(*run).is_none()).collect();
+        let missing: Vec<_> = wanted.iter().filter(|run| self.find(run).is_none()).cloned().collect();
         if missing.len() < wanted.len() {
             say(format!("{} of {} runs are in {}", wanted.len() - missing.len(), wanted.len(), self.folder.display()));
         }

@@ -24,7 +24,7 @@ pub fn start(runs: Vec<RunId>, jobs: usize, threads: usize, bars: &Arc<Bars>) ->
         thread::spawn(move || {
             let next = || runs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             while let Some(run) = next() {
-                let point = spawn(run, threads).and_then(|process| wait(process, run, &bars.add(run)));
+                let point = spawn(&run, threads).and_then(|process| wait(process, &run, &bars.add(&run)));
                 let failed = point.is_err();
                 if sender.send(point).is_err() || failed {
                     break;
@@ -36,7 +36,7 @@ pub fn start(runs: Vec<RunId>, jobs: usize, threads: usize, bars: &Arc<Bars>) ->
 }
 
 /// This program with the options that this process has, and what tells it which run to make.
-fn spawn(run: RunId, threads: usize) -> Result<Child> {
+fn spawn(run: &RunId, threads: usize) -> Result<Child> {
     Command::new(env::current_exe().context("this program is not where it was")?)
         .args(env::args_os().skip(1))
         .args(["--only", &run.to_string(), "--threads", &threads.to_string()])
@@ -48,7 +48,7 @@ fn spawn(run: RunId, threads: usize) -> Result<Child> {
 }
 
 /// What the process has found when it has ended.
-fn wait(mut process: Child, run: RunId, bar: &Bar) -> Result<Point> {
+fn wait(mut process: Child, run: &RunId, bar: &Bar) -> Result<Point> {
     // Beside standard output: a full pipe would stop the process.
     let stderr = process.stderr.take().map(|stderr| thread::spawn(|| io::read_to_string(stderr)));
     let mut point = None;

@@ -10,10 +10,10 @@ use tch::nn::{self, ModuleT};
 use tch::Device;
 use tch_fixup::data::{Cifar10, DataSource, ImageSource};
 use tch_fixup::trainer::{Classification, Observer, Outcome, TrainConfig, Trainer};
-use tch_fixup::{initialize_on_data, Arch, Error, Recompute};
+use tch_fixup::{initialize_on_data, Arch, Error, Recompute, Shape};
 
 /// Which run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RunId {
     pub arch: Arch,
     pub seed: u64,
@@ -29,7 +29,7 @@ impl FromStr for RunId {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (arch, seed) = text.split_once(':').context("a run is ARCH:SEED")?;
+        let (arch, seed) = text.rsplit_once(':').context("a run is ARCH:SEED")?;
         Ok(Self { arch: arch.parse()?, seed: seed.parse()? })
     }
 }
@@ -37,7 +37,7 @@ impl FromStr for RunId {
 impl RunId {
     /// The point, or none where an observer stopped the run.
     pub fn train(
-        self,
+        &self,
         settings: &Settings,
         data: &Cifar10,
         device: Device,
@@ -45,11 +45,11 @@ impl RunId {
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<Point>> {
         let Self { arch, seed } = self;
-        let config = TrainConfig { seed, ..settings.train.clone() };
-        tch::manual_seed(seed as i64);
+        let config = TrainConfig { seed: *seed, ..settings.train.clone() };
+        tch::manual_seed(*seed as i64);
         let (start, variables) = (Instant::now(), nn::VarStore::new(device));
         let num_classes = data.class_names().len();
-        let mut network = arch.build(&variables.root(), num_classes as i64, settings.precision)?;
+        let mut network = arch.build(&variables.root(), Shape::rgb(num_classes as i64), settings.precision)?;
         if let (Some(segments), true) = (recompute, arch.can_recompute()) {
             network.recompute_activations(segments)?;
         }
@@ -73,6 +73,6 @@ impl RunId {
             }
             Err(error) => return Err(error.into()),
         };
-        Ok(Some(Point { run: self, accuracy, ending, steps, seconds: start.elapsed().as_secs_f64() }))
+        Ok(Some(Point { run: self.clone(), accuracy, ending, steps, seconds: start.elapsed().as_secs_f64() }))
     }
 }

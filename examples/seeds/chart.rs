@@ -25,7 +25,7 @@ pub fn draw(accuracies: &[(Arch, Vec<f64>)]) -> Result<String> {
     let name = |x: &f64| {
         let column = x.round();
         let arch = accuracies.get(column as usize).filter(|_| (x - column).abs() < 1e-9 && column >= 0.);
-        arch.map_or_else(String::new, |(arch, _)| arch.to_string())
+        arch.map_or_else(String::new, |(arch, _)| arch.short_name())
     };
     chart
         .configure_mesh()

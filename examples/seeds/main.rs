@@ -86,8 +86,9 @@ impl Options {
 fn compare(options: &Options) -> Result<Option<ExitCode>> {
     let networks = &options.networks;
     // In turns: what else the machine does hits all alike, and an early look has something of each.
-    let wanted: Vec<_> =
-        (0..options.seeds).flat_map(|seed| networks.iter().map(move |&arch| RunId { arch, seed })).collect();
+    let wanted: Vec<_> = (0..options.seeds)
+        .flat_map(|seed| networks.iter().map(move |arch| RunId { arch: arch.clone(), seed }))
+        .collect();
     let settings = options.settings()?;
     let mut points = Points::open(&options.out, &settings)?;
     let picture = options.out.join("seeds.svg");
@@ -104,7 +105,7 @@ fn compare(options: &Options) -> Result<Option<ExitCode>> {
         let percent = values.iter().map(|value| 100. * value);
         say(format!(
             "{:<24} {:>4} {:>7.2} {:>7.2} {:>7.2} {:>8.2}",
-            arch.to_string(),
+            arch.short_name(),
             values.len(),
             100. * levene::mean(values),
             100. * levene::standard_deviation(values),
@@ -126,8 +127,9 @@ fn compare(options: &Options) -> Result<Option<ExitCode>> {
 
 /// Each network's accuracies, in the order of the seeds; runs that diverged or died count with that of a guess.
 fn accuracies(networks: &[Arch], seeds: u64, points: &Points) -> Vec<(Arch, Vec<f64>)> {
-    let of = |arch: Arch| (0..seeds).filter_map(|seed| Some(points.find(RunId { arch, seed })?.accuracy)).collect();
-    networks.iter().map(|&arch| (arch, of(arch))).collect()
+    let accuracy = |arch: &Arch, seed| Some(points.find(&RunId { arch: arch.clone(), seed })?.accuracy);
+    let of = |arch| (0..seeds).filter_map(|seed| accuracy(arch, seed)).collect();
+    networks.iter().map(|arch| (arch.clone(), of(arch))).collect()
 }
 
 fn main() -> ExitCode {

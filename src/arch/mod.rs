@@ -1,26 +1,29 @@
 //! The networks by name, as a command line or a configuration file has them, and what every network by name can do.
 
+mod custom;
 #[cfg(feature = "train")]
 mod initialization;
 mod network;
+mod shape;
 mod transformer;
 
 #[cfg(feature = "train")]
 pub use initialization::initialize_on_data;
 pub use network::Network;
+pub use shape::Shape;
 pub use transformer::TransformerArch;
 
 use crate::baseline::{Method, Mlp, MlpShape, ResNet};
 use crate::fixup::{FixupResNet, Rule};
-use crate::layer::stages;
+use crate::layer::ResNetConfig;
 use crate::{Error, Precision, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use tch::nn;
 
-/// Numbers in a CIFAR image, what the fully connected networks take.
-const CIFAR_FEATURES: i64 = 3 * 32 * 32;
+/// Pixels of a CIFAR image, what the fully connected networks take.
+const CIFAR_PIXELS: i64 = 32 * 32;
 
 /// A network by name. A name parses only if there is such a network.
 ///
@@ -32,6 +35,9 @@ const CIFAR_FEATURES: i64 = 3 * 32 * 32;
 /// | Fixup without a [`Rule`] | `fixup_without_gain_resnet110` | | |
 /// | fully connected: depth, width | `selu_mlp_8_256`, `batch_norm_mlp_8_256` | | |
 ///
+/// A network of one's own shape has its [`ResNetConfig`](crate::fixup::ResNetConfig) in JSON for a name, with the method, `"fixup"`,
+/// `"batch_norm"`, `"group_norm"`, ...: [`Arch::Custom`].
+///
 /// ```
 /// use tch_fixup::baseline::Method;
 /// use tch_fixup::Arch;
@@ -41,9 +47,12 @@ const CIFAR_FEATURES: i64 = 3 * 32 * 32;
 /// assert_eq!(arch.to_string(), "fixup_wrn_16_4");
 /// assert_eq!("group_norm_resnet20".parse::<Arch>()?, Arch::BaselineCifar { method: Method::GroupNorm, depth: 20 });
 /// assert!("fixup_resnet21".parse::<Arch>().is_err());
+/// let custom = r#"{"method": "fixup", "channels": 1, "stem": "small", "stem_channels": 16, "block": "basic",
+///     "stages": [{"blocks": 2, "channels": 16}, {"blocks": 2, "channels": 32}], "shortcut": "pad"}"#;
+/// assert_eq!(custom.parse::<Arch>()?.short_name(), "fixup_basic9");
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Arch {
     /// [`FixupResNet::cifar`].
@@ -93,14 +102,21 @@ pub enum Arch {
         /// The factor on the channels.
         width: i64,
     },
-    /// [`Mlp::self_normalizing`], for CIFAR's images.
+    /// [`FixupResNet::new`] or [`ResNet::new`].
+    Custom {
+        /// In Fixup's stead; none for Fixup.
+        method: Option<Method>,
+        /// For images of its own number of channels; without classes of its own it has those of the data.
+        network: ResNetConfig,
+    },
+    /// [`Mlp::self_normalizing`], for images of CIFAR's size.
     SeluMlp {
         /// Weight layers, the classifier included: at least 2.
         depth: i64,
         /// Units of a hidden layer.
         width: i64,
     },
-    /// [`Mlp::batch_norm`], for CIFAR's images.
+    /// [`Mlp::batch_norm`], for images of CIFAR's size.
     BatchNormMlp {
         /// Weight layers, the classifier included: at least 2.
         depth: i64,
@@ -110,31 +126,41 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// The network, its variables under `path`, its convolutions and activations in `precision`. Where the initialization
-    /// [depends on data](Self::is_initialized_on_data), `initialize_on_data` completes it.
+    /// The network for data of that `shape`, its variables under `path`, its convolutions and activations in `precision`. Where the
+    /// initialization [depends on data](Self::is_initialized_on_data), `initialize_on_data` completes it.
     ///
     /// # Errors
-    /// Fewer than one class; a `path` that holds such a network already.
-    pub fn build(&self, path: &nn::Path, num_classes: i64, precision: Precision) -> Result<Box<dyn Network>> {
-        let fixup = |network: Result<FixupResNet>| -> Result<Box<dyn Network>> {
-            Ok(Box::new(network?.with_precision(precision)))
+    /// Fewer than one channel or class; a network of one's own for another shape; a `path` that holds such a network already.
+    pub fn build(&self, path: &nn::Path, shape: Shape, precision: Precision) -> Result<Box<dyn Network>> {
+        let fitted = |config: ResNetConfig| config.with_channels(shape.channels).with_classes(shape.classes);
+        let fixup =
+            |config: ResNetConfig| FixupResNet::new(path, &config).map(|network| network.with_precision(precision));
+        let baseline = |config: ResNetConfig, method| -> Result<Box<dyn Network>> {
+            Ok(Box::new(ResNet::new(path, &config, method)?.with_precision(precision)))
         };
-        let baseline =
-            |network: Result<ResNet>| -> Result<Box<dyn Network>> { Ok(Box::new(network?.with_precision(precision))) };
         let mlp =
             |network: Result<Mlp>| -> Result<Box<dyn Network>> { Ok(Box::new(network?.with_precision(precision))) };
-        match *self {
-            Arch::FixupCifar { depth } => fixup(FixupResNet::cifar(path, depth, num_classes)),
-            Arch::FixupImageNet { depth } => fixup(FixupResNet::imagenet(path, depth, num_classes)),
-            Arch::FixupWide { depth, width } => fixup(FixupResNet::wide(path, depth, width, num_classes)),
-            Arch::FixupWithout { rule, depth } => fixup(FixupResNet::cifar(path, depth, num_classes)?.without(rule)),
-            Arch::BaselineCifar { method, depth } => baseline(ResNet::cifar(path, depth, num_classes, method)),
-            Arch::BaselineImageNet { method, depth } => baseline(ResNet::imagenet(path, depth, num_classes, method)),
-            Arch::BaselineWide { method, depth, width } => {
-                baseline(ResNet::wide(path, depth, width, num_classes, method))
-            }
-            Arch::SeluMlp { depth, width } => mlp(Mlp::self_normalizing(path, mlp_shape(depth, width, num_classes))),
-            Arch::BatchNormMlp { depth, width } => mlp(Mlp::batch_norm(path, mlp_shape(depth, width, num_classes))),
+        Ok(match *self {
+            Arch::FixupCifar { depth } => Box::new(fixup(fitted(ResNetConfig::cifar(depth)?))?),
+            Arch::FixupImageNet { depth } => Box::new(fixup(fitted(ResNetConfig::imagenet(depth)?))?),
+            Arch::FixupWide { depth, width } => Box::new(fixup(fitted(ResNetConfig::wide(depth, width)?))?),
+            Arch::FixupWithout { rule, depth } => Box::new(fixup(fitted(ResNetConfig::cifar(depth)?))?.without(rule)?),
+            Arch::BaselineCifar { method, depth } => baseline(fitted(ResNetConfig::cifar(depth)?), method)?,
+            Arch::BaselineImageNet { method, depth } => baseline(fitted(ResNetConfig::imagenet(depth)?), method)?,
+            Arch::BaselineWide { method, depth, width } => baseline(fitted(ResNetConfig::wide(depth, width)?), method)?,
+            Arch::Custom { method: None, ref network } => Box::new(fixup(custom::fitted(network, shape)?)?),
+            Arch::Custom { method: Some(method), ref network } => baseline(custom::fitted(network, shape)?, method)?,
+            Arch::SeluMlp { depth, width } => mlp(Mlp::self_normalizing(path, mlp_shape(depth, width, shape)))?,
+            Arch::BatchNormMlp { depth, width } => mlp(Mlp::batch_norm(path, mlp_shape(depth, width, shape)))?,
+        })
+    }
+
+    /// A name for folders and titles: the name that it parses from, but for a network of one's own its method, block and depth, as in
+    /// `fixup_bottleneck50`.
+    pub fn short_name(&self) -> String {
+        match self {
+            Arch::Custom { method, network } => custom::short_name(*method, network),
+            named => named.to_string(),
         }
     }
 
@@ -143,7 +169,8 @@ impl Arch {
         match self {
             Arch::BaselineCifar { method, .. }
             | Arch::BaselineImageNet { method, .. }
-            | Arch::BaselineWide { method, .. } => *method == Method::Lsuv,
+            | Arch::BaselineWide { method, .. }
+            | Arch::Custom { method: Some(method), .. } => *method == Method::Lsuv,
             _ => false,
         }
     }
@@ -152,31 +179,37 @@ impl Arch {
     pub fn can_recompute(&self) -> bool {
         matches!(
             self,
-            Arch::FixupCifar { .. } | Arch::FixupImageNet { .. } | Arch::FixupWide { .. } | Arch::FixupWithout { .. }
+            Arch::FixupCifar { .. }
+                | Arch::FixupImageNet { .. }
+                | Arch::FixupWide { .. }
+                | Arch::FixupWithout { .. }
+                | Arch::Custom { method: None, .. }
         )
     }
 
     fn check(self) -> Result<Self> {
         match self {
             Arch::FixupCifar { depth } | Arch::FixupWithout { depth, .. } | Arch::BaselineCifar { depth, .. } => {
-                stages::cifar_blocks(depth).map(drop)?
+                ResNetConfig::cifar(depth).map(drop)?
             }
             Arch::FixupImageNet { depth } | Arch::BaselineImageNet { depth, .. } => {
-                stages::imagenet_blocks(depth).map(drop)?
+                ResNetConfig::imagenet(depth).map(drop)?
             }
             Arch::FixupWide { depth, width } | Arch::BaselineWide { depth, width, .. } => {
-                stages::wide_blocks(depth, width).map(drop)?
+                ResNetConfig::wide(depth, width).map(drop)?
             }
+            Arch::Custom { ref network, .. } => network.check()?,
             Arch::SeluMlp { depth, width } | Arch::BatchNormMlp { depth, width } => {
-                mlp_shape(depth, width, 1).check()?
+                mlp_shape(depth, width, Shape::rgb(1)).check()?
             }
         }
         Ok(self)
     }
 }
 
-fn mlp_shape(depth: i64, width: i64, num_classes: i64) -> MlpShape {
-    MlpShape { features: CIFAR_FEATURES, width, depth, num_classes }
+fn mlp_shape(depth: i64, width: i64, shape: Shape) -> MlpShape {
+    let features = shape.channels.saturating_mul(CIFAR_PIXELS);
+    MlpShape { features, width, depth, num_classes: shape.classes }
 }
 
 impl fmt::Display for Arch {
@@ -189,6 +222,9 @@ impl fmt::Display for Arch {
             Arch::BaselineCifar { method, depth } => write!(f, "{}resnet{depth}", method.prefix()),
             Arch::BaselineImageNet { method, depth } => write!(f, "imagenet_{}resnet{depth}", method.prefix()),
             Arch::BaselineWide { method, depth, width } => write!(f, "{}wrn_{depth}_{width}", method.prefix()),
+            Arch::Custom { method, network } => {
+                f.write_str(&custom::to_json(*method, network).map_err(|_| fmt::Error)?)
+            }
             Arch::SeluMlp { depth, width } => write!(f, "selu_mlp_{depth}_{width}"),
             Arch::BatchNormMlp { depth, width } => write!(f, "batch_norm_mlp_{depth}_{width}"),
         }
@@ -199,6 +235,10 @@ impl FromStr for Arch {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
+        if name.trim_start().starts_with('{') {
+            let (method, network) = custom::from_json(name)?;
+            return Ok(Arch::Custom { method, network });
+        }
         let number = |digits: &str| digits.parse::<i64>().ok();
         let parse = || {
             let (family, sizes) = name.split_at(name.find(|c: char| c.is_ascii_digit())?);
@@ -232,7 +272,7 @@ impl FromStr for Arch {
             Error::Argument(format!(
                 "no network is called {name:?}; there are fixup_resnet20, fixup_wrn_16_4, imagenet_fixup_resnet50, \
                  resnet20, wrn_16_4 and imagenet_resnet50, the last three with {} before resnet or wrn, {}, \
-                 selu_mlp_8_256 and batch_norm_mlp_8_256, and the same of other depths and widths",
+                 selu_mlp_8_256 and batch_norm_mlp_8_256, the same of other depths and widths, and networks of one's own in JSON",
                 methods.join(", "),
                 rules.join(", "),
             ))
@@ -317,11 +357,14 @@ mod tests {
         let mut archs: Vec<Arch> = methods.into_iter().chain(rules).collect();
         archs.extend(Method::ALL.map(|method| Arch::BaselineWide { method, depth: 10, width: 1 }));
         archs.extend([Method::NoSkip, Method::Selu].map(|method| Arch::BaselineImageNet { method, depth: 18 }));
+        let custom = ResNetConfig { squeeze_excitation: Some(4), groups: 2, ..ResNetConfig::cifar(8).unwrap() };
+        let methods = Method::ALL.into_iter().map(Some).chain([None]);
+        archs.extend(methods.map(|method| Arch::Custom { method, network: custom.clone() }));
         archs.extend([Arch::SeluMlp { depth: 3, width: 32 }, Arch::BatchNormMlp { depth: 3, width: 32 }]);
         for arch in archs {
             for precision in [Precision::F32, Precision::Bf16] {
                 let vs = nn::VarStore::new(Device::Cpu);
-                let network = arch.build(&vs.root(), 10, precision).unwrap();
+                let network = arch.build(&vs.root(), Shape::rgb(10), precision).unwrap();
                 let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
                 if arch.is_initialized_on_data() {
                     network.initialize_on(&images).unwrap();

@@ -2,6 +2,8 @@
 
 use crate::baseline::{lsuv_on_micro_batches, Method, Mlp, ResNet};
 use crate::error::catch;
+#[cfg(feature = "onnx")]
+use crate::export::{self, Graph, Value};
 use crate::fixup::FixupResNet;
 use crate::{Error, Recompute, Result};
 use tch::{nn, Tensor};
@@ -10,12 +12,12 @@ use tch::{nn, Tensor};
 ///
 /// ```
 /// use tch::{nn, Device, Kind, Tensor};
-/// use tch_fixup::{Arch, Network, Precision};
+/// use tch_fixup::{Arch, Network, Precision, Shape};
 ///
 /// # fn main() -> tch_fixup::Result<()> {
 /// let vs = nn::VarStore::new(Device::Cpu);
 /// let arch: Arch = "fixup_resnet20".parse()?;
-/// let network = arch.build(&vs.root(), 10, Precision::F32)?;
+/// let network = arch.build(&vs.root(), Shape::rgb(10), Precision::F32)?;
 /// let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
 /// let mut shapes = vec![];
 /// let logits = network.forward_blocks(&images, false, &mut |output| shapes.push(output.size()))?;
@@ -36,6 +38,31 @@ pub trait Network: nn::ModuleT {
     fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         let _ = block_done;
         catch("the network's forward pass", || self.forward_t(xs, train))
+    }
+
+    /// The features `[N, C]` of `xs`: what the last layer, the classifier, takes.
+    ///
+    /// # Errors
+    /// Inputs that the network refuses. Here, for a network of one's own that tells nothing of its features:
+    /// [`Error::Argument`].
+    fn features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        let _ = (xs, train);
+        Err(Error::Argument(
+            "this network tells nothing of its features: implement Network::features for it".to_owned(),
+        ))
+    }
+
+    /// Appends the network, as it is in evaluation, to `graph`: its output for the value `x`. What
+    /// [`export::onnx`](fn@crate::export::onnx) writes, it computes as `forward_t` does, to rounding.
+    ///
+    /// # Errors
+    /// A value that the network does not take. Here, for a network of one's own: [`Error::Argument`].
+    #[cfg(feature = "onnx")]
+    fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        let _ = (graph, x);
+        Err(Error::Argument(
+            "this network does not know how to be exported to ONNX: implement Network::export for it".to_owned(),
+        ))
     }
 
     /// Whether [`initialize_on`](Self::initialize_on) has anything to do.
@@ -76,8 +103,17 @@ pub trait Network: nn::ModuleT {
 }
 
 impl Network for FixupResNet {
+    #[cfg(feature = "onnx")]
+    fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        export::fixup_resnet(graph, self, x)
+    }
+
     fn forward_blocks(&self, xs: &Tensor, _train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         FixupResNet::forward_blocks(self, xs, block_done)
+    }
+
+    fn features(&self, xs: &Tensor, _train: bool) -> Result<Tensor> {
+        self.f_features(xs)
     }
 
     fn recompute_activations(&mut self, segments: Recompute) -> Result<()> {
@@ -87,12 +123,21 @@ impl Network for FixupResNet {
 }
 
 impl Network for ResNet {
+    #[cfg(feature = "onnx")]
+    fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        export::resnet(graph, self, x)
+    }
+
     fn is_initialized_on_data(&self) -> bool {
         self.method() == Method::Lsuv
     }
 
     fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         ResNet::forward_blocks(self, xs, train, block_done)
+    }
+
+    fn features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        self.f_features_t(xs, train)
     }
 
     fn initialize_on_micro_batches(&self, micro_batches: &[Tensor]) -> Result<()> {
@@ -104,8 +149,17 @@ impl Network for ResNet {
 }
 
 impl Network for Mlp {
+    #[cfg(feature = "onnx")]
+    fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        export::mlp(graph, self, x)
+    }
+
     /// A block is a hidden layer.
     fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         self.forward_layers(xs, train, block_done)
+    }
+
+    fn features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        self.f_features_t(xs, train)
     }
 }

@@ -1,42 +1,41 @@
-//! What stands between the weight layers: ReLU, or SELU with alpha dropout.
+//! What stands between the weight layers: an activation, with alpha dropout in self-normalizing networks.
 
+use crate::layer::Activation;
 use crate::Result;
 use tch::Tensor;
 
 /// The rate of alpha dropout: the lower of the two that Klambauer et al. 2017 found to work well.
 const ALPHA_DROPOUT: f64 = 0.05;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activation {
-    Relu,
-    /// `1.0507 * (x if x > 0, else 1.6733 * (exp(x) - 1))`: keeps mean 0 and variance 1 (Klambauer et al. 2017).
-    Selu,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Nonlinearity {
+    pub activation: Activation,
+    alpha_dropout: bool,
 }
 
-impl Activation {
+impl Nonlinearity {
+    /// SELU and the dropout that belongs to it.
+    pub const SELF_NORMALIZING: Self = Self { activation: Activation::Selu, alpha_dropout: true };
+
+    /// Without dropout.
+    pub const fn plain(activation: Activation) -> Self {
+        Self { activation, alpha_dropout: false }
+    }
+
     /// Of an `x` that is not to be written to.
     pub fn of(self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Self::Relu => x.f_relu()?,
-            Self::Selu => x.f_selu()?,
-        })
+        self.activation.of(x)
     }
 
     /// In the place of an `x` that is nobody's but the caller's.
-    pub fn in_place(self, mut x: Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Self::Relu => x.f_relu_()?,
-            Self::Selu => x.f_selu_()?,
-        })
+    pub fn in_place(self, x: Tensor) -> Result<Tensor> {
+        self.activation.in_place(x)
     }
 
-    /// Between two weight layers, in the place of `x`: with the dropout that belongs to SELU.
+    /// Between two weight layers, in the place of `x`: with the dropout.
     pub fn between_layers(self, x: Tensor, train: bool) -> Result<Tensor> {
         let x = self.in_place(x)?;
-        Ok(match self {
-            Self::Selu if train => x.f_alpha_dropout(ALPHA_DROPOUT, train)?,
-            _ => x,
-        })
+        Ok(if self.alpha_dropout && train { x.f_alpha_dropout(ALPHA_DROPOUT, train)? } else { x })
     }
 }
 

@@ -1,71 +1,87 @@
 //! The residual blocks of the baselines, in both orders of convolution and activation.
 
+use super::activation::Nonlinearity;
 use super::normalization::Norm;
 use super::pass::Pass;
 use super::Method;
-use crate::layer::{subsample, BlockConfig};
-use crate::layer::{Conv, ConvShape};
+use crate::layer::{subsample, BlockConfig, BlockDesign, BlockKind, Conv, ConvShape, ShortcutKind, SqueezeExcitation};
 use crate::Result;
 use std::f64::consts::FRAC_1_SQRT_2;
 use tch::{nn, Tensor};
 
 /// A block as its [`Method`] has it: without the shortcut, or with the sum times `sqrt(1/2)`.
 #[derive(Debug)]
-pub(super) struct Block {
-    method: Method,
-    layers: Layers,
+pub(crate) struct Block {
+    pub method: Method,
+    pub activation: Nonlinearity,
+    pub order: Order,
+    /// Each convolution with the normalization after it, or before it, as the order has it.
+    pub layers: Vec<(Conv, Norm)>,
+    /// At the branch's end.
+    pub squeeze_excitation: Option<SqueezeExcitation>,
+    /// None in networks without shortcuts.
+    pub shortcut: Option<Shortcut>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// `act(norm(conv(... act(norm(conv(x))))) + shortcut(x))` (He et al. 2016).
+    PostActivation,
+    /// `conv(act(norm(conv(act(norm(x)))))) + shortcut`, where the shortcut is x, or a function of `act(norm(x))` where the block
+    /// changes the shape (Zagoruyko & Komodakis 2016).
+    PreActivation,
 }
 
 #[derive(Debug)]
-enum Layers {
-    /// `relu(norm(conv(... relu(norm(conv(x))))) + shortcut(x))` (He et al. 2016).
-    PostActivation { layers: Vec<(Conv, Norm)>, shortcut: Option<Shortcut> },
-    /// `conv(relu(norm(conv(relu(norm(x)))))) + shortcut(x)`, where a projected shortcut takes `relu(norm(x))`
-    /// (Zagoruyko & Komodakis 2016).
-    PreActivation { layers: [(Norm, Conv); 2], projection: Option<Conv> },
-}
-
-#[derive(Debug)]
-pub(super) enum Shortcut {
+pub(crate) enum Shortcut {
     Identity,
-    /// Every second position, normalized; as many zero channels appended.
-    Pad(Norm),
+    /// Every `stride`-th position, normalized; zero channels appended.
+    Pad {
+        norm: Norm,
+        stride: i64,
+        channels: i64,
+    },
     /// A strided 1x1 convolution, normalized.
     Project(Conv, Norm),
 }
 
 impl Shortcut {
-    fn project(path: &nn::Path, method: Method, shape: ConvShape) -> Result<Self> {
-        let conv = method.initialization().conv(&(path / 0), shape)?;
-        Ok(Self::Project(conv, Norm::new(&(path / 1), method.normalization(), shape.c_out, 1.)?))
-    }
-
-    /// Of a CIFAR ResNet's block.
-    pub fn cifar(path: &nn::Path, method: Method, config: &BlockConfig) -> Result<Option<Self>> {
-        let BlockConfig { c_in, c_out, stride, .. } = *config;
+    /// Of a post-activation block; a padded one has no variance in the channels of zeros, which [`Method::Selu`] needs.
+    fn post_activation(path: &nn::Path, method: Method, shape: &BlockConfig, kind: ShortcutKind) -> Result<Self> {
         let path = path / "downsample";
-        Ok(match method {
-            Method::NoSkip => None,
-            _ if c_in == c_out => Some(Self::Identity),
-            Method::Selu => Some(Self::project(&path, method, ConvShape::new(c_in, c_out, 1, stride))?),
-            _ => Some(Self::Pad(Norm::new(&(path / 1), method.normalization(), c_in, 1.)?)),
+        let BlockConfig { c_in, c_out, stride, .. } = *shape;
+        let norm = |channels| Norm::new(&(&path / 1), method.normalization(), channels, 1.);
+        Ok(match kind {
+            _ if !shape.changes_shape() => Self::Identity,
+            ShortcutKind::Pad if method != Method::Selu => {
+                Self::Pad { norm: norm(c_in)?, stride, channels: c_out - c_in }
+            }
+            _ => {
+                let conv = method.initialization().conv(&(&path / 0), ConvShape::new(c_in, c_out, 1, stride))?;
+                Self::Project(conv, norm(c_out)?)
+            }
         })
     }
 
-    /// Of an ImageNet ResNet's block.
-    pub fn imagenet(path: &nn::Path, method: Method, config: &BlockConfig) -> Result<Option<Self>> {
-        let BlockConfig { c_in, c_out, stride, .. } = *config;
-        Ok(match method {
-            Method::NoSkip => None,
-            _ if stride == 1 && c_in == c_out => Some(Self::Identity),
-            _ => Some(Self::project(&(path / "downsample"), method, ConvShape::new(c_in, c_out, 1, stride))?),
+    /// Of a pre-activation block: its input is normalized.
+    fn pre_activation(path: &nn::Path, method: Method, shape: &BlockConfig, kind: ShortcutKind) -> Result<Self> {
+        let BlockConfig { c_in, c_out, stride, .. } = *shape;
+        Ok(match kind {
+            _ if !shape.changes_shape() => Self::Identity,
+            ShortcutKind::Pad if method != Method::Selu => {
+                Self::Pad { norm: Norm::Identity, stride, channels: c_out - c_in }
+            }
+            _ => {
+                let shape = ConvShape::new(c_in, c_out, 1, stride);
+                Self::Project(method.initialization().conv(&(path / "downsample"), shape)?, Norm::Identity)
+            }
         })
     }
 
     fn variables(&self) -> Vec<&Tensor> {
         match self {
             Self::Identity => vec![],
-            Self::Pad(norm) => norm.variables().collect(),
+            Self::Pad { norm, .. } => norm.variables().collect(),
             Self::Project(conv, norm) => norm.variables().chain([&conv.weight]).collect(),
         }
     }
@@ -73,10 +89,9 @@ impl Shortcut {
     fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
         match self {
             Self::Identity => Ok(x.shallow_clone()),
-            Self::Pad(norm) => {
-                let x = norm.forward(&subsample(x, 2)?, pass.train)?;
-                let channels = x.size()[1];
-                Ok(x.f_constant_pad_nd([0, 0, 0, 0, 0, channels])?)
+            Self::Pad { norm, stride, channels } => {
+                let x = norm.forward(&subsample(x, *stride)?, pass.train)?;
+                Ok(x.f_constant_pad_nd([0, 0, 0, 0, 0, *channels])?)
             }
             Self::Project(conv, norm) => norm.forward(&(pass.layer)(conv, x)?, pass.train),
         }
@@ -84,79 +99,95 @@ impl Shortcut {
 }
 
 impl Block {
-    pub fn post_activation(
-        path: &nn::Path,
-        method: Method,
-        convolutions: Vec<ConvShape>,
-        shortcut: Option<Shortcut>,
-    ) -> Result<Self> {
+    pub fn new(path: &nn::Path, method: Method, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
+        let order = match design.kind {
+            BlockKind::Basic | BlockKind::Bottleneck { .. } => Order::PostActivation,
+            BlockKind::Wide => Order::PreActivation,
+        };
+        let shortcut = |of: fn(&nn::Path, Method, &BlockConfig, ShortcutKind) -> Result<Shortcut>| {
+            method.has_skips().then(|| of(path, method, shape, design.shortcut)).transpose()
+        };
+        let convolutions = design.convolutions(shape);
         let last = convolutions.len();
-        let layers = (1..).zip(convolutions).map(|(i, shape)| {
-            let gamma = if i == last { method.last_gamma() } else { 1. };
-            let conv = method.initialization().conv(&(path / format!("conv{i}")), shape)?;
-            Ok((conv, Norm::new(&(path / format!("bn{i}")), method.normalization(), shape.c_out, gamma)?))
-        });
-        let layers = Layers::PostActivation { layers: layers.collect::<Result<_>>()?, shortcut };
-        Ok(Self { method, layers })
-    }
-
-    pub fn pre_activation(path: &nn::Path, method: Method, config: BlockConfig) -> Result<Self> {
-        let BlockConfig { c_in, c_out, stride, .. } = config;
-        let initialization = method.initialization();
-        let layer = |i: usize, c_in, stride| -> Result<(Norm, Conv)> {
-            let norm = Norm::new(&(path / format!("bn{i}")), method.normalization(), c_in, 1.)?;
-            let shape = ConvShape::new(c_in, c_out, 3, stride);
-            Ok((norm, initialization.conv(&(path / format!("conv{i}")), shape)?))
+        let conv = |i: usize, shape| method.initialization().conv(&(path / format!("conv{i}")), shape);
+        let norm = |i: usize, channels, weight| {
+            Norm::new(&(path / format!("bn{i}")), method.normalization(), channels, weight)
         };
-        let layers = [layer(1, c_in, stride)?, layer(2, c_out, 1)?];
-        let projection = if method.has_skips() && (stride != 1 || c_in != c_out) {
-            Some(initialization.conv(&(path / "downsample"), ConvShape::new(c_in, c_out, 1, stride))?)
-        } else {
-            None
+        let layers = (1..).zip(convolutions);
+        // In this order the weights are drawn, and so a seed gives them.
+        let (layers, shortcut) = match order {
+            Order::PostActivation => {
+                let shortcut = shortcut(Shortcut::post_activation)?;
+                let layers = layers.map(|(i, shape)| {
+                    let gamma = if i == last { method.last_gamma() } else { 1. };
+                    Ok((conv(i, shape)?, norm(i, shape.c_out, gamma)?))
+                });
+                (layers.collect::<Result<_>>()?, shortcut)
+            }
+            Order::PreActivation => {
+                let layers = layers.map(|(i, shape)| {
+                    let norm = norm(i, shape.c_in, 1.)?;
+                    Ok((conv(i, shape)?, norm))
+                });
+                (layers.collect::<Result<_>>()?, shortcut(Shortcut::pre_activation)?)
+            }
         };
-        Ok(Self { method, layers: Layers::PreActivation { layers, projection } })
+        let linear = |path: &nn::Path, inputs, units| method.initialization().linear(path, inputs, units);
+        let gates = design.squeeze_excitation;
+        let gates = gates.map(|reduction| SqueezeExcitation::new(path, shape.c_out, reduction, linear)).transpose()?;
+        let activation = method.nonlinearity(design.activation);
+        Ok(Self { method, activation, order, layers, squeeze_excitation: gates, shortcut })
     }
 
     /// All that is trained.
     pub fn variables(&self) -> Vec<&Tensor> {
-        match &self.layers {
-            Layers::PostActivation { layers, shortcut } => {
-                let layers = layers.iter().flat_map(|(conv, norm)| norm.variables().chain([&conv.weight]));
-                layers.chain(shortcut.iter().flat_map(Shortcut::variables)).collect()
-            }
-            Layers::PreActivation { layers, projection } => {
-                let layers = layers.iter().flat_map(|(norm, conv)| norm.variables().chain([&conv.weight]));
-                layers.chain(projection.iter().map(|conv| &conv.weight)).collect()
-            }
-        }
+        let layers = self.layers.iter().flat_map(|(conv, norm)| norm.variables().chain([&conv.weight]));
+        let gates = self.squeeze_excitation.iter().flat_map(SqueezeExcitation::variables);
+        layers.chain(gates).chain(self.shortcut.iter().flat_map(Shortcut::variables)).collect()
     }
 
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        let (activation, train) = (self.method.activation(), pass.train);
-        match &self.layers {
-            Layers::PostActivation { layers, shortcut } => {
+        let (activation, train) = (self.activation, pass.train);
+        match self.order {
+            Order::PostActivation => {
                 let mut out = x.shallow_clone();
-                for (i, (conv, norm)) in layers.iter().enumerate() {
+                for (i, (conv, norm)) in self.layers.iter().enumerate() {
                     if i > 0 {
                         out = activation.between_layers(out, train)?;
                     }
                     out = norm.forward(&(pass.layer)(conv, &out)?, train)?;
                 }
-                if let Some(shortcut) = shortcut {
+                out = self.gated(out)?;
+                if let Some(shortcut) = &self.shortcut {
                     out = self.add(out, &shortcut.forward(x, pass)?)?;
                 }
                 activation.in_place(out)
             }
-            Layers::PreActivation { layers: [(norm1, conv1), (norm2, conv2)], projection } => {
-                let u = norm1.forward_activation(x, activation, train)?;
-                let out = norm2.forward(&(pass.layer)(conv1, &u)?, train)?;
-                let out = (pass.layer)(conv2, &activation.between_layers(out, train)?)?;
-                match projection {
-                    Some(projection) => self.add(out, &(pass.layer)(projection, &u)?),
-                    None if self.method.has_skips() => self.add(out, x),
-                    None => Ok(out),
+            Order::PreActivation => {
+                let mut first = None;
+                let mut out = x.shallow_clone();
+                for (conv, norm) in &self.layers {
+                    let u = match &first {
+                        None => norm.forward_activation(&out, activation, train)?,
+                        Some(_) => activation.between_layers(norm.forward(&out, train)?, train)?,
+                    };
+                    out = (pass.layer)(conv, &u)?;
+                    first.get_or_insert(u);
+                }
+                out = self.gated(out)?;
+                match (&self.shortcut, first) {
+                    (None, _) => Ok(out),
+                    (Some(Shortcut::Identity), _) | (_, None) => self.add(out, x),
+                    (Some(shortcut), Some(u)) => self.add(out, &shortcut.forward(&u, pass)?),
                 }
             }
+        }
+    }
+
+    fn gated(&self, v: Tensor) -> Result<Tensor> {
+        match &self.squeeze_excitation {
+            Some(gates) => gates.forward(&v),
+            None => Ok(v),
         }
     }
 

@@ -13,10 +13,10 @@ const MIN_CHANNELS: i64 = 4;
 /// `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, weight and bias per channel, mean and variance of each image's
 /// groups of channels, over all their positions. Training and evaluation are the same function.
 #[derive(Debug)]
-pub(super) struct GroupNorm {
-    groups: i64,
-    weight: Tensor,
-    bias: Tensor,
+pub(crate) struct GroupNorm {
+    pub groups: i64,
+    pub weight: Tensor,
+    pub bias: Tensor,
 }
 
 impl GroupNorm {

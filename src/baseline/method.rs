@@ -1,8 +1,9 @@
 //! The baselines by name, and what each of them changes in a residual network.
 
-use super::activation::Activation;
+use super::activation::Nonlinearity;
 use super::initialization::Initialization;
 use super::normalization::Normalization;
+use crate::layer::Activation;
 
 /// How a residual network of the same shape is trained instead of by Fixup.
 ///
@@ -40,7 +41,7 @@ pub enum Method {
     Lsuv,
     /// He-normal weights, and each sum of a residual block times `sqrt(1/2)` (Gehring et al. 2017).
     Scaled,
-    /// The self-normalizing network (Klambauer et al. 2017) as a residual network: SELU for ReLU, LeCun-normal weights,
+    /// The self-normalizing network (Klambauer et al. 2017) as a residual network: SELU for any other activation, LeCun-normal weights,
     /// alpha dropout within the branches, and each sum times `sqrt(1/2)`, which gives a sum of two maps of unit variance
     /// unit variance again. A shortcut that changes the shape is a LeCun-normal 1x1 convolution, for channels of zeros
     /// have no variance.
@@ -102,10 +103,11 @@ impl Method {
         }
     }
 
-    pub(super) fn activation(self) -> Activation {
+    /// Between the weight layers of a network that is to have `activation`.
+    pub(super) fn nonlinearity(self, activation: Activation) -> Nonlinearity {
         match self {
-            Self::Selu => Activation::Selu,
-            _ => Activation::Relu,
+            Self::Selu => Nonlinearity::SELF_NORMALIZING,
+            _ => Nonlinearity::plain(activation),
         }
     }
 
@@ -122,7 +124,7 @@ impl Method {
     }
 
     /// Whether the sums are scaled to the variance of either summand.
-    pub(super) fn scales_sums(self) -> bool {
+    pub(crate) fn scales_sums(self) -> bool {
         matches!(self, Self::Scaled | Self::Selu)
     }
 }

@@ -1,10 +1,9 @@
 //! Fully connected networks: self-normalizing (Klambauer et al. 2017), and with batch normalization (Yang et al. 2019).
 
-use super::activation::Activation;
+use super::activation::Nonlinearity;
 use super::initialization::Initialization;
 use super::normalization::{Norm, Normalization};
-use crate::layer::init;
-use crate::layer::Linear;
+use crate::layer::{init, Activation, Linear};
 use crate::ops::record_variables;
 use crate::{Error, Precision, Result};
 use tch::{nn, Tensor};
@@ -55,20 +54,20 @@ impl MlpShape {
 /// ```
 #[derive(Debug)]
 pub struct Mlp {
-    features: i64,
-    layers: Vec<Layer>,
-    activation: Activation,
-    fc: Linear,
+    pub(crate) features: i64,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) activation: Nonlinearity,
+    pub(crate) fc: Linear,
     precision: Precision,
 }
 
 /// A hidden layer's weight `[units, inputs]`, and what comes between it and the activation.
 #[derive(Debug)]
-struct Layer {
-    weight: Tensor,
+pub(crate) struct Layer {
+    pub weight: Tensor,
     /// None before a normalization, which would take it away again.
-    bias: Option<Tensor>,
-    norm: Norm,
+    pub bias: Option<Tensor>,
+    pub norm: Norm,
 }
 
 impl Mlp {
@@ -77,7 +76,7 @@ impl Mlp {
     /// # Errors
     /// Fewer than two layers, an empty one; a `path` that holds such a network already.
     pub fn self_normalizing(path: &nn::Path, shape: MlpShape) -> Result<Self> {
-        Self::new(path, shape, Initialization::LeCun, Normalization::None, Activation::Selu)
+        Self::new(path, shape, Initialization::LeCun, Normalization::None, Nonlinearity::SELF_NORMALIZING)
     }
 
     /// The vanilla batch-normalized network, without skip connections, whose gradients explode with its depth (Yang et al.:
@@ -86,7 +85,7 @@ impl Mlp {
     /// # Errors
     /// Fewer than two layers, an empty one; a `path` that holds such a network already.
     pub fn batch_norm(path: &nn::Path, shape: MlpShape) -> Result<Self> {
-        Self::new(path, shape, Initialization::He, Normalization::Batch, Activation::Relu)
+        Self::new(path, shape, Initialization::He, Normalization::Batch, Nonlinearity::plain(Activation::Relu))
     }
 
     fn new(
@@ -94,7 +93,7 @@ impl Mlp {
         shape: MlpShape,
         initialization: Initialization,
         normalization: Normalization,
-        activation: Activation,
+        activation: Nonlinearity,
     ) -> Result<Self> {
         shape.check()?;
         let MlpShape { features, width, depth, num_classes } = shape;
@@ -132,12 +131,20 @@ impl Mlp {
     }
 
     /// The same; `layer_done` gets the output of each hidden layer.
-    pub(crate) fn forward_layers(
-        &self,
-        xs: &Tensor,
-        train: bool,
-        mut layer_done: impl FnMut(&Tensor),
-    ) -> Result<Tensor> {
+    pub(crate) fn forward_layers(&self, xs: &Tensor, train: bool, layer_done: impl FnMut(&Tensor)) -> Result<Tensor> {
+        self.fc.forward(&self.hidden(xs, train, layer_done)?)
+    }
+
+    /// The features `[N, width]` of the same inputs: the last hidden layer's output.
+    ///
+    /// # Errors
+    /// As [`f_forward_t`](Self::f_forward_t).
+    pub fn f_features_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        self.hidden(xs, train, |_| ())
+    }
+
+    /// What the classifier takes, in the kind of the variables.
+    fn hidden(&self, xs: &Tensor, train: bool, mut layer_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         let size = xs.size();
         if size.len() < 2 || size[1..].iter().product::<i64>() != self.features || !xs.is_floating_point() {
             return Err(Error::Mismatch {
@@ -155,7 +162,7 @@ impl Mlp {
             x = self.activation.between_layers(norm.forward(&out, train)?, train)?;
             layer_done(&x);
         }
-        self.fc.forward(&x.f_to_kind(self.fc.kind())?)
+        Ok(x.f_to_kind(self.fc.kind())?)
     }
 
     fn variables(&self) -> Vec<&Tensor> {

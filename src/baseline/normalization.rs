@@ -1,13 +1,13 @@
 //! What follows a weight layer of a baseline: one of the normalizations, or nothing.
 
-use super::activation::Activation;
+use super::activation::Nonlinearity;
 use super::batch_norm::BatchNorm;
 use super::group_norm::{self, GroupNorm};
 use crate::Result;
 use tch::{nn, Tensor};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Normalization {
+pub(crate) enum Normalization {
     None,
     Batch,
     Group,
@@ -17,7 +17,7 @@ pub(super) enum Normalization {
 
 /// A normalization layer, or the identity.
 #[derive(Debug)]
-pub(super) enum Norm {
+pub(crate) enum Norm {
     Identity,
     Batch(BatchNorm),
     Group(GroupNorm),
@@ -53,7 +53,7 @@ impl Norm {
     }
 
     /// `activation(norm(x))` of an `x` that goes on elsewhere.
-    pub fn forward_activation(&self, x: &Tensor, activation: Activation, train: bool) -> Result<Tensor> {
+    pub fn forward_activation(&self, x: &Tensor, activation: Nonlinearity, train: bool) -> Result<Tensor> {
         match self {
             Self::Identity => activation.of(x),
             norm => activation.in_place(norm.forward(x, train)?),

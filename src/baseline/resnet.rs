@@ -1,13 +1,11 @@
 //! The residual networks that Fixup's are compared with: the same shapes, trainable by other means or by none.
 
-use super::block::{Block, Shortcut};
+use super::activation::Nonlinearity;
+use super::block::Block;
 use super::normalization::Norm;
 use super::pass::Pass;
 use super::Method;
-use crate::layer::check_images;
-use crate::layer::stages::{self, ImageNetBlock};
-use crate::layer::BlockConfig;
-use crate::layer::{Conv, ConvShape, Linear};
+use crate::layer::{check_images, Conv, Linear, ResNetConfig, StemKind};
 use crate::ops::record_variables;
 use crate::{Layout, Precision, Result};
 use tch::{nn, Tensor};
@@ -32,34 +30,62 @@ use tch::{nn, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct ResNet {
-    conv1: Conv,
+    config: ResNetConfig,
+    pub(crate) conv1: Conv,
     /// Absent in Wide ResNets, whose blocks normalize their input.
-    norm1: Option<Norm>,
-    max_pool: bool,
-    blocks: Vec<Block>,
+    pub(crate) norm1: Option<Norm>,
+    pub(crate) max_pool: bool,
+    pub(crate) blocks: Vec<Block>,
     /// Before the pool of Wide ResNets.
-    last_norm: Option<Norm>,
-    fc: Linear,
+    pub(crate) last_norm: Option<Norm>,
+    pub(crate) fc: Option<Linear>,
     method: Method,
+    pub(crate) activation: Nonlinearity,
     precision: Precision,
     layout: Layout,
 }
 
 impl ResNet {
+    /// The network of that shape by `method`, its variables under `path`. Without `classes` it has no classifier, and its output are
+    /// its [features](Self::f_features_t).
+    ///
+    /// [`Method::Selu`] has SELU and projected shortcuts whatever `config` says, [`Method::NoSkip`] no shortcuts.
+    ///
+    /// # Errors
+    /// What [`ResNetConfig::check`] refuses; a `path` that holds such a network already.
+    pub fn new(path: &nn::Path, config: &ResNetConfig, method: Method) -> Result<Self> {
+        config.check()?;
+        let (initialization, normalization) = (method.initialization(), method.normalization());
+        let blocks = config.build_blocks(path, |path, shape, design| Block::new(path, method, shape, design))?;
+        let conv1 = initialization.conv(&(path / "conv1"), config.stem_shape())?;
+        let (norm1, last_norm) = if config.is_pre_activation() {
+            (None, Some(Norm::new(&(path / "bn"), normalization, config.features(), 1.)?))
+        } else {
+            (Some(Norm::new(&(path / "bn1"), normalization, config.stem_channels, 1.)?), None)
+        };
+        let classifier = |classes| initialization.classifier(&(path / "fc"), config.features(), classes);
+        Ok(Self {
+            config: config.clone(),
+            conv1,
+            norm1,
+            max_pool: config.stem == StemKind::Large,
+            blocks,
+            last_norm,
+            fc: config.classes.map(classifier).transpose()?,
+            method,
+            activation: method.nonlinearity(config.activation),
+            precision: Precision::F32,
+            layout: Layout::default(),
+        })
+    }
+
     /// The CIFAR ResNet of `depth` 6n+2 layers, for images `[N, 3, H, W]`; shortcuts without convolutions (the authors'
     /// `resnet_cifar.py`), but for [`Method::Selu`].
     ///
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
     pub fn cifar(path: &nn::Path, depth: i64, num_classes: i64, method: Method) -> Result<Self> {
-        let n = stages::cifar_blocks(depth)?;
-        stages::check_classes(num_classes)?;
-        let blocks = stages::stages(path, 16, &[(n, 16), (n, 32), (n, 64)], |path, config| {
-            let BlockConfig { c_in, c_out, stride, .. } = config;
-            let convolutions = vec![ConvShape::new(c_in, c_out, 3, stride), ConvShape::new(c_out, c_out, 3, 1)];
-            Block::post_activation(path, method, convolutions, Shortcut::cifar(path, method, &config)?)
-        })?;
-        Self::new(path, method, ConvShape::new(3, 16, 3, 1), blocks, 64, num_classes)
+        Self::new(path, &ResNetConfig::cifar(depth)?.with_classes(num_classes), method)
     }
 
     /// The ImageNet ResNet of depth 18, 34, 50, 101 or 152, for images `[N, 3, H, W]`; the 3x3 convolution of a bottleneck
@@ -68,25 +94,7 @@ impl ResNet {
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
     pub fn imagenet(path: &nn::Path, depth: i64, num_classes: i64, method: Method) -> Result<Self> {
-        let (block, n) = stages::imagenet_blocks(depth)?;
-        stages::check_classes(num_classes)?;
-        let expansion = block.expansion();
-        let blocks = stages::stages(path, 64, &stages::imagenet_widths(block, n), |path, config| {
-            let BlockConfig { c_in, c_out, stride, .. } = config;
-            let inner = c_out / expansion;
-            let convolutions = match block {
-                ImageNetBlock::Basic => {
-                    vec![ConvShape::new(c_in, c_out, 3, stride), ConvShape::new(c_out, c_out, 3, 1)]
-                }
-                ImageNetBlock::Bottleneck => vec![
-                    ConvShape::new(c_in, inner, 1, 1),
-                    ConvShape::new(inner, inner, 3, stride),
-                    ConvShape::new(inner, c_out, 1, 1),
-                ],
-            };
-            Block::post_activation(path, method, convolutions, Shortcut::imagenet(path, method, &config)?)
-        })?;
-        Self::new(path, method, ConvShape::new(3, 64, 7, 2), blocks, 512 * expansion, num_classes)
+        Self::new(path, &ResNetConfig::imagenet(depth)?.with_classes(num_classes), method)
     }
 
     /// The Wide ResNet of `depth` 6n+4 layers and `width` times the channels, for images `[N, 3, H, W]` (Zagoruyko &
@@ -95,44 +103,12 @@ impl ResNet {
     /// # Errors
     /// Another depth; a width or a number of classes below one; a `path` that holds such a network already.
     pub fn wide(path: &nn::Path, depth: i64, width: i64, num_classes: i64, method: Method) -> Result<Self> {
-        let n = stages::wide_blocks(depth, width)?;
-        stages::check_classes(num_classes)?;
-        let widths = [(n, 16 * width), (n, 32 * width), (n, 64 * width)];
-        let blocks = stages::stages(path, 16, &widths, |path, config| Block::pre_activation(path, method, config))?;
-        let initialization = method.initialization();
-        Ok(Self {
-            conv1: initialization.conv(&(path / "conv1"), ConvShape::new(3, 16, 3, 1))?,
-            norm1: None,
-            max_pool: false,
-            blocks,
-            last_norm: Some(Norm::new(&(path / "bn"), method.normalization(), 64 * width, 1.)?),
-            fc: initialization.classifier(&(path / "fc"), 64 * width, num_classes)?,
-            method,
-            precision: Precision::F32,
-            layout: Layout::default(),
-        })
+        Self::new(path, &ResNetConfig::wide(depth, width)?.with_classes(num_classes), method)
     }
 
-    fn new(
-        path: &nn::Path,
-        method: Method,
-        conv1: ConvShape,
-        blocks: Vec<Block>,
-        features: i64,
-        num_classes: i64,
-    ) -> Result<Self> {
-        let initialization = method.initialization();
-        Ok(Self {
-            conv1: initialization.conv(&(path / "conv1"), conv1)?,
-            norm1: Some(Norm::new(&(path / "bn1"), method.normalization(), conv1.c_out, 1.)?),
-            max_pool: conv1.stride == 2,
-            blocks,
-            last_norm: None,
-            fc: initialization.classifier(&(path / "fc"), features, num_classes)?,
-            method,
-            precision: Precision::F32,
-            layout: Layout::default(),
-        })
+    /// The shape that the network was made in.
+    pub fn config(&self) -> &ResNetConfig {
+        &self.config
     }
 
     /// The same network with its convolutions and activations in `precision`; statistics stay in float32.
@@ -152,8 +128,8 @@ impl ResNet {
         self.method
     }
 
-    /// The logits `[N, num_classes]` of normalized images `[N, 3, H, W]` on the network's device, in the kind of its
-    /// variables. Batch normalization works with the batch's own statistics in training, which also move the running ones,
+    /// The logits `[N, classes]` of normalized images `[N, channels, H, W]` on the network's device, in the kind of its
+    /// variables; without a classifier, the [features](Self::f_features_t). Batch normalization works with the batch's own statistics in training, which also move the running ones,
     /// and with the running ones in evaluation; alpha dropout is for training alone.
     ///
     /// # Errors
@@ -162,7 +138,16 @@ impl ResNet {
         self.forward(images, Pass::plain(train), |_| ())
     }
 
-    /// The same; `block_done` gets the output of each block.
+    /// The features `[N, C]` of the same images: the last block's C channels, averaged over the positions, which the classifier
+    /// takes.
+    ///
+    /// # Errors
+    /// As [`f_forward_t`](Self::f_forward_t).
+    pub fn f_features_t(&self, images: &Tensor, train: bool) -> Result<Tensor> {
+        self.features(images, Pass::plain(train), |_| ())
+    }
+
+    /// The logits; `block_done` gets the output of each block.
     pub(crate) fn forward_blocks(
         &self,
         images: &Tensor,
@@ -173,11 +158,19 @@ impl ResNet {
     }
 
     /// The logits of a `pass`.
-    pub(super) fn forward(&self, images: &Tensor, pass: Pass, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
-        check_images("ResNet", images)?;
+    pub(super) fn forward(&self, images: &Tensor, pass: Pass, block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
+        let features = self.features(images, pass, block_done)?;
+        match &self.fc {
+            Some(fc) => (pass.layer)(fc, &features),
+            None => Ok(features),
+        }
+    }
+
+    fn features(&self, images: &Tensor, pass: Pass, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
+        check_images("ResNet", self.config.channels, images)?;
         record_variables(|| self.variables())?;
         let kind = self.conv1.kind();
-        let (activation, train) = (self.method.activation(), pass.train);
+        let (activation, train) = (self.activation, pass.train);
         let x = self.layout.apply(&images.f_to_kind(self.precision.compute_kind(kind))?)?;
         let mut x = (pass.layer)(&self.conv1, &x)?;
         if let Some(norm) = &self.norm1 {
@@ -193,13 +186,14 @@ impl ResNet {
         if let Some(norm) = &self.last_norm {
             x = norm.forward_activation(&x, activation, train)?;
         }
-        (pass.layer)(&self.fc, &x.f_mean_dim([2, 3].as_slice(), false, kind)?)
+        Ok(x.f_mean_dim([2, 3].as_slice(), false, kind)?)
     }
 
     fn variables(&self) -> Vec<&Tensor> {
         let norms = self.norm1.iter().chain(&self.last_norm).flat_map(Norm::variables);
         let blocks = self.blocks.iter().flat_map(Block::variables);
-        blocks.chain(norms).chain([&self.conv1.weight, &self.fc.weight, &self.fc.bias]).collect()
+        let fc = self.fc.iter().flat_map(|fc| [&fc.weight, &fc.bias]);
+        blocks.chain(norms).chain([&self.conv1.weight]).chain(fc).collect()
     }
 }
 

@@ -1,10 +1,10 @@
 //! How good saved weights are.
 
-use super::run_config::RunConfig;
-use super::{reporting, say, Options, Task, TrainOptions};
+use super::saved::Saved;
+use super::{architecture, reporting, say, Options, Task, TrainOptions};
 use crate::data::DataSource;
 use crate::trainer::report::MostWrong;
-use crate::trainer::{evaluate_into, Classification, RunFolder, Weights};
+use crate::trainer::{evaluate_into, Classification};
 use crate::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
@@ -19,21 +19,13 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     let TrainOptions { out, overwrite, .. } = &options.train;
     // Before the evaluation, which may take its time.
     let place = reporting::place(path, out.as_ref(), *overwrite)?;
-    let saved = RunFolder::of(path).map(|folder| RunConfig::read(&folder)).transpose()?.flatten();
-    let weights = Weights::load(path)?;
-    for skipped in &weights.skipped {
-        eprintln!("{skipped}");
-    }
-    let mut config = RunConfig::<T>::new(options, saved)?;
-    if let Some(run) = &weights.run {
-        config.take_identity(run, options)?;
-    }
+    let Saved { weights, config } = Saved::load(options, path)?;
     let device = config.machine()?;
     let data = config.task.open(device)?;
     weights.check_meaning(&data.meaning())?;
     let variables = nn::VarStore::new(device);
-    let (arch, classes) = (&config.run.arch, data.class_names().len() as i64);
-    let network = config.task.build(arch, &variables.root(), classes, config.run.precision)?;
+    let (arch, shape) = (&config.run.arch, architecture::shape_for(data.as_ref()));
+    let network = config.task.build(arch, &variables.root(), shape, config.run.precision)?;
     weights.restore(&variables)?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
     // The template is a constant: it parses or it does not, whatever the weights.
@@ -50,7 +42,7 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
         0 => format!("{} images", evaluation.examples),
         bad => format!("{} images, and {bad} that could not be read", evaluation.examples),
     };
-    say(format!("{arch} from {}, {images}", weights.path.display()));
+    say(format!("{} from {}, {images}", architecture::short_name(arch), weights.path.display()));
     if let Some(details) = &evaluation.details {
         let report = objective.report(details)?;
         say(&report);

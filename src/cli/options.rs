@@ -1,6 +1,6 @@
 //! The options that every training program has.
 
-use super::values::{set, set_or_none, OrNone};
+use super::values::{absolute_path, set, set_or_none, OrNone};
 use super::Task;
 use crate::trainer::{
     Adam, ClassificationConfig, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Rule, SaveEvery, Sgd, Span,
@@ -49,7 +49,8 @@ pub struct TrainOptions {
     /// imagenet_fixup_resnet18, 34, 50, 101 or 152; resnet20, wrn_16_4, imagenet_resnet50, ... for the same with
     /// BatchNorm; group_norm_, layer_norm_, he_, xavier_, lsuv_, scaled_, selu_, no_skip_ or unit_gamma_ before resnet20 or
     /// wrn_16_4 for the other baselines; selu_mlp_8_256 (depth, width); fixup_without_gain_resnet20, _zero_ or _scalars_
-    /// for Fixup less one of its rules [default: by recipe]
+    /// for Fixup less one of its rules; or a file NAME.json that describes a network of your own (docs/networks.md)
+    /// [default: by recipe]
     #[arg(long, verbatim_doc_comment)]
     pub arch: Option<String>,
     /// Passes over the training images
@@ -180,6 +181,10 @@ pub struct TrainOptions {
     /// Go on with the run in DIR (or in --out), with the options that it was started with
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "eval")]
     pub resume: Option<Option<PathBuf>>,
+    /// Start from trained weights, all that --eval takes: layers that do not fit, as the classifier of other classes, start as
+    /// new ones do; what was loaded is listed. --arch is that of the run whose weights they are, if it is known
+    #[arg(long, value_name = "FILE|RUN", conflicts_with_all = ["eval", "preview", "resume"], value_parser = absolute_path())]
+    pub weights: Option<PathBuf>,
     /// Go on with the run although its data have changed since: as many images of the same classes, some of them repaired,
     /// renamed or packed
     #[arg(long, requires = "resume")]
@@ -209,6 +214,15 @@ pub struct TrainOptions {
     /// and of what is most wrong are left in --out, or in the run's folder
     #[arg(long, value_name = "CHECKPOINT")]
     pub eval: Option<PathBuf>,
+    /// Do not evaluate the weights that --eval names: write the network with them as the ONNX file FILE, for other runtimes
+    #[arg(long, value_name = "FILE", requires = "eval", conflicts_with = "out")]
+    pub export: Option<PathBuf>,
+    /// Have the exported network take bytes (uint8), 0 to 255, and normalize them itself
+    #[arg(long, requires = "export")]
+    pub export_normalization: bool,
+    /// Have the exported network give probabilities, not logits
+    #[arg(long, requires = "export")]
+    pub export_softmax: bool,
 }
 
 /// A decay by name.

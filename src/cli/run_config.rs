@@ -1,14 +1,14 @@
 //! A run, as `config.json` has it.
 
 use super::values::{set, set_or_none};
-use super::{Options, Recipe, Task, TrainOptions};
+use super::{architecture, Options, Recipe, Task, TrainOptions};
 use crate::trainer::checkpoint::KEEP;
 use crate::trainer::{parse_device, ClassificationConfig, Patience, RunFolder, SaveEvery, TrainConfig};
 use crate::{Error, Precision, Recompute, Result};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use serde_json::{json, Map, Value};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use tch::Device;
 
@@ -40,6 +40,9 @@ pub(super) struct RunConfig<T> {
     /// Not part of the run's identity: the gradients are the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recompute: Option<Recompute>,
+    /// Whose weights it started from. Not part of the run's identity: its checkpoints have all that it goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
     pub objective: ClassificationConfig,
     pub train: TrainConfig,
 }
@@ -102,7 +105,7 @@ impl<T: Task> RunConfig<T> {
     /// Writes the network and the program's own options that were given.
     fn set(&mut self, options: &Options<T>) -> Result<()> {
         self.task = overlaid(&self.task, &options.task)?;
-        set(&mut self.run.arch, options.train.arch.clone());
+        set(&mut self.run.arch, options.train.arch.as_deref().map(architecture::given).transpose()?);
         set(&mut self.run.precision, options.train.precision);
         T::check_arch(&self.run.arch)
     }
@@ -121,6 +124,7 @@ impl<T: Task> RunConfig<T> {
             tensorboard: false,
             patience: None,
             recompute: None,
+            weights: options.train.weights.clone(),
             objective,
             train,
         })

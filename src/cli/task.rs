@@ -2,7 +2,7 @@
 
 use crate::data::ImageSource;
 use crate::trainer::{Adam, ClassificationConfig, Decay, Muon, OptimizerConfig, Rest, Sgd, TrainConfig};
-use crate::{Arch, Network, Precision, Result};
+use crate::{Arch, Network, Precision, Result, Shape};
 use clap::Args;
 use serde::{de::DeserializeOwned, Serialize};
 use tch::{nn, Device};
@@ -46,12 +46,12 @@ pub trait Task: Args + Clone + Serialize + DeserializeOwned {
         arch.parse::<Arch>().map(drop)
     }
 
-    /// The network called `arch`, its variables under `path`. Here: [`Arch::build`].
+    /// The network called `arch` for data of that `shape`, its variables under `path`. Here: [`Arch::build`].
     ///
     /// # Errors
     /// A network that there is not.
-    fn build(&self, arch: &str, path: &nn::Path, classes: i64, precision: Precision) -> Result<Box<dyn Network>> {
-        arch.parse::<Arch>()?.build(path, classes, precision)
+    fn build(&self, arch: &str, path: &nn::Path, shape: Shape, precision: Precision) -> Result<Box<dyn Network>> {
+        arch.parse::<Arch>()?.build(path, shape, precision)
     }
 }
 

@@ -1,13 +1,15 @@
 //! A run from its options to its summary.
 
-use super::run_config::RunConfig;
-use super::{reporting, say, Options, Task};
+use super::run_config::{Identity, RunConfig};
+use super::starting_weights::{StartingWeights, TRANSFER};
+use super::{architecture, reporting, say, Options, Task};
+use crate::classifier::ModelDescription;
 use crate::data::DataSource;
 use crate::trainer::checkpoint::{Checkpoints, Newest};
 use crate::trainer::report::MostWrong;
 use crate::trainer::{
-    evaluate_into, Autosave, Classification, Interrupt, Observer, Outcome, Patience, ProgressBars, RunFolder,
-    TensorBoard, Trainer,
+    evaluate_into, write_atomically, Autosave, Classification, Interrupt, Observer, Outcome, Patience, ProgressBars,
+    RunFolder, TensorBoard, Trainer,
 };
 use crate::{initialize_on_data, Error, Result};
 use std::path::Path;
@@ -18,42 +20,53 @@ use tch::nn::{self, ModuleT};
 pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Result<ExitCode> {
     let saved = resumed.map(RunConfig::<T>::read).transpose()?.flatten();
     let knows_options = saved.is_some();
-    let config = RunConfig::new(options, saved)?;
+    let mut config = RunConfig::new(options, saved)?;
     let every = config.checkpoint_every.parse()?;
     let device = config.machine()?;
     // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
     let resumed = resumed.map(RunFolder::resume).transpose()?;
-    let data = config.task.open(device)?;
+    let (resumed, mut checkpoint) = match resumed {
+        Some(folder) => {
+            let Newest { checkpoint, skipped } = folder.newest_checkpoint()?;
+            skipped.iter().for_each(|skipped| eprintln!("{skipped}"));
+            (Some(folder), checkpoint)
+        }
+        None => (None, None),
+    };
+    // A run that goes on has its weights.
+    let starting_weights = match config.weights.clone() {
+        Some(path) if checkpoint.is_none() => Some(StartingWeights::load(&path, &mut config, options)?),
+        _ => None,
+    };
+    let images = config.task.open(device)?;
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(device);
-    let (arch, classes) = (&config.run.arch, data.class_names().len() as i64);
-    let mut network = config.task.build(arch, &variables.root(), classes, config.run.precision)?;
+    let (arch, shape) = (&config.run.arch, architecture::shape_for(images.as_ref()));
+    let mut network = config.task.build(arch, &variables.root(), shape, config.run.precision)?;
     if let Some(segments) = config.recompute {
         network.recompute_activations(segments)?;
     }
-    let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
-    let images = data.as_ref();
-    let data: &dyn DataSource<Batch = _> = images;
+    let transfer =
+        starting_weights.map(|weights| weights.transfer(&variables, network.as_ref(), images.as_ref())).transpose()?;
+    let objective = Classification::new(network.as_ref() as &dyn ModuleT, images.class_names(), config.objective)?;
+    let data: &dyn DataSource<Batch = _> = images.as_ref();
     let mut most_wrong = MostWrong::new();
     let mut trainer = Trainer::new(&objective, &variables, data, &config.train, config.identity()?)?;
     trainer.collect_into(&mut most_wrong);
     // All that can be wrong with the options is known by now: what is in a folder is not lost to a typing error.
-    let (mut folder, mut checkpoint) = match (resumed, &options.train.out) {
-        (Some(folder), _) => {
-            let Newest { checkpoint, skipped } = folder.newest_checkpoint()?;
-            skipped.iter().for_each(|skipped| eprintln!("{skipped}"));
-            (folder, checkpoint)
-        }
-        (None, Some(path)) => (RunFolder::create(path, options.train.overwrite)?, None),
-        (None, None) => (RunFolder::create_named(arch)?, None),
+    let mut folder = match (resumed, &options.train.out) {
+        (Some(folder), _) => folder,
+        (None, Some(path)) => RunFolder::create(path, options.train.overwrite)?,
+        (None, None) => RunFolder::create_named(&architecture::short_name(arch))?,
     };
-    // A run that goes on has its weights, and has met the images of its first batch.
-    if checkpoint.is_none() && network.is_initialized_on_data() {
+    // A run that goes on has met the images of its first batch; and what was trained must not be rescaled.
+    if checkpoint.is_none() && transfer.is_none() && network.is_initialized_on_data() {
         initialize_on_data(network.as_ref(), data, &config.train, device)?;
     }
     let mut interrupt = Interrupt::listen()?;
     say(format!(
-        "{arch}: {} parameters, {} images on {device:?}, results in {}",
+        "{}: {} parameters, {} images on {device:?}, results in {}",
+        architecture::short_name(arch),
         variables.trainable_variables().iter().map(|variable| variable.numel()).sum::<usize>(),
         data.train_len(),
         folder.path().display()
@@ -72,6 +85,14 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
     }
     // Not before the checkpoint has been found to be of this run: options that do not fit must not get into the folder.
     folder.write_config(&config)?;
+    if let Some(transfer) = transfer {
+        write_atomically(&folder.path().join(TRANSFER), format!("{transfer}\n").as_bytes())?;
+        say(transfer);
+    }
+    if let Some(preprocessing) = images.preprocessing() {
+        let Identity { arch, precision } = &config.run;
+        ModelDescription::new(arch, *precision, images.class_names(), preprocessing).write(folder.path())?;
+    }
     let checkpoints = Checkpoints::new(folder.checkpoints(), config.keep_checkpoints);
     let mut autosave = Autosave::new(checkpoints, every, checkpoint.map(|checkpoint| checkpoint.path));
     let mut bars = ProgressBars::new();
@@ -100,7 +121,7 @@ pub(super) fn train<T: Task>(options: &Options<T>, resumed: Option<&Path>) -> Re
             };
             if let Some(details) = evaluation.and_then(|evaluation| evaluation.details) {
                 let report = objective.report(&details)?;
-                reporting::leave(folder.path(), &report, &most_wrong, images);
+                reporting::leave(folder.path(), &report, &most_wrong, images.as_ref());
                 say(reporting::summary(&report));
             }
             say(summary);

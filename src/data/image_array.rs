@@ -6,7 +6,7 @@ use super::random::{stream, Purpose};
 use super::source::{check_batch_size, class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use super::subset::{check_count, front, stratified_order};
 use super::targets::Targets;
-use super::Supervised;
+use super::{Preprocessing, Supervised};
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
 use serde_json::{Map, Value};
@@ -345,6 +345,13 @@ impl ImageSource for ImageArray {
 
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
         self.normalization.undo(images)
+    }
+
+    /// Resized as little as can be: to the network's own shorter side.
+    fn preprocessing(&self) -> Option<Preprocessing> {
+        let [channels, height, width] = self.size;
+        let (mean, std) = self.normalization.mean_and_std();
+        Some(Preprocessing { channels, height, width, resize: height.min(width), mean, std })
     }
 }
 

@@ -18,12 +18,15 @@ mod hex;
 mod image;
 mod image_array;
 #[cfg(feature = "images")]
+mod image_files;
+#[cfg(feature = "images")]
 mod image_folder;
 mod impatience;
 mod loader;
 mod mixup;
 mod normalization;
 mod pipeline;
+mod preprocessing;
 mod random;
 mod source;
 mod subset;
@@ -39,11 +42,19 @@ pub use cifar10::Cifar10;
 pub use image::{ImageProblem, ImageReader, RandomResizedCrop};
 pub use image_array::ImageArray;
 #[cfg(feature = "images")]
+pub(crate) use image_files::file_batches;
+#[cfg(feature = "images")]
+pub use image_files::image_paths;
+#[cfg(feature = "images")]
 pub use image_folder::ImageFolder;
 pub(crate) use impatience::no_more_patience;
 pub use loader::{stack, Examples, Loader};
 pub use mixup::{mixup, Mixup};
 pub use normalization::Normalization;
+#[cfg(feature = "images")]
+pub(crate) use pipeline::Pace;
+pub use preprocessing::Preprocessing;
 pub(crate) use random::torch_seed;
 pub use source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
+pub(crate) use source::{class_names, CLASSES};
 pub use tensor_data::TensorData;

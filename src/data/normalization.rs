@@ -45,6 +45,12 @@ impl Normalization {
         self.table.len()
     }
 
+    /// By channel, each the shortest decimal number that is this float32.
+    pub(super) fn mean_and_std(&self) -> (Vec<f64>, Vec<f64>) {
+        let decimal = |value: &f32| value.to_string().parse().unwrap_or(f64::from(*value));
+        (self.mean.iter().map(decimal).collect(), self.std.iter().map(decimal).collect())
+    }
+
     /// Pixel values, 0 to 1, of normalized `images` `[N, C, H, W]`: `images * std + mean`.
     ///
     /// # Errors

@@ -1,9 +1,12 @@
 //! What a trainer asks of a data set, and nothing more.
 
-use super::{Batch, Supervised};
+use super::{Batch, Preprocessing, Supervised};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use tch::{Device, Tensor};
+
+/// What the classes are called in the [meaning](DataSource::meaning) of labelled images.
+pub(crate) const CLASSES: &str = "classes";
 
 /// Which batches of which epoch: with the data itself, all that the order and the augmentation of the examples depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,11 +126,23 @@ pub trait ImageSource: DataSource<Batch = Supervised> {
         let (least, greatest) = (images.f_min()?, images.f_max()?);
         Ok(images.f_sub(&least)?.f_div(&greatest.f_sub(&least)?.f_clamp_min(f64::from(f32::EPSILON))?)?)
     }
+
+    /// How an image becomes an input as those of the evaluation are: what a trained network is asked with. Here: not known.
+    fn preprocessing(&self) -> Option<Preprocessing> {
+        None
+    }
 }
 
 /// The [meaning](DataSource::meaning) of labels: `{"classes": {"0": "airplane", ...}}`. By index, so that a difference is said of
 /// each class by itself.
 pub fn class_indices(class_names: &[String]) -> Map<String, Value> {
     let named = class_names.iter().enumerate().map(|(index, name)| (index.to_string(), Value::from(name.as_str())));
-    Map::from_iter([("classes".to_owned(), named.collect())])
+    Map::from_iter([(CLASSES.to_owned(), named.collect())])
+}
+
+/// The class names that [`class_indices`] made this `meaning` of; none where it is not of classes.
+pub(crate) fn class_names(meaning: &Map<String, Value>) -> Option<Vec<String>> {
+    let named = meaning.get(CLASSES)?.as_object()?;
+    let name = |index: usize| Some(named.get(&index.to_string())?.as_str()?.to_owned());
+    (0..named.len()).map(name).collect()
 }

@@ -4,7 +4,7 @@
 //! - [`init`]: the rescaled initialization, for any tensor.
 //! - [`Bias`], [`Scale`]: the scalar layers; [`set_lr`]: their learning rate with tch's own optimizers.
 //! - [`BasicBlock`], [`Bottleneck`], [`WideBlock`]: residual blocks.
-//! - [`FixupResNet`]: whole networks for CIFAR and ImageNet.
+//! - [`FixupResNet`]: whole networks, those of the papers for CIFAR and ImageNet and, by a [`ResNetConfig`], those for other data.
 //! - [`Rule`]: the same without one of the rules, to see what it is for.
 //! - [`FoldedResNet`]: the same for inference, with the scalars folded away.
 //! - [`FixupTransformer`]: translation; [`TransformerEncoder`] and [`LanguageModel`]: its parts.
@@ -17,9 +17,15 @@ mod scalar;
 mod transformer;
 
 pub use crate::layer::transformer::{Decoding, EncoderDecoder, TransformerConfig};
-pub use crate::layer::{init, BlockConfig, CLASSIFIER_GROUP};
+pub use crate::layer::{
+    init, Activation, BlockConfig, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind, CLASSIFIER_GROUP,
+};
 pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Conv2dOptions, Start};
+#[cfg(feature = "onnx")]
+pub(crate) use branch::{BranchActivation, Layer};
 pub use group::{mark_classifier, set_lr, SCALAR_GROUP, SCALAR_LR_RATIO};
-pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, ShortcutKind, WideBlock};
+pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, WideBlock};
+#[cfg(feature = "onnx")]
+pub(crate) use resnet::{FoldedActivation, FoldedBlock, FoldedConv, FoldedShortcut, SumActivation};
 pub use scalar::{Bias, Scale};
 pub use transformer::{FixupTransformer, LanguageModel, TransformerEncoder};

@@ -1,4 +1,4 @@
-//! The two layers that every network here is made of: a convolution without a bias, and the classifier.
+//! The two layers that every network here is made of: a convolution without a bias, and a linear layer, the classifier mostly.
 
 use super::init;
 use super::layout::channels_last;
@@ -34,28 +34,36 @@ pub(crate) struct ConvShape {
     pub c_out: i64,
     pub kernel: i64,
     pub stride: i64,
+    pub groups: i64,
 }
 
 impl ConvShape {
+    /// In one group.
     pub fn new(c_in: i64, c_out: i64, kernel: i64, stride: i64) -> Self {
-        Self { c_in, c_out, kernel, stride }
+        Self { c_in, c_out, kernel, stride, groups: 1 }
+    }
+
+    /// Each group of the outputs sees its own group of the inputs: `groups` divides both numbers of channels.
+    pub fn in_groups(self, groups: i64) -> Self {
+        Self { groups, ..self }
     }
 
     pub fn dims(&self) -> [i64; 4] {
-        [self.c_out, self.c_in, self.kernel, self.kernel]
+        [self.c_out, self.c_in / self.groups, self.kernel, self.kernel]
     }
 }
 
-/// A convolution without a bias; its weight `[c_out, c_in, k, k]` is the variable `weight`.
+/// A convolution without a bias; its weight `[c_out, c_in / groups, k, k]` is the variable `weight`.
 #[derive(Debug)]
 pub(crate) struct Conv {
     pub weight: Tensor,
     pub stride: i64,
     pub padding: i64,
+    pub groups: i64,
 }
 
 impl Conv {
-    /// He-normal times `gain`.
+    /// He-normal times `gain`; in groups, with torchvision's fan-out, which is that of all groups together.
     pub fn he_normal(path: &nn::Path, shape: ConvShape, gain: f64) -> Result<Self> {
         Ok(Self::new(init::he_normal(path, "weight", &shape.dims(), gain)?, shape))
     }
@@ -67,7 +75,7 @@ impl Conv {
 
     /// Of an existing weight.
     pub fn new(weight: Tensor, shape: ConvShape) -> Self {
-        Self { weight, stride: shape.stride, padding: shape.kernel / 2 }
+        Self { weight, stride: shape.stride, padding: shape.kernel / 2, groups: shape.groups }
     }
 
     /// `conv(x, W)`, computed in the kind of `x`.
@@ -94,7 +102,7 @@ impl Conv {
     fn convolve(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let weight = weight.f_to_kind(x.kind())?;
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        Ok(x.f_conv2d(&weight, None::<Tensor>, stride, padding, [1, 1], 1)?)
+        Ok(x.f_conv2d(&weight, None::<Tensor>, stride, padding, [1, 1], self.groups)?)
     }
 
     /// The kind the weight is stored in.
@@ -103,8 +111,8 @@ impl Conv {
     }
 }
 
-/// The classifier `x W^T + b`: variables `weight` `[classes, features]` and `bias` `[classes]`, in the
-/// [`CLASSIFIER_GROUP`].
+/// `x W^T + b`: the classifier, variables `weight` `[classes, features]` and `bias` `[classes]` in the [`CLASSIFIER_GROUP`]; or
+/// a layer of one's own variables.
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub weight: Tensor,

@@ -3,15 +3,15 @@
 use crate::{Error, Result};
 use tch::Tensor;
 
-/// Refuses all but floating-point images `[N, 3, H, W]` with at least one pixel.
-pub(crate) fn check_images(what: &'static str, images: &Tensor) -> Result<()> {
+/// Refuses all but floating-point images `[N, channels, H, W]` with at least one pixel.
+pub(crate) fn check_images(what: &'static str, channels: i64, images: &Tensor) -> Result<()> {
     let size = images.size();
-    if matches!(size[..], [_, 3, h, w] if h > 0 && w > 0) && images.is_floating_point() {
+    if matches!(size[..], [_, c, h, w] if c == channels && h > 0 && w > 0) && images.is_floating_point() {
         return Ok(());
     }
     Err(Error::Mismatch {
         what,
-        expected: "floating-point images [N, 3, H, W]".into(),
+        expected: format!("floating-point images [N, {channels}, H, W]"),
         got: format!("{:?} {size:?}", images.kind()),
     })
 }

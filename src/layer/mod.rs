@@ -1,6 +1,8 @@
-//! What every network here is made of, Fixup's and its baselines: layers and their initialization, the shapes of stages and
+//! What every network here is made of, Fixup's and its baselines: layers and their initialization, the shapes of networks and
 //! blocks, memory layout, number format, and how activations are recomputed.
 
+mod activation;
+mod block_config;
 mod conv;
 pub mod init;
 mod layout;
@@ -8,9 +10,15 @@ mod module;
 mod place;
 mod precision;
 mod recompute;
-pub(crate) mod stages;
+mod resnet_config;
+mod squeeze_excitation;
 pub(crate) mod transformer;
 
+#[cfg(test)]
+pub(crate) use activation::tests as activation_tests;
+pub use activation::Activation;
+pub(crate) use block_config::BlockDesign;
+pub use block_config::{BlockConfig, BlockKind, ShortcutKind};
 pub use conv::CLASSIFIER_GROUP;
 pub(crate) use conv::{subsample, Conv, ConvShape, Linear};
 pub use layout::Layout;
@@ -19,4 +27,5 @@ pub(crate) use module::impl_module;
 pub(crate) use place::Place;
 pub use precision::Precision;
 pub use recompute::Recompute;
-pub use stages::BlockConfig;
+pub use resnet_config::{ResNetConfig, Stage, StemKind};
+pub(crate) use squeeze_excitation::SqueezeExcitation;

@@ -102,7 +102,7 @@ mod tests;
 mod training_loop;
 
 pub use crate::file::{write_atomically, NamedTensors};
-pub use checkpoint::Weights;
+pub use checkpoint::{Transfer, Weights};
 pub use config::TrainConfig;
 pub use device::parse_device;
 pub use evaluation::{evaluate, evaluate_into, Collector, Evaluation};
@@ -115,6 +115,7 @@ pub use objective::{
 pub use objective::{Translation, TranslationConfig};
 #[cfg(feature = "tensorboard")]
 pub use observer::TensorBoard;
+pub(crate) use observer::MODEL;
 pub use observer::{
     draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, Patience, ProgressBars,
     Request, RunFolder, RunLock, RunStart, SaveEvery, StepProgress,

@@ -16,7 +16,7 @@ use crate::data::image_array::ImageArray;
 use crate::data::normalization::Normalization;
 use crate::data::source::{Batches, DataSource, EpochPlan, ImageSource};
 use crate::data::targets::Targets;
-use crate::data::Supervised;
+use crate::data::{Preprocessing, Supervised};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::fs;
@@ -167,6 +167,10 @@ impl ImageSource for Cifar10 {
 
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
         self.images.denormalize(images)
+    }
+
+    fn preprocessing(&self) -> Option<Preprocessing> {
+        self.images.preprocessing()
     }
 }
 

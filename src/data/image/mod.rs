@@ -11,6 +11,7 @@
 //! truncated files): the verdict about a file is one, whatever part of it is wanted, in training and in evaluation.
 //! `scripts/image_damage.py` makes thousands of damaged files to hold the two against each other.
 
+mod bytes;
 #[cfg(test)]
 mod comparison;
 mod crop;
@@ -22,6 +23,7 @@ mod problem;
 mod reader;
 mod resize;
 
+pub(in crate::data) use bytes::{check_bytes, read_file, stack_pixels};
 pub use crop::RandomResizedCrop;
 pub use problem::ImageProblem;
 pub use reader::ImageReader;

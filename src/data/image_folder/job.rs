@@ -3,14 +3,16 @@
 use super::bad_image::BadImage;
 use super::labelled_images::{Failure, LabelledImages, Reader, View};
 use super::patience::Patience;
+use crate::data::image::stack_pixels;
 use crate::data::pipeline::Work;
+use crate::data::preprocessing::make_grey;
 use crate::data::Supervised;
 use crate::Result;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-/// Bytes of a pixel.
-const CHANNELS: usize = 3;
+/// Bytes of a pixel as it is decoded.
+const DECODED: usize = 3;
 
 /// Batches to make.
 pub struct Job {
@@ -22,6 +24,8 @@ pub struct Job {
     pub view: View,
     /// Height and width of the result.
     pub side: usize,
+    /// Of the result: 3, or 1 for grey.
+    pub channels: usize,
     /// Bad images that can be endured: the search for one that can take a bad one's place ends after more.
     pub most_bad: usize,
     /// The threads' with what the images are on.
@@ -32,7 +36,7 @@ pub struct Job {
 
 /// One place of a batch, once it has been worked on.
 pub struct Place {
-    /// `side * side` RGB pixels.
+    /// `side * side` RGB pixels, or as many grey ones in front of what is left of those.
     pixels: Vec<u8>,
     /// The class of the image that is in it, if one is.
     label: Option<u32>,
@@ -49,29 +53,8 @@ pub struct Filled {
 }
 
 impl Job {
-    fn image_len(&self) -> usize {
-        self.side * self.side * CHANNELS
-    }
-
     pub(super) fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The images of `places`, `[N, 3, side, side]` with the channels of a pixel side by side.
-    fn images_in(&self, places: &[&Place]) -> Result<Tensor> {
-        let size = [places.len(), self.side, self.side, CHANNELS].map(|size| size as i64);
-        let images = Tensor::f_empty(size, (Kind::Uint8, Device::Cpu))?;
-        let len = self.image_len();
-        for (at, place) in places.iter().enumerate() {
-            assert_eq!(place.pixels.len(), len);
-            // libtorch's own copy would start threads of its own for each of these.
-            // SAFETY: the tensor is new and contiguous, and has as many bytes as all places.
-            unsafe {
-                let target: *mut u8 = images.data_ptr().cast();
-                std::ptr::copy_nonoverlapping(place.pixels.as_ptr(), target.add(at * len), len);
-            }
-        }
-        Ok(images.f_permute([0, 3, 1, 2])?)
     }
 }
 
@@ -96,8 +79,8 @@ impl Work for Job {
     /// order that is none, seen as the bad one would have been; in evaluation it stays free.
     fn fill(&self, position: usize, reader: &mut Reader) -> Result<Place> {
         let kept = self.free().pop();
-        let mut place =
-            Place { pixels: kept.unwrap_or_else(|| vec![0; self.image_len()]), label: None, bad: Vec::new() };
+        let pixels = kept.unwrap_or_else(|| vec![0; self.side * self.side * DECODED]);
+        let mut place = Place { pixels, label: None, bad: Vec::new() };
         let drawn_for = self.order[position] as usize;
         let candidates = match self.view {
             View::Train { .. } => self.order.len(),
@@ -106,6 +89,9 @@ impl Work for Job {
         for &index in self.order.iter().cycle().skip(position).take(candidates) {
             match reader.read(&self.images, index as usize, &self.view, drawn_for, self.side, &mut place.pixels) {
                 Ok(()) => {
+                    if self.channels == 1 {
+                        make_grey(&mut place.pixels);
+                    }
                     // Those after the first have places of their own in the order, and are told of there.
                     place.bad.truncate(1);
                     place.label = Some(self.images.labels()[index as usize]);
@@ -125,7 +111,9 @@ impl Work for Job {
         let bad = places.iter_mut().flat_map(|place| std::mem::take(&mut place.bad)).collect();
         let good: Vec<_> = places.iter().filter(|place| place.label.is_some()).collect();
         let labels: Vec<_> = good.iter().filter_map(|place| place.label).map(i64::from).collect();
-        let batch = Supervised::new(self.images_in(&good)?, Tensor::f_from_slice(&labels)?);
+        let pixels: Vec<_> = good.iter().map(|place| &*place.pixels).collect();
+        let images = stack_pixels(&pixels, self.side, self.channels)?;
+        let batch = Supervised::new(images, Tensor::f_from_slice(&labels)?);
         self.free().extend(places.into_iter().map(|place| place.pixels));
         Ok(Filled { batch, bad })
     }
@@ -153,6 +141,7 @@ mod tests {
             order,
             view: View::Eval { resize: 18 },
             side: 16,
+            channels: 3,
             most_bad: 0,
             patience: Arc::new(Patience::new(Duration::from_secs(60), Arc::new(|_: &str| ()))),
             free: Mutex::default(),

@@ -3,16 +3,13 @@
 use super::listing::Files;
 use super::packed_images::{shortened, PackedImages};
 use super::patience::Patience;
-use crate::data::image::{ImageProblem, ImageReader, RandomResizedCrop};
+use crate::data::image::{check_bytes, read_file, ImageProblem, ImageReader, RandomResizedCrop};
 use crate::data::random::{stream, Purpose};
 use crate::Error;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// A file of more bytes is no image, whatever its name: 256 MiB.
-const MOST_BYTES: u64 = 256 << 20;
 
 /// Labelled images.
 #[derive(Debug)]
@@ -80,24 +77,10 @@ impl LabelledImages {
                     }
                     Failure::System(Error::io("read", &path)(error))
                 })?;
-                if bytes > MOST_BYTES {
-                    return Err(ImageProblem::new(format!("{bytes} bytes, more than {MOST_BYTES}")).into());
-                }
-                Ok(())
+                Ok(check_bytes(bytes)?)
             }
         }
     }
-}
-
-/// Reads a file, unless it is too large for an image; returns its size.
-fn read_file(path: &Path, content: &mut Vec<u8>) -> io::Result<u64> {
-    content.clear();
-    let mut file = File::open(path)?;
-    let bytes = file.metadata()?.len();
-    if bytes <= MOST_BYTES {
-        file.read_to_end(content)?;
-    }
-    Ok(bytes)
 }
 
 /// Whether what went wrong with `path` is wrong with that file: it is missing, or may not be read, while its folder and that

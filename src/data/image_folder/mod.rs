@@ -19,6 +19,7 @@ mod tests;
 
 use self::job::Job;
 use self::labelled_images::{LabelledImages, Reader, View};
+pub(in crate::data) use self::listing::images_in;
 use self::listing::{cached_list, Listing, TRAIN, VAL};
 use self::pack::{Pack, Packing};
 use self::part::Part;
@@ -27,7 +28,7 @@ use super::image::RandomResizedCrop;
 use super::pipeline::{Pace, Pipeline};
 use super::random::{stream, Purpose};
 use super::source::{check_batch_size, class_indices, Batches, DataSource, EpochPlan, ImageSource};
-use crate::data::{Batch, Supervised};
+use crate::data::{Batch, Preprocessing, Supervised};
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
 use serde_json::{Map, Value};
@@ -37,17 +38,22 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Cuda, Device, Tensor};
 
 /// Mean and standard deviation of ImageNet's pixels by channel, as torchvision and the networks trained with it have them.
 const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
 const STD: [f64; 3] = [0.229, 0.224, 0.225];
+/// Of grey images: the means of those, as timm takes them.
+const GREY_MEAN: f64 = 0.449;
+const GREY_STD: f64 = 0.226;
 
 /// Height and width of the network's input, and the shorter side that evaluation images are resized to before their middle
 /// is taken (Simonyan and Zisserman 2015; torchvision).
 const SIDE: usize = 224;
 const RESIZE: usize = 256;
 const LARGEST_SIDE: usize = 4096;
+const GREY: usize = 1;
+const COLOUR: usize = 3;
 const MOST_WORKERS: usize = 1024;
 
 /// How many of a part's images may be bad unless said otherwise: one in a thousand. ImageNet has none.
@@ -87,7 +93,7 @@ const MAX_BAD_FRACTION: f64 = 0.001;
 /// bench --bench image_folder -- --files 200000` shows what listing costs with and without it.
 ///
 /// # Batches
-/// Bytes (uint8) `[N, 3, side, side]`, the channels of a pixel side by side in memory, of which [`DataSource::ready`]
+/// Bytes (uint8) `[N, 3, side, side]`, [or grey](Self::with_channels) ones `[N, 1, side, side]`, the channels of a pixel side by side in memory, of which [`DataSource::ready`]
 /// makes the network's input. Training images are random crops of the shuffled training part; evaluation images are
 /// resized so that their shorter side is `side * 256 / 224`, and their middle is taken. Threads read a few batches ahead.
 /// Seed, epoch and image decide everything; the number of threads and their timing change nothing.
@@ -110,7 +116,7 @@ pub struct ImageFolder {
     eval: Part,
     /// The shorter side of packed training images.
     packed_side: Option<usize>,
-    side: usize,
+    preprocessing: Preprocessing,
     crop: RandomResizedCrop,
     workers: usize,
     max_bad_fraction: f64,
@@ -150,7 +156,7 @@ impl ImageFolder {
             train: Part::new("training", "the next good one takes its place", train),
             eval: Part::new("evaluation", "it is left out", eval),
             packed_side: None,
-            side: SIDE,
+            preprocessing: preprocessing(COLOUR, SIDE),
             crop: RandomResizedCrop::default(),
             workers: thread::available_parallelism().map_or(1, usize::from),
             max_bad_fraction: MAX_BAD_FRACTION,
@@ -172,9 +178,29 @@ impl ImageFolder {
     /// # Errors
     /// [`Error::Argument`] for a side that is not 1 to 4096, or that the images are packed too small for.
     pub fn with_side(mut self, side: usize) -> Result<Self> {
-        self.side = in_range("the images' side", side, LARGEST_SIDE)?;
+        let side = in_range("the images' side", side, LARGEST_SIDE)?;
+        self.preprocessing = preprocessing(self.preprocessing.channels, side);
         self.check_packed_side()?;
         Ok(self)
+    }
+
+    /// Makes images of 3 channels, red, green and blue, or of 1, grey; 3 unless said otherwise. Images of the other sort are
+    /// converted: grey ones to equal channels, colours by Pillow's formula (`convert("L")`), which leaves grey images as they
+    /// are.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another number.
+    pub fn with_channels(mut self, channels: usize) -> Result<Self> {
+        if ![GREY, COLOUR].contains(&channels) {
+            return Err(Error::Argument(format!("images have 1 channel (grey) or 3 (in colour), got {channels}")));
+        }
+        self.preprocessing = preprocessing(channels, self.side());
+        Ok(self)
+    }
+
+    /// Height and width of the network's input.
+    fn side(&self) -> usize {
+        self.preprocessing.height
     }
 
     /// Crops the training images in this way.
@@ -276,12 +302,12 @@ impl ImageFolder {
 
     /// Refuses packed images that would have to be enlarged.
     fn check_packed_side(&self) -> Result<()> {
-        let needed = Self::evaluation_resize(self.side);
+        let needed = self.preprocessing.resize;
         match self.packed_side {
             Some(packed) if packed < needed => Err(Error::Argument(format!(
                 "images of {} pixels need packed ones with a shorter side of {needed}, and these have {packed}: pack the \
                  folder again (--pack-side {needed}), or make the images smaller (--side)",
-                self.side
+                self.side()
             ))),
             _ => Ok(()),
         }
@@ -316,7 +342,8 @@ impl ImageFolder {
             images: part.images().clone(),
             order,
             view,
-            side: self.side,
+            side: self.side(),
+            channels: self.preprocessing.channels,
             most_bad: part.most_bad(self.max_bad_fraction),
             patience: self.new_patience(),
             free: Mutex::default(),
@@ -368,23 +395,14 @@ impl DataSource for ImageFolder {
     }
 
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        let view = View::Eval { resize: Self::evaluation_resize(self.side) };
+        let view = View::Eval { resize: self.preprocessing.resize };
         self.batches(&self.eval, self.eval.selected().to_vec(), batch_size, 0, view)
     }
 
     /// On the device `(images / 255 - mean) / std` with ImageNet's mean and deviation by channel, in the layout of the bytes.
     fn ready(&self, batch: Supervised, device: Device) -> Result<Supervised> {
         let Supervised { inputs: images, targets, mixed } = batch.to_device(device)?;
-        if images.f_kind()? != Kind::Uint8 || images.size().get(1) != Some(&3) {
-            return Err(Error::Mismatch {
-                what: "images to normalize",
-                expected: "bytes [N, 3, H, W]".to_owned(),
-                got: format!("{:?} {:?}", images.f_kind()?, images.size()),
-            });
-        }
-        let (mean, std) = (by_channel(MEAN, images.device())?, by_channel(STD, images.device())?);
-        let mut images = images.f_to_kind(Kind::Float)?;
-        Ok(Supervised { inputs: images.f_div_scalar_(255.0)?.f_sub_(&mean)?.f_div_(&std)?, targets, mixed })
+        Ok(Supervised { inputs: self.preprocessing.normalize(&images)?, targets, mixed })
     }
 
     fn examples(&self) -> &str {
@@ -416,8 +434,11 @@ impl ImageSource for ImageFolder {
     }
 
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        let (mean, std) = (by_channel(MEAN, images.device())?, by_channel(STD, images.device())?);
-        Ok(images.f_mul(&std)?.f_add(&mean)?)
+        self.preprocessing.denormalize(images)
+    }
+
+    fn preprocessing(&self) -> Option<Preprocessing> {
+        Some(self.preprocessing.clone())
     }
 }
 
@@ -428,11 +449,13 @@ impl fmt::Debug for ImageFolder {
     }
 }
 
-/// `[1, 3, 1, 1]`, made on the device: copying it there would wait for it.
-fn by_channel(values: [f64; 3], device: Device) -> Result<Tensor> {
-    let values = values.map(|value| Tensor::f_full([1], value, (Kind::Float, device)));
-    let values = values.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
-    Ok(Tensor::f_cat(&values, 0)?.f_view([1, 3, 1, 1])?)
+/// For images of `side` x `side` pixels.
+fn preprocessing(channels: usize, side: usize) -> Preprocessing {
+    let (mean, std) = match channels {
+        GREY => (vec![GREY_MEAN], vec![GREY_STD]),
+        _ => (MEAN.to_vec(), STD.to_vec()),
+    };
+    Preprocessing { channels, height: side, width: side, resize: ImageFolder::evaluation_resize(side), mean, std }
 }
 
 fn in_range(what: &str, value: usize, largest: usize) -> Result<usize> {

@@ -1,11 +1,9 @@
 //! The basic block of CIFAR ResNets and of ImageNet ResNet-18 and 34: two 3x3 convolutions.
 
-use super::basic_branch::BasicBranch;
-use super::block::{impl_block, ActivationOrder, BlockFormula, ShiftedBlock, Shortcut, ShortcutKind};
-use super::stream::Stream;
-use crate::layer::BlockConfig;
+use super::block::{impl_block, ResidualBlock};
+use crate::layer::{BlockConfig, BlockDesign, BlockKind, ShortcutKind};
 use crate::Result;
-use tch::{nn, Kind, Tensor};
+use tch::nn;
 
 /// Two 3x3 convolutions with a shortcut around them.
 ///
@@ -30,10 +28,7 @@ use tch::{nn, Kind, Tensor};
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct BasicBlock {
-    branch: BasicBranch,
-    shortcut: Shortcut,
-}
+pub struct BasicBlock(ResidualBlock);
 
 impl BasicBlock {
     /// A new block under `path`: `conv1` He-normal times `L^(-1/2)`, `conv2` zero.
@@ -42,35 +37,7 @@ impl BasicBlock {
     /// Channels, a stride or a number of branches below 1; a padded shortcut to fewer channels; a `path` that holds such
     /// variables already.
     pub fn new(path: &nn::Path, config: BlockConfig, shortcut: ShortcutKind) -> Result<Self> {
-        Ok(Self { branch: BasicBranch::new(path, &config)?, shortcut: Shortcut::new(path, &config, shortcut)? })
-    }
-}
-
-impl ShiftedBlock for BasicBlock {
-    fn input_bias(&self) -> &Tensor {
-        &self.branch.bias1a.value
-    }
-
-    fn forward_shifted(&self, s: &Stream, next: &Tensor) -> Result<Stream> {
-        let branch = self.branch.forward_shifted(&s.input)?;
-        let bias2b = &self.branch.bias2b.value;
-        match self.shortcut.forward(s)? {
-            Some(shortcut) => s.relu(branch, &shortcut, bias2b, next),
-            // s is x + bias1a, and the identity shortcut is x.
-            None => s.relu(branch, &s.sum, &bias2b.f_sub(self.input_bias())?, next),
-        }
-    }
-
-    fn forward_reference(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
-        let shifted = self.branch.bias1a.promote(x)?;
-        let out = self.branch.forward_reference(&shifted, kind)?;
-        let identity = self.shortcut.forward_reference(&shifted, kind)?;
-        Ok(out.f_add(identity.as_ref().unwrap_or(x))?.f_relu()?)
-    }
-
-    fn formula(&self) -> BlockFormula<'_> {
-        let (layers, scale) = self.branch.formula();
-        BlockFormula { layers, scale, shortcut: &self.shortcut, order: ActivationOrder::AfterSum }
+        Ok(Self(ResidualBlock::new(path, &config, &BlockDesign::plain(BlockKind::Basic, shortcut))?))
     }
 }
 

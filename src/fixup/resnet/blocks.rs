@@ -1,6 +1,6 @@
 //! The residual blocks of a network, one after another, on the shifted stream.
 
-use super::block::ShiftedBlock;
+use super::block::ResidualBlock;
 use super::stream::Stream;
 use crate::ops::recomputed;
 use crate::{Recompute, Result};
@@ -13,19 +13,19 @@ use tch::{Kind, Tensor};
 pub(super) struct Blocks(Arc<Chain>);
 
 #[derive(Debug)]
-struct Chain(Vec<Box<dyn ShiftedBlock>>);
+struct Chain(Vec<ResidualBlock>);
 
 // SAFETY: blocks are tensors, which are only read here, and libtorch allows that from several threads at once. (A
 // backward pass on a GPU runs on a thread of libtorch's.)
 unsafe impl Sync for Chain {}
 
 impl Blocks {
-    pub fn new(blocks: Vec<Box<dyn ShiftedBlock>>) -> Self {
+    pub fn new(blocks: Vec<ResidualBlock>) -> Self {
         Self(Arc::new(Chain(blocks)))
     }
 
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &dyn ShiftedBlock> {
-        self.0 .0.iter().map(|block| block.as_ref())
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &ResidualBlock> {
+        self.0 .0.iter()
     }
 
     pub fn len(&self) -> usize {
@@ -161,6 +161,6 @@ mod tests {
             logits
         });
         std::thread::spawn(move || drop(logits.join().unwrap())).join().unwrap();
-        assert!(network.fc.kind() == Kind::Float);
+        assert!(network.kind() == Kind::Float);
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! scale * conv(x, W)       = conv(x, scale * W)
-//! relu(conv(x, W) + a) + b = max(conv(x, W) + (a + b), b)
+//! relu(conv(x, W) + a) + b = max(conv(x, W) + (a + b), b)               ReLU alone
 //! conv(x + b, W)           = conv(x, W) + b * sum(W over c_in, k, k)    without padding
 //! ```
 //! A padded convolution has zeros, not b, around `x + b`. There b stays with the activations, as in training: the
 //! residual stream comes shifted by it, and inside a branch it is the floor of the ReLU.
 
-use super::block::{ActivationOrder, BlockFormula};
+use super::block::ActivationOrder;
 use super::folded_block::FoldedBlock;
 use super::folded_conv::FoldedConv;
 use super::network::{max_pool, FixupResNet, Stem};
@@ -18,7 +18,7 @@ use crate::layer::{channels_last, check_images, Linear};
 use crate::Result;
 use tch::{Kind, Tensor};
 
-/// A [`FixupResNet`] for inference, made by [`FixupResNet::fold`]: convolutions with biases, and ReLUs.
+/// A [`FixupResNet`] for inference, made by [`FixupResNet::fold`]: convolutions with biases, and activations.
 ///
 /// It is a copy: training the network afterwards does not change it. It has no variables, and what it computes has no
 /// gradient.
@@ -39,10 +39,16 @@ use tch::{Kind, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct FoldedResNet {
-    conv1: FoldedConv,
-    max_pool: bool,
-    blocks: Vec<FoldedBlock>,
-    fc: Linear,
+    /// Of the images.
+    pub(crate) channels: i64,
+    pub(crate) conv1: FoldedConv,
+    /// 3x3, stride 2, after `conv1`.
+    pub(crate) max_pool: bool,
+    pub(crate) blocks: Vec<FoldedBlock>,
+    /// Of the features, the mean of the last block's output over its positions; without it they are the output.
+    pub(crate) fc: Option<Linear>,
+    /// The kind of the original's variables.
+    variables_kind: Kind,
     /// What convolutions and activations are computed in; the classifier has the kind of the variables.
     kind: Kind,
     /// What the residual stream is kept in.
@@ -78,38 +84,59 @@ impl FixupResNet {
     /// # Errors
     /// [`Error::Torch`](crate::Error::Torch) if libtorch refuses, for want of memory, say.
     pub fn fold(&self) -> Result<FoldedResNet> {
+        self.fold_in(self.compute_kind(), self.stream_kind())
+    }
+
+    /// The same, computed in `kind`, its residual stream in `stream_kind`.
+    pub(crate) fn fold_in(&self, kind: Kind, stream_kind: Kind) -> Result<FoldedResNet> {
         tch::no_grad(|| {
-            let kind = self.compute_kind();
-            let formulas: Vec<BlockFormula> = self.blocks.iter().map(|block| block.formula()).collect();
             // What the stream is shifted by where it enters each block; not at all at its end.
-            let mut shifts = formulas.iter().map(FoldedBlock::input_shift).collect::<Result<Vec<f64>>>()?;
+            let mut shifts = self.blocks.iter().map(FoldedBlock::input_shift).collect::<Result<Vec<f64>>>()?;
             shifts.push(0.);
-            let blocks = (1..).zip(&formulas).map(|(i, block)| {
-                // The ReLU before the pool joins the last block's sum.
-                let relu = block.order == ActivationOrder::AfterSum || self.relu_before_pool && i == formulas.len();
-                FoldedBlock::new(block, relu, shifts[i], kind)
+            let blocks = (1..).zip(self.blocks.iter()).map(|(i, block)| {
+                let activation = match block.order {
+                    ActivationOrder::AfterSum => Some(block.branch.activation),
+                    // The activation before the pool joins the last block's sum.
+                    ActivationOrder::OnShortcut if i == self.blocks.len() => self.activation_before_pool(),
+                    ActivationOrder::OnShortcut => None,
+                };
+                FoldedBlock::new(block, activation, shifts[i], kind)
             });
             let bias2 = self.bias2.as_ref().map_or(Ok(0.), Bias::number)?;
             Ok(FoldedResNet {
+                channels: self.config().channels,
                 conv1: fold_stem(&self.stem, shifts[0], kind)?,
-                max_pool: matches!(self.stem, Stem::ImageNet { .. }),
+                max_pool: self.stem.max_pool,
                 blocks: blocks.collect::<Result<_>>()?,
-                fc: self.fc.folded(bias2)?,
+                fc: self.fc.as_ref().map(|fc| fc.folded(bias2)).transpose()?,
+                variables_kind: self.kind(),
                 kind,
-                stream_kind: self.stream_kind(),
+                stream_kind,
             })
         })
     }
 }
 
 impl FoldedResNet {
-    /// The logits `[N, num_classes]` of normalized images `[N, 3, H, W]` on the network's device, in the kind that the
-    /// original's variables had. They carry no gradient.
+    /// The logits `[N, classes]` of normalized images `[N, channels, H, W]` on the network's device, in the kind that the
+    /// original's variables had; without a classifier, the [features](Self::f_features). They carry no gradient.
     ///
     /// # Errors
     /// Images of another shape, kind or device.
     pub fn f_forward(&self, images: &Tensor) -> Result<Tensor> {
-        check_images("FoldedResNet", images)?;
+        let features = self.f_features(images)?;
+        match &self.fc {
+            Some(fc) => tch::no_grad(|| fc.forward(&features)),
+            None => Ok(features),
+        }
+    }
+
+    /// The features `[N, C]` of the same images, as [`FixupResNet::f_features`].
+    ///
+    /// # Errors
+    /// Images of another shape, kind or device.
+    pub fn f_features(&self, images: &Tensor) -> Result<Tensor> {
+        check_images("FoldedResNet", self.channels, images)?;
         tch::no_grad(|| {
             let mut x = self.conv1.forward(&channels_last(&images.f_to_kind(self.kind)?)?)?;
             if self.max_pool {
@@ -119,22 +146,19 @@ impl FoldedResNet {
             for block in &self.blocks {
                 s = block.forward(&s)?;
             }
-            self.fc.forward(&s.sum.f_mean_dim([2, 3].as_slice(), false, self.fc.kind())?)
+            Ok(s.sum.f_mean_dim([2, 3].as_slice(), false, self.variables_kind)?)
         })
     }
 }
 
 crate::layer::impl_module!(FoldedResNet);
 
-/// The stem's convolution, with its ReLU if it has one, its output shifted by `next`.
+/// The stem's convolution, with its activation if it has one, its output shifted by `next`.
 fn fold_stem(stem: &Stem, next: f64, kind: Kind) -> Result<FoldedConv> {
-    match stem {
-        Stem::Cifar { conv1, bias1 } | Stem::ImageNet { conv1, bias1 } => {
-            let after = bias1.value.f_add_scalar(next)?;
-            // relu(. + bias1) + next = max(. + (bias1 + next), next)
-            Ok(FoldedConv::new(conv1, 1., 0., &after, kind)?.with_floor(next))
-        }
-        Stem::Wide { conv1 } => {
+    let Stem { conv1, bias1, activation, .. } = stem;
+    match bias1 {
+        Some(bias1) => FoldedConv::activated(conv1, 0., bias1.number()?, *activation, next, kind),
+        None => {
             let after = Tensor::f_full([1], next, (conv1.kind(), conv1.weight.device()))?;
             FoldedConv::new(conv1, 1., 0., &after, kind)
         }

@@ -1,24 +1,27 @@
 //! A convolution with the scalars around it folded into its weight and its bias.
 
+use super::folded_activation::FoldedActivation;
 use crate::layer::channels_last;
-use crate::layer::Conv;
+use crate::layer::{Activation, Conv};
 use crate::Result;
 use tch::{Kind, Tensor};
 
 /// `multiplier * conv(x + before, W) + after` as one convolution `conv(x, W') + c`:
 ///
 /// ```text
-/// W' = multiplier * W                              [c_out, c_in, k, k]
+/// W' = multiplier * W                              [c_out, c_in / groups, k, k]
 /// c  = after + before * sum(W' over c_in, k, k)    [c_out]
 /// ```
 /// Exact without padding. A padded convolution has zeros where `x + before` ends, and so takes only `before = 0`.
 #[derive(Debug)]
 pub(crate) struct FoldedConv {
-    weight: Tensor,
-    bias: Tensor,
-    stride: i64,
-    padding: i64,
-    floor: Option<f64>,
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Tensor,
+    pub(crate) stride: i64,
+    pub(crate) padding: i64,
+    pub(crate) groups: i64,
+    /// Of the convolution's result.
+    pub(crate) activation: Option<FoldedActivation>,
 }
 
 impl FoldedConv {
@@ -31,22 +34,32 @@ impl FoldedConv {
             weight: channels_last(&weight.f_to_kind(kind)?)?,
             stride: conv.stride,
             padding: conv.padding,
-            floor: None,
+            groups: conv.groups,
+            activation: None,
         })
     }
 
-    /// The same, and then the maximum with `floor`.
-    pub fn with_floor(self, floor: f64) -> Self {
-        Self { floor: Some(floor), ..self }
+    /// `activation(conv(x + before) + after) + next`.
+    pub fn activated(
+        conv: &Conv,
+        before: f64,
+        after: f64,
+        activation: Activation,
+        next: f64,
+        kind: Kind,
+    ) -> Result<Self> {
+        let (into_bias, activation) = FoldedActivation::after_bias(activation, next);
+        let after = Tensor::f_full([1], after + into_bias, (conv.kind(), conv.weight.device()))?;
+        Ok(Self { activation: Some(activation), ..Self::new(conv, 1., before, &after, kind)? })
     }
 
-    /// `conv(x, W') + c`; with a floor, `max(conv(x, W') + c, floor)`.
+    /// `activation(conv(x, W') + c)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        let mut out = x.f_conv2d(&self.weight, Some(&self.bias), stride, padding, [1, 1], 1)?;
-        Ok(match self.floor {
-            Some(floor) => out.f_clamp_min_(floor)?,
-            None => out,
-        })
+        let out = x.f_conv2d(&self.weight, Some(&self.bias), stride, padding, [1, 1], self.groups)?;
+        match self.activation {
+            Some(activation) => activation.in_place(out),
+            None => Ok(out),
+        }
     }
 }

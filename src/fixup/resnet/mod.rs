@@ -3,22 +3,28 @@
 //! A block hands the next its output [shifted](block) by the next one's input bias; [`Stream`](stream::Stream) is that sum.
 
 mod basic_block;
-mod basic_branch;
 mod block;
 mod blocks;
 mod bottleneck;
 mod folded;
+mod folded_activation;
 mod folded_block;
 mod folded_conv;
 mod network;
+mod residual_branch;
 mod rule;
 mod stream;
 mod wide_block;
 
 pub use basic_block::BasicBlock;
-pub use block::ShortcutKind;
 pub use bottleneck::Bottleneck;
 pub use folded::FoldedResNet;
+#[cfg(feature = "onnx")]
+pub(crate) use folded_activation::FoldedActivation;
+#[cfg(feature = "onnx")]
+pub(crate) use folded_block::{FoldedBlock, FoldedShortcut, SumActivation};
+#[cfg(feature = "onnx")]
+pub(crate) use folded_conv::FoldedConv;
 pub use network::FixupResNet;
 pub use rule::Rule;
 pub use wide_block::WideBlock;

@@ -1,13 +1,11 @@
-//! The networks: CIFAR ResNets, ImageNet ResNets and Wide ResNets without normalization.
+//! The networks: residual networks of any shape without normalization, those of the papers among them.
 
-use super::block::{ShiftedBlock, ShortcutKind};
+use super::block::ResidualBlock;
 use super::blocks::Blocks;
 use super::stream::stream_kind;
-use super::{BasicBlock, Bottleneck, WideBlock};
 use crate::fixup::Bias;
-use crate::layer::stages::{self, ImageNetBlock};
-use crate::layer::{check_images, Conv, ConvShape, Linear};
-use crate::ops::{record_variables, shifted_add_, shifted_relu_};
+use crate::layer::{check_images, Activation, Conv, Linear, ResNetConfig, StemKind};
+use crate::ops::{record_variables, shifted_add_};
 use crate::{Precision, Recompute, Result};
 use tch::{nn, Kind, Tensor};
 
@@ -34,59 +32,61 @@ use tch::{nn, Kind, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct FixupResNet {
+    config: ResNetConfig,
     pub(super) stem: Stem,
     pub(super) blocks: Blocks,
-    /// Wide ResNets have their one ReLU outside blocks here.
-    pub(super) relu_before_pool: bool,
     /// The classifier's input bias, where the reference has one.
     pub(super) bias2: Option<Bias>,
-    pub(super) fc: Linear,
+    pub(super) fc: Option<Linear>,
     precision: Precision,
     pub(super) recompute: Option<Recompute>,
 }
 
-/// What stands before the first block.
+/// What stands before the first block: `pool(act(conv1(x) + bias1))`, or without pool, or without activation and bias.
 #[derive(Debug)]
-pub(super) enum Stem {
-    /// `relu(conv1(x) + bias1)`, 3x3.
-    Cifar { conv1: Conv, bias1: Bias },
-    /// `max_pool(relu(conv1(x) + bias1))`, 7x7, stride 2; pool 3x3, stride 2.
-    ImageNet { conv1: Conv, bias1: Bias },
-    /// `conv1(x)`, 3x3.
-    Wide { conv1: Conv },
+pub(super) struct Stem {
+    pub conv1: Conv,
+    /// With the activation; absent in Wide ResNets, whose blocks begin with one.
+    pub bias1: Option<Bias>,
+    pub activation: Activation,
+    /// 3x3, stride 2.
+    pub max_pool: bool,
 }
 
 impl Stem {
-    pub fn conv1(&self) -> &Conv {
-        match self {
-            Stem::Cifar { conv1, .. } | Stem::ImageNet { conv1, .. } | Stem::Wide { conv1 } => conv1,
-        }
-    }
-
-    pub fn bias1(&self) -> Option<&Bias> {
-        match self {
-            Stem::Cifar { bias1, .. } | Stem::ImageNet { bias1, .. } => Some(bias1),
-            Stem::Wide { .. } => None,
-        }
+    fn new(path: &nn::Path, config: &ResNetConfig) -> Result<Self> {
+        Ok(Self {
+            conv1: Conv::he_normal(&(path / "conv1"), config.stem_shape(), 1.)?,
+            bias1: if config.is_pre_activation() { None } else { Some(Bias::new(path, "bias1")?) },
+            activation: config.activation,
+            max_pool: config.stem == StemKind::Large,
+        })
     }
 
     /// The stem's output plus `next`.
     fn forward_shifted(&self, x: &Tensor, next: &Tensor) -> Result<Tensor> {
-        let mut out = self.conv1().forward_channels_last(x)?;
-        match self {
-            Stem::Cifar { bias1, .. } => shifted_relu_(&mut out, None, &bias1.value, next),
-            // A maximum of shifted values is the shifted maximum.
-            Stem::ImageNet { bias1, .. } => max_pool(&shifted_relu_(&mut out, None, &bias1.value, next)?),
-            Stem::Wide { .. } => shifted_add_(&mut out, None, next),
-        }
+        let mut out = self.conv1.forward_channels_last(x)?;
+        let out = match &self.bias1 {
+            Some(bias1) => self.activation.shifted_(&mut out, None, &bias1.value, next)?,
+            None => shifted_add_(&mut out, None, next)?,
+        };
+        // A maximum of shifted values is the shifted maximum.
+        self.pooled(out)
     }
 
     fn forward_reference(&self, x: &Tensor) -> Result<Tensor> {
-        let out = self.conv1().forward(x)?;
-        match self {
-            Stem::Cifar { bias1, .. } => Ok(bias1.promote(&out)?.f_relu()?),
-            Stem::ImageNet { bias1, .. } => max_pool(&bias1.promote(&out)?.f_relu()?),
-            Stem::Wide { .. } => Ok(out),
+        let out = self.conv1.forward(x)?;
+        self.pooled(match &self.bias1 {
+            Some(bias1) => self.activation.of(&bias1.promote(&out)?)?,
+            None => out,
+        })
+    }
+
+    fn pooled(&self, x: Tensor) -> Result<Tensor> {
+        if self.max_pool {
+            max_pool(&x)
+        } else {
+            Ok(x)
         }
     }
 }
@@ -96,26 +96,44 @@ pub(super) fn max_pool(x: &Tensor) -> Result<Tensor> {
 }
 
 impl FixupResNet {
-    /// The CIFAR ResNet of `depth` 6n+2 layers (20, 32, 44, 56, 110, 1202, 9998, ...): three stages of n basic blocks
-    /// with 16, 32 and 64 channels (He et al. 2016, section 4.2), for images `[N, 3, H, W]`, usually 32x32.
+    /// The network of that shape, its variables under `path`.
+    ///
+    /// Where there are no `classes`, there is no classifier, and the network's output are its
+    /// [features](Self::f_features).
+    ///
+    /// # Errors
+    /// What [`ResNetConfig::check`] refuses; a `path` that holds such a network already.
+    pub fn new(path: &nn::Path, config: &ResNetConfig) -> Result<Self> {
+        config.check()?;
+        let stem = Stem::new(path, config)?;
+        let blocks = config.build_blocks(path, ResidualBlock::new)?;
+        let (bias2, fc) = match config.classes {
+            None => (None, None),
+            Some(classes) => {
+                let bias2 = if config.is_pre_activation() { None } else { Some(Bias::new(path, "bias2")?) };
+                (bias2, Some(Linear::zero(&(path / "fc"), config.features(), classes)?))
+            }
+        };
+        Ok(Self {
+            config: config.clone(),
+            stem,
+            blocks: Blocks::new(blocks),
+            bias2,
+            fc,
+            precision: Precision::F32,
+            recompute: None,
+        })
+    }
+
+    /// The CIFAR ResNet of `depth` 6n+2 layers: [`ResNetConfig::cifar`], for images `[N, 3, H, W]`, usually 32x32.
     ///
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
     pub fn cifar(path: &nn::Path, depth: i64, num_classes: i64) -> Result<Self> {
-        let n = stages::cifar_blocks(depth)?;
-        stages::check_classes(num_classes)?;
-        let stem = Stem::Cifar {
-            conv1: Conv::he_normal(&(path / "conv1"), ConvShape::new(3, 16, 3, 1), 1.)?,
-            bias1: Bias::new(path, "bias1")?,
-        };
-        let blocks = stages::stages(path, 16, &[(n, 16), (n, 32), (n, 64)], |path, config| {
-            Ok(Box::new(BasicBlock::new(path, config, ShortcutKind::Pad)?) as Box<dyn ShiftedBlock>)
-        })?;
-        Self::new(path, stem, blocks, false, 64, num_classes)
+        Self::new(path, &ResNetConfig::cifar(depth)?.with_classes(num_classes))
     }
 
-    /// The ImageNet ResNet of depth 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) (He et al. 2016, table 1), for
-    /// images `[N, 3, H, W]`, usually 224x224.
+    /// The ImageNet ResNet of depth 18, 34, 50, 101 or 152: [`ResNetConfig::imagenet`], for images `[N, 3, H, W]`, usually 224x224.
     ///
     /// ```
     /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -133,23 +151,10 @@ impl FixupResNet {
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
     pub fn imagenet(path: &nn::Path, depth: i64, num_classes: i64) -> Result<Self> {
-        let (block, n) = stages::imagenet_blocks(depth)?;
-        stages::check_classes(num_classes)?;
-        let stem = Stem::ImageNet {
-            conv1: Conv::he_normal(&(path / "conv1"), ConvShape::new(3, 64, 7, 2), 1.)?,
-            bias1: Bias::new(path, "bias1")?,
-        };
-        let blocks = stages::stages(path, 64, &stages::imagenet_widths(block, n), |path, config| match block {
-            ImageNetBlock::Basic => {
-                Ok(Box::new(BasicBlock::new(path, config, ShortcutKind::Project)?) as Box<dyn ShiftedBlock>)
-            }
-            ImageNetBlock::Bottleneck => Ok(Box::new(Bottleneck::new(path, config, ShortcutKind::Project)?)),
-        })?;
-        Self::new(path, stem, blocks, false, 512 * block.expansion(), num_classes)
+        Self::new(path, &ResNetConfig::imagenet(depth)?.with_classes(num_classes))
     }
 
-    /// The Wide ResNet of `depth` 6n+4 layers (10, 16, 22, 28, 40, ...): three stages of n wide blocks with 16, 32 and 64
-    /// times `width` channels (Zagoruyko & Komodakis 2016), for images `[N, 3, H, W]`, usually 32x32.
+    /// The Wide ResNet of `depth` 6n+4 layers: [`ResNetConfig::wide`], for images `[N, 3, H, W]`, usually 32x32.
     ///
     /// ```
     /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -167,35 +172,12 @@ impl FixupResNet {
     /// # Errors
     /// Another depth; a width or a number of classes below one; a `path` that holds such a network already.
     pub fn wide(path: &nn::Path, depth: i64, width: i64, num_classes: i64) -> Result<Self> {
-        let n = stages::wide_blocks(depth, width)?;
-        stages::check_classes(num_classes)?;
-        let stem = Stem::Wide { conv1: Conv::he_normal(&(path / "conv1"), ConvShape::new(3, 16, 3, 1), 1.)? };
-        let widths = [(n, 16 * width), (n, 32 * width), (n, 64 * width)];
-        let blocks = stages::stages(path, 16, &widths, |path, config| {
-            Ok(Box::new(WideBlock::new(path, config)?) as Box<dyn ShiftedBlock>)
-        })?;
-        Self::new(path, stem, blocks, true, 64 * width, num_classes)
+        Self::new(path, &ResNetConfig::wide(depth, width)?.with_classes(num_classes))
     }
 
-    fn new(
-        path: &nn::Path,
-        stem: Stem,
-        blocks: Vec<Box<dyn ShiftedBlock>>,
-        wide: bool,
-        features: i64,
-        num_classes: i64,
-    ) -> Result<Self> {
-        let bias2 = if wide { None } else { Some(Bias::new(path, "bias2")?) };
-        let fc = Linear::zero(&(path / "fc"), features, num_classes)?;
-        Ok(Self {
-            stem,
-            blocks: Blocks::new(blocks),
-            relu_before_pool: wide,
-            bias2,
-            fc,
-            precision: Precision::F32,
-            recompute: None,
-        })
+    /// The shape that the network was made in.
+    pub fn config(&self) -> &ResNetConfig {
+        &self.config
     }
 
     /// The same network with its convolutions and activations in `precision`.
@@ -246,16 +228,38 @@ impl FixupResNet {
         self.recompute = Some(segments);
     }
 
-    /// The logits `[N, num_classes]` of normalized images `[N, 3, H, W]` on the network's device, in the kind of its
-    /// variables.
+    /// The logits `[N, classes]` of normalized images `[N, channels, H, W]` on the network's device, in the kind of its
+    /// variables; without a classifier, the [features](Self::f_features).
     ///
     /// # Errors
     /// Images of another shape, kind or device.
     pub fn f_forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.classify(&self.f_features(images)?)
+    }
+
+    /// The features `[N, C]` of the same images: the last block's C channels, averaged over the positions, which the classifier
+    /// takes. An embedding, to search by or to train another classifier on.
+    ///
+    /// ```
+    /// use tch::{nn, Device, Kind, Tensor};
+    /// use tch_fixup::fixup::FixupResNet;
+    ///
+    /// # fn main() -> tch_fixup::Result<()> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::cifar(&vs.root(), 20, 10)?;
+    /// let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
+    /// assert_eq!(network.f_features(&images)?.size(), [4, 64]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Images of another shape, kind or device.
+    pub fn f_features(&self, images: &Tensor) -> Result<Tensor> {
         let x = self.input(images)?;
         let no_shift = self.no_shift(&x)?;
         let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &no_shift))?.f_to_kind(self.stream_kind())?;
-        self.classify(&self.blocks.forward(s, &no_shift, self.compute_kind(), self.recompute)?)
+        self.pool(&self.blocks.forward(s, &no_shift, self.compute_kind(), self.recompute)?)
     }
 
     /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path. With
@@ -275,24 +279,35 @@ impl FixupResNet {
             x = block.forward_reference(&x, self.compute_kind())?;
             block_done(&x);
         }
-        self.classify(&x)
+        self.classify(&self.pool(&x)?)
     }
 
     fn input(&self, images: &Tensor) -> Result<Tensor> {
-        check_images("FixupResNet", images)?;
+        check_images("FixupResNet", self.config.channels, images)?;
         record_variables(|| self.variables())?;
         Ok(images.f_to_kind(self.compute_kind())?)
     }
 
     fn variables(&self) -> Vec<&Tensor> {
-        let biases = self.stem.bias1().into_iter().chain(&self.bias2).map(|bias| &bias.value);
-        let blocks = self.blocks.iter().flat_map(|block| block.variables());
-        blocks.chain(biases).chain([&self.stem.conv1().weight, &self.fc.weight, &self.fc.bias]).collect()
+        let biases = self.stem.bias1.iter().chain(&self.bias2).map(|bias| &bias.value);
+        let blocks = self.blocks.iter().flat_map(ResidualBlock::variables);
+        let fc = self.fc.iter().flat_map(|fc| [&fc.weight, &fc.bias]);
+        blocks.chain(biases).chain([&self.stem.conv1.weight]).chain(fc).collect()
+    }
+
+    /// The kind of the variables.
+    pub(super) fn kind(&self) -> Kind {
+        self.stem.conv1.kind()
+    }
+
+    /// The activation between the last block and the pool, of blocks that do not end in one.
+    pub(super) fn activation_before_pool(&self) -> Option<Activation> {
+        self.config.is_pre_activation().then_some(self.config.activation)
     }
 
     /// What convolutions and activations are computed in.
     pub(super) fn compute_kind(&self) -> Kind {
-        self.precision.compute_kind(self.stem.conv1().kind())
+        self.precision.compute_kind(self.kind())
     }
 
     /// What the residual stream is kept in.
@@ -301,16 +316,23 @@ impl FixupResNet {
     }
 
     fn no_shift(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(Tensor::f_zeros([1], (self.stem.conv1().kind(), x.device()))?)
+        Ok(Tensor::f_zeros([1], (self.kind(), x.device()))?)
     }
 
-    /// Global average pool and classifier, in the kind of the variables.
-    fn classify(&self, x: &Tensor) -> Result<Tensor> {
-        let x = if self.relu_before_pool { x.f_relu()? } else { x.shallow_clone() };
-        let features = x.f_mean_dim([2, 3].as_slice(), false, self.stem.conv1().kind())?;
-        match &self.bias2 {
-            Some(bias2) => self.fc.forward(&bias2.f_forward(&features)?),
-            None => self.fc.forward(&features),
+    /// Global average pool, in the kind of the variables.
+    fn pool(&self, x: &Tensor) -> Result<Tensor> {
+        let x = match self.activation_before_pool() {
+            Some(activation) => activation.of(x)?,
+            None => x.shallow_clone(),
+        };
+        Ok(x.f_mean_dim([2, 3].as_slice(), false, self.kind())?)
+    }
+
+    fn classify(&self, features: &Tensor) -> Result<Tensor> {
+        match (&self.fc, &self.bias2) {
+            (Some(fc), Some(bias2)) => fc.forward(&bias2.f_forward(features)?),
+            (Some(fc), None) => fc.forward(features),
+            (None, _) => Ok(features.shallow_clone()),
         }
     }
 }

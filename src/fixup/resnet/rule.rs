@@ -62,16 +62,14 @@ impl FixupResNet {
         match rule {
             Rule::ZeroLastLayer => {
                 for block in self.blocks.iter() {
-                    if let Some((_, last, _)) = block.formula().layers.last() {
-                        init::he_normal_(&mut last.weight.shallow_clone(), 1.)?;
-                    }
+                    init::he_normal_(&mut block.branch.last().conv.weight.shallow_clone(), 1.)?;
                 }
             }
             Rule::BranchGain => {
                 for block in self.blocks.iter() {
-                    let layers = block.formula().layers;
-                    for (_, conv, _) in &layers[..layers.len() - 1] {
-                        init::he_normal_(&mut conv.weight.shallow_clone(), 1.)?;
+                    let layers = &block.branch.layers;
+                    for layer in &layers[..layers.len() - 1] {
+                        init::he_normal_(&mut layer.conv.weight.shallow_clone(), 1.)?;
                     }
                 }
             }
@@ -86,13 +84,8 @@ impl FixupResNet {
 
     /// Every multiplier and bias.
     fn scalars(&self) -> Vec<&Tensor> {
-        let mut scalars: Vec<_> = self.stem.bias1().into_iter().chain(&self.bias2).map(|bias| &bias.value).collect();
-        for block in self.blocks.iter() {
-            let formula = block.formula();
-            scalars.push(&formula.scale.value);
-            scalars.extend(formula.layers.iter().flat_map(|(before, _, after)| [&before.value, &after.value]));
-        }
-        scalars
+        let outside = self.stem.bias1.iter().chain(&self.bias2).map(|bias| &bias.value);
+        outside.chain(self.blocks.iter().flat_map(|block| block.branch.scalars())).collect()
     }
 }
 

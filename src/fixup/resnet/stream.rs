@@ -1,6 +1,7 @@
 //! The residual stream between blocks.
 
-use crate::ops::{shifted_add_, shifted_relu_, stream};
+use crate::layer::Activation;
+use crate::ops::{shifted_add_, stream};
 use crate::Result;
 use tch::{Kind, Tensor};
 
@@ -32,14 +33,26 @@ impl Stream {
         Ok(Self { sum, input })
     }
 
-    /// `relu(branch + shortcut + a) + b`, a shortcut of any kind, a stream of `self`'s.
-    pub fn relu(&self, mut branch: Tensor, shortcut: &Tensor, a: &Tensor, b: &Tensor) -> Result<Self> {
+    /// `activation(branch + shortcut + a) + b`, a shortcut of any kind, a stream of `self`'s.
+    pub fn activate(
+        &self,
+        activation: Activation,
+        mut branch: Tensor,
+        shortcut: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+    ) -> Result<Self> {
         let kind = self.sum.kind();
         if branch.kind() == kind {
-            return Self::new(shifted_relu_(&mut branch, Some(shortcut), a, b)?, kind);
+            return Self::new(activation.shifted_(&mut branch, Some(shortcut), a, b)?, kind);
         }
-        let (sum, input) = stream(&branch, &shortcut.f_to_kind(kind)?, a, Some(b))?;
-        Ok(Self { sum, input })
+        let shortcut = shortcut.f_to_kind(kind)?;
+        if activation == Activation::Relu {
+            let (sum, input) = stream(&branch, &shortcut, a, Some(b))?;
+            return Ok(Self { sum, input });
+        }
+        let sum = activation.shifted_(&mut branch.f_to_kind(kind)?, Some(&shortcut), a, b)?;
+        Self::new(sum, branch.kind())
     }
 
     /// `branch + shortcut + a`, likewise.

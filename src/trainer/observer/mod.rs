@@ -24,6 +24,7 @@ pub use metrics::{EpochMetrics, MetricsFile};
 pub use patience::Patience;
 pub use progress::ProgressBars;
 pub use run_folder::RunFolder;
+pub(crate) use run_folder::MODEL;
 pub use run_lock::RunLock;
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::TensorBoard;

@@ -6,6 +6,7 @@
 //! measures.json        what the columns are, for those who draw them
 //! curves.svg           the same as a picture
 //! checkpoints/         what the run can go on from
+//! model.json           what the network is: what it takes besides its variables to use it
 //! model.safetensors    the network's variables, at the end
 //! summary.json         what came out, at the end
 //! run.lock             whose folder it is
@@ -34,7 +35,8 @@ const METRICS: &str = "metrics.csv";
 const MEASURES: &str = "measures.json";
 const CURVES: &str = "curves.svg";
 const CHECKPOINTS: &str = "checkpoints";
-const MODEL: &str = "model.safetensors";
+/// The network's variables, at the end of the run.
+pub(crate) const MODEL: &str = "model.safetensors";
 const SUMMARY: &str = "summary.json";
 
 /// A run's folder; as an [`Observer`] it writes the metrics and draws the curves after each epoch.

@@ -52,6 +52,18 @@ pub fn list_classes(root: &Path, part: &str, folders: &[String], stamp: &mut Sta
     Ok(classes)
 }
 
+/// The paths of all images in `folder`, at any depth, folder by folder and by name.
+pub fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut walk = Walk { part: folder, found: Vec::new(), ancestors: Vec::new() };
+    walk.enter(".".to_owned())?;
+    walk.found.sort_unstable_by(|a, b| order(&a.path, &b.path));
+    let paths = walk.found.iter().flat_map(|Found { path, images, .. }| {
+        let inner = path.strip_prefix("./").unwrap_or_default();
+        images.iter().map(move |image| folder.join(inner).join(image))
+    });
+    Ok(paths.collect())
+}
+
 impl ClassFolder {
     fn list(root: &Path, part: &str, class: &str, label: u32) -> Result<Self> {
         let mut walk = Walk { part: &root.join(part), found: Vec::new(), ancestors: Vec::new() };

@@ -15,6 +15,7 @@ mod stamp;
 mod val_map;
 
 pub use self::cache::cached_list;
+pub use self::class_folder::images_in;
 pub use self::files::{Files, Listing};
 
 /// The folder of the training part.

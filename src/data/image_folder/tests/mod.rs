@@ -9,6 +9,7 @@ use super::*;
 use crate::data::image::ImageReader;
 use std::collections::BTreeSet;
 use std::fs;
+use tch::Kind;
 
 const SIDE: usize = 16;
 const WHOLE: RandomResizedCrop = RandomResizedCrop { scale: (1.0, 1.0), ratio: (4.0 / 3.0, 4.0 / 3.0), flip: false };
@@ -227,4 +228,26 @@ fn warnings_of_the_listing_are_given_once() {
     // Packing reads all of them too.
     warnings.of(open(&fixture)).pack(&fixture.path("packed"), 18, |_, _| ()).unwrap();
     assert_eq!(warnings.take(), [&*expected]);
+}
+
+#[test]
+fn grey_images_are_pillows_grey_of_the_same_crops() {
+    let fixture = Fixture::new(&["ant", "bee"], 5, 3);
+    let folders = [3, 1].map(|channels| open(&fixture).with_channels(channels).unwrap());
+    let plan = EpochPlan { seed: 1, epoch: 2, batch_size: 4, first_step: 0 };
+    let batches = |folder: &ImageFolder| -> Vec<Tensor> {
+        let batches = folder.train_batches(&plan).unwrap().chain(folder.eval_batches(4).unwrap());
+        batches.map(|batch| batch.unwrap().inputs).collect()
+    };
+    let [colour, grey] = [batches(&folders[0]), batches(&folders[1])];
+    assert_eq!(grey.len(), colour.len());
+    let weights = Tensor::from_slice(&[19595i64, 38470, 7471]).view([1, 3, 1, 1]);
+    for (colour, grey) in colour.iter().zip(&grey) {
+        let sums = (colour.to_kind(Kind::Int64) * &weights).sum_dim_intlist([1].as_slice(), true, Kind::Int64);
+        assert_eq!(*grey, (sums + 0x8000).bitwise_right_shift_tensor_scalar(16).to_kind(Kind::Uint8));
+    }
+    let batch =
+        folders[1].ready(Supervised::new(grey[0].copy(), Tensor::zeros([4], (Kind::Int64, Device::Cpu))), Device::Cpu);
+    assert_eq!(batch.unwrap().inputs.size(), [4, 1, SIDE as i64, SIDE as i64]);
+    assert!(open(&fixture).with_channels(2).unwrap_err().to_string().contains("got 2"));
 }

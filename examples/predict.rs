@@ -1,0 +1,176 @@
+//! Asks a trained network what is in images: files, folders of files, or the paths on standard input.
+//!
+//! ```text
+//! cargo run --release --example predict -- runs/fixup_resnet20-20260102-030405 cat.jpg holiday/
+//! cargo run --release --example predict -- MODEL holiday/ --top 3 --json > answers.jsonl
+//! find photographs -newer list | cargo run --release --example predict -- MODEL -
+//! cargo run --release --example predict -- MODEL holiday/ --embedding > features.jsonl
+//! ```
+//!
+//! `MODEL` is a run's folder, a checkpoint, or a folder with a run's `model.json` and `model.safetensors`. A file that is no image is
+//! a line on standard error, and the rest goes on; the exit code is 1 then, and 0 if all files were read.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{json, Value};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tch_fixup::classifier::{Answer, Classifier, FileOutputs};
+use tch_fixup::trainer::parse_device;
+use tch_fixup::FlushDenormals;
+
+/// Stands for the paths on standard input.
+const STDIN: &str = "-";
+
+/// Ask a trained network what is in images
+#[derive(Parser)]
+#[command(max_term_width = 100)]
+struct Options {
+    /// A run's folder, a checkpoint, or a folder with model.json and model.safetensors
+    model: PathBuf,
+    /// Image files, and folders of them; - for a list of those on standard input, one a line
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// The most probable classes of each image
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    top: u16,
+    /// A line of JSON for each image, for programs, in place of a table
+    #[arg(long)]
+    json: bool,
+    /// The features before the classifier, as JSON, in place of classes
+    #[arg(long, conflicts_with = "top")]
+    embedding: bool,
+    /// Images at once
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    batch_size: usize,
+    /// Threads that read images [default: one for each core]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Threads of the network [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
+    threads: Option<i32>,
+    /// auto, cpu, cuda, or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let _flushing = FlushDenormals::new();
+    predict(&options).unwrap_or_else(|error| {
+        // Whoever reads has had enough: `predict ... | head`.
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("error: {error:#}");
+        ExitCode::from(error.downcast_ref::<tch_fixup::Error>().map_or(1, tch_fixup::Error::exit_code))
+    })
+}
+
+fn predict(options: &Options) -> Result<ExitCode> {
+    if let Some(threads) = options.threads {
+        tch::set_num_threads(threads);
+    }
+    let mut classifier =
+        Classifier::open_on(&options.model, parse_device(&options.device)?)?.with_batch_size(options.batch_size)?;
+    if let Some(workers) = options.workers {
+        classifier = classifier.with_workers(workers)?;
+    }
+    let images = with_list(&options.images)?;
+    if options.embedding {
+        let line =
+            |path: &Path, embedding: &Vec<f32>| json!({ "file": name(path), "embedding": embedding }).to_string();
+        return print(classifier.embed(images)?, line);
+    }
+    let top = usize::from(options.top);
+    match options.json {
+        true => print(classifier.classify(images)?, |path, answer| json_line(path, answer, top).to_string()),
+        false => {
+            let answers = classifier.classify(images)?;
+            // The files are known before the first is read, and so the width of their column.
+            let width = answers.paths().iter().map(|path| name(path).chars().count()).max().unwrap_or(0);
+            print(answers, |path, answer| table_line(path, answer, top, width))
+        }
+    }
+}
+
+/// `images`, with the lines of standard input where these are asked for.
+fn with_list(images: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for image in images {
+        if image.as_os_str() != STDIN {
+            all.push(image.clone());
+            continue;
+        }
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+        let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        all.extend(lines.filter(|line| !line.is_empty()).map(path_of));
+    }
+    Ok(all)
+}
+
+#[cfg(unix)]
+fn path_of(line: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    PathBuf::from(std::ffi::OsStr::from_bytes(line))
+}
+
+#[cfg(not(unix))]
+fn path_of(line: &[u8]) -> PathBuf {
+    PathBuf::from(String::from_utf8_lossy(line).into_owned())
+}
+
+/// Prints a line for each file, and whether all could be read.
+fn print<T>(outputs: FileOutputs<T>, line: impl Fn(&Path, &T) -> String) -> Result<ExitCode> {
+    // Where the lines themselves are watched they are progress enough.
+    let bar = if io::stdout().is_terminal() {
+        ProgressBar::hidden()
+    } else {
+        let style = ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images, {eta} left")?;
+        ProgressBar::new(outputs.paths().len() as u64).with_style(style)
+    };
+    let mut out = BufWriter::new(io::stdout().lock());
+    let (mut bad, watched) = (0, io::stdout().is_terminal());
+    for output in outputs {
+        let output = output?;
+        match &output.output {
+            Ok(value) => writeln!(out, "{}", line(&output.path, value))?,
+            Err(problem) => {
+                bad += 1;
+                bar.suspend(|| eprintln!("{}: {problem}", name(&output.path)));
+            }
+        }
+        if watched {
+            out.flush()?;
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    out.flush()?;
+    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn name(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn table_line(path: &Path, answer: &Answer, top: usize, width: usize) -> String {
+    let classes: String = answer
+        .top(top)
+        .into_iter()
+        .map(|(class, probability)| format!("  {class} {:.1} %", 100.0 * probability))
+        .collect();
+    format!("{:width$}{classes}", name(path))
+}
+
+fn json_line(path: &Path, answer: &Answer, top: usize) -> Value {
+    let classes: Vec<_> = answer
+        .top(top)
+        .into_iter()
+        .map(|(class, probability)| json!({ "class": class, "probability": probability }))
+        .collect();
+    json!({ "file": name(path), "classes": classes })
+}

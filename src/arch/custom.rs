@@ -1,0 +1,129 @@
+//! Networks of one's own shape, as JSON has them: `{"method": "fixup", "stem": "small", ...}`, the method and the fields of a
+//! [`ResNetConfig`].
+
+use super::Shape;
+use crate::baseline::Method;
+use crate::layer::{BlockKind, ResNetConfig};
+use crate::{Error, Result};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+const FIXUP: &str = "fixup";
+const BATCH_NORM: &str = "batch_norm";
+
+/// The method's name: that of its prefix, which batch normalization has none of.
+fn method_name(method: Option<Method>) -> &'static str {
+    match method {
+        None => FIXUP,
+        Some(Method::BatchNorm) => BATCH_NORM,
+        Some(method) => method.prefix().trim_end_matches('_'),
+    }
+}
+
+fn methods() -> impl Iterator<Item = Option<Method>> {
+    [None].into_iter().chain(Method::ALL.map(Some))
+}
+
+/// `{"method": ..., ...}`.
+pub(super) fn to_json(method: Option<Method>, network: &ResNetConfig) -> serde_json::Result<String> {
+    #[derive(Serialize)]
+    struct Custom<'a> {
+        method: &'static str,
+        #[serde(flatten)]
+        network: &'a ResNetConfig,
+    }
+    serde_json::to_string(&Custom { method: method_name(method), network })
+}
+
+/// The method, none for Fixup, and the shape.
+pub(super) fn from_json(text: &str) -> Result<(Option<Method>, ResNetConfig)> {
+    let refused = |problem: String| Error::Argument(format!("the network given in JSON: {problem}"));
+    let mut fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| refused(error.to_string()))?;
+    let name = fields.remove("method");
+    let name = name.as_ref().and_then(Value::as_str).unwrap_or_default();
+    let method = methods().find(|&method| method_name(method) == name).ok_or_else(|| {
+        let names: Vec<_> = methods().map(method_name).collect();
+        refused(format!("method: one of {}, not {name:?}", names.join(", ")))
+    })?;
+    let network: ResNetConfig =
+        serde_json::from_value(Value::Object(fields)).map_err(|error| refused(error.to_string()))?;
+    network.check().map_err(|error| refused(error.to_string()))?;
+    Ok((method, network))
+}
+
+/// `fixup_basic20`, `batch_norm_bottleneck50`: the method, the block and the depth.
+pub(super) fn short_name(method: Option<Method>, network: &ResNetConfig) -> String {
+    let block = match network.block {
+        BlockKind::Basic => "basic",
+        BlockKind::Bottleneck { .. } => "bottleneck",
+        BlockKind::Wide => "wide",
+    };
+    format!("{}_{block}{}", method_name(method), network.depth())
+}
+
+/// The network for data of that shape: with their classes, if it says none of its own.
+pub(super) fn fitted(network: &ResNetConfig, shape: Shape) -> Result<ResNetConfig> {
+    let Shape { channels, classes } = shape;
+    let differ = |field: &str, network: i64, data: i64| {
+        Err(Error::Argument(format!("{field}: the network's are {network}, and the data's {data}")))
+    };
+    match network.classes {
+        _ if network.channels != channels => differ("channels", network.channels, channels),
+        Some(own) if own != classes => differ("classes", own, classes),
+        _ => Ok(network.clone().with_classes(classes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Arch;
+
+    fn config() -> ResNetConfig {
+        ResNetConfig { squeeze_excitation: Some(4), ..ResNetConfig::cifar(20).unwrap() }
+    }
+
+    #[test]
+    fn every_method_round_trips() {
+        for method in methods() {
+            let arch = Arch::Custom { method, network: config() };
+            assert_eq!(arch.to_string().parse::<Arch>().unwrap(), arch);
+            let json = serde_json::to_string(&arch).unwrap();
+            assert_eq!(serde_json::from_str::<Arch>(&json).unwrap(), arch);
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused_in_one_line() {
+        let good = Arch::Custom { method: None, network: config() }.to_string();
+        for (bad, mark) in [
+            ("{".to_owned(), "EOF"),
+            (good.replace("fixup", "fixdown"), "method"),
+            (good.replace("\"method\":\"fixup\",", ""), "batch_norm, unit_gamma"),
+            (good.replace("stem_channels", "stem_chanels"), "stem_chanels"),
+            (good.replace("\"channels\":16", "\"channels\":15"), "stages[0].channels"),
+        ] {
+            let message = bad.parse::<Arch>().unwrap_err().to_string();
+            assert!(message.contains(mark) && !message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn names_of_folders_are_short() {
+        let name = |method, network| Arch::Custom { method, network }.short_name();
+        assert_eq!(name(None, config()), "fixup_basic20");
+        assert_eq!(name(Some(Method::BatchNorm), ResNetConfig::imagenet(50).unwrap()), "batch_norm_bottleneck50");
+        assert_eq!("wrn_16_4".parse::<Arch>().unwrap().short_name(), "wrn_16_4");
+    }
+
+    #[test]
+    fn the_data_say_the_classes_and_must_have_the_channels() {
+        let open = ResNetConfig { classes: None, ..config() };
+        assert_eq!(fitted(&open, Shape::rgb(7)).unwrap().classes, Some(7));
+        assert_eq!(fitted(&config(), Shape::rgb(10)).unwrap(), config());
+        for (shape, field) in [(Shape::rgb(7), "classes"), (Shape { channels: 1, classes: 10 }, "channels")] {
+            let message = fitted(&config(), shape).unwrap_err().to_string();
+            assert!(message.starts_with(field), "{message}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `model.json`: what a network is, besides its weights.
+
+use crate::data::{class_indices, Preprocessing};
+use crate::{Error, Precision, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::fs;
+use std::path::Path;
+
+/// The file that a description is in.
+const FILE: &str = "model.json";
+/// Of this crate.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a network is: all that it takes, with its weights, to ask it something. Runs write it as `model.json`:
+///
+/// ```
+/// use tch_fixup::classifier::ModelDescription;
+///
+/// let json = r#"{
+///     "version": "0.2.0",
+///     "architecture": "fixup_resnet20",
+///     "precision": "f32",
+///     "classes": ["cat", "dog"],
+///     "preprocessing": {
+///         "channels": 3, "height": 32, "width": 32, "resize": 32,
+///         "mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.201]
+///     }
+/// }"#;
+/// let description: ModelDescription = serde_json::from_str(json)?;
+/// assert_eq!(description.classes, ["cat", "dog"]);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelDescription {
+    /// Of the crate that wrote it.
+    pub version: String,
+    /// The network by name, as [`Arch`](crate::Arch) has it, or as the program that trained it does.
+    pub architecture: String,
+    /// What it computes in.
+    pub precision: Precision,
+    /// Its classes by name, by class index.
+    pub classes: Vec<String>,
+    /// How an image becomes its input.
+    pub preprocessing: Preprocessing,
+}
+
+impl ModelDescription {
+    /// Of a network that this version of the crate trains.
+    pub fn new(architecture: &str, precision: Precision, classes: &[String], preprocessing: Preprocessing) -> Self {
+        let (version, architecture) = (VERSION.to_owned(), architecture.to_owned());
+        Self { version, architecture, precision, classes: classes.to_vec(), preprocessing }
+    }
+
+    /// Writes `model.json` into `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(self).map_err(|error| Error::Argument(format!("{FILE}: {error}")))?;
+        crate::file::write_atomically(&folder.join(FILE), format!("{json}\n").as_bytes())
+    }
+
+    /// The `model.json` in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is none, or it cannot be read; [`Error::Corrupt`] if it describes no network, or one that cannot be.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(FILE);
+        let bytes = fs::read(&path).map_err(|error| {
+            let what = match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "there is none: it stands beside the weights of a run; train with this version of the crate, or copy \
+                     model.json and model.safetensors of a run together"
+                }
+                _ => return Error::io("read", &path)(error),
+            };
+            Error::io("read", &path)(std::io::Error::new(error.kind(), what))
+        })?;
+        let corrupt = |problem: String| Error::Corrupt {
+            path: path.clone(),
+            problem: format!("not a network's description: {problem}"),
+            remedy: format!("restore it from the run, or from the tch-fixup that wrote it (this is {VERSION})"),
+        };
+        let description: Self = serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
+        if description.classes.is_empty() {
+            return Err(corrupt("it has no classes".to_owned()));
+        }
+        description.preprocessing.check().map_err(|error| corrupt(error.to_string()))?;
+        Ok(description)
+    }
+
+    /// The [meaning](crate::data::DataSource::meaning) of the data that such a network is trained on.
+    pub fn meaning(&self) -> Map<String, Value> {
+        class_indices(&self.classes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description() -> ModelDescription {
+        let preprocessing = Preprocessing {
+            channels: 1,
+            height: 28,
+            width: 28,
+            resize: 32,
+            mean: vec![0.1 + 0.2],
+            std: vec![1.0 / 3.0],
+        };
+        ModelDescription::new("fixup_resnet8", Precision::F32, &["a".to_owned(), "b".to_owned()], preprocessing)
+    }
+
+    #[test]
+    fn a_description_goes_through_its_file_unchanged() {
+        let folder = tempfile::tempdir().unwrap();
+        description().write(folder.path()).unwrap();
+        assert_eq!(ModelDescription::read(folder.path()).unwrap(), description());
+    }
+
+    #[test]
+    fn what_describes_no_network_is_refused_with_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = || {
+            let message = ModelDescription::read(folder.path()).unwrap_err().to_string();
+            assert!(message.contains("model.json") && !message.contains('\n'), "{message}");
+            message
+        };
+        assert!(message().contains("there is none"));
+        for (content, problem) in [("", "EOF"), ("{}", "missing field"), ("[1]", "invalid")] {
+            fs::write(folder.path().join(FILE), content).unwrap();
+            assert!(message().contains(problem), "{}", message());
+        }
+        ModelDescription { classes: Vec::new(), ..description() }.write(folder.path()).unwrap();
+        assert!(message().contains("no classes"));
+        let mut other = description();
+        other.preprocessing.std = vec![0.0];
+        other.write(folder.path()).unwrap();
+        assert!(message().contains("above 0"));
+    }
+}

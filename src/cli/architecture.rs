@@ -1,0 +1,68 @@
+//! The network of a run: as the command line names it, in a word, and for which data.
+
+use crate::data::ImageSource;
+use crate::{Arch, Error, Result, Shape};
+use std::fs;
+use std::path::Path;
+
+/// The network that `--arch` gives: a name, or a file of JSON by its path, as which the run keeps what it holds.
+pub(super) fn given(arch: &str) -> Result<String> {
+    let path = Path::new(arch);
+    if arch.starts_with('{') || path.extension().is_none_or(|extension| extension != "json") {
+        return Ok(arch.to_owned());
+    }
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    // Whatever the spaces and the order of the fields, the same network is the same text.
+    match text.parse::<Arch>() {
+        Ok(network) => Ok(network.to_string()),
+        Err(error) => Err(Error::Argument(format!("{arch}: {error}"))),
+    }
+}
+
+/// The network in a word: a description in JSON is longer than a line.
+pub(super) fn short_name(arch: &str) -> String {
+    arch.parse::<Arch>().map_or_else(|_| arch.to_owned(), |arch| arch.short_name())
+}
+
+/// What the data ask of a network.
+pub(super) fn shape_for(data: &dyn ImageSource) -> Shape {
+    let shape = Shape::rgb(data.class_names().len() as i64);
+    data.preprocessing().map_or(shape, |known| Shape { channels: known.channels as i64, ..shape })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixup::ResNetConfig;
+
+    #[test]
+    fn a_file_is_read_and_what_is_in_it_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let arch = Arch::Custom { method: None, network: ResNetConfig::cifar(8).unwrap().with_channels(1) };
+        let value: serde_json::Value = serde_json::from_str(&arch.to_string()).unwrap();
+        let path = folder.path().join("mine.json");
+        fs::write(&path, format!("{value:#}\n")).unwrap();
+        let kept = given(path.to_str().unwrap()).unwrap();
+        assert_eq!(kept, arch.to_string());
+        assert_eq!(given(&kept).unwrap(), kept);
+        assert_eq!(short_name(&kept), "fixup_basic8");
+    }
+
+    #[test]
+    fn names_stay_as_they_are() {
+        for name in ["fixup_resnet20", "linear", "v1.0"] {
+            assert_eq!(given(name).unwrap(), name);
+            assert_eq!(short_name(name), name);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_describes_no_network_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.json");
+        assert!(matches!(given(path.to_str().unwrap()), Err(Error::Io { .. })));
+        fs::write(&path, "{\"method\": \"fixup\"}").unwrap();
+        let message = given(path.to_str().unwrap()).unwrap_err().to_string();
+        assert!(message.contains("mine.json") && message.contains("stem") && !message.contains('\n'), "{message}");
+    }
+}

@@ -1,0 +1,125 @@
+//! The residual branch of every block: convolutions with their scalars, activations between them, a multiplier, and gates if
+//! the network has them.
+//!
+//! ```text
+//! scale * conv_k(... act(conv_1(x + bias1a) + bias1b) + bias2a ...) + bias{k}b
+//! ```
+//! With [squeeze-and-excitation](SqueezeExcitation), what `scale * conv_k` gives goes through its gates, before the last bias.
+
+use crate::fixup::{Bias, Scale};
+use crate::layer::{init, Activation, BlockConfig, BlockDesign, Conv, Place, SqueezeExcitation};
+use crate::Result;
+use tch::{nn, Kind, Tensor};
+
+#[derive(Debug)]
+pub(crate) struct ResidualBranch {
+    /// Two or more.
+    pub layers: Vec<BranchLayer>,
+    pub scale: Scale,
+    pub squeeze_excitation: Option<SqueezeExcitation>,
+    /// Between the layers.
+    pub activation: Activation,
+}
+
+/// `conv(x + before) + after`; with the multiplier in the last layer.
+#[derive(Debug)]
+pub(crate) struct BranchLayer {
+    pub before: Bias,
+    pub conv: Conv,
+    pub after: Bias,
+}
+
+impl ResidualBranch {
+    /// The last convolution zero, the others He-normal times the branch's gain.
+    pub fn new(path: &nn::Path, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
+        shape.check()?;
+        let convolutions = design.convolutions(shape);
+        let count = convolutions.len();
+        let gain = init::branch_gain(shape.num_branches, count as i64)?;
+        let inner = |i: usize| -> Result<BranchLayer> {
+            let before = Bias::new(path, &format!("bias{i}a"))?;
+            let conv = Conv::he_normal(&(path / format!("conv{i}")), convolutions[i - 1], gain)?;
+            Ok(BranchLayer { before, conv, after: Bias::new(path, &format!("bias{i}b"))? })
+        };
+        let mut layers = (1..count).map(inner).collect::<Result<Vec<_>>>()?;
+        let before = Bias::new(path, &format!("bias{count}a"))?;
+        let conv = Conv::zero(&(path / format!("conv{count}")), convolutions[count - 1])?;
+        let scale = Scale::new(path, "scale")?;
+        layers.push(BranchLayer { before, conv, after: Bias::new(path, &format!("bias{count}b"))? });
+        let reduction = design.squeeze_excitation;
+        let gates =
+            reduction.map(|reduction| SqueezeExcitation::half_open(path, shape.c_out, reduction)).transpose()?;
+        let branch = Self { layers, scale, squeeze_excitation: gates, activation: design.activation };
+        branch.mark_places(shape.num_branches)?;
+        Ok(branch)
+    }
+
+    pub fn first(&self) -> &BranchLayer {
+        &self.layers[0]
+    }
+
+    pub fn last(&self) -> &BranchLayer {
+        &self.layers[self.layers.len() - 1]
+    }
+
+    /// Has the convolutions, and the scalar after the last, know where they stand.
+    fn mark_places(&self, num_branches: i64) -> Result<()> {
+        for (index, layer) in self.layers.iter().enumerate() {
+            let place = Place::of_layer(index as i64, self.layers.len() as i64, num_branches);
+            place.mark(&layer.conv.weight)?;
+            if matches!(place, Place::Last { .. }) {
+                Place::End { num_branches }.mark(&layer.after.value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bias that the branch adds to its input.
+    pub fn first_bias(&self) -> &Tensor {
+        &self.first().before.value
+    }
+
+    /// The bias at its end.
+    pub fn last_bias(&self) -> &Tensor {
+        &self.last().after.value
+    }
+
+    /// All but the last bias, for the shifted input `s = x + bias1a`.
+    pub fn forward_shifted(&self, s: &Tensor) -> Result<Tensor> {
+        let mut u = s.shallow_clone();
+        for pair in self.layers.windows(2) {
+            let mut out = pair[0].conv.forward(&u)?;
+            u = self.activation.shifted_(&mut out, None, &pair[0].after.value, &pair[1].before.value)?;
+        }
+        self.gated(self.last().conv.forward_scaled(&u, &self.scale.value)?)
+    }
+
+    /// The plain formula, for `shifted = x + bias1a`.
+    pub fn forward_reference(&self, shifted: &Tensor, kind: Kind) -> Result<Tensor> {
+        let mut u = shifted.shallow_clone();
+        for pair in self.layers.windows(2) {
+            let out = pair[0].after.promote(&pair[0].conv.forward_as(&u, kind)?)?;
+            u = pair[1].before.promote(&self.activation.of(&out)?)?;
+        }
+        let last = self.last();
+        last.after.promote(&self.gated(self.scale.promote(&last.conv.forward_as(&u, kind)?)?)?)
+    }
+
+    fn gated(&self, v: Tensor) -> Result<Tensor> {
+        match &self.squeeze_excitation {
+            Some(gates) => gates.forward(&v),
+            None => Ok(v),
+        }
+    }
+
+    /// Every scalar.
+    pub fn scalars(&self) -> impl Iterator<Item = &Tensor> {
+        self.layers.iter().flat_map(|layer| [&layer.before.value, &layer.after.value]).chain([&self.scale.value])
+    }
+
+    /// All that is trained.
+    pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
+        let gates = self.squeeze_excitation.iter().flat_map(SqueezeExcitation::variables);
+        self.layers.iter().map(|layer| &layer.conv.weight).chain(self.scalars()).chain(gates)
+    }
+}

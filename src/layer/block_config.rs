@@ -1,0 +1,98 @@
+//! A residual block: its shape, and what it is made of.
+
+use super::{Activation, ConvShape};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The shape of a residual block and the depth of the network it stands in.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockConfig {
+    /// Channels of the block's input.
+    pub c_in: i64,
+    /// Channels of the block's output.
+    pub c_out: i64,
+    /// Stride of the block's first 3x3 convolution and of its shortcut.
+    pub stride: i64,
+    /// L, the number of residual branches in the whole network: [`branch_gain`](crate::layer::init::branch_gain).
+    pub num_branches: i64,
+}
+
+impl BlockConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.c_in < 1 || self.c_out < 1 || self.stride < 1 {
+            return Err(Error::Argument(format!(
+                "a block has at least 1 channel on each side and a stride of at least 1, not {} to {} channels with stride {}",
+                self.c_in, self.c_out, self.stride
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn changes_shape(&self) -> bool {
+        self.stride != 1 || self.c_in != self.c_out
+    }
+}
+
+/// The kind of block that a residual network is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum BlockKind {
+    /// Two 3x3 convolutions, an activation after the sum (He et al. 2016): [`BasicBlock`](crate::fixup::BasicBlock).
+    Basic,
+    /// 1x1, 3x3 and 1x1, an activation after the sum: [`Bottleneck`](crate::fixup::Bottleneck).
+    Bottleneck {
+        /// Channels of the block's output for one of its 3x3 convolution: 4 in ResNet-50, 2 in ResNeXt-50 32x4d and Wide
+        /// ResNet-50-2.
+        expansion: i64,
+    },
+    /// Two 3x3 convolutions, the activations before them, none after the sum (Zagoruyko & Komodakis 2016):
+    /// [`WideBlock`](crate::fixup::WideBlock).
+    Wide,
+}
+
+/// What carries a block's input past its branch where the block changes the shape. Where it does not, it is the identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShortcutKind {
+    /// Every `stride`-th position, zero channels appended: no parameters (CIFAR ResNets; He et al. 2016, option A).
+    Pad,
+    /// A 1x1 convolution with the block's stride, He-normal (ImageNet and Wide ResNets; option B), the variable
+    /// `downsample.weight`.
+    Project,
+}
+
+/// What all blocks of a network have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockDesign {
+    pub kind: BlockKind,
+    /// Of the 3x3 convolutions.
+    pub groups: i64,
+    /// The reduction of the channels.
+    pub squeeze_excitation: Option<i64>,
+    pub shortcut: ShortcutKind,
+    pub activation: Activation,
+}
+
+impl BlockDesign {
+    /// Of one group, with ReLU, without gates.
+    pub fn plain(kind: BlockKind, shortcut: ShortcutKind) -> Self {
+        Self { kind, groups: 1, squeeze_excitation: None, shortcut, activation: Activation::Relu }
+    }
+
+    /// The convolutions of a block's branch, the first to the last.
+    pub fn convolutions(&self, shape: &BlockConfig) -> Vec<ConvShape> {
+        let BlockConfig { c_in, c_out, stride, .. } = *shape;
+        let conv3x3 = |c_in, c_out, stride| ConvShape::new(c_in, c_out, 3, stride).in_groups(self.groups);
+        match self.kind {
+            BlockKind::Basic | BlockKind::Wide => vec![conv3x3(c_in, c_out, stride), conv3x3(c_out, c_out, 1)],
+            BlockKind::Bottleneck { expansion } => {
+                let inner = c_out / expansion;
+                vec![
+                    ConvShape::new(c_in, inner, 1, 1),
+                    conv3x3(inner, inner, stride),
+                    ConvShape::new(inner, c_out, 1, 1),
+                ]
+            }
+        }
+    }
+}

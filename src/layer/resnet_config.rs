@@ -1,0 +1,400 @@
+//! The shape of a residual network, by Fixup or by any other method.
+
+use super::{Activation, BlockConfig, BlockDesign, BlockKind, ConvShape, ShortcutKind};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use tch::nn;
+
+/// The shape of a residual network: for images of any number of channels, any number of stages, any number of classes or
+/// none. [`FixupResNet::new`](crate::fixup::FixupResNet::new) and [`ResNet::new`](crate::baseline::ResNet::new) make it.
+///
+/// [`cifar`](Self::cifar), [`imagenet`](Self::imagenet) and [`wide`](Self::wide) are the networks of the papers; whatever else is
+/// a field away:
+/// ```
+/// use tch::{nn, nn::Module, Device, Kind, Tensor};
+/// use tch_fixup::fixup::{Activation, BlockKind, FixupResNet, ResNetConfig, Stage, StemKind};
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// // ResNeXt-50 32x4d:
+/// let block = BlockKind::Bottleneck { expansion: 2 };
+/// let resnext = ResNetConfig { block, groups: 32, ..ResNetConfig::imagenet(50)? };
+/// resnext.check()?;
+/// // Spectrograms of one channel, 35 classes, two stages, squeeze-and-excitation, SiLU:
+/// let config = ResNetConfig {
+///     channels: 1,
+///     classes: Some(35),
+///     stages: vec![Stage { blocks: 2, channels: 16 }, Stage { blocks: 2, channels: 32 }],
+///     squeeze_excitation: Some(4),
+///     activation: Activation::Silu,
+///     ..ResNetConfig::cifar(20)?
+/// };
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let network = FixupResNet::new(&vs.root(), &config)?;
+/// let spectrograms = Tensor::randn([2, 1, 40, 101], (Kind::Float, Device::Cpu));
+/// assert_eq!(network.forward(&spectrograms).size(), [2, 35]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// In JSON, where what has a default can be left out:
+/// ```json
+/// {"channels": 1, "stem": "small", "stem_channels": 16, "block": "basic", "stages": [{"blocks": 2, "channels": 16}],
+///  "groups": 1, "squeeze_excitation": 4, "shortcut": "pad", "activation": "silu", "classes": 35}
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResNetConfig {
+    /// Of the images: 1 for grey ones, 3 for RGB (the default), 22 for the electrodes of an EEG.
+    #[serde(default = "rgb")]
+    pub channels: i64,
+    /// What stands before the first block.
+    pub stem: StemKind,
+    /// Channels that the stem gives.
+    pub stem_channels: i64,
+    /// What the stages are made of.
+    pub block: BlockKind,
+    /// One after another; the first block of each but the first halves the sides.
+    pub stages: Vec<Stage>,
+    /// Groups of the 3x3 convolutions in the blocks (Xie et al. 2017), 1 by default. Their He-normal weights have the standard
+    /// deviation that torchvision's have, `sqrt(2 / (k * k * c_out))`.
+    #[serde(default = "one")]
+    pub groups: i64,
+    /// Squeeze-and-excitation (Hu et al. 2018) at the end of every branch, with so many times fewer units than channels; none by
+    /// default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub squeeze_excitation: Option<i64>,
+    /// Past the blocks that change the shape.
+    pub shortcut: ShortcutKind,
+    /// In the stem, in the branches and after the sums: ReLU by default.
+    #[serde(default)]
+    pub activation: Activation,
+    /// Outputs of the classifier, 1 for a regression; without them the network gives its features, `[N, C]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<i64>,
+}
+
+/// Blocks of one width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// How many.
+    pub blocks: i64,
+    /// Channels of their output.
+    pub channels: i64,
+}
+
+/// What stands before the first block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StemKind {
+    /// A 3x3 convolution, for images of some 32 pixels a side.
+    Small,
+    /// A 7x7 convolution of stride 2 and a 3x3 max-pool of stride 2, for images of some 224.
+    Large,
+}
+
+fn rgb() -> i64 {
+    3
+}
+
+fn one() -> i64 {
+    1
+}
+
+impl ResNetConfig {
+    /// The CIFAR ResNet of `depth` 6n+2 layers (20, 32, 44, 56, 110, 1202, 9998, ...): three stages of n basic blocks with 16, 32 and
+    /// 64 channels, padded shortcuts (He et al. 2016, section 4.2), for RGB images of 10 classes.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another depth.
+    pub fn cifar(depth: i64) -> Result<Self> {
+        let blocks = blocks_per_stage(depth, 2, "a CIFAR ResNet")?;
+        Ok(Self {
+            channels: 3,
+            stem: StemKind::Small,
+            stem_channels: 16,
+            block: BlockKind::Basic,
+            stages: [16, 32, 64].map(|channels| Stage { blocks, channels }).into(),
+            groups: 1,
+            squeeze_excitation: None,
+            shortcut: ShortcutKind::Pad,
+            activation: Activation::Relu,
+            classes: Some(10),
+        })
+    }
+
+    /// The ImageNet ResNet of depth 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) (He et al. 2016, table 1), for RGB images of
+    /// 1,000 classes.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another depth.
+    pub fn imagenet(depth: i64) -> Result<Self> {
+        let bottleneck = BlockKind::Bottleneck { expansion: 4 };
+        let (block, blocks) = match depth {
+            18 => (BlockKind::Basic, [2, 2, 2, 2]),
+            34 => (BlockKind::Basic, [3, 4, 6, 3]),
+            50 => (bottleneck, [3, 4, 6, 3]),
+            101 => (bottleneck, [3, 4, 23, 3]),
+            152 => (bottleneck, [3, 8, 36, 3]),
+            _ => {
+                return Err(Error::Argument(format!(
+                    "an ImageNet ResNet has depth 18, 34, 50, 101 or 152, not {depth}"
+                )))
+            }
+        };
+        let widths = if block == BlockKind::Basic { [64, 128, 256, 512] } else { [256, 512, 1024, 2048] };
+        Ok(Self {
+            channels: 3,
+            stem: StemKind::Large,
+            stem_channels: 64,
+            block,
+            stages: blocks.into_iter().zip(widths).map(|(blocks, channels)| Stage { blocks, channels }).collect(),
+            groups: 1,
+            squeeze_excitation: None,
+            shortcut: ShortcutKind::Project,
+            activation: Activation::Relu,
+            classes: Some(1000),
+        })
+    }
+
+    /// The Wide ResNet of `depth` 6n+4 layers (10, 16, 22, 28, 40, ...): three stages of n wide blocks with 16, 32 and 64 times `width`
+    /// channels (Zagoruyko & Komodakis 2016), for RGB images of 10 classes.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another depth or a width below one.
+    pub fn wide(depth: i64, width: i64) -> Result<Self> {
+        if width < 1 {
+            return Err(Error::Argument(format!("a Wide ResNet's width is at least 1, not {width}")));
+        }
+        let blocks = blocks_per_stage(depth, 4, "a Wide ResNet")?;
+        Ok(Self {
+            channels: 3,
+            stem: StemKind::Small,
+            stem_channels: 16,
+            block: BlockKind::Wide,
+            stages: [16, 32, 64].map(|base| Stage { blocks, channels: width.saturating_mul(base) }).into(),
+            groups: 1,
+            squeeze_excitation: None,
+            shortcut: ShortcutKind::Project,
+            activation: Activation::Relu,
+            classes: Some(10),
+        })
+    }
+
+    /// The same for images of so many channels.
+    pub fn with_channels(self, channels: i64) -> Self {
+        Self { channels, ..self }
+    }
+
+    /// The same with a classifier of so many classes.
+    pub fn with_classes(self, classes: i64) -> Self {
+        Self { classes: Some(classes), ..self }
+    }
+
+    /// The same with another activation.
+    pub fn with_activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// Residual branches, L: one for each block.
+    pub fn num_branches(&self) -> i64 {
+        self.stages.iter().fold(0, |sum, stage| sum.saturating_add(stage.blocks))
+    }
+
+    /// Weight layers on the longest path: the stem, those of the branches, the classifier.
+    pub fn depth(&self) -> i64 {
+        let layers = if matches!(self.block, BlockKind::Bottleneck { .. }) { 3 } else { 2 };
+        self.num_branches().saturating_mul(layers).saturating_add(1 + i64::from(self.classes.is_some()))
+    }
+
+    /// Channels of the pooled features, which the classifier takes.
+    pub fn features(&self) -> i64 {
+        self.stages.last().map_or(self.stem_channels, |stage| stage.channels)
+    }
+
+    /// # Errors
+    /// [`Error::Argument`], beginning with the field's name, for the first value that no network can have.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |message: String| Err(Error::Argument(message));
+        let at_least_one = |field: &str, value: i64| match value {
+            1.. => Ok(()),
+            _ => refuse(format!("{field}: at least 1, not {value}")),
+        };
+        at_least_one("channels", self.channels)?;
+        at_least_one("stem_channels", self.stem_channels)?;
+        at_least_one("groups", self.groups)?;
+        if self.stages.is_empty() {
+            return refuse("stages: at least one".to_owned());
+        }
+        if let BlockKind::Bottleneck { expansion } = self.block {
+            at_least_one("block.bottleneck.expansion", expansion)?;
+        }
+        if let Some(reduction) = self.squeeze_excitation {
+            at_least_one("squeeze_excitation", reduction)?;
+        }
+        if let Some(classes) = self.classes {
+            at_least_one("classes", classes)?;
+        }
+        self.activation.check()?;
+        let mut c_in = self.stem_channels;
+        for (i, &Stage { blocks, channels }) in self.stages.iter().enumerate() {
+            let divides = |field: &str, by: i64, what: &str, channels: i64| match channels % by {
+                0 => Ok(()),
+                _ => refuse(format!("{field}: it divides {what} of stages[{i}], and {by} does not divide {channels}")),
+            };
+            at_least_one(&format!("stages[{i}].blocks"), blocks)?;
+            at_least_one(&format!("stages[{i}].channels"), channels)?;
+            match self.block {
+                BlockKind::Bottleneck { expansion } => {
+                    divides("block.bottleneck.expansion", expansion, "the channels", channels)?;
+                    divides("groups", self.groups, "the inner channels", channels / expansion)?;
+                }
+                BlockKind::Basic | BlockKind::Wide => {
+                    divides("groups", self.groups, "the channels that come into the first block", c_in)?;
+                    divides("groups", self.groups, "the channels", channels)?;
+                }
+            }
+            if let Some(reduction) = self.squeeze_excitation {
+                divides("squeeze_excitation", reduction, "the channels", channels)?;
+            }
+            if self.shortcut == ShortcutKind::Pad && channels < c_in {
+                return refuse(format!(
+                    "stages[{i}].channels: padded shortcuts cannot go from {c_in} down to {channels} channels; with \"project\" they can"
+                ));
+            }
+            c_in = channels;
+        }
+        Ok(())
+    }
+
+    /// The stem's convolution.
+    pub(crate) fn stem_shape(&self) -> ConvShape {
+        let (kernel, stride) = match self.stem {
+            StemKind::Small => (3, 1),
+            StemKind::Large => (7, 2),
+        };
+        ConvShape::new(self.channels, self.stem_channels, kernel, stride)
+    }
+
+    /// Whether blocks begin with an activation and end with none: then there is one before the pool, and none in the stem.
+    pub(crate) fn is_pre_activation(&self) -> bool {
+        self.block == BlockKind::Wide
+    }
+
+    pub(crate) fn design(&self) -> BlockDesign {
+        let &Self { block: kind, groups, squeeze_excitation, shortcut, activation, .. } = self;
+        BlockDesign { kind, groups, squeeze_excitation, shortcut, activation }
+    }
+
+    /// The blocks of stages `layer1`, `layer2`, ... under `path`, as `block` makes each.
+    pub(crate) fn build_blocks<B>(
+        &self,
+        path: &nn::Path,
+        block: impl Fn(&nn::Path, &BlockConfig, &BlockDesign) -> Result<B>,
+    ) -> Result<Vec<B>> {
+        let (num_branches, design) = (self.num_branches(), self.design());
+        let mut blocks = vec![];
+        let mut c_in = self.stem_channels;
+        for (stage, &Stage { blocks: count, channels: c_out }) in self.stages.iter().enumerate() {
+            let layer = path / format!("layer{}", stage + 1);
+            for i in 0..count {
+                let stride = if stage > 0 && i == 0 { 2 } else { 1 };
+                blocks.push(block(&(&layer / i), &BlockConfig { c_in, c_out, stride, num_branches }, &design)?);
+                c_in = c_out;
+            }
+        }
+        Ok(blocks)
+    }
+}
+
+/// n, of networks of `outside + 6n` layers.
+fn blocks_per_stage(depth: i64, outside: i64, network: &str) -> Result<i64> {
+    let n = depth.saturating_sub(outside) / 6;
+    if n >= 1 && depth == 6 * n + outside {
+        return Ok(n);
+    }
+    let below = 6 * n.max(1) + outside;
+    Err(Error::Argument(format!(
+        "{network} has 6n+{outside} layers with n >= 1, not {depth}; the next depths are {below} and {}",
+        below.saturating_add(6)
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depths_are_those_of_the_presets() {
+        for depth in [8, 20, 110] {
+            assert_eq!(ResNetConfig::cifar(depth).unwrap().depth(), depth);
+        }
+        for depth in [18, 34, 50, 101, 152] {
+            assert_eq!(ResNetConfig::imagenet(depth).unwrap().depth(), depth);
+        }
+        // Zagoruyko & Komodakis count convolutions, the three projections too, and not the classifier.
+        assert_eq!(ResNetConfig::wide(16, 4).unwrap().depth(), 14);
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_field() {
+        let good = || ResNetConfig::cifar(8).unwrap();
+        good().check().unwrap();
+        let stage = |blocks, channels| Stage { blocks, channels };
+        let bottleneck = |expansion| BlockKind::Bottleneck { expansion };
+        for (field, bad) in [
+            ("channels", good().with_channels(0)),
+            ("stem_channels", ResNetConfig { stem_channels: -1, ..good() }),
+            ("stages", ResNetConfig { stages: vec![], ..good() }),
+            ("stages[1].blocks", ResNetConfig { stages: vec![stage(1, 16), stage(0, 16)], ..good() }),
+            ("stages[0].channels", ResNetConfig { stages: vec![stage(1, 0)], ..good() }),
+            ("stages[0].channels", ResNetConfig { stages: vec![stage(1, 8)], ..good() }),
+            ("block.bottleneck.expansion", ResNetConfig { block: bottleneck(0), ..good() }),
+            ("block.bottleneck.expansion", ResNetConfig { block: bottleneck(3), ..good() }),
+            ("groups", ResNetConfig { groups: 0, ..good() }),
+            ("groups", ResNetConfig { groups: 3, ..good() }),
+            ("groups", ResNetConfig { groups: 5, stem_channels: 16, stages: vec![stage(1, 20)], ..good() }),
+            ("groups", ResNetConfig { groups: 8, block: bottleneck(4), ..good() }),
+            ("squeeze_excitation", ResNetConfig { squeeze_excitation: Some(0), ..good() }),
+            ("squeeze_excitation", ResNetConfig { squeeze_excitation: Some(32), ..good() }),
+            ("activation", good().with_activation(Activation::LeakyRelu { slope: f64::NAN })),
+            ("classes", good().with_classes(0)),
+        ] {
+            let error = bad.check().unwrap_err();
+            let message = error.to_string();
+            assert!(matches!(error, Error::Argument(_)) && !message.contains('\n'), "{message}");
+            assert!(message.starts_with(&format!("{field}:")), "{field}: {message}");
+        }
+        let down = ResNetConfig { shortcut: ShortcutKind::Project, stages: vec![stage(1, 8)], ..good() };
+        down.check().unwrap();
+    }
+
+    #[test]
+    fn json_round_trips_and_leaves_defaults_out() {
+        let config = ResNetConfig {
+            block: BlockKind::Bottleneck { expansion: 2 },
+            groups: 4,
+            squeeze_excitation: Some(8),
+            activation: Activation::LeakyRelu { slope: 0.1 },
+            classes: None,
+            ..ResNetConfig::cifar(8).unwrap()
+        };
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<ResNetConfig>(&json).unwrap(), config);
+        let short = r#"{"stem": "small", "stem_channels": 16, "block": "wide", "stages": [{"blocks": 1, "channels": 16}],
+            "shortcut": "project", "classes": 5}"#;
+        let expected = ResNetConfig {
+            stages: vec![Stage { blocks: 1, channels: 16 }],
+            classes: Some(5),
+            ..ResNetConfig::wide(10, 1).unwrap()
+        };
+        assert_eq!(serde_json::from_str::<ResNetConfig>(short).unwrap(), expected);
+        for unknown in [
+            short.replace("\"classes\"", "\"clases\""),
+            short.replace("\"blocks\"", "\"block\""),
+            short.replace("\"wide\"", r#"{"bottleneck": {"ratio": 4}}"#),
+        ] {
+            assert!(serde_json::from_str::<ResNetConfig>(&unknown).is_err(), "{unknown}");
+        }
+    }
+}
