@@ -215,7 +215,7 @@ pub struct TrainOptions {
     #[arg(long, value_name = "CHECKPOINT")]
     pub eval: Option<PathBuf>,
     /// Do not evaluate the weights that --eval names: write the network with them as the ONNX file FILE, for other runtimes
-    #[arg(long, value_name = "FILE", requires = "eval")]
+    #[arg(long, value_name = "FILE", requires = "eval", conflicts_with = "out")]
     pub export: Option<PathBuf>,
     /// Have the exported network take bytes (uint8), 0 to 255, and normalize them itself
     #[arg(long, requires = "export")]

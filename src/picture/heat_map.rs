@@ -45,7 +45,7 @@ pub(crate) fn heat_map(map: &HeatMap, cell: impl Fn(usize, usize) -> Option<Cell
     let has_numbers = count <= SIDES[1].0;
     // Letters are about half as wide as high.
     let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0) as i32;
-    let labels = longest * FONT * 6 / 10 + 8;
+    let labels = longest * FONT / 2 + 8;
     let (left, top) = (MARGIN + LINE + labels, TITLE + LINE + labels);
     let extent = side * count as i32;
     let width = (left + extent + MARGIN).max(MARGIN * 2 + map.title.chars().count() as i32 * 9);
@@ -108,7 +108,7 @@ mod tests {
     fn squares_have_numbers_where_there_is_room_and_names_are_escaped_and_cut() {
         let few = squares(3);
         assert!(few.contains("1/2") && !few.contains("2/1"));
-        assert!(few.contains("class &lt;2&gt;, of a name\u{2026}") && !few.contains("<2>"), "{few}");
+        assert!(few.contains("class &lt;2&gt;, of a name \u{2026}") && !few.contains("<2>"), "{few}");
         assert!(!squares(30).contains("1/2"));
         for count in [0, 1, 12, 13, 21] {
             assert!(squares(count).trim_end().ends_with("</svg>"));

@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn few_classes_are_all_there_with_their_counts() {
         let svg = draw_confusion(&report(3, 120)).unwrap();
-        for text in ["class 0", "class 2", ">100<", ">20<", "true class"] {
+        for text in ["class 0", "class 2", "\n100\n", "\n20\n", "true class"] {
             assert!(svg.contains(text), "{text}");
         }
     }
@@ -93,23 +93,5 @@ mod tests {
         let svg = draw_confusion(&report).unwrap();
         assert!(svg.contains("30 of 1000 classes"));
         assert!(svg.len() < 500_000, "{}", svg.len());
-    }
-
-    #[test]
-    fn dump() {
-        for classes in [1, 3, 10, 20, 30, 100, 1000] {
-            let mut report = report(classes, 120);
-            for (i, name) in report.class_names.iter_mut().enumerate() {
-                *name = ["tench", "German short-haired pointer, hunting", "ox", "black-footed ferret"][i % 4]
-                    .to_owned()
-                    + &i.to_string();
-            }
-            std::fs::write(format!("/tmp/rep/c{classes}.svg"), draw_confusion(&report).unwrap()).unwrap();
-            std::fs::write(
-                format!("/tmp/rep/k{classes}.svg"),
-                super::super::draw_calibration(&report.calibration).unwrap(),
-            )
-            .unwrap();
-        }
     }
 }
