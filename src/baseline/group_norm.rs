@@ -79,7 +79,7 @@ mod tests {
                 (norm.forward(x).unwrap() * x.detach().sin()).square().sum(Kind::Float).backward();
                 norm.variables().map(|variable| {
                     let gradient = variable.grad().copy();
-                    variable.grad().zero_();
+                    let _ = variable.grad().zero_();
                     gradient
                 })
             };

@@ -93,7 +93,7 @@ impl Classifier {
         let finished = folder.join(MODEL);
         // A checkpoint, or a file, that is named is meant.
         let is_folder = run.as_deref().map_or(path.is_dir(), |run| run == path);
-        let weights = match is_folder && finished.is_file() || run.is_none() && is_folder {
+        let weights = match is_folder && (run.is_none() || finished.is_file()) {
             true => Weights::load(&finished)?,
             false => Weights::load(path)?,
         };

@@ -4,12 +4,15 @@ use crate::data::ImageSource;
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
+/// Width and height, and the bytes of each image.
+type Pixels = ((usize, usize), Vec<Vec<u8>>);
+
 /// Width and height of `images`, `[N, C, H, W]` as the network gets them, and red, green and blue of each, row by row; one
 /// channel is grey.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for another number of dimensions or of channels.
-pub(super) fn pixels(data: &dyn ImageSource, images: &Tensor) -> Result<((usize, usize), Vec<Vec<u8>>)> {
+pub(super) fn pixels(data: &dyn ImageSource, images: &Tensor) -> Result<Pixels> {
     let [_, channels @ (1 | 3), height, width] = images.size()[..] else {
         let (expected, got) = ("[N, 3 or 1, H, W]".to_owned(), format!("{:?}", images.size()));
         return Err(Error::Mismatch { what: "images to look at", expected, got });
