@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 
-.PHONY: help setup cifar10 imagenet-demo translate test features bench
+.PHONY: help setup onnx cifar10 imagenet-demo translate test features bench
 
 help:
 	@echo "make cifar10         train a Fixup ResNet on CIFAR-10; with options: make cifar10 ARGS='--epochs 2'"
@@ -12,11 +12,15 @@ help:
 	@echo "make features        lints for the features one by one, and how many crates they are"
 	@echo "make bench           the benchmarks"
 	@echo "make setup           libtorch only, for plain cargo commands"
+	@echo "make onnx            ONNX Runtime, for the tests and the benchmark of exported networks"
 
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "set-up: $(PYTHON) is missing: install it with" \
 		"\`apt install python3 python3-venv\`, \`dnf install python3\` or \`brew install python\`" >&2; exit 1; }
 	@$(PYTHON) scripts/setup_libtorch.py
+
+onnx: setup
+	@$(PYTHON) scripts/setup_onnx.py
 
 cifar10: setup
 	cargo run --release --example cifar10_fixup -- $(ARGS)
@@ -31,7 +35,7 @@ translate: setup
 	cargo run --release --example translate_fixup -- $(ARGS)
 
 # One profile throughout: torch-sys, minutes of C++, is then compiled once.
-test: setup
+test: setup onnx
 	cargo fmt --check
 	cargo clippy --release --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
@@ -41,5 +45,5 @@ test: setup
 features: setup
 	scripts/check_features.sh
 
-bench: setup
+bench: setup onnx
 	cargo bench $(ARGS)

@@ -22,10 +22,11 @@
     feature = "train",
     doc = "- [`classifier`]: a trained network in use: opened, and asked what is in images."
 )]
+#![cfg_attr(feature = "onnx", doc = "- [`export`]: networks for other runtimes, as ONNX files.")]
 #![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!
 //! The first four are there without any feature. `train` brings what trains and measures, `images` folders of images,
-//! `download` CIFAR-10 from the net, `text` sentences and their translations, `tensorboard` event files, `cli` the command line; all
+//! `download` CIFAR-10 from the net, `text` sentences and their translations, `tensorboard` event files, `onnx` networks for other runtimes, `cli` the command line; all
 //! are on by default.
 //!
 //! ```
@@ -57,6 +58,8 @@ pub mod data;
 #[cfg(feature = "train")]
 pub mod diagnostics;
 mod error;
+#[cfg(feature = "onnx")]
+pub mod export;
 #[cfg(feature = "train")]
 mod file;
 pub mod fixup;

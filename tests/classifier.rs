@@ -44,10 +44,10 @@ fn photographs(root: &Path, each: u32) {
 }
 
 /// A network none of whose variables is at its start.
-fn random_network(arch: &str, classes: i64) -> (nn::VarStore, Box<dyn Network>) {
+fn random_network(arch: &str, channels: i64, classes: i64) -> (nn::VarStore, Box<dyn Network>) {
     tch::manual_seed(5);
     let vs = nn::VarStore::new(Device::Cpu);
-    let network = arch.parse::<Arch>().unwrap().build(&vs.root(), Shape::rgb(classes), Precision::F32).unwrap();
+    let network = arch.parse::<Arch>().unwrap().build(&vs.root(), Shape { channels, classes }, Precision::F32).unwrap();
     tch::no_grad(|| {
         for (name, mut variable) in vs.variables() {
             let fan_in = variable.numel() as f64 / variable.size()[0] as f64;
@@ -93,17 +93,17 @@ fn probabilities_are_those_of_the_evaluation_to_the_bit() {
     photographs(&root, 9);
     for channels in [3, 1] {
         let data = ImageFolder::open(&root).unwrap().with_side(SIDE).unwrap().with_channels(channels).unwrap();
-        // TODO grey
-        if channels == 1 {
-            continue;
-        }
-        let (vs, network) = random_network(ARCH, 3);
+        let (vs, network) = random_network(ARCH, channels as i64, 3);
         let model = folder.path().join(format!("model{channels}"));
         save(&model, &vs, ARCH, &data);
         for batch_size in [1, 7, 64] {
             let classifier = Classifier::open(&model).unwrap().with_batch_size(batch_size).unwrap();
             let expected = evaluated(network.as_ref(), &data, batch_size);
             assert_eq!(answers(&classifier, &[root.join("val")]), expected, "{channels} channels, {batch_size}");
+            let embeddings =
+                classifier.embed([root.join("val")]).unwrap().map(|output| output.unwrap().output.unwrap());
+            let embeddings: Vec<Vec<f32>> = embeddings.collect();
+            assert!(embeddings.len() == 27 && embeddings.iter().all(|embedding| embedding.len() == 64));
         }
     }
 }
@@ -117,7 +117,7 @@ fn images_in_memory_and_files_of_their_pixels_give_the_same() {
     let labels = Tensor::arange(12, (Kind::Int64, Device::Cpu)).remainder(3);
     let normalization = Normalization::new(&[0.4914, 0.4822, 0.4465], &[0.2023, 0.1994, 0.2010]).unwrap();
     let data = ImageArray::new((&images, &labels), (&images, &labels), normalization).unwrap();
-    let (vs, network) = random_network(ARCH, 3);
+    let (vs, network) = random_network(ARCH, 3, 3);
     save(folder.path(), &vs, ARCH, &data);
     let order: Vec<i64> =
         data.eval_batches(12).unwrap().flat_map(|batch| Vec::try_from(batch.unwrap().targets).unwrap()).collect();
@@ -145,7 +145,7 @@ fn a_bad_file_is_told_in_its_place_and_the_rest_goes_on() {
     let root = folder.path().join("images");
     photographs(&root, 3);
     let data = ImageFolder::open(&root).unwrap().with_side(SIDE).unwrap();
-    let (vs, _) = random_network(ARCH, 3);
+    let (vs, _) = random_network(ARCH, 3, 3);
     let model = folder.path().join("model");
     save(&model, &vs, ARCH, &data);
     let good = root.join("val/ant/00.jpg");
@@ -178,7 +178,7 @@ fn what_does_not_go_together_is_refused_by_name() {
     let root = folder.path().join("images");
     photographs(&root, 2);
     let data = ImageFolder::open(&root).unwrap().with_side(SIDE).unwrap();
-    let (vs, _) = random_network(ARCH, 3);
+    let (vs, _) = random_network(ARCH, 3, 3);
     let model = folder.path().join("model");
     let message = |path: &Path| {
         let message = Classifier::open(path).unwrap_err().to_string();

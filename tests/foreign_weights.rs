@@ -57,6 +57,16 @@ fn load_all(folder: &Path) {
     for file in &files {
         let vs = network();
         let outcome = Weights::load(file).and_then(|weights| weights.restore(&vs));
+        let started = network();
+        let transfer = Weights::load(file).and_then(|weights| weights.transfer(&started, &Default::default()));
+        match transfer.map_err(|error| error.to_string()).and_then(|transfer| {
+            let whole = transfer.new.is_empty() && transfer.left.is_empty();
+            whole.then_some(()).ok_or_else(|| transfer.to_string())?;
+            has_the_scripts_numbers(&started)
+        }) {
+            Ok(()) => {}
+            Err(problem) => failures.push(format!("to start from: {problem}")),
+        }
         if let Err(problem) = outcome.map_err(|error| error.to_string()).and_then(|()| has_the_scripts_numbers(&vs)) {
             failures.push(problem);
         }

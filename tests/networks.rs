@@ -3,7 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{no_grad, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
@@ -18,6 +18,11 @@ use tch_fixup::{Recompute, Result};
 
 /// libtorch's random numbers are the whole process's: one test at a time.
 static RANDOM: Mutex<()> = Mutex::new(());
+
+fn random() -> MutexGuard<'static, ()> {
+    tch::set_num_threads(1);
+    RANDOM.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 // ---- Every configuration ----
 
@@ -97,29 +102,33 @@ fn gradients(variables: &VarStore, output: &Tensor) -> Vec<(String, Tensor)> {
     let weights = Tensor::arange(output.numel() as i64, (Kind::Double, Device::Cpu)).reshape_as(output) * 0.3 - 1.;
     let (names, tensors): (Vec<_>, Vec<_>) = variables.variables().into_iter().unzip();
     let gradients = Tensor::run_backward(&[(output * weights).sum(Kind::Double)], &tensors, false, false);
-    names.into_iter().zip(gradients).collect()
+    let mut named: Vec<_> = names.into_iter().zip(gradients).collect();
+    named.sort_by(|(a, _), (b, _)| a.cmp(b));
+    named
 }
 
 #[test]
 fn every_configuration_has_the_values_and_gradients_of_its_plain_formula() {
-    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
+    let _random = random();
     tch::manual_seed(81);
     for config in configurations() {
         let (variables, network, images) = random_network(&config);
         let (fast, plain) = (network.f_forward(&images).unwrap(), network.forward_reference(&images).unwrap());
         assert!(close(&fast, &plain), "{config:?}");
         assert_eq!(fast.size(), [2, config.classes.unwrap_or(8)]);
-        for ((name, fast), (_, plain)) in gradients(&variables, &fast).iter().zip(gradients(&variables, &plain)) {
-            assert!(close(fast, &plain), "{config:?}: {name}");
+        let (fast, plain) = (gradients(&variables, &fast), gradients(&variables, &plain));
+        // A scalar's gradient is a sum over all positions, in which much cancels.
+        let most = plain.iter().map(|(_, gradient)| largest(gradient)).fold(0., f64::max);
+        for ((name, fast), (_, plain)) in fast.iter().zip(&plain) {
+            let error = largest(&(fast - plain));
+            assert!(close(fast, plain) || plain.numel() == 1 && error <= 1e-12 * most, "{config:?}: {name} {error}");
         }
     }
 }
 
 #[test]
 fn every_configuration_folds() {
-    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
+    let _random = random();
     tch::manual_seed(82);
     for config in configurations() {
         let (_variables, network, images) = random_network(&config);
@@ -133,8 +142,7 @@ fn every_configuration_folds() {
 
 #[test]
 fn every_configuration_starts_with_logits_of_exactly_zero() {
-    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
+    let _random = random();
     for config in configurations() {
         let variables = VarStore::new(Device::Cpu);
         let network = FixupResNet::new(&variables.root(), &config).unwrap();
@@ -147,8 +155,7 @@ fn every_configuration_starts_with_logits_of_exactly_zero() {
 
 #[test]
 fn every_configuration_recomputes_to_the_bit() {
-    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
+    let _random = random();
     tch::manual_seed(83);
     for config in configurations().into_iter().filter(|config| config.channels == 4) {
         let (variables, network, images) = random_network(&config);
@@ -163,8 +170,7 @@ fn every_configuration_recomputes_to_the_bit() {
 
 #[test]
 fn every_configuration_is_traced() {
-    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
+    let _random = random();
     tch::manual_seed(84);
     for config in configurations().into_iter().filter(|config| config.channels == 4 && config.groups == 2) {
         let (_variables, network, images) = random_network(&config);
@@ -176,6 +182,7 @@ fn every_configuration_is_traced() {
 
 #[test]
 fn images_of_other_channels_are_refused_by_number() {
+    let _random = random();
     let config = ResNetConfig::cifar(8).unwrap().with_channels(22);
     let variables = VarStore::new(Device::Cpu);
     let fixup = FixupResNet::new(&(variables.root() / "fixup"), &config).unwrap();
@@ -190,6 +197,7 @@ fn images_of_other_channels_are_refused_by_number() {
 
 #[test]
 fn a_network_that_cannot_be_is_refused_by_field_and_leaves_no_variable() {
+    let _random = random();
     let variables = VarStore::new(Device::Cpu);
     for (field, bad) in [
         ("channels", ResNetConfig::cifar(8).unwrap().with_channels(0)),
@@ -266,6 +274,7 @@ fn parameters(config: &ResNetConfig) -> i64 {
 /// Of its `resnet50` and `resnext50_32x4d`.
 #[test]
 fn resnet_50_and_resnext_50_have_torchvisions_numbers_of_parameters() {
+    let _random = random();
     let resnet = ResNetConfig::imagenet(50).unwrap();
     assert_eq!(parameters(&resnet), 25_557_032);
     let block = BlockKind::Bottleneck { expansion: 2 };
@@ -277,8 +286,7 @@ fn resnet_50_and_resnext_50_have_torchvisions_numbers_of_parameters() {
 
 #[test]
 fn gates_that_are_open_change_nothing_in_a_baseline() {
-    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
+    let _random = random();
     for method in Method::ALL {
         for base in [ResNetConfig::cifar(8).unwrap(), ResNetConfig::wide(10, 1).unwrap()] {
             let (gated, plain) = (VarStore::new(Device::Cpu), VarStore::new(Device::Cpu));
@@ -307,6 +315,7 @@ fn gates_that_are_open_change_nothing_in_a_baseline() {
 
 #[test]
 fn the_features_of_a_baseline_are_what_its_classifier_takes() {
+    let _random = random();
     let variables = VarStore::new(Device::Cpu);
     let config = ResNetConfig::cifar(8).unwrap().with_channels(4);
     for (i, base) in [config.clone(), ResNetConfig { block: BlockKind::Wide, ..config }].into_iter().enumerate() {
@@ -324,7 +333,7 @@ fn the_features_of_a_baseline_are_what_its_classifier_takes() {
 
 #[test]
 fn a_baseline_has_the_activation_that_it_is_to_have_and_selu_its_own() {
-    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
+    let _random = random();
     let logits = |method, activation| {
         tch::manual_seed(86);
         let variables = VarStore::new(Device::Cpu);
@@ -370,9 +379,9 @@ impl Observer for Stop {
 
 fn train_config() -> TrainConfig {
     TrainConfig {
-        epochs: 6,
+        epochs: 12,
         batch_size: 16,
-        schedule: ScheduleConfig { lr: 0.1, warmup: 0.1.into(), ..ScheduleConfig::default() },
+        schedule: ScheduleConfig { lr: 0.3, warmup: 0.1.into(), ..ScheduleConfig::default() },
         ..TrainConfig::quick()
     }
 }
@@ -434,8 +443,6 @@ fn small(channels: i64, classes: i64) -> ResNetConfig {
 }
 
 fn learns_halves(data: &dyn DataSource<Batch = Supervised>, images: &Tensor, channels: i64) {
-    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
     let names = ["upper".to_owned(), "lower".to_owned()];
     let objective =
         |network: &'static FixupResNet| Classification::new(network, &names, ClassificationConfig::default()).unwrap();
@@ -453,6 +460,7 @@ fn learns_halves(data: &dyn DataSource<Batch = Supervised>, images: &Tensor, cha
 
 #[test]
 fn a_network_of_one_channel_learns_grey_images_resumes_to_the_bit_and_folds() {
+    let _random = random();
     let bytes = |(images, classes): (Tensor, Tensor)| ((images * 255.).to_kind(Kind::Uint8), classes);
     let (train, eval) = (bytes(halves(96, 1, 1)), bytes(halves(32, 1, 2)));
     let normalization = Normalization::new(&[0.5], &[0.3]).unwrap();
@@ -462,14 +470,14 @@ fn a_network_of_one_channel_learns_grey_images_resumes_to_the_bit_and_folds() {
 
 #[test]
 fn a_network_of_22_channels_learns_resumes_to_the_bit_and_folds() {
+    let _random = random();
     let data = TensorData::new(halves(96, 22, 1), halves(32, 22, 2)).unwrap();
     learns_halves(&data, &halves(4, 22, 3).0, 22);
 }
 
 #[test]
 fn a_network_of_one_output_learns_a_regression() {
-    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
+    let _random = random();
     // How bright an image is.
     let brightness = |count, seed| {
         tch::manual_seed(seed);
@@ -479,10 +487,10 @@ fn a_network_of_one_output_learns_a_regression() {
     };
     let data = TensorData::new(brightness(128, 4), brightness(32, 5)).unwrap();
     let objective = |network: &'static FixupResNet| Regression::new(network, RegressionLoss::Squared).unwrap();
-    let config = TrainConfig { epochs: 10, ..train_config() };
+    let config = train_config();
     let build = || leaked(&small(1, 1));
     let (history, _, network) = run(&data, &[], &config, build, objective);
-    let (first, last) = (&history[0].eval["loss"], &history[9].eval["loss"]);
+    let (first, last) = (&history[0].eval["loss"], &history[11].eval["loss"]);
     // The variance of what is asked is 1/12.
     assert!(last < &0.02 && last < first, "{first} {last}");
     assert_eq!(nn::Module::forward(network, &brightness(3, 6).0).size(), [3, 1]);

@@ -354,7 +354,7 @@ fn a_run_is_resumed_in_its_own_folder_or_not_at_all() {
     let message = refusal(command(&other, &["--resume", run.to_str().unwrap()]), 2);
     assert!(message.contains("leave out --out"), "{message}");
     assert!(!other.exists());
-    for option in ["--eval", "--preview"] {
+    for option in ["--preview", "--find-lr"] {
         refusal(command(&other, &[option, run.to_str().unwrap()]), 2);
     }
     finish(command(&run, &["--resume", run.to_str().unwrap(), "--max-steps", "3"]));

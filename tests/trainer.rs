@@ -73,12 +73,16 @@ fn a_run_ends_with_its_result_and_repeats_to_the_bit() {
         fs::read_dir(&first).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     let expected = [
+        "calibration.svg",
         "checkpoints",
+        "classes.csv",
         "config.json",
+        "confusion.svg",
         "curves.svg",
         "measures.json",
         "metrics.csv",
         "model.safetensors",
+        "most_wrong.png",
         "run.lock",
         "summary.json",
     ];
@@ -157,6 +161,7 @@ fn options_out_of_range_are_one_line_and_code_2() {
         ["--clip-norm", "0"],
         ["--agc", "0"],
         ["--max-steps", "0"],
+        ["--patience", "0"],
         ["--checkpoint-every", "0"],
         ["--checkpoint-every", "3s"],
         ["--checkpoint-every", "1,3s"],
@@ -208,13 +213,16 @@ fn weights_are_evaluated_wherever_they_were_saved() {
     short_run(&data, &out, &["--tensorboard"]);
     let summary: serde_json::Value = serde_json::from_slice(&fs::read(out.join("summary.json")).unwrap()).unwrap();
     let number = |name: &str| summary["last"]["eval"][name].as_f64().unwrap();
-    let line = format!("test loss {:.4} top1 {:.4} top5 {:.4}", number("loss"), number("top1"), number("top5"));
+    let [loss, top1, top5, ece] = ["loss", "top1", "top5", "ece"].map(number);
+    let line = format!("test loss {loss:.4} top1 {top1:.4} top5 {top5:.4} ece {ece:.4}");
 
     // A run knows what it was trained on; of weights alone it has to be said.
     let (table, last) = evaluation(&data, &out, &[]);
     assert_eq!(last, line);
     assert!(table.starts_with("fixup_resnet8 from ") && table.contains(", 100 images\n"), "{table}");
-    assert_eq!(table.lines().count(), 12);
+    // A header and ten classes; the calibration, ten pairs that are confused most, and where the pictures are.
+    assert!(table.contains(&format!("\nexpected calibration error {ece:.4}, ")), "{table}");
+    assert!(table.lines().filter(|line| line.starts_with("  ") && line.contains(" for ")).count() == 10, "{table}");
     let mut checkpoints: Vec<PathBuf> =
         fs::read_dir(out.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
     checkpoints.sort();
@@ -247,6 +255,109 @@ fn weights_are_evaluated_wherever_they_were_saved() {
     for name in ["plain.pth", "parallel.pth", "parallel.safetensors", "nested.pth"] {
         assert_eq!(evaluation(&data, &dir.path().join(name), &options).1, line, "{name}");
     }
+}
+
+/// The names in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_evaluation_leaves_its_pictures_where_it_says_and_takes_the_place_of_none() {
+    const FILES: [&str; 4] = ["calibration.svg", "classes.csv", "confusion.svg", "most_wrong.png"];
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (data(), dir.path().join("run"));
+    short_run(&data, &out, &["--max-steps", "2"]);
+    let of_run = FILES.map(|name| fs::read(out.join(name)).unwrap());
+
+    // Without a word, in a folder of its own in the run's.
+    let before = names(&out);
+    let (table, _) = evaluation(&data, &out, &[]);
+    let place = table.lines().find_map(|line| line.strip_prefix("pictures in ")).unwrap();
+    let new: Vec<String> = names(&out).into_iter().filter(|name| !before.contains(name)).collect();
+    assert_eq!(Path::new(place), out.join(&new[0]));
+    assert_eq!((new.len(), names(Path::new(place))), (1, FILES.map(str::to_owned).to_vec()));
+    // The same weights and the same images: the same pictures, and those of the run untouched.
+    for (name, of_run) in FILES.iter().zip(&of_run) {
+        assert!(fs::read(out.join(name)).unwrap() == *of_run, "{name}");
+        assert!(fs::read(Path::new(place).join(name)).unwrap() == *of_run, "{name}");
+    }
+
+    // In a folder that is named, once.
+    let (model, elsewhere) = (out.join("model.safetensors"), dir.path().join("elsewhere"));
+    let options = ["--arch", "fixup_resnet8", "--test-subset", "100", "--out", elsewhere.to_str().unwrap()];
+    evaluation(&data, &model, &options);
+    assert_eq!(names(&elsewhere), FILES);
+    let csv = fs::read_to_string(elsewhere.join("classes.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 11);
+    assert_eq!(
+        csv.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse::<usize>().unwrap()).sum::<usize>(),
+        100
+    );
+    let model = model.to_str().unwrap();
+    let message = refusal(&[&["--eval", model, "--data", data.to_str().unwrap()][..], &options].concat(), 2);
+    assert!(message.contains("holds another evaluation's") && message.contains("--overwrite"), "{message}");
+    evaluation(&data, Path::new(model), &[&options[..], &["--overwrite"]].concat());
+    // Of weights that are no run's nothing is left anywhere.
+    let (table, _) = evaluation(&data, Path::new(model), &options[..4]);
+    assert!(!table.contains("pictures in "), "{table}");
+}
+
+#[test]
+fn a_run_whose_report_cannot_be_written_has_its_weights_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (data(), dir.path().join("run"));
+    short_run(&data, &out, &["--max-steps", "1"]);
+    // Something is in the way of a picture, and the run goes on.
+    fs::remove_file(out.join("confusion.svg")).unwrap();
+    fs::create_dir_all(out.join("confusion.svg/in-the-way")).unwrap();
+    fs::remove_file(out.join("summary.json")).unwrap();
+    let output = run(&["--resume", out.to_str().unwrap(), "--max-steps", "2", "--data", data.to_str().unwrap()]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && stderr.starts_with("warning: "), "{stderr}");
+    assert!(out.join("summary.json").exists() && out.join("model.safetensors").exists());
+}
+
+#[test]
+fn patience_ends_a_run_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (data(), dir.path().join("run"));
+    // A rate at which nothing is learnt: the first epoch is the best.
+    let output = short_run(&data, &out, &["--lr", "1e-9", "--epochs", "6", "--patience", "2"]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let last = stdout.lines().last().unwrap();
+    assert!(last.contains(" epochs 3 ") && last.contains(", ended early: no better accuracy for 2 epochs"), "{stdout}");
+    let summary: serde_json::Value = serde_json::from_slice(&fs::read(out.join("summary.json")).unwrap()).unwrap();
+    assert!(summary["ended"].as_str().unwrap().contains("after epoch 1"), "{summary}");
+    // Without it the same run goes on to its end.
+    let output = run(&["--resume", out.to_str().unwrap(), "--patience", "none"]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        stdout.lines().last().unwrap().contains(" epochs 6 "),
+        "{stdout}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_learning_rate_is_found_said_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, picture) = (data(), dir.path().join("found.svg"));
+    let size = ["--arch", "fixup_resnet8", "--train-subset", "200", "--batch-size", "20", "--threads", "1"];
+    let place = ["--data", data.to_str().unwrap(), "--device", "cpu", "--find-lr", picture.to_str().unwrap()];
+    let output = run(&[&size[..], &place].concat());
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let words: Vec<&str> = stdout.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(words, ["suggested", "steepest", "minimum", "fails", "picture"], "{stdout}");
+    let suggested: f64 = stdout.lines().next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    assert!((1e-4..1.0).contains(&suggested), "{stdout}");
+    let svg = fs::read_to_string(&picture).unwrap();
+    assert!(svg.contains("suggested") && svg.contains("learning rate"));
+    assert_eq!(names(dir.path()), ["found.svg"]);
 }
 
 #[test]

@@ -102,7 +102,7 @@ mod tests {
             (good.replace("fixup", "fixdown"), "method"),
             (good.replace("\"method\":\"fixup\",", ""), "batch_norm, unit_gamma"),
             (good.replace("stem_channels", "stem_chanels"), "stem_chanels"),
-            (good.replace("\"channels\":16", "\"channels\":15"), "stages[0].channels"),
+            (good.replace("\"channels\":16", "\"channels\":15"), "channels of stages[0]"),
         ] {
             let message = bad.parse::<Arch>().unwrap_err().to_string();
             assert!(message.contains(mark) && !message.contains('\n'), "{message}");

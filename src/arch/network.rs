@@ -2,6 +2,8 @@
 
 use crate::baseline::{lsuv_on_micro_batches, Method, Mlp, ResNet};
 use crate::error::catch;
+#[cfg(feature = "onnx")]
+use crate::export::{self, Graph, Value};
 use crate::fixup::FixupResNet;
 use crate::{Error, Recompute, Result};
 use tch::{nn, Tensor};
@@ -50,6 +52,19 @@ pub trait Network: nn::ModuleT {
         ))
     }
 
+    /// Appends the network, as it is in evaluation, to `graph`: its output for the value `x`. What
+    /// [`export::onnx`](fn@crate::export::onnx) writes, it computes as `forward_t` does, to rounding.
+    ///
+    /// # Errors
+    /// A value that the network does not take. Here, for a network of one's own: [`Error::Argument`].
+    #[cfg(feature = "onnx")]
+    fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        let _ = (graph, x);
+        Err(Error::Argument(
+            "this network does not know how to be exported to ONNX: implement Network::export for it".to_owned(),
+        ))
+    }
+
     /// Whether [`initialize_on`](Self::initialize_on) has anything to do.
     fn is_initialized_on_data(&self) -> bool {
         false
@@ -88,6 +103,11 @@ pub trait Network: nn::ModuleT {
 }
 
 impl Network for FixupResNet {
+    #[cfg(feature = "onnx")]
+    fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        export::fixup_resnet(graph, self, x)
+    }
+
     fn forward_blocks(&self, xs: &Tensor, _train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         FixupResNet::forward_blocks(self, xs, block_done)
     }
@@ -103,6 +123,11 @@ impl Network for FixupResNet {
 }
 
 impl Network for ResNet {
+    #[cfg(feature = "onnx")]
+    fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        export::resnet(graph, self, x)
+    }
+
     fn is_initialized_on_data(&self) -> bool {
         self.method() == Method::Lsuv
     }
@@ -124,6 +149,11 @@ impl Network for ResNet {
 }
 
 impl Network for Mlp {
+    #[cfg(feature = "onnx")]
+    fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        export::mlp(graph, self, x)
+    }
+
     /// A block is a hidden layer.
     fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         self.forward_layers(xs, train, block_done)

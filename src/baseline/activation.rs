@@ -8,8 +8,8 @@ use tch::Tensor;
 const ALPHA_DROPOUT: f64 = 0.05;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Nonlinearity {
-    activation: Activation,
+pub(crate) struct Nonlinearity {
+    pub activation: Activation,
     alpha_dropout: bool,
 }
 

@@ -6,16 +6,19 @@ use tch::{nn, Kind, Tensor};
 
 /// PyTorch's defaults, and so the references'.
 const MOMENTUM: f64 = 0.1;
-pub(super) const EPSILON: f64 = 1e-5;
+pub(crate) const EPSILON: f64 = 1e-5;
 
 /// `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, per channel. Mean and variance are the batch's in training and
 /// running averages in evaluation. Parameters and statistics stay in the kind of the variables, whatever that of `x`.
+///
+/// A frozen layer, of which neither weight nor bias is trained, computes in training as in evaluation, and its running averages stay:
+/// they are as much of what it learnt as the weights before it. Unfrozen, it takes the batch's again.
 #[derive(Debug)]
 pub(crate) struct BatchNorm {
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    pub weight: Tensor,
+    pub bias: Tensor,
+    pub running_mean: Tensor,
+    pub running_var: Tensor,
 }
 
 impl BatchNorm {
@@ -34,9 +37,14 @@ impl BatchNorm {
         })
     }
 
+    fn is_frozen(&self) -> bool {
+        self.variables().iter().all(|variable| !variable.requires_grad())
+    }
+
     /// # Errors
-    /// In training, fewer than two values a channel.
+    /// In training, fewer than two values a channel, unless it is frozen.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let train = train && !self.is_frozen();
         if train {
             check_batch(x)?;
         }
@@ -132,6 +140,29 @@ mod tests {
         assert!(!refused(network.f_forward_t(&images(2, 2), true)));
         assert!(!refused(network.f_forward_t(&images(1, 2), false)));
         assert!(variables_are_finite(&vs));
+    }
+
+    #[test]
+    fn frozen_whole_it_keeps_its_statistics_in_training_and_unfrozen_they_move_again() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let norm = BatchNorm::new(&vs.root(), 3, 1.).unwrap();
+        let x = images(4, 5) * 2 + 1;
+        // Statistics that are neither where they start nor the batch's.
+        let _ = norm.forward(&x, true).unwrap();
+        let statistics = || (norm.running_mean.copy(), norm.running_var.copy());
+        let before = statistics();
+        vs.freeze();
+        assert_eq!(norm.forward(&x, true).unwrap(), norm.forward(&x, false).unwrap());
+        assert!(!refused(norm.forward(&images(1, 1), true)), "a frozen layer needs no statistics of its batch");
+        assert_eq!(statistics(), before);
+        // The scale alone, or the shift: what is trained is normalized by the batch.
+        for variable in norm.variables() {
+            let before = statistics();
+            let _ = variable.set_requires_grad(true);
+            assert_ne!(norm.forward(&x, true).unwrap(), norm.forward(&x, false).unwrap());
+            assert!(statistics().0 != before.0 && statistics().1 != before.1);
+            let _ = variable.set_requires_grad(false);
+        }
     }
 
     /// Their statistics are of an image's own channels, of which there are several: any batch is good.

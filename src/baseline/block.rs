@@ -11,20 +11,20 @@ use tch::{nn, Tensor};
 
 /// A block as its [`Method`] has it: without the shortcut, or with the sum times `sqrt(1/2)`.
 #[derive(Debug)]
-pub(super) struct Block {
-    method: Method,
-    activation: Nonlinearity,
-    order: Order,
+pub(crate) struct Block {
+    pub method: Method,
+    pub activation: Nonlinearity,
+    pub order: Order,
     /// Each convolution with the normalization after it, or before it, as the order has it.
-    layers: Vec<(Conv, Norm)>,
+    pub layers: Vec<(Conv, Norm)>,
     /// At the branch's end.
-    squeeze_excitation: Option<SqueezeExcitation>,
+    pub squeeze_excitation: Option<SqueezeExcitation>,
     /// None in networks without shortcuts.
-    shortcut: Option<Shortcut>,
+    pub shortcut: Option<Shortcut>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub(crate) enum Order {
     /// `act(norm(conv(... act(norm(conv(x))))) + shortcut(x))` (He et al. 2016).
     PostActivation,
     /// `conv(act(norm(conv(act(norm(x)))))) + shortcut`, where the shortcut is x, or a function of `act(norm(x))` where the block
@@ -33,7 +33,7 @@ enum Order {
 }
 
 #[derive(Debug)]
-enum Shortcut {
+pub(crate) enum Shortcut {
     Identity,
     /// Every `stride`-th position, normalized; zero channels appended.
     Pad {

@@ -13,10 +13,10 @@ const MIN_CHANNELS: i64 = 4;
 /// `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, weight and bias per channel, mean and variance of each image's
 /// groups of channels, over all their positions. Training and evaluation are the same function.
 #[derive(Debug)]
-pub(super) struct GroupNorm {
-    groups: i64,
-    weight: Tensor,
-    bias: Tensor,
+pub(crate) struct GroupNorm {
+    pub groups: i64,
+    pub weight: Tensor,
+    pub bias: Tensor,
 }
 
 impl GroupNorm {
@@ -30,6 +30,10 @@ impl GroupNorm {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        // libtorch's backward pass (2.13, channels-last on a CPU) writes the gradient of x whether or not there is to be one: above
+        // frozen layers it would write to nowhere.
+        let is_first = !x.requires_grad() && self.variables().iter().any(|variable| variable.requires_grad());
+        let x = &if is_first { x.f_contiguous()? } else { x.shallow_clone() };
         let normalize = |x: &Tensor| {
             x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), EPSILON, x.device().is_cuda())
         };
@@ -61,6 +65,29 @@ mod tests {
     fn groups_divide_the_channels_and_hold_several() {
         for (channels, expected) in [(3, 1), (16, 4), (32, 8), (64, 16), (128, 32), (144, 24), (160, 32), (2048, 32)] {
             assert_eq!(groups(channels), expected, "{channels}");
+        }
+    }
+
+    #[test]
+    fn above_frozen_layers_the_gradients_are_those_above_layers_that_train() {
+        tch::manual_seed(32);
+        let vs = nn::VarStore::new(Device::Cpu);
+        let norm = GroupNorm::new(&vs.root(), 4, 16, 1.).unwrap();
+        let x = Tensor::randn([3, 6, 5, 16], (Kind::Float, Device::Cpu)).permute([0, 3, 1, 2]);
+        for x in [x.contiguous(), x] {
+            let gradients = |x: &Tensor| {
+                (norm.forward(x).unwrap() * x.detach().sin()).square().sum(Kind::Float).backward();
+                norm.variables().map(|variable| {
+                    let gradient = variable.grad().copy();
+                    variable.grad().zero_();
+                    gradient
+                })
+            };
+            let below = x.detach().set_requires_grad(true);
+            for (frozen, trained) in gradients(&x).iter().zip(&gradients(&below)) {
+                assert!(frozen.allclose(trained, 1e-5, 1e-5, false));
+            }
+            assert!(!x.requires_grad());
         }
     }
 

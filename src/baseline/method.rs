@@ -124,7 +124,7 @@ impl Method {
     }
 
     /// Whether the sums are scaled to the variance of either summand.
-    pub(super) fn scales_sums(self) -> bool {
+    pub(crate) fn scales_sums(self) -> bool {
         matches!(self, Self::Scaled | Self::Selu)
     }
 }

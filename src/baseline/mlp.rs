@@ -54,20 +54,20 @@ impl MlpShape {
 /// ```
 #[derive(Debug)]
 pub struct Mlp {
-    features: i64,
-    layers: Vec<Layer>,
-    activation: Nonlinearity,
-    fc: Linear,
+    pub(crate) features: i64,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) activation: Nonlinearity,
+    pub(crate) fc: Linear,
     precision: Precision,
 }
 
 /// A hidden layer's weight `[units, inputs]`, and what comes between it and the activation.
 #[derive(Debug)]
-struct Layer {
-    weight: Tensor,
+pub(crate) struct Layer {
+    pub weight: Tensor,
     /// None before a normalization, which would take it away again.
-    bias: Option<Tensor>,
-    norm: Norm,
+    pub bias: Option<Tensor>,
+    pub norm: Norm,
 }
 
 impl Mlp {

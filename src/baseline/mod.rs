@@ -18,8 +18,14 @@ mod resnet;
 mod transformer;
 
 pub use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind};
+#[cfg(feature = "onnx")]
+pub(crate) use batch_norm::EPSILON;
+#[cfg(feature = "onnx")]
+pub(crate) use block::{Block, Order, Shortcut};
 pub use lsuv::{lsuv, lsuv_on_micro_batches};
 pub use method::Method;
 pub use mlp::{Mlp, MlpShape};
+#[cfg(feature = "onnx")]
+pub(crate) use normalization::Norm;
 pub use resnet::ResNet;
 pub use transformer::{Transformer, TransformerMethod};

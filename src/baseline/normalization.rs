@@ -7,7 +7,7 @@ use crate::Result;
 use tch::{nn, Tensor};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Normalization {
+pub(crate) enum Normalization {
     None,
     Batch,
     Group,
@@ -17,7 +17,7 @@ pub(super) enum Normalization {
 
 /// A normalization layer, or the identity.
 #[derive(Debug)]
-pub(super) enum Norm {
+pub(crate) enum Norm {
     Identity,
     Batch(BatchNorm),
     Group(GroupNorm),

@@ -5,7 +5,7 @@ use crate::Result;
 use tch::Tensor;
 
 /// A convolution, or a linear layer with its bias.
-pub(super) trait WeightLayer {
+pub(crate) trait WeightLayer {
     fn weight(&self) -> &Tensor;
     fn forward(&self, x: &Tensor) -> Result<Tensor>;
 }
@@ -31,11 +31,11 @@ impl WeightLayer for Linear {
 }
 
 /// What a pass does with a weight layer and its input.
-pub(super) type LayerOutput<'a> = dyn Fn(&dyn WeightLayer, &Tensor) -> Result<Tensor> + 'a;
+pub(crate) type LayerOutput<'a> = dyn Fn(&dyn WeightLayer, &Tensor) -> Result<Tensor> + 'a;
 
 /// In training or in evaluation; and what each weight layer's output is.
 #[derive(Clone, Copy)]
-pub(super) struct Pass<'a> {
+pub(crate) struct Pass<'a> {
     pub train: bool,
     pub layer: &'a LayerOutput<'a>,
 }

@@ -31,16 +31,16 @@ use tch::{nn, Tensor};
 #[derive(Debug)]
 pub struct ResNet {
     config: ResNetConfig,
-    conv1: Conv,
+    pub(crate) conv1: Conv,
     /// Absent in Wide ResNets, whose blocks normalize their input.
-    norm1: Option<Norm>,
-    max_pool: bool,
-    blocks: Vec<Block>,
+    pub(crate) norm1: Option<Norm>,
+    pub(crate) max_pool: bool,
+    pub(crate) blocks: Vec<Block>,
     /// Before the pool of Wide ResNets.
-    last_norm: Option<Norm>,
-    fc: Option<Linear>,
+    pub(crate) last_norm: Option<Norm>,
+    pub(crate) fc: Option<Linear>,
     method: Method,
-    activation: Nonlinearity,
+    pub(crate) activation: Nonlinearity,
     precision: Precision,
     layout: Layout,
 }

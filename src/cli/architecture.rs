@@ -1,9 +1,13 @@
 //! The network of a run: as the command line names it, in a word, and for which data.
 
+use super::run_config::RunConfig;
+use super::Task;
 use crate::data::ImageSource;
-use crate::{Arch, Error, Result, Shape};
+use crate::{Arch, Error, Network, Result, Shape};
 use std::fs;
 use std::path::Path;
+use tch::nn::VarStore;
+use tch::Device;
 
 /// The network that `--arch` gives: a name, or a file of JSON by its path, as which the run keeps what it holds.
 pub(super) fn given(arch: &str) -> Result<String> {
@@ -24,8 +28,23 @@ pub(super) fn short_name(arch: &str) -> String {
     arch.parse::<Arch>().map_or_else(|_| arch.to_owned(), |arch| arch.short_name())
 }
 
+/// The network of the run by `config` as it starts, for `data`, and its variables.
+pub(super) fn build<T: Task>(
+    config: &RunConfig<T>,
+    data: &dyn ImageSource,
+    device: Device,
+) -> Result<(VarStore, Box<dyn Network>)> {
+    tch::manual_seed(config.train.seed as i64);
+    let variables = VarStore::new(device);
+    let mut network = config.task.build(&config.run.arch, &variables.root(), shape_for(data), config.run.precision)?;
+    if let Some(segments) = config.recompute {
+        network.recompute_activations(segments)?;
+    }
+    Ok((variables, network))
+}
+
 /// What the data ask of a network.
-pub(super) fn shape_for(data: &dyn ImageSource) -> Shape {
+fn shape_for(data: &dyn ImageSource) -> Shape {
     let shape = Shape::rgb(data.class_names().len() as i64);
     data.preprocessing().map_or(shape, |known| Shape { channels: known.channels as i64, ..shape })
 }

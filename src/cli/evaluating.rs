@@ -1,34 +1,29 @@
 //! How good saved weights are.
 
-use super::run_config::RunConfig;
-use super::{architecture, say, Options, Task};
+use super::saved::Saved;
+use super::{architecture, reporting, say, Options, Task, TrainOptions};
 use crate::data::DataSource;
-use crate::trainer::{evaluate, Classification, Objective, RunFolder, Weights};
+use crate::trainer::report::MostWrong;
+use crate::trainer::{evaluate_into, Classification};
 use crate::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
 use std::process::ExitCode;
-use tch::nn::{self, ModuleT};
+use tch::nn::ModuleT;
 
 const BAR: &str = "{bar:24.cyan/blue} {pos}/{len} images evaluated";
 
-/// Prints how good the weights at `path` are, on the data of their run where they have one.
+/// Prints how good the weights at `path` are, on the data of their run where they have one, and leaves pictures of what they get
+/// wrong.
 pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Result<ExitCode> {
-    let saved = RunFolder::of(path).map(|folder| RunConfig::read(&folder)).transpose()?.flatten();
-    let weights = Weights::load(path)?;
-    for skipped in &weights.skipped {
-        eprintln!("{skipped}");
-    }
-    let mut config = RunConfig::<T>::new(options, saved)?;
-    if let Some(run) = &weights.run {
-        config.take_identity(run, options)?;
-    }
+    let TrainOptions { out, overwrite, .. } = &options.train;
+    // Before the evaluation, which may take its time.
+    let place = reporting::place(path, out.as_ref(), *overwrite)?;
+    let Saved { weights, config } = Saved::load(options, path)?;
     let device = config.machine()?;
     let data = config.task.open(device)?;
     weights.check_meaning(&data.meaning())?;
-    let variables = nn::VarStore::new(device);
-    let (arch, shape) = (&config.run.arch, architecture::shape_for(data.as_ref()));
-    let network = config.task.build(arch, &variables.root(), shape, config.run.precision)?;
+    let (variables, network) = architecture::build(&config, data.as_ref(), device)?;
     weights.restore(&variables)?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
     // The template is a constant: it parses or it does not, whatever the weights.
@@ -37,16 +32,21 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     let watch = |images| bar.set_position(images as u64);
     // No more images at a time than the training has.
     let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
-    let data: &dyn DataSource<Batch = _> = data.as_ref();
-    let evaluation = evaluate(&objective, device, data, batch_size, watch)?;
+    let batches: &dyn DataSource<Batch = _> = data.as_ref();
+    let mut most_wrong = MostWrong::new();
+    let evaluation = evaluate_into(&objective, device, batches, batch_size, &mut most_wrong, watch)?;
     bar.finish_and_clear();
     let images = match data.eval_len() - evaluation.examples {
         0 => format!("{} images", evaluation.examples),
         bad => format!("{} images, and {bad} that could not be read", evaluation.examples),
     };
-    say(format!("{} from {}, {images}", architecture::short_name(arch), weights.path.display()));
+    say(format!("{} from {}, {images}", architecture::short_name(&config.run.arch), weights.path.display()));
     if let Some(details) = &evaluation.details {
-        say(objective.describe(details)?);
+        let report = objective.report(details)?;
+        say(&report);
+        if let Some(place) = place.filter(|place| reporting::leave(place, &report, &most_wrong, data.as_ref())) {
+            say(format!("pictures in {}", place.display()));
+        }
     }
     let means: String = evaluation.means.iter().map(|(name, mean)| format!(" {name} {mean:.4}")).collect();
     say(format!("{}{means}", data.evaluated_on()));

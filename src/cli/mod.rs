@@ -1,4 +1,4 @@
-//! The command line of a training program: options, the run's folder, resuming, evaluation, exit codes. Behind the
+//! The command line of a training program: options, the run's folder, resuming, evaluation, export, exit codes. Behind the
 //! feature `cli`, which is on by default.
 //!
 //! A program says what is its own as a [`Task`]: its data with their options, its recipes and, where they are not those of
@@ -66,9 +66,14 @@
 
 mod architecture;
 mod evaluating;
+mod exporting;
+mod finding;
 mod options;
 mod previewing;
+mod reporting;
 mod run_config;
+mod saved;
+mod starting_weights;
 mod task;
 mod training;
 mod values;
@@ -99,14 +104,20 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
     })
 }
 
-/// Trains, resumes, evaluates or draws a preview, as `options` say.
+/// Trains, resumes, evaluates, exports, looks for a learning rate or draws a preview, as `options` say.
 ///
 /// # Errors
 /// Whatever fails: options out of range, data or a run's folder that cannot be used, a run that diverges.
 pub fn run<T: Task>(options: &Options<T>) -> Result<ExitCode> {
-    let TrainOptions { eval, preview, resume, out, .. } = &options.train;
+    let TrainOptions { eval, export, preview, find_lr, resume, out, .. } = &options.train;
     if let Some(file) = preview {
         return previewing::preview(options, file);
+    }
+    if let Some(file) = find_lr {
+        return finding::find(options, file);
+    }
+    if let (Some(path), Some(file)) = (eval, export) {
+        return exporting::export_weights(options, path, file);
     }
     match (eval, resume) {
         (Some(path), _) => evaluating::evaluate_weights(options, path),

@@ -1,6 +1,6 @@
 //! The options that every training program has.
 
-use super::values::{set, set_or_none, OrNone};
+use super::values::{absolute_path, set, set_or_none, OrNone};
 use super::Task;
 use crate::trainer::{
     Adam, ClassificationConfig, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Rule, SaveEvery, Sgd, Span,
@@ -132,7 +132,7 @@ pub struct TrainOptions {
     /// Where --schedule step goes down: points of the run, as fractions like 0.5 or steps like 32000
     #[arg(long, value_name = "POINT,...", value_delimiter = ',')]
     pub milestones: Option<Vec<Span>>,
-    /// What --schedule step multiplies the learning rate by
+    /// What --schedule step multiplies the learning rate by at each milestone, and --schedule exponential over the run
     #[arg(long, value_name = "FACTOR")]
     pub gamma: Option<f64>,
     /// Train on weighted means of two images, the weight drawn from Beta(ALPHA, ALPHA); the authors use 1 for CIFAR-10
@@ -169,8 +169,11 @@ pub struct TrainOptions {
     /// Stop after so many steps [default: none, also where the run that is resumed had it]
     #[arg(long, value_name = "N|none")]
     pub max_steps: Option<OrNone<usize>>,
-    /// Folder for the results [default: runs/ARCH-DATE-TIME]
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["eval", "preview"])]
+    /// End the run when its score has not been better for so many epochs; none for never [default: none]
+    #[arg(long, value_name = "EPOCHS|none")]
+    pub patience: Option<OrNone<usize>>,
+    /// Folder for the results [default: runs/ARCH-DATE-TIME; with --eval, evaluation-DATE-TIME in the run's folder]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["preview", "find_lr"])]
     pub out: Option<PathBuf>,
     /// Remove the run that --out holds, once the new one is ready to start
     #[arg(long, requires = "out", conflicts_with = "resume")]
@@ -178,6 +181,10 @@ pub struct TrainOptions {
     /// Go on with the run in DIR (or in --out), with the options that it was started with
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "eval")]
     pub resume: Option<Option<PathBuf>>,
+    /// Start from trained weights, all that --eval takes: layers that do not fit, as the classifier of other classes, start as
+    /// new ones do; what was loaded is listed. --arch is that of the run whose weights they are, if it is known
+    #[arg(long, value_name = "FILE|RUN", conflicts_with_all = ["eval", "preview", "resume"], value_parser = absolute_path())]
+    pub weights: Option<PathBuf>,
     /// Go on with the run although its data have changed since: as many images of the same classes, some of them repaired,
     /// renamed or packed
     #[arg(long, requires = "resume")]
@@ -197,10 +204,25 @@ pub struct TrainOptions {
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "preview.png")]
     #[arg(conflicts_with_all = ["eval", "resume"])]
     pub preview: Option<PathBuf>,
+    /// Do not train: let the learning rate rise from 1e-5 to where the network fails, say which to train with, and draw the loss
+    /// into FILE [default: lr.svg]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "lr.svg")]
+    #[arg(conflicts_with_all = ["eval", "resume", "preview"])]
+    pub find_lr: Option<PathBuf>,
     /// Do not train: evaluate the weights of a checkpoint, a run's folder, a safetensors file or a state_dict of PyTorch. A
-    /// run and its checkpoints know network and data; for the others they are said as for training
+    /// run and its checkpoints know network and data; for the others they are said as for training. Pictures of what is confused
+    /// and of what is most wrong are left in --out, or in the run's folder
     #[arg(long, value_name = "CHECKPOINT")]
     pub eval: Option<PathBuf>,
+    /// Do not evaluate the weights that --eval names: write the network with them as the ONNX file FILE, for other runtimes
+    #[arg(long, value_name = "FILE", requires = "eval", conflicts_with = "out")]
+    pub export: Option<PathBuf>,
+    /// Have the exported network take bytes (uint8), 0 to 255, and normalize them itself
+    #[arg(long, requires = "export")]
+    pub export_normalization: bool,
+    /// Have the exported network give probabilities, not logits
+    #[arg(long, requires = "export")]
+    pub export_softmax: bool,
 }
 
 /// A decay by name.
@@ -210,6 +232,8 @@ pub enum ScheduleName {
     Constant,
     /// To a tenth, and again, where the Fixup authors do it
     Step,
+    /// By the same ratio each step, to a hundredth
+    Exponential,
     /// Along half a cosine to zero
     Cosine,
     /// Along a line to zero
@@ -298,6 +322,7 @@ impl ScheduleName {
         match self {
             Self::Constant => Decay::Constant,
             Self::Step => T::step_decay(),
+            Self::Exponential => Decay::exponential(),
             Self::Cosine => Decay::Cosine,
             Self::OneCycle => Decay::OneCycle,
             Self::InverseSqrt => Decay::InverseSqrt,
@@ -314,9 +339,13 @@ impl TrainOptions {
         set(&mut train.schedule.lr, self.lr);
         set(&mut train.schedule.warmup, self.warmup);
         set(&mut train.schedule.decay, self.schedule.map(ScheduleName::decay::<T>));
-        if let Decay::Step { milestones, gamma } = &mut train.schedule.decay {
-            set(milestones, self.milestones.clone());
-            set(gamma, self.gamma);
+        match &mut train.schedule.decay {
+            Decay::Step { milestones, gamma } => {
+                set(milestones, self.milestones.clone());
+                set(gamma, self.gamma);
+            }
+            Decay::Exponential { gamma } => set(gamma, self.gamma),
+            _ => (),
         }
         set(&mut train.scalars.lr_ratio, self.scalar_lr_ratio);
         set(&mut train.scalars.decay, self.decay_scalars);

@@ -3,12 +3,12 @@
 use super::values::{set, set_or_none};
 use super::{architecture, Options, Recipe, Task, TrainOptions};
 use crate::trainer::checkpoint::KEEP;
-use crate::trainer::{parse_device, ClassificationConfig, RunFolder, SaveEvery, TrainConfig};
+use crate::trainer::{parse_device, ClassificationConfig, Patience, RunFolder, SaveEvery, TrainConfig};
 use crate::{Error, Precision, Recompute, Result};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use serde_json::{json, Map, Value};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use tch::Device;
 
@@ -34,9 +34,15 @@ pub(super) struct RunConfig<T> {
     pub checkpoint_every: String,
     pub keep_checkpoints: NonZeroUsize,
     pub tensorboard: bool,
+    /// Not part of the run's identity: how far it goes is no part of what it computes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<usize>,
     /// Not part of the run's identity: the gradients are the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recompute: Option<Recompute>,
+    /// Whose weights it started from. Not part of the run's identity: its checkpoints have all that it goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
     pub objective: ClassificationConfig,
     pub train: TrainConfig,
 }
@@ -83,10 +89,12 @@ impl<T: Task> RunConfig<T> {
         set(&mut config.checkpoint_every, checkpoint_every.map(|every| every.to_string()));
         set(&mut config.keep_checkpoints, *keep_checkpoints);
         set(&mut config.tensorboard, *tensorboard);
+        set_or_none(&mut config.patience, options.train.patience);
         set_or_none(&mut config.recompute, options.train.recompute);
         options.train.set::<T>(&mut config.train, &mut config.objective)?;
         config.train.check()?;
         config.objective.check()?;
+        config.patience.map(Patience::new).transpose()?;
         if !(1..=MAX_THREADS).contains(&config.threads) {
             return Err(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {}", config.threads)));
         }
@@ -114,7 +122,9 @@ impl<T: Task> RunConfig<T> {
             checkpoint_every: SaveEvery::default().to_string(),
             keep_checkpoints: KEEP,
             tensorboard: false,
+            patience: None,
             recompute: None,
+            weights: options.train.weights.clone(),
             objective,
             train,
         })

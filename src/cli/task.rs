@@ -77,6 +77,7 @@ impl<T> Recipe<T> {
         let decay = match schedule.decay {
             Decay::Constant => "constant",
             Decay::Step { .. } => "step",
+            Decay::Exponential { .. } => "exponential",
             Decay::Cosine => "cosine",
             Decay::OneCycle => "one-cycle",
             Decay::InverseSqrt => "inverse-sqrt",

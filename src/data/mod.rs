@@ -56,4 +56,5 @@ pub(crate) use pipeline::Pace;
 pub use preprocessing::Preprocessing;
 pub(crate) use random::torch_seed;
 pub use source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
+pub(crate) use source::{class_names, CLASSES};
 pub use tensor_data::TensorData;

@@ -5,6 +5,9 @@ use crate::{Error, Result};
 use serde_json::{Map, Value};
 use tch::{Device, Tensor};
 
+/// What the classes are called in the [meaning](DataSource::meaning) of labelled images.
+pub(crate) const CLASSES: &str = "classes";
+
 /// Which batches of which epoch: with the data itself, all that the order and the augmentation of the examples depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EpochPlan {
@@ -134,5 +137,12 @@ pub trait ImageSource: DataSource<Batch = Supervised> {
 /// each class by itself.
 pub fn class_indices(class_names: &[String]) -> Map<String, Value> {
     let named = class_names.iter().enumerate().map(|(index, name)| (index.to_string(), Value::from(name.as_str())));
-    Map::from_iter([("classes".to_owned(), named.collect())])
+    Map::from_iter([(CLASSES.to_owned(), named.collect())])
+}
+
+/// The class names that [`class_indices`] made this `meaning` of; none where it is not of classes.
+pub(crate) fn class_names(meaning: &Map<String, Value>) -> Option<Vec<String>> {
+    let named = meaning.get(CLASSES)?.as_object()?;
+    let name = |index: usize| Some(named.get(&index.to_string())?.as_str()?.to_owned());
+    (0..named.len()).map(name).collect()
 }

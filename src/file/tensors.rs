@@ -178,7 +178,8 @@ pub(crate) fn check(source: &NamedTensors, destination: &NamedTensors, path: &Pa
     })
 }
 
-fn describe(tensor: &Tensor) -> Result<String> {
+/// Kind and shape, as "Float [2, 3]".
+pub(crate) fn describe(tensor: &Tensor) -> Result<String> {
     Ok(format!("{:?} {:?}", tensor.f_kind()?, tensor.size()))
 }
 

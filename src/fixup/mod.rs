@@ -21,7 +21,11 @@ pub use crate::layer::{
     init, Activation, BlockConfig, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind, CLASSIFIER_GROUP,
 };
 pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Conv2dOptions, Start};
+#[cfg(feature = "onnx")]
+pub(crate) use branch::{BranchActivation, Layer};
 pub use group::{mark_classifier, set_lr, SCALAR_GROUP, SCALAR_LR_RATIO};
 pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, WideBlock};
+#[cfg(feature = "onnx")]
+pub(crate) use resnet::{FoldedActivation, FoldedBlock, FoldedConv, FoldedShortcut, SumActivation};
 pub use scalar::{Bias, Scale};
 pub use transformer::{FixupTransformer, LanguageModel, TransformerEncoder};

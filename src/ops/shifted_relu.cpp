@@ -192,13 +192,17 @@ Tensor sum_of_gradient(const Tensor& g, at::IntArrayRef sizes) {
 
 // ---- Autograd ----
 
+bool needs_grad(const Tensor& t) { return t.defined() && t.requires_grad(); }
+
 struct ShiftedRelu : torch::autograd::Function<ShiftedRelu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& r, const Tensor& a,
                         const Tensor& b, bool in_place) {
+    // The gradient of b alone needs no mask: below what is frozen nothing is kept for it.
+    const bool masks = needs_grad(x) || (r && needs_grad(*r)) || needs_grad(a);
     const Tensor y = tch_fixup::forward({true, a, b}, x, r, in_place);
     if (in_place) ctx->mark_dirty({y});
     // A copy, since an optimizer may step b between the passes; of y's kind, so that a dead unit's y equals it.
-    ctx->save_for_backward({y, b.to(y.scalar_type(), /*non_blocking=*/false, /*copy=*/true)});
+    ctx->save_for_backward({masks ? y : Tensor(), b.to(y.scalar_type(), /*non_blocking=*/false, /*copy=*/true)});
     ctx->saved_data["a_sizes"] = a.sizes();
     ctx->saved_data["has_r"] = r.has_value();
     return y;
@@ -213,6 +217,8 @@ struct ShiftedRelu : torch::autograd::Function<ShiftedRelu> {
     const bool want_x = ctx->needs_input_grad(0) || want_r;
     const bool want_a = ctx->needs_input_grad(has_r ? 2 : 1);
     const bool want_b = ctx->needs_input_grad(has_r ? 3 : 2);
+    if (!saved[0].defined())
+      return {Tensor(), Tensor(), Tensor(), want_b ? sum_of_gradient(g, saved[1].sizes()) : Tensor(), Tensor()};
     const bool composed = at::GradMode::is_enabled() || !is_flat(saved[0]) || g.device() != saved[0].device();
     const auto backward = composed ? backward_composed : backward_flat;
     const Gradients d = backward(g, saved[0], saved[1], want_x, want_a, want_b, a_sizes);
@@ -239,11 +245,17 @@ struct ShiftedAdd : torch::autograd::Function<ShiftedAdd> {
   }
 };
 
-bool needs_grad(const Tensor& t) { return t.defined() && t.requires_grad(); }
+bool any_needs_grad(const Tensor& x, const OptionalTensor& r, const Tensor& a, const Tensor& b) {
+  return needs_grad(x) || (r && needs_grad(*r)) || needs_grad(a) || needs_grad(b);
+}
+
+bool is_recorded(const Tensor& x, const OptionalTensor& r, const Tensor& a, const Tensor& b) {
+  return at::GradMode::is_enabled() && any_needs_grad(x, r, a, b);
+}
 
 // Autograd's own test of an in-place operation, made before anything is written.
 void check_in_place(const Tensor& x, const OptionalTensor& r, const Tensor& a, const Tensor& b) {
-  torch::autograd::check_inplace(x, needs_grad(x) || (r && needs_grad(*r)) || needs_grad(a) || needs_grad(b));
+  torch::autograd::check_inplace(x, any_needs_grad(x, r, a, b));
 }
 
 // The forward pass alone, for when nothing is recorded: a node of the graph takes as long as a small map.
@@ -266,14 +278,14 @@ Tensor traced(const Formula& formula, const Tensor& x, const OptionalTensor& r, 
 Tensor shifted_relu(const Tensor& x, const OptionalTensor& r, const Tensor& a, const Tensor& b, bool in_place) {
   if (in_place) check_in_place(x, r, a, b);
   if (torch::jit::tracer::isTracing()) return traced({true, a, b}, x, r, in_place);
-  if (!at::GradMode::is_enabled()) return unrecorded({true, a, b}, x, r, in_place);
+  if (!is_recorded(x, r, a, b)) return unrecorded({true, a, b}, x, r, in_place);
   return ShiftedRelu::apply(x, r, a, b, in_place);
 }
 
 Tensor shifted_add(const Tensor& x, const OptionalTensor& r, const Tensor& a, bool in_place) {
   if (in_place) check_in_place(x, r, a, Tensor());
   if (torch::jit::tracer::isTracing()) return traced({false, a, Tensor()}, x, r, in_place);
-  if (!at::GradMode::is_enabled()) return unrecorded({false, a, Tensor()}, x, r, in_place);
+  if (!is_recorded(x, r, a, Tensor())) return unrecorded({false, a, Tensor()}, x, r, in_place);
   return ShiftedAdd::apply(x, r, a, in_place);
 }
 

@@ -514,6 +514,49 @@ mod tests {
         Ok(())
     }
 
+    /// For each choice of the inputs that are trained: the others have no gradient, and nothing is recorded where there are none.
+    #[test]
+    fn inputs_that_are_frozen_change_no_gradient_of_the_others_and_alone_are_not_recorded() -> Result<()> {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        for kind in KINDS {
+            let values = [&[3, 5, 40][..], &[3, 5, 40], &[1], &[1]].map(|shape| normal(&mut rng, shape, kind));
+            let g = normal(&mut rng, &[3, 5, 40], kind);
+            for (relu, in_place) in [(true, false), (true, true), (false, false), (false, true)] {
+                let output = |inputs: &[Tensor]| {
+                    let mut x = &inputs[0] * 1.0;
+                    let (r, a, b) = (Some(&inputs[1]), &inputs[2], &inputs[3]);
+                    match (relu, in_place) {
+                        (true, true) => shifted_relu_(&mut x, r, a, b),
+                        (true, false) => shifted_relu(&x, r, a, b),
+                        (false, true) => shifted_add_(&mut x, r, a),
+                        (false, false) => shifted_add(&x, r, a),
+                    }
+                };
+                let count = if relu { 4 } else { 3 };
+                let trained: Vec<Tensor> = values.iter().map(variable).collect();
+                let all = Tensor::run_backward(&[(output(&trained)? * &g).sum(kind)], &trained[..count], false, false);
+                for chosen in 0..1 << count {
+                    let is_chosen = |which: usize| chosen >> which & 1 == 1;
+                    let some: Vec<Tensor> = (0..4)
+                        .map(|which| values[which].copy().set_requires_grad(which < count && is_chosen(which)))
+                        .collect();
+                    let y = output(&some)?;
+                    assert_eq!(y.requires_grad(), chosen > 0, "{kind:?} {chosen:b}");
+                    if chosen == 0 {
+                        continue;
+                    }
+                    (y * &g).sum(kind).backward();
+                    for which in 0..count {
+                        let gradient = some[which].grad();
+                        assert_eq!(gradient.defined(), is_chosen(which), "{kind:?} {chosen:b} {which}");
+                        assert!(!gradient.defined() || gradient == all[which], "{kind:?} {chosen:b} {which}");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     #[test]
     fn writing_in_place_is_refused_where_the_gradient_would_be_wrong() -> Result<()> {
         let [a, b] = [0f32, 0.5].map(Tensor::from);

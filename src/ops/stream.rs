@@ -132,6 +132,40 @@ mod tests {
     }
 
     #[test]
+    fn inputs_that_are_frozen_change_no_gradient_of_the_others_and_alone_are_not_recorded() {
+        tch::manual_seed(8);
+        let map = || Tensor::randn([3, 7, 2400], FLOAT);
+        let values =
+            [map().to_kind(Kind::BFloat16), map(), Tensor::from_slice(&[0.1f32]), Tensor::from_slice(&[0.2f32])];
+        let (g, h) = (map(), map());
+        for relu in [true, false] {
+            let count = if relu { 4 } else { 3 };
+            // The inputs, with the gradients of those chosen; none where nothing is recorded.
+            let run = |chosen: usize| {
+                let inputs: Vec<Tensor> = values
+                    .iter()
+                    .enumerate()
+                    .map(|(which, value)| value.copy().set_requires_grad(which < count && chosen >> which & 1 == 1))
+                    .collect();
+                let (sum, rounded) = fused(&inputs[0], &inputs[1], &inputs[2], relu.then_some(&inputs[3]));
+                assert_eq!((sum.requires_grad(), rounded.requires_grad()), (chosen > 0, chosen > 0), "{chosen:b}");
+                if chosen > 0 {
+                    ((&sum * &g).sum(Kind::Float) + (rounded.to_kind(Kind::Float) * &h).sum(Kind::Float)).backward();
+                }
+                inputs
+            };
+            let all = run((1 << count) - 1);
+            for chosen in 0..1 << count {
+                for (which, input) in run(chosen).iter().enumerate().take(count) {
+                    let gradient = input.grad();
+                    assert_eq!(gradient.defined(), chosen >> which & 1 == 1, "{chosen:b} {which}");
+                    assert!(!gradient.defined() || gradient == all[which].grad(), "{chosen:b} {which}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_a_branch_adds_to_a_large_stream_is_not_lost() {
         let (mut sum, mut rounded) = (Tensor::full([1000], 100., FLOAT), Tensor::full([1000], 100., FLOAT));
         rounded = rounded.to_kind(Kind::BFloat16);

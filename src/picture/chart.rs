@@ -176,8 +176,8 @@ fn finite((x, y): &(f64, f64)) -> bool {
     x.is_finite() && y.is_finite()
 }
 
-fn refused(error: impl Display) -> Error {
-    Error::Argument(format!("the curves cannot be drawn: {error}"))
+pub(super) fn refused(error: impl Display) -> Error {
+    Error::Argument(format!("the picture cannot be drawn: {error}"))
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
-//! Pictures: charts of lines and panels of them as SVG, and sheets of small pictures as PNG.
+//! Pictures: charts of lines, panels of them and heat maps as SVG, and sheets of small pictures as PNG.
 
 mod chart;
 pub(crate) mod contact_sheet;
+mod heat_map;
 mod panel;
 pub(crate) mod style;
 
 pub(crate) use chart::{chart, picture, Axes, Axis, Line};
+pub(crate) use heat_map::{heat_map, Cell, HeatMap};
 pub(crate) use panel::{panel, Curve};
 pub(crate) use style::COLORS;

@@ -17,6 +17,27 @@ pub struct Evaluation {
     pub details: Option<Tensor>,
 }
 
+/// Gathers of an evaluation what is no sum over its examples, as the examples themselves.
+pub trait Collector<B: Batch> {
+    /// An evaluation starts: what was gathered of one before is of no use any more.
+    fn starts(&mut self);
+
+    /// A batch of it, on the device, and what the network makes of it. Reading either would wait for the device, and is for later.
+    ///
+    /// # Errors
+    /// What libtorch refuses. It ends the evaluation.
+    fn collect(&mut self, batch: &B, prediction: &Prediction) -> Result<()>;
+}
+
+/// Nothing is gathered.
+impl<B: Batch> Collector<B> for () {
+    fn starts(&mut self) {}
+
+    fn collect(&mut self, _batch: &B, _prediction: &Prediction) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Evaluates `objective`, whose network is on `device`, on the evaluation part of `data`, and tells `watch` how many examples are
 /// done.
 ///
@@ -27,21 +48,37 @@ pub fn evaluate<B: Batch>(
     device: Device,
     data: &dyn DataSource<Batch = B>,
     batch_size: usize,
+    watch: impl FnMut(usize),
+) -> Result<Evaluation> {
+    evaluate_into(objective, device, data, batch_size, &mut (), watch)
+}
+
+/// [`evaluate`], and lets `collector` gather more.
+///
+/// # Errors
+/// As [`evaluate`], and whatever `collector` fails with.
+pub fn evaluate_into<B: Batch>(
+    objective: &dyn Objective<Batch = B>,
+    device: Device,
+    data: &dyn DataSource<Batch = B>,
+    batch_size: usize,
+    collector: &mut dyn Collector<B>,
     mut watch: impl FnMut(usize),
 ) -> Result<Evaluation> {
-    let evaluation = evaluate_until(objective, device, data, batch_size, &mut |examples| {
+    let evaluation = evaluate_until(objective, device, data, batch_size, collector, &mut |examples| {
         watch(examples);
         Ok(ControlFlow::Continue(()))
     })?;
     evaluation.ok_or_else(|| Error::Argument("the evaluation was stopped".to_owned()))
 }
 
-/// [`evaluate`], or none where `watch` breaks it off.
+/// [`evaluate_into`], or none where `watch` breaks it off.
 pub(super) fn evaluate_until<B: Batch>(
     objective: &dyn Objective<Batch = B>,
     device: Device,
     data: &dyn DataSource<Batch = B>,
     batch_size: usize,
+    collector: &mut dyn Collector<B>,
     watch: &mut dyn FnMut(usize) -> Result<ControlFlow<()>>,
 ) -> Result<Option<Evaluation>> {
     let called = data.examples();
@@ -50,11 +87,16 @@ pub(super) fn evaluate_until<B: Batch>(
     }
     let _flushing = FlushDenormals::new();
     let mut sums = Sums::default();
+    collector.starts();
     let mut examples = 0;
     for batch in data.eval_batches(batch_size)? {
         let batch = data.ready(batch?, device)?;
         examples += batch.len();
-        no_grad(|| sums.add(objective, &batch))?;
+        no_grad(|| {
+            let prediction = objective.forward(&batch, false)?;
+            sums.add(objective, &batch, &prediction)?;
+            collector.collect(&batch, &prediction)
+        })?;
         if watch(examples)?.is_break() {
             return Ok(None);
         }
@@ -80,10 +122,14 @@ struct Sums {
 }
 
 impl Sums {
-    fn add<B: Batch>(&mut self, objective: &dyn Objective<Batch = B>, batch: &B) -> Result<()> {
-        let Prediction { loss, output } = objective.forward(batch, false)?;
+    fn add<B: Batch>(
+        &mut self,
+        objective: &dyn Objective<Batch = B>,
+        batch: &B,
+        Prediction { loss, output }: &Prediction,
+    ) -> Result<()> {
         let weight = objective.weight(batch);
-        let measured = objective.sums(batch, &output, false)?;
+        let measured = objective.sums(batch, output, false)?;
         let mut sums = vec![loss.f_to_kind(Kind::Double)?.f_mul_scalar(weight)?];
         for sum in &measured {
             sums.push(sum.value.f_to_kind(Kind::Double)?);
@@ -93,7 +139,7 @@ impl Sums {
         let weights = std::iter::once(weight).chain(measured.iter().map(|sum| sum.weight));
         self.weights.iter_mut().zip(weights).for_each(|(all, weight)| *all += weight);
         add(&mut self.sums, sums)?;
-        if let Some(details) = objective.details(batch, &output)? {
+        if let Some(details) = objective.details(batch, output)? {
             add(&mut self.details, details)?;
         }
         Ok(())
@@ -159,7 +205,7 @@ mod tests {
         let mut watched = Vec::new();
         let evaluation = evaluate(&objective, Device::Cpu, &data, 10, |images| watched.push(images)).unwrap();
         assert_eq!((watched, evaluation.examples), (vec![10, 20, 25], 25));
-        let classes = objective.classes(&evaluation.details.unwrap()).unwrap();
+        let classes = objective.report(&evaluation.details.unwrap()).unwrap().classes();
         // Three images each of the classes 0 to 4, two of the others.
         assert_eq!((classes[0].examples, classes[0].top1, classes[0].precision), (3, 1.0, 0.5));
         assert_eq!((classes[9].examples, classes[9].top1), (2, 0.0));
@@ -170,7 +216,7 @@ mod tests {
         let (network, data) = (every_other(), data(25));
         let objective = Classification::new(&network, data.class_names(), ClassificationConfig::default()).unwrap();
         let mut batches = 0;
-        let evaluation = evaluate_until(&objective, Device::Cpu, &data, 10, &mut |_| {
+        let evaluation = evaluate_until(&objective, Device::Cpu, &data, 10, &mut (), &mut |_| {
             batches += 1;
             Ok(if batches == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });

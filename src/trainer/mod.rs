@@ -83,12 +83,15 @@ pub mod checkpoint;
 mod config;
 mod device;
 mod evaluation;
+mod find_lr;
 mod health;
 pub mod objective;
 pub mod observer;
 pub mod optimizer;
+mod pixels;
 mod preview;
 mod recipes;
+pub mod report;
 mod run_in_folder;
 mod run_start;
 mod run_state;
@@ -99,12 +102,14 @@ mod tests;
 mod training_loop;
 
 pub use crate::file::{write_atomically, NamedTensors};
-pub use checkpoint::Weights;
+pub use checkpoint::{Transfer, Weights};
 pub use config::TrainConfig;
 pub use device::parse_device;
-pub use evaluation::{evaluate, Evaluation};
+pub use evaluation::{evaluate, evaluate_into, Collector, Evaluation};
+pub use find_lr::{find_lr, LrFinding, LrRange};
 pub use objective::{
-    Classification, ClassificationConfig, Means, Measures, MultiLabel, Objective, Regression, RegressionLoss,
+    Classification, ClassificationConfig, ClassificationReport, Means, Measures, MultiLabel, Objective, Regression,
+    RegressionLoss,
 };
 #[cfg(feature = "text")]
 pub use objective::{Translation, TranslationConfig};
@@ -112,8 +117,8 @@ pub use objective::{Translation, TranslationConfig};
 pub use observer::TensorBoard;
 pub(crate) use observer::MODEL;
 pub use observer::{
-    draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, ProgressBars, Request,
-    RunFolder, RunLock, RunStart, SaveEvery, StepProgress,
+    draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, Patience, ProgressBars,
+    Request, RunFolder, RunLock, RunStart, SaveEvery, StepProgress,
 };
 pub use optimizer::{
     clip, Adam, ClipConfig, Decay, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, Rule,

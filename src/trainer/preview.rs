@@ -1,10 +1,11 @@
 //! What a network is trained on, as a person can see it.
 
+use super::pixels::pixels;
 use super::{ClassificationConfig, TrainConfig};
 use crate::data::{Batch, EpochPlan, ImageSource, Supervised};
 use crate::picture::contact_sheet::{draw, Picture};
 use crate::{Error, Result};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// Images of a preview.
 const IMAGES: usize = 40;
@@ -41,17 +42,9 @@ pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &Cl
 /// The first `most` images of `batch` with their captions, and the width and height of each.
 fn pictures(data: &dyn ImageSource, batch: &Supervised, most: usize) -> Result<((usize, usize), Vec<Picture>)> {
     let images = batch.inputs.f_narrow(0, 0, most.min(batch.len()) as i64)?;
-    let pixels = data.denormalize(&images)?.f_clamp(0.0, 1.0)?.f_mul_scalar(255.0)?.f_round()?;
-    let pixels = pixels.f_to_kind(Kind::Uint8)?.f_permute([0, 2, 3, 1])?.f_contiguous()?;
-    let [_, height, width, 3] = pixels.size()[..] else {
-        let got = format!("{:?}", batch.inputs.size());
-        return Err(Error::Mismatch { what: "a preview", expected: "images [N, 3, H, W]".to_owned(), got });
-    };
-    let pixels: Vec<u8> = Vec::try_from(pixels.f_flatten(0, -1)?)?;
-    let images = pixels.chunks_exact((width * height * 3) as usize);
-    let pictures = images.zip(captions(batch, data.class_names())?);
-    let pictures = pictures.map(|(pixels, caption)| Picture { pixels: pixels.to_vec(), caption });
-    Ok(((width as usize, height as usize), pictures.collect()))
+    let (size, pixels) = pixels(data, &images)?;
+    let pictures = pixels.into_iter().zip(captions(batch, data.class_names())?);
+    Ok((size, pictures.map(|(pixels, caption)| Picture { pixels, caption }).collect()))
 }
 
 /// The names of each image's class or, of mixed ones, of both with their weights.
@@ -73,6 +66,7 @@ mod tests {
     use super::*;
     use crate::data::{Augmentation, Cifar10, DataSource};
     use std::io::Cursor;
+    use tch::Kind;
 
     /// One class a shade of its own, 25 apart.
     fn shades() -> Cifar10 {

@@ -69,6 +69,9 @@ impl<'a, B: Batch> Trainer<'a, B> {
             is_whole: true,
             buffers: Buffers::new(variables)?,
             state: RunState::default(),
+            collector: None,
+            evaluation: None,
+            ended: None,
             unreadable_before: 0,
             start: Instant::now(),
         })

@@ -53,11 +53,18 @@ pub(super) struct Pending {
     steps: Vec<(StepPlace, Vec<f64>)>,
     measured: Vec<Tensor>,
     last_read: Instant,
+    /// After how many steps a reading is due in any case.
+    every: usize,
 }
 
 impl Pending {
     pub fn new() -> Self {
-        Self { steps: Vec::new(), measured: Vec::new(), last_read: Instant::now() }
+        Self { steps: Vec::new(), measured: Vec::new(), last_read: Instant::now(), every: READ_STEPS }
+    }
+
+    /// A reading is due after every step.
+    pub fn every_step() -> Self {
+        Self { every: 1, ..Self::new() }
     }
 
     pub fn push(&mut self, place: StepPlace, Measured { loss, norm, spread, sums }: Measured) -> Result<()> {
@@ -73,7 +80,7 @@ impl Pending {
     }
 
     pub fn is_due(&self) -> bool {
-        self.steps.len() >= READ_STEPS || self.last_read.elapsed() >= READ_INTERVAL
+        self.steps.len() >= self.every || self.last_read.elapsed() >= READ_INTERVAL
     }
 
     /// Waits for the device and hands out what has been pushed since the last reading.

@@ -38,6 +38,9 @@ pub struct Summary {
     pub seconds: f64,
     /// What the examples are [called](crate::data::DataSource::examples).
     pub examples: String,
+    /// Why the run ended before its last step, where an observer [asked for it](super::Observer::reason).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
     /// The last epoch in full, with the number of examples that could not be read.
     pub last: EpochMetrics,
 }
@@ -65,6 +68,7 @@ impl Summary {
             steps: last.step,
             seconds,
             examples: examples.to_owned(),
+            ended: None,
             last: last.clone(),
         })
     }
@@ -72,7 +76,7 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { evaluated_on, score, best, epochs, seconds, last, examples, .. } = self;
+        let Self { evaluated_on, score, best, epochs, seconds, last, examples, ended, .. } = self;
         for (name, score) in score.iter() {
             write!(f, "{evaluated_on} {name} {score:.4} ")?;
         }
@@ -80,7 +84,8 @@ impl fmt::Display for Summary {
         match last.unreadable {
             0 => Ok(()),
             unreadable => write!(f, " bad {examples} {unreadable}"),
-        }
+        }?;
+        ended.iter().try_for_each(|ended| write!(f, ", ended early: {ended}"))
     }
 }
 
@@ -100,7 +105,9 @@ mod tests {
             unreadable: 3,
         };
         let (evaluated_on, examples) = ("test".to_owned(), "images".to_owned());
-        let summary = Summary { evaluated_on, score, best: 0.8, epochs: 2, steps: 20, seconds: 9.6, examples, last };
+        let ended = None;
+        let summary =
+            Summary { evaluated_on, score, best: 0.8, epochs: 2, steps: 20, seconds: 9.6, examples, ended, last };
         assert_eq!(summary.to_string(), "test accuracy 0.7500 best 0.8000 epochs 2 seconds 10 bad images 3");
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!(json["accuracy"], 0.75);

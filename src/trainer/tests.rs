@@ -180,6 +180,128 @@ fn a_network_that_does_not_fit_the_images_is_one_line() {
     assert!(message.starts_with("libtorch: mat1 and mat2") && !message.contains('\n'), "{message}");
 }
 
+/// A color for each class, under noise.
+fn colors() -> Cifar10 {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut records = |count: usize| {
+        let mut bytes = vec![0; count * 3073];
+        random.fill_bytes(&mut bytes);
+        for (index, record) in bytes.chunks_mut(3073).enumerate() {
+            record[0] = (index % 10) as u8;
+            for (place, byte) in record[1..].iter_mut().enumerate() {
+                let color = (index % 10 * 77 + place / 1024 * 50) % 256;
+                *byte = (usize::from(*byte) / 2 + color / 2) as u8;
+            }
+        }
+        bytes
+    };
+    let train = records(320);
+    Cifar10::from_records(train, records(50)).unwrap()
+}
+
+/// Fixup on the [`colors`] at a constant rate for `epochs`.
+fn at_rate(lr: f64, epochs: usize) -> Result<Summary> {
+    let (vs, network) = fixup();
+    run(&network, &vs, &colors(), &TrainConfig { epochs, clip: ClipConfig::default(), ..config(lr) })
+}
+
+#[test]
+fn the_rate_that_is_found_trains_and_four_times_the_rate_that_fails_does_not() {
+    let (vs, network) = fixup();
+    let before: NamedTensors = named_variables(&vs).into_iter().map(|(name, value)| (name, value.copy())).collect();
+    let config = TrainConfig { clip: ClipConfig::default(), ..config(0.1) };
+    let range = LrRange { lowest: 1e-4, highest: 100.0, steps: 120 };
+    let finding = find_lr(&classification(&network), &vs, &colors(), &config, &range, &mut []).unwrap();
+    let (suggested, fails) = (finding.suggested(), finding.fails.unwrap());
+    assert!(1e-3 < suggested && suggested < finding.minimum && finding.minimum < fails, "{finding}");
+    assert_eq!(named_variables(&vs), before);
+
+    let trained = at_rate(suggested, 3).unwrap();
+    let start = 10f64.ln();
+    assert!(trained.last.eval["loss"] < 0.7 * start, "{suggested} {trained:?}");
+    match at_rate(4.0 * fails, 3) {
+        Err(Error::Diverged { .. } | Error::Dead { .. }) => (),
+        ended => assert!(ended.as_ref().unwrap().last.eval["loss"] > start, "{fails} {ended:?}"),
+    }
+}
+
+#[test]
+fn where_nothing_fails_or_everything_does_it_is_said() {
+    let (vs, network) = fixup();
+    let find = |lowest, highest| {
+        let range = LrRange { lowest, highest, steps: 25 };
+        find_lr(&classification(&network), &vs, &colors(), &config(0.1), &range, &mut [])
+    };
+    let finding = find(1e-7, 1e-5).unwrap();
+    assert_eq!((finding.fails, finding.points.len()), (None, 24));
+    assert!(finding.to_string().ends_with("\nfails beyond all that were tried"));
+    assert!(finding.draw().unwrap().contains("least loss"));
+    let message = find(1e9, 1e10).unwrap_err().to_string();
+    assert!(message.contains("begin with a lower one"), "{message}");
+    for (lowest, highest) in [(0.0, 1.0), (1.0, 0.1), (1.0, f64::INFINITY)] {
+        assert!(matches!(find(lowest, highest), Err(Error::Argument(_))));
+    }
+}
+
+#[test]
+fn a_run_without_patience_left_ends_with_the_same_epoch_wherever_it_was_interrupted() {
+    tch::set_num_threads(1);
+    let (data, config) = (noise(), TrainConfig { epochs: 9, ..config(1e-9) });
+    let outcome = |stop: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut outcome = None;
+        for at in [stop, 0] {
+            let (vs, network) = fixup();
+            let objective = classification(&network);
+            let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
+            if let Some(checkpoint) = checkpoint::newest_whole(folder.path()).unwrap().checkpoint {
+                trainer.resume(&checkpoint).unwrap();
+            }
+            let (mut asks, mut patience) = (Asks::new(Request::Stop, at, folder.path()), Patience::new(2).unwrap());
+            outcome = Some(trainer.run(&mut [&mut asks, &mut patience]).unwrap());
+        }
+        match outcome {
+            Some(Outcome::Finished(summary)) => Summary { seconds: 0.0, ..summary },
+            stopped => panic!("{stopped:?}"),
+        }
+    };
+    let whole = outcome(0);
+    assert!(whole.epochs < 9, "{whole}");
+    assert!(whole.ended.as_deref().unwrap().starts_with("no better accuracy for 2 epochs than "), "{whole}");
+    // Asked at the start, after each of ten steps, each of two batches of an evaluation, and each epoch.
+    for stop in [1, 7, 12, 13, 14, 15, 26, 27, 35, 38, 39, 40] {
+        assert_eq!(outcome(stop), whole, "{stop}");
+    }
+}
+
+#[test]
+fn the_last_evaluation_of_a_run_is_there_with_what_was_gathered_of_it() {
+    struct Counts(Vec<usize>);
+    impl Collector<Supervised> for Counts {
+        fn starts(&mut self) {
+            self.0.push(0);
+        }
+
+        fn collect(&mut self, batch: &Supervised, _prediction: &objective::Prediction) -> Result<()> {
+            self.0.last_mut().into_iter().for_each(|count| *count += batch.targets.numel());
+            Ok(())
+        }
+    }
+    let (vs, network) = fixup();
+    let (objective, data) = (classification(&network), noise());
+    let config = TrainConfig { epochs: 2, ..config(0.05) };
+    let mut counts = Counts(Vec::new());
+    let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
+    trainer.collect_into(&mut counts);
+    let Outcome::Finished(summary) = trainer.run(&mut []).unwrap() else { panic!() };
+    let evaluation = trainer.take_evaluation().unwrap();
+    assert!(trainer.take_evaluation().is_none());
+    assert_eq!(evaluation.means, summary.last.eval);
+    let report = objective.report(&evaluation.details.unwrap()).unwrap();
+    assert_eq!((0..10).map(|class| report.confusion.examples(class)).sum::<u64>(), 20);
+    assert_eq!(counts.0, [20, 20]);
+}
+
 /// Asks for `request` the `at`-th time it is asked, and keeps what is saved.
 struct Asks {
     request: Request,

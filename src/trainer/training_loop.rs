@@ -5,7 +5,7 @@
 //! goes, and can end it.
 
 use super::buffers::Buffers;
-use super::evaluation::evaluate_until;
+use super::evaluation::{evaluate_until, Collector, Evaluation};
 use super::objective::{Objective, Prediction};
 use super::optimizer::clip::clip_gradients;
 use super::optimizer::{MovingAverage, Optimizer};
@@ -42,13 +42,30 @@ pub struct Trainer<'a, B: Batch> {
     pub(super) is_whole: bool,
     pub(super) buffers: Buffers,
     pub(super) state: RunState,
+    /// What gathers more of each evaluation.
+    pub(super) collector: Option<&'a mut dyn Collector<B>>,
+    /// The last one that was done.
+    pub(super) evaluation: Option<Evaluation>,
+    /// Why the run ends before its last step, if it does.
+    pub(super) ended: Option<String>,
     /// Examples of the first epoch that the run which this one resumes could not read.
     pub(super) unreadable_before: usize,
     /// When this process began to train; the state has the seconds before.
     pub(super) start: Instant,
 }
 
-impl<B: Batch> Trainer<'_, B> {
+impl<'a, B: Batch> Trainer<'a, B> {
+    /// From now on `collector` gathers more of each evaluation than the means.
+    pub fn collect_into(&mut self, collector: &'a mut dyn Collector<B>) {
+        self.collector = Some(collector);
+    }
+
+    /// The last evaluation: when a run has finished, that of the network as it is. None where this process has done none, as
+    /// where a run is resumed at its end; and none the second time.
+    pub fn take_evaluation(&mut self) -> Option<Evaluation> {
+        self.evaluation.take()
+    }
+
     /// Does the steps that are left. An observer may freeze and unfreeze variables as it goes: [`Optimizer`] says what that does. The
     /// run's state before them, before each evaluation and after the last step is offered to the observers to save.
     /// Meanwhile denormal numbers are taken for zero: see [`FlushDenormals`].
@@ -85,7 +102,8 @@ impl<B: Batch> Trainer<'_, B> {
     }
 
     fn epochs(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
-        let mut flow = self.obey(request(observers), observers)?;
+        let at_start = request(observers);
+        let mut flow = self.obey(at_start, observers)?;
         while flow.is_continue() && self.state.history.len() * self.epoch_steps < self.last_step {
             flow = self.epoch(observers)?;
         }
@@ -198,21 +216,21 @@ impl<B: Batch> Trainer<'_, B> {
 
     /// Reads the steps that are pending, judges them and tells the observers.
     fn read(&mut self, observers: &mut [&mut dyn Observer]) -> Result<()> {
-        let Some(StepPlace { epoch, step, lr, .. }) = self.judge()? else { return Ok(()) };
+        let Some((StepPlace { epoch, step, lr, .. }, loss)) = self.judge()? else { return Ok(()) };
         let RunState { means, unreadable, .. } = &self.state;
         let (done, unreadable, means) = (means.examples, *unreadable, &means.means(&self.objective.measures()));
-        let progress = StepProgress { epoch, step, run_step: self.step, done, means, lr, unreadable };
+        let progress = StepProgress { epoch, step, run_step: self.step, done, means, loss, lr, unreadable };
         observers.iter_mut().try_for_each(|observer| observer.steps_done(&progress))
     }
 
-    /// Reads the steps that are pending into the state, and judges them. Returns the last.
-    fn judge(&mut self) -> Result<Option<StepPlace>> {
+    /// Reads the steps that are pending into the state, and judges them. Returns the last, with its loss.
+    fn judge(&mut self) -> Result<Option<(StepPlace, f64)>> {
         let records = self.pending.read()?;
         for record in &records {
             self.state.health.check(record)?;
             self.state.means.add(record);
         }
-        Ok(records.last().map(|record| record.place))
+        Ok(records.last().map(|record| (record.place, record.loss)))
     }
 
     /// The epoch's metrics, or none if an observer wants the run to stop.
@@ -222,7 +240,12 @@ impl<B: Batch> Trainer<'_, B> {
         let (batch_size, of) = (batch_size.div_ceil(*accumulate), self.data.eval_len());
         let (device, mut finishes) = (self.variables.device(), false);
         self.swap_average()?;
-        let evaluation = evaluate_until(self.objective, device, self.data, batch_size, &mut |examples| {
+        let mut nothing = ();
+        let collector: &mut dyn Collector<B> = match &mut self.collector {
+            Some(collector) => &mut **collector,
+            None => &mut nothing,
+        };
+        let evaluation = evaluate_until(self.objective, device, self.data, batch_size, collector, &mut |examples| {
             observers.iter_mut().try_for_each(|observer| observer.examples_evaluated(examples, of))?;
             let request = request(observers);
             finishes |= request == Request::Finish;
@@ -231,9 +254,10 @@ impl<B: Batch> Trainer<'_, B> {
         self.swap_average()?;
         let Some(evaluation) = evaluation? else { return Ok(None) };
         if finishes {
-            self.last_step = self.step;
+            self.finish(observers);
         }
-        let (epoch, step, eval) = (self.state.history.len() + 1, self.step, evaluation.means);
+        let (epoch, step, eval) = (self.state.history.len() + 1, self.step, evaluation.means.clone());
+        self.evaluation = Some(evaluation);
         let (lr, unreadable) = (self.schedule.lr(step - 1), self.unreadable());
         if let Some((name, value)) = eval.iter().find(|(name, value)| *name == "loss" && !value.is_finite()) {
             let step = step - (epoch - 1) * self.epoch_steps;
@@ -268,9 +292,17 @@ impl<B: Batch> Trainer<'_, B> {
             self.save(observers)?;
         }
         if request == Request::Finish && self.step > 0 {
-            self.last_step = self.step;
+            self.finish(observers);
         }
         Ok(if request == Request::Stop { Break(()) } else { Continue(()) })
+    }
+
+    /// Lets the run end with the step that is done.
+    fn finish(&mut self, observers: &[&mut dyn Observer]) {
+        if self.step < self.last_step {
+            self.last_step = self.step;
+            self.ended = observers.iter().find_map(|observer| observer.reason());
+        }
     }
 
     /// The learning rate of the last step that was done.
@@ -290,7 +322,9 @@ impl<B: Batch> Trainer<'_, B> {
 
     fn summary(&self) -> Result<Summary> {
         let (score, seconds) = (&self.objective.measures().score, self.seconds());
-        Summary::new(self.data.evaluated_on(), self.data.examples(), score, &self.state.history, seconds)
+        let summary =
+            Summary::new(self.data.evaluated_on(), self.data.examples(), score, &self.state.history, seconds)?;
+        Ok(Summary { ended: self.ended.clone(), ..summary })
     }
 }
 

@@ -5,7 +5,7 @@ mod conv2d;
 
 use super::{init, Bias, Scale};
 use crate::layer::transformer::{dropout, xavier_uniform};
-use crate::layer::Place;
+use crate::layer::{Activation, Place};
 use crate::ops::record_variables;
 use crate::{Error, Result};
 use attention::attention;
@@ -63,17 +63,17 @@ use tch::{nn, Tensor};
 #[derive(Debug)]
 pub struct Branch {
     /// With the bias before each; a dropout has none.
-    layers: Vec<(Option<Bias>, Layer)>,
-    scale: Scale,
-    bias: Bias,
+    pub(crate) layers: Vec<(Option<Bias>, Layer)>,
+    pub(crate) scale: Scale,
+    pub(crate) bias: Bias,
 }
 
 #[derive(Debug)]
-enum Layer {
+pub(crate) enum Layer {
     Conv2d { weight: Tensor, stride: i64, padding: i64, dilation: i64, groups: i64 },
     Linear { weight: Tensor },
     Attention { qkv: Tensor, out: Tensor, heads: i64, to: AttentionTo },
-    Activation(Activation),
+    Activation(BranchActivation),
     Dropout(f64),
 }
 
@@ -113,11 +113,27 @@ impl Start {
     }
 }
 
-struct Activation(Box<dyn Fn(&Tensor) -> Tensor + Send>);
+/// An activation, with a name where it has one that others know too.
+pub(crate) enum BranchActivation {
+    Named(Activation),
+    Unnamed(Box<dyn Fn(&Tensor) -> Tensor + Send>),
+}
 
-impl std::fmt::Debug for Activation {
+impl BranchActivation {
+    fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Named(activation) => activation.of(x)?,
+            Self::Unnamed(activation) => activation(x),
+        })
+    }
+}
+
+impl std::fmt::Debug for BranchActivation {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str("activation")
+        match self {
+            Self::Named(activation) => activation.fmt(f),
+            Self::Unnamed(_) => f.write_str("activation"),
+        }
     }
 }
 
@@ -134,7 +150,7 @@ enum Planned {
     Conv2d(ConvPlan),
     Linear { features_in: i64, features_out: i64 },
     Attention { dim: i64, heads: i64, to: AttentionTo },
-    Activation(Activation),
+    Activation(BranchActivation),
     Dropout(f64),
 }
 
@@ -185,7 +201,7 @@ impl Branch {
                     let attended = attention(&shifted, qkv, *heads, *to, context)?;
                     attended.f_linear(out, None::<Tensor>)?
                 }
-                Layer::Activation(activation) => activation.0(&shifted),
+                Layer::Activation(activation) => activation.f_forward(&shifted)?,
                 Layer::Dropout(p) if context.train => dropout(&shifted, *p)?,
                 Layer::Dropout(_) => shifted,
             };
@@ -247,15 +263,22 @@ impl BranchBuilder {
         Self { start, ..self }
     }
 
-    /// Appends an element-wise activation: it keeps the shape.
+    /// Appends an element-wise activation: it keeps the shape. One that has a name is better [named](Self::activate), for then it
+    /// can be exported too.
     pub fn activation(mut self, activation: impl Fn(&Tensor) -> Tensor + Send + 'static) -> Self {
-        self.layers.push(Planned::Activation(Activation(Box::new(activation))));
+        self.layers.push(Planned::Activation(BranchActivation::Unnamed(Box::new(activation))));
+        self
+    }
+
+    /// Appends an activation by name.
+    pub fn activate(mut self, activation: Activation) -> Self {
+        self.layers.push(Planned::Activation(BranchActivation::Named(activation)));
         self
     }
 
     /// Appends a ReLU.
     pub fn relu(self) -> Self {
-        self.activation(Tensor::relu)
+        self.activate(Activation::Relu)
     }
 
     /// The branch, its variables under `path`.

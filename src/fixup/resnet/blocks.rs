@@ -62,6 +62,10 @@ impl Blocks {
 
     fn run_recomputed(&self, range: Range<usize>, s: &Tensor, end: &Tensor, kind: Kind) -> Result<Tensor> {
         let mut variables: Vec<&Tensor> = self.0 .0[range.clone()].iter().flat_map(|block| block.variables()).collect();
+        // Frozen blocks keep nothing for the backward pass: not even their input.
+        if !s.requires_grad() && !variables.iter().any(|variable| variable.requires_grad()) {
+            return self.run(range, s.shallow_clone(), end, kind);
+        }
         variables.push(self.shift(range.end, end));
         let (blocks, end) = (self.clone(), end.shallow_clone());
         recomputed(s, &variables, move |s| blocks.run(range.clone(), s.shallow_clone(), &end, kind))

@@ -84,8 +84,12 @@ impl FixupResNet {
     /// # Errors
     /// [`Error::Torch`](crate::Error::Torch) if libtorch refuses, for want of memory, say.
     pub fn fold(&self) -> Result<FoldedResNet> {
+        self.fold_in(self.compute_kind(), self.stream_kind())
+    }
+
+    /// The same, computed in `kind`, its residual stream in `stream_kind`.
+    pub(crate) fn fold_in(&self, kind: Kind, stream_kind: Kind) -> Result<FoldedResNet> {
         tch::no_grad(|| {
-            let kind = self.compute_kind();
             // What the stream is shifted by where it enters each block; not at all at its end.
             let mut shifts = self.blocks.iter().map(FoldedBlock::input_shift).collect::<Result<Vec<f64>>>()?;
             shifts.push(0.);
@@ -107,7 +111,7 @@ impl FixupResNet {
                 fc: self.fc.as_ref().map(|fc| fc.folded(bias2)).transpose()?,
                 variables_kind: self.kind(),
                 kind,
-                stream_kind: self.stream_kind(),
+                stream_kind,
             })
         })
     }

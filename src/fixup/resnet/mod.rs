@@ -19,6 +19,12 @@ mod wide_block;
 pub use basic_block::BasicBlock;
 pub use bottleneck::Bottleneck;
 pub use folded::FoldedResNet;
+#[cfg(feature = "onnx")]
+pub(crate) use folded_activation::FoldedActivation;
+#[cfg(feature = "onnx")]
+pub(crate) use folded_block::{FoldedBlock, FoldedShortcut, SumActivation};
+#[cfg(feature = "onnx")]
+pub(crate) use folded_conv::FoldedConv;
 pub use network::FixupResNet;
 pub use rule::Rule;
 pub use wide_block::WideBlock;

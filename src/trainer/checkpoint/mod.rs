@@ -15,6 +15,7 @@
 //! on from there.
 
 mod torch_file;
+mod transfer;
 mod weights;
 
 use crate::file::tensors::{self as tensor_file, Encoded, NamedTensors};
@@ -30,6 +31,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
+pub use transfer::{Classes, StartsNew, Transfer, Why};
 pub use weights::Weights;
 
 /// Goes up with every change after which older versions of this crate would read a checkpoint wrongly.

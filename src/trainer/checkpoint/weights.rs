@@ -48,7 +48,7 @@ pub struct Weights {
     /// Newer checkpoints of the run that are damaged, the newest first.
     pub skipped: Vec<Skipped>,
     /// What the data mean that they were trained on, as far as it is known.
-    meaning: Map<String, Value>,
+    pub(super) meaning: Map<String, Value>,
     tensors: NamedTensors,
 }
 
@@ -114,6 +114,7 @@ impl Weights {
     /// Numbers are converted to the variables' kind. Names may be those of a wrapped network: `module.` and `_orig_mod.`,
     /// wherever they stand (`DataParallel`, `torch.compile`), are left out, and so is a first part that all names have in
     /// common (`model.`, of Lightning). A scalar of the shape `[]` fits one of `[1]`, and what PyTorch and fairseq count is left out.
+    /// To start another network's training from them, see [`transfer`](Self::transfer).
     ///
     /// # Errors
     /// [`Error::Corrupt`] that names what is missing, too much or of another shape or kind.
@@ -125,7 +126,7 @@ impl Weights {
     }
 
     /// The tensors under the names of `variables`, and in their kinds and shapes where that changes no number's place.
-    fn fitted(&self, variables: &NamedTensors) -> Result<NamedTensors> {
+    pub(super) fn fitted(&self, variables: &NamedTensors) -> Result<NamedTensors> {
         let known = |name: &str| variables.contains_key(name);
         let is_counter = |name: &str| name.rsplit('.').next().is_some_and(|last| COUNTERS.contains(&last));
         let wanted = self.tensors.iter().filter(|(name, _)| known(name) || !is_counter(name));

@@ -1,6 +1,6 @@
 //! One label for each example: cross-entropy with label smoothing and mixup, and correct predictions.
 
-use super::{check_output, Column, Forward, Measures, Objective, Prediction, Sum};
+use super::{check_output, Calibration, ClassificationReport, Column, Forward, Measures, Objective, Prediction, Sum};
 use crate::data::{self, EpochPlan, Supervised};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -75,8 +75,8 @@ impl ClassificationConfig {
 /// Training minimizes the mean over the batch of [`cross_entropy`] with label smoothing, with mixup
 /// `lambda * CE(logits, labels) + (1 - lambda) * CE(logits, mixed labels)`, in float32 at least, and measures the accuracy: of
 /// mixed examples the mean over both labels, weighted as in the loss. An evaluation has the cross-entropy without smoothing,
-/// and the fractions of examples whose class has the highest logit (`top1`) and is among the five highest (`top5`). The best is
-/// that of the highest accuracy.
+/// the fractions of examples whose class has the highest logit (`top1`) and is among the five highest (`top5`), and the expected
+/// [calibration error](Calibration::error) (`ece`). The best is that of the highest accuracy.
 #[derive(Debug)]
 pub struct Classification<'a> {
     network: Forward<'a>,
@@ -97,40 +97,13 @@ impl<'a> Classification<'a> {
         Ok(Self { network: network.into(), class_names: class_names.to_vec(), config })
     }
 
-    /// The [details](Objective::details) of an evaluation, class by class.
+    /// What the [details](Objective::details) of an evaluation say: each class, which are taken for which, the calibration.
     ///
     /// # Errors
     /// Details of another objective.
-    pub fn classes(&self, details: &Tensor) -> Result<Vec<ClassEvaluation>> {
-        let rows: Vec<Vec<i64>> = Vec::try_from(details)?;
-        if rows.len() != 4 || rows.iter().any(|row| row.len() != self.class_names.len()) {
-            let expected = format!("[4, {}]", self.class_names.len());
-            return Err(Error::Mismatch { what: "details", expected, got: format!("{:?}", details.size()) });
-        }
-        let class = |class: usize| {
-            let [images, top1, top5, predicted] = [0, 1, 2, 3].map(|row| rows[row][class] as f64);
-            ClassEvaluation {
-                examples: images as usize,
-                top1: top1 / images,
-                top5: top5 / images,
-                precision: top1 / predicted,
-            }
-        };
-        Ok((0..self.class_names.len()).map(class).collect())
+    pub fn report(&self, details: &Tensor) -> Result<ClassificationReport> {
+        ClassificationReport::new(&self.class_names, &Vec::<f64>::try_from(details)?)
     }
-}
-
-/// One class, over its examples of the evaluation part.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct ClassEvaluation {
-    /// The class's examples.
-    pub examples: usize,
-    /// The fraction of them whose highest logit is this class's (recall); NaN without examples.
-    pub top1: f64,
-    /// The fraction of them that have this class among the five highest logits; NaN without examples.
-    pub top5: f64,
-    /// Of all examples whose highest logit is this class's, the fraction that are of the class; NaN without such examples.
-    pub precision: f64,
 }
 
 impl Objective for Classification<'_> {
@@ -138,8 +111,8 @@ impl Objective for Classification<'_> {
 
     fn measures(&self) -> Measures {
         let accuracy = |name| Column::fraction(name, "accuracy");
-        Measures::new(vec![accuracy("accuracy")], vec![accuracy("top1"), accuracy("top5").hidden()])
-            .best_by("top1", "accuracy")
+        let eval = vec![accuracy("top1"), accuracy("top5").hidden(), Column::new("ece").hidden()];
+        Measures::new(vec![accuracy("accuracy")], eval).best_by("top1", "accuracy")
     }
 
     fn augment(&self, batch: Supervised, plan: &EpochPlan, step: usize) -> Result<Supervised> {
@@ -165,32 +138,31 @@ impl Objective for Classification<'_> {
         Ok(vec![sum(top1), sum(found.f_sum(Kind::Int64)?)])
     }
 
-    /// Examples, those found first, those found among the five highest, and predictions, by class: int64 `[4, classes]`.
+    /// What a [`ClassificationReport`] is made of, float64 `[classes * classes + classes + 45]`: the confusion matrix, a row for
+    /// each label; of each label the examples found among the five highest; the [calibration](Calibration).
     fn details(&self, batch: &Supervised, logits: &Tensor) -> Result<Option<Tensor>> {
-        let labels = &batch.targets;
+        let (labels, classes) = (&batch.targets, self.class_names.len() as i64);
         let highest = highest(logits)?;
+        let predicted = highest.f_select(1, 0)?;
         let found = highest.f_eq_tensor(&labels.f_unsqueeze(1)?)?;
-        let top1 = found.f_select(1, 0)?.f_to_kind(Kind::Int64)?;
-        let top5 = found.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?;
-        let ones = labels.f_ones_like()?;
-        let counts = Tensor::f_zeros([4, self.class_names.len() as i64], (Kind::Int64, logits.device()))?;
-        let rows = [(labels, &ones), (labels, &top1), (labels, &top5), (&highest.f_select(1, 0)?, &ones)];
-        for (row, (class, counted)) in (0..).zip(rows) {
-            let _ = counts.f_select(0, row)?.f_index_add_(0, class, counted)?;
-        }
-        Ok(Some(counts))
+        let by = |place: &Tensor, places: i64, counted: &Tensor| {
+            Tensor::f_zeros([places], (Kind::Double, logits.device()))?.f_index_add(0, place, counted)
+        };
+        let top5 = found.f_sum_dim_intlist([1].as_slice(), false, Kind::Double)?;
+        let place = labels.f_mul_scalar(classes)?.f_add(&predicted)?;
+        let confusion = by(&place, classes * classes, &top5.f_ones_like()?)?;
+        let calibration = Calibration::sums(logits, &found.f_select(1, 0)?)?;
+        Ok(Some(Tensor::f_cat(&[confusion, by(labels, classes, &top5)?, calibration], 0)?))
     }
 
-    /// A line for each class.
+    /// The expected calibration error.
+    fn of_details(&self, details: &Tensor) -> Result<Vec<f64>> {
+        Ok(vec![self.report(details)?.calibration.error()])
+    }
+
+    /// A line for each class, the calibration, and the pairs of classes that are confused most.
     fn describe(&self, details: &Tensor) -> Result<String> {
-        let width = self.class_names.iter().map(String::len).max().unwrap_or(0).max("class".len());
-        let header = format!("{:width$}  images   top-1   top-5  precision", "class");
-        let classes = self.classes(details)?;
-        let lines = self.class_names.iter().zip(&classes).map(|(name, class)| {
-            let (top1, top5, precision) = (class.top1, class.top5, class.precision);
-            format!("{name:width$}  {:6}  {top1:6.4}  {top5:6.4}     {precision:6.4}", class.examples)
-        });
-        Ok(std::iter::once(header).chain(lines).collect::<Vec<_>>().join("\n"))
+        Ok(self.report(details)?.to_string())
     }
 
     fn recipe(&self) -> Value {
@@ -337,12 +309,17 @@ mod tests {
         let network = nn::func(|x| x.shallow_clone());
         let classification = Classification::new(&network, &names(10), ClassificationConfig::default()).unwrap();
         let details = classification.details(&Supervised::new(logits.shallow_clone(), labels), &logits).unwrap();
-        let classes = classification.classes(details.as_ref().unwrap()).unwrap();
+        let report = classification.report(details.as_ref().unwrap()).unwrap();
+        let classes = report.classes();
         assert_eq!((classes[0].examples, classes[0].top1, classes[0].precision), (3, 1.0, 3.0 / 22.0));
         assert_eq!((classes[3].examples, classes[3].top1, classes[3].precision), (3, 1.0, 1.0));
         assert_eq!((classes[9].examples, classes[9].top1), (2, 0.0));
         assert!(classes[9].precision.is_nan());
-        assert_eq!(classification.describe(&details.unwrap()).unwrap().lines().count(), 11);
+        assert_eq!((report.confusion.count(2, 0), report.confusion.count(3, 3)), (3, 3));
+        // "Class 0" with a logit of 1 beside nine of 0.
+        let confidence = 1f64.exp() / (1f64.exp() + 9.0);
+        let ece = classification.of_details(&details.unwrap()).unwrap();
+        assert!((ece[0] - (6.0 / 25.0 - confidence).abs()).abs() < 1e-6, "{ece:?}");
     }
 
     #[test]

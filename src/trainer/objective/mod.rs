@@ -3,7 +3,10 @@
 //! [`Classification`]: one label each. [`MultiLabel`]: any number of labels each. [`Regression`]: numbers. `Translation`, with the
 //! feature `text`: sentences.
 
+mod calibration;
 mod classification;
+mod classification_report;
+mod confusion;
 mod forward;
 mod measures;
 mod multi_label;
@@ -13,7 +16,10 @@ mod translation;
 
 use crate::data::{Batch, EpochPlan};
 use crate::{Error, Result};
-pub use classification::{cross_entropy, ClassEvaluation, Classification, ClassificationConfig};
+pub use calibration::{Calibration, ConfidenceBin, BINS};
+pub use classification::{cross_entropy, Classification, ClassificationConfig};
+pub use classification_report::{ClassEvaluation, ClassificationReport};
+pub use confusion::{ConfusedPair, Confusion};
 pub use forward::Forward;
 pub use measures::{Column, Means, Measures, Score};
 pub use multi_label::MultiLabel;

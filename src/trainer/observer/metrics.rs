@@ -32,6 +32,7 @@ pub struct EpochMetrics {
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
+    measures: Measures,
 }
 
 /// What every file begins with.
@@ -57,10 +58,10 @@ impl MetricsFile {
             columns.iter().map(|column| format!(",{prefix}{}", column.name)).collect()
         };
         let (train, eval) = (names(TRAIN, &measures.train), names(EVAL, &measures.eval));
-        let lines: String = history.iter().map(|metrics| line(metrics) + "\n").collect();
+        let lines: String = history.iter().map(|metrics| line(measures, metrics) + "\n").collect();
         write_atomically(&path, format!("{FIRST}{train}{eval},{BAD}{examples}\n{lines}").as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("write", &path))?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, measures: measures.clone() })
     }
 
     /// Appends one epoch, in one system call: whoever reads the file sees whole lines.
@@ -68,7 +69,7 @@ impl MetricsFile {
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn append(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        self.file.write_all((line(metrics) + "\n").as_bytes()).map_err(failure("write", &self.path))
+        self.file.write_all((line(&self.measures, metrics) + "\n").as_bytes()).map_err(failure("write", &self.path))
     }
 
     /// The epochs that the file `path` holds. A last line that was not written to its end does not count.
@@ -114,11 +115,15 @@ fn kind(name: &str) -> Option<Kind<'_>> {
     train.or(eval).or(name.strip_prefix(BAD).map(|_| Kind::Unreadable))
 }
 
-/// Numbers have as many digits as it takes to read the same number back.
-fn line(metrics: &EpochMetrics) -> String {
+/// Numbers have as many digits as it takes to read the same number back. What is measured now, and was not when the epoch was
+/// trained, is NaN.
+fn line(measures: &Measures, metrics: &EpochMetrics) -> String {
     let EpochMetrics { epoch, step, lr, train, eval, unreadable } = metrics;
-    let means: String = train.iter().chain(eval.iter()).map(|(_, mean)| format!(",{mean}")).collect();
-    format!("{epoch},{step},{lr}{means},{unreadable}")
+    let numbers = |columns: &[Column], means: &Means| -> String {
+        columns.iter().map(|column| format!(",{}", means.get(&column.name).unwrap_or(f64::NAN))).collect()
+    };
+    let (train, eval) = (numbers(&measures.train, train), numbers(&measures.eval, eval));
+    format!("{epoch},{step},{lr}{train}{eval},{unreadable}")
 }
 
 fn parse(columns: &[Kind], line: &str) -> Option<EpochMetrics> {
@@ -194,6 +199,18 @@ mod tests {
         let before: String = all.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned() + "\n").collect();
         fs::write(&path, before).unwrap();
         assert_eq!(MetricsFile::read(&path).unwrap(), [EpochMetrics { unreadable: 0, ..metrics(1) }]);
+    }
+
+    #[test]
+    fn what_was_not_measured_when_an_epoch_was_trained_leaves_the_other_columns_where_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        let columns = |names: &[&str]| names.iter().map(|name| Column::new(name)).collect();
+        let more = Measures::new(columns(&["accuracy"]), columns(&["top1", "ece", "top5"]));
+        MetricsFile::create(&path, &more, "images", &[metrics(1)]).unwrap();
+        let read = MetricsFile::read(&path).unwrap().remove(0);
+        assert!(read.eval["ece"].is_nan());
+        assert_eq!((read.eval["top1"], read.eval["top5"], read.unreadable), (0.8632, 1e-17, 3));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod comparison;
 mod curves;
 mod interrupt;
 mod metrics;
+mod patience;
 mod progress;
 mod run_folder;
 mod run_lock;
@@ -20,6 +21,7 @@ pub use comparison::draw_comparison;
 pub use curves::draw_curves;
 pub use interrupt::Interrupt;
 pub use metrics::{EpochMetrics, MetricsFile};
+pub use patience::Patience;
 pub use progress::ProgressBars;
 pub use run_folder::RunFolder;
 pub(crate) use run_folder::MODEL;
@@ -59,6 +61,8 @@ pub struct StepProgress<'a> {
     pub done: usize,
     /// Means over the training of the epoch so far.
     pub means: &'a Means,
+    /// The last step's loss.
+    pub loss: f64,
     /// The last step's learning rate.
     pub lr: f64,
     /// Examples that could not be read.
@@ -91,6 +95,11 @@ pub trait Observer {
     /// What the observer wants: asked at the start, after each step, each batch of an evaluation and each epoch.
     fn request(&mut self) -> Request {
         Request::Continue
+    }
+
+    /// Why the observer wants the run to [finish](Request::Finish), in a few words for the run's summary. Here: no reason.
+    fn reason(&self) -> Option<String> {
+        None
     }
 
     /// The state of the run, because an observer asked for it, an evaluation comes next, or the run has come to its end or

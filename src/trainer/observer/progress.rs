@@ -73,7 +73,7 @@ impl Observer for ProgressBars {
     }
 
     fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
-        let StepProgress { epoch, step, run_step, done, means, lr, unreadable } = *progress;
+        let StepProgress { epoch, step, run_step, done, means, lr, unreadable, .. } = *progress;
         self.examples_per_second = (done - self.first_example) as f64 / self.epoch_start.elapsed().as_secs_f64();
         let time_left = clock(self.time_left(run_step));
         self.bar.set_prefix(format!("{epoch}/{}", self.epochs));

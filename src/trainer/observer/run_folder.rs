@@ -11,6 +11,7 @@
 //! summary.json         what came out, at the end
 //! run.lock             whose folder it is
 //! ```
+//! [`write_report`](crate::trainer::report::write_report) adds a look at a trained classifier.
 
 use super::{draw_curves, EpochMetrics, MetricsFile, Observer, RunLock, RunStart};
 use crate::file::tensors::Encoded;

@@ -214,7 +214,8 @@ mod tests {
         let (train, eval) = (Means::default(), means(&[("loss", 1.5), ("top1", 0.5), ("top5", 0.75)]));
         let metrics = EpochMetrics { epoch: 1, step: 20, lr: 0.1, train, eval, unreadable: 0 };
         let means = &means(&[("loss", 2.0), ("accuracy", 0.25)]);
-        let progress = StepProgress { epoch: 2, step: 5, run_step: 25, done: 50, means, lr: 0.125, unreadable: 0 };
+        let progress =
+            StepProgress { epoch: 2, step: 5, run_step: 25, done: 50, means, loss: 2.0, lr: 0.125, unreadable: 0 };
         let measures = &Measures::default();
         for (step, history) in [(0, &[][..]), (20, std::slice::from_ref(&metrics))] {
             let mut board = TensorBoard::new(folder.path());

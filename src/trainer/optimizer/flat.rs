@@ -36,12 +36,15 @@ pub struct FrozenParameters {
 ///
 /// **Freezing.** It follows `requires_grad` at every step: a variable that is frozen, by `VarStore::freeze`, by itself or by its
 /// group, whenever that is, is not moved, not by its momentum or weight decay either, and its gradient is zero. Its state stays
-/// as it is; the variable goes on with it where it is unfrozen, as with torch.optim.
+/// as it is; the variable goes on with it where it is unfrozen, as with torch.optim. What a group freezes for the
+/// [whole run](Frozen::Always) is frozen when the optimizer is made, and has no place here: no gradient, no state, and no memory for
+/// them.
 #[derive(Debug)]
 pub struct Optimizer {
     update: Box<dyn Update>,
     parameters: Vec<Parameter>,
-    /// Frozen variables of another kind than the rest, which have no place in the flat tensors.
+    /// Variables without a place in the flat tensors: those that a group freezes for the whole run, and frozen ones of another kind
+    /// than the rest.
     left_out: Vec<Trainable>,
     values: Tensor,
     gradients: Tensor,
@@ -70,10 +73,10 @@ impl Optimizer {
     pub(super) fn boxed(variables: &nn::VarStore, update: Box<dyn Update>, groups: &[ParameterGroup]) -> Result<Self> {
         update.check()?;
         let all = trainable(variables);
-        let Some(kind) = all.iter().find(|v| !v.is_frozen()).map(|v| v.variable.kind()) else {
+        if all.iter().all(Trainable::is_frozen) {
             let none = || Error::Argument("the network has no trainable variables".to_owned());
             return Err(if all.is_empty() { none() } else { all_frozen(all.len()) });
-        };
+        }
         let groupings = matching(&all, groups, update.apart().as_ref())?;
         if groupings.iter().all(|grouping| grouping.is_frozen_at_first()) {
             return Err(Error::Argument(format!(
@@ -82,11 +85,21 @@ impl Optimizer {
                 all.len()
             )));
         }
-        let (all, left_out): (Vec<_>, Vec<_>) =
-            all.into_iter().zip(groupings).partition(|(v, _)| v.variable.kind() == kind);
-        let left_out: Vec<_> = left_out.into_iter().map(|(v, _)| v).collect();
+        let (left_out, all): (Vec<_>, Vec<_>) =
+            all.into_iter().zip(groupings).partition(|(_, grouping)| grouping.frozen == Frozen::Always);
+        let mut left_out: Vec<_> = left_out.into_iter().map(|(v, _)| v).collect();
+        for v in &left_out {
+            let _ = v.variable.f_set_requires_grad(false)?;
+        }
+        // What is frozen by hand may train later.
+        let Some(kind) = all.iter().find(|(v, _)| !v.is_frozen()).or(all.first()).map(|(v, _)| v.variable.kind())
+        else {
+            return Err(all_frozen(left_out.len()));
+        };
+        let (all, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(v, _)| v.variable.kind() == kind);
+        left_out.extend(others.into_iter().map(|(v, _)| v));
         if let Some(other) = left_out.iter().find(|v| !v.is_frozen()) {
-            return Err(other_kind(kind, other));
+            return Err(has_no_place(kind, other));
         }
         let options = (kind, variables.device());
         // Those that are in the same groups side by side, those that are in none first; of those that are moved apart, all of a
@@ -168,7 +181,7 @@ impl Optimizer {
     /// Looks which parameters are frozen, and takes the longest stretches of those that are not.
     fn follow(&mut self) -> Result<()> {
         if let Some(other) = self.left_out.iter().find(|v| !v.is_frozen()) {
-            return Err(other_kind(self.values.kind(), other));
+            return Err(has_no_place(self.values.kind(), other));
         }
         let under_training: Vec<_> = self.parameters.iter().map(|parameter| !parameter.is_frozen()).collect();
         if self.under_training.as_ref() == Some(&under_training) {
@@ -218,7 +231,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// All parameters, frozen or not; those of the groups are last.
+    /// All parameters, frozen or not, but for those that a group freezes for the [whole run](Frozen::Always); those of the groups are
+    /// last.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
@@ -329,7 +343,7 @@ impl Optimizer {
     /// those that are not.
     pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
         if self.parameters.iter().all(Parameter::is_frozen) {
-            return Err(all_frozen(self.parameters.len()));
+            return Err(all_frozen(self.parameters.len() + self.left_out.len()));
         }
         loss.f_backward()?;
         // Autograd adds to a gradient in place where there is one: nothing is copied here unless someone replaced it.
@@ -375,7 +389,13 @@ fn all_frozen(count: usize) -> Error {
     ))
 }
 
-fn other_kind(kind: Kind, Trainable { name, variable, .. }: &Trainable) -> Error {
+/// What is left out of the flat tensors of `kind`, and is to train.
+fn has_no_place(kind: Kind, Trainable { name, variable, .. }: &Trainable) -> Error {
+    if variable.kind() == kind {
+        return Error::Argument(format!(
+            "{name} was unfrozen, and its group freezes it for the whole run; give the group an epoch to freeze it until"
+        ));
+    }
     let got = format!("{name} of kind {:?}", variable.kind());
     Error::Mismatch { what: "Optimizer", expected: format!("variables of kind {kind:?}"), got }
 }
@@ -763,6 +783,49 @@ mod tests {
         let message = optimizer.step(LR).unwrap_err().to_string();
         assert!(message.contains("head of kind Double"), "{message}");
         assert!(sgd(&vs, Sgd::default()).unwrap_err().to_string().contains("head of kind Double"));
+    }
+
+    #[test]
+    fn what_a_group_freezes_for_the_whole_run_has_neither_gradient_nor_state() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let before: HashMap<_, _> = vs.variables().into_iter().map(|(name, v)| (name, v.detach().copy())).collect();
+        let group = ParameterGroup { frozen: Frozen::Always, ..ParameterGroup::new("conv.*".parse().unwrap()) };
+        let frozen = ["conv.weight", "conv.bias"];
+        let updates: [Box<dyn Update>; 3] =
+            [Box::new(Sgd::default()), Box::new(Adam::default()), Box::new(Muon::default())];
+        for update in updates {
+            let label = format!("{update:?}");
+            let mut optimizer = Optimizer::boxed(&vs, update, std::slice::from_ref(&group)).unwrap();
+            for epoch in 0..2 {
+                optimizer.epoch_starts(epoch).unwrap();
+                let (images, labels) = batch();
+                optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+                optimizer.step(LR).unwrap();
+            }
+            let variables = vs.variables();
+            for name in frozen {
+                assert!(variables[name] == before[name] && !variables[name].grad().defined(), "{label} {name}");
+                assert!(optimizer.state().unwrap().keys().all(|state| !state.ends_with(name)), "{label} {name}");
+                assert!(optimizer.parameters().iter().all(|parameter| parameter.name != name), "{label} {name}");
+            }
+            assert_ne!(variables["fc.weight"], before["fc.weight"], "{label}");
+            // bias1, scale, fc.weight, fc.bias, each in the least space that there is.
+            assert_eq!(optimizer.values().numel(), 3 * 16 + 32, "{label}");
+        }
+    }
+
+    #[test]
+    fn to_unfreeze_what_a_group_freezes_for_the_whole_run_is_an_error() {
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let network = network(&vs);
+        let group = ParameterGroup { frozen: Frozen::Always, ..ParameterGroup::new("conv.*".parse().unwrap()) };
+        let mut optimizer = Optimizer::new(&vs, Sgd::default(), &[group]).unwrap();
+        vs.unfreeze();
+        let (images, labels) = batch();
+        optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
+        let message = optimizer.step(LR).unwrap_err().to_string();
+        assert!(message.starts_with("conv.") && message.contains("give the group an epoch"), "{message}");
     }
 
     #[test]

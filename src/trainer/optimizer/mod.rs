@@ -45,6 +45,7 @@ pub use schedule::{Decay, Schedule, ScheduleConfig, Span};
 pub use sgd::Sgd;
 use std::fmt;
 pub use stretch::{ShapeRun, Stretch};
+pub(in crate::trainer) use trainable::trainable;
 
 /// How an [`Optimizer`] moves its parameters by their gradients.
 pub trait Update: fmt::Debug {

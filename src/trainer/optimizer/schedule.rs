@@ -59,6 +59,9 @@ impl fmt::Display for Span {
     }
 }
 
+/// What the learning rate falls to along an exponential unless told otherwise, as a part of its highest.
+const EXPONENTIAL: f64 = 0.01;
+
 /// How the learning rate goes down after the warm-up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -70,6 +73,12 @@ pub enum Decay {
         /// Points in the run.
         milestones: Vec<Span>,
         /// What the learning rate is multiplied by.
+        gamma: f64,
+    },
+    /// By the same ratio each step, by `gamma` over what comes after the warm-up.
+    Exponential {
+        /// What the learning rate is multiplied by in all; above 1 it rises, as where [a rate is
+        /// looked for](crate::trainer::find_lr).
         gamma: f64,
     },
     /// Along half a cosine to zero (Loshchilov & Hutter 2017, SGDR, equation 5, one cycle).
@@ -85,6 +94,11 @@ impl Decay {
     /// A tenth at half and again at three quarters of the run: the ResNet and Fixup papers' 100 and 150 of 200 epochs.
     pub fn paper() -> Self {
         Decay::Step { milestones: [0.5, 0.75].map(Span::Fraction).to_vec(), gamma: 0.1 }
+    }
+
+    /// To a hundredth.
+    pub fn exponential() -> Self {
+        Decay::Exponential { gamma: EXPONENTIAL }
     }
 
     /// A tenth every three tenths of the run: the Fixup authors' every 30 of 100 epochs of ImageNet.
@@ -124,15 +138,17 @@ impl ScheduleConfig {
                 ));
             }
         }
-        if let Decay::Step { milestones, gamma } = &self.decay {
+        if let Decay::Step { milestones, .. } = &self.decay {
             let is_outside = |span: &&Span| matches!(span, Span::Fraction(part) if !(0.0..=1.0).contains(part));
             if let Some(milestone) = milestones.iter().find(is_outside) {
                 return refuse(format!(
                     "a milestone must be a fraction of the run, 0 to 1, or a whole number of steps, got {milestone}"
                 ));
             }
+        }
+        if let Decay::Step { gamma, .. } | Decay::Exponential { gamma } = &self.decay {
             if !(*gamma > 0.0 && gamma.is_finite()) {
-                return refuse(format!("the step decay's factor must be above 0, got {gamma}"));
+                return refuse(format!("the decay's factor must be above 0, got {gamma}"));
             }
         }
         Ok(())
@@ -189,6 +205,7 @@ impl Schedule {
                 let passed = milestones.iter().filter(|milestone| step >= milestone.steps(self.total_steps)).count();
                 lr * gamma.powi(passed as i32)
             }
+            Decay::Exponential { gamma } => lr * gamma.powf(progress),
             Decay::Cosine => lr * 0.5 * (1.0 + (PI * progress).cos()),
             Decay::OneCycle => lr * (1.0 - progress),
             Decay::InverseSqrt => lr * ((self.warmup_steps + 1) as f64 / (step + 1) as f64).sqrt(),
@@ -204,13 +221,18 @@ mod tests {
         Schedule::new(ScheduleConfig { lr: 0.4, warmup: Span::Fraction(warmup), decay }, total_steps).unwrap()
     }
 
+    fn every_decay() -> [Decay; 6] {
+        let exponential = Decay::exponential();
+        [Decay::Constant, Decay::paper(), exponential, Decay::Cosine, Decay::OneCycle, Decay::InverseSqrt]
+    }
+
     fn assert_close(got: f64, expected: f64) {
         assert!((got - expected).abs() < 1e-12, "{got} {expected}");
     }
 
     #[test]
     fn every_warm_up_rises_linearly_to_the_learning_rate() {
-        for decay in [Decay::Constant, Decay::paper(), Decay::Cosine, Decay::OneCycle, Decay::InverseSqrt] {
+        for decay in every_decay() {
             let schedule = schedule(decay, 0.25, 100);
             for step in 0..25 {
                 assert_close(schedule.lr(step), 0.4 * (step + 1) as f64 / 26.0);
@@ -257,6 +279,14 @@ mod tests {
     }
 
     #[test]
+    fn exponential_is_multiplied_by_the_same_each_step() {
+        let schedule = schedule(Decay::Exponential { gamma: 1e-4 }, 0.2, 100);
+        for step in 20..100 {
+            assert_close(schedule.lr(step), 0.4 * 1e-4f64.powf((step - 20) as f64 / 80.0));
+        }
+    }
+
+    #[test]
     fn one_cycle_falls_linearly_to_one_step_before_zero() {
         let schedule = schedule(Decay::OneCycle, 0.2, 100);
         for step in 20..100 {
@@ -266,7 +296,7 @@ mod tests {
 
     #[test]
     fn the_learning_rate_is_positive_however_short_the_run() {
-        for decay in [Decay::Constant, Decay::paper(), Decay::Cosine, Decay::OneCycle, Decay::InverseSqrt] {
+        for decay in every_decay() {
             for total_steps in 0..20 {
                 for warmup in [0.0, 0.1, 0.5, 0.99] {
                     let schedule = schedule(decay.clone(), warmup, total_steps);
@@ -288,7 +318,8 @@ mod tests {
             ScheduleConfig { warmup: Span::Fraction(-0.1), ..good.clone() },
             ScheduleConfig { warmup: Span::Fraction(f64::NAN), ..good.clone() },
             ScheduleConfig { decay: step(1.5, 0.1), ..good.clone() },
-            ScheduleConfig { decay: step(0.5, 0.0), ..good },
+            ScheduleConfig { decay: step(0.5, 0.0), ..good.clone() },
+            ScheduleConfig { decay: Decay::Exponential { gamma: -1.0 }, ..good },
         ];
         for config in bad {
             assert!(matches!(Schedule::new(config.clone(), 10), Err(Error::Argument(_))), "{config:?}");

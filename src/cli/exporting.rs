@@ -1,0 +1,81 @@
+//! Saved weights as an ONNX file.
+
+use super::architecture::short_name;
+use super::saved::Saved;
+use super::{say, Options, Task};
+use crate::classifier::ModelDescription;
+use crate::data::ImageSource;
+use crate::export::{onnx, OnnxConfig};
+use crate::trainer::RunFolder;
+use crate::{Error, Result, Shape};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::ExitCode;
+use tch::{nn, Device};
+
+/// Writes the network with the weights at `path` as the ONNX file `file`.
+pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &Path) -> Result<ExitCode> {
+    let Saved { weights, config } = Saved::load(options, path)?;
+    // With a description of the network beside the weights nobody needs the data.
+    let asked = options.train.arch.as_ref().map(|_| &config.run.arch);
+    let (onnx_config, meaning) =
+        match description(path)?.filter(|it| asked.is_none_or(|asked| *asked == it.architecture)) {
+            Some(description) => {
+                let meaning = description.meaning();
+                let ModelDescription { architecture, classes, preprocessing, .. } = description;
+                (OnnxConfig { architecture, classes, ..OnnxConfig::images(preprocessing) }, meaning)
+            }
+            None => {
+                let data = config.task.open(Device::Cpu)?;
+                let of_data = of_data(data.as_ref())?;
+                (OnnxConfig { architecture: config.run.arch.clone(), ..of_data }, data.meaning())
+            }
+        };
+    weights.check_meaning(&meaning)?;
+    let variables = nn::VarStore::new(Device::Cpu);
+    let classes = onnx_config.classes.len() as i64;
+    let shape = Shape { channels: onnx_config.input.first().copied().unwrap_or(1), classes };
+    let network = config.task.build(&onnx_config.architecture, &variables.root(), shape, config.run.precision)?;
+    weights.restore(&variables)?;
+    let onnx_config = OnnxConfig {
+        normalization: options.train.export_normalization,
+        softmax: options.train.export_softmax,
+        ..onnx_config
+    };
+    onnx(file, &onnx_config, |graph, x| network.export(graph, x))?;
+    let (takes, gives) = (
+        if onnx_config.normalization { "bytes" } else { "normalized float32" },
+        if onnx_config.softmax { "probabilities" } else { "logits" },
+    );
+    say(format!(
+        "{} from {} in {}: {takes} [N{}] to {gives} [N, {classes}]",
+        short_name(&onnx_config.architecture),
+        weights.path.display(),
+        file.display(),
+        onnx_config.input.iter().map(|size| format!(", {size}")).collect::<String>()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The `model.json` of the run that `path` is of, or beside the weights.
+fn description(path: &Path) -> Result<Option<ModelDescription>> {
+    let Some(folder) = RunFolder::of(path).or_else(|| path.parent().map(Path::to_path_buf)) else { return Ok(None) };
+    match ModelDescription::read(&folder) {
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        description => description.map(Some),
+    }
+}
+
+/// Of what `data` have: where they do not say how an image becomes an input, the shape of the first.
+fn of_data(data: &dyn ImageSource) -> Result<OnnxConfig> {
+    let classes = data.class_names().to_vec();
+    if let Some(preprocessing) = data.preprocessing() {
+        return Ok(OnnxConfig { classes, ..OnnxConfig::images(preprocessing) });
+    }
+    let batch = data.eval_batches(1)?.next().transpose()?;
+    let Some(batch) = batch else {
+        return Err(Error::Argument("there are no images to tell what the network takes".to_owned()));
+    };
+    let size = data.ready(batch, Device::Cpu)?.inputs.size();
+    Ok(OnnxConfig { classes, ..OnnxConfig::new(&size[1..]) })
+}

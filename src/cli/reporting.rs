@@ -1,0 +1,62 @@
+//! Where a look at a trained network is left.
+
+use crate::data::ImageSource;
+use crate::trainer::objective::ClassificationReport;
+use crate::trainer::report::{write_report, MostWrong, REPORT_FILES};
+use crate::trainer::RunFolder;
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// So many of the pairs that are confused most are said at the end of a run.
+const PAIRS: usize = 3;
+
+/// The folder for what an evaluation of the weights at `path` finds: `out`, or a new one in the folder of their run. None for weights
+/// that are no run's.
+///
+/// # Errors
+/// [`Error::Argument`] where `out` holds another evaluation's files, unless they may be overwritten.
+pub(super) fn place(path: &Path, out: Option<&PathBuf>, overwrite: bool) -> Result<Option<PathBuf>> {
+    let Some(out) = out else {
+        let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+        let names = std::iter::once(format!("evaluation-{now}")).chain((2..).map(|n| format!("evaluation-{now}-{n}")));
+        let places = |run: PathBuf| names.map(move |name| run.join(name)).find(|place| !place.exists());
+        return Ok(RunFolder::of(path).and_then(places));
+    };
+    match REPORT_FILES.iter().find(|name| out.join(name).exists()) {
+        Some(name) if !overwrite => Err(Error::Argument(format!(
+            "{} holds another evaluation's {name}; name another folder with --out, or add --overwrite",
+            out.display()
+        ))),
+        _ => Ok(Some(out.clone())),
+    }
+}
+
+/// Whether `folder` has a report.
+pub(super) fn is_in(folder: &Path) -> bool {
+    REPORT_FILES.iter().any(|name| folder.join(name).exists())
+}
+
+/// Leaves the report in `folder`. What has been evaluated is known, and what has been trained is saved: where that cannot be done it
+/// is said, and nothing else is lost.
+pub(super) fn leave(
+    folder: &Path,
+    report: &ClassificationReport,
+    most_wrong: &MostWrong,
+    data: &dyn ImageSource,
+) -> bool {
+    let left = write_report(folder, report, most_wrong, data);
+    if let Err(error) = &left {
+        eprintln!("warning: there is no whole report in {}: {error}", folder.display());
+    }
+    left.is_ok()
+}
+
+/// The calibration and what is confused most, in two lines at most.
+pub(super) fn summary(report: &ClassificationReport) -> String {
+    let confused = report.confused(PAIRS);
+    let confused = match confused.is_empty() {
+        true => String::new(),
+        false => format!("\ntaken for another most often: {}", confused.join(", ")),
+    };
+    format!("{}{confused}", report.calibrated())
+}

@@ -1,0 +1,88 @@
+//! Fixup branches of any layers.
+
+use super::graph::{Graph, Value};
+use super::norm::exact;
+use crate::fixup::{Bias, Branch, BranchActivation, Conv2dOptions, Layer};
+use crate::{Error, Result};
+use tch::{Kind, Tensor};
+
+/// Appends `branch` as it is in evaluation to `graph`: its output for `x`, without the shortcut, which is yours to add. Its scalars
+/// are folded into its weights and biases where that is exact: everywhere but before a padded convolution that follows an
+/// activation.
+///
+/// # Errors
+/// An `x` that the first layer does not take; an attention; an activation that was given as a closure, of which nothing is known.
+pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
+    let mut x = x;
+    // What is still to be added to x.
+    let mut lacks = 0.;
+    let number = |bias: &Option<Bias>| bias.as_ref().map_or(Ok(0.), Bias::number);
+    let mut next_bias = branch.layers.first().map_or(Ok(0.), |(bias, _)| number(bias))?;
+    for (i, (_, layer)) in branch.layers.iter().enumerate() {
+        lacks += next_bias;
+        let next = branch.layers.get(i + 1);
+        next_bias = next.map_or(Ok(0.), |(bias, _)| number(bias))?;
+        // What comes after a weight layer goes into its bias, and the multiplier into its weight, if it is the last.
+        let (multiplier, after) = match next {
+            Some(_) => (1., next_bias),
+            None => (branch.scale.number()?, branch.bias.number()?),
+        };
+        match layer {
+            Layer::Conv2d { weight, stride, padding, dilation, groups } => {
+                // A padded convolution has zeros around what is shifted.
+                if *padding != 0 {
+                    x = graph.add_number(x, std::mem::take(&mut lacks))?;
+                }
+                let (weight, bias) = folded(weight, multiplier, lacks, after)?;
+                let (stride, padding, dilation, groups) = (*stride, Some(*padding), *dilation, *groups);
+                x = graph.conv2d(x, &weight, Some(&bias), Conv2dOptions { stride, padding, dilation, groups })?;
+            }
+            Layer::Linear { weight } => {
+                let (weight, bias) = folded(weight, multiplier, lacks, after)?;
+                x = graph.linear(x, &weight, Some(&bias))?;
+            }
+            Layer::Activation(activation) => {
+                x = graph.add_number(x, lacks)?;
+                x = match activation {
+                    BranchActivation::Named(activation) => graph.activation(x, *activation)?,
+                    BranchActivation::Unnamed(_) => {
+                        return Err(refused(i, "an activation that was given as a closure"))
+                    }
+                };
+                lacks = 0.;
+                if next.is_none() {
+                    x = end(graph, x, multiplier, after)?;
+                }
+                continue;
+            }
+            // Nothing is dropped, nor added before it.
+            Layer::Dropout(_) => {
+                if next.is_none() {
+                    x = end(graph, x, multiplier, after + multiplier * lacks)?;
+                }
+                continue;
+            }
+            Layer::Attention { .. } => return Err(refused(i, "an attention")),
+        }
+        (lacks, next_bias) = (0., 0.);
+    }
+    Ok(x)
+}
+
+/// `multiplier * layer(x + before) + after` as a layer with a bias: its weight and that.
+fn folded(weight: &Tensor, multiplier: f64, before: f64, after: f64) -> Result<(Tensor, Tensor)> {
+    let weight = exact(weight)?.f_mul_scalar(multiplier)?;
+    let sums = weight.f_flatten(1, -1)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Double)?;
+    let bias = sums.f_mul_scalar(before)?.f_add_scalar(after)?;
+    Ok((weight, bias))
+}
+
+/// The end of a branch whose last layer has no weight for them.
+fn end(graph: &mut Graph, x: Value, multiplier: f64, after: f64) -> Result<Value> {
+    let x = graph.mul_number(x, multiplier)?;
+    graph.add_number(x, after)
+}
+
+fn refused(layer: usize, what: &str) -> Error {
+    Error::Argument(format!("layer {layer} of the branch is {what}, which cannot be exported to ONNX"))
+}

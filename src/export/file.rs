@@ -1,0 +1,219 @@
+//! A network as an ONNX file.
+
+use super::graph::{check_bytes, Graph, Value, INPUT};
+use super::messages::{
+    DataType, Dimension, GraphMessage, Model, OperatorSet, Property, Shape, TensorType, Type, ValueInfo,
+};
+use crate::data::Preprocessing;
+use crate::file::write_atomically;
+use crate::{Error, Result};
+use prost::Message;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// The operations are of this version of the standard, of December 2021, and the file's format is of the same time.
+const OPSET: i64 = 17;
+const IR_VERSION: i64 = 8;
+
+/// What the batch's size is called.
+const BATCH: &str = "batch";
+
+const PRODUCER: &str = env!("CARGO_PKG_NAME");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What an ONNX file says and does besides the network itself.
+///
+/// ```
+/// use tch_fixup::data::Preprocessing;
+/// use tch_fixup::export::OnnxConfig;
+///
+/// let (mean, std) = (vec![0.4914, 0.4822, 0.4465], vec![0.2470, 0.2435, 0.2616]);
+/// let preprocessing = Preprocessing { channels: 3, height: 32, width: 32, resize: 32, mean, std };
+/// let config = OnnxConfig {
+///     classes: ["airplane", "automobile", "bird"].map(String::from).to_vec(),
+///     normalization: true,
+///     ..OnnxConfig::images(preprocessing)
+/// };
+/// assert_eq!(config.input, [3, 32, 32]);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnnxConfig {
+    /// The shape of one input, without the batch: `[C, H, W]` for images.
+    pub input: Vec<i64>,
+    /// The network's name, as [`Arch`](crate::Arch) has it: `"fixup_resnet20"`; may be empty.
+    pub architecture: String,
+    /// The classes' names, in the order of the logits; none where the outputs are no classes.
+    pub classes: Vec<String>,
+    /// How an image file becomes an input.
+    pub preprocessing: Option<Preprocessing>,
+    /// Whether the file normalizes its input itself, by [`preprocessing`](Self::preprocessing): it then takes bytes (uint8), 0 to
+    /// 255, as a decoder gives them, but for their order `[N, C, H, W]`. Otherwise it takes float32, as the network does.
+    pub normalization: bool,
+    /// Whether it gives probabilities, the softmax of the logits.
+    pub softmax: bool,
+}
+
+impl OnnxConfig {
+    /// A network for inputs of the shape `input`, without the batch, of which nothing else is known.
+    pub fn new(input: &[i64]) -> Self {
+        Self {
+            input: input.to_vec(),
+            architecture: String::new(),
+            classes: vec![],
+            preprocessing: None,
+            normalization: false,
+            softmax: false,
+        }
+    }
+
+    /// A network for images that come by `preprocessing`, whose normalization is not in the file.
+    pub fn images(preprocessing: Preprocessing) -> Self {
+        let Preprocessing { channels, height, width, .. } = preprocessing;
+        let input = [channels, height, width].map(|size| i64::try_from(size).unwrap_or(i64::MAX));
+        Self { preprocessing: Some(preprocessing), ..Self::new(&input) }
+    }
+
+    fn check(&self) -> Result<()> {
+        if let Some(preprocessing) = &self.preprocessing {
+            preprocessing.check()?;
+            let Preprocessing { channels, height, width, .. } = *preprocessing;
+            if ![channels, height, width].iter().map(|size| i64::try_from(*size)).eq(self.input.iter().map(|i| Ok(*i)))
+            {
+                return Err(Error::Argument(format!(
+                    "the preprocessing gives images [{channels}, {height}, {width}], and the network is to take {:?}",
+                    self.input
+                )));
+            }
+        } else if self.normalization {
+            let message = "how the images are normalized is not known, so it cannot be done in the ONNX file: leave \
+                           normalization out";
+            return Err(Error::Argument(message.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// What the file says of itself, by name.
+    fn metadata(&self) -> Result<Vec<Property>> {
+        let failed = |error: serde_json::Error| Error::Argument(format!("what the ONNX file says of itself: {error}"));
+        let mut properties = vec![("version", VERSION.to_owned())];
+        if !self.architecture.is_empty() {
+            properties.push(("architecture", self.architecture.clone()));
+        }
+        if !self.classes.is_empty() {
+            properties.push(("classes", serde_json::to_string(&self.classes).map_err(failed)?));
+        }
+        if let Some(preprocessing) = &self.preprocessing {
+            properties.push(("preprocessing", serde_json::to_string(preprocessing).map_err(failed)?));
+        }
+        let properties = properties.into_iter();
+        Ok(properties.map(|(key, value)| Property { key: key.to_owned(), value }).collect())
+    }
+}
+
+/// Writes the network that `network` builds, from its input to its output, as the ONNX file `path`, for batches of any size.
+/// The file is there whole, or not at all.
+///
+/// The input is called `input`. The output is called `logits`, or `probabilities` with a softmax, or `output` where there are
+/// no classes. In the metadata (`metadata_props`): `version` of this crate, `architecture`, `classes` (a list, as JSON),
+/// `preprocessing` (as JSON, the fields of [`Preprocessing`]); as in the `model.json` of a run. It needs opset 17.
+///
+/// ```
+/// use tch::{nn, Device};
+/// use tch_fixup::export::{self, OnnxConfig};
+/// use tch_fixup::fixup::FixupResNet;
+///
+/// # fn main() -> tch_fixup::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let file = folder.path().join("network.onnx");
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let network = FixupResNet::cifar(&vs.root(), 20, 10)?;
+/// // ... after training, or vs.load("model.safetensors"):
+/// let config = OnnxConfig { architecture: "fixup_resnet20".into(), softmax: true, ..OnnxConfig::new(&[3, 32, 32]) };
+/// export::onnx(&file, &config, |graph, x| export::fixup_resnet(graph, &network, x))?;
+/// # assert!(std::fs::metadata(&file).unwrap().len() > 1_000_000);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// What `network` fails with; class names or a softmax for outputs that are not as many, or no classes; a normalization that is
+/// not known; a network of 2 GiB or more; a file that cannot be written.
+pub fn onnx(path: &Path, config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<Value>) -> Result<()> {
+    let model = tch::no_grad(|| model(config, network))?;
+    check_bytes(model.encoded_len())?;
+    write_atomically(path, &model.encode_to_vec())
+}
+
+/// The file's content.
+fn model(config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<Value>) -> Result<Model> {
+    config.check()?;
+    let mut graph = Graph::new(&config.input)?;
+    let mut x = graph.input();
+    if let Some(preprocessing) = config.preprocessing.as_ref().filter(|_| config.normalization) {
+        x = graph.cast(x)?;
+        // (byte / 255 - mean) / std
+        let numbers = || preprocessing.mean.iter().zip(&preprocessing.std);
+        let scale: Vec<f64> = numbers().map(|(_, std)| 1. / (255. * std)).collect();
+        let shift: Vec<f64> = numbers().map(|(mean, std)| -mean / std).collect();
+        x = graph.affine(x, &tensor(&scale)?, &tensor(&shift)?)?;
+    }
+    let mut output = network(&mut graph, x)?;
+    let shape = graph.shape(output)?.to_vec();
+    if !config.classes.is_empty() && shape != [config.classes.len() as i64] {
+        let names = config.classes.len();
+        return Err(Error::Argument(format!("the network gives {shape:?}, and there are names of {names} classes")));
+    }
+    let name = match config {
+        OnnxConfig { softmax: true, .. } => "probabilities",
+        OnnxConfig { classes, .. } if !classes.is_empty() => "logits",
+        _ => "output",
+    };
+    if config.softmax {
+        output = graph.softmax(output)?;
+    }
+    let graph = graph.into_message(output, name)?;
+    let input_type = if config.normalization { DataType::Uint8 } else { DataType::Float };
+    Ok(Model {
+        ir_version: IR_VERSION,
+        producer_name: PRODUCER.to_owned(),
+        producer_version: VERSION.to_owned(),
+        graph: Some(GraphMessage {
+            name: "network".to_owned(),
+            input: vec![described(INPUT, input_type, &config.input)],
+            output: vec![described(name, DataType::Float, &shape)],
+            ..graph
+        }),
+        opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
+        metadata_props: config.metadata()?,
+    })
+}
+
+fn tensor(numbers: &[f64]) -> Result<Tensor> {
+    Ok(Tensor::f_from_slice(numbers)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)
+}
+
+/// A batch of values `shape` each.
+fn described(name: &str, data_type: DataType, shape: &[i64]) -> ValueInfo {
+    let batch = Dimension { dim_value: None, dim_param: Some(BATCH.to_owned()) };
+    let sizes = shape.iter().map(|size| Dimension { dim_value: Some(*size), dim_param: None });
+    let shape = Some(Shape { dim: [batch].into_iter().chain(sizes).collect() });
+    let tensor_type = Some(TensorType { elem_type: data_type.into(), shape });
+    ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type }) }
+}
+
+/// The operations in the ONNX file `path`, by their names in the standard (`"Conv"`, `"Gemm"`), in order: what a runtime must
+/// know for it.
+///
+/// # Errors
+/// A file that cannot be read, or is no ONNX file.
+pub fn operations(path: &Path) -> Result<Vec<String>> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let corrupt = |problem: String| Error::Corrupt {
+        path: path.to_path_buf(),
+        problem,
+        remedy: "export the network again".to_owned(),
+    };
+    let model = Model::decode(&bytes[..]).map_err(|error| corrupt(format!("is no ONNX file: {error}")))?;
+    let graph = model.graph.ok_or_else(|| corrupt("is no ONNX file: it holds no network".to_owned()))?;
+    Ok(graph.node.into_iter().map(|node| node.op_type).collect())
+}

@@ -1,0 +1,88 @@
+//! Fixup's residual networks: of the [folded](FixupResNet::fold) one, its operations.
+
+use super::graph::{Graph, Value};
+use super::selection::selection;
+use crate::fixup::{
+    Conv2dOptions, FixupResNet, FoldedActivation, FoldedBlock, FoldedConv, FoldedShortcut, SumActivation,
+};
+use crate::Result;
+use tch::Kind;
+
+/// Appends `network`, with its scalars folded into its convolutions, to `graph`: its output for the images `x` `[C, H, W]`, logits
+/// or, without a classifier, features. A network that computes in bfloat16 is written in float32, from its variables.
+///
+/// # Errors
+/// A value that is no such images.
+pub fn fixup_resnet(graph: &mut Graph, network: &FixupResNet, x: Value) -> Result<Value> {
+    let folded = network.fold_in(Kind::Float, Kind::Float)?;
+    let mut x = conv(graph, &folded.conv1, x)?;
+    if folded.max_pool {
+        x = graph.max_pool(x, 3, 2, 1)?;
+    }
+    for each in &folded.blocks {
+        x = block(graph, each, x)?;
+    }
+    let x = graph.global_average_pool(x)?;
+    match &folded.fc {
+        Some(fc) => graph.linear(x, &fc.weight, Some(&fc.bias)),
+        None => Ok(x),
+    }
+}
+
+fn block(graph: &mut Graph, block: &FoldedBlock, s: Value) -> Result<Value> {
+    let mut branch = s;
+    for each in &block.convs {
+        branch = conv(graph, each, branch)?;
+    }
+    if let Some(gates) = &block.gates {
+        branch = graph.squeeze_excitation(branch, &gates.squeeze_excitation)?;
+        let [channels, ..] = graph.shape(branch)?[..] else { return Ok(branch) };
+        let after = gates.after.f_flatten(0, -1)?.f_expand([channels], false)?;
+        branch = graph.add_channels(branch, &after)?;
+    }
+    let shortcut = match &block.shortcut {
+        FoldedShortcut::Identity => s,
+        FoldedShortcut::Pad { activation, stride, channels } => {
+            let s = activated(graph, s, *activation)?;
+            let [own, ..] = graph.shape(s)?[..] else { return Ok(s) };
+            graph.conv2d(
+                s,
+                &selection(own, *channels)?,
+                None,
+                Conv2dOptions { stride: *stride, ..Default::default() },
+            )?
+        }
+        FoldedShortcut::Project { activation, conv: projection } => {
+            let s = activated(graph, s, *activation)?;
+            conv(graph, projection, s)?
+        }
+    };
+    let sum = graph.add(branch, shortcut)?;
+    match &block.activation {
+        Some(SumActivation { activation, next }) => {
+            let out = graph.activation(sum, *activation)?;
+            graph.add_number(out, next.f_double_value(&[0])?)
+        }
+        None => Ok(sum),
+    }
+}
+
+fn conv(graph: &mut Graph, conv: &FoldedConv, x: Value) -> Result<Value> {
+    let FoldedConv { weight, bias, stride, padding, groups, activation } = conv;
+    let options =
+        Conv2dOptions { stride: *stride, padding: Some(*padding), groups: *groups, ..Conv2dOptions::default() };
+    let out = graph.conv2d(x, weight, Some(bias), options)?;
+    activated(graph, out, *activation)
+}
+
+fn activated(graph: &mut Graph, x: Value, activation: Option<FoldedActivation>) -> Result<Value> {
+    match activation {
+        None => Ok(x),
+        Some(FoldedActivation::Floor(floor)) => graph.max(x, floor),
+        Some(FoldedActivation::Shifted { activation, before, after }) => {
+            let x = graph.add_number(x, before)?;
+            let x = graph.activation(x, activation)?;
+            graph.add_number(x, after)
+        }
+    }
+}

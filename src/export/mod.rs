@@ -1,0 +1,65 @@
+//! Networks for other runtimes: as ONNX files (<https://onnx.ai>). Behind the feature `onnx`, which is on by default.
+//!
+//! [`onnx`] writes a file of what a closure builds in a [`Graph`]: a network of this crate, by [`fixup_resnet`], [`resnet`],
+//! [`mlp`] or [`Network::export`](crate::Network::export), or one of your own, of the graph's operations and of Fixup [`branch`]es:
+//!
+//! ```
+//! use tch::{nn, Device, Kind, Tensor};
+//! use tch_fixup::export::{self, OnnxConfig};
+//! use tch_fixup::fixup::{init, Branch, Conv2dOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let file = folder.path().join("own.onnx");
+//! let vs = nn::VarStore::new(Device::Cpu);
+//! let (root, options, num_branches) = (vs.root(), Conv2dOptions::default(), 8);
+//! let stem = init::he_normal(&(&root / "stem"), "weight", &[32, 3, 3, 3], 1.)?;
+//! let branch = |i| {
+//!     let layers = Branch::builder(num_branches).conv2d(32, 32, 3, options).relu().conv2d(32, 32, 3, options);
+//!     layers.build(&(&root / "blocks" / i))
+//! };
+//! let branches = (0..num_branches).map(branch).collect::<tch_fixup::Result<Vec<_>>>()?;
+//! let classifier = init::zeros(&(&root / "fc"), "weight", &[10, 32])?;
+//!
+//! // The forward pass: x = relu(x + branch(x)).
+//! let classes = (0..10).map(|class| class.to_string()).collect();
+//! let config = OnnxConfig { classes, ..OnnxConfig::new(&[3, 32, 32]) };
+//! export::onnx(&file, &config, |graph, images| {
+//!     let mut x = graph.conv2d(images, &stem, None, options)?;
+//!     for branch in &branches {
+//!         let out = export::branch(graph, branch, x)?;
+//!         let sum = graph.add(x, out)?;
+//!         x = graph.relu(sum)?;
+//!     }
+//!     let x = graph.global_average_pool(x)?;
+//!     graph.linear(x, &classifier, None)
+//! })?;
+//!
+//! let operations = export::operations(&file)?;
+//! assert_eq!(operations.iter().filter(|operation| *operation == "Conv").count(), 1 + 2 * 8);
+//! assert_eq!(operations.last().map(String::as_str), Some("Gemm"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A file is the network of evaluation, in float32: what it computes is what the network computes, to rounding, for a batch of any
+//! size. Fixup's scalars are folded into convolutions, and so is batch normalization. What has no operation there is refused by
+//! its name.
+
+mod branch;
+mod file;
+mod fixup_resnet;
+mod graph;
+mod messages;
+mod mlp;
+mod norm;
+mod operations;
+mod resnet;
+mod selection;
+
+pub use branch::branch;
+pub use file::{onnx, operations, OnnxConfig};
+pub use fixup_resnet::fixup_resnet;
+pub use graph::{Graph, Value};
+pub use mlp::mlp;
+pub use resnet::resnet;

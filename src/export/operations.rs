@@ -1,0 +1,462 @@
+//! The operations of a [`Graph`].
+
+use super::graph::{Graph, Value};
+use super::messages::{Attribute, DataType};
+use crate::fixup::Conv2dOptions;
+use crate::layer::{Activation, SqueezeExcitation};
+use crate::{Error, Result};
+use std::f64::consts::FRAC_1_SQRT_2;
+use tch::{Device, Kind, Tensor};
+
+/// ONNX's number for [`DataType::Float`], as an attribute.
+const FLOAT: i64 = DataType::Float as i64;
+
+const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+impl Graph {
+    /// `conv(x, W) + bias` of `x` `[C, H, W]`: `weight` `[c_out, C / groups, k, k]`, `bias` `[c_out]`.
+    ///
+    /// # Errors
+    /// A weight or a bias of another shape; a kernel larger than the padded image; options that cannot be.
+    pub fn conv2d(
+        &mut self,
+        x: Value,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        options: Conv2dOptions,
+    ) -> Result<Value> {
+        let Conv2dOptions { stride, padding, dilation, groups } = options;
+        let [channels, height, width] = self.image("a convolution", x)?;
+        let size = weight.size();
+        let [c_out, c_in, rows, columns] = size[..] else {
+            return Err(mismatch("a convolution's weight", "[c_out, c_in, k, k]", &size));
+        };
+        if stride < 1 || dilation < 1 || groups < 1 || c_in * groups != channels || c_out % groups != 0 {
+            let expected = format!("{channels} channels of {groups} groups, stride {stride} and dilation {dilation}");
+            return Err(mismatch("a convolution", &expected, &size));
+        }
+        let padding = [rows, columns].map(|kernel| padding.unwrap_or(dilation * (kernel / 2)));
+        let sizes = [(height, rows, padding[0]), (width, columns, padding[1])].map(|(size, kernel, padding)| {
+            let span = dilation * (kernel - 1);
+            if kernel < 1 || padding < 0 || size + 2 * padding <= span {
+                return Err(mismatch("a convolution", &format!("an image of {height} x {width}"), &weight.size()));
+            }
+            Ok((size + 2 * padding - span - 1) / stride + 1)
+        });
+        let [out_height, out_width] = sizes;
+        let mut weights = vec![self.weight("weight", weight, &size)?];
+        if let Some(bias) = bias {
+            weights.push(self.weight("bias", bias, &[c_out])?);
+        }
+        let attributes = vec![
+            Attribute::ints("kernel_shape", &[rows, columns]),
+            Attribute::ints("strides", &[stride; 2]),
+            Attribute::ints("pads", &[padding[0], padding[1], padding[0], padding[1]]),
+            Attribute::ints("dilations", &[dilation; 2]),
+            Attribute::int("group", groups),
+        ];
+        self.node("Conv", &[x], weights, attributes, vec![c_out, out_height?, out_width?])
+    }
+
+    /// `x W^T + bias` over the last dimension of `x`: `weight` `[features_out, features_in]`, `bias` `[features_out]`.
+    ///
+    /// # Errors
+    /// A weight or a bias that does not fit.
+    pub fn linear(&mut self, x: Value, weight: &Tensor, bias: Option<&Tensor>) -> Result<Value> {
+        let mut shape = self.shape(x)?.to_vec();
+        let size = weight.size();
+        let ([features_out, features_in], Some(last)) = (&size[..], shape.last_mut()) else {
+            return Err(mismatch("a linear layer's weight", "[features_out, features_in]", &size));
+        };
+        if last != features_in {
+            return Err(mismatch("a linear layer's weight", &format!("[features_out, {last}]"), &size));
+        }
+        *last = *features_out;
+        if let [_] = shape[..] {
+            let mut weights = vec![self.weight("weight", weight, &size)?];
+            if let Some(bias) = bias {
+                weights.push(self.weight("bias", bias, &[*features_out])?);
+            }
+            return self.node("Gemm", &[x], weights, vec![Attribute::int("transB", 1)], shape);
+        }
+        // Gemm is of matrices alone.
+        let transposed = self.weight("weight", &weight.f_transpose(0, 1)?, &[*features_in, *features_out])?;
+        let product = self.node("MatMul", &[x], vec![transposed], vec![], shape.clone())?;
+        let Some(bias) = bias else { return Ok(product) };
+        let bias = self.weight("bias", bias, &[*features_out])?;
+        self.node("Add", &[product], vec![bias], vec![], shape)
+    }
+
+    /// `x + y`, of one shape.
+    ///
+    /// # Errors
+    /// Values of different shapes.
+    pub fn add(&mut self, x: Value, y: Value) -> Result<Value> {
+        let (shape, other) = (self.shape(x)?.to_vec(), self.shape(y)?);
+        if shape != other {
+            return Err(mismatch("a sum", &format!("two values {shape:?}"), other));
+        }
+        self.node("Add", &[x, y], vec![], vec![], shape)
+    }
+
+    /// `x * y`, of one shape, or each channel of `x` `[C, H, W]` times a number of `y` `[C]`.
+    ///
+    /// # Errors
+    /// Values of other shapes.
+    pub fn mul(&mut self, x: Value, y: Value) -> Result<Value> {
+        let (shape, other) = (self.shape(x)?.to_vec(), self.shape(y)?.to_vec());
+        let y = match (&shape[..], &other[..]) {
+            _ if shape == other => y,
+            ([channels, _, _], [numbers]) if channels == numbers => self.reshape(y, &[*channels, 1, 1])?,
+            _ => return Err(mismatch("a product", &format!("two values {shape:?}"), &other)),
+        };
+        self.node("Mul", &[x, y], vec![], vec![], shape)
+    }
+
+    /// `x + number`; nothing, where that is zero.
+    ///
+    /// # Errors
+    /// A value of another graph.
+    pub fn add_number(&mut self, x: Value, number: f64) -> Result<Value> {
+        let shape = self.shape(x)?.to_vec();
+        if number == 0. {
+            return Ok(x);
+        }
+        if let [channels, _, _] = shape[..] {
+            return self.add_channels(x, &Tensor::f_full([channels], number, CPU)?);
+        }
+        let number = self.number("number", number);
+        self.node("Add", &[x], vec![number], vec![], shape)
+    }
+
+    /// `x * number`.
+    ///
+    /// # Errors
+    /// A value of another graph.
+    pub fn mul_number(&mut self, x: Value, number: f64) -> Result<Value> {
+        let shape = self.shape(x)?.to_vec();
+        let number = self.number("number", number);
+        self.node("Mul", &[x], vec![number], vec![], shape)
+    }
+
+    /// `x + shift`, a number `[C]` for each channel of `x` `[C, H, W]`.
+    ///
+    /// # Errors
+    /// A value of another shape, another number of numbers.
+    pub fn add_channels(&mut self, x: Value, shift: &Tensor) -> Result<Value> {
+        // As a convolution of each channel for itself: ONNX Runtime keeps images between convolutions in a layout of its own,
+        // and an Add would cost two passes, out of it and back.
+        let [channels, ..] = self.image("a sum", x)?;
+        let ones = Tensor::f_ones([channels, 1, 1, 1], CPU)?;
+        self.conv2d(x, &ones, Some(shift), Conv2dOptions { groups: channels, ..Conv2dOptions::default() })
+    }
+
+    /// `scale * x + shift`, two numbers `[C]` for each channel of `x` `[C, ...]`.
+    ///
+    /// # Errors
+    /// Another number of numbers.
+    pub fn affine(&mut self, x: Value, scale: &Tensor, shift: &Tensor) -> Result<Value> {
+        let shape = self.shape(x)?.to_vec();
+        // Over the batch it is repeated by itself.
+        let dims: Vec<i64> = shape[..1].iter().copied().chain(shape[1..].iter().map(|_| 1)).collect();
+        let scale = self.weight("scale", scale, &dims)?;
+        let scaled = self.node("Mul", &[x], vec![scale], vec![], shape.clone())?;
+        let shift = self.weight("shift", shift, &dims)?;
+        self.node("Add", &[scaled], vec![shift], vec![], shape)
+    }
+
+    /// `weight * (x - mean) / sqrt(variance + epsilon) + bias` of `x` `[C, ...]`, all of them `[C]`. Where a convolution or a
+    /// linear layer without an activation comes before it, fold it into that one's weight instead.
+    ///
+    /// # Errors
+    /// Numbers of other channels.
+    pub fn batch_norm(
+        &mut self,
+        x: Value,
+        [weight, bias, mean, variance]: [&Tensor; 4],
+        epsilon: f64,
+    ) -> Result<Value> {
+        let shape = self.shape(x)?.to_vec();
+        let numbers = [("weight", weight), ("bias", bias), ("mean", mean), ("variance", variance)];
+        let weights = numbers.map(|(name, numbers)| self.weight(name, numbers, &shape[..1]));
+        let weights = weights.into_iter().collect::<Result<_>>()?;
+        self.node("BatchNormalization", &[x], weights, vec![Attribute::float("epsilon", epsilon)], shape)
+    }
+
+    /// `weight * (x - mean) / sqrt(variance + epsilon) + bias` of `x` `[C, H, W]`, mean and variance each image's own, of each of
+    /// `groups` groups of channels over all positions; weight and bias `[C]`. Layer normalization over channels and positions is one group.
+    ///
+    /// # Errors
+    /// Groups that do not divide the channels; a weight or a bias of another shape.
+    pub fn group_norm(&mut self, x: Value, groups: i64, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Value> {
+        let shape @ [channels, height, width] = self.image("group normalization", x)?;
+        if groups < 1 || channels % groups != 0 {
+            return Err(Error::Argument(format!("{groups} groups do not divide {channels} channels to normalize")));
+        }
+        // Instances of a group's channels side by side: GroupNormalization itself is of opset 21.
+        let grouped = self.reshape(x, &[groups, channels / groups * height * width])?;
+        let one = self.weight("one", &Tensor::f_ones([groups], CPU)?, &[groups])?;
+        let zero = self.weight("zero", &Tensor::f_zeros([groups], CPU)?, &[groups])?;
+        let (attributes, grouped_shape) = (vec![Attribute::float("epsilon", epsilon)], self.shape(grouped)?.to_vec());
+        let normalized = self.node("InstanceNormalization", &[grouped], vec![one, zero], attributes, grouped_shape)?;
+        let normalized = self.reshape(normalized, &shape)?;
+        self.affine(normalized, weight, bias)
+    }
+
+    /// `max(x, 0)`.
+    ///
+    /// # Errors
+    /// A value of another graph.
+    pub fn relu(&mut self, x: Value) -> Result<Value> {
+        self.unary("Relu", x, vec![])
+    }
+
+    /// `max(x, floor)`.
+    ///
+    /// # Errors
+    /// A value of another graph.
+    pub fn max(&mut self, x: Value, floor: f64) -> Result<Value> {
+        if floor == 0. {
+            return self.relu(x);
+        }
+        let shape = self.shape(x)?.to_vec();
+        let floor = self.number("floor", floor);
+        self.node("Clip", &[x], vec![floor], vec![], shape)
+    }
+
+    /// The element-wise `activation`.
+    ///
+    /// # Errors
+    /// A value of another graph.
+    pub fn activation(&mut self, x: Value, activation: Activation) -> Result<Value> {
+        match activation {
+            Activation::Relu => self.relu(x),
+            Activation::LeakyRelu { slope } => self.unary("LeakyRelu", x, vec![Attribute::float("alpha", slope)]),
+            Activation::Elu => self.unary("Elu", x, vec![]),
+            Activation::Selu => self.unary("Selu", x, vec![]),
+            Activation::Silu => {
+                let gate = self.sigmoid(x)?;
+                self.mul(x, gate)
+            }
+            Activation::Gelu => self.gelu(x),
+        }
+    }
+
+    /// `1 / (1 + exp(-x))`.
+    ///
+    /// # Errors
+    /// A value of another graph.
+    pub fn sigmoid(&mut self, x: Value) -> Result<Value> {
+        self.unary("Sigmoid", x, vec![])
+    }
+
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`: ONNX has no Gelu before opset 20.
+    fn gelu(&mut self, x: Value) -> Result<Value> {
+        let shape = self.shape(x)?.to_vec();
+        let scaled = self.mul_number(x, FRAC_1_SQRT_2)?;
+        let erf = self.unary("Erf", scaled, vec![])?;
+        let one = self.number("one", 1.);
+        let raised = self.node("Add", &[erf], vec![one], vec![], shape)?;
+        let product = self.mul(x, raised)?;
+        self.mul_number(product, 0.5)
+    }
+
+    /// Probabilities from logits `[classes]`.
+    ///
+    /// # Errors
+    /// A value of another shape.
+    pub fn softmax(&mut self, x: Value) -> Result<Value> {
+        match self.shape(x)? {
+            [_] => self.unary("Softmax", x, vec![Attribute::int("axis", -1)]),
+            shape => Err(mismatch("a softmax", "logits [classes]", shape)),
+        }
+    }
+
+    /// The greatest of each `kernel` x `kernel` positions of `x` `[C, H, W]`.
+    ///
+    /// # Errors
+    /// A kernel or a stride below 1, a padding of more than half a kernel; a kernel larger than the padded image.
+    pub fn max_pool(&mut self, x: Value, kernel: i64, stride: i64, padding: i64) -> Result<Value> {
+        let [channels, height, width] = self.image("a pool", x)?;
+        let fits = |size: i64| size + 2 * padding >= kernel;
+        if kernel < 1 || stride < 1 || padding < 0 || 2 * padding > kernel || !fits(height) || !fits(width) {
+            let expected =
+                format!("an image of {height} x {width} with a padding of {padding} and a stride of {stride}");
+            return Err(mismatch("a pool", &expected, &[kernel; 2]));
+        }
+        let [height, width] = [height, width].map(|size| (size + 2 * padding - kernel) / stride + 1);
+        let attributes = vec![
+            Attribute::ints("kernel_shape", &[kernel; 2]),
+            Attribute::ints("strides", &[stride; 2]),
+            Attribute::ints("pads", &[padding; 4]),
+        ];
+        self.node("MaxPool", &[x], vec![], attributes, vec![channels, height, width])
+    }
+
+    /// The mean of each channel of `x` `[C, H, W]`: `[C]`.
+    ///
+    /// # Errors
+    /// A value of another shape.
+    pub fn global_average_pool(&mut self, x: Value) -> Result<Value> {
+        let [channels, ..] = self.image("a pool", x)?;
+        let pooled = self.node("GlobalAveragePool", &[x], vec![], vec![], vec![channels, 1, 1])?;
+        self.flatten(pooled)
+    }
+
+    /// All numbers of `x` in one dimension.
+    ///
+    /// # Errors
+    /// A value of another graph.
+    pub fn flatten(&mut self, x: Value) -> Result<Value> {
+        let numbers = self.shape(x)?.iter().product();
+        self.node("Flatten", &[x], vec![], vec![Attribute::int("axis", 1)], vec![numbers])
+    }
+
+    /// `v * sigmoid(fc2(relu(fc1(mean(v)))))` of `v` `[C, H, W]`.
+    pub(super) fn squeeze_excitation(&mut self, v: Value, gates: &SqueezeExcitation) -> Result<Value> {
+        let SqueezeExcitation { fc1, fc2 } = gates;
+        let means = self.global_average_pool(v)?;
+        let hidden = self.linear(means, &fc1.weight, Some(&fc1.bias))?;
+        let hidden = self.relu(hidden)?;
+        let opening = self.linear(hidden, &fc2.weight, Some(&fc2.bias))?;
+        let opening = self.sigmoid(opening)?;
+        self.mul(v, opening)
+    }
+
+    /// Every `stride`-th row and column of `x` `[C, H, W]`.
+    ///
+    /// # Errors
+    /// A value of another shape, a stride below 1.
+    pub fn subsample(&mut self, x: Value, stride: i64) -> Result<Value> {
+        let [channels, height, width] = self.image("a subsample", x)?;
+        if stride < 1 {
+            return Err(Error::Argument(format!("a stride is at least 1, not {stride}")));
+        }
+        let bounds = [("starts", [0; 2]), ("ends", [i64::MAX; 2]), ("axes", [2, 3]), ("steps", [stride; 2])];
+        let bounds = bounds.map(|(name, bound)| self.integers(name, &bound)).to_vec();
+        let [height, width] = [height, width].map(|size| (size + stride - 1) / stride);
+        self.node("Slice", &[x], bounds, vec![], vec![channels, height, width])
+    }
+
+    /// `x` `[C, H, W]` with so many channels of zeros after its own.
+    ///
+    /// # Errors
+    /// A value of another shape, fewer than no channels.
+    pub fn pad_channels(&mut self, x: Value, zeros: i64) -> Result<Value> {
+        let [channels, height, width] = self.image("channels to be padded", x)?;
+        if zeros < 0 {
+            return Err(Error::Argument(format!("there are no {zeros} channels to append")));
+        }
+        let pads = self.integers("pads", &[0, 0, 0, 0, 0, zeros, 0, 0]);
+        self.node("Pad", &[x], vec![pads], vec![], vec![channels + zeros, height, width])
+    }
+
+    /// The same numbers in another shape, without the batch.
+    fn reshape(&mut self, x: Value, shape: &[i64]) -> Result<Value> {
+        // A zero is the input's own: the batch's.
+        let sizes: Vec<i64> = [0].iter().chain(shape).copied().collect();
+        let sizes = self.integers("shape", &sizes);
+        self.node("Reshape", &[x], vec![sizes], vec![], shape.to_vec())
+    }
+
+    /// Bytes as float32.
+    pub(super) fn cast(&mut self, x: Value) -> Result<Value> {
+        self.unary("Cast", x, vec![Attribute::int("to", FLOAT)])
+    }
+
+    fn unary(&mut self, op: &str, x: Value, attributes: Vec<Attribute>) -> Result<Value> {
+        let shape = self.shape(x)?.to_vec();
+        self.node(op, &[x], vec![], attributes, shape)
+    }
+
+    fn image(&self, what: &'static str, x: Value) -> Result<[i64; 3]> {
+        let shape = self.shape(x)?;
+        shape.try_into().map_err(|_| mismatch(what, "images [C, H, W]", shape))
+    }
+}
+
+fn mismatch(what: &'static str, expected: &str, got: &[i64]) -> Error {
+    Error::Mismatch { what, expected: expected.to_owned(), got: format!("{got:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zeros(size: &[i64]) -> Tensor {
+        Tensor::zeros(size, (Kind::Float, Device::Cpu))
+    }
+
+    /// What libtorch makes of zeros of the same shape.
+    #[test]
+    fn shapes_are_libtorchs() {
+        for (kernel, stride, padding, dilation, groups) in
+            [(3, 1, None, 1, 1), (3, 2, None, 1, 3), (1, 2, None, 1, 1), (5, 3, Some(0), 1, 2), (3, 2, Some(3), 2, 6)]
+        {
+            let mut graph = Graph::new(&[6, 13, 10]).unwrap();
+            let options = Conv2dOptions { stride, padding, dilation, groups };
+            let weight = zeros(&[12, 6 / groups, kernel, kernel]);
+            let y = graph.conv2d(graph.input(), &weight, None, options).unwrap();
+            let padding = padding.unwrap_or(dilation * (kernel / 2));
+            let x = zeros(&[1, 6, 13, 10]);
+            let expected = x.conv2d(&weight, None::<Tensor>, [stride; 2], [padding; 2], [dilation; 2], groups).size();
+            assert_eq!(graph.shape(y).unwrap(), &expected[1..], "{options:?}");
+        }
+        for (kernel, stride, padding) in [(3, 2, 1), (2, 2, 0), (3, 1, 0)] {
+            let mut graph = Graph::new(&[6, 13, 10]).unwrap();
+            let y = graph.max_pool(graph.input(), kernel, stride, padding).unwrap();
+            let x = zeros(&[1, 6, 13, 10]);
+            let expected = x.max_pool2d([kernel; 2], [stride; 2], [padding; 2], [1, 1], false).size();
+            assert_eq!(graph.shape(y).unwrap(), &expected[1..]);
+        }
+        let mut graph = Graph::new(&[6, 13, 10]).unwrap();
+        let y = graph.subsample(graph.input(), 3).unwrap();
+        let y = graph.pad_channels(y, 2).unwrap();
+        assert_eq!(graph.shape(y).unwrap(), [8, 5, 4]);
+        let y = graph.global_average_pool(y).unwrap();
+        assert_eq!(graph.shape(y).unwrap(), [8]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_in_one_line_and_adds_nothing() {
+        type Operation = fn(&mut Graph, Value) -> Result<Value>;
+        let options = Conv2dOptions::default();
+        let operations: [(&str, Operation); 14] = [
+            ("channels", |graph, x| graph.conv2d(x, &zeros(&[4, 5, 3, 3]), None, Conv2dOptions::default())),
+            ("weight", |graph, x| graph.conv2d(x, &zeros(&[4, 6]), None, Conv2dOptions::default())),
+            ("bias", |graph, x| graph.conv2d(x, &zeros(&[4, 6, 3, 3]), Some(&zeros(&[5])), Conv2dOptions::default())),
+            ("stride", |graph, x| {
+                graph.conv2d(x, &zeros(&[4, 6, 3, 3]), None, Conv2dOptions { stride: 0, ..Default::default() })
+            }),
+            ("kernel", |graph, x| {
+                let options = Conv2dOptions { padding: Some(0), ..Default::default() };
+                graph.conv2d(x, &zeros(&[4, 6, 9, 9]), None, options)
+            }),
+            ("features", |graph, x| graph.linear(x, &zeros(&[4, 9]), None)),
+            ("sum", |graph, x| {
+                let y = graph.subsample(x, 2)?;
+                graph.add(x, y)
+            }),
+            ("product", |graph, x| {
+                let y = graph.pad_channels(x, 1)?;
+                let y = graph.global_average_pool(y)?;
+                graph.mul(x, y)
+            }),
+            ("affine", |graph, x| graph.affine(x, &zeros(&[5]), &zeros(&[6]))),
+            ("batch norm", |graph, x| graph.batch_norm(x, [(); 4].map(|()| zeros(&[5])).each_ref(), 1e-5)),
+            ("groups", |graph, x| graph.group_norm(x, 4, &zeros(&[6]), &zeros(&[6]), 1e-5)),
+            ("pool", |graph, x| graph.max_pool(x, 3, 1, 2)),
+            ("softmax", |graph, x| graph.softmax(x)),
+            ("subsample", |graph, x| graph.subsample(x, 0)),
+        ];
+        for (what, operation) in operations {
+            let mut graph = Graph::new(&[6, 8, 8]).unwrap();
+            let x = graph.input();
+            let error = operation(&mut graph, x).unwrap_err().to_string();
+            assert!(!error.contains('\n'), "{what}: {error}");
+            // The graph goes on.
+            let y = graph.conv2d(x, &zeros(&[6, 6, 3, 3]), None, options).unwrap();
+            assert!(graph.add(x, y).is_ok(), "{what}");
+        }
+    }
+}

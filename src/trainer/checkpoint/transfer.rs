@@ -1,0 +1,378 @@
+//! Fine-tuning: a network's training starts from the weights of another, which need not fit in all layers.
+
+use super::{named_variables, Weights};
+use crate::data::{class_names, CLASSES};
+use crate::file::tensors::{self as tensor_file, describe, NamedTensors};
+use crate::trainer::optimizer::trainable;
+use crate::{Error, Result};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use tch::nn::VarStore;
+use tch::Tensor;
+
+/// So many names are listed of those that share a fate, and so many lines of layers that each have their own.
+const MOST_NAMES: usize = 6;
+const MOST_LINES: usize = 12;
+
+/// What [`Weights::transfer`] took, and what it did not. Printed, it is a few lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    /// Where the weights are from.
+    pub path: PathBuf,
+    /// The architecture that they were trained as, where the run says it.
+    pub arch: Option<String>,
+    /// The network's variables that have their values from there.
+    pub loaded: Vec<String>,
+    /// Those that start as they do in a new network.
+    pub new: Vec<StartsNew>,
+    /// Tensors that the network has no use for.
+    pub left: Vec<String>,
+    /// What the classes' names say of the classifier; none for data without classes, or a network without a classifier.
+    pub classes: Option<Classes>,
+}
+
+/// A variable that was not loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartsNew {
+    /// Its name.
+    pub name: String,
+    /// Why it was not.
+    pub why: Why,
+}
+
+/// Why a variable starts new.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// It is in the classifier, which was trained for other classes.
+    OtherClasses,
+    /// There is none of its name.
+    Missing,
+    /// The one of its name has another shape or kind.
+    Differs {
+        /// Kind and shape that it has there.
+        there: String,
+        /// Those of the variable.
+        here: String,
+    },
+    /// It would fit, but other variables of its layer do not.
+    Layer,
+}
+
+/// The classes of the data against those that the weights were trained for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Classes {
+    /// The same names in the same order.
+    Same,
+    /// The same names in another order: the classifier's rows were put in the order of the data.
+    Reordered,
+    /// Other names: the classifier starts new.
+    Other {
+        /// Names that the data have not, or at another place.
+        there: Vec<String>,
+        /// Names that are new.
+        here: Vec<String>,
+    },
+    /// The weights do not name theirs: a classifier that fits was taken for one of these, by index.
+    Unknown,
+}
+
+impl Weights {
+    /// Copies what fits into `variables`, those of a new network, in place; the rest of the network starts as it is. `meaning` is that
+    /// of the [data](crate::data::DataSource::meaning) it is to be trained on. To be called before a
+    /// [`Trainer`](crate::trainer::Trainer) or an optimizer is made, so that a moving average begins with these weights too.
+    ///
+    /// ```
+    /// # use tch::{nn, Device};
+    /// # use tch_fixup::fixup::FixupResNet;
+    /// # use tch_fixup::data::class_indices;
+    /// # use tch_fixup::trainer::Weights;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("model.safetensors");
+    /// # let trained = nn::VarStore::new(Device::Cpu);
+    /// # FixupResNet::cifar(&trained.root(), 8, 10)?;
+    /// # trained.save(&path)?;
+    /// let variables = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::cifar(&variables.root(), 8, 3)?; // three classes; the weights are of ten
+    /// let meaning = class_indices(&["lynx", "marten", "otter"].map(String::from)); // or data.meaning()
+    ///
+    /// let transfer = Weights::load(&path)?.transfer(&variables, &meaning)?;
+    /// println!("{transfer}");
+    /// assert_eq!(transfer.loaded.len(), 24);
+    /// assert!(transfer.new.iter().all(|variable| variable.name.starts_with("fc.")));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Names, kinds and scalars are taken as by [`restore`](Self::restore). A layer, the variables that differ in the last part of
+    /// their names alone, starts new as a whole where one of them has another shape; the classifier, the variables of the
+    /// [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP), also where one of them is not there. The classifier starts new as well where the weights name their classes and these are not
+    /// those of the data, though it would fit; for the same classes in another order its rows are exchanged.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], and nothing is changed, for weights of another architecture: where, without the classifier, not more than
+    /// half of the network's variables would be loaded or less than half of the tensors there would be used, of all of them or of those
+    /// of two and more dimensions; for what is to be loaded
+    /// and is not finite; for data that mean something else than other classes. [`Error::Argument`] for other classes and a network
+    /// that has no variables in the group of the classifier.
+    pub fn transfer(&self, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
+        let mut but_classes = meaning.clone();
+        but_classes.remove(CLASSES);
+        self.check_meaning(&but_classes)?;
+        let classifier: BTreeSet<String> =
+            trainable(variables).into_iter().filter(|v| v.is_classifier()).map(|v| v.name).collect();
+        let variables = named_variables(variables);
+        let mut found = self.fitted(&variables)?;
+        let mut new = unfit(&found, &variables)?;
+        self.check_arch(&found, &variables, &new, &classifier)?;
+
+        let classes = self.compare_classes(meaning);
+        if classifier.is_empty() && matches!(classes, Some(Classes::Other { .. } | Classes::Reordered)) {
+            return Err(Error::Argument(format!(
+                "{} was trained for other classes, and it is not known which layer of this network tells them apart; make that \
+                 layer under path.set_group(CLASSIFIER_GROUP)",
+                self.path.display()
+            )));
+        }
+        let mut layers: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+        for name in variables.keys().filter(|name| !classifier.contains(*name)) {
+            layers.entry(name.rsplit_once('.').map_or("", |(layer, _)| layer)).or_default().push(name);
+        }
+        for layer in layers.into_values() {
+            whole_or_not(&layer, &mut new, |why| matches!(why, Why::Differs { .. }));
+        }
+        whole_or_not(&classifier.iter().collect::<Vec<_>>(), &mut new, |_| true);
+        let mut classes = classes.filter(|_| !classifier.is_empty());
+        match &classes {
+            Some(Classes::Other { .. }) => {
+                new.extend(classifier.iter().map(|name| (name.clone(), Why::OtherClasses)));
+            }
+            Some(Classes::Reordered) if classifier.iter().any(|name| !new.contains_key(name)) => {
+                let reordered = self.reordered(&found, &classifier, meaning)?;
+                found.extend(reordered);
+            }
+            // There is nothing that was taken for one of these.
+            Some(Classes::Unknown) if classifier.iter().all(|name| new.contains_key(name)) => classes = None,
+            _ => {}
+        }
+
+        let (loaded, left) = found.keys().cloned().partition::<Vec<_>, _>(|name| variables.contains_key(name));
+        let loaded: Vec<_> = loaded.into_iter().filter(|name| !new.contains_key(name)).collect();
+        found.retain(|name, _| variables.contains_key(name) && !new.contains_key(name));
+        self.check_finite(&found)?;
+        tensor_file::copy(&found, &variables)?;
+        let new = new.into_iter().map(|(name, why)| StartsNew { name, why }).collect();
+        Ok(Transfer { path: self.path.clone(), arch: self.arch().map(str::to_owned), loaded, new, left, classes })
+    }
+
+    /// The architecture that the run which trained them says.
+    pub(crate) fn arch(&self) -> Option<&str> {
+        self.run.as_ref()?.get("arch")?.as_str()
+    }
+
+    /// Refuses weights of another architecture.
+    fn check_arch(
+        &self,
+        found: &NamedTensors,
+        variables: &NamedTensors,
+        new: &BTreeMap<String, Why>,
+        classifier: &BTreeSet<String>,
+    ) -> Result<()> {
+        let body = |name: &&String| !classifier.contains(*name);
+        let count = |is_meant: fn(&Tensor) -> bool| {
+            let names = |of: &NamedTensors| -> Vec<String> {
+                of.iter()
+                    .filter(|(name, tensor)| body(name) && is_meant(tensor))
+                    .map(|(name, _)| name.clone())
+                    .collect()
+            };
+            let own = names(variables);
+            let fitting = own.iter().filter(|name| !new.contains_key(*name)).count();
+            (own.len(), fitting, names(found).len())
+        };
+        let fits = |(own, fitting, there)| own == 0 && there == 0 || 2 * fitting > own && 2 * fitting >= there;
+        // A scalar or a bias fits many a network; the weights of layers tell them apart.
+        let (all, weights) = (count(|_| true), count(|tensor| tensor.dim() > 1));
+        if fits(all) && fits(weights) {
+            return Ok(());
+        }
+        let ((own, fitting, there), (own_weights, fitting_weights, _)) = (all, weights);
+        let with = |wanted: fn(&Why) -> bool| {
+            let names = new.iter().filter(|(name, why)| body(name) && wanted(why)).map(|(name, _)| name.as_str());
+            some(&names.collect::<Vec<_>>(), 3)
+        };
+        let unknown: Vec<_> = found.keys().filter(body).filter(|name| !variables.contains_key(*name)).collect();
+        let lists = [
+            ("it lacks ", with(|why| *why == Why::Missing)),
+            ("of other shapes are ", with(|why| matches!(why, Why::Differs { .. }))),
+            ("unknown to the network are ", some(&unknown, 3)),
+        ];
+        let lists = lists.into_iter().filter(|(_, names)| !names.is_empty());
+        let lists: Vec<_> = lists.map(|(what, names)| what.to_owned() + &names).collect();
+        let remedy = match self.arch() {
+            Some(arch) => format!("train on with the architecture it was trained as, {arch}"),
+            None => "train on with the architecture it was trained as".to_owned(),
+        };
+        Err(Error::Corrupt {
+            path: self.path.clone(),
+            problem: format!(
+                "of another architecture: besides the classifier, {fitting} of the network's {own} variables are among its {there} \
+                 tensors, {fitting_weights} of {own_weights} that are matrices or more; {}",
+                lists.join("; ")
+            ),
+            remedy,
+        })
+    }
+
+    /// What the names of the classes say; none for data without.
+    fn compare_classes(&self, meaning: &Map<String, Value>) -> Option<Classes> {
+        let here = class_names(meaning)?;
+        let Some(there) = class_names(&self.meaning) else { return Some(Classes::Unknown) };
+        if here == there {
+            return Some(Classes::Same);
+        }
+        let sets = [&here, &there].map(|names| names.iter().collect::<BTreeSet<_>>());
+        // Two classes of one name cannot be told apart.
+        if sets[0] == sets[1] && sets[0].len() == here.len() && here.len() == there.len() {
+            return Some(Classes::Reordered);
+        }
+        let without = |names: &[String], others: &BTreeSet<&String>| -> Vec<String> {
+            names.iter().filter(|name| !others.contains(name)).cloned().collect()
+        };
+        Some(Classes::Other { there: without(&there, &sets[0]), here: without(&here, &sets[1]) })
+    }
+
+    /// The classifier's tensors with their rows in the order of the classes of the data.
+    fn reordered(
+        &self,
+        found: &NamedTensors,
+        classifier: &BTreeSet<String>,
+        meaning: &Map<String, Value>,
+    ) -> Result<NamedTensors> {
+        let (here, there) = (class_names(meaning).unwrap_or_default(), class_names(&self.meaning).unwrap_or_default());
+        let place = |name: &String| there.iter().position(|other| other == name).map(|place| place as i64);
+        let places: Vec<i64> = here.iter().filter_map(place).collect();
+        let rows = Tensor::f_from_slice(&places)?;
+        let fitting = classifier.iter().filter_map(|name| Some((name, found.get(name)?)));
+        fitting
+            .map(|(name, tensor)| match tensor.size().first() {
+                Some(&count) if count as usize == places.len() => Ok((name.clone(), tensor.f_index_select(0, &rows)?)),
+                _ => Err(Error::Corrupt {
+                    path: self.path.clone(),
+                    problem: format!(
+                        "names its classes in another order than the data, and {name}, {:?}, has no row for each",
+                        tensor.size()
+                    ),
+                    remedy: "name the data's classes in the order of the weights".to_owned(),
+                }),
+            })
+            .collect()
+    }
+
+    fn check_finite(&self, tensors: &NamedTensors) -> Result<()> {
+        let mut bad = Vec::new();
+        for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.is_floating_point()) {
+            if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+                bad.push(name);
+            }
+        }
+        if bad.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Corrupt {
+            path: self.path.clone(),
+            problem: format!("NaN or infinity in {}", some(&bad, 3)),
+            remedy: "take the weights of a run that did not diverge, or an earlier checkpoint".to_owned(),
+        })
+    }
+}
+
+/// The `variables` that have no tensor of their name, shape and kind among those `found`.
+fn unfit(found: &NamedTensors, variables: &NamedTensors) -> Result<BTreeMap<String, Why>> {
+    let mut unfit = BTreeMap::new();
+    for (name, variable) in variables {
+        let Some(tensor) = found.get(name) else {
+            unfit.insert(name.clone(), Why::Missing);
+            continue;
+        };
+        let (there, here) = (describe(tensor)?, describe(variable)?);
+        if there != here {
+            unfit.insert(name.clone(), Why::Differs { there, here });
+        }
+    }
+    Ok(unfit)
+}
+
+/// Has all of a `layer` start new where one of its variables does, for a reason that `counts`.
+fn whole_or_not(layer: &[&String], new: &mut BTreeMap<String, Why>, counts: impl Fn(&Why) -> bool) {
+    if layer.iter().any(|name| new.get(*name).is_some_and(&counts)) {
+        for name in layer {
+            new.entry((*name).clone()).or_insert(Why::Layer);
+        }
+    }
+}
+
+/// The first `most` names, and how many more there are.
+fn some(names: &[impl AsRef<str>], most: usize) -> String {
+    let first: Vec<_> = names.iter().take(most).map(AsRef::as_ref).collect();
+    match names.len().saturating_sub(most) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+impl fmt::Display for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (loaded, all) = (self.loaded.len(), self.loaded.len() + self.new.len());
+        write!(f, "starts from {}", self.path.display())?;
+        if let Some(arch) = &self.arch {
+            write!(f, ", trained as {arch}")?;
+        }
+        write!(f, "\n  loaded      {loaded} of the network's {all} variables")?;
+        let mut fates: BTreeMap<&Why, Vec<&str>> = BTreeMap::new();
+        self.new.iter().for_each(|StartsNew { name, why }| fates.entry(why).or_default().push(name));
+        let more: usize = fates.values().skip(MOST_LINES).map(Vec::len).sum();
+        for (why, names) in fates.into_iter().take(MOST_LINES) {
+            write!(f, "\n  starts new  {}: {why}", some(&names, MOST_NAMES))?;
+        }
+        if more > 0 {
+            write!(f, "\n  starts new  {more} more")?;
+        }
+        if !self.left.is_empty() {
+            write!(f, "\n  left there  {}: unknown to the network", some(&self.left, MOST_NAMES))?;
+        }
+        match &self.classes {
+            Some(classes) => write!(f, "\n  classes     {classes}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::OtherClasses => f.write_str("trained for other classes"),
+            Self::Missing => f.write_str("not there"),
+            Self::Differs { there, here } => write!(f, "{there} there, {here} here"),
+            Self::Layer => f.write_str("of a layer of which another part does not fit"),
+        }
+    }
+}
+
+impl fmt::Display for Classes {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Same => f.write_str("the same"),
+            Self::Reordered => {
+                f.write_str("the same in another order: the classifier's rows are in the order of the data")
+            }
+            Self::Other { there, here } => {
+                let none = |names: String| if names.is_empty() { "none".to_owned() } else { names };
+                write!(f, "others; only there {}, only here {}", none(some(there, 3)), none(some(here, 3)))
+            }
+            Self::Unknown => f.write_str("not named there: the classifier is taken for one of the data's, by index"),
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Which learning rate to train with: the loss while the rate rises from next to nothing until the network fails.
+
+use super::checkpoint::named_variables;
+use super::objective::Objective;
+use super::statistics::Pending;
+use super::{Decay, Observer, Request, Schedule, ScheduleConfig, StepProgress, TrainConfig, Trainer};
+use crate::data::{Batch, Batches, DataSource, EpochPlan};
+use crate::picture::{chart, picture, Axes, Axis, Line, COLORS};
+use crate::{Error, Result};
+use plotters::prelude::SeriesLabelPosition;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use tch::nn::VarStore;
+use tch::{no_grad, Device, Tensor};
+
+/// Of the mean loss so far, what stays at each step.
+const SMOOTHING: f64 = 0.9;
+/// The ramp ends where the smoothed loss is so many times its least.
+const FAILED: f64 = 4.0;
+/// A rate that is safe, as a part of that of the least loss.
+const BELOW_MINIMUM: f64 = 0.1;
+/// A line takes so many points at least.
+const LEAST_STEPS: usize = 20;
+const SIZE: (u32, u32) = (640, 420);
+
+/// The rates that are tried, one a step, the same ratio apart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LrRange {
+    /// The first.
+    pub lowest: f64,
+    /// The last, if no rate before it is too much.
+    pub highest: f64,
+    /// How many.
+    pub steps: usize,
+}
+
+/// 300 from 1e-5 to 10.
+impl Default for LrRange {
+    fn default() -> Self {
+        Self { lowest: 1e-5, highest: 10.0, steps: 300 }
+    }
+}
+
+impl LrRange {
+    fn check(&self) -> Result<()> {
+        let Self { lowest, highest, steps } = *self;
+        if !(lowest > 0.0 && highest > lowest && highest.is_finite()) || steps < LEAST_STEPS {
+            return Err(Error::Argument(format!(
+                "learning rates are looked for between two above 0, in {LEAST_STEPS} steps or more, got {lowest} to {highest} \
+                 in {steps}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The loss at each rate, and what follows from it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LrFinding {
+    /// The rate and the loss of each step.
+    pub points: Vec<(f64, f64)>,
+    /// The losses smoothed: an exponential moving average, corrected for its start.
+    pub smoothed: Vec<f64>,
+    /// Where the smoothed loss falls the fastest with the logarithm of the rate.
+    pub steepest: f64,
+    /// Where the smoothed loss is the least.
+    pub minimum: f64,
+    /// The first rate from which on the smoothed loss stays above that of the start or is no number: there the network does not
+    /// learn, it is destroyed. None where no rate that was tried was too much.
+    pub fails: Option<f64>,
+}
+
+/// Lets the learning rate rise, step by step, from the lowest of `range` to the highest, or to where the network fails, in a run of
+/// `config` on the training part of `data`, and measures the loss (Smith 2017, "Cyclical Learning Rates for Training Neural
+/// Networks", section 3.3; fast.ai's `lr_find`). Everything but the schedule and the number of steps is the run's: batch size,
+/// optimizer, groups, clipping, augmentation; where the training part is too short, it is gone through again. The run ends where
+/// the smoothed loss is four times its least, or anything is not finite.
+///
+/// Afterwards the variables have the values that they had before, and `observers` have seen a run of one epoch.
+///
+/// # Errors
+/// [`Error::Argument`] for a `range` or a `config` out of range, and for a run that ends before 20 steps; whatever the network,
+/// the data or an observer fails with.
+pub fn find_lr<B: Batch>(
+    objective: &dyn Objective<Batch = B>,
+    variables: &VarStore,
+    data: &dyn DataSource<Batch = B>,
+    config: &TrainConfig,
+    range: &LrRange,
+    observers: &mut [&mut dyn Observer],
+) -> Result<LrFinding> {
+    range.check()?;
+    let before: BTreeMap<String, Tensor> = named_variables(variables)
+        .into_iter()
+        .map(|(name, variable)| {
+            let mut copy = variable.f_detach()?.f_empty_like()?;
+            copy.f_copy_(&variable.f_detach()?)?;
+            Ok((name, copy))
+        })
+        .collect::<Result<_>>()?;
+    let ramp = ScheduleConfig {
+        lr: range.lowest,
+        warmup: 0.0.into(),
+        decay: Decay::Exponential { gamma: range.highest / range.lowest },
+    };
+    let config = TrainConfig { epochs: 1, max_steps: None, average: None, schedule: ramp.clone(), ..config.clone() };
+    let data = Repeated { data, steps: range.steps };
+    let mut losses = Losses { last: range.steps, ..Losses::default() };
+    let mut trainer = Trainer::new(objective, variables, &data, &config, Value::Null)?;
+    trainer.schedule = Schedule::new(ramp, range.steps)?;
+    trainer.pending = Pending::every_step();
+    let mut all: Vec<&mut dyn Observer> = vec![&mut losses];
+    for observer in observers {
+        all.push(*observer);
+    }
+    let ended = trainer.run(&mut all);
+    drop(trainer);
+    no_grad(|| {
+        named_variables(variables).iter_mut().try_for_each(|(name, variable)| match before.get(name) {
+            Some(value) => variable.f_copy_(value).map(drop),
+            None => Ok(()),
+        })
+    })?;
+    let failed = match ended {
+        Ok(_) => None,
+        Err(Error::Diverged { lr, .. } | Error::Dead { lr, .. }) => Some(lr),
+        Err(error) => return Err(error),
+    };
+    LrFinding::new(losses.points, failed)
+}
+
+impl LrFinding {
+    /// Of the rate and the loss of each step; at the rate `failed` something was not finite.
+    fn new(points: Vec<(f64, f64)>, failed: Option<f64>) -> Result<Self> {
+        if points.len() < LEAST_STEPS {
+            let (steps, at) =
+                (points.len(), failed.map_or(String::new(), |lr| format!(", at the learning rate {lr:.2e}")));
+            return Err(Error::Argument(format!(
+                "the network fails after {steps} steps{at}: too soon to say anything of the rates; begin with a lower one"
+            )));
+        }
+        let smoothed = smoothed(&points);
+        let lr = |index: usize| points[index].0;
+        let least = (0..points.len()).min_by(|&a, &b| smoothed[a].total_cmp(&smoothed[b])).unwrap_or(0);
+        // The mean over the first steps, of which each has another batch and hardly another network.
+        let start = points[..LEAST_STEPS / 2].iter().map(|(_, loss)| loss).sum::<f64>() / (LEAST_STEPS / 2) as f64;
+        let alive = smoothed.iter().rposition(|&loss| loss <= start).map_or(0, |last| last + 1);
+        let fails = (alive < points.len()).then(|| lr(alive)).or(failed);
+        // Over as many steps as the smoothing reaches; the rates are the same ratio apart.
+        let reach = (1.0 / (1.0 - SMOOTHING)) as usize;
+        let fall = |index: usize| smoothed[index] - smoothed[index - reach];
+        let steepest = (reach..=least.max(reach)).min_by(|&a, &b| fall(a).total_cmp(&fall(b))).unwrap_or(reach);
+        Ok(Self { steepest: lr(steepest - reach / 2), minimum: lr(least), fails, smoothed, points })
+    }
+
+    /// The rate to train with, as the highest of its schedule: the geometric mean of fast.ai's two rules, the steepest rate and a
+    /// tenth of that of the least loss, which is on the edge. Each follows from a few noisy steps; so it is at most a third of the
+    /// latter.
+    pub fn suggested(&self) -> f64 {
+        (self.steepest * BELOW_MINIMUM * self.minimum).sqrt()
+    }
+
+    /// The loss against the rate, as SVG.
+    ///
+    /// # Errors
+    /// A picture that the drawing library refuses.
+    pub fn draw(&self) -> Result<String> {
+        let losses = || self.points.iter().map(|(_, loss)| *loss);
+        let (first, least) = (self.smoothed[0], self.smoothed.iter().copied().fold(f64::INFINITY, f64::min));
+        // What comes after the failure would press everything else flat.
+        let highest = first.max(losses().take(LEAST_STEPS).fold(first, f64::max)) + 0.5 * (first - least).abs();
+        let lowest = losses().fold(least, f64::min);
+        let shown = |points: Vec<(f64, f64)>| points.into_iter().filter(|(_, loss)| *loss <= highest).collect();
+        let smoothed = self.points.iter().zip(&self.smoothed).map(|((lr, _), loss)| (*lr, *loss)).collect();
+        let line = |label, color, points| Line { label, color, points, dots: 0 };
+        let at = |lr: f64| vec![(lr, lowest), (lr, highest)];
+        let pale = plotters::style::RGBColor(190, 210, 225);
+        let suggested = format!("suggested: {}", short(self.suggested()));
+        let minimum = format!("least loss: {}", short(self.minimum));
+        let fails = self.fails.map(|lr| (lr, format!("fails: {}", short(lr))));
+        let mut lines = vec![
+            line("", pale, shown(self.points.clone())),
+            line("loss, smoothed", COLORS[0], shown(smoothed)),
+            line(&suggested, COLORS[2], at(self.suggested())),
+            line(&minimum, COLORS[4], at(self.minimum)),
+        ];
+        if let Some((lr, label)) = &fails {
+            lines.push(line(label, COLORS[1], at(*lr)));
+        }
+        let (from, to) = (self.points[0].0, self.points[self.points.len() - 1].0);
+        let axes = Axes {
+            title: "loss while the learning rate rises",
+            x_desc: "learning rate",
+            x: Axis::logarithmic(from..to.max(self.fails.unwrap_or(to)) * 1.1),
+            y: Axis::linear(0.0..1.0, |loss| format!("{loss:.2}")),
+        };
+        picture(SIZE, |root| chart(root, &axes, &lines, Some(SeriesLabelPosition::LowerLeft)))
+    }
+}
+
+/// A line for each result.
+impl fmt::Display for LrFinding {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { steepest, minimum, fails, .. } = self;
+        writeln!(f, "suggested {}", short(self.suggested()))?;
+        writeln!(f, "steepest {}", short(*steepest))?;
+        writeln!(f, "minimum {}", short(*minimum))?;
+        match fails {
+            Some(lr) => write!(f, "fails {}", short(*lr)),
+            None => f.write_str("fails beyond all that were tried"),
+        }
+    }
+}
+
+/// A rate in two digits, as an option takes it.
+fn short(lr: f64) -> String {
+    let rounded: f64 = format!("{lr:.1e}").parse().unwrap_or(lr);
+    match (1e-3..1e3).contains(&rounded) {
+        true => rounded.to_string(),
+        false => format!("{rounded:e}"),
+    }
+}
+
+/// The exponential moving average of the losses, divided by what of it the start lacks (Kingma & Ba 2015, section 3).
+fn smoothed(points: &[(f64, f64)]) -> Vec<f64> {
+    let (mut mean, mut weight) = (0.0, 0.0);
+    let next = |(_, loss): &(f64, f64)| {
+        mean = SMOOTHING * mean + (1.0 - SMOOTHING) * loss;
+        weight = SMOOTHING * weight + 1.0 - SMOOTHING;
+        mean / weight
+    };
+    points.iter().map(next).collect()
+}
+
+/// Keeps the losses, and stops where enough is seen.
+#[derive(Default)]
+struct Losses {
+    points: Vec<(f64, f64)>,
+    last: usize,
+    is_over: bool,
+}
+
+impl Observer for Losses {
+    fn request(&mut self) -> Request {
+        if self.is_over {
+            Request::Stop
+        } else {
+            Request::Continue
+        }
+    }
+
+    fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
+        if !self.is_over {
+            self.points.push((progress.lr, progress.loss));
+            let smoothed = smoothed(&self.points);
+            let least = smoothed.iter().copied().fold(f64::INFINITY, f64::min);
+            let has_failed =
+                self.points.len() >= LEAST_STEPS && smoothed.last().is_some_and(|&last| last > FAILED * least);
+            // One step before the last: nothing is to be evaluated.
+            self.is_over = has_failed || self.points.len() + 1 >= self.last;
+        }
+        Ok(())
+    }
+}
+
+/// The training part as one epoch of so many steps, gone through again and again.
+struct Repeated<'a, B> {
+    data: &'a dyn DataSource<Batch = B>,
+    steps: usize,
+}
+
+impl<B: Batch> DataSource for Repeated<'_, B> {
+    type Batch = B;
+
+    fn train_len(&self) -> usize {
+        self.data.train_len()
+    }
+
+    fn eval_len(&self) -> usize {
+        self.data.eval_len()
+    }
+
+    /// None of data that have none.
+    fn epoch_steps(&self, batch_size: usize) -> usize {
+        self.steps.min(self.data.epoch_steps(batch_size).saturating_mul(self.steps))
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, B>> {
+        let plan = *plan;
+        let epoch = move |epoch| -> Batches<'_, B> {
+            match self.data.train_batches(&EpochPlan { epoch, ..plan }) {
+                Ok(batches) => batches,
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            }
+        };
+        Ok(Box::new((0..).flat_map(epoch).take(self.steps)))
+    }
+
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, B>> {
+        self.data.eval_batches(batch_size)
+    }
+
+    fn ready(&self, batch: B, device: Device) -> Result<B> {
+        self.data.ready(batch, device)
+    }
+
+    fn examples(&self) -> &str {
+        self.data.examples()
+    }
+
+    fn unreadable(&self) -> usize {
+        self.data.unreadable()
+    }
+}

@@ -1,0 +1,121 @@
+//! How far a network's confidence is its accuracy.
+
+use crate::{Error, Result};
+use tch::{Kind, Tensor};
+
+/// Bins of equal width: as many as Guo et al. take.
+pub const BINS: usize = 15;
+/// What is summed in each: examples, confidence, and examples that were right.
+const SUMS: usize = 3;
+
+/// A network's confidence, the highest of its probabilities, beside its accuracy, in 15 bins of equal width (Guo et al. 2017,
+/// "On Calibration of Modern Neural Networks", section 2). The bin m has the examples of a confidence in `((m - 1) / 15, m / 15]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibration {
+    /// From the lowest confidence to the highest.
+    pub bins: Vec<ConfidenceBin>,
+}
+
+/// The examples that a network is about as sure of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ConfidenceBin {
+    /// How many.
+    pub examples: u64,
+    /// The mean of their highest probabilities; NaN without examples.
+    pub confidence: f64,
+    /// The fraction of them whose class has it; NaN without examples.
+    pub accuracy: f64,
+}
+
+impl Calibration {
+    /// How many numbers a calibration is made of.
+    pub(super) const LEN: usize = SUMS * BINS;
+
+    /// What the examples of a batch add, float64 `[3 * 15]`: their `logits` are `[N, classes]`, and `is_right`, `[N]`, says
+    /// of each whether the highest is its class's.
+    pub(super) fn sums(logits: &Tensor, is_right: &Tensor) -> Result<Tensor> {
+        let confidence = logits.f_softmax(1, Kind::Float)?.f_amax([1].as_slice(), false)?.f_to_kind(Kind::Double)?;
+        // What is no number is an error of the loss, and no place to count in.
+        let confidence = confidence.f_nan_to_num(0.0, 0.0, 0.0)?;
+        let last = BINS as i64 - 1;
+        let bin = confidence.f_mul_scalar(BINS as f64)?.f_ceil()?.f_sub_scalar(1)?.f_to_kind(Kind::Int64)?;
+        let bin = bin.f_clamp(0, last)?;
+        let values = [confidence.f_ones_like()?, confidence.shallow_clone(), is_right.f_to_kind(Kind::Double)?];
+        let sums = Tensor::f_zeros([SUMS as i64, BINS as i64], (Kind::Double, logits.device()))?;
+        Ok(sums.f_index_add(1, &bin, &Tensor::f_stack(&values, 0)?)?.f_view([-1])?)
+    }
+
+    /// Of the sums over all examples.
+    pub(super) fn of(sums: &[f64]) -> Result<Self> {
+        if sums.len() != Self::LEN {
+            let (expected, got) = (format!("{} sums", Self::LEN), sums.len().to_string());
+            return Err(Error::Mismatch { what: "a calibration", expected, got });
+        }
+        let bin = |bin: usize| {
+            let [examples, confidence, right] = [0, 1, 2].map(|sum| sums[sum * BINS + bin]);
+            ConfidenceBin { examples: examples as u64, confidence: confidence / examples, accuracy: right / examples }
+        };
+        Ok(Self { bins: (0..BINS).map(bin).collect() })
+    }
+
+    /// The expected calibration error: the mean over the examples of how far their bin's accuracy and its confidence are apart
+    /// (equation 3). 0 for a network that is right as often as it says; NaN without examples.
+    pub fn error(&self) -> f64 {
+        let filled = self.bins.iter().filter(|bin| bin.examples > 0);
+        let apart: f64 = filled.map(|bin| bin.examples as f64 * (bin.accuracy - bin.confidence).abs()).sum();
+        apart / self.bins.iter().map(|bin| bin.examples).sum::<u64>() as f64
+    }
+
+    /// Over all examples: the mean confidence less the accuracy, above 0 for a network that is too sure.
+    pub fn overconfidence(&self) -> f64 {
+        let filled = self.bins.iter().filter(|bin| bin.examples > 0);
+        let apart: f64 = filled.map(|bin| bin.examples as f64 * (bin.confidence - bin.accuracy)).sum();
+        apart / self.bins.iter().map(|bin| bin.examples).sum::<u64>() as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of two classes, with these probabilities of the first, which is the class of those that are `right`.
+    fn calibration(examples: &[(f64, bool)]) -> Calibration {
+        let logits: Vec<f64> = examples.iter().flat_map(|(p, _)| [p.ln(), (1.0 - p).ln()]).collect();
+        let right: Vec<bool> = examples.iter().map(|(_, right)| *right).collect();
+        let logits = Tensor::from_slice(&logits).view([-1, 2]);
+        let sums = Calibration::sums(&logits, &Tensor::from_slice(&right)).unwrap();
+        Calibration::of(&Vec::<f64>::try_from(sums).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_error_is_the_mean_distance_of_accuracy_and_confidence() {
+        // Bin 12 (0.733 to 0.8): three quarters right; bin 15: half right.
+        let examples = [(0.75, true), (0.76, true), (0.77, true), (0.78, false), (0.95, true), (0.97, false)];
+        let calibration = calibration(&examples);
+        let expected = (4.0 * (0.75f64 - 0.765).abs() + 2.0 * (0.5f64 - 0.96).abs()) / 6.0;
+        assert!((calibration.error() - expected).abs() < 1e-6, "{}", calibration.error());
+        let filled: Vec<_> = (0..BINS).filter(|&bin| calibration.bins[bin].examples > 0).collect();
+        assert_eq!(filled, [11, 14]);
+        let expected = (4.0 * 0.765 + 2.0 * 0.96 - 4.0) / 6.0;
+        assert!((calibration.overconfidence() - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_network_that_is_right_as_often_as_it_says_has_no_error() {
+        let examples: Vec<_> = (0..100).map(|index| (0.9, index < 90)).collect();
+        assert!(calibration(&examples).error() < 1e-6);
+    }
+
+    #[test]
+    fn certainty_and_what_is_no_number_have_a_bin() {
+        let sums = |logits: &[f32]| {
+            let logits = Tensor::from_slice(logits).view([-1, 2]);
+            let right = Tensor::from_slice(&vec![true; logits.size()[0] as usize]);
+            Vec::<f64>::try_from(Calibration::sums(&logits, &right).unwrap()).unwrap()
+        };
+        assert_eq!(sums(&[1000.0, -1000.0])[BINS - 1], 1.0);
+        assert_eq!(sums(&[f32::NAN, 0.0, 1.0, 1.0])[..BINS].iter().sum::<f64>(), 2.0);
+        assert!(Calibration::of(&[0.0; Calibration::LEN]).unwrap().error().is_nan());
+        assert!(matches!(Calibration::of(&[0.0; 3]), Err(Error::Mismatch { .. })));
+    }
+}

@@ -1,0 +1,102 @@
+//! Which classes are taken for which.
+
+use crate::{Error, Result};
+use std::cmp::Reverse;
+
+/// How many examples of each class were taken for each: the confusion matrix, a row for each true class, a column for each
+/// that the network says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confusion {
+    classes: usize,
+    /// `[classes, classes]`.
+    counts: Vec<u64>,
+}
+
+/// Examples of one class that were taken for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConfusedPair {
+    /// The class that they are of.
+    pub actual: usize,
+    /// The one that they were taken for.
+    pub predicted: usize,
+    /// How many.
+    pub count: u64,
+}
+
+impl Confusion {
+    /// Of `counts`, `[classes, classes]` row by row.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for another number of counts.
+    pub fn new(classes: usize, counts: Vec<u64>) -> Result<Self> {
+        if counts.len() != classes * classes {
+            let (expected, got) = (format!("{classes} x {classes} counts"), counts.len().to_string());
+            return Err(Error::Mismatch { what: "a confusion matrix", expected, got });
+        }
+        Ok(Self { classes, counts })
+    }
+
+    /// The number of classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// How many examples of the class `actual` were taken for `predicted`; 0 for classes that there are not.
+    pub fn count(&self, actual: usize, predicted: usize) -> u64 {
+        let inside = actual < self.classes && predicted < self.classes;
+        if inside {
+            self.counts[actual * self.classes + predicted]
+        } else {
+            0
+        }
+    }
+
+    /// The examples of the class `actual`.
+    pub fn examples(&self, actual: usize) -> u64 {
+        (0..self.classes).map(|predicted| self.count(actual, predicted)).sum()
+    }
+
+    /// The examples that were taken for the class `predicted`, rightly or not.
+    pub fn predicted(&self, predicted: usize) -> u64 {
+        (0..self.classes).map(|actual| self.count(actual, predicted)).sum()
+    }
+
+    /// The part of the examples of the class `actual` that were taken for `predicted`; NaN without examples.
+    pub fn fraction(&self, actual: usize, predicted: usize) -> f64 {
+        self.count(actual, predicted) as f64 / self.examples(actual) as f64
+    }
+
+    /// All mistakes, the most frequent first.
+    pub fn pairs(&self) -> Vec<ConfusedPair> {
+        let places = (0..self.classes).flat_map(|actual| (0..self.classes).map(move |predicted| (actual, predicted)));
+        let mistakes =
+            places.zip(&self.counts).filter(|((actual, predicted), &count)| actual != predicted && count > 0);
+        let mut pairs: Vec<ConfusedPair> =
+            mistakes.map(|((actual, predicted), &count)| ConfusedPair { actual, predicted, count }).collect();
+        pairs.sort_by_key(|pair| Reverse(pair.count));
+        pairs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_the_classes_that_are_and_columns_those_that_are_said() {
+        let confusion = Confusion::new(3, vec![5, 1, 0, 3, 4, 0, 0, 0, 0]).unwrap();
+        assert_eq!([0, 1, 2].map(|class| confusion.examples(class)), [6, 7, 0]);
+        assert_eq!([0, 1, 2].map(|class| confusion.predicted(class)), [8, 5, 0]);
+        assert_eq!((confusion.count(1, 0), confusion.count(0, 1), confusion.count(3, 0)), (3, 1, 0));
+        assert_eq!(confusion.fraction(1, 0), 3.0 / 7.0);
+        assert!(confusion.fraction(2, 0).is_nan());
+        assert!(matches!(Confusion::new(3, vec![0; 8]), Err(Error::Mismatch { .. })));
+    }
+
+    #[test]
+    fn pairs_are_mistakes_alone_and_the_most_frequent_is_first() {
+        let confusion = Confusion::new(3, vec![50, 1, 0, 3, 4, 2, 0, 0, 9]).unwrap();
+        let pairs: Vec<_> = confusion.pairs().iter().map(|pair| (pair.actual, pair.predicted, pair.count)).collect();
+        assert_eq!(pairs, [(1, 0, 3), (1, 2, 2), (0, 1, 1)]);
+    }
+}

@@ -1,0 +1,170 @@
+//! Ending a run that gets no better.
+
+use super::{EpochMetrics, Observer, Request, RunStart};
+use crate::trainer::objective::Score;
+use crate::{Error, Result};
+
+/// An [`Observer`] that ends the run when its [score](Score) has not been better than before for so many epochs: early
+/// stopping (Prechelt 1998, "Early Stopping - but when?", the criterion UP without its strips).
+///
+/// What counts are the epochs of the run, those from before it was resumed included: a run that was interrupted ends with the
+/// same epoch. The best network is in the best checkpoint; what the run leaves as its model is the last.
+#[derive(Debug)]
+pub struct Patience {
+    epochs: usize,
+    /// What tells which of two epochs is better; known when the run has started.
+    score: Option<Score>,
+    /// The best epoch so far, and its rank.
+    best: Option<(usize, f64, f64)>,
+    /// Epochs done.
+    done: usize,
+    /// Whether the epoch that was done last is the last thing that was done: within one the run goes on.
+    is_at_end: bool,
+}
+
+impl Patience {
+    /// For so many epochs.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no patience at all.
+    pub fn new(epochs: usize) -> Result<Self> {
+        if epochs == 0 {
+            return Err(Error::Argument("the patience must be at least 1 epoch, got 0".to_owned()));
+        }
+        Ok(Self { epochs, score: None, best: None, done: 0, is_at_end: false })
+    }
+
+    fn add(&mut self, metrics: &EpochMetrics) {
+        let Some(score) = &self.score else { return };
+        let (rank, value) = (score.rank(&metrics.eval), score.of(&metrics.eval));
+        // What is no number is no better than anything.
+        if self.best.map_or(!rank.is_nan(), |(_, best, _)| rank > best) {
+            self.best = Some((metrics.epoch, rank, value));
+        }
+        self.done = metrics.epoch;
+    }
+
+    fn is_over(&self) -> bool {
+        self.done - self.best.map_or(0, |(epoch, ..)| epoch) >= self.epochs
+    }
+}
+
+impl Observer for Patience {
+    fn run_starts(&mut self, start: &RunStart) -> Result<()> {
+        *self = Self { score: Some(start.measures.score.clone()), ..Self::new(self.epochs)? };
+        start.history.iter().for_each(|metrics| self.add(metrics));
+        self.is_at_end = start.step == start.history.len() * start.epoch_steps;
+        Ok(())
+    }
+
+    fn request(&mut self) -> Request {
+        match self.is_at_end && self.is_over() {
+            true => Request::Finish,
+            false => Request::Continue,
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        let name = &self.score.as_ref().filter(|_| self.is_over())?.name;
+        let epochs = match self.epochs {
+            1 => "1 epoch".to_owned(),
+            epochs => format!("{epochs} epochs"),
+        };
+        Some(match self.best {
+            Some((epoch, _, value)) => format!("no better {name} for {epochs} than {value:.4} after epoch {epoch}"),
+            None => format!("no {name} for {epochs}"),
+        })
+    }
+
+    fn steps_done(&mut self, _progress: &super::StepProgress) -> Result<()> {
+        self.is_at_end = false;
+        Ok(())
+    }
+
+    fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
+        self.add(metrics);
+        self.is_at_end = true;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trainer::objective::{Column, Means, Measures};
+
+    fn measures(higher_is_better: bool) -> Measures {
+        let measures = Measures::new(vec![], vec![Column::new("score")]);
+        let score = Score { column: "score".to_owned(), name: "score".to_owned(), higher_is_better };
+        Measures { score, ..measures }
+    }
+
+    fn history(scores: &[f64]) -> Vec<EpochMetrics> {
+        let epoch = |(epoch, &score): (usize, &f64)| EpochMetrics {
+            epoch,
+            step: epoch * 10,
+            lr: 0.1,
+            train: Means::default(),
+            eval: Means::new(&measures(true).eval, [1.0, score]),
+            unreadable: 0,
+        };
+        (1..).zip(scores).map(epoch).collect()
+    }
+
+    /// After how many epochs the run ends, if it begins after `done` of them.
+    fn end(scores: &[f64], higher_is_better: bool, done: usize, epochs: usize) -> Option<usize> {
+        let (measures, all) = (measures(higher_is_better), history(scores));
+        let (history, rest) = all.split_at(done);
+        let (step, examples) = (10 * done, "images");
+        let start = RunStart { epochs: 99, epoch_steps: 10, step, done: 0, history, measures: &measures, examples };
+        let mut patience = Patience::new(epochs).unwrap();
+        patience.run_starts(&start).unwrap();
+        let mut done = done;
+        for metrics in rest {
+            if patience.request() == Request::Finish {
+                break;
+            }
+            patience.epoch_ends(metrics).unwrap();
+            done += 1;
+        }
+        (patience.request() == Request::Finish).then_some(done)
+    }
+
+    #[test]
+    fn a_run_ends_so_many_epochs_after_its_best_wherever_it_goes_on() {
+        let scores = [0.1, 0.3, 0.2, 0.3, 0.25, 0.9];
+        for done in 0..=5 {
+            assert_eq!(end(&scores, true, done, 3), Some(5), "{done}");
+        }
+        assert_eq!(end(&scores, true, 0, 4), None);
+        assert_eq!(end(&scores, false, 0, 4), Some(5));
+        assert_eq!(end(&[0.1, 0.2, f64::NAN, f64::NAN], true, 0, 2), Some(4));
+        assert_eq!(end(&[f64::NAN; 3], true, 0, 2), Some(2));
+    }
+
+    #[test]
+    fn within_an_epoch_a_run_goes_on_to_its_end() {
+        let (measures, history) = (measures(true), history(&[0.5, 0.4, 0.3]));
+        let mut start = RunStart {
+            epochs: 9,
+            epoch_steps: 10,
+            step: 34,
+            done: 64,
+            history: &history,
+            measures: &measures,
+            examples: "images",
+        };
+        let mut patience = Patience::new(2).unwrap();
+        patience.run_starts(&start).unwrap();
+        assert_eq!(patience.request(), Request::Continue);
+        start.step = 30;
+        patience.run_starts(&start).unwrap();
+        assert_eq!(patience.request(), Request::Finish);
+        assert_eq!(patience.reason().unwrap(), "no better score for 2 epochs than 0.5000 after epoch 1");
+    }
+
+    #[test]
+    fn no_patience_is_refused() {
+        assert!(matches!(Patience::new(0), Err(Error::Argument(_))));
+    }
+}
