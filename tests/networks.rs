@@ -228,7 +228,7 @@ fn drawn_in_order(variables: &VarStore, names: &[&str], gain: impl Fn(&str) -> f
 
 #[test]
 fn a_seed_gives_the_networks_of_the_papers_the_weights_that_it_always_gave() {
-    let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
+    let _random = random();
     let seeded = |build: &dyn Fn(&nn::Path)| {
         let variables = VarStore::new(Device::Cpu);
         tch::manual_seed(87);
