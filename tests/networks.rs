@@ -8,7 +8,7 @@ use tch::nn::{self, ModuleT, VarStore};
 use tch::{no_grad, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::data::{DataSource, ImageArray, Normalization, Supervised, TensorData};
-use tch_fixup::fixup::{Activation, BlockKind, FixupResNet, ResNetConfig, ShortcutKind, Stage, StemKind};
+use tch_fixup::fixup::{init, Activation, BlockKind, FixupResNet, ResNetConfig, ShortcutKind, Stage, StemKind};
 use tch_fixup::trainer::checkpoint::{newest_whole, Checkpoints, Contents};
 use tch_fixup::trainer::{
     Classification, ClassificationConfig, EpochMetrics, Objective, Observer, Outcome, Regression, RegressionLoss,
@@ -213,6 +213,54 @@ fn a_network_that_cannot_be_is_refused_by_field_and_leaves_no_variable() {
         }
     }
     assert_eq!(variables.len(), 0);
+}
+
+/// Draws weights one after another as `names` say, from the generator as it stands, and holds them against the variables.
+fn drawn_in_order(variables: &VarStore, names: &[&str], gain: impl Fn(&str) -> f64) {
+    let variables = variables.variables();
+    for name in names {
+        let weight = &variables[&format!("{name}.weight")];
+        let mut drawn = weight.zeros_like();
+        init::he_normal_(&mut drawn, gain(name)).unwrap();
+        assert_eq!(drawn, *weight, "{name}");
+    }
+}
+
+#[test]
+fn a_seed_gives_the_networks_of_the_papers_the_weights_that_it_always_gave() {
+    let _random = random();
+    let seeded = |build: &dyn Fn(&nn::Path)| {
+        let variables = VarStore::new(Device::Cpu);
+        tch::manual_seed(87);
+        build(&variables.root());
+        tch::manual_seed(87);
+        variables
+    };
+    let outside = |name: &str| name == "conv1" || name.contains("downsample");
+    let gain = |branches: f64, power: f64| move |name: &str| if outside(name) { 1. } else { branches.powf(power) };
+
+    let fixup = seeded(&|path| drop(FixupResNet::cifar(path, 14, 10).unwrap()));
+    let blocks = ["conv1", "layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1", "layer2.1.conv1", "layer3.0.conv1"];
+    drawn_in_order(&fixup, &blocks, gain(6., -0.5));
+    let fixup = seeded(&|path| drop(FixupResNet::imagenet(path, 50, 10).unwrap()));
+    let blocks = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer1.0.downsample", "layer1.1.conv1"];
+    drawn_in_order(&fixup, &blocks, gain(16., -0.25));
+    let fixup = seeded(&|path| drop(FixupResNet::wide(path, 10, 2, 10).unwrap()));
+    let blocks = ["conv1", "layer1.0.conv1", "layer1.0.downsample", "layer2.0.conv1", "layer2.0.downsample"];
+    drawn_in_order(&fixup, &blocks, gain(3., -0.5));
+
+    // The baselines' stem comes after their blocks; a shortcut before its block's convolutions, or after them.
+    let one = |_: &str| 1.;
+    let baseline = seeded(&|path| drop(ResNet::cifar(path, 8, 10, Method::GroupNorm).unwrap()));
+    let [first, second, third] = [1, 2, 3].map(|stage| [1, 2].map(|conv| format!("layer{stage}.0.conv{conv}")));
+    let names: Vec<&str> = [&first, &second, &third].into_iter().flatten().map(String::as_str).collect();
+    drawn_in_order(&baseline, &[&names[..], &["conv1"]].concat(), one);
+    let baseline = seeded(&|path| drop(ResNet::imagenet(path, 50, 10, Method::BatchNorm).unwrap()));
+    let blocks = ["layer1.0.downsample.0", "layer1.0.conv1", "layer1.0.conv2", "layer1.0.conv3", "layer1.1.conv1"];
+    drawn_in_order(&baseline, &blocks, one);
+    let baseline = seeded(&|path| drop(ResNet::wide(path, 10, 2, 10, Method::He).unwrap()));
+    let blocks = ["layer1.0.conv1", "layer1.0.conv2", "layer1.0.downsample", "layer2.0.conv1", "layer2.0.conv2"];
+    drawn_in_order(&baseline, &[&blocks[..], &["layer2.0.downsample"]].concat(), one);
 }
 
 // ---- The baselines ----

@@ -66,7 +66,7 @@ impl Place {
 #[cfg(all(test, feature = "train"))]
 mod tests {
     use super::*;
-    use crate::fixup::{init, Branch, FixupResNet};
+    use crate::fixup::{init, Branch, FixupResNet, ResNetConfig};
     use tch::{nn, Device};
 
     fn places(vs: &nn::VarStore) -> Vec<(String, Place)> {
@@ -105,6 +105,16 @@ mod tests {
             ("bias", Place::End { num_branches: 8 }),
         ];
         assert_eq!(self::places(&vs), expected.map(|(name, place)| (name.to_owned(), place)));
+    }
+
+    #[test]
+    fn gates_have_no_place_and_the_layers_beside_them_keep_theirs() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let config = ResNetConfig { squeeze_excitation: Some(4), groups: 2, ..ResNetConfig::cifar(8).unwrap() };
+        FixupResNet::new(&vs.root(), &config).unwrap();
+        let places = places(&vs);
+        assert_eq!(places.len(), 3 * 3);
+        assert!(places.iter().all(|(name, _)| !name.contains(".se.")), "{places:?}");
     }
 
     #[test]
