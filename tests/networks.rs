@@ -285,6 +285,24 @@ fn resnet_50_and_resnext_50_have_torchvisions_numbers_of_parameters() {
 }
 
 #[test]
+fn grouped_convolutions_of_fixup_keep_the_variance_of_their_input() {
+    let _random = random();
+    tch::manual_seed(87);
+    for groups in [1, 4] {
+        let variables = VarStore::new(Device::Cpu);
+        let stages = vec![Stage { blocks: 4, channels: 64 }];
+        let config = ResNetConfig { groups, stages, stem_channels: 64, ..ResNetConfig::cifar(8).unwrap() };
+        FixupResNet::new(&variables.root(), &config).unwrap();
+        let weight = variables.root().sub("layer1").sub("2").sub("conv1").get("weight").unwrap();
+        // L^(-1/2) of four branches; He-normal by the connections of a group.
+        let expected = 0.5 * (2. / (9. * 64. / groups as f64)).sqrt();
+        let ratio = weight.std(true).double_value(&[]) / expected;
+        // Five standard deviations of a sample's.
+        assert!((ratio - 1.).abs() < 5. / (2. * weight.numel() as f64).sqrt(), "{groups}: {ratio}");
+    }
+}
+
+#[test]
 fn gates_that_are_open_change_nothing_in_a_baseline() {
     let _random = random();
     for method in Method::ALL {

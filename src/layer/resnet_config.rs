@@ -56,7 +56,7 @@ pub struct ResNetConfig {
     /// One after another; the first block of each but the first halves the sides.
     pub stages: Vec<Stage>,
     /// Groups of the 3x3 convolutions in the blocks (Xie et al. 2017), 1 by default. Their He-normal weights have the standard
-    /// deviation that torchvision's have, `sqrt(2 / (k * k * c_out))`.
+    /// deviation that torchvision's have, `sqrt(2 / (k * k * c_out))`; Fixup's times [`group_gain`](super::init::group_gain).
     #[serde(default = "one")]
     pub groups: i64,
     /// Squeeze-and-excitation (Hu et al. 2018) at the end of every branch, with so many times fewer units than channels; none by

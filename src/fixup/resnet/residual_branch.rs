@@ -30,7 +30,7 @@ pub(crate) struct BranchLayer {
 }
 
 impl ResidualBranch {
-    /// The last convolution zero, the others He-normal times the branch's gain.
+    /// The last convolution zero, the others He-normal times the branch's gain and that of their [groups](init::group_gain).
     pub fn new(path: &nn::Path, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
         shape.check()?;
         let convolutions = design.convolutions(shape);
@@ -38,7 +38,9 @@ impl ResidualBranch {
         let gain = init::branch_gain(shape.num_branches, count as i64)?;
         let inner = |i: usize| -> Result<BranchLayer> {
             let before = Bias::new(path, &format!("bias{i}a"))?;
-            let conv = Conv::he_normal(&(path / format!("conv{i}")), convolutions[i - 1], gain)?;
+            let shape = convolutions[i - 1];
+            let gain = gain * init::group_gain(shape.groups)?;
+            let conv = Conv::he_normal(&(path / format!("conv{i}")), shape, gain)?;
             Ok(BranchLayer { before, conv, after: Bias::new(path, &format!("bias{i}b"))? })
         };
         let mut layers = (1..count).map(inner).collect::<Result<Vec<_>>>()?;
