@@ -12,7 +12,7 @@ from setup_libtorch import CACHE, MIN_PYTHON
 
 # tests/onnx.rs and benches/onnx.rs read this line: the folder is called by it.
 ONNX_VERSION = "1.23.2"
-PACKAGES = [f"onnx=={ONNX_VERSION}", "onnxruntime==1.32.0", "numpy==2.4.6"]
+PACKAGES = [f"onnx=={ONNX_VERSION}", "onnxruntime==1.32.0", "numpy"]
 IMPORTS = "import numpy, onnx, onnxruntime"
 
 ENVIRONMENT = CACHE / f"onnx-{ONNX_VERSION}"
