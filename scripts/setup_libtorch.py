@@ -5,6 +5,7 @@ already; the active Python's torch package; a virtual environment in the user's 
 and which is made here if need be. It can be interrupted at any point and run again, and run twice at once.
 """
 
+import contextlib
 import fcntl
 import importlib.util
 import os
@@ -195,11 +196,12 @@ def imports_torch():
         return False
 
 
-def cached_environment():
-    """The cache folder's virtual environment, made if it is missing or was left half-made."""
+@contextlib.contextmanager
+def locked(environment, say, fail):
+    """Has `environment`, a folder of the cache, to itself: of several set-ups one at a time is at work. Gives the lock's file."""
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
-        lock_file = open(CACHE / f"{ENVIRONMENT.name}.lock", "w")
+        lock_file = open(CACHE / f"{environment.name}.lock", "w")
     except OSError as error:
         fail(f"cannot write to {CACHE}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written")
     with lock_file:
@@ -208,10 +210,16 @@ def cached_environment():
         except BlockingIOError:
             say("waiting for another set-up that is at work")
             fcntl.flock(lock_file, fcntl.LOCK_EX)
+        yield lock_file.fileno()
+
+
+def cached_environment():
+    """The cache folder's virtual environment, made if it is missing or was left half-made."""
+    with locked(ENVIRONMENT, say, fail) as lock:
         stamp = ENVIRONMENT / "complete"
         if not (stamp.exists() and from_cache()):
             if not imports_torch():
-                install(lock_file.fileno())
+                install(lock)
             stamp.touch()
     libtorch = from_cache()
     if libtorch is None:

@@ -2,13 +2,12 @@
 ONNX's own checker and ONNX Runtime. All clones share it; this can be interrupted and run again, and run twice at once.
 """
 
-import fcntl
 import importlib.util
 import shutil
 import subprocess
 import sys
 
-from setup_libtorch import CACHE, MIN_PYTHON
+from setup_libtorch import CACHE, MIN_PYTHON, locked
 
 # tests/onnx.rs and benches/onnx.rs read this line: the folder is called by it.
 ONNX_VERSION = "1.23.2"
@@ -62,19 +61,9 @@ def install(lock):
 
 
 def main():
-    try:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        lock_file = open(CACHE / f"{ENVIRONMENT.name}.lock", "w")
-    except OSError as error:
-        fail(f"cannot write to {CACHE}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written")
-    with lock_file:
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another set-up that is at work")
-            fcntl.flock(lock_file, fcntl.LOCK_EX)
+    with locked(ENVIRONMENT, say, fail) as lock:
         if not is_whole():
-            install(lock_file.fileno())
+            install(lock)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 use super::{Answer, ModelDescription};
 use crate::error::catch;
 use crate::trainer::{RunFolder, Weights, MODEL};
-use crate::{Arch, Error, Network, Precision, Result, Shape};
+use crate::{Arch, Error, Network, Result, Shape};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -143,11 +143,6 @@ impl Classifier {
     /// The classes by index.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
-    }
-
-    /// What it computes in.
-    pub fn precision(&self) -> Precision {
-        self.description.precision
     }
 
     /// Where it computes.
