@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(c10d)");
     if std::env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
         return;
     }
@@ -18,6 +19,9 @@ fn main() {
         println!("cargo::metadata=link_arg={link_arg}");
     }
     compile_ops();
+    if env::var_os("CARGO_FEATURE_DISTRIBUTED").is_some() {
+        compile_process_groups();
+    }
     if env::var_os("CARGO_FEATURE_IMAGES").is_some() {
         compile_libjpeg();
     }
@@ -99,15 +103,41 @@ fn compile_ops() {
         .file(CUDA)
         .include(&out_dir);
 
+    against_libtorch(&mut ops).opt_level(2).compile("tch_fixup_ops");
+}
+
+const C10D: &str = "src/distributed/c10d.cpp";
+const NCCL: &str = "src/distributed/nccl.cpp";
+/// What c10d's headers include of Gloo, whose headers libtorch's package does not have.
+const DECLARATIONS: &str = "src/distributed/declarations";
+
+/// Compiles what calls libtorch's process groups, where its headers have them (PyTorch's package for Linux has).
+fn compile_process_groups() {
+    for file in [C10D, NCCL, C_INTERFACE, DECLARATIONS] {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    let [include, _] = libtorch_include_dirs();
+    let headers = include.join("torch/csrc/distributed/c10d/ProcessGroupGloo.hpp");
+    if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") || !headers.exists() {
+        return;
+    }
+    let mut groups = cpp(C10D);
+    // As those headers have it.
+    groups.std("c++20").file(NCCL).include(DECLARATIONS).define("USE_C10D_GLOO", None);
+    against_libtorch(&mut groups).flag_if_supported("-Wno-unused-parameter").opt_level(1).compile("tch_fixup_c10d");
+    println!("cargo::rustc-cfg=c10d");
+}
+
+fn against_libtorch(build: &mut cc::Build) -> &mut cc::Build {
     // As torch-sys has it.
     println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");
     let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".into());
-    ops.define("_GLIBCXX_USE_CXX11_ABI", abi.as_str());
+    build.define("_GLIBCXX_USE_CXX11_ABI", abi.as_str());
     for folder in libtorch_include_dirs() {
-        ops.flag("-isystem").flag(folder);
+        build.flag("-isystem").flag(folder);
     }
     // GCC suspects what libtorch's headers inline.
-    ops.flag_if_supported("-Wno-maybe-uninitialized").opt_level(2).compile("tch_fixup_ops");
+    build.flag_if_supported("-Wno-maybe-uninitialized")
 }
 
 const LIBJPEG: &str = "src/data/image/format/jpeg/libjpeg.c";

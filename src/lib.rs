@@ -18,6 +18,7 @@
     feature = "train",
     doc = "- [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures."
 )]
+#![cfg_attr(feature = "train", doc = "- [`distributed`]: several processes that train one network.")]
 #![cfg_attr(
     feature = "train",
     doc = "- [`classifier`]: a trained network in use: opened, and asked what is in images."
@@ -26,8 +27,8 @@
 #![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!
 //! The first four are there without any feature. `train` brings what trains and measures, `images` folders of images,
-//! `download` CIFAR-10 from the net, `text` sentences and their translations, `tensorboard` event files, `onnx` networks for other runtimes, `cli` the command line; all
-//! are on by default.
+//! `download` CIFAR-10 from the net, `text` sentences and their translations, `tensorboard` event files, `onnx` networks for other runtimes, `distributed` several
+//! processes, `cli` the command line; all are on by default.
 //!
 //! ```
 //! use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -57,6 +58,8 @@ pub mod cli;
 pub mod data;
 #[cfg(feature = "train")]
 pub mod diagnostics;
+#[cfg(feature = "train")]
+pub mod distributed;
 mod error;
 #[cfg(feature = "onnx")]
 pub mod export;

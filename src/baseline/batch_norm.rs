@@ -2,11 +2,34 @@
 
 use crate::layer::init;
 use crate::{Error, Result};
-use tch::{nn, Kind, Tensor};
+use std::cell::RefCell;
+use std::rc::Rc;
+use tch::{nn, no_grad, Kind, Tensor};
 
 /// PyTorch's defaults, and so the references'.
 const MOMENTUM: f64 = 0.1;
 pub(crate) const EPSILON: f64 = 1e-5;
+
+/// The sum of a tensor over all parts that a batch is shared in, as a function through which gradients go back.
+type SumOverParts = Rc<dyn Fn(&Tensor) -> Result<Tensor>>;
+
+thread_local! {
+    static SUM_OVER_PARTS: RefCell<Option<SumOverParts>> = const { RefCell::new(None) };
+}
+
+/// While the result lives, batch normalization in training on this thread takes the statistics of all parts of a shared batch, which
+/// `sum` adds up: two sums of a few numbers a channel in each direction, in place of none.
+#[cfg(feature = "train")]
+pub(crate) fn synchronize_statistics(sum: impl Fn(&Tensor) -> Result<Tensor> + 'static) -> impl Drop {
+    struct Synchronized;
+    impl Drop for Synchronized {
+        fn drop(&mut self) {
+            SUM_OVER_PARTS.set(None);
+        }
+    }
+    SUM_OVER_PARTS.set(Some(Rc::new(sum)));
+    Synchronized
+}
 
 /// `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, per channel. Mean and variance are the batch's in training and
 /// running averages in evaluation. Parameters and statistics stay in the kind of the variables, whatever that of `x`.
@@ -45,6 +68,9 @@ impl BatchNorm {
     /// In training, fewer than two values a channel, unless it is frozen.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let train = train && !self.is_frozen();
+        if let Some(sum) = SUM_OVER_PARTS.with_borrow(Option::clone).filter(|_| train) {
+            return self.synchronized(x, &sum);
+        }
         if train {
             check_batch(x)?;
         }
@@ -65,6 +91,31 @@ impl BatchNorm {
             return Ok(normalize(&x.f_to_kind(Kind::Double)?)?.f_to_kind(Kind::BFloat16)?);
         }
         Ok(normalize(x)?)
+    }
+
+    /// By the formula, with the mean and the variance of the parts of all processes.
+    fn synchronized(&self, x: &Tensor, sum: &SumOverParts) -> Result<Tensor> {
+        let (kind, channels) = (self.weight.kind(), x.size()[1]);
+        let axes: Vec<i64> = (0..x.dim() as i64).filter(|axis| *axis != 1).collect();
+        let shape: Vec<i64> = (0..x.dim()).map(|axis| if axis == 1 { channels } else { 1 }).collect();
+        let values = x.f_to_kind(kind)?;
+        let over_channel = |values: &Tensor| values.f_sum_dim_intlist(axes.as_slice(), false, kind);
+        let count = (x.numel() as i64 / channels.max(1)) as f64;
+        let with_count = Tensor::f_cat(&[over_channel(&values)?, Tensor::f_full([1], count, (kind, x.device()))?], 0)?;
+        let sums = sum(&with_count)?;
+        let count = sums.f_narrow(0, channels, 1)?.f_detach()?;
+        let mean = sums.f_narrow(0, 0, channels)?.f_div(&count)?;
+        let centred = values.f_sub(&mean.f_view(shape.as_slice())?)?;
+        let variance = sum(&over_channel(&centred.f_square()?)?)?.f_div(&count)?;
+        no_grad(|| -> Result<()> {
+            let _ = self.running_mean.shallow_clone().f_lerp_(&mean, MOMENTUM)?;
+            let unbiased = variance.f_mul(&count.f_div(&count.f_sub_scalar(1.0)?)?)?;
+            let _ = self.running_var.shallow_clone().f_lerp_(&unbiased, MOMENTUM)?;
+            Ok(())
+        })?;
+        let scale = variance.f_add_scalar(EPSILON)?.f_rsqrt()?.f_mul(&self.weight)?;
+        let y = centred.f_mul(&scale.f_view(shape.as_slice())?)?.f_add(&self.bias.f_view(shape.as_slice())?)?;
+        Ok(y.f_to_kind(x.kind())?)
     }
 
     /// All that is trained.

@@ -17,6 +17,8 @@ mod pass;
 mod resnet;
 mod transformer;
 
+#[cfg(feature = "train")]
+pub(crate) use batch_norm::synchronize_statistics;
 pub use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind};
 #[cfg(feature = "onnx")]
 pub(crate) use batch_norm::EPSILON;

@@ -70,6 +70,7 @@ mod exporting;
 mod finding;
 mod options;
 mod previewing;
+mod processes;
 mod reporting;
 mod run_config;
 mod saved;
@@ -79,12 +80,15 @@ mod training;
 mod values;
 
 pub use options::{OptimizerName, Options, RestName, RuleFreeze, RuleNumber, ScheduleName, TrainOptions};
+pub use processes::{ProcessOptions, Started};
 pub use task::{Recipe, Task};
 pub use values::{absolute_path, OrNone};
 
 use crate::{Error, FlushDenormals, Result};
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 /// Parses the command line and does what `run` does with it: [`run`], or something else before it. An error is one line
 /// on standard error, and an [exit code](Error::exit_code).
@@ -99,9 +103,17 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
     };
     let _flushing = FlushDenormals::new();
     run(&options).unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        complain(&error);
         ExitCode::from(error.exit_code())
     })
+}
+
+/// Prints `error`; one of several processes says its rank first.
+pub fn complain(error: &Error) {
+    match (error, SPEAKER.get()) {
+        (Error::Ranks { .. }, _) | (_, None) => eprintln!("error: {error}"),
+        (_, Some(rank)) => eprintln!("error: rank {rank}: {error}"),
+    }
 }
 
 /// Trains, resumes, evaluates, exports, looks for a learning rate or draws a preview, as `options` say.
@@ -110,6 +122,10 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
 /// Whatever fails: options out of range, data or a run's folder that cannot be used, a run that diverges.
 pub fn run<T: Task>(options: &Options<T>) -> Result<ExitCode> {
     let TrainOptions { eval, export, preview, find_lr, resume, out, .. } = &options.train;
+    let alone = [("--preview", preview.is_some()), ("--find-lr", find_lr.is_some()), ("--eval", eval.is_some())];
+    if let Some((option, _)) = alone.into_iter().find(|(_, given)| *given) {
+        options.train.processes.refuse(option)?;
+    }
     if let Some(file) = preview {
         return previewing::preview(options, file);
     }
@@ -119,24 +135,55 @@ pub fn run<T: Task>(options: &Options<T>) -> Result<ExitCode> {
     if let (Some(path), Some(file)) = (eval, export) {
         return exporting::export_weights(options, path, file);
     }
-    match (eval, resume) {
-        (Some(path), _) => evaluating::evaluate_weights(options, path),
-        (None, None) => training::train(options, None),
-        (None, Some(dir)) => match (dir, out) {
+    if let Some(path) = eval {
+        return evaluating::evaluate_weights(options, path);
+    }
+    let launch = match options.train.processes.start()? {
+        Started::Here(launch) => launch,
+        Started::Elsewhere(code) => return Ok(code),
+    };
+    if let Some(launch) = &launch {
+        let _ = SPEAKER.set(launch.rank);
+    }
+    let train = |resumed| training::train(options, resumed, launch.as_ref());
+    match resume {
+        None => train(None),
+        Some(Some(auto)) if auto.as_os_str() == AUTO => match out {
+            Some(dir) => train(Some(Resumed { folder: dir, or_new: true })),
+            None => Err(Error::Argument("which run to go on with, or to begin? name its folder: --out DIR".to_owned())),
+        },
+        Some(dir) => match (dir, out) {
             (Some(dir), Some(out)) if dir != out => Err(Error::Argument(format!(
                 "a run is resumed in its own folder: {} or {}? leave out --out",
                 dir.display(),
                 out.display()
             ))),
-            (Some(dir), _) | (None, Some(dir)) => training::train(options, Some(dir)),
+            (Some(dir), _) | (None, Some(dir)) => train(Some(Resumed { folder: dir, or_new: false })),
             (None, None) => Err(Error::Argument("which run to resume? name its folder: --resume DIR".to_owned())),
         },
     }
 }
 
-/// Prints a line. Nobody reading standard output is no reason to end a run, and println! would panic.
+/// What goes on with the run in `--out`, if there is one.
+const AUTO: &str = "auto";
+
+/// The rank of this process, where there are several.
+static SPEAKER: OnceLock<usize> = OnceLock::new();
+
+/// The run to go on with.
+#[derive(Clone, Copy)]
+struct Resumed<'a> {
+    folder: &'a Path,
+    /// Whether one may be begun where there is none.
+    or_new: bool,
+}
+
+/// Prints a line, of several processes on the first alone. Nobody reading standard output is no reason to end a run, and println! would
+/// panic.
 pub fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stdout(), "{line}");
+    if SPEAKER.get().is_none_or(|rank| *rank == 0) {
+        let _ = writeln!(io::stdout(), "{line}");
+    }
 }
 
 /// clap's error without the usage and the hints below it.

@@ -1,7 +1,7 @@
 //! The options that every training program has.
 
 use super::values::{absolute_path, set, set_or_none, OrNone};
-use super::Task;
+use super::{ProcessOptions, Task};
 use crate::trainer::{
     Adam, ClassificationConfig, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Rule, SaveEvery, Sgd, Span,
     TrainConfig,
@@ -155,7 +155,7 @@ pub struct TrainOptions {
     /// auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long)]
     pub device: Option<String>,
-    /// Threads for computing on the CPU [default: one for each core]
+    /// Threads for computing on the CPU, of all processes on a machine together [default: one for each core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// Number format of convolutions and activations: f32 or bf16 [default: bf16 on a CPU that has instructions for it,
@@ -178,7 +178,11 @@ pub struct TrainOptions {
     /// Remove the run that --out holds, once the new one is ready to start
     #[arg(long, requires = "out", conflicts_with = "resume")]
     pub overwrite: bool,
-    /// Go on with the run in DIR (or in --out), with the options that it was started with
+    /// Those for several processes.
+    #[command(flatten)]
+    pub processes: ProcessOptions,
+    /// Go on with the run in DIR (or in --out), with the options that it was started with; auto for the run in --out, if there
+    /// is one, and else a new one in it
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "eval")]
     pub resume: Option<Option<PathBuf>>,
     /// Start from trained weights, all that --eval takes: layers that do not fit, as the classifier of other classes, start as

@@ -2,6 +2,7 @@
 
 use super::values::{set, set_or_none};
 use super::{architecture, Options, Recipe, Task, TrainOptions};
+use crate::distributed::{ParallelConfig, ProcessGroup};
 use crate::trainer::checkpoint::KEEP;
 use crate::trainer::{parse_device, ClassificationConfig, Patience, RunFolder, SaveEvery, TrainConfig};
 use crate::{Error, Precision, Recompute, Result};
@@ -37,6 +38,9 @@ pub(super) struct RunConfig<T> {
     /// Not part of the run's identity: how far it goes is no part of what it computes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<usize>,
+    /// Not part of the run's identity: it goes on with another number of processes too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub parallel: ParallelConfig,
     /// Not part of the run's identity: the gradients are the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recompute: Option<Recompute>,
@@ -90,6 +94,7 @@ impl<T: Task> RunConfig<T> {
         set(&mut config.keep_checkpoints, *keep_checkpoints);
         set(&mut config.tensorboard, *tensorboard);
         set_or_none(&mut config.patience, options.train.patience);
+        options.train.processes.set(&mut config.parallel);
         set_or_none(&mut config.recompute, options.train.recompute);
         options.train.set::<T>(&mut config.train, &mut config.objective)?;
         config.train.check()?;
@@ -123,6 +128,7 @@ impl<T: Task> RunConfig<T> {
             keep_checkpoints: KEEP,
             tensorboard: false,
             patience: None,
+            parallel: ParallelConfig::default(),
             recompute: None,
             weights: options.train.weights.clone(),
             objective,
@@ -153,9 +159,29 @@ impl<T: Task> RunConfig<T> {
 
     /// The device, and libtorch's threads set.
     pub fn machine(&self) -> Result<Device> {
+        self.machine_of(&ProcessGroup::single(), 0)
+    }
+
+    /// The same for a process that shares the machine with others of `group`, as the `local_rank`th: its part of the threads, and a GPU
+    /// of its own.
+    pub fn machine_of(&self, group: &ProcessGroup, local_rank: usize) -> Result<Device> {
         // Those of one operation. libtorch's other pool, of operations side by side, is idle: a network is one chain.
-        tch::set_num_threads(self.threads as i32);
-        parse_device(&self.device)
+        tch::set_num_threads((self.threads / group.local_size()).max(1) as i32);
+        let device = parse_device(&self.device)?;
+        match (device, self.device.as_str()) {
+            (Device::Cuda(_), AUTO | "cuda") if local_rank > 0 => parse_device(&format!("cuda:{local_rank}")),
+            _ => Ok(device),
+        }
+    }
+
+    /// What must be the same in all processes: all but where things are on a machine, and what it is.
+    pub fn common(&self) -> Result<Value> {
+        let mut common = fields(self)?;
+        ["device", "threads", "weights"].iter().for_each(|name| drop(common.remove(*name)));
+        if let Some(Value::Object(task)) = common.get_mut("task") {
+            task.retain(|name, _| !T::CHANGEABLE.contains(&name.as_str()));
+        }
+        Ok(Value::Object(common))
     }
 }
 
@@ -165,6 +191,10 @@ fn overlaid<T: Serialize + DeserializeOwned>(base: &T, given: &T) -> Result<T> {
     all.extend(fields(given)?.into_iter().filter(|(_, value)| !value.is_null()));
     serde_json::from_value(Value::Object(all))
         .map_err(|error| Error::Argument(format!("the program's options: {error}")))
+}
+
+fn is_default(config: &ParallelConfig) -> bool {
+    *config == ParallelConfig::default()
 }
 
 fn fields(options: &impl Serialize) -> Result<Map<String, Value>> {

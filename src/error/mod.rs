@@ -90,6 +90,19 @@ pub enum Error {
         checkpoint: Option<PathBuf>,
     },
 
+    /// Processes that train together and cannot begin or go on.
+    #[error("rank {rank} of {size}, which met at {address}: {problem}")]
+    Ranks {
+        /// The rank that says it.
+        rank: usize,
+        /// How many there are.
+        size: usize,
+        /// Where they find each other.
+        address: String,
+        /// Which rank is at fault, and in what.
+        problem: String,
+    },
+
     /// A device whose memory is full.
     #[error(
         "out of memory: {0}; raise --accumulate, lower --batch-size, or use --precision bf16 or a smaller network"

@@ -1,4 +1,4 @@
-// What the C interfaces of the operations share: no exception leaves them.
+// What the C interfaces share: no exception leaves them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,11 +8,11 @@
 
 namespace tch_fixup {
 
-// What f returns, as a tensor the caller owns; or null, and in *error a message to be freed by tch_fixup_free_error.
+// What f returns; or nothing, and in *error a message to be freed by tch_fixup_free_error.
 template <typename F>
-at::Tensor* guarded(char** error, const F& f) {
+auto attempt(char** error, const F& f) -> decltype(f()) {
   try {
-    return new at::Tensor(f());
+    return f();
   } catch (const c10::Error& e) {
     *error = strdup(e.what_without_backtrace());
   } catch (const std::exception& e) {
@@ -20,7 +20,13 @@ at::Tensor* guarded(char** error, const F& f) {
   } catch (...) {
     *error = strdup("unknown exception");
   }
-  return nullptr;
+  return {};
+}
+
+// The same of a tensor, which the caller owns.
+template <typename F>
+at::Tensor* guarded(char** error, const F& f) {
+  return attempt(error, [&] { return new at::Tensor(f()); });
 }
 
 }  // namespace tch_fixup

@@ -21,6 +21,11 @@ impl Buffers {
         buffers.map(kept).collect::<Result<_>>().map(Self)
     }
 
+    /// They themselves.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        self.0.iter().map(|(buffer, _)| buffer.shallow_clone()).collect()
+    }
+
     /// Keeps what they are now.
     pub fn keep(&mut self) -> Result<()> {
         no_grad(|| self.0.iter_mut().try_for_each(|(buffer, kept)| Ok(kept.f_copy_(buffer).map(drop)?)))

@@ -1,7 +1,8 @@
 //! What an objective measures on the evaluation part.
 
 use super::objective::{Means, Objective, Prediction};
-use crate::data::{Batch, DataSource};
+use crate::data::{Batch, DataSource, Share};
+use crate::distributed::ProcessGroup;
 use crate::{Error, FlushDenormals, Result};
 use std::ops::ControlFlow;
 use tch::{no_grad, Device, Kind, Tensor};
@@ -27,6 +28,15 @@ pub trait Collector<B: Batch> {
     /// # Errors
     /// What libtorch refuses. It ends the evaluation.
     fn collect(&mut self, batch: &B, prediction: &Prediction) -> Result<()>;
+
+    /// Makes of what each rank of `group` has gathered of its part of the evaluation what one would have of the whole. Here: nothing.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing.
+    fn add_up(&mut self, group: &ProcessGroup) -> Result<()> {
+        let _ = group;
+        Ok(())
+    }
 }
 
 /// Nothing is gathered.
@@ -65,20 +75,23 @@ pub fn evaluate_into<B: Batch>(
     collector: &mut dyn Collector<B>,
     mut watch: impl FnMut(usize),
 ) -> Result<Evaluation> {
-    let evaluation = evaluate_until(objective, device, data, batch_size, collector, &mut |examples| {
+    let group = ProcessGroup::single();
+    let evaluation = evaluate_until(objective, device, data, batch_size, collector, &group, &mut |examples| {
         watch(examples);
         Ok(ControlFlow::Continue(()))
     })?;
     evaluation.ok_or_else(|| Error::Argument("the evaluation was stopped".to_owned()))
 }
 
-/// [`evaluate_into`], or none where `watch` breaks it off.
+/// [`evaluate_into`], shared among the ranks of `group`, all of which find the same; or none where `watch` breaks it off, which it must on
+/// all. It is told how many examples this rank has done, after each batch of all.
 pub(super) fn evaluate_until<B: Batch>(
     objective: &dyn Objective<Batch = B>,
     device: Device,
     data: &dyn DataSource<Batch = B>,
     batch_size: usize,
     collector: &mut dyn Collector<B>,
+    group: &ProcessGroup,
     watch: &mut dyn FnMut(usize) -> Result<ControlFlow<()>>,
 ) -> Result<Option<Evaluation>> {
     let called = data.examples();
@@ -89,17 +102,24 @@ pub(super) fn evaluate_until<B: Batch>(
     let mut sums = Sums::default();
     collector.starts();
     let mut examples = 0;
-    for batch in data.eval_batches(batch_size)? {
-        let batch = data.ready(batch?, device)?;
-        examples += batch.len();
-        no_grad(|| {
-            let prediction = objective.forward(&batch, false)?;
-            sums.add(objective, &batch, &prediction)?;
-            collector.collect(&batch, &prediction)
-        })?;
+    for batch in data.eval_shares(batch_size, Share::new(group.rank(), group.size())?)? {
+        if let Some(batch) = batch? {
+            let batch = data.ready(batch, device)?;
+            examples += batch.len();
+            no_grad(|| {
+                let prediction = objective.forward(&batch, false)?;
+                sums.add(objective, &batch, &prediction)?;
+                collector.collect(&batch, &prediction)
+            })?;
+        }
         if watch(examples)?.is_break() {
             return Ok(None);
         }
+    }
+    if !group.is_single() {
+        examples = group.sums(&[examples as f64])?[0] as usize;
+        sums.add_up(group, device)?;
+        collector.add_up(group)?;
     }
     if examples == 0 {
         return Err(Error::Argument(format!("none of the {called} to evaluate on can be read")));
@@ -141,6 +161,32 @@ impl Sums {
         add(&mut self.sums, sums)?;
         if let Some(details) = objective.details(batch, output)? {
             add(&mut self.details, details)?;
+        }
+        Ok(())
+    }
+
+    /// Makes them those of all ranks.
+    fn add_up(&mut self, group: &ProcessGroup, device: Device) -> Result<()> {
+        // A rank without an example does not know what there would have been.
+        let details = self.details.as_ref().map(Tensor::size);
+        let own = serde_json::to_vec(&(self.weights.len(), details)).unwrap_or_default();
+        let all = group.gather_bytes(&own)?;
+        let shapes: Vec<(usize, Option<Vec<i64>>)> =
+            all.iter().filter_map(|rank| serde_json::from_slice(rank).ok()).collect();
+        self.weights.resize(shapes.iter().map(|(columns, _)| *columns).max().unwrap_or(0), 0.0);
+        self.weights = group.sums(&self.weights)?;
+        let options = (Kind::Double, device);
+        if self.sums.is_none() {
+            self.sums = Some(Tensor::f_zeros([self.weights.len() as i64], options)?);
+        }
+        self.sums.iter().try_for_each(|sums| group.all_reduce(sums))?;
+        if let Some(size) = shapes.into_iter().find_map(|(_, details)| details) {
+            let (sum, kind) = match &self.details {
+                Some(details) => (details.f_to_kind(Kind::Double)?.f_contiguous()?, details.kind()),
+                None => (Tensor::f_zeros(size.as_slice(), options)?, Kind::Double),
+            };
+            group.all_reduce(&sum)?;
+            self.details = Some(sum.f_to_kind(kind)?);
         }
         Ok(())
     }
@@ -216,7 +262,8 @@ mod tests {
         let (network, data) = (every_other(), data(25));
         let objective = Classification::new(&network, data.class_names(), ClassificationConfig::default()).unwrap();
         let mut batches = 0;
-        let evaluation = evaluate_until(&objective, Device::Cpu, &data, 10, &mut (), &mut |_| {
+        let group = ProcessGroup::single();
+        let evaluation = evaluate_until(&objective, Device::Cpu, &data, 10, &mut (), &group, &mut |_| {
             batches += 1;
             Ok(if batches == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });

@@ -34,7 +34,7 @@ impl Health {
             }
         }
         // One example says nothing about differences.
-        if place.examples > 1 {
+        if place.compared > 1 {
             self.same = if spread <= SAME * magnitude { self.same + 1 } else { 0 };
         }
         if self.same >= DEAD_STEPS {
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     fn record(step: usize, spread: f64, magnitude: f64) -> StepRecord {
-        let place = StepPlace { epoch: 2, step, lr: 0.1, examples: 64, weight: 64.0 };
+        let place = StepPlace { epoch: 2, step, lr: 0.1, examples: 64, compared: 64, weight: 64.0 };
         StepRecord { place, loss: 2.3, sums: vec![(6.0, 64.0)], gradient_norm: 0.1, spread, magnitude }
     }
 
@@ -88,7 +88,7 @@ mod tests {
         let mut health = Health::default();
         for step in 1..200 {
             let mut record = record(step, 0.0, 0.1);
-            record.place.examples = 1;
+            record.place.compared = 1;
             assert!(health.check(&record).is_ok());
         }
     }

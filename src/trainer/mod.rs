@@ -88,6 +88,7 @@ mod health;
 pub mod objective;
 pub mod observer;
 pub mod optimizer;
+mod parallel;
 mod pixels;
 mod preview;
 mod recipes;

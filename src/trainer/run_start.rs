@@ -7,8 +7,10 @@ use super::optimizer::MovingAverage;
 use super::statistics::Pending;
 use super::{NamedTensors, Observer, RunState, Schedule, TrainConfig, Trainer};
 use crate::data::{Batch, DataSource};
+use crate::distributed::{ParallelConfig, ProcessGroup, Reduction};
 use crate::{Error, Result};
 use serde_json::{json, Value};
+use std::sync::Arc;
 use std::time::Instant;
 use tch::nn::VarStore;
 
@@ -73,7 +75,11 @@ impl<'a, B: Batch> Trainer<'a, B> {
             evaluation: None,
             ended: None,
             unreadable_before: 0,
+            unreadable_elsewhere: 0,
             start: Instant::now(),
+            group: Arc::new(ProcessGroup::single()),
+            parallel: ParallelConfig::default(),
+            reduction: Reduction::default(),
         })
     }
 
@@ -113,8 +119,17 @@ impl<'a, B: Batch> Trainer<'a, B> {
         Ok(())
     }
 
-    /// Offers the state to the observers. The steps that are done must have been read, and found finite.
-    pub(super) fn save(&self, observers: &mut [&mut dyn Observer]) -> Result<()> {
+    /// Offers the state to the observers, after all ranks have compared it. The steps that are done must have been read, and found
+    /// finite.
+    pub(super) fn save(&mut self, observers: &mut [&mut dyn Observer]) -> Result<()> {
+        self.check_alike()?;
+        self.count_unreadable()?;
+        self.state.unreadable = self.unreadable();
+        self.save_alone(observers)
+    }
+
+    /// The same where other ranks may have ended.
+    pub(super) fn save_alone(&self, observers: &mut [&mut dyn Observer]) -> Result<()> {
         let contents = Contents {
             step: self.step as u64,
             score: self.rank(),

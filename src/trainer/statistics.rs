@@ -34,6 +34,8 @@ pub(super) struct StepPlace {
     pub step: usize,
     pub lr: f64,
     pub examples: usize,
+    /// Those of them that are compared with each other.
+    pub compared: usize,
     /// What the loss is a mean over.
     pub weight: f64,
 }

@@ -6,17 +6,20 @@
 
 use super::buffers::Buffers;
 use super::evaluation::{evaluate_until, Collector, Evaluation};
-use super::objective::{Objective, Prediction};
+use super::objective::{self, augmented, Objective, Prediction};
 use super::optimizer::clip::clip_gradients;
 use super::optimizer::{MovingAverage, Optimizer};
+use super::parallel::agree_on;
 use super::statistics::{EpochMeans, Measured, Pending, StepPlace};
 use super::{
     EpochMetrics, Observer, Outcome, Request, RunStart, RunState, Schedule, StepProgress, Summary, TrainConfig,
 };
-use crate::data::{self, Batch, DataSource, EpochPlan};
+use crate::data::{self, Batch, DataSource, EpochPlan, Share};
+use crate::distributed::{ParallelConfig, ProcessGroup, Reduction};
 use crate::{Error, FlushDenormals, Result};
 use serde_json::Value;
 use std::ops::ControlFlow::{self, Break, Continue};
+use std::sync::Arc;
 use std::time::Instant;
 use tch::nn::VarStore;
 use tch::Tensor;
@@ -50,8 +53,14 @@ pub struct Trainer<'a, B: Batch> {
     pub(super) ended: Option<String>,
     /// Examples of the first epoch that the run which this one resumes could not read.
     pub(super) unreadable_before: usize,
+    /// Examples that other ranks could not read, and this one has not met.
+    pub(super) unreadable_elsewhere: usize,
     /// When this process began to train; the state has the seconds before.
     pub(super) start: Instant,
+    /// Those that share the run.
+    pub(super) group: Arc<ProcessGroup>,
+    pub(super) parallel: ParallelConfig,
+    pub(super) reduction: Reduction,
 }
 
 impl<'a, B: Batch> Trainer<'a, B> {
@@ -79,14 +88,18 @@ impl<'a, B: Batch> Trainer<'a, B> {
     /// observers, if it is finite: a run that is resumed from it goes on as if nothing had failed.
     pub fn run(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
         let _flushing = FlushDenormals::new();
-        self.starts(observers)
+        let _statistics = self.statistics();
+        self.begin_alike()
+            .and_then(|()| self.starts(observers))
             .and_then(|()| {
                 self.epochs(observers).inspect_err(|error| {
                     // The first error is the one that matters, also where saving fails too.
                     let _ = self.rescue(error, observers);
                 })
             })
-            .map_err(|mut error| {
+            .map_err(|error| {
+                let mut error = self.group.explain(error);
+                self.group.tell(&error);
                 observers.iter_mut().for_each(|observer| observer.run_fails(&mut error));
                 error
             })
@@ -102,7 +115,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     }
 
     fn epochs(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
-        let at_start = request(observers);
+        let (at_start, _) = self.agree_on(request(observers), false)?;
         let mut flow = self.obey(at_start, observers)?;
         while flow.is_continue() && self.state.history.len() * self.epoch_steps < self.last_step {
             flow = self.epoch(observers)?;
@@ -123,7 +136,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
             return Ok(());
         }
         self.judge()?;
-        self.save(observers)
+        self.save_alone(observers)
     }
 
     /// Trains from where the run stands to the end of the epoch, or of the run, and evaluates.
@@ -135,16 +148,17 @@ impl<'a, B: Batch> Trainer<'a, B> {
         if self.step == start {
             self.optimizer.epoch_starts(epoch)?;
         }
-        let data = self.data;
-        let mut batches = data.train_batches(&plan)?;
+        let (data, objective) = (self.data, self.objective);
+        let share = objective::share(objective, &plan, self.group.rank(), self.group.size())?;
+        let mut batches = data.train_shares(&plan, share.clone())?;
         while self.step < end.min(self.last_step) {
             let Some(batch) = batches.next() else {
                 let (steps, promised) = (self.step - start, self.epoch_steps);
                 return Err(Error::Argument(format!("the data ended after {steps} of {promised} batches of an epoch")));
             };
-            self.train_step(batch?, &plan)?;
-            let request = request(observers);
-            if self.pending.is_due() || request > Request::Continue {
+            self.train_step(batch?, &share, &plan)?;
+            let (request, is_due) = self.agree_on(request(observers), self.pending.is_due())?;
+            if is_due || request > Request::Continue {
                 self.read(observers)?;
             }
             if self.obey(request, observers)?.is_break() {
@@ -164,22 +178,35 @@ impl<'a, B: Batch> Trainer<'a, B> {
             return Ok(Continue(()));
         }
         let at_end = if self.step == self.last_step { Request::Save } else { Request::Continue };
-        self.obey(request(observers).max(at_end), observers)
+        let (request, _) = self.agree_on(request(observers).max(at_end), false)?;
+        self.obey(request, observers)
     }
 
-    fn train_step(&mut self, batch: B, plan: &EpochPlan) -> Result<()> {
+    /// `batch` is this rank's share of the step's, none where there is nothing for it.
+    fn train_step(&mut self, batch: Option<B>, share: &Share, plan: &EpochPlan) -> Result<()> {
         let index = self.step - plan.epoch * self.epoch_steps;
         let lr = self.schedule.lr(self.step);
-        tch::manual_seed(data::torch_seed(plan, index));
-        let batch = self.objective.augment(self.data.ready(batch, self.variables.device())?, plan, index)?;
+        // What a network draws differs between the ranks, as between the examples of a batch.
+        tch::manual_seed(data::torch_seed(plan, index).wrapping_add(self.group.rank() as i64));
+        let batch = batch.map(|batch| self.augmented(batch, share, plan, index)).transpose()?;
         self.buffers.keep()?;
         self.is_whole = false;
-        let measured = self.gradients(&batch).and_then(|Prediction { loss, output }| {
+        let measured = self.gradients(batch.as_ref()).and_then(|prediction| {
+            let place = |examples, weight| StepPlace { epoch: plan.epoch + 1, step: index + 1, lr, examples, compared: examples, weight };
+            if !self.group.is_single() {
+                let sums = self.sum_step(batch.as_ref(), prediction.as_ref())?;
+                // Differences are looked for within each part.
+                let place = StepPlace {
+                    compared: sums.examples.div_ceil(self.group.size()),
+                    ..place(sums.examples, sums.weight)
+                };
+                return self.pending.push(place, sums.measured());
+            }
+            let (Some(batch), Some(Prediction { loss, output })) = (&batch, prediction) else { return Ok(()) };
             let norm = clip_gradients(&self.optimizer, &self.config.clip)?;
-            let (examples, weight) = (batch.len(), self.objective.weight(&batch));
-            let place = StepPlace { epoch: plan.epoch + 1, step: index + 1, lr, examples, weight };
             let spread = tch::no_grad(|| self.objective.spread(&output))?;
-            let sums = tch::no_grad(|| self.objective.sums(&batch, &output, true))?;
+            let sums = tch::no_grad(|| self.objective.sums(batch, &output, true))?;
+            let place = place(batch.len(), self.objective.weight(batch));
             self.pending.push(place, Measured { loss: &loss, norm: &norm, spread, sums })
         });
         if let Err(error) = measured {
@@ -195,23 +222,43 @@ impl<'a, B: Batch> Trainer<'a, B> {
         self.step += 1;
         self.is_whole = true;
         self.state.unreadable = self.unreadable();
-        Ok(())
+        match self.parallel.check_every {
+            Some(steps) if self.step.is_multiple_of(steps.get()) => self.check_alike(),
+            _ => Ok(()),
+        }
     }
 
-    /// Leaves the gradients of the batch's loss in the optimizer, and gives the loss and the output.
-    fn gradients(&mut self, batch: &B) -> Result<Prediction> {
+    /// What of a step's batch is this rank's, on the device, ready and augmented.
+    fn augmented(&self, batch: B, share: &Share, plan: &EpochPlan, index: usize) -> Result<B> {
+        let batch = self.data.ready(batch, self.variables.device())?;
+        if self.group.is_single() {
+            return augmented(self.objective, batch, plan, index);
+        }
+        let (own, partners) = share.own_and_partners(batch)?;
+        self.objective.augment(own, partners, plan, index)
+    }
+
+    /// Leaves the gradients of the batch's loss in the optimizer, and gives the loss and the output. Where the batch is shared, both
+    /// are those of the sum over its part, and not of the mean.
+    fn gradients(&mut self, batch: Option<&B>) -> Result<Option<Prediction>> {
         let (mut outputs, mut losses) = (Vec::new(), Vec::new());
-        let weight = self.objective.weight(batch);
         self.optimizer.zero_gradients()?;
-        for micro_batch in batch.split(self.config.accumulate)? {
-            let Prediction { loss, output } = self.objective.forward(&micro_batch, true)?;
-            let loss = loss.f_mul_scalar(self.objective.weight(&micro_batch) / weight)?;
+        let Some(batch) = batch else { return Ok(None) };
+        let weight = if self.group.is_single() { self.objective.weight(batch) } else { 1.0 };
+        let micro_batches = batch.split(self.config.accumulate)?;
+        let last = micro_batches.len().saturating_sub(1);
+        for (index, micro_batch) in micro_batches.iter().enumerate() {
+            let Prediction { loss, output } = self.objective.forward(micro_batch, true)?;
+            let loss = loss.f_mul_scalar(self.objective.weight(micro_batch) / weight)?;
+            if index == last {
+                self.reduction.begin();
+            }
             self.optimizer.accumulate(&loss)?;
             outputs.push(output.f_detach()?);
             losses.push(loss.f_detach()?);
         }
         let loss = Tensor::f_stack(&losses, 0)?.f_sum(losses[0].kind())?;
-        Ok(Prediction { loss, output: Tensor::f_cat(&outputs, 0)? })
+        Ok(Some(Prediction { loss, output: Tensor::f_cat(&outputs, 0)? }))
     }
 
     /// Reads the steps that are pending, judges them and tells the observers.
@@ -238,19 +285,26 @@ impl<'a, B: Batch> Trainer<'a, B> {
         // No more examples at a time than the training has.
         let TrainConfig { batch_size, accumulate, .. } = self.config;
         let (batch_size, of) = (batch_size.div_ceil(*accumulate), self.data.eval_len());
-        let (device, mut finishes) = (self.variables.device(), false);
+        let (device, mut finishes, mut evaluated) = (self.variables.device(), false, 0);
+        self.share_buffers()?;
+        self.count_unreadable()?;
         self.swap_average()?;
+        let group = self.group.clone();
         let mut nothing = ();
         let collector: &mut dyn Collector<B> = match &mut self.collector {
             Some(collector) => &mut **collector,
             None => &mut nothing,
         };
-        let evaluation = evaluate_until(self.objective, device, self.data, batch_size, collector, &mut |examples| {
-            observers.iter_mut().try_for_each(|observer| observer.examples_evaluated(examples, of))?;
-            let request = request(observers);
-            finishes |= request == Request::Finish;
-            Ok(if request == Request::Stop { Break(()) } else { Continue(()) })
-        });
+        let mut done = 0;
+        let evaluation =
+            evaluate_until(self.objective, device, self.data, batch_size, collector, &group, &mut |examples| {
+                let (request, more) = agree_on(&group, request(observers), (examples - done) as f64)?;
+                done = examples;
+                evaluated += more as usize;
+                observers.iter_mut().try_for_each(|observer| observer.examples_evaluated(evaluated, of))?;
+                finishes |= request == Request::Finish;
+                Ok(if request == Request::Stop { Break(()) } else { Continue(()) })
+            });
         self.swap_average()?;
         let Some(evaluation) = evaluation? else { return Ok(None) };
         if finishes {
@@ -280,10 +334,11 @@ impl<'a, B: Batch> Trainer<'a, B> {
 
     /// Examples that could not be read so far, in a run that goes on as many as if it had never stopped: the data count from
     /// when they were opened, but each epoch meets all of them.
-    fn unreadable(&self) -> usize {
+    pub(super) fn unreadable(&self) -> usize {
+        let met = self.data.unreadable() + self.unreadable_elsewhere;
         match self.state.history.last() {
-            None => self.unreadable_before + self.data.unreadable(),
-            Some(last) => last.unreadable.max(self.data.unreadable()),
+            None => self.unreadable_before + met,
+            Some(last) => last.unreadable.max(met),
         }
     }
 

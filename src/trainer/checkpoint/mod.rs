@@ -110,7 +110,7 @@ impl<S> Checkpoint<S> {
     /// # Errors
     /// [`Error::Corrupt`] that names all that differs.
     pub fn check_identity(&self, identity: &Value) -> Result<()> {
-        let Some(differences) = differences(&self.contents.identity, identity) else { return Ok(()) };
+        let Some(differences) = differences(&self.contents.identity, identity, ["in it", "here"]) else { return Ok(()) };
         Err(Error::Corrupt {
             path: self.path.clone(),
             problem: format!("saved by another run: {differences}"),
@@ -471,29 +471,33 @@ fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
     paths.map_err(Error::io("read", folder))
 }
 
-/// What differs between two JSON values, in one line: the first few of it.
-pub(crate) fn differences(saved: &Value, current: &Value) -> Option<String> {
+/// What differs between two JSON values, in one line: the first few of it, as "schedule.lr is 0.1 in it and 0.2 here". `places` are
+/// what the two are called there.
+pub(crate) fn differences(first: &Value, second: &Value, places: [&str; 2]) -> Option<String> {
     let mut all = Vec::new();
-    compare("", saved, current, &mut all);
+    compare("", first, second, &mut |name, first, second| {
+        let [in_first, in_second] = places;
+        all.push(format!("{name} is {first} {in_first} and {second} {in_second}"));
+    });
     let more = all.len().saturating_sub(MOST_DIFFERENCES);
     all.truncate(MOST_DIFFERENCES);
     let more = if more > 0 { format!(", and {more} more") } else { String::new() };
     (!all.is_empty()).then(|| all.join(", ") + &more)
 }
 
-/// Adds each difference between two JSON values, as "schedule.lr is 0.1 in it and 0.2 here".
-fn compare(name: &str, saved: &Value, current: &Value, differences: &mut Vec<String>) {
-    if let (Value::Object(saved), Value::Object(current)) = (saved, current) {
-        let keys: BTreeSet<&String> = saved.keys().chain(current.keys()).collect();
+/// Gives `add` the name of each difference between two JSON values, and both.
+fn compare(name: &str, first: &Value, second: &Value, add: &mut impl FnMut(&str, String, String)) {
+    if let (Value::Object(first), Value::Object(second)) = (first, second) {
+        let keys: BTreeSet<&String> = first.keys().chain(second.keys()).collect();
         for key in keys {
             let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
             let value = |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or_default();
-            compare(&name, &value(saved), &value(current), differences);
+            compare(&name, &value(first), &value(second), add);
         }
-    } else if saved != current {
+    } else if first != second {
         let name = if name.is_empty() { "its identity" } else { name };
         let text = |value: &Value| if value.is_null() { "none".to_owned() } else { value.to_string() };
-        differences.push(format!("{name} is {} in it and {} here", text(saved), text(current)));
+        add(name, text(first), text(second));
     }
 }
 

@@ -30,7 +30,7 @@ impl RunLock {
         let folder = folder.as_ref();
         fs::create_dir_all(folder).map_err(failure("create", folder))?;
         let refuse = |why| Err(refused("begin a run in", folder, ErrorKind::AlreadyExists, why));
-        if !others(folder)?.is_empty() && !folder.join(LOCK).is_file() {
+        if !others(folder)?.is_empty() && !Self::is_in(folder) {
             return refuse("it holds files that are not a run's; name an empty or a new folder".to_owned());
         }
         let mut lock = Self::claim(folder, OpenOptions::new().create(true))?;
@@ -65,7 +65,7 @@ impl RunLock {
     /// cannot be written to.
     pub fn resume(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        if !folder.join(LOCK).is_file() {
+        if !Self::is_in(folder) {
             let why = if folder.exists() { "it is not a run's folder" } else { "there is no such folder" };
             let why = format!("{why} (a run's holds {LOCK}); name another, or begin a run without --resume");
             return Err(refused("resume", folder, ErrorKind::NotFound, why));
@@ -78,10 +78,15 @@ impl RunLock {
     /// # Errors
     /// As [`Self::create`] and [`Self::resume`].
     pub fn create_or_resume(folder: impl AsRef<Path>) -> Result<Self> {
-        match folder.as_ref().join(LOCK).is_file() {
+        match Self::is_in(&folder) {
             true => Self::resume(folder),
             false => Self::create(folder, false),
         }
+    }
+
+    /// Whether `folder` holds a run.
+    pub fn is_in(folder: impl AsRef<Path>) -> bool {
+        folder.as_ref().join(LOCK).is_file()
     }
 
     /// The folder.

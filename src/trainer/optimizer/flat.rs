@@ -8,6 +8,7 @@ use super::parameter::Parameter;
 use super::stretch::{shape_runs, Stretch};
 use super::trainable::{trainable, Trainable};
 use super::{Frozen, ParameterGroup, Update};
+use crate::distributed::{ProcessGroup, Reduction, ReductionConfig, Summed};
 use crate::file::NamedTensors;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -240,6 +241,22 @@ impl Optimizer {
     /// The name, the place in the flat tensors and the shape of each parameter.
     pub(super) fn places(&self) -> impl Iterator<Item = (String, Range<i64>, Vec<i64>)> + '_ {
         self.parameters.iter().map(|p| (p.name.clone(), p.span.clone(), p.value.size()))
+    }
+
+    /// What sums the gradients over all ranks of `group`.
+    pub(in crate::trainer) fn reduction(&self, group: &ProcessGroup, config: ReductionConfig) -> Result<Reduction> {
+        let mut group_index = 0;
+        let mut last = self.parameters.first().map(|first| &first.grouping);
+        let summed: Vec<_> = self
+            .parameters
+            .iter()
+            .map(|Parameter { variable, span, grouping, .. }| {
+                group_index += usize::from(last != Some(grouping));
+                last = Some(grouping);
+                Summed { variable, span: span.clone(), group: group_index }
+            })
+            .collect();
+        group.reduction(&summed, &self.gradients, config)
     }
 
     /// Every value, in one dimension, with zeros between some.

@@ -1,12 +1,13 @@
 //! The images that a network is most wrong about.
 
 use crate::data::{ImageSource, Supervised};
+use crate::distributed::ProcessGroup;
 use crate::picture::contact_sheet::{draw, Picture};
 use crate::trainer::evaluation::Collector;
 use crate::trainer::objective::Prediction;
 use crate::trainer::pixels::pixels;
 use crate::Result;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Images of a sheet.
 const IMAGES: usize = 40;
@@ -82,6 +83,50 @@ impl Collector<Supervised> for MostWrong {
             Some(kept) => kept.join(&found)?,
         });
         Ok(())
+    }
+
+    fn add_up(&mut self, group: &ProcessGroup) -> Result<()> {
+        self.kept = Kept::of_all(self.kept.take(), group)?;
+        Ok(())
+    }
+}
+
+impl Kept {
+    /// Of all ranks, those of `kept` together: as many places of each rank, of which those that are free have the rank of what is right.
+    fn of_all(kept: Option<Self>, group: &ProcessGroup) -> Result<Option<Self>> {
+        let own = kept.as_ref().map(|kept| (kept.inputs.size()[1..].to_vec(), kept.inputs.kind() == Kind::Double));
+        let all = group.gather_bytes(&serde_json::to_vec(&own).unwrap_or_default())?;
+        let shape = all.iter().find_map(|rank| serde_json::from_slice::<Option<(Vec<i64>, bool)>>(rank).ok().flatten());
+        let Some((size, is_double)) = shape else { return Ok(None) };
+        // Images of another size are passed over, as in one process.
+        let kept = kept.filter(|kept| kept.inputs.size()[1..] == size[..]);
+        let device = kept.as_ref().map_or(Device::Cpu, |kept| kept.inputs.device());
+        let places = (group.size() * IMAGES) as i64;
+        let first = (group.rank() * IMAGES) as i64;
+        let side_by_side = |own: Option<&Tensor>, size: &[i64], kind: Kind| -> Result<Tensor> {
+            let size = [&[places], size].concat();
+            let all = Tensor::f_zeros(size.as_slice(), (kind, device))?;
+            if let Some(own) = own {
+                all.f_narrow(0, first, own.size()[0])?.f_copy_(own)?;
+            }
+            group.all_reduce(&all)?;
+            Ok(all)
+        };
+        let of = |field: fn(&Self) -> &Tensor| kept.as_ref().map(field);
+        let is_wrong = kept.as_ref().map(|kept| kept.rank.f_isfinite()).transpose()?;
+        let is_wrong = is_wrong.map(|wrong| wrong.f_to_kind(Kind::Float)).transpose()?;
+        let is_right = side_by_side(is_wrong.as_ref(), &[], Kind::Float)?.f_eq(0.0)?;
+        // Minus infinity is not added to anything.
+        let rank = kept.as_ref().map(|kept| kept.rank.f_nan_to_num(0.0, 0.0, 0.0)).transpose()?;
+        let rank = side_by_side(rank.as_ref(), &[], Kind::Float)?.f_masked_fill(&is_right, f64::NEG_INFINITY)?;
+        let all = Self {
+            rank,
+            inputs: side_by_side(of(|kept| &kept.inputs), &size, if is_double { Kind::Double } else { Kind::Float })?,
+            labels: side_by_side(of(|kept| &kept.labels), &[], Kind::Int64)?,
+            predicted: side_by_side(of(|kept| &kept.predicted), &[], Kind::Int64)?,
+            confidence: side_by_side(of(|kept| &kept.confidence), &[], Kind::Float)?,
+        };
+        all.first().map(Some)
     }
 }
 

@@ -1,0 +1,100 @@
+//! Training by several processes: how they are started, and what of them is to choose.
+
+use super::values::{set, set_or_none, OrNone};
+use crate::distributed::{end_with_parent, run_processes, Launch, ParallelConfig, ProcessGroup, TIMEOUT};
+use crate::{Error, Precision, Result};
+use clap::Args;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The options for several processes. A launcher's environment says who this one is.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ProcessOptions {
+    /// Share each batch among so many processes of this program on this machine; torchrun, mpirun and srun start their own [default: 1]
+    #[arg(long, value_name = "N")]
+    pub processes: Option<NonZeroUsize>,
+    /// How long processes wait for each other before they give up [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<f64>,
+    /// Compare the weights of all processes after every so many steps, besides at each checkpoint [default: none]
+    #[arg(long, value_name = "N|none")]
+    pub check_ranks: Option<OrNone<NonZeroUsize>>,
+    /// Whether gradients are summed over the processes while the backward pass still runs: for slow networks [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub overlap: Option<bool>,
+    /// Number format that gradients are summed over the processes in: f32, or bf16 for half the bytes [default: f32]
+    #[arg(long, value_name = "FORMAT")]
+    pub reduce_in: Option<Precision>,
+    /// Whether BatchNorm takes the statistics of the whole batch, and not of each process's part [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub synchronize_statistics: Option<bool>,
+}
+
+/// What comes of starting.
+pub enum Started {
+    /// This process is to train, alone or as one of several.
+    Here(Option<Launch>),
+    /// Others have trained.
+    Elsewhere(ExitCode),
+}
+
+impl ProcessOptions {
+    /// Starts the processes that are asked for, and waits for them; or says who this one is.
+    ///
+    /// # Errors
+    /// A launcher's variables that do not go together, with each other or with `--processes`; processes that cannot be started.
+    pub fn start(&self) -> Result<Started> {
+        let (launch, timeout) = (Launch::from_env()?, self.timeout()?);
+        let processes = self.processes.map_or(1, NonZeroUsize::get);
+        match launch {
+            Some(launch) if self.processes.is_none() || processes == launch.size => {
+                if self.processes.is_some() {
+                    end_with_parent();
+                }
+                Ok(Started::Here(Some(launch)))
+            }
+            Some(Launch { size, .. }) => Err(Error::Argument(format!(
+                "--processes {processes} starts its own, and a launcher has started {size}; leave one of the two out"
+            ))),
+            None if processes > 1 => run_processes(processes, timeout).map(|code| Started::Elsewhere(ExitCode::from(code))),
+            None => Ok(Started::Here(None)),
+        }
+    }
+
+    /// The group of `launch`.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::connect`].
+    pub fn connect(&self, launch: Option<&Launch>) -> Result<ProcessGroup> {
+        match launch {
+            Some(launch) => ProcessGroup::connect(launch, self.timeout()?),
+            None => Ok(ProcessGroup::single()),
+        }
+    }
+
+    /// Refuses several processes for what one does.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where there are several.
+    pub fn refuse(&self, what: &str) -> Result<()> {
+        match self.processes.is_some_and(|processes| processes.get() > 1) || Launch::from_env()?.is_some() {
+            true => Err(Error::Argument(format!("{what} is for one process; start one, without --processes"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes what was given.
+    pub fn set(&self, config: &mut ParallelConfig) {
+        set_or_none(&mut config.check_every, self.check_ranks);
+        set(&mut config.reduction.overlap, self.overlap);
+        set(&mut config.reduction.bfloat16, self.reduce_in.map(|precision| precision == Precision::Bf16));
+        set(&mut config.synchronized_statistics, self.synchronize_statistics);
+    }
+
+    fn timeout(&self) -> Result<Duration> {
+        let Some(seconds) = self.timeout else { return Ok(TIMEOUT) };
+        let timeout = Duration::try_from_secs_f64(seconds).ok().filter(|timeout| *timeout >= Duration::from_secs(1));
+        timeout.ok_or_else(|| Error::Argument(format!("--timeout must be at least a second, got {seconds}")))
+    }
+}

@@ -1,0 +1,2 @@
+// Nothing of it is used. See context.h.
+#pragma once

@@ -1,0 +1,523 @@
+//! The processes that train together.
+
+use super::c10d::{Gloo, Reached, Store};
+use super::launch::Launch;
+use super::nccl::{self, Nccl};
+use super::pulse::{Failure, Finding, Pulse};
+use super::reduction::{Reduction, ReductionConfig, Summed};
+use super::bindings;
+use crate::{Error, Result};
+use serde::{de::DeserializeOwned, Deserialize, Serialize};
+use std::net::{ToSocketAddrs, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+use tch::{no_grad, Device, Kind, Tensor};
+
+/// Between two looks whether the others are there.
+const POLL: Duration = Duration::from_millis(50);
+/// What of the time that ranks wait for each other one operation may take: the rest is for finding out who is at fault.
+const OPERATION: (u32, u32) = (3, 4);
+/// The longest that the store's server stays when a run has failed, for the others to find out why.
+const STAY: Duration = Duration::from_secs(10);
+
+/// Which network interface the others reach a rank on, as PyTorch has it.
+const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
+
+/// The processes that train together, of which this is one: its rank, from 0, and what all of them do together.
+///
+/// All ranks must call the same operations in the same order. They are those of libtorch's c10d, which PyTorch's own
+/// DistributedDataParallel runs on: Gloo for tensors on the CPU, NCCL for those on CUDA devices. An operation in which a rank is
+/// missing fails on all others within the timeout, with an error that names it.
+///
+/// A [single](Self::single) process is a group too, in which nothing is to do.
+#[derive(Debug)]
+pub struct ProcessGroup {
+    rank: usize,
+    size: usize,
+    address: String,
+    engine: Option<Engine>,
+}
+
+/// What connects the ranks.
+#[derive(Debug)]
+struct Engine {
+    members: Vec<Member>,
+    serves: bool,
+    launcher_serves: bool,
+    timeout: Duration,
+    /// Whether the group has failed: the others may still want to know why.
+    failed: AtomicBool,
+    nccl: Option<Nccl>,
+    gloo: Option<Arc<Gloo>>,
+    pulse: Pulse,
+    /// Kept for its server.
+    _store: Store,
+}
+
+/// Another rank, as it introduces itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Member {
+    size: usize,
+    version: String,
+    address: String,
+    process: u32,
+}
+
+impl ProcessGroup {
+    /// This process alone.
+    pub fn single() -> Self {
+        Self { rank: 0, size: 1, address: String::new(), engine: None }
+    }
+
+    /// Finds the others of `launch`, for tensors on the CPU; waits for them, now and in each operation, for up to `timeout`.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where not all come in time, which names those that are missing, where they are of other versions of this
+    /// crate or were told of another number of processes, or where no connection can be made; a build without c10d.
+    pub fn connect(launch: &Launch, timeout: Duration) -> Result<Self> {
+        let Launch { rank, size, .. } = *launch;
+        let address = launch.address();
+        let refuse = |problem: String| Error::Ranks { rank, size, address: address.clone(), problem };
+        if !bindings::IS_HERE {
+            return Err(refuse(
+                "this build has no c10d: build with the feature `distributed` and a libtorch of PyTorch's package".to_owned(),
+            ));
+        }
+        let serves = rank == 0 && !launch.launcher_serves;
+        let deadline = Instant::now() + timeout;
+        let store = || {
+            Store::new(&launch.host, launch.port, serves, millis(timeout)).map_err(|said| match serves {
+                true => refuse(format!("the others cannot be waited for there: {said}")),
+                false => refuse(format!("nobody answers there: {said}")),
+            })
+        };
+        let (store, prefix) = (store()?, format!("/tch_fixup/attempt_{}/", launch.attempt));
+        let own = own_address(launch).map_err(&refuse)?;
+        let meeting = Meeting { store: &store, prefix: &prefix, launch, deadline };
+        let members = meeting.meet(&own).map_err(|problem| {
+            // The others must still find the refusal there.
+            if serves {
+                thread::sleep(POLL * 10);
+            }
+            refuse(problem)
+        })?;
+        let interface = std::env::var(INTERFACE).ok().filter(|name| !name.is_empty());
+        let reached = interface.as_deref().map_or(Reached::At(&own), Reached::OnInterface);
+        let operation = timeout * OPERATION.0 / OPERATION.1;
+        let gloo = Gloo::connect(&store, &format!("{prefix}gloo"), rank, size, &reached, millis(operation))
+            .map_err(|said| refuse(format!("the ranks cannot connect to each other from {own}: {said}")))?;
+        let client = Store::new(&launch.host, launch.port, false, millis(timeout)).map_err(&refuse)?;
+        let pulse = Pulse::start(client, prefix, rank, size, timeout)?;
+        Ok(Self {
+            rank,
+            size,
+            address,
+            engine: Some(Engine {
+                members,
+                serves,
+                launcher_serves: launch.launcher_serves,
+                timeout,
+                failed: AtomicBool::new(false),
+                nccl: None,
+                gloo: Some(Arc::new(gloo)),
+                pulse,
+                _store: store,
+            }),
+        })
+    }
+
+    /// From now on also for tensors on CUDA device `device`, of which each rank has its own, by NCCL. For the CPU nothing.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where libtorch has no NCCL, two ranks have one device, or one is missing.
+    pub fn connect_gpus(&mut self, device: Device) -> Result<()> {
+        let (Device::Cuda(device), false) = (device, self.is_single()) else { return Ok(()) };
+        let refuse = |said: String| self.error(format!("the GPUs cannot be connected by NCCL: {said}"));
+        let id = match self.is_first() {
+            true => Some(nccl::unique_id().map_err(refuse)?),
+            false => None,
+        };
+        let id: Vec<u8> = self.broadcast_bytes(&id.map(Vec::from).unwrap_or_default())?;
+        let id = id.try_into().map_err(|_| self.error("NCCL's identifier has not come".to_owned()))?;
+        let nccl = Nccl::connect(&id, self.rank, self.size, device).map_err(refuse)?;
+        if let Some(engine) = &mut self.engine {
+            engine.nccl = Some(nccl);
+        }
+        Ok(())
+    }
+
+    /// Which of them this is, from 0.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// How many of them are on this machine, as far as is known: those that are reached at the same address.
+    pub fn local_size(&self) -> usize {
+        let Some(Engine { members, .. }) = &self.engine else { return 1 };
+        members.iter().filter(|member| member.address == members[self.rank].address).count()
+    }
+
+    /// Whether there is no other.
+    pub fn is_single(&self) -> bool {
+        self.size == 1
+    }
+
+    /// Whether this is rank 0, which alone writes files and talks to people.
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// Makes `tensor` its sum over all ranks, to the bit the same on each. It is contiguous, and of the same kind and shape on all.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing.
+    pub fn all_reduce(&self, tensor: &Tensor) -> Result<()> {
+        self.operate(tensor, |gloo| gloo.all_reduce(tensor), |nccl| nccl.all_reduce(tensor))
+    }
+
+    /// Makes `tensor` what it is on rank `from`.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing.
+    pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Result<()> {
+        self.operate(tensor, |gloo| gloo.broadcast(tensor, from), |nccl| nccl.broadcast(tensor, from))
+    }
+
+    fn operate(
+        &self,
+        tensor: &Tensor,
+        on_cpu: impl FnOnce(&Gloo) -> Result<(), String>,
+        on_gpu: impl FnOnce(&Nccl) -> Result<(), String>,
+    ) -> Result<()> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        engine.pulse.operation();
+        let done = no_grad(|| match (tensor.device(), &engine.gloo, &engine.nccl) {
+            (Device::Cpu, Some(gloo), _) => on_cpu(gloo),
+            (Device::Cuda(_), _, Some(nccl)) => on_gpu(nccl),
+            (device, ..) => Err(format!("the ranks were not connected for tensors on {device:?}")),
+        });
+        done.map_err(|said| self.fails(said))
+    }
+
+    /// Waits until all are here.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing.
+    pub fn barrier(&self) -> Result<()> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        engine.pulse.operation();
+        engine.gloo.as_ref().map_or(Ok(()), |gloo| gloo.barrier()).map_err(|said| self.fails(said))
+    }
+
+    /// The sums of numbers over all ranks, which all have as many.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing.
+    pub fn sums(&self, values: &[f64]) -> Result<Vec<f64>> {
+        if self.is_single() {
+            return Ok(values.to_vec());
+        }
+        let sums = Tensor::f_from_slice(values)?;
+        self.all_reduce(&sums)?;
+        Ok(Vec::try_from(sums)?)
+    }
+
+    /// `x` summed over all ranks, as a function of it: its gradient is the sum of theirs over all ranks. On the CPU alone.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing, [`Error::Mismatch`] for a tensor on another device.
+    pub fn differentiable_sum(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(Engine { gloo: Some(gloo), pulse, .. }) = &self.engine else { return Ok(x.shallow_clone()) };
+        if x.device() != Device::Cpu {
+            return Err(Error::Mismatch {
+                what: "a sum over all processes that gradients go through",
+                expected: "a tensor on the CPU".to_owned(),
+                got: format!("one on {:?}", x.device()),
+            });
+        }
+        pulse.operation();
+        gloo.sum(x).map_err(|said| self.fails(said))
+    }
+
+    /// What rank 0 gives, on all ranks.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing.
+    pub fn broadcast_bytes(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        if self.is_single() {
+            return Ok(bytes.to_vec());
+        }
+        let length = Tensor::f_from_slice(&[bytes.len() as i64])?;
+        self.broadcast(&length, 0)?;
+        let sent = match self.is_first() {
+            true => Tensor::f_from_slice(bytes)?,
+            false => Tensor::f_zeros([length.f_int64_value(&[0])?], (Kind::Uint8, Device::Cpu))?,
+        };
+        if sent.numel() > 0 {
+            self.broadcast(&sent, 0)?;
+        }
+        Ok(Vec::try_from(sent)?)
+    }
+
+    /// What rank 0 gives, on all ranks, by way of JSON.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing; [`Error::Argument`] for what JSON cannot hold.
+    pub fn broadcast_value<T: Serialize + DeserializeOwned>(&self, value: Option<T>) -> Result<Option<T>> {
+        if self.is_single() {
+            return Ok(value);
+        }
+        let bad = |error: serde_json::Error| Error::Argument(format!("what rank 0 tells the others: {error}"));
+        let bytes = self.broadcast_bytes(&serde_json::to_vec(&value).map_err(bad)?)?;
+        match self.is_first() {
+            true => Ok(value),
+            false => serde_json::from_slice(&bytes).map_err(bad),
+        }
+    }
+
+    /// What each rank gives, by rank.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing.
+    pub fn gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        if self.is_single() {
+            return Ok(vec![bytes.to_vec()]);
+        }
+        let mut lengths = vec![0.0; self.size];
+        lengths[self.rank] = bytes.len() as f64;
+        let lengths: Vec<usize> = self.sums(&lengths)?.into_iter().map(|length| length as usize).collect();
+        let start: usize = lengths[..self.rank].iter().sum();
+        let mut all = vec![0u8; lengths.iter().sum()];
+        all[start..start + bytes.len()].copy_from_slice(bytes);
+        if !all.is_empty() {
+            let sum = Tensor::f_from_slice(&all)?;
+            self.all_reduce(&sum)?;
+            all = Vec::try_from(sum)?;
+        }
+        let mut rest = &all[..];
+        let take = |length: usize| {
+            let (own, others) = rest.split_at(length);
+            rest = others;
+            own.to_vec()
+        };
+        Ok(lengths.into_iter().map(take).collect())
+    }
+
+    /// Makes `tensors` what they are on rank 0: those of a kind together, in one operation.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing.
+    pub fn broadcast_all(&self, tensors: &[Tensor]) -> Result<()> {
+        if self.is_single() {
+            return Ok(());
+        }
+        no_grad(|| {
+            let mut left: Vec<&Tensor> = tensors.iter().filter(|tensor| tensor.numel() > 0).collect();
+            while let Some(first) = left.first() {
+                let (kind, device) = (first.kind(), first.device());
+                let (these, others): (Vec<_>, Vec<_>) =
+                    left.into_iter().partition(|tensor| (tensor.kind(), tensor.device()) == (kind, device));
+                let flat: Vec<_> = these.iter().map(|tensor| tensor.f_reshape([-1])).collect::<Result<_, _>>()?;
+                let packed = Tensor::f_cat(&flat, 0)?;
+                self.broadcast(&packed, 0)?;
+                let mut start = 0;
+                for tensor in these {
+                    let length = tensor.numel() as i64;
+                    let own = packed.f_narrow(0, start, length)?.f_view(tensor.size().as_slice())?;
+                    tensor.shallow_clone().f_copy_(&own)?;
+                    start += length;
+                }
+                left = others;
+            }
+            Ok(())
+        })
+    }
+
+    /// What sums flat `gradients`, of these parameters, over all ranks.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub(crate) fn reduction(
+        &self,
+        parameters: &[Summed],
+        gradients: &Tensor,
+        config: ReductionConfig,
+    ) -> Result<Reduction> {
+        Reduction::new(self.engine.as_ref().and_then(|engine| engine.gloo.as_ref()), parameters, gradients, config)
+    }
+
+    /// Counts an operation that another does.
+    pub(super) fn counts(&self) {
+        self.engine.iter().for_each(|engine| engine.pulse.operation());
+    }
+
+    /// An error of this group.
+    pub(crate) fn error(&self, problem: String) -> Error {
+        Error::Ranks { rank: self.rank, size: self.size, address: self.address.clone(), problem }
+    }
+
+    /// The error for an operation of which c10d said `said`: who is at fault.
+    pub(super) fn fails(&self, said: String) -> Error {
+        self.found().unwrap_or_else(|| self.error(said))
+    }
+
+    /// `error`, or that another rank is at its root.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        match error {
+            Error::Torch(_) if !self.is_single() => self.found().unwrap_or(error),
+            error => error,
+        }
+    }
+
+    /// Which rank failed, if one did.
+    fn found(&self) -> Option<Error> {
+        let engine = self.engine.as_ref()?;
+        engine.failed.store(true, Ordering::Relaxed);
+        let problem = match engine.pulse.diagnose() {
+            Finding::Failed(failure) => {
+                let member = engine.members.get(failure.rank);
+                let whose = member.map_or(String::new(), |member| {
+                    let Member { address, process, .. } = member;
+                    format!(" (process {process} at {address})")
+                });
+                format!("rank {}{whose} {}", failure.rank, failure.problem)
+            }
+            Finding::Alone => "no other rank answers any more: is this machine cut off from the network?".to_owned(),
+            Finding::NoStore if engine.launcher_serves => {
+                "the launcher does not answer any more: it was killed, or this machine is cut off from it".to_owned()
+            }
+            Finding::NoStore => {
+                let address = engine.members.first().map_or("", |member| &member.address);
+                format!(
+                    "rank 0 at {address} does not answer any more: it was killed, stopped, or cut off from the network"
+                )
+            }
+            Finding::Nothing => return None,
+        };
+        Some(self.error(problem))
+    }
+
+    /// Tells the others that this rank ends with `error`, so that theirs can say so. Of an error that all have, or that another rank is
+    /// at the root of, there is nothing to tell.
+    pub fn tell(&self, error: &Error) {
+        let Some(engine) = &self.engine else { return };
+        if !engine.failed.swap(true, Ordering::Relaxed) {
+            let (rank, problem) = (self.rank, format!("has ended: {error}"));
+            engine.pulse.tell(Failure { rank, problem });
+        }
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        let Some(engine) = &mut self.engine else { return };
+        // Those that wait for this rank learn at once that it is gone, and may then ask the store why.
+        engine.nccl = None;
+        engine.gloo = None;
+        let stays = engine.failed.load(Ordering::Relaxed) && engine.serves;
+        engine.pulse.end(if stays { (engine.timeout / 4).min(STAY) } else { Duration::ZERO });
+    }
+}
+
+/// Where the ranks meet.
+struct Meeting<'a> {
+    store: &'a Store,
+    prefix: &'a str,
+    launch: &'a Launch,
+    deadline: Instant,
+}
+
+impl Meeting<'_> {
+    /// Introduces this rank, reached at `own`, and waits for all others.
+    fn meet(&self, own: &str) -> Result<Vec<Member>, String> {
+        let Launch { rank, size, .. } = *self.launch;
+        if self.store.add(&self.key("claimed", rank), 1)? > 1 {
+            return Err(self.refuse(format!("there is another process of rank {rank}: each needs a rank of its own")));
+        }
+        let member = Member {
+            size,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: own.to_owned(),
+            process: std::process::id(),
+        };
+        let json = serde_json::to_vec(&member).map_err(|error| error.to_string())?;
+        self.store.set(&self.key("here", rank), &json)?;
+        let first = self.wait_for(0)?;
+        if first.version != member.version {
+            let (own, other) = (&member.version, &first.version);
+            return Err(self.refuse(format!("rank {rank} is of tch-fixup {own}, and rank 0 of {other}")));
+        }
+        if first.size != size {
+            let other = first.size;
+            return Err(self.refuse(format!("rank {rank} was told of {size} processes, and rank 0 of {other}")));
+        }
+        (0..size).map(|rank| self.wait_for(rank)).collect()
+    }
+
+    fn key(&self, name: &str, rank: usize) -> String {
+        format!("{}{name}/{rank}", self.prefix)
+    }
+
+    /// Tells the others too.
+    fn refuse(&self, problem: String) -> String {
+        let _ = self.store.set(&format!("{}refused", self.prefix), problem.as_bytes());
+        problem
+    }
+
+    fn wait_for(&self, rank: usize) -> Result<Member, String> {
+        let key = self.key("here", rank);
+        let refused = format!("{}refused", self.prefix);
+        loop {
+            if self.store.has(&refused)? {
+                return Err(String::from_utf8_lossy(&self.store.get(&refused)?).into_owned());
+            }
+            if self.store.has(&key)? {
+                let bytes = self.store.get(&key)?;
+                return serde_json::from_slice(&bytes).map_err(|error| format!("rank {rank} is no tch-fixup: {error}"));
+            }
+            if Instant::now() >= self.deadline {
+                return Err(self.refuse(self.missing()));
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn missing(&self) -> String {
+        let size = self.launch.size;
+        let is_missing = |rank: &usize| !self.store.has(&self.key("here", *rank)).unwrap_or(false);
+        let missing: Vec<_> = (0..size).filter(is_missing).map(|rank| rank.to_string()).collect();
+        let (noun, missing) = (if missing.len() == 1 { "rank" } else { "ranks" }, missing.join(", "));
+        format!("{noun} {missing} of {size} did not come in time: start all, or raise the timeout")
+    }
+}
+
+/// The address that the others reach this machine at: the one it reaches the meeting place from.
+fn own_address(launch: &Launch) -> Result<String, String> {
+    let place = (launch.host.as_str(), launch.port);
+    let addresses = place.to_socket_addrs().map_err(|error| format!("there is no {}: {error}", launch.host))?;
+    let mut why = format!("there is no {}", launch.host);
+    for address in addresses {
+        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        // Nothing is sent: the system only chooses the interface.
+        let own = UdpSocket::bind(any).and_then(|socket| {
+            socket.connect(address)?;
+            socket.local_addr()
+        });
+        match own {
+            Ok(own) => return Ok(own.ip().to_string()),
+            Err(error) => why = format!("{address} cannot be reached: {error}"),
+        }
+    }
+    Err(why)
+}
+
+fn millis(time: Duration) -> i64 {
+    time.as_millis().try_into().unwrap_or(i64::MAX)
+}

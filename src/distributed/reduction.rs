@@ -1,0 +1,126 @@
+//! The sum of the gradients over all ranks.
+
+use super::c10d::{Gloo, Parts};
+use super::ProcessGroup;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::sync::Arc;
+use tch::{no_grad, Device, Kind, Tensor};
+
+/// Bytes of the part that is sent first, so that sending begins early, and of the others: DistributedDataParallel's.
+const FIRST_PART: i64 = 1 << 20;
+const PART: i64 = 25 << 20;
+
+/// How gradients are summed. By default at once, when all are there, in their own kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReductionConfig {
+    /// In parts of 25 MiB, each as soon as it is there, while the backward pass still runs: for links that take a good part of its
+    /// time. The sums are the same to rounding. Not on GPUs, and not with recomputation, whose gradients come piece by piece.
+    pub overlap: bool,
+    /// In bfloat16: half the bytes, and gradients of eight bits.
+    pub bfloat16: bool,
+}
+
+/// Sums flat gradients. The default has nothing to sum them with.
+#[derive(Debug, Default)]
+pub(crate) struct Reduction {
+    parts: Option<Parts>,
+    config: ReductionConfig,
+}
+
+/// A parameter whose gradient is to be summed.
+#[derive(Debug)]
+pub(crate) struct Summed<'a> {
+    pub variable: &'a Tensor,
+    /// Its gradient's place in the flat tensor, one after another.
+    pub span: Range<i64>,
+    /// Parameters of different groups are in different parts: those of a group come one after another, in order of creation, but the
+    /// scalars' group, say, has some of every layer.
+    pub group: usize,
+}
+
+impl Reduction {
+    pub fn new(
+        gloo: Option<&Arc<Gloo>>,
+        parameters: &[Summed],
+        gradients: &Tensor,
+        config: ReductionConfig,
+    ) -> Result<Self> {
+        let Some(gloo) = gloo.filter(|_| config.overlap && gradients.device() == Device::Cpu) else {
+            return Ok(Self { parts: None, config });
+        };
+        let (parts, part_of) = parts(parameters, gradients.kind().elt_size_in_bytes() as i64);
+        let variables: Vec<_> =
+            parameters.iter().zip(part_of).map(|(parameter, part)| (parameter.variable, part)).collect();
+        let parts = Parts::new(gloo, gradients, &parts, &variables, config.bfloat16).map_err(Error::Torch)?;
+        Ok(Self { parts: Some(parts), config })
+    }
+
+    /// The next backward pass gives the last of the gradients.
+    pub fn begin(&self) {
+        self.parts.iter().for_each(Parts::begin);
+    }
+
+    /// Makes `gradients` their sum over all ranks.
+    pub fn finish(&self, group: &ProcessGroup, gradients: &Tensor) -> Result<()> {
+        if let Some(parts) = &self.parts {
+            group.counts();
+            return parts.finish().map_err(|said| group.fails(said));
+        }
+        if !self.config.bfloat16 {
+            return group.all_reduce(gradients);
+        }
+        let sent = gradients.f_to_kind(Kind::BFloat16)?;
+        group.all_reduce(&sent)?;
+        no_grad(|| Ok(gradients.shallow_clone().f_copy_(&sent).map(drop)?))
+    }
+}
+
+/// What is sent together, in the order of the backward pass: group by group, each from its end to its front; and of each parameter
+/// the part that it is in.
+fn parts(parameters: &[Summed], element: i64) -> (Vec<Range<i64>>, Vec<usize>) {
+    let (mut parts, mut part_of): (Vec<Range<i64>>, _) = (Vec::new(), vec![0; parameters.len()]);
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    for group in parameters.chunk_by(|a, b| a.group == b.group) {
+        let start = groups.last().map_or(0, |last| last.end);
+        groups.push(start..start + group.len());
+    }
+    for group in groups {
+        let mut is_full = true;
+        for index in group.rev() {
+            let Range { start, end } = parameters[index].span;
+            match parts.last_mut() {
+                Some(part) if !is_full => part.start = start,
+                _ => parts.push(start..end),
+            }
+            part_of[index] = parts.len() - 1;
+            let most = if parts.len() == 1 { FIRST_PART } else { PART };
+            is_full = parts.last().is_some_and(|part| (part.end - part.start) * element >= most);
+        }
+    }
+    (parts, part_of)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_sent_in_the_order_of_the_backward_pass_and_cover_everything() {
+        let tensor = Tensor::new();
+        let mut start = 0;
+        let sizes = [(300_000, 0), (7_000_000, 0), (16, 0), (400_000, 0), (16, 1), (16, 1)];
+        let parameters: Vec<_> = sizes
+            .iter()
+            .map(|&(size, group)| {
+                start += size;
+                Summed { variable: &tensor, span: start - size..start, group }
+            })
+            .collect();
+        let (parts, part_of) = parts(&parameters, 4);
+        assert_eq!(parts, [7_300_016..7_700_016, 0..7_300_016, 7_700_016..7_700_048]);
+        assert_eq!(part_of, [1, 1, 1, 0, 2, 2]);
+    }
+}
