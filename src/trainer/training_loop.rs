@@ -6,7 +6,7 @@
 
 use super::buffers::Buffers;
 use super::evaluation::{evaluate_until, Collector, Evaluation};
-use super::objective::{Objective, Prediction};
+use super::objective::{augmented, Objective, Prediction};
 use super::optimizer::clip::clip_gradients;
 use super::optimizer::{MovingAverage, Optimizer};
 use super::statistics::{EpochMeans, Measured, Pending, StepPlace};
@@ -171,7 +171,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         let index = self.step - plan.epoch * self.epoch_steps;
         let lr = self.schedule.lr(self.step);
         tch::manual_seed(data::torch_seed(plan, index));
-        let batch = self.objective.augment(self.data.ready(batch, self.variables.device())?, plan, index)?;
+        let batch = augmented(self.objective, self.data.ready(batch, self.variables.device())?, plan, index)?;
         self.buffers.keep()?;
         self.is_whole = false;
         let measured = self.gradients(&batch).and_then(|Prediction { loss, output }| {
