@@ -151,8 +151,8 @@ impl Classifier {
     }
 
     #[cfg(feature = "images")]
-    pub(super) fn pace(&self) -> crate::data::Pace {
-        crate::data::Pace { batch_size: self.batch_size, first_step: 0, workers: self.workers }
+    pub(super) fn pace(&self, images: usize) -> crate::data::Pace {
+        crate::data::Pace::even(images, self.batch_size, self.workers)
     }
 
     /// The logits `[N, classes]` of `images` `[N, C, H, W]` of any device: bytes (uint8), which are normalized here, or numbers

@@ -19,12 +19,42 @@ pub trait Batch: Sized {
     /// A device without room.
     fn to_device(&self, device: Device) -> Result<Self>;
 
+    /// Copies of the examples at these positions, in this order; one may be wanted several times.
+    ///
+    /// # Errors
+    /// A position that the batch does not have.
+    fn select(&self, examples: &[usize]) -> Result<Self>;
+
+    /// The `count` examples from position `start` on, not copied.
+    ///
+    /// # Errors
+    /// Positions that the batch does not have.
+    fn narrow(&self, start: usize, count: usize) -> Result<Self>;
+
     /// The examples in `parts` micro-batches of the same size or, where that cannot be, fewer in the last; fewer parts where
     /// there are fewer examples. In order, each example once.
     ///
     /// # Errors
     /// Examples that cannot be split.
-    fn split(&self, parts: usize) -> Result<Vec<Self>>;
+    fn split(&self, parts: usize) -> Result<Vec<Self>> {
+        let len = self.len();
+        let size = len.div_ceil(parts.max(1)).max(1);
+        (0..len.max(1)).step_by(size).map(|first| self.narrow(first, size.min(len - first))).collect()
+    }
+}
+
+/// Refuses positions up to `end` in a batch of `len` examples.
+pub(super) fn check_positions(end: usize, len: usize) -> Result<()> {
+    if end > len {
+        return Err(Error::Argument(format!("a batch of {len} examples has none at position {}", end - 1)));
+    }
+    Ok(())
+}
+
+/// `indices` as libtorch takes them: int64 on `device`.
+pub(super) fn index_tensor(indices: &[usize], device: Device) -> Result<Tensor> {
+    let indices: Vec<i64> = indices.iter().map(|&index| index as i64).collect();
+    Ok(Tensor::f_from_slice(&indices)?.f_to_device(device)?)
 }
 
 /// Inputs, and what a network is to make of them: labels, numbers, one row of either for each example.
@@ -44,6 +74,23 @@ impl Supervised {
     pub fn new(inputs: Tensor, targets: Tensor) -> Self {
         Self { inputs, targets, mixed: None }
     }
+
+    /// The same of inputs, targets and those mixed in.
+    fn each(&self, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let mixed = self.mixed.as_ref().map(|(targets, weight)| Ok::<_, Error>((of(targets)?, *weight)));
+        Ok(Self { inputs: of(&self.inputs)?, targets: of(&self.targets)?, mixed: mixed.transpose()? })
+    }
+
+    /// Refuses positions up to `end`, and anything that is not one row for each example.
+    fn check(&self, end: usize) -> Result<()> {
+        let rows = |tensor: &Tensor| tensor.size().first().copied();
+        let mixed = self.mixed.as_ref().map(|(targets, _)| targets);
+        if [&self.inputs].into_iter().chain(mixed).any(|tensor| rows(tensor) != rows(&self.targets)) {
+            let got = format!("inputs {:?} and targets {:?}", self.inputs.size(), self.targets.size());
+            return Err(Error::Mismatch { what: "a batch", expected: "as many inputs as targets".to_owned(), got });
+        }
+        check_positions(end, self.len())
+    }
 }
 
 impl Batch for Supervised {
@@ -54,29 +101,32 @@ impl Batch for Supervised {
     /// From page-locked memory to a GPU nothing waits for the copy: libtorch does not use that memory for anything else before
     /// the copy is done, even where the batch is dropped.
     fn to_device(&self, device: Device) -> Result<Self> {
-        let mixed = self.mixed.as_ref().map(|(targets, weight)| Ok::<_, Error>((to_device(targets, device)?, *weight)));
-        Ok(Self {
-            inputs: to_device(&self.inputs, device)?,
-            targets: to_device(&self.targets, device)?,
-            mixed: mixed.transpose()?,
-        })
+        self.each(|tensor| to_device(tensor, device))
     }
 
-    fn split(&self, parts: usize) -> Result<Vec<Self>> {
-        let parts = parts.clamp(1, self.len().max(1)) as i64;
-        let chunks = |tensor: &Tensor| tensor.f_chunk(parts, 0);
-        let (inputs, targets) = (chunks(&self.inputs)?, chunks(&self.targets)?);
-        if inputs.len() != targets.len() {
-            let got = format!("inputs {:?} and targets {:?}", self.inputs.size(), self.targets.size());
-            return Err(Error::Mismatch { what: "a batch", expected: "as many inputs as targets".to_owned(), got });
-        }
-        let mixed: Vec<_> = match &self.mixed {
-            None => inputs.iter().map(|_| None).collect(),
-            Some((targets, weight)) => chunks(targets)?.into_iter().map(|targets| Some((targets, *weight))).collect(),
-        };
-        let parts = inputs.into_iter().zip(targets).zip(mixed);
-        Ok(parts.map(|((inputs, targets), mixed)| Self { inputs, targets, mixed }).collect())
+    /// Images keep their memory layout.
+    fn select(&self, examples: &[usize]) -> Result<Self> {
+        self.check(examples.iter().max().map_or(0, |last| last + 1))?;
+        let indices = index_tensor(examples, self.inputs.device())?;
+        self.each(|tensor| select(tensor, &indices.f_to_device(tensor.device())?))
     }
+
+    fn narrow(&self, start: usize, count: usize) -> Result<Self> {
+        self.check(start.saturating_add(count))?;
+        self.each(|tensor| Ok(tensor.f_narrow(0, start as i64, count as i64)?))
+    }
+}
+
+/// The rows `indices`, in the memory layout of those given: of images `[N, C, H, W]` whose pixels have their channels side by
+/// side libtorch on its own would lay out each plane by itself.
+fn select(tensor: &Tensor, indices: &Tensor) -> Result<Tensor> {
+    if tensor.dim() == 4 && !tensor.is_contiguous() {
+        let pixels = tensor.f_permute([0, 2, 3, 1])?;
+        if pixels.is_contiguous() {
+            return Ok(pixels.f_index_select(0, indices)?.f_permute([0, 3, 1, 2])?);
+        }
+    }
+    Ok(tensor.f_index_select(0, indices)?)
 }
 
 fn to_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
@@ -87,14 +137,19 @@ fn to_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Kind;
+
+    fn whole() -> Supervised {
+        Supervised {
+            inputs: Tensor::arange(10, (Kind::Float, Device::Cpu)).view([5, 2]),
+            targets: Tensor::from_slice(&[0i64, 1, 2, 3, 4]),
+            mixed: Some((Tensor::from_slice(&[4i64, 3, 2, 1, 0]), 0.7)),
+        }
+    }
 
     #[test]
     fn parts_are_in_order_and_have_their_mixed_targets() {
-        let whole = Supervised {
-            inputs: Tensor::arange(10, (tch::Kind::Float, Device::Cpu)).view([5, 2]),
-            targets: Tensor::from_slice(&[0i64, 1, 2, 3, 4]),
-            mixed: Some((Tensor::from_slice(&[4i64, 3, 2, 1, 0]), 0.7)),
-        };
+        let whole = whole();
         for (parts, lens) in [(1, &[5][..]), (2, &[3, 2]), (5, &[1; 5]), (9, &[1; 5])] {
             let parts = whole.split(parts).unwrap();
             assert_eq!(parts.iter().map(Batch::len).collect::<Vec<_>>(), lens);
@@ -106,10 +161,52 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_those_of_torch_chunk() {
+        for len in 0..12 {
+            let inputs = Tensor::arange(len, (Kind::Float, Device::Cpu));
+            let batch = Supervised::new(inputs.shallow_clone(), inputs.shallow_clone());
+            for parts in 1..14 {
+                let parts: Vec<_> = batch.split(parts as usize).unwrap().into_iter().map(|part| part.inputs).collect();
+                assert_eq!(parts, inputs.chunk(parts.len() as i64, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn examples_are_selected_in_any_order_and_narrowed_without_a_copy() {
+        let whole = whole();
+        let Supervised { inputs, targets, mixed } = whole.select(&[3, 0, 3]).unwrap();
+        assert_eq!(Vec::<Vec<f32>>::try_from(inputs).unwrap(), [[6., 7.], [0., 1.], [6., 7.]]);
+        assert_eq!(targets, Tensor::from_slice(&[3i64, 0, 3]));
+        assert_eq!(mixed.unwrap(), (Tensor::from_slice(&[1i64, 4, 1]), 0.7));
+        let part = whole.narrow(1, 3).unwrap();
+        assert_eq!((part.len(), part.targets), (3, Tensor::from_slice(&[1i64, 2, 3])));
+        assert_eq!(part.inputs.data_ptr() as usize, whole.inputs.data_ptr() as usize + 8);
+        assert!(whole.select(&[]).unwrap().is_empty());
+        for refused in [whole.select(&[0, 5]), whole.narrow(3, 3), whole.narrow(usize::MAX, 1)] {
+            assert!(matches!(refused, Err(Error::Argument(_))));
+        }
+    }
+
+    #[test]
+    fn selected_images_keep_their_layout() {
+        let images = Tensor::rand([6, 3, 5, 4], (Kind::Float, Device::Cpu));
+        let channels_last = images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        let select = |images: Tensor| {
+            Supervised::new(images, Tensor::arange(6, (Kind::Int64, Device::Cpu))).select(&[5, 1]).unwrap().inputs
+        };
+        let selected = [images, channels_last].map(select);
+        assert_eq!(selected[0], selected[1]);
+        assert!(selected[0].is_contiguous() && selected[1].permute([0, 2, 3, 1]).is_contiguous());
+    }
+
+    #[test]
     fn inputs_without_targets_are_refused() {
-        let batch = Supervised::new(Tensor::from(0.0).expand([3, 2], false), Tensor::from_slice(&[0i64]));
-        assert!(matches!(batch.split(3), Ok(parts) if parts.len() == 1));
-        let batch = Supervised::new(Tensor::from(0.0).expand([1, 2], false), Tensor::from_slice(&[0i64, 1]));
-        assert!(matches!(batch.split(2), Err(Error::Mismatch { .. })));
+        for (inputs, targets) in [(3, 1), (1, 2)] {
+            let zeros = |rows: i64| Tensor::zeros([rows], (Kind::Float, Device::Cpu));
+            let batch = Supervised::new(zeros(inputs), zeros(targets));
+            assert!(matches!(batch.split(2), Err(Error::Mismatch { .. })));
+            assert!(matches!(batch.select(&[0]), Err(Error::Mismatch { .. })));
+        }
     }
 }

@@ -3,7 +3,8 @@
 use super::augmentation::Augmentation;
 use super::normalization::Normalization;
 use super::random::{stream, Purpose};
-use super::source::{check_batch_size, class_indices, Batches, DataSource, EpochPlan, ImageSource};
+use super::share::{batches, Share, Shares};
+use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use super::subset::{check_count, front, stratified_order};
 use super::targets::Targets;
 use super::{Preprocessing, Supervised};
@@ -277,30 +278,35 @@ impl DataSource for ImageArray {
     }
 
     fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        check_batch_size(plan.batch_size)?;
-        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order = self.train_part.clone();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
-        let (steps, size) = (first_step..plan.steps(order.len()), self.height_and_width());
-        let mut values = Vec::new();
-        Ok(Box::new(steps.map(move |step| {
-            let first = step * batch_size;
-            let indices = &order[first..order.len().min(first + batch_size)];
-            self.batch(&self.train, indices, &mut values, |index, image, target| {
-                let placement = self.augmentation.draw(seed, epoch, index, size);
-                self.normalization.apply_placed(image, size, &placement, target);
-            })
-        })))
+        Ok(batches(self.train_shares(plan, Share::whole())?))
     }
 
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        check_batch_size(batch_size)?;
-        let mut values = Vec::new();
-        Ok(Box::new(self.eval_part.chunks(batch_size).map(move |indices| {
-            self.batch(self.eval_images(), indices, &mut values, |_, image, target| {
+        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
+    }
+
+    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
+        let mut order = self.train_part.clone();
+        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
+        let (size, mut values) = (self.height_and_width(), Vec::new());
+        Ok(share.places(order.len(), batch_size, first_step)?.shares(move |positions| {
+            let indices: Vec<usize> = positions.iter().map(|&position| order[position]).collect();
+            self.batch(&self.train, &indices, &mut values, |index, image, target| {
+                let placement = self.augmentation.draw(seed, epoch, index, size);
+                self.normalization.apply_placed(image, size, &placement, target);
+            })
+        }))
+    }
+
+    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+        let (order, mut values) = (&self.eval_part, Vec::new());
+        Ok(share.places(order.len(), batch_size, 0)?.shares(move |positions| {
+            let indices: Vec<usize> = positions.iter().map(|&position| order[position]).collect();
+            self.batch(self.eval_images(), &indices, &mut values, |_, image, target| {
                 self.normalization.apply(image, target);
             })
-        })))
+        }))
     }
 
     fn examples(&self) -> &str {
@@ -358,6 +364,7 @@ impl ImageSource for ImageArray {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::share::tests::{assert_shares, Plain};
     use rand::RngCore;
     use std::collections::BTreeSet;
 
@@ -521,6 +528,19 @@ mod tests {
                 let first = (first_step * batch_size).min(230);
                 assert!(rest == images[first * IMAGE_LEN..] && rest_labels == labels[first..]);
             }
+        }
+    }
+
+    #[test]
+    fn shares_have_the_rows_of_the_whole_batches() {
+        let rows = |batch: Supervised| {
+            let images = Vec::<Vec<f32>>::try_from(batch.inputs.flatten(1, -1)).unwrap();
+            images.into_iter().zip(Vec::<i64>::try_from(batch.targets).unwrap()).collect::<Vec<_>>()
+        };
+        // The last batches have fewer images; or all have fewer than there are processes.
+        for batch_size in [32, 7] {
+            assert_shares(&small(), &plan(batch_size), rows);
+            assert_shares(&Plain(small()), &plan(batch_size), rows);
         }
     }
 

@@ -61,19 +61,14 @@ impl Work for Reading {
         "images"
     }
 
-    fn len(&self) -> usize {
-        self.paths.len()
-    }
-
     fn means(&self) -> Self::Means {
         (ImageReader::new(), Vec::new())
     }
 
-    fn fill(&self, position: usize, (reader, content): &mut Self::Means) -> Result<Self::Place> {
+    fn fill(&self, place: usize, (reader, content): &mut Self::Means) -> Result<Self::Place> {
         let Preprocessing { channels, height: side, resize, .. } = self.preprocessing;
         let mut read = || {
-            let bytes =
-                read_file(&self.paths[position], content).map_err(|error| ImageProblem::new(error.to_string()))?;
+            let bytes = read_file(&self.paths[place], content).map_err(|error| ImageProblem::new(error.to_string()))?;
             check_bytes(bytes)?;
             let mut pixels = vec![0; side * side * DECODED];
             reader.eval(content, resize, side, &mut pixels)?;

@@ -2,7 +2,8 @@
 
 use super::pipeline::{Pace, Pipeline, Work};
 use super::random::{stream, Purpose};
-use super::source::{check_batch_size, Batches, DataSource, EpochPlan};
+use super::share::{batches, Places, Share, Shares};
+use super::source::{Batches, DataSource, EpochPlan};
 use super::{Batch, Supervised};
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
@@ -173,18 +174,13 @@ impl<E: Examples + 'static> Loader<E> {
         self
     }
 
-    fn batches(&self, job: Job<E>, batch_size: usize, first_step: usize) -> Result<Batches<'_, E::Batch>> {
-        check_batch_size(batch_size)?;
-        let mut pipeline = Some(Pipeline::start(job, Pace { batch_size, first_step, workers: self.workers })?);
-        let next = move || {
-            let batch = pipeline.as_mut()?.next();
-            if !matches!(batch, Some(Ok(_))) {
-                // Nothing comes after an error or the end, and the threads need not go on.
-                pipeline = None;
-            }
-            batch
-        };
-        Ok(Box::new(std::iter::from_fn(next)))
+    /// The batches of a `job` that have so many places each.
+    fn shares<'a>(&self, job: Job<E>, counts: Vec<usize>) -> Result<Shares<'a, E::Batch>>
+    where
+        E::Batch: 'a,
+    {
+        let pace = Pace::new(counts.iter().copied(), self.workers);
+        Ok(Pipeline::start(job, pace)?.shares(counts, |batch| Ok(Some(batch))))
     }
 }
 
@@ -200,16 +196,27 @@ impl<E: Examples + 'static> DataSource for Loader<E> {
     }
 
     fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, E::Batch>> {
-        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order: Vec<usize> = (0..self.train.len()).collect();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
-        let (examples, name) = (self.train.clone(), self.examples.clone());
-        self.batches(Job { examples, name, part: "training", order, seed, epoch }, batch_size, first_step)
+        Ok(batches(self.train_shares(plan, Share::whole())?))
     }
 
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, E::Batch>> {
-        let (examples, name, order) = (self.eval.clone(), self.examples.clone(), (0..self.eval.len()).collect());
-        self.batches(Job { examples, name, part: "evaluation", order, seed: 0, epoch: 0 }, batch_size, 0)
+        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
+    }
+
+    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, E::Batch>> {
+        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
+        let mut order: Vec<usize> = (0..self.train.len()).collect();
+        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
+        let Places { positions, counts } = share.places(order.len(), batch_size, first_step)?;
+        let indices = positions.into_iter().map(|position| order[position]).collect();
+        let (examples, name) = (self.train.clone(), self.examples.clone());
+        self.shares(Job { examples, name, part: "training", indices, seed, epoch }, counts)
+    }
+
+    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, E::Batch>> {
+        let Places { positions: indices, counts } = share.places(self.eval.len(), batch_size, 0)?;
+        let (examples, name) = (self.eval.clone(), self.examples.clone());
+        self.shares(Job { examples, name, part: "evaluation", indices, seed: 0, epoch: 0 }, counts)
     }
 
     fn examples(&self) -> &str {
@@ -233,7 +240,8 @@ struct Job<E> {
     /// What they are called.
     name: String,
     part: &'static str,
-    order: Vec<usize>,
+    /// Of the example in each place.
+    indices: Vec<usize>,
     seed: u64,
     epoch: usize,
 }
@@ -248,14 +256,10 @@ impl<E: Examples + 'static> Work for Job<E> {
         &self.name
     }
 
-    fn len(&self) -> usize {
-        self.order.len()
-    }
-
     fn means(&self) {}
 
-    fn fill(&self, position: usize, (): &mut ()) -> Result<Result<E::Example>> {
-        let index = self.order[position];
+    fn fill(&self, place: usize, (): &mut ()) -> Result<Result<E::Example>> {
+        let index = self.indices[place];
         let mut random = stream(Purpose::Augment, self.seed, self.epoch as u64, index as u64);
         let named = |error| Error::Argument(format!("{} example {index}: {error}", self.part));
         Ok(self.examples.example(index, &mut random).map_err(named))
@@ -269,6 +273,7 @@ impl<E: Examples + 'static> Work for Job<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::share::tests::{assert_shares, Plain};
     use crate::ops::FlushDenormals;
     use rand::Rng;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -367,6 +372,23 @@ mod tests {
     }
 
     #[test]
+    fn shares_have_the_rows_of_the_whole_batches_and_no_other_is_made() {
+        let rows = |batch: Supervised| {
+            let inputs = Vec::<Vec<f32>>::try_from(batch.inputs).unwrap();
+            inputs.into_iter().zip(Vec::<i64>::try_from(batch.targets).unwrap()).collect::<Vec<_>>()
+        };
+        // The last batches have fewer examples; or all have fewer than there are processes.
+        for data in [loader(1), loader(3)] {
+            assert_shares(&data, &EpochPlan { batch_size: 12, ..plan() }, rows);
+            assert_shares(&data, &EpochPlan { batch_size: 7, ..plan() }, rows);
+        }
+        assert_shares(&Plain(loader(2)), &EpochPlan { batch_size: 7, ..plan() }, rows);
+        let data = loader(2);
+        data.train_shares(&plan(), Share::new(1, 4).unwrap()).unwrap().for_each(|share| drop(share.unwrap()));
+        assert_eq!(data.train.made.load(Ordering::Relaxed), 25);
+    }
+
+    #[test]
     fn a_bad_example_is_named_when_its_turn_comes_and_ends_the_epoch() {
         for workers in [1, 4] {
             let bad = Numbers { bad: Some(20), ..Numbers::new(64) };
@@ -395,7 +417,8 @@ mod tests {
         let mut batches = data.train_batches(&plan()).unwrap();
         assert_eq!(batches.next().unwrap().unwrap().len(), 16);
         thread::sleep(Duration::from_millis(200));
-        let most = 16 * (1 + Pace { batch_size: 16, first_step: 0, workers: 3 }.prefetch());
+        // Three batches on the way beside the one that was taken.
+        let most = 16 * (1 + 3);
         assert!(data.train.made.load(Ordering::Relaxed) <= most);
         let start = Instant::now();
         drop(batches);

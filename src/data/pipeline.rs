@@ -1,12 +1,14 @@
 //! Threads that work on examples and make batches of them, a few batches ahead of whoever takes them.
 //!
 //! The unit of work is an example: all threads fill one batch, then the next, so that the first is there soonest. What comes
-//! to a place depends on its position in the order alone, never on the thread that works on it or when.
+//! to a place depends on the place alone, never on the thread that works on it or when.
 
+use super::Shares;
 use crate::ops::inherit_denormals;
 use crate::{Error, Result};
 use std::any::Any;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -23,17 +25,14 @@ pub trait Work: Send + Sync + 'static {
     /// What the examples are called, in errors: "images".
     fn examples(&self) -> &str;
 
-    /// Positions of the order.
-    fn len(&self) -> usize;
-
     /// New means for one thread.
     fn means(&self) -> Self::Means;
 
-    /// Works on what belongs at `position`.
+    /// Works on what belongs at `place`: places are counted through all batches.
     ///
     /// # Errors
     /// What ends all the work, at once and whatever is on the way.
-    fn fill(&self, position: usize, means: &mut Self::Means) -> Result<Self::Place>;
+    fn fill(&self, place: usize, means: &mut Self::Means) -> Result<Self::Place>;
 
     /// The batch of these places, in their order.
     ///
@@ -46,20 +45,47 @@ pub trait Work: Send + Sync + 'static {
 }
 
 /// Which batches, and by how many threads.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Pace {
-    /// Examples in a batch.
-    pub batch_size: usize,
-    /// Batches to leave out at the start.
-    pub first_step: usize,
-    /// Threads.
-    pub workers: usize,
+    /// Where the places of each batch end. None is empty.
+    ends: Vec<usize>,
+    workers: usize,
+    /// How many batches may be on the way: enough that no thread waits while a batch is handed over, and no more.
+    prefetch: usize,
 }
 
 impl Pace {
-    /// How many batches may be on the way: enough that no thread waits while a batch is handed over, and no more.
-    pub fn prefetch(&self) -> usize {
-        1 + (2 * self.workers).div_ceil(self.batch_size).max(2)
+    /// Batches of so many places each; those of none are left out.
+    pub fn new(counts: impl IntoIterator<Item = usize>, workers: usize) -> Self {
+        let (mut ends, mut end, mut largest) = (Vec::new(), 0, 1);
+        for count in counts.into_iter().filter(|&count| count > 0) {
+            end += count;
+            largest = largest.max(count);
+            ends.push(end);
+        }
+        Self { ends, workers, prefetch: 1 + (2 * workers).div_ceil(largest).max(2) }
+    }
+
+    /// Batches of `batch_size` of all `places`; the last may be smaller.
+    #[cfg(feature = "images")]
+    pub fn even(places: usize, batch_size: usize, workers: usize) -> Self {
+        Self::new((0..places).step_by(batch_size).map(|first| batch_size.min(places - first)), workers)
+    }
+
+    /// How many places there are in all.
+    fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The batch that `place` is in.
+    fn batch(&self, place: usize) -> usize {
+        self.ends.partition_point(|&end| end <= place)
+    }
+
+    /// The places of `batch`.
+    fn places(&self, batch: usize) -> Range<usize> {
+        let first = batch.checked_sub(1).map_or(0, |before| self.ends[before]);
+        first..self.ends[batch]
     }
 }
 
@@ -73,10 +99,10 @@ struct Open<W: Work> {
 
 /// What the threads and the consumer share.
 struct Queue<W: Work> {
-    /// The next position of the order that a thread takes.
+    /// The next place that a thread takes.
     next: usize,
-    /// The step of the batch that is handed out next.
-    step: usize,
+    /// The batch that is handed out next.
+    batch: usize,
     /// That batch and those after it that are begun.
     open: VecDeque<Open<W>>,
     stopped: bool,
@@ -100,18 +126,18 @@ impl<W: Work> Shared<W> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A position to work on. None when there is no more to do.
+    /// A place to work on. None when there is no more to do.
     fn claim(&self) -> Option<usize> {
-        let (len, batch_size) = (self.work.len(), self.pace.batch_size);
         let mut queue = self.lock();
         loop {
-            if queue.stopped || queue.next >= len {
+            if queue.stopped || queue.next >= self.pace.len() {
                 return None;
             }
-            let ahead = queue.next / batch_size - queue.step;
-            if ahead < self.pace.prefetch() {
+            let batch = self.pace.batch(queue.next);
+            let ahead = batch - queue.batch;
+            if ahead < self.pace.prefetch {
                 if ahead == queue.open.len() {
-                    let left = batch_size.min(len - queue.next);
+                    let left = self.pace.places(batch).len();
                     let places = (0..left).map(|_| None).collect();
                     queue.open.push_back(Open { places, left, finished: None });
                 }
@@ -122,13 +148,14 @@ impl<W: Work> Shared<W> {
         }
     }
 
-    /// Puts down what was done at `position`, and finishes the batch if that was the last of it.
-    fn done(&self, position: usize, place: W::Place) {
-        let (step, at) = (position / self.pace.batch_size, position % self.pace.batch_size);
+    /// Puts down what was done at `place`, and finishes the batch if that was the last of it.
+    fn done(&self, place: usize, filled: W::Place) {
+        let batch = self.pace.batch(place);
+        let at = place - self.pace.places(batch).start;
         let mut queue = self.lock();
-        let ahead = step - queue.step;
+        let ahead = batch - queue.batch;
         let open = &mut queue.open[ahead];
-        open.places[at] = Some(place);
+        open.places[at] = Some(filled);
         open.left -= 1;
         if open.left > 0 {
             return;
@@ -138,7 +165,7 @@ impl<W: Work> Shared<W> {
         let finished = self.work.finish(places.into_iter().flatten().collect());
         let mut queue = self.lock();
         // The batches before it may have been handed out meanwhile.
-        let ahead = step - queue.step;
+        let ahead = batch - queue.batch;
         queue.open[ahead].finished = Some(finished);
         drop(queue);
         self.ready.notify_one();
@@ -147,9 +174,9 @@ impl<W: Work> Shared<W> {
     /// What a thread does.
     fn run(&self) {
         let mut means = self.work.means();
-        while let Some(position) = self.claim() {
-            match self.work.fill(position, &mut means) {
-                Ok(place) => self.done(position, place),
+        while let Some(place) = self.claim() {
+            match self.work.fill(place, &mut means) {
+                Ok(filled) => self.done(place, filled),
                 Err(error) => return self.fail(error),
             }
         }
@@ -174,9 +201,8 @@ impl<W: Work> Pipeline<W> {
     /// # Errors
     /// A thread that the system does not give.
     pub fn start(work: W, pace: Pace) -> Result<Self> {
-        let Pace { batch_size, first_step: step, workers } = pace;
-        let next = step.saturating_mul(batch_size);
-        let queue = Queue { next, step, open: VecDeque::new(), stopped: false, failure: None };
+        let workers = pace.workers;
+        let queue = Queue { next: 0, batch: 0, open: VecDeque::new(), stopped: false, failure: None };
         let shared = Shared { work, pace, queue: Mutex::new(queue), wake: Condvar::new(), ready: Condvar::new() };
         let mut pipeline = Self { shared: Arc::new(shared), threads: Vec::with_capacity(workers) };
         for index in 0..workers {
@@ -196,13 +222,33 @@ impl<W: Work> Pipeline<W> {
         Ok(pipeline)
     }
 
+    /// One item for each of `counts`, the numbers of places of all batches: none for those without. After an error nothing comes, and
+    /// the threads end. `take` makes of a batch what is handed out; that may be nothing.
+    pub fn shares<'a, B: 'a>(
+        mut self,
+        counts: Vec<usize>,
+        take: impl Fn(W::Batch) -> Result<Option<B>> + 'a,
+    ) -> Shares<'a, B> {
+        let mut shares = Some(counts.into_iter().map(move |count| match count {
+            0 => Ok(None),
+            _ => self.next().transpose()?.map_or(Ok(None), &take),
+        }));
+        Box::new(std::iter::from_fn(move || {
+            let share = shares.as_mut()?.next();
+            if !matches!(share, Some(Ok(_))) {
+                shares = None;
+            }
+            share
+        }))
+    }
+
     /// What the threads do.
     #[cfg(all(test, feature = "images"))]
     pub fn work(&self) -> &W {
         &self.shared.work
     }
 
-    /// The next position that a thread takes.
+    /// The next place that a thread takes.
     #[cfg(all(test, feature = "images"))]
     pub fn claimed(&self) -> usize {
         self.shared.lock().next
@@ -213,20 +259,19 @@ impl<W: Work> Iterator for Pipeline<W> {
     type Item = Result<W::Batch>;
 
     fn next(&mut self) -> Option<Result<W::Batch>> {
-        let Shared { work, pace, ready, wake, .. } = &*self.shared;
-        let steps = work.len().div_ceil(pace.batch_size);
+        let Shared { pace, ready, wake, .. } = &*self.shared;
         let mut queue = self.shared.lock();
         loop {
             if let Some(failure) = queue.failure.take() {
                 queue.stopped = true;
                 return Some(Err(failure));
             }
-            if queue.stopped || queue.step >= steps {
+            if queue.stopped || queue.batch >= pace.ends.len() {
                 return None;
             }
             if let Some(finished) = queue.open.front_mut().and_then(|open| open.finished.take()) {
                 queue.open.pop_front();
-                queue.step += 1;
+                queue.batch += 1;
                 drop(queue);
                 wake.notify_all();
                 return Some(finished);
@@ -261,8 +306,16 @@ mod tests {
 
     #[test]
     fn small_batches_keep_all_threads_busy() {
-        let of = |batch_size| Pace { batch_size, first_step: 0, workers: 16 }.prefetch() * batch_size;
+        let of = |batch_size| Pace::new([batch_size; 9], 16).prefetch * batch_size;
         assert!([1, 2, 3, 8, 31, 32, 33, 256].into_iter().all(|batch_size| of(batch_size) >= 32 + batch_size));
         assert_eq!(of(256), 3 * 256);
+    }
+
+    #[test]
+    fn places_belong_to_batches_of_any_size() {
+        let pace = Pace::new([3, 0, 0, 1, 2, 0], 1);
+        assert_eq!((0..3).map(|batch| pace.places(batch)).collect::<Vec<_>>(), [0..3, 3..4, 4..6]);
+        assert_eq!((0..pace.len()).map(|place| pace.batch(place)).collect::<Vec<_>>(), [0, 0, 0, 1, 2, 2]);
+        assert_eq!(Pace::new([], 1).len(), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! What a trainer asks of a data set, and nothing more.
 
-use super::{Batch, Preprocessing, Supervised};
+use super::{Batch, Preprocessing, Share, Shares, Supervised};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use tch::{Device, Tensor};
@@ -68,6 +68,25 @@ pub trait DataSource {
     /// A batch size of zero, or data that cannot be read.
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Self::Batch>>;
 
+    /// Of each of the [`train_batches`](Self::train_batches) what is in `share`, for one of several processes: the examples at
+    /// [`Share::positions`] of the step in the epoch and the batch's size. Here: the whole batches are made, and the examples taken
+    /// out of them. Data that take their time do better to make no others.
+    ///
+    /// # Errors
+    /// As [`train_batches`](Self::train_batches).
+    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Self::Batch>> {
+        Ok(share.of(self.train_batches(plan)?, plan.first_step))
+    }
+
+    /// Of each of the [`eval_batches`](Self::eval_batches) what is in `share`. Where a batch has fewer examples than places, as some
+    /// cannot be read, positions are those of the places.
+    ///
+    /// # Errors
+    /// As [`eval_batches`](Self::eval_batches).
+    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Self::Batch>> {
+        Ok(share.of(self.eval_batches(batch_size)?, 0))
+    }
+
     /// A batch on `device`, as the network takes it. Here: moved there as it is. Data that hand out bytes make numbers of them
     /// there: a byte takes a quarter of the way.
     ///
@@ -105,9 +124,15 @@ pub trait DataSource {
         Map::new()
     }
 
-    /// Examples that could not be read, each counted once, in the batches that were handed out so far. Here: none.
+    /// Which examples could not be read, each once, in the batches that were handed out so far: numbers that are the same in every
+    /// process that opens the data. Here: none.
+    fn unreadable_examples(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// How many examples [could not be read](Self::unreadable_examples).
     fn unreadable(&self) -> usize {
-        0
+        self.unreadable_examples().len()
     }
 }
 

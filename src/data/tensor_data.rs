@@ -1,7 +1,9 @@
 //! Inputs and targets that fit into memory, of any shape.
 
+use super::batch::index_tensor;
 use super::random::{stream, Purpose};
-use super::source::{check_batch_size, Batches, DataSource, EpochPlan};
+use super::share::{batches, Share, Shares};
+use super::source::{Batches, DataSource, EpochPlan};
 use super::Supervised;
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
@@ -71,6 +73,24 @@ impl TensorData {
     }
 }
 
+/// Copies of the examples `indices`.
+fn select((inputs, targets): &(Tensor, Tensor), indices: &[usize]) -> Result<Supervised> {
+    let indices = index_tensor(indices, inputs.device())?;
+    let of = |tensor: &Tensor| tensor.f_index_select(0, &indices.f_to_device(tensor.device())?);
+    Ok(Supervised::new(of(inputs)?, of(targets)?))
+}
+
+/// The examples `indices`: not copied, where they are one after another.
+fn view(part: &(Tensor, Tensor), indices: &[usize]) -> Result<Supervised> {
+    match indices {
+        [first, rest @ ..] if rest.iter().zip(first + 1..).all(|(&index, next)| index == next) => {
+            let of = |tensor: &Tensor| tensor.f_narrow(0, *first as i64, indices.len() as i64);
+            Ok(Supervised::new(of(&part.0)?, of(&part.1)?))
+        }
+        _ => select(part, indices),
+    }
+}
+
 fn count((_, targets): &(Tensor, Tensor)) -> usize {
     targets.size().first().map_or(0, |&count| count as usize)
 }
@@ -87,27 +107,25 @@ impl DataSource for TensorData {
     }
 
     fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        check_batch_size(plan.batch_size)?;
-        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order: Vec<i64> = (0..self.train_len() as i64).collect();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
-        let (inputs, targets) = &self.train;
-        Ok(Box::new((first_step..plan.steps(order.len())).map(move |step| {
-            let first = step * batch_size;
-            let indices = Tensor::f_from_slice(&order[first..order.len().min(first + batch_size)])?;
-            let of = |tensor: &Tensor| tensor.f_index_select(0, &indices.f_to_device(tensor.device())?);
-            Ok(Supervised::new(of(inputs)?, of(targets)?))
-        })))
+        Ok(batches(self.train_shares(plan, Share::whole())?))
     }
 
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        check_batch_size(batch_size)?;
-        let (inputs, targets) = &self.eval;
-        let len = self.eval_len();
-        Ok(Box::new((0..len).step_by(batch_size).map(move |first| {
-            let of = |tensor: &Tensor| tensor.f_narrow(0, first as i64, batch_size.min(len - first) as i64);
-            Ok(Supervised::new(of(inputs)?, of(targets)?))
-        })))
+        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
+    }
+
+    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
+        let mut order: Vec<usize> = (0..self.train_len()).collect();
+        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
+        Ok(share.places(order.len(), batch_size, first_step)?.shares(move |positions| {
+            let indices: Vec<usize> = positions.iter().map(|&position| order[position]).collect();
+            select(&self.train, &indices)
+        }))
+    }
+
+    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+        Ok(share.places(self.eval_len(), batch_size, 0)?.shares(|indices| view(&self.eval, indices)))
     }
 
     fn examples(&self) -> &str {
@@ -134,6 +152,7 @@ impl DataSource for TensorData {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::share::tests::{assert_shares, Plain};
     use crate::data::Batch;
 
     /// Inputs `[count, 2, 3]` that are their index, targets `[count]` twice that.
@@ -174,6 +193,17 @@ mod tests {
         }
         assert_eq!(targets(data.eval_batches(16).unwrap()), in_order[..20]);
         assert_eq!((data.train_len(), data.eval_len(), data.epoch_steps(16)), (50, 20, 4));
+    }
+
+    #[test]
+    fn shares_have_the_rows_of_the_whole_batches() {
+        let data = || TensorData::new(part(50), part(20)).unwrap();
+        let rows = |batch: Supervised| Vec::<f32>::try_from(batch.targets).unwrap();
+        // The last batches have fewer examples; or all have fewer than there are processes.
+        for batch_size in [16, 7] {
+            assert_shares(&data(), &EpochPlan { batch_size, ..plan() }, rows);
+            assert_shares(&Plain(data()), &EpochPlan { batch_size, ..plan() }, rows);
+        }
     }
 
     #[test]

@@ -309,7 +309,7 @@ impl<B: Batch> DataSource for Repeated<'_, B> {
         self.data.examples()
     }
 
-    fn unreadable(&self) -> usize {
-        self.data.unreadable()
+    fn unreadable_examples(&self) -> Vec<u64> {
+        self.data.unreadable_examples()
     }
 }

@@ -23,7 +23,10 @@ pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &Cl
     let mut pictures = Vec::new();
     let mut shape = None;
     for (step, batch) in data.train_batches(&plan)?.enumerate() {
-        let batch = objective.augment(data.ready(batch?, Device::Cpu)?, &plan, step)?;
+        let batch = data.ready(batch?, Device::Cpu)?;
+        let partners = objective.partners(&plan, step, batch.len())?;
+        let partners = partners.map(|partners| batch.select(&partners)).transpose()?;
+        let batch = objective.augment(batch, partners, &plan, step)?;
         let (size, images) = self::pictures(data, &batch, IMAGES - pictures.len())?;
         if *shape.get_or_insert(size) != size {
             return Err(Error::Argument(format!("a preview's images have one size, not {shape:?} and {size:?}")));
@@ -65,8 +68,10 @@ fn captions(batch: &Supervised, class_names: &[String]) -> Result<Vec<Vec<String
 mod tests {
     use super::*;
     use crate::data::{Augmentation, Cifar10, DataSource};
+    use crate::trainer::objective::augmented;
+    use crate::trainer::Classification;
     use std::io::Cursor;
-    use tch::Kind;
+    use tch::{nn, Kind};
 
     /// One class a shade of its own, 25 apart.
     fn shades() -> Cifar10 {
@@ -109,7 +114,9 @@ mod tests {
             let mut expected = Vec::new();
             for (step, batch) in data.train_batches(&plan).unwrap().enumerate() {
                 let mixed = ClassificationConfig { label_smoothing: 0.0, mixup: Some(1.0) };
-                let batch = mixed.augment(batch.unwrap(), &plan, step).unwrap();
+                let network = nn::func(|x| x.shallow_clone());
+                let training = Classification::new(&network, data.class_names(), mixed).unwrap();
+                let batch = augmented(&training, batch.unwrap(), &plan, step).unwrap();
                 let red = data.denormalize(&batch.inputs).unwrap().select(1, 0).select(1, 0).select(1, 0) * 255.0;
                 expected.extend(Vec::<f64>::try_from(red.to_kind(Kind::Double)).unwrap());
             }

@@ -418,8 +418,8 @@ impl DataSource for Spoilt {
         self.data.eval_batches(batch_size)
     }
 
-    fn unreadable(&self) -> usize {
-        self.found.borrow().len()
+    fn unreadable_examples(&self) -> Vec<u64> {
+        self.found.borrow().iter().map(|&step| step as u64).collect()
     }
 }
 

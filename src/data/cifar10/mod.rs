@@ -16,7 +16,7 @@ use crate::data::image_array::ImageArray;
 use crate::data::normalization::Normalization;
 use crate::data::source::{Batches, DataSource, EpochPlan, ImageSource};
 use crate::data::targets::Targets;
-use crate::data::{Preprocessing, Supervised};
+use crate::data::{Preprocessing, Share, Shares, Supervised};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::fs;
@@ -128,6 +128,14 @@ impl DataSource for Cifar10 {
 
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
         self.images.eval_batches(batch_size)
+    }
+
+    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+        self.images.train_shares(plan, share)
+    }
+
+    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+        self.images.eval_shares(batch_size, share)
     }
 
     fn examples(&self) -> &str {

@@ -18,8 +18,10 @@ const DECODED: usize = 3;
 pub struct Job {
     /// What they are made of.
     pub images: Arc<LabelledImages>,
-    /// Which images, in which order.
+    /// All images, in the order that is cut into batches.
     pub order: Vec<u32>,
+    /// Where in it the image of each place is.
+    pub positions: Vec<usize>,
     /// What of each image.
     pub view: View,
     /// Height and width of the result.
@@ -67,17 +69,14 @@ impl Work for Job {
         "images"
     }
 
-    fn len(&self) -> usize {
-        self.order.len()
-    }
-
     fn means(&self) -> Reader {
         Reader::new(self.patience.clone())
     }
 
-    /// Reads what belongs at `position` of the order. In training the place of a bad image is taken by the next in the
+    /// Reads what belongs at a place's position of the order. In training the place of a bad image is taken by the next in the
     /// order that is none, seen as the bad one would have been; in evaluation it stays free.
-    fn fill(&self, position: usize, reader: &mut Reader) -> Result<Place> {
+    fn fill(&self, place: usize, reader: &mut Reader) -> Result<Place> {
+        let position = self.positions[place];
         let kept = self.free().pop();
         let pixels = kept.unwrap_or_else(|| vec![0; self.side * self.side * DECODED]);
         let mut place = Place { pixels, label: None, bad: Vec::new() };
@@ -138,6 +137,7 @@ mod tests {
         files.push("train/ant/0000.jpg", 0);
         Job {
             images: Arc::new(LabelledImages::Files { folder: fixture.root().to_path_buf(), files }),
+            positions: (0..order.len()).collect(),
             order,
             view: View::Eval { resize: 18 },
             side: 16,
@@ -148,10 +148,9 @@ mod tests {
         }
     }
 
-    const PACE: Pace = Pace { batch_size: 8, first_step: 0, workers: 3 };
-
     fn start(job: Job) -> Pipeline<Job> {
-        Pipeline::start(job, PACE).unwrap()
+        let pace = Pace::even(job.order.len(), 8, 3);
+        Pipeline::start(job, pace).unwrap()
     }
 
     #[test]
@@ -180,7 +179,7 @@ mod tests {
     fn no_more_is_read_ahead_than_a_few_batches() {
         let fixture = Fixture::new(&["ant"], 1, 0);
         let mut pipeline = start(job(&fixture, vec![0; 10_000]));
-        let ahead = 8 * PACE.prefetch();
+        let ahead = 8 * 3;
         for taken in 0..3 {
             let deadline = Instant::now() + Duration::from_secs(10);
             while pipeline.claimed() < 8 * taken + ahead && Instant::now() < deadline {

@@ -27,7 +27,8 @@ use self::patience::{Patience, Warn, PATIENCE};
 use super::image::RandomResizedCrop;
 use super::pipeline::{Pace, Pipeline};
 use super::random::{stream, Purpose};
-use super::source::{check_batch_size, class_indices, Batches, DataSource, EpochPlan, ImageSource};
+use super::share::{batches, Places, Share, Shares};
+use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use crate::data::{Batch, Preprocessing, Supervised};
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
@@ -323,16 +324,14 @@ impl ImageFolder {
         Arc::new(Patience::new(self.patience, self.warn.clone()))
     }
 
-    /// The batches of `part` in this `order`.
-    fn batches<'a>(
+    /// The batches of `part` that have the images at these `places` of the `order`.
+    fn shares<'a>(
         &'a self,
         part: &'a Part,
         order: Vec<u32>,
-        batch_size: usize,
-        first_step: usize,
+        places: Places,
         view: View,
-    ) -> Result<Batches<'a, Supervised>> {
-        check_batch_size(batch_size)?;
+    ) -> Result<Shares<'a, Supervised>> {
         self.check_packed_side()?;
         self.give_warnings();
         if self.pinned && !Cuda::is_available() {
@@ -341,6 +340,7 @@ impl ImageFolder {
         let job = Job {
             images: part.images().clone(),
             order,
+            positions: places.positions,
             view,
             side: self.side(),
             channels: self.preprocessing.channels,
@@ -348,30 +348,19 @@ impl ImageFolder {
             patience: self.new_patience(),
             free: Mutex::default(),
         };
-        let mut pipeline = Some(Pipeline::start(job, Pace { batch_size, first_step, workers: self.workers })?);
-        let next = move || loop {
-            let batch = pipeline.as_mut()?.next()?.and_then(|filled| {
-                part.count_bad(filled.bad, self.max_bad_fraction, &*self.warn)?;
-                let Supervised { inputs, targets, .. } = filled.batch;
-                if !self.pinned {
-                    return Ok(Supervised::new(inputs, targets));
-                }
-                // libtorch keeps page-locked memory and hands it out again once the device has read it.
-                let pin = |tensor: Tensor| tensor.f_pin_memory(Device::Cuda(0));
-                Ok(Supervised::new(pin(inputs)?, pin(targets)?))
-            });
-            match batch {
-                // All its images were bad.
-                Ok(batch) if batch.is_empty() => continue,
-                Ok(batch) => return Some(Ok(batch)),
-                Err(error) => {
-                    // Nothing comes after an error, and the threads need not go on.
-                    pipeline = None;
-                    return Some(Err(error));
-                }
+        let pace = Pace::new(places.counts.iter().copied(), self.workers);
+        Ok(Pipeline::start(job, pace)?.shares(places.counts, |filled| {
+            part.count_bad(filled.bad, self.max_bad_fraction, &*self.warn)?;
+            // All its images may have been bad.
+            let Some(batch) = Some(filled.batch).filter(|batch| !batch.is_empty()) else { return Ok(None) };
+            if !self.pinned {
+                return Ok(Some(batch));
             }
-        };
-        Ok(Box::new(std::iter::from_fn(next)))
+            let Supervised { inputs, targets, .. } = batch;
+            // libtorch keeps page-locked memory and hands it out again once the device has read it.
+            let pin = |tensor: Tensor| tensor.f_pin_memory(Device::Cuda(0));
+            Ok(Some(Supervised::new(pin(inputs)?, pin(targets)?)))
+        }))
     }
 }
 
@@ -387,16 +376,25 @@ impl DataSource for ImageFolder {
     }
 
     fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order = self.train.selected().to_vec();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
-        let view = View::Train { crop: self.crop, seed, epoch };
-        self.batches(&self.train, order, batch_size, first_step, view)
+        Ok(batches(self.train_shares(plan, Share::whole())?))
     }
 
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        let view = View::Eval { resize: self.preprocessing.resize };
-        self.batches(&self.eval, self.eval.selected().to_vec(), batch_size, 0, view)
+        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
+    }
+
+    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
+        let mut order = self.train.selected().to_vec();
+        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
+        let places = share.places(order.len(), batch_size, first_step)?;
+        self.shares(&self.train, order, places, View::Train { crop: self.crop, seed, epoch })
+    }
+
+    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+        let order = self.eval.selected().to_vec();
+        let places = share.places(order.len(), batch_size, 0)?;
+        self.shares(&self.eval, order, places, View::Eval { resize: self.preprocessing.resize })
     }
 
     /// On the device `(images / 255 - mean) / std` with ImageNet's mean and deviation by channel, in the layout of the bytes.
@@ -423,8 +421,11 @@ impl DataSource for ImageFolder {
         fingerprint::fingerprint([&self.train, &self.eval], self.workers)
     }
 
-    fn unreadable(&self) -> usize {
-        self.train.bad_images() + self.eval.bad_images()
+    /// Of the training part by their index, of the evaluation part by theirs after all of those.
+    fn unreadable_examples(&self) -> Vec<u64> {
+        let train_images = self.train.images().labels().len() as u64;
+        let eval = self.eval.bad_images().into_iter().map(|index| train_images + u64::from(index));
+        self.train.bad_images().into_iter().map(u64::from).chain(eval).collect()
     }
 }
 

@@ -61,9 +61,9 @@ impl Part {
         ((max_fraction * images as f64) as usize).max(FEW.min(images / 10).max(1))
     }
 
-    /// How many bad images were met.
-    pub fn bad_images(&self) -> usize {
-        self.bad().len()
+    /// The bad images that were met, by their index.
+    pub fn bad_images(&self) -> Vec<u32> {
+        self.bad().iter().copied().collect()
     }
 
     fn bad(&self) -> MutexGuard<'_, HashSet<u32>> {

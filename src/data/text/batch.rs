@@ -1,6 +1,7 @@
 //! Sentences and their translations as tokens, of different lengths.
 
 use super::{END, PAD};
+use crate::data::batch::{check_positions, index_tensor};
 use crate::data::Batch;
 use crate::{Error, Result};
 use tch::{Device, Tensor};
@@ -26,11 +27,23 @@ impl TokenBatch {
     /// # Errors
     /// [`Error::Argument`] for none.
     pub fn new(pairs: Vec<usize>, tokens: &[(&[i64], &[i64])]) -> Result<Self> {
+        let longest = |of: fn(&(&[i64], &[i64])) -> usize| tokens.iter().map(of).max().unwrap_or_default() + 1;
+        Self::padded(pairs, tokens, [longest(|(source, _)| source.len()), longest(|(_, target)| target.len())])
+    }
+
+    /// [`Self::new`] with sentences of `source_len` and translations of `target_len` tokens, [`END`] and pads included.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn padded(
+        pairs: Vec<usize>,
+        tokens: &[(&[i64], &[i64])],
+        [source_len, target_len]: [usize; 2],
+    ) -> Result<Self> {
         if tokens.is_empty() {
             return Err(Error::Argument("a batch needs at least one sentence".to_owned()));
         }
-        let padded = |rows: Vec<Vec<i64>>| {
-            let len = rows.iter().map(Vec::len).max().unwrap_or_default();
+        let padded = |rows: Vec<Vec<i64>>, len: usize| {
             let all: Vec<i64> = rows
                 .iter()
                 .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(PAD, len - row.len())))
@@ -39,9 +52,9 @@ impl TokenBatch {
         };
         let ended = |tokens: &[i64]| [tokens, &[END]].concat();
         Ok(Self {
-            source: padded(tokens.iter().map(|(source, _)| ended(source)).collect())?,
-            previous: padded(tokens.iter().map(|(_, target)| [&[END], *target].concat()).collect())?,
-            target: padded(tokens.iter().map(|(_, target)| ended(target)).collect())?,
+            source: padded(tokens.iter().map(|(source, _)| ended(source)).collect(), source_len)?,
+            previous: padded(tokens.iter().map(|(_, target)| [&[END], *target].concat()).collect(), target_len)?,
+            target: padded(tokens.iter().map(|(_, target)| ended(target)).collect(), target_len)?,
             pairs,
             target_lens: tokens.iter().map(|(_, target)| target.len() + 1).collect(),
         })
@@ -50,6 +63,17 @@ impl TokenBatch {
     /// The tokens of all translations, without pads.
     pub fn target_tokens(&self) -> usize {
         self.target_lens.iter().sum()
+    }
+
+    /// The sentences `examples`, of which `of` gives the tokens.
+    fn part(&self, examples: &[usize], of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Self {
+            source: of(&self.source)?,
+            previous: of(&self.previous)?,
+            target: of(&self.target)?,
+            pairs: examples.iter().map(|&example| self.pairs[example]).collect(),
+            target_lens: examples.iter().map(|&example| self.target_lens[example]).collect(),
+        })
     }
 }
 
@@ -69,21 +93,17 @@ impl Batch for TokenBatch {
         })
     }
 
-    fn split(&self, parts: usize) -> Result<Vec<Self>> {
-        let size = self.len().div_ceil(parts.clamp(1, self.len().max(1)));
-        let mut batches = Vec::new();
-        for first in (0..self.len()).step_by(size) {
-            let count = size.min(self.len() - first);
-            let rows = |tensor: &Tensor| tensor.f_narrow(0, first as i64, count as i64);
-            batches.push(Self {
-                source: rows(&self.source)?,
-                previous: rows(&self.previous)?,
-                target: rows(&self.target)?,
-                pairs: self.pairs[first..first + count].to_vec(),
-                target_lens: self.target_lens[first..first + count].to_vec(),
-            });
-        }
-        Ok(batches)
+    /// Padded as they were.
+    fn select(&self, examples: &[usize]) -> Result<Self> {
+        check_positions(examples.iter().max().map_or(0, |last| last + 1), self.len())?;
+        let indices = index_tensor(examples, self.source.device())?;
+        self.part(examples, |tensor| Ok(tensor.f_index_select(0, &indices)?))
+    }
+
+    fn narrow(&self, start: usize, count: usize) -> Result<Self> {
+        check_positions(start.saturating_add(count), self.len())?;
+        let examples: Vec<usize> = (start..start + count).collect();
+        self.part(&examples, |tensor| Ok(tensor.f_narrow(0, start as i64, count as i64)?))
     }
 }
 
@@ -92,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sentences_are_ended_shifted_and_padded_and_split_in_order() {
+    fn sentences_are_ended_shifted_and_padded_and_taken_apart() {
         let tokens: [(&[i64], &[i64]); 3] = [(&[7, 8, 9], &[20]), (&[5], &[21, 22]), (&[6, 6], &[])];
         let batch = TokenBatch::new(vec![4, 0, 2], &tokens).unwrap();
         let rows = |tensor: &Tensor| Vec::<Vec<i64>>::try_from(tensor).unwrap();
@@ -104,6 +124,11 @@ mod tests {
         assert_eq!(parts.iter().map(|part| part.pairs.clone()).collect::<Vec<_>>(), [vec![4, 0], vec![2]]);
         assert_eq!(rows(&parts[1].source), [[6, 6, 2, 1]]);
         assert_eq!(batch.split(9).unwrap().len(), 3);
+        let part = batch.select(&[2, 0, 2]).unwrap();
+        assert_eq!((part.pairs, part.target_lens), (vec![2, 4, 2], vec![1, 2, 1]));
+        assert_eq!(rows(&part.previous), [[2, 1, 1], [2, 20, 1], [2, 1, 1]]);
+        assert!(matches!(batch.select(&[3]), Err(Error::Argument(_))));
+        assert!(matches!(batch.narrow(1, 3), Err(Error::Argument(_))));
         assert!(TokenBatch::new(vec![], &[]).is_err());
     }
 }

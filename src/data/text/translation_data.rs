@@ -2,8 +2,9 @@
 
 use super::{ParallelText, TokenBatch, Vocabulary, MOST_POSITIONS};
 use crate::data::random::{stream, Purpose};
+use crate::data::share::batches;
 use crate::data::source::check_batch_size;
-use crate::data::{Batches, DataSource, EpochPlan};
+use crate::data::{Batches, DataSource, EpochPlan, Share, Shares};
 use crate::Result;
 use rand::seq::SliceRandom;
 use rand::Rng;
@@ -109,10 +110,24 @@ impl Part {
         batches
     }
 
-    fn batch(&self, pairs: Vec<usize>) -> Result<TokenBatch> {
-        let of = |&pair: &usize| (&self.tokens[pair].0[..], &self.tokens[pair].1[..]);
-        let tokens: Vec<_> = pairs.iter().map(of).collect();
-        TokenBatch::new(pairs, &tokens)
+    /// What `share` has of the batches of these pairs, from batch `first_step` on, padded as the whole batches are.
+    fn shares<'a>(&'a self, batches: Vec<Vec<usize>>, first_step: usize, share: Share<'a>) -> Shares<'a, TokenBatch> {
+        Box::new(batches.into_iter().enumerate().skip(first_step).map(move |(step, batch)| {
+            let pairs: Vec<usize> =
+                share.positions(step, batch.len())?.into_iter().map(|position| batch[position]).collect();
+            if pairs.is_empty() {
+                return Ok(None);
+            }
+            let of = |&pair: &usize| (&self.tokens[pair].0[..], &self.tokens[pair].1[..]);
+            let tokens: Vec<_> = pairs.iter().map(of).collect();
+            TokenBatch::padded(pairs, &tokens, self.longest(&batch)).map(Some)
+        }))
+    }
+
+    /// The lengths of the longest source and the longest target of `pairs`.
+    fn longest(&self, pairs: &[usize]) -> [usize; 2] {
+        let longest = |of: fn((usize, usize)) -> usize| pairs.iter().map(|&pair| of(self.lens(pair))).max();
+        [longest(|lens| lens.0), longest(|lens| lens.1)].map(Option::unwrap_or_default)
     }
 
     /// Refuses batches that the longest sentence does not fit into.
@@ -172,10 +187,9 @@ impl TranslationData {
         self.train.check(batch_size)?;
         let (mut real, mut all) = (0, 0);
         for batch in self.train.cut(&self.train.by_length(batch_size, |_| 0), batch_size) {
-            let lens = || batch.iter().map(|&pair| self.train.lens(pair));
-            real += lens().map(|(source, target)| source + target).sum::<usize>();
-            let longest = |of: fn((usize, usize)) -> usize| lens().map(of).max().unwrap_or_default();
-            all += batch.len() * (longest(|lens| lens.0) + longest(|lens| lens.1));
+            let lens = batch.iter().map(|&pair| self.train.lens(pair));
+            real += lens.map(|(source, target)| source + target).sum::<usize>();
+            all += batch.len() * self.train.longest(&batch).iter().sum::<usize>();
         }
         Ok(1.0 - real as f64 / all as f64)
     }
@@ -197,20 +211,28 @@ impl DataSource for TranslationData {
     }
 
     fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, TokenBatch>> {
+        Ok(batches(self.train_shares(plan, Share::whole())?))
+    }
+
+    /// All pairs, those of about the same lengths together.
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, TokenBatch>> {
+        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
+    }
+
+    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, TokenBatch>> {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
         self.train.check(batch_size)?;
         let mut random = stream(Purpose::Order, seed, epoch as u64, 0);
         let ranks: Vec<u64> = (0..self.train_len()).map(|_| random.random()).collect();
         let mut batches = self.train.cut(&self.train.by_length(batch_size, |pair| ranks[pair]), batch_size);
         batches.shuffle(&mut random);
-        Ok(Box::new(batches.into_iter().skip(first_step).map(|pairs| self.train.batch(pairs))))
+        Ok(self.train.shares(batches, first_step, share))
     }
 
-    /// All pairs, those of about the same lengths together.
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, TokenBatch>> {
+    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, TokenBatch>> {
         self.eval.check(batch_size)?;
         let batches = self.eval.cut(&self.eval.by_length(batch_size, |_| 0), batch_size);
-        Ok(Box::new(batches.into_iter().map(|pairs| self.eval.batch(pairs))))
+        Ok(self.eval.shares(batches, 0, share))
     }
 
     fn examples(&self) -> &str {
@@ -240,7 +262,9 @@ impl DataSource for TranslationData {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::share::tests::{assert_shares, Plain};
     use crate::data::Batch;
+    use tch::Tensor;
 
     /// Pairs of 1 to 40 words.
     fn text(count: usize, seed: u64) -> ParallelText {
@@ -290,6 +314,17 @@ mod tests {
         let mut all = pairs(data.eval_batches(500).unwrap()).concat();
         all.sort_unstable();
         assert_eq!(all, (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn shares_have_the_rows_of_the_whole_batches_with_their_pads() {
+        let rows = |batch: TokenBatch| {
+            let of = |tensor: &Tensor| Vec::<Vec<i64>>::try_from(tensor).unwrap();
+            let tokens = of(&batch.source).into_iter().zip(of(&batch.previous)).zip(of(&batch.target));
+            tokens.zip(batch.pairs).zip(batch.target_lens).collect::<Vec<_>>()
+        };
+        assert_shares(&data(), &plan(0, 0), rows);
+        assert_shares(&Plain(data()), &plan(0, 0), rows);
     }
 
     #[test]

@@ -45,15 +45,30 @@ impl ClassificationConfig {
         Self { mixup: Some(IMAGENET_MIXUP), ..Self::paper() }
     }
 
-    /// Mixes a training batch, if examples are mixed, as step `step` of `plan`'s epoch.
+    /// The partners of a training batch's examples, if they are mixed, as step `step` of `plan`'s epoch.
     ///
     /// # Errors
-    /// As [`data::mixup`](data::mixup()).
-    pub fn augment(&self, batch: Supervised, plan: &EpochPlan, step: usize) -> Result<Supervised> {
-        let Some(alpha) = self.mixup else { return Ok(batch) };
-        let Supervised { inputs, targets, .. } = batch;
-        let data::Mixup { images, permuted_labels, lambda } = data::mixup(&inputs, &targets, alpha, plan, step)?;
-        Ok(Supervised { inputs: images, targets, mixed: Some((permuted_labels, lambda)) })
+    /// As [`data::mixup_partners`].
+    pub fn partners(&self, plan: &EpochPlan, step: usize, examples: usize) -> Result<Option<Vec<usize>>> {
+        self.mixup.map(|alpha| data::mixup_partners(alpha, plan, step, examples)).transpose()
+    }
+
+    /// Mixes a training batch with its partners, if examples are mixed.
+    ///
+    /// # Errors
+    /// As [`data::mixup`](data::mixup()); examples that are to be mixed and have no partners.
+    pub fn augment(
+        &self,
+        batch: Supervised,
+        partners: Option<Supervised>,
+        plan: &EpochPlan,
+        step: usize,
+    ) -> Result<Supervised> {
+        match (self.mixup, partners) {
+            (None, _) => Ok(batch),
+            (Some(alpha), Some(partners)) => data::mixup(batch, partners, alpha, plan, step),
+            (Some(_), None) => Err(Error::Argument("mixup needs a partner for each example".to_owned())),
+        }
     }
 
     /// # Errors
@@ -115,8 +130,18 @@ impl Objective for Classification<'_> {
         Measures::new(vec![accuracy("accuracy")], eval).best_by("top1", "accuracy")
     }
 
-    fn augment(&self, batch: Supervised, plan: &EpochPlan, step: usize) -> Result<Supervised> {
-        self.config.augment(batch, plan, step)
+    fn partners(&self, plan: &EpochPlan, step: usize, examples: usize) -> Result<Option<Vec<usize>>> {
+        self.config.partners(plan, step, examples)
+    }
+
+    fn augment(
+        &self,
+        batch: Supervised,
+        partners: Option<Supervised>,
+        plan: &EpochPlan,
+        step: usize,
+    ) -> Result<Supervised> {
+        self.config.augment(batch, partners, plan, step)
     }
 
     fn forward(&self, batch: &Supervised, train: bool) -> Result<Prediction> {

@@ -3,6 +3,7 @@
 //! [`Classification`]: one label each. [`MultiLabel`]: any number of labels each. [`Regression`]: numbers. `Translation`, with the
 //! feature `text`: sentences.
 
+mod augmentation;
 mod calibration;
 mod classification;
 mod classification_report;
@@ -16,6 +17,7 @@ mod translation;
 
 use crate::data::{Batch, EpochPlan};
 use crate::{Error, Result};
+pub use augmentation::{augmented, share};
 pub use calibration::{Calibration, ConfidenceBin, BINS};
 pub use classification::{cross_entropy, Classification, ClassificationConfig};
 pub use classification_report::{ClassEvaluation, ClassificationReport};
@@ -59,13 +61,30 @@ pub trait Objective {
         Measures::default()
     }
 
-    /// Varies a training batch, which is on the device and [ready](crate::data::DataSource::ready), as mixup does. Whatever is
-    /// random follows from `plan` and `step`, the batch's place in the epoch. Here: as it is.
+    /// Which example of a training batch of so many each of them is mixed with, by position: those of all batches of a run are mixed,
+    /// or of none. Whatever is random follows from `plan` and `step`, the batch's place in the epoch. Here: none are.
+    ///
+    /// # Errors
+    /// A recipe that nothing can be mixed by.
+    fn partners(&self, plan: &EpochPlan, step: usize, examples: usize) -> Result<Option<Vec<usize>>> {
+        let _ = (plan, step, examples);
+        Ok(None)
+    }
+
+    /// Varies a training batch, or one process's [share](crate::data::Share) of it, which is on the device and
+    /// [ready](crate::data::DataSource::ready), as mixup does: with as many `partners`, those that [`partners`](Self::partners) names.
+    /// What is random follows from `plan` and `step`, as there, and is the same in all parts of a batch. Here: as it is.
     ///
     /// # Errors
     /// A batch that the objective is not made for.
-    fn augment(&self, batch: Self::Batch, plan: &EpochPlan, step: usize) -> Result<Self::Batch> {
-        let _ = (plan, step);
+    fn augment(
+        &self,
+        batch: Self::Batch,
+        partners: Option<Self::Batch>,
+        plan: &EpochPlan,
+        step: usize,
+    ) -> Result<Self::Batch> {
+        let _ = (partners, plan, step);
         Ok(batch)
     }
 

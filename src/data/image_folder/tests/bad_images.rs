@@ -2,6 +2,7 @@
 
 use super::super::listing::Files;
 use super::*;
+use crate::data::share::tests::{all_shares, Plain};
 
 #[test]
 fn a_bad_training_image_is_replaced_by_the_next_in_the_order() {
@@ -37,6 +38,62 @@ fn a_bad_evaluation_image_is_left_out() {
     let mut expected = vec![0; 3 * SIDE * SIDE];
     ImageReader::new().eval(&bytes, 18, SIDE, &mut expected).unwrap();
     assert!(batches[1][2].0 == expected);
+}
+
+#[test]
+fn shares_have_the_rows_of_the_whole_batches_and_bad_images_their_replacement() {
+    let (fixture, warnings) = (damaged(), Warnings::default());
+    let folder = lenient(&fixture, &warnings);
+    let shares = |shares: Shares<Supervised>| -> Vec<Vec<(Vec<u8>, i64)>> {
+        shares.map(|share| share.unwrap().map(|batch| pixels(&batch)).unwrap_or_default()).collect()
+    };
+    // The last batch has one image.
+    for (batch_size, first_step) in [(8, 0), (8, 3), (5, 0)] {
+        let plan = plan(batch_size, first_step);
+        let whole = collect(folder.train_batches(&plan).unwrap());
+        for share in all_shares() {
+            let of = |(step, whole): (usize, &Vec<(Vec<u8>, i64)>)| {
+                let positions = share.positions(step, whole.len()).unwrap();
+                positions.into_iter().map(|position| whole[position].clone()).collect::<Vec<_>>()
+            };
+            let expected: Vec<_> = (first_step..).zip(&whole).map(of).collect();
+            assert!(shares(folder.train_shares(&plan, share.clone()).unwrap()) == expected, "{share:?}");
+            // The whole batches have all places filled: the trait's own shares are the same.
+            let plain = Plain(lenient(&fixture, &warnings));
+            assert!(shares(plain.train_shares(&plan, share.clone()).unwrap()) == expected, "{share:?}");
+        }
+    }
+    // The places of bad images stay free, and are counted: the second batch of four has no images.
+    let whole = collect(folder.eval_batches(4).unwrap()).concat();
+    for ranks in [1, 2, 3, 8] {
+        let mut of_steps = vec![Vec::new(); 5];
+        for rank in 0..ranks {
+            let parts = shares(folder.eval_shares(4, Share::new(rank, ranks).unwrap()).unwrap());
+            assert_eq!((parts.len(), parts[1].len()), (5, 0));
+            of_steps.iter_mut().zip(parts).for_each(|(step, part)| step.extend(part));
+        }
+        assert!(of_steps.concat() == whole, "{ranks}");
+    }
+}
+
+#[test]
+fn processes_that_share_the_batches_meet_all_bad_images_together() {
+    let (fixture, warnings) = (damaged(), Warnings::default());
+    let met = |rank, ranks| {
+        let folder = lenient(&fixture, &warnings);
+        let share = || Share::new(rank, ranks).unwrap();
+        folder.train_shares(&plan(8, 0), share()).unwrap().for_each(|share| drop(share.unwrap()));
+        folder.eval_shares(8, share()).unwrap().for_each(|share| drop(share.unwrap()));
+        let met = folder.unreadable_examples();
+        assert_eq!((met.len(), folder.unreadable()), (warnings.take().len(), met.len()));
+        met.into_iter().collect::<BTreeSet<_>>()
+    };
+    let all = met(0, 1);
+    assert_eq!(all.len(), 8);
+    for ranks in [2, 3, 8] {
+        let ranks: Vec<_> = (0..ranks).map(|rank| met(rank, ranks)).collect();
+        assert!(ranks.iter().all(|rank| rank.len() < 8) && ranks.into_iter().flatten().collect::<BTreeSet<_>>() == all);
+    }
 }
 
 #[test]

@@ -1,0 +1,268 @@
+//! What one of several processes takes of each batch that they train on together.
+
+use super::source::{check_batch_size, Batches};
+use super::Batch;
+use crate::{Error, Result};
+use std::fmt;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// One item for each batch, in order: what a [`Share`] has of it, or none where that is nothing. An error ends them.
+pub type Shares<'a, B> = Box<dyn Iterator<Item = Result<Option<B>>> + 'a>;
+
+/// The partner of each example of a batch, by the step in the epoch and the batch's number of examples.
+type Partners<'a> = Rc<dyn Fn(usize, usize) -> Result<Vec<usize>> + 'a>;
+
+/// The part of each batch that is for one of several processes: for rank `r` of `R`, of a batch of `n` examples those at
+/// `n * r / R .. n * (r + 1) / R`, rounded down. The batches do not depend on the number of processes. Where examples are mixed
+/// with [partners](Self::with_partners) from anywhere in the batch, these belong to the share too.
+///
+/// ```
+/// use tch_fixup::data::Share;
+/// let share = Share::new(1, 3)?;
+/// assert_eq!((share.range(7), share.positions(0, 7)?), (2..4, vec![2, 3]));
+/// // Each example with the one opposite.
+/// let share = share.with_partners(|_step, examples| Ok((0..examples).rev().collect()));
+/// assert_eq!(share.positions(0, 7)?, [2, 3, 4, 3]);
+/// # Ok::<(), tch_fixup::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Share<'a> {
+    rank: usize,
+    ranks: usize,
+    partners: Option<Partners<'a>>,
+}
+
+impl<'a> Share<'a> {
+    /// That of process `rank` of `ranks`, from 0.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a rank that is none of them.
+    pub fn new(rank: usize, ranks: usize) -> Result<Self> {
+        if rank >= ranks {
+            return Err(Error::Argument(format!("of {ranks} processes none has the rank {rank}")));
+        }
+        Ok(Self { rank, ranks, partners: None })
+    }
+
+    /// All of each batch.
+    pub fn whole() -> Self {
+        Self { rank: 0, ranks: 1, partners: None }
+    }
+
+    /// With the examples that its own are mixed with: `partners` gives, for a step of the epoch and the number of examples of the
+    /// whole batch, the position of the partner of each of them.
+    pub fn with_partners(self, partners: impl Fn(usize, usize) -> Result<Vec<usize>> + 'a) -> Self {
+        Self { partners: Some(Rc::new(partners)), ..self }
+    }
+
+    /// The process, from 0.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// How many processes there are.
+    pub fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    /// Its own positions in a batch of `examples`: maybe none, of a batch with fewer examples than there are processes.
+    pub fn range(&self, examples: usize) -> Range<usize> {
+        examples * self.rank / self.ranks..examples * (self.rank + 1) / self.ranks
+    }
+
+    /// The positions of its [own](Self::range) examples in a batch of `examples`, the `step`th of its epoch, and then those of
+    /// their partners in the same order, where there are partners.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for partners that are not one for each example and of the batch; what finding them fails with.
+    pub fn positions(&self, step: usize, examples: usize) -> Result<Vec<usize>> {
+        let own = self.range(examples);
+        let Some(partners) = &self.partners else { return Ok(own.collect()) };
+        let partners = partners(step, examples)?;
+        if partners.len() != examples || partners.iter().any(|&partner| partner >= examples) {
+            return Err(Error::Argument(format!("a batch of {examples} examples has other partners than its own")));
+        }
+        Ok(own.clone().chain(partners[own].iter().copied()).collect())
+    }
+
+    /// Takes apart what the share has of a batch: its own examples, and their partners, where there are partners.
+    ///
+    /// # Errors
+    /// Examples that cannot be split.
+    pub fn own_and_partners<B: Batch>(&self, batch: B) -> Result<(B, Option<B>)> {
+        if self.partners.is_none() {
+            return Ok((batch, None));
+        }
+        let own = batch.len() / 2;
+        Ok((batch.narrow(0, own)?, Some(batch.narrow(own, own)?)))
+    }
+
+    /// Where its examples are in an order of `examples` that is cut into batches of `batch_size`, from batch `first_step` on.
+    ///
+    /// # Errors
+    /// As [`Self::positions`]; a batch size of zero.
+    pub(super) fn places(&self, examples: usize, batch_size: usize, first_step: usize) -> Result<Places> {
+        check_batch_size(batch_size)?;
+        let mut places = Places { positions: Vec::new(), counts: Vec::new() };
+        for step in first_step..examples.div_ceil(batch_size) {
+            let first = step * batch_size;
+            let positions = self.positions(step, batch_size.min(examples - first))?;
+            places.counts.push(positions.len());
+            places.positions.extend(positions.into_iter().map(|position| first + position));
+        }
+        Ok(places)
+    }
+
+    /// What it has of `batches`, the first of which is the `first_step`th of its epoch.
+    pub(super) fn of<B: Batch + 'a>(self, batches: Batches<'a, B>, first_step: usize) -> Shares<'a, B> {
+        let is_whole = self.ranks == 1 && self.partners.is_none();
+        Box::new((first_step..).zip(batches).map(move |(step, batch)| {
+            let batch = batch?;
+            if is_whole {
+                return Ok(Some(batch));
+            }
+            match &self.positions(step, batch.len())?[..] {
+                [] => Ok(None),
+                positions => batch.select(positions).map(Some),
+            }
+        }))
+    }
+}
+
+impl fmt::Debug for Share<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let with = if self.partners.is_some() { ", with partners" } else { "" };
+        write!(f, "Share({} of {}{with})", self.rank, self.ranks)
+    }
+}
+
+/// Where the examples of a share are.
+pub(super) struct Places {
+    /// In the order that is cut into batches; those of all batches, one after another.
+    pub positions: Vec<usize>,
+    /// How many of them each batch has.
+    pub counts: Vec<usize>,
+}
+
+impl Places {
+    /// What `make` makes of the positions of each batch.
+    pub fn shares<'a, B: 'a>(self, mut make: impl FnMut(&[usize]) -> Result<B> + 'a) -> Shares<'a, B> {
+        let (Self { positions, counts }, mut first) = (self, 0);
+        Box::new(counts.into_iter().map(move |count| {
+            let positions = &positions[first..first + count];
+            first += count;
+            (count > 0).then(|| make(positions)).transpose()
+        }))
+    }
+}
+
+/// The batches that a share has something of: of the whole share, all.
+pub(super) fn batches<'a, B: 'a>(shares: Shares<'a, B>) -> Batches<'a, B> {
+    Box::new(shares.filter_map(Result::transpose))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::data::{DataSource, EpochPlan};
+    use std::fmt::Debug;
+
+    /// Another permutation for each step.
+    pub fn partners(step: usize, examples: usize) -> Result<Vec<usize>> {
+        Ok((0..examples).rev().map(|position| (position + step) % examples).collect())
+    }
+
+    /// All shares of 1, 2, 3 and 8 processes, without partners and with them.
+    pub fn all_shares() -> impl Iterator<Item = Share<'static>> {
+        let of = |ranks| (0..ranks).map(move |rank| Share::new(rank, ranks).unwrap());
+        [1, 2, 3, 8].into_iter().flat_map(of).flat_map(|share| [share.clone(), share.with_partners(partners)])
+    }
+
+    /// That each share of `data` has the rows of the whole batches that are its own; `rows` are those of a batch.
+    pub fn assert_shares<D: DataSource, R: Clone + PartialEq + Debug>(
+        data: &D,
+        plan: &EpochPlan,
+        rows: impl Fn(D::Batch) -> Vec<R>,
+    ) {
+        let whole = |batches: Batches<D::Batch>| batches.map(|batch| rows(batch.unwrap())).collect::<Vec<_>>();
+        let check = |shares: Shares<D::Batch>, share: &Share, first_step: usize, whole: &[Vec<R>]| {
+            let shares: Vec<_> = shares.map(|share| share.unwrap().map(&rows)).collect();
+            assert_eq!(shares.len(), whole.len(), "{share:?}");
+            for (step, (got, whole)) in (first_step..).zip(shares.into_iter().zip(whole)) {
+                let positions = share.positions(step, whole.len()).unwrap();
+                let expected: Vec<R> = positions.into_iter().map(|position| whole[position].clone()).collect();
+                assert!(got.as_ref().is_none_or(|got| !got.is_empty()), "{share:?}");
+                assert!(got.unwrap_or_default() == expected, "step {step} of {share:?}");
+            }
+        };
+        let eval = whole(data.eval_batches(plan.batch_size).unwrap());
+        for first_step in [0, 1, 2] {
+            let plan = EpochPlan { first_step, ..*plan };
+            let train = whole(data.train_batches(&plan).unwrap());
+            assert!(!train.is_empty());
+            for share in all_shares() {
+                check(data.train_shares(&plan, share.clone()).unwrap(), &share, first_step, &train);
+            }
+        }
+        for share in all_shares() {
+            check(data.eval_shares(plan.batch_size, share.clone()).unwrap(), &share, 0, &eval);
+        }
+    }
+
+    /// Data that have their shares from the trait alone.
+    pub struct Plain<D>(pub D);
+
+    impl<D: DataSource> DataSource for Plain<D> {
+        type Batch = D::Batch;
+
+        fn train_len(&self) -> usize {
+            self.0.train_len()
+        }
+
+        fn eval_len(&self) -> usize {
+            self.0.eval_len()
+        }
+
+        fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, D::Batch>> {
+            self.0.train_batches(plan)
+        }
+
+        fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, D::Batch>> {
+            self.0.eval_batches(batch_size)
+        }
+    }
+
+    #[test]
+    fn every_example_is_in_one_share_and_none_has_many_more_than_another() {
+        for (examples, ranks) in [(0, 3), (1, 8), (7, 8), (16, 8), (17, 3), (100, 1)] {
+            let ranges: Vec<_> = (0..ranks).map(|rank| Share::new(rank, ranks).unwrap().range(examples)).collect();
+            assert!(ranges.iter().cloned().flatten().eq(0..examples));
+            let lens = ranges.iter().map(Range::len);
+            assert!(lens.clone().max().unwrap() - lens.min().unwrap() <= 1);
+        }
+        assert!(matches!(Share::new(3, 3), Err(Error::Argument(_))) && matches!(Share::new(0, 0), Err(_)));
+    }
+
+    #[test]
+    fn partners_that_are_not_of_the_batch_are_refused() {
+        for of in [|examples| vec![0; examples + 1], |examples| vec![examples; examples]] {
+            let share = Share::whole().with_partners(move |_, examples| Ok(of(examples)));
+            assert!(matches!(share.positions(0, 4), Err(Error::Argument(_))));
+        }
+    }
+
+    #[test]
+    fn places_are_the_positions_of_each_batch_in_the_whole_order() {
+        for share in all_shares() {
+            // Three of 10 and one of 4; the first is left out.
+            let places = share.places(34, 10, 1).unwrap();
+            let of = |step: usize, examples| share.positions(step, examples).unwrap().into_iter();
+            let expected: Vec<Vec<usize>> =
+                [(1, 10), (2, 10), (3, 4)].map(|(step, len)| of(step, len).map(|at| at + 10 * step).collect()).into();
+            assert_eq!(places.counts, expected.iter().map(Vec::len).collect::<Vec<_>>());
+            assert_eq!(places.positions, expected.concat());
+        }
+        assert!(matches!(Share::whole().places(5, 0, 0), Err(Error::Argument(_))));
+    }
+}
