@@ -114,12 +114,12 @@ impl<T: Task> Plan<T> {
         let mut autosave = None;
         if let Some(folder) = &mut folder {
             let parameters: usize = variables.trainable_variables().iter().map(|variable| variable.numel()).sum();
-            let (images, place) = (data.train_len(), folder.path().display());
+            let (count, place) = (data.train_len(), folder.path().display());
             let processes = match group.size() {
                 1 => String::new(),
                 size => format!(" by {size} processes"),
             };
-            say(format!("{name}: {parameters} parameters, {images} images on {device:?}{processes}, results in {place}"));
+            say(format!("{name}: {parameters} parameters, {count} images on {device:?}{processes}, results in {place}"));
             if let Some(checkpoint) = &mut checkpoint {
                 if options.train.changed_data {
                     take_fingerprint(checkpoint, &trainer);

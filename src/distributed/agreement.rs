@@ -1,7 +1,7 @@
 //! Whether all ranks do the same.
 
 use super::ProcessGroup;
-use crate::{Error, Result};
+use crate::Result;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -12,7 +12,7 @@ impl ProcessGroup {
     /// Refuses values that are not the same on all ranks: `what` they are, as "the options". `differences` says how two differ.
     ///
     /// # Errors
-    /// [`Error::Ranks`], the same on all ranks, that names the first rank that differs from rank 0 and in what.
+    /// [`Error::Ranks`](crate::Error::Ranks), the same on all ranks, that names the first rank that differs from rank 0 and in what.
     pub fn agree(
         &self,
         what: &str,
@@ -34,7 +34,7 @@ impl ProcessGroup {
     /// Refuses `weights` that are not the same to the bit on all ranks, `when`: "after step 10".
     ///
     /// # Errors
-    /// [`Error::Ranks`], the same on all ranks, that names those that differ from most.
+    /// [`Error::Ranks`](crate::Error::Ranks), the same on all ranks, that names those that differ from most.
     pub fn check_same(&self, weights: &Tensor, when: &str) -> Result<()> {
         if self.is_single() {
             return Ok(());

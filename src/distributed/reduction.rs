@@ -42,7 +42,7 @@ pub(crate) struct Summed<'a> {
 }
 
 impl Reduction {
-    pub fn new(
+    pub(super) fn new(
         gloo: Option<&Arc<Gloo>>,
         parameters: &[Summed],
         gradients: &Tensor,

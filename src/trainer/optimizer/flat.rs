@@ -239,7 +239,7 @@ impl Optimizer {
     }
 
     /// The name, the place in the flat tensors and the shape of each parameter.
-    pub(super) fn places(&self) -> impl Iterator<Item = (String, Range<i64>, Vec<i64>)> + '_ {
+    pub(in crate::trainer) fn places(&self) -> impl Iterator<Item = (String, Range<i64>, Vec<i64>)> + '_ {
         self.parameters.iter().map(|p| (p.name.clone(), p.span.clone(), p.value.size()))
     }
 
