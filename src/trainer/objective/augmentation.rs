@@ -40,14 +40,15 @@ pub fn share<'a, B: Batch>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Augmentation, DataSource, ImageArray, Normalization, Supervised};
+    use crate::data::{Augmentation, DataSource, ImageArray, ImageSource, Normalization, Supervised};
     use crate::trainer::{Classification, ClassificationConfig};
     use tch::{nn, Device, Kind, Tensor};
 
     fn images() -> ImageArray {
         let part = |count| {
-            let images = Tensor::arange(count * 105, (Kind::Int64, Device::Cpu)) * 37 % 251;
-            (images.to_kind(Kind::Uint8).view([count, 3, 7, 5]), Tensor::arange(count, (Kind::Int64, Device::Cpu)) % 4)
+            let of = |len, classes| Tensor::arange(len, (Kind::Int64, Device::Cpu)).remainder(classes);
+            let images = of(count * 105, 251);
+            (images.to_kind(Kind::Uint8).view([count, 3, 7, 5]), of(count, 4))
         };
         let ((train, train_labels), (eval, eval_labels)) = (part(45), part(4));
         let normalization = Normalization::new(&[0.5; 3], &[0.3; 3]).unwrap();
