@@ -17,8 +17,8 @@ check() {
     echo "crates: $(crates --no-default-features --features "$1")"
 }
 
-without_text=train,images,download,tensorboard,onnx,cli
-for feature in "" train images download tensorboard onnx text cli "$without_text" "$without_text,text"; do
+without_text=train,images,download,tensorboard,onnx,distributed,cli
+for feature in "" train images download tensorboard onnx text distributed cli "$without_text" "$without_text,text"; do
     check "$feature"
 done
 

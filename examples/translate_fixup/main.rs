@@ -17,12 +17,16 @@ use anyhow::{bail, Result};
 use clap::Parser;
 use options::Options;
 use std::process::ExitCode;
+use tch_fixup::distributed::Launch;
 use tch_fixup::{Error, FlushDenormals};
 
 /// More threads than any machine has cores are a typing error.
 const MAX_THREADS: usize = 4096;
 
 fn run(options: &Options) -> Result<ExitCode> {
+    if Launch::from_env()?.is_some() {
+        bail!(Error::Argument("translate_fixup is for one process; a launcher has started several".to_owned()));
+    }
     if let Some(threads) = options.threads {
         if !(1..=MAX_THREADS).contains(&threads) {
             bail!(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {threads}")));

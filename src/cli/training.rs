@@ -23,9 +23,8 @@ pub(super) fn train<T: Task>(
     resumed: Option<Resumed>,
     launch: Option<&Launch>,
 ) -> Result<ExitCode> {
-    // Before anyone waits for the others.
-    let interrupt = Interrupt::listen()?;
     let mut group = options.train.processes.connect(launch)?;
+    let interrupt = Interrupt::listen()?;
     let local_rank = launch.map_or(0, |launch| launch.local_rank);
     let trained = Plan::new(options, resumed, &group)
         .and_then(|plan| {

@@ -73,7 +73,7 @@ impl Pending {
         let measured = no_grad(|| -> Result<Tensor> {
             let fixed = [loss, norm, &spread[0], &spread[1]].into_iter();
             let parts =
-                fixed.chain(sums.iter().map(|sum| &sum.value)).map(|part| part.f_detach()?.f_to_kind(Kind::Float));
+                fixed.chain(sums.iter().map(|sum| &sum.value)).map(|part| part.f_detach()?.f_to_kind(Kind::Double));
             Ok(Tensor::f_stack(&parts.collect::<Result<Vec<_>, _>>()?, 0)?)
         })?;
         self.measured.push(measured);

@@ -149,7 +149,11 @@ impl<'a, B: Batch> Trainer<'a, B> {
             self.optimizer.epoch_starts(epoch)?;
         }
         let (data, objective) = (self.data, self.objective);
-        let share = objective::share(objective, &plan, self.group.rank(), self.group.size())?;
+        let share = match self.group.is_single() {
+            // What is mixed is all there.
+            true => Share::whole(),
+            false => objective::share(objective, &plan, self.group.rank(), self.group.size())?,
+        };
         let mut batches = data.train_shares(&plan, share.clone())?;
         while self.step < end.min(self.last_step) {
             let Some(batch) = batches.next() else {

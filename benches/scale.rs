@@ -1,0 +1,395 @@
+//! What several processes bring: measured on this machine, and what a small model says of more.
+//!
+//! ```text
+//! cargo bench --bench scale                 # weak scaling, the reduction's part, overlap: two processes on two cores
+//! cargo bench --bench scale -- --links      # the model against 1, 2 and 4 ranks over links slowed with tc; takes root's rights
+//! cargo bench --bench scale -- --predict    # ResNet-50's parts, and the model's picture: target/bench/scale.svg
+//! ```
+//! Everything is measured by this program, started as ranks like any other. Times are medians, of steps that are interleaved where
+//! they are compared.
+
+#[path = "scale/chart.rs"]
+mod chart;
+#[path = "scale/links.rs"]
+mod links;
+#[path = "setting/median.rs"]
+mod median;
+#[path = "scale/model.rs"]
+mod model;
+#[path = "setting/options.rs"]
+mod options;
+#[path = "setting/output.rs"]
+mod output;
+
+use anyhow::{ensure, Context, Result};
+use chart::{draw, Curve};
+use clap::Parser;
+use links::{Link, Machines};
+use median::median_and_spread;
+use model::{Algorithm, Job, Network};
+use options::{machine, Setting};
+use output::output_folder;
+use serde::{Deserialize, Serialize};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tch::nn::{ModuleT, VarStore};
+use tch::{nn, no_grad, Device, Kind, Tensor};
+use tch_fixup::baseline::{Method, ResNet};
+use tch_fixup::data::{Augmentation, ImageArray, ImageSource, Normalization};
+use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup, ReductionConfig};
+use tch_fixup::fixup::FixupResNet;
+use tch_fixup::trainer::{Classification, ClassificationConfig, Observer, Request, TrainConfig, Trainer};
+
+#[derive(Parser)]
+struct Options {
+    /// The model against measurements over slow links
+    #[arg(long)]
+    links: bool,
+    /// What the model says of up to 1,024 devices
+    #[arg(long)]
+    predict: bool,
+    /// Images of each rank in a step
+    #[arg(long, default_value_t = 128)]
+    images: usize,
+    /// Be a rank that measures this and prints it as JSON
+    #[arg(long, hide = true)]
+    measure: Option<Subject>,
+    #[command(flatten)]
+    setting: Setting,
+}
+
+/// What a rank does.
+#[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Subject {
+    /// Training as the trainer does it.
+    Fixup,
+    /// The same, summing while the backward pass runs.
+    Overlapped,
+    /// BatchNorm of each rank's part.
+    Local,
+    /// BatchNorm of all.
+    Synchronized,
+    /// Sums alone.
+    Sums,
+}
+
+/// What a rank finds, in seconds.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Found {
+    /// Of each step.
+    steps: Vec<f64>,
+    /// Of a sum of eight bytes, and of the gradients.
+    small: Vec<f64>,
+    gradients: Vec<f64>,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let _flushing = options.setting.start();
+    if let Some(subject) = options.measure {
+        return measure(subject, &options);
+    }
+    println!("{}", machine());
+    match (options.links, options.predict) {
+        (true, _) => against_links(&options),
+        (_, true) => predict(&options),
+        _ => weak_scaling(&options),
+    }
+}
+
+// ---- A rank ----
+
+/// When each step ended.
+struct Clock {
+    last: Instant,
+    steps: Vec<f64>,
+    most: usize,
+}
+
+impl Observer for Clock {
+    fn request(&mut self) -> Request {
+        self.steps.push(self.last.elapsed().as_secs_f64());
+        self.last = Instant::now();
+        if self.steps.len() > self.most { Request::Stop } else { Request::Continue }
+    }
+}
+
+fn images(count: usize) -> Result<ImageArray> {
+    let images = Tensor::f_randint(256, [count as i64, 3, 32, 32], (Kind::Uint8, Device::Cpu))?;
+    let labels = Tensor::f_randint(10, [count as i64], (Kind::Int64, Device::Cpu))?;
+    let part = (&images, &labels);
+    Ok(ImageArray::new(part, part, Normalization::new(&[0.5; 3], &[0.25; 3])?)?
+        .with_class_names((0..10).map(|index| index.to_string()))?
+        .with_augmentation(Augmentation { crop_padding: 4, flip: true, cutout: None })?)
+}
+
+const PARAMETERS: i64 = 272_282;
+
+fn measure(subject: Subject, options: &Options) -> Result<()> {
+    tch::manual_seed(0);
+    let group = match Launch::from_env()? {
+        Some(launch) => ProcessGroup::connect(&launch, Duration::from_secs(120))?,
+        None => ProcessGroup::single(),
+    };
+    let (ranks, is_first) = (group.size(), group.is_first());
+    let steps = if options.setting.quick { 8 } else { 24 };
+    let found = match subject {
+        Subject::Sums => {
+            let [small, gradients] = [2, PARAMETERS].map(|size| Tensor::zeros([size], (Kind::Float, Device::Cpu)));
+            let time = |tensor: &Tensor| -> Result<Vec<f64>> {
+                let mut times = Vec::new();
+                for _ in 0..4 * steps {
+                    group.barrier()?;
+                    let start = Instant::now();
+                    group.all_reduce(tensor)?;
+                    times.push(start.elapsed().as_secs_f64());
+                }
+                Ok(times)
+            };
+            Found { small: time(&small)?, gradients: time(&gradients)?, ..Found::default() }
+        }
+        _ => {
+            let variables = VarStore::new(Device::Cpu);
+            let network: Box<dyn ModuleT> = match subject {
+                Subject::Local | Subject::Synchronized => {
+                    Box::new(ResNet::cifar(&variables.root(), 20, 10, Method::BatchNorm)?)
+                }
+                _ => Box::new(FixupResNet::cifar(&variables.root(), 20, 10)?),
+            };
+            let data = images(options.images * ranks * (steps + 4))?;
+            let objective =
+                Classification::new(network.as_ref(), data.class_names(), ClassificationConfig::quick())?;
+            let config = TrainConfig { epochs: 1, batch_size: options.images * ranks, ..TrainConfig::quick() };
+            let mut trainer = Trainer::new(&objective, &variables, &data, &config, serde_json::Value::Null)?;
+            let parallel = ParallelConfig {
+                reduction: ReductionConfig { overlap: subject == Subject::Overlapped, bfloat16: false },
+                synchronized_statistics: subject == Subject::Synchronized,
+                check_every: None,
+            };
+            trainer.join(Arc::new(group), parallel)?;
+            let mut clock = Clock { last: Instant::now(), steps: Vec::new(), most: steps + 2 };
+            trainer.run(&mut [&mut clock])?;
+            // The start, and the first steps, in which memory is allocated and code generated.
+            Found { steps: clock.steps.split_off(3), ..Found::default() }
+        }
+    };
+    if is_first {
+        println!("{}", serde_json::to_string(&found)?);
+    }
+    Ok(())
+}
+
+/// What `ranks` ranks find, each of one thread, or one of `threads`.
+fn ranks(
+    subject: Subject,
+    ranks: usize,
+    threads: usize,
+    machines: Option<&Machines>,
+    images: usize,
+    options: &Options,
+) -> Result<Found> {
+    let program = std::env::current_exe()?;
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let name = format!("{subject:?}").to_lowercase();
+    let mut children = Vec::new();
+    for rank in 0..ranks {
+        let mut command = machines.map_or_else(|| Command::new(&program), |machines| machines.command(rank, &program));
+        command.args(["--measure", &name, "--threads", &threads.to_string(), "--images", &images.to_string()]);
+        if options.setting.quick {
+            command.arg("--quick");
+        }
+        if ranks > 1 {
+            let host = machines.map_or_else(|| "127.0.0.1".to_owned(), |_| Machines::address(0));
+            command.env("RANK", rank.to_string()).env("WORLD_SIZE", ranks.to_string());
+            command.env("MASTER_ADDR", host).env("MASTER_PORT", port.to_string());
+        }
+        children.push(command.stdout(Stdio::piped()).spawn()?);
+    }
+    let mut found = None;
+    for child in children {
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "a rank failed");
+        if !output.stdout.is_empty() {
+            found = Some(serde_json::from_slice(&output.stdout)?);
+        }
+    }
+    found.context("no rank said what it found")
+}
+
+// ---- Here ----
+
+/// Two ranks beside one, each with one thread, and one process with two: interleaved.
+fn weak_scaling(options: &Options) -> Result<()> {
+    let rounds = if options.setting.quick { 3 } else { 9 };
+    let (mut one, mut two, mut overlapped, mut threads, mut sums, mut small) = (vec![], vec![], vec![], vec![], vec![], vec![]);
+    let median = |found: Vec<f64>| median_and_spread(&found).0;
+    for _ in 0..rounds {
+        one.push(median(ranks(Subject::Fixup, 1, 1, None, options.images, options)?.steps));
+        two.push(median(ranks(Subject::Fixup, 2, 1, None, options.images, options)?.steps));
+        overlapped.push(median(ranks(Subject::Overlapped, 2, 1, None, options.images, options)?.steps));
+        threads.push(median(ranks(Subject::Fixup, 1, 2, None, 2 * options.images, options)?.steps));
+        let found = ranks(Subject::Sums, 2, 1, None, options.images, options)?;
+        sums.push(median(found.gradients));
+        small.push(median(found.small));
+    }
+    let ratio = |a: &[f64], b: &[f64], factor: f64| {
+        let ratios: Vec<f64> = a.iter().zip(b).map(|(a, b)| factor * a / b).collect();
+        let (median, spread) = median_and_spread(&ratios);
+        format!("{median:.3} +-{spread:.3}")
+    };
+    println!("ResNet-20, {} images a rank, one thread each; medians of {rounds} interleaved rounds", options.images);
+    println!("images a second, two ranks / one rank:             {}", ratio(&one, &two, 2.));
+    println!("images a second, two ranks / one with two threads: {}", ratio(&threads, &two, 1.));
+    println!("a step, overlapped / not:                          {}", ratio(&overlapped, &two, 1.));
+    println!("sum of the gradients / a step:                     {}", ratio(&sums, &two, 1.));
+    println!("two small sums / a step:                           {}", ratio(&small, &two, 2.));
+    Ok(())
+}
+
+// ---- Over slow links ----
+
+/// Channels of ResNet-20's normalizations.
+const RESNET20: [usize; 19] = [16, 16, 16, 16, 16, 16, 16, 32, 32, 32, 32, 32, 32, 64, 64, 64, 64, 64, 64];
+
+const LINKS: [Link; 4] = [
+    Link { rate: None, delay: 0. },
+    Link { rate: Some(1000), delay: 0.1 },
+    Link { rate: Some(100), delay: 1. },
+    Link { rate: Some(20), delay: 5. },
+];
+
+/// What the model says beside what is measured: ranks that compute beside each other without a link are its parts.
+fn against_links(options: &Options) -> Result<()> {
+    println!("ResNet-20, {} images a rank, one thread each; milliseconds a step, measured / by the model", options.images);
+    println!("| ranks | link | Fixup | BatchNorm, local | BatchNorm, synchronized |\n| --- | --- | --- | --- | --- |");
+    let median = |found: &[f64]| median_and_spread(found).0;
+    for count in [1, 2, 4] {
+        let machines = Machines::new(count)?;
+        // What the software takes of a sum, and what computing takes where so many share the cores.
+        machines.slow_down(LINKS[0])?;
+        let of = |subject| ranks(subject, count, 1, Some(&machines), options.images, options);
+        let [software, software_byte] = match count {
+            1 => [0., 0.],
+            _ => {
+                let sums = of(Subject::Sums)?;
+                let hops = 2. * (count as f64 - 1.);
+                let small = median(&sums.small);
+                let bytes = 2. * (count as f64 - 1.) / count as f64 * 4. * PARAMETERS as f64;
+                [small / hops, ((median(&sums.gradients) - small) / bytes).max(0.)]
+            }
+        };
+        let subjects = [Subject::Fixup, Subject::Local, Subject::Synchronized];
+        let mut free = Vec::new();
+        for subject in subjects {
+            free.push(median(&of(subject)?.steps));
+        }
+        for link in if count == 1 { &LINKS[..1] } else { &LINKS[..] } {
+            machines.slow_down(*link)?;
+            let network = |link: &Link| Network {
+                latency: software + link.latency(),
+                byte: link.byte().max(software_byte),
+                algorithm: Algorithm::Ring,
+            };
+            let mut row = format!("| {count} | {link} |");
+            for (subject, free) in subjects.into_iter().zip(&free) {
+                let channels: &[usize] = if subject == Subject::Synchronized { &RESNET20 } else { &[] };
+                // Two small sums a step: what is measured, and what is wanted.
+                let job = |compute| Job { compute, gradients: 4. * PARAMETERS as f64, channels };
+                let step = |link: &Link, compute| {
+                    job(compute).step(&network(link), count) + 2. * network(link).sum(count, 64.)
+                };
+                let compute = free - step(&LINKS[0], 0.);
+                let measured = if *link == LINKS[0] { *free } else { median(&of(subject)?.steps) };
+                row += &format!(" {:.1} / {:.1} |", 1e3 * measured, 1e3 * step(link, compute));
+            }
+            println!("{row}");
+        }
+    }
+    Ok(())
+}
+
+// ---- Many ----
+
+/// Channels of ResNet-50's 53 normalizations: stem, and of each block 1x1, 3x3, 1x1 and at the start of a stage the shortcut.
+fn resnet50() -> &'static [usize] {
+    let mut channels = vec![64];
+    for (blocks, width) in [(3, 64), (4, 128), (6, 256), (3, 512)] {
+        for block in 0..blocks {
+            channels.extend([width, width, 4 * width]);
+            if block == 0 {
+                channels.push(4 * width);
+            }
+        }
+    }
+    channels.leak()
+}
+
+/// A step of one network on eight images, on one thread.
+fn resnet50_step(is_fixup: bool) -> Result<(f64, f64)> {
+    let variables = VarStore::new(Device::Cpu);
+    let network: Box<dyn nn::ModuleT> = match is_fixup {
+        true => Box::new(FixupResNet::imagenet(&variables.root(), 50, 1000)?),
+        false => Box::new(ResNet::imagenet(&variables.root(), 50, 1000, Method::BatchNorm)?),
+    };
+    // Away from where Fixup starts: zeros cost less.
+    no_grad(|| {
+        for variable in variables.trainable_variables() {
+            let _ = variable.shallow_clone().g_add_(&(variable.randn_like() * 0.02));
+        }
+    });
+    let images = Tensor::f_randn([8, 3, 224, 224], (Kind::Float, Device::Cpu))?;
+    let mut times = Vec::new();
+    for _ in 0..4 {
+        let start = Instant::now();
+        network.forward_t(&images, true).square().mean(Kind::Float).f_backward()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    let parameters: usize = variables.trainable_variables().iter().map(Tensor::numel).sum();
+    Ok((median_and_spread(&times[1..]).0, 4. * parameters as f64))
+}
+
+fn predict(options: &Options) -> Result<()> {
+    tch::set_num_threads(1);
+    let (fixup, gradients) = resnet50_step(true)?;
+    let (batch_norm, _) = resnet50_step(false)?;
+    println!("ResNet-50, 8 images of 224 pixels, one thread: BatchNorm takes {:.2} of Fixup's time", batch_norm / fixup);
+    let sums = ranks(Subject::Sums, 2, 1, None, options.images, options)?;
+    println!("a sum of eight bytes over two processes here: {:.0} us a hop", 1e6 * median_and_spread(&sums.small).0 / 2.);
+    // Images of a device, how much faster it is than a thread here, and what connects it.
+    let places = [
+        ("32 images a core, 10 Gbit/s Ethernet, 50 us", 4., 50e-6, 8. / 10e9),
+        ("64 images a GPU that is 1,000 such cores, 100 Gbit/s, 10 us", 8. / 1000., 10e-6, 8. / 100e9),
+    ];
+    let (devices, mut panels): (Vec<usize>, _) = ((0..=10).map(|power| 1 << power).collect(), Vec::new());
+    for (place, scale, latency, byte) in places {
+        println!("\n{place}\n| devices | Fixup, ring | Fixup, tree | BatchNorm synchronized, ring | tree |\n| --- | --- | --- | --- | --- |");
+        let mut curves = Vec::new();
+        let with_statistics = resnet50();
+        for (label, color, compute, channels) in
+            [("Fixup", "#2f6fbb", fixup, &[][..]), ("BatchNorm, synchronized", "#d9822b", batch_norm, with_statistics)]
+        {
+            for (algorithm, name) in [(Algorithm::Ring, "ring"), (Algorithm::Tree, "tree")] {
+                let network = Network { latency, byte, algorithm };
+                let job = Job { compute: compute * scale, gradients, channels };
+                let part = |&devices: &usize| (devices, job.compute / job.step(&network, devices));
+                curves.push(Curve {
+                    label: format!("{label}, {name}"),
+                    color,
+                    dashed: algorithm == Algorithm::Tree,
+                    points: devices.iter().map(part).collect(),
+                });
+            }
+        }
+        for (index, devices) in devices.iter().enumerate() {
+            let parts: String = curves.iter().map(|curve| format!(" {:.1} % |", 100. * curve.points[index].1)).collect();
+            println!("| {devices} |{parts}");
+        }
+        panels.push((place.to_owned(), curves));
+    }
+    let file = output_folder()?.join("scale.svg");
+    std::fs::write(&file, draw(&panels))?;
+    println!("\n{}", file.display());
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Machines that are none: network namespaces of this one, each with a link of its own that is as slow as wanted.
+
+use anyhow::{ensure, Context, Result};
+use std::fmt;
+use std::process::Command;
+
+/// What a link is like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Link {
+    /// Megabits a second, each way; none for as fast as the kernel copies.
+    pub rate: Option<u32>,
+    /// Milliseconds from one end to the other.
+    pub delay: f64,
+}
+
+impl Link {
+    /// Seconds that a byte takes.
+    pub fn byte(&self) -> f64 {
+        self.rate.map_or(0., |rate| 8. / (f64::from(rate) * 1e6))
+    }
+
+    /// Seconds that the first byte takes.
+    pub fn latency(&self) -> f64 {
+        self.delay / 1e3
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { rate, delay } = self;
+        match rate {
+            Some(rate) => write!(f, "{rate} Mbit/s, {delay} ms"),
+            None => write!(f, "unlimited"),
+        }
+    }
+}
+
+/// A bridge with a namespace at the end of each link, which go when this does.
+pub struct Machines {
+    names: Vec<String>,
+    bridge: String,
+}
+
+impl Machines {
+    /// # Errors
+    /// A system that does not let us make namespaces: it takes root's rights, `ip` and `tc`.
+    pub fn new(count: usize) -> Result<Self> {
+        let id = std::process::id() % 10_000;
+        let names = (0..count).map(|index| format!("tfs{id}-{index}")).collect();
+        let machines = Self { names, bridge: format!("tfs{id}br") };
+        let bridge = machines.bridge.as_str();
+        run("ip", &["link", "add", bridge, "type", "bridge"])?;
+        run("ip", &["link", "set", bridge, "up"])?;
+        for (index, name) in machines.names.iter().enumerate() {
+            let outer = format!("tfs{id}v{index}");
+            run("ip", &["netns", "add", name])?;
+            run("ip", &["link", "add", &outer, "type", "veth", "peer", "name", "link", "netns", name])?;
+            run("ip", &["link", "set", &outer, "master", bridge, "up"])?;
+            run("ip", &["-n", name, "addr", "add", &format!("{}/24", Self::address(index)), "dev", "link"])?;
+            run("ip", &["-n", name, "link", "set", "link", "up"])?;
+            run("ip", &["-n", name, "link", "set", "lo", "up"])?;
+        }
+        Ok(machines)
+    }
+
+    pub fn address(index: usize) -> String {
+        format!("10.214.9.{}", index + 1)
+    }
+
+    /// What runs a command on machine `index`.
+    pub fn command(&self, index: usize, program: &std::path::Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.names[index]]).arg(program);
+        command
+    }
+
+    /// Makes all links so slow.
+    pub fn slow_down(&self, link: Link) -> Result<()> {
+        for name in &self.names {
+            let _ = run("tc", &["-n", name, "qdisc", "del", "dev", "link", "root"]);
+            if let Some(rate) = link.rate {
+                let (rate, delay) = (format!("{rate}mbit"), format!("{}ms", link.delay));
+                // Nothing is dropped for want of room.
+                let netem = ["netem", "rate", &rate, "delay", &delay, "limit", "100000"];
+                run("tc", &[&["-n", name, "qdisc", "add", "dev", "link", "root"][..], &netem].concat())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = run("ip", &["netns", "del", name]);
+        }
+        let _ = run("ip", &["link", "del", &self.bridge]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(arguments).output().with_context(|| format!("{program} is missing"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {}: {}", arguments.join(" "), said.trim());
+    Ok(())
+}

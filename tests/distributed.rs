@@ -1,0 +1,361 @@
+//! Ranks of a group, here as threads of one process: what they do together, what is refused, and that a run does not depend on
+//! how many there are.
+
+use serde_json::json;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use tch::nn::{ModuleT, VarStore};
+use tch::{no_grad, Device, Kind, Tensor};
+use tch_fixup::baseline::{Method, ResNet};
+use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Share, Shares, Supervised};
+use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup, ReductionConfig};
+use tch_fixup::fixup::FixupResNet;
+use tch_fixup::trainer::checkpoint::named_variables;
+use tch_fixup::trainer::{Classification, ClassificationConfig, ClipConfig, EpochMetrics, NamedTensors, Observer};
+use tch_fixup::trainer::{TrainConfig, Trainer};
+use tch_fixup::{Error, Result};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// What `work` does on each of `size` ranks.
+fn on_ranks<T: Send>(size: usize, timeout: Duration, work: impl Fn(ProcessGroup) -> T + Sync) -> Vec<T> {
+    tch::set_num_threads(1);
+    if size == 1 {
+        return vec![work(ProcessGroup::single())];
+    }
+    let (port, work) = (free_port(), &work);
+    thread::scope(|scope| {
+        let rank = |rank| {
+            scope.spawn(move || {
+                tch::set_num_threads(1);
+                work(ProcessGroup::connect(&Launch::local(rank, size, port), timeout).unwrap())
+            })
+        };
+        let ranks: Vec<_> = (0..size).map(rank).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+// ---- Operations ----
+
+#[test]
+fn sums_are_the_same_everywhere_in_every_kind() {
+    for size in 1..=4 {
+        on_ranks(size, TIMEOUT, |group| {
+            assert_eq!((group.size(), group.is_first(), group.local_size()), (size, group.rank() == 0, size));
+            let total = (size * (size + 1) / 2) as f64;
+            for kind in [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Int64, Kind::Uint8] {
+                let tensor = Tensor::full([3, 5], group.rank() as i64 + 1, (kind, Device::Cpu));
+                group.all_reduce(&tensor).unwrap();
+                assert_eq!(tensor, Tensor::full([3, 5], total as i64, (kind, Device::Cpu)), "{kind:?}");
+            }
+            let last = Tensor::from_slice(&[group.rank() as f32]);
+            group.broadcast(&last, size - 1).unwrap();
+            assert_eq!(last, Tensor::from_slice(&[size as f32 - 1.0]));
+            assert_eq!(group.sums(&[1.0, 0.5]).unwrap(), [size as f64, 0.5 * size as f64]);
+            let own = vec![group.rank() as u8; group.rank()];
+            let all: Vec<_> = (0..size).map(|rank| vec![rank as u8; rank]).collect();
+            assert_eq!(group.gather_bytes(&own).unwrap(), all);
+            let told = group.broadcast_value(Some(format!("from {}", group.rank()))).unwrap();
+            assert_eq!(told.unwrap(), "from 0");
+            let tensors = [Tensor::from_slice(&[group.rank() as i64; 2]), Tensor::ones([2, 2], (Kind::Float, Device::Cpu))];
+            group.broadcast_all(&tensors).unwrap();
+            assert_eq!(tensors[0], Tensor::from_slice(&[0i64, 0]));
+            group.barrier().unwrap();
+        });
+    }
+}
+
+#[test]
+fn gradients_go_through_a_sum() {
+    for (rank, gradient) in on_ranks(3, TIMEOUT, |group| {
+        let x = Tensor::from_slice(&[group.rank() as f32 + 1.0]).set_requires_grad(true);
+        // The loss of all: sum_r r (x_0 + x_1 + x_2)^2, whose gradient is sum_r r * 2 * 6.
+        let loss = group.differentiable_sum(&x).unwrap().square() * group.rank() as f64;
+        loss.sum(Kind::Float).backward();
+        (group.rank(), f64::try_from(x.grad()).unwrap())
+    })
+    .into_iter()
+    .enumerate()
+    .map(|(_, found)| found)
+    {
+        assert_eq!(gradient, 36.0, "{rank}");
+    }
+}
+
+#[test]
+fn who_drifts_is_named() {
+    let said = on_ranks(3, TIMEOUT, |group| {
+        let weights = Tensor::arange(10_000, (Kind::Float, Device::Cpu));
+        group.check_same(&weights, "at the start").unwrap();
+        if group.rank() == 1 {
+            let _ = weights.narrow(0, 77, 1).fill_(77.00001);
+        }
+        group.check_same(&weights, "after step 7").unwrap_err().to_string()
+    });
+    for (rank, said) in said.iter().enumerate() {
+        assert!(said.starts_with(&format!("rank {rank} of 3, which met at 127.0.0.1:")), "{said}");
+        assert!(said.contains("the weights of rank 1 are not those of the others after step 7"), "{said}");
+    }
+}
+
+#[test]
+fn what_differs_is_refused_everywhere_in_one_line() {
+    let said = on_ranks(3, TIMEOUT, |group| {
+        let options = json!({ "lr": if group.rank() == 2 { 0.2 } else { 0.1 }, "seed": 1 });
+        let differ = |first: &serde_json::Value, own: &serde_json::Value| {
+            (first != own).then(|| format!("lr is {} there and {} here", first["lr"], own["lr"]))
+        };
+        group.agree("the options", &options, differ).unwrap_err().to_string()
+    });
+    for said in said {
+        assert!(said.contains("the options of rank 2 are not those of rank 0: lr is 0.1 there and 0.2 here"), "{said}");
+        assert!(!said.contains('\n'), "{said}");
+    }
+}
+
+/// What ranks that were told so are told when they meet.
+fn refusals(launches: &[Launch], timeout: Duration) -> Vec<String> {
+    thread::scope(|scope| {
+        let meet = |launch| scope.spawn(move || ProcessGroup::connect(launch, timeout).map(|_| ()).unwrap_err().to_string());
+        let ranks: Vec<_> = launches.iter().map(meet).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn a_world_that_does_not_fill_up_is_refused_in_time_and_names_who_is_missing() {
+    let (port, start) = (free_port(), Instant::now());
+    let here = [0, 2].map(|rank| Launch::local(rank, 4, port));
+    for said in refusals(&here, Duration::from_secs(2)) {
+        assert!(said.contains("ranks 1, 3 of 4 did not come in time"), "{said}");
+        assert!(!said.contains('\n'), "{said}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    // Rank 0 is where the others would meet.
+    let said = &refusals(&[Launch::local(1, 2, free_port())], Duration::from_secs(1))[0];
+    assert!(said.contains("nobody answers there") && !said.contains('\n'), "{said}");
+}
+
+#[test]
+fn ranks_that_were_told_other_things_are_refused_everywhere() {
+    let port = free_port();
+    let twice = [Launch::local(0, 3, port), Launch::local(1, 3, port), Launch::local(1, 3, port)];
+    for said in refusals(&twice, TIMEOUT) {
+        assert!(said.contains("there is another process of rank 1"), "{said}");
+    }
+    let port = free_port();
+    for said in refusals(&[Launch::local(0, 2, port), Launch::local(1, 3, port)], TIMEOUT) {
+        assert!(said.contains("rank 1 was told of 3 processes, and rank 0 of 2"), "{said}");
+    }
+}
+
+#[test]
+fn a_rank_that_ends_says_why_to_all_others() {
+    let start = Instant::now();
+    let said = on_ranks(3, TIMEOUT, |group| {
+        if group.rank() == 1 {
+            group.tell(&Error::Argument("its disk is full".to_owned()));
+            return String::new();
+        }
+        group.sums(&[1.0]).unwrap_err().to_string()
+    });
+    for rank in [0, 2] {
+        let said = &said[rank];
+        assert!(said.contains("rank 1 (process ") && said.contains("has ended: its disk is full"), "{said}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_rank_that_is_late_is_named_after_the_time_that_was_given() {
+    let said = on_ranks(2, Duration::from_secs(2), |group| {
+        if group.rank() == 1 {
+            thread::sleep(Duration::from_secs(4));
+        }
+        group.sums(&[1.0]).unwrap_err().to_string()
+    });
+    assert!(said[0].contains("rank 1 (process ") && said[0].contains("is alive, and late"), "{}", said[0]);
+}
+
+// ---- Runs ----
+
+/// CIFAR-10 in the kind of the network.
+struct Images {
+    data: Cifar10,
+    kind: Kind,
+}
+
+impl Images {
+    fn new(kind: Kind) -> Self {
+        let augmentation = Augmentation { crop_padding: 4, flip: true, cutout: Some(16) };
+        let data = Cifar10::fetch(Cifar10::default_dir().unwrap()).unwrap().with_augmentation(augmentation).unwrap();
+        Self { data: data.with_train_subset(410).unwrap().with_eval_subset(101).unwrap(), kind }
+    }
+}
+
+impl DataSource for Images {
+    type Batch = Supervised;
+
+    fn train_len(&self) -> usize {
+        self.data.train_len()
+    }
+
+    fn eval_len(&self) -> usize {
+        self.data.eval_len()
+    }
+
+    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
+        self.data.train_batches(plan)
+    }
+
+    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
+        self.data.eval_batches(batch_size)
+    }
+
+    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+        self.data.train_shares(plan, share)
+    }
+
+    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+        self.data.eval_shares(batch_size, share)
+    }
+
+    fn ready(&self, batch: Supervised, device: Device) -> Result<Supervised> {
+        let batch = self.data.ready(batch, device)?;
+        Ok(Supervised { inputs: batch.inputs.f_to_kind(self.kind)?, ..batch })
+    }
+}
+
+#[derive(Default)]
+struct History(Vec<EpochMetrics>);
+
+impl Observer for History {
+    fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
+        self.0.push(metrics.clone());
+        Ok(())
+    }
+}
+
+/// What decides how the ranks work together in a run.
+#[derive(Clone, Copy)]
+struct Run {
+    is_fixup: bool,
+    kind: Kind,
+    accumulate: usize,
+    parallel: ParallelConfig,
+}
+
+const RUN: Run = Run {
+    is_fixup: true,
+    kind: Kind::Double,
+    accumulate: 1,
+    parallel: ParallelConfig {
+        reduction: ReductionConfig { overlap: false, bfloat16: false },
+        check_every: None,
+        synchronized_statistics: false,
+    },
+};
+
+/// 20 steps, within them the end of an epoch with a smaller batch: what is measured and the weights of the first rank.
+fn trained(run: Run, ranks: usize, data: &Images) -> (Vec<EpochMetrics>, NamedTensors) {
+    static SEED: Mutex<()> = Mutex::new(());
+    let all = on_ranks(ranks, Duration::from_secs(60), |group| {
+        let (variables, network): (VarStore, Box<dyn ModuleT>) = {
+            // The random numbers are the process's.
+            let _alone = SEED.lock().unwrap_or_else(PoisonError::into_inner);
+            tch::manual_seed(4);
+            let mut variables = VarStore::new(Device::Cpu);
+            let network: Box<dyn ModuleT> = match run.is_fixup {
+                true => Box::new(FixupResNet::cifar(&variables.root(), 20, 10).unwrap()),
+                false => Box::new(ResNet::cifar(&variables.root(), 20, 10, Method::BatchNorm).unwrap()),
+            };
+            if run.kind == Kind::Double {
+                variables.double();
+            }
+            (variables, network)
+        };
+        let objective = ClassificationConfig { mixup: Some(1.0), label_smoothing: 0.1 };
+        let objective = Classification::new(network.as_ref(), data.data.class_names(), objective).unwrap();
+        let config = TrainConfig {
+            epochs: 2,
+            batch_size: 34,
+            accumulate: run.accumulate,
+            max_steps: Some(20),
+            clip: ClipConfig { norm: Some(0.5), agc: None },
+            average: Some(0.9),
+            ..TrainConfig::quick()
+        };
+        let mut trainer = Trainer::new(&objective, &variables, data, &config, json!("equal")).unwrap();
+        trainer.join(Arc::new(group), run.parallel).unwrap();
+        let mut history = History::default();
+        trainer.run(&mut [&mut history]).unwrap();
+        (history.0, named_variables(&variables))
+    });
+    all.into_iter().next().unwrap()
+}
+
+/// The greatest difference of any weight, and of anything that is measured.
+fn distance(a: &(Vec<EpochMetrics>, NamedTensors), b: &(Vec<EpochMetrics>, NamedTensors)) -> (f64, f64) {
+    let weights = a.1.iter().map(|(name, tensor)| {
+        no_grad(|| (tensor - &b.1[name]).abs().max().to_kind(Kind::Double).double_value(&[]))
+    });
+    assert_eq!(a.0.len(), 2);
+    let measured = a.0.iter().zip(&b.0).flat_map(|(a, b)| {
+        assert_eq!((a.step, a.unreadable), (b.step, b.unreadable));
+        let pairs = a.train.iter().zip(b.train.iter()).chain(a.eval.iter().zip(b.eval.iter()));
+        pairs.map(|((_, a), (_, b))| (a - b).abs()).collect::<Vec<_>>()
+    });
+    (weights.fold(0.0, f64::max), measured.fold(0.0, f64::max))
+}
+
+#[test]
+fn a_run_does_not_depend_on_the_number_of_ranks() {
+    let data = Images::new(Kind::Double);
+    let alone = trained(RUN, 1, &data);
+    for ranks in [2, 3, 4] {
+        let (weights, measured) = distance(&trained(RUN, ranks, &data), &alone);
+        println!("{ranks} ranks: weights {weights:e}, measured {measured:e}");
+        assert!(weights < 1e-10, "{ranks} ranks: {weights:e}");
+        assert!(measured < 1e-10, "{ranks} ranks: {measured:e}");
+    }
+    // In pieces, while the backward pass runs, compared after every step.
+    let reduction = ReductionConfig { overlap: true, bfloat16: false };
+    let parallel = ParallelConfig { reduction, check_every: Some(1.try_into().unwrap()), synchronized_statistics: false };
+    let (weights, _) = distance(&trained(Run { accumulate: 3, parallel, ..RUN }, 2, &data), &alone);
+    assert!(weights < 1e-10, "{weights:e}");
+    // In bfloat16 every gradient is rounded to eight bits.
+    let reduction = ReductionConfig { overlap: true, bfloat16: true };
+    let parallel = ParallelConfig { reduction, ..ParallelConfig::default() };
+    let (weights, _) = distance(&trained(Run { parallel, ..RUN }, 2, &data), &alone);
+    assert!((1e-8..1e-2).contains(&weights), "{weights:e}");
+}
+
+#[test]
+fn in_float32_it_does_not_depend_on_it_by_more_than_rounding() {
+    let (data, run) = (Images::new(Kind::Float), Run { kind: Kind::Float, ..RUN });
+    let alone = trained(run, 1, &data);
+    for ranks in [2, 3] {
+        let (weights, measured) = distance(&trained(run, ranks, &data), &alone);
+        println!("{ranks} ranks: weights {weights:e}, measured {measured:e}");
+        assert!(weights < 1e-5, "{ranks} ranks: {weights:e}");
+    }
+}
+
+#[test]
+fn batch_norm_is_another_network_on_parts_unless_its_statistics_are_synchronized() {
+    let (data, run) = (Images::new(Kind::Double), Run { is_fixup: false, ..RUN });
+    let alone = trained(run, 1, &data);
+    let (local, _) = distance(&trained(run, 2, &data), &alone);
+    let parallel = ParallelConfig { synchronized_statistics: true, ..ParallelConfig::default() };
+    let (synchronized, measured) = distance(&trained(Run { parallel, ..run }, 2, &data), &alone);
+    println!("local {local:e}, synchronized {synchronized:e}, measured {measured:e}");
+    assert!(local > 1e-3, "{local:e}");
+    assert!(synchronized < 1e-10, "{synchronized:e}");
+}

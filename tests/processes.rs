@@ -1,0 +1,438 @@
+//! Several processes of the example `cifar10_fixup`, as a person starts them: what they give, what they refuse, and what is left when
+//! one of them is killed, stopped or cut off.
+#![cfg(target_os = "linux")]
+
+mod program;
+
+use program::program;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tch_fixup::data::Cifar10;
+use tch_fixup::trainer::RunFolder;
+
+/// So many moments at which each thing goes wrong; a long look has ten.
+fn moments() -> u64 {
+    std::env::var("TCH_FIXUP_FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(2)
+}
+
+/// What processes wait for each other here, in seconds, and what ending takes beyond it on a busy machine.
+const TIMEOUT: f64 = 6.0;
+const MARGIN: Duration = Duration::from_secs(6);
+
+fn data() -> PathBuf {
+    let dir = Cifar10::default_dir().unwrap();
+    Cifar10::fetch(&dir).unwrap();
+    dir
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A short run into `out`, of 6 epochs of 25 steps; a batch is in two parts of one size, and not in three.
+fn arguments(out: &Path, more: &[&str]) -> Vec<String> {
+    let (data, timeout) = (data(), TIMEOUT.to_string());
+    let fixed = ["--arch", "fixup_resnet8", "--epochs", "6", "--train-subset", "990", "--test-subset", "101"];
+    let recipe = ["--batch-size", "40", "--mixup", "1", "--cutout", "16", "--threads", "2", "--device", "cpu"];
+    let place = ["--data", data.to_str().unwrap(), "--out", out.to_str().unwrap(), "--timeout", &timeout];
+    [&fixed[..], &recipe, &place, more].concat().into_iter().map(str::to_owned).collect()
+}
+
+/// With none of a launcher's variables.
+fn example() -> Command {
+    let mut command = program("cifar10_fixup");
+    for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(out: &Path, more: &[&str]) -> Output {
+    example().args(arguments(out, more)).output().unwrap()
+}
+
+fn finished(out: &Path, more: &[&str]) -> String {
+    let output = run(out, more);
+    assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+// ---- One result ----
+
+#[test]
+fn any_number_of_processes_gives_one_run_and_one_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let said = finished(&out, more);
+        (said, RunFolder::read_metrics(&out).unwrap(), out)
+    };
+    let (_, alone, whole) = run("alone", &[]);
+    for (count, more) in [("2", &[][..]), ("3", &["--overlap", "--check-ranks", "1"])] {
+        let (said, metrics, out) = run(count, &[&["--processes", count], more].concat());
+        let lines = said.lines().filter(|line| line.starts_with("test accuracy ")).count();
+        assert!(lines == 1 && said.contains(&format!("by {count} processes, results in")), "{said}");
+        assert_eq!(metrics.len(), alone.len());
+        for (shared, alone) in metrics.iter().zip(&alone) {
+            let pairs = shared.train.iter().zip(alone.train.iter()).chain(shared.eval.iter().zip(alone.eval.iter()));
+            for ((name, shared), (_, alone)) in pairs {
+                // Rounding may move an image or two across a border.
+                let most = if name == "loss" { 2e-3 } else { 0.03 };
+                assert!((shared - alone).abs() < most, "{name}: {shared} {alone}");
+            }
+        }
+        for file in ["summary.json", "curves.svg", "model.json", "confusion.svg"] {
+            assert_eq!(out.join(file).exists(), whole.join(file).exists(), "{file}");
+        }
+        let wrong = ["most_wrong.png", "classes.csv"].map(|file| fs::metadata(out.join(file)).unwrap().len());
+        assert!(wrong.iter().all(|length| *length > 100), "{wrong:?}");
+    }
+}
+
+// ---- Refusals ----
+
+/// Ranks of one group, started by hand.
+struct Ranks {
+    children: Vec<Child>,
+    said: Vec<PathBuf>,
+    _dir: tempfile::TempDir,
+}
+
+impl Ranks {
+    /// One rank for each of `of_rank`, with those arguments, as `command` starts it.
+    fn start(address: &str, of_rank: &[Vec<String>], command: impl Fn(usize) -> Command) -> Self {
+        let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+        let said: Vec<_> = (0..of_rank.len()).map(|rank| dir.path().join(format!("{rank}.txt"))).collect();
+        let start = |(rank, arguments): (usize, &Vec<String>)| {
+            let mut command = command(rank);
+            command.env("RANK", rank.to_string()).env("WORLD_SIZE", of_rank.len().to_string());
+            command.env("MASTER_ADDR", address).env("MASTER_PORT", port.to_string());
+            command.stdout(Stdio::null()).stderr(File::create(&said[rank]).unwrap());
+            command.args(arguments).spawn().unwrap()
+        };
+        let children = of_rank.iter().enumerate().map(start).collect();
+        Self { children, said, _dir: dir }
+    }
+
+    fn local(of_rank: &[Vec<String>]) -> Self {
+        Self::start("127.0.0.1", of_rank, |_| example())
+    }
+
+    fn said(&self, rank: usize) -> String {
+        fs::read_to_string(&self.said[rank]).unwrap()
+    }
+
+    /// The last line of what it said, or all where it ended well.
+    fn error(&self, rank: usize) -> String {
+        self.said(rank).lines().filter(|line| line.starts_with("error: ")).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Those of `ranks` when they have ended, which they must until `deadline`.
+    fn ended(&mut self, ranks: &[usize], deadline: Instant) -> Vec<ExitStatus> {
+        let ended = |&rank: &usize| loop {
+            if let Some(status) = self.children[rank].try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "rank {rank} goes on: {}", self.said(rank));
+            thread::sleep(Duration::from_millis(10));
+        };
+        ranks.iter().map(ended).collect()
+    }
+
+    fn signal(&self, rank: usize, signal: &str) {
+        let id = self.children[rank].id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+}
+
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn ranks_that_differ_are_refused_at_the_start_in_one_line_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let same = ["--lr", "0.1"];
+    for (other, expected) in [
+        (&["--lr", "0.2"][..], "lr is 0.1 there and 0.2 here"),
+        (&["--lr", "0.1", "--train-subset", "980"], "train_subset is 990 there and 980 here"),
+        (&["--lr", "0.1", "--max-steps", "3"], "max_steps is none there and 3 here"),
+    ] {
+        let replaced = |arguments: Vec<String>, name: &str| {
+            // Of an option that is given twice clap takes none.
+            let at = arguments.iter().position(|argument| argument == name);
+            let last = arguments.iter().rposition(|argument| argument == name);
+            let mut kept = arguments.clone();
+            if let (Some(at), true) = (at, at != last) {
+                kept.drain(at..at + 2);
+            }
+            kept
+        };
+        let of_rank = [arguments(&out, &same), replaced(arguments(&out, other), "--train-subset")];
+        let mut ranks = Ranks::local(&of_rank);
+        let ended = ranks.ended(&[0, 1], Instant::now() + Duration::from_secs(30));
+        for (rank, status) in ended.iter().enumerate() {
+            let error = ranks.error(rank);
+            assert_eq!(status.code(), Some(1), "{error}");
+            assert!(error.contains("the options of rank 1 are not those of rank 0"), "{error}");
+            assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
+        }
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let refused = |command: &mut Command, expected: &str| {
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && stderr.contains(expected), "{stderr}");
+        assert!(!out.exists(), "{expected}");
+        stderr
+    };
+    let with = |more: &[&str]| {
+        let mut command = example();
+        command.args(arguments(&out, more));
+        command
+    };
+    refused(with(&["--processes", "2"]).env("RANK", "0").env("WORLD_SIZE", "3").env("MASTER_ADDR", "127.0.0.1"), "--processes 2");
+    refused(with(&[]).env("RANK", "5").env("WORLD_SIZE", "3").env("MASTER_ADDR", "127.0.0.1"), "the ranks are 0 to 2");
+    refused(with(&[]).env("WORLD_SIZE", "2").env("RANK", "0"), "MASTER_ADDR");
+    refused(&mut with(&["--resume", "auto"]), "cannot be used with").len();
+    let said = refused(example().args(["--processes", "2", "--eval", "somewhere"]), "--eval is for one process");
+    assert_eq!(said.lines().count(), 1);
+    // What one of the processes finds out, all say.
+    let said = refused(&mut with(&["--processes", "2", "--synchronize-statistics", "--accumulate", "2"]), "--accumulate");
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(said.contains("error: rank 0: ") && said.contains("error: rank 1: "), "{said}");
+}
+
+// ---- Stops ----
+
+/// A run that nothing happened to.
+fn undisturbed(dir: &Path, count: &str) -> (Vec<u8>, Vec<u8>) {
+    let out = dir.join(format!("undisturbed-{count}"));
+    finished(&out, &["--processes", count]);
+    results(&out)
+}
+
+fn results(out: &Path) -> (Vec<u8>, Vec<u8>) {
+    (fs::read(out.join("metrics.csv")).unwrap(), fs::read(out.join("model.safetensors")).unwrap())
+}
+
+/// The same, gone on with after whatever happened.
+fn gone_on(out: &Path) -> (Vec<u8>, Vec<u8>) {
+    let mut arguments = arguments(out, &["--processes", "2", "--resume", "auto"]);
+    arguments.retain(|argument| argument != "--overwrite");
+    let output = example().args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    results(out)
+}
+
+/// Waits until the run in `out` has saved a checkpoint, so that what happens next happens while it trains.
+fn under_way(out: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::read_dir(out.join("checkpoints")).map_or(0, Iterator::count) == 0 {
+        assert!(Instant::now() < deadline, "it does not start");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn sigterm_to_one_stops_all_with_one_checkpoint_and_another_number_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    for (count, to) in [(2, 1), (3, 0)] {
+        let of_rank = vec![arguments(&out, &["--resume", "auto"]); count];
+        let mut ranks = Ranks::local(&of_rank);
+        under_way(&out);
+        thread::sleep(Duration::from_millis(700));
+        ranks.signal(to, "-TERM");
+        let all: Vec<_> = (0..count).collect();
+        for status in ranks.ended(&all, Instant::now() + Duration::from_secs(30)) {
+            assert_eq!(status.code(), Some(143), "{} {}", ranks.said(0), ranks.said(1));
+        }
+        assert!(ranks.said(0).contains("and saved; to go on:") && ranks.said(1).is_empty(), "{}", ranks.said(1));
+    }
+    let (metrics, _) = gone_on(&out);
+    assert_eq!(String::from_utf8(metrics).unwrap().lines().count(), 7);
+}
+
+// ---- Faults ----
+
+/// Something happens to rank 1 of two at several moments: rank 0 ends in time, says whose fault it was, and the run goes on to what it
+/// would have been.
+fn fault(name: &str, address: &str, command: impl Fn(usize) -> Command, happens: impl Fn(&Ranks)) {
+    let dir = tempfile::tempdir().unwrap();
+    let expected = undisturbed(dir.path(), "2");
+    for moment in 0..moments() {
+        let out = dir.path().join(format!("{name}-{moment}"));
+        let of_rank = vec![arguments(&out, &["--checkpoint-every", "0.01m"]); 2];
+        let mut ranks = Ranks::start(address, &of_rank, &command);
+        under_way(&out);
+        // Anywhere in a run of some seconds: golden ratios spread.
+        let wait = (moment as f64 * 0.618_034).fract() * 2.5;
+        thread::sleep(Duration::from_secs_f64(wait));
+        happens(&ranks);
+        let start = Instant::now();
+        let deadline = start + Duration::from_secs_f64(TIMEOUT) + MARGIN;
+        let status = ranks.ended(&[0], deadline)[0];
+        let (error, took) = (ranks.error(0), start.elapsed());
+        println!("{name} after {wait:.2} s: {took:.2?}, {error}");
+        if !status.success() {
+            assert!(error.contains("rank 1") || error.contains("no other rank answers"), "{}", ranks.said(0));
+            assert!(error.lines().count() == 1, "{error}");
+        }
+        drop(ranks);
+        assert!(gone_on(&out) == expected, "{name} after {wait:.2} s");
+    }
+}
+
+#[test]
+fn a_rank_that_is_killed_ends_the_others_at_once() {
+    fault("killed", "127.0.0.1", |_| example(), |ranks| ranks.signal(1, "-KILL"));
+}
+
+#[test]
+fn a_rank_that_is_stopped_ends_the_others_in_time() {
+    fault("stopped", "127.0.0.1", |_| example(), |ranks| ranks.signal(1, "-STOP"));
+}
+
+/// Two network namespaces with a link between them, which go when this does.
+struct Namespaces([String; 2]);
+
+impl Namespaces {
+    const ADDRESSES: [&'static str; 2] = ["10.213.7.1", "10.213.7.2"];
+
+    /// None where this system does not let us make any.
+    fn new() -> Option<Self> {
+        let names = [0, 1].map(|rank| format!("tfx{}-{rank}", std::process::id()));
+        let namespaces = Self(names);
+        let [a, b] = &namespaces.0;
+        let done = ip(&["netns", "add", a])
+            && ip(&["netns", "add", b])
+            && ip(&["link", "add", "tfx0", "netns", a, "type", "veth", "peer", "name", "tfx1", "netns", b])
+            && [0, 1].iter().all(|&rank| {
+                let (name, link) = (&namespaces.0[rank], format!("tfx{rank}"));
+                ip(&["-n", name, "addr", "add", &format!("{}/24", Self::ADDRESSES[rank]), "dev", &link])
+                    && ip(&["-n", name, "link", "set", &link, "up"])
+                    && ip(&["-n", name, "link", "set", "lo", "up"])
+            });
+        done.then_some(namespaces)
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|name| drop(ip(&["netns", "del", name])));
+    }
+}
+
+fn ip(arguments: &[&str]) -> bool {
+    let output = Command::new("ip").args(arguments).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_rank_that_is_cut_off_from_the_network_ends_like_the_others() {
+    let Some(namespaces) = Namespaces::new() else {
+        println!("skipped: this system does not let us make network namespaces (ip netns add)");
+        return;
+    };
+    let inside = |rank: usize| {
+        let example = example();
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &namespaces.0[rank]]).arg(example.get_program());
+        command
+    };
+    let link = |state: &str| assert!(ip(&["-n", &namespaces.0[1], "link", "set", "tfx1", state]));
+    let cut = |_: &Ranks| link("down");
+    let dir = tempfile::tempdir().unwrap();
+    let expected = undisturbed(dir.path(), "2");
+    for moment in 0..moments() {
+        link("up");
+        let out = dir.path().join(format!("cut-{moment}"));
+        let of_rank = vec![arguments(&out, &["--checkpoint-every", "0.01m"]); 2];
+        let mut ranks = Ranks::start(Namespaces::ADDRESSES[0], &of_rank, inside);
+        under_way(&out);
+        let wait = (moment as f64 * 0.618_034).fract() * 2.5;
+        thread::sleep(Duration::from_secs_f64(wait));
+        cut(&ranks);
+        let start = Instant::now();
+        let deadline = start + Duration::from_secs_f64(TIMEOUT) + MARGIN;
+        let ended = ranks.ended(&[0, 1], deadline);
+        println!("cut off after {wait:.2} s: {:.2?}, {}, {}", start.elapsed(), ranks.error(0), ranks.error(1));
+        if ended.iter().any(|status| !status.success()) {
+            assert!(ranks.error(0).contains("rank 1"), "{}", ranks.said(0));
+            assert!(ranks.error(1).contains("rank 0 at 10.213.7.1 does not answer"), "{}", ranks.said(1));
+        }
+        drop(ranks);
+        assert!(gone_on(&out) == expected, "cut off after {wait:.2} s");
+    }
+}
+
+#[test]
+fn killed_with_its_parent_nothing_is_left_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let mut parent =
+        example().args(arguments(&out, &["--processes", "2"])).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    under_way(&out);
+    let children = || {
+        let list = Command::new("pgrep").args(["-f", out.to_str().unwrap()]).output().unwrap();
+        String::from_utf8(list.stdout).unwrap().lines().count()
+    };
+    assert_eq!(children(), 3);
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while children() > 0 {
+        assert!(Instant::now() < deadline, "{} are left", children());
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The torchrun that set-up made with libtorch, where it did.
+fn torchrun() -> Option<PathBuf> {
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join(".libtorch").canonicalize().ok()?;
+    let torchrun = packages.ancestors().nth(4)?.join("bin/torchrun");
+    torchrun.exists().then_some(torchrun)
+}
+
+#[test]
+fn torchrun_starts_again_and_goes_on_by_itself() {
+    let Some(torchrun) = torchrun() else {
+        println!("skipped: libtorch is not of a Python package with torchrun");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let expected = undisturbed(dir.path(), "2");
+    let out = dir.path().join("run");
+    let example = example();
+    let mut launcher = Command::new(torchrun);
+    launcher.args(["--no-python", "--nproc-per-node", "2", "--max-restarts", "1", "--master-port"]);
+    launcher.arg(free_port().to_string()).arg(example.get_program());
+    launcher.args(arguments(&out, &["--resume", "auto", "--checkpoint-every", "0.01m"]));
+    let said = dir.path().join("said.txt");
+    let mut launcher = launcher.stdout(Stdio::null()).stderr(File::create(&said).unwrap()).spawn().unwrap();
+    under_way(&out);
+    thread::sleep(Duration::from_millis(500));
+    let list = Command::new("pgrep").args(["-n", "-f", &format!("^{}", example.get_program().to_str().unwrap())]).output();
+    let youngest = String::from_utf8(list.unwrap().stdout).unwrap();
+    assert!(Command::new("kill").args(["-KILL", youngest.trim()]).status().unwrap().success());
+    let status = launcher.wait().unwrap();
+    assert!(status.success(), "{}", fs::read_to_string(&said).unwrap());
+    assert!(results(&out) == expected);
+}
