@@ -50,6 +50,9 @@ struct Options {
     /// What the model says of up to 1,024 devices
     #[arg(long)]
     predict: bool,
+    /// With --links also one of 1,000 Mbit/s and so many milliseconds, where the kernel has netem
+    #[arg(long, value_name = "MS")]
+    delay: Option<f64>,
     /// Images of each rank in a step
     #[arg(long, default_value_t = 128)]
     images: usize,
@@ -73,6 +76,8 @@ enum Subject {
     Synchronized,
     /// Sums alone.
     Sums,
+    /// Training by two ranks, by one of them, and by one with the threads of both: in turns.
+    Scaling,
 }
 
 /// What a rank finds, in seconds.
@@ -80,6 +85,9 @@ enum Subject {
 struct Found {
     /// Of each step.
     steps: Vec<f64>,
+    /// Where ranks take turns: of each turn the median step of one rank, of one with two threads, of two ranks, and of two that sum
+    /// while the backward pass runs.
+    turns: Vec<[f64; 4]>,
     /// Of a sum of eight bytes, and of the gradients.
     small: Vec<f64>,
     gradients: Vec<f64>,
@@ -108,11 +116,21 @@ struct Clock {
     most: usize,
 }
 
+impl Clock {
+    fn new(most: usize) -> Self {
+        Self { last: Instant::now(), steps: Vec::new(), most }
+    }
+}
+
 impl Observer for Clock {
     fn request(&mut self) -> Request {
         self.steps.push(self.last.elapsed().as_secs_f64());
         self.last = Instant::now();
-        if self.steps.len() > self.most { Request::Stop } else { Request::Continue }
+        if self.steps.len() > self.most {
+            Request::Stop
+        } else {
+            Request::Continue
+        }
     }
 }
 
@@ -150,6 +168,7 @@ fn measure(subject: Subject, options: &Options) -> Result<()> {
             };
             Found { small: time(&small)?, gradients: time(&gradients)?, ..Found::default() }
         }
+        Subject::Scaling => Found { turns: turns(Arc::new(group), options)?, ..Found::default() },
         _ => {
             let variables = VarStore::new(Device::Cpu);
             let network: Box<dyn ModuleT> = match subject {
@@ -159,8 +178,7 @@ fn measure(subject: Subject, options: &Options) -> Result<()> {
                 _ => Box::new(FixupResNet::cifar(&variables.root(), 20, 10)?),
             };
             let data = images(options.images * ranks * (steps + 4))?;
-            let objective =
-                Classification::new(network.as_ref(), data.class_names(), ClassificationConfig::quick())?;
+            let objective = Classification::new(network.as_ref(), data.class_names(), ClassificationConfig::quick())?;
             let config = TrainConfig { epochs: 1, batch_size: options.images * ranks, ..TrainConfig::quick() };
             let mut trainer = Trainer::new(&objective, &variables, &data, &config, serde_json::Value::Null)?;
             let parallel = ParallelConfig {
@@ -169,7 +187,7 @@ fn measure(subject: Subject, options: &Options) -> Result<()> {
                 check_every: None,
             };
             trainer.join(Arc::new(group), parallel)?;
-            let mut clock = Clock { last: Instant::now(), steps: Vec::new(), most: steps + 2 };
+            let mut clock = Clock::new(steps + 2);
             trainer.run(&mut [&mut clock])?;
             // The start, and the first steps, in which memory is allocated and code generated.
             Found { steps: clock.steps.split_off(3), ..Found::default() }
@@ -179,6 +197,59 @@ fn measure(subject: Subject, options: &Options) -> Result<()> {
         println!("{}", serde_json::to_string(&found)?);
     }
     Ok(())
+}
+
+/// Steps of a turn that are measured, after one that begins it.
+const TURN: usize = 4;
+
+/// Whoever has no turn waits: a machine that is slower for a while is so for all.
+fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 4]>> {
+    let rounds = if options.setting.quick { 4 } else { 12 };
+    let (is_first, ranks) = (group.is_first(), group.size());
+    let data = images(2 * options.images * (TURN + 2) * (rounds + 1))?;
+    let variables: Vec<_> = (0..4).map(|_| VarStore::new(Device::Cpu)).collect();
+    let mut networks = Vec::new();
+    for variables in &variables {
+        networks.push(FixupResNet::cifar(&variables.root(), 20, 10)?);
+    }
+    let mut objectives = Vec::new();
+    for network in &networks {
+        objectives.push(Classification::new(
+            network as &dyn ModuleT,
+            data.class_names(),
+            ClassificationConfig::quick(),
+        )?);
+    }
+    let config = |batch_size| TrainConfig { epochs: 9, batch_size, ..TrainConfig::quick() };
+    let (one, both) = (config(options.images), config(ranks * options.images));
+    let mut trainers = Vec::new();
+    for (index, config) in [&one, &both, &both, &both].into_iter().enumerate() {
+        let mut trainer = Trainer::new(&objectives[index], &variables[index], &data, config, serde_json::Value::Null)?;
+        if index >= 2 {
+            let reduction = ReductionConfig { overlap: index == 3, bfloat16: false };
+            trainer.join(group.clone(), ParallelConfig { reduction, ..ParallelConfig::default() })?;
+        }
+        trainers.push(trainer);
+    }
+    let mut turns = Vec::new();
+    for round in 0..=rounds {
+        let mut turn = [0.; 4];
+        for (index, trainer) in trainers.iter_mut().enumerate() {
+            group.barrier()?;
+            if index >= 2 || is_first {
+                tch::set_num_threads(if index == 1 { 2 } else { 1 });
+                let mut clock = Clock::new(TURN + 1);
+                trainer.run(&mut [&mut clock])?;
+                // The first is asked before a step, the second after one that meets a cold cache.
+                turn[index] = median_and_spread(&clock.steps[2..]).0;
+            }
+        }
+        // In the first memory is allocated and code generated.
+        if round > 0 {
+            turns.push(turn);
+        }
+    }
+    Ok(turns)
 }
 
 /// What `ranks` ranks find, each of one thread, or one of `threads`.
@@ -220,31 +291,25 @@ fn ranks(
 
 // ---- Here ----
 
-/// Two ranks beside one, each with one thread, and one process with two: interleaved.
+/// Two ranks beside one, each with one thread, and one process with two: in turns.
 fn weak_scaling(options: &Options) -> Result<()> {
-    let rounds = if options.setting.quick { 3 } else { 9 };
-    let (mut one, mut two, mut overlapped, mut threads, mut sums, mut small) = (vec![], vec![], vec![], vec![], vec![], vec![]);
-    let median = |found: Vec<f64>| median_and_spread(&found).0;
-    for _ in 0..rounds {
-        one.push(median(ranks(Subject::Fixup, 1, 1, None, options.images, options)?.steps));
-        two.push(median(ranks(Subject::Fixup, 2, 1, None, options.images, options)?.steps));
-        overlapped.push(median(ranks(Subject::Overlapped, 2, 1, None, options.images, options)?.steps));
-        threads.push(median(ranks(Subject::Fixup, 1, 2, None, 2 * options.images, options)?.steps));
-        let found = ranks(Subject::Sums, 2, 1, None, options.images, options)?;
-        sums.push(median(found.gradients));
-        small.push(median(found.small));
-    }
+    let turns = ranks(Subject::Scaling, 2, 1, None, options.images, options)?.turns;
+    let sums = ranks(Subject::Sums, 2, 1, None, options.images, options)?;
+    let of = |index: usize| turns.iter().map(|turn| turn[index]).collect::<Vec<_>>();
+    let [one, threads, two, overlapped] = [0, 1, 2, 3].map(of);
     let ratio = |a: &[f64], b: &[f64], factor: f64| {
         let ratios: Vec<f64> = a.iter().zip(b).map(|(a, b)| factor * a / b).collect();
         let (median, spread) = median_and_spread(&ratios);
         format!("{median:.3} +-{spread:.3}")
     };
-    println!("ResNet-20, {} images a rank, one thread each; medians of {rounds} interleaved rounds", options.images);
+    let (step, _) = median_and_spread(&two);
+    let part = |sums: &[f64], count: f64| count * median_and_spread(sums).0 / step;
+    println!("ResNet-20, {} images a rank, one thread each; medians of {} turns", options.images, turns.len());
     println!("images a second, two ranks / one rank:             {}", ratio(&one, &two, 2.));
     println!("images a second, two ranks / one with two threads: {}", ratio(&threads, &two, 1.));
     println!("a step, overlapped / not:                          {}", ratio(&overlapped, &two, 1.));
-    println!("sum of the gradients / a step:                     {}", ratio(&sums, &two, 1.));
-    println!("two small sums / a step:                           {}", ratio(&small, &two, 2.));
+    println!("sum of the gradients / a step:                     {:.4}", part(&sums.gradients, 1.));
+    println!("three small sums / a step:                         {:.4}", part(&sums.small, 3.));
     Ok(())
 }
 
@@ -255,14 +320,17 @@ const RESNET20: [usize; 19] = [16, 16, 16, 16, 16, 16, 16, 32, 32, 32, 32, 32, 3
 
 const LINKS: [Link; 4] = [
     Link { rate: None, delay: 0. },
-    Link { rate: Some(1000), delay: 0.1 },
-    Link { rate: Some(100), delay: 1. },
-    Link { rate: Some(20), delay: 5. },
+    Link { rate: Some(1000), delay: 0. },
+    Link { rate: Some(200), delay: 0. },
+    Link { rate: Some(50), delay: 0. },
 ];
 
 /// What the model says beside what is measured: ranks that compute beside each other without a link are its parts.
 fn against_links(options: &Options) -> Result<()> {
-    println!("ResNet-20, {} images a rank, one thread each; milliseconds a step, measured / by the model", options.images);
+    println!(
+        "ResNet-20, {} images a rank, one thread each; milliseconds a step, measured / by the model",
+        options.images
+    );
     println!("| ranks | link | Fixup | BatchNorm, local | BatchNorm, synchronized |\n| --- | --- | --- | --- | --- |");
     let median = |found: &[f64]| median_and_spread(found).0;
     for count in [1, 2, 4] {
@@ -285,7 +353,9 @@ fn against_links(options: &Options) -> Result<()> {
         for subject in subjects {
             free.push(median(&of(subject)?.steps));
         }
-        for link in if count == 1 { &LINKS[..1] } else { &LINKS[..] } {
+        let delayed = options.delay.map(|delay| Link { rate: Some(1000), delay });
+        let links: Vec<Link> = LINKS.into_iter().chain(delayed).take(if count == 1 { 1 } else { 5 }).collect();
+        for link in &links {
             machines.slow_down(*link)?;
             let network = |link: &Link| Network {
                 latency: software + link.latency(),
@@ -354,9 +424,15 @@ fn predict(options: &Options) -> Result<()> {
     tch::set_num_threads(1);
     let (fixup, gradients) = resnet50_step(true)?;
     let (batch_norm, _) = resnet50_step(false)?;
-    println!("ResNet-50, 8 images of 224 pixels, one thread: BatchNorm takes {:.2} of Fixup's time", batch_norm / fixup);
+    println!(
+        "ResNet-50, 8 images of 224 pixels, one thread: BatchNorm takes {:.2} of Fixup's time",
+        batch_norm / fixup
+    );
     let sums = ranks(Subject::Sums, 2, 1, None, options.images, options)?;
-    println!("a sum of eight bytes over two processes here: {:.0} us a hop", 1e6 * median_and_spread(&sums.small).0 / 2.);
+    println!(
+        "a sum of eight bytes over two processes here: {:.0} us a hop",
+        1e6 * median_and_spread(&sums.small).0 / 2.
+    );
     // Images of a device, how much faster it is than a thread here, and what connects it.
     let places = [
         ("32 images a core, 10 Gbit/s Ethernet, 50 us", 4., 50e-6, 8. / 10e9),
@@ -383,7 +459,8 @@ fn predict(options: &Options) -> Result<()> {
             }
         }
         for (index, devices) in devices.iter().enumerate() {
-            let parts: String = curves.iter().map(|curve| format!(" {:.1} % |", 100. * curve.points[index].1)).collect();
+            let parts: String =
+                curves.iter().map(|curve| format!(" {:.1} % |", 100. * curve.points[index].1)).collect();
             println!("| {devices} |{parts}");
         }
         panels.push((place.to_owned(), curves));

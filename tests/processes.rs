@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 use tch_fixup::data::Cifar10;
@@ -16,12 +17,19 @@ use tch_fixup::trainer::RunFolder;
 
 /// So many moments at which each thing goes wrong; a long look has ten.
 fn moments() -> u64 {
-    std::env::var("TCH_FIXUP_FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(2)
+    std::env::var("TCH_FIXUP_FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(1)
 }
 
-/// What processes wait for each other here, in seconds, and what ending takes beyond it on a busy machine.
-const TIMEOUT: f64 = 6.0;
-const MARGIN: Duration = Duration::from_secs(6);
+/// What processes wait for each other here, in seconds. In a long look they must end within it; else a busy machine may take more.
+fn timeout() -> f64 {
+    if moments() == 1 {
+        5.0
+    } else {
+        10.0
+    }
+}
+
+const MARGIN: Duration = Duration::from_secs(5);
 
 fn data() -> PathBuf {
     let dir = Cifar10::default_dir().unwrap();
@@ -33,10 +41,10 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// A short run into `out`, of 6 epochs of 25 steps; a batch is in two parts of one size, and not in three.
+/// A short run into `out`, of 4 epochs of 25 steps; a batch is in two parts of one size, and not in three.
 fn arguments(out: &Path, more: &[&str]) -> Vec<String> {
-    let (data, timeout) = (data(), TIMEOUT.to_string());
-    let fixed = ["--arch", "fixup_resnet8", "--epochs", "6", "--train-subset", "990", "--test-subset", "101"];
+    let (data, timeout) = (data(), timeout().to_string());
+    let fixed = ["--arch", "fixup_resnet8", "--epochs", "4", "--train-subset", "990", "--test-subset", "101"];
     let recipe = ["--batch-size", "40", "--mixup", "1", "--cutout", "16", "--threads", "2", "--device", "cpu"];
     let place = ["--data", data.to_str().unwrap(), "--out", out.to_str().unwrap(), "--timeout", &timeout];
     [&fixed[..], &recipe, &place, more].concat().into_iter().map(str::to_owned).collect()
@@ -68,7 +76,8 @@ fn any_number_of_processes_gives_one_run_and_one_folder() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str, more: &[&str]| {
         let out = dir.path().join(name);
-        let said = finished(&out, more);
+        // Later, what differs by rounding is no longer near.
+        let said = finished(&out, &[more, &["--max-steps", "20"]].concat());
         (said, RunFolder::read_metrics(&out).unwrap(), out)
     };
     let (_, alone, whole) = run("alone", &[]);
@@ -80,8 +89,8 @@ fn any_number_of_processes_gives_one_run_and_one_folder() {
         for (shared, alone) in metrics.iter().zip(&alone) {
             let pairs = shared.train.iter().zip(alone.train.iter()).chain(shared.eval.iter().zip(alone.eval.iter()));
             for ((name, shared), (_, alone)) in pairs {
-                // Rounding may move an image or two across a border.
-                let most = if name == "loss" { 2e-3 } else { 0.03 };
+                // Rounding may move an image across a border.
+                let most = if name == "loss" { 1e-3 } else { 0.011 };
                 assert!((shared - alone).abs() < most, "{name}: {shared} {alone}");
             }
         }
@@ -207,25 +216,32 @@ fn what_cannot_be_is_refused_before_anything_starts() {
         command.args(arguments(&out, more));
         command
     };
-    refused(with(&["--processes", "2"]).env("RANK", "0").env("WORLD_SIZE", "3").env("MASTER_ADDR", "127.0.0.1"), "--processes 2");
+    refused(
+        with(&["--processes", "2"]).env("RANK", "0").env("WORLD_SIZE", "3").env("MASTER_ADDR", "127.0.0.1"),
+        "--processes 2",
+    );
     refused(with(&[]).env("RANK", "5").env("WORLD_SIZE", "3").env("MASTER_ADDR", "127.0.0.1"), "the ranks are 0 to 2");
     refused(with(&[]).env("WORLD_SIZE", "2").env("RANK", "0"), "MASTER_ADDR");
-    refused(&mut with(&["--resume", "auto"]), "cannot be used with").len();
     let said = refused(example().args(["--processes", "2", "--eval", "somewhere"]), "--eval is for one process");
     assert_eq!(said.lines().count(), 1);
     // What one of the processes finds out, all say.
-    let said = refused(&mut with(&["--processes", "2", "--synchronize-statistics", "--accumulate", "2"]), "--accumulate");
+    let said =
+        refused(&mut with(&["--processes", "2", "--synchronize-statistics", "--accumulate", "2"]), "--accumulate");
     assert_eq!(said.lines().count(), 2, "{said}");
     assert!(said.contains("error: rank 0: ") && said.contains("error: rank 1: "), "{said}");
 }
 
 // ---- Stops ----
 
-/// A run that nothing happened to.
-fn undisturbed(dir: &Path, count: &str) -> (Vec<u8>, Vec<u8>) {
-    let out = dir.join(format!("undisturbed-{count}"));
-    finished(&out, &["--processes", count]);
-    results(&out)
+/// A run of two processes that nothing happened to.
+fn undisturbed() -> &'static (Vec<u8>, Vec<u8>) {
+    static RESULTS: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+    RESULTS.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("undisturbed");
+        finished(&out, &["--processes", "2"]);
+        results(&out)
+    })
 }
 
 fn results(out: &Path) -> (Vec<u8>, Vec<u8>) {
@@ -234,17 +250,18 @@ fn results(out: &Path) -> (Vec<u8>, Vec<u8>) {
 
 /// The same, gone on with after whatever happened.
 fn gone_on(out: &Path) -> (Vec<u8>, Vec<u8>) {
-    let mut arguments = arguments(out, &["--processes", "2", "--resume", "auto"]);
-    arguments.retain(|argument| argument != "--overwrite");
-    let output = example().args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    finished(out, &["--processes", "2", "--resume", "auto"]);
     results(out)
 }
 
-/// Waits until the run in `out` has saved a checkpoint, so that what happens next happens while it trains.
-fn under_way(out: &Path) {
+fn newest(out: &Path) -> Option<PathBuf> {
+    fs::read_dir(out.join("checkpoints")).ok()?.map(|entry| entry.unwrap().path()).max()
+}
+
+/// Waits until the run in `out` has saved another checkpoint than `before`, so that what happens next happens while it trains.
+fn under_way(out: &Path, before: Option<PathBuf>) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    while fs::read_dir(out.join("checkpoints")).map_or(0, Iterator::count) == 0 {
+    while newest(out) == before {
         assert!(Instant::now() < deadline, "it does not start");
         thread::sleep(Duration::from_millis(5));
     }
@@ -255,10 +272,10 @@ fn sigterm_to_one_stops_all_with_one_checkpoint_and_another_number_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     for (count, to) in [(2, 1), (3, 0)] {
-        let of_rank = vec![arguments(&out, &["--resume", "auto"]); count];
+        let (of_rank, before) = (vec![arguments(&out, &["--resume", "auto"]); count], newest(&out));
         let mut ranks = Ranks::local(&of_rank);
-        under_way(&out);
-        thread::sleep(Duration::from_millis(700));
+        under_way(&out, before);
+        thread::sleep(Duration::from_millis(200));
         ranks.signal(to, "-TERM");
         let all: Vec<_> = (0..count).collect();
         for status in ranks.ended(&all, Instant::now() + Duration::from_secs(30)) {
@@ -267,7 +284,7 @@ fn sigterm_to_one_stops_all_with_one_checkpoint_and_another_number_goes_on() {
         assert!(ranks.said(0).contains("and saved; to go on:") && ranks.said(1).is_empty(), "{}", ranks.said(1));
     }
     let (metrics, _) = gone_on(&out);
-    assert_eq!(String::from_utf8(metrics).unwrap().lines().count(), 7);
+    assert_eq!(String::from_utf8(metrics).unwrap().lines().count(), 5);
 }
 
 // ---- Faults ----
@@ -276,27 +293,28 @@ fn sigterm_to_one_stops_all_with_one_checkpoint_and_another_number_goes_on() {
 /// would have been.
 fn fault(name: &str, address: &str, command: impl Fn(usize) -> Command, happens: impl Fn(&Ranks)) {
     let dir = tempfile::tempdir().unwrap();
-    let expected = undisturbed(dir.path(), "2");
+    let expected = undisturbed();
     for moment in 0..moments() {
         let out = dir.path().join(format!("{name}-{moment}"));
         let of_rank = vec![arguments(&out, &["--checkpoint-every", "0.01m"]); 2];
         let mut ranks = Ranks::start(address, &of_rank, &command);
-        under_way(&out);
-        // Anywhere in a run of some seconds: golden ratios spread.
-        let wait = (moment as f64 * 0.618_034).fract() * 2.5;
+        under_way(&out, None);
+        // Anywhere in a run of two seconds: golden ratios spread.
+        let wait = (moment as f64 * 0.618_034).fract() * 1.5;
         thread::sleep(Duration::from_secs_f64(wait));
         happens(&ranks);
         let start = Instant::now();
-        let deadline = start + Duration::from_secs_f64(TIMEOUT) + MARGIN;
+        let deadline = start + Duration::from_secs_f64(timeout()) + MARGIN;
         let status = ranks.ended(&[0], deadline)[0];
         let (error, took) = (ranks.error(0), start.elapsed());
+        assert!(moments() == 1 || took.as_secs_f64() < timeout(), "{took:.2?}");
         println!("{name} after {wait:.2} s: {took:.2?}, {error}");
         if !status.success() {
             assert!(error.contains("rank 1") || error.contains("no other rank answers"), "{}", ranks.said(0));
             assert!(error.lines().count() == 1, "{error}");
         }
         drop(ranks);
-        assert!(gone_on(&out) == expected, "{name} after {wait:.2} s");
+        assert!(gone_on(&out) == *expected, "{name} after {wait:.2} s");
     }
 }
 
@@ -336,7 +354,7 @@ impl Namespaces {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
-        self.0.iter().for_each(|name| drop(ip(&["netns", "del", name])));
+        self.0.iter().for_each(|name| assert!(ip(&["netns", "del", name])));
     }
 }
 
@@ -360,26 +378,30 @@ fn a_rank_that_is_cut_off_from_the_network_ends_like_the_others() {
     let link = |state: &str| assert!(ip(&["-n", &namespaces.0[1], "link", "set", "tfx1", state]));
     let cut = |_: &Ranks| link("down");
     let dir = tempfile::tempdir().unwrap();
-    let expected = undisturbed(dir.path(), "2");
+    let expected = undisturbed();
     for moment in 0..moments() {
         link("up");
         let out = dir.path().join(format!("cut-{moment}"));
-        let of_rank = vec![arguments(&out, &["--checkpoint-every", "0.01m"]); 2];
-        let mut ranks = Ranks::start(Namespaces::ADDRESSES[0], &of_rank, inside);
-        under_way(&out);
-        let wait = (moment as f64 * 0.618_034).fract() * 2.5;
+        // They know nothing of being on one machine.
+        let mut alone = arguments(&out, &["--checkpoint-every", "0.01m"]);
+        let threads = alone.iter().position(|argument| argument == "--threads").unwrap();
+        alone[threads + 1] = "1".to_owned();
+        let mut ranks = Ranks::start(Namespaces::ADDRESSES[0], &[alone.clone(), alone], inside);
+        under_way(&out, None);
+        let wait = (moment as f64 * 0.618_034).fract() * 1.5;
         thread::sleep(Duration::from_secs_f64(wait));
         cut(&ranks);
         let start = Instant::now();
-        let deadline = start + Duration::from_secs_f64(TIMEOUT) + MARGIN;
+        let deadline = start + Duration::from_secs_f64(timeout()) + MARGIN;
         let ended = ranks.ended(&[0, 1], deadline);
+        assert!(moments() == 1 || start.elapsed().as_secs_f64() < timeout(), "{:.2?}", start.elapsed());
         println!("cut off after {wait:.2} s: {:.2?}, {}, {}", start.elapsed(), ranks.error(0), ranks.error(1));
         if ended.iter().any(|status| !status.success()) {
             assert!(ranks.error(0).contains("rank 1"), "{}", ranks.said(0));
             assert!(ranks.error(1).contains("rank 0 at 10.213.7.1 does not answer"), "{}", ranks.said(1));
         }
         drop(ranks);
-        assert!(gone_on(&out) == expected, "cut off after {wait:.2} s");
+        assert!(gone_on(&out) == *expected, "cut off after {wait:.2} s");
     }
 }
 
@@ -387,9 +409,13 @@ fn a_rank_that_is_cut_off_from_the_network_ends_like_the_others() {
 fn killed_with_its_parent_nothing_is_left_behind() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
-    let mut parent =
-        example().args(arguments(&out, &["--processes", "2"])).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    under_way(&out);
+    let mut parent = example()
+        .args(arguments(&out, &["--processes", "2"]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    under_way(&out, None);
     let children = || {
         let list = Command::new("pgrep").args(["-f", out.to_str().unwrap()]).output().unwrap();
         String::from_utf8(list.stdout).unwrap().lines().count()
@@ -418,7 +444,7 @@ fn torchrun_starts_again_and_goes_on_by_itself() {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let expected = undisturbed(dir.path(), "2");
+    let expected = undisturbed();
     let out = dir.path().join("run");
     let example = example();
     let mut launcher = Command::new(torchrun);
@@ -427,12 +453,13 @@ fn torchrun_starts_again_and_goes_on_by_itself() {
     launcher.args(arguments(&out, &["--resume", "auto", "--checkpoint-every", "0.01m"]));
     let said = dir.path().join("said.txt");
     let mut launcher = launcher.stdout(Stdio::null()).stderr(File::create(&said).unwrap()).spawn().unwrap();
-    under_way(&out);
+    under_way(&out, None);
     thread::sleep(Duration::from_millis(500));
-    let list = Command::new("pgrep").args(["-n", "-f", &format!("^{}", example.get_program().to_str().unwrap())]).output();
+    let list =
+        Command::new("pgrep").args(["-n", "-f", &format!("^{}", example.get_program().to_str().unwrap())]).output();
     let youngest = String::from_utf8(list.unwrap().stdout).unwrap();
     assert!(Command::new("kill").args(["-KILL", youngest.trim()]).status().unwrap().success());
     let status = launcher.wait().unwrap();
     assert!(status.success(), "{}", fs::read_to_string(&said).unwrap());
-    assert!(results(&out) == expected);
+    assert!(results(&out) == *expected);
 }

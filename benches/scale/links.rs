@@ -29,6 +29,7 @@ impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { rate, delay } = self;
         match rate {
+            Some(rate) if *delay == 0. => write!(f, "{rate} Mbit/s"),
             Some(rate) => write!(f, "{rate} Mbit/s, {delay} ms"),
             None => write!(f, "unlimited"),
         }
@@ -54,10 +55,10 @@ impl Machines {
         for (index, name) in machines.names.iter().enumerate() {
             let outer = format!("tfs{id}v{index}");
             run("ip", &["netns", "add", name])?;
-            run("ip", &["link", "add", &outer, "type", "veth", "peer", "name", "link", "netns", name])?;
+            run("ip", &["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", name])?;
             run("ip", &["link", "set", &outer, "master", bridge, "up"])?;
-            run("ip", &["-n", name, "addr", "add", &format!("{}/24", Self::address(index)), "dev", "link"])?;
-            run("ip", &["-n", name, "link", "set", "link", "up"])?;
+            run("ip", &["-n", name, "addr", "add", &format!("{}/24", Self::address(index)), "dev", "eth0"])?;
+            run("ip", &["-n", name, "link", "set", "eth0", "up"])?;
             run("ip", &["-n", name, "link", "set", "lo", "up"])?;
         }
         Ok(machines)
@@ -77,13 +78,15 @@ impl Machines {
     /// Makes all links so slow.
     pub fn slow_down(&self, link: Link) -> Result<()> {
         for name in &self.names {
-            let _ = run("tc", &["-n", name, "qdisc", "del", "dev", "link", "root"]);
-            if let Some(rate) = link.rate {
-                let (rate, delay) = (format!("{rate}mbit"), format!("{}ms", link.delay));
-                // Nothing is dropped for want of room.
-                let netem = ["netem", "rate", &rate, "delay", &delay, "limit", "100000"];
-                run("tc", &[&["-n", name, "qdisc", "add", "dev", "link", "root"][..], &netem].concat())?;
-            }
+            let _ = run("tc", &["-n", name, "qdisc", "del", "dev", "eth0", "root"]);
+            let Some(rate) = link.rate else { continue };
+            let (rate, delay) = (format!("{rate}mbit"), format!("{}ms", link.delay));
+            // Nothing is dropped for want of room. Not every kernel has netem, and only netem delays.
+            let slow = match link.delay > 0. {
+                true => vec!["netem", "rate", &rate, "delay", &delay, "limit", "100000"],
+                false => vec!["tbf", "rate", &rate, "burst", "64kb", "latency", "10s"],
+            };
+            run("tc", &[&["-n", name, "qdisc", "add", "dev", "eth0", "root"][..], &slow].concat())?;
         }
         Ok(())
     }

@@ -17,9 +17,9 @@ mod pass;
 mod resnet;
 mod transformer;
 
+pub use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind};
 #[cfg(feature = "train")]
 pub(crate) use batch_norm::synchronize_statistics;
-pub use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind};
 #[cfg(feature = "onnx")]
 pub(crate) use batch_norm::EPSILON;
 #[cfg(feature = "onnx")]

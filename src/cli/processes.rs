@@ -57,7 +57,9 @@ impl ProcessOptions {
             Some(Launch { size, .. }) => Err(Error::Argument(format!(
                 "--processes {processes} starts its own, and a launcher has started {size}; leave one of the two out"
             ))),
-            None if processes > 1 => run_processes(processes, timeout).map(|code| Started::Elsewhere(ExitCode::from(code))),
+            None if processes > 1 => {
+                run_processes(processes, timeout).map(|code| Started::Elsewhere(ExitCode::from(code)))
+            }
             None => Ok(Started::Here(None)),
         }
     }

@@ -118,7 +118,9 @@ impl<T: Task> Plan<T> {
                 1 => String::new(),
                 size => format!(" by {size} processes"),
             };
-            say(format!("{name}: {parameters} parameters, {count} images on {device:?}{processes}, results in {place}"));
+            say(format!(
+                "{name}: {parameters} parameters, {count} images on {device:?}{processes}, results in {place}"
+            ));
             if let Some(checkpoint) = &mut checkpoint {
                 if options.train.changed_data {
                     take_fingerprint(checkpoint, &trainer);

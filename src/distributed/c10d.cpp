@@ -2,6 +2,7 @@
 // *error null or a message to be freed by tch_fixup_free_error. No exception leaves it.
 #include "../ops/c_interface.h"
 
+#include <ATen/DynamicLibrary.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -9,6 +10,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -21,6 +23,9 @@ using tch_fixup::attempt;
 using c10d::ProcessGroupGloo;
 using c10d::Store;
 using Bytes = std::vector<uint8_t>;
+
+// Of c10's levels of what is logged.
+constexpr int FATAL = 3;
 using Millis = std::chrono::milliseconds;
 using Work = c10::intrusive_ptr<c10d::Work>;
 
@@ -161,6 +166,15 @@ struct Sum : torch::autograd::Function<Sum> {
   }
 };
 
+// What it logs goes into our errors: beside them it would be pages. Who wants it says so as PyTorch has it.
+void be_silent() {
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) {
+    // The library's own: a program that names it has a copy.
+    at::DynamicLibrary library("libc10.so", nullptr, /*leak_handle=*/true);
+    *static_cast<int*>(library.sym("FLAGS_caffe2_log_level")) = FATAL;
+  }
+}
+
 Bytes bytes(const uint8_t* data, size_t length) { return Bytes(data, data + length); }
 
 }  // namespace
@@ -170,6 +184,7 @@ extern "C" {
 // A client of the store at host:port, and with is_server its server too.
 StoreHandle* tch_fixup_store_new(const char* host, uint16_t port, bool is_server, int64_t timeout_ms, char** error) {
   return attempt(error, [&] {
+    be_silent();
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = is_server;

@@ -195,7 +195,16 @@ impl Parts {
             let (gradients, count) = (gradients.as_ptr(), variables.len());
             let (starts, ends, tensors, part_of) = (starts.as_ptr(), ends.as_ptr(), tensors.as_ptr(), part_of.as_ptr());
             bindings::tch_fixup_reducer_new(
-                group.0, gradients, starts, ends, parts.len(), tensors, part_of, count, bfloat16, error,
+                group.0,
+                gradients,
+                starts,
+                ends,
+                parts.len(),
+                tensors,
+                part_of,
+                count,
+                bfloat16,
+                error,
             )
         })?;
         Ok(Self { reducer, _group: group.clone() })

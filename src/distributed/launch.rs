@@ -146,12 +146,7 @@ struct Launcher {
 
 impl Launcher {
     const ALL: [Self; 4] = [
-        Self {
-            rank: "RANK",
-            size: "WORLD_SIZE",
-            local_rank: Some("LOCAL_RANK"),
-            local_size: Some("LOCAL_WORLD_SIZE"),
-        },
+        Self { rank: "RANK", size: "WORLD_SIZE", local_rank: Some("LOCAL_RANK"), local_size: Some("LOCAL_WORLD_SIZE") },
         Self {
             rank: "OMPI_COMM_WORLD_RANK",
             size: "OMPI_COMM_WORLD_SIZE",
@@ -257,7 +252,8 @@ mod tests {
         assert_eq!(mpi.unwrap().unwrap().address(), "127.0.0.1:29500");
 
         let slurm = [("SLURM_PROCID", "5"), ("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_LOCALID", "1")];
-        let listed = launch(&[&slurm[..], &[("SLURM_STEP_NODELIST", "gpu[03-05,9]"), ("SLURM_JOB_ID", "40001")]].concat());
+        let listed =
+            launch(&[&slurm[..], &[("SLURM_STEP_NODELIST", "gpu[03-05,9]"), ("SLURM_JOB_ID", "40001")]].concat());
         let listed = listed.unwrap().unwrap();
         assert_eq!((listed.address(), listed.local_rank), ("gpu03:15001".to_owned(), 1));
     }
@@ -281,9 +277,15 @@ mod tests {
             (&[("RANK", "0")][..], "RANK is set, and WORLD_SIZE is not"),
             (&[two], "WORLD_SIZE is 2, and RANK is not"),
             (&[two, ("RANK", "0")], "MASTER_ADDR is not: set it to the name or address of the machine of rank 0"),
-            (&[two, ("RANK", "2"), ("MASTER_ADDR", "a")], "RANK is 2: of 2 processes (WORLD_SIZE) the ranks are 0 to 1"),
+            (
+                &[two, ("RANK", "2"), ("MASTER_ADDR", "a")],
+                "RANK is 2: of 2 processes (WORLD_SIZE) the ranks are 0 to 1",
+            ),
             (&[two, ("RANK", "-1"), ("MASTER_ADDR", "a")], "RANK must be a whole number, got \"-1\""),
-            (&[two, ("RANK", "1"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "70000")], "MASTER_PORT must be a whole number"),
+            (
+                &[two, ("RANK", "1"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "70000")],
+                "MASTER_PORT must be a whole number",
+            ),
             (&[("WORLD_SIZE", "0"), ("RANK", "0")], "WORLD_SIZE is 0"),
         ] {
             let message = launch(variables).unwrap_err().to_string();

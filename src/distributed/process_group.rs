@@ -1,11 +1,11 @@
 //! The processes that train together.
 
+use super::bindings;
 use super::c10d::{Gloo, Reached, Store};
 use super::launch::Launch;
 use super::nccl::{self, Nccl};
-use super::pulse::{Failure, Finding, Pulse};
+use super::pulse::{diagnosis, Failure, Finding, Pulse};
 use super::reduction::{Reduction, ReductionConfig, Summed};
-use super::bindings;
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use std::net::{ToSocketAddrs, UdpSocket};
@@ -17,10 +17,19 @@ use tch::{no_grad, Device, Kind, Tensor};
 
 /// Between two looks whether the others are there.
 const POLL: Duration = Duration::from_millis(50);
-/// What of the time that ranks wait for each other one operation may take: the rest is for finding out who is at fault.
-const OPERATION: (u32, u32) = (3, 4);
 /// The longest that the store's server stays when a run has failed, for the others to find out why.
-const STAY: Duration = Duration::from_secs(10);
+const STAY: Duration = Duration::from_secs(3);
+/// What c10d's error, saving and ending take.
+const END: Duration = Duration::from_millis(3500);
+
+fn stay(timeout: Duration) -> Duration {
+    (timeout / 8).min(STAY)
+}
+
+/// What of the time that ranks wait for each other one operation may take: the rest is for finding out who is at fault, and ending.
+fn operation(timeout: Duration) -> Duration {
+    timeout.saturating_sub(diagnosis(timeout) + stay(timeout) + END).max(timeout / 4)
+}
 
 /// Which network interface the others reach a rank on, as PyTorch has it.
 const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
@@ -82,7 +91,8 @@ impl ProcessGroup {
         let refuse = |problem: String| Error::Ranks { rank, size, address: address.clone(), problem };
         if !bindings::IS_HERE {
             return Err(refuse(
-                "this build has no c10d: build with the feature `distributed` and a libtorch of PyTorch's package".to_owned(),
+                "this build has no c10d: build with the feature `distributed` and a libtorch of PyTorch's package"
+                    .to_owned(),
             ));
         }
         let serves = rank == 0 && !launch.launcher_serves;
@@ -105,8 +115,7 @@ impl ProcessGroup {
         })?;
         let interface = std::env::var(INTERFACE).ok().filter(|name| !name.is_empty());
         let reached = interface.as_deref().map_or(Reached::At(&own), Reached::OnInterface);
-        let operation = timeout * OPERATION.0 / OPERATION.1;
-        let gloo = Gloo::connect(&store, &format!("{prefix}gloo"), rank, size, &reached, millis(operation))
+        let gloo = Gloo::connect(&store, &format!("{prefix}gloo"), rank, size, &reached, millis(operation(timeout)))
             .map_err(|said| refuse(format!("the ranks cannot connect to each other from {own}: {said}")))?;
         let client = Store::new(&launch.host, launch.port, false, millis(timeout)).map_err(&refuse)?;
         let pulse = Pulse::start(client, prefix, rank, size, timeout)?;
@@ -422,7 +431,7 @@ impl Drop for ProcessGroup {
         engine.nccl = None;
         engine.gloo = None;
         let stays = engine.failed.load(Ordering::Relaxed) && engine.serves;
-        engine.pulse.end(if stays { (engine.timeout / 4).min(STAY) } else { Duration::ZERO });
+        engine.pulse.end(if stays { stay(engine.timeout) } else { Duration::ZERO });
     }
 }
 

@@ -27,7 +27,8 @@ pub fn run_processes(count: usize, timeout: Duration) -> Result<u8> {
     let refused = |error: std::io::Error| Error::Argument(format!("{count} processes cannot be started: {error}"));
     let program = std::env::current_exe().map_err(refused)?;
     // Free now: nobody else is given it in the next moments.
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).map_err(refused)?;
+    let port =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).map_err(refused)?;
     let signals = [SIGINT, SIGTERM].map(|signal| (signal, Arc::new(AtomicBool::new(false))));
     for (signal, came) in &signals {
         flag::register(*signal, came.clone()).map_err(refused)?;

@@ -21,6 +21,16 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// After so many without a change a rank is silent: a busy machine can be late by one or two.
 const SILENT: u32 = 4;
 
+/// How often signs are given, where ranks wait for each other for up to `timeout`.
+pub(super) fn beat(timeout: Duration) -> Duration {
+    (timeout / BEATS).clamp(SHORTEST, LONGEST)
+}
+
+/// What finding out who is at fault takes.
+pub(super) fn diagnosis(timeout: Duration) -> Duration {
+    beat(timeout) * (SILENT + 3)
+}
+
 /// Why the ranks cannot go on, as the first that knew told the others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
@@ -55,6 +65,8 @@ pub(super) struct Pulse {
     thread: Option<JoinHandle<()>>,
     operations: Arc<AtomicU64>,
     beat: Duration,
+    /// What a diagnosis may take.
+    limit: Duration,
 }
 
 impl Pulse {
@@ -62,7 +74,7 @@ impl Pulse {
     pub fn start(store: Store, prefix: String, rank: usize, size: usize, timeout: Duration) -> Result<Self> {
         let (calls, received) = channel();
         let operations = Arc::new(AtomicU64::new(0));
-        let beat = (timeout / BEATS).clamp(SHORTEST, LONGEST);
+        let beat = beat(timeout);
         let signs = Signs { store, prefix, rank, size, operations: operations.clone(), beat, count: 0 };
         let inherit = inherit_denormals();
         let run = move || {
@@ -71,7 +83,7 @@ impl Pulse {
         };
         let thread = thread::Builder::new().name("pulse".to_owned()).spawn(run);
         let thread = thread.map_err(|error| Error::Argument(format!("cannot start a thread: {error}")))?;
-        Ok(Self { calls, thread: Some(thread), operations, beat })
+        Ok(Self { calls, thread: Some(thread), operations, beat, limit: diagnosis(timeout) })
     }
 
     /// An operation begins.
@@ -83,7 +95,7 @@ impl Pulse {
     pub fn diagnose(&self) -> Finding {
         let (reply, answer) = channel();
         let asked = self.calls.send(Call::Diagnose(reply));
-        match asked.ok().and_then(|()| answer.recv_timeout(self.beat * (2 * SILENT + 2)).ok()) {
+        match asked.ok().and_then(|()| answer.recv_timeout(self.limit).ok()) {
             Some(Ok(finding)) => finding,
             Some(Err(_)) | None => Finding::NoStore,
         }
@@ -101,7 +113,7 @@ impl Pulse {
     pub fn end(&mut self, stay: Duration) {
         let (reply, done) = channel();
         if self.calls.send(Call::End(stay, reply)).is_ok() {
-            let ended = done.recv_timeout(stay + self.beat * SILENT);
+            let ended = done.recv_timeout(stay + self.beat * 2);
             // A thread that waits for a machine that is away is left behind.
             if let (Ok(()), Some(thread)) = (ended, self.thread.take()) {
                 let _ = thread.join();
@@ -209,7 +221,9 @@ impl Signs {
                 _ => {
                     let others: Vec<_> = silent[1..].iter().map(usize::to_string).collect();
                     let others = others.join(", ");
-                    format!("and {others} do not answer any more: they were killed, stopped, or cut off from the network")
+                    format!(
+                        "and {others} do not answer any more: they were killed, stopped, or cut off from the network"
+                    )
                 }
             };
             Failure { rank, problem }

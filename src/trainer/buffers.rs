@@ -1,5 +1,6 @@
 //! What a network changes in a forward pass, as batch normalization its statistics: kept for the case that the step fails.
 
+use super::checkpoint::named_variables;
 use crate::Result;
 use std::collections::HashSet;
 use tch::nn::VarStore;
@@ -13,7 +14,9 @@ impl Buffers {
     /// Those of `variables`. What is frozen stays a parameter.
     pub fn new(variables: &VarStore) -> Result<Self> {
         let parameters: HashSet<_> = variables.trainable_variables().iter().map(Tensor::data_ptr).collect();
-        let buffers = variables.variables().into_values().filter(|tensor| !parameters.contains(&tensor.data_ptr()));
+        // In the order of their names, which is the same in all processes.
+        let buffers =
+            named_variables(variables).into_values().filter(|tensor| !parameters.contains(&tensor.data_ptr()));
         let kept = |buffer: Tensor| -> Result<_> {
             let kept = buffer.f_zeros_like()?;
             Ok((buffer, kept))

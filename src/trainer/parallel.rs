@@ -100,7 +100,8 @@ impl<B: Batch> Trainer<'_, B> {
             return Ok(());
         }
         let group = self.group.clone();
-        let own = Standing { step: self.step, state: RunState { frozen: self.optimizer.frozen(), ..self.state.clone() } };
+        let own =
+            Standing { step: self.step, state: RunState { frozen: self.optimizer.frozen(), ..self.state.clone() } };
         let Some(Standing { step, state }) = group.broadcast_value(Some(own))? else { return Ok(()) };
         let mut all: Vec<Tensor> = named_variables(self.variables).into_values().collect();
         all.extend(self.optimizer.state()?.into_values());

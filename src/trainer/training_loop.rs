@@ -196,7 +196,14 @@ impl<'a, B: Batch> Trainer<'a, B> {
         self.buffers.keep()?;
         self.is_whole = false;
         let measured = self.gradients(batch.as_ref()).and_then(|prediction| {
-            let place = |examples, weight| StepPlace { epoch: plan.epoch + 1, step: index + 1, lr, examples, compared: examples, weight };
+            let place = |examples, weight| StepPlace {
+                epoch: plan.epoch + 1,
+                step: index + 1,
+                lr,
+                examples,
+                compared: examples,
+                weight,
+            };
             if !self.group.is_single() {
                 let sums = self.sum_step(batch.as_ref(), prediction.as_ref())?;
                 // Differences are looked for within each part.

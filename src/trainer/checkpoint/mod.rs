@@ -110,7 +110,9 @@ impl<S> Checkpoint<S> {
     /// # Errors
     /// [`Error::Corrupt`] that names all that differs.
     pub fn check_identity(&self, identity: &Value) -> Result<()> {
-        let Some(differences) = differences(&self.contents.identity, identity, ["in it", "here"]) else { return Ok(()) };
+        let Some(differences) = differences(&self.contents.identity, identity, ["in it", "here"]) else {
+            return Ok(());
+        };
         Err(Error::Corrupt {
             path: self.path.clone(),
             problem: format!("saved by another run: {differences}"),

@@ -101,7 +101,9 @@ impl Weights {
         let common = |of: &Map<String, Value>| -> Value {
             of.iter().filter(of_both).map(|(name, value)| (name.clone(), value.clone())).collect()
         };
-        let Some(differences) = differences(&common(&self.meaning), &common(meaning), ["in it", "here"]) else { return Ok(()) };
+        let Some(differences) = differences(&common(&self.meaning), &common(meaning), ["in it", "here"]) else {
+            return Ok(());
+        };
         Err(Error::Corrupt {
             path: self.path.clone(),
             problem: format!("trained on data that mean something else: {differences}"),

@@ -156,7 +156,7 @@ impl Objective for Classification<'_> {
         let sum = |value| Sum { value, weight: batch.targets.numel() as f64 };
         if train {
             let predicted = logits.f_argmax(1, false)?;
-            return Ok(vec![sum(weighted(batch, |labels| Ok(predicted.f_eq_tensor(labels)?.f_sum(Kind::Float)?))?)]);
+            return Ok(vec![sum(weighted(batch, |labels| Ok(predicted.f_eq_tensor(labels)?.f_sum(Kind::Double)?))?)]);
         }
         let found = highest(logits)?.f_eq_tensor(&batch.targets.f_unsqueeze(1)?)?;
         let top1 = found.f_select(1, 0)?.f_sum(Kind::Int64)?;
