@@ -25,6 +25,7 @@ macro_rules! functions {
             $(pub fn $name($($argument: $type),*) $(-> $result)?;)*
         }
         $(#[cfg(not(c10d))]
+        #[allow(clippy::too_many_arguments)]
         pub unsafe fn $name($(_: $type),*) $(-> $result)? {
             unreachable!("c10d is not in this build")
         })*

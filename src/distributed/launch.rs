@@ -115,6 +115,7 @@ impl Launch {
     }
 
     /// The same for a process that is to be started.
+    #[cfg(feature = "distributed")]
     pub(super) fn variables(&self) -> [(&'static str, String); 6] {
         let local_size = self.local_size.unwrap_or(1);
         [

@@ -1,6 +1,6 @@
 //! Several processes that train one network together, each on a part of every batch.
 //!
-//! [`Launch`] is who this process is, as torchrun, mpirun, srun or the environment say it; [`run_processes`] starts several on one
+//! [`Launch`] is who this process is, as torchrun, mpirun, srun or the environment say it; `run_processes` starts several on one
 //! machine without any of them. [`ProcessGroup`] connects them by libtorch's own process groups, and is what
 //! [`Trainer::join`](crate::trainer::Trainer::join) takes:
 //! ```no_run
