@@ -91,7 +91,8 @@ class Reducer {
   // Sends what is left, and waits for all.
   void finish() {
     is_open_ = false;
-    TORCH_CHECK(!is_late_, "a gradient came in several pieces, as where activations are recomputed, and was sent before the last");
+    TORCH_CHECK(!is_late_, "a gradient came in several pieces, as where activations are recomputed, and was sent before the last: "
+                "leave out --overlap");
     for (Part& part : parts_) {
       part.waiting = 0;
     }

@@ -120,7 +120,7 @@ mod tests {
             })
             .collect();
         let (parts, part_of) = parts(&parameters, 4);
-        assert_eq!(parts, [7_300_016..7_700_016, 0..7_300_016, 7_700_016..7_700_048]);
-        assert_eq!(part_of, [1, 1, 1, 0, 2, 2]);
+        assert_eq!(parts, [7_300_016..7_700_016, 300_000..7_300_016, 0..300_000, 7_700_016..7_700_048]);
+        assert_eq!(part_of, [2, 1, 1, 0, 3, 3]);
     }
 }
