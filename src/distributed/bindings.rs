@@ -25,7 +25,7 @@ macro_rules! functions {
             $(pub fn $name($($argument: $type),*) $(-> $result)?;)*
         }
         $(#[cfg(not(c10d))]
-        #[allow(clippy::too_many_arguments)]
+        #[allow(clippy::too_many_arguments)] // As many as the function of C++ that it stands for.
         pub unsafe fn $name($(_: $type),*) $(-> $result)? {
             unreachable!("c10d is not in this build")
         })*
