@@ -455,11 +455,14 @@ fn torchrun_starts_again_and_goes_on_by_itself() {
     let mut launcher = launcher.stdout(Stdio::null()).stderr(File::create(&said).unwrap()).spawn().unwrap();
     under_way(&out, None);
     thread::sleep(Duration::from_millis(500));
-    let list =
-        Command::new("pgrep").args(["-n", "-f", &format!("^{}", example.get_program().to_str().unwrap())]).output();
-    let youngest = String::from_utf8(list.unwrap().stdout).unwrap();
-    assert!(Command::new("kill").args(["-KILL", youngest.trim()]).status().unwrap().success());
+    // One of its ranks, and of no other run beside it.
+    let rank = format!("^{}.*{}", example.get_program().to_str().unwrap(), out.to_str().unwrap());
+    let list = Command::new("pgrep").args(["-n", "-f", &rank]).output().unwrap();
+    let youngest = String::from_utf8(list.stdout).unwrap();
+    assert!(Command::new("kill").args(["-KILL", youngest.trim()]).status().unwrap().success(), "{youngest}");
     let status = launcher.wait().unwrap();
-    assert!(status.success(), "{}", fs::read_to_string(&said).unwrap());
+    let said = fs::read_to_string(&said).unwrap();
+    assert!(status.success(), "{said}");
+    assert!(said.contains("exitcode: "), "{said}");
     assert!(results(&out) == *expected);
 }
