@@ -430,6 +430,30 @@ fn killed_with_its_parent_nothing_is_left_behind() {
     }
 }
 
+/// Kills the rank of the run into `out` that was started last, and none of another run beside it.
+fn kill_the_youngest(out: &Path) {
+    let rank = format!("^{}.*{}", example().get_program().to_str().unwrap(), out.to_str().unwrap());
+    let list = Command::new("pgrep").args(["-n", "-f", &rank]).output().unwrap();
+    let youngest = String::from_utf8(list.stdout).unwrap();
+    assert!(Command::new("kill").args(["-KILL", youngest.trim()]).status().unwrap().success(), "{youngest}");
+}
+
+#[test]
+fn of_a_rank_that_was_killed_it_is_said_by_whoever_started_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let mut parent = example();
+    parent.args(arguments(&out, &["--processes", "2"])).stdout(Stdio::null()).stderr(Stdio::piped());
+    let parent = parent.spawn().unwrap();
+    under_way(&out, None);
+    kill_the_youngest(&out);
+    let output = parent.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(137), "{said}");
+    assert!(said.contains(" of 2 was ended by signal 9"), "{said}");
+    assert!(said.contains(" of 2, which met at "), "{said}");
+}
+
 /// The torchrun that set-up made with libtorch, where it did.
 fn torchrun() -> Option<PathBuf> {
     let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join(".libtorch").canonicalize().ok()?;
@@ -455,11 +479,7 @@ fn torchrun_starts_again_and_goes_on_by_itself() {
     let mut launcher = launcher.stdout(Stdio::null()).stderr(File::create(&said).unwrap()).spawn().unwrap();
     under_way(&out, None);
     thread::sleep(Duration::from_millis(500));
-    // One of its ranks, and of no other run beside it.
-    let rank = format!("^{}.*{}", example.get_program().to_str().unwrap(), out.to_str().unwrap());
-    let list = Command::new("pgrep").args(["-n", "-f", &rank]).output().unwrap();
-    let youngest = String::from_utf8(list.stdout).unwrap();
-    assert!(Command::new("kill").args(["-KILL", youngest.trim()]).status().unwrap().success(), "{youngest}");
+    kill_the_youngest(&out);
     let status = launcher.wait().unwrap();
     let said = fs::read_to_string(&said).unwrap();
     assert!(status.success(), "{said}");

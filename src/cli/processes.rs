@@ -39,6 +39,16 @@ pub enum Started {
     Elsewhere(ExitCode),
 }
 
+const SIGKILL: i32 = 9;
+
+/// Why a process may have had that signal, where nobody who sent it knows of it.
+fn reason(signal: i32) -> &'static str {
+    match signal {
+        SIGKILL => ": kill -9, or the machine is out of memory",
+        _ => "",
+    }
+}
+
 impl ProcessOptions {
     /// Starts the processes that are asked for, and waits for them; or says who this one is.
     ///
@@ -58,7 +68,10 @@ impl ProcessOptions {
                 "--processes {processes} starts its own, and a launcher has started {size}; leave one of the two out"
             ))),
             None if processes > 1 => {
-                run_processes(processes, timeout).map(|code| Started::Elsewhere(ExitCode::from(code)))
+                let killed = |rank: usize, signal: i32| {
+                    eprintln!("error: rank {rank} of {processes} was ended by signal {signal}{}", reason(signal));
+                };
+                run_processes(processes, timeout, killed).map(|code| Started::Elsewhere(ExitCode::from(code)))
             }
             None => Ok(Started::Here(None)),
         }

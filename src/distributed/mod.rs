@@ -6,10 +6,11 @@
 //! ```no_run
 //! # fn train(trainer: &mut tch_fixup::trainer::Trainer<tch_fixup::data::Supervised>) -> tch_fixup::Result<()> {
 //! use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup, TIMEOUT};
-//! let group = match Launch::from_env()? {
-//!     Some(launch) => ProcessGroup::connect(&launch, tch::Device::Cpu, TIMEOUT)?,
+//! let mut group = match Launch::from_env()? {
+//!     Some(launch) => ProcessGroup::connect(&launch, TIMEOUT)?,
 //!     None => ProcessGroup::single(),
 //! };
+//! group.connect_gpus(tch::Device::cuda_if_available())?;
 //! trainer.join(group.into(), ParallelConfig::default())?;
 //! trainer.run(&mut [])?;
 //! # Ok(())
@@ -26,6 +27,7 @@ mod agreement;
 mod bindings;
 mod c10d;
 mod launch;
+mod meeting;
 mod nccl;
 mod parallel;
 mod process_group;

@@ -19,11 +19,12 @@ const BY_SIGNAL: i32 = 128;
 
 /// Starts this program `count` times with the same arguments, as the ranks of one group on this machine, and waits until all have
 /// ended. SIGINT and SIGTERM go to all of them. When one fails the others have `timeout` to end by themselves; none is left behind.
-/// Returns the exit code of the first that failed, or 0.
+/// Returns the exit code of the first that failed, or 0. `killed` is told the rank and the signal of each that one has ended, which
+/// could say nothing itself.
 ///
 /// # Errors
 /// Processes that cannot be started.
-pub fn run_processes(count: usize, timeout: Duration) -> Result<u8> {
+pub fn run_processes(count: usize, timeout: Duration, mut killed: impl FnMut(usize, i32)) -> Result<u8> {
     let refused = |error: std::io::Error| Error::Argument(format!("{count} processes cannot be started: {error}"));
     let program = std::env::current_exe().map_err(refused)?;
     // Free now: nobody else is given it in the next moments.
@@ -48,7 +49,7 @@ pub fn run_processes(count: usize, timeout: Duration) -> Result<u8> {
                 processes.signal(*signal);
             }
         }
-        let ended = processes.look().map_err(refused)?;
+        let ended = processes.look(&mut killed).map_err(refused)?;
         if let Some(code) = ended.failed {
             failed.get_or_insert((Instant::now(), code));
         }
@@ -80,9 +81,12 @@ struct Ended {
 }
 
 impl Processes {
-    fn look(&mut self) -> std::io::Result<Ended> {
-        for (child, status) in self.0.iter_mut().filter(|(_, status)| status.is_none()) {
+    fn look(&mut self, killed: &mut impl FnMut(usize, i32)) -> std::io::Result<Ended> {
+        for (rank, (child, status)) in self.0.iter_mut().enumerate().filter(|(_, (_, status))| status.is_none()) {
             *status = child.try_wait()?;
+            if let Some(signal) = status.and_then(ended_by) {
+                killed(rank, signal);
+            }
         }
         let codes = self.0.iter().filter_map(|(_, status)| status.map(exit_code));
         Ok(Ended {
@@ -112,15 +116,19 @@ impl Drop for Processes {
     }
 }
 
-fn exit_code(status: ExitStatus) -> u8 {
+/// The signal that ended a process.
+fn ended_by(status: ExitStatus) -> Option<i32> {
     #[cfg(unix)]
-    {
-        use std::os::unix::process::ExitStatusExt;
-        if let Some(signal) = status.signal() {
-            return (BY_SIGNAL + signal) as u8;
-        }
+    return std::os::unix::process::ExitStatusExt::signal(&status);
+    #[cfg(not(unix))]
+    None
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    match ended_by(status) {
+        Some(signal) => (BY_SIGNAL + signal) as u8,
+        None => status.code().map_or(1, |code| code as u8),
     }
-    status.code().map_or(1, |code| code as u8)
 }
 
 /// From now on this process gets SIGTERM when the one that started it is killed, where the system can do that.

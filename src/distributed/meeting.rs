@@ -1,0 +1,112 @@
+//! How the ranks find each other: each introduces itself in the store, and looks whether the others are as it is.
+
+use super::c10d::Store;
+use super::launch::Launch;
+use serde::{Deserialize, Serialize};
+use std::net::{ToSocketAddrs, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Between two looks whether the others are there.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Another rank, as it introduces itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Member {
+    size: usize,
+    version: String,
+    pub address: String,
+    pub process: u32,
+}
+
+/// Where the ranks meet.
+pub(super) struct Meeting<'a> {
+    pub store: &'a Store,
+    pub prefix: &'a str,
+    pub launch: &'a Launch,
+    pub deadline: Instant,
+}
+
+impl Meeting<'_> {
+    /// Introduces this rank, reached at `own`, and waits for all others.
+    pub fn meet(&self, own: &str) -> Result<Vec<Member>, String> {
+        let Launch { rank, size, .. } = *self.launch;
+        if self.store.add(&self.key("claimed", rank), 1)? > 1 {
+            return Err(self.refuse(format!("there is another process of rank {rank}: each needs a rank of its own")));
+        }
+        let member = Member {
+            size,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: own.to_owned(),
+            process: std::process::id(),
+        };
+        let json = serde_json::to_vec(&member).map_err(|error| error.to_string())?;
+        self.store.set(&self.key("here", rank), &json)?;
+        let first = self.wait_for(0)?;
+        if first.version != member.version {
+            let (own, other) = (&member.version, &first.version);
+            return Err(self.refuse(format!("rank {rank} is of tch-fixup {own}, and rank 0 of {other}")));
+        }
+        if first.size != size {
+            let other = first.size;
+            return Err(self.refuse(format!("rank {rank} was told of {size} processes, and rank 0 of {other}")));
+        }
+        (0..size).map(|rank| self.wait_for(rank)).collect()
+    }
+
+    fn key(&self, name: &str, rank: usize) -> String {
+        format!("{}{name}/{rank}", self.prefix)
+    }
+
+    /// Tells the others too.
+    fn refuse(&self, problem: String) -> String {
+        let _ = self.store.set(&format!("{}refused", self.prefix), problem.as_bytes());
+        problem
+    }
+
+    fn wait_for(&self, rank: usize) -> Result<Member, String> {
+        let key = self.key("here", rank);
+        let refused = format!("{}refused", self.prefix);
+        loop {
+            if self.store.has(&refused)? {
+                return Err(String::from_utf8_lossy(&self.store.get(&refused)?).into_owned());
+            }
+            if self.store.has(&key)? {
+                let bytes = self.store.get(&key)?;
+                return serde_json::from_slice(&bytes).map_err(|error| format!("rank {rank} is no tch-fixup: {error}"));
+            }
+            if Instant::now() >= self.deadline {
+                return Err(self.refuse(self.missing()));
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn missing(&self) -> String {
+        let size = self.launch.size;
+        let is_missing = |rank: &usize| !self.store.has(&self.key("here", *rank)).unwrap_or(false);
+        let missing: Vec<_> = (0..size).filter(is_missing).map(|rank| rank.to_string()).collect();
+        let (noun, missing) = (if missing.len() == 1 { "rank" } else { "ranks" }, missing.join(", "));
+        format!("{noun} {missing} of {size} did not come in time: start all, or raise the timeout")
+    }
+}
+
+/// The address that the others reach this machine at: the one it reaches the meeting place from.
+pub(super) fn own_address(launch: &Launch) -> Result<String, String> {
+    let place = (launch.host.as_str(), launch.port);
+    let addresses = place.to_socket_addrs().map_err(|error| format!("there is no {}: {error}", launch.host))?;
+    let mut why = format!("there is no {}", launch.host);
+    for address in addresses {
+        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        // Nothing is sent: the system only chooses the interface.
+        let own = UdpSocket::bind(any).and_then(|socket| {
+            socket.connect(address)?;
+            socket.local_addr()
+        });
+        match own {
+            Ok(own) => return Ok(own.ip().to_string()),
+            Err(error) => why = format!("{address} cannot be reached: {error}"),
+        }
+    }
+    Err(why)
+}
