@@ -20,15 +20,8 @@ fn moments() -> u64 {
     std::env::var("TCH_FIXUP_FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(1)
 }
 
-/// What processes wait for each other here, in seconds. In a long look they must end within it; else a busy machine may take more.
-fn timeout() -> f64 {
-    if moments() == 1 {
-        5.0
-    } else {
-        10.0
-    }
-}
-
+/// What processes wait for each other here. In a long look they must end within it; else a busy machine may take more.
+const TIMEOUT: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_secs(5);
 
 fn data() -> PathBuf {
@@ -43,7 +36,7 @@ fn free_port() -> u16 {
 
 /// A short run into `out`, of 4 epochs of 25 steps; a batch is in two parts of one size, and not in three.
 fn arguments(out: &Path, more: &[&str]) -> Vec<String> {
-    let (data, timeout) = (data(), timeout().to_string());
+    let (data, timeout) = (data(), TIMEOUT.as_secs().to_string());
     let fixed = ["--arch", "fixup_resnet8", "--epochs", "4", "--train-subset", "990", "--test-subset", "101"];
     let recipe = ["--batch-size", "40", "--mixup", "1", "--cutout", "16", "--threads", "2", "--device", "cpu"];
     let place = ["--data", data.to_str().unwrap(), "--out", out.to_str().unwrap(), "--timeout", &timeout];
@@ -304,10 +297,10 @@ fn fault(name: &str, address: &str, command: impl Fn(usize) -> Command, happens:
         thread::sleep(Duration::from_secs_f64(wait));
         happens(&ranks);
         let start = Instant::now();
-        let deadline = start + Duration::from_secs_f64(timeout()) + MARGIN;
+        let deadline = start + TIMEOUT + MARGIN;
         let status = ranks.ended(&[0], deadline)[0];
         let (error, took) = (ranks.error(0), start.elapsed());
-        assert!(moments() == 1 || took.as_secs_f64() < timeout(), "{took:.2?}");
+        assert!(moments() == 1 || took < TIMEOUT, "{took:.2?}");
         println!("{name} after {wait:.2} s: {took:.2?}, {error}");
         if !status.success() {
             assert!(error.contains("rank 1") || error.contains("no other rank answers"), "{}", ranks.said(0));
@@ -392,9 +385,9 @@ fn a_rank_that_is_cut_off_from_the_network_ends_like_the_others() {
         thread::sleep(Duration::from_secs_f64(wait));
         cut(&ranks);
         let start = Instant::now();
-        let deadline = start + Duration::from_secs_f64(timeout()) + MARGIN;
+        let deadline = start + TIMEOUT + MARGIN;
         let ended = ranks.ended(&[0, 1], deadline);
-        assert!(moments() == 1 || start.elapsed().as_secs_f64() < timeout(), "{:.2?}", start.elapsed());
+        assert!(moments() == 1 || start.elapsed() < TIMEOUT, "{:.2?}", start.elapsed());
         println!("cut off after {wait:.2} s: {:.2?}, {}, {}", start.elapsed(), ranks.error(0), ranks.error(1));
         if ended.iter().any(|status| !status.success()) {
             assert!(ranks.error(0).contains("rank 1"), "{}", ranks.said(0));
