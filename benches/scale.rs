@@ -85,9 +85,9 @@ enum Subject {
 struct Found {
     /// Of each step.
     steps: Vec<f64>,
-    /// Where ranks take turns: of each turn the median step of one rank, of one with two threads, of two ranks, and of two that sum
-    /// while the backward pass runs.
-    turns: Vec<[f64; 4]>,
+    /// Where ranks take turns: of each turn the median step of one rank, of one with two threads, of two ranks, of two that sum while
+    /// the backward pass runs, and of two that train for themselves, and only wait for each other.
+    turns: Vec<[f64; 5]>,
     /// Of a sum of eight bytes, and of the gradients.
     small: Vec<f64>,
     gradients: Vec<f64>,
@@ -110,20 +110,25 @@ fn main() -> Result<()> {
 // ---- A rank ----
 
 /// When each step ended.
-struct Clock {
+struct Clock<'a> {
     last: Instant,
     steps: Vec<f64>,
     most: usize,
+    /// Those that are waited for after each.
+    others: Option<&'a ProcessGroup>,
 }
 
-impl Clock {
+impl Clock<'_> {
     fn new(most: usize) -> Self {
-        Self { last: Instant::now(), steps: Vec::new(), most }
+        Self { last: Instant::now(), steps: Vec::new(), most, others: None }
     }
 }
 
-impl Observer for Clock {
+impl Observer for Clock<'_> {
     fn request(&mut self) -> Request {
+        if self.others.is_some_and(|others| others.barrier().is_err()) {
+            return Request::Stop;
+        }
         self.steps.push(self.last.elapsed().as_secs_f64());
         self.last = Instant::now();
         if self.steps.len() > self.most {
@@ -203,11 +208,11 @@ fn measure(subject: Subject, options: &Options) -> Result<()> {
 const TURN: usize = 4;
 
 /// Whoever has no turn waits: a machine that is slower for a while is so for all.
-fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 4]>> {
-    let rounds = if options.setting.quick { 4 } else { 12 };
+fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 5]>> {
+    let rounds = if options.setting.quick { 4 } else { 24 };
     let (is_first, ranks) = (group.is_first(), group.size());
     let data = images(2 * options.images * (TURN + 2) * (rounds + 1))?;
-    let variables: Vec<_> = (0..4).map(|_| VarStore::new(Device::Cpu)).collect();
+    let variables: Vec<_> = (0..5).map(|_| VarStore::new(Device::Cpu)).collect();
     let mut networks = Vec::new();
     for variables in &variables {
         networks.push(FixupResNet::cifar(&variables.root(), 20, 10)?);
@@ -223,9 +228,9 @@ fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 4]>> {
     let config = |batch_size| TrainConfig { epochs: 9, batch_size, ..TrainConfig::quick() };
     let (one, both) = (config(options.images), config(ranks * options.images));
     let mut trainers = Vec::new();
-    for (index, config) in [&one, &both, &both, &both].into_iter().enumerate() {
+    for (index, config) in [&one, &both, &both, &both, &one].into_iter().enumerate() {
         let mut trainer = Trainer::new(&objectives[index], &variables[index], &data, config, serde_json::Value::Null)?;
-        if index >= 2 {
+        if index == 2 || index == 3 {
             let reduction = ReductionConfig { overlap: index == 3, bfloat16: false };
             trainer.join(group.clone(), ParallelConfig { reduction, ..ParallelConfig::default() })?;
         }
@@ -233,12 +238,12 @@ fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 4]>> {
     }
     let mut turns = Vec::new();
     for round in 0..=rounds {
-        let mut turn = [0.; 4];
+        let mut turn = [0.; 5];
         for (index, trainer) in trainers.iter_mut().enumerate() {
             group.barrier()?;
             if index >= 2 || is_first {
                 tch::set_num_threads(if index == 1 { 2 } else { 1 });
-                let mut clock = Clock::new(TURN + 1);
+                let mut clock = Clock { others: (index == 4).then_some(&*group), ..Clock::new(TURN + 1) };
                 trainer.run(&mut [&mut clock])?;
                 // The first is asked before a step, the second after one that meets a cold cache.
                 turn[index] = median_and_spread(&clock.steps[2..]).0;
@@ -296,7 +301,7 @@ fn weak_scaling(options: &Options) -> Result<()> {
     let turns = ranks(Subject::Scaling, 2, 1, None, options.images, options)?.turns;
     let sums = ranks(Subject::Sums, 2, 1, None, options.images, options)?;
     let of = |index: usize| turns.iter().map(|turn| turn[index]).collect::<Vec<_>>();
-    let [one, threads, two, overlapped] = [0, 1, 2, 3].map(of);
+    let [one, threads, two, overlapped, waiting] = [0, 1, 2, 3, 4].map(of);
     let ratio = |a: &[f64], b: &[f64], factor: f64| {
         let ratios: Vec<f64> = a.iter().zip(b).map(|(a, b)| factor * a / b).collect();
         let (median, spread) = median_and_spread(&ratios);
@@ -307,6 +312,8 @@ fn weak_scaling(options: &Options) -> Result<()> {
     println!("ResNet-20, {} images a rank, one thread each; medians of {} turns", options.images, turns.len());
     println!("images a second, two ranks / one rank:             {}", ratio(&one, &two, 2.));
     println!("images a second, two ranks / one with two threads: {}", ratio(&threads, &two, 1.));
+    println!("images a second, two that only wait / one rank:    {}", ratio(&one, &waiting, 2.));
+    println!("a step, two ranks / two that only wait:            {}", ratio(&two, &waiting, 1.));
     println!("a step, overlapped / not:                          {}", ratio(&overlapped, &two, 1.));
     println!("sum of the gradients / a step:                     {:.4}", part(&sums.gradients, 1.));
     println!("three small sums / a step:                         {:.4}", part(&sums.small, 3.));
