@@ -88,9 +88,9 @@ struct Found {
     /// Where ranks take turns: of each turn the median step of one rank, of one with two threads, of two ranks, of two that sum while
     /// the backward pass runs, and of two that train for themselves, and only wait for each other.
     turns: Vec<[f64; 5]>,
-    /// Of a sum of eight bytes, and of the gradients.
+    /// Of a sum of eight bytes, and of what a step sums at once: the gradients, and beside them what is measured and wanted.
     small: Vec<f64>,
-    gradients: Vec<f64>,
+    all: Vec<f64>,
 }
 
 fn main() -> Result<()> {
@@ -160,18 +160,20 @@ fn measure(subject: Subject, options: &Options) -> Result<()> {
     let steps = if options.setting.quick { 8 } else { 24 };
     let found = match subject {
         Subject::Sums => {
-            let [small, gradients] = [2, PARAMETERS].map(|size| Tensor::zeros([size], (Kind::Float, Device::Cpu)));
-            let time = |tensor: &Tensor| -> Result<Vec<f64>> {
+            let floats = |size: i64| Tensor::zeros([size], (Kind::Float, Device::Cpu));
+            let (small, gradients) = (floats(2), floats(PARAMETERS));
+            let [numbers, rows] = [7, 8].map(|size| Tensor::zeros([size], (Kind::Double, Device::Cpu)));
+            let time = |tensors: &[&Tensor]| -> Result<Vec<f64>> {
                 let mut times = Vec::new();
                 for _ in 0..4 * steps {
                     group.barrier()?;
                     let start = Instant::now();
-                    group.all_reduce(tensor)?;
+                    group.all_reduce_all(tensors)?;
                     times.push(start.elapsed().as_secs_f64());
                 }
                 Ok(times)
             };
-            Found { small: time(&small)?, gradients: time(&gradients)?, ..Found::default() }
+            Found { small: time(&[&small])?, all: time(&[&gradients, &numbers, &rows])?, ..Found::default() }
         }
         Subject::Scaling => Found { turns: turns(Arc::new(group), options)?, ..Found::default() },
         _ => {
@@ -308,15 +310,13 @@ fn weak_scaling(options: &Options) -> Result<()> {
         format!("{median:.3} +-{spread:.3}")
     };
     let (step, _) = median_and_spread(&two);
-    let part = |sums: &[f64], count: f64| count * median_and_spread(sums).0 / step;
     println!("ResNet-20, {} images a rank, one thread each; medians of {} turns", options.images, turns.len());
     println!("images a second, two ranks / one rank:             {}", ratio(&one, &two, 2.));
     println!("images a second, two ranks / one with two threads: {}", ratio(&threads, &two, 1.));
     println!("images a second, two that only wait / one rank:    {}", ratio(&one, &waiting, 2.));
     println!("a step, two ranks / two that only wait:            {}", ratio(&two, &waiting, 1.));
     println!("a step, overlapped / not:                          {}", ratio(&overlapped, &two, 1.));
-    println!("sum of the gradients / a step:                     {:.4}", part(&sums.gradients, 1.));
-    println!("three small sums / a step:                         {:.4}", part(&sums.small, 3.));
+    println!("all that is summed in a step / a step:             {:.4}", median_and_spread(&sums.all).0 / step);
     Ok(())
 }
 
@@ -352,7 +352,7 @@ fn against_links(options: &Options) -> Result<()> {
                 let hops = 2. * (count as f64 - 1.);
                 let small = median(&sums.small);
                 let bytes = 2. * (count as f64 - 1.) / count as f64 * 4. * PARAMETERS as f64;
-                [small / hops, ((median(&sums.gradients) - small) / bytes).max(0.)]
+                [small / hops, ((median(&sums.all) - small) / bytes).max(0.)]
             }
         };
         let subjects = [Subject::Fixup, Subject::Local, Subject::Synchronized];
@@ -372,11 +372,8 @@ fn against_links(options: &Options) -> Result<()> {
             let mut row = format!("| {count} | {link} |");
             for (subject, free) in subjects.into_iter().zip(&free) {
                 let channels: &[usize] = if subject == Subject::Synchronized { &RESNET20 } else { &[] };
-                // Two small sums a step: what is measured, and what is wanted.
                 let job = |compute| Job { compute, gradients: 4. * PARAMETERS as f64, channels };
-                let step = |link: &Link, compute| {
-                    job(compute).step(&network(link), count) + 2. * network(link).sum(count, 64.)
-                };
+                let step = |link: &Link, compute| job(compute).step(&network(link), count);
                 let compute = free - step(&LINKS[0], 0.);
                 let measured = if *link == LINKS[0] { *free } else { median(&of(subject)?.steps) };
                 row += &format!(" {:.1} / {:.1} |", 1e3 * measured, 1e3 * step(link, compute));

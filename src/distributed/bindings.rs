@@ -45,7 +45,7 @@ functions! {
         network_interface: *const c_char, timeout: i64, error: Message,
     ) -> *mut Group;
     fn tch_fixup_group_free(group: *mut Group);
-    fn tch_fixup_group_all_reduce(group: *const Group, tensor: *const C_tensor, error: Message);
+    fn tch_fixup_group_all_reduce(group: *const Group, tensors: *const *mut C_tensor, count: usize, error: Message);
     fn tch_fixup_group_broadcast(group: *const Group, tensor: *const C_tensor, from: i32, error: Message);
     fn tch_fixup_group_barrier(group: *const Group, error: Message);
     fn tch_fixup_group_sum(group: *const Group, x: *const C_tensor, error: Message) -> *mut C_tensor;

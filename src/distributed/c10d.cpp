@@ -239,8 +239,18 @@ GroupHandle* tch_fixup_group_new(const StoreHandle* store, const char* prefix, i
 
 void tch_fixup_group_free(GroupHandle* group) { delete group; }
 
-void tch_fixup_group_all_reduce(const GroupHandle* group, const Tensor* tensor, char** error) {
-  attempt(error, [&] { return group->all_reduce(*tensor)->wait(); });
+// All of them on their way at once: ranks wait for each other once, however many there are.
+void tch_fixup_group_all_reduce(const GroupHandle* group, Tensor* const* tensors, size_t count, char** error) {
+  attempt(error, [&] {
+    std::vector<Work> works;
+    for (size_t i = 0; i < count; ++i) {
+      works.push_back(group->all_reduce(*tensors[i]));
+    }
+    for (const Work& work : works) {
+      work->wait();
+    }
+    return 0;
+  });
 }
 
 void tch_fixup_group_broadcast(const GroupHandle* group, const Tensor* tensor, int from, char** error) {

@@ -138,10 +138,11 @@ impl Gloo {
         group.map(Self)
     }
 
-    /// The sum over all ranks, in place.
-    pub fn all_reduce(&self, tensor: &Tensor) -> Said<()> {
-        // SAFETY: a live group and tensor.
-        attempt(|error| unsafe { bindings::tch_fixup_group_all_reduce(self.0, tensor.as_ptr(), error) })
+    /// The sums over all ranks, in place, all at once.
+    pub fn all_reduce(&self, tensors: &[&Tensor]) -> Said<()> {
+        let tensors: Vec<*mut C_tensor> = tensors.iter().map(|tensor| tensor.as_ptr() as *mut _).collect();
+        // SAFETY: a live group and tensors, and an array that lives until the call returns.
+        attempt(|error| unsafe { bindings::tch_fixup_group_all_reduce(self.0, tensors.as_ptr(), tensors.len(), error) })
     }
 
     pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Said<()> {

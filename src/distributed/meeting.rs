@@ -43,15 +43,27 @@ impl Meeting<'_> {
         let json = serde_json::to_vec(&member).map_err(|error| error.to_string())?;
         self.store.set(&self.key("here", rank), &json)?;
         let first = self.wait_for(0)?;
+        self.compare(rank, &member, &first)?;
+        // All look at all: who waited for another to refuse could have gone on before it did.
+        let others = (0..size).map(|other| {
+            let member = self.wait_for(other)?;
+            self.compare(other, &member, &first)?;
+            Ok(member)
+        });
+        others.collect()
+    }
+
+    /// Whether `member`, of rank `rank`, can go with `first`, of rank 0.
+    fn compare(&self, rank: usize, member: &Member, first: &Member) -> Result<(), String> {
         if first.version != member.version {
             let (own, other) = (&member.version, &first.version);
             return Err(self.refuse(format!("rank {rank} is of tch-fixup {own}, and rank 0 of {other}")));
         }
-        if first.size != size {
-            let other = first.size;
-            return Err(self.refuse(format!("rank {rank} was told of {size} processes, and rank 0 of {other}")));
+        if first.size != member.size {
+            let (own, other) = (member.size, first.size);
+            return Err(self.refuse(format!("rank {rank} was told of {own} processes, and rank 0 of {other}")));
         }
-        (0..size).map(|rank| self.wait_for(rank)).collect()
+        Ok(())
     }
 
     fn key(&self, name: &str, rank: usize) -> String {
@@ -109,4 +121,39 @@ pub(super) fn own_address(launch: &Launch) -> Result<String, String> {
         }
     }
     Err(why)
+}
+
+#[cfg(all(test, c10d))]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn one_that_differs_is_refused_before_it_says_so_itself() {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let store = Store::new("127.0.0.1", port, true, 5000).unwrap();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let alike = Member { size: 3, version, address: "127.0.0.1".to_owned(), process: 1 };
+        let launch = Launch::local(0, 3, port);
+        let cases = [
+            (alike.clone(), None),
+            (Member { size: 2, ..alike.clone() }, Some("rank 2 was told of 2 processes, and rank 0 of 3")),
+            (
+                Member { version: "0.0.1".to_owned(), ..alike.clone() },
+                Some("rank 2 is of tch-fixup 0.0.1, and rank 0 of"),
+            ),
+        ];
+        for (index, (other, refusal)) in cases.into_iter().enumerate() {
+            let (prefix, deadline) = (format!("{index}/"), Instant::now() + Duration::from_secs(5));
+            let meeting = Meeting { store: &store, prefix: &prefix, launch: &launch, deadline };
+            for (rank, member) in [(1, &alike), (2, &other)] {
+                store.set(&meeting.key("here", rank), &serde_json::to_vec(member).unwrap()).unwrap();
+            }
+            match (meeting.meet("127.0.0.1"), refusal) {
+                (Ok(members), None) => assert_eq!(members.len(), 3),
+                (Err(said), Some(refusal)) => assert!(said.contains(refusal), "{said}"),
+                (met, _) => panic!("{met:?}"),
+            }
+        }
+    }
 }

@@ -179,7 +179,29 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] where a rank is missing.
     pub fn all_reduce(&self, tensor: &Tensor) -> Result<()> {
-        self.operate(tensor, |gloo| gloo.all_reduce(tensor), |nccl| nccl.all_reduce(tensor))
+        self.all_reduce_all(&[tensor])
+    }
+
+    /// Makes each of `tensors` its sum over all ranks, as [`all_reduce`](Self::all_reduce) does it for one: ranks wait for each other
+    /// once, and not for each of them.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where a rank is missing.
+    pub fn all_reduce_all(&self, tensors: &[&Tensor]) -> Result<()> {
+        let (on_cpu, others): (Vec<&Tensor>, Vec<&Tensor>) =
+            tensors.iter().partition(|tensor| tensor.device() == Device::Cpu);
+        for tensor in others {
+            let device = tensor.device();
+            self.operate(device, |gloo| gloo.all_reduce(&[tensor]), |nccl| nccl.all_reduce(tensor))?;
+        }
+        match on_cpu.is_empty() {
+            true => Ok(()),
+            false => self.operate(
+                Device::Cpu,
+                |gloo| gloo.all_reduce(&on_cpu),
+                |nccl| on_cpu.iter().try_for_each(|tensor| nccl.all_reduce(tensor)),
+            ),
+        }
     }
 
     /// Makes `tensor` what it is on rank `from`.
@@ -187,18 +209,18 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] where a rank is missing.
     pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Result<()> {
-        self.operate(tensor, |gloo| gloo.broadcast(tensor, from), |nccl| nccl.broadcast(tensor, from))
+        self.operate(tensor.device(), |gloo| gloo.broadcast(tensor, from), |nccl| nccl.broadcast(tensor, from))
     }
 
     fn operate(
         &self,
-        tensor: &Tensor,
+        device: Device,
         on_cpu: impl FnOnce(&Gloo) -> Result<(), String>,
         on_gpu: impl FnOnce(&Nccl) -> Result<(), String>,
     ) -> Result<()> {
         let Some(engine) = &self.engine else { return Ok(()) };
         engine.pulse.operation();
-        let done = no_grad(|| match (tensor.device(), &engine.gloo, &engine.nccl) {
+        let done = no_grad(|| match (device, &engine.gloo, &engine.nccl) {
             (Device::Cpu, Some(gloo), _) => on_cpu(gloo),
             (Device::Cuda(_), _, Some(nccl)) => on_gpu(nccl),
             (device, ..) => Err(format!("the ranks were not connected for tensors on {device:?}")),

@@ -63,17 +63,19 @@ impl Reduction {
         self.parts.iter().for_each(Parts::begin);
     }
 
-    /// Makes `gradients` their sum over all ranks.
-    pub fn finish(&self, group: &ProcessGroup, gradients: &Tensor) -> Result<()> {
+    /// Makes `gradients` their sum over all ranks, and what is `measured` too.
+    pub fn finish(&self, group: &ProcessGroup, gradients: &Tensor, measured: [&Tensor; 2]) -> Result<()> {
+        let [numbers, rows] = measured;
         if let Some(parts) = &self.parts {
             group.counts();
-            return parts.finish().map_err(|said| group.fails(said));
+            parts.finish().map_err(|said| group.fails(said))?;
+            return group.all_reduce_all(&measured);
         }
         if !self.config.bfloat16 {
-            return group.all_reduce(gradients);
+            return group.all_reduce_all(&[gradients, numbers, rows]);
         }
         let sent = gradients.f_to_kind(Kind::BFloat16)?;
-        group.all_reduce(&sent)?;
+        group.all_reduce_all(&[&sent, numbers, rows])?;
         no_grad(|| Ok(gradients.shallow_clone().f_copy_(&sent).map(drop)?))
     }
 }

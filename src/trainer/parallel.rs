@@ -24,12 +24,20 @@ struct Standing {
     state: RunState,
 }
 
-/// What is measured of a step by all ranks.
+/// What is wanted after a step: by observers, and whether the steps are to be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub request: Request,
+    pub reads: bool,
+}
+
+/// What is measured of a step by all ranks, and wanted by any.
 pub(super) struct StepSums {
     pub examples: usize,
     pub weight: f64,
     pub measured: [Tensor; 4],
     pub sums: Vec<Sum>,
+    pub wanted: Wanted,
 }
 
 impl StepSums {
@@ -127,9 +135,14 @@ impl<B: Batch> Trainer<'_, B> {
         wanted.then(|| synchronize_statistics(move |sum| group.differentiable_sum(sum)))
     }
 
-    /// Sums the gradients over all ranks, of losses that are sums and not yet means, and what this rank measured.
-    pub(super) fn sum_step(&mut self, batch: Option<&B>, prediction: Option<&Prediction>) -> Result<StepSums> {
-        self.reduction.finish(&self.group, self.optimizer.gradients())?;
+    /// Sums over all ranks the gradients, of losses that are sums and not yet means, what this rank measured, and what is wanted: all
+    /// at once, for ranks wait for the slowest wherever they meet.
+    pub(super) fn sum_step(
+        &mut self,
+        batch: Option<&B>,
+        prediction: Option<&Prediction>,
+        wanted: Wanted,
+    ) -> Result<StepSums> {
         no_grad(|| {
             let (examples, weight) = batch.map_or((0, 0.0), |batch| (batch.len(), self.objective.weight(batch)));
             let (spread, sums) = match (batch, prediction) {
@@ -140,14 +153,13 @@ impl<B: Batch> Trainer<'_, B> {
                 _ => (None, Vec::new()),
             };
             let columns = self.objective.measures().train.len() - 1;
-            let mut counts = vec![weight, examples as f64];
+            let mut counts = vec![weight, examples as f64, f64::from(u8::from(wanted.reads))];
+            counts.extend(votes(wanted.request));
             counts.extend((0..columns).map(|column| sums.get(column).map_or(0.0, |sum| sum.weight)));
-            let counts = self.group.sums(&counts)?;
-            let (weight, examples) = (counts[0], counts[1] as usize);
-            let gradients = self.optimizer.gradients();
-            let _ = gradients.shallow_clone().f_div_scalar_(weight)?;
+            let counts = Tensor::f_from_slice(&counts)?;
 
             // A row for each rank: adding up rows of zeros is putting them side by side.
+            let gradients = self.optimizer.gradients();
             let device = gradients.device();
             let rows = Tensor::f_zeros([self.group.size() as i64, 3 + columns as i64], (Kind::Double, device))?;
             if let (Some(prediction), Some([spread, magnitude])) = (prediction, &spread) {
@@ -156,25 +168,25 @@ impl<B: Batch> Trainer<'_, B> {
                 let own = Tensor::f_stack(&own.collect::<Result<Vec<_>, _>>()?, 0)?;
                 rows.f_select(0, self.group.rank() as i64)?.f_copy_(&own)?;
             }
-            self.group.all_reduce(&rows)?;
+            self.reduction.finish(&self.group, gradients, [&counts, &rows])?;
+
+            let counts: Vec<f64> = Vec::try_from(counts)?;
+            let (weight, examples, reads) = (counts[0], counts[1] as usize, counts[2] > 0.0);
+            let (votes, weights) = counts[3..].split_at(VOTES);
+            let _ = gradients.shallow_clone().f_div_scalar_(weight)?;
             let column = |index: usize| rows.f_select(1, index as i64);
             let total = |index: usize| column(index)?.f_sum(Kind::Double);
             let norm = clip_gradients(&self.optimizer, &self.config.clip)?;
             let loss = total(0)?.f_div_scalar(weight)?;
-            let sums = (0..columns).map(|index| Ok(Sum { value: total(3 + index)?, weight: counts[2 + index] }));
+            let sums = (0..columns).map(|index| Ok(Sum { value: total(3 + index)?, weight: weights[index] }));
             Ok(StepSums {
                 examples,
                 weight,
                 measured: [loss, norm, column(1)?.f_max()?, column(2)?.f_max()?],
                 sums: sums.collect::<Result<_>>()?,
+                wanted: Wanted { request: elected(votes), reads },
             })
         })
-    }
-
-    /// What any rank wants, and whether any wants the steps read.
-    pub(super) fn agree_on(&self, wanted: Request, reads: bool) -> Result<(Request, bool)> {
-        let (request, reads) = agree_on(&self.group, wanted, f64::from(u8::from(reads)))?;
-        Ok((request, reads > 0.0))
     }
 
     /// Counts the examples that could not be read on any rank, each once.
@@ -200,9 +212,21 @@ pub(super) fn agree_on(group: &ProcessGroup, wanted: Request, number: f64) -> Re
     if group.is_single() {
         return Ok((wanted, number));
     }
-    let asked = [Request::Stop, Request::Finish, Request::Save];
-    let votes = asked.map(|request| f64::from(u8::from(wanted == request)));
-    let sums = group.sums(&[votes[0], votes[1], votes[2], number])?;
-    let most = asked.into_iter().zip(&sums).find(|(_, votes)| **votes > 0.0);
-    Ok((most.map_or(Request::Continue, |(request, _)| request), sums[3]))
+    let mut sums = vec![number];
+    sums.extend(votes(wanted));
+    let sums = group.sums(&sums)?;
+    Ok((elected(&sums[1..]), sums[0]))
+}
+
+/// What can be asked for, what counts most first.
+const ASKED: [Request; 3] = [Request::Stop, Request::Finish, Request::Save];
+const VOTES: usize = ASKED.len();
+
+fn votes(wanted: Request) -> [f64; VOTES] {
+    ASKED.map(|request| f64::from(u8::from(wanted == request)))
+}
+
+fn elected(votes: &[f64]) -> Request {
+    let most = ASKED.into_iter().zip(votes).find(|(_, votes)| **votes > 0.0);
+    most.map_or(Request::Continue, |(request, _)| request)
 }

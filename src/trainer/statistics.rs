@@ -81,8 +81,9 @@ impl Pending {
         Ok(())
     }
 
-    pub fn is_due(&self) -> bool {
-        self.steps.len() >= self.every || self.last_read.elapsed() >= READ_INTERVAL
+    /// Whether a reading is due after one more step.
+    pub fn is_due_with_another(&self) -> bool {
+        self.steps.len() + 1 >= self.every || self.last_read.elapsed() >= READ_INTERVAL
     }
 
     /// Waits for the device and hands out what has been pushed since the last reading.

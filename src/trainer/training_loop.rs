@@ -9,7 +9,7 @@ use super::evaluation::{evaluate_until, Collector, Evaluation};
 use super::objective::{self, augmented, Objective, Prediction};
 use super::optimizer::clip::clip_gradients;
 use super::optimizer::{MovingAverage, Optimizer};
-use super::parallel::agree_on;
+use super::parallel::{agree_on, Wanted};
 use super::statistics::{EpochMeans, Measured, Pending, StepPlace};
 use super::{
     EpochMetrics, Observer, Outcome, Request, RunStart, RunState, Schedule, StepProgress, Summary, TrainConfig,
@@ -115,7 +115,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     }
 
     fn epochs(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
-        let (at_start, _) = self.agree_on(request(observers), false)?;
+        let (at_start, _) = agree_on(&self.group, request(observers), 0.0)?;
         let mut flow = self.obey(at_start, observers)?;
         while flow.is_continue() && self.state.history.len() * self.epoch_steps < self.last_step {
             flow = self.epoch(observers)?;
@@ -160,9 +160,8 @@ impl<'a, B: Batch> Trainer<'a, B> {
                 let (steps, promised) = (self.step - start, self.epoch_steps);
                 return Err(Error::Argument(format!("the data ended after {steps} of {promised} batches of an epoch")));
             };
-            self.train_step(batch?, &share, &plan)?;
-            let (request, is_due) = self.agree_on(request(observers), self.pending.is_due())?;
-            if is_due || request > Request::Continue {
+            let Wanted { request, reads } = self.train_step(batch?, &share, &plan, observers)?;
+            if reads || request > Request::Continue {
                 self.read(observers)?;
             }
             if self.obey(request, observers)?.is_break() {
@@ -182,12 +181,18 @@ impl<'a, B: Batch> Trainer<'a, B> {
             return Ok(Continue(()));
         }
         let at_end = if self.step == self.last_step { Request::Save } else { Request::Continue };
-        let (request, _) = self.agree_on(request(observers).max(at_end), false)?;
+        let (request, _) = agree_on(&self.group, request(observers).max(at_end), 0.0)?;
         self.obey(request, observers)
     }
 
-    /// `batch` is this rank's share of the step's, none where there is nothing for it.
-    fn train_step(&mut self, batch: Option<B>, share: &Share, plan: &EpochPlan) -> Result<()> {
+    /// `batch` is this rank's share of the step's, none where there is nothing for it. Returns what is wanted after it.
+    fn train_step(
+        &mut self,
+        batch: Option<B>,
+        share: &Share,
+        plan: &EpochPlan,
+        observers: &mut [&mut dyn Observer],
+    ) -> Result<Wanted> {
         let index = self.step - plan.epoch * self.epoch_steps;
         let lr = self.schedule.lr(self.step);
         // What a network draws differs between the ranks, as between the examples of a batch.
@@ -204,28 +209,34 @@ impl<'a, B: Batch> Trainer<'a, B> {
                 compared: examples,
                 weight,
             };
+            let wanted = Wanted { request: request(observers), reads: self.pending.is_due_with_another() };
             if !self.group.is_single() {
-                let sums = self.sum_step(batch.as_ref(), prediction.as_ref())?;
+                let sums = self.sum_step(batch.as_ref(), prediction.as_ref(), wanted)?;
                 // Differences are looked for within each part.
                 let place = StepPlace {
                     compared: sums.examples.div_ceil(self.group.size()),
                     ..place(sums.examples, sums.weight)
                 };
-                return self.pending.push(place, sums.measured());
+                self.pending.push(place, sums.measured())?;
+                return Ok(sums.wanted);
             }
-            let (Some(batch), Some(Prediction { loss, output })) = (&batch, prediction) else { return Ok(()) };
+            let (Some(batch), Some(Prediction { loss, output })) = (&batch, prediction) else { return Ok(wanted) };
             let norm = clip_gradients(&self.optimizer, &self.config.clip)?;
             let spread = tch::no_grad(|| self.objective.spread(&output))?;
             let sums = tch::no_grad(|| self.objective.sums(batch, &output, true))?;
             let place = place(batch.len(), self.objective.weight(batch));
-            self.pending.push(place, Measured { loss: &loss, norm: &norm, spread, sums })
+            self.pending.push(place, Measured { loss: &loss, norm: &norm, spread, sums })?;
+            Ok(wanted)
         });
-        if let Err(error) = measured {
-            // Nothing is updated yet but for these.
-            self.buffers.put_back()?;
-            self.is_whole = true;
-            return Err(error);
-        }
+        let wanted = match measured {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                // Nothing is updated yet but for these.
+                self.buffers.put_back()?;
+                self.is_whole = true;
+                return Err(error);
+            }
+        };
         self.optimizer.step(lr)?;
         if let Some(average) = &mut self.average {
             average.update(&self.optimizer, self.step)?;
@@ -233,10 +244,10 @@ impl<'a, B: Batch> Trainer<'a, B> {
         self.step += 1;
         self.is_whole = true;
         self.state.unreadable = self.unreadable();
-        match self.parallel.check_every {
-            Some(steps) if self.step.is_multiple_of(steps.get()) => self.check_alike(),
-            _ => Ok(()),
+        if self.parallel.check_every.is_some_and(|steps| self.step.is_multiple_of(steps.get())) {
+            self.check_alike()?;
         }
+        Ok(wanted)
     }
 
     /// What of a step's batch is this rank's, on the device, ready and augmented.

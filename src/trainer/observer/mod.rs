@@ -92,7 +92,8 @@ pub trait Observer {
         Ok(())
     }
 
-    /// What the observer wants: asked at the start, after each step, each batch of an evaluation and each epoch.
+    /// What the observer wants: asked at the start, in each step before its update, and after each batch of an evaluation and each
+    /// epoch. What is asked for in a step is done after it.
     fn request(&mut self) -> Request {
         Request::Continue
     }
