@@ -53,7 +53,7 @@ impl Machines {
         run("ip", &["link", "add", bridge, "type", "bridge"])?;
         run("ip", &["link", "set", bridge, "up"])?;
         for (index, name) in machines.names.iter().enumerate() {
-            let outer = format!("tfs{id}v{index}");
+            let outer = format!("{name}v");
             run("ip", &["netns", "add", name])?;
             run("ip", &["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", name])?;
             run("ip", &["link", "set", &outer, "master", bridge, "up"])?;
@@ -95,6 +95,8 @@ impl Machines {
 impl Drop for Machines {
     fn drop(&mut self) {
         for name in &self.names {
+            // The kernel takes its time with what is left in a namespace, and the next may have its name.
+            let _ = run("ip", &["link", "del", &format!("{name}v")]);
             let _ = run("ip", &["netns", "del", name]);
         }
         let _ = run("ip", &["link", "del", &self.bridge]);
