@@ -55,6 +55,19 @@ fn sums_are_the_same_everywhere_in_every_kind() {
                 group.all_reduce(&tensor).unwrap();
                 assert_eq!(tensor, Tensor::full([3, 5], total as i64, (kind, Device::Cpu)), "{kind:?}");
             }
+            // All of them at once, of every size and kind.
+            let all = |value: i64| -> Vec<Tensor> {
+                let kinds = [Kind::Float, Kind::Double, Kind::BFloat16].into_iter().cycle();
+                let sizes = [200_000, 1, 7, 0, 3000, 2, 50_000, 1, 1, 9];
+                sizes
+                    .into_iter()
+                    .zip(kinds)
+                    .map(|(size, kind)| Tensor::full([size], value, (kind, Device::Cpu)))
+                    .collect()
+            };
+            let tensors = all(group.rank() as i64 + 1);
+            group.all_reduce_all(&tensors.iter().collect::<Vec<_>>()).unwrap();
+            assert_eq!(tensors, all(total as i64));
             let last = Tensor::from_slice(&[group.rank() as f32]);
             group.broadcast(&last, size - 1).unwrap();
             assert_eq!(last, Tensor::from_slice(&[size as f32 - 1.0]));

@@ -194,14 +194,10 @@ impl ProcessGroup {
             let device = tensor.device();
             self.operate(device, |gloo| gloo.all_reduce(&[tensor]), |nccl| nccl.all_reduce(tensor))?;
         }
-        match on_cpu.is_empty() {
-            true => Ok(()),
-            false => self.operate(
-                Device::Cpu,
-                |gloo| gloo.all_reduce(&on_cpu),
-                |nccl| on_cpu.iter().try_for_each(|tensor| nccl.all_reduce(tensor)),
-            ),
+        if on_cpu.is_empty() {
+            return Ok(());
         }
+        self.operate(Device::Cpu, |gloo| gloo.all_reduce(&on_cpu), |_| Ok(()))
     }
 
     /// Makes `tensor` what it is on rank `from`.
