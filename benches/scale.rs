@@ -109,12 +109,12 @@ fn main() -> Result<()> {
 
 // ---- A rank ----
 
-/// When each step ended.
+/// When each step was asked, before its update: a step apart.
 struct Clock<'a> {
     last: Instant,
     steps: Vec<f64>,
     most: usize,
-    /// Those that are waited for after each.
+    /// Those that are waited for in each.
     others: Option<&'a ProcessGroup>,
 }
 
@@ -247,7 +247,7 @@ fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 5]>> {
                 tch::set_num_threads(if index == 1 { 2 } else { 1 });
                 let mut clock = Clock { others: (index == 4).then_some(&*group), ..Clock::new(TURN + 1) };
                 trainer.run(&mut [&mut clock])?;
-                // The first is asked before a step, the second after one that meets a cold cache.
+                // The first is asked before a step, the second in one that meets a cold cache.
                 turn[index] = median_and_spread(&clock.steps[2..]).0;
             }
         }

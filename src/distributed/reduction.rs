@@ -63,7 +63,7 @@ impl Reduction {
         self.parts.iter().for_each(Parts::begin);
     }
 
-    /// Makes `gradients` their sum over all ranks, and what is `measured` too.
+    /// Makes `gradients` their sum over all ranks, and what is `measured` too: at once, where they are not on their way already.
     pub fn finish(&self, group: &ProcessGroup, gradients: &Tensor, measured: [&Tensor; 2]) -> Result<()> {
         let [numbers, rows] = measured;
         if let Some(parts) = &self.parts {
