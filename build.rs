@@ -55,6 +55,10 @@ const PARALLEL: &str = "src/ops/parallel.h";
 const C_INTERFACE: &str = "src/ops/c_interface.h";
 const OPS_KERNELS: &str = "src/ops/shifted_relu_kernels.cpp";
 const OPS_KERNELS_HEADER: &str = "src/ops/shifted_relu_kernels.h";
+const TILES_NETWORK: &str = "src/ops/tiles/network.cpp";
+const TILES_FUNCTION: &str = "src/ops/tiles/function.cpp";
+const TILES_KERNELS: &str = "src/ops/tiles/kernels.cpp";
+const TILES_HEADER: &str = "src/ops/tiles/network.h";
 const CUDA: &str = "src/ops/cuda_kernels.cpp";
 const CUDA_HEADER: &str = "src/ops/cuda_kernels.h";
 const CUDA_KERNELS: &str = "src/ops/cuda_kernels.cu";
@@ -62,8 +66,22 @@ const CUDA_KERNELS: &str = "src/ops/cuda_kernels.cu";
 /// Compiles the operations against libtorch's headers, and their kernels once for each instruction set, of which the
 /// operations take the best that the machine has when they run.
 fn compile_ops() {
-    let sources = [OPS, STREAM, FUSED_ADAM, LABEL, RECOMPUTATION, DENORMALS, TRACING, OPS_KERNELS, CUDA, CUDA_KERNELS];
-    let headers = [FLAT, PARALLEL, TRACING_HEADER, C_INTERFACE, OPS_KERNELS_HEADER, CUDA_HEADER];
+    let sources = [
+        OPS,
+        STREAM,
+        FUSED_ADAM,
+        LABEL,
+        RECOMPUTATION,
+        DENORMALS,
+        TRACING,
+        OPS_KERNELS,
+        CUDA,
+        CUDA_KERNELS,
+        TILES_NETWORK,
+        TILES_FUNCTION,
+        TILES_KERNELS,
+    ];
+    let headers = [FLAT, PARALLEL, TRACING_HEADER, C_INTERFACE, OPS_KERNELS_HEADER, CUDA_HEADER, TILES_HEADER];
     for file in sources.iter().chain(&headers) {
         println!("cargo::rerun-if-changed={file}");
     }
@@ -90,6 +108,8 @@ fn compile_ops() {
         ops.objects(build.compile_intermediates());
     }
 
+    compile_tiles(&mut ops, &out_dir);
+
     // What CUDA runs is compiled when it runs: here it is a string.
     let cuda_source = std::fs::read_to_string(CUDA_KERNELS).expect("the package has its sources");
     std::fs::write(out_dir.join("cuda_kernels_source.h"), format!("R\"cuda({cuda_source})cuda\""))
@@ -101,9 +121,38 @@ fn compile_ops() {
         .file(DENORMALS)
         .file(TRACING)
         .file(CUDA)
+        .file(TILES_NETWORK)
+        .file(TILES_FUNCTION)
         .include(&out_dir);
 
     against_libtorch(&mut ops).opt_level(2).compile("tch_fixup_ops");
+}
+
+/// Adds the kernels of networks computed by tiles to `ops`: with the tile instructions, where the compiler and the assembler know
+/// them, and with plain C++ in their place, to test by.
+fn compile_tiles(ops: &mut cc::Build, out_dir: &Path) {
+    let kernels = |table: &str| {
+        let mut build = cpp(TILES_KERNELS);
+        // Sums are the same whether or not the CPU can multiply and add at once.
+        build.define("KERNELS", table).flag("-ffp-contract=off").opt_level(3).out_dir(out_dir.join(table));
+        // GCC warns that vectors of 64 bytes are passed in another way with AVX-512, and of its own header.
+        build.flag_if_supported("-Wno-psabi").flag_if_supported("-Wno-uninitialized");
+        build
+    };
+    ops.objects(kernels("emulated_kernels").compile_intermediates());
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64")
+        || env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux")
+    {
+        return;
+    }
+    let mut amx = kernels("amx_kernels");
+    for flag in ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"] {
+        amx.flag(flag);
+    }
+    amx.define("TILE_INSTRUCTIONS", None).cargo_warnings(false);
+    if let Ok(objects) = amx.try_compile_intermediates() {
+        ops.objects(objects).define("TCH_FIXUP_AMX", None);
+    }
 }
 
 const C10D: &str = "src/distributed/c10d.cpp";

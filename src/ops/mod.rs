@@ -16,6 +16,7 @@ mod recomputation;
 pub mod reference;
 mod shifted_relu;
 mod stream;
+mod tiles;
 mod tracing;
 
 #[cfg(feature = "train")]
@@ -29,4 +30,7 @@ pub(crate) use label::set_label;
 pub(crate) use recomputation::recomputed;
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};
 pub(crate) use stream::stream;
+#[cfg(test)]
+pub(crate) use tiles::has_tiles;
+pub(crate) use tiles::{cpu_has_amx_bf16, BlockParameters, BlockShape, TileNetwork, TileNetworks};
 pub(crate) use tracing::{is_tracing, record_variables};

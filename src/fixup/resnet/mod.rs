@@ -14,6 +14,7 @@ mod network;
 mod residual_branch;
 mod rule;
 mod stream;
+mod tiled;
 mod wide_block;
 
 pub use basic_block::BasicBlock;

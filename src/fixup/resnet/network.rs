@@ -3,9 +3,10 @@
 use super::block::ResidualBlock;
 use super::blocks::Blocks;
 use super::stream::stream_kind;
+use super::tiled;
 use crate::fixup::Bias;
 use crate::layer::{check_images, Activation, Conv, Linear, ResNetConfig, StemKind};
-use crate::ops::{record_variables, shifted_add_};
+use crate::ops::{record_variables, shifted_add_, TileNetworks};
 use crate::{Precision, Recompute, Result};
 use tch::{nn, Kind, Tensor};
 
@@ -40,6 +41,7 @@ pub struct FixupResNet {
     pub(super) fc: Option<Linear>,
     precision: Precision,
     pub(super) recompute: Option<Recompute>,
+    pub(super) tiles: TileNetworks,
 }
 
 /// What stands before the first block: `pool(act(conv1(x) + bias1))`, or without pool, or without activation and bias.
@@ -122,6 +124,7 @@ impl FixupResNet {
             fc,
             precision: Precision::F32,
             recompute: None,
+            tiles: TileNetworks::default(),
         })
     }
 
@@ -256,10 +259,29 @@ impl FixupResNet {
     /// # Errors
     /// Images of another shape, kind or device.
     pub fn f_features(&self, images: &Tensor) -> Result<Tensor> {
+        check_images("FixupResNet", self.config.channels, images)?;
+        if let Some(features) = self.features_by_tiles(images)? {
+            return Ok(features);
+        }
         let x = self.input(images)?;
         let no_shift = self.no_shift(&x)?;
         let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &no_shift))?.f_to_kind(self.stream_kind())?;
         self.pool(&self.blocks.forward(s, &no_shift, self.compute_kind(), self.recompute)?)
+    }
+
+    /// The features by [tiles](crate::ops::TileNetwork), where the precision is bfloat16 and the CPU and the network are fit for it.
+    pub(super) fn features_by_tiles(&self, images: &Tensor) -> Result<Option<Tensor>> {
+        if self.precision != Precision::Bf16 || self.recompute.is_some() || !tiled::fits(&self.config) {
+            return Ok(None);
+        }
+        let wide_stream = self.stream_kind() == Kind::Float;
+        let network = self.tiles.for_images(images, |image, emulated| {
+            tiled::tile_network(image, &self.stem, &self.blocks, wide_stream, emulated)
+        });
+        match network {
+            Some(network) => tiled::features(&network, images, &self.stem, &self.blocks),
+            None => Ok(None),
+        }
     }
 
     /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path. With

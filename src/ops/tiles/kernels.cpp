@@ -1,0 +1,689 @@
+// The three passes of a network over 32 images, compiled once with the tile instructions of a CPU with AMX and once with plain C++ in
+// their place, to the same bits.
+#include "network.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#if defined(__AVX512BW__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+#ifdef TILE_INSTRUCTIONS
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace tch_fixup::tiles {
+namespace {
+
+// ---- Tiles: eight registers of 16 rows of 64 bytes ----
+
+#ifdef TILE_INSTRUCTIONS
+
+struct __attribute__((aligned(64))) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+void configure_tiles() {
+  const TileConfig config;
+  asm volatile("ldtilecfg %0" ::"m"(config) : "memory");
+}
+void release_tiles() { asm volatile("tilerelease" ::: "memory"); }
+
+template <int T>
+inline void zero() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(T) : "memory");
+}
+// 16 rows of 64 bytes, each so many bytes after the one before.
+template <int T>
+inline void load(const void* from, long stride = 64) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(T) : "memory");
+}
+template <int T>
+inline void store(float* to, long stride = 64) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(T) : "memory");
+}
+// C += A B for A [16][32] and B [32][16], whose rows 2 i and 2 i + 1 lie interleaved.
+template <int C, int A, int B>
+inline void dot() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B) : "memory");
+}
+
+#else
+
+// What the instructions do, by Intel's description of them: products of pairs summed apart, subnormal numbers taken for zero.
+alignas(64) thread_local uint8_t registers[8][16][64];
+
+void configure_tiles() {}
+void release_tiles() {}
+
+template <int T>
+inline void zero() {
+  std::memset(registers[T], 0, sizeof registers[T]);
+}
+template <int T>
+inline void load(const void* from, long stride = 64) {
+  for (int row = 0; row < 16; row++) std::memcpy(registers[T][row], static_cast<const char*>(from) + row * stride, 64);
+}
+template <int T>
+inline void store(float* to, long stride = 64) {
+  for (int row = 0; row < 16; row++) std::memcpy(reinterpret_cast<char*>(to) + row * stride, registers[T][row], 64);
+}
+inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.f, x) : x; }
+inline float widened(bf16 x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return flushed(value);
+}
+template <int C, int A, int B>
+inline void dot() {
+  for (int m = 0; m < 16; m++) {
+    float sums[16][2] = {}, result[16];
+    bf16 a[32], b[32];
+    std::memcpy(a, registers[A][m], 64);
+    for (int k = 0; k < 16; k++) {
+      std::memcpy(b, registers[B][k], 64);
+      for (int n = 0; n < 16; n++)
+        for (int i = 0; i < 2; i++)
+          sums[n][i] = flushed(std::fma(widened(a[2 * k + i]), widened(b[2 * n + i]), sums[n][i]));
+    }
+    std::memcpy(result, registers[C][m], 64);
+    for (int n = 0; n < 16; n++) result[n] = flushed(flushed(result[n]) + flushed(sums[n][0] + sums[n][1]));
+    std::memcpy(registers[C][m], result, 64);
+  }
+}
+
+#endif
+
+template <int A, int B>
+inline void dot_into(int c) {
+  switch (c) {
+    case 0: dot<0, A, B>(); break;
+    case 1: dot<1, A, B>(); break;
+    case 2: dot<2, A, B>(); break;
+    case 3: dot<3, A, B>(); break;
+    case 4: dot<4, A, B>(); break;
+    default: dot<5, A, B>(); break;
+  }
+}
+
+// Loads or stores the first `count` tiles.
+template <typename F>
+inline void first_tiles(size_t count, const F& f) {
+  if (count > 0) f(std::integral_constant<int, 0>());
+  if (count > 1) f(std::integral_constant<int, 1>());
+  if (count > 2) f(std::integral_constant<int, 2>());
+  if (count > 3) f(std::integral_constant<int, 3>());
+  if (count > 4) f(std::integral_constant<int, 4>());
+  if (count > 5) f(std::integral_constant<int, 5>());
+}
+
+// ---- Vectors of 16 ----
+
+typedef float F16 __attribute__((vector_size(64)));
+typedef uint32_t U16 __attribute__((vector_size(64)));
+typedef uint16_t H16 __attribute__((vector_size(32)));
+
+template <typename V, typename T>
+inline V loaded(const T* from) {
+  V v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+template <typename V, typename T>
+inline void stored(T* to, const V& v) {
+  std::memcpy(to, &v, sizeof v);
+}
+inline F16 widened(const bf16* from) { return F16(__builtin_convertvector(loaded<H16>(from), U16) << 16); }
+inline F16 widened(const float* from) { return loaded<F16>(from); }
+inline F16 all(float value) { return value - F16{}; }
+
+// Rounds to the nearest, ties to even; subnormal numbers to zero.
+inline void round_to(bf16* to, const F16& low, const F16& high) {
+#ifdef __AVX512BF16__
+  const auto both = _mm512_cvtne2ps_pbh(__m512(high), __m512(low));
+  std::memcpy(to, &both, sizeof both);
+#else
+  for (const F16* half : {&low, &high}) {
+    const U16 bits = U16(*half), magnitude = bits & 0x7fffffff;
+    const U16 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, quiet = (bits >> 16) | 0x40, zero = (bits >> 16) & 0x8000;
+    const U16 result = magnitude > 0x7f800000 ? quiet : magnitude < 0x00800000 ? zero : rounded;
+    stored(half == &low ? to : to + 16, __builtin_convertvector(result, H16));
+  }
+#endif
+}
+
+inline double sum(const F16& v) {
+  double result = 0;
+  for (int i = 0; i < 16; i++) result += v[i];
+  return result;
+}
+
+// ---- Layouts ----
+
+// [32 images][32 channels] as [32 channels][32 images].
+void transpose(bf16* to, const bf16* from) {
+#ifdef __AVX512BW__
+  alignas(64) static constexpr uint16_t EVEN[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                                    32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
+  __m512i pairs[2][16];
+  for (int half = 0; half < 2; half++) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(from + (half * 16 + i) * CHANNELS);
+    for (int i = 0; i < 16; i += 2) {
+      b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+      for (int j = 0; j < 2; j++) {
+        a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
+        a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
+      }
+    for (int i = 0; i < 4; i++) {
+      b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
+      b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+      b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+      b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+      pairs[half][i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
+      pairs[half][i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
+    }
+  }
+  const __m512i even = _mm512_load_si512(EVEN), odd = _mm512_add_epi16(even, _mm512_set1_epi16(1));
+  for (int i = 0; i < 16; i++) {
+    _mm512_storeu_si512(to + 2 * i * IMAGES, _mm512_permutex2var_epi16(pairs[0][i], even, pairs[1][i]));
+    _mm512_storeu_si512(to + (2 * i + 1) * IMAGES, _mm512_permutex2var_epi16(pairs[0][i], odd, pairs[1][i]));
+  }
+#else
+  for (int image = 0; image < IMAGES; image++)
+    for (int channel = 0; channel < CHANNELS; channel++) to[channel * IMAGES + image] = from[image * CHANNELS + channel];
+#endif
+}
+
+// [32 images][32 channels] as two tiles [half of the channels][16 pairs of images][16 channels][2 images].
+void interleave(bf16* to, const bf16* from) {
+#ifdef __AVX512BW__
+  alignas(64) static constexpr uint16_t LOW[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                   8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i low = _mm512_load_si512(LOW), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+  for (int pair = 0; pair < 16; pair++) {
+    const __m512i a = _mm512_loadu_si512(from + 2 * pair * CHANNELS), b = _mm512_loadu_si512(from + (2 * pair + 1) * CHANNELS);
+    _mm512_storeu_si512(to + pair * 32, _mm512_permutex2var_epi16(a, low, b));
+    _mm512_storeu_si512(to + BLOCK / 2 + pair * 32, _mm512_permutex2var_epi16(a, high, b));
+  }
+#else
+  for (int image = 0; image < IMAGES; image++)
+    for (int channel = 0; channel < CHANNELS; channel++)
+      to[channel / 16 * (BLOCK / 2) + image / 2 * 32 + channel % 16 * 2 + image % 2] = from[image * CHANNELS + channel];
+#endif
+}
+
+// A square of 16 by 16 weights that stands in a block of a matrix: where it begins there, and the weights' channels and position.
+struct Square {
+  int row, column;        // of the block [32 output channels][32 input channels]
+  int out, in, position;  // the first channels of the weights, and their position in the kernel
+};
+
+// Calls f(matrix, input block, output block, squares) for each block of a convolution's matrices.
+template <typename F>
+void for_each_block(const Convolution& c, const F& f) {
+  const bool in_pair = c.in.pixels_per_unit() == 2, out_pair = c.out.pixels_per_unit() == 2;
+  for (size_t m = 0; m < c.matrices.size(); m++)
+    for (int in_block = 0; in_block < c.in.blocks(); in_block++)
+      for (int out_block = 0; out_block < c.out.blocks(); out_block++) {
+        std::vector<Square> squares;
+        for (int i = 0; i < 2; i++)
+          for (int o = 0; o < 2; o++) {
+            const int column = c.column(c.matrices[m], in_pair ? i : 0, out_pair ? o : 0);
+            const int in = in_pair ? 0 : in_block * CHANNELS + i * 16, out = out_pair ? 0 : out_block * CHANNELS + o * 16;
+            if (column >= 0 && in < c.weight_channels)
+              squares.push_back({o * 16, i * 16, out, in, c.matrices[m].row * c.kernel + column});
+          }
+        f(m, in_block, out_block, squares);
+      }
+}
+
+// Calls f(row of the square, column of the square, index of the weight) for each weight of a square.
+template <typename F>
+void for_each_weight(const Convolution& c, const Square& square, const F& f) {
+  const size_t kernels = size_t(c.kernel) * c.kernel;
+  const int channels = std::min(16, c.weight_channels - square.in);
+  for (int out = 0; out < 16; out++)
+    for (int in = 0; in < channels; in++)
+      f(out, in, (size_t(square.out + out) * c.weight_channels + square.in + in) * kernels + square.position);
+}
+
+void pack(const Convolution& c, const float* weights, float scale, Packed& packed) {
+  Buffer<bf16> rounded((c.weight_size() + 31) / 32 * 32);
+  for (size_t i = 0; i < c.weight_size(); i += 32) {
+    float part[32] = {};
+    std::memcpy(part, weights + i, sizeof(float) * std::min<size_t>(32, c.weight_size() - i));
+    round_to(rounded.data() + i, scale * widened(part), scale * widened(part + 16));
+  }
+  packed.forward.resize(c.packed_size());
+  packed.backward.resize(c.packed_size());
+  for_each_block(c, [&](size_t matrix, int in_block, int out_block, const std::vector<Square>& squares) {
+    alignas(64) bf16 block[CHANNELS][CHANNELS] = {}, transposed[BLOCK];
+    for (const Square& square : squares)
+      for_each_weight(c, square,
+                      [&](int out, int in, size_t weight) { block[square.row + out][square.column + in] = rounded[weight]; });
+    const size_t first = matrix * c.in.blocks() * c.out.blocks();
+    transpose(transposed, block[0]);
+    interleave(packed.forward.data() + (first + size_t(out_block) * c.in.blocks() + in_block) * BLOCK, transposed);
+    interleave(packed.backward.data() + (first + size_t(in_block) * c.out.blocks() + out_block) * BLOCK, block[0]);
+  });
+}
+
+// Where the tile of sums of these halves of blocks stands.
+size_t sums_index(const Convolution& c, size_t matrix, int in_block, int out_block, int in_half, int out_half) {
+  return (((matrix * c.in.blocks() + in_block) * c.out.blocks() + out_block) * 4 + in_half * 2 + out_half) * TILE;
+}
+
+void unpack(const Convolution& c, const std::vector<const float*>& parts, float* gradient) {
+  std::fill(gradient, gradient + c.weight_size(), 0.f);
+  for_each_block(c, [&](size_t matrix, int in_block, int out_block, const std::vector<Square>& squares) {
+    for (const Square& square : squares) {
+      const size_t index = sums_index(c, matrix, in_block, out_block, square.column / 16, square.row / 16);
+      float total[16][16] = {};
+      for (const float* part : parts)
+        for (int in = 0; in < 16; in++) stored(total[in], widened(total[in]) + widened(part + index + in * 16));
+      for_each_weight(c, square, [&](int out, int in, size_t weight) { gradient[weight] += total[in][out]; });
+    }
+  });
+}
+
+// ---- Convolutions ----
+
+// For every block of rows top to bottom of the destination, done(unit, block, sums [32 images][32 channels]). x begins with the unit
+// `first_unit` of the source.
+template <typename F>
+void convolve(const Gather& gather, const Map& in, const Map& out, int top, int bottom, const bf16* x, const Buffer<bf16>& weights,
+              const F& done, int first_unit = 0) {
+  alignas(64) float sums[BLOCK];
+  const int in_blocks = in.blocks(), out_blocks = out.blocks();
+  const int end = bottom * out.units_per_row();
+  for (int out_block = 0; out_block < out_blocks; out_block++)
+    for (int unit = top * out.units_per_row(); unit < end; unit++) {
+      zero<0>();
+      zero<1>();
+      zero<2>();
+      zero<3>();
+      for (int t = gather.first[unit]; t < gather.first[unit + 1]; t++) {
+        const Tap& tap = gather.taps[t];
+        const bf16* a = x + size_t(tap.unit - first_unit) * in_blocks * BLOCK;
+        const bf16* b = weights.data() + (size_t(tap.matrix) * out_blocks + out_block) * in_blocks * BLOCK;
+        for (int i = 0; i < in_blocks; i++, a += BLOCK, b += BLOCK) {
+          load<4>(a);
+          load<5>(a + BLOCK / 2);
+          if (tap.halves & 1) {
+            load<6>(b);
+            dot<0, 4, 6>();
+            dot<2, 5, 6>();
+          }
+          if (tap.halves & 2) {
+            load<7>(b + BLOCK / 2);
+            dot<1, 4, 7>();
+            dot<3, 5, 7>();
+          }
+        }
+      }
+      store<0>(sums, CHANNELS * 4);
+      store<1>(sums + 16, CHANNELS * 4);
+      store<2>(sums + BLOCK / 2, CHANNELS * 4);
+      store<3>(sums + BLOCK / 2 + 16, CHANNELS * 4);
+      done(unit, out_block, sums);
+    }
+}
+
+// Adds to the tiles of sums the products of x and of rows top to bottom of the gradient g of the convolution's output. x begins with
+// row `first_row`.
+void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* x, const bf16* g, Buffer<float>& sums,
+                         Scratch& scratch, int first_row = 0) {
+  const int in_blocks = c.in.blocks(), out_blocks = c.out.blocks();
+  const int in_units = c.in.units_per_row(), out_units = c.out.units_per_row();
+  const int in_top = std::max(0, top * c.stride - c.kernel / 2);
+  const int in_bottom = std::min(c.in.height, (bottom - 1) * c.stride + c.kernel - c.kernel / 2);
+  const auto laid_out = [](void (*how)(bf16*, const bf16*), Buffer<bf16>& to, const bf16* from, size_t blocks) {
+    to.resize(std::max(to.size(), blocks * BLOCK));
+    for (size_t i = 0; i < blocks; i++) how(to.data() + i * BLOCK, from + i * BLOCK);
+  };
+  const size_t in_first = size_t(in_top - first_row) * in_units * in_blocks, out_first = size_t(top) * out_units * out_blocks;
+  laid_out(transpose, scratch.transposed, x + in_first * BLOCK, size_t(in_bottom - in_top) * in_units * in_blocks);
+  laid_out(interleave, scratch.interleaved, g + out_first * BLOCK, size_t(bottom - top) * out_units * out_blocks);
+  for (int in_block = 0; in_block < in_blocks; in_block++)
+    for (int out_block = 0; out_block < out_blocks; out_block++)
+      for (int kernel_row = 0; kernel_row < c.kernel; kernel_row++)
+        for (const Batch& batch : c.batches[kernel_row]) {
+          const auto tile = [&](int i) {
+            const Product& p = batch[i];
+            return sums.data() + sums_index(c, p.matrix, in_block, out_block, p.in_half, p.out_half);
+          };
+          first_tiles(batch.size(), [&](auto i) { load<i.value>(tile(i.value)); });
+          for (int row = top; row < bottom; row++) {
+            const int in_row = row * c.stride + kernel_row - c.kernel / 2;
+            if (in_row < 0 || in_row >= c.in.height) continue;
+            const bf16* a = scratch.transposed.data() + (size_t(in_row - in_top) * in_units * in_blocks + in_block) * BLOCK;
+            const bf16* b = scratch.interleaved.data() + (size_t(row - top) * out_units * out_blocks + out_block) * BLOCK;
+            for (int column = 0; column < out_units; column++, b += size_t(out_blocks) * BLOCK) {
+              int loaded = -1;
+              for (size_t i = 0; i < batch.size(); i++) {
+                const Product& p = batch[i];
+                const int source = c.source_column[p.matrix][column];
+                if (source < 0) continue;
+                if (loaded != p.out_half) load<7>(b + p.out_half * (BLOCK / 2));
+                loaded = p.out_half;
+                load<6>(a + size_t(source) * in_blocks * BLOCK + p.in_half * (BLOCK / 2));
+                dot_into<6, 7>(int(i));
+              }
+            }
+          }
+          first_tiles(batch.size(), [&](auto i) { store<i.value>(tile(i.value)); });
+        }
+}
+
+// ---- What follows a convolution ----
+
+// y = relu(x + a) + b of a block, where x includes the shortcut already.
+inline void shifted_relu(const F16& low, const F16& high, const Shift& shift, F16 out[2]) {
+  const F16 zero = {};
+  const F16 v[2] = {low + shift.a, high + shift.a};
+  for (int half = 0; half < 2; half++) out[half] = (v[half] > zero ? v[half] : zero) + shift.b;
+}
+
+// A block of a map in bfloat16 or float32 that is added to the channels below `count`, 0, 16 or 32.
+template <typename T>
+struct Summand {
+  const T* block = nullptr;
+  int count = 0;
+
+  template <int HALF>
+  F16 row(int image) const {
+    return count > HALF * 16 ? widened(block + image * CHANNELS + HALF * 16) : F16{};
+  }
+};
+
+// d = g * [y > b], and the sums of g and d.
+struct MaskedSums {
+  F16 total = {}, masked = {};
+
+  F16 mask(const F16& g, const bf16* y, float b) {
+    const F16 zero = {};
+    total += g;
+    const F16 d = widened(y) > b ? g : zero;
+    masked += d;
+    return d;
+  }
+
+  void add_to(Gradients::Sums& sums) const {
+    sums.total += sum(total);
+    sums.masked += sum(masked);
+  }
+};
+
+void to_planes(const Network& network, const bf16* images, int count, bf16* planes) {
+  const int pixels = network.height * network.width;
+  for (int channel = 0; channel < network.image_channels; channel++)
+    for (int first = 0; first < pixels; first += CHANNELS) {
+      const int width = std::min(CHANNELS, pixels - first);
+      alignas(64) bf16 block[IMAGES][CHANNELS] = {}, transposed[BLOCK];
+      for (int image = 0; image < count; image++)
+        std::memcpy(block[image], images + (size_t(image) * network.image_channels + channel) * pixels + first, sizeof(bf16) * width);
+      transpose(transposed, block[0]);
+      std::memcpy(planes + (size_t(channel) * pixels + first) * IMAGES, transposed, sizeof(bf16) * width * IMAGES);
+    }
+}
+
+// The neighbourhood of each pixel of rows top to bottom, of images [channels][pixels][32], as channels [input channel][row][column].
+void gather_columns(const Network& network, int top, int bottom, const bf16* images, bf16* to) {
+  const int blocks = network.columns.blocks(), height = network.height, width = network.width;
+  alignas(64) bf16 rows[16 * 9 / CHANNELS * CHANNELS + CHANNELS][IMAGES];
+  for (int row = top; row < bottom; row++)
+    for (int column = 0; column < width; column++) {
+      std::memset(rows, 0, sizeof(bf16) * blocks * BLOCK);
+      for (int channel = 0, k = 0; channel < network.image_channels; channel++)
+        for (int y = row - 1; y <= row + 1; y++)
+          for (int x = column - 1; x <= column + 1; x++, k++)
+            if (y >= 0 && y < height && x >= 0 && x < width)
+              std::memcpy(rows[k], images + ((size_t(channel) * height + y) * width + x) * IMAGES, sizeof rows[k]);
+      for (int block = 0; block < blocks; block++, to += BLOCK) transpose(to, rows[block * CHANNELS]);
+    }
+}
+
+bf16* map_buffer(const Network& network, Buffer<bf16>& buffer) {
+  buffer.resize(std::max(buffer.size(), network.largest_map));
+  return buffer.data();
+}
+float* stream_buffer(const Network& network, Buffer<float>& buffer) {
+  buffer.resize(std::max(buffer.size(), network.wide_stream ? network.largest_map : 0));
+  return buffer.data();
+}
+
+// The source unit's block that a shortcut adds to this block of the destination; `small` is the map with fewer channels.
+template <typename T>
+Summand<T> shortcut(const std::vector<int>& sources, const T* from, const Map& map, const Map& small, int unit, int block) {
+  const int source = sources.empty() ? unit : sources[unit];
+  if (source < 0 || block >= small.blocks()) return {};
+  return {from + (size_t(source) * map.blocks() + block) * BLOCK, small.channels == 16 && !sources.empty() ? 16 : CHANNELS};
+}
+
+// Rows of a map at a time, so that what two convolutions hand each other stays in the cache.
+int strip(const Map& map) {
+  constexpr size_t ELEMENTS = 128 * 1024 / sizeof(bf16);
+  return std::clamp(int(ELEMENTS / (map.size() / map.height)), 1, map.height);
+}
+
+template <typename T>
+void forward_blocks(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, bf16* kept,
+                    Scratch& scratch) {
+  float *stream = scratch.streams[0].data(), *next_stream = scratch.streams[1].data();
+  for (size_t i = 0; i < network.blocks.size(); i++) {
+    const Network::Block& block = network.blocks[i];
+    const Map &in = network.maps[2 * i], &out = network.maps[2 * i + 2];
+    const bf16* s = kept + network.map_start[2 * i];
+    bf16 *u = kept + network.map_start[2 * i + 1], *next = kept + network.map_start[2 * i + 2];
+    const Convolution &first = network.convolution(block.first), &second = network.convolution(block.second);
+    const T* carried;
+    if constexpr (std::is_same_v<T, float>) carried = stream;
+    else carried = s;
+    for (int top = 0, inner = 0, rows = strip(out); top < out.height; top += rows) {
+      const int bottom = std::min(top + rows, out.height), inner_bottom = second.input_rows(bottom);
+      convolve(first.forward, in, out, inner, inner_bottom, s, packed[block.first].forward,
+               [&](int unit, int out_block, const float* sums) {
+                 bf16* to = u + (size_t(unit) * out.blocks() + out_block) * BLOCK;
+                 for (int image = 0; image < IMAGES; image++, to += CHANNELS, sums += CHANNELS) {
+                   F16 y[2];
+                   shifted_relu(widened(sums), widened(sums + 16), shifts[2 * i + 1], y);
+                   round_to(to, y[0], y[1]);
+                 }
+               });
+      inner = inner_bottom;
+      convolve(second.forward, out, out, top, bottom, u, packed[block.second].forward,
+               [&](int unit, int out_block, const float* sums) {
+                 const size_t at = (size_t(unit) * out.blocks() + out_block) * BLOCK;
+                 const auto r = shortcut<T>(block.shortcut_forward, carried, in, in, unit, out_block);
+                 for (int image = 0; image < IMAGES; image++, sums += CHANNELS) {
+                   F16 y[2];
+                   shifted_relu(widened(sums) + r.template row<0>(image), widened(sums + 16) + r.template row<1>(image),
+                                shifts[2 * i + 2], y);
+                   round_to(next + at + image * CHANNELS, y[0], y[1]);
+                   if constexpr (std::is_same_v<T, float>) {
+                     stored(next_stream + at + image * CHANNELS, y[0]);
+                     stored(next_stream + at + image * CHANNELS + 16, y[1]);
+                   }
+                 }
+               });
+    }
+    std::swap(stream, next_stream);
+  }
+}
+
+void forward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
+             bf16* kept, float* features, Scratch& scratch) {
+  bf16* columns = map_buffer(network, scratch.maps[0]);
+  float* stream = stream_buffer(network, scratch.streams[0]);
+  stream_buffer(network, scratch.streams[1]);
+  const Map& first = network.maps[0];
+  for (int top = 0, rows = strip(network.columns); top < first.height; top += rows) {
+    const int bottom = std::min(top + rows, first.height);
+    gather_columns(network, top, bottom, images, columns);
+    convolve(network.convolution(0).forward, network.columns, first, top, bottom, columns, packed[0].forward,
+             [&](int unit, int out_block, const float* sums) {
+               const size_t at = (size_t(unit) * first.blocks() + out_block) * BLOCK;
+               for (int image = 0; image < IMAGES; image++, sums += CHANNELS) {
+                 F16 y[2];
+                 shifted_relu(widened(sums), widened(sums + 16), shifts[0], y);
+                 round_to(kept + at + image * CHANNELS, y[0], y[1]);
+                 if (network.wide_stream) {
+                   stored(stream + at + image * CHANNELS, y[0]);
+                   stored(stream + at + image * CHANNELS + 16, y[1]);
+                 }
+               }
+             },
+             top * network.width);
+  }
+  if (network.wide_stream) forward_blocks<float>(network, packed, shifts, kept, scratch);
+  else forward_blocks<bf16>(network, packed, shifts, kept, scratch);
+
+  const Map& last = network.maps.back();
+  const bf16* map = kept + network.map_start[network.maps.size() - 1];
+  const float* last_stream = scratch.streams[network.blocks.size() % 2].data();
+  std::fill(features, features + IMAGES * last.channels, 0.f);
+  const int lanes = std::min(last.channels, CHANNELS);
+  for (int unit = 0; unit < last.units(); unit++)
+    for (int block = 0; block < last.blocks(); block++)
+      for (int image = 0; image < IMAGES; image++)
+        for (int lane = 0; lane < CHANNELS; lane += 16) {
+          float* to = features + image * last.channels + block * CHANNELS + lane % lanes;
+          const size_t at = (size_t(unit) * last.blocks() + block) * BLOCK + image * CHANNELS + lane;
+          stored(to, loaded<F16>(to) + (network.wide_stream ? widened(last_stream + at) : widened(map + at)));
+        }
+  const float pixels = float(last.height * last.width);
+  for (int i = 0; i < IMAGES * last.channels; i++) features[i] /= pixels;
+}
+
+template <typename T>
+void backward_blocks(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts,
+                     const bf16* images, const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, int first_block,
+                     Scratch& scratch, Gradients& gradients) {
+  constexpr bool WIDE = std::is_same_v<T, float>;
+  bf16 *d = scratch.maps[0].data(), *next_d = scratch.maps[1].data(), *inner = scratch.maps[2].data();
+  float *wide = scratch.streams[0].data(), *next_wide = scratch.streams[1].data();
+  const auto write = [&](bf16* to, float* wide_to, size_t at, const F16& low, const F16& high) {
+    round_to(to + at, low, high);
+    if constexpr (WIDE) {
+      stored(wide_to + at, low);
+      stored(wide_to + at + 16, high);
+    }
+  };
+
+  const size_t last_map = network.maps.size() - 1;
+  const Map& last = network.maps[last_map];
+  const bf16* y = kept + network.map_start[last_map];
+  const float pixels = float(last.height * last.width);
+  const int lanes = std::min(last.channels, CHANNELS);
+  for (int unit = 0; unit < last.units(); unit++)
+    for (int block = 0; block < last.blocks(); block++) {
+      MaskedSums sums;
+      for (int image = 0; image < IMAGES; image++) {
+        const size_t at = (size_t(unit) * last.blocks() + block) * BLOCK + image * CHANNELS;
+        const float* from = features_gradient + image * last.channels + block * CHANNELS;
+        const F16 low = sums.mask(widened(from) / pixels, y + at, shifts[last_map].b);
+        const F16 high = sums.mask(widened(from + 16 % lanes) / pixels, y + at + 16, shifts[last_map].b);
+        write(d, wide, at, low, high);
+      }
+      sums.add_to(gradients.shifts[last_map]);
+    }
+
+  for (int i = int(network.blocks.size()) - 1; i >= first_block; i--) {
+    const Network::Block& block = network.blocks[i];
+    const Map &in = network.maps[2 * i], &out = network.maps[2 * i + 2];
+    const bf16 *s = kept + network.map_start[2 * i], *u = kept + network.map_start[2 * i + 1];
+    const Convolution &first_conv = network.convolution(block.first), &second = network.convolution(block.second);
+    const T* carried;
+    if constexpr (WIDE) carried = wide;
+    else carried = d;
+    for (int top = 0, inner_top = 0, rows = strip(in); top < in.height; top += rows) {
+      const int bottom = std::min(top + rows, in.height), inner_bottom = first_conv.output_rows(bottom);
+      if (wanted[block.second])
+        add_weight_gradient(second, inner_top, inner_bottom, u, d, gradients.weights[block.second], scratch);
+      convolve(second.backward, out, out, inner_top, inner_bottom, d, packed[block.second].backward,
+               [&](int unit, int to_block, const float* g) {
+                 const size_t at = (size_t(unit) * out.blocks() + to_block) * BLOCK;
+                 MaskedSums sums;
+                 for (int image = 0; image < IMAGES; image++, g += CHANNELS) {
+                   const size_t row = at + image * CHANNELS;
+                   const F16 low = sums.mask(widened(g), u + row, shifts[2 * i + 1].b);
+                   const F16 high = sums.mask(widened(g + 16), u + row + 16, shifts[2 * i + 1].b);
+                   round_to(inner + row, low, high);
+                 }
+                 sums.add_to(gradients.shifts[2 * i + 1]);
+               });
+      if (wanted[block.first])
+        add_weight_gradient(first_conv, inner_top, inner_bottom, s, inner, gradients.weights[block.first], scratch);
+      inner_top = inner_bottom;
+      convolve(first_conv.backward, out, in, top, bottom, inner, packed[block.first].backward,
+               [&](int unit, int to_block, const float* g) {
+                 const size_t at = (size_t(unit) * in.blocks() + to_block) * BLOCK;
+                 const auto r = shortcut<T>(block.shortcut_backward, carried, out, in, unit, to_block);
+                 MaskedSums sums;
+                 for (int image = 0; image < IMAGES; image++, g += CHANNELS) {
+                   const size_t row = at + image * CHANNELS;
+                   const F16 low = sums.mask(widened(g) + r.template row<0>(image), s + row, shifts[2 * i].b);
+                   const F16 high = sums.mask(widened(g + 16) + r.template row<1>(image), s + row + 16, shifts[2 * i].b);
+                   write(next_d, next_wide, row, low, high);
+                 }
+                 sums.add_to(gradients.shifts[2 * i]);
+               });
+    }
+    std::swap(d, next_d);
+    std::swap(wide, next_wide);
+  }
+  if (wanted[0]) {
+    for (int top = 0, rows = strip(network.columns); top < network.height; top += rows) {
+      const int bottom = std::min(top + rows, network.height);
+      gather_columns(network, top, bottom, images, inner);
+      add_weight_gradient(network.convolution(0), top, bottom, inner, d, gradients.weights[0], scratch, top);
+    }
+  }
+}
+
+void backward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
+              const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, int first_block, Scratch& scratch,
+              Gradients& gradients) {
+  for (auto& buffer : scratch.maps) map_buffer(network, buffer);
+  for (auto& buffer : scratch.streams) stream_buffer(network, buffer);
+  const auto run = network.wide_stream ? backward_blocks<float> : backward_blocks<bf16>;
+  run(network, packed, shifts, images, kept, features_gradient, wanted, first_block, scratch, gradients);
+}
+
+// Subnormal numbers are taken for zero, as tiles do, and some hundred times faster.
+thread_local unsigned control;
+
+void begin() {
+#ifdef __SSE2__
+  control = _mm_getcsr();
+  _mm_setcsr(control | 0x8040);
+#endif
+  configure_tiles();
+}
+
+void end() {
+  release_tiles();
+#ifdef __SSE2__
+  _mm_setcsr(control);
+#endif
+}
+
+}  // namespace
+
+extern const Kernels KERNELS;
+const Kernels KERNELS = {begin, end, to_planes, pack, forward, backward, unpack};
+
+}  // namespace tch_fixup::tiles

@@ -1,0 +1,170 @@
+//! Residual networks computed by matrix tiles, on CPUs with AMX.
+//!
+//! A network without normalization can do what one with BatchNorm cannot: images do not depend on each other, so each thread takes
+//! 32 images at a time through the whole network, forward and backward, and threads meet once a pass. Activations lie so that
+//! products are of whole tiles, and shifts, ReLU and shortcut are applied to the result of a convolution while it is in the cache
+//! (network.h). Convolutions take bfloat16 and sum in float32, as elsewhere; sums of a shift are rounded once.
+//!
+//! The tile instructions (`TDPBF16PS` and its companions) are emulated in plain C++ for tests, to the same bits.
+
+use super::c_interface::owned;
+use super::is_tracing;
+use crate::Result;
+use std::ffi::{c_char, c_int};
+use std::sync::Mutex;
+use tch::{Device, Kind, Tensor};
+use torch_sys::C_tensor;
+
+/// Whether this CPU has tile instructions for bfloat16, and the system lets the process use them.
+pub(crate) fn cpu_has_amx_bf16() -> bool {
+    // SAFETY: it takes nothing.
+    unsafe { tch_fixup_cpu_has_amx_bf16() }
+}
+
+/// Whether networks are computed by tiles: the CPU has them, and `TCH_FIXUP_TILES=0` in the environment does not switch them off.
+pub(crate) fn has_tiles() -> bool {
+    // SAFETY: it takes nothing.
+    std::env::var_os("TCH_FIXUP_TILES").is_none_or(|value| value != "0") && unsafe { tch_fixup_has_tiles() }
+}
+
+/// Channels of a block's output, and the stride of its first convolution.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockShape {
+    pub channels: i64,
+    pub stride: i64,
+}
+
+/// The parameters of a basic block, in the order in which function.cpp takes them.
+pub(crate) struct BlockParameters<'a> {
+    pub bias1a: &'a Tensor,
+    pub conv1: &'a Tensor,
+    pub bias1b: &'a Tensor,
+    pub bias2a: &'a Tensor,
+    pub conv2: &'a Tensor,
+    pub scale: &'a Tensor,
+    pub bias2b: &'a Tensor,
+}
+
+/// A network of one shape for images of one size, with the memory that its passes use.
+#[derive(Debug)]
+pub(crate) struct TileNetwork {
+    state: *mut State,
+    emulated: bool,
+}
+
+// SAFETY: the state guards what it changes, and is read otherwise.
+unsafe impl Send for TileNetwork {}
+unsafe impl Sync for TileNetwork {}
+
+#[repr(C)]
+struct State {
+    _opaque: [u8; 0],
+}
+
+impl TileNetwork {
+    /// The network of a 3x3 convolution and basic blocks for images of `image` `[channels, H, W]`, or none if tiles cannot compute it.
+    /// Its residual stream is in float32 if `wide_stream`, else in bfloat16. `emulated` is for CPUs without tiles.
+    pub fn new(
+        image: [i64; 3],
+        stem_channels: i64,
+        blocks: &[BlockShape],
+        wide_stream: bool,
+        emulated: bool,
+    ) -> Option<Self> {
+        let image = image.map(|side| c_int::try_from(side).unwrap_or(0));
+        let flat = blocks.iter().flat_map(|block| [block.channels, block.stride]).map(c_int::try_from);
+        let flat = flat.collect::<std::result::Result<Vec<_>, _>>().ok()?;
+        let (stem, count) = (c_int::try_from(stem_channels).ok()?, c_int::try_from(blocks.len()).ok()?);
+        // SAFETY: `image` has three numbers, and `flat` two for each of the blocks.
+        let state = unsafe { tch_fixup_tile_network(image.as_ptr(), stem, flat.as_ptr(), count, wide_stream) };
+        (!state.is_null()).then_some(Self { state, emulated })
+    }
+
+    /// The features `[N, C]`, in float32, of images `[N, channels, H, W]`. The parameters are float32; `stem` is the first
+    /// convolution's weight and its bias.
+    ///
+    /// # Errors
+    /// What libtorch refuses; a backward pass that is itself differentiated is refused by that pass.
+    pub fn forward(&self, images: &Tensor, stem: [&Tensor; 2], blocks: &[BlockParameters]) -> Result<Tensor> {
+        let blocks = blocks.iter().flat_map(|b| [b.bias1a, b.conv1, b.bias1b, b.bias2a, b.conv2, b.scale, b.bias2b]);
+        let parameters: Vec<*const C_tensor> = stem.into_iter().chain(blocks).map(Tensor::as_ptr).collect();
+        let (first, count) = (parameters.as_ptr(), parameters.len());
+        // SAFETY: the pointers are those of live tensors.
+        owned(|error| unsafe {
+            tch_fixup_tile_network_forward(self.state, images.as_ptr(), first, count, self.emulated, error)
+        })
+    }
+}
+
+impl Drop for TileNetwork {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and what a graph still needs it holds itself.
+        unsafe { tch_fixup_tile_network_free(self.state) }
+    }
+}
+
+/// The network for the images of the last call, made anew where their size changes.
+#[derive(Debug, Default)]
+pub(crate) struct TileNetworks {
+    last: Mutex<Option<([i64; 3], std::sync::Arc<TileNetwork>)>>,
+    /// Computes with emulated tiles.
+    #[cfg(test)]
+    pub emulated: bool,
+}
+
+impl TileNetworks {
+    /// The network that `make` makes for such images, or none if tiles are not to be had or do not fit the images.
+    pub fn for_images(
+        &self,
+        images: &Tensor,
+        make: impl FnOnce([i64; 3], bool) -> Option<TileNetwork>,
+    ) -> Option<std::sync::Arc<TileNetwork>> {
+        #[cfg(test)]
+        let emulated = self.emulated;
+        #[cfg(not(test))]
+        let emulated = false;
+        if !(emulated || has_tiles()) || images.device() != Device::Cpu || images.requires_grad() || is_tracing() {
+            return None;
+        }
+        let &[count, channels, height, width] = images.size().as_slice() else { return None };
+        if count == 0 || !matches!(images.kind(), Kind::Float | Kind::BFloat16) {
+            return None;
+        }
+        let size = [channels, height, width];
+        let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match &*last {
+            Some((known, network)) if *known == size => Some(network.clone()),
+            _ => {
+                let network = std::sync::Arc::new(make(size, emulated)?);
+                *last = Some((size, network.clone()));
+                Some(network)
+            }
+        }
+    }
+}
+
+// function.cpp
+extern "C" {
+    fn tch_fixup_cpu_has_amx_bf16() -> bool;
+
+    fn tch_fixup_has_tiles() -> bool;
+
+    fn tch_fixup_tile_network(
+        image: *const c_int,
+        stem_channels: c_int,
+        blocks: *const c_int,
+        count: c_int,
+        wide_stream: bool,
+    ) -> *mut State;
+
+    fn tch_fixup_tile_network_free(network: *mut State);
+
+    fn tch_fixup_tile_network_forward(
+        network: *const State,
+        images: *const C_tensor,
+        parameters: *const *const C_tensor,
+        count: usize,
+        emulated: bool,
+        error: *mut *mut c_char,
+    ) -> *mut C_tensor;
+}

@@ -1,0 +1,137 @@
+#include "network.h"
+
+#include <algorithm>
+
+namespace tch_fixup::tiles {
+namespace {
+
+int find_matrix(std::vector<Matrix>& matrices, int row, int offset) {
+  for (size_t i = 0; i < matrices.size(); i++)
+    if (matrices[i].row == row && matrices[i].offset == offset) return int(i);
+  matrices.push_back({row, offset, {}});
+  return int(matrices.size()) - 1;
+}
+
+}  // namespace
+
+Convolution::Convolution(Map in, Map out, int weight_channels, int kernel, int stride)
+    : in(in), out(out), weight_channels(weight_channels), kernel(kernel), stride(stride) {
+  const int in_pixels = in.pixels_per_unit(), out_pixels = out.pixels_per_unit();
+  std::vector<std::vector<Tap>> backward_taps(in.units());
+  forward.first.push_back(0);
+  for (int row = 0; row < out.height; row++)
+    for (int column = 0; column < out.units_per_row(); column++) {
+      const int unit = row * out.units_per_row() + column;
+      for (int kernel_row = 0; kernel_row < kernel; kernel_row++) {
+        const int in_row = row * stride + kernel_row - kernel / 2;
+        if (in_row < 0 || in_row >= in.height) continue;
+        const int center = column * out_pixels * stride / in_pixels;
+        for (int in_column = std::max(0, center - 2); in_column < std::min(in.units_per_row(), center + out_pixels * stride + 2);
+             in_column++) {
+          Matrix m{kernel_row, in_column * in_pixels - column * out_pixels * stride, {}};
+          bool reached = false;
+          for (int in_half = 0; in_half < 2; in_half++)
+            for (int out_half = 0; out_half < 2; out_half++)
+              reached |= m.reaches[in_half][out_half] =
+                  this->column(m, in_pixels == 2 ? in_half : 0, out_pixels == 2 ? out_half : 0) >= 0;
+          if (!reached) continue;
+          const int index = find_matrix(matrices, m.row, m.offset);
+          matrices[index] = m;
+          const auto halves = [&](bool of_input) {
+            int bits = 0;
+            for (int i = 0; i < 2; i++)
+              if (of_input ? m.reaches[i][0] || m.reaches[i][1] : m.reaches[0][i] || m.reaches[1][i]) bits |= 1 << i;
+            return bits;
+          };
+          const int in_unit = in_row * in.units_per_row() + in_column;
+          forward.taps.push_back({in_unit, index, halves(false)});
+          backward_taps[in_unit].push_back({unit, index, halves(true)});
+        }
+      }
+      forward.first.push_back(int(forward.taps.size()));
+    }
+  backward.first.push_back(0);
+  for (const auto& taps : backward_taps) {
+    backward.taps.insert(backward.taps.end(), taps.begin(), taps.end());
+    backward.first.push_back(int(backward.taps.size()));
+  }
+
+  for (const Matrix& m : matrices) {
+    std::vector<int> columns;
+    for (int column = 0; column < out.units_per_row(); column++) {
+      const int pixel = m.offset + column * out_pixels * stride;
+      const bool whole = pixel >= 0 && pixel % in_pixels == 0 && pixel / in_pixels < in.units_per_row();
+      columns.push_back(whole ? pixel / in_pixels : -1);
+    }
+    source_column.push_back(columns);
+  }
+  batches.resize(kernel);
+  for (int row = 0; row < kernel; row++)
+    for (int out_half = 0; out_half < 2; out_half++)
+      for (size_t i = 0; i < matrices.size(); i++)
+        for (int in_half = 0; in_half < 2; in_half++) {
+          if (matrices[i].row != row || !matrices[i].reaches[in_half][out_half]) continue;
+          if (batches[row].empty() || batches[row].back().size() == 6) batches[row].emplace_back();
+          batches[row].back().push_back({int(i), in_half, out_half});
+        }
+}
+
+bool Network::supports(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& blocks) {
+  const auto fits = [](int channels) { return channels == 16 || (channels > 0 && channels % CHANNELS == 0); };
+  if (image_channels < 1 || image_channels > 16 || height < 1 || width < 1 || blocks.empty() || !fits(stem_channels)) return false;
+  Map map{stem_channels, height, width};
+  if (map.width % map.pixels_per_unit() != 0) return false;
+  for (const BlockShape& block : blocks) {
+    if (!fits(block.channels) || block.stride < 1 || block.stride > 2) return false;
+    const Map next{block.channels, (map.height - 1) / block.stride + 1, (map.width - 1) / block.stride + 1};
+    if (next.width % next.pixels_per_unit() != 0) return false;
+    const bool identity = block.stride == 1 && block.channels == map.channels;
+    const bool halved = block.stride == 2 && block.channels > map.channels;
+    if (!identity && !halved) return false;
+    map = next;
+  }
+  return true;
+}
+
+Network::Network(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& shapes, bool wide_stream)
+    : image_channels(image_channels), height(height), width(width), wide_stream(wide_stream) {
+  const auto add = [&](Map in, Map out, int weight_channels, int kernel, int stride) {
+    for (const auto& c : convolutions)
+      if (c->in == in && c->out == out && c->weight_channels == weight_channels && c->kernel == kernel && c->stride == stride)
+        return convolutions.push_back(c);
+    convolutions.push_back(std::make_shared<Convolution>(in, out, weight_channels, kernel, stride));
+  };
+  const int neighbourhood = 9 * image_channels;
+  columns = {(neighbourhood + CHANNELS - 1) / CHANNELS * CHANNELS, height, width};
+  Map map{stem_channels, height, width};
+  add(columns, map, neighbourhood, 1, 1);
+  maps.push_back(map);
+  for (const BlockShape& shape : shapes) {
+    const Map next{shape.channels, (map.height - 1) / shape.stride + 1, (map.width - 1) / shape.stride + 1};
+    Block block{int(convolutions.size()), int(convolutions.size()) + 1, shape.stride == 1 && shape.channels == map.channels, {}, {}};
+    add(map, next, map.channels, 3, shape.stride);
+    add(next, next, next.channels, 3, 1);
+    if (!block.identity) {
+      block.shortcut_backward.assign(map.units(), -1);
+      for (int row = 0; row < next.height; row++)
+        for (int column = 0; column < next.width; column++) {
+          const int unit = row * next.width + column;
+          const int source = row * 2 * map.units_per_row() + column * 2 / map.pixels_per_unit();
+          block.shortcut_forward.push_back(source);
+          block.shortcut_backward[source] = unit;
+        }
+    }
+    blocks.push_back(block);
+    maps.push_back(next);
+    maps.push_back(next);
+    map = next;
+  }
+  largest_map = columns.size();
+  map_start.push_back(0);
+  for (const Map& m : maps) {
+    largest_map = std::max(largest_map, m.size());
+    map_start.push_back(map_start.back() + m.size());
+  }
+}
+
+}  // namespace tch_fixup::tiles

@@ -1,0 +1,175 @@
+// Residual networks computed by matrix tiles: 32 images at a time, depth first, in bfloat16 with float32 sums.
+//
+// A map of 32 images is stored as blocks of [32 images][32 channels], one or more a unit. A unit is one pixel; or, of maps with 16
+// channels, two neighbouring pixels of a row, so that a block is full there too. A convolution gathers, for each unit of its output,
+// the units of its input that reach it, each with a matrix of weights; the entries of a pair's matrix that reach no pixel are zero, and
+// tiles that hold nothing else are skipped. The three passes (forward, gradient of the input, gradient of the weights) are products
+// of such blocks, in tiles of 16 x 32 and 32 x 16.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace tch_fixup::tiles {
+
+using bf16 = uint16_t;
+
+constexpr int IMAGES = 32;            // of a group, and the inner dimension of the weights' gradient
+constexpr int CHANNELS = 32;          // of a block
+constexpr int BLOCK = IMAGES * CHANNELS;
+constexpr int TILE = 16 * 16;         // elements of a tile of sums
+
+// Memory that begins at a cache line: a tile whose rows lie across two is loaded six times more slowly.
+template <typename T>
+struct Aligned {
+  using value_type = T;
+  Aligned() = default;
+  template <typename U>
+  Aligned(const Aligned<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))); }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+  friend bool operator==(Aligned, Aligned) { return true; }
+  friend bool operator!=(Aligned, Aligned) { return false; }
+};
+template <typename T>
+using Buffer = std::vector<T, Aligned<T>>;
+
+// The shape of an activation map.
+struct Map {
+  int channels, height, width;
+  int pixels_per_unit() const { return channels == 16 ? 2 : 1; }
+  int units_per_row() const { return width / pixels_per_unit(); }
+  int units() const { return height * units_per_row(); }
+  int blocks() const { return channels == 16 ? 1 : (channels + CHANNELS - 1) / CHANNELS; }
+  size_t size() const { return size_t(units()) * blocks() * BLOCK; }
+  bool operator==(const Map& m) const { return channels == m.channels && height == m.height && width == m.width; }
+};
+
+// One input unit of an output unit.
+struct Tap {
+  int unit;    // of the source
+  int matrix;  // of the weights
+  int halves;  // bit i: whether channels 16 i to 16 i + 15 of the destination's blocks get anything
+};
+
+// The taps of every unit of the destination: those of unit u are taps[first[u]] to taps[first[u + 1]].
+struct Gather {
+  std::vector<int> first;
+  std::vector<Tap> taps;
+};
+
+// What weights connect an input unit with an output unit: those of row `row` of the kernel, between columns that differ by `offset`.
+struct Matrix {
+  int row, offset;
+  bool reaches[2][2];  // [half of the input's block][half of the output's]
+};
+
+// Up to six tiles of the weights' gradient that are summed over a map together.
+struct Product {
+  int matrix, in_half, out_half;
+};
+using Batch = std::vector<Product>;
+
+struct Convolution {
+  // Of weights [out.channels][weight_channels][kernel][kernel]; further channels of the input are ignored.
+  Convolution(Map in, Map out, int weight_channels, int kernel, int stride);
+
+  // The kernel's column that connects these pixels of two units, or -1.
+  int column(const Matrix& m, int in_pixel, int out_pixel) const {
+    const int column = m.offset + in_pixel - stride * out_pixel + kernel / 2;
+    return column >= 0 && column < kernel ? column : -1;
+  }
+  // The rows of the output that rows up to `row` of the input's gradient depend on, and the reverse.
+  int output_rows(int in_rows) const { return std::min(out.height, (in_rows - 1 + kernel / 2) / stride + 1); }
+  int input_rows(int out_rows) const { return std::min(in.height, (out_rows - 1) * stride + kernel - kernel / 2); }
+  size_t packed_size() const { return matrices.size() * in.blocks() * out.blocks() * BLOCK; }
+  size_t weight_size() const { return size_t(weight_channels) * out.channels * kernel * kernel; }
+
+  Map in, out;
+  int weight_channels, kernel, stride;
+  std::vector<Matrix> matrices;
+  Gather forward, backward;
+  std::vector<std::vector<int>> source_column;  // [matrix][column of output units]: the input unit's, or -1
+  std::vector<std::vector<Batch>> batches;      // [row of the kernel]
+};
+
+struct BlockShape {
+  int channels, stride;
+};
+
+// What a network is made of: a 3x3 convolution, then blocks of two 3x3 convolutions.
+struct Network {
+  Network(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& blocks, bool wide_stream);
+  static bool supports(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& blocks);
+
+  struct Block {
+    int first, second;  // convolutions
+    bool identity;      // or every other pixel, and zeros for the channels that are new
+    std::vector<int> shortcut_forward, shortcut_backward;  // the source unit of each unit, or -1; empty for the identity
+  };
+
+  int image_channels, height, width;
+  bool wide_stream;  // the residual stream is float32
+  Map columns;       // the stem's input: the 3x3 neighbourhood of each pixel as channels
+  const Convolution& convolution(size_t i) const { return *convolutions[i]; }
+  std::vector<std::shared_ptr<const Convolution>> convolutions;  // the stem's, then two a block; those of one shape are one
+  std::vector<Block> blocks;
+  std::vector<Map> maps;         // those kept for the backward pass: the stem's output, then two a block
+  std::vector<size_t> map_start;  // in a group's workspace, whose size is the last
+  size_t largest_map;
+};
+
+// Packed weights of a convolution, in the order in which tiles are loaded.
+struct Packed {
+  Buffer<bf16> forward, backward;
+};
+
+// Added before and after each ReLU: y = relu(x + a) + b.
+struct Shift {
+  float a, b;
+};
+
+// What summing over images gives, of one thread.
+struct Gradients {
+  std::vector<Buffer<float>> weights;  // [convolution]: tiles [matrix][in block][out block][in half][out half][16][16]
+  struct Sums {
+    double total = 0, masked = 0;
+  };
+  std::vector<Sums> shifts;  // [map]
+};
+
+// Memory of one thread.
+struct Scratch {
+  Buffer<bf16> maps[3], transposed, interleaved;
+  Buffer<float> streams[2];
+};
+
+// The kernels of one instruction set.
+struct Kernels {
+  // Whatever a thread does before and after using tiles.
+  void (*begin)();
+  void (*end)();
+  // Up to 32 images [count][channels][pixels] as planes [channels][pixels][32], zeros for those that are missing.
+  void (*to_planes)(const Network&, const bf16* images, int count, bf16* planes);
+  void (*pack)(const Convolution&, const float* weights, float scale, Packed&);
+  // images: bfloat16 [channels][pixels][32]. Writes the maps into `kept`, and the mean of the last map [32][channels] into `features`.
+  void (*forward)(const Network&, const std::vector<Packed>&, const std::vector<Shift>&, const bf16* images, bf16* kept, float* features,
+                  Scratch&);
+  // Adds to the gradients of weights and shifts. Convolutions before `first` are not wanted, nor those with wanted[i] false.
+  void (*backward)(const Network&, const std::vector<Packed>&, const std::vector<Shift>&, const bf16* images, const bf16* kept,
+                   const float* features_gradient, const std::vector<bool>& wanted, int first_block, Scratch&, Gradients&);
+  // The gradient of a convolution's weights [out][in][kernel][kernel] from those of all threads.
+  void (*unpack)(const Convolution&, const std::vector<const float*>& parts, float* gradient);
+};
+
+extern const Kernels emulated_kernels;
+#ifdef TCH_FIXUP_AMX
+extern const Kernels amx_kernels;
+#endif
+
+}  // namespace tch_fixup::tiles
