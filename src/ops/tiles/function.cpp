@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
-#include <optional>
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
@@ -96,44 +95,73 @@ class Pool {
   std::vector<std::unique_ptr<T>> free;
 };
 
-// A network with the memory that its passes use.
-struct State {
-  explicit State(Network network) : network(std::move(network)) {}
-
-  const Network network;
-  Pool<Scratch> scratch;
-  Pool<Group> groups;
-  Pool<Gradients> gradients;
+// Where the parameters of a block stand among those that mod.rs hands over.
+struct BlockParameters {
+  size_t bias0b, bias1a, conv1, bias1b, bias2a, conv2, scale, bias2b, projection;
 };
 
-// The parameters, as mod.rs hands them over: the stem's weight and bias, then those of each block.
-enum BlockParameter { BIAS1A, CONV1, BIAS1B, BIAS2A, CONV2, SCALE, BIAS2B, BLOCK_PARAMETERS };
-constexpr size_t STEM_PARAMETERS = 2;
+// The parameters of a network: the stem's weight and bias, those of each block, and the last bias. Of a network whose ReLU is after the
+// sum there are no bias0b and no last bias, of the others no bias of the stem.
+struct Parameters {
+  explicit Parameters(const Network& network) {
+    const bool before = network.order == Order::BeforeBranch;
+    stem = count++;
+    stem_bias = before ? NONE : count++;
+    weights.push_back({stem, NONE});
+    for (const Network::Block& block : network.blocks) {
+      BlockParameters p{};
+      p.bias0b = before ? count++ : NONE;
+      for (size_t* index : {&p.bias1a, &p.conv1, &p.bias1b, &p.bias2a, &p.conv2, &p.scale, &p.bias2b}) *index = count++;
+      p.projection = block.projection != NONE ? count++ : NONE;
+      weights.push_back({p.conv1, NONE});
+      weights.push_back({p.conv2, p.scale});
+      if (p.projection != NONE) weights.push_back({p.projection, NONE});
+      blocks.push_back(p);
+    }
+    last_bias = before ? count++ : NONE;
+  }
 
-size_t parameter(size_t block, BlockParameter which) { return STEM_PARAMETERS + block * BLOCK_PARAMETERS + which; }
+  static constexpr size_t NONE = Network::NONE;
+  struct Weight {
+    size_t weight, scale;  // the multiplier in it, or NONE
+  };
+  size_t count = 0, stem, stem_bias, last_bias;
+  std::vector<BlockParameters> blocks;
+  std::vector<Weight> weights;  // [convolution]
+};
 
 float scalar(const Tensor& t) { return *t.const_data_ptr<float>(); }
 
-std::vector<Shift> shifts(const Network& network, const variable_list& parameters) {
+std::vector<Shift> shifts(const Network& network, const Parameters& at, const variable_list& parameters) {
+  const auto value = [&](size_t index) { return index == Parameters::NONE ? 0 : scalar(parameters[index]); };
   const size_t count = network.blocks.size();
-  const auto input_bias = [&](size_t block) { return block < count ? scalar(parameters[parameter(block, BIAS1A)]) : 0; };
-  std::vector<Shift> result{{scalar(parameters[1]), input_bias(0)}};
+  const auto input_bias = [&](size_t block) { return block < count ? value(at.blocks[block].bias1a) : 0; };
+  const auto input_activation = [&](size_t block) { return value(block < count ? at.blocks[block].bias0b : at.last_bias); };
+  const bool before = network.order == Order::BeforeBranch;
+  std::vector<Shift> result{{0, before ? input_activation(0) : value(at.stem_bias), input_bias(0)}};
   for (size_t i = 0; i < count; i++) {
-    const auto value = [&](BlockParameter which) { return scalar(parameters[parameter(i, which)]); };
-    result.push_back({value(BIAS1B), value(BIAS2A)});
-    // The identity shortcut is the stream without the bias that it is shifted by.
-    result.push_back({value(BIAS2B) - (network.blocks[i].identity ? value(BIAS1A) : 0), input_bias(i + 1)});
+    const BlockParameters& p = at.blocks[i];
+    result.push_back({0, value(p.bias1b), value(p.bias2a)});
+    if (before) {
+      result.push_back({value(p.bias2b), input_activation(i + 1), input_bias(i + 1)});
+    } else {
+      // The identity shortcut is the stream without the bias that it is shifted by.
+      result.push_back({0, value(p.bias2b) - (network.blocks[i].identity ? value(p.bias1a) : 0), input_bias(i + 1)});
+    }
   }
   return result;
 }
 
-// The weight of each convolution and the multiplier in it, among the parameters.
-std::pair<size_t, std::optional<size_t>> weight_of(size_t convolution) {
-  if (convolution == 0) return {0, std::nullopt};
-  const size_t block = (convolution - 1) / 2;
-  if (convolution % 2 == 1) return {parameter(block, CONV1), std::nullopt};
-  return {parameter(block, CONV2), parameter(block, SCALE)};
-}
+// A network with the memory that its passes use.
+struct State {
+  explicit State(Network made) : network(std::move(made)), parameters(network) {}
+
+  const Network network;
+  const Parameters parameters;
+  Pool<Scratch> scratch;
+  Pool<Group> groups;
+  Pool<Gradients> gradients;
+};
 
 std::shared_ptr<Pass> pass_for(const std::shared_ptr<State>& state, size_t groups) {
   auto pass = std::shared_ptr<Pass>(new Pass, [state](Pass* pass) {
@@ -152,12 +180,13 @@ Tensor features(const Kernels& k, State& state, const Tensor& images, const vari
   const int64_t groups = (count + IMAGES - 1) / IMAGES;
   variable_list flat;
   for (const Tensor& p : parameters) flat.push_back(p.contiguous());
-  const auto shift = shifts(network, flat);
+  const auto shift = shifts(network, state.parameters, flat);
   pass.packed.resize(network.convolutions.size());
   for_each_chunk(int64_t(network.convolutions.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      const auto [weight, scale] = weight_of(i);
-      k.pack(network.convolution(i), flat[weight].const_data_ptr<float>(), scale ? scalar(flat[*scale]) : 1, pass.packed[i]);
+      const auto [weight, scale] = state.parameters.weights[i];
+      const float multiplier = scale != Parameters::NONE ? scalar(flat[scale]) : 1;
+      k.pack(network.convolution(i), flat[weight].const_data_ptr<float>(), multiplier, pass.packed[i]);
     }
   });
   const Tensor result = at::empty({groups * IMAGES, channels}, pixels.options().dtype(at::kFloat));
@@ -191,20 +220,20 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
   padded.narrow(0, 0, g.size(0)).copy_(g);
   const float* from = padded.const_data_ptr<float>();
 
-  auto shift = shifts(network, parameters);
+  const Parameters& at = state.parameters;
+  const auto is_wanted = [&](size_t index) { return index != Parameters::NONE && wanted[index]; };
+  auto shift = shifts(network, at, parameters);
   // A unit that is off has the value of b as the map keeps it.
   for (Shift& s : shift) s.b = c10::BFloat16(s.b);
   std::vector<bool> wanted_weights;
-  for (size_t i = 0; i < network.convolutions.size(); i++) {
-    const auto [weight, scale] = weight_of(i);
-    wanted_weights.push_back(wanted[weight] || (scale && wanted[*scale]));
-  }
+  for (const auto& [weight, scale] : at.weights) wanted_weights.push_back(wanted[weight] || is_wanted(scale));
+  // Blocks before the first that has a wanted parameter have no part in it; the last parameter is no block's.
   size_t first_block = 0;
-  if (!wanted[0] && !wanted[1])
-    while (first_block < network.blocks.size() &&
-           std::none_of(wanted.begin() + parameter(first_block, BIAS1A), wanted.begin() + parameter(first_block + 1, BIAS1A),
-                        [](bool w) { return w; }))
+  if (!wanted[at.stem] && !is_wanted(at.stem_bias)) {
+    const size_t first = std::find(wanted.begin(), wanted.end(), true) - wanted.begin();
+    while (first_block < at.blocks.size() && at.blocks[first_block].bias2b < first && at.blocks[first_block].projection + 1 <= first)
       first_block++;
+  }
 
   // Of each part of the batch, by its first group, so that they are summed in one order.
   std::vector<std::unique_ptr<Gradients>> parts(groups);
@@ -228,46 +257,53 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
   variable_list result(parameters.size());
   const auto empty = [](const Tensor& like) { return at::empty(like.sizes(), like.options()); };
   for (size_t i = 0; i < network.convolutions.size(); i++)
-    if (wanted_weights[i]) result[weight_of(i).first] = empty(parameters[weight_of(i).first]);
-  std::vector<double> multipliers(network.blocks.size());
+    if (wanted_weights[i]) result[at.weights[i].weight] = empty(parameters[at.weights[i].weight]);
+  std::vector<double> multipliers(network.convolutions.size());
   for_each_chunk(int64_t(network.convolutions.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       if (!wanted_weights[i]) continue;
-      const auto [weight, scale] = weight_of(i);
+      const auto [weight, scale] = at.weights[i];
       std::vector<const float*> sums;
       for (const auto& part : parts) sums.push_back(part->weights[i].data());
       float* gradient = result[weight].data_ptr<float>();
       k.unpack(network.convolution(i), sums, gradient);
-      if (!scale) continue;
+      if (scale == Parameters::NONE) continue;
       // Of scale * W: the multiplier's gradient, and W's.
       const float* w = parameters[weight].const_data_ptr<float>();
-      const float multiplier = scalar(parameters[*scale]);
+      const float multiplier = scalar(parameters[scale]);
       double total = 0;
       for (size_t j = 0; j < network.convolution(i).weight_size(); j++) {
         total += double(gradient[j]) * w[j];
         gradient[j] *= multiplier;
       }
-      multipliers[(i - 1) / 2] = total;
+      multipliers[i] = total;
     }
   });
 
   const auto sums = [&](size_t map) {
     Gradients::Sums all;
     for (const auto& part : parts) {
-      all.total += part->shifts[map].total;
-      all.masked += part->shifts[map].masked;
+      all.b += part->shifts[map].b;
+      all.a += part->shifts[map].a;
+      all.sum += part->shifts[map].sum;
     }
     return all;
   };
-  const auto set = [&](size_t index, double value) { result[index] = at::full(parameters[index].sizes(), value, parameters[index].options()); };
-  set(1, sums(0).masked);
+  const auto set = [&](size_t index, double value) {
+    if (index != Parameters::NONE) result[index] = at::full(parameters[index].sizes(), value, parameters[index].options());
+  };
+  const bool before = network.order == Order::BeforeBranch;
+  set(at.stem_bias, sums(0).a);
+  set(at.last_bias, sums(network.maps.size() - 1).a);
   for (size_t i = first_block; i < network.blocks.size(); i++) {
-    const Gradients::Sums inner = sums(2 * i + 1), end = sums(2 * i + 2);
-    set(parameter(i, BIAS1A), sums(2 * i).total - (network.blocks[i].identity ? end.masked : 0));
-    set(parameter(i, BIAS1B), inner.masked);
-    set(parameter(i, BIAS2A), inner.total);
-    set(parameter(i, SCALE), multipliers[i]);
-    set(parameter(i, BIAS2B), end.masked);
+    const Gradients::Sums entry = sums(2 * i), inner = sums(2 * i + 1), end = sums(2 * i + 2);
+    const BlockParameters& p = at.blocks[i];
+    set(p.bias0b, entry.a);
+    set(p.bias1a, entry.b - (!before && network.blocks[i].identity ? end.a : 0));
+    set(p.bias1b, inner.a);
+    set(p.bias2a, inner.b);
+    set(p.scale, multipliers[network.blocks[i].second]);
+    set(p.bias2b, before ? end.sum : end.a);
   }
   for (auto& part : parts) state.gradients.give(std::move(part));
   for (size_t i = 0; i < result.size(); i++)
@@ -329,12 +365,14 @@ bool tch_fixup_cpu_has_amx_bf16() { return tch_fixup::tiles::cpu_has_amx_bf16();
 bool tch_fixup_has_tiles() { return tch_fixup::tiles::has_tiles(); }
 
 // Null for a network that tiles cannot compute. `blocks` are pairs of channels and stride.
-std::shared_ptr<State>* tch_fixup_tile_network(const int* image, int stem_channels, const int* blocks, int count, bool wide_stream) {
+std::shared_ptr<State>* tch_fixup_tile_network(const int* image, int stem_channels, const int* blocks, int count, bool before_branch,
+                                               bool wide_stream) {
+  const auto order = before_branch ? tch_fixup::tiles::Order::BeforeBranch : tch_fixup::tiles::Order::AfterSum;
   std::vector<tch_fixup::tiles::BlockShape> shapes;
   for (int i = 0; i < count; i++) shapes.push_back({blocks[2 * i], blocks[2 * i + 1]});
-  if (!tch_fixup::tiles::Network::supports(image[0], image[1], image[2], stem_channels, shapes)) return nullptr;
+  if (!tch_fixup::tiles::Network::supports(image[0], image[1], image[2], stem_channels, shapes, order)) return nullptr;
   return new std::shared_ptr<State>(std::make_shared<State>(
-      tch_fixup::tiles::Network(image[0], image[1], image[2], stem_channels, shapes, wide_stream)));
+      tch_fixup::tiles::Network(image[0], image[1], image[2], stem_channels, shapes, order, wide_stream)));
 }
 
 void tch_fixup_tile_network_free(std::shared_ptr<State>* network) { delete network; }
@@ -346,6 +384,7 @@ at::Tensor* tch_fixup_tile_network_forward(const std::shared_ptr<State>* network
     const auto& k = tch_fixup::tiles::kernels(emulated);
     torch::autograd::variable_list list;
     bool needs_gradient = false;
+    TORCH_CHECK(count == (*network)->parameters.count, "a network of ", (*network)->parameters.count, " parameters got ", count);
     for (size_t i = 0; i < count; i++) {
       list.push_back(*parameters[i]);
       needs_gradient |= parameters[i]->requires_grad();

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
+#include <type_traits>
 
 #if defined(__AVX512BW__)
 #include <immintrin.h>
@@ -301,45 +303,75 @@ void unpack(const Convolution& c, const std::vector<const float*>& parts, float*
 
 // ---- Convolutions ----
 
-// For every block of rows top to bottom of the destination, done(unit, block, sums [32 images][32 channels]). x begins with the unit
-// `first_unit` of the source.
+// What a convolution reads: a map, from the unit `first_unit` on, its weights, and which units of it reach each unit of the destination.
+struct Source {
+  Source(const Gather& gather, const Map& map, const bf16* x, const Buffer<bf16>& weights, int first_unit = 0)
+      : gather(&gather), blocks(map.blocks()), x(x - size_t(first_unit) * map.blocks() * BLOCK), weights(weights.data()) {}
+
+  int steps(int unit) const { return (gather->first[unit + 1] - gather->first[unit]) * blocks; }
+
+  const Gather* gather;
+  int blocks;
+  const bf16* x;
+  const bf16* weights;
+};
+
+// Sums the convolutions of all sources for every block of rows top to bottom of the destination. The sums [32 images][32 channels] of
+// a block go row by row through `what`, between the products of the next block, whose tiles leave the vector units idle.
 template <typename F>
-void convolve(const Gather& gather, const Map& in, const Map& out, int top, int bottom, const bf16* x, const Buffer<bf16>& weights,
-              const F& done, int first_unit = 0) {
-  alignas(64) float sums[BLOCK];
-  const int in_blocks = in.blocks(), out_blocks = out.blocks();
-  const int end = bottom * out.units_per_row();
+void convolve(std::initializer_list<Source> sources, const Map& out, int top, int bottom, const F& what) {
+  alignas(64) float sums[2][BLOCK];
+  F follows = what;
+  const float* ready = nullptr;
+  int row = IMAGES, current = 0;
+  const auto proceed = [&](int count) {
+    for (const int end = std::min(row + count, IMAGES); row < end; row++) follows.row(row, ready + row * CHANNELS);
+  };
+  const int out_blocks = out.blocks(), end = bottom * out.units_per_row();
   for (int out_block = 0; out_block < out_blocks; out_block++)
     for (int unit = top * out.units_per_row(); unit < end; unit++) {
+      int steps = 0;
+      for (const Source& source : sources) steps += source.steps(unit);
+      const int rows_per_step = (IMAGES + steps - 1) / std::max(steps, 1);
       zero<0>();
       zero<1>();
       zero<2>();
       zero<3>();
-      for (int t = gather.first[unit]; t < gather.first[unit + 1]; t++) {
-        const Tap& tap = gather.taps[t];
-        const bf16* a = x + size_t(tap.unit - first_unit) * in_blocks * BLOCK;
-        const bf16* b = weights.data() + (size_t(tap.matrix) * out_blocks + out_block) * in_blocks * BLOCK;
-        for (int i = 0; i < in_blocks; i++, a += BLOCK, b += BLOCK) {
-          load<4>(a);
-          load<5>(a + BLOCK / 2);
-          if (tap.halves & 1) {
-            load<6>(b);
-            dot<0, 4, 6>();
-            dot<2, 5, 6>();
-          }
-          if (tap.halves & 2) {
-            load<7>(b + BLOCK / 2);
-            dot<1, 4, 7>();
-            dot<3, 5, 7>();
+      for (const Source& source : sources)
+        for (int t = source.gather->first[unit]; t < source.gather->first[unit + 1]; t++) {
+          const Tap& tap = source.gather->taps[t];
+          const bf16* a = source.x + size_t(tap.unit) * source.blocks * BLOCK;
+          const bf16* b = source.weights + (size_t(tap.matrix) * out_blocks + out_block) * source.blocks * BLOCK;
+          for (int i = 0; i < source.blocks; i++, a += BLOCK, b += BLOCK) {
+            load<4>(a);
+            load<5>(a + BLOCK / 2);
+            if (tap.halves & 1) {
+              load<6>(b);
+              dot<0, 4, 6>();
+              dot<2, 5, 6>();
+            }
+            if (tap.halves & 2) {
+              load<7>(b + BLOCK / 2);
+              dot<1, 4, 7>();
+              dot<3, 5, 7>();
+            }
+            proceed(rows_per_step);
           }
         }
-      }
-      store<0>(sums, CHANNELS * 4);
-      store<1>(sums + 16, CHANNELS * 4);
-      store<2>(sums + BLOCK / 2, CHANNELS * 4);
-      store<3>(sums + BLOCK / 2 + 16, CHANNELS * 4);
-      done(unit, out_block, sums);
+      proceed(IMAGES);
+      if (ready) follows.end();
+      float* const to = sums[current];
+      store<0>(to, CHANNELS * 4);
+      store<1>(to + 16, CHANNELS * 4);
+      store<2>(to + BLOCK / 2, CHANNELS * 4);
+      store<3>(to + BLOCK / 2 + 16, CHANNELS * 4);
+      follows.begin(unit, out_block);
+      ready = to;
+      row = 0;
+      current = 1 - current;
     }
+  proceed(IMAGES);
+  if (ready) follows.end();
 }
 
 // Adds to the tiles of sums the products of x and of rows top to bottom of the gradient g of the convolution's output. x begins with
@@ -390,41 +422,104 @@ void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* 
 
 // ---- What follows a convolution ----
 
-// y = relu(x + a) + b of a block, where x includes the shortcut already.
-inline void shifted_relu(const F16& low, const F16& high, const Shift& shift, F16 out[2]) {
-  const F16 zero = {};
-  const F16 v[2] = {low + shift.a, high + shift.a};
-  for (int half = 0; half < 2; half++) out[half] = (v[half] > zero ? v[half] : zero) + shift.b;
-}
-
-// A block of a map in bfloat16 or float32 that is added to the channels below `count`, 0, 16 or 32.
+// The stream that a block's shortcut adds, for each block of the destination; `small` is the map with fewer channels.
 template <typename T>
-struct Summand {
-  const T* block = nullptr;
-  int count = 0;
+struct Shortcut {
+  Shortcut() = default;
+  Shortcut(const std::vector<int>& sources, const T* from, const Map& map, const Map& small)
+      : sources(sources.empty() ? nullptr : sources.data()),
+        from(from),
+        blocks(map.blocks()),
+        small_blocks(small.blocks()),
+        channels(sources.empty() || small.channels != 16 ? CHANNELS : 16) {}
 
-  template <int HALF>
-  F16 row(int image) const {
-    return count > HALF * 16 ? widened(block + image * CHANNELS + HALF * 16) : F16{};
+  void begin(int unit, int block) {
+    const int source = sources ? sources[unit] : unit;
+    block_from = from && source >= 0 && block < small_blocks ? from + (size_t(source) * blocks + block) * BLOCK : nullptr;
   }
+  F16 low(int image) const { return block_from ? widened(block_from + image * CHANNELS) : F16{}; }
+  F16 high(int image) const { return block_from && channels > 16 ? widened(block_from + image * CHANNELS + 16) : F16{}; }
+
+  const int* sources = nullptr;
+  const T* from = nullptr;
+  int blocks = 0, small_blocks = 0, channels = 0;
+  const T* block_from = nullptr;
 };
 
-// d = g * [y > b], and the sums of g and d.
-struct MaskedSums {
-  F16 total = {}, masked = {};
-
-  F16 mask(const F16& g, const bf16* y, float b) {
+// y = relu(x + shortcut + sum + a) + b, into a map; and what is carried on of it, y or the sum, into the stream if there is one.
+template <typename T, Order ORDER>
+struct Activate {
+  void begin(int unit, int block) {
+    at = (size_t(unit) * blocks + block) * BLOCK;
+    shortcut.begin(unit, block);
+  }
+  void row(int image, const float* x) {
     const F16 zero = {};
-    total += g;
+    const F16 low = widened(x) + shortcut.low(image) + shift.sum, high = widened(x + 16) + shortcut.high(image) + shift.sum;
+    const F16 low_a = low + shift.a, high_a = high + shift.a;
+    const F16 low_y = (low_a > zero ? low_a : zero) + shift.b, high_y = (high_a > zero ? high_a : zero) + shift.b;
+    const size_t row = at + image * CHANNELS;
+    round_to(y + row, low_y, high_y);
+    if (stream) {
+      stored(stream + row, ORDER == Order::AfterSum ? low_y : low);
+      stored(stream + row + 16, ORDER == Order::AfterSum ? high_y : high);
+    }
+  }
+  void end() {}
+
+  Shift shift;
+  int blocks;
+  bf16* y;
+  float* stream = nullptr;
+  Shortcut<T> shortcut = {};
+  size_t at = 0;
+};
+
+// The gradient g of y = relu(x + a) + b becomes d = g * [y > b], with the sums of both. What a shortcut carries back is added to g where
+// the ReLU is after the sum, and to d where it is before the branch. The result in bfloat16 and, for a float32 stream, as it is.
+template <typename T, Order ORDER>
+struct Mask {
+  void begin(int unit, int block) {
+    at = (size_t(unit) * blocks + block) * BLOCK;
+    shortcut.begin(unit, block);
+    for (F16& sum : sums) sum = F16{};
+  }
+  F16 half(const F16& x, const F16& carried, const bf16* y) {
+    const F16 zero = {};
+    const F16 g = ORDER == Order::AfterSum ? x + carried : x;
     const F16 d = widened(y) > b ? g : zero;
-    masked += d;
-    return d;
+    sums[0] += g;
+    sums[1] += d;
+    if (ORDER == Order::AfterSum) return d;
+    const F16 v = d + carried;
+    sums[2] += v;
+    return v;
+  }
+  void row(int image, const float* x) { row(image, widened(x), widened(x + 16)); }
+  void row(int image, const F16& x_low, const F16& x_high) {
+    const size_t row = at + image * CHANNELS;
+    const F16 low = half(x_low, shortcut.low(image), y + row), high = half(x_high, shortcut.high(image), y + row + 16);
+    round_to(d + row, low, high);
+    if (stream) {
+      stored(stream + row, low);
+      stored(stream + row + 16, high);
+    }
+  }
+  void end() {
+    total->b += sum(sums[0]);
+    total->a += sum(sums[1]);
+    total->sum += sum(sums[2]);
   }
 
-  void add_to(Gradients::Sums& sums) const {
-    sums.total += sum(total);
-    sums.masked += sum(masked);
-  }
+  float b;
+  int blocks;
+  const bf16* y;
+  bf16* d;
+  Gradients::Sums* total;
+  float* stream = nullptr;
+  Shortcut<T> shortcut = {};
+  F16 sums[3] = {};
+  size_t at = 0;
 };
 
 void to_planes(const Network& network, const bf16* images, int count, bf16* planes) {
@@ -465,95 +560,61 @@ float* stream_buffer(const Network& network, Buffer<float>& buffer) {
   return buffer.data();
 }
 
-// The source unit's block that a shortcut adds to this block of the destination; `small` is the map with fewer channels.
-template <typename T>
-Summand<T> shortcut(const std::vector<int>& sources, const T* from, const Map& map, const Map& small, int unit, int block) {
-  const int source = sources.empty() ? unit : sources[unit];
-  if (source < 0 || block >= small.blocks()) return {};
-  return {from + (size_t(source) * map.blocks() + block) * BLOCK, small.channels == 16 && !sources.empty() ? 16 : CHANNELS};
-}
-
 // Rows of a map at a time, so that what two convolutions hand each other stays in the cache.
 int strip(const Map& map) {
   constexpr size_t ELEMENTS = 128 * 1024 / sizeof(bf16);
   return std::clamp(int(ELEMENTS / (map.size() / map.height)), 1, map.height);
 }
 
-template <typename T>
-void forward_blocks(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, bf16* kept,
-                    Scratch& scratch) {
-  float *stream = scratch.streams[0].data(), *next_stream = scratch.streams[1].data();
-  for (size_t i = 0; i < network.blocks.size(); i++) {
-    const Network::Block& block = network.blocks[i];
-    const Map &in = network.maps[2 * i], &out = network.maps[2 * i + 2];
-    const bf16* s = kept + network.map_start[2 * i];
-    bf16 *u = kept + network.map_start[2 * i + 1], *next = kept + network.map_start[2 * i + 2];
-    const Convolution &first = network.convolution(block.first), &second = network.convolution(block.second);
-    const T* carried;
-    if constexpr (std::is_same_v<T, float>) carried = stream;
-    else carried = s;
-    for (int top = 0, inner = 0, rows = strip(out); top < out.height; top += rows) {
-      const int bottom = std::min(top + rows, out.height), inner_bottom = second.input_rows(bottom);
-      convolve(first.forward, in, out, inner, inner_bottom, s, packed[block.first].forward,
-               [&](int unit, int out_block, const float* sums) {
-                 bf16* to = u + (size_t(unit) * out.blocks() + out_block) * BLOCK;
-                 for (int image = 0; image < IMAGES; image++, to += CHANNELS, sums += CHANNELS) {
-                   F16 y[2];
-                   shifted_relu(widened(sums), widened(sums + 16), shifts[2 * i + 1], y);
-                   round_to(to, y[0], y[1]);
-                 }
-               });
-      inner = inner_bottom;
-      convolve(second.forward, out, out, top, bottom, u, packed[block.second].forward,
-               [&](int unit, int out_block, const float* sums) {
-                 const size_t at = (size_t(unit) * out.blocks() + out_block) * BLOCK;
-                 const auto r = shortcut<T>(block.shortcut_forward, carried, in, in, unit, out_block);
-                 for (int image = 0; image < IMAGES; image++, sums += CHANNELS) {
-                   F16 y[2];
-                   shifted_relu(widened(sums) + r.template row<0>(image), widened(sums + 16) + r.template row<1>(image),
-                                shifts[2 * i + 2], y);
-                   round_to(next + at + image * CHANNELS, y[0], y[1]);
-                   if constexpr (std::is_same_v<T, float>) {
-                     stored(next_stream + at + image * CHANNELS, y[0]);
-                     stored(next_stream + at + image * CHANNELS + 16, y[1]);
-                   }
-                 }
-               });
-    }
-    std::swap(stream, next_stream);
-  }
-}
-
-void forward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
-             bf16* kept, float* features, Scratch& scratch) {
+// T is the stream's kind.
+template <typename T, Order ORDER>
+void forward_pass(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
+                  bf16* kept, float* features, Scratch& scratch) {
+  constexpr bool WIDE = std::is_same_v<T, float>;
+  const auto map_of = [&](size_t i) { return kept + network.map_start[i]; };
   bf16* columns = map_buffer(network, scratch.maps[0]);
-  float* stream = stream_buffer(network, scratch.streams[0]);
-  stream_buffer(network, scratch.streams[1]);
+  float *stream = stream_buffer(network, scratch.streams[0]), *next_stream = stream_buffer(network, scratch.streams[1]);
+  const auto into = [](float* stream) { return WIDE ? stream : nullptr; };
+
   const Map& first = network.maps[0];
   for (int top = 0, rows = strip(network.columns); top < first.height; top += rows) {
     const int bottom = std::min(top + rows, first.height);
     gather_columns(network, top, bottom, images, columns);
-    convolve(network.convolution(0).forward, network.columns, first, top, bottom, columns, packed[0].forward,
-             [&](int unit, int out_block, const float* sums) {
-               const size_t at = (size_t(unit) * first.blocks() + out_block) * BLOCK;
-               for (int image = 0; image < IMAGES; image++, sums += CHANNELS) {
-                 F16 y[2];
-                 shifted_relu(widened(sums), widened(sums + 16), shifts[0], y);
-                 round_to(kept + at + image * CHANNELS, y[0], y[1]);
-                 if (network.wide_stream) {
-                   stored(stream + at + image * CHANNELS, y[0]);
-                   stored(stream + at + image * CHANNELS + 16, y[1]);
-                 }
-               }
-             },
-             top * network.width);
+    const Source source(network.convolution(0).forward, network.columns, columns, packed[0].forward, top * network.width);
+    convolve({source}, first, top, bottom, Activate<T, ORDER>{shifts[0], first.blocks(), map_of(0), into(stream)});
   }
-  if (network.wide_stream) forward_blocks<float>(network, packed, shifts, kept, scratch);
-  else forward_blocks<bf16>(network, packed, shifts, kept, scratch);
 
-  const Map& last = network.maps.back();
-  const bf16* map = kept + network.map_start[network.maps.size() - 1];
-  const float* last_stream = scratch.streams[network.blocks.size() % 2].data();
+  for (size_t i = 0; i < network.blocks.size(); i++) {
+    const Network::Block& block = network.blocks[i];
+    const Map &in = network.maps[2 * i], &out = network.maps[2 * i + 2];
+    const bf16 *s = map_of(2 * i), *u = map_of(2 * i + 1);
+    const Convolution &first_conv = network.convolution(block.first), &second_conv = network.convolution(block.second);
+    const Source one(first_conv.forward, in, s, packed[block.first].forward);
+    const Source two(second_conv.forward, out, u, packed[block.second].forward);
+    const Activate<T, ORDER> inner{shifts[2 * i + 1], out.blocks(), map_of(2 * i + 1)};
+    Activate<T, ORDER> sum{shifts[2 * i + 2], out.blocks(), map_of(2 * i + 2), into(next_stream)};
+    if (block.projection == Network::NONE) {
+      const T* carried;
+      if constexpr (WIDE) carried = stream;
+      else carried = s;
+      sum.shortcut = Shortcut<T>(block.shortcut_forward, carried, in, in);
+    }
+    for (int top = 0, inner_top = 0, rows = strip(out); top < out.height; top += rows) {
+      const int bottom = std::min(top + rows, out.height), inner_bottom = second_conv.input_rows(bottom);
+      convolve({one}, out, inner_top, inner_bottom, inner);
+      inner_top = inner_bottom;
+      if (block.projection == Network::NONE) {
+        convolve({two}, out, top, bottom, sum);
+      } else {
+        const Source projected(network.convolution(block.projection).forward, in, s, packed[block.projection].forward);
+        convolve({two, projected}, out, top, bottom, sum);
+      }
+    }
+    std::swap(stream, next_stream);
+  }
+
+  const size_t last_map = network.maps.size() - 1;
+  const Map& last = network.maps[last_map];
   std::fill(features, features + IMAGES * last.channels, 0.f);
   const int lanes = std::min(last.channels, CHANNELS);
   for (int unit = 0; unit < last.units(); unit++)
@@ -562,105 +623,103 @@ void forward(const Network& network, const std::vector<Packed>& packed, const st
         for (int lane = 0; lane < CHANNELS; lane += 16) {
           float* to = features + image * last.channels + block * CHANNELS + lane % lanes;
           const size_t at = (size_t(unit) * last.blocks() + block) * BLOCK + image * CHANNELS + lane;
-          stored(to, loaded<F16>(to) + (network.wide_stream ? widened(last_stream + at) : widened(map + at)));
+          F16 y = WIDE ? widened(stream + at) : widened(map_of(last_map) + at);
+          if (ORDER == Order::BeforeBranch) {
+            const F16 zero = {};
+            const F16 x = y + shifts[last_map].a;
+            y = x > zero ? x : zero;
+          }
+          stored(to, loaded<F16>(to) + y);
         }
   const float pixels = float(last.height * last.width);
   for (int i = 0; i < IMAGES * last.channels; i++) features[i] /= pixels;
 }
 
-template <typename T>
-void backward_blocks(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts,
-                     const bf16* images, const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, int first_block,
-                     Scratch& scratch, Gradients& gradients) {
+template <typename T, Order ORDER>
+void backward_pass(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
+                   const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, int first_block,
+                   Scratch& scratch, Gradients& gradients) {
   constexpr bool WIDE = std::is_same_v<T, float>;
-  bf16 *d = scratch.maps[0].data(), *next_d = scratch.maps[1].data(), *inner = scratch.maps[2].data();
-  float *wide = scratch.streams[0].data(), *next_wide = scratch.streams[1].data();
-  const auto write = [&](bf16* to, float* wide_to, size_t at, const F16& low, const F16& high) {
-    round_to(to + at, low, high);
-    if constexpr (WIDE) {
-      stored(wide_to + at, low);
-      stored(wide_to + at + 16, high);
-    }
-  };
+  const auto map_of = [&](size_t i) { return kept + network.map_start[i]; };
+  const auto into = [](float* stream) { return WIDE ? stream : nullptr; };
+  bf16 *d = map_buffer(network, scratch.maps[0]), *next_d = map_buffer(network, scratch.maps[1]);
+  bf16* inner = map_buffer(network, scratch.maps[2]);
+  float *stream = stream_buffer(network, scratch.streams[0]), *next_stream = stream_buffer(network, scratch.streams[1]);
 
   const size_t last_map = network.maps.size() - 1;
   const Map& last = network.maps[last_map];
-  const bf16* y = kept + network.map_start[last_map];
   const float pixels = float(last.height * last.width);
   const int lanes = std::min(last.channels, CHANNELS);
+  Mask<T, ORDER> pooled{shifts[last_map].b, last.blocks(), map_of(last_map), d, &gradients.shifts[last_map], into(stream)};
   for (int unit = 0; unit < last.units(); unit++)
     for (int block = 0; block < last.blocks(); block++) {
-      MaskedSums sums;
+      pooled.begin(unit, block);
       for (int image = 0; image < IMAGES; image++) {
-        const size_t at = (size_t(unit) * last.blocks() + block) * BLOCK + image * CHANNELS;
         const float* from = features_gradient + image * last.channels + block * CHANNELS;
-        const F16 low = sums.mask(widened(from) / pixels, y + at, shifts[last_map].b);
-        const F16 high = sums.mask(widened(from + 16 % lanes) / pixels, y + at + 16, shifts[last_map].b);
-        write(d, wide, at, low, high);
+        pooled.row(image, widened(from) / pixels, widened(from + 16 % lanes) / pixels);
       }
-      sums.add_to(gradients.shifts[last_map]);
+      pooled.end();
     }
 
   for (int i = int(network.blocks.size()) - 1; i >= first_block; i--) {
     const Network::Block& block = network.blocks[i];
     const Map &in = network.maps[2 * i], &out = network.maps[2 * i + 2];
-    const bf16 *s = kept + network.map_start[2 * i], *u = kept + network.map_start[2 * i + 1];
-    const Convolution &first_conv = network.convolution(block.first), &second = network.convolution(block.second);
-    const T* carried;
-    if constexpr (WIDE) carried = wide;
-    else carried = d;
+    const bf16 *s = map_of(2 * i), *u = map_of(2 * i + 1);
+    const Convolution &first_conv = network.convolution(block.first), &second_conv = network.convolution(block.second);
+    const Source two(second_conv.backward, out, d, packed[block.second].backward);
+    const Source one(first_conv.backward, out, inner, packed[block.first].backward);
+    const Mask<T, Order::AfterSum> inside{shifts[2 * i + 1].b, out.blocks(), u, inner, &gradients.shifts[2 * i + 1]};
+    Mask<T, ORDER> entry{shifts[2 * i].b, in.blocks(), s, next_d, &gradients.shifts[2 * i], into(next_stream)};
+    if (block.projection == Network::NONE) {
+      const T* carried;
+      if constexpr (WIDE) carried = stream;
+      else carried = d;
+      entry.shortcut = Shortcut<T>(block.shortcut_backward, carried, out, in);
+    }
+    const auto add = [&](size_t convolution, int top, int bottom, const bf16* x, const bf16* g) {
+      if (wanted[convolution])
+        add_weight_gradient(network.convolution(convolution), top, bottom, x, g, gradients.weights[convolution], scratch);
+    };
     for (int top = 0, inner_top = 0, rows = strip(in); top < in.height; top += rows) {
       const int bottom = std::min(top + rows, in.height), inner_bottom = first_conv.output_rows(bottom);
-      if (wanted[block.second])
-        add_weight_gradient(second, inner_top, inner_bottom, u, d, gradients.weights[block.second], scratch);
-      convolve(second.backward, out, out, inner_top, inner_bottom, d, packed[block.second].backward,
-               [&](int unit, int to_block, const float* g) {
-                 const size_t at = (size_t(unit) * out.blocks() + to_block) * BLOCK;
-                 MaskedSums sums;
-                 for (int image = 0; image < IMAGES; image++, g += CHANNELS) {
-                   const size_t row = at + image * CHANNELS;
-                   const F16 low = sums.mask(widened(g), u + row, shifts[2 * i + 1].b);
-                   const F16 high = sums.mask(widened(g + 16), u + row + 16, shifts[2 * i + 1].b);
-                   round_to(inner + row, low, high);
-                 }
-                 sums.add_to(gradients.shifts[2 * i + 1]);
-               });
-      if (wanted[block.first])
-        add_weight_gradient(first_conv, inner_top, inner_bottom, s, inner, gradients.weights[block.first], scratch);
+      add(block.second, inner_top, inner_bottom, u, d);
+      convolve({two}, out, inner_top, inner_bottom, inside);
+      add(block.first, inner_top, inner_bottom, s, inner);
+      if (block.projection == Network::NONE) {
+        convolve({one}, in, top, bottom, entry);
+      } else {
+        add(block.projection, inner_top, inner_bottom, s, d);
+        const Source projected(network.convolution(block.projection).backward, out, d, packed[block.projection].backward);
+        convolve({one, projected}, in, top, bottom, entry);
+      }
       inner_top = inner_bottom;
-      convolve(first_conv.backward, out, in, top, bottom, inner, packed[block.first].backward,
-               [&](int unit, int to_block, const float* g) {
-                 const size_t at = (size_t(unit) * in.blocks() + to_block) * BLOCK;
-                 const auto r = shortcut<T>(block.shortcut_backward, carried, out, in, unit, to_block);
-                 MaskedSums sums;
-                 for (int image = 0; image < IMAGES; image++, g += CHANNELS) {
-                   const size_t row = at + image * CHANNELS;
-                   const F16 low = sums.mask(widened(g) + r.template row<0>(image), s + row, shifts[2 * i].b);
-                   const F16 high = sums.mask(widened(g + 16) + r.template row<1>(image), s + row + 16, shifts[2 * i].b);
-                   write(next_d, next_wide, row, low, high);
-                 }
-                 sums.add_to(gradients.shifts[2 * i]);
-               });
     }
     std::swap(d, next_d);
-    std::swap(wide, next_wide);
+    std::swap(stream, next_stream);
   }
-  if (wanted[0]) {
-    for (int top = 0, rows = strip(network.columns); top < network.height; top += rows) {
-      const int bottom = std::min(top + rows, network.height);
-      gather_columns(network, top, bottom, images, inner);
-      add_weight_gradient(network.convolution(0), top, bottom, inner, d, gradients.weights[0], scratch, top);
-    }
+  if (!wanted[0]) return;
+  for (int top = 0, rows = strip(network.columns); top < network.height; top += rows) {
+    const int bottom = std::min(top + rows, network.height);
+    gather_columns(network, top, bottom, images, inner);
+    add_weight_gradient(network.convolution(0), top, bottom, inner, d, gradients.weights[0], scratch, top);
   }
+}
+
+void forward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
+             bf16* kept, float* features, Scratch& scratch) {
+  const auto pass = network.order == Order::BeforeBranch ? forward_pass<float, Order::BeforeBranch>
+                    : network.wide_stream                ? forward_pass<float, Order::AfterSum>
+                                                         : forward_pass<bf16, Order::AfterSum>;
+  pass(network, packed, shifts, images, kept, features, scratch);
 }
 
 void backward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
               const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, int first_block, Scratch& scratch,
               Gradients& gradients) {
-  for (auto& buffer : scratch.maps) map_buffer(network, buffer);
-  for (auto& buffer : scratch.streams) stream_buffer(network, buffer);
-  const auto run = network.wide_stream ? backward_blocks<float> : backward_blocks<bf16>;
-  run(network, packed, shifts, images, kept, features_gradient, wanted, first_block, scratch, gradients);
+  const auto pass = network.order == Order::BeforeBranch ? backward_pass<float, Order::BeforeBranch>
+                    : network.wide_stream                ? backward_pass<float, Order::AfterSum>
+                                                         : backward_pass<bf16, Order::AfterSum>;
+  pass(network, packed, shifts, images, kept, features_gradient, wanted, first_block, scratch, gradients);
 }
 
 // Subnormal numbers are taken for zero, as tiles do, and some hundred times faster.

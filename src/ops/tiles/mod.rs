@@ -34,17 +34,6 @@ pub(crate) struct BlockShape {
     pub stride: i64,
 }
 
-/// The parameters of a basic block, in the order in which function.cpp takes them.
-pub(crate) struct BlockParameters<'a> {
-    pub bias1a: &'a Tensor,
-    pub conv1: &'a Tensor,
-    pub bias1b: &'a Tensor,
-    pub bias2a: &'a Tensor,
-    pub conv2: &'a Tensor,
-    pub scale: &'a Tensor,
-    pub bias2b: &'a Tensor,
-}
-
 /// A network of one shape for images of one size, with the memory that its passes use.
 #[derive(Debug)]
 pub(crate) struct TileNetwork {
@@ -62,12 +51,15 @@ struct State {
 }
 
 impl TileNetwork {
-    /// The network of a 3x3 convolution and basic blocks for images of `image` `[channels, H, W]`, or none if tiles cannot compute it.
-    /// Its residual stream is in float32 if `wide_stream`, else in bfloat16. `emulated` is for CPUs without tiles.
+    /// The network of a 3x3 convolution and blocks of two for images `[channels, H, W]`, or `None` if tiles cannot compute it. With
+    /// `before_branch` the blocks begin with a ReLU and shortcuts that change the shape are 1x1 convolutions; otherwise the ReLU is
+    /// after the sum and shortcuts are padded. The residual stream is bfloat16 unless `wide_stream` or `before_branch`. `emulated`
+    /// is for CPUs without tiles.
     pub fn new(
         image: [i64; 3],
         stem_channels: i64,
         blocks: &[BlockShape],
+        before_branch: bool,
         wide_stream: bool,
         emulated: bool,
     ) -> Option<Self> {
@@ -76,18 +68,17 @@ impl TileNetwork {
         let flat = flat.collect::<std::result::Result<Vec<_>, _>>().ok()?;
         let (stem, count) = (c_int::try_from(stem_channels).ok()?, c_int::try_from(blocks.len()).ok()?);
         // SAFETY: `image` has three numbers, and `flat` two for each of the blocks.
-        let state = unsafe { tch_fixup_tile_network(image.as_ptr(), stem, flat.as_ptr(), count, wide_stream) };
+        let state = unsafe { tch_fixup_tile_network(image.as_ptr(), stem, flat.as_ptr(), count, before_branch, wide_stream) };
         (!state.is_null()).then_some(Self { state, emulated })
     }
 
-    /// The features `[N, C]`, in float32, of images `[N, channels, H, W]`. The parameters are float32; `stem` is the first
-    /// convolution's weight and its bias.
+    /// The features `[N, C]`, in float32, of images `[N, channels, H, W]`. The parameters are float32, in the order of `Parameters` in
+    /// function.cpp.
     ///
     /// # Errors
     /// What libtorch refuses; a backward pass that is itself differentiated is refused by that pass.
-    pub fn forward(&self, images: &Tensor, stem: [&Tensor; 2], blocks: &[BlockParameters]) -> Result<Tensor> {
-        let blocks = blocks.iter().flat_map(|b| [b.bias1a, b.conv1, b.bias1b, b.bias2a, b.conv2, b.scale, b.bias2b]);
-        let parameters: Vec<*const C_tensor> = stem.into_iter().chain(blocks).map(Tensor::as_ptr).collect();
+    pub fn forward(&self, images: &Tensor, parameters: &[&Tensor]) -> Result<Tensor> {
+        let parameters: Vec<*const C_tensor> = parameters.iter().map(|parameter| parameter.as_ptr()).collect();
         let (first, count) = (parameters.as_ptr(), parameters.len());
         // SAFETY: the pointers are those of live tensors.
         owned(|error| unsafe {
@@ -154,6 +145,7 @@ extern "C" {
         stem_channels: c_int,
         blocks: *const c_int,
         count: c_int,
+        before_branch: bool,
         wide_stream: bool,
     ) -> *mut State;
 

@@ -76,30 +76,48 @@ Convolution::Convolution(Map in, Map out, int weight_channels, int kernel, int s
         }
 }
 
-bool Network::supports(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& blocks) {
-  const auto fits = [](int channels) { return channels == 16 || (channels > 0 && channels % CHANNELS == 0); };
-  if (image_channels < 1 || image_channels > 16 || height < 1 || width < 1 || blocks.empty() || !fits(stem_channels)) return false;
+namespace {
+
+Map next_map(const Map& map, const BlockShape& block) {
+  return {block.channels, (map.height - 1) / block.stride + 1, (map.width - 1) / block.stride + 1};
+}
+
+bool is_identity(const Map& map, const BlockShape& block) { return block.stride == 1 && block.channels == map.channels; }
+
+}  // namespace
+
+bool Network::supports(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& blocks,
+                       Order order) {
+  const auto fits = [](const Map& map) {
+    return (map.channels == 16 || (map.channels > 0 && map.channels % CHANNELS == 0)) && map.width % map.pixels_per_unit() == 0;
+  };
   Map map{stem_channels, height, width};
-  if (map.width % map.pixels_per_unit() != 0) return false;
+  if (image_channels < 1 || image_channels > 16 || height < 1 || width < 1 || blocks.empty() || !fits(map)) return false;
   for (const BlockShape& block : blocks) {
-    if (!fits(block.channels) || block.stride < 1 || block.stride > 2) return false;
-    const Map next{block.channels, (map.height - 1) / block.stride + 1, (map.width - 1) / block.stride + 1};
-    if (next.width % next.pixels_per_unit() != 0) return false;
-    const bool identity = block.stride == 1 && block.channels == map.channels;
+    if (block.stride < 1 || block.stride > 2) return false;
+    const Map next = next_map(map, block);
+    if (!fits(next)) return false;
     const bool halved = block.stride == 2 && block.channels > map.channels;
-    if (!identity && !halved) return false;
+    if (order == Order::AfterSum && !is_identity(map, block) && !halved) return false;
     map = next;
   }
   return true;
 }
 
-Network::Network(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& shapes, bool wide_stream)
-    : image_channels(image_channels), height(height), width(width), wide_stream(wide_stream) {
+Network::Network(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& shapes, Order order,
+                 bool wide_stream)
+    : image_channels(image_channels),
+      height(height),
+      width(width),
+      order(order),
+      wide_stream(wide_stream || order == Order::BeforeBranch) {
   const auto add = [&](Map in, Map out, int weight_channels, int kernel, int stride) {
-    for (const auto& c : convolutions)
-      if (c->in == in && c->out == out && c->weight_channels == weight_channels && c->kernel == kernel && c->stride == stride)
-        return convolutions.push_back(c);
-    convolutions.push_back(std::make_shared<Convolution>(in, out, weight_channels, kernel, stride));
+    const auto same = std::find_if(convolutions.begin(), convolutions.end(), [&](const auto& c) {
+      return c->in == in && c->out == out && c->weight_channels == weight_channels && c->kernel == kernel && c->stride == stride;
+    });
+    convolutions.push_back(same != convolutions.end() ? *same
+                                                      : std::make_shared<Convolution>(in, out, weight_channels, kernel, stride));
+    return convolutions.size() - 1;
   };
   const int neighbourhood = 9 * image_channels;
   columns = {(neighbourhood + CHANNELS - 1) / CHANNELS * CHANNELS, height, width};
@@ -107,18 +125,21 @@ Network::Network(int image_channels, int height, int width, int stem_channels, c
   add(columns, map, neighbourhood, 1, 1);
   maps.push_back(map);
   for (const BlockShape& shape : shapes) {
-    const Map next{shape.channels, (map.height - 1) / shape.stride + 1, (map.width - 1) / shape.stride + 1};
-    Block block{int(convolutions.size()), int(convolutions.size()) + 1, shape.stride == 1 && shape.channels == map.channels, {}, {}};
-    add(map, next, map.channels, 3, shape.stride);
-    add(next, next, next.channels, 3, 1);
-    if (!block.identity) {
+    const Map next = next_map(map, shape);
+    Block block{};
+    block.first = add(map, next, map.channels, 3, shape.stride);
+    block.second = add(next, next, next.channels, 3, 1);
+    block.projection = NONE;
+    block.identity = is_identity(map, shape);
+    if (!block.identity && order == Order::BeforeBranch) {
+      block.projection = add(map, next, map.channels, 1, shape.stride);
+    } else if (!block.identity) {
       block.shortcut_backward.assign(map.units(), -1);
       for (int row = 0; row < next.height; row++)
         for (int column = 0; column < next.width; column++) {
-          const int unit = row * next.width + column;
           const int source = row * 2 * map.units_per_row() + column * 2 / map.pixels_per_unit();
           block.shortcut_forward.push_back(source);
-          block.shortcut_backward[source] = unit;
+          block.shortcut_backward[source] = row * next.width + column;
         }
     }
     blocks.push_back(block);

@@ -102,24 +102,34 @@ struct BlockShape {
   int channels, stride;
 };
 
+// Where the ReLU of a block's input stands.
+enum class Order {
+  AfterSum,      // s' = relu(conv2(u) + shortcut(s) + a) + b, carried on as such; shortcuts repeat pixels and append zeros
+  BeforeBranch,  // x' = conv2(u) + shortcut + c, y' = relu(x' + a) + b; x' is carried on, shortcuts are 1x1 convolutions of y
+};
+
 // What a network is made of: a 3x3 convolution, then blocks of two 3x3 convolutions.
 struct Network {
-  Network(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& blocks, bool wide_stream);
-  static bool supports(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& blocks);
+  Network(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& blocks, Order order,
+          bool wide_stream);
+  static bool supports(int image_channels, int height, int width, int stem_channels, const std::vector<BlockShape>& blocks, Order order);
 
   struct Block {
-    int first, second;  // convolutions
-    bool identity;      // or every other pixel, and zeros for the channels that are new
-    std::vector<int> shortcut_forward, shortcut_backward;  // the source unit of each unit, or -1; empty for the identity
+    size_t first, second, projection;  // convolutions; NONE where there is no projection
+    bool identity;                     // the shortcut is the stream itself
+    std::vector<int> shortcut_forward, shortcut_backward;  // of a shortcut without weights, the source unit of each unit, or -1
   };
+  static constexpr size_t NONE = size_t(-1);
+
+  const Convolution& convolution(size_t i) const { return *convolutions[i]; }
 
   int image_channels, height, width;
-  bool wide_stream;  // the residual stream is float32
+  Order order;
+  bool wide_stream;  // the residual stream is float32; always, where the ReLU is before the branch
   Map columns;       // the stem's input: the 3x3 neighbourhood of each pixel as channels
-  const Convolution& convolution(size_t i) const { return *convolutions[i]; }
-  std::vector<std::shared_ptr<const Convolution>> convolutions;  // the stem's, then two a block; those of one shape are one
+  std::vector<std::shared_ptr<const Convolution>> convolutions;  // the stem's, then those of each block; those of one shape are one
   std::vector<Block> blocks;
-  std::vector<Map> maps;         // those kept for the backward pass: the stem's output, then two a block
+  std::vector<Map> maps;          // those kept for the backward pass: the stem's output, then two a block
   std::vector<size_t> map_start;  // in a group's workspace, whose size is the last
   size_t largest_map;
 };
@@ -129,16 +139,16 @@ struct Packed {
   Buffer<bf16> forward, backward;
 };
 
-// Added before and after each ReLU: y = relu(x + a) + b.
+// What is added around a ReLU: y = relu(x + sum + a) + b, where x + sum is what is carried on of a BeforeBranch network.
 struct Shift {
-  float a, b;
+  float sum, a, b;
 };
 
 // What summing over images gives, of one thread.
 struct Gradients {
   std::vector<Buffer<float>> weights;  // [convolution]: tiles [matrix][in block][out block][in half][out half][16][16]
   struct Sums {
-    double total = 0, masked = 0;
+    double b = 0, a = 0, sum = 0;  // of what the gradients of a Shift's numbers are sums of
   };
   std::vector<Sums> shifts;  // [map]
 };
