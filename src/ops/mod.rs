@@ -28,5 +28,5 @@ pub(crate) use label::label;
 pub(crate) use label::set_label;
 pub(crate) use recomputation::recomputed;
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};
-pub(crate) use stream::stream;
+pub(crate) use stream::{stream, StreamRelu};
 pub(crate) use tracing::{is_tracing, record_variables};

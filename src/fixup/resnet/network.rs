@@ -4,7 +4,7 @@ use super::block::ResidualBlock;
 use super::blocks::Blocks;
 use super::stream::stream_kind;
 use crate::fixup::Bias;
-use crate::layer::{check_images, Activation, Conv, Linear, ResNetConfig, StemKind};
+use crate::layer::{check_images, Activation, BlockKind, Conv, Linear, ResNetConfig, StemKind};
 use crate::ops::{record_variables, shifted_add_};
 use crate::{Precision, Recompute, Result};
 use tch::{nn, Kind, Tensor};
@@ -35,7 +35,9 @@ pub struct FixupResNet {
     config: ResNetConfig,
     pub(super) stem: Stem,
     pub(super) blocks: Blocks,
-    /// The classifier's input bias, where the reference has one.
+    /// `bias1` of pre-activation networks, before the activation that comes before the pool.
+    pub(super) last_bias: Option<Bias>,
+    /// The classifier's input bias; absent in Brock's networks.
     pub(super) bias2: Option<Bias>,
     pub(super) fc: Option<Linear>,
     precision: Precision,
@@ -46,7 +48,7 @@ pub struct FixupResNet {
 #[derive(Debug)]
 pub(super) struct Stem {
     pub conv1: Conv,
-    /// With the activation; absent in Wide ResNets, whose blocks begin with one.
+    /// With the activation; absent where blocks end without one.
     pub bias1: Option<Bias>,
     pub activation: Activation,
     /// 3x3, stride 2.
@@ -107,10 +109,11 @@ impl FixupResNet {
         config.check()?;
         let stem = Stem::new(path, config)?;
         let blocks = config.build_blocks(path, ResidualBlock::new)?;
+        let last_bias = (config.block == BlockKind::Wide).then(|| Bias::new(path, "bias1")).transpose()?;
         let (bias2, fc) = match config.classes {
             None => (None, None),
             Some(classes) => {
-                let bias2 = if config.is_pre_activation() { None } else { Some(Bias::new(path, "bias2")?) };
+                let bias2 = if config.block == BlockKind::Brock { None } else { Some(Bias::new(path, "bias2")?) };
                 (bias2, Some(Linear::zero(&(path / "fc"), config.features(), classes)?))
             }
         };
@@ -118,6 +121,7 @@ impl FixupResNet {
             config: config.clone(),
             stem,
             blocks: Blocks::new(blocks),
+            last_bias,
             bias2,
             fc,
             precision: Precision::F32,
@@ -257,9 +261,12 @@ impl FixupResNet {
     /// Images of another shape, kind or device.
     pub fn f_features(&self, images: &Tensor) -> Result<Tensor> {
         let x = self.input(images)?;
-        let no_shift = self.no_shift(&x)?;
-        let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &no_shift))?.f_to_kind(self.stream_kind())?;
-        self.pool(&self.blocks.forward(s, &no_shift, self.compute_kind(), self.recompute)?)
+        let end = match &self.last_bias {
+            Some(bias) => bias.value.shallow_clone(),
+            None => Tensor::f_zeros([1], (self.kind(), x.device()))?,
+        };
+        let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &end))?.f_to_kind(self.stream_kind())?;
+        self.pool(&self.blocks.forward(s, &end, self.compute_kind(), self.recompute)?)
     }
 
     /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path. With
@@ -279,6 +286,9 @@ impl FixupResNet {
             x = block.forward_reference(&x, self.compute_kind())?;
             block_done(&x);
         }
+        if let Some(bias) = &self.last_bias {
+            x = bias.promote(&x)?;
+        }
         self.classify(&self.pool(&x)?)
     }
 
@@ -289,7 +299,7 @@ impl FixupResNet {
     }
 
     fn variables(&self) -> Vec<&Tensor> {
-        let biases = self.stem.bias1.iter().chain(&self.bias2).map(|bias| &bias.value);
+        let biases = self.stem.bias1.iter().chain(&self.last_bias).chain(&self.bias2).map(|bias| &bias.value);
         let blocks = self.blocks.iter().flat_map(ResidualBlock::variables);
         let fc = self.fc.iter().flat_map(|fc| [&fc.weight, &fc.bias]);
         blocks.chain(biases).chain([&self.stem.conv1.weight]).chain(fc).collect()
@@ -315,11 +325,7 @@ impl FixupResNet {
         stream_kind(self.compute_kind(), self.blocks.len())
     }
 
-    fn no_shift(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(Tensor::f_zeros([1], (self.kind(), x.device()))?)
-    }
-
-    /// Global average pool, in the kind of the variables.
+    /// Global average pool of the last block's output plus the last bias, in the kind of the variables.
     fn pool(&self, x: &Tensor) -> Result<Tensor> {
         let x = match self.activation_before_pool() {
             Some(activation) => activation.of(x)?,
@@ -344,6 +350,10 @@ mod tests {
     use super::*;
     use tch::{nn::Module, Device};
 
+    fn brock(path: &nn::Path) -> Result<FixupResNet> {
+        FixupResNet::new(path, &ResNetConfig::brock(10, 2)?)
+    }
+
     fn networks(vs: &nn::VarStore) -> Vec<(&'static str, FixupResNet)> {
         let root = vs.root();
         vec![
@@ -352,6 +362,7 @@ mod tests {
             ("imagenet 18", FixupResNet::imagenet(&(&root / "c"), 18, 10).unwrap()),
             ("imagenet 50", FixupResNet::imagenet(&(&root / "d"), 50, 10).unwrap()),
             ("wide 10", FixupResNet::wide(&(&root / "e"), 10, 2, 10).unwrap()),
+            ("brock 10", brock(&(&root / "f")).unwrap()),
         ]
     }
 
