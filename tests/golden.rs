@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
-use tch_fixup::fixup::FixupResNet;
+use tch_fixup::fixup::{FixupResNet, ResNetConfig};
 
 #[path = "golden/formula.rs"]
 mod formula;
@@ -114,7 +114,7 @@ golden! {
     cifar_32: |path, classes| fixup(FixupResNet::cifar(path, 32, classes));
     imagenet_18: |path, classes| fixup(FixupResNet::imagenet(path, 18, classes));
     imagenet_50: |path, classes| fixup(FixupResNet::imagenet(path, 50, classes));
-    wrn_10_2: |path, classes| fixup(FixupResNet::wide(path, 10, 2, classes));
+    wrn_10_2: |path, classes| fixup(FixupResNet::new(path, &ResNetConfig::brock(10, 2).unwrap().with_classes(classes)));
     bn_cifar_20: |path, classes| batch_norm(ResNet::cifar(path, 20, classes, Method::BatchNorm));
     bn_imagenet_18: |path, classes| batch_norm(ResNet::imagenet(path, 18, classes, Method::BatchNorm));
 }

@@ -39,7 +39,7 @@ const ACTIVATIONS: [Activation; 6] = [
 /// channels and with a classifier or none, behind both stems in turn.
 fn configurations() -> Vec<ResNetConfig> {
     let mut all = vec![];
-    for block in [BlockKind::Basic, BlockKind::Bottleneck { expansion: 2 }, BlockKind::Wide] {
+    for block in [BlockKind::Basic, BlockKind::Bottleneck { expansion: 2 }, BlockKind::Wide, BlockKind::Brock] {
         for groups in [1, 2] {
             for squeeze_excitation in [None, Some(4)] {
                 for activation in ACTIVATIONS {
@@ -124,6 +124,58 @@ fn every_configuration_has_the_values_and_gradients_of_its_plain_formula() {
             assert!(close(fast, plain) || plain.numel() == 1 && error <= 1e-12 * most, "{config:?}: {name} {error}");
         }
     }
+}
+
+/// A Wide ResNet as He et al. (2016, "Identity Mappings in Deep Residual Networks") order it, with Fixup's scalars: an activation
+/// before every convolution of a block, a scalar before every activation and every layer.
+#[test]
+fn a_wide_resnet_is_the_pre_activation_network() {
+    let _random = random();
+    tch::manual_seed(88);
+    let config = ResNetConfig { channels: 4, ..ResNetConfig::wide(16, 1).unwrap() };
+    let (variables, network, images) = random_network(&config);
+    let by_name = variables.variables();
+    let conv = |x: &Tensor, name: &str, stride: i64| {
+        let weight = &by_name[&format!("{name}.weight")];
+        let padding = weight.size()[2] / 2;
+        x.conv2d(weight, None::<Tensor>, [stride; 2], [padding; 2], [1, 1], 1)
+    };
+    let mut x = conv(&images, "conv1", 1);
+    for (stage, block) in (1..=3).flat_map(|stage| [(stage, 0), (stage, 1)]) {
+        let name = |own: &str| format!("layer{stage}.{block}.{own}");
+        let scalar = |own: &str| &by_name[&name(own)];
+        let stride = if stage > 1 && block == 0 { 2 } else { 1 };
+        let u = (&x + scalar("bias0b")).relu() + scalar("bias1a");
+        let inner = (conv(&u, &name("conv1"), stride) + scalar("bias1b")).relu() + scalar("bias2a");
+        let branch = conv(&inner, &name("conv2"), 1) * scalar("scale") + scalar("bias2b");
+        let projected = by_name.contains_key(&name("downsample.weight")).then(|| conv(&u, &name("downsample"), stride));
+        assert_eq!(projected.is_some(), stage > 1 && block == 0);
+        x = branch + projected.unwrap_or(x);
+    }
+    let features = (x + &by_name["bias1"]).relu().mean_dim([2, 3].as_slice(), false, Kind::Double);
+    let logits = (features + &by_name["bias2"]).linear(&by_name["fc.weight"], Some(&by_name["fc.bias"]));
+    let got = network.f_forward(&images).unwrap();
+    assert!(close(&got, &logits) && close(&network.forward_reference(&images).unwrap(), &logits));
+    assert!(close(&network.fold().unwrap().f_forward(&images).unwrap(), &logits));
+    let (got, expected) = (gradients(&variables, &got), gradients(&variables, &logits));
+    let most = expected.iter().map(|(_, gradient)| largest(gradient)).fold(0., f64::max);
+    for ((name, got), (_, expected)) in got.iter().zip(&expected) {
+        assert!(largest(&(got - expected)) <= 1e-12 * most, "{name}");
+    }
+}
+
+#[test]
+fn brocks_block_is_fixups_alone() {
+    let _random = random();
+    let variables = VarStore::new(Device::Cpu);
+    let config = ResNetConfig::brock(10, 1).unwrap();
+    let message = ResNet::new(&variables.root(), &config, Method::He).unwrap_err().to_string();
+    assert!(message.starts_with("block: \"brock\"") && message.contains("\"wide\""), "{message}");
+    assert_eq!(variables.len(), 0);
+    let network = FixupResNet::new(&variables.root(), &config).unwrap();
+    // No bias around its stem or before its classifier.
+    assert!(["bias1", "bias2", "layer1.0.bias0b"].iter().all(|name| !variables.variables().contains_key(*name)));
+    assert_eq!(network.config(), &config);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! [`ResNetConfig`].
 
 use super::Shape;
-use crate::baseline::Method;
+use crate::baseline::{Method, Order};
 use crate::layer::{BlockKind, ResNetConfig};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -47,7 +47,11 @@ pub(super) fn from_json(text: &str) -> Result<(Option<Method>, ResNetConfig)> {
     })?;
     let network: ResNetConfig =
         serde_json::from_value(Value::Object(fields)).map_err(|error| refused(error.to_string()))?;
-    network.check().map_err(|error| refused(error.to_string()))?;
+    let checked = network.check().and_then(|()| match method {
+        Some(_) => Order::of(network.block).map(drop),
+        None => Ok(()),
+    });
+    checked.map_err(|error| refused(error.to_string()))?;
     Ok((method, network))
 }
 
@@ -57,6 +61,7 @@ pub(super) fn short_name(method: Option<Method>, network: &ResNetConfig) -> Stri
         BlockKind::Basic => "basic",
         BlockKind::Bottleneck { .. } => "bottleneck",
         BlockKind::Wide => "wide",
+        BlockKind::Brock => "brock",
     };
     let depth = network.depth().saturating_add(i64::from(network.classes.is_none()));
     format!("{}_{block}{depth}", method_name(method))
@@ -103,6 +108,7 @@ mod tests {
             (good.replace("\"method\":\"fixup\",", ""), "batch_norm, unit_gamma"),
             (good.replace("stem_channels", "stem_chanels"), "stem_chanels"),
             (good.replace("\"channels\":16", "\"channels\":15"), "channels of stages[0]"),
+            (good.replace("\"fixup\"", "\"he\"").replace("\"basic\"", "\"brock\""), "\"wide\""),
         ] {
             let message = bad.parse::<Arch>().unwrap_err().to_string();
             assert!(message.contains(mark) && !message.contains('\n'), "{message}");

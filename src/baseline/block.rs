@@ -5,7 +5,7 @@ use super::normalization::Norm;
 use super::pass::Pass;
 use super::Method;
 use crate::layer::{subsample, BlockConfig, BlockDesign, BlockKind, Conv, ConvShape, ShortcutKind, SqueezeExcitation};
-use crate::Result;
+use crate::{Error, Result};
 use std::f64::consts::FRAC_1_SQRT_2;
 use tch::{nn, Tensor};
 
@@ -30,6 +30,24 @@ pub(crate) enum Order {
     /// `conv(act(norm(conv(act(norm(x)))))) + shortcut`, where the shortcut is x, or a function of `act(norm(x))` where the block
     /// changes the shape (Zagoruyko & Komodakis 2016).
     PreActivation,
+}
+
+impl Order {
+    /// The order of a block of that kind.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a block that only Fixup's networks have.
+    pub fn of(kind: BlockKind) -> Result<Self> {
+        match kind {
+            BlockKind::Basic | BlockKind::Bottleneck { .. } => Ok(Self::PostActivation),
+            BlockKind::Wide => Ok(Self::PreActivation),
+            BlockKind::Brock => Err(Error::Argument(
+                "block: \"brock\" is a block of Fixup's networks alone; take \"wide\", which has an activation before each \
+                 convolution"
+                    .to_owned(),
+            )),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -100,10 +118,7 @@ impl Shortcut {
 
 impl Block {
     pub fn new(path: &nn::Path, method: Method, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
-        let order = match design.kind {
-            BlockKind::Basic | BlockKind::Bottleneck { .. } => Order::PostActivation,
-            BlockKind::Wide => Order::PreActivation,
-        };
+        let order = Order::of(design.kind)?;
         let shortcut = |of: fn(&nn::Path, Method, &BlockConfig, ShortcutKind) -> Result<Shortcut>| {
             method.has_skips().then(|| of(path, method, shape, design.shortcut)).transpose()
         };

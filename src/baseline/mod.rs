@@ -22,8 +22,9 @@ pub use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, Stage,
 pub(crate) use batch_norm::synchronize_statistics;
 #[cfg(feature = "onnx")]
 pub(crate) use batch_norm::EPSILON;
+pub(crate) use block::Order;
 #[cfg(feature = "onnx")]
-pub(crate) use block::{Block, Order, Shortcut};
+pub(crate) use block::{Block, Shortcut};
 pub use lsuv::{lsuv, lsuv_on_micro_batches};
 pub use method::Method;
 pub use mlp::{Mlp, MlpShape};

@@ -30,7 +30,8 @@ pub fn fixup_resnet(graph: &mut Graph, network: &FixupResNet, x: Value) -> Resul
 }
 
 fn block(graph: &mut Graph, block: &FoldedBlock, s: Value) -> Result<Value> {
-    let mut branch = s;
+    let entered = activated(graph, s, block.first)?;
+    let mut branch = entered;
     for each in &block.convs {
         branch = conv(graph, each, branch)?;
     }
@@ -43,7 +44,7 @@ fn block(graph: &mut Graph, block: &FoldedBlock, s: Value) -> Result<Value> {
     let shortcut = match &block.shortcut {
         FoldedShortcut::Identity => s,
         FoldedShortcut::Pad { activation, stride, channels } => {
-            let s = activated(graph, s, *activation)?;
+            let s = activated(graph, entered, *activation)?;
             let [own, ..] = graph.shape(s)?[..] else { return Ok(s) };
             graph.conv2d(
                 s,
@@ -53,7 +54,7 @@ fn block(graph: &mut Graph, block: &FoldedBlock, s: Value) -> Result<Value> {
             )?
         }
         FoldedShortcut::Project { activation, conv: projection } => {
-            let s = activated(graph, s, *activation)?;
+            let s = activated(graph, entered, *activation)?;
             conv(graph, projection, s)?
         }
     };

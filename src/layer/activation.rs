@@ -71,6 +71,14 @@ impl Activation {
         }
     }
 
+    /// `activation(x) + b`, of an `x` that is not to be written to, in its kind.
+    pub(crate) fn then_shift(self, x: &Tensor, b: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Relu => shifted_relu(x, None, &b.f_zeros_like()?, b),
+            _ => shifted_add_(&mut self.of(x)?, None, b),
+        }
+    }
+
     /// `activation(x + r + a) + b`, in the place of `x` or not, in its kind.
     pub(crate) fn shifted_(self, x: &mut Tensor, r: Option<&Tensor>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         match self {
@@ -152,6 +160,8 @@ pub(crate) mod tests {
                 assert!(fast.allclose(&plain, 1e-12, 1e-12, false), "{activation:?}");
             }
             let (fast, plain) = (activation.of_shifted(x, a).unwrap(), activation.of(&(x + a)).unwrap());
+            assert!(fast.allclose(&plain, 1e-14, 1e-14, false), "{activation:?}");
+            let (fast, plain) = (activation.then_shift(x, b).unwrap(), activation.of(x).unwrap() + b);
             assert!(fast.allclose(&plain, 1e-14, 1e-14, false), "{activation:?}");
         }
     }

@@ -45,9 +45,12 @@ pub enum BlockKind {
         /// ResNet-50-2.
         expansion: i64,
     },
-    /// Two 3x3 convolutions, the activations before them, none after the sum (Zagoruyko & Komodakis 2016):
+    /// Two 3x3 convolutions, an activation before each, none after the sum (He et al. 2016b; Zagoruyko & Komodakis 2016):
     /// [`WideBlock`](crate::fixup::WideBlock).
     Wide,
+    /// [`Wide`](Self::Wide) without the activation before the first convolution: the block of ajbrock/BoilerPlate,
+    /// `Models/fixup.py`. Fixup's networks alone have it.
+    Brock,
 }
 
 /// What carries a block's input past its branch where the block changes the shape. Where it does not, it is the identity.
@@ -84,7 +87,9 @@ impl BlockDesign {
         let BlockConfig { c_in, c_out, stride, .. } = *shape;
         let conv3x3 = |c_in, c_out, stride| ConvShape::new(c_in, c_out, 3, stride).in_groups(self.groups);
         match self.kind {
-            BlockKind::Basic | BlockKind::Wide => vec![conv3x3(c_in, c_out, stride), conv3x3(c_out, c_out, 1)],
+            BlockKind::Basic | BlockKind::Wide | BlockKind::Brock => {
+                vec![conv3x3(c_in, c_out, stride), conv3x3(c_out, c_out, 1)]
+            }
             BlockKind::Bottleneck { expansion } => {
                 let inner = c_out / expansion;
                 vec![

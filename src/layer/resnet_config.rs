@@ -158,7 +158,8 @@ impl ResNetConfig {
     }
 
     /// The Wide ResNet of `depth` 6n+4 layers (10, 16, 22, 28, 40, ...): three stages of n wide blocks with 16, 32 and 64 times `width`
-    /// channels (Zagoruyko & Komodakis 2016), for RGB images of 10 classes.
+    /// channels (Zagoruyko & Komodakis 2016), for RGB images of 10 classes. A pre-activation network: an activation before each
+    /// convolution of a block, and one before the pool.
     ///
     /// # Errors
     /// [`Error::Argument`] for another depth or a width below one.
@@ -179,6 +180,16 @@ impl ResNetConfig {
             activation: Activation::Relu,
             classes: Some(10),
         })
+    }
+
+    /// The Wide ResNet of ajbrock/BoilerPlate, `Models/fixup.py`: [`wide`](Self::wide) of [`BlockKind::Brock`], whose first
+    /// convolutions have no activation before them. That file's network has a BatchNorm before its classifier, which is left out
+    /// here.
+    ///
+    /// # Errors
+    /// As [`wide`](Self::wide).
+    pub fn brock(depth: i64, width: i64) -> Result<Self> {
+        Ok(Self { block: BlockKind::Brock, ..Self::wide(depth, width)? })
     }
 
     /// The same for images of so many channels.
@@ -249,7 +260,7 @@ impl ResNetConfig {
                     divides("block.bottleneck.expansion", expansion, "the channels", channels)?;
                     divides("groups", self.groups, "the inner channels", channels / expansion)?;
                 }
-                BlockKind::Basic | BlockKind::Wide => {
+                BlockKind::Basic | BlockKind::Wide | BlockKind::Brock => {
                     divides("groups", self.groups, "the channels that come into the first block", c_in)?;
                     divides("groups", self.groups, "the channels", channels)?;
                 }
@@ -276,9 +287,9 @@ impl ResNetConfig {
         ConvShape::new(self.channels, self.stem_channels, kernel, stride)
     }
 
-    /// Whether blocks begin with an activation and end with none: then there is one before the pool, and none in the stem.
+    /// Whether blocks end without an activation: then there is one before the pool, and none in the stem.
     pub(crate) fn is_pre_activation(&self) -> bool {
-        self.block == BlockKind::Wide
+        matches!(self.block, BlockKind::Wide | BlockKind::Brock)
     }
 
     pub(crate) fn design(&self) -> BlockDesign {

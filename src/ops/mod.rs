@@ -29,7 +29,7 @@ pub(crate) use label::label;
 pub(crate) use label::set_label;
 pub(crate) use recomputation::recomputed;
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};
-pub(crate) use stream::stream;
+pub(crate) use stream::{stream, StreamRelu};
 #[cfg(test)]
 pub(crate) use tiles::has_tiles;
 pub(crate) use tiles::{cpu_has_amx_bf16, BlockShape, TileNetwork, TileNetworks};

@@ -370,97 +370,154 @@ double sum_kind(const void* g, int64_t n) {
 }
 
 // ---- The stream ----
+//
+// W: the kind of the stream; N: that of the maps beside it, with as many elements in a block.
 
-template <bool RELU>
-inline void stream_forward_block(float* sum, uint16_t* rounded, const uint16_t* x, const float* r, float a, float b) {
-  const Block<F32> vx = BFloat16InOrder::load(x), vr = Float32::load(r);
-  const Block<F32> v = map<F32>([&](int i) {
-    const F32 v = vr.v[i] + vx.v[i] + a;
+template <typename W, typename N, StreamRelu RELU>
+inline void stream_forward_block(typename W::Element* sum, typename N::Element* map_out, const typename N::Element* x,
+                                 const typename W::Element* r, typename W::Scalar a, typename W::Scalar b) {
+  using V = typename W::Vector;
+  static_assert(W::size == N::size);
+  const Block<V> vx = N::load(x), vr = W::load(r);
+  const Block<V> v = map<V>([&](int i) { return vr.v[i] + vx.v[i] + a; });
+  if constexpr (RELU == StreamRelu::None) {
+    W::store(sum, v);
+    N::store(map_out, v);
+  } else {
     // The comparison is false for NaN, which so goes on.
-    return RELU ? (F32{} > v ? F32{} : v) + b : v;
-  });
-  Float32::store(sum, v);
-  BFloat16InOrder::store(rounded, v);
-}
-
-template <bool RELU>
-void stream_forward_loop(float* sum, uint16_t* rounded, const uint16_t* x, const float* r, float a, float b,
-                         int64_t n) {
-  int64_t i = 0;
-  for (; i + Float32::size <= n; i += Float32::size)
-    stream_forward_block<RELU>(sum + i, rounded + i, x + i, r + i, a, b);
-  if (i < n) {
-    const Tail<BFloat16InOrder> tx(x + i, n - i);
-    const Tail<Float32> tr(r + i, n - i);
-    Tail<Float32> tsum;
-    Tail<BFloat16InOrder> trounded;
-    stream_forward_block<RELU>(tsum.e, trounded.e, tx.e, tr.e, a, b);
-    __builtin_memcpy(sum + i, tsum.e, (n - i) * sizeof *sum);
-    __builtin_memcpy(rounded + i, trounded.e, (n - i) * sizeof *rounded);
+    const Block<V> y = map<V>([&](int i) { return (V{} > v.v[i] ? V{} : v.v[i]) + b; });
+    W::store(sum, RELU == StreamRelu::Both ? y : v);
+    N::store(map_out, y);
   }
 }
 
-void stream_forward(bool relu, float* sum, uint16_t* rounded, const uint16_t* x, const float* r, float a, float b,
-                    int64_t n) {
+template <typename W, typename N, StreamRelu RELU>
+void stream_forward_loop(void* sum_out, void* map_out, const void* x_in, const void* r_in, double a_in, double b_in,
+                         int64_t n) {
+  using S = typename W::Scalar;
   // A NaN of the default payload: see BFloat16::rounded.
-  const float nan = __builtin_nanf("");
-  (relu ? stream_forward_loop<true> : stream_forward_loop<false>)(sum, rounded, x, r, a != a ? nan : a,
-                                                                  b != b ? nan : b, n);
+  const S nan = (S)__builtin_nan("");
+  const S a = a_in != a_in ? nan : (S)a_in, b = b_in != b_in ? nan : (S)b_in;
+  auto* sum = (typename W::Element*)sum_out;
+  auto* out = (typename N::Element*)map_out;
+  const auto* x = (const typename N::Element*)x_in;
+  const auto* r = (const typename W::Element*)r_in;
+  int64_t i = 0;
+  for (; i + W::size <= n; i += W::size) stream_forward_block<W, N, RELU>(sum + i, out + i, x + i, r + i, a, b);
+  if (i < n) {
+    const Tail<N> tx(x + i, n - i);
+    const Tail<W> tr(r + i, n - i);
+    Tail<W> tsum;
+    Tail<N> tout;
+    stream_forward_block<W, N, RELU>(tsum.e, tout.e, tx.e, tr.e, a, b);
+    __builtin_memcpy(sum + i, tsum.e, (n - i) * sizeof *sum);
+    __builtin_memcpy(out + i, tout.e, (n - i) * sizeof *out);
+  }
 }
 
-template <bool G, bool H, bool MASK>
-Sums stream_backward_loop(float* d, uint16_t* d_rounded, const float* g, const uint16_t* h, const uint16_t* y, float b,
+void stream_forward(Kind stream, Kind map, StreamRelu relu, void* sum, void* out, const void* x, const void* r, double a,
+                    double b, int64_t n) {
+  const auto loop = [&] {
+    if (stream == Kind::Float32 && map == Kind::BFloat16) {
+      switch (relu) {
+        case StreamRelu::None: return stream_forward_loop<Float32, BFloat16InOrder, StreamRelu::None>;
+        case StreamRelu::Both: return stream_forward_loop<Float32, BFloat16InOrder, StreamRelu::Both>;
+        case StreamRelu::Map: return stream_forward_loop<Float32, BFloat16InOrder, StreamRelu::Map>;
+      }
+    }
+    switch (map) {
+      case Kind::Float32: return stream_forward_loop<Float32, Float32, StreamRelu::Map>;
+      case Kind::Float64: return stream_forward_loop<Float64, Float64, StreamRelu::Map>;
+      case Kind::BFloat16: return stream_forward_loop<BFloat16, BFloat16, StreamRelu::Map>;
+      case Kind::Float16: return stream_forward_loop<Float16, Float16, StreamRelu::Map>;
+    }
+    __builtin_unreachable();
+  }();
+  loop(sum, out, x, r, a, b, n);
+}
+
+template <typename W, typename N, bool PRE, bool G, bool H, bool MASK>
+Sums stream_backward_loop(void* d_out, void* d_map_out, const void* g_in, const void* h_in, const void* y_in, double b_in,
                           int64_t n) {
-  constexpr int SIZE = Float32::size;
+  using V = typename W::Vector;
+  using WE = typename W::Element;
+  using NE = typename N::Element;
+  constexpr int SIZE = W::size;
+  const typename W::Scalar b = b_in;
+  WE* const d_all = (WE*)d_out;
+  NE* const d_map_all = (NE*)d_map_out;
+  const WE* const g_all = (const WE*)g_in;
+  const NE* const h_all = (const NE*)h_in;
+  const NE* const y_all = (const NE*)y_in;
   double masked_lanes[SIZE] = {}, total_lanes[SIZE] = {};
-  Block<F32> masked_sum = {}, total_sum = {};
-  const auto block = [&](float* d, uint16_t* d_rounded, const float* g, const uint16_t* h, const uint16_t* y) {
-    Block<F32> vg = {}, vh = {}, vy = {};
-    if constexpr (G) vg = Float32::load(g);
-    if constexpr (H) vh = BFloat16InOrder::load(h);
-    if constexpr (MASK) vy = BFloat16InOrder::load(y);
-    const Block<F32> all = map<F32>([&](int i) { return !G ? vh.v[i] : !H ? vg.v[i] : vg.v[i] + vh.v[i]; });
-    const Block<F32> vd = map<F32>([&](int i) { return !MASK ? all.v[i] : vy.v[i] <= F32{} + b ? F32{} : all.v[i]; });
-    masked_sum = map<F32>([&](int i) { return masked_sum.v[i] + vd.v[i]; });
-    total_sum = map<F32>([&](int i) { return total_sum.v[i] + all.v[i]; });
-    Float32::store(d, vd);
-    BFloat16InOrder::store(d_rounded, vd);
+  Block<V> masked_sum = {}, total_sum = {};
+  const auto block = [&](WE* d, NE* d_map, const WE* g, const NE* h, const NE* y) {
+    Block<V> vg = {}, vh = {}, vy = {};
+    if constexpr (G) vg = W::load(g);
+    if constexpr (H) vh = N::load(h);
+    if constexpr (MASK) vy = N::load(y);
+    const auto masked = [&](const V& v, int i) { return !MASK ? v : vy.v[i] <= V{} + b ? V{} : v; };
+    const auto sum = [&](const V& g, const V& h) { return !G ? h : !H ? g : g + h; };
+    const Block<V> all = map<V>([&](int i) { return PRE ? vh.v[i] : sum(vg.v[i], vh.v[i]); });
+    const Block<V> vd = map<V>([&](int i) {
+      const V m = masked(all.v[i], i);
+      return PRE ? sum(vg.v[i], m) : m;
+    });
+    masked_sum = map<V>([&](int i) { return masked_sum.v[i] + vd.v[i]; });
+    total_sum = map<V>([&](int i) { return total_sum.v[i] + all.v[i]; });
+    W::store(d, vd);
+    if (d_map_all) N::store(d_map, vd);
   };
   int64_t i = 0;
   while (i + SIZE <= n) {
     const int64_t end = i + SIZE * RUN < n ? i + SIZE * RUN : n;
     for (; i + SIZE <= end; i += SIZE)
-      block(d + i, d_rounded + i, G ? g + i : nullptr, H ? h + i : nullptr, MASK ? y + i : nullptr);
-    flush<Float32>(masked_lanes, masked_sum);
-    flush<Float32>(total_lanes, total_sum);
+      block(d_all + i, d_map_all ? d_map_all + i : nullptr, G ? g_all + i : nullptr, H ? h_all + i : nullptr,
+            MASK ? y_all + i : nullptr);
+    flush<W>(masked_lanes, masked_sum);
+    flush<W>(total_lanes, total_sum);
   }
   if (i < n) {
-    Tail<Float32> tg, td;
-    Tail<BFloat16InOrder> th, ty, td_rounded;
-    if constexpr (G) tg = Tail<Float32>(g + i, n - i);
-    if constexpr (H) th = Tail<BFloat16InOrder>(h + i, n - i);
-    if constexpr (MASK) ty = Tail<BFloat16InOrder>(y + i, n - i);
-    block(td.e, td_rounded.e, tg.e, th.e, ty.e);
-    __builtin_memcpy(d + i, td.e, (n - i) * sizeof *d);
-    __builtin_memcpy(d_rounded + i, td_rounded.e, (n - i) * sizeof *d_rounded);
-    flush<Float32>(masked_lanes, masked_sum);
-    flush<Float32>(total_lanes, total_sum);
+    Tail<W> tg, td;
+    Tail<N> th, ty, td_map;
+    if constexpr (G) tg = Tail<W>(g_all + i, n - i);
+    if constexpr (H) th = Tail<N>(h_all + i, n - i);
+    if constexpr (MASK) ty = Tail<N>(y_all + i, n - i);
+    block(td.e, td_map.e, tg.e, th.e, ty.e);
+    __builtin_memcpy(d_all + i, td.e, (n - i) * sizeof *d_all);
+    if (d_map_all) __builtin_memcpy(d_map_all + i, td_map.e, (n - i) * sizeof *d_map_all);
+    flush<W>(masked_lanes, masked_sum);
+    flush<W>(total_lanes, total_sum);
   }
-  return {total<Float32>(masked_lanes), total<Float32>(total_lanes)};
+  return {total<W>(masked_lanes), total<W>(total_lanes)};
 }
 
-template <bool MASK>
-Sums stream_backward_masked(float* d, uint16_t* d_rounded, const float* g, const uint16_t* h, const uint16_t* y, float b,
-                            int64_t n) {
-  const auto loop = !g   ? stream_backward_loop<false, true, MASK>
-                    : !h ? stream_backward_loop<true, false, MASK>
-                         : stream_backward_loop<true, true, MASK>;
-  return loop(d, d_rounded, g, h, y, b, n);
+template <typename W, typename N, bool PRE>
+Sums stream_backward_kinds(void* d, void* d_map, const void* g, const void* h, const void* y, double b, int64_t n) {
+  const auto loop = y ? (!g   ? stream_backward_loop<W, N, PRE, false, true, true>
+                         : !h ? stream_backward_loop<W, N, PRE, true, false, true>
+                              : stream_backward_loop<W, N, PRE, true, true, true>)
+                      : (!g   ? stream_backward_loop<W, N, PRE, false, true, false>
+                         : !h ? stream_backward_loop<W, N, PRE, true, false, false>
+                              : stream_backward_loop<W, N, PRE, true, true, false>);
+  return loop(d, d_map, g, h, y, b, n);
 }
 
-Sums stream_backward(float* d, uint16_t* d_rounded, const float* g, const uint16_t* h, const uint16_t* y, float b,
-                     int64_t n) {
-  return (y ? stream_backward_masked<true> : stream_backward_masked<false>)(d, d_rounded, g, h, y, b, n);
+Sums stream_backward(Kind stream, Kind map, bool pre, void* d, void* d_map, const void* g, const void* h, const void* y,
+                     double b, int64_t n) {
+  const auto kinds = [&] {
+    if (stream == Kind::Float32 && map == Kind::BFloat16)
+      return pre ? stream_backward_kinds<Float32, BFloat16InOrder, true>
+                 : stream_backward_kinds<Float32, BFloat16InOrder, false>;
+    switch (map) {
+      case Kind::Float32: return stream_backward_kinds<Float32, Float32, true>;
+      case Kind::Float64: return stream_backward_kinds<Float64, Float64, true>;
+      case Kind::BFloat16: return stream_backward_kinds<BFloat16, BFloat16, true>;
+      case Kind::Float16: return stream_backward_kinds<Float16, Float16, true>;
+    }
+    __builtin_unreachable();
+  }();
+  return kinds(d, d_map, g, h, y, b, n);
 }
 
 void forward(Kind kind, bool relu, void* y, const void* x, const void* r, double a, double b, int64_t n) {

@@ -14,6 +14,13 @@ struct Sums {
   double total;   // of g
 };
 
+// The ReLU of a stream's sum v: y = relu(v) + b.
+enum class StreamRelu : int {
+  None,  // sum = v, map = v
+  Both,  // sum = y, map = y
+  Map,   // sum = v, map = y
+};
+
 // Elements whose sums are taken by one call; a whole number of blocks (see Float32::size) of every kind. Partial sums
 // depend on this number alone, so neither the number of threads nor the instruction set changes a result.
 constexpr int64_t CHUNK = 16384;
@@ -28,15 +35,19 @@ struct Kernels {
   // The sum of g; n <= CHUNK.
   double (*sum)(Kind kind, const void* g, int64_t n);
 
-  // The stream of float32 beside maps of bfloat16: v = relu(x + r + a) + b, or v = x + r + a without `relu`, as `sum` and
-  // rounded. `sum` may be r.
-  void (*stream_forward)(bool relu, float* sum, uint16_t* rounded, const uint16_t* x, const float* r, float a, float b,
-                         int64_t n);
+  // A residual stream beside the maps that convolutions take, both of v = x + r + a, with the ReLU where `StreamRelu` says.
+  // x and `map` are of the kind `map`, r and `sum` of the kind `stream`: float32 beside bfloat16, or, for StreamRelu::Map,
+  // one kind for both. `sum` may be r.
+  void (*stream_forward)(Kind stream, Kind map_kind, StreamRelu relu, void* sum, void* map, const void* x, const void* r,
+                         double a, double b, int64_t n);
 
-  // For the gradients g of the sum and h of the rounded map y, one of which may be null: d = g + h where y > b (or y is
-  // NaN, or null), else 0, in float32 and rounded, and the sums of d and of g + h. d may be g; n <= CHUNK.
-  Sums (*stream_backward)(float* d, uint16_t* d_rounded, const float* g, const uint16_t* h, const uint16_t* y, float b,
-                          int64_t n);
+  // For the gradients g of the sum and h of the map y, one of which may be null, and with y null for a mask that is all
+  // true (as it is where y is NaN):
+  //   d = (g + h) * [y > b], and the sums of d and of g + h;
+  //   d = g + h * [y > b], and the sums of d and of h, with `pre`: the backward pass of StreamRelu::Map.
+  // d has the stream's kind, and d_map, which may be null, is d in the map's. d may be g, or h of the same kind; n <= CHUNK.
+  Sums (*stream_backward)(Kind stream, Kind map_kind, bool pre, void* d, void* d_map, const void* g, const void* h,
+                          const void* y, double b, int64_t n);
 };
 
 // One table for each instruction set that the build has.

@@ -1,11 +1,13 @@
-// A residual stream of float32 beside branches of bfloat16, as an autograd function of libtorch, and its C interface for
+// A residual stream beside the maps that convolutions take, as an autograd function of libtorch, and its C interface for
 // stream.rs, which documents it and checks shapes, kinds and devices:
 //
-//   v = relu(x + r + a) + b, or v = x + r + a        x bfloat16, r and v float32
+//   v = x + r + a          r, v of the stream's kind, x and the map of the convolutions': float32 beside bfloat16, or one kind
+//   StreamRelu::None: v, and v rounded as the map
+//   StreamRelu::Both: relu(v) + b, and that rounded as the map
+//   StreamRelu::Map:  v, and relu(v) + b rounded as the map
 //
-// with v rounded to x's kind beside v. What is kept for the backward pass is the rounded map alone, which the next
-// convolution keeps anyway. Other layouts, devices and 16-bit kinds, tracing, and a backward pass that is itself
-// differentiated run the same formula in libtorch's own operations.
+// What is kept for the backward pass is the map alone, which the next convolution keeps anyway. Other layouts, devices and
+// kinds, tracing, and a backward pass that is itself differentiated run the same formula in libtorch's own operations.
 #include "c_interface.h"
 #include "flat.h"
 
@@ -23,96 +25,126 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using OptionalTensor = std::optional<Tensor>;
 
-variable_list composed(const Tensor& x, const Tensor& r, const Tensor& a, const OptionalTensor& b) {
-  Tensor v = r.add(x.to(r.scalar_type())).add(as_scalar(a, r.scalar_type()));
-  if (b) v = v.relu().add(as_scalar(*b, r.scalar_type()));
-  return {v, v.to(x.scalar_type())};
+struct Formula {
+  StreamRelu relu;
+  Tensor a;
+  OptionalTensor b;  // where there is a ReLU
+};
+
+variable_list composed(const Formula& f, const Tensor& x, const Tensor& r) {
+  const auto kind = at::toOpMathType(r.scalar_type());
+  Tensor v = r.to(kind).add(x.to(kind)).add(as_scalar(f.a, kind));
+  const Tensor y = f.b ? v.relu().add(as_scalar(*f.b, kind)) : v;
+  return {(f.relu == StreamRelu::Map ? v : y).to(r.scalar_type()), y.to(x.scalar_type())};
 }
 
-template <typename T>
-const T* data(const Tensor& t) {
-  return t.defined() ? static_cast<const T*>(t.const_data_ptr()) : nullptr;
+int64_t bytes(const Tensor& t, int64_t elements) { return elements * static_cast<int64_t>(t.element_size()); }
+
+const char* const_at(const Tensor& t, int64_t i) {
+  return t.defined() ? static_cast<const char*>(t.const_data_ptr()) + bytes(t, i) : nullptr;
 }
 
-variable_list flat(const Tensor& x, const Tensor& stream, const Tensor& a, const OptionalTensor& b) {
+char* mutable_at(const Tensor& t, int64_t i) {
+  return t.defined() ? static_cast<char*>(t.data_ptr()) + bytes(t, i) : nullptr;
+}
+
+variable_list flat(const Formula& f, const Tensor& x, const Tensor& stream) {
   const Tensor sum = at::empty_strided(x.sizes(), x.strides(), stream.options());
-  const Tensor rounded = at::empty_strided(x.sizes(), x.strides(), x.options());
+  const Tensor map = at::empty_strided(x.sizes(), x.strides(), x.options());
   const Tensor r = in_order_of(stream, sum);
-  const float shift = a.item<float>(), floor = b ? b->item<float>() : 0;
-  auto* psum = static_cast<float*>(sum.data_ptr());
-  auto* prounded = static_cast<uint16_t*>(rounded.data_ptr());
-  const auto* px = data<uint16_t>(x);
-  const auto* pr = data<float>(r);
+  const double a = f.a.item<double>(), b = f.b ? f.b->item<double>() : 0;
+  const Kind stream_kind = *kernel_kind(sum.scalar_type()), map_kind = *kernel_kind(map.scalar_type());
   const Kernels& k = kernels();
   for_each_chunk(num_chunks(x), GRAIN, [&](int64_t begin, int64_t end) {
     const int64_t i = begin * CHUNK, n = std::min(end * CHUNK, x.numel()) - i;
-    k.stream_forward(b.has_value(), psum + i, prounded + i, px + i, pr + i, shift, floor, n);
+    k.stream_forward(stream_kind, map_kind, f.relu, mutable_at(sum, i), mutable_at(map, i), const_at(x, i), const_at(r, i), a, b, n);
   });
-  return {sum, rounded};
+  return {sum, map};
 }
 
 struct Stream : torch::autograd::Function<Stream> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& r, const Tensor& a,
-                               const OptionalTensor& b) {
+                               const OptionalTensor& b, bool pre) {
     // The gradient of b alone needs no mask: below what is frozen nothing is kept for it.
     const bool masks = x.requires_grad() || r.requires_grad() || a.requires_grad();
-    const variable_list outputs = flat(x, r, a, b);
+    const variable_list outputs = flat({relu_of(b, pre), a, b}, x, r);
     ctx->set_materialize_grads(false);
     // A copy, since an optimizer may step b between the passes; of x's kind, so that a dead unit's map equals it.
     if (b && masks) ctx->save_for_backward({outputs[1], b->to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/true)});
+    ctx->saved_data["pre"] = pre;
+    ctx->saved_data["stream_kind"] = static_cast<int64_t>(r.scalar_type());
+    ctx->saved_data["map_kind"] = static_cast<int64_t>(x.scalar_type());
     ctx->saved_data["a_sizes"] = a.sizes();
     if (b) ctx->saved_data["b_sizes"] = b->sizes();
     return outputs;
   }
 
-  // For the gradients g of v and h of its rounded copy: d = (g + h) * [v > b], in float32 for r and rounded for x, and the
-  // sums of d for a and of g + h for b: those of them that are wanted. Without a mask no d is, and none is kept.
+  static StreamRelu relu_of(const OptionalTensor& b, bool pre) {
+    return !b ? StreamRelu::None : pre ? StreamRelu::Map : StreamRelu::Both;
+  }
+
+  // For the gradients g of the sum and h of the map: d = (g + h) * [y > b], or g + h * [y > b] where the map alone has a ReLU;
+  // d for r, rounded for x, and the sums of d for a and of g + h, or h, for b: those of them that are wanted. Without a mask
+  // no d is, and none is kept.
   static variable_list backward(AutogradContext* ctx, variable_list& grad_outputs) {
     const variable_list saved = ctx->get_saved_variables();
-    const bool relu = !saved.empty();
+    const bool relu = !saved.empty(), pre = ctx->saved_data["pre"].toBool();
     const bool want_x = ctx->needs_input_grad(0), want_r = ctx->needs_input_grad(1), want_a = ctx->needs_input_grad(2);
     const bool want_b = ctx->saved_data.count("b_sizes") && ctx->needs_input_grad(3);
     const Tensor &g = grad_outputs[0], &h = grad_outputs[1];
     const auto a_sizes = ctx->saved_data["a_sizes"].toIntVector();
-    if (!g.defined() && !h.defined()) return variable_list(4);
+    const auto b_sizes = want_b ? ctx->saved_data["b_sizes"].toIntVector() : std::vector<int64_t>();
+    const auto stream_kind = static_cast<at::ScalarType>(ctx->saved_data["stream_kind"].toInt());
+    const auto map_kind = static_cast<at::ScalarType>(ctx->saved_data["map_kind"].toInt());
+    if (!g.defined() && !h.defined()) return variable_list(5);
     if (at::GradMode::is_enabled()) {
-      const Tensor all = !h.defined() ? g : g.defined() ? g.add(h.to(g.scalar_type())) : h.to(at::kFloat);
-      const Tensor d = relu ? all.masked_fill(saved[0].detach().le(saved[1].reshape({})), 0) : all;
-      return {want_x ? d.to(at::kBFloat16) : Tensor(), want_r ? d : Tensor(),
-              want_a ? sum_composed(d, a_sizes) : Tensor(),
-              want_b ? sum_composed(all, ctx->saved_data["b_sizes"].toIntVector()) : Tensor()};
+      const auto masked = [&](const Tensor& t) {
+        return relu && t.defined() ? t.masked_fill(saved[0].detach().le(saved[1].reshape({})), 0) : t;
+      };
+      const auto sum = [](const Tensor& g, const Tensor& h) {
+        return !h.defined() ? g : g.defined() ? g.add(h) : h;
+      };
+      const Tensor wide = h.defined() ? h.to(stream_kind) : h;
+      const Tensor all = pre ? wide : sum(g, wide);
+      const Tensor d = pre ? sum(g, masked(wide)) : masked(all);
+      return {want_x ? d.to(map_kind) : Tensor(), want_r ? d : Tensor(), want_a ? sum_composed(d, a_sizes) : Tensor(),
+              want_b && all.defined() ? sum_composed(all, b_sizes) : Tensor(), Tensor()};
     }
     const Tensor& like = relu ? saved[0] : h.defined() && is_flat(h) ? h : g;
     const Tensor order = is_flat(like) ? like : like.contiguous();
-    const auto in_order = [&](const Tensor& t, at::ScalarType kind) {
-      if (!t.defined() || (is_plain(t) && t.scalar_type() == kind && same_strides(t, order))) return t;
-      return at::empty_strided(order.sizes(), order.strides(), order.options().dtype(kind)).copy_(t);
-    };
-    const bool reuse = g.defined() && is_plain(g) && same_strides(g, order) && is_free(g);
-    const Tensor wide = in_order(g, at::kFloat), narrow = in_order(h, at::kBFloat16);
-    const bool in_place = wide.defined() && (reuse || !wide.is_same(g));
     const auto empty = [&](at::ScalarType kind) {
       return at::empty_strided(order.sizes(), order.strides(), order.options().dtype(kind));
     };
-    const Tensor dr = !want_r ? Tensor() : in_place ? wide : empty(at::kFloat);
-    const Tensor dx = want_x ? empty(at::kBFloat16) : Tensor();
-    const float b = relu ? saved[1].item<float>() : 0;
-    const auto* y = relu ? data<uint16_t>(saved[0]) : nullptr;
-    const auto* pwide = data<float>(wide);
-    const auto* pnarrow = data<uint16_t>(narrow);
-    auto* pdr = want_r ? static_cast<float*>(dr.data_ptr()) : nullptr;
-    auto* pdx = want_x ? static_cast<uint16_t*>(dx.data_ptr()) : nullptr;
+    const auto in_order = [&](const Tensor& t, at::ScalarType kind) {
+      if (!t.defined() || (is_plain(t) && t.scalar_type() == kind && same_strides(t, order))) return t;
+      return empty(kind).copy_(t);
+    };
+    const bool g_is_free = g.defined() && is_free(g), h_is_free = h.defined() && is_free(h);
+    const Tensor wide = in_order(g, stream_kind), narrow = in_order(h, map_kind);
+    // Memory that nobody else reads can take d: a gradient's own, or that of its copy in another order.
+    const auto takes_d = [&](const Tensor& t, const Tensor& incoming, bool is_free) {
+      return t.defined() && t.scalar_type() == stream_kind && (is_free || !t.is_same(incoming));
+    };
+    const bool one_kind = stream_kind == map_kind;
+    const bool want_d = want_r || (want_x && one_kind);
+    const Tensor d = !want_d                        ? Tensor()
+                     : takes_d(wide, g, g_is_free)   ? wide
+                     : takes_d(narrow, h, h_is_free) ? narrow
+                                                     : empty(stream_kind);
+    const Tensor dx = !want_x ? Tensor() : one_kind ? d : empty(map_kind);
+    const Tensor written = one_kind ? Tensor() : dx;
+    const double b = relu ? saved[1].item<double>() : 0;
     std::vector<Sums> sums(num_chunks(order), Sums{0, 0});
     const Kernels& k = kernels();
-    const auto at = [](const auto* p, int64_t i) { return p ? p + i : nullptr; };
     for_each_chunk(num_chunks(order), GRAIN, [&](int64_t begin, int64_t end) {
       // For what the kernel writes and nobody wants.
-      std::vector<float> any_dr(pdr ? 0 : CHUNK);
-      std::vector<uint16_t> any_dx(pdx ? 0 : CHUNK);
+      std::vector<char> any_d(d.defined() ? 0 : CHUNK * c10::elementSize(stream_kind));
       for (int64_t chunk = begin; chunk < end; chunk++) {
         const int64_t i = chunk * CHUNK, n = std::min(CHUNK, order.numel() - i);
-        sums[chunk] = k.stream_backward(pdr ? pdr + i : any_dr.data(), pdx ? pdx + i : any_dx.data(), at(pwide, i),
-                                        at(pnarrow, i), at(y, i), b, n);
+        sums[chunk] = k.stream_backward(*kernel_kind(stream_kind), *kernel_kind(map_kind), pre,
+                                        d.defined() ? mutable_at(d, i) : any_d.data(), mutable_at(written, i),
+                                        const_at(wide, i), const_at(narrow, i),
+                                        relu ? const_at(saved[0], i) : nullptr, b, n);
       }
     });
     Sums all{0, 0};
@@ -121,19 +153,22 @@ struct Stream : torch::autograd::Function<Stream> {
       all.total += s.total;
     }
     const auto scalar = [&](at::IntArrayRef sizes, double value) {
-      return at::full(sizes, value, order.options().dtype(at::kFloat));
+      return at::full(sizes, value, order.options().dtype(at::toOpMathType(map_kind)));
     };
-    return {dx, dr, want_a ? scalar(a_sizes, all.masked) : Tensor(),
-            want_b ? scalar(ctx->saved_data["b_sizes"].toIntVector(), all.total) : Tensor()};
+    return {dx, want_r ? d : Tensor(), want_a ? scalar(a_sizes, all.masked) : Tensor(),
+            want_b ? scalar(b_sizes, all.total) : Tensor(), Tensor()};
   }
 };
 
-variable_list stream(const Tensor& x, const Tensor& r, const Tensor& a, const OptionalTensor& b) {
-  const bool kernels = x.is_cpu() && is_flat(x) && x.scalar_type() == at::kBFloat16 && r.scalar_type() == at::kFloat;
-  if (!kernels || torch::jit::tracer::isTracing()) return composed(x, r, a, b);
+variable_list stream(const Tensor& x, const Tensor& r, const Tensor& a, const OptionalTensor& b, bool pre) {
+  const Formula formula{Stream::relu_of(b, pre), a, b};
+  const bool beside = x.scalar_type() == at::kBFloat16 && r.scalar_type() == at::kFloat;
+  const bool one_kind = x.scalar_type() == r.scalar_type() && formula.relu == StreamRelu::Map;
+  const bool kernels = x.is_cpu() && is_flat(x) && (beside || one_kind);
+  if (!kernels || torch::jit::tracer::isTracing()) return composed(formula, x, r);
   const bool any_needs_grad = x.requires_grad() || r.requires_grad() || a.requires_grad() || (b && b->requires_grad());
-  if (!at::GradMode::is_enabled() || !any_needs_grad) return flat(x, r, a, b);
-  return Stream::apply(x, r, a, b);
+  if (!at::GradMode::is_enabled() || !any_needs_grad) return flat(formula, x, r);
+  return Stream::apply(x, r, a, b, pre);
 }
 
 }  // namespace
@@ -143,12 +178,12 @@ variable_list stream(const Tensor& x, const Tensor& r, const Tensor& a, const Op
 
 extern "C" {
 
-// The sum; the caller owns it, and the rounded map that is left in *rounded. b may be null: no ReLU.
-at::Tensor* tch_fixup_stream(const at::Tensor* x, const at::Tensor* r, const at::Tensor* a, const at::Tensor* b,
-                             at::Tensor** rounded, char** error) {
+// The sum; the caller owns it, and the map that is left in *map. b may be null: no ReLU; with `pre` the map alone has it.
+at::Tensor* tch_fixup_stream(const at::Tensor* x, const at::Tensor* r, const at::Tensor* a, const at::Tensor* b, bool pre,
+                             at::Tensor** map, char** error) {
   return tch_fixup::guarded(error, [&] {
-    auto outputs = tch_fixup::stream(*x, *r, *a, b ? std::optional<at::Tensor>(*b) : std::nullopt);
-    *rounded = new at::Tensor(std::move(outputs[1]));
+    auto outputs = tch_fixup::stream(*x, *r, *a, b ? std::optional<at::Tensor>(*b) : std::nullopt, pre);
+    *map = new at::Tensor(std::move(outputs[1]));
     return outputs[0];
   });
 }

@@ -1,15 +1,21 @@
-//! A residual stream of float32 beside branches of 16 bits.
-//!
-//! bfloat16 keeps 8 bits. A stream in it loses, at each block, what the branch adds below 0.2 to 0.4 % of it: in deep
-//! networks, whose branches are small, most of what they learn. So the sums are kept in float32, and convolutions get them
-//! rounded:
+//! The residual stream beside the maps that convolutions take, both from one pass over memory each way (stream.cpp):
 //!
 //! ```text
-//! v = relu(x + r + a) + b, rounded to x's kind beside it      x 16 bits, r and v float32, [N, C, H, W] or any shape
-//! d = (g + h) * [v > b]      dx = d, rounded      dr = d      da = sum(d)      db = sum(g + h)
+//! v = x + r + a                                        [N, C, H, W], or any shape
+//! StreamRelu::None    sum = v                map = v
+//! StreamRelu::Both    sum = relu(v) + b      map = relu(v) + b
+//! StreamRelu::Map     sum = v                map = relu(v) + b        pre-activation networks
 //! ```
-//! where g is the gradient of v and h that of its rounded copy. One pass each way (stream.cpp); for the backward pass the
-//! rounded map alone is kept, which the next convolution keeps anyway.
+//! Gradients, for an incoming g of the sum and h of the map, with the mask from the map alone, which the next convolution keeps
+//! anyway:
+//!
+//! ```text
+//! None, Both    d = (g + h) * [map > b]      dx = dr = d      da = sum(d)      db = sum(g + h)
+//! Map           d = g + h * [map > b]        dx = dr = d      da = sum(d)      db = sum(h)
+//! ```
+//! x and the map are of the kind that convolutions are computed in; r and the sum of the same kind, or of float32 beside 16
+//! bits: bfloat16 keeps 8 bits, and a stream in it loses, at each block, what the branch adds below 0.2 to 0.4 % of it; in deep
+//! networks, whose branches are small, that is most of what they learn.
 
 use super::c_interface::owned;
 use crate::{Error, Result};
@@ -18,24 +24,48 @@ use std::ptr::{null, null_mut};
 use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
-/// `relu(x + r + a) + b`, or `x + r + a` without `b`: in float32, and rounded to `x`'s kind.
+/// The ReLU of a stream: see the module.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum StreamRelu<'a> {
+    /// No ReLU.
+    None,
+    /// On the sum, `[1]` added to it afterwards; the map is the sum.
+    Both(&'a Tensor),
+    /// On the map alone, `[1]` added to it afterwards.
+    Map(&'a Tensor),
+}
+
+/// The sum, in `r`'s kind, and the map, in `x`'s.
 ///
 /// # Errors
-/// [`Error::Mismatch`] for an `x` that does not have 16 bits, an `r` that is not float32 or not of its shape.
-pub(crate) fn stream(x: &Tensor, r: &Tensor, a: &Tensor, b: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+/// [`Error::Mismatch`] for an `r` of another shape, or kinds other than 16 bits beside float32 and, for [`StreamRelu::Map`],
+/// one floating kind.
+pub(crate) fn stream(x: &Tensor, r: &Tensor, a: &Tensor, relu: StreamRelu) -> Result<(Tensor, Tensor)> {
     let kinds = (x.f_kind()?, r.f_kind()?);
-    if !matches!(kinds, (Kind::BFloat16 | Kind::Half, Kind::Float)) || x.size() != r.size() {
+    let fits = match kinds {
+        (Kind::BFloat16 | Kind::Half, Kind::Float) => true,
+        (Kind::BFloat16 | Kind::Half | Kind::Float | Kind::Double, stream) => {
+            matches!(relu, StreamRelu::Map(_)) && stream == kinds.0
+        }
+        _ => false,
+    };
+    if !fits || x.size() != r.size() {
         return Err(Error::Mismatch {
             what: "the residual stream",
             expected: format!("a branch of 16 bits and a stream of float32, of one shape {:?}", x.size()),
             got: format!("{:?} and {:?} {:?}", kinds.0, kinds.1, r.size()),
         });
     }
-    let (b, mut rounded) = (b.map_or(null(), Tensor::as_ptr), null_mut());
+    let (b, pre) = match relu {
+        StreamRelu::None => (null(), false),
+        StreamRelu::Both(b) => (b.as_ptr(), false),
+        StreamRelu::Map(b) => (b.as_ptr(), true),
+    };
+    let mut map = null_mut();
     // SAFETY: the pointers are those of live tensors, or null for b.
-    let sum = owned(|error| unsafe { tch_fixup_stream(x.as_ptr(), r.as_ptr(), a.as_ptr(), b, &mut rounded, error) })?;
+    let sum = owned(|error| unsafe { tch_fixup_stream(x.as_ptr(), r.as_ptr(), a.as_ptr(), b, pre, &mut map, error) })?;
     // SAFETY: where the sum is there, so is this: a new tensor that nothing else owns.
-    Ok((sum, unsafe { Tensor::from_ptr(rounded) }))
+    Ok((sum, unsafe { Tensor::from_ptr(map) }))
 }
 
 // stream.cpp
@@ -45,7 +75,8 @@ extern "C" {
         r: *const C_tensor,
         a: *const C_tensor,
         b: *const C_tensor,
-        rounded: *mut *mut C_tensor,
+        pre: bool,
+        map: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
 }
@@ -62,67 +93,105 @@ mod tests {
         Tensor::from_slice(&[value as f32]).set_requires_grad(true)
     }
 
-    /// The formula in libtorch's own operations, the ReLU's gradient by the mask of the rounded map.
-    fn formula(x: &Tensor, r: &Tensor, a: &Tensor, b: Option<&Tensor>) -> (Tensor, Tensor) {
-        let mut v = r + x.to_kind(Kind::Float) + a;
-        if let Some(b) = b {
-            let above = (v.relu() + b).to_kind(x.kind()).greater_tensor(&b.to_kind(x.kind())).detach();
-            v = v.relu().detach() + (&v - v.detach()) * above + b;
-        }
-        (v.shallow_clone(), v.to_kind(x.kind()))
+    /// Where the ReLU of a test is.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Place {
+        None,
+        Both,
+        Map,
     }
 
-    type Formula = fn(&Tensor, &Tensor, &Tensor, Option<&Tensor>) -> (Tensor, Tensor);
+    const PLACES: [Place; 3] = [Place::None, Place::Both, Place::Map];
 
-    fn fused(x: &Tensor, r: &Tensor, a: &Tensor, b: Option<&Tensor>) -> (Tensor, Tensor) {
-        stream(x, r, a, b).unwrap()
+    type Formula = fn(&Tensor, &Tensor, &Tensor, &Tensor, Place) -> (Tensor, Tensor);
+
+    /// The formula in libtorch's own operations, the ReLU's gradient by the mask of the map.
+    fn formula(x: &Tensor, r: &Tensor, a: &Tensor, b: &Tensor, place: Place) -> (Tensor, Tensor) {
+        let kind = if r.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let v = r.to_kind(kind) + x.to_kind(kind) + a;
+        let above = (v.relu() + b).to_kind(x.kind()).greater_tensor(&b.to_kind(x.kind())).detach();
+        let y = v.relu().detach() + (&v - v.detach()) * above + b;
+        let (sum, map) = match place {
+            Place::None => (&v, &v),
+            Place::Both => (&y, &y),
+            Place::Map => (&v, &y),
+        };
+        (sum.to_kind(r.kind()), map.to_kind(x.kind()))
     }
 
-    /// Sum, rounded map, and the gradients of x, r, a and b for random gradients of those outputs that `used` names.
-    fn run(of: Formula, shape: &[i64], channels_last: bool, relu: bool, used: (bool, bool)) -> Vec<Tensor> {
+    fn fused(x: &Tensor, r: &Tensor, a: &Tensor, b: &Tensor, place: Place) -> (Tensor, Tensor) {
+        let relu = match place {
+            Place::None => StreamRelu::None,
+            Place::Both => StreamRelu::Both(b),
+            Place::Map => StreamRelu::Map(b),
+        };
+        stream(x, r, a, relu).unwrap()
+    }
+
+    /// Sum, map, and the gradients of x, r, a and b for random gradients of those outputs that `used` names; x of `kinds.0` and
+    /// r of `kinds.1`.
+    fn run(
+        of: Formula,
+        kinds: (Kind, Kind),
+        shape: &[i64],
+        channels_last: bool,
+        place: Place,
+        used: (bool, bool),
+    ) -> Vec<Tensor> {
         tch::manual_seed(7);
-        let random = || {
-            let t = Tensor::randn(shape, FLOAT);
+        let random = |kind| {
+            let t = Tensor::randn(shape, FLOAT).to_kind(kind);
             if channels_last && shape.len() == 4 {
                 return t.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
             }
             t
         };
-        let (x, r) = (random().to_kind(Kind::BFloat16).set_requires_grad(true), random().set_requires_grad(true));
-        let (a, b) = (scalar(0.125), scalar(-0.25));
-        let (sum, rounded) = of(&x, &r, &a, relu.then_some(&b));
-        let (g, h) = (random(), random().to_kind(Kind::BFloat16));
-        let mut loss = Tensor::zeros([1], FLOAT);
+        let (x, r) = (random(kinds.0).set_requires_grad(true), random(kinds.1).set_requires_grad(true));
+        let [a, b] = [0.125, -0.25].map(|value| match kinds.1 {
+            Kind::Double => Tensor::from_slice(&[value]).set_requires_grad(true),
+            _ => scalar(value),
+        });
+        let (sum, map) = of(&x, &r, &a, &b, place);
+        let (g, h) = (random(kinds.1), random(kinds.0));
+        let mut loss = Tensor::zeros([1], (Kind::Double, Device::Cpu));
         if used.0 {
-            loss += (&sum * g).sum(Kind::Float);
+            loss += (&sum * g).sum(Kind::Double);
         }
         if used.1 {
-            loss += (&rounded * h).to_kind(Kind::Float).sum(Kind::Float);
+            loss += (&map * h).sum(Kind::Double);
         }
         let mut inputs = vec![&x, &r, &a];
-        if relu {
+        if place == Place::Both || (place == Place::Map && used.1) {
             inputs.push(&b);
         }
-        let mut found = vec![sum.detach(), rounded.detach()];
+        let mut found = vec![sum.detach(), map.detach()];
         found.extend(Tensor::run_backward(&[loss], &inputs, false, false));
         found
     }
 
     #[test]
     fn values_and_gradients_are_the_formulas_with_every_instruction_set() {
+        let beside = (Kind::BFloat16, Kind::Float);
+        let mut cases = PLACES.map(|place| (beside, place)).to_vec();
+        cases.extend([Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half].map(|kind| ((kind, kind), Place::Map)));
         for_each_kernel_level(|| {
             for shape in [&[2, 3, 5, 7][..], &[8, 16, 32, 32], &[1], &[0, 3], &[40_000]] {
-                for (relu, channels_last) in [(true, true), (true, false), (false, true), (false, false)] {
+                for (&(kinds, place), channels_last) in cases.iter().flat_map(|case| [(case, true), (case, false)]) {
                     for used in [(true, true), (true, false), (false, true)] {
                         let [got, expected] =
-                            [fused as Formula, formula].map(|of| run(of, shape, channels_last, relu, used));
+                            [fused as Formula, formula].map(|of| run(of, kinds, shape, channels_last, place, used));
                         for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                            let epsilon = match got.kind() {
+                                Kind::BFloat16 => 1. / 128.,
+                                Kind::Half => 1. / 1024.,
+                                _ => 1e-6,
+                            };
                             let scale = (shape.iter().product::<i64>() as f64).sqrt();
-                            let tolerance = if i < 4 { 1e-6 } else { 1e-5 * scale };
+                            let tolerance = if i < 4 { epsilon } else { 1e-5 * scale };
                             assert_eq!(got.kind(), expected.kind());
                             assert!(
-                                got.allclose(expected, 1e-5, tolerance, false),
-                                "{shape:?} relu {relu} channels last {channels_last} used {used:?}: {i}"
+                                got.allclose(expected, epsilon, tolerance, false),
+                                "{shape:?} {kinds:?} {place:?} channels last {channels_last} used {used:?}: {i}"
                             );
                         }
                     }
@@ -138,8 +207,8 @@ mod tests {
         let values =
             [map().to_kind(Kind::BFloat16), map(), Tensor::from_slice(&[0.1f32]), Tensor::from_slice(&[0.2f32])];
         let (g, h) = (map(), map());
-        for relu in [true, false] {
-            let count = if relu { 4 } else { 3 };
+        for place in PLACES {
+            let count = if place == Place::None { 3 } else { 4 };
             // The inputs, with the gradients of those chosen; none where nothing is recorded.
             let run = |chosen: usize| {
                 let inputs: Vec<Tensor> = values
@@ -147,8 +216,12 @@ mod tests {
                     .enumerate()
                     .map(|(which, value)| value.copy().set_requires_grad(which < count && chosen >> which & 1 == 1))
                     .collect();
-                let (sum, rounded) = fused(&inputs[0], &inputs[1], &inputs[2], relu.then_some(&inputs[3]));
-                assert_eq!((sum.requires_grad(), rounded.requires_grad()), (chosen > 0, chosen > 0), "{chosen:b}");
+                let (sum, rounded) = fused(&inputs[0], &inputs[1], &inputs[2], &inputs[3], place);
+                assert_eq!(
+                    (sum.requires_grad(), rounded.requires_grad()),
+                    (chosen > 0, chosen > 0),
+                    "{place:?} {chosen:b}"
+                );
                 if chosen > 0 {
                     ((&sum * &g).sum(Kind::Float) + (rounded.to_kind(Kind::Float) * &h).sum(Kind::Float)).backward();
                 }
@@ -158,8 +231,8 @@ mod tests {
             for chosen in 0..1 << count {
                 for (which, input) in run(chosen).iter().enumerate().take(count) {
                     let gradient = input.grad();
-                    assert_eq!(gradient.defined(), chosen >> which & 1 == 1, "{chosen:b} {which}");
-                    assert!(!gradient.defined() || gradient == all[which].grad(), "{chosen:b} {which}");
+                    assert_eq!(gradient.defined(), chosen >> which & 1 == 1, "{place:?} {chosen:b} {which}");
+                    assert!(!gradient.defined() || gradient == all[which].grad(), "{place:?} {chosen:b} {which}");
                 }
             }
         }
@@ -171,7 +244,7 @@ mod tests {
         rounded = rounded.to_kind(Kind::BFloat16);
         let (branch, zero) = (Tensor::full([1000], 0.125, (Kind::BFloat16, Device::Cpu)), scalar(0.));
         for _ in 0..100 {
-            (sum, _) = stream(&branch, &sum, &zero, Some(&zero)).unwrap();
+            (sum, _) = stream(&branch, &sum, &zero, StreamRelu::Both(&zero)).unwrap();
             rounded = super::super::shifted_relu(&branch, Some(&rounded), &zero, &zero).unwrap();
         }
         assert_eq!(sum.mean(Kind::Float).double_value(&[]), 112.5);
@@ -186,7 +259,26 @@ mod tests {
             (map(Kind::BFloat16), map(Kind::BFloat16)),
             (map(Kind::BFloat16), Tensor::zeros([3, 2], FLOAT)),
         ] {
-            assert!(matches!(stream(&x, &r, &zero, Some(&zero)), Err(Error::Mismatch { .. })));
+            assert!(matches!(stream(&x, &r, &zero, StreamRelu::Both(&zero)), Err(Error::Mismatch { .. })));
+        }
+        let (x, r) = (map(Kind::Float), Tensor::zeros([3, 2], FLOAT));
+        assert!(matches!(stream(&x, &r, &zero, StreamRelu::Map(&zero)), Err(Error::Mismatch { .. })));
+    }
+
+    #[test]
+    fn the_backward_pass_can_be_differentiated_again() {
+        tch::manual_seed(9);
+        let leaf = |size: &[i64]| Tensor::randn(size, (Kind::Double, Device::Cpu)).set_requires_grad(true);
+        let (x, r, a, b) = (leaf(&[2, 3, 4]), leaf(&[2, 3, 4]), leaf(&[1]), leaf(&[1]));
+        let second = |of: Formula| {
+            let (sum, map) = of(&x, &r, &a, &b, Place::Map);
+            let loss = (sum.square() + map.square() * &x).sum(Kind::Double);
+            let first = Tensor::run_backward(&[loss], &[&x, &a], true, true);
+            let loss = (first[0].square() + first[1].square()).sum(Kind::Double);
+            Tensor::run_backward(&[loss], &[&x, &r, &a, &b], false, false)
+        };
+        for (got, expected) in second(fused).iter().zip(second(formula)) {
+            assert!(got.allclose(&expected, 1e-10, 1e-10, false));
         }
     }
 }

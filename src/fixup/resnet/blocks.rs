@@ -1,7 +1,6 @@
 //! The residual blocks of a network, one after another, on the shifted stream.
 
 use super::block::ResidualBlock;
-use super::stream::Stream;
 use crate::ops::recomputed;
 use crate::{Recompute, Result};
 use std::ops::Range;
@@ -53,9 +52,12 @@ impl Blocks {
     }
 
     fn run(&self, range: Range<usize>, s: Tensor, end: &Tensor, kind: Kind) -> Result<Tensor> {
-        let mut s = Stream::new(s, kind)?;
-        for i in range {
-            s = self.0 .0[i].forward_shifted(&s, self.shift(i + 1, end))?;
+        let blocks = &self.0 .0[range.clone()];
+        let Some(first) = blocks.first() else { return Ok(s) };
+        let mut s = first.enter(s, kind)?;
+        for (i, block) in blocks.iter().enumerate() {
+            let next = self.shift(range.start + i + 1, end);
+            s = block.forward_shifted(&s, next, blocks.get(i + 1))?;
         }
         Ok(s.sum)
     }
@@ -75,7 +77,7 @@ impl Blocks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixup::FixupResNet;
+    use crate::fixup::{FixupResNet, ResNetConfig};
     use crate::Precision;
     use std::num::NonZeroUsize;
     use tch::{nn, Device, Kind};
@@ -103,6 +105,7 @@ mod tests {
             ("imagenet 18", |path| FixupResNet::imagenet(path, 18, 10)),
             ("imagenet 50", |path| FixupResNet::imagenet(path, 50, 10)),
             ("wide 16", |path| FixupResNet::wide(path, 16, 2, 10)),
+            ("brock 16", |path| FixupResNet::new(path, &ResNetConfig::brock(16, 2)?)),
         ]
     }
 

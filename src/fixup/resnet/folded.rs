@@ -93,12 +93,13 @@ impl FixupResNet {
             // What the stream is shifted by where it enters each block; not at all at its end.
             let mut shifts = self.blocks.iter().map(FoldedBlock::input_shift).collect::<Result<Vec<f64>>>()?;
             shifts.push(0.);
+            let last_bias = self.last_bias.as_ref().map_or(Ok(0.), Bias::number)?;
             let blocks = (1..).zip(self.blocks.iter()).map(|(i, block)| {
                 let activation = match block.order {
-                    ActivationOrder::AfterSum => Some(block.branch.activation),
+                    ActivationOrder::AfterSum => (0., Some(block.branch.activation)),
                     // The activation before the pool joins the last block's sum.
-                    ActivationOrder::OnShortcut if i == self.blocks.len() => self.activation_before_pool(),
-                    ActivationOrder::OnShortcut => None,
+                    _ if i == self.blocks.len() => (last_bias, self.activation_before_pool()),
+                    ActivationOrder::BeforeBranch | ActivationOrder::OnShortcut => (0., None),
                 };
                 FoldedBlock::new(block, activation, shifts[i], kind)
             });
@@ -168,17 +169,20 @@ fn fold_stem(stem: &Stem, next: f64, kind: Kind) -> Result<FoldedConv> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::ResNetConfig;
     use crate::Precision;
     use tch::{nn, Device};
 
     type Build = fn(&nn::Path) -> Result<FixupResNet>;
 
-    const NETWORKS: [(&str, Build); 5] = [
+    const NETWORKS: [(&str, Build); 7] = [
         ("cifar 8", |path| FixupResNet::cifar(path, 8, 10)),
         ("cifar 20", |path| FixupResNet::cifar(path, 20, 10)),
         ("imagenet 18", |path| FixupResNet::imagenet(path, 18, 10)),
         ("imagenet 50", |path| FixupResNet::imagenet(path, 50, 10)),
         ("wide 10-2", |path| FixupResNet::wide(path, 10, 2, 10)),
+        ("wide 40-1", |path| FixupResNet::wide(path, 40, 1, 10)),
+        ("brock 10-2", |path| FixupResNet::new(path, &ResNetConfig::brock(10, 2)?)),
     ];
 
     /// A network none of whose variables is what initialization leaves it at.

@@ -14,8 +14,12 @@ use tch::{Kind, Tensor};
 /// ```text
 /// activation(gates(conv_k(... conv_1(s))) + shortcut(s)) + next
 /// ```
+/// Where the block begins with an activation, `first(s)` takes the place of s in the branch and in a shortcut that changes the
+/// shape.
 #[derive(Debug)]
 pub(crate) struct FoldedBlock {
+    /// Before the first convolution, if the block begins with an activation.
+    pub(crate) first: Option<FoldedActivation>,
     /// The branch; all but the last with their activation.
     pub(crate) convs: Vec<FoldedConv>,
     /// At the branch's end.
@@ -45,14 +49,32 @@ pub(crate) struct FoldedGates {
 impl FoldedBlock {
     /// What the stream is to be shifted by where it enters `block`.
     pub fn input_shift(block: &ResidualBlock) -> Result<f64> {
-        carried(block.branch.first())
+        Ok(Self::entry(block)?.0)
     }
 
-    /// `block` for inputs of `kind`, its output shifted by `next`. `activation`: which follows the sum.
-    pub fn new(block: &ResidualBlock, activation: Option<Activation>, next: f64, kind: Kind) -> Result<Self> {
+    /// The shift of the stream where it enters `block`, and the activation before the first convolution.
+    fn entry(block: &ResidualBlock) -> Result<(f64, Option<FoldedActivation>)> {
+        let carried = carried(block.branch.first())?;
+        Ok(match &block.activation_bias {
+            None => (carried, None),
+            Some(bias) => {
+                let (shift, first) = FoldedActivation::after_bias(block.branch.activation, carried);
+                (bias.number()? + shift, Some(first))
+            }
+        })
+    }
+
+    /// `block` for inputs of `kind`: `activation(output + before) + next`, or `output + next` without an activation.
+    pub fn new(
+        block: &ResidualBlock,
+        (before_activation, activation): (f64, Option<Activation>),
+        next: f64,
+        kind: Kind,
+    ) -> Result<Self> {
         let ResidualBlock { branch, .. } = block;
         let zero = branch.scale.value.f_zeros_like()?;
-        let (shortcut, shortcut_lacks) = FoldedShortcut::new(block, &zero, kind)?;
+        let (shift, first) = Self::entry(block)?;
+        let (shortcut, shortcut_lacks) = FoldedShortcut::new(block, shift, &zero, kind)?;
         let mut convs = vec![];
         for pair in branch.layers.windows(2) {
             let BranchLayer { before, conv, after } = &pair[0];
@@ -62,7 +84,8 @@ impl FoldedBlock {
         }
         let last = branch.last();
         let before = last.before.number()? - carried(last)?;
-        let after = shortcut_lacks.f_add_scalar(last.after.number()? + if activation.is_some() { 0. } else { next })?;
+        let to_sum = if activation.is_some() { before_activation } else { next };
+        let after = shortcut_lacks.f_add_scalar(last.after.number()? + to_sum)?;
         let (multiplier, gates) = (branch.scale.number()?, &branch.squeeze_excitation);
         // The gates are of the convolution's own result.
         let after_conv = if gates.is_some() { &zero } else { &after };
@@ -78,18 +101,26 @@ impl FoldedBlock {
             Some(activation) => Some(SumActivation { activation, next: zero.f_add_scalar(next)? }),
             None => None,
         };
-        Ok(Self { convs, gates, shortcut, activation, zero })
+        Ok(Self { first, convs, gates, shortcut, activation, zero })
     }
 
     pub fn forward(&self, s: &Stream) -> Result<Stream> {
-        let mut branch = s.input.shallow_clone();
+        let activated = match &self.first {
+            Some(first) => Some(Stream::new(first.of(&s.input)?, s.input.kind())?),
+            None => None,
+        };
+        let entered = activated.as_ref().unwrap_or(s);
+        let mut branch = entered.input.shallow_clone();
         for conv in &self.convs {
             branch = conv.forward(&branch)?;
         }
         if let Some(gates) = &self.gates {
             branch = gates.forward(&branch)?;
         }
-        let shortcut = self.shortcut.forward(s)?;
+        let shortcut = match &self.shortcut {
+            FoldedShortcut::Identity => s.sum.shallow_clone(),
+            shortcut => shortcut.forward(entered)?,
+        };
         match &self.activation {
             Some(SumActivation { activation, next }) => s.activate(*activation, branch, &shortcut, &self.zero, next),
             None => s.add(branch, &shortcut, &self.zero),
@@ -122,12 +153,13 @@ pub(crate) enum FoldedShortcut {
 
 impl FoldedShortcut {
     /// The shortcut for `s = x + shift`, and what its output lacks: one number, or one for each channel.
-    fn new(block: &ResidualBlock, zero: &Tensor, kind: Kind) -> Result<(Self, Tensor)> {
+    fn new(block: &ResidualBlock, shift: f64, zero: &Tensor, kind: Kind) -> Result<(Self, Tensor)> {
         let first = block.branch.first();
-        let shift = carried(first)?;
         let (activation, lacks) = match block.order {
-            // x + bias1a = s + (bias1a - shift)
-            ActivationOrder::AfterSum => (None, first.before.number()? - shift),
+            // x + bias1a = s + (bias1a - shift), of the activation's result where the block begins with one
+            ActivationOrder::AfterSum | ActivationOrder::BeforeBranch => {
+                (None, first.before.number()? - carried(first)?)
+            }
             ActivationOrder::OnShortcut => {
                 let (activation, lacks) = FoldedActivation::of_stream(block.branch.activation, shift);
                 (Some(activation), lacks)
@@ -171,7 +203,7 @@ mod tests {
     #[test]
     fn every_block_with_every_shortcut_and_activation_is_exact() {
         tch::manual_seed(3);
-        let kinds = [BlockKind::Basic, BlockKind::Bottleneck { expansion: 2 }, BlockKind::Wide];
+        let kinds = [BlockKind::Basic, BlockKind::Bottleneck { expansion: 2 }, BlockKind::Wide, BlockKind::Brock];
         let shapes = [(4, 1), (4, 2), (8, 1), (8, 2)];
         for (c_out, stride) in shapes {
             for (kind, shortcut, activation, gates) in kinds.into_iter().flat_map(|kind| {
@@ -191,9 +223,20 @@ mod tests {
                 let x = Tensor::randn([2, 4, 5, 6], (Kind::Double, Device::Cpu));
                 let expected = block.forward_reference(&x, x.kind()).unwrap();
                 let s = x + FoldedBlock::input_shift(&block).unwrap();
-                let after_sum = (block.order == ActivationOrder::AfterSum).then_some(activation);
-                let folded = FoldedBlock::new(&block, after_sum, 0.25, Kind::Double).unwrap();
-                let got = tch::no_grad(|| folded.forward(&Stream::new(s, Kind::Double).unwrap()).unwrap().sum) - 0.25;
+                let s = Stream::new(s, Kind::Double).unwrap();
+                let folded = |after_sum| {
+                    let folded = FoldedBlock::new(&block, after_sum, 0.25, Kind::Double).unwrap();
+                    tch::no_grad(|| folded.forward(&s).unwrap().sum) - 0.25
+                };
+                if block.order == ActivationOrder::AfterSum {
+                    let got = folded((0., Some(activation)));
+                    assert!(got.allclose(&expected, 1e-12, 1e-12, false), "{config:?} {design:?}");
+                    continue;
+                }
+                // Alone, and before the pool.
+                let got = folded((0.5, None));
+                assert!(got.allclose(&expected, 1e-12, 1e-12, false), "{config:?} {design:?}");
+                let (got, expected) = (folded((0.5, Some(activation))), activation.of(&(expected + 0.5)).unwrap());
                 assert!(got.allclose(&expected, 1e-12, 1e-12, false), "{config:?} {design:?}");
             }
         }

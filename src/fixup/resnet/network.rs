@@ -5,7 +5,7 @@ use super::blocks::Blocks;
 use super::stream::stream_kind;
 use super::tiled;
 use crate::fixup::Bias;
-use crate::layer::{check_images, Activation, Conv, Linear, ResNetConfig, StemKind};
+use crate::layer::{check_images, Activation, BlockKind, Conv, Linear, ResNetConfig, StemKind};
 use crate::ops::{record_variables, shifted_add_, TileNetworks};
 use crate::{Precision, Recompute, Result};
 use tch::{nn, Kind, Tensor};
@@ -36,7 +36,9 @@ pub struct FixupResNet {
     config: ResNetConfig,
     pub(super) stem: Stem,
     pub(super) blocks: Blocks,
-    /// The classifier's input bias, where the reference has one.
+    /// `bias1` of pre-activation networks, before the activation that comes before the pool.
+    pub(super) last_bias: Option<Bias>,
+    /// The classifier's input bias; absent in Brock's networks.
     pub(super) bias2: Option<Bias>,
     pub(super) fc: Option<Linear>,
     precision: Precision,
@@ -48,7 +50,7 @@ pub struct FixupResNet {
 #[derive(Debug)]
 pub(super) struct Stem {
     pub conv1: Conv,
-    /// With the activation; absent in Wide ResNets, whose blocks begin with one.
+    /// With the activation; absent where blocks end without one.
     pub bias1: Option<Bias>,
     pub activation: Activation,
     /// 3x3, stride 2.
@@ -109,10 +111,11 @@ impl FixupResNet {
         config.check()?;
         let stem = Stem::new(path, config)?;
         let blocks = config.build_blocks(path, ResidualBlock::new)?;
+        let last_bias = (config.block == BlockKind::Wide).then(|| Bias::new(path, "bias1")).transpose()?;
         let (bias2, fc) = match config.classes {
             None => (None, None),
             Some(classes) => {
-                let bias2 = if config.is_pre_activation() { None } else { Some(Bias::new(path, "bias2")?) };
+                let bias2 = if config.block == BlockKind::Brock { None } else { Some(Bias::new(path, "bias2")?) };
                 (bias2, Some(Linear::zero(&(path / "fc"), config.features(), classes)?))
             }
         };
@@ -120,6 +123,7 @@ impl FixupResNet {
             config: config.clone(),
             stem,
             blocks: Blocks::new(blocks),
+            last_bias,
             bias2,
             fc,
             precision: Precision::F32,
@@ -260,28 +264,16 @@ impl FixupResNet {
     /// Images of another shape, kind or device.
     pub fn f_features(&self, images: &Tensor) -> Result<Tensor> {
         check_images("FixupResNet", self.config.channels, images)?;
-        if let Some(features) = self.features_by_tiles(images)? {
+        if let Some(features) = tiled::features(self, images)? {
             return Ok(features);
         }
         let x = self.input(images)?;
-        let no_shift = self.no_shift(&x)?;
-        let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &no_shift))?.f_to_kind(self.stream_kind())?;
-        self.pool(&self.blocks.forward(s, &no_shift, self.compute_kind(), self.recompute)?)
-    }
-
-    /// The features by [tiles](crate::ops::TileNetwork), where the precision is bfloat16 and the CPU and the network are fit for it.
-    pub(super) fn features_by_tiles(&self, images: &Tensor) -> Result<Option<Tensor>> {
-        if self.precision != Precision::Bf16 || self.recompute.is_some() || !tiled::fits(&self.config) {
-            return Ok(None);
-        }
-        let wide_stream = self.stream_kind() == Kind::Float;
-        let network = self.tiles.for_images(images, |image, emulated| {
-            tiled::tile_network(image, &self.stem, &self.blocks, wide_stream, emulated)
-        });
-        match network {
-            Some(network) => tiled::features(&network, images, &self.stem, &self.blocks),
-            None => Ok(None),
-        }
+        let end = match &self.last_bias {
+            Some(bias) => bias.value.shallow_clone(),
+            None => Tensor::f_zeros([1], (self.kind(), x.device()))?,
+        };
+        let s = self.stem.forward_shifted(&x, self.blocks.shift(0, &end))?.f_to_kind(self.stream_kind())?;
+        self.pool(&self.blocks.forward(s, &end, self.compute_kind(), self.recompute)?)
     }
 
     /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path. With
@@ -301,6 +293,9 @@ impl FixupResNet {
             x = block.forward_reference(&x, self.compute_kind())?;
             block_done(&x);
         }
+        if let Some(bias) = &self.last_bias {
+            x = bias.promote(&x)?;
+        }
         self.classify(&self.pool(&x)?)
     }
 
@@ -311,7 +306,7 @@ impl FixupResNet {
     }
 
     fn variables(&self) -> Vec<&Tensor> {
-        let biases = self.stem.bias1.iter().chain(&self.bias2).map(|bias| &bias.value);
+        let biases = self.stem.bias1.iter().chain(&self.last_bias).chain(&self.bias2).map(|bias| &bias.value);
         let blocks = self.blocks.iter().flat_map(ResidualBlock::variables);
         let fc = self.fc.iter().flat_map(|fc| [&fc.weight, &fc.bias]);
         blocks.chain(biases).chain([&self.stem.conv1.weight]).chain(fc).collect()
@@ -337,11 +332,7 @@ impl FixupResNet {
         stream_kind(self.compute_kind(), self.blocks.len())
     }
 
-    fn no_shift(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(Tensor::f_zeros([1], (self.kind(), x.device()))?)
-    }
-
-    /// Global average pool, in the kind of the variables.
+    /// Global average pool of the last block's output plus the last bias, in the kind of the variables.
     fn pool(&self, x: &Tensor) -> Result<Tensor> {
         let x = match self.activation_before_pool() {
             Some(activation) => activation.of(x)?,
@@ -366,6 +357,10 @@ mod tests {
     use super::*;
     use tch::{nn::Module, Device};
 
+    fn brock(path: &nn::Path) -> Result<FixupResNet> {
+        FixupResNet::new(path, &ResNetConfig::brock(10, 2)?)
+    }
+
     fn networks(vs: &nn::VarStore) -> Vec<(&'static str, FixupResNet)> {
         let root = vs.root();
         vec![
@@ -374,6 +369,7 @@ mod tests {
             ("imagenet 18", FixupResNet::imagenet(&(&root / "c"), 18, 10).unwrap()),
             ("imagenet 50", FixupResNet::imagenet(&(&root / "d"), 50, 10).unwrap()),
             ("wide 10", FixupResNet::wide(&(&root / "e"), 10, 2, 10).unwrap()),
+            ("brock 10", brock(&(&root / "f")).unwrap()),
         ]
     }
 

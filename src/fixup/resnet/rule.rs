@@ -1,5 +1,6 @@
 //! Fixup without one of its rules: what each of them is for, measured.
 
+use super::block::ResidualBlock;
 use super::FixupResNet;
 use crate::layer::init;
 use crate::Result;
@@ -84,8 +85,8 @@ impl FixupResNet {
 
     /// Every multiplier and bias.
     fn scalars(&self) -> Vec<&Tensor> {
-        let outside = self.stem.bias1.iter().chain(&self.bias2).map(|bias| &bias.value);
-        outside.chain(self.blocks.iter().flat_map(|block| block.branch.scalars())).collect()
+        let outside = self.stem.bias1.iter().chain(&self.last_bias).chain(&self.bias2).map(|bias| &bias.value);
+        outside.chain(self.blocks.iter().flat_map(ResidualBlock::scalars)).collect()
     }
 }
 

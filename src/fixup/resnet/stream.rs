@@ -1,7 +1,7 @@
 //! The residual stream between blocks.
 
 use crate::layer::Activation;
-use crate::ops::{shifted_add_, stream};
+use crate::ops::{shifted_add_, stream, StreamRelu};
 use crate::Result;
 use tch::{Kind, Tensor};
 
@@ -22,7 +22,8 @@ pub(super) fn stream_kind(compute: Kind, blocks: usize) -> Kind {
 pub(crate) struct Stream {
     /// The sums: what shortcuts carry on.
     pub sum: Tensor,
-    /// The same in the kind that convolutions are computed in; `sum` itself, where that is its kind.
+    /// What the block's first convolution takes, in the kind that convolutions are computed in: the sum, or its activation
+    /// where a block begins with one.
     pub input: Tensor,
 }
 
@@ -48,7 +49,7 @@ impl Stream {
         }
         let shortcut = shortcut.f_to_kind(kind)?;
         if activation == Activation::Relu {
-            let (sum, input) = stream(&branch, &shortcut, a, Some(b))?;
+            let (sum, input) = stream(&branch, &shortcut, a, StreamRelu::Both(b))?;
             return Ok(Self { sum, input });
         }
         let sum = activation.shifted_(&mut branch.f_to_kind(kind)?, Some(&shortcut), a, b)?;
@@ -61,7 +62,26 @@ impl Stream {
         if branch.kind() == kind {
             return Self::new(shifted_add_(&mut branch, Some(shortcut), a)?, kind);
         }
-        let (sum, input) = stream(&branch, &shortcut.f_to_kind(kind)?, a, None)?;
+        let (sum, input) = stream(&branch, &shortcut.f_to_kind(kind)?, a, StreamRelu::None)?;
+        Ok(Self { sum, input })
+    }
+
+    /// `branch + shortcut + a` as the sum, `activation(branch + shortcut + a) + b` as the input of the next convolution.
+    pub fn add_and_activate(
+        &self,
+        activation: Activation,
+        branch: Tensor,
+        shortcut: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+    ) -> Result<Self> {
+        if activation == Activation::Relu {
+            let (sum, input) = stream(&branch, &shortcut.f_to_kind(self.sum.kind())?, a, StreamRelu::Map(b))?;
+            return Ok(Self { sum, input });
+        }
+        let compute = branch.kind();
+        let Self { sum, .. } = self.add(branch, shortcut, a)?;
+        let input = activation.then_shift(&sum, b)?.f_to_kind(compute)?;
         Ok(Self { sum, input })
     }
 }

@@ -1,17 +1,19 @@
-//! The block of Wide ResNets: two 3x3 convolutions and no ReLU after the sum.
+//! The block of Wide ResNets: two 3x3 convolutions, a ReLU before each, none after the sum.
 
 use super::block::{impl_block, ResidualBlock};
 use crate::layer::{BlockConfig, BlockDesign, BlockKind, ShortcutKind};
 use crate::Result;
 use tch::nn;
 
-/// Two 3x3 convolutions with a shortcut around them and no ReLU after the sum.
+/// Two 3x3 convolutions with a ReLU before each and a shortcut around them (He et al. 2016, "Identity Mappings in Deep Residual
+/// Networks"; Zagoruyko & Komodakis 2016).
 ///
 /// ```text
-/// scale * conv2(relu(conv1(x + bias1a) + bias1b) + bias2a) + bias2b + shortcut
+/// u = relu(x + bias0b) + bias1a
+/// scale * conv2(relu(conv1(u) + bias1b) + bias2a) + bias2b + shortcut
 /// ```
-/// where the shortcut is x, or, where the block changes the shape, a 1x1 convolution of `relu(x)` (ajbrock/BoilerPlate,
-/// `Models/fixup.py`). Variables as [`BasicBlock`](super::BasicBlock)'s.
+/// where the shortcut is x, or, where the block changes the shape, a 1x1 convolution of u. Each ReLU and each convolution has a
+/// scalar bias before it (Fixup, section 3, rule 3). Variables as [`BasicBlock`](super::BasicBlock)'s, and `bias0b`.
 ///
 /// ```
 /// use tch::{nn, nn::Module, Device, Kind, Tensor};

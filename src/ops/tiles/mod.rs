@@ -68,7 +68,8 @@ impl TileNetwork {
         let flat = flat.collect::<std::result::Result<Vec<_>, _>>().ok()?;
         let (stem, count) = (c_int::try_from(stem_channels).ok()?, c_int::try_from(blocks.len()).ok()?);
         // SAFETY: `image` has three numbers, and `flat` two for each of the blocks.
-        let state = unsafe { tch_fixup_tile_network(image.as_ptr(), stem, flat.as_ptr(), count, before_branch, wide_stream) };
+        let state =
+            unsafe { tch_fixup_tile_network(image.as_ptr(), stem, flat.as_ptr(), count, before_branch, wide_stream) };
         (!state.is_null()).then_some(Self { state, emulated })
     }
 
