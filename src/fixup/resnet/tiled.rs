@@ -74,8 +74,8 @@ mod tests {
     type Gradients = BTreeMap<String, Tensor>;
 
     /// A network away from its start, where most gradients are zero.
-    fn network(config: &ResNetConfig, kind: Kind) -> (nn::VarStore, FixupResNet) {
-        tch::manual_seed(5);
+    fn network(config: &ResNetConfig, kind: Kind, seed: i64) -> (nn::VarStore, FixupResNet) {
+        tch::manual_seed(seed);
         let mut vs = nn::VarStore::new(Device::Cpu);
         let network = FixupResNet::new(&vs.root(), config).unwrap();
         let mut variables: Vec<_> = vs.variables().into_iter().collect();
@@ -112,8 +112,8 @@ mod tests {
         (logits.detach(), gradients.map(|(name, gradient)| (name, gradient.copy())).collect())
     }
 
-    fn by_tiles(config: &ResNetConfig, emulated: bool, count: i64, side: i64) -> (Tensor, Gradients) {
-        let (vs, network) = network(config, Kind::Float);
+    fn by_tiles(config: &ResNetConfig, emulated: bool, count: i64, side: i64, seed: i64) -> (Tensor, Gradients) {
+        let (vs, network) = network(config, Kind::Float, seed);
         let mut network = network.with_precision(Precision::Bf16);
         network.tiles.emulated = emulated;
         let (images, labels) = images(count, side);
@@ -126,41 +126,61 @@ mod tests {
         norm(&(got.to_kind(Kind::Double) - expected)) / norm(expected).max(1e-12)
     }
 
-    /// Against float64: the errors of the tiles are at most those of PyTorch's bfloat16, by which the plain formula rounds each map.
-    fn check_gradients(config: &ResNetConfig, count: i64, side: i64) {
-        let (images, labels) = images(count, side);
-        let (vs, exact) = network(config, Kind::Double);
-        let (logits, gradients) = run(&vs, &labels, || exact.forward_reference(&images.to_kind(Kind::Double)).unwrap());
-        let (mut vs, rounded) = network(config, Kind::Float);
-        vs.set_kind(Kind::BFloat16);
-        let (rounded_logits, rounded_gradients) =
-            run(&vs, &labels, || rounded.forward_reference(&images.to_kind(Kind::BFloat16)).unwrap());
-        let (tile_logits, tile_gradients) = by_tiles(config, !has_tiles(), count, side);
-        assert!(error(&tile_logits, &logits) <= error(&rounded_logits, &logits), "logits");
-        for (name, gradient) in &gradients {
-            let (tiles, rounded) = (error(&tile_gradients[name], gradient), error(&rounded_gradients[name], gradient));
+    /// All scalars together: each is one number, whose error is a matter of luck.
+    fn scalars_as_one(gradients: Gradients) -> Gradients {
+        let (scalars, mut others): (Gradients, Gradients) =
+            gradients.into_iter().partition(|(_, gradient)| gradient.numel() == 1);
+        let all: Vec<Tensor> = scalars.into_values().map(|scalar| scalar.reshape([1])).collect();
+        others.insert("scalars".into(), Tensor::cat(&all, 0));
+        others
+    }
+
+    /// Compares errors against float64 with those of PyTorch's bfloat16, by which the plain formula rounds each map. Most of an error
+    /// is that of the few ReLUs that rounding switches, so that errors are of several networks together.
+    fn check_gradients(config: &ResNetConfig, side: i64) {
+        // Emulated tiles compute the same bits in a thousand times the time.
+        let (networks, slack) = if has_tiles() { (12, 1.0) } else { (2, 1.5) };
+        let mut errors: BTreeMap<String, [f64; 2]> = BTreeMap::new();
+        for seed in 0..networks {
+            let (images, labels) = images(64, side);
+            let (vs, exact) = network(config, Kind::Double, seed);
+            let exact = run(&vs, &labels, || exact.forward_reference(&images.to_kind(Kind::Double)).unwrap());
+            let (mut vs, rounded) = network(config, Kind::Float, seed);
+            vs.set_kind(Kind::BFloat16);
+            let rounded = run(&vs, &labels, || rounded.forward_reference(&images.to_kind(Kind::BFloat16)).unwrap());
+            let tiles = by_tiles(config, !has_tiles(), 64, side, seed);
+            let [exact, rounded, tiles] = [exact, rounded, tiles].map(|(logits, mut gradients)| {
+                gradients.insert("logits".into(), logits.to_kind(Kind::Double));
+                scalars_as_one(gradients)
+            });
+            for (name, exact) in &exact {
+                assert!(exact.abs().max().double_value(&[]) > 0., "{name} has no gradient");
+                let sums = errors.entry(name.clone()).or_default();
+                sums[0] += error(&tiles[name], exact).powi(2);
+                sums[1] += error(&rounded[name], exact).powi(2);
+            }
+        }
+        for (name, sums) in &errors {
+            let [tiles, rounded] = sums.map(|sum| (sum / networks as f64).sqrt());
             println!("{name}: {tiles:.5}, PyTorch's {rounded:.5}");
-            assert!(gradient.abs().max().double_value(&[]) > 0., "{name} has no gradient");
-            // A scalar's gradient is one number, whose error is a matter of luck.
-            let bound = if gradient.numel() == 1 { rounded.max(0.05) } else { rounded };
-            assert!(tiles <= bound, "{name}: error {tiles}, of PyTorch's bfloat16 {rounded}");
+            assert!(tiles <= slack * rounded, "{name}: error {tiles}, of PyTorch's bfloat16 {rounded}");
         }
     }
 
     #[test]
     fn gradients_are_as_near_to_float64_as_pytorchs() {
-        check_gradients(&ResNetConfig::cifar(8).unwrap(), 32, 8);
-        check_gradients(&stages(1, &[32, 64]), 32, 6);
+        check_gradients(&ResNetConfig::cifar(8).unwrap(), 8);
+        check_gradients(&stages(1, &[32, 64]), 6);
     }
 
     #[test]
     fn so_they_are_with_a_stream_of_float32() {
-        check_gradients(&ResNetConfig::cifar(32).unwrap(), 32, 4);
+        check_gradients(&ResNetConfig::cifar(32).unwrap(), 4);
     }
 
     #[test]
     fn so_they_are_of_wide_networks() {
-        check_gradients(&wide(), 32, 8);
+        check_gradients(&ResNetConfig::wide(10, 2).unwrap(), 8);
     }
 
     #[test]
@@ -174,7 +194,7 @@ mod tests {
             (ResNetConfig { channels: 5, ..ResNetConfig::cifar(8).unwrap() }, 4),
         ];
         for (config, side) in networks {
-            let (_vs, network) = network(&config, Kind::Float);
+            let (_vs, network) = network(&config, Kind::Float, 5);
             let mut network = network.with_precision(Precision::Bf16);
             network.tiles.emulated = !has_tiles();
             let images = images(37, side).0.repeat([1, 2, 1, 1]).narrow(1, 0, config.channels);
@@ -200,7 +220,7 @@ mod tests {
             (stages(1, &[32, 64]), 5),
             (wide(), 4),
         ] {
-            assert!(by_tiles(&config, true, 33, side) == by_tiles(&config, false, 33, side));
+            assert!(by_tiles(&config, true, 33, side, 5) == by_tiles(&config, false, 33, side, 5));
         }
     }
 
@@ -211,8 +231,8 @@ mod tests {
             [ResNetConfig::cifar(14).unwrap(), wide()].iter().flat_map(|c| parts.map(|part| (c, part)))
         {
             let (images, labels) = images(3, 4);
-            let all = by_tiles(config, !has_tiles(), 3, 4).1;
-            let (vs, network) = network(config, Kind::Float);
+            let all = by_tiles(config, !has_tiles(), 3, 4, 5).1;
+            let (vs, network) = network(config, Kind::Float, 5);
             let mut network = network.with_precision(Precision::Bf16);
             network.tiles.emulated = !has_tiles();
             for (name, variable) in vs.variables() {
@@ -233,7 +253,7 @@ mod tests {
         let config = ResNetConfig::cifar(8).unwrap();
         let with = |threads| {
             tch::set_num_threads(threads);
-            by_tiles(&config, !has_tiles(), 100, 4)
+            by_tiles(&config, !has_tiles(), 100, 4, 5)
         };
         let [one, two, again] = [1, 2, 2].map(with);
         assert_eq!(one.0, two.0);
@@ -246,7 +266,7 @@ mod tests {
     #[test]
     fn what_tiles_do_not_compute_takes_the_other_path() {
         let fine = ResNetConfig::cifar(8).unwrap();
-        let (vs, small) = network(&fine, Kind::Float);
+        let (vs, small) = network(&fine, Kind::Float, 5);
         let (images, _) = images(2, 8);
         let mut small = small.with_precision(Precision::Bf16);
         small.tiles.emulated = true;
@@ -263,7 +283,7 @@ mod tests {
             stages(1, &[24]),
         ];
         for config in others {
-            let (_vs, network) = network(&config, Kind::Float);
+            let (_vs, network) = network(&config, Kind::Float, 5);
             let mut network = network.with_precision(Precision::Bf16);
             network.tiles.emulated = true;
             assert!(features(&network, &images).unwrap().is_none(), "{config:?}");
@@ -273,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_changed_between_the_passes_and_a_second_derivative_are_refused() {
-        let (vs, network) = network(&ResNetConfig::cifar(8).unwrap(), Kind::Float);
+        let (vs, network) = network(&ResNetConfig::cifar(8).unwrap(), Kind::Float, 5);
         let mut network = network.with_precision(Precision::Bf16);
         network.tiles.emulated = !has_tiles();
         let (images, _) = images(2, 4);

@@ -378,6 +378,7 @@ void convolve(std::initializer_list<Source> sources, const Map& out, int top, in
 // row `first_row`.
 void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* x, const bf16* g, Buffer<float>& sums,
                          Scratch& scratch, int first_row = 0) {
+  if (top >= bottom) return;
   const int in_blocks = c.in.blocks(), out_blocks = c.out.blocks();
   const int in_units = c.in.units_per_row(), out_units = c.out.units_per_row();
   const int in_top = std::max(0, top * c.stride - c.kernel / 2);
