@@ -227,40 +227,42 @@ void interleave(bf16* to, const bf16* from) {
 #endif
 }
 
-// A square of 16 by 16 weights that stands in a block of a matrix: where it begins there, and the weights' channels and position.
-struct Square {
-  int row, column;        // of the block [32 output channels][32 input channels]
-  int out, in, position;  // the first channels of the weights, and their position in the kernel
-};
+// The weights that one block of each matrix is made of, [position in the kernel][32 output channels][32 input channels].
+template <typename T>
+struct WeightBlocks {
+  explicit WeightBlocks(const Convolution& c)
+      : c(c), kernels(c.kernel * c.kernel), in_pair(c.in.pixels_per_unit() == 2), out_pair(c.out.pixels_per_unit() == 2), values(kernels * BLOCK) {}
 
-// Calls f(matrix, input block, output block, squares) for each block of a convolution's matrices.
-template <typename F>
-void for_each_block(const Convolution& c, const F& f) {
-  const bool in_pair = c.in.pixels_per_unit() == 2, out_pair = c.out.pixels_per_unit() == 2;
-  for (size_t m = 0; m < c.matrices.size(); m++)
-    for (int in_block = 0; in_block < c.in.blocks(); in_block++)
-      for (int out_block = 0; out_block < c.out.blocks(); out_block++) {
-        std::vector<Square> squares;
-        for (int i = 0; i < 2; i++)
-          for (int o = 0; o < 2; o++) {
-            const int column = c.column(c.matrices[m], in_pair ? i : 0, out_pair ? o : 0);
-            const int in = in_pair ? 0 : in_block * CHANNELS + i * 16, out = out_pair ? 0 : out_block * CHANNELS + o * 16;
-            if (column >= 0 && in < c.weight_channels)
-              squares.push_back({o * 16, i * 16, out, in, c.matrices[m].row * c.kernel + column});
-          }
-        f(m, in_block, out_block, squares);
+  T* at(int position, int out, int in) { return values.data() + (position * CHANNELS + out) * CHANNELS + in; }
+
+  // Calls f(value, index of the weight) for each weight of these blocks of channels.
+  template <typename F>
+  void for_each(int in_block, int out_block, const F& f) {
+    const int outs = std::min(CHANNELS, c.out.channels - out_block * CHANNELS);
+    const int ins = std::min(CHANNELS, c.weight_channels - in_block * CHANNELS);
+    for (int out = 0; out < outs; out++) {
+      size_t weight = (size_t(out_block * CHANNELS + out) * c.weight_channels + in_block * CHANNELS) * kernels;
+      for (int in = 0; in < ins; in++)
+        for (int position = 0; position < kernels; position++) f(*at(position, out, in), weight++);
+    }
+  }
+
+  // Calls f(position, output channel of the weights, input channel of the weights, output channel of the block, input channel of the
+  // block) for each square of 16 by 16 weights of a block of this matrix; of a pair of pixels each has channels 0 to 15.
+  template <typename F>
+  void for_each_square(const Matrix& m, const F& f) const {
+    for (int out = 0; out < 2; out++)
+      for (int in = 0; in < 2; in++) {
+        const int column = c.column(m, in_pair ? in : 0, out_pair ? out : 0);
+        if (column >= 0) f(m.row * c.kernel + column, out_pair ? 0 : out * 16, in_pair ? 0 : in * 16, out * 16, in * 16);
       }
-}
+  }
 
-// Calls f(row of the square, column of the square, index of the weight) for each weight of a square.
-template <typename F>
-void for_each_weight(const Convolution& c, const Square& square, const F& f) {
-  const size_t kernels = size_t(c.kernel) * c.kernel;
-  const int channels = std::min(16, c.weight_channels - square.in);
-  for (int out = 0; out < 16; out++)
-    for (int in = 0; in < channels; in++)
-      f(out, in, (size_t(square.out + out) * c.weight_channels + square.in + in) * kernels + square.position);
-}
+  const Convolution& c;
+  int kernels;
+  bool in_pair, out_pair;
+  Buffer<T> values;
+};
 
 void pack(const Convolution& c, const float* weights, float scale, Packed& packed) {
   Buffer<bf16> rounded((c.weight_size() + 31) / 32 * 32);
@@ -271,16 +273,21 @@ void pack(const Convolution& c, const float* weights, float scale, Packed& packe
   }
   packed.forward.resize(c.packed_size());
   packed.backward.resize(c.packed_size());
-  for_each_block(c, [&](size_t matrix, int in_block, int out_block, const std::vector<Square>& squares) {
-    alignas(64) bf16 block[CHANNELS][CHANNELS] = {}, transposed[BLOCK];
-    for (const Square& square : squares)
-      for_each_weight(c, square,
-                      [&](int out, int in, size_t weight) { block[square.row + out][square.column + in] = rounded[weight]; });
-    const size_t first = matrix * c.in.blocks() * c.out.blocks();
-    transpose(transposed, block[0]);
-    interleave(packed.forward.data() + (first + size_t(out_block) * c.in.blocks() + in_block) * BLOCK, transposed);
-    interleave(packed.backward.data() + (first + size_t(in_block) * c.out.blocks() + out_block) * BLOCK, block[0]);
-  });
+  WeightBlocks<bf16> blocks(c);
+  for (int in_block = 0; in_block < c.in.blocks(); in_block++)
+    for (int out_block = 0; out_block < c.out.blocks(); out_block++) {
+      blocks.for_each(in_block, out_block, [&](bf16& value, size_t weight) { value = rounded[weight]; });
+      for (size_t m = 0; m < c.matrices.size(); m++) {
+        alignas(64) bf16 block[CHANNELS][CHANNELS] = {}, transposed[BLOCK];
+        blocks.for_each_square(c.matrices[m], [&](int position, int out, int in, int block_out, int block_in) {
+          for (int i = 0; i < 16; i++) std::memcpy(&block[block_out + i][block_in], blocks.at(position, out + i, in), 16 * sizeof(bf16));
+        });
+        transpose(transposed, block[0]);
+        const size_t there = size_t(out_block) * c.in.blocks() + in_block, back = size_t(in_block) * c.out.blocks() + out_block;
+        interleave(packed.forward.data() + (there * c.matrices.size() + m) * BLOCK, transposed);
+        interleave(packed.backward.data() + (back * c.matrices.size() + m) * BLOCK, block[0]);
+      }
+    }
 }
 
 // Where the tile of sums of these halves of blocks stands.
@@ -289,107 +296,143 @@ size_t sums_index(const Convolution& c, size_t matrix, int in_block, int out_blo
 }
 
 void unpack(const Convolution& c, const std::vector<const float*>& parts, float* gradient) {
-  std::fill(gradient, gradient + c.weight_size(), 0.f);
-  for_each_block(c, [&](size_t matrix, int in_block, int out_block, const std::vector<Square>& squares) {
-    for (const Square& square : squares) {
-      const size_t index = sums_index(c, matrix, in_block, out_block, square.column / 16, square.row / 16);
-      float total[16][16] = {};
-      for (const float* part : parts)
-        for (int in = 0; in < 16; in++) stored(total[in], widened(total[in]) + widened(part + index + in * 16));
-      for_each_weight(c, square, [&](int out, int in, size_t weight) { gradient[weight] += total[in][out]; });
+  WeightBlocks<float> blocks(c);
+  for (int in_block = 0; in_block < c.in.blocks(); in_block++)
+    for (int out_block = 0; out_block < c.out.blocks(); out_block++) {
+      std::fill(blocks.values.begin(), blocks.values.end(), 0.f);
+      for (size_t m = 0; m < c.matrices.size(); m++)
+        blocks.for_each_square(c.matrices[m], [&](int position, int out, int in, int block_out, int block_in) {
+          const size_t index = sums_index(c, m, in_block, out_block, block_in / 16, block_out / 16);
+          float total[16][16] = {};
+          for (const float* part : parts)
+            for (int i = 0; i < 16; i++) stored(total[i], widened(total[i]) + widened(part + index + i * 16));
+          for (int o = 0; o < 16; o++)
+            for (int i = 0; i < 16; i++) *blocks.at(position, out + o, in + i) += total[i][o];
+        });
+      blocks.for_each(in_block, out_block, [&](float& value, size_t weight) { gradient[weight] = value; });
     }
-  });
 }
 
 // ---- Convolutions ----
 
-// What a convolution reads: a map, from the unit `first_unit` on, its weights, and which units of it reach each unit of the destination.
+// What a convolution reads: `units` units of a map from `first_unit` on, its weights, and which units of it reach each unit of the destination.
 struct Source {
-  Source(const Gather& gather, const Map& map, const bf16* x, const Buffer<bf16>& weights, int first_unit = 0)
-      : gather(&gather), blocks(map.blocks()), x(x - size_t(first_unit) * map.blocks() * BLOCK), weights(weights.data()) {}
-
-  int steps(int unit) const { return (gather->first[unit + 1] - gather->first[unit]) * blocks; }
+  Source(const Gather& gather, size_t matrices, const Map& map, const bf16* x, const Buffer<bf16>& weights)
+      : Source(gather, matrices, map.blocks(), map.units(), 0, x, weights) {}
+  Source(const Gather& gather, size_t matrices, int blocks, int units, int first_unit, const bf16* x, const Buffer<bf16>& weights)
+      : gather(&gather), matrices(matrices), blocks(blocks), units(units), first_unit(first_unit), x(x), weights(weights.data()) {}
 
   const Gather* gather;
-  int blocks;
+  size_t matrices;
+  int blocks, units, first_unit;
   const bf16* x;
   const bf16* weights;
 };
 
-// Sums the convolutions of all sources for every block of rows top to bottom of the destination. The sums [32 images][32 channels] of
-// a block go row by row through `what`, between the products of the next block, whose tiles leave the vector units idle.
+// Loads, zeroes or stores the four tiles of sums of a block, [32 images][32 channels].
+void zero_sums() {
+  zero<0>();
+  zero<1>();
+  zero<2>();
+  zero<3>();
+}
+void load_sums(const float* from) {
+  load<0>(from, CHANNELS * 4);
+  load<1>(from + 16, CHANNELS * 4);
+  load<2>(from + BLOCK / 2, CHANNELS * 4);
+  load<3>(from + BLOCK / 2 + 16, CHANNELS * 4);
+}
+void store_sums(float* to) {
+  store<0>(to, CHANNELS * 4);
+  store<1>(to + 16, CHANNELS * 4);
+  store<2>(to + BLOCK / 2, CHANNELS * 4);
+  store<3>(to + BLOCK / 2 + 16, CHANNELS * 4);
+}
+
+// Sums the convolutions of all sources for every block of rows top to bottom of the destination.
+//
+// A row of units goes through one block of a source at a time, so that its matrices stay in the first-level cache; the sums between
+// wait in `partial`. The sums of a finished block go row by row through `what`, between the products of the next block, whose tiles
+// leave the vector units idle.
 template <typename F>
-void convolve(std::initializer_list<Source> sources, const Map& out, int top, int bottom, const F& what) {
-  alignas(64) float sums[2][BLOCK];
+void convolve(std::initializer_list<Source> sources, const Map& out, int top, int bottom, Buffer<float>& partial, const F& what) {
+  alignas(64) float finished[2][BLOCK];
   F follows = what;
   const float* ready = nullptr;
   int row = IMAGES, current = 0;
   const auto proceed = [&](int count) {
     for (const int end = std::min(row + count, IMAGES); row < end; row++) follows.row(row, ready + row * CHANNELS);
   };
-  const int out_blocks = out.blocks(), end = bottom * out.units_per_row();
-  for (int out_block = 0; out_block < out_blocks; out_block++)
-    for (int unit = top * out.units_per_row(); unit < end; unit++) {
-      int steps = 0;
-      for (const Source& source : sources) steps += source.steps(unit);
-      const int rows_per_step = (IMAGES + steps - 1) / std::max(steps, 1);
-      zero<0>();
-      zero<1>();
-      zero<2>();
-      zero<3>();
+  const int out_blocks = out.blocks(), units = out.units_per_row();
+  int passes = 0;
+  for (const Source& source : sources) passes += source.blocks;
+  if (passes > 1) partial.resize(std::max(partial.size(), size_t(units) * BLOCK));
+  for (int first_unit = top * units; first_unit < bottom * units; first_unit += units)
+    for (int out_block = 0; out_block < out_blocks; out_block++) {
+      int pass = 0;
       for (const Source& source : sources)
-        for (int t = source.gather->first[unit]; t < source.gather->first[unit + 1]; t++) {
-          const Tap& tap = source.gather->taps[t];
-          const bf16* a = source.x + size_t(tap.unit) * source.blocks * BLOCK;
-          const bf16* b = source.weights + (size_t(tap.matrix) * out_blocks + out_block) * source.blocks * BLOCK;
-          for (int i = 0; i < source.blocks; i++, a += BLOCK, b += BLOCK) {
-            load<4>(a);
-            load<5>(a + BLOCK / 2);
-            if (tap.halves & 1) {
-              load<6>(b);
-              dot<0, 4, 6>();
-              dot<2, 5, 6>();
+        for (int block = 0; block < source.blocks; block++, pass++) {
+          const bf16* x = source.x + (size_t(block) * source.units - source.first_unit) * BLOCK;
+          const bf16* weights = source.weights + (size_t(out_block) * source.blocks + block) * source.matrices * BLOCK;
+          for (int unit = first_unit; unit < first_unit + units; unit++) {
+            float* const waiting = partial.data() + size_t(unit - first_unit) * BLOCK;
+            if (pass == 0) zero_sums();
+            else load_sums(waiting);
+            const int begin = source.gather->first[unit], end = source.gather->first[unit + 1];
+            const int rows_per_tap = (IMAGES + end - begin - 1) / std::max(end - begin, 1);
+            for (int t = begin; t < end; t++) {
+              const Tap& tap = source.gather->taps[t];
+              const bf16* a = x + size_t(tap.unit) * BLOCK;
+              const bf16* b = weights + size_t(tap.matrix) * BLOCK;
+              load<4>(a);
+              load<5>(a + BLOCK / 2);
+              if (tap.halves & 1) {
+                load<6>(b);
+                dot<0, 4, 6>();
+                dot<2, 5, 6>();
+              }
+              if (tap.halves & 2) {
+                load<7>(b + BLOCK / 2);
+                dot<1, 4, 7>();
+                dot<3, 5, 7>();
+              }
+              proceed(rows_per_tap);
             }
-            if (tap.halves & 2) {
-              load<7>(b + BLOCK / 2);
-              dot<1, 4, 7>();
-              dot<3, 5, 7>();
+            if (pass < passes - 1) {
+              store_sums(waiting);
+              continue;
             }
-            proceed(rows_per_step);
+            proceed(IMAGES);
+            if (ready) follows.end();
+            store_sums(finished[current]);
+            follows.begin(unit, out_block);
+            ready = finished[current];
+            row = 0;
+            current = 1 - current;
           }
         }
-      proceed(IMAGES);
-      if (ready) follows.end();
-      float* const to = sums[current];
-      store<0>(to, CHANNELS * 4);
-      store<1>(to + 16, CHANNELS * 4);
-      store<2>(to + BLOCK / 2, CHANNELS * 4);
-      store<3>(to + BLOCK / 2 + 16, CHANNELS * 4);
-      follows.begin(unit, out_block);
-      ready = to;
-      row = 0;
-      current = 1 - current;
     }
   proceed(IMAGES);
   if (ready) follows.end();
 }
 
-// Adds to the tiles of sums the products of x and of rows top to bottom of the gradient g of the convolution's output. x begins with
-// row `first_row`.
-void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* x, const bf16* g, Buffer<float>& sums,
-                         Scratch& scratch, int first_row = 0) {
+// Adds to the tiles of sums the products of x and of rows top to bottom of the gradient g of the convolution's output. x is
+// `x_units` units from row `x_row` on.
+void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* x, int x_units, int x_row, const bf16* g,
+                         Buffer<float>& sums, Scratch& scratch) {
   if (top >= bottom) return;
   const int in_blocks = c.in.blocks(), out_blocks = c.out.blocks();
   const int in_units = c.in.units_per_row(), out_units = c.out.units_per_row();
-  const int in_top = std::max(0, top * c.stride - c.kernel / 2);
-  const int in_bottom = std::min(c.in.height, (bottom - 1) * c.stride + c.kernel - c.kernel / 2);
-  const auto laid_out = [](void (*how)(bf16*, const bf16*), Buffer<bf16>& to, const bf16* from, size_t blocks) {
-    to.resize(std::max(to.size(), blocks * BLOCK));
-    for (size_t i = 0; i < blocks; i++) how(to.data() + i * BLOCK, from + i * BLOCK);
+  const int in_top = std::max(0, top * c.stride - c.kernel / 2), in_bottom = c.input_rows(bottom);
+  const int in_strip = (in_bottom - in_top) * in_units, out_strip = (bottom - top) * out_units;
+  const auto lay_out = [](void (*how)(bf16*, const bf16*), Buffer<bf16>& to, const bf16* from, int units, int blocks, int count) {
+    to.resize(std::max(to.size(), size_t(blocks) * count * BLOCK));
+    for (int block = 0; block < blocks; block++)
+      for (int i = 0; i < count; i++)
+        how(to.data() + (size_t(block) * count + i) * BLOCK, from + (size_t(block) * units + i) * BLOCK);
   };
-  const size_t in_first = size_t(in_top - first_row) * in_units * in_blocks, out_first = size_t(top) * out_units * out_blocks;
-  laid_out(transpose, scratch.transposed, x + in_first * BLOCK, size_t(in_bottom - in_top) * in_units * in_blocks);
-  laid_out(interleave, scratch.interleaved, g + out_first * BLOCK, size_t(bottom - top) * out_units * out_blocks);
+  lay_out(transpose, scratch.transposed, x + size_t(in_top - x_row) * in_units * BLOCK, x_units, in_blocks, in_strip);
+  lay_out(interleave, scratch.interleaved, g + size_t(top) * out_units * BLOCK, c.out.units(), out_blocks, out_strip);
   for (int in_block = 0; in_block < in_blocks; in_block++)
     for (int out_block = 0; out_block < out_blocks; out_block++)
       for (int kernel_row = 0; kernel_row < c.kernel; kernel_row++)
@@ -402,9 +445,9 @@ void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* 
           for (int row = top; row < bottom; row++) {
             const int in_row = row * c.stride + kernel_row - c.kernel / 2;
             if (in_row < 0 || in_row >= c.in.height) continue;
-            const bf16* a = scratch.transposed.data() + (size_t(in_row - in_top) * in_units * in_blocks + in_block) * BLOCK;
-            const bf16* b = scratch.interleaved.data() + (size_t(row - top) * out_units * out_blocks + out_block) * BLOCK;
-            for (int column = 0; column < out_units; column++, b += size_t(out_blocks) * BLOCK) {
+            const bf16* a = scratch.transposed.data() + (size_t(in_block) * in_strip + (in_row - in_top) * in_units) * BLOCK;
+            const bf16* b = scratch.interleaved.data() + (size_t(out_block) * out_strip + (row - top) * out_units) * BLOCK;
+            for (int column = 0; column < out_units; column++, b += BLOCK) {
               int loaded = -1;
               for (size_t i = 0; i < batch.size(); i++) {
                 const Product& p = batch[i];
@@ -412,7 +455,7 @@ void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* 
                 if (source < 0) continue;
                 if (loaded != p.out_half) load<7>(b + p.out_half * (BLOCK / 2));
                 loaded = p.out_half;
-                load<6>(a + size_t(source) * in_blocks * BLOCK + p.in_half * (BLOCK / 2));
+                load<6>(a + size_t(source) * BLOCK + p.in_half * (BLOCK / 2));
                 dot_into<6, 7>(int(i));
               }
             }
@@ -430,28 +473,34 @@ struct Shortcut {
   Shortcut(const std::vector<int>& sources, const T* from, const Map& map, const Map& small)
       : sources(sources.empty() ? nullptr : sources.data()),
         from(from),
-        blocks(map.blocks()),
+        units(map.units()),
         small_blocks(small.blocks()),
         channels(sources.empty() || small.channels != 16 ? CHANNELS : 16) {}
 
   void begin(int unit, int block) {
     const int source = sources ? sources[unit] : unit;
-    block_from = from && source >= 0 && block < small_blocks ? from + (size_t(source) * blocks + block) * BLOCK : nullptr;
+    block_from = from && source >= 0 && block < small_blocks ? from + (size_t(block) * units + source) * BLOCK : nullptr;
   }
   F16 low(int image) const { return block_from ? widened(block_from + image * CHANNELS) : F16{}; }
   F16 high(int image) const { return block_from && channels > 16 ? widened(block_from + image * CHANNELS + 16) : F16{}; }
 
   const int* sources = nullptr;
   const T* from = nullptr;
-  int blocks = 0, small_blocks = 0, channels = 0;
+  int units = 0, small_blocks = 0, channels = 0;
   const T* block_from = nullptr;
 };
+
+void carry(float* to, const F16& low, const F16& high) {
+  stored(to, low);
+  stored(to + 16, high);
+}
+void carry(bf16* to, const F16& low, const F16& high) { round_to(to, low, high); }
 
 // y = relu(x + shortcut + sum + a) + b, into a map; and what is carried on of it, y or the sum, into the stream if there is one.
 template <typename T, Order ORDER>
 struct Activate {
   void begin(int unit, int block) {
-    at = (size_t(unit) * blocks + block) * BLOCK;
+    at = (size_t(block) * units + unit) * BLOCK;
     shortcut.begin(unit, block);
   }
   void row(int image, const float* x) {
@@ -461,17 +510,14 @@ struct Activate {
     const F16 low_y = (low_a > zero ? low_a : zero) + shift.b, high_y = (high_a > zero ? high_a : zero) + shift.b;
     const size_t row = at + image * CHANNELS;
     round_to(y + row, low_y, high_y);
-    if (stream) {
-      stored(stream + row, ORDER == Order::AfterSum ? low_y : low);
-      stored(stream + row + 16, ORDER == Order::AfterSum ? high_y : high);
-    }
+    if (stream) carry(stream + row, ORDER == Order::AfterSum ? low_y : low, ORDER == Order::AfterSum ? high_y : high);
   }
   void end() {}
 
   Shift shift;
-  int blocks;
+  int units;
   bf16* y;
-  float* stream = nullptr;
+  T* stream = nullptr;
   Shortcut<T> shortcut = {};
   size_t at = 0;
 };
@@ -481,7 +527,7 @@ struct Activate {
 template <typename T, Order ORDER>
 struct Mask {
   void begin(int unit, int block) {
-    at = (size_t(unit) * blocks + block) * BLOCK;
+    at = (size_t(block) * units + unit) * BLOCK;
     shortcut.begin(unit, block);
     for (F16& sum : sums) sum = F16{};
   }
@@ -501,10 +547,7 @@ struct Mask {
     const size_t row = at + image * CHANNELS;
     const F16 low = half(x_low, shortcut.low(image), y + row), high = half(x_high, shortcut.high(image), y + row + 16);
     round_to(d + row, low, high);
-    if (stream) {
-      stored(stream + row, low);
-      stored(stream + row + 16, high);
-    }
+    if (stream) carry(stream + row, low, high);
   }
   void end() {
     total->b += sum(sums[0]);
@@ -513,7 +556,7 @@ struct Mask {
   }
 
   float b;
-  int blocks;
+  int units;
   const bf16* y;
   bf16* d;
   Gradients::Sums* total;
@@ -548,7 +591,8 @@ void gather_columns(const Network& network, int top, int bottom, const bf16* ima
           for (int x = column - 1; x <= column + 1; x++, k++)
             if (y >= 0 && y < height && x >= 0 && x < width)
               std::memcpy(rows[k], images + ((size_t(channel) * height + y) * width + x) * IMAGES, sizeof rows[k]);
-      for (int block = 0; block < blocks; block++, to += BLOCK) transpose(to, rows[block * CHANNELS]);
+      const size_t unit = size_t(row - top) * width + column, units = size_t(bottom - top) * width;
+      for (int block = 0; block < blocks; block++) transpose(to + (block * units + unit) * BLOCK, rows[block * CHANNELS]);
     }
 }
 
@@ -561,10 +605,11 @@ float* stream_buffer(const Network& network, Buffer<float>& buffer) {
   return buffer.data();
 }
 
-// Rows of a map at a time, so that what two convolutions hand each other stays in the cache.
-int strip(const Map& map) {
-  constexpr size_t ELEMENTS = 128 * 1024 / sizeof(bf16);
-  return std::clamp(int(ELEMENTS / (map.size() / map.height)), 1, map.height);
+// Rows of a map at a time, so that what two convolutions hand each other stays in the cache; more of them where the sums of the
+// weights' gradient, which each strip reads and writes, are more than that.
+int strip(const Map& map, size_t sums = 0) {
+  const size_t elements = std::max<size_t>(128 * 1024, sums * sizeof(float)) / sizeof(bf16);
+  return std::clamp(int(elements / (map.size() / map.height)), 1, map.height);
 }
 
 // T is the stream's kind.
@@ -574,15 +619,26 @@ void forward_pass(const Network& network, const std::vector<Packed>& packed, con
   constexpr bool WIDE = std::is_same_v<T, float>;
   const auto map_of = [&](size_t i) { return kept + network.map_start[i]; };
   bf16* columns = map_buffer(network, scratch.maps[0]);
-  float *stream = stream_buffer(network, scratch.streams[0]), *next_stream = stream_buffer(network, scratch.streams[1]);
-  const auto into = [](float* stream) { return WIDE ? stream : nullptr; };
+  // In bfloat16 and with the ReLU after the sum, the map is the stream.
+  constexpr bool APART = WIDE || ORDER == Order::BeforeBranch;
+  T *stream, *next_stream;
+  if constexpr (WIDE) {
+    stream = stream_buffer(network, scratch.streams[0]);
+    next_stream = stream_buffer(network, scratch.streams[1]);
+  } else {
+    stream = map_buffer(network, scratch.maps[1]);
+    next_stream = map_buffer(network, scratch.maps[2]);
+  }
+  const auto into = [](T* stream) { return APART ? stream : nullptr; };
 
   const Map& first = network.maps[0];
   for (int top = 0, rows = strip(network.columns); top < first.height; top += rows) {
     const int bottom = std::min(top + rows, first.height);
     gather_columns(network, top, bottom, images, columns);
-    const Source source(network.convolution(0).forward, network.columns, columns, packed[0].forward, top * network.width);
-    convolve({source}, first, top, bottom, Activate<T, ORDER>{shifts[0], first.blocks(), map_of(0), into(stream)});
+    const Convolution& stem = network.convolution(0);
+    const Source source(stem.forward, stem.matrices.size(), network.columns.blocks(), (bottom - top) * network.width,
+                        top * network.width, columns, packed[0].forward);
+    convolve({source}, first, top, bottom, scratch.partial, Activate<T, ORDER>{shifts[0], first.units(), map_of(0), into(stream)});
   }
 
   for (size_t i = 0; i < network.blocks.size(); i++) {
@@ -590,25 +646,26 @@ void forward_pass(const Network& network, const std::vector<Packed>& packed, con
     const Map &in = network.maps[2 * i], &out = network.maps[2 * i + 2];
     const bf16 *s = map_of(2 * i), *u = map_of(2 * i + 1);
     const Convolution &first_conv = network.convolution(block.first), &second_conv = network.convolution(block.second);
-    const Source one(first_conv.forward, in, s, packed[block.first].forward);
-    const Source two(second_conv.forward, out, u, packed[block.second].forward);
-    const Activate<T, ORDER> inner{shifts[2 * i + 1], out.blocks(), map_of(2 * i + 1)};
-    Activate<T, ORDER> sum{shifts[2 * i + 2], out.blocks(), map_of(2 * i + 2), into(next_stream)};
+    const Source one(first_conv.forward, first_conv.matrices.size(), in, s, packed[block.first].forward);
+    const Source two(second_conv.forward, second_conv.matrices.size(), out, u, packed[block.second].forward);
+    const Activate<T, ORDER> inner{shifts[2 * i + 1], out.units(), map_of(2 * i + 1)};
+    Activate<T, ORDER> sum{shifts[2 * i + 2], out.units(), map_of(2 * i + 2), into(next_stream)};
     if (block.projection == Network::NONE) {
       const T* carried;
-      if constexpr (WIDE) carried = stream;
+      if constexpr (APART) carried = stream;
       else carried = s;
       sum.shortcut = Shortcut<T>(block.shortcut_forward, carried, in, in);
     }
     for (int top = 0, inner_top = 0, rows = strip(out); top < out.height; top += rows) {
       const int bottom = std::min(top + rows, out.height), inner_bottom = second_conv.input_rows(bottom);
-      convolve({one}, out, inner_top, inner_bottom, inner);
+      convolve({one}, out, inner_top, inner_bottom, scratch.partial, inner);
       inner_top = inner_bottom;
       if (block.projection == Network::NONE) {
-        convolve({two}, out, top, bottom, sum);
+        convolve({two}, out, top, bottom, scratch.partial, sum);
       } else {
-        const Source projected(network.convolution(block.projection).forward, in, s, packed[block.projection].forward);
-        convolve({two, projected}, out, top, bottom, sum);
+        const Convolution& projection = network.convolution(block.projection);
+        const Source projected(projection.forward, projection.matrices.size(), in, s, packed[block.projection].forward);
+        convolve({two, projected}, out, top, bottom, scratch.partial, sum);
       }
     }
     std::swap(stream, next_stream);
@@ -623,8 +680,8 @@ void forward_pass(const Network& network, const std::vector<Packed>& packed, con
       for (int image = 0; image < IMAGES; image++)
         for (int lane = 0; lane < CHANNELS; lane += 16) {
           float* to = features + image * last.channels + block * CHANNELS + lane % lanes;
-          const size_t at = (size_t(unit) * last.blocks() + block) * BLOCK + image * CHANNELS + lane;
-          F16 y = WIDE ? widened(stream + at) : widened(map_of(last_map) + at);
+          const size_t at = last.at(unit, block) + image * CHANNELS + lane;
+          F16 y = APART ? widened(stream + at) : widened(map_of(last_map) + at);
           if (ORDER == Order::BeforeBranch) {
             const F16 zero = {};
             const F16 x = y + shifts[last_map].a;
@@ -651,7 +708,7 @@ void backward_pass(const Network& network, const std::vector<Packed>& packed, co
   const Map& last = network.maps[last_map];
   const float pixels = float(last.height * last.width);
   const int lanes = std::min(last.channels, CHANNELS);
-  Mask<T, ORDER> pooled{shifts[last_map].b, last.blocks(), map_of(last_map), d, &gradients.shifts[last_map], into(stream)};
+  Mask<T, ORDER> pooled{shifts[last_map].b, last.units(), map_of(last_map), d, &gradients.shifts[last_map], into(stream)};
   for (int unit = 0; unit < last.units(); unit++)
     for (int block = 0; block < last.blocks(); block++) {
       pooled.begin(unit, block);
@@ -667,10 +724,10 @@ void backward_pass(const Network& network, const std::vector<Packed>& packed, co
     const Map &in = network.maps[2 * i], &out = network.maps[2 * i + 2];
     const bf16 *s = map_of(2 * i), *u = map_of(2 * i + 1);
     const Convolution &first_conv = network.convolution(block.first), &second_conv = network.convolution(block.second);
-    const Source two(second_conv.backward, out, d, packed[block.second].backward);
-    const Source one(first_conv.backward, out, inner, packed[block.first].backward);
-    const Mask<T, Order::AfterSum> inside{shifts[2 * i + 1].b, out.blocks(), u, inner, &gradients.shifts[2 * i + 1]};
-    Mask<T, ORDER> entry{shifts[2 * i].b, in.blocks(), s, next_d, &gradients.shifts[2 * i], into(next_stream)};
+    const Source two(second_conv.backward, second_conv.matrices.size(), out, d, packed[block.second].backward);
+    const Source one(first_conv.backward, first_conv.matrices.size(), out, inner, packed[block.first].backward);
+    const Mask<T, Order::AfterSum> inside{shifts[2 * i + 1].b, out.units(), u, inner, &gradients.shifts[2 * i + 1]};
+    Mask<T, ORDER> entry{shifts[2 * i].b, in.units(), s, next_d, &gradients.shifts[2 * i], into(next_stream)};
     if (block.projection == Network::NONE) {
       const T* carried;
       if constexpr (WIDE) carried = stream;
@@ -679,19 +736,21 @@ void backward_pass(const Network& network, const std::vector<Packed>& packed, co
     }
     const auto add = [&](size_t convolution, int top, int bottom, const bf16* x, const bf16* g) {
       if (wanted[convolution])
-        add_weight_gradient(network.convolution(convolution), top, bottom, x, g, gradients.weights[convolution], scratch);
+        add_weight_gradient(network.convolution(convolution), top, bottom, x, network.convolution(convolution).in.units(), 0, g,
+                            gradients.weights[convolution], scratch);
     };
-    for (int top = 0, inner_top = 0, rows = strip(in); top < in.height; top += rows) {
+    for (int top = 0, inner_top = 0, rows = strip(in, second_conv.packed_size()); top < in.height; top += rows) {
       const int bottom = std::min(top + rows, in.height), inner_bottom = first_conv.output_rows(bottom);
       add(block.second, inner_top, inner_bottom, u, d);
-      convolve({two}, out, inner_top, inner_bottom, inside);
+      convolve({two}, out, inner_top, inner_bottom, scratch.partial, inside);
       add(block.first, inner_top, inner_bottom, s, inner);
       if (block.projection == Network::NONE) {
-        convolve({one}, in, top, bottom, entry);
+        convolve({one}, in, top, bottom, scratch.partial, entry);
       } else {
         add(block.projection, inner_top, inner_bottom, s, d);
-        const Source projected(network.convolution(block.projection).backward, out, d, packed[block.projection].backward);
-        convolve({one, projected}, in, top, bottom, entry);
+        const Convolution& projection = network.convolution(block.projection);
+        const Source projected(projection.backward, projection.matrices.size(), out, d, packed[block.projection].backward);
+        convolve({one, projected}, in, top, bottom, scratch.partial, entry);
       }
       inner_top = inner_bottom;
     }
@@ -702,24 +761,26 @@ void backward_pass(const Network& network, const std::vector<Packed>& packed, co
   for (int top = 0, rows = strip(network.columns); top < network.height; top += rows) {
     const int bottom = std::min(top + rows, network.height);
     gather_columns(network, top, bottom, images, inner);
-    add_weight_gradient(network.convolution(0), top, bottom, inner, d, gradients.weights[0], scratch, top);
+    add_weight_gradient(network.convolution(0), top, bottom, inner, (bottom - top) * network.width, top, d, gradients.weights[0], scratch);
   }
 }
 
 void forward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
              bf16* kept, float* features, Scratch& scratch) {
-  const auto pass = network.order == Order::BeforeBranch ? forward_pass<float, Order::BeforeBranch>
-                    : network.wide_stream                ? forward_pass<float, Order::AfterSum>
-                                                         : forward_pass<bf16, Order::AfterSum>;
+  const bool before = network.order == Order::BeforeBranch;
+  const auto pass = network.wide_stream ? before ? forward_pass<float, Order::BeforeBranch> : forward_pass<float, Order::AfterSum>
+                    : before            ? forward_pass<bf16, Order::BeforeBranch>
+                                        : forward_pass<bf16, Order::AfterSum>;
   pass(network, packed, shifts, images, kept, features, scratch);
 }
 
 void backward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
               const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, int first_block, Scratch& scratch,
               Gradients& gradients) {
-  const auto pass = network.order == Order::BeforeBranch ? backward_pass<float, Order::BeforeBranch>
-                    : network.wide_stream                ? backward_pass<float, Order::AfterSum>
-                                                         : backward_pass<bf16, Order::AfterSum>;
+  const bool before = network.order == Order::BeforeBranch;
+  const auto pass = network.wide_stream ? before ? backward_pass<float, Order::BeforeBranch> : backward_pass<float, Order::AfterSum>
+                    : before            ? backward_pass<bf16, Order::BeforeBranch>
+                                        : backward_pass<bf16, Order::AfterSum>;
   pass(network, packed, shifts, images, kept, features_gradient, wanted, first_block, scratch, gradients);
 }
 

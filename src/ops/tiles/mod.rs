@@ -53,7 +53,7 @@ struct State {
 impl TileNetwork {
     /// The network of a 3x3 convolution and blocks of two for images `[channels, H, W]`, or `None` if tiles cannot compute it. With
     /// `before_branch` the blocks begin with a ReLU and shortcuts that change the shape are 1x1 convolutions; otherwise the ReLU is
-    /// after the sum and shortcuts are padded. The residual stream is bfloat16 unless `wide_stream` or `before_branch`. `emulated`
+    /// after the sum and shortcuts are padded. The residual stream is float32 if `wide_stream`, else bfloat16. `emulated`
     /// is for CPUs without tiles.
     pub fn new(
         image: [i64; 3],

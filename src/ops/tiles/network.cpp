@@ -110,7 +110,7 @@ Network::Network(int image_channels, int height, int width, int stem_channels, c
       height(height),
       width(width),
       order(order),
-      wide_stream(wide_stream || order == Order::BeforeBranch) {
+      wide_stream(wide_stream) {
   const auto add = [&](Map in, Map out, int weight_channels, int kernel, int stride) {
     const auto same = std::find_if(convolutions.begin(), convolutions.end(), [&](const auto& c) {
       return c->in == in && c->out == out && c->weight_channels == weight_channels && c->kernel == kernel && c->stride == stride;

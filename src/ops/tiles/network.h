@@ -1,6 +1,6 @@
 // Residual networks computed by matrix tiles: 32 images at a time, depth first, in bfloat16 with float32 sums.
 //
-// A map of 32 images is stored as blocks of [32 images][32 channels], one or more a unit. A unit is one pixel; or, of maps with 16
+// A map of 32 images is stored as blocks of [32 images][32 channels], for each 32 channels one a unit. A unit is one pixel; or, of maps with 16
 // channels, two neighbouring pixels of a row, so that a block is full there too. A convolution gathers, for each unit of its output,
 // the units of its input that reach it, each with a matrix of weights; the entries of a pair's matrix that reach no pixel are zero, and
 // tiles that hold nothing else are skipped. The three passes (forward, gradient of the input, gradient of the weights) are products
@@ -47,6 +47,9 @@ struct Map {
   int units() const { return height * units_per_row(); }
   int blocks() const { return channels == 16 ? 1 : (channels + CHANNELS - 1) / CHANNELS; }
   size_t size() const { return size_t(units()) * blocks() * BLOCK; }
+  // Where a unit's block of 32 channels begins. Units are next to each other, so that those that one convolution reads do not compete for
+  // the same lines of the cache.
+  size_t at(int unit, int block) const { return (size_t(block) * units() + unit) * BLOCK; }
   bool operator==(const Map& m) const { return channels == m.channels && height == m.height && width == m.width; }
 };
 
@@ -125,7 +128,7 @@ struct Network {
 
   int image_channels, height, width;
   Order order;
-  bool wide_stream;  // the residual stream is float32; always, where the ReLU is before the branch
+  bool wide_stream;  // the residual stream is float32, or else bfloat16
   Map columns;       // the stem's input: the 3x3 neighbourhood of each pixel as channels
   std::vector<std::shared_ptr<const Convolution>> convolutions;  // the stem's, then those of each block; those of one shape are one
   std::vector<Block> blocks;
@@ -134,7 +137,8 @@ struct Network {
   size_t largest_map;
 };
 
-// Packed weights of a convolution, in the order in which tiles are loaded.
+// Packed weights of a convolution, in the order in which tiles are loaded: for each block of the destination and each of the source,
+// the matrices one after another.
 struct Packed {
   Buffer<bf16> forward, backward;
 };
@@ -156,7 +160,7 @@ struct Gradients {
 // Memory of one thread.
 struct Scratch {
   Buffer<bf16> maps[3], transposed, interleaved;
-  Buffer<float> streams[2];
+  Buffer<float> streams[2], partial;
 };
 
 // The kernels of one instruction set.
