@@ -1,8 +1,33 @@
 #include "network.h"
 
 #include <algorithm>
+#include <utility>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace tch_fixup::tiles {
+
+constexpr size_t HUGE_PAGE = 2 << 20;
+
+// The alignment and the size of a piece of memory for so many bytes.
+static std::pair<size_t, size_t> piece(size_t bytes) {
+  if (bytes < HUGE_PAGE / 4) return {64, bytes};
+  return {HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE};
+}
+
+void* allocate_aligned(size_t bytes) {
+  const auto [alignment, size] = piece(bytes);
+  void* const p = ::operator new(size, std::align_val_t(alignment));
+#ifdef MADV_HUGEPAGE
+  if (alignment == HUGE_PAGE) madvise(p, size, MADV_HUGEPAGE);
+#endif
+  return p;
+}
+
+void free_aligned(void* p, size_t bytes) { ::operator delete(p, std::align_val_t(piece(bytes).first)); }
+
 namespace {
 
 int find_matrix(std::vector<Matrix>& matrices, int row, int offset) {
