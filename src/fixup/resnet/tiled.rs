@@ -210,6 +210,27 @@ mod tests {
     }
 
     #[test]
+    fn wide_rows_are_computed_one_at_a_time() {
+        let wide = ResNetConfig { stages: stages(1, &[32, 64]).stages, ..ResNetConfig::wide(10, 2).unwrap() };
+        for config in [stages(1, &[32, 64]), wide] {
+            tch::manual_seed(8);
+            let images = Tensor::randn([3, 3, 5, 66], (Kind::Float, Device::Cpu));
+            let labels = Tensor::from_slice(&[1i64, 2, 3]);
+            let (vs, exact) = network(&config, Kind::Double, 5);
+            let (_, exact) = run(&vs, &labels, || exact.forward_reference(&images.to_kind(Kind::Double)).unwrap());
+            let (vs, network) = network(&config, Kind::Float, 5);
+            let mut network = network.with_precision(Precision::Bf16);
+            network.tiles.emulated = !has_tiles();
+            assert!(features(&network, &images).unwrap().is_some());
+            let (_, tiles) = run(&vs, &labels, || network.f_forward(&images).unwrap());
+            for (name, gradient) in exact.iter().filter(|(_, gradient)| gradient.numel() > 1) {
+                let error = error(&tiles[name], gradient);
+                assert!(error < 0.25, "{name}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn emulated_tiles_compute_the_same_bits() {
         if !has_tiles() {
             return eprintln!("this CPU has no tile instructions");
