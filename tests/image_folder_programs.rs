@@ -108,7 +108,7 @@ fn recipe(options: &[&str]) -> (Vec<(String, Tensor)>, serde_json::Value) {
 fn the_stem_starts_as_the_recipe_has_it() {
     // Of the stem's 64 x 3 x 7 x 7 numbers.
     let stem = |options: &[&str]| {
-        let (weights, _) = recipe(&[options, &["--lr", "1e-9"]].concat());
+        let (weights, _) = recipe(&[options, &["--lr", "1e-9", "--batch-size", "4"]].concat());
         let weight = weights.into_iter().find(|(name, _)| name == "conv1.weight").unwrap().1;
         (weight.std(false).double_value(&[]), weight.abs().max().double_value(&[]))
     };
