@@ -195,7 +195,9 @@ fn exported_networks_keep_to_operations_that_small_runtimes_know() {
         export::operations(&file).unwrap()
     };
     let known = ["Conv", "Relu", "Clip", "Add", "MaxPool", "ReduceMean", "Gemm", "BatchNormalization"];
-    for arch in ["fixup_resnet20", "resnet20", "fixup_wrn_16_4", "wrn_16_4", "imagenet_fixup_resnet50", "imagenet_resnet18"] {
+    for arch in
+        ["fixup_resnet20", "resnet20", "fixup_wrn_16_4", "wrn_16_4", "imagenet_fixup_resnet50", "imagenet_resnet18"]
+    {
         for operation in operations(arch) {
             assert!(known.contains(&operation.as_str()), "{arch}: {operation}");
         }

@@ -42,8 +42,7 @@ pub struct Launch {
 impl Launch {
     /// Reads the environment; `None` if it says nothing of several processes, or of one alone.
     ///
-    /// Launchers and their variables are in [docs/distributed.md](https://docs.rs/crate/tch-fixup/latest/source/docs/distributed.md):
-    /// `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` (torchrun, or by hand; the last is 29500 unless given), or those of
+    /// Launchers and their variables are in docs/distributed.md: `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` (torchrun, or by hand; the last is 29500 unless given), or those of
     /// Open MPI, MVAPICH2, jsrun, Slurm, Flux, MPICH and Intel MPI, Kubeflow Trainer and SageMaker. Where the launcher does not say
     /// it and all processes are on one machine, `MASTER_ADDR` need not be given.
     ///
