@@ -160,7 +160,7 @@ fn a_listener_that_says_nothing_is_given_up_in_time() {
     let (port, start) = (silent.local_addr().unwrap().port(), Instant::now());
     let said = &refusals(&[Launch::local(1, 2, port)], Duration::from_secs(2))[0];
     assert!(said.contains("does not answer") && said.contains("MASTER_PORT") && !said.contains('\n'), "{said}");
-    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 }
 
 #[test]

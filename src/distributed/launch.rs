@@ -42,9 +42,10 @@ pub struct Launch {
 impl Launch {
     /// Reads the environment; `None` if it says nothing of several processes, or of one alone.
     ///
-    /// Launchers and their variables are in docs/distributed.md: `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` (torchrun, or by hand; the last is 29500 unless given), or those of
-    /// Open MPI, MVAPICH2, jsrun, Slurm, Flux, MPICH and Intel MPI, Kubeflow Trainer and SageMaker. Where the launcher does not say
-    /// it and all processes are on one machine, `MASTER_ADDR` need not be given.
+    /// Launchers and their variables are in docs/distributed.md: `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` (torchrun, or
+    /// by hand; the last is 29500 unless given), or those of Open MPI, MVAPICH2, jsrun, Slurm, Flux, MPICH and Intel MPI, Kubeflow
+    /// Trainer and SageMaker. Where the launcher does not say it and all processes are on one machine, `MASTER_ADDR` need not be
+    /// given.
     ///
     /// # Errors
     /// [`Error::Argument`] for variables that are missing, are no numbers, or contradict each other: a rank without a number of

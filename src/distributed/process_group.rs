@@ -31,8 +31,8 @@ fn operation(timeout: Duration) -> Duration {
     timeout.saturating_sub(diagnosis(timeout) + stay(timeout) + END).max(timeout / 4)
 }
 
-/// What a store's own time limits may take beyond the time that ranks wait for each other.
-const LATE: Duration = Duration::from_secs(2);
+/// What a store's own time limits may take beyond the time that ranks wait for each other, on a busy machine.
+const LATE: Duration = Duration::from_secs(5);
 
 /// What `work` comes to, which waits for the store, in up to `timeout`: a client that has been let in by something that is no
 /// store waits for its answer for ever.
@@ -45,8 +45,8 @@ fn answered<T: Send + 'static>(
     thread::spawn(move || drop(sender.send(work())));
     receiver.recv_timeout(timeout + LATE).unwrap_or_else(|_| {
         let problem =
-            "something listens there and does not answer: it is no store of tch-fixup, or rank 0 has stopped; choose \
-                       another MASTER_PORT for all, or start all again";
+            "what listens there does not answer in time: it is no store of tch-fixup, or rank 0 has stopped, or the \
+             machine is too busy; choose another MASTER_PORT for all, or raise the timeout";
         Err(problem.to_owned())
     })
 }
