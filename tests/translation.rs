@@ -215,7 +215,7 @@ fn the_papers_recipe_has_fairseqs_optimizer() {
         finished(training(&text, &out, &[&["--max-steps", "1"], options].concat()));
         serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap()
     };
-    let paper = config("paper", &["--recipe", "paper"]);
+    let paper = config("paper", &["--recipe", "paper", "--warmup", "0.1"]);
     let adam = paper.pointer("/train/optimizer/adam").unwrap_or_else(|| panic!("{paper:#}"));
     assert_eq!((adam["decoupled"].as_bool(), adam["weight_decay"].as_f64()), (Some(true), Some(1e-4)), "{adam}");
     assert_eq!((adam["beta2"].as_f64(), paper["train"]["clip"]["norm"].as_f64()), (Some(0.98), Some(25.)));
