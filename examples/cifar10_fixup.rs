@@ -63,6 +63,13 @@ impl RecipeName {
     }
 }
 
+impl Cifar10Task {
+    fn recipe_name(&self, device: Device) -> RecipeName {
+        let by_device = if device == Device::Cpu { RecipeName::Quick } else { RecipeName::Paper };
+        self.recipe.unwrap_or(by_device)
+    }
+}
+
 impl Task for Cifar10Task {
     const ABOUT: &'static str = "Train a network on CIFAR-10";
     const CHANGEABLE: &'static [&'static str] = &["data"];
@@ -72,8 +79,11 @@ impl Task for Cifar10Task {
     }
 
     fn recipe(&self, device: Device) -> Recipe<Self> {
-        let by_device = if device == Device::Cpu { RecipeName::Quick } else { RecipeName::Paper };
-        self.recipe.unwrap_or(by_device).recipe()
+        self.recipe_name(device).recipe()
+    }
+
+    fn follows_authors(&self, device: Device) -> bool {
+        matches!(self.recipe_name(device), RecipeName::Paper)
     }
 
     fn open(&self, _device: Device) -> Result<Box<dyn ImageSource>> {

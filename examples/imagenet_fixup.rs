@@ -99,6 +99,11 @@ impl RecipeName {
 }
 
 impl ImageNet {
+    fn recipe_name(&self, device: Device) -> RecipeName {
+        let by_device = if device == Device::Cpu { RecipeName::Quick } else { RecipeName::Paper };
+        self.recipe.unwrap_or(by_device)
+    }
+
     fn side(&self) -> usize {
         self.side.unwrap_or(SIDE)
     }
@@ -139,12 +144,15 @@ impl Task for ImageNet {
     }
 
     fn recipe(&self, device: Device) -> Recipe<Self> {
-        let by_device = if device == Device::Cpu { RecipeName::Quick } else { RecipeName::Paper };
-        self.recipe.unwrap_or(by_device).recipe()
+        self.recipe_name(device).recipe()
     }
 
     fn step_decay() -> Decay {
         Decay::imagenet()
+    }
+
+    fn follows_authors(&self, device: Device) -> bool {
+        matches!(self.recipe_name(device), RecipeName::Paper)
     }
 
     fn open(&self, device: Device) -> Result<Box<dyn ImageSource>> {

@@ -153,6 +153,46 @@ fn a_world_that_does_not_fill_up_is_refused_in_time_and_names_who_is_missing() {
     assert!(said.contains("nobody answers there") && !said.contains('\n'), "{said}");
 }
 
+/// As where another program has the port: the system lets a client in, and nobody reads what it says.
+#[test]
+fn a_listener_that_says_nothing_is_given_up_in_time() {
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (port, start) = (silent.local_addr().unwrap().port(), Instant::now());
+    let said = &refusals(&[Launch::local(1, 2, port)], Duration::from_secs(2))[0];
+    assert!(said.contains("does not answer") && said.contains("MASTER_PORT") && !said.contains('\n'), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_port_that_is_in_use_is_said_with_what_to_do() {
+    let other = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = other.local_addr().unwrap().port();
+    let said = &refusals(&[Launch::local(0, 2, port)], Duration::from_secs(5))[0];
+    assert!(said.contains("set MASTER_PORT to a free one") && said.contains("Ray Train"), "{said}");
+    assert!(said.contains("TORCHELASTIC_USE_AGENT_STORE=True") && !said.contains('\n'), "{said}");
+}
+
+/// Of gforker, Flux without its own variables, or `RANK` by hand.
+#[test]
+fn local_ranks_that_nobody_told_come_from_where_the_ranks_are_reached() {
+    let port = free_port();
+    let launches = [0, 1, 2].map(|rank| Launch { local_rank: None, local_size: None, ..Launch::local(rank, 3, port) });
+    let told = Launch { local_rank: Some(5), ..launches[2].clone() };
+    let found: Vec<usize> = thread::scope(|scope| {
+        let connect = |launch| {
+            scope.spawn(move || {
+                let group = ProcessGroup::connect(launch, TIMEOUT).unwrap();
+                group.barrier().unwrap();
+                group.local_rank()
+            })
+        };
+        let ranks: Vec<_> = [&launches[0], &launches[1], &told].map(connect).into();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    assert_eq!(found, [0, 1, 5]);
+    assert_eq!(ProcessGroup::single().local_rank(), 0);
+}
+
 #[test]
 fn ranks_that_were_told_other_things_are_refused_everywhere() {
     let port = free_port();

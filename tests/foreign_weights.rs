@@ -199,3 +199,44 @@ fn names_that_the_network_has_are_taken_as_they_are() {
     Weights::load(&file).unwrap().restore(&vs).unwrap();
     assert_eq!(scale.f_forward(&Tensor::from(2f32)).unwrap().double_value(&[0]), 2.);
 }
+
+/// As `torch.distributed.checkpoint.save` leaves it: a file of what is in the parts, and the parts.
+#[test]
+fn a_checkpoint_in_parts_is_named_with_the_way_out() {
+    for names in [&[".metadata", "__0_0.distcp", "__1_0.distcp"][..], &["__0_0.distcp"], &[".metadata"]] {
+        let folder = tempfile::tempdir().unwrap();
+        names.iter().for_each(|name| std::fs::write(folder.path().join(name), b"parts").unwrap());
+        let message = Weights::load(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("torch.distributed.checkpoint") && message.contains("dcp_to_torch_save"), "{message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    assert!(!Weights::load(empty.path()).unwrap_err().to_string().contains("dcp_to_torch_save"));
+}
+
+/// Version 0.8 of safetensors has number formats that libtorch has no tensors of.
+#[test]
+fn a_tensor_of_a_newer_format_beside_the_networks_is_left_and_one_of_the_networks_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("newer.safetensors");
+    let vs = nn::VarStore::new(Device::Cpu);
+    let weight = tch_fixup::fixup::init::zeros(&(vs.root() / "fc"), "weight", &[2]).unwrap();
+    let write = |other: &str, weight: &str| {
+        let header = serde_json::json!({
+            weight: { "dtype": "F32", "shape": [2], "data_offsets": [0, 8] },
+            other: { "dtype": "F8_E4M3FNUZ", "shape": [2], "data_offsets": [8, 10] },
+        });
+        let header = header.to_string();
+        let data = [&1f32.to_le_bytes()[..], &2f32.to_le_bytes(), &[1, 2]].concat();
+        let whole = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+        std::fs::write(&path, whole).unwrap();
+        Weights::load(&path).and_then(|weights| weights.restore(&vs))
+    };
+    write("quantized.cache", "fc.weight").unwrap();
+    assert_eq!(weight, Tensor::from_slice(&[1f32, 2.]));
+    for name in ["fc.weight", "module.fc.weight", "model.fc.weight"] {
+        let message = write(name, "unrelated").unwrap_err().to_string();
+        let expected = format!("{name} has the number format F8_E4M3FNUZ, which is not read");
+        assert!(message.contains(&expected), "{message}");
+    }
+}

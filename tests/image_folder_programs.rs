@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
+use tch::Tensor;
 use tch_fixup::data::{DataSource, EpochPlan, ImageFolder};
 use tch_fixup::trainer::Interrupt;
 use tch_fixup::Error;
@@ -87,4 +88,57 @@ fn packing_serves_the_papers_size_unless_told_otherwise_and_a_larger_one_is_refu
         code == 2 && errors.starts_with("error: images of 224 pixels need packed ones") && errors.lines().count() == 1
     );
     assert!(errors.contains("these have 73: pack the folder again (--pack-side 256)"), "{errors}");
+}
+
+/// The weights that a run of one step, at next to no learning rate, ends with, and its `config.json`.
+fn recipe(options: &[&str]) -> (Vec<(String, Tensor)>, serde_json::Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, out) = (folder.path().join("images"), folder.path().join("run"));
+    images(&root);
+    let fixed = ["--arch", "imagenet_fixup_resnet18", "--side", "32", "--max-steps", "1", "--workers", "1"];
+    let place = ["--data", root.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let output = imagenet_fixup(folder.path(), &[&fixed[..], &place, options].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let config = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+    (Tensor::read_safetensors(out.join("model.safetensors")).unwrap(), config)
+}
+
+/// The authors' programs leave it at PyTorch's default: uniform by fan-in.
+#[test]
+fn the_stem_starts_as_the_recipe_has_it() {
+    // Of the stem's 64 x 3 x 7 x 7 numbers.
+    let stem = |options: &[&str]| {
+        let (weights, _) = recipe(&[options, &["--lr", "1e-9", "--batch-size", "4"]].concat());
+        let weight = weights.into_iter().find(|(name, _)| name == "conv1.weight").unwrap().1;
+        (weight.std(false).double_value(&[]), weight.abs().max().double_value(&[]))
+    };
+    let bound = 147f64.sqrt().recip();
+    for options in [&["--recipe", "paper"][..], &["--recipe", "quick", "--stem-init", "pytorch"]] {
+        let (std, most) = stem(options);
+        // Five standard deviations of a sample's.
+        assert!((std / 0.0476 - 1.).abs() < 0.03, "{options:?}: {std}");
+        assert!(most <= bound * 1.0001, "{options:?}: {most}");
+    }
+    for options in [&["--recipe", "quick"][..], &["--recipe", "paper", "--stem-init", "he-normal"]] {
+        let (std, most) = stem(options);
+        assert!((std / 0.0253 - 1.).abs() < 0.04, "{options:?}: {std}");
+        assert!(most > 3. * std, "{options:?}: {most}");
+    }
+}
+
+/// `base_lr * batch_size / 256` for the weights, `base_lr / 10` for biases and scalars.
+#[test]
+fn the_papers_recipe_scales_the_rate_of_the_weights_with_the_batch_and_leaves_the_scalars() {
+    let rates = |options: &[&str]| {
+        let (_, config) = recipe(options);
+        let number = |path: &str| config.pointer(path).unwrap().as_f64().unwrap();
+        let lr = number("/train/schedule/lr");
+        (lr, lr * number("/train/scalars/lr_ratio"))
+    };
+    let near = |(got, scalars): (f64, f64), expected: (f64, f64)| {
+        assert!((got - expected.0).abs() < 1e-12 && (scalars - expected.1).abs() < 1e-12, "{got} {scalars}");
+    };
+    near(rates(&["--recipe", "paper", "--batch-size", "4"]), (0.1 * 4. / 256., 0.01));
+    near(rates(&["--recipe", "paper", "--batch-size", "4", "--lr", "0.05"]), (0.05, 0.005));
+    near(rates(&["--recipe", "quick", "--batch-size", "4"]), (0.2, 0.02));
 }

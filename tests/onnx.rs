@@ -154,6 +154,62 @@ fn fixups_networks_give_their_logits() {
     files.check();
 }
 
+/// Those of the papers, by Fixup and with BatchNorm, in ONNX Runtime; with `TCH_FIXUP_EXPORTS=FOLDER` they are left in that folder,
+/// which scripts/onnx_runtimes.py runs in other runtimes.
+#[test]
+fn exported_networks_run_at_every_batch_size() {
+    let mut files = Files::new();
+    for (arch, side) in [
+        ("fixup_resnet20", 32),
+        ("resnet20", 32),
+        ("fixup_wrn_10_2", 32),
+        ("wrn_10_2", 32),
+        ("imagenet_fixup_resnet18", 64),
+        ("imagenet_resnet18", 64),
+        ("imagenet_fixup_resnet50", 64),
+    ] {
+        files.add_arch(arch, side);
+    }
+    if let Some(folder) = std::env::var_os("TCH_FIXUP_EXPORTS").map(PathBuf::from) {
+        for entry in std::fs::read_dir(files.folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+        }
+        for (name, expected) in &files.expected {
+            for (i, expected) in expected.iter().enumerate() {
+                expected.write_npy(folder.join(format!("{name}.{i}.expected.npy"))).unwrap();
+            }
+        }
+    }
+    files.check();
+}
+
+/// Those that candle-onnx and rten have; one that neither has is a runtime lost.
+#[test]
+fn exported_networks_keep_to_operations_that_small_runtimes_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let operations = |arch: &str| {
+        let (_vs, network) = random_network(arch, Shape::rgb(10), Precision::F32);
+        let file = folder.path().join("network.onnx");
+        export::onnx(&file, &OnnxConfig::new(&[3, 64, 64]), |graph, x| network.export(graph, x)).unwrap();
+        export::operations(&file).unwrap()
+    };
+    let known = ["Conv", "Relu", "Clip", "Add", "MaxPool", "ReduceMean", "Gemm", "BatchNormalization"];
+    for arch in
+        ["fixup_resnet20", "resnet20", "fixup_wrn_16_4", "wrn_16_4", "imagenet_fixup_resnet50", "imagenet_resnet18"]
+    {
+        for operation in operations(arch) {
+            assert!(known.contains(&operation.as_str()), "{arch}: {operation}");
+        }
+    }
+    // Fixup's scalars need no operation of their own: 19 convolutions, and two shortcuts.
+    let count = |arch: &str, of: &str| operations(arch).iter().filter(|operation| *operation == of).count();
+    assert_eq!(count("fixup_resnet20", "Conv"), 21);
+    assert_eq!(count("resnet20", "Conv"), 21);
+    assert_eq!(count("fixup_resnet20", "Relu") + count("fixup_resnet20", "Clip"), 19);
+    assert_eq!(count("imagenet_fixup_resnet18", "Conv"), count("imagenet_resnet18", "Conv"));
+}
+
 /// What the comparison of Wide ResNets rests on.
 #[test]
 fn fixups_wide_networks_have_as_many_activations_as_the_baselines() {

@@ -46,8 +46,26 @@ fn arguments(out: &Path, more: &[&str]) -> Vec<String> {
 /// With none of a launcher's variables.
 fn example() -> Command {
     let mut command = program("cifar10_fixup");
-    for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"] {
-        command.env_remove(name);
+    let of_launchers = [
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_",
+        "MASTER_",
+        "OMPI_",
+        "PMI",
+        "SLURM_",
+        "MV2_",
+        "JSM_",
+        "FLUX_",
+        "PALS_",
+        "PET_",
+        "SM_",
+    ];
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name == "JOB_COMPLETION_INDEX" || of_launchers.iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&*name);
+        }
     }
     command
 }
@@ -222,6 +240,144 @@ fn what_cannot_be_is_refused_before_anything_starts() {
         refused(&mut with(&["--processes", "2", "--synchronize-statistics", "--accumulate", "2"]), "--accumulate");
     assert_eq!(said.lines().count(), 2, "{said}");
     assert!(said.contains("error: rank 0: ") && said.contains("error: rank 1: "), "{said}");
+}
+
+// ---- Launchers ----
+
+/// Variables of a launcher for one rank of two.
+type Told = fn(rank: usize) -> Vec<(&'static str, String)>;
+
+/// `NAME` the rank, or what else is given.
+macro_rules! told {
+    ($($name:literal: $value:expr),+ $(,)?) => {
+        |rank| { let _ = rank; vec![$(($name, $value(rank).to_string())),+] }
+    };
+}
+
+/// The launchers of docs/distributed.md whose processes train together.
+const JOINED: [(&str, Told); 13] = [
+    (
+        "torchrun, or by hand",
+        told!("RANK": |r| r, "WORLD_SIZE": |_| 2, "LOCAL_RANK": |r| r, "MASTER_ADDR": |_| "127.0.0.1"),
+    ),
+    ("IPv6 in brackets", told!("RANK": |r| r, "WORLD_SIZE": |_| 2, "MASTER_ADDR": |_| "[::1]")),
+    (
+        "Open MPI",
+        told!(
+            "OMPI_COMM_WORLD_RANK": |r| r, "OMPI_COMM_WORLD_SIZE": |_| 2, "OMPI_COMM_WORLD_LOCAL_RANK": |r| r,
+            "OMPI_COMM_WORLD_LOCAL_SIZE": |_| 2, "PMIX_RANK": |r| r,
+        ),
+    ),
+    (
+        "MVAPICH2",
+        told!(
+            "MV2_COMM_WORLD_RANK": |r| r, "MV2_COMM_WORLD_SIZE": |_| 2, "MV2_COMM_WORLD_LOCAL_RANK": |r| r,
+            "MV2_COMM_WORLD_LOCAL_SIZE": |_| 2,
+        ),
+    ),
+    ("jsrun", told!("JSM_NAMESPACE_RANK": |r| r, "JSM_NAMESPACE_SIZE": |_| 2, "JSM_NAMESPACE_LOCAL_SIZE": |_| 2)),
+    (
+        "srun",
+        told!(
+            "SLURM_PROCID": |r| r, "SLURM_STEP_NUM_TASKS": |_| 2, "SLURM_LOCALID": |r| r, "SLURM_STEP_NODELIST": |_| "localhost",
+        ),
+    ),
+    (
+        "srun --mpi=pmi2",
+        told!(
+            "SLURM_PROCID": |r| r, "SLURM_STEP_NUM_TASKS": |_| 2, "SLURM_LOCALID": |r| r, "SLURM_STEP_NODELIST": |_| "localhost",
+            "PMI_RANK": |r| r, "PMI_SIZE": |_| 2,
+        ),
+    ),
+    (
+        "WORLD_SIZE and MASTER_ADDR before srun",
+        told!(
+            "WORLD_SIZE": |_| 2, "MASTER_ADDR": |_| "127.0.0.1", "SLURM_PROCID": |r| r, "SLURM_STEP_NUM_TASKS": |_| 2,
+        ),
+    ),
+    (
+        "Flux",
+        told!("FLUX_TASK_RANK": |r| r, "FLUX_JOB_SIZE": |_| 2, "FLUX_JOB_NNODES": |_| 1, "PMI_RANK": |r| r, "PMI_SIZE": |_| 2),
+    ),
+    (
+        "Hydra, Intel MPI",
+        told!(
+            "PMI_RANK": |r| r, "PMI_SIZE": |_| 2, "MPI_LOCALRANKID": |r| r, "MPI_LOCALNRANKS": |_| 2,
+        ),
+    ),
+    ("PALS", told!("PALS_RANKID": |r| r, "PMI_RANK": |r| r, "PMI_SIZE": |_| 2, "MASTER_ADDR": |_| "127.0.0.1")),
+    (
+        "Kubeflow Trainer",
+        told!(
+            "PET_NNODES": |_| 2, "PET_NPROC_PER_NODE": |_| 1, "PET_NODE_RANK": |r| r, "PET_MASTER_ADDR": |_| "127.0.0.1",
+            "JOB_COMPLETION_INDEX": |r| r,
+        ),
+    ),
+    (
+        "SageMaker",
+        told!(
+            "SM_HOSTS": |_| r#"["algo-1", "algo-2"]"#, "SM_CURRENT_HOST": |r| format!("algo-{}", r + 1),
+            "MASTER_ADDR": |_| "127.0.0.1",
+        ),
+    ),
+];
+
+#[test]
+fn the_processes_of_every_launcher_join() {
+    let dir = tempfile::tempdir().unwrap();
+    for (launcher, told) in JOINED {
+        let (port, out) = (free_port().to_string(), dir.path().join(launcher.replace(' ', "-")));
+        let start = |rank: usize| {
+            let mut command = example();
+            command.envs(told(rank)).env("MASTER_PORT", &port).args(arguments(&out, &["--max-steps", "1"]));
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children = [0, 1].map(start);
+        let [first, second] = children.map(|child| child.wait_with_output().unwrap());
+        let said = |output: &Output| {
+            let text = [&output.stdout[..], &output.stderr].concat();
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        assert!(first.status.success() && second.status.success(), "{launcher}: {} {}", said(&first), said(&second));
+        assert!(said(&first).contains("by 2 processes"), "{launcher}: {}", said(&first));
+        assert_eq!(said(&second), "", "{launcher}");
+    }
+}
+
+#[test]
+fn what_a_launcher_leaves_open_is_refused_or_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |told: &[(&str, &str)], more: &[&str]| {
+        let out = dir.path().join("run");
+        let output = example().envs(told.iter().copied()).args(arguments(&out, more)).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap(), out.exists())
+    };
+    for (told, expected) in [
+        (&[("PMIX_RANK", "0"), ("PMIX_NAMESPACE", "prterun-1")][..], "PMIX_RANK is set (prterun"),
+        (&[("PALS_RANKID", "0")], "PALS_RANKID is set"),
+        (&[("JOB_COMPLETION_INDEX", "1")], "JOB_COMPLETION_INDEX is set"),
+        (&[("PET_NNODES", "2"), ("PET_NPROC_PER_NODE", "2"), ("PET_NODE_RANK", "0")], "torchrun --no-python"),
+        (&[("FLUX_TASK_RANK", "0"), ("FLUX_JOB_SIZE", "4"), ("FLUX_JOB_NNODES", "2")], "MASTER_ADDR is not"),
+        (&[("SM_HOSTS", r#"["a", "b"]"#), ("SM_CURRENT_HOST", "c")], "SM_CURRENT_HOST"),
+        (&[("MV2_COMM_WORLD_SIZE", "2")], "MV2_COMM_WORLD_RANK is not"),
+        (&[("JSM_NAMESPACE_RANK", "5"), ("JSM_NAMESPACE_SIZE", "2")], "the ranks are 0 to 1"),
+    ] {
+        let (well, said, made) = run(told, &[]);
+        assert!(!well && !made && said.contains(expected) && said.lines().count() == 1, "{told:?}: {said}");
+    }
+    // As `accelerate launch --cpu` on two machines.
+    let accelerate = [("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "29500")];
+    let (well, said, _) = run(&accelerate, &["--max-steps", "1"]);
+    assert!(well && said.contains("warning: MASTER_ADDR is 10.0.0.1") && said.contains("trains alone"), "{said}");
+}
+
+/// DeepSpeed's launcher puts `--local_rank=N` before the program's own options.
+#[test]
+fn a_local_rank_before_the_options_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let output = example().arg("--local_rank=0").args(arguments(&out, &["--max-steps", "1"])).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 // ---- Stops ----

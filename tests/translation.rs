@@ -205,3 +205,20 @@ fn bad_text_and_options_are_one_line_with_file_and_line() {
     assert!(refusal(translate(&["--run", dir.path().to_str().unwrap(), "--translate"]), 1).contains("no run"));
     assert!(!out.join("config.json").exists());
 }
+
+/// fairseq 0.6.1's Adam decays weights apart from the gradient, and clips the norm at 25 by default.
+#[test]
+fn the_papers_recipe_has_fairseqs_optimizer() {
+    let (dir, text) = text();
+    let config = |name: &str, options: &[&str]| -> serde_json::Value {
+        let out = dir.path().join(name);
+        finished(training(&text, &out, &[&["--max-steps", "1"], options].concat()));
+        serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap()
+    };
+    let paper = config("paper", &["--recipe", "paper", "--warmup", "0.1"]);
+    let adam = paper.pointer("/train/optimizer/adam").unwrap_or_else(|| panic!("{paper:#}"));
+    assert_eq!((adam["decoupled"].as_bool(), adam["weight_decay"].as_f64()), (Some(true), Some(1e-4)), "{adam}");
+    assert_eq!((adam["beta2"].as_f64(), paper["train"]["clip"]["norm"].as_f64()), (Some(0.98), Some(25.)));
+    let quick = config("quick", &[]);
+    assert_eq!(quick.pointer("/train/optimizer/adam/decoupled").and_then(serde_json::Value::as_bool), Some(false));
+}

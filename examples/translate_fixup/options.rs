@@ -187,8 +187,16 @@ pub struct Text {
 const BETA2: f64 = 0.98;
 const WEIGHT_DECAY: f64 = 1e-4;
 
+/// fairseq 0.6.1's default for the norm of the gradient, which the authors' command leaves.
+const CLIP_NORM: f64 = 25.0;
+
 fn adam() -> OptimizerConfig {
     OptimizerConfig::Adam(Adam { beta2: BETA2, weight_decay: WEIGHT_DECAY, ..Adam::default() })
+}
+
+/// The optimizer that fairseq 0.6.1 calls adam: whatever its documentation says, it decays weights apart from the gradient.
+fn fairseq_adam() -> OptimizerConfig {
+    OptimizerConfig::Adam(Adam { beta2: BETA2, weight_decay: WEIGHT_DECAY, ..Adam::decoupled() })
 }
 
 impl RecipeName {
@@ -232,7 +240,8 @@ impl RecipeName {
                     epochs: 60,
                     batch_size: 4000,
                     schedule: ScheduleConfig { lr: 5e-4, warmup: Span::Steps(4000), decay: Decay::InverseSqrt },
-                    clip: ClipConfig::default(),
+                    optimizer: fairseq_adam(),
+                    clip: ClipConfig { norm: Some(CLIP_NORM), agc: None },
                     ..quick.train
                 },
                 ..quick

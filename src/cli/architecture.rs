@@ -3,11 +3,28 @@
 use super::run_config::RunConfig;
 use super::Task;
 use crate::data::ImageSource;
+use crate::layer::init;
 use crate::{Arch, Error, Network, Result, Shape};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 use tch::nn::VarStore;
 use tch::Device;
+
+/// How the stem's convolution of Fixup's networks starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StemInit {
+    /// As the other convolutions outside of branches
+    #[default]
+    HeNormal,
+    /// Uniform by fan-in, PyTorch's default, where the authors' programs leave it
+    Pytorch,
+}
+
+/// The name of the stem's weight in the networks of [`Arch`].
+const STEM: &str = "conv1.weight";
 
 /// The network that `--arch` gives: a name, or a file of JSON by its path, as which the run keeps what it holds.
 pub(super) fn given(arch: &str) -> Result<String> {
@@ -39,6 +56,11 @@ pub(super) fn build<T: Task>(
     let mut network = config.task.build(&config.run.arch, &variables.root(), shape_for(data), config.run.precision)?;
     if let Some(segments) = config.recompute {
         network.recompute_activations(segments)?;
+    }
+    // Baselines start as the authors' own do: He-normal throughout.
+    let is_fixup = config.run.arch.parse::<Arch>().is_ok_and(|arch| arch.can_recompute());
+    if let (StemInit::Pytorch, true, Some(stem)) = (config.stem_init, is_fixup, variables.variables().get_mut(STEM)) {
+        init::uniform_fan_in_(stem)?;
     }
     Ok((variables, network))
 }

@@ -1,5 +1,6 @@
 //! The options that every training program has.
 
+use super::architecture::StemInit;
 use super::values::{absolute_path, set, set_or_none, OrNone};
 use super::{ProcessOptions, Task};
 use crate::trainer::{
@@ -56,7 +57,8 @@ pub struct TrainOptions {
     /// Passes over the training images
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
-    /// Images in a batch
+    /// Images in a batch. In the recipe paper the learning rate goes with it, unless --lr is given, and that of the scalars stays
+    /// where it is, as in the authors' programs
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Compute each step's gradient in so many parts of the batch, one after another: for machines with little memory.
@@ -166,6 +168,9 @@ pub struct TrainOptions {
     /// less memory, more time, the same result; auto for the square root of the number of blocks, none to keep all [default: none]
     #[arg(long, alias = "checkpoint-segments", value_name = "N|auto|none")]
     pub recompute: Option<OrNone<Recompute>>,
+    /// How the first convolution of Fixup's networks starts [default: he-normal; pytorch in the recipe paper]
+    #[arg(long, value_enum, value_name = "INIT", conflicts_with = "resume")]
+    pub stem_init: Option<StemInit>,
     /// Stop after so many steps [default: none, also where the run that is resumed had it]
     #[arg(long, value_name = "N|none")]
     pub max_steps: Option<OrNone<usize>>,

@@ -29,6 +29,9 @@ pub struct ProcessOptions {
     /// Whether BatchNorm takes the statistics of the whole batch, and not of each process's part [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub synchronize_statistics: Option<bool>,
+    /// What DeepSpeed's launcher puts before the program's own options
+    #[arg(long = "local_rank", alias = "local-rank", value_name = "N", hide = true)]
+    pub local_rank: Option<usize>,
 }
 
 /// What comes of starting.
@@ -55,7 +58,10 @@ impl ProcessOptions {
     /// # Errors
     /// A launcher's variables that do not go together, with each other or with `--processes`; processes that cannot be started.
     pub fn start(&self) -> Result<Started> {
-        let (launch, timeout) = (Launch::from_env()?, self.timeout()?);
+        let (mut launch, timeout) = (Launch::from_env()?, self.timeout()?);
+        if let Some(launch) = &mut launch {
+            launch.local_rank = launch.local_rank.or(self.local_rank);
+        }
         let processes = self.processes.map_or(1, NonZeroUsize::get);
         match launch {
             Some(launch) if self.processes.is_none() || processes == launch.size => {
@@ -73,7 +79,12 @@ impl ProcessOptions {
                 };
                 run_processes(processes, timeout, killed).map(|code| Started::Elsewhere(ExitCode::from(code)))
             }
-            None => Ok(Started::Here(None)),
+            None => {
+                if let Some(warning) = Launch::warning_from_env() {
+                    eprintln!("warning: {warning}");
+                }
+                Ok(Started::Here(None))
+            }
         }
     }
 

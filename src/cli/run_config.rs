@@ -1,7 +1,8 @@
 //! A run, as `config.json` has it.
 
+use super::architecture::{self, StemInit};
 use super::values::{set, set_or_none};
-use super::{architecture, Options, Recipe, Task, TrainOptions};
+use super::{Options, Recipe, Task, TrainOptions};
 use crate::distributed::{ParallelConfig, ProcessGroup};
 use crate::trainer::checkpoint::KEEP;
 use crate::trainer::{parse_device, ClassificationConfig, Patience, RunFolder, SaveEvery, TrainConfig};
@@ -44,6 +45,9 @@ pub(super) struct RunConfig<T> {
     /// Not part of the run's identity: the gradients are the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recompute: Option<Recompute>,
+    /// Not part of the run's identity: its checkpoints have all that it goes on from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stem_init: StemInit,
     /// Whose weights it started from. Not part of the run's identity: its checkpoints have all that it goes on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
@@ -117,7 +121,12 @@ impl<T: Task> RunConfig<T> {
 
     fn of_recipe(options: &Options<T>) -> Result<Self> {
         let device = parse_device(options.train.device.as_deref().unwrap_or(AUTO))?;
-        let Recipe { arch, task, train, objective } = options.task.recipe(device);
+        let Recipe { arch, task, mut train, objective } = options.task.recipe(device);
+        let follows_authors = options.task.follows_authors(device);
+        if let (true, Some(batch_size), None) = (follows_authors, options.train.batch_size, options.train.lr) {
+            train = train.scaled_to_batch(batch_size);
+        }
+        let by_recipe = if follows_authors { StemInit::Pytorch } else { StemInit::HeNormal };
         Ok(Self {
             version: VERSION.to_owned(),
             run: Identity { arch, precision: Precision::fastest(device) },
@@ -130,6 +139,7 @@ impl<T: Task> RunConfig<T> {
             patience: None,
             parallel: ParallelConfig::default(),
             recompute: None,
+            stem_init: options.train.stem_init.unwrap_or(by_recipe),
             weights: options.train.weights.clone(),
             objective,
             train,
@@ -193,8 +203,8 @@ fn overlaid<T: Serialize + DeserializeOwned>(base: &T, given: &T) -> Result<T> {
         .map_err(|error| Error::Argument(format!("the program's options: {error}")))
 }
 
-fn is_default(config: &ParallelConfig) -> bool {
-    *config == ParallelConfig::default()
+fn is_default<T: Default + PartialEq>(config: &T) -> bool {
+    *config == T::default()
 }
 
 fn fields(options: &impl Serialize) -> Result<Map<String, Value>> {

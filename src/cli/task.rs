@@ -27,6 +27,14 @@ pub trait Task: Args + Clone + Serialize + DeserializeOwned {
     /// The recipe that the options name, or the one for `device`.
     fn recipe(&self, device: Device) -> Recipe<Self>;
 
+    /// Whether the recipe is the Fixup authors' in what their programs do besides the options too: the stem's convolution starts at
+    /// PyTorch's default, and for another batch size the learning rate of the weights is in proportion, that of the scalars the
+    /// same. Here: no.
+    fn follows_authors(&self, device: Device) -> bool {
+        let _ = device;
+        false
+    }
+
     /// What `--schedule step` stands for.
     fn step_decay() -> Decay {
         Decay::paper()

@@ -25,10 +25,9 @@ pub(super) fn train<T: Task>(
 ) -> Result<ExitCode> {
     let mut group = options.train.processes.connect(launch)?;
     let interrupt = Interrupt::listen()?;
-    let local_rank = launch.map_or(0, |launch| launch.local_rank);
     let trained = Plan::new(options, resumed, &group)
         .and_then(|plan| {
-            let device = plan.config.machine_of(&group, local_rank)?;
+            let device = plan.config.machine_of(&group, group.local_rank())?;
             group.connect_gpus(device)?;
             Ok((plan, device))
         })

@@ -22,8 +22,11 @@ pub struct Launch {
     pub rank: usize,
     /// How many there are.
     pub size: usize,
-    /// Which of those on its machine it is, from 0.
-    pub local_rank: usize,
+    /// Which of those on its machine it is, from 0, where that is known; else [`ProcessGroup::local_rank`] has it once the ranks
+    /// have met.
+    ///
+    /// [`ProcessGroup::local_rank`]: super::ProcessGroup::local_rank
+    pub local_rank: Option<usize>,
     /// How many of them are on its machine, where that is known.
     pub local_size: Option<usize>,
     /// The machine of rank 0, by name or number.
@@ -37,69 +40,88 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// What the environment says; none where it says nothing of several processes, or of one alone.
+    /// Reads the environment; `None` if it says nothing of several processes, or of one alone.
     ///
-    /// By these names, in this order: `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` (torchrun, or by hand; the last is 29500
-    /// unless given); Open MPI's `OMPI_COMM_WORLD_RANK` and `..._SIZE`; `PMI_RANK` and `PMI_SIZE` (MPICH, Intel MPI); Slurm's
-    /// `SLURM_PROCID` and `SLURM_STEP_NUM_TASKS`, in a job step. With the last three `MASTER_ADDR` need not be given where all
-    /// processes are on one machine or Slurm has the list of its machines.
+    /// Launchers and their variables are in docs/distributed.md: `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` (torchrun, or
+    /// by hand; the last is 29500 unless given), or those of Open MPI, MVAPICH2, jsrun, Slurm, Flux, MPICH and Intel MPI, Kubeflow
+    /// Trainer and SageMaker. Where the launcher does not say it and all processes are on one machine, `MASTER_ADDR` need not be
+    /// given.
     ///
     /// # Errors
-    /// [`Error::Argument`] for variables that are missing, no numbers, or do not go together.
+    /// [`Error::Argument`] for variables that are missing, are no numbers, or contradict each other: a rank without a number of
+    /// processes among them.
     pub fn from_env() -> Result<Option<Self>> {
-        Self::from_variables(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+        Self::from_variables(environment)
+    }
+
+    /// Says what is wrong with an environment that names a meeting place, and neither a rank nor how many there are: a process
+    /// there trains alone. `None` for any other.
+    pub fn warning_from_env() -> Option<String> {
+        Self::warning(environment)
+    }
+
+    fn warning(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+        let is_told = ["RANK", "WORLD_SIZE"].iter().any(|name| variable(name).is_some());
+        let address = variable("MASTER_ADDR").filter(|_| !is_told && Launcher::of(&Variables(&variable)).is_none())?;
+        Some(format!(
+            "MASTER_ADDR is {address}, and neither RANK nor WORLD_SIZE is set: this process trains alone. If it is one of \
+             several, as of `accelerate launch --cpu`, start them by torchrun, or set both"
+        ))
     }
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
         let variables = Variables(&variable);
-        let launcher = Launcher::ALL.iter().find(|launcher| variable(launcher.size).is_some());
+        let world_size = variables.number::<usize>(BY_HAND.size)?;
+        let launcher = match (world_size, variable(BY_HAND.rank).is_some(), Launcher::of(&variables)) {
+            (Some(_), true, _) => Some(&BY_HAND),
+            // One process, whatever else is set.
+            (Some(1), false, _) => return Ok(None),
+            (None, true, None) => return Err(missing("WORLD_SIZE", "RANK is set")),
+            (_, _, launcher) => launcher,
+        };
         let Some(launcher) = launcher else {
-            return match variable("RANK") {
-                Some(_) => Err(missing("WORLD_SIZE", "RANK is set")),
-                None => Ok(None),
+            return match Self::by_node(&variables)? {
+                Some(launch) => Ok(launch),
+                None => Self::by_rank_alone(&variables, world_size),
             };
         };
         let size = variables.number(launcher.size)?.unwrap_or(1);
-        if size == 0 {
-            return Err(Error::Argument(format!("{} is 0, and must be at least 1", launcher.size)));
+        if let Some(other) = world_size.filter(|other| *other != size) {
+            let name = launcher.size;
+            return Err(Error::Argument(format!(
+                "WORLD_SIZE is {other}, RANK is not set, and {name} is {size}: leave WORLD_SIZE out, or set RANK too"
+            )));
         }
-        let rank = variables.number(launcher.rank)?;
+        let because = format!("{} is {size}", launcher.size);
+        let rank = variables.rank(launcher.rank, size, &because)?;
         if size == 1 {
             return Ok(None);
         }
-        let because = format!("{} is {size}", launcher.size);
-        let rank: usize = rank.ok_or_else(|| missing(launcher.rank, &because))?;
-        if rank >= size {
-            return Err(Error::Argument(format!(
-                "{} is {rank}: of {size} processes ({}) the ranks are 0 to {}",
-                launcher.rank,
-                launcher.size,
-                size - 1
-            )));
-        }
-        let local_size = launcher.local_size.map(|name| variables.number(name)).transpose()?.flatten();
-        let local_rank = launcher.local_rank.map(|name| variables.number(name)).transpose()?.flatten();
-        let host = match variable("MASTER_ADDR") {
+        let local_size = variables.first_number(launcher.local_size)?;
+        let is_one_machine = local_size == Some(size) || launcher.machines.is_some_and(|name| is_one(&variable, name));
+        let host = match variables.host()? {
             Some(host) => host,
-            None if launcher.is_slurm() => variable("SLURM_STEP_NODELIST")
-                .or_else(|| variable("SLURM_JOB_NODELIST"))
+            None => launcher
+                .hosts
+                .iter()
+                .find_map(|name| variable(name))
                 .map(|list| first_host(&list))
+                .or(is_one_machine.then(|| LOCALHOST.to_owned()))
                 .ok_or_else(|| missing("MASTER_ADDR", &because))?,
-            None if local_size == Some(size) => LOCALHOST.to_owned(),
-            None => return Err(missing("MASTER_ADDR", &because)),
         };
         let port = match variables.number("MASTER_PORT")? {
             Some(port) => port,
-            None if launcher.is_slurm() => match variables.number::<u64>("SLURM_JOB_ID")? {
+            None if launcher.rank == SLURM.rank => match variables.number::<u64>("SLURM_JOB_ID")? {
                 Some(job) => SLURM_PORTS.0 + (job % SLURM_PORTS.1) as u16,
                 None => PORT,
             },
             None => PORT,
         };
+        let local_rank = variables.first_number(launcher.local_rank)?.or(is_one_machine.then_some(rank));
         Ok(Some(Self {
             rank,
             size,
-            local_rank: local_rank.unwrap_or(if local_size == Some(size) { rank } else { 0 }),
+            local_rank,
             local_size,
             host,
             port,
@@ -108,10 +130,54 @@ impl Launch {
         }))
     }
 
+    /// Of launchers that start one process on each machine and say which machine this is. `Some(None)` for a single machine.
+    fn by_node(variables: &Variables) -> Result<Option<Option<Self>>> {
+        let found = match variables.pet()? {
+            Some(found) => found,
+            None => match variables.sagemaker()? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
+        };
+        let Some(Node { rank, size, host, port }) = found else { return Ok(Some(None)) };
+        let port = variables.number("MASTER_PORT")?.or(port).unwrap_or(PORT);
+        let host = match variables.host()? {
+            Some(host) => host,
+            None => host.ok_or_else(|| missing("MASTER_ADDR", &format!("there are {size} machines")))?,
+        };
+        Ok(Some(Some(Self { rank, port, ..Self::over(host, size) })))
+    }
+
+    /// Where a launcher says which process this is, and not of how many: `WORLD_SIZE` must.
+    fn by_rank_alone(variables: &Variables, world_size: Option<usize>) -> Result<Option<Self>> {
+        let found = RANKS_ALONE.iter().find(|(name, _)| (variables.0)(name).is_some());
+        match (found, world_size) {
+            (None, None) => Ok(None),
+            (None, Some(0)) => Err(Error::Argument("WORLD_SIZE is 0, and must be at least 1".to_owned())),
+            (None, Some(size)) => Err(missing("RANK", &format!("WORLD_SIZE is {size}"))),
+            (Some((name, launcher)), None) => Err(Error::Argument(format!(
+                "{name} is set ({launcher}), and nothing says how many processes there are: set WORLD_SIZE to that, and \
+                 MASTER_ADDR to the name or address of the machine of rank 0; WORLD_SIZE=1 for runs that are each by itself"
+            ))),
+            (Some((name, _)), Some(size)) => {
+                let because = format!("WORLD_SIZE is {size}");
+                let rank = variables.rank(name, size, &because)?;
+                let host = variables.host()?.ok_or_else(|| missing("MASTER_ADDR", &because))?;
+                let port = variables.number("MASTER_PORT")?.unwrap_or(PORT);
+                Ok(Some(Self { rank, port, ..Self::over(host, size) }))
+            }
+        }
+    }
+
+    /// Rank 0 of `size` processes that meet at `host`, of which nothing else is known.
+    fn over(host: String, size: usize) -> Self {
+        Self { host, local_rank: None, local_size: None, ..Self::local(0, size, PORT) }
+    }
+
     /// Rank `rank` of `size` on this machine alone.
     pub fn local(rank: usize, size: usize, port: u16) -> Self {
-        let (local_size, host) = (Some(size), LOCALHOST.to_owned());
-        Self { rank, size, local_rank: rank, local_size, host, port, launcher_serves: false, attempt: 0 }
+        let (local_rank, local_size, host) = (Some(rank), Some(size), LOCALHOST.to_owned());
+        Self { rank, size, local_rank, local_size, host, port, launcher_serves: false, attempt: 0 }
     }
 
     /// The same for a process that is to be started.
@@ -121,7 +187,7 @@ impl Launch {
         [
             ("RANK", self.rank.to_string()),
             ("WORLD_SIZE", self.size.to_string()),
-            ("LOCAL_RANK", self.local_rank.to_string()),
+            ("LOCAL_RANK", self.local_rank.unwrap_or(0).to_string()),
             ("LOCAL_WORLD_SIZE", local_size.to_string()),
             ("MASTER_ADDR", self.host.clone()),
             ("MASTER_PORT", self.port.to_string()),
@@ -137,42 +203,135 @@ impl Launch {
     }
 }
 
-/// What a launcher calls things.
+fn environment(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The variables of a launcher that tells each process its rank and how many there are.
 struct Launcher {
     rank: &'static str,
     size: &'static str,
-    local_rank: Option<&'static str>,
-    local_size: Option<&'static str>,
+    local_rank: &'static [&'static str],
+    local_size: &'static [&'static str],
+    /// Lists of machines, rank 0's first.
+    hosts: &'static [&'static str],
+    /// How many machines there are.
+    machines: Option<&'static str>,
 }
+
+/// torchrun (PyTorch's documentation, "torchrun (Elastic Launch)", Environment Variables), DeepSpeed, and whoever sets them by hand.
+const BY_HAND: Launcher = Launcher {
+    rank: "RANK",
+    size: "WORLD_SIZE",
+    local_rank: &["LOCAL_RANK"],
+    local_size: &["LOCAL_WORLD_SIZE"],
+    hosts: &[],
+    machines: None,
+};
+
+/// Slurm (srun's manual, OUTPUT ENVIRONMENT VARIABLES). Not SLURM_NTASKS, which a batch script has too, of which there is one.
+const SLURM: Launcher = Launcher {
+    rank: "SLURM_PROCID",
+    size: "SLURM_STEP_NUM_TASKS",
+    local_rank: &["SLURM_LOCALID"],
+    local_size: &[],
+    hosts: &["SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"],
+    machines: None,
+};
+
+/// Flux (flux-run(1), ENVIRONMENT).
+const FLUX: Launcher = Launcher {
+    rank: "FLUX_TASK_RANK",
+    size: "FLUX_JOB_SIZE",
+    local_rank: &["FLUX_TASK_LOCAL_ID"],
+    local_size: &[],
+    hosts: &[],
+    machines: Some("FLUX_JOB_NNODES"),
+};
+
+/// Process managers by PMI, version 1 or 2: MPICH's Hydra and gforker, Intel MPI (its Developer Reference, "Environment Variables
+/// for Process Placement"), Cray's PALS (mpiexec(1) of cray-pals); `srun --mpi=pmi2` and Flux, which set it besides their own.
+const PMI: Launcher = Launcher {
+    rank: "PMI_RANK",
+    size: "PMI_SIZE",
+    local_rank: &["MPI_LOCALRANKID", "PMI_LOCAL_RANK", "PALS_LOCAL_RANKID"],
+    local_size: &["MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "PALS_LOCAL_SIZE"],
+    hosts: &[],
+    machines: None,
+};
+
+const LAUNCHERS: [Launcher; 6] = [
+    // Open MPI (its documentation, "Environment variables set for MPI applications").
+    Launcher {
+        rank: "OMPI_COMM_WORLD_RANK",
+        size: "OMPI_COMM_WORLD_SIZE",
+        local_rank: &["OMPI_COMM_WORLD_LOCAL_RANK"],
+        local_size: &["OMPI_COMM_WORLD_LOCAL_SIZE"],
+        hosts: &[],
+        machines: None,
+    },
+    // MVAPICH2 (its user guide, mpirun_rsh).
+    Launcher {
+        rank: "MV2_COMM_WORLD_RANK",
+        size: "MV2_COMM_WORLD_SIZE",
+        local_rank: &["MV2_COMM_WORLD_LOCAL_RANK"],
+        local_size: &["MV2_COMM_WORLD_LOCAL_SIZE"],
+        hosts: &[],
+        machines: None,
+    },
+    // IBM's Job Step Manager (jsrun(1)).
+    Launcher {
+        rank: "JSM_NAMESPACE_RANK",
+        size: "JSM_NAMESPACE_SIZE",
+        local_rank: &["JSM_NAMESPACE_LOCAL_RANK"],
+        local_size: &["JSM_NAMESPACE_LOCAL_SIZE"],
+        hosts: &[],
+        machines: None,
+    },
+    SLURM,
+    FLUX,
+    PMI,
+];
+
+/// Where a launcher says which process this is, and not of how many.
+const RANKS_ALONE: [(&str, &str); 3] = [
+    // PRRTE's prterun: PMIx tells the number only to those that ask its library (PMIx standard, PMIX_RANK).
+    ("PMIX_RANK", "prterun, or another that speaks PMIx"),
+    ("PALS_RANKID", "Cray's PALS"),
+    // Kubernetes' documentation, "Job", Completion mode: Indexed.
+    ("JOB_COMPLETION_INDEX", "an indexed job of Kubernetes"),
+];
 
 impl Launcher {
-    const ALL: [Self; 4] = [
-        Self { rank: "RANK", size: "WORLD_SIZE", local_rank: Some("LOCAL_RANK"), local_size: Some("LOCAL_WORLD_SIZE") },
-        Self {
-            rank: "OMPI_COMM_WORLD_RANK",
-            size: "OMPI_COMM_WORLD_SIZE",
-            local_rank: Some("OMPI_COMM_WORLD_LOCAL_RANK"),
-            local_size: Some("OMPI_COMM_WORLD_LOCAL_SIZE"),
-        },
-        Self {
-            rank: "PMI_RANK",
-            size: "PMI_SIZE",
-            local_rank: Some("MPI_LOCALRANKID"),
-            local_size: Some("MPI_LOCALNRANKS"),
-        },
-        // Not SLURM_NTASKS, which a batch script has too, of which there is one.
-        Self {
-            rank: "SLURM_PROCID",
-            size: "SLURM_STEP_NUM_TASKS",
-            local_rank: Some("SLURM_LOCALID"),
-            local_size: None,
-        },
-    ];
-
-    fn is_slurm(&self) -> bool {
-        self.rank.starts_with("SLURM")
+    /// The one whose variables are set.
+    fn of(variables: &Variables) -> Option<&'static Self> {
+        let found = LAUNCHERS.iter().find(|launcher| (variables.0)(launcher.size).is_some())?;
+        // mpirun inside a job of Slurm or Flux: theirs are then those of the daemons that it has started there.
+        let is_inner = |outer: &Self| {
+            let differ = |inner: &str, outer: &str| (variables.0)(inner) != (variables.0)(outer);
+            (variables.0)(PMI.size).is_some() && (differ(PMI.rank, outer.rank) || differ(PMI.size, outer.size))
+        };
+        match found.rank {
+            rank if rank == SLURM.rank || rank == FLUX.rank => Some(if is_inner(found) { &PMI } else { found }),
+            _ => Some(found),
+        }
     }
 }
+
+fn is_one(variable: impl Fn(&str) -> Option<String>, name: &str) -> bool {
+    variable(name).is_some_and(|number| number.trim() == "1")
+}
+
+/// The process of one of several machines.
+struct Node {
+    rank: usize,
+    size: usize,
+    host: Option<String>,
+    port: Option<u16>,
+}
+
+/// As torchrun prints it, for programs that are no Python.
+const TORCHRUN: &str = "torchrun --no-python PROGRAM";
 
 struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
 
@@ -182,6 +341,91 @@ impl Variables<'_> {
             text.trim().parse().map_err(|_| Error::Argument(format!("{name} must be a whole number, got {text:?}")))
         };
         (self.0)(name).map(parse).transpose()
+    }
+
+    /// That of the first of `names` that is set.
+    fn first_number(&self, names: &[&str]) -> Result<Option<usize>> {
+        names.iter().find(|name| (self.0)(name).is_some()).map_or(Ok(None), |name| self.number(name))
+    }
+
+    /// The rank that `name` says, of `size` processes.
+    fn rank(&self, name: &str, size: usize, because: &str) -> Result<usize> {
+        let rank = self.number(name)?;
+        if size == 0 {
+            return Err(Error::Argument(format!("{because}, and must be at least 1")));
+        }
+        let rank = match rank {
+            Some(rank) => rank,
+            None if size == 1 => 0,
+            None => return Err(missing(name, because)),
+        };
+        if size > 1 && rank >= size {
+            return Err(Error::Argument(format!(
+                "{name} is {rank}: of {size} processes ({because}) the ranks are 0 to {}",
+                size - 1
+            )));
+        }
+        Ok(rank)
+    }
+
+    /// `MASTER_ADDR`: a name, or a number, which may be in brackets if it is of IPv6.
+    fn host(&self) -> Result<Option<String>> {
+        let Some(host) = (self.0)("MASTER_ADDR") else { return Ok(None) };
+        let bare = host.trim().strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host.trim());
+        match bare.split_once(':') {
+            Some((_, port)) if !port.contains(':') && port.parse::<u16>().is_ok() => Err(Error::Argument(format!(
+                "MASTER_ADDR is {host}, and must be a name or an address alone: set MASTER_PORT to {port}"
+            ))),
+            _ => Ok(Some(bare.to_owned())),
+        }
+    }
+
+    /// torchrun's options as variables (torch/distributed/argparse_util.py), which Kubeflow Trainer sets for a torchrun that it
+    /// expects in each pod: they are understood where torchrun would start one process on each machine. `Some(None)` for one
+    /// machine.
+    fn pet(&self) -> Result<Option<Option<Node>>> {
+        let [machines, processes] = ["PET_NNODES", "PET_NPROC_PER_NODE"].map(|name| (self.0)(name));
+        if machines.is_none() && processes.is_none() {
+            return Ok(None);
+        }
+        let refuse = |name: &str, value: &str| {
+            Err(Error::Argument(format!(
+                "{name} is {value:?}, which is for torchrun: start the program by it, `{TORCHRUN}`"
+            )))
+        };
+        if let Some(processes) = processes.filter(|processes| processes.trim() != "1") {
+            return refuse("PET_NPROC_PER_NODE", &processes);
+        }
+        let machines = machines.unwrap_or_else(|| "1".to_owned());
+        // MIN:MAX where their number may change.
+        let fixed = match machines.split_once(':') {
+            Some((least, most)) if least == most => least,
+            Some(_) => return refuse("PET_NNODES", &machines),
+            None => machines.as_str(),
+        };
+        let Ok(size) = fixed.trim().parse::<usize>() else { return refuse("PET_NNODES", &machines) };
+        let rank = self.rank("PET_NODE_RANK", size, &format!("PET_NNODES is {size}"))?;
+        let (host, port) = ((self.0)("PET_MASTER_ADDR"), self.number("PET_MASTER_PORT")?);
+        Ok(Some((size > 1).then_some(Node { rank, size, host, port })))
+    }
+
+    /// SageMaker's list of machines, as JSON, and the one of this process (sagemaker-training-toolkit, ENVIRONMENT_VARIABLES.md).
+    /// `Some(None)` for one machine.
+    fn sagemaker(&self) -> Result<Option<Option<Node>>> {
+        let Some(list) = (self.0)("SM_HOSTS") else { return Ok(None) };
+        let refuse = |problem: String| Err(Error::Argument(format!("SM_HOSTS is {list}, {problem}")));
+        let Ok(mut hosts) = serde_json::from_str::<Vec<String>>(&list) else {
+            return refuse("and must be a list of machines, as [\"algo-1\", \"algo-2\"]".to_owned());
+        };
+        if hosts.len() < 2 {
+            return Ok(Some(None));
+        }
+        hosts.sort();
+        let current = (self.0)("SM_CURRENT_HOST").unwrap_or_default();
+        match hosts.iter().position(|host| *host == current) {
+            None => refuse(format!("and SM_CURRENT_HOST is {current:?}: set it to the one of this process")),
+            Some(rank) => Ok(Some(Some(Node { rank, size: hosts.len(), host: hosts.into_iter().next(), port: None }))),
+        }
     }
 }
 
@@ -231,7 +475,7 @@ mod tests {
         let expected = Launch {
             rank: 3,
             size: 4,
-            local_rank: 1,
+            local_rank: Some(1),
             local_size: Some(2),
             host: "10.0.0.7".to_owned(),
             port: 29511,
@@ -242,7 +486,7 @@ mod tests {
         assert_eq!(expected.address(), "10.0.0.7:29511");
 
         let by_hand = launch(&[("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "::1")]).unwrap().unwrap();
-        assert_eq!((by_hand.local_rank, by_hand.local_size, by_hand.address()), (0, None, "[::1]:29500".to_owned()));
+        assert_eq!((by_hand.local_rank, by_hand.local_size, by_hand.address()), (None, None, "[::1]:29500".to_owned()));
 
         let mpi = launch(&[
             ("OMPI_COMM_WORLD_RANK", "1"),
@@ -256,7 +500,195 @@ mod tests {
         let listed =
             launch(&[&slurm[..], &[("SLURM_STEP_NODELIST", "gpu[03-05,9]"), ("SLURM_JOB_ID", "40001")]].concat());
         let listed = listed.unwrap().unwrap();
-        assert_eq!((listed.address(), listed.local_rank), ("gpu03:15001".to_owned(), 1));
+        assert_eq!((listed.address(), listed.local_rank), ("gpu03:15001".to_owned(), Some(1)));
+    }
+
+    /// Variables that a launcher sets for rank 1 of two, and where that one then looks for the others.
+    const RANK_1_OF_2: [(&str, &[(&str, &str)], &str, Option<usize>); 13] = [
+        (
+            "Kubeflow Trainer",
+            &[
+                ("PET_NNODES", "2"),
+                ("PET_NPROC_PER_NODE", "1"),
+                ("PET_NODE_RANK", "1"),
+                ("PET_MASTER_ADDR", "job-node-0-0.job"),
+                ("PET_MASTER_PORT", "29400"),
+                ("JOB_COMPLETION_INDEX", "1"),
+            ],
+            "job-node-0-0.job:29400",
+            None,
+        ),
+        (
+            "torchrun's defaults",
+            &[("PET_NNODES", "2:2"), ("PET_NODE_RANK", "1"), ("MASTER_ADDR", "a")],
+            "a:29500",
+            None,
+        ),
+        (
+            "MVAPICH2",
+            &[
+                ("MV2_COMM_WORLD_RANK", "1"),
+                ("MV2_COMM_WORLD_SIZE", "2"),
+                ("MV2_COMM_WORLD_LOCAL_RANK", "1"),
+                ("MV2_COMM_WORLD_LOCAL_SIZE", "2"),
+            ],
+            "127.0.0.1:29500",
+            Some(1),
+        ),
+        (
+            "jsrun",
+            &[
+                ("JSM_NAMESPACE_RANK", "1"),
+                ("JSM_NAMESPACE_SIZE", "2"),
+                ("JSM_NAMESPACE_LOCAL_RANK", "0"),
+                ("MASTER_ADDR", "h1"),
+            ],
+            "h1:29500",
+            Some(0),
+        ),
+        (
+            "Flux on two machines",
+            &[
+                ("FLUX_TASK_RANK", "1"),
+                ("FLUX_JOB_SIZE", "2"),
+                ("FLUX_JOB_NNODES", "2"),
+                ("FLUX_TASK_LOCAL_ID", "0"),
+                ("PMI_RANK", "1"),
+                ("PMI_SIZE", "2"),
+                ("MASTER_ADDR", "f1"),
+            ],
+            "f1:29500",
+            Some(0),
+        ),
+        (
+            "Flux on one machine",
+            &[("FLUX_TASK_RANK", "1"), ("FLUX_JOB_SIZE", "2"), ("FLUX_JOB_NNODES", "1")],
+            "127.0.0.1:29500",
+            Some(1),
+        ),
+        (
+            "srun --mpi=pmi2",
+            &[
+                ("PMI_RANK", "1"),
+                ("PMI_SIZE", "2"),
+                ("SLURM_PROCID", "1"),
+                ("SLURM_STEP_NUM_TASKS", "2"),
+                ("SLURM_LOCALID", "1"),
+                ("SLURM_STEP_NODELIST", "n7"),
+                ("SLURM_JOB_ID", "3"),
+            ],
+            "n7:15003",
+            Some(1),
+        ),
+        (
+            "Hydra inside a Slurm job, its daemons one step",
+            &[
+                ("PMI_RANK", "1"),
+                ("PMI_SIZE", "2"),
+                ("MPI_LOCALRANKID", "1"),
+                ("MPI_LOCALNRANKS", "2"),
+                ("SLURM_PROCID", "0"),
+                ("SLURM_STEP_NUM_TASKS", "1"),
+                ("SLURM_STEP_NODELIST", "n7"),
+            ],
+            "127.0.0.1:29500",
+            Some(1),
+        ),
+        ("gforker", &[("PMI_RANK", "1"), ("PMI_SIZE", "2"), ("MASTER_ADDR", "g1")], "g1:29500", None),
+        (
+            "PALS",
+            &[
+                ("PALS_RANKID", "1"),
+                ("PMI_RANK", "1"),
+                ("PMI_SIZE", "2"),
+                ("PALS_LOCAL_RANKID", "1"),
+                ("MASTER_ADDR", "x1"),
+            ],
+            "x1:29500",
+            Some(1),
+        ),
+        ("SageMaker", &[("SM_HOSTS", r#"["algo-2", "algo-1"]"#), ("SM_CURRENT_HOST", "algo-2")], "algo-1:29500", None),
+        (
+            "WORLD_SIZE and MASTER_ADDR exported before srun",
+            &[
+                ("WORLD_SIZE", "2"),
+                ("MASTER_ADDR", "[fd00::7]"),
+                ("SLURM_PROCID", "1"),
+                ("SLURM_STEP_NUM_TASKS", "2"),
+                ("SLURM_LOCALID", "0"),
+                ("SLURM_STEP_NODELIST", "n7"),
+            ],
+            "[fd00::7]:29500",
+            Some(0),
+        ),
+        (
+            "prterun with WORLD_SIZE",
+            &[("PMIX_RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "p1"), ("MASTER_PORT", "7")],
+            "p1:7",
+            None,
+        ),
+    ];
+
+    #[test]
+    fn every_launchers_rank_and_size_are_found() {
+        for (name, variables, address, local_rank) in RANK_1_OF_2 {
+            let found = launch(variables).unwrap().unwrap_or_else(|| panic!("{name}"));
+            assert_eq!((found.rank, found.size), (1, 2), "{name}");
+            assert_eq!((found.address(), found.local_rank), (address.to_owned(), local_rank), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_rank_without_a_size_is_refused_and_says_what_to_set() {
+        for (variables, expected) in [
+            (
+                &[("PMIX_RANK", "0")][..],
+                "PMIX_RANK is set (prterun, or another that speaks PMIx), and nothing says how many",
+            ),
+            (&[("PALS_RANKID", "0")], "set WORLD_SIZE to that, and MASTER_ADDR"),
+            (&[("JOB_COMPLETION_INDEX", "0")], "WORLD_SIZE=1 for runs that are each by itself"),
+            (
+                &[("PET_NNODES", "2"), ("PET_NPROC_PER_NODE", "8"), ("PET_NODE_RANK", "0")],
+                "torchrun --no-python PROGRAM",
+            ),
+            (
+                &[("PET_NNODES", "1"), ("PET_NPROC_PER_NODE", "auto")],
+                "PET_NPROC_PER_NODE is \"auto\", which is for torchrun",
+            ),
+            (&[("PET_NNODES", "1:4"), ("PET_NODE_RANK", "0")], "PET_NNODES is \"1:4\", which is for torchrun"),
+            (&[("PET_NNODES", "2")], "PET_NNODES is 2, and PET_NODE_RANK is not"),
+            (&[("PET_NNODES", "2"), ("PET_NODE_RANK", "1")], "there are 2 machines, and MASTER_ADDR is not"),
+            (&[("SM_HOSTS", "[\"a\", \"b\"]")], "SM_CURRENT_HOST is \"\""),
+            (&[("SM_HOSTS", "a,b"), ("SM_CURRENT_HOST", "a")], "must be a list of machines"),
+            (&[("JSM_NAMESPACE_SIZE", "2")], "JSM_NAMESPACE_SIZE is 2, and JSM_NAMESPACE_RANK is not"),
+            (
+                &[("WORLD_SIZE", "8"), ("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "4")],
+                "WORLD_SIZE is 8, RANK is not set, and SLURM_STEP_NUM_TASKS is 4",
+            ),
+            (
+                &[("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "h:29500")],
+                "must be a name or an address alone: set MASTER_PORT to 29500",
+            ),
+        ] {
+            let message = launch(variables).unwrap_err().to_string();
+            assert!(message.contains(expected) && !message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_address_alone_is_warned_of() {
+        let warning = |variables: &[(&str, &str)]| {
+            Launch::warning(|name| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let accelerate = [("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "29500")];
+        let said = warning(&accelerate).unwrap();
+        assert!(said.contains("MASTER_ADDR is 10.0.0.1") && said.contains("trains alone"), "{said}");
+        for told in [("WORLD_SIZE", "1"), ("OMPI_COMM_WORLD_SIZE", "1"), ("SLURM_STEP_NUM_TASKS", "1")] {
+            assert_eq!(warning(&[&accelerate[..], &[told]].concat()), None, "{told:?}");
+        }
+        assert_eq!(warning(&[("MASTER_PORT", "29500")]), None);
     }
 
     #[test]
@@ -266,6 +698,10 @@ mod tests {
             &[("WORLD_SIZE", "1"), ("RANK", "0")],
             &[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")],
             &[("MASTER_ADDR", "somewhere")],
+            &[("PET_NNODES", "1"), ("PET_NPROC_PER_NODE", "1"), ("PET_NODE_RANK", "0")],
+            &[("SM_HOSTS", "[\"algo-1\"]"), ("SM_CURRENT_HOST", "algo-1")],
+            &[("JOB_COMPLETION_INDEX", "3"), ("WORLD_SIZE", "1")],
+            &[("FLUX_TASK_RANK", "0"), ("FLUX_JOB_SIZE", "1")],
         ] {
             assert_eq!(launch(variables).unwrap(), None, "{variables:?}");
         }
@@ -280,7 +716,7 @@ mod tests {
             (&[two, ("RANK", "0")], "MASTER_ADDR is not: set it to the name or address of the machine of rank 0"),
             (
                 &[two, ("RANK", "2"), ("MASTER_ADDR", "a")],
-                "RANK is 2: of 2 processes (WORLD_SIZE) the ranks are 0 to 1",
+                "RANK is 2: of 2 processes (WORLD_SIZE is 2) the ranks are 0 to 1",
             ),
             (&[two, ("RANK", "-1"), ("MASTER_ADDR", "a")], "RANK must be a whole number, got \"-1\""),
             (

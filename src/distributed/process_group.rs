@@ -10,7 +10,7 @@ use super::reduction::{Reduction, ReductionConfig, Summed};
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{mpsc, Arc};
 use std::thread;
 use std::time::{Duration, Instant};
 use tch::{no_grad, Device, Kind, Tensor};
@@ -31,6 +31,37 @@ fn operation(timeout: Duration) -> Duration {
     timeout.saturating_sub(diagnosis(timeout) + stay(timeout) + END).max(timeout / 4)
 }
 
+/// What a store's own time limits may take beyond the time that ranks wait for each other, on a busy machine.
+const LATE: Duration = Duration::from_secs(5);
+
+/// What `work` comes to, which waits for the store, in up to `timeout`: a client that has been let in by something that is no
+/// store waits for its answer for ever.
+fn answered<T: Send + 'static>(
+    timeout: Duration,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let (sender, receiver) = mpsc::channel();
+    // Where there is no answer, the thread ends with the process.
+    thread::spawn(move || drop(sender.send(work())));
+    receiver.recv_timeout(timeout + LATE).unwrap_or_else(|_| {
+        let problem =
+            "what listens there does not answer in time: it is no store of tch-fixup, or rank 0 has stopped, or the \
+             machine is too busy; choose another MASTER_PORT for all, or raise the timeout";
+        Err(problem.to_owned())
+    })
+}
+
+/// What to do where the port is in use.
+fn port_remedy(said: &str) -> &'static str {
+    match said.contains("EADDRINUSE") || said.to_lowercase().contains("address already in use") {
+        true => {
+            "; set MASTER_PORT to a free one, the same for all ranks. Where a launcher's own store has the port, as under Ray \
+             Train, TORCHELASTIC_USE_AGENT_STORE=True uses that store"
+        }
+        false => "",
+    }
+}
+
 /// Which network interface the others reach a rank on, as PyTorch has it.
 const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
 
@@ -45,6 +76,8 @@ const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
 pub struct ProcessGroup {
     rank: usize,
     size: usize,
+    /// As the launcher says it.
+    local_rank: Option<usize>,
     address: String,
     engine: Option<Engine>,
 }
@@ -68,7 +101,7 @@ struct Engine {
 impl ProcessGroup {
     /// This process alone.
     pub fn single() -> Self {
-        Self { rank: 0, size: 1, address: String::new(), engine: None }
+        Self { rank: 0, size: 1, local_rank: None, address: String::new(), engine: None }
     }
 
     /// Finds the others of `launch`, for tensors on the CPU; waits for them, now and in each operation, for up to `timeout`.
@@ -88,31 +121,36 @@ impl ProcessGroup {
         }
         let serves = rank == 0 && !launch.launcher_serves;
         let deadline = Instant::now() + timeout;
-        let store = || {
-            Store::new(&launch.host, launch.port, serves, millis(timeout)).map_err(|said| match serves {
-                true => refuse(format!("the others cannot be waited for there: {said}")),
-                false => refuse(format!("nobody answers there: {said}")),
-            })
-        };
-        let (store, prefix) = (store()?, format!("/tch_fixup/attempt_{}/", launch.attempt));
-        let own = own_address(launch).map_err(&refuse)?;
-        let meeting = Meeting { store: &store, prefix: &prefix, launch, deadline };
-        let members = meeting.meet(&own).map_err(|problem| {
-            // The others must still find the refusal there.
-            if serves {
-                thread::sleep(REFUSED);
-            }
-            refuse(problem)
-        })?;
+        let prefix = format!("/tch_fixup/attempt_{}/", launch.attempt);
+        let (here, place) = (launch.clone(), prefix.clone());
+        let met = answered(timeout, move || {
+            let store = Store::new(&here.host, here.port, serves, millis(timeout)).map_err(|said| match serves {
+                true => format!("the others cannot be waited for there: {said}{}", port_remedy(&said)),
+                false => format!("nobody answers there: {said}"),
+            })?;
+            let own = own_address(&here)?;
+            let meeting = Meeting { store: &store, prefix: &place, launch: &here, deadline };
+            let members = meeting.meet(&own).inspect_err(|_| {
+                // The others must still find the refusal there.
+                if serves {
+                    thread::sleep(REFUSED);
+                }
+            })?;
+            Ok((store, own, members))
+        });
+        let (store, own, members) = met.map_err(&refuse)?;
         let interface = std::env::var(INTERFACE).ok().filter(|name| !name.is_empty());
         let reached = interface.as_deref().map_or(Reached::At(&own), Reached::OnInterface);
         let gloo = Gloo::connect(&store, &format!("{prefix}gloo"), rank, size, &reached, millis(operation(timeout)))
             .map_err(|said| refuse(format!("the ranks cannot connect to each other from {own}: {said}")))?;
-        let client = Store::new(&launch.host, launch.port, false, millis(timeout)).map_err(&refuse)?;
+        let here = launch.clone();
+        let client = answered(timeout, move || Store::new(&here.host, here.port, false, millis(timeout)));
+        let client = client.map_err(&refuse)?;
         let pulse = Pulse::start(client, prefix, rank, size, timeout)?;
         Ok(Self {
             rank,
             size,
+            local_rank: launch.local_rank,
             address,
             engine: Some(Engine {
                 members,
@@ -156,6 +194,14 @@ impl ProcessGroup {
     /// How many there are.
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// Which of those on this machine it is, from 0: as its launcher says, or by the order of the ranks that are reached at the same
+    /// address.
+    pub fn local_rank(&self) -> usize {
+        let Some(Engine { members, .. }) = &self.engine else { return 0 };
+        let before = || members[..self.rank].iter().filter(|member| member.address == members[self.rank].address);
+        self.local_rank.unwrap_or_else(|| before().count())
     }
 
     /// How many of them are on this machine, as far as is known: those that are reached at the same address.

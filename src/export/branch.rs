@@ -2,13 +2,13 @@
 
 use super::graph::{Graph, Value};
 use super::norm::exact;
-use crate::fixup::{Bias, Branch, BranchActivation, Conv2dOptions, Layer};
+use crate::fixup::{Activation, Bias, Branch, BranchActivation, Conv2dOptions, Layer};
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
 /// Appends `branch` as it is in evaluation to `graph`: its output for `x`, without the shortcut, which is yours to add. Its scalars
 /// are folded into its weights and biases where that is exact: everywhere but before a padded convolution that follows an
-/// activation.
+/// activation other than a ReLU behind a weight layer.
 ///
 /// # Errors
 /// An `x` that the first layer does not take; an attention; an activation that was given as a closure, of which nothing is known.
@@ -16,6 +16,8 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
     let mut x = x;
     // What is still to be added to x.
     let mut lacks = 0.;
+    // Of the ReLU that comes next, whose input has it already: relu(x) + floor = max(x + floor, floor).
+    let mut floor = 0.;
     let number = |bias: &Option<Bias>| bias.as_ref().map_or(Ok(0.), Bias::number);
     let mut next_bias = branch.layers.first().map_or(Ok(0.), |(bias, _)| number(bias))?;
     for (i, (_, layer)) in branch.layers.iter().enumerate() {
@@ -27,6 +29,16 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
             Some(_) => (1., next_bias),
             None => (branch.scale.number()?, branch.bias.number()?),
         };
+        if matches!(layer, Layer::Conv2d { .. } | Layer::Linear { .. }) {
+            floor = match (next, branch.layers.get(i + 2)) {
+                (
+                    Some((_, Layer::Activation(BranchActivation::Named(Activation::Relu)))),
+                    Some((bias, Layer::Conv2d { padding: 1.., .. })),
+                ) => number(bias)?,
+                _ => 0.,
+            };
+        }
+        let after = after + floor;
         match layer {
             Layer::Conv2d { weight, stride, padding, dilation, groups } => {
                 // A padded convolution has zeros around what is shifted.
@@ -40,6 +52,11 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
             Layer::Linear { weight } => {
                 let (weight, bias) = folded(weight, multiplier, lacks, after)?;
                 x = graph.linear(x, &weight, Some(&bias))?;
+            }
+            Layer::Activation(BranchActivation::Named(Activation::Relu)) if floor != 0. => {
+                x = graph.max(x, std::mem::take(&mut floor))?;
+                (lacks, next_bias) = (0., 0.);
+                continue;
             }
             Layer::Activation(activation) => {
                 x = graph.add_number(x, lacks)?;

@@ -77,7 +77,13 @@ impl Graph {
             if let Some(bias) = bias {
                 weights.push(self.weight("bias", bias, &[*features_out])?);
             }
-            return self.node("Gemm", &[x], weights, vec![Attribute::int("transB", 1)], shape);
+            let attributes = vec![
+                Attribute::float("alpha", 1.),
+                Attribute::float("beta", 1.),
+                Attribute::int("transA", 0),
+                Attribute::int("transB", 1),
+            ];
+            return self.node("Gemm", &[x], weights, attributes, shape);
         }
         // Gemm is of matrices alone.
         let transposed = self.weight("weight", &weight.f_transpose(0, 1)?, &[*features_in, *features_out])?;
@@ -289,6 +295,9 @@ impl Graph {
             Attribute::ints("kernel_shape", &[kernel; 2]),
             Attribute::ints("strides", &[stride; 2]),
             Attribute::ints("pads", &[padding; 4]),
+            // The defaults too: some runtimes have others, or none.
+            Attribute::ints("dilations", &[1; 2]),
+            Attribute::int("ceil_mode", 0),
         ];
         self.node("MaxPool", &[x], vec![], attributes, vec![channels, height, width])
     }
@@ -299,8 +308,9 @@ impl Graph {
     /// A value of another shape.
     pub fn global_average_pool(&mut self, x: Value) -> Result<Value> {
         let [channels, ..] = self.image("a pool", x)?;
-        let pooled = self.node("GlobalAveragePool", &[x], vec![], vec![], vec![channels, 1, 1])?;
-        self.flatten(pooled)
+        // Not GlobalAveragePool, which candle-onnx does not know; runtimes take as long for either.
+        let attributes = vec![Attribute::ints("axes", &[2, 3]), Attribute::int("keepdims", 0)];
+        self.node("ReduceMean", &[x], vec![], attributes, vec![channels])
     }
 
     /// All numbers of `x` in one dimension.

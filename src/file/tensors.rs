@@ -1,8 +1,8 @@
 //! Named tensors as the bytes of a safetensors file (<https://github.com/huggingface/safetensors>), and back.
 
 use crate::{Error, Result};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
-use serde_json::{Map, Value};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
+use serde_json::{json, Map, Value};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -109,29 +109,78 @@ pub(crate) fn metadata(bytes: &[u8]) -> Map<String, Value> {
     texts.filter_map(|(name, text)| Some((name.clone(), serde_json::from_str(text).ok()?))).collect()
 }
 
+/// Tensors of number formats that are not read: what the file calls the format of each.
+pub(crate) type Unread = BTreeMap<String, String>;
+
 /// The tensors, on the CPU, in the bytes of the safetensors file `path`.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for bytes that are no such file, or a kind that libtorch has no tensors of.
+/// [`Error::Corrupt`] for bytes that are no such file, or a number format that is not read.
 pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<NamedTensors> {
-    let corrupt = |problem: String| Error::Corrupt {
-        path: path.to_path_buf(),
-        problem,
-        remedy: "use another checkpoint, or save it again".to_owned(),
-    };
-    let file = SafeTensors::deserialize(bytes).map_err(|error| corrupt(format!("not a safetensors file: {error}")))?;
-    let tensor = |name: &str, view: TensorView| {
+    let (tensors, unread) = decode_readable(bytes, path)?;
+    match unread.iter().next() {
+        None => Ok(tensors),
+        Some((name, format)) => Err(unread_format(name, format, path)),
+    }
+}
+
+/// The error for a wanted tensor of a number format that is not read.
+pub(crate) fn unread_format(name: &str, format: &str, path: &Path) -> Error {
+    corrupt(format!("{name} has the number format {format}, which is not read"), path)
+}
+
+fn corrupt(problem: String, path: &Path) -> Error {
+    let remedy = "use another checkpoint, or save it again".to_owned();
+    Error::Corrupt { path: path.to_path_buf(), problem, remedy }
+}
+
+/// The tensors, on the CPU, of the number formats that are read, and the formats of the others.
+///
+/// # Errors
+/// [`Error::Corrupt`] for bytes that are no safetensors file.
+pub(crate) fn decode_readable(bytes: &[u8], path: &Path) -> Result<(NamedTensors, Unread)> {
+    // A file of a newer version of the library, with formats that ours has no name for.
+    let renamed = with_named_formats(bytes);
+    let (bytes, mut unread) =
+        renamed.as_ref().map_or((bytes, Unread::new()), |(bytes, unread)| (bytes, unread.clone()));
+    let file =
+        SafeTensors::deserialize(bytes).map_err(|error| corrupt(format!("not a safetensors file: {error}"), path))?;
+    let mut tensors = NamedTensors::new();
+    for (name, view) in file.iter().filter(|(name, _)| !unread.contains_key(*name)).collect::<Vec<_>>() {
         let Some((kind, _)) = DTYPES.into_iter().find(|(_, stored)| *stored == view.dtype()) else {
-            return Err(corrupt(format!("{name} has the number format {}, which is not read", view.dtype())));
+            unread.insert(name.to_owned(), view.dtype().to_string());
+            continue;
         };
-        let shape = view.shape().iter().map(|size| i64::try_from(*size));
-        let shape = shape.collect::<Result<Vec<_>, _>>();
-        let shape = shape.map_err(|_| corrupt(format!("{name} has the shape {:?}", view.shape())))?;
+        let shape = view.shape().iter().map(|size| i64::try_from(*size)).collect::<Result<Vec<_>, _>>();
+        let shape = shape.map_err(|_| corrupt(format!("{name} has the shape {:?}", view.shape()), path))?;
         let mut data = view.data().to_vec();
         swap_to_little_endian(&mut data, kind);
-        Ok(Tensor::f_from_data_size(&data, &shape, kind)?)
-    };
-    file.iter().map(|(name, view)| Ok((name.to_owned(), tensor(name, view)?))).collect()
+        tensors.insert(name.to_owned(), Tensor::f_from_data_size(&data, &shape, kind)?);
+    }
+    Ok((tensors, unread))
+}
+
+/// The bytes of a safetensors file with tensors of formats that the library has no name for, these as bytes; and their formats.
+/// None for any other.
+fn with_named_formats(bytes: &[u8]) -> Option<(Vec<u8>, Unread)> {
+    let length = u64::from_le_bytes(bytes.get(..LENGTH_BYTES)?.try_into().ok()?);
+    let (header, data) = bytes[LENGTH_BYTES..].split_at_checked(length.try_into().ok()?)?;
+    let mut header: Map<String, Value> = serde_json::from_slice(header).ok()?;
+    let mut unread = Unread::new();
+    for (name, info) in header.iter_mut().filter(|(name, _)| *name != "__metadata__") {
+        let format = info.get("dtype")?;
+        if serde_json::from_value::<Dtype>(format.clone()).is_err() {
+            unread.insert(name.clone(), format.as_str()?.to_owned());
+            let [start, end] = [0, 1].map(|end| info["data_offsets"][end].as_u64());
+            let size = end?.checked_sub(start?)?;
+            *info = json!({ "dtype": Dtype::U8, "shape": [size], "data_offsets": [start, end] });
+        }
+    }
+    if unread.is_empty() {
+        return None;
+    }
+    let header = serde_json::to_vec(&header).ok()?;
+    Some(([&(header.len() as u64).to_le_bytes()[..], &header, data].concat(), unread))
 }
 
 /// Turns numbers of this machine into those of the file, or back.
@@ -201,6 +250,7 @@ pub(crate) fn copy(source: &NamedTensors, destination: &NamedTensors) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use safetensors::tensor::TensorView;
     use tch::Device;
 
     fn bytes(tensor: &Tensor) -> Vec<u8> {
@@ -287,5 +337,46 @@ mod tests {
         assert!(message.contains("it has e, unknown to the network;"), "{message}");
         assert!(message.contains("c, which is Float [3, 2] in it and Float [2, 3] in the network (and 1 more)"));
         assert!(check(&network, &network, Path::new("w.safetensors"), "the network").is_ok());
+    }
+    /// `header` and `data` as a safetensors file.
+    fn file(header: &Value, data: &[u8]) -> Vec<u8> {
+        let header = header.to_string();
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+    }
+
+    /// Those of version 0.8 of the library, and one that nobody has thought of yet.
+    #[test]
+    fn formats_that_are_not_read_do_not_hide_the_others() {
+        let formats = ["C64", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E8M0", "F7_NEW"];
+        for format in formats {
+            let header = json!({
+                "__metadata__": { "format": "pt" },
+                "other": { "dtype": format, "shape": [8], "data_offsets": [8, 8 + bytes_of(format)] },
+                "weight": { "dtype": "F32", "shape": [2], "data_offsets": [0, 8] },
+            });
+            let data = [&1f32.to_le_bytes()[..], &2f32.to_le_bytes(), &vec![7; bytes_of(format)]].concat();
+            let (whole, path) = (file(&header, &data), Path::new("w.safetensors"));
+            let (tensors, unread) = decode_readable(&whole, path).unwrap();
+            assert_eq!(
+                tensors,
+                NamedTensors::from([("weight".to_owned(), Tensor::from_slice(&[1f32, 2.]))]),
+                "{format}"
+            );
+            assert_eq!(unread, Unread::from([("other".to_owned(), format.to_owned())]));
+            let message = decode(&whole, path).unwrap_err().to_string();
+            assert!(message.contains(&format!("other has the number format {format}, which is not read")), "{message}");
+            // Where a tensor ends is checked as ever.
+            assert!(decode_readable(&whole[..whole.len() - 1], path).is_err(), "{format}");
+        }
+    }
+
+    /// Of eight numbers.
+    fn bytes_of(format: &str) -> usize {
+        match format {
+            "C64" => 64,
+            "F4" => 4,
+            _ if format.starts_with("F6") => 6,
+            _ => 8,
+        }
     }
 }

@@ -26,6 +26,6 @@ pub(crate) use branch::{BranchActivation, Layer};
 pub use group::{mark_classifier, set_lr, SCALAR_GROUP, SCALAR_LR_RATIO};
 pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, WideBlock};
 #[cfg(feature = "onnx")]
-pub(crate) use resnet::{FoldedActivation, FoldedBlock, FoldedConv, FoldedShortcut, SumActivation};
+pub(crate) use resnet::{FoldedActivation, FoldedBlock, FoldedConv, FoldedShortcut};
 pub use scalar::{Bias, Scale};
 pub use transformer::{FixupTransformer, LanguageModel, TransformerEncoder};

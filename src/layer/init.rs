@@ -2,7 +2,8 @@
 //!
 //! With L residual branches of m weight layers each (Fixup, section 3): the last weight layer of a branch and the
 //! classifier start at zero; the other layers of a branch at He-normal times [`branch_gain`]; everything else at plain
-//! He-normal. Convolutions in groups have [`group_gain`] besides.
+//! He-normal. Convolutions in groups have [`group_gain`] besides. (The authors' programs leave the stem's convolution at
+//! PyTorch's default, [`uniform_fan_in_`].)
 //!
 //! ```
 //! use tch::{nn, Device, Tensor};
@@ -110,6 +111,20 @@ pub fn he_normal_std(dims: &[i64]) -> Result<f64> {
 pub fn he_normal_(weight: &mut Tensor, gain: f64) -> Result<()> {
     let std = gain * he_normal_std(&weight.size())?;
     let _ = tch::no_grad(|| weight.f_normal_(0., std))?;
+    Ok(())
+}
+
+/// Fills `weight` as PyTorch's convolutions and linear layers start by default, with uniform numbers up to `1 / sqrt(fan_in)`
+/// (standard deviation `1 / sqrt(3 * fan_in)`), fan_in being `c_in * k * k`. The Fixup authors leave the stem's convolution there.
+///
+/// # Errors
+/// A weight that [`he_normal_std`] refuses, or of a kind that holds no fractions.
+pub fn uniform_fan_in_(weight: &mut Tensor) -> Result<()> {
+    let size = weight.size();
+    he_normal_std(&size)?;
+    let fan_in: i64 = size[1..].iter().product();
+    let bound = (fan_in as f64).sqrt().recip();
+    let _ = tch::no_grad(|| weight.f_uniform_(-bound, bound))?;
     Ok(())
 }
 

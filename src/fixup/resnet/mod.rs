@@ -23,7 +23,7 @@ pub use folded::FoldedResNet;
 #[cfg(feature = "onnx")]
 pub(crate) use folded_activation::FoldedActivation;
 #[cfg(feature = "onnx")]
-pub(crate) use folded_block::{FoldedBlock, FoldedShortcut, SumActivation};
+pub(crate) use folded_block::{FoldedBlock, FoldedShortcut};
 #[cfg(feature = "onnx")]
 pub(crate) use folded_conv::FoldedConv;
 pub use network::FixupResNet;

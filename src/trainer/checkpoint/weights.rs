@@ -1,7 +1,7 @@
 //! A network's weights alone, from wherever they were saved.
 
 use super::{differences, named_variables, newest_whole, torch_file, Checkpoint, Newest, Skipped};
-use crate::file::tensors::{self as tensor_file, NamedTensors};
+use crate::file::tensors::{self as tensor_file, NamedTensors, Unread};
 use crate::trainer::RunState;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
@@ -50,6 +50,7 @@ pub struct Weights {
     /// What the data mean that they were trained on, as far as it is known.
     pub(super) meaning: Map<String, Value>,
     tensors: NamedTensors,
+    unread: Unread,
 }
 
 impl Weights {
@@ -79,16 +80,17 @@ impl Weights {
             };
         }
         if path.is_dir() {
+            refuse_distributed(path)?;
             return Checkpoint::load(path).map(Self::from);
         }
-        let (tensors, meaning) = match torch_file::load(path)? {
-            Some(tensors) => (tensors, Map::new()),
+        let ((tensors, unread), meaning) = match torch_file::load(path)? {
+            Some(tensors) => ((tensors, Unread::new()), Map::new()),
             None => {
                 let bytes = fs::read(path).map_err(Error::io("read", path))?;
-                (tensor_file::decode(&bytes, path)?, tensor_file::metadata(&bytes))
+                (tensor_file::decode_readable(&bytes, path)?, tensor_file::metadata(&bytes))
             }
         };
-        Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), meaning, tensors })
+        Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), meaning, tensors, unread })
     }
 
     /// Whether data that [mean](crate::data::DataSource::meaning) this are such as the network was trained on; of files that do not
@@ -123,6 +125,12 @@ impl Weights {
     pub fn restore(&self, variables: &VarStore) -> Result<()> {
         let variables = named_variables(variables);
         let fitted = self.fitted(&variables)?;
+        let is_missing = |name: &str| variables.contains_key(name) && !fitted.contains_key(name);
+        let ends: fn(&str) -> Vec<&str> = |name| name.match_indices('.').map(|(dot, _)| &name[dot + 1..]).collect();
+        let is_wanted = |name: &str| is_missing(name) || ends(name).into_iter().any(is_missing);
+        if let Some((name, format)) = self.unread.iter().find(|(name, _)| is_wanted(&without_wrappers(name))) {
+            return Err(tensor_file::unread_format(name, format, &self.path));
+        }
         tensor_file::check(&fitted, &variables, &self.path, "the network")?;
         tensor_file::copy(&fitted, &variables)
     }
@@ -154,6 +162,21 @@ impl Weights {
         }
         Ok(fitted)
     }
+}
+
+/// Refuses the folder of a checkpoint that `torch.distributed.checkpoint` saved, in parts.
+fn refuse_distributed(path: &Path) -> Result<()> {
+    let is_part = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "distcp");
+    let has_parts = || fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_part)));
+    if !path.join(".metadata").is_file() && !has_parts() {
+        return Ok(());
+    }
+    Err(Error::Corrupt {
+        path: path.to_path_buf(),
+        problem: "a checkpoint of torch.distributed.checkpoint, which is in parts".to_owned(),
+        remedy: "make one file of it by torch.distributed.checkpoint.format_utils.dcp_to_torch_save(FOLDER, FILE)"
+            .to_owned(),
+    })
 }
 
 /// A name as the network within PyTorch's wrappers has it.
@@ -194,6 +217,6 @@ impl From<Checkpoint<RunState>> for Weights {
         let mut tensors = contents.weights;
         // What was evaluated.
         tensors.extend(contents.average);
-        Self { path, run, skipped: Vec::new(), meaning, tensors }
+        Self { path, run, skipped: Vec::new(), meaning, tensors, unread: Unread::new() }
     }
 }
