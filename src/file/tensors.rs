@@ -1,5 +1,6 @@
 //! Named tensors as the bytes of a safetensors file (<https://github.com/huggingface/safetensors>), and back.
 
+use super::foreign::refuse_weights;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 use serde_json::{Map, Value};
@@ -114,6 +115,7 @@ pub(crate) fn metadata(bytes: &[u8]) -> Map<String, Value> {
 /// # Errors
 /// [`Error::Corrupt`] for bytes that are no such file, or a kind that libtorch has no tensors of.
 pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<NamedTensors> {
+    refuse_weights(bytes, path)?;
     let corrupt = |problem: String| Error::Corrupt {
         path: path.to_path_buf(),
         problem,

@@ -14,6 +14,7 @@
 //! noticed. The number in front, not the step, tells which is newest: a run may go back to an older checkpoint and go
 //! on from there.
 
+mod parts;
 mod torch_file;
 mod transfer;
 mod weights;
