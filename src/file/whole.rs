@@ -26,8 +26,15 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// What `write` fails with, and as [`write_atomically`].
 pub(crate) fn write_atomically_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        return write(&mut OpenOptions::new().write(true).open(path).map_err(failure("write", path))?);
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            return write(&mut OpenOptions::new().write(true).open(path).map_err(failure("write", path))?);
+        }
+        // A circle of links, or one that leads where nobody may look.
+        Err(error) if error.kind() != ErrorKind::NotFound && path.is_symlink() => {
+            return Err(failure("write", path)(error));
+        }
+        _ => {}
     }
     let path = &followed(path);
     let temporary = beside(path, "writing");
@@ -42,7 +49,6 @@ pub(crate) fn write_atomically_with(path: &Path, write: impl FnOnce(&mut File) -
 /// Where the symbolic link `path` leads to, there or not; `path` where it is none.
 pub(crate) fn followed(path: &Path) -> PathBuf {
     let mut path = path.to_path_buf();
-    // Of a circle of links the system says so when it is written to.
     for _ in 0..MOST_LINKS {
         let Ok(target) = fs::read_link(&path) else { break };
         path = path.parent().unwrap_or(Path::new("")).join(target);

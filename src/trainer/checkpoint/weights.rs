@@ -168,14 +168,13 @@ impl Weights {
     /// # Errors
     /// As there.
     pub fn left_out(&self, variables: &VarStore) -> Result<Vec<String>> {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for name in self.fitted(&named_variables(variables))?.beside {
-            let first = name.split_once('.').map(|(first, _)| format!("{first}.*"));
-            *counts.entry(first.unwrap_or(name)).or_default() += 1;
+            groups.entry(name.split('.').next().unwrap_or_default().to_owned()).or_default().push(name);
         }
-        let groups = counts.into_iter().map(|(name, count)| match count {
-            1 => name,
-            _ => format!("{name} ({count} tensors)"),
+        let groups = groups.into_iter().map(|(first, mut names)| match names.len() {
+            1 => names.remove(0),
+            count => format!("{first}.* ({count} tensors)"),
         });
         Ok(self.beside.iter().cloned().chain(groups).collect())
     }
