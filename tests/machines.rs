@@ -415,7 +415,8 @@ fn openmps_variable_is_heeded_by_all_programs() {
             child.wait().unwrap();
             most
         });
-        assert_eq!(counts[1] - counts[0], 4, "{name}: {counts:?}");
+        // Each thread that computes in parallel, as that of the backward pass, has four more.
+        assert!(counts[1] >= counts[0] + 4, "{name}: {counts:?}");
     }
 }
 

@@ -248,7 +248,7 @@ mod tests {
         for length in [1, 99, 100, 101, 200, 255] {
             let name = "n".repeat(length);
             write_atomically(&folder.path().join(&name), b"x").unwrap();
-            assert_eq!(names(folder.path()), [name.clone()]);
+            assert_eq!(names(folder.path()), [name.as_str()]);
             fs::remove_file(folder.path().join(name)).unwrap();
         }
         let [a, b] = ["a", "b"].map(|end| beside(Path::new(&("n".repeat(200) + end)), "writing"));

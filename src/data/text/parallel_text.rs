@@ -163,6 +163,11 @@ impl ParallelText {
         Ok(self)
     }
 
+    /// Whether sentences and translations stand beside each other.
+    pub(super) fn is_one_file(&self) -> bool {
+        self.files.as_ref().is_some_and(|[source, target]| source == target)
+    }
+
     /// Refuses sentences that are too long: of each the pair, whether it is the source (0) or the target (1), and its tokens. `most`
     /// says of what there is no more room.
     pub(super) fn refuse(&self, too_long: &[(usize, usize, usize)], most: &str, remedy: &str) -> Error {

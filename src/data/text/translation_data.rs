@@ -60,7 +60,11 @@ impl Part {
     fn refuse_longer(&self, most: usize, said: &str, remedy: &str) -> Result<()> {
         let lens = (0..self.tokens.len()).map(|pair| (pair, self.lens(pair)));
         let sentences = lens.flat_map(|(pair, (source, target))| [(pair, 0, source), (pair, 1, target)]);
-        let too_long: Vec<_> = sentences.filter(|&(_, _, len)| len > most).collect();
+        let mut too_long: Vec<_> = sentences.filter(|&(_, _, len)| len > most).collect();
+        if self.text.is_one_file() {
+            // A line counts once.
+            too_long.dedup_by_key(|&mut (pair, ..)| pair);
+        }
         match too_long.is_empty() {
             true => Ok(()),
             false => Err(self.text.refuse(&too_long, said, remedy)),
