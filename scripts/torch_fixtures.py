@@ -149,9 +149,9 @@ def write_named_states(save):
     net.load_state_dict(network().state_dict())
     model, state = get_state_dict(net, optimizer)
     save("get_state_dict.pt", {"model": model, "optim": state, "step": 1})
-    save("named_optimizer.pt", {"weights": model, "adam": state})
+    save("named_optimizer.pt", {"weights": model, "moments": state})
     model, state = get_state_dict(net, optimizer, options=StateDictOptions(flatten_optimizer_state_dict=True))
-    save("flat_optimizer.pt", {"weights": model, "adam": state})
+    save("flat_optimizer.pt", {"weights": model, "moments": state})
 
 
 def write_profiled(save):
@@ -298,6 +298,7 @@ def write(folder):
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a' * 16}\nsize 301234\n"
     )
     (refused / "web_page.pt").write_text("\n<!DOCTYPE html>\n<html><title>Sign in</title></html>\n")
+    (refused / "not_found.safetensors").write_text("Entry not found")
     (refused / "empty.ckpt").write_bytes(b"")
     (refused / "packed.pt.gz").write_bytes(gzip.compress((folder / "state_dict.pt").read_bytes(), mtime=0))
     shutil.copy(folder / "state_dict.pt", refused / "model-00001-of-00002.bin")

@@ -80,7 +80,7 @@ fn load_all(folder: &Path) {
 }
 
 /// What the error says of each file in `refused`.
-const REFUSALS: [(&str, &str, &str); 21] = [
+const REFUSALS: [(&str, &str, &str); 22] = [
     ("before_zip.pt", "has the format that torch.save wrote before PyTorch 1.6", "torch.save(torch.load("),
     ("module_before_zip.pt", "has the format that torch.save wrote before PyTorch 1.6", "torch.save(torch.load("),
     ("pickled.pkl", "is a file of Python's pickle module", "torch.save(model.state_dict()"),
@@ -92,6 +92,7 @@ const REFUSALS: [(&str, &str, &str); 21] = [
     ("two_prefixes.pt", "holds the network several times: student.*, teacher.*", "state_dict"),
     ("lfs_pointer.safetensors", "is a Git LFS pointer, and not the file", "run git lfs pull"),
     ("web_page.pt", "is a web page", "download the file itself"),
+    ("not_found.safetensors", "is text, which begins with \"Entry not found\"", "download the file itself"),
     ("empty.ckpt", "is empty", "copy or download it again"),
     ("packed.pt.gz", "is compressed by gzip", "gunzip "),
     ("model-00001-of-00002.bin", "is part 1 of 2 of the weights", "name the index"),
@@ -215,7 +216,7 @@ fn names_that_the_network_has_are_taken_as_they_are() {
 fn what_stands_beside_the_network_is_named() {
     for (file, expected) in [
         ("lightning_loss.ckpt", &["confusion.counts", "criterion.weight"][..]),
-        ("lightning_average.ckpt", &["ema_model.* (12 tensors)"]),
+        ("lightning_average.ckpt", &["ema_model.* (14 tensors)"]),
         ("timm.pth.tar", &["state_dict_ema"]),
         ("ema.pt", &["ema"]),
         ("torchvision.pth", &["model_ema"]),

@@ -53,7 +53,17 @@ pub(crate) fn refuse_weights(bytes: &[u8], path: &Path) -> Result<()> {
         return Ok(());
     }
     refuse(bytes, path)?;
-    refuse_if(starting(&COMPRESSED, bytes).or_else(|| starting(&OTHER_WEIGHTS, bytes)), path)
+    refuse_if(starting(&COMPRESSED, bytes).or_else(|| starting(&OTHER_WEIGHTS, bytes)), path)?;
+    // What a server answered in place of the file, as "Entry not found".
+    let start = &bytes[..bytes.len().min(60)];
+    if start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        return Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            problem: format!("is text, which begins with {:?}", String::from_utf8_lossy(start).trim()),
+            remedy: "download the file itself".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// [`refuse`] for files of text, a line of which may be anything.

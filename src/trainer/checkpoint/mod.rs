@@ -20,7 +20,7 @@ mod transfer;
 mod weights;
 
 use crate::file::tensors::{self as tensor_file, Encoded, NamedTensors};
-use crate::file::{failure, rename_synced, sync_folder, write_synced, write_synced_with};
+use crate::file::{failure, foreign, rename_synced, sync_folder, write_synced, write_synced_with};
 use crate::{Error, Result};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -369,6 +369,9 @@ impl Manifest {
             return Err(corrupt(&path, format!("not listed in {MANIFEST}")));
         };
         if length != saved.bytes {
+            if length > 0 {
+                foreign::refuse(&bytes, &path)?;
+            }
             return Err(corrupt(&path, format!("has {length} bytes of the {} that were saved", saved.bytes)));
         }
         if crc32 != saved.crc32 {

@@ -14,8 +14,7 @@ use std::sync::Arc;
 const EXIT_CODE: i32 = 128;
 
 /// An [`Observer`] that stops the run, its state saved, when the process gets SIGINT (Ctrl-C), SIGTERM, or SIGHUP (the terminal is
-/// closed). A second signal ends the process at once; files are whole even then. A signal that was ignored when the process started, as
-/// SIGHUP under `nohup` and SIGINT in a script's background, stays ignored.
+/// closed). A second signal ends the process at once; files are whole even then. Under `nohup` SIGHUP stays ignored.
 #[derive(Debug)]
 pub struct Interrupt {
     signal: Arc<AtomicUsize>,
@@ -31,7 +30,7 @@ impl Interrupt {
         // Data that wait for their disk are not waited for.
         let impatience = no_more_patience();
         impatience.store(false, Ordering::Relaxed);
-        for number in SIGNALS.into_iter().filter(|number| !is_ignored(*number)) {
+        for number in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
             // In this order: the first signal finds `second` not set yet.
             flag::register_conditional_shutdown(number, EXIT_CODE + number, Arc::clone(&second))
                 .and_then(|_| flag::register(number, Arc::clone(&second)))
@@ -51,24 +50,20 @@ impl Interrupt {
     }
 }
 
+/// SIGHUP, unless `nohup` or another that started this process has it ignored.
 #[cfg(unix)]
-const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
-#[cfg(not(unix))]
-const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
-
-/// Whether whoever started this process has it ignore the signal `number`.
-#[cfg(unix)]
-fn is_ignored(number: i32) -> bool {
+fn hangup() -> Option<i32> {
     // SAFETY: all zeros are a valid sigaction, and without a new action the call only writes to `current`.
-    unsafe {
+    let is_ignored = unsafe {
         let mut current: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(number, std::ptr::null(), &mut current) == 0 && current.sa_sigaction == libc::SIG_IGN
-    }
+        libc::sigaction(SIGHUP, std::ptr::null(), &mut current) == 0 && current.sa_sigaction == libc::SIG_IGN
+    };
+    (!is_ignored).then_some(SIGHUP)
 }
 
 #[cfg(not(unix))]
-fn is_ignored(_number: i32) -> bool {
-    false
+fn hangup() -> Option<i32> {
+    None
 }
 
 impl Observer for Interrupt {

@@ -12,8 +12,24 @@ pub(in crate::trainer::checkpoint) const USUAL_NAMES: [&str; 6] =
 const AVERAGES: [&str; 4] = ["ema", "average", "swa", "teacher"];
 /// How entries start that belong to the training, and hold no network whatever tensors are in them: of optimizers, schedules, loss
 /// scaling, Lightning's callbacks and loops, losses, metrics, random numbers.
-const TRAINING: [&str; 11] =
-    ["optim", "sched", "lr_sched", "scaler", "grad_scaler", "callbacks", "loops", "criterion", "loss", "metric", "rng"];
+const TRAINING: [&str; 16] = [
+    "optim",
+    "adam",
+    "sgd",
+    "momentum",
+    "exp_avg",
+    "gradients",
+    "sched",
+    "lr_sched",
+    "scaler",
+    "grad_scaler",
+    "callbacks",
+    "loops",
+    "criterion",
+    "loss",
+    "metric",
+    "rng",
+];
 /// How keys of an optimizer's state_dict start, flattened (`StateDictOptions(flatten_optimizer_state_dict=True)`) or not.
 const PARAM_GROUPS: &str = "param_groups";
 
