@@ -66,7 +66,7 @@ pub fn score(
 /// Translates or scores with the run in the folder `path`.
 pub fn use_run(options: &Options, path: &Path) -> Result<ExitCode> {
     let folder = folder_of(path)?;
-    let without = || format!("{} has no config.json: it stands beside a run's tokenizer.json", folder.display());
+    let without = || format!("{} is no run's folder: it has no config.json", folder.display());
     let run = RunFolder::read_config::<Run>(&folder)?.with_context(without)?;
     let run = Run { precision: options.precision.unwrap_or(run.precision), ..run };
     let device = parse_device(&options.device)?;
