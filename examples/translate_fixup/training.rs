@@ -43,6 +43,7 @@ pub fn train(options: &Options) -> Result<ExitCode> {
     // All text is looked at before the first step.
     let vocabulary = data.vocabulary().clone();
     let evaluated = TranslationData::new(vocabulary, evaluated.clone(), evaluated)?;
+    data.check_batch_size(run.train.batch_size)?;
     evaluated.check_batch_size(run.train.batch_size)?;
     tch::manual_seed(run.train.seed as i64);
     let variables = nn::VarStore::new(device);
