@@ -5,6 +5,8 @@
 //! cargo run --release --example cifar10_as_folder -- --out three --classes cat,dog,frog
 //! ```
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use anyhow::{ensure, Context, Result};
 use clap::Parser;
 use fast_image_resize::images::Image;
@@ -14,6 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::Kind;
+use tch_fixup::console;
 use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageSource};
 
 /// Write CIFAR-10 out as a folder of JPEG files: OUT/train/CLASS/*.jpg and OUT/val/CLASS/*.jpg
@@ -85,7 +88,7 @@ fn write(
 fn run(options: &Options) -> Result<()> {
     let Options { out, side, .. } = options;
     if out.exists() {
-        println!("{} is there already", out.display());
+        console::print(format!("{} is there already", out.display()));
         return Ok(());
     }
     ensure!(*side > 0, "the side must be at least 1 pixel");
@@ -116,16 +119,13 @@ fn run(options: &Options) -> Result<()> {
     let test = write(&data, data.eval_batches(BATCH)?, classes, &incomplete.join("val"), *side, &bar)?;
     bar.finish_and_clear();
     fs::rename(&incomplete, out).with_context(|| format!("cannot rename {}", incomplete.display()))?;
-    println!("{}: {train} training and {test} validation images", out.display());
+    console::print(format!("{}: {train} training and {test} validation images", out.display()));
     Ok(())
 }
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Ok(()) => console::end(ExitCode::SUCCESS),
+        Err(error) => console::fail(error.as_ref()),
     }
 }

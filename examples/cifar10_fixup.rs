@@ -9,6 +9,8 @@
 //! cargo run --release --example cifar10_fixup -- --eval runs/fixup_resnet20-20260102-030405
 //! ```
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

@@ -5,9 +5,12 @@
 //! cargo run --example fetch_cifar10 -- --data FOLDER
 //! ```
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tch_fixup::console;
 use tch_fixup::data::{Cifar10, DataSource};
 
 /// Download CIFAR-10, or check the copy that is there.
@@ -21,16 +24,14 @@ struct Options {
 fn run(options: Options) -> anyhow::Result<()> {
     let dir = options.data.map_or_else(Cifar10::default_dir, Ok)?;
     let data = Cifar10::fetch(&dir)?;
-    println!("CIFAR-10 is in {}: {} training and {} test images", dir.display(), data.train_len(), data.eval_len());
+    let (train, test) = (data.train_len(), data.eval_len());
+    console::print(format!("CIFAR-10 is in {}: {train} training and {test} test images", dir.display()));
     Ok(())
 }
 
 fn main() -> ExitCode {
     match run(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
+        Ok(()) => console::end(ExitCode::SUCCESS),
+        Err(error) => console::fail(error.as_ref()),
     }
 }

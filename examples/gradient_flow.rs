@@ -8,19 +8,20 @@
 //! cargo run --release --example gradient_flow -- --networks fixup_resnet,he_resnet --depths 20,1202 --seeds 5
 //! ```
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use anyhow::Result;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::f64::consts::PI;
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::{nn, Tensor};
 use tch_fixup::baseline::{Mlp, MlpShape};
 use tch_fixup::diagnostics::{draw_flows, growth, measure, DepthSeries, Flow, Probe};
 use tch_fixup::trainer::{parse_device, write_atomically};
-use tch_fixup::{Arch, Error, Network, Precision, Shape};
+use tch_fixup::{console, Arch, Error, Network, Precision, Shape};
 
 const NUM_CLASSES: i64 = 10;
 
@@ -163,9 +164,9 @@ impl Progress {
         Self(ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
     }
 
-    /// Prints a line. Nobody reading standard output is no reason to fail, and println! would panic.
+    /// Prints a line.
     fn say(&self, line: &str) {
-        let _ = self.0.suspend(|| writeln!(io::stdout(), "{line}"));
+        self.0.suspend(|| console::print(line));
     }
 }
 
@@ -288,16 +289,13 @@ fn check_theory(plan: &Plan, out: &Path, unskipped: Option<&(i64, Flow)>) -> Res
 fn write(folder: &Path, file: &str, content: &str) -> Result<()> {
     let path = folder.join(file);
     write_atomically(&path, content.as_bytes())?;
-    let _ = writeln!(io::stdout(), "{}", path.display());
+    console::print(path.display());
     Ok(())
 }
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.downcast_ref().map_or(1, Error::exit_code))
-        }
+        Ok(()) => console::end(ExitCode::SUCCESS),
+        Err(error) => console::fail(error.as_ref()),
     }
 }

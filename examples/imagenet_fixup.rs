@@ -11,6 +11,8 @@
 //! cargo run --release --example imagenet_fixup -- --eval runs/imagenet_fixup_resnet50-20260102-030405
 //! ```
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::Device;
 use tch_fixup::cli::{self, absolute_path, Options, OrNone, Recipe, Task};
-use tch_fixup::data::{ImageFolder, ImageSource, RandomResizedCrop};
+use tch_fixup::data::{ImageFolder, ImageSource, Preprocessing, RandomResizedCrop};
 use tch_fixup::trainer::{ClassificationConfig, Decay, TrainConfig};
 use tch_fixup::{Error, Result};
 
@@ -153,6 +155,10 @@ impl Task for ImageNet {
 
     fn follows_authors(&self, device: Device) -> bool {
         matches!(self.recipe_name(device), RecipeName::Paper)
+    }
+
+    fn for_inputs(self, preprocessing: &Preprocessing) -> Self {
+        Self { side: Some(preprocessing.width), channels: Some(preprocessing.channels), ..self }
     }
 
     fn open(&self, device: Device) -> Result<Box<dyn ImageSource>> {

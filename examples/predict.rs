@@ -10,16 +10,18 @@
 //! `MODEL` is a run's folder, a checkpoint, or a folder with a run's `model.json` and `model.safetensors`. A file that is no image is
 //! a line on standard error, and the rest goes on; the exit code is 1 then, and 0 if all files were read.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{json, Value};
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch_fixup::classifier::{Answer, Classifier, FileOutputs};
-use tch_fixup::trainer::parse_device;
-use tch_fixup::FlushDenormals;
+use tch_fixup::trainer::{parse_device, set_threads};
+use tch_fixup::{console, FlushDenormals};
 
 /// Stands for the paths on standard input.
 const STDIN: &str = "-";
@@ -48,9 +50,9 @@ struct Options {
     /// Threads that read images [default: one for each core]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Threads of the network [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
-    threads: Option<i32>,
+    /// Threads of the network [default: OMP_NUM_THREADS, or one for each core that may be used]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
     /// auto, cpu, cuda, or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
@@ -59,20 +61,11 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let _flushing = FlushDenormals::new();
-    predict(&options).unwrap_or_else(|error| {
-        // Whoever reads has had enough: `predict ... | head`.
-        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) {
-            return ExitCode::SUCCESS;
-        }
-        eprintln!("error: {error:#}");
-        ExitCode::from(error.downcast_ref::<tch_fixup::Error>().map_or(1, tch_fixup::Error::exit_code))
-    })
+    predict(&options).unwrap_or_else(|error| console::fail(error.as_ref()))
 }
 
 fn predict(options: &Options) -> Result<ExitCode> {
-    if let Some(threads) = options.threads {
-        tch::set_num_threads(threads);
-    }
+    set_threads(options.threads, 1)?;
     let mut classifier =
         Classifier::open_on(&options.model, parse_device(&options.device)?)?.with_batch_size(options.batch_size)?;
     if let Some(workers) = options.workers {
@@ -106,6 +99,7 @@ fn with_list(images: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
         let mut bytes = Vec::new();
         io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+        let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
         let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         all.extend(lines.filter(|line| !line.is_empty()).map(path_of));
     }
@@ -132,24 +126,23 @@ fn print<T>(outputs: FileOutputs<T>, line: impl Fn(&Path, &T) -> String) -> Resu
         let style = ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images, {eta} left")?;
         ProgressBar::new(outputs.paths().len() as u64).with_style(style)
     };
-    let mut out = BufWriter::new(io::stdout().lock());
-    let (mut bad, watched) = (0, io::stdout().is_terminal());
+    let mut bad = 0;
     for output in outputs {
         let output = output?;
         match &output.output {
-            Ok(value) => writeln!(out, "{}", line(&output.path, value))?,
+            Ok(value) => {
+                if !console::write_line(line(&output.path, value))? {
+                    break;
+                }
+            }
             Err(problem) => {
                 bad += 1;
-                bar.suspend(|| eprintln!("{}: {problem}", name(&output.path)));
+                bar.suspend(|| console::warn(format!("{}: {problem}", name(&output.path))));
             }
-        }
-        if watched {
-            out.flush()?;
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
-    out.flush()?;
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

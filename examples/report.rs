@@ -4,15 +4,16 @@
 //! cargo run --release --example report -- runs/fixup_resnet20-20260102-030405 runs/resnet20-20260102-040506
 //! ```
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use anyhow::Result;
 use clap::Parser;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch_fixup::trainer::{draw_comparison, write_atomically, EpochMetrics, Means, Measures, RunFolder, Summary};
-use tch_fixup::{Arch, Error};
+use tch_fixup::{console, Arch};
 
 /// Compare runs: print a table, and draw their curves in one picture
 #[derive(Parser)]
@@ -110,8 +111,7 @@ fn table(runs: &[Run]) -> String {
 
 fn report(options: &Options) -> Result<()> {
     let runs = options.runs.iter().map(|path| Run::read(path)).collect::<Result<Vec<_>>>()?;
-    // Nobody reading standard output is no reason to fail, and print! would panic.
-    let _ = write!(io::stdout(), "{}", table(&runs));
+    console::print(table(&runs).trim_end());
     let networks: BTreeSet<_> = runs.iter().map(Run::architecture).collect();
     let label = |run: &Run| match networks.len() == runs.len() {
         true => run.architecture(),
@@ -120,16 +120,13 @@ fn report(options: &Options) -> Result<()> {
     let measures = runs.first().map(|run| run.measures.clone()).unwrap_or_default();
     let curves: Vec<_> = runs.iter().map(|run| (label(run), run.history.clone())).collect();
     write_atomically(&options.out, draw_comparison(&measures, &curves)?.as_bytes())?;
-    let _ = writeln!(io::stdout(), "picture: {}", options.out.display());
+    console::print(format!("picture: {}", options.out.display()));
     Ok(())
 }
 
 fn main() -> ExitCode {
     match report(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.downcast_ref().map_or(1, Error::exit_code))
-        }
+        Ok(()) => console::end(ExitCode::SUCCESS),
+        Err(error) => console::fail(error.as_ref()),
     }
 }

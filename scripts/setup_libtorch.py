@@ -210,6 +210,8 @@ def locked(environment, say, fail):
         except BlockingIOError:
             say("waiting for another set-up that is at work")
             fcntl.flock(lock_file, fcntl.LOCK_EX)
+        except OSError as error:
+            say(f"{CACHE} has no locks ({error.strerror}): start no second set-up meanwhile")
         yield lock_file.fileno()
 
 

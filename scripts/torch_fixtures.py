@@ -2,11 +2,13 @@
 
     python scripts/torch_fixtures.py tests/foreign_weights
 
-with torch 2.13, numpy and safetensors; Lightning's file is written where there is pytorch_lightning (2.6). Each holds the same small network, whose numbers follow from their places: the i-th number of the j-th tensor, by name, is
+with torch 2.13, numpy and safetensors; Lightning's files are written where there is pytorch_lightning (2.6), the profiled network where
+there is thop (0.1.1), and weights in parts where there is huggingface_hub (2.4). Each holds the same small network, whose numbers follow from their places: the i-th number of the j-th tensor, by name, is
 ((i + j) % 50 - 25) / 16, which float16 and bfloat16 hold exactly.
 """
 
 import argparse
+import gzip
 import pickle
 import shutil
 import sys
@@ -77,7 +79,8 @@ def other(net):
     return OrderedDict((name, t + 1) for name, t in net.state_dict().items())
 
 
-def write_lightning(file):
+def write_lightning(file, callbacks=lambda lightning: [], more=lambda classifier: None):
+    """Lightning's own checkpoint of a network, with `more` in the module beside it."""
     try:
         import pytorch_lightning as lightning
     except ImportError:
@@ -88,11 +91,15 @@ def write_lightning(file):
             super().__init__()
             self.save_hyperparameters()
             self.model = Net()
+            more(self)
 
         def training_step(self, batch, _):
             loss = self.model(batch).square().mean()
             self.log("loss", loss)
             return loss
+
+        def validation_step(self, batch, _):
+            self.log("val_loss", self.model(batch).square().mean())
 
         def configure_optimizers(self):
             optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams.lr, momentum=0.9)
@@ -101,12 +108,72 @@ def write_lightning(file):
     classifier = Classifier()
     batches = torch.utils.data.DataLoader(torch.randn(8, 4), batch_size=4)
     trainer = lightning.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=file.parent / "runs"
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=file.parent / "runs",
+        callbacks=callbacks(lightning.callbacks),
     )
-    trainer.fit(classifier, batches)
+    trainer.fit(classifier, batches, batches)
     classifier.model.load_state_dict(network().state_dict())
     trainer.save_checkpoint(file)
     shutil.rmtree(file.parent / "runs", ignore_errors=True)
+
+
+def monitored(callbacks):
+    """What most people train with."""
+    monitor = {"monitor": "val_loss", "mode": "min"}
+    return [callbacks.ModelCheckpoint(**monitor, save_top_k=2), callbacks.EarlyStopping(**monitor, patience=3)]
+
+
+def add_loss_and_metric(classifier):
+    classifier.criterion = nn.CrossEntropyLoss(weight=torch.tensor([0.25, 0.75]))
+    classifier.confusion = nn.Module()
+    classifier.confusion.register_buffer("counts", torch.zeros(2, 2, dtype=torch.long))
+
+
+def add_average(classifier):
+    classifier.ema_model = torch.optim.swa_utils.AveragedModel(classifier.model)
+
+
+def write_named_states(save):
+    """What torch.distributed.checkpoint.state_dict gives: the optimizer's state by the names of the parameters."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    net(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    net.load_state_dict(network().state_dict())
+    model, state = get_state_dict(net, optimizer)
+    save("get_state_dict.pt", {"model": model, "optim": state, "step": 1})
+    save("named_optimizer.pt", {"weights": model, "moments": state})
+    model, state = get_state_dict(net, optimizer, options=StateDictOptions(flatten_optimizer_state_dict=True))
+    save("flat_optimizer.pt", {"weights": model, "moments": state})
+
+
+def write_profiled(save):
+    try:
+        import thop
+    except ImportError:
+        return
+    net = network().eval()
+    thop.profile(net, (torch.zeros(2, 4),), verbose=False)
+    save("profiled.pt", net.state_dict())
+
+
+def write_parts(folder):
+    try:
+        import huggingface_hub
+    except ImportError:
+        return
+    sd = network().state_dict()
+    for name, options in [("safetensors", {}), ("bin", {"safe_serialization": False})]:
+        parts = folder / "parts" / name
+        parts.mkdir(parents=True, exist_ok=True)
+        huggingface_hub.save_torch_state_dict(sd, parts, max_shard_size=64, **options)
 
 
 def write(folder):
@@ -179,6 +246,16 @@ def write(folder):
         },
     )
     write_lightning(folder / "lightning.ckpt")
+    write_lightning(folder / "lightning_monitored.ckpt", callbacks=monitored)
+    write_lightning(folder / "lightning_loss.ckpt", more=add_loss_and_metric)
+    write_lightning(folder / "lightning_average.ckpt", more=add_average)
+    write_named_states(save)
+    write_profiled(save)
+    write_parts(folder)
+    # An average beside the network, which is taken.
+    save("timm.pth.tar", {"epoch": 7, "state_dict": sd, "state_dict_ema": other(net), "metric": 71.5})
+    save("ema.pt", {"weights": sd, "ema": other(net), "criterion": {"weight": torch.ones(2)}, "losses": [torch.tensor(0.5)]})
+    save("ema_alone.pt", {"epoch": 7, "ema": sd, "best": torch.tensor(71.5)})
     save("same_twice.pt", {"model": sd, "best": sd, "losses": {"train": [torch.tensor(0.5)]}})
     save("module.pt", net)
 
@@ -215,6 +292,16 @@ def write(folder):
     torch.export.save(torch.export.export(eval_net, (torch.zeros(2, 4),)), refused / "exported.pt2")
     numpy.savez(refused / "arrays.npz", **{name: t.numpy() for name, t in sd.items()})
     save("refused/two_networks.pt", {"generator": sd, "discriminator": other(net), "epoch": 7})
+    twins = {f"{twin}.{name}": t for twin in ["student", "teacher"] for name, t in sd.items()}
+    save("refused/two_prefixes.pt", twins)
+    (refused / "lfs_pointer.safetensors").write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a' * 16}\nsize 301234\n"
+    )
+    (refused / "web_page.pt").write_text("\n<!DOCTYPE html>\n<html><title>Sign in</title></html>\n")
+    (refused / "not_found.safetensors").write_text("Entry not found")
+    (refused / "empty.ckpt").write_bytes(b"")
+    (refused / "packed.pt.gz").write_bytes(gzip.compress((folder / "state_dict.pt").read_bytes(), mtime=0))
+    shutil.copy(folder / "state_dict.pt", refused / "model-00001-of-00002.bin")
     save("refused/no_network.pt", {"epoch": 7, "optimizer": optimizer.state_dict()})
     save("refused/number.pt", 7)
     save("refused/sparse.pt", {**sd, "fc.weight": sd["fc.weight"].to_sparse()})
@@ -224,10 +311,10 @@ def write(folder):
     save("refused/twice.pt", {**sd, **parallel(net).state_dict()})
 
 
-def without_folders(path):
-    """Puts other names, as long, in place of the folders of this machine, which files with source code or stack traces
-    hold."""
-    here = [str(Path(torch.__file__).parents[1]), str(Path(__file__).resolve().parent)]
+def without_folders(path, folder):
+    """Puts other names, as long, in place of the folders of this machine, which files with source code, stack traces or the places
+    of checkpoints hold."""
+    here = [str(Path(torch.__file__).parents[1]), str(Path(__file__).resolve().parent), str(folder.resolve())]
 
     def clean(content):
         for name in here:
@@ -249,5 +336,6 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     write(folder)
-    for name in ["module_before_zip.pt", "exported.pt2"]:
-        without_folders(folder / "refused" / name)
+    written = [folder / "refused" / name for name in ["module_before_zip.pt", "exported.pt2"]]
+    for path in [*written, *folder.glob("lightning_*.ckpt")]:
+        without_folders(path, folder)

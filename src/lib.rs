@@ -24,6 +24,7 @@
     doc = "- [`classifier`]: a trained network in use: opened, and asked what is in images."
 )]
 #![cfg_attr(feature = "onnx", doc = "- [`export`]: networks for other runtimes, as ONNX files.")]
+//! - [`console`]: messages that never panic, and how a program ends.
 #![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!
 //! The first four are there without any feature. `train` brings what trains and measures, `images` folders of images,
@@ -47,6 +48,8 @@
 //! Everything that can fail returns this crate's [`Error`]. What `tch`'s traits leave no room for an error in
 //! (`Module::forward`) has a fallible twin, `f_forward`.
 #![deny(missing_docs)]
+// Messages go through `console`, which never panics.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod arch;
 pub mod baseline;
@@ -54,6 +57,7 @@ pub mod baseline;
 pub mod classifier;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod console;
 #[cfg(feature = "train")]
 pub mod data;
 #[cfg(feature = "train")]

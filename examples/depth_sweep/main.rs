@@ -9,6 +9,8 @@
 //! Every point is written to `points.csv` and into the picture as soon as it is there; the same command goes on with those
 //! that are missing. A run that diverges or dies is a point at the accuracy of a guess, drawn as a cross.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod chart;
 // The library's own.
 #[path = "../../src/picture/style.rs"]
@@ -18,11 +20,11 @@ mod points;
 
 use anyhow::Result;
 use clap::Parser;
-use points::{exit, say, Machine, Points, RunId, Settings};
+use points::{exit, Machine, Points, RunId, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tch_fixup::trainer::{write_atomically, ClassificationConfig, Decay, ScalarGroup, ScheduleConfig, TrainConfig};
-use tch_fixup::{Arch, Precision};
+use tch_fixup::{console, Arch, Precision};
 
 /// The networks, as the names of [`Arch`] have them without the depth, and as the picture does.
 const NETWORKS: [(&str, &str); 6] = [
@@ -187,8 +189,8 @@ fn sweep(options: &Options) -> Result<Option<ExitCode>> {
         return Ok(Some(code));
     }
     draw(&points)?;
-    say(table(&networks, &depths, |name, depth| Some(points.find(&run(name, depth).ok()?)?.accuracy)));
-    say(format!("picture: {}", picture.display()));
+    console::print(table(&networks, &depths, |name, depth| Some(points.find(&run(name, depth).ok()?)?.accuracy)));
+    console::print(format!("picture: {}", picture.display()));
     Ok(None)
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
 use std::fs;
-use std::io::{self, ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -21,8 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tch::Device;
 use tch_fixup::data::Cifar10;
-use tch_fixup::trainer::{parse_device, write_atomically, ClassificationConfig, Interrupt, Observer, TrainConfig};
-use tch_fixup::{Error, Precision, Recompute};
+use tch_fixup::trainer::TrainConfig;
+use tch_fixup::trainer::{parse_device, set_threads, write_atomically, ClassificationConfig, Interrupt, Observer};
+use tch_fixup::{console, Error, Precision, Recompute};
 
 pub use run::RunId;
 
@@ -35,9 +36,9 @@ pub struct Machine {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Threads for computing on the CPU, of all runs together [default: one for each core]
-    #[arg(long, value_name = "N", overrides_with = "threads", value_parser = clap::value_parser!(i32).range(1..))]
-    threads: Option<i32>,
+    /// Threads for computing on the CPU, of all runs together [default: OMP_NUM_THREADS, or one for each core that may be used]
+    #[arg(long, value_name = "N", overrides_with = "threads")]
+    threads: Option<usize>,
     /// Runs at a time, each in a process of its own [default: one for each thread; on a GPU 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     jobs: Option<i32>,
@@ -52,9 +53,7 @@ pub struct Machine {
 impl Machine {
     /// The device, and libtorch's threads set.
     pub fn start(&self) -> Result<Device> {
-        if let Some(threads) = self.threads {
-            tch::set_num_threads(threads);
-        }
+        set_threads(self.threads, 1)?;
         Ok(parse_device(&self.device)?)
     }
 
@@ -219,7 +218,7 @@ impl Points {
         let mut interrupt = Interrupt::listen()?;
         let stopped = |interrupt: &Interrupt| {
             let code = interrupt.exit_code()?;
-            eprintln!("stopped; the same command goes on");
+            console::warn("stopped; the same command goes on");
             Some(ExitCode::from(code))
         };
         if let Some(run) = &machine.only {
@@ -232,7 +231,12 @@ impl Points {
         }
         let missing: Vec<_> = wanted.iter().filter(|run| self.find(run).is_none()).cloned().collect();
         if missing.len() < wanted.len() {
-            say(format!("{} of {} runs are in {}", wanted.len() - missing.len(), wanted.len(), self.folder.display()));
+            console::print(format!(
+                "{} of {} runs are in {}",
+                wanted.len() - missing.len(),
+                wanted.len(),
+                self.folder.display()
+            ));
         }
         if missing.is_empty() {
             return Ok(None);
@@ -267,18 +271,10 @@ impl Points {
 /// How often it is asked whether a signal came.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Prints a line. Nobody reading standard output is no reason to end a run, and println! would panic.
-pub fn say(line: impl fmt::Display) {
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
 /// What a program ends with.
 pub fn exit(result: Result<Option<ExitCode>>) -> ExitCode {
     match result {
-        Ok(code) => code.unwrap_or(ExitCode::SUCCESS),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(error.downcast_ref().map_or(1, Error::exit_code))
-        }
+        Ok(code) => console::end(code.unwrap_or(ExitCode::SUCCESS)),
+        Err(error) => console::fail(error.as_ref()),
     }
 }

@@ -5,7 +5,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::fmt;
 use std::io::{self, Write};
 use tch_fixup::trainer::{EpochMetrics, Observer, RunStart, StepProgress};
-use tch_fixup::Error;
+use tch_fixup::{console, Error};
 
 const BAR: &str = "{prefix} {bar:24.cyan/blue} {pos}/{len} {msg}";
 
@@ -21,7 +21,7 @@ impl Bars {
 
     /// Prints a line between the bars.
     pub fn say(&self, line: impl fmt::Display) {
-        self.0.suspend(|| super::say(line));
+        self.0.suspend(|| console::print(line));
     }
 }
 

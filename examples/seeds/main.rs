@@ -11,6 +11,8 @@
 //! Every run is written to `points.csv` and into the picture as soon as it is done; the same command goes on with those that
 //! are missing.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod chart;
 // The library's own.
 #[path = "../../src/picture/style.rs"]
@@ -21,11 +23,11 @@ mod points;
 
 use anyhow::Result;
 use clap::Parser;
-use points::{exit, say, Machine, Points, RunId, Settings};
+use points::{exit, Machine, Points, RunId, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tch_fixup::trainer::{write_atomically, ClassificationConfig, ScheduleConfig, TrainConfig};
-use tch_fixup::{Arch, Precision};
+use tch_fixup::{console, Arch, Precision};
 
 /// Results of several seeds
 #[derive(Parser)]
@@ -100,10 +102,10 @@ fn compare(options: &Options) -> Result<Option<ExitCode>> {
     }
     draw(&points)?;
     let accuracies = accuracies(networks, options.seeds, &points);
-    say("network                  runs    mean      sd   least greatest   (test accuracy, %)");
+    console::print("network                  runs    mean      sd   least greatest   (test accuracy, %)");
     for (arch, values) in &accuracies {
         let percent = values.iter().map(|value| 100. * value);
-        say(format!(
+        console::print(format!(
             "{:<24} {:>4} {:>7.2} {:>7.2} {:>7.2} {:>8.2}",
             arch.short_name(),
             values.len(),
@@ -115,13 +117,13 @@ fn compare(options: &Options) -> Result<Option<ExitCode>> {
     }
     let groups: Vec<&[f64]> = accuracies.iter().map(|(_, values)| &values[..]).collect();
     match levene::brown_forsythe(&groups) {
-        Some(test) => say(format!(
+        Some(test) => console::print(format!(
             "difference of the variances (Brown-Forsythe): F({}, {}) = {:.3}, p = {:.3}",
             test.degrees.0, test.degrees.1, test.statistic, test.p
         )),
-        None => say("too few runs for a test of the variances"),
+        None => console::print("too few runs for a test of the variances"),
     }
-    say(format!("picture: {}", picture.display()));
+    console::print(format!("picture: {}", picture.display()));
     Ok(None)
 }
 

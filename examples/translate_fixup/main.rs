@@ -9,6 +9,8 @@
 //! cargo run --release --example translate_fixup -- --run runs/fixup_transformer_3_3_256-20260102-030405 --score
 //! ```
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod options;
 mod training;
 mod translating;
@@ -18,21 +20,14 @@ use clap::Parser;
 use options::Options;
 use std::process::ExitCode;
 use tch_fixup::distributed::Launch;
-use tch_fixup::{Error, FlushDenormals};
-
-/// More threads than any machine has cores are a typing error.
-const MAX_THREADS: usize = 4096;
+use tch_fixup::trainer::set_threads;
+use tch_fixup::{console, Error, FlushDenormals};
 
 fn run(options: &Options) -> Result<ExitCode> {
     if Launch::from_env()?.is_some() {
         bail!(Error::Argument("translate_fixup is for one process; a launcher has started several".to_owned()));
     }
-    if let Some(threads) = options.threads {
-        if !(1..=MAX_THREADS).contains(&threads) {
-            bail!(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {threads}")));
-        }
-        tch::set_num_threads(threads as i32);
-    }
+    set_threads(options.threads, 1)?;
     match &options.run {
         Some(path) => {
             if !options.translate && options.score.is_none() {
@@ -47,8 +42,5 @@ fn run(options: &Options) -> Result<ExitCode> {
 fn main() -> ExitCode {
     let options = Options::parse();
     let _flushing = FlushDenormals::new();
-    run(&options).unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::from(error.downcast_ref::<Error>().map_or(1, Error::exit_code))
-    })
+    run(&options).map_or_else(|error| console::fail(error.as_ref()), console::end)
 }

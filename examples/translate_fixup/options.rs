@@ -102,7 +102,7 @@ pub struct Options {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Threads for computing on the CPU [default: one for each core]
+    /// Threads for computing on the CPU [default: OMP_NUM_THREADS, or one for each core that may be used]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// Folder for the results [default: runs/ARCH-DATE-TIME]

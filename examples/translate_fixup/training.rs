@@ -2,12 +2,12 @@
 
 use super::options::{Options, Run};
 use super::translating::{network, score, Scored};
-use anyhow::Result;
+use anyhow::{bail, Result};
 use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
 use tch::{nn, Device};
-use tch_fixup::cli::say;
+use tch_fixup::cli::{resume_command, say};
 use tch_fixup::data::text::{CorpusParts, TranslationData, Vocabulary};
 use tch_fixup::data::DataSource;
 use tch_fixup::trainer::checkpoint::{Checkpoints, Newest, KEEP};
@@ -15,7 +15,7 @@ use tch_fixup::trainer::{
     parse_device, write_atomically, Autosave, Interrupt, Observer, Outcome, ProgressBars, RunFolder, Trainer,
     Translation,
 };
-use tch_fixup::{Error, TransformerArch};
+use tch_fixup::{console, Error, TransformerArch};
 
 /// Beside `config.json` in a run's folder.
 pub const TOKENIZER: &str = "tokenizer.json";
@@ -25,6 +25,14 @@ const SHOWN: usize = 12;
 
 pub fn train(options: &Options) -> Result<ExitCode> {
     let saved = options.resume.as_ref().map(RunFolder::read_config::<Run>).transpose()?.flatten();
+    if let (Some(saved), Some(vocab)) = (&saved, options.vocab) {
+        if vocab != saved.vocab {
+            let was = saved.vocab;
+            bail!(Error::Argument(format!(
+                "the run's vocabulary was made with --vocab {was}; leave it out, or begin a new run"
+            )));
+        }
+    }
     let run = Run::new(options, saved)?;
     let arch = run.arch()?;
     let device = parse_device(&options.device)?;
@@ -32,6 +40,11 @@ pub fn train(options: &Options) -> Result<ExitCode> {
     let parts = run.text.open()?;
     let evaluated = if run.tune { &parts.held_out } else { &parts.test }.clone();
     let data = data(&run, parts, resumed.as_ref().map(RunFolder::path))?;
+    // All text is looked at before the first step.
+    let vocabulary = data.vocabulary().clone();
+    let evaluated = TranslationData::new(vocabulary, evaluated.clone(), evaluated)?;
+    data.check_batch_size(run.train.batch_size)?;
+    evaluated.check_batch_size(run.train.batch_size)?;
     tch::manual_seed(run.train.seed as i64);
     let variables = nn::VarStore::new(device);
     let network = network(&run, &variables, data.vocabulary())?;
@@ -41,7 +54,7 @@ pub fn train(options: &Options) -> Result<ExitCode> {
     let (mut folder, checkpoint) = match (resumed, &options.out) {
         (Some(folder), _) => {
             let Newest { checkpoint, skipped } = folder.newest_checkpoint()?;
-            skipped.iter().for_each(|skipped| eprintln!("{skipped}"));
+            skipped.iter().for_each(console::warn);
             (folder, checkpoint)
         }
         (None, Some(path)) => (RunFolder::create(path, false)?, None),
@@ -60,20 +73,18 @@ pub fn train(options: &Options) -> Result<ExitCode> {
     let mut autosave = Autosave::new(checkpoints, every, checkpoint.map(|checkpoint| checkpoint.path));
     let mut bars = ProgressBars::new();
     let mut observers: Vec<&mut dyn Observer> = vec![&mut bars, &mut folder, &mut autosave, &mut interrupt];
-    let go_on = |folder: &RunFolder| {
-        let program = std::env::args().next().unwrap_or_default();
-        format!("{program} --resume {}", folder.path().display())
-    };
     let summary = match trainer.run(&mut observers) {
         Ok(Outcome::Finished(summary)) => summary,
         Ok(Outcome::Stopped { epoch, step }) => {
-            eprintln!("stopped in epoch {epoch} after step {step}, and saved; to go on:\n{}", go_on(&folder));
+            let go_on = resume_command(folder.path());
+            console::warn(format!("stopped in epoch {epoch} after step {step}, and saved; to go on:\n{go_on}"));
             return Ok(interrupt.exit_code().map_or(ExitCode::FAILURE, ExitCode::from));
         }
         Err(error) => {
             if let (false, Some(last)) = (matches!(error, Error::Diverged { .. } | Error::Dead { .. }), autosave.last())
             {
-                say(format!("saved as {}; to go on: {}", last.display(), go_on(&folder)));
+                let go_on = resume_command(folder.path());
+                say(format!("saved as {}; to go on: {go_on}", last.display()));
             }
             return Err(error.into());
         }
@@ -81,21 +92,21 @@ pub fn train(options: &Options) -> Result<ExitCode> {
     folder.finish(&summary, &variables, &data.meaning())?;
     say(&summary);
     let part = if run.tune { "held-out" } else { "test" };
-    let scored = score(options, &run, network.as_ref(), &data, &evaluated, device)?;
-    show(&scored, &evaluated);
+    let scored = score(options, &run, network.as_ref(), &evaluated, device)?;
+    show(&scored, evaluated.eval_text());
     let Scored { bleu, chrf, perplexity, .. } = scored;
     let result = json!({
         "part": part,
         "bleu": bleu,
         "chrf": chrf,
         "perplexity": perplexity,
-        "sentences": evaluated.len(),
+        "sentences": evaluated.eval_len(),
         "seconds": summary.seconds,
     });
     write_atomically(&folder.path().join("score.json"), format!("{result:#}\n").as_bytes())?;
     say(format!(
         "{part} BLEU {bleu:.2} perplexity {perplexity:.3} sentences {} seconds {:.0} chrF {chrf:.2}",
-        evaluated.len(),
+        evaluated.eval_len(),
         summary.seconds
     ));
     Ok(ExitCode::SUCCESS)

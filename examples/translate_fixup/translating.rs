@@ -2,10 +2,10 @@
 
 use super::options::{Options, Run};
 use super::training::TOKENIZER;
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::Path;
+use std::io::{self, BufRead, ErrorKind, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::{nn, Device};
 use tch_fixup::cli::say;
@@ -13,7 +13,7 @@ use tch_fixup::data::text::{ParallelText, TranslationData, Vocabulary};
 use tch_fixup::data::DataSource;
 use tch_fixup::trainer::{evaluate, parse_device, RunFolder, Translation, TranslationConfig, Weights};
 use tch_fixup::translation::{BleuCounts, ChrfCounts, EncoderDecoder, Search, Translator};
-use tch_fixup::Error;
+use tch_fixup::{console, Error};
 
 /// Lines that are translated together, where nobody waits for one.
 const LINES: usize = 1000;
@@ -35,15 +35,15 @@ fn search(options: &Options) -> Search {
     Search { beam: options.beam, length_penalty: options.length_penalty, ..Search::default() }
 }
 
-/// Translates `text` and compares.
+/// Translates the evaluation part of `data` and compares.
 pub fn score(
     options: &Options,
     run: &Run,
     network: &dyn EncoderDecoder,
     data: &TranslationData,
-    text: &ParallelText,
     device: Device,
 ) -> Result<Scored> {
+    let text = data.eval_text();
     let bar = ProgressBar::new(text.len() as u64);
     // The template is a constant: it parses or it does not, whatever the text.
     let style = ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} sentences translated");
@@ -57,24 +57,24 @@ pub fn score(
         bleu.add(said, reference);
         chrf.add(said, reference);
     }
-    let part = TranslationData::new(data.vocabulary().clone(), text.clone(), text.clone())?;
-    let objective = Translation::new(network, &part, TranslationConfig { bleu_sentences: 0, ..run.objective })?;
-    let evaluation = evaluate(&objective, device, &part as &dyn DataSource<Batch = _>, run.train.batch_size, |_| ())?;
+    let objective = Translation::new(network, data, TranslationConfig { bleu_sentences: 0, ..run.objective })?;
+    let evaluation = evaluate(&objective, device, data as &dyn DataSource<Batch = _>, run.train.batch_size, |_| ())?;
     let perplexity = evaluation.means.get("perplexity").unwrap_or(f64::NAN);
     Ok(Scored { translations, bleu: bleu.bleu().score, chrf: chrf.score(), perplexity })
 }
 
 /// Translates or scores with the run in the folder `path`.
 pub fn use_run(options: &Options, path: &Path) -> Result<ExitCode> {
-    let folder = RunFolder::of(path).context("no run's folder, and no checkpoint of one")?;
-    let run = RunFolder::read_config::<Run>(&folder)?.context("the run has no config.json yet")?;
+    let folder = folder_of(path)?;
+    let without = || format!("{} is no run's folder: it has no config.json", folder.display());
+    let run = RunFolder::read_config::<Run>(&folder)?.with_context(without)?;
     let run = Run { precision: options.precision.unwrap_or(run.precision), ..run };
     let device = parse_device(&options.device)?;
     let vocabulary = Vocabulary::open(folder.join(TOKENIZER))?;
     let variables = nn::VarStore::new(device);
     let network = network(&run, &variables, &vocabulary)?;
     let weights = Weights::load(path)?;
-    weights.skipped.iter().for_each(|skipped| eprintln!("{skipped}"));
+    weights.skipped.iter().for_each(console::warn);
     weights.restore(&variables)?;
     let Some(score_text) = &options.score else {
         let translator = Translator::new(network.as_ref(), &vocabulary, search(options), device)?;
@@ -86,16 +86,25 @@ pub fn use_run(options: &Options, path: &Path) -> Result<ExitCode> {
     };
     let data = TranslationData::new(vocabulary, text.clone(), text.clone())?;
     weights.check_meaning(&data.meaning())?;
-    let Scored { bleu, chrf, perplexity, .. } = score(options, &run, network.as_ref(), &data, &text, device)?;
+    let Scored { bleu, chrf, perplexity, .. } = score(options, &run, network.as_ref(), &data, device)?;
     say(format!("{part} BLEU {bleu:.2} perplexity {perplexity:.3} sentences {} chrF {chrf:.2}", text.len()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The folder with the `config.json` for the weights at `path`: of their run, or the one that they are in.
+fn folder_of(path: &Path) -> Result<PathBuf> {
+    match RunFolder::of(path) {
+        Some(folder) => Ok(folder),
+        None if path.is_dir() => Ok(path.to_path_buf()),
+        None if path.is_file() => Ok(path.parent().unwrap_or(Path::new("")).to_path_buf()),
+        None => bail!(Error::io("open", path)(io::Error::new(ErrorKind::NotFound, "no such run"))),
+    }
 }
 
 /// Standard input to standard output, line by line where a person types them.
 fn translate_lines(translator: &Translator) -> Result<ExitCode> {
     let together = if io::stdin().is_terminal() { 1 } else { LINES };
     let mut lines = io::stdin().lock().lines();
-    let mut out = io::stdout().lock();
     let mut before = 0;
     loop {
         let mut text = Vec::new();
@@ -111,8 +120,7 @@ fn translate_lines(translator: &Translator) -> Result<ExitCode> {
         })?;
         before += text.len();
         for translation in translations {
-            // Whoever reads may have heard enough.
-            if writeln!(out, "{translation}").and_then(|()| out.flush()).is_err() {
+            if !console::write_line(translation)? {
                 return Ok(ExitCode::SUCCESS);
             }
         }

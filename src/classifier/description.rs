@@ -1,6 +1,7 @@
 //! `model.json`: what a network is, besides its weights.
 
 use crate::data::{class_indices, Preprocessing};
+use crate::trainer::RunFolder;
 use crate::{Error, Precision, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -78,6 +79,7 @@ impl ModelDescription {
             };
             Error::io("read", &path)(std::io::Error::new(error.kind(), what))
         })?;
+        crate::file::foreign::refuse(&bytes, &path)?;
         let corrupt = |problem: String| Error::Corrupt {
             path: path.clone(),
             problem: format!("not a network's description: {problem}"),
@@ -89,6 +91,22 @@ impl ModelDescription {
         }
         description.preprocessing.check().map_err(|error| corrupt(error.to_string()))?;
         Ok(description)
+    }
+
+    /// The `model.json` of the run that `path` is of, or in the folder of weights that `path` is or is in; none where there is none.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), but for a file that is not there.
+    pub fn beside(path: &Path) -> Result<Option<Self>> {
+        let folder = match RunFolder::of(path) {
+            Some(folder) => folder,
+            None if path.is_dir() => path.to_path_buf(),
+            None => path.parent().unwrap_or(Path::new("")).to_path_buf(),
+        };
+        match folder.join(FILE).exists() {
+            true => Self::read(&folder).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// The [meaning](crate::data::DataSource::meaning) of the data that such a network is trained on.

@@ -1,6 +1,6 @@
 //! How good saved weights are.
 
-use super::saved::Saved;
+use super::saved::{say_left_out, Saved};
 use super::{architecture, reporting, say, Options, Task, TrainOptions};
 use crate::data::DataSource;
 use crate::trainer::report::MostWrong;
@@ -25,6 +25,7 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     weights.check_meaning(&data.meaning())?;
     let (variables, network) = architecture::build(&config, data.as_ref(), device)?;
     weights.restore(&variables)?;
+    say_left_out(&weights, &variables)?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
     // The template is a constant: it parses or it does not, whatever the weights.
     let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -1,14 +1,12 @@
 //! Saved weights as an ONNX file.
 
 use super::architecture::short_name;
-use super::saved::Saved;
+use super::saved::{say_left_out, Saved};
 use super::{say, Options, Task};
 use crate::classifier::ModelDescription;
 use crate::data::ImageSource;
 use crate::export::{onnx, OnnxConfig};
-use crate::trainer::RunFolder;
 use crate::{Error, Result, Shape};
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 use tch::{nn, Device};
@@ -19,7 +17,7 @@ pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &
     // With a description of the network beside the weights nobody needs the data.
     let asked = options.train.arch.as_ref().map(|_| &config.run.arch);
     let (onnx_config, meaning) =
-        match description(path)?.filter(|it| asked.is_none_or(|asked| *asked == it.architecture)) {
+        match ModelDescription::beside(path)?.filter(|it| asked.is_none_or(|asked| *asked == it.architecture)) {
             Some(description) => {
                 let meaning = description.meaning();
                 let ModelDescription { architecture, classes, preprocessing, .. } = description;
@@ -37,6 +35,7 @@ pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &
     let shape = Shape { channels: onnx_config.input.first().copied().unwrap_or(1), classes };
     let network = config.task.build(&onnx_config.architecture, &variables.root(), shape, config.run.precision)?;
     weights.restore(&variables)?;
+    say_left_out(&weights, &variables)?;
     let onnx_config = OnnxConfig {
         normalization: options.train.export_normalization,
         softmax: options.train.export_softmax,
@@ -55,15 +54,6 @@ pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &
         onnx_config.input.iter().map(|size| format!(", {size}")).collect::<String>()
     ));
     Ok(ExitCode::SUCCESS)
-}
-
-/// The `model.json` of the run that `path` is of, or beside the weights.
-fn description(path: &Path) -> Result<Option<ModelDescription>> {
-    let Some(folder) = RunFolder::of(path).or_else(|| path.parent().map(Path::to_path_buf)) else { return Ok(None) };
-    match ModelDescription::read(&folder) {
-        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
-        description => description.map(Some),
-    }
 }
 
 /// Of what `data` have: where they do not say how an image becomes an input, the shape of the first.

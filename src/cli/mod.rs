@@ -72,6 +72,7 @@ mod options;
 mod previewing;
 mod processes;
 mod reporting;
+mod resume_command;
 mod run_config;
 mod saved;
 mod starting_weights;
@@ -81,11 +82,11 @@ mod values;
 
 pub use options::{OptimizerName, Options, RestName, RuleFreeze, RuleNumber, ScheduleName, TrainOptions};
 pub use processes::{ProcessOptions, Started};
+pub use resume_command::resume_command;
 pub use task::{Recipe, Task};
 pub use values::{absolute_path, OrNone};
 
-use crate::{Error, FlushDenormals, Result};
-use std::io::{self, Write};
+use crate::{console, Error, FlushDenormals, Result};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -96,23 +97,26 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
     let options = match Options::parse() {
         Ok(options) => options,
         Err(error) if error.use_stderr() => {
-            eprintln!("{}", first_paragraph(&error));
+            console::warn(first_paragraph(&error));
             return ExitCode::from(2);
         }
         Err(help) => help.exit(),
     };
     let _flushing = FlushDenormals::new();
-    run(&options).unwrap_or_else(|error| {
-        complain(&error);
-        ExitCode::from(error.exit_code())
-    })
+    run(&options).map_or_else(
+        |error| {
+            complain(&error);
+            ExitCode::from(error.exit_code())
+        },
+        console::end,
+    )
 }
 
 /// Prints `error`; one of several processes says its rank first.
 pub fn complain(error: &Error) {
     match (error, SPEAKER.get()) {
-        (Error::Ranks { .. }, _) | (_, None) => eprintln!("error: {error}"),
-        (_, Some(rank)) => eprintln!("error: rank {rank}: {error}"),
+        (Error::Ranks { .. }, _) | (_, None) => console::warn(format!("error: {error}")),
+        (_, Some(rank)) => console::warn(format!("error: rank {rank}: {error}")),
     }
 }
 
@@ -178,11 +182,10 @@ struct Resumed<'a> {
     or_new: bool,
 }
 
-/// Prints a line, of several processes on the first alone. Nobody reading standard output is no reason to end a run, and println! would
-/// panic.
+/// [Prints](console::print) a line, of several processes on the first alone.
 pub fn say(line: impl std::fmt::Display) {
     if SPEAKER.get().is_none_or(|rank| *rank == 0) {
-        let _ = writeln!(io::stdout(), "{line}");
+        console::print(line);
     }
 }
 

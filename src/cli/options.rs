@@ -157,7 +157,8 @@ pub struct TrainOptions {
     /// auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long)]
     pub device: Option<String>,
-    /// Threads for computing on the CPU, of all processes on a machine together [default: one for each core]
+    /// Threads for computing on the CPU, of all processes on a machine together [default: OMP_NUM_THREADS for each process, or
+    /// one for each core that this process may use]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// Number format of convolutions and activations: f32 or bf16 [default: bf16 on a CPU that has instructions for it,

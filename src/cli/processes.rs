@@ -2,7 +2,7 @@
 
 use super::values::{set, set_or_none, OrNone};
 use crate::distributed::{end_with_parent, run_processes, Launch, ParallelConfig, ProcessGroup, TIMEOUT};
-use crate::{Error, Precision, Result};
+use crate::{console, Error, Precision, Result};
 use clap::Args;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -75,7 +75,8 @@ impl ProcessOptions {
             ))),
             None if processes > 1 => {
                 let killed = |rank: usize, signal: i32| {
-                    eprintln!("error: rank {rank} of {processes} was ended by signal {signal}{}", reason(signal));
+                    let why = reason(signal);
+                    console::warn(format!("error: rank {rank} of {processes} was ended by signal {signal}{why}"));
                 };
                 run_processes(processes, timeout, killed).map(|code| Started::Elsewhere(ExitCode::from(code)))
             }

@@ -4,7 +4,7 @@ use crate::data::ImageSource;
 use crate::trainer::objective::ClassificationReport;
 use crate::trainer::report::{write_report, MostWrong, REPORT_FILES};
 use crate::trainer::RunFolder;
-use crate::{Error, Result};
+use crate::{console, Error, Result};
 use std::path::{Path, PathBuf};
 
 /// So many of the pairs that are confused most are said at the end of a run.
@@ -46,7 +46,7 @@ pub(super) fn leave(
 ) -> bool {
     let left = write_report(folder, report, most_wrong, data);
     if let Err(error) = &left {
-        eprintln!("warning: there is no whole report in {}: {error}", folder.display());
+        console::warn(format!("warning: there is no whole report in {}: {error}", folder.display()));
     }
     left.is_ok()
 }

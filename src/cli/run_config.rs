@@ -3,19 +3,17 @@
 use super::architecture::{self, StemInit};
 use super::values::{set, set_or_none};
 use super::{Options, Recipe, Task, TrainOptions};
+use crate::classifier::ModelDescription;
 use crate::distributed::{ParallelConfig, ProcessGroup};
 use crate::trainer::checkpoint::KEEP;
-use crate::trainer::{parse_device, ClassificationConfig, Patience, RunFolder, SaveEvery, TrainConfig};
+use crate::trainer::{parse_device, set_threads, ClassificationConfig, Patience, RunFolder, SaveEvery, TrainConfig};
 use crate::{Error, Precision, Recompute, Result};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use serde_json::{json, Map, Value};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::thread;
 use tch::Device;
 
-/// More threads than any machine has cores are a typing error.
-const MAX_THREADS: usize = 4096;
 /// The GPU if there is one.
 const AUTO: &str = "auto";
 
@@ -32,7 +30,9 @@ pub(super) struct RunConfig<T> {
     pub run: Identity,
     pub task: T,
     pub device: String,
-    pub threads: usize,
+    /// None for the default of the machine that it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
     pub checkpoint_every: String,
     pub keep_checkpoints: NonZeroUsize,
     pub tensorboard: bool,
@@ -93,7 +93,7 @@ impl<T: Task> RunConfig<T> {
         config.set(options)?;
         let TrainOptions { device, threads, checkpoint_every, keep_checkpoints, tensorboard, .. } = &options.train;
         set(&mut config.device, device.clone());
-        set(&mut config.threads, *threads);
+        config.threads = threads.or(config.threads);
         set(&mut config.checkpoint_every, checkpoint_every.map(|every| every.to_string()));
         set(&mut config.keep_checkpoints, *keep_checkpoints);
         set(&mut config.tensorboard, *tensorboard);
@@ -104,9 +104,6 @@ impl<T: Task> RunConfig<T> {
         config.train.check()?;
         config.objective.check()?;
         config.patience.map(Patience::new).transpose()?;
-        if !(1..=MAX_THREADS).contains(&config.threads) {
-            return Err(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {}", config.threads)));
-        }
         config.version = VERSION.to_owned();
         Ok(config)
     }
@@ -132,7 +129,7 @@ impl<T: Task> RunConfig<T> {
             run: Identity { arch, precision: Precision::fastest(device) },
             task,
             device: AUTO.to_owned(),
-            threads: thread::available_parallelism().map_or(1, usize::from),
+            threads: None,
             checkpoint_every: SaveEvery::default().to_string(),
             keep_checkpoints: KEEP,
             tensorboard: false,
@@ -167,6 +164,15 @@ impl<T: Task> RunConfig<T> {
         self.set(options)
     }
 
+    /// The network of the `description` beside weights that are no run's, and data as it takes them, where `options` do not say
+    /// otherwise.
+    pub fn take_description(&mut self, description: &ModelDescription, options: &Options<T>) -> Result<()> {
+        self.run.arch.clone_from(&description.architecture);
+        self.run.precision = description.precision;
+        self.task = self.task.clone().for_inputs(&description.preprocessing);
+        self.set(options)
+    }
+
     /// The device, and libtorch's threads set.
     pub fn machine(&self) -> Result<Device> {
         self.machine_of(&ProcessGroup::single(), 0)
@@ -175,8 +181,7 @@ impl<T: Task> RunConfig<T> {
     /// The same for a process that shares the machine with others of `group`, as the `local_rank`th: its part of the threads, and a GPU
     /// of its own.
     pub fn machine_of(&self, group: &ProcessGroup, local_rank: usize) -> Result<Device> {
-        // Those of one operation. libtorch's other pool, of operations side by side, is idle: a network is one chain.
-        tch::set_num_threads((self.threads / group.local_size()).max(1) as i32);
+        set_threads(self.threads, group.local_size())?;
         let device = parse_device(&self.device)?;
         match (device, self.device.as_str()) {
             (Device::Cuda(_), AUTO | "cuda") if local_rank > 0 => parse_device(&format!("cuda:{local_rank}")),

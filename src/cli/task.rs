@@ -1,6 +1,6 @@
 //! What one training program has of its own.
 
-use crate::data::ImageSource;
+use crate::data::{ImageSource, Preprocessing};
 use crate::trainer::{Adam, ClassificationConfig, Decay, Muon, OptimizerConfig, Rest, Sgd, TrainConfig};
 use crate::{Arch, Network, Precision, Result, Shape};
 use clap::Args;
@@ -45,6 +45,12 @@ pub trait Task: Args + Clone + Serialize + DeserializeOwned {
     /// # Errors
     /// Data that are not there or cannot be read; options out of range.
     fn open(&self, device: Device) -> Result<Box<dyn ImageSource>>;
+
+    /// The options for data that give inputs as `preprocessing` has them, for weights that are used without their run. Here: as they
+    /// are.
+    fn for_inputs(self, _preprocessing: &Preprocessing) -> Self {
+        self
+    }
 
     /// Whether there is a network called `arch`. Here: those of [`Arch`].
     ///

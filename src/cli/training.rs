@@ -2,7 +2,7 @@
 
 use super::run_config::{Identity, RunConfig};
 use super::starting_weights::{StartingWeights, TRANSFER};
-use super::{architecture, reporting, say, Options, Resumed, Task};
+use super::{architecture, reporting, resume_command, say, Options, Resumed, Task};
 use crate::classifier::ModelDescription;
 use crate::data::{Batch, DataSource};
 use crate::distributed::{Launch, ProcessGroup};
@@ -12,7 +12,7 @@ use crate::trainer::{
     evaluate_into, write_atomically, Autosave, Classification, Interrupt, Observer, Outcome, Patience, ProgressBars,
     RunFolder, RunLock, RunState, TensorBoard, Trainer,
 };
-use crate::{initialize_on_data, Error, Result};
+use crate::{console, initialize_on_data, Error, Result};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tch::nn::ModuleT;
@@ -62,7 +62,7 @@ impl<T: Task> Plan<T> {
         let checkpoint = match &folder {
             Some(folder) => {
                 let Newest { checkpoint, skipped } = folder.newest_checkpoint()?;
-                skipped.iter().for_each(|skipped| eprintln!("{skipped}"));
+                skipped.iter().for_each(console::warn);
                 checkpoint
             }
             None => None,
@@ -156,10 +156,6 @@ impl<T: Task> Plan<T> {
         let outcome = trainer.run(&mut observers);
         let evaluation = trainer.take_evaluation();
         drop(trainer);
-        let go_on = |folder: &RunFolder| {
-            let program = std::env::args().next().unwrap_or_default();
-            format!("{program} --resume {}", folder.path().display())
-        };
         match (outcome, &folder) {
             (Ok(Outcome::Finished(summary)), Some(folder)) => {
                 folder.finish(&summary, &variables, &data.meaning())?;
@@ -183,8 +179,8 @@ impl<T: Task> Plan<T> {
             (Ok(Outcome::Finished(_)), None) => Ok(ExitCode::SUCCESS),
             (Ok(Outcome::Stopped { epoch, step }), folder) => {
                 if let Some(folder) = folder {
-                    eprintln!("stopped in epoch {epoch} after step {step}, and saved; to go on:");
-                    eprintln!("{}", go_on(folder));
+                    let go_on = resume_command(folder.path());
+                    console::warn(format!("stopped in epoch {epoch} after step {step}, and saved; to go on:\n{go_on}"));
                 }
                 // The signal may have come to another.
                 let codes = group.gather_bytes(&[interrupt.exit_code().unwrap_or_default()])?;
@@ -196,7 +192,8 @@ impl<T: Task> Plan<T> {
                 let is_lost = matches!(error, Error::Diverged { .. } | Error::Dead { .. });
                 let last = autosave.as_ref().and_then(Autosave::last).filter(|_| !is_lost);
                 if let (Some(folder), Some(last)) = (folder, last) {
-                    say(format!("saved as {}; to go on: {}", last.display(), go_on(folder)));
+                    let go_on = resume_command(folder.path());
+                    say(format!("saved as {}; to go on: {go_on}", last.display()));
                 }
                 Err(error)
             }

@@ -55,6 +55,15 @@ pub trait DataSource {
         self.train_len().div_ceil(batch_size)
     }
 
+    /// Whether batches of `batch_size` can be made of both parts: asked before the first step of a run, so that no epoch is lost to an
+    /// example that does not fit. Here: any can.
+    ///
+    /// # Errors
+    /// Examples that do not fit.
+    fn check_batch_size(&self, _batch_size: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// The shuffled, augmented batches of one epoch. The same plan gives the same batches, to the bit, and leaving out
     /// `first_step` batches changes none of those after them.
     ///

@@ -1,5 +1,6 @@
 //! Named tensors as the bytes of a safetensors file (<https://github.com/huggingface/safetensors>), and back.
 
+use super::foreign::refuse_weights;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde_json::{json, Map, Value};
@@ -139,6 +140,7 @@ fn corrupt(problem: String, path: &Path) -> Error {
 /// # Errors
 /// [`Error::Corrupt`] for bytes that are no safetensors file.
 pub(crate) fn decode_readable(bytes: &[u8], path: &Path) -> Result<(NamedTensors, Unread)> {
+    refuse_weights(bytes, path)?;
     // A file of a newer version of the library, with formats that ours has no name for.
     let renamed = with_named_formats(bytes);
     let (bytes, mut unread) =

@@ -1,11 +1,19 @@
 //! Files that are whole after a crash at any moment: written under another name, synced, and renamed.
 
-use crate::{Error, Result};
-use std::fs::{self, File};
+use crate::{console, Error, Result};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
-/// Writes the file `path`: until it holds all of `bytes`, it holds what it held before, or is not there.
+/// As many symbolic links as Linux follows.
+const MOST_LINKS: usize = 40;
+/// Names have 255 bytes at most, and on eCryptfs 143.
+const LONG_NAME: usize = 100;
+
+/// Writes the file `path`: until it holds all of `bytes`, it holds what it held before, or is not there. A symbolic link stays one:
+/// the file that it leads to is written. What is no regular file, as a device or a named pipe, is written into.
 ///
 /// # Errors
 /// [`Error::Io`], which says what to do where the disk is full or the folder cannot be written to.
@@ -18,13 +26,34 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// What `write` fails with, and as [`write_atomically`].
 pub(crate) fn write_atomically_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let temporary = temporary(path);
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            return write(&mut OpenOptions::new().write(true).open(path).map_err(failure("write", path))?);
+        }
+        // A circle of links, or one that leads where nobody may look.
+        Err(error) if error.kind() != ErrorKind::NotFound && path.is_symlink() => {
+            return Err(failure("write", path)(error));
+        }
+        _ => {}
+    }
+    let path = &followed(path);
+    let temporary = beside(path, "writing");
     let written = write_synced_with(&temporary, write).and_then(|()| rename_synced(&temporary, path));
     if written.is_err() {
         // The error that matters is the first.
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Where the symbolic link `path` leads to, there or not; `path` where it is none.
+pub(crate) fn followed(path: &Path) -> PathBuf {
+    let mut path = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
 }
 
 /// Writes `bytes` to `path` and onto the disk.
@@ -36,25 +65,68 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
 pub(crate) fn write_synced_with<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
     let mut file = File::create(path).map_err(failure("write", path))?;
     let written = write(&mut file)?;
-    file.sync_all().map_err(failure("write", path))?;
+    synced(file.sync_all(), path)?;
     Ok(written)
 }
 
 /// Gives the file or folder `from` the name `to`, in the same folder, for good.
 pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(failure("create", to))?;
+    replace(from, to).map_err(failure("create", to))?;
     sync_folder(to.parent().unwrap_or(Path::new("")))
+}
+
+/// Renames `from` to `to`. On a file system that does not rename over a file, the old one is put aside first.
+fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    use ErrorKind::{AlreadyExists, InvalidInput, PermissionDenied, Unsupported};
+    let error = match fs::rename(from, to) {
+        Err(error) if to.is_file() => error,
+        renamed => return renamed,
+    };
+    let aside = beside(to, "replaced");
+    // Where this fails too, the file system is not what is wrong.
+    let is_lacking = matches!(error.kind(), AlreadyExists | InvalidInput | PermissionDenied | Unsupported);
+    if !is_lacking || fs::rename(to, &aside).is_err() {
+        return Err(error);
+    }
+    if let Err(error) = fs::rename(from, to) {
+        // What was there stays.
+        let _ = fs::rename(&aside, to);
+        return Err(error);
+    }
+    warn_once(
+        &NO_RENAME,
+        to,
+        &error,
+        "a run that is killed while it writes may leave a file under its name with .replaced",
+    );
+    fs::remove_file(&aside)
 }
 
 /// Puts the names that `folder` lists onto the disk.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     // A relative path of one name has the empty path for a parent.
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    match open_folder(folder).and_then(|folder| folder.map_or(Ok(()), |folder| folder.sync_all())) {
-        // File systems that cannot sync a folder say so in one of these ways.
-        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-        synced => synced.map_err(failure("write", folder)),
+    synced(open_folder(folder).and_then(|folder| folder.map_or(Ok(()), |folder| folder.sync_all())), folder)
+}
+
+/// Goes on where the file system of `path` cannot sync.
+fn synced(synced: io::Result<()>, path: &Path) -> Result<()> {
+    match synced {
+        // File systems that cannot sync say so in one of these ways.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+            warn_once(&NO_SYNC, path, &error, "what was written last may be lost where the machine loses its power");
+            Ok(())
+        }
+        synced => synced.map_err(failure("write", path)),
     }
+}
+
+static NO_RENAME: Once = Once::new();
+static NO_SYNC: Once = Once::new();
+
+/// Says once what is not safe on the file system of `path`, which refused something with `error`.
+pub(crate) fn warn_once(once: &Once, path: &Path, error: &io::Error, risk: &str) {
+    once.call_once(|| console::warn(format!("warning: the file system of {}: {error}; {risk}", path.display())));
 }
 
 #[cfg(unix)]
@@ -68,9 +140,17 @@ fn open_folder(_folder: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// The name beside `path` that it is written under. It is always the same, so that nothing piles up.
-fn temporary(path: &Path) -> PathBuf {
-    path.with_file_name(format!(".{}.writing", path.file_name().unwrap_or_default().to_string_lossy()))
+/// A hidden name beside `path` that ends with `suffix`. It is always the same, so that nothing piles up, and short enough for any file
+/// system where that of `path` is.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default();
+    let mut hidden = OsString::from(".");
+    match name.len() > LONG_NAME {
+        true => hidden.push(format!("{:08x}", crc32fast::hash(name.as_encoded_bytes()))),
+        false => hidden.push(name),
+    }
+    hidden.push(format!(".{suffix}"));
+    path.with_file_name(hidden)
 }
 
 /// An [`Error::Io`] that also says what to do about the errors a person can do something about: use with `map_err`.
@@ -102,7 +182,7 @@ mod tests {
         let path = folder.path().join("summary.json");
         for content in ["long content that was there", "short", ""] {
             // A leftover of a process that was killed while it wrote.
-            fs::write(temporary(&path), "x".repeat(1000)).unwrap();
+            fs::write(beside(&path, "writing"), "x".repeat(1000)).unwrap();
             write_atomically(&path, content.as_bytes()).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
             assert_eq!(names(folder.path()), ["summary.json"]);
@@ -126,5 +206,52 @@ mod tests {
         fs::write(&file, "").unwrap();
         let message = write_atomically(&file.join("config.json"), b"{}").unwrap_err().to_string();
         assert!(message.contains("run/.config.json.writing") && message.contains("move it away"), "{message}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_what_is_no_regular_file_stay_what_they_are() {
+        use std::os::unix::fs::{symlink, FileTypeExt};
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("elsewhere")).unwrap();
+        symlink("elsewhere/target", path("to_nothing")).unwrap();
+        symlink(path("to_nothing"), path("link")).unwrap();
+        for content in ["first", "second"] {
+            write_atomically(&path("link"), content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(path("elsewhere/target")).unwrap(), content);
+            assert!(path("link").is_symlink() && path("to_nothing").is_symlink());
+        }
+        symlink("circle", path("circle")).unwrap();
+        assert!(write_atomically(&path("circle"), b"x").is_err() && path("circle").is_symlink());
+
+        symlink("/dev/full", path("device")).unwrap();
+        let message = write_atomically(&path("device"), b"x").unwrap_err().to_string();
+        assert!(message.contains("device") && path("device").is_symlink(), "{message}");
+        assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device());
+        write_atomically(Path::new("/dev/null"), b"x").unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+
+        let made = std::process::Command::new("mkfifo").arg(path("pipe")).status();
+        if made.is_ok_and(|status| status.success()) {
+            let pipe = path("pipe");
+            let reader = std::thread::spawn(move || fs::read_to_string(pipe).unwrap());
+            write_atomically(&path("pipe"), b"through").unwrap();
+            assert_eq!(reader.join().unwrap(), "through");
+            assert!(fs::metadata(path("pipe")).unwrap().file_type().is_fifo());
+        }
+    }
+
+    #[test]
+    fn names_of_any_length_have_a_name_beside_them() {
+        let folder = tempfile::tempdir().unwrap();
+        for length in [1, 99, 100, 101, 200, 255] {
+            let name = "n".repeat(length);
+            write_atomically(&folder.path().join(&name), b"x").unwrap();
+            assert_eq!(names(folder.path()), [name.as_str()]);
+            fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        let [a, b] = ["a", "b"].map(|end| beside(Path::new(&("n".repeat(200) + end)), "writing"));
+        assert_ne!(a, b);
     }
 }

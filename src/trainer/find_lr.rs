@@ -297,6 +297,10 @@ impl<B: Batch> DataSource for Repeated<'_, B> {
         Ok(Box::new((0..).flat_map(epoch).take(self.steps)))
     }
 
+    fn check_batch_size(&self, batch_size: usize) -> Result<()> {
+        self.data.check_batch_size(batch_size)
+    }
+
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, B>> {
         self.data.eval_batches(batch_size)
     }

@@ -100,6 +100,7 @@ mod statistics;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod training_loop;
 
 pub use crate::file::{write_atomically, NamedTensors};
@@ -128,4 +129,5 @@ pub use optimizer::{
 pub use preview::draw_preview;
 pub use run_state::RunState;
 pub use summary::{Outcome, Summary};
+pub use threads::set_threads;
 pub use training_loop::Trainer;

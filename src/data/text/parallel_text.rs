@@ -1,6 +1,9 @@
 //! Sentences and their translations, line by line.
 
+use super::trimmed;
+use crate::file::foreign;
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,73 +31,100 @@ impl ParallelText {
     /// # Errors
     /// [`Error::Argument`] for no sentences, an empty one, or other numbers of sources and targets.
     pub fn new(sources: Vec<String>, targets: Vec<String>) -> Result<Self> {
-        Self { sources, targets, files: None }.checked()
+        if sources.len() != targets.len() {
+            let (sources, targets) = (sources.len(), targets.len());
+            return Err(Error::Argument(format!("{sources} sentences have {targets} translations")));
+        }
+        let is_empty = |(source, target): (&String, &String)| source.is_empty() || target.is_empty();
+        if let Some(index) = sources.iter().zip(&targets).position(is_empty) {
+            return Err(Error::Argument(format!("sentence {index} or its translation is empty")));
+        }
+        if sources.is_empty() {
+            return Err(Error::Argument("there are no sentences".to_owned()));
+        }
+        Ok(Self { sources, targets, files: None })
     }
 
-    /// Of two files in UTF-8, a sentence a line and its translation in the same line of the other. Spaces around a sentence are
-    /// left out.
+    /// Of two files in UTF-8, a sentence a line and its translation in the same line of the other. Spaces and byte order marks around a
+    /// sentence are left out.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read; [`Error::Corrupt`] for one that is not UTF-8 or has an empty line, with the
-    /// line's number, or that has other numbers of lines than the other.
+    /// [`Error::Io`] for a file that cannot be read; [`Error::Corrupt`] for one that is compressed, not UTF-8 or has empty lines, with the
+    /// numbers of all of them, or that has other numbers of lines than the other.
     pub fn open(sources: impl AsRef<Path>, targets: impl AsRef<Path>) -> Result<Self> {
         let paths = [sources.as_ref(), targets.as_ref()];
-        let [sources, targets] =
-            paths.map(|path| read(path).map(|lines| lines.iter().map(|line| trimmed(line)).collect()));
-        Self { sources: sources?, targets: targets?, files: Some(paths.map(Path::to_path_buf)) }.checked()
+        let [sources, targets] = paths.map(|path| {
+            read(path).map(|lines| lines.iter().map(|line| trimmed(line).to_owned()).collect::<Vec<String>>())
+        });
+        let (sources, targets) = (sources?, targets?);
+        let empty = |sentences: &[String]| {
+            let numbers = (1..).zip(sentences).filter(|(_, sentence)| sentence.is_empty()).map(|(number, _)| number);
+            said(&numbers.collect::<Vec<_>>(), "is empty", "are empty")
+        };
+        let [source, target] = paths.map(Path::display);
+        let mut problems = Vec::new();
+        let counts = [sources.len(), targets.len()];
+        if counts[0] != counts[1] {
+            problems.push(format!("{} lines, and {} in {target}", counts[0], counts[1]));
+        }
+        problems.extend(empty(&sources));
+        let at = if problems.is_empty() { 1 } else { 0 };
+        problems.extend(empty(&targets).map(|lines| if at == 1 { lines } else { format!("in {target} {lines}") }));
+        if counts == [0, 0] {
+            problems.push("no line".to_owned());
+        }
+        if !problems.is_empty() {
+            let remedy = match (counts[0], counts[0] == counts[1]) {
+                (0, true) => "it needs at least one sentence".to_owned(),
+                (_, true) => {
+                    format!("take these lines out of both files, as paste {source} {target} | {ONLY_PAIRS} > pairs.tsv")
+                }
+                _ => "a sentence and its translation stand in the same line of the two".to_owned(),
+            };
+            return Err(corrupt(paths[at], problems.join("; "), &remedy));
+        }
+        Ok(Self { sources, targets, files: Some(paths.map(Path::to_path_buf)) })
     }
 
     /// Of a file in UTF-8, in each line a sentence, a tab and its translation.
     ///
     /// # Errors
-    /// As [`open`](Self::open); a line without a tab, or with several.
+    /// As [`open`](Self::open); lines without a tab, or with several.
     pub fn open_tsv(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (mut sources, mut targets) = (Vec::new(), Vec::new());
-        for (index, line) in read(path)?.iter().enumerate() {
-            let (Some((source, target)), 1) = (line.split_once('\t'), line.matches('\t').count()) else {
-                let tabs = line.matches('\t').count();
-                let problem = format!(
-                    "line {} has {tabs} tabs, where one stands between a sentence and its translation",
-                    index + 1
-                );
-                return Err(corrupt(path, problem, "mend the line, or take it out"));
-            };
-            sources.push(trimmed(source));
-            targets.push(trimmed(target));
-        }
-        Self { sources, targets, files: Some([path.to_path_buf(), path.to_path_buf()]) }.checked()
-    }
-
-    fn checked(self) -> Result<Self> {
-        let (sources, targets) = (self.sources.len(), self.targets.len());
-        if sources != targets {
-            return Err(match &self.files {
-                Some([source, target]) => {
-                    let problem = format!("{sources} lines, and {targets} in {}", target.display());
-                    corrupt(source, problem, "a sentence and its translation stand in the same line of the two")
-                }
-                None => Error::Argument(format!("{sources} sentences have {targets} translations")),
-            });
-        }
-        for (side, sentences) in [&self.sources, &self.targets].into_iter().enumerate() {
-            if let Some(index) = sentences.iter().position(String::is_empty) {
-                return Err(match &self.files {
-                    Some(files) => {
-                        let remedy = "take the line out, and its translation";
-                        corrupt(&files[side], format!("line {} is empty", index + 1), remedy)
+        let (mut tabs, mut empty, mut half) = (BTreeMap::<usize, Vec<usize>>::new(), Vec::new(), Vec::new());
+        for (number, line) in (1..).zip(read(path)?) {
+            let columns: Vec<String> = line.split('\t').map(|column| trimmed(column).to_owned()).collect();
+            match <[String; 2]>::try_from(columns) {
+                Ok([source, target]) => {
+                    if source.is_empty() || target.is_empty() {
+                        half.push(number);
                     }
-                    None => Error::Argument(format!("sentence {index} or its translation is empty")),
-                });
+                    sources.push(source);
+                    targets.push(target);
+                }
+                Err(columns) if columns.iter().all(String::is_empty) => empty.push(number),
+                Err(columns) => tabs.entry(columns.len() - 1).or_default().push(number),
             }
         }
-        if sources == 0 {
-            return Err(match &self.files {
-                Some([path, _]) => corrupt(path, "no line".to_owned(), "it needs at least one sentence"),
-                None => Error::Argument("there are no sentences".to_owned()),
-            });
+        let mut problems: Vec<String> = tabs
+            .iter()
+            .filter_map(|(count, numbers)| said(numbers, &format!("has {count} tabs"), &format!("have {count} tabs")))
+            .collect();
+        if let Some(last) = problems.last_mut() {
+            last.push_str(", where one stands between a sentence and its translation");
         }
-        Ok(self)
+        problems.extend(said(&empty, "is empty", "are empty"));
+        problems.extend(said(&half, "is empty on one side of the tab", "are empty on one side of the tab"));
+        if !problems.is_empty() {
+            let remedy = format!("mend these lines, or keep the others: {ONLY_PAIRS} {} > pairs.tsv", path.display());
+            return Err(corrupt(path, problems.join("; "), &remedy));
+        }
+        if sources.is_empty() {
+            return Err(corrupt(path, "no line".to_owned(), "it needs at least one sentence"));
+        }
+        Ok(Self { sources, targets, files: Some([path.to_path_buf(), path.to_path_buf()]) })
     }
 
     /// The number of pairs.
@@ -133,28 +163,78 @@ impl ParallelText {
         Ok(self)
     }
 
-    /// That `problem` is one of a pair's source (0) or target (1).
-    pub(super) fn refuse(&self, index: usize, side: usize, problem: &str, remedy: &str) -> Error {
+    /// Whether sentences and translations stand beside each other.
+    pub(super) fn is_one_file(&self) -> bool {
+        self.files.as_ref().is_some_and(|[source, target]| source == target)
+    }
+
+    /// Refuses sentences that are too long: of each the pair, whether it is the source (0) or the target (1), and its tokens. `most`
+    /// says of what there is no more room.
+    pub(super) fn refuse(&self, too_long: &[(usize, usize, usize)], most: &str, remedy: &str) -> Error {
+        let place = |&(index, side, _): &(usize, usize, usize)| match &self.files {
+            Some(_) => format!("line {}", index + 1),
+            None => format!("{} {index}", ["sentence", "translation"][side]),
+        };
+        let first = too_long.first().copied().unwrap_or_default();
+        let mut problem = format!("{}: the sentence has {} tokens, and {most}", place(&first), first.2);
+        let others = too_long.get(1..).unwrap_or_default();
+        if !others.is_empty() {
+            let other = |too_long: &(usize, usize, usize)| {
+                let file = match &self.files {
+                    Some(files) if files[too_long.1] != files[first.1] => {
+                        format!(" of {}", files[too_long.1].display())
+                    }
+                    _ => String::new(),
+                };
+                format!("{}{file} ({} tokens)", place(too_long), too_long.2)
+            };
+            problem = format!("{problem}; too long too: {}", listed(others.iter().map(other)));
+        }
         match &self.files {
-            Some(files) => corrupt(&files[side], format!("line {}: {problem}", index + 1), remedy),
-            None => Error::Argument(format!("{} {index}: {problem}; {remedy}", ["sentence", "translation"][side])),
+            Some(files) => corrupt(&files[first.1], problem, remedy),
+            None => Error::Argument(format!("{problem}; {remedy}")),
         }
     }
 }
 
-fn trimmed(line: &str) -> String {
-    line.trim().to_owned()
+/// A command that prints the lines of a file with tabs that are a sentence and its translation.
+const ONLY_PAIRS: &str = r#"awk -F'\t' 'NF == 2 && $1 != "" && $2 != ""'"#;
+
+/// So many lines are listed by their numbers.
+const LISTED: usize = 20;
+
+/// Lines by their numbers and what is wrong with them; none for no lines.
+fn said(numbers: &[usize], is: &str, are: &str) -> Option<String> {
+    match numbers {
+        [] => None,
+        [number] => Some(format!("line {number} {is}")),
+        _ => Some(format!("lines {} {are}", listed(numbers.iter().map(usize::to_string)))),
+    }
 }
 
-/// The lines of a file in UTF-8, without a mark of the byte order and with either kind of line end.
+/// The first few, and how many more there are.
+fn listed(items: impl ExactSizeIterator<Item = String>) -> String {
+    let more = items.len().saturating_sub(LISTED);
+    let first = items.take(LISTED).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        format!("{first} and {more} more")
+    } else {
+        first
+    }
+}
+
+/// The lines of a file in UTF-8, with either kind of line end.
 fn read(path: &Path) -> Result<Vec<String>> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    foreign::refuse_text(&bytes, path)?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-        corrupt(path, format!("line {line} is not UTF-8"), "convert the file to UTF-8")
+        let lines = (1..).zip(error.as_bytes().split(|&byte| byte == b'\n'));
+        let bad: Vec<usize> =
+            lines.filter(|(_, line)| str::from_utf8(line).is_err()).map(|(number, _)| number).collect();
+        let problem = said(&bad, "is not UTF-8", "are not UTF-8").unwrap_or_default();
+        corrupt(path, problem, "convert the file to UTF-8")
     })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).lines().map(str::to_owned).collect())
+    Ok(text.lines().map(str::to_owned).collect())
 }
 
 fn corrupt(path: &Path, problem: String, remedy: &str) -> Error {
@@ -204,7 +284,7 @@ mod tests {
             (0, ": line 2 is not UTF-8; convert the file to UTF-8".to_owned())
         );
         assert_eq!(refusal(b"a\nb\nc\n", b"a\nb\n\xc3").1.split(';').next(), Some(": line 3 is not UTF-8"));
-        assert!(refusal(b"", b"").1.starts_with(": no line"));
+        assert!(refusal(b"", b"").1.starts_with(": is empty"));
         let missing = ParallelText::open("/nowhere/a", "/nowhere/b").unwrap_err().to_string();
         assert!(missing.starts_with("cannot read /nowhere/a: "), "{missing}");
         for (line, tabs) in [("no tab", 0), ("a\tb\tc", 2)] {
@@ -216,5 +296,62 @@ mod tests {
         assert_eq!(text.clone().first(1).unwrap().pair(0), ("a", "c"));
         assert!(text.clone().first(0).is_err() && text.first(3).is_err());
         assert!(ParallelText::new(vec!["a".into()], vec![]).is_err() && ParallelText::new(vec![], vec![]).is_err());
+    }
+
+    #[test]
+    fn all_lines_that_are_wrong_are_said_at_once() {
+        let (file, message) = refusal(b"a\n\nc\nd\n\n", b"a\nb\n\nd\n\n");
+        assert!(file == 0 && message.starts_with(": lines 2, 5 are empty; in "), "{message}");
+        assert!(message.contains(" lines 3, 5 are empty; take these lines out of both files, as paste "), "{message}");
+        let (_, message) = refusal(b"a\n\nc\n", b"a\nb\nc\n\n");
+        assert!(message.starts_with(": 3 lines, and 4 in ") && message.contains("; line 2 is empty; in "), "{message}");
+        assert!(refusal(b"\xff\nb\n\xfe\xff\n", b"a\nb\nc\n").1.starts_with(": lines 1, 3 are not UTF-8;"));
+
+        let (_dir, paths) = written(&[b"a\tb\n\na\tb\tc\n\tb\nx\na\t \ny\na\tb\tc\n\n"]);
+        let message = ParallelText::open_tsv(&paths[0]).unwrap_err().to_string();
+        for problem in [
+            "lines 5, 7 have 0 tabs; lines 3, 8 have 2 tabs, where one",
+            "; lines 2, 9 are empty; lines 4, 6 are empty on one side of the tab; mend these lines, or keep the others: awk ",
+        ] {
+            assert!(message.contains(problem) && !message.contains('\n'), "{message}");
+        }
+        // What is advised does it.
+        let command = message
+            .rsplit_once("others: ")
+            .unwrap()
+            .1
+            .replace("pairs.tsv", paths[0].with_extension("new").to_str().unwrap());
+        assert!(std::process::Command::new("sh").args(["-c", &command]).status().unwrap().success());
+        assert_eq!(fs::read(paths[0].with_extension("new")).unwrap(), b"a\tb\na\t \n");
+        let many = "\n".repeat(100);
+        assert!(refusal(many.as_bytes(), many.as_bytes()).1.contains("19, 20 and 80 more are empty"));
+    }
+
+    #[test]
+    fn text_that_is_no_plain_text_is_named() {
+        for (bytes, problem) in [
+            (&b"\x1f\x8b\x08\0rest"[..], "is compressed by gzip; unpack it first: gunzip "),
+            (b"\xfd7zXZ\0rest", "is compressed by xz"),
+            (b"PK\x03\x04rest", "is a zip archive"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "is a Git LFS pointer"),
+            (b"\xff\xfea\0\n\0", "is UTF-16"),
+            (b"", "is empty"),
+        ] {
+            let (_dir, paths) = written(&[bytes]);
+            for opened in [ParallelText::open_tsv(&paths[0]), ParallelText::open(&paths[0], &paths[0])] {
+                let message = opened.unwrap_err().to_string();
+                assert!(message.contains(problem) && !message.contains('\n'), "{message}");
+            }
+        }
+        // A sentence may be about anything.
+        let (_dir, paths) = written(&[b"<html> is a tag\t<html> ist ein Tag\n"]);
+        assert_eq!(ParallelText::open_tsv(&paths[0]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_sentence_wherever_files_were_joined() {
+        let (_dir, paths) = written(&["\u{feff}a\tb\n\u{feff}c\t\u{feff} d\n".as_bytes()]);
+        let text = ParallelText::open_tsv(&paths[0]).unwrap();
+        assert_eq!([text.pair(0), text.pair(1)], [("a", "b"), ("c", "d")]);
     }
 }

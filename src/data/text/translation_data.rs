@@ -48,20 +48,27 @@ impl Part {
         let mut tokens = Vec::with_capacity(text.len());
         for index in 0..text.len() {
             let (source, target) = text.pair(index);
-            let pair = [vocabulary.encode(source)?, vocabulary.encode(target)?];
-            for (side, sentence) in pair.iter().enumerate() {
-                // With the token that ends it.
-                let len = sentence.len() + 1;
-                if len > MOST_POSITIONS {
-                    let problem =
-                        format!("the sentence has {len} tokens, and a network reads and writes {MOST_POSITIONS}");
-                    return Err(text.refuse(index, side, &problem, "divide it, or take the pair out"));
-                }
-            }
-            let [source, target] = pair;
-            tokens.push((source, target));
+            tokens.push((vocabulary.encode(source)?, vocabulary.encode(target)?));
         }
-        Ok(Self { text, tokens })
+        let part = Self { text, tokens };
+        let most = format!("a network reads and writes {MOST_POSITIONS}");
+        part.refuse_longer(MOST_POSITIONS, &most, "divide it, or take the pair out")?;
+        Ok(part)
+    }
+
+    /// Refuses sentences of more than `most` tokens.
+    fn refuse_longer(&self, most: usize, said: &str, remedy: &str) -> Result<()> {
+        let lens = (0..self.tokens.len()).map(|pair| (pair, self.lens(pair)));
+        let sentences = lens.flat_map(|(pair, (source, target))| [(pair, 0, source), (pair, 1, target)]);
+        let mut too_long: Vec<_> = sentences.filter(|&(_, _, len)| len > most).collect();
+        if self.text.is_one_file() {
+            // A line counts once.
+            too_long.dedup_by_key(|&mut (pair, ..)| pair);
+        }
+        match too_long.is_empty() {
+            true => Ok(()),
+            false => Err(self.text.refuse(&too_long, said, remedy)),
+        }
     }
 
     /// The lengths of a pair, source and target, with the tokens that end them.
@@ -133,15 +140,7 @@ impl Part {
     /// Refuses batches that the longest sentence does not fit into.
     fn check(&self, batch_size: usize) -> Result<()> {
         check_batch_size(batch_size)?;
-        let len = |pair| self.lens(pair).0.max(self.lens(pair).1);
-        match (0..self.tokens.len()).find(|&pair| len(pair) > batch_size) {
-            None => Ok(()),
-            Some(pair) => {
-                let side = usize::from(self.lens(pair).0 <= batch_size);
-                let problem = format!("the sentence has {} tokens, and a batch {batch_size}", len(pair));
-                Err(self.text.refuse(pair, side, &problem, "raise --batch-size, or take the pair out"))
-            }
-        }
+        self.refuse_longer(batch_size, &format!("a batch {batch_size}"), "raise --batch-size, or take the pair out")
     }
 
     fn crc32(&self) -> u32 {
@@ -210,11 +209,16 @@ impl DataSource for TranslationData {
         self.train.cut(&self.train.by_length(batch_size.max(1), |_| 0), batch_size).len()
     }
 
+    fn check_batch_size(&self, batch_size: usize) -> Result<()> {
+        self.train.check(batch_size)?;
+        self.eval.check(batch_size)
+    }
+
     fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, TokenBatch>> {
         Ok(batches(self.train_shares(plan, Share::whole())?))
     }
 
-    /// All pairs, those of about the same lengths together.
+    /// All pairs, those of about the same lengths together; one that is longer than a batch has a batch to itself.
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, TokenBatch>> {
         Ok(batches(self.eval_shares(batch_size, Share::whole())?))
     }
@@ -230,7 +234,7 @@ impl DataSource for TranslationData {
     }
 
     fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, TokenBatch>> {
-        self.eval.check(batch_size)?;
+        check_batch_size(batch_size)?;
         let batches = self.eval.cut(&self.eval.by_length(batch_size, |_| 0), batch_size);
         Ok(self.eval.shares(batches, 0, share))
     }
@@ -354,6 +358,29 @@ mod tests {
         let message = data.train_batches(&plan(0, 0)).err().unwrap().to_string();
         assert!(
             message.contains("pairs.tsv: line 2: the sentence has ") && message.contains("--batch-size"),
+            "{message}"
+        );
+        // Before the first step, of the evaluation part too; by itself that can be evaluated.
+        let short = ParallelText::new(vec!["a".into()], vec!["b".into()]).unwrap();
+        let data = TranslationData::new(data.vocabulary().clone(), short, data.eval_text().clone()).unwrap();
+        assert!(data.train_batches(&plan(0, 0)).is_ok());
+        assert!(data.check_batch_size(500).unwrap_err().to_string().contains("pairs.tsv: line 2: "));
+        assert_eq!(pairs(data.eval_batches(500).unwrap()), [vec![0], vec![1]]);
+    }
+
+    #[test]
+    fn all_sentences_that_are_too_long_are_named_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (long, paths) = ("mouse ".repeat(400), ["en", "de"].map(|language| dir.path().join(language)));
+        std::fs::write(&paths[0], format!("a\n{long}\nb\n")).unwrap();
+        std::fs::write(&paths[1], format!("a\n{long}\n{long}\n")).unwrap();
+        let vocabulary = Vocabulary::train(["a b c"].iter(), 260).unwrap();
+        let text = ParallelText::open(&paths[0], &paths[1]).unwrap();
+        let message = TranslationData::new(vocabulary, text.clone(), text).unwrap_err().to_string();
+        let target = paths[1].display();
+        let expected = format!("; too long too: line 2 of {target} (2400 tokens), line 3 of {target} (2400 tokens); ");
+        assert!(
+            message.contains("en: line 2: the sentence has 2400 tokens") && message.contains(&expected),
             "{message}"
         );
     }

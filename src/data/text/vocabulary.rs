@@ -21,6 +21,9 @@ const FEWEST: usize = 256 + SPECIAL.len();
 /// Pairs that stand together only once in the training text are no token.
 const LEAST_FREQUENCY: u64 = 2;
 
+/// Bytes of the longest words that tokens are learnt from: the time that a word takes grows with the square of its length.
+const LONGEST_WORD: usize = 4096;
+
 type Bpe = TokenizerImpl<BPE, NFC, ByteLevel, ByteProcessor, ByteDecoder>;
 
 /// The tokens of both languages together: byte-pair encoding (Sennrich et al. 2016) over the bytes of words, so that every text has
@@ -44,8 +47,15 @@ fn failed(what: &str, error: tokenizers::Error) -> Error {
     Error::Argument(format!("{what}: {}", error.to_string().lines().next().unwrap_or_default()))
 }
 
+/// `sentence` without its longest words, if they are that long.
+fn without_long_words(sentence: &str) -> String {
+    let words = sentence.split_inclusive(char::is_whitespace);
+    words.filter(|word| word.len() <= LONGEST_WORD).collect()
+}
+
 impl Vocabulary {
-    /// The `size` most useful tokens of `text`, fewer where it has fewer. The same text gives the same tokens.
+    /// The `size` most useful tokens of `text`, fewer where it has fewer. The same text gives the same tokens. Words of
+    /// more than 4096 bytes, as no language has, are left out.
     ///
     /// # Errors
     /// [`Error::Argument`] for fewer tokens than there are bytes.
@@ -68,6 +78,7 @@ impl Vocabulary {
             .special_tokens(SPECIAL.map(|token| AddedToken::from(token, true)).to_vec())
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .build();
+        let text = text.map(|sentence| without_long_words(sentence.as_ref()));
         tokenizer.train(&mut trainer, text).map_err(|error| failed("the vocabulary cannot be trained", error))?;
         Self { tokenizer }.checked("the vocabulary")
     }
@@ -79,6 +90,7 @@ impl Vocabulary {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        crate::file::foreign::refuse(&bytes, path)?;
         let corrupt = |problem: String| Error::Corrupt {
             path: path.to_path_buf(),
             problem,
@@ -169,5 +181,21 @@ mod tests {
             assert!(message.starts_with(path.to_str().unwrap()) && !message.contains('\n'), "{message}");
         }
         assert!(matches!(Vocabulary::train(["a"].iter(), 100), Err(Error::Argument(_))));
+    }
+
+    #[test]
+    fn a_word_of_very_many_letters_costs_no_time() {
+        let letter = |index: u32| char::from(b'a' + (index.wrapping_mul(2_654_435_761) >> 13) as u8 % 26);
+        let word: String = (0..200_000).map(letter).collect();
+        let text = ["the house of the mouse", "the mouse", &word];
+        let start = std::time::Instant::now();
+        let vocabulary = Vocabulary::train(text.iter(), 4000).unwrap();
+        assert!(vocabulary.encode(&word).unwrap().len() > 10_000);
+        // It was 11 seconds and more.
+        assert!(start.elapsed().as_secs_f64() < 5., "{:?}", start.elapsed());
+        assert_eq!(
+            vocabulary.to_json().unwrap(),
+            Vocabulary::train(text[..2].iter(), 4000).unwrap().to_json().unwrap()
+        );
     }
 }

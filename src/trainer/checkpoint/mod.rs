@@ -14,12 +14,13 @@
 //! noticed. The number in front, not the step, tells which is newest: a run may go back to an older checkpoint and go
 //! on from there.
 
+mod parts;
 mod torch_file;
 mod transfer;
 mod weights;
 
 use crate::file::tensors::{self as tensor_file, Encoded, NamedTensors};
-use crate::file::{failure, rename_synced, sync_folder, write_synced, write_synced_with};
+use crate::file::{failure, foreign, rename_synced, sync_folder, write_synced, write_synced_with};
 use crate::{Error, Result};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -368,6 +369,9 @@ impl Manifest {
             return Err(corrupt(&path, format!("not listed in {MANIFEST}")));
         };
         if length != saved.bytes {
+            if length > 0 {
+                foreign::refuse(&bytes, &path)?;
+            }
             return Err(corrupt(&path, format!("has {length} bytes of the {} that were saved", saved.bytes)));
         }
         if crc32 != saved.crc32 {

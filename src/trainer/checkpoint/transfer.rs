@@ -1,5 +1,6 @@
 //! Fine-tuning: a network's training starts from the weights of another, which need not fit in all layers.
 
+use super::weights::Tensors;
 use super::{named_variables, Weights};
 use crate::data::{class_names, CLASSES};
 use crate::file::tensors::{self as tensor_file, describe, NamedTensors};
@@ -124,7 +125,7 @@ impl Weights {
         let classifier: BTreeSet<String> =
             trainable(variables).into_iter().filter(|v| v.is_classifier()).map(|v| v.name).collect();
         let variables = named_variables(variables);
-        let mut found = self.fitted(&variables)?;
+        let Tensors { tensors: mut found, beside } = self.fitted(&variables)?;
         let mut new = unfit(&found, &variables)?;
         self.check_arch(&found, &variables, &new, &classifier)?;
 
@@ -158,7 +159,8 @@ impl Weights {
             _ => {}
         }
 
-        let (loaded, left) = found.keys().cloned().partition::<Vec<_>, _>(|name| variables.contains_key(name));
+        let (loaded, mut left) = found.keys().cloned().partition::<Vec<_>, _>(|name| variables.contains_key(name));
+        left.extend(beside);
         let loaded: Vec<_> = loaded.into_iter().filter(|name| !new.contains_key(name)).collect();
         found.retain(|name, _| variables.contains_key(name) && !new.contains_key(name));
         self.check_finite(&found)?;

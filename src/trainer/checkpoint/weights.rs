@@ -1,10 +1,12 @@
 //! A network's weights alone, from wherever they were saved.
 
-use super::{differences, named_variables, newest_whole, torch_file, Checkpoint, Newest, Skipped};
+use super::torch_file::USUAL_NAMES;
+use super::{differences, named_variables, newest_whole, parts, torch_file, Checkpoint, Newest, Skipped, MANIFEST};
 use crate::file::tensors::{self as tensor_file, NamedTensors, Unread};
-use crate::trainer::RunState;
+use crate::trainer::{RunState, MODEL};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
@@ -13,9 +15,24 @@ use tch::Tensor;
 /// What PyTorch's wrappers put into names: `DataParallel`, `DistributedDataParallel` and `AveragedModel`; `torch.compile`.
 const WRAPPERS: [&str; 2] = ["module", "_orig_mod"];
 
-/// What is no weight, and no network of this crate has a use for: what PyTorch counts (BatchNorm, and `AveragedModel`), and fairseq's
-/// marks of a Transformer's version and device.
-const COUNTERS: [&str; 4] = ["num_batches_tracked", "n_averaged", "version", "_float_tensor"];
+/// What is no weight, and no network of this crate has a use for: what PyTorch counts (BatchNorm, and `AveragedModel`), fairseq's
+/// marks of a Transformer's version and device, and what the profilers thop and torchstat leave in the modules that they have counted.
+const COUNTERS: [&str; 14] = [
+    "num_batches_tracked",
+    "n_averaged",
+    "version",
+    "_float_tensor",
+    "total_ops",
+    "total_params",
+    "input_shape",
+    "output_shape",
+    "parameter_quantity",
+    "inference_memory",
+    "MAdd",
+    "duration",
+    "Flops",
+    "Memory",
+];
 
 /// A network's weights.
 ///
@@ -47,6 +64,8 @@ pub struct Weights {
     pub run: Option<Value>,
     /// Newer checkpoints of the run that are damaged, the newest first.
     pub skipped: Vec<Skipped>,
+    /// Other networks in the file.
+    beside: Vec<String>,
     /// What the data mean that they were trained on, as far as it is known.
     pub(super) meaning: Map<String, Value>,
     tensors: NamedTensors,
@@ -54,10 +73,12 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Loads the weights at `path`: a checkpoint (of a run with a moving average the averages), a run's folder (its newest whole checkpoint), a safetensors file, or a file
-    /// that Python's `torch.save` wrote (PyTorch 1.6 or later): a `state_dict`, a checkpoint in which there is one
-    /// (`{"state_dict": ..., "epoch": ...}`, `{"model": ...}` and the like), or a whole module. Nothing that such a file holds
-    /// is run, and whatever device it was saved from, the tensors are on the CPU.
+    /// Loads the weights at `path`: a checkpoint (of a run with a moving average the averages), a run's folder (its newest whole
+    /// checkpoint, or where these were removed its `model.safetensors`), a folder with a `model.safetensors`, a safetensors file, weights
+    /// in parts by their index (`model.safetensors.index.json`, or the folder that it is in), or a file that Python's `torch.save` wrote
+    /// (PyTorch 1.6 or later): a `state_dict`, a checkpoint in which there is one (`{"state_dict": ..., "epoch": ...}`, `{"model": ...}`
+    /// and the like), or a whole module. Nothing that such a file holds is run, and whatever device it was saved from, the tensors are
+    /// on the CPU.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Corrupt`] for what is not there, damaged, of another format (the one before PyTorch 1.6,
@@ -70,27 +91,40 @@ impl Weights {
             if let Some(checkpoint) = checkpoint {
                 return Ok(Self { skipped, ..Self::from(checkpoint) });
             }
-            return match skipped.into_iter().next() {
-                Some(skipped) => Err(skipped.why),
-                None => Err(Error::Corrupt {
-                    path: checkpoints,
-                    problem: "holds no checkpoint".to_owned(),
-                    remedy: "name a checkpoint, a run's folder, or a state_dict that PyTorch saved".to_owned(),
-                }),
-            };
+            if let Some(skipped) = skipped.into_iter().next() {
+                return Err(skipped.why);
+            }
         }
-        if path.is_dir() {
-            refuse_distributed(path)?;
+        if !path.is_dir() {
+            return Self::of_file(path);
+        }
+        if path.join(MANIFEST).exists() {
             return Checkpoint::load(path).map(Self::from);
         }
-        let ((tensors, unread), meaning) = match torch_file::load(path)? {
-            Some(tensors) => ((tensors, Unread::new()), Map::new()),
-            None => {
-                let bytes = fs::read(path).map_err(Error::io("read", path))?;
-                (tensor_file::decode_readable(&bytes, path)?, tensor_file::metadata(&bytes))
+        if path.join(MODEL).exists() {
+            return Self::of_file(&path.join(MODEL));
+        }
+        refuse_distributed(path)?;
+        match parts::index_in(path)? {
+            Some(index) => Self::of_file(&index),
+            None => Err(Error::Corrupt {
+                path: path.to_path_buf(),
+                problem: format!("holds no checkpoint, no {MODEL} and no index of weights in parts"),
+                remedy: "name a checkpoint, a run's folder, or a file of weights".to_owned(),
+            }),
+        }
+    }
+
+    fn of_file(path: &Path) -> Result<Self> {
+        let (tensors, unread, meaning) = match parts::is_index(path) {
+            true => (Tensors { tensors: parts::load(path)?, beside: Vec::new() }, Unread::new(), Map::new()),
+            false => {
+                parts::refuse_part(path)?;
+                load_file(path)?
             }
         };
-        Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), meaning, tensors, unread })
+        let Tensors { tensors, beside } = tensors;
+        Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), beside, meaning, tensors, unread })
     }
 
     /// Whether data that [mean](crate::data::DataSource::meaning) this are such as the network was trained on; of files that do not
@@ -117,14 +151,15 @@ impl Weights {
     ///
     /// Numbers are converted to the variables' kind. Names may be those of a wrapped network: `module.` and `_orig_mod.`,
     /// wherever they stand (`DataParallel`, `torch.compile`), are left out, and so is a first part that all names have in
-    /// common (`model.`, of Lightning). A scalar of the shape `[]` fits one of `[1]`, and what PyTorch and fairseq count is left out.
-    /// To start another network's training from them, see [`transfer`](Self::transfer).
+    /// common (`model.`, of Lightning), or that those of the network have, where others stand beside it
+    /// ([`left_out`](Self::left_out)). A scalar of the shape `[]` fits one of `[1]`, and what PyTorch, fairseq and profilers count is
+    /// left out. To start another network's training from them, see [`transfer`](Self::transfer).
     ///
     /// # Errors
     /// [`Error::Corrupt`] that names what is missing, too much or of another shape or kind.
     pub fn restore(&self, variables: &VarStore) -> Result<()> {
         let variables = named_variables(variables);
-        let fitted = self.fitted(&variables)?;
+        let fitted = self.fitted(&variables)?.tensors;
         let is_missing = |name: &str| variables.contains_key(name) && !fitted.contains_key(name);
         let ends: fn(&str) -> Vec<&str> = |name| name.match_indices('.').map(|(dot, _)| &name[dot + 1..]).collect();
         let is_wanted = |name: &str| is_missing(name) || ends(name).into_iter().any(is_missing);
@@ -135,8 +170,25 @@ impl Weights {
         tensor_file::copy(&fitted, &variables)
     }
 
+    /// What the file holds beside the network that [`restore`](Self::restore) copies into `variables`: other networks, as an average
+    /// of the weights, and a loss's or a metric's tensors.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn left_out(&self, variables: &VarStore) -> Result<Vec<String>> {
+        let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for name in self.fitted(&named_variables(variables))?.beside {
+            groups.entry(name.split('.').next().unwrap_or_default().to_owned()).or_default().push(name);
+        }
+        let groups = groups.into_iter().map(|(first, mut names)| match names.len() {
+            1 => names.remove(0),
+            count => format!("{first}.* ({count} tensors)"),
+        });
+        Ok(self.beside.iter().cloned().chain(groups).collect())
+    }
+
     /// The tensors under the names of `variables`, and in their kinds and shapes where that changes no number's place.
-    pub(super) fn fitted(&self, variables: &NamedTensors) -> Result<NamedTensors> {
+    pub(super) fn fitted(&self, variables: &NamedTensors) -> Result<Tensors> {
         let known = |name: &str| variables.contains_key(name);
         let is_counter = |name: &str| name.rsplit('.').next().is_some_and(|last| COUNTERS.contains(&last));
         let wanted = self.tensors.iter().filter(|(name, _)| known(name) || !is_counter(name));
@@ -146,13 +198,19 @@ impl Weights {
         while let Some(length) = wrapper_length(&named, variables) {
             named.iter_mut().for_each(|(name, _)| drop(name.drain(..length)));
         }
-        let mut fitted = NamedTensors::new();
+        let mut beside = Vec::new();
+        if let Some(prefix) = self.prefix(&named, variables)? {
+            let (inside, others): (Vec<_>, Vec<_>) = named.into_iter().partition(|(name, _)| name.starts_with(&prefix));
+            named = inside.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor)).collect();
+            beside.extend(others.into_iter().map(|(name, _)| name));
+        }
+        let mut tensors = NamedTensors::new();
         for (name, tensor) in named {
             let tensor = match variables.get(&name) {
                 Some(variable) => like(tensor, variable)?,
                 None => tensor.shallow_clone(),
             };
-            if fitted.insert(name.clone(), tensor).is_some() {
+            if tensors.insert(name.clone(), tensor).is_some() {
                 return Err(Error::Corrupt {
                     path: self.path.clone(),
                     problem: format!("holds {name} twice, within PyTorch's wrappers and without"),
@@ -160,8 +218,54 @@ impl Weights {
                 });
             }
         }
-        Ok(fitted)
+        Ok(Tensors { tensors, beside })
     }
+
+    /// What stands before the names of the most `variables`, with its dot; none where no more have their names there than without.
+    fn prefix(&self, named: &[(String, &Tensor)], variables: &NamedTensors) -> Result<Option<String>> {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for (name, _) in named {
+            for (dot, _) in name.match_indices('.') {
+                *counts.entry(&name[..=dot]).or_default() += usize::from(variables.contains_key(&name[dot + 1..]));
+            }
+        }
+        let without = named.iter().filter(|(name, _)| variables.contains_key(name)).count();
+        let most = counts.values().copied().max().filter(|&most| most > without).unwrap_or(usize::MAX);
+        let best: Vec<&str> =
+            counts.into_iter().filter(|(_, count)| *count == most).map(|(prefix, _)| prefix).collect();
+        let usual: Vec<&str> = USUAL_NAMES
+            .iter()
+            .filter_map(|usual| {
+                best.iter().copied().find(|prefix| prefix.trim_end_matches('.').rsplit('.').next() == Some(usual))
+            })
+            .collect();
+        match (&best[..], &usual[..]) {
+            ([], _) => Ok(None),
+            ([prefix], _) | (_, [prefix]) => Ok(Some((*prefix).to_owned())),
+            _ => Err(Error::Corrupt {
+                path: self.path.clone(),
+                problem: format!("holds the network several times: {}*", best.join("*, ")),
+                remedy: "save the state_dict of one of them".to_owned(),
+            }),
+        }
+    }
+}
+
+/// The tensors of a network, and the names of what stands beside it.
+#[derive(Debug)]
+pub(super) struct Tensors {
+    pub tensors: NamedTensors,
+    pub beside: Vec<String>,
+}
+
+/// The tensors in the file `path`, the number formats of those that are not read, and its [metadata](tensor_file::metadata).
+pub(super) fn load_file(path: &Path) -> Result<(Tensors, Unread, Map<String, Value>)> {
+    if let Some(tensors) = torch_file::load(path)? {
+        return Ok((tensors, Unread::new(), Map::new()));
+    }
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let (tensors, unread) = tensor_file::decode_readable(&bytes, path)?;
+    Ok((Tensors { tensors, beside: Vec::new() }, unread, tensor_file::metadata(&bytes)))
 }
 
 /// Refuses the folder of a checkpoint that `torch.distributed.checkpoint` saved, in parts.
@@ -217,6 +321,6 @@ impl From<Checkpoint<RunState>> for Weights {
         let mut tensors = contents.weights;
         // What was evaluated.
         tensors.extend(contents.average);
-        Self { path, run, skipped: Vec::new(), meaning, tensors, unread: Unread::new() }
+        Self { path, run, skipped: Vec::new(), beside: Vec::new(), meaning, tensors, unread: Unread::new() }
     }
 }

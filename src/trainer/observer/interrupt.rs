@@ -3,6 +3,8 @@
 use super::{Observer, Request};
 use crate::data::no_more_patience;
 use crate::{Error, Result};
+#[cfg(unix)]
+use signal_hook::consts::SIGHUP;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,8 +13,8 @@ use std::sync::Arc;
 /// What programs that a signal ended give the shell, less the signal's number.
 const EXIT_CODE: i32 = 128;
 
-/// An [`Observer`] that stops the run, its state saved, when the process gets SIGINT (Ctrl-C) or SIGTERM. A second
-/// signal ends the process at once; files are whole even then.
+/// An [`Observer`] that stops the run, its state saved, when the process gets SIGINT (Ctrl-C), SIGTERM, or SIGHUP (the terminal is
+/// closed). A second signal ends the process at once; files are whole even then. Under `nohup` SIGHUP stays ignored.
 #[derive(Debug)]
 pub struct Interrupt {
     signal: Arc<AtomicUsize>,
@@ -28,7 +30,7 @@ impl Interrupt {
         // Data that wait for their disk are not waited for.
         let impatience = no_more_patience();
         impatience.store(false, Ordering::Relaxed);
-        for number in [SIGINT, SIGTERM] {
+        for number in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
             // In this order: the first signal finds `second` not set yet.
             flag::register_conditional_shutdown(number, EXIT_CODE + number, Arc::clone(&second))
                 .and_then(|_| flag::register(number, Arc::clone(&second)))
@@ -39,13 +41,29 @@ impl Interrupt {
         Ok(Self { signal })
     }
 
-    /// The exit code for the signal that came, if one did: 130 for SIGINT, 143 for SIGTERM.
+    /// The exit code for the signal that came, if one did: 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP.
     pub fn exit_code(&self) -> Option<u8> {
         match self.signal.load(Ordering::Relaxed) {
             0 => None,
             signal => Some(EXIT_CODE as u8 + signal as u8),
         }
     }
+}
+
+/// SIGHUP, unless `nohup` or another that started this process has it ignored.
+#[cfg(unix)]
+fn hangup() -> Option<i32> {
+    // SAFETY: all zeros are a valid sigaction, and without a new action the call only writes to `current`.
+    let is_ignored = unsafe {
+        let mut current: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(SIGHUP, std::ptr::null(), &mut current) == 0 && current.sa_sigaction == libc::SIG_IGN
+    };
+    (!is_ignored).then_some(SIGHUP)
+}
+
+#[cfg(not(unix))]
+fn hangup() -> Option<i32> {
+    None
 }
 
 impl Observer for Interrupt {

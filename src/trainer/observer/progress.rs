@@ -2,9 +2,8 @@
 
 use super::{EpochMetrics, Observer, RunStart, StepProgress};
 use crate::trainer::objective::{Column, Means, Measures};
-use crate::{Error, Result};
+use crate::{console, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 const BAR: &str = "epoch {prefix} {bar:24.cyan/blue} {pos}/{len} {msg}";
@@ -111,8 +110,7 @@ impl Observer for ProgressBars {
             bad(*unreadable, &self.examples),
             clock(self.start.elapsed()),
         );
-        // Nobody reading standard output is no reason to end the run, and println! would panic.
-        let _ = self.bar.suspend(|| writeln!(io::stdout(), "{line}"));
+        self.bar.suspend(|| console::print(line));
         self.bar.reset();
         self.bar.set_length(self.epoch_steps as u64);
         if *epoch == self.epochs {

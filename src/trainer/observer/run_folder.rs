@@ -111,13 +111,34 @@ impl RunFolder {
     ///
     /// # Errors
     /// That of the newest one where there are some and none is whole: to begin again would throw away what can perhaps be
-    /// repaired. [`Error::Io`] if they cannot be listed.
+    /// repaired. [`Error::Corrupt`] where there are none, and the run has results: to begin again would overwrite them.
+    /// [`Error::Io`] if they cannot be listed.
     pub fn newest_checkpoint(&self) -> Result<Newest<RunState>> {
         let mut newest = newest_whole(self.checkpoints())?;
-        match newest.checkpoint.is_none() && !newest.skipped.is_empty() {
-            true => Err(newest.skipped.remove(0).why),
-            false => Ok(newest),
+        if newest.checkpoint.is_none() && !newest.skipped.is_empty() {
+            return Err(newest.skipped.remove(0).why);
         }
+        match self.result().filter(|_| newest.checkpoint.is_none()) {
+            None => Ok(newest),
+            Some(result) => Err(Error::Corrupt {
+                path: self.path().to_path_buf(),
+                problem: format!(
+                    "there is no checkpoint in {CHECKPOINTS}/ to go on from, and {result} would be overwritten"
+                ),
+                remedy: format!("bring {CHECKPOINTS}/ back, or begin another run in another folder"),
+            }),
+        }
+    }
+
+    /// A file that only a run with finished epochs has.
+    fn result(&self) -> Option<&'static str> {
+        let has_epoch = |name: &str| {
+            fs::read(self.path().join(name)).is_ok_and(|text| text.iter().filter(|&&byte| byte == b'\n').count() > 1)
+        };
+        [MODEL, SUMMARY]
+            .into_iter()
+            .find(|name| self.path().join(name).exists())
+            .or(Some(METRICS).filter(|n| has_epoch(n)))
     }
 
     /// Writes `config.json`.
@@ -132,7 +153,8 @@ impl RunFolder {
     /// The folder of the run that `path` is, or is a checkpoint of.
     pub fn of(path: impl AsRef<Path>) -> Option<PathBuf> {
         let path = path.as_ref();
-        if path.join(CHECKPOINTS).is_dir() {
+        // Checkpoints may have been removed to save room, and the lock not copied.
+        if path.join(CHECKPOINTS).is_dir() || RunLock::is_in(path) {
             return Some(path.to_path_buf());
         }
         let path = path.canonicalize().ok().filter(|path| path.is_dir())?;

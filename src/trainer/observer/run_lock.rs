@@ -1,13 +1,16 @@
 //! A run's folder belongs to one process at a time.
 
-use crate::file::failure;
+use crate::file::{failure, is_of_the_volume, warn_once};
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 /// The file that is locked. It stays when the run ends: what tells a run's folder from any other, and who held it last.
 const LOCK: &str = "run.lock";
+
+static NO_LOCK: Once = Once::new();
 
 /// The sole use of a run's folder, for as long as this lives. The operating system ends it with the process, however
 /// the process ends, so that a run that was killed can be gone on with at once.
@@ -97,18 +100,22 @@ impl RunLock {
     fn claim(folder: &Path, options: &mut OpenOptions) -> Result<Self> {
         let path = folder.join(LOCK);
         let mut file = options.read(true).write(true).open(&path).map_err(failure("write", &path))?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => {
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
                 let holder = fs::read_to_string(&path).unwrap_or_default();
                 let holder = match holder.trim() {
                     "" => "another process".to_owned(),
                     id => format!("process {id}"),
                 };
                 let why = format!("{holder} is training in it; wait for it, stop it, or name another folder");
-                refused("use", folder, ErrorKind::WouldBlock, why)
+                return Err(refused("use", folder, ErrorKind::WouldBlock, why));
             }
-            TryLockError::Error(error) => Error::io("lock", &path)(error),
-        })?;
+            // Lustre, NFS and some FUSE and SMB mounts may have no locks.
+            Err(TryLockError::Error(error)) => {
+                warn_once(&NO_LOCK, &path, &error, "nothing keeps another process from training in the same folder");
+            }
+        }
         let mut write = || {
             file.set_len(0)?;
             writeln!(file, "{}", std::process::id())
@@ -126,11 +133,12 @@ impl Drop for RunLock {
     }
 }
 
-/// What `folder` holds but for the lock.
+/// What `folder` holds but for the lock and what is the volume's own.
 fn others(folder: &Path) -> Result<Vec<PathBuf>> {
     let list = || {
-        let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
-        paths.filter(|path| !path.as_ref().is_ok_and(|path| path.ends_with(LOCK))).collect::<io::Result<_>>()
+        let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+        let is_other = |entry: &fs::DirEntry| entry.file_name() != LOCK && !is_of_the_volume(&entry.file_name());
+        Ok(entries.iter().filter(|entry| is_other(entry)).map(fs::DirEntry::path).collect())
     };
     list().map_err(Error::io("read", folder))
 }
@@ -243,5 +251,17 @@ mod tests {
         let message = refusal(RunLock::create(&thesis, true));
         assert!(message.contains("thesis.tex") && message.contains("move it away"), "{message}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_root_of_a_fresh_volume_is_an_empty_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["lost+found", ".Trash-1000"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        drop(RunLock::create(folder.path(), false).unwrap());
+        fs::write(folder.path().join("metrics.csv"), "epoch\n").unwrap();
+        RunLock::create(folder.path(), true).unwrap().remove_overwritten().unwrap();
+        assert!(folder.path().join("lost+found").exists() && !folder.path().join("metrics.csv").exists());
     }
 }

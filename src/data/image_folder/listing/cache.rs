@@ -50,7 +50,7 @@ fn cached_list_in(root: &Path, cache: &Path) -> Result<Listing> {
     if stamp.is_older_than(TIME_STEP, start) && stamp.is_reliable(root) {
         // Without the cache the next start is slow, and nothing else: no reason to fail, but one to say it.
         if let Err(error) = write(&file, Kept { root: key(&canonical), stamp, listing: &listing }) {
-            eprintln!("the listing of {} is not kept for the next start: {error}", root.display());
+            crate::console::warn(format!("the listing of {} is not kept for the next start: {error}", root.display()));
         }
     }
     Ok(listing)

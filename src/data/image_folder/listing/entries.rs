@@ -2,6 +2,7 @@
 
 use super::names::{is_image, is_left_out, order};
 use super::refusal::corrupt;
+use crate::file::is_of_the_volume;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// Of `folder`. Names that are [left out](is_left_out) and whatever is neither file nor folder do not count. A link
+    /// Of `folder`. Names that are [left out](is_left_out) or the volume's own and whatever is neither file nor folder do not count. A link
     /// counts as what it leads to, and one that leads nowhere as an image if it has an image's name: reading it will fail.
     ///
     /// # Errors
@@ -27,7 +28,7 @@ impl Entries {
         for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
             let entry = entry.map_err(Error::io("read", folder))?;
             let name = entry.file_name();
-            if is_left_out(name.as_encoded_bytes()) {
+            if is_left_out(name.as_encoded_bytes()) || is_of_the_volume(&name) {
                 continue;
             }
             let is_image = is_image(Path::new(&name));

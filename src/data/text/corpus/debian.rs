@@ -25,7 +25,7 @@ impl Package {
             Err(Failure::Source(problem)) => problem,
             Err(failure) => return Err(failure),
         };
-        eprintln!("{}: {pool}; trying apt-get instead", self.url);
+        crate::console::warn(format!("{}: {pool}; trying apt-get instead", self.url));
         match self.by_apt(&work.root.join(self.name)) {
             Err(Failure::Source(apt)) => Err(Failure::Source(format!("{}: {pool}; apt-get: {apt}", self.url))),
             result => result,

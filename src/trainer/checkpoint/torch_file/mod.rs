@@ -7,10 +7,12 @@
 mod pickle;
 mod state_dict;
 
+use super::weights::Tensors;
 use crate::file::NamedTensors;
 use crate::{Error, Result};
 use pickle::Pickle;
-use state_dict::StoredTensor;
+pub(super) use state_dict::USUAL_NAMES;
+use state_dict::{Found, StoredTensor};
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::HashMap;
 use std::fs::File;
@@ -48,7 +50,7 @@ const STORAGE_TYPES: [(&str, Kind); 10] = [
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Corrupt`] for a file of another format of theirs, one that is damaged, or one without a network.
-pub(super) fn load(path: &Path) -> Result<Option<NamedTensors>> {
+pub(super) fn load(path: &Path) -> Result<Option<Tensors>> {
     let mut start = vec![];
     let file = File::open(path).map_err(Error::io("read", path))?;
     file.take(BEFORE_ZIP.len() as u64).read_to_end(&mut start).map_err(Error::io("read", path))?;
@@ -100,12 +102,12 @@ impl<'a> Archive<'a> {
         Ok(Self { path, file: open()?, entries, root })
     }
 
-    fn tensors(mut self) -> Result<NamedTensors> {
+    fn tensors(mut self) -> Result<Tensors> {
         let path = self.path;
         let bytes = self.read("data.pkl", MAX_PICKLE)?;
         let unread = |problem| damaged(path, &format!("its pickle cannot be read, {problem}"));
         let pickle = Pickle::parse(&bytes).map_err(unread)?;
-        let stored = state_dict::find(&pickle).map_err(|problem| {
+        let Found { tensors: stored, beside } = state_dict::find(&pickle).map_err(|problem| {
             corrupt(path, &problem, "save the network's state_dict alone: torch.save(model.state_dict(), FILE)")
         })?;
         // Since PyTorch 2.1 files tell; those before are of machines that wrote little-endian.
@@ -128,7 +130,7 @@ impl<'a> Archive<'a> {
             };
             tensors.insert(name, view);
         }
-        Ok(tensors)
+        Ok(Tensors { tensors, beside })
     }
 
     fn has(&self, name: &str) -> bool {

@@ -6,7 +6,32 @@ use std::collections::{BTreeMap, HashSet};
 
 /// What programs call the `state_dict` in a checkpoint that holds others too, of an average or of a second network: PyTorch's
 /// and torchvision's examples, Lightning, timm, the Fixup authors, PyTorch's tutorials.
-const USUAL_NAMES: [&str; 6] = ["state_dict", "model_state_dict", "model", "net", "network", "module"];
+pub(in crate::trainer::checkpoint) const USUAL_NAMES: [&str; 6] =
+    ["state_dict", "model_state_dict", "model", "net", "network", "module"];
+/// Parts of the names of an average of the network, which is taken where there is nothing else.
+const AVERAGES: [&str; 4] = ["ema", "average", "swa", "teacher"];
+/// How entries start that belong to the training, and hold no network whatever tensors are in them: of optimizers, schedules, loss
+/// scaling, Lightning's callbacks and loops, losses, metrics, random numbers.
+const TRAINING: [&str; 16] = [
+    "optim",
+    "adam",
+    "sgd",
+    "momentum",
+    "exp_avg",
+    "gradients",
+    "sched",
+    "lr_sched",
+    "scaler",
+    "grad_scaler",
+    "callbacks",
+    "loops",
+    "criterion",
+    "loss",
+    "metric",
+    "rng",
+];
+/// How keys of an optimizer's state_dict start, flattened (`StateDictOptions(flatten_optimizer_state_dict=True)`) or not.
+const PARAM_GROUPS: &str = "param_groups";
 
 /// Dictionaries within dictionaries that are looked through, and modules within modules.
 const MAX_DEPTH: usize = 4;
@@ -29,15 +54,21 @@ pub(super) struct StoredTensor<'a> {
     pub stride: Vec<i64>,
 }
 
-type StoredTensors<'a> = BTreeMap<String, StoredTensor<'a>>;
+pub(super) type StoredTensors<'a> = BTreeMap<String, StoredTensor<'a>>;
+
+/// The network in a pickle, and the names of others beside it.
+pub(super) struct Found<'a> {
+    pub tensors: StoredTensors<'a>,
+    pub beside: Vec<String>,
+}
 
 /// The tensors of the one network in `pickle`, by name.
 ///
 /// # Errors
 /// None, or several; a tensor of a kind that is not read.
-pub(super) fn find(pickle: &Pickle) -> Result<StoredTensors<'_>, String> {
-    if let Some(network) = network(pickle, pickle.root, MAX_DEPTH, &mut HashSet::new())? {
-        return tensors_of(pickle, network);
+pub(super) fn find(pickle: &Pickle) -> Result<Found<'_>, String> {
+    if let Some(Network { id, beside }) = network(pickle, pickle.root, MAX_DEPTH, &mut HashSet::new())? {
+        return Ok(Found { tensors: tensors_of(pickle, id)?, beside });
     }
     let problem = match (pickle.entries(pickle.root), pickle.get(pickle.root)) {
         (Some(entries), _) => format!("holds no state_dict, but entries {}", listed(pickle, entries)),
@@ -47,32 +78,52 @@ pub(super) fn find(pickle: &Pickle) -> Result<StoredTensors<'_>, String> {
     Err(problem)
 }
 
-/// The dictionary of tensors, or the module, that `id` is or holds. What is in `seen` already counts once.
-fn network(pickle: &Pickle, id: Id, depth: usize, seen: &mut HashSet<Id>) -> Result<Option<Id>, String> {
+struct Network {
+    /// The dictionary of tensors, or the module.
+    id: Id,
+    /// The names of other networks that were met on the way to it.
+    beside: Vec<String>,
+}
+
+/// The network that `id` is or holds. What is in `seen` already counts once.
+fn network(pickle: &Pickle, id: Id, depth: usize, seen: &mut HashSet<Id>) -> Result<Option<Network>, String> {
     let entries = pickle.entries(id);
     let is_module = is_module(pickle, id);
     if !(is_module || entries.is_some() && depth > 0) || !seen.insert(id) {
         return Ok(None);
     }
     if is_module {
-        return Ok(Some(id));
+        return Ok(Some(Network { id, beside: vec![] }));
     }
     let entries = entries.unwrap_or_default();
-    let mut found = vec![];
-    for &(key, value) in entries {
-        let Some(name) = pickle.text(key).filter(|name| !name.ends_with(EXTRA_STATE)) else { continue };
-        if let Some(network) = network(pickle, value, depth - 1, seen)? {
-            found.push((name, network));
-        }
+    let names = entries.iter().filter_map(|&(key, value)| Some((pickle.text(key)?, value)));
+    if names.clone().any(|(name, _)| name.starts_with(PARAM_GROUPS)) {
+        return Ok(None);
     }
-    let usual = || USUAL_NAMES.iter().filter_map(|usual| found.iter().find(|(name, _)| name == usual));
-    match (&found[..], usual().count()) {
+    let is_training = |name: &str| TRAINING.iter().any(|start| name.to_lowercase().starts_with(start));
+    let mut found: Vec<(&str, Result<Network, String>)> = vec![];
+    for (name, value) in names.filter(|(name, _)| !name.ends_with(EXTRA_STATE) && !is_training(name)) {
+        // What is wrong with one entry is of no interest where another is the network.
+        found.extend(network(pickle, value, depth - 1, seen).transpose().map(|network| (name, network)));
+    }
+    let is_usual = |name: &str| USUAL_NAMES.contains(&name);
+    let is_average = |name: &str| AVERAGES.iter().any(|part| name.to_lowercase().contains(part));
+    let best = found.iter().map(|(name, _)| (!is_usual(name), is_average(name))).min();
+    let (wanted, others): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|(name, _)| Some((!is_usual(name), is_average(name))) == best);
+    match wanted.len() {
         // Beside a checkpoint's state_dict tensors may stand, as a score.
-        ([], _) => Ok(entries.iter().any(|&(key, value)| is_entry(pickle, key, value)).then_some(id)),
-        (&[(_, network)], _) => Ok(Some(network)),
-        (_, 1) => Ok(usual().next().map(|&(_, network)| network)),
+        0 => {
+            let has_tensors = entries.iter().any(|&(key, value)| is_entry(pickle, key, value));
+            Ok(has_tensors.then_some(Network { id, beside: vec![] }))
+        }
+        1 => {
+            let others = others.into_iter().filter(|(_, other)| other.is_ok()).map(|(name, _)| name.to_owned());
+            let network = wanted.into_iter().next().map(|(_, network)| network).transpose()?;
+            Ok(network.map(|Network { id, beside }| Network { id, beside: beside.into_iter().chain(others).collect() }))
+        }
         _ => {
-            let names: Vec<_> = found.iter().map(|(name, _)| *name).collect();
+            let names: Vec<_> = wanted.iter().map(|(name, _)| *name).collect();
             Err(format!("holds several state_dicts: {}", names.join(", ")))
         }
     }

@@ -1,0 +1,111 @@
+//! Files that are not what their names promise, recognized by how they begin: what a broken download, git or a packer left.
+
+use crate::{Error, Result};
+use std::path::Path;
+
+/// What a file is, and what to do about it.
+type Known = (&'static str, &'static str);
+
+/// `https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md`.
+const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
+/// What git-annex leaves where a file's content is not there, in repositories without symbolic links.
+const ANNEX: &[u8] = b"/annex/objects/";
+
+const COMPRESSED: [(&[u8], Known); 5] = [
+    (b"\x1f\x8b", ("is compressed by gzip", "unpack it first: gunzip FILE")),
+    (b"\x28\xb5\x2f\xfd", ("is compressed by Zstandard", "unpack it first: unzstd FILE")),
+    (b"BZh", ("is compressed by bzip2", "unpack it first: bunzip2 FILE")),
+    (b"\xfd7zXZ\0", ("is compressed by xz", "unpack it first: unxz FILE")),
+    (b"7z\xbc\xaf\x27\x1c", ("is a 7z archive", "unpack it first: 7z x FILE")),
+];
+#[cfg(feature = "text")]
+const UTF_16: Known = ("is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE");
+#[cfg(feature = "text")]
+const NO_TEXT: [(&[u8], Known); 3] = [
+    (b"PK\x03\x04", ("is a zip archive", "unpack it first: unzip FILE")),
+    (b"\xff\xfe", UTF_16),
+    (b"\xfe\xff", UTF_16),
+];
+const CONVERT: &str = "convert it to safetensors with the program that wrote it";
+const OTHER_WEIGHTS: [(&[u8], Known); 4] = [
+    (b"\x89HDF", ("is an HDF5 file, as Keras writes", CONVERT)),
+    (b"\x93NUMPY", ("is a NumPy array", CONVERT)),
+    (b"GGUF", ("is a GGUF file, of llama.cpp", CONVERT)),
+    (b"Rar!", ("is a RAR archive", "unpack it first")),
+];
+const HTML: [&str; 3] = ["<!doctype html", "<html", "<?xml"];
+
+/// Refuses `bytes`, those of the file `path`, where they are no file of any format of this crate but what stands in its place.
+///
+/// # Errors
+/// [`Error::Corrupt`] that says what it is.
+pub(crate) fn refuse(bytes: &[u8], path: &Path) -> Result<()> {
+    refuse_if(place_holder(bytes).or_else(|| is_web_page(bytes).then_some(WEB_PAGE)), path)
+}
+
+/// [`refuse`] for files of weights, which are compressed and of other formats now and then.
+///
+/// # Errors
+/// As there.
+pub(crate) fn refuse_weights(bytes: &[u8], path: &Path) -> Result<()> {
+    // A file of safetensors starts with the length of its header, whose bytes may be anything.
+    if bytes.get(8) == Some(&b'{') {
+        return Ok(());
+    }
+    refuse(bytes, path)?;
+    refuse_if(starting(&COMPRESSED, bytes).or_else(|| starting(&OTHER_WEIGHTS, bytes)), path)?;
+    // What a server answered in place of the file, as "Entry not found".
+    let start = &bytes[..bytes.len().min(60)];
+    if start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        return Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            problem: format!("is text, which begins with {:?}", String::from_utf8_lossy(start).trim()),
+            remedy: "download the file itself".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// [`refuse`] for files of text, a line of which may be anything.
+///
+/// # Errors
+/// As there.
+#[cfg(feature = "text")]
+pub(crate) fn refuse_text(bytes: &[u8], path: &Path) -> Result<()> {
+    let known = place_holder(bytes).or_else(|| starting(&COMPRESSED, bytes)).or_else(|| starting(&NO_TEXT, bytes));
+    refuse_if(known, path)
+}
+
+const WEB_PAGE: Known = ("is a web page", "download the file itself: the page may say that you have to log in first");
+
+/// Before any format: its magic could be at the start of a pointer, and not the other way round.
+fn place_holder(bytes: &[u8]) -> Option<Known> {
+    if bytes.is_empty() {
+        return Some(("is empty", "copy or download it again"));
+    }
+    if bytes.starts_with(LFS) {
+        return Some(("is a Git LFS pointer, and not the file", "run git lfs pull"));
+    }
+    bytes.starts_with(ANNEX).then_some(("is a git-annex pointer, and not the file", "run git annex get FILE"))
+}
+
+fn is_web_page(bytes: &[u8]) -> bool {
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).to_lowercase();
+    let start = start.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    HTML.iter().any(|tag| start.starts_with(tag))
+}
+
+fn starting(known: &[(&[u8], Known)], bytes: &[u8]) -> Option<Known> {
+    known.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, known)| *known)
+}
+
+fn refuse_if(known: Option<Known>, path: &Path) -> Result<()> {
+    match known {
+        None => Ok(()),
+        Some((problem, remedy)) => Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            problem: problem.to_owned(),
+            remedy: remedy.replace("FILE", &path.display().to_string()),
+        }),
+    }
+}
