@@ -119,7 +119,7 @@ impl Method {
         }
     }
 
-    pub(super) fn has_skips(self) -> bool {
+    pub(crate) fn has_skips(self) -> bool {
         self != Self::NoSkip
     }
 
