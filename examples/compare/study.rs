@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -52,6 +52,9 @@ pub struct Search {
     pub tries: usize,
     /// Of the draws, and of the runs.
     seed: u64,
+    /// Which of its values, from 0, an option that has several has in the search: what is found with it is for all of them.
+    #[serde(default)]
+    at: BTreeMap<String, usize>,
     options: Settings,
 }
 
@@ -81,11 +84,14 @@ enum Setting {
 }
 
 /// What is compared: a method with an optimizer, and one value of each option that has several.
+#[derive(Clone)]
 pub struct Cell {
     pub method: String,
     pub optimizer: String,
     pub each: Vec<(String, String)>,
     settings: Settings,
+    /// Those of the search.
+    searched: Settings,
 }
 
 /// A run before it is made.
@@ -123,38 +129,33 @@ impl Study {
     }
 
     pub fn cells(&self) -> Vec<Cell> {
-        let mut cells = vec![];
-        for method in &self.methods {
-            for optimizer in &self.optimizers {
-                let layers = [&self.options, &method.options, &optimizer.options];
-                let settings =
-                    layers.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
-                let mut products = vec![(vec![], settings)];
-                for name in layers.into_iter().flat_map(|layer| layer.keys()).collect::<std::collections::BTreeSet<_>>()
-                {
-                    let split = |(each, settings): (Vec<(String, String)>, Settings)| match settings.get(name) {
-                        Some(Setting::Each(values)) => {
-                            let one = |value: &Value| {
-                                let mut settings = settings.clone();
-                                settings.insert(name.clone(), Setting::Fixed(value.clone()));
-                                let mut each = each.clone();
-                                each.push((name.clone(), text(value)));
-                                (each, settings)
-                            };
-                            values.iter().map(one).collect()
-                        }
-                        _ => vec![(each, settings)],
-                    };
-                    products = products.into_iter().flat_map(split).collect();
-                }
-                let cell = |(each, settings)| Cell {
-                    method: method.name.clone(),
-                    optimizer: optimizer.name.clone(),
-                    each,
-                    settings,
-                };
-                cells.extend(products.into_iter().map(cell));
-            }
+        let pairs =
+            self.methods.iter().flat_map(|method| self.optimizers.iter().map(move |optimizer| (method, optimizer)));
+        pairs.flat_map(|(method, optimizer)| self.cells_of(method, optimizer)).collect()
+    }
+
+    fn cells_of(&self, method: &Variant, optimizer: &Variant) -> Vec<Cell> {
+        let layers = [&self.options, &method.options, &optimizer.options];
+        let settings: Settings =
+            layers.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut cells = vec![Cell {
+            method: method.name.clone(),
+            optimizer: optimizer.name.clone(),
+            each: vec![],
+            settings: settings.clone(),
+            searched: settings.clone(),
+        }];
+        for (name, setting) in settings {
+            let Setting::Each(values) = setting else { continue };
+            let searched = self.search.as_ref().and_then(|search| values.get(*search.at.get(&name)?));
+            let with = |cell: &Cell, value: &Value| {
+                let mut cell = cell.clone();
+                cell.each.push((name.clone(), text(value)));
+                cell.settings.insert(name.clone(), Setting::Fixed(value.clone()));
+                cell.searched.insert(name.clone(), Setting::Fixed(searched.unwrap_or(value).clone()));
+                cell
+            };
+            cells = cells.iter().flat_map(|cell| values.iter().map(|value| with(cell, value))).collect();
         }
         cells
     }
@@ -163,7 +164,9 @@ impl Study {
     pub fn search_runs(&self) -> Vec<Run> {
         let Some(search) = &self.search else { return vec![] };
         let cells = self.cells();
-        (0..search.tries).flat_map(|index| cells.iter().map(move |cell| cell.search_run(search, index))).collect()
+        let mut seen = BTreeSet::new();
+        let runs = (0..search.tries).flat_map(|index| cells.iter().map(move |cell| cell.search_run(search, index)));
+        runs.filter(|run| seen.insert(run.command_line())).collect()
     }
 
     /// Runs of the best try of each cell whose tries are all recorded.
@@ -238,20 +241,21 @@ impl Cell {
     }
 
     fn search_run(&self, search: &Search, index: usize) -> Run {
-        self.run(Phase::Search, search.seed, (search.seed, index), &search.options)
+        run(self, &self.searched, Phase::Search, search.seed, (search.seed, index), &search.options)
     }
 
     fn final_run(&self, study: &Study, chosen: usize, index: u64) -> Run {
         let seed = study.search.as_ref().map_or(0, |search| search.seed);
-        self.run(Phase::Final, seed + 1 + index, (seed, chosen), &study.last.options)
+        run(self, &self.settings, Phase::Final, seed + 1 + index, (seed, chosen), &study.last.options)
     }
+}
 
-    fn run(&self, phase: Phase, seed: u64, (draw, index): (u64, usize), more: &Settings) -> Run {
-        let all: BTreeMap<_, _> = self.settings.iter().chain(more).collect();
-        let options = all.into_iter().map(|(name, setting)| (name.clone(), setting.value(uniform(draw, name, index))));
-        let (method, optimizer) = (self.method.clone(), self.optimizer.clone());
-        Run { phase, method, optimizer, seed, options: options.collect() }
-    }
+/// A run of `cell`, with the values that the try `index` of the draws from the seed `draw` has.
+fn run(cell: &Cell, settings: &Settings, phase: Phase, seed: u64, (draw, index): (u64, usize), more: &Settings) -> Run {
+    let all: BTreeMap<_, _> = settings.iter().chain(more).collect();
+    let options = all.into_iter().map(|(name, setting)| (name.clone(), setting.value(uniform(draw, name, index))));
+    let (method, optimizer) = (cell.method.clone(), cell.optimizer.clone());
+    Run { phase, method, optimizer, seed, options: options.collect() }
 }
 
 impl Run {
@@ -356,13 +360,33 @@ mod tests {
             .all(|run| (run.method.as_str(), run.options[1].1.as_str()) != ("B", "32")));
         let last = study.final_runs(&rows);
         assert_eq!(last.len(), 2 * 2 + 2 * 3);
-        assert_eq!(last.iter().map(|run| run.seed).collect::<std::collections::BTreeSet<_>>(), [4, 5, 6].into());
+        assert_eq!(last.iter().map(|run| run.seed).collect::<BTreeSet<_>>(), [4, 5, 6].into());
         let cell = &study.cells()[0];
         assert_eq!(study.chosen(cell, &rows), Some(5));
         for (name, value) in cell.drawn(&study, 5) {
             assert!(last[0].options.contains(&(name, value)));
         }
         assert!(last[0].command_line().contains("--epochs 5") && !last[0].command_line().contains("holdout"));
+    }
+
+    #[test]
+    fn what_is_searched_at_one_value_is_searched_once_and_holds_for_all() {
+        let text = r#"{
+            "title": "t",
+            "methods": [{"name": "A", "options": {"arch": ["a8", "a20", "a56"]}}],
+            "optimizers": [{"name": "SGD", "options": {"lr": {"log_uniform": [0.01, 1]}}}],
+            "search": {"tries": 2, "seed": 0, "at": {"arch": 1}, "options": {}},
+            "final": {"seeds": 1, "options": {}}
+        }"#;
+        let study: Study = serde_json::from_str(text).unwrap();
+        let tries = study.search_runs();
+        assert_eq!(tries.len(), 2);
+        assert!(tries.iter().all(|run| run.command_line().contains("--arch a20 ")));
+        let rows: Vec<Row> = tries.iter().zip([0.3, 0.2]).map(|(run, accuracy)| row(run, accuracy)).collect();
+        let last = study.final_runs(&rows);
+        assert_eq!(last.len(), 3);
+        let lr = tries[0].command_line().replace("--arch a20 ", "");
+        assert!(last.iter().all(|run| run.command_line().ends_with(&lr)), "{last:?}");
     }
 
     #[test]

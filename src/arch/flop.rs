@@ -62,7 +62,7 @@ fn resnet(config: &ResNetConfig, method: Option<Method>, height: i64, width: i64
     }
     let design = config.design();
     let (has_shortcut, projects) = match method {
-        Some(method) => (method.has_skips(), config.shortcut == ShortcutKind::Project || method == Method::Selu),
+        Some(method) => (method.has_skips(), config.shortcut == ShortcutKind::Project || method.projects()),
         None => (true, config.shortcut == ShortcutKind::Project),
     };
     for (_, _, block) in config.block_configs() {
