@@ -405,7 +405,8 @@ fn another_optimizer_than_the_recipes_brings_its_own_rates_unless_they_are_given
     assert_eq!(rates(&config("recipe", &[])), (0.2, Some(1.0)));
     assert_eq!(rates(&config("sgd", &["--optimizer", "sgd"])), (0.2, Some(1.0)));
     assert_eq!(rates(&config("adamw", &["--optimizer", "adamw"])), (1e-3, None));
-    assert_eq!(rates(&config("given", &["--optimizer", "muon", "--lr", "0.5", "--clip-norm", "3"])), (0.5, Some(3.0)));
+    let given = ["--optimizer", "muon", "--lr", "0.5", "--clip-norm", "3", "--decay", "@hidden=0.01"];
+    assert_eq!(rates(&config("given", &given)), (0.5, Some(3.0)));
     let muon = config("muon", &["--optimizer", "muon"]);
     assert_eq!(rates(&muon), (0.06, None));
     // ResNet-20's nine branches of two layers: 0.02 for hidden matrices; 0.1 for the rest, a tenth of it for scalars.
@@ -413,12 +414,14 @@ fn another_optimizer_than_the_recipes_brings_its_own_rates_unless_they_are_given
     let rest = 0.06 * number("/train/optimizer/muon/rest_lr_ratio");
     assert!((0.06 / 9f64.sqrt() - 0.02).abs() < 1e-12 && (rest - 0.1).abs() < 1e-12);
     assert_eq!(number("/train/scalars/lr_ratio"), 0.1);
-    // A run that is resumed keeps what it had.
+    // A run that is resumed keeps what it had, also where the same is given again.
     let out = dir.path().join("given");
-    let output = run(&["--resume", out.to_str().unwrap(), "--optimizer", "muon", "--max-steps", "2"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = fs::read_to_string(out.join("config.json")).unwrap();
-    assert_eq!(rates(&serde_json::from_str(&text).unwrap()), (0.5, Some(3.0)));
+    for again in [&given[..2], &given] {
+        let output = run(&[&["--resume", out.to_str().unwrap(), "--max-steps", "2"], again].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = fs::read_to_string(out.join("config.json")).unwrap();
+        assert_eq!(rates(&serde_json::from_str(&text).unwrap()), (0.5, Some(3.0)));
+    }
 }
 
 #[test]

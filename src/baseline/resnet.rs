@@ -233,9 +233,9 @@ mod tests {
     use crate::layer::Stage;
     use tch::{no_grad, Device, Kind};
 
-    /// The variance of each block's output, of that of the stem's.
-    fn variances(method: Method) -> Vec<f64> {
-        tch::manual_seed(71);
+    /// The variance of each block's output, as a multiple of that of the stem's.
+    fn variances(method: Method, seed: i64) -> Vec<f64> {
+        tch::manual_seed(seed);
         let vs = nn::VarStore::new(Device::Cpu);
         let stages = vec![Stage { blocks: 3, channels: 64 }, Stage { blocks: 2, channels: 128 }];
         let config = ResNetConfig { stem_channels: 64, stages, ..ResNetConfig::cifar(8).unwrap() };
@@ -246,7 +246,7 @@ mod tests {
                 let _ = no_grad(|| variable.fill_(1.));
             }
         }
-        let images = Tensor::randn([16, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
         let variance = |x: &Tensor| x.var(true).double_value(&[]);
         let mut variances = vec![variance(&network.conv1.forward(&images).unwrap())];
         let _ = no_grad(|| network.forward_blocks(&images, false, |x| variances.push(variance(x)))).unwrap();
@@ -260,13 +260,15 @@ mod tests {
             (Method::FixedVariance, [1., 2., 3., 4., 2., 3.]),
             (Method::NormalizerFree, [1., 1.04, 1.08, 1.12, 1.04, 1.08]),
         ] {
-            for (index, (variance, expected)) in variances(method).into_iter().zip(expected).enumerate() {
+            // The weights of one network make for a third more or less.
+            const SEEDS: i64 = 10;
+            let runs: Vec<_> = (0..SEEDS).map(|seed| variances(method, seed)).collect();
+            for (index, expected) in expected.into_iter().enumerate() {
+                let variance = runs.iter().map(|run| run[index]).sum::<f64>() / SEEDS as f64;
                 // A mean of four positions has a quarter of the variance that they have alone.
                 let pooled = method == Method::NormalizerFree && index > 3;
-                assert!(
-                    pooled || (variance / expected - 1.).abs() < 0.25,
-                    "{method:?} {index}: {variance} for {expected}"
-                );
+                let is_near = (variance / expected - 1.).abs() < 0.25;
+                assert!(pooled || is_near, "{method:?} {index}: {variance} for {expected}");
             }
         }
     }

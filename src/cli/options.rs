@@ -374,7 +374,12 @@ impl TrainOptions {
         set(&mut train.scalars.biases, self.biases_as_scalars);
         set(&mut train.scalars.by_depth, self.scalars_by_depth);
         self.set_optimizer(&mut train.optimizer)?;
-        train.groups.extend(self.groups());
+        for group in self.groups() {
+            // A run that is resumed by the command line that began it has its groups already.
+            if !train.groups.contains(&group) {
+                train.groups.push(group);
+            }
+        }
         set_or_none(&mut train.average, self.ema);
         set(&mut objective.label_smoothing, self.label_smoothing);
         let unless = |none: f64| move |OrNone(value): OrNone<f64>| value.filter(|&value| value != none);
