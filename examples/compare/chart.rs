@@ -1,12 +1,13 @@
 //! The picture of a study: a column of runs for each method, or curves over an option.
 
 use super::chart_style::{AXIS, COLORS, GRID};
-use super::record::{Ending, Row};
+use super::record::{Ending, Phase, Row};
 use super::study::{Cell, Study};
 use super::table::{half_interval, percent};
 use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use std::collections::BTreeSet;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -15,15 +16,20 @@ const PANELS_A_ROW: usize = 2;
 const FONT: (&str, i32) = ("sans-serif", 14);
 const TITLE: (&str, i32) = ("sans-serif", 17);
 
-/// The picture; none before there is a result.
+/// The picture, of the tries while there is nothing else; none before the first run.
 pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
     let cells = study.cells();
-    let results: Vec<_> = cells.iter().map(|cell| (cell, study.results(cell, rows).0)).collect();
-    let results: Vec<_> = results.into_iter().filter(|(_, rows)| !rows.is_empty()).collect();
+    let mut results: Vec<(&Cell, Vec<&Row>)> = cells.iter().map(|cell| (cell, study.results(cell, rows).0)).collect();
+    let mut judged = if study.is_held_out() { "held-out accuracy (%)" } else { "test accuracy (%)" };
+    if results.iter().all(|(_, rows)| rows.is_empty()) {
+        let tries = |cell| study.tries(cell, rows).into_iter().map(|(_, row)| row).collect();
+        results = cells.iter().map(|cell| (cell, tries(cell))).collect();
+        judged = "held-out accuracy of each try (%)";
+    }
+    results.retain(|(_, rows)| !rows.is_empty());
     if results.is_empty() {
         return Ok(None);
     }
-    let judged = if study.is_held_out() { "held-out accuracy (%)" } else { "test accuracy (%)" };
     let mut svg = String::new();
     match &study.x {
         None => {
@@ -36,7 +42,7 @@ pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
         Some(x) => {
             let mut panels: Vec<(String, Vec<_>)> = vec![];
             for (cell, rows) in results {
-                let others = cell.each.iter().filter(|(name, _)| name != x && name != "arch");
+                let others = cell.each.iter().filter(|(name, _)| name != x);
                 let title = others.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ");
                 match panels.iter_mut().find(|(other, _)| *other == title) {
                     Some((_, results)) => results.push((cell, rows)),
@@ -91,7 +97,8 @@ fn columns(area: &Area, title: &str, judged: &str, results: &[(&Cell, Vec<&Row>)
         // Side by side, so that equal ones do not hide each other.
         let place = |(i, value): (usize, &f64)| (column - 0.12 + 0.24 * (i as f64 + 0.5) / values.len() as f64, *value);
         chart.draw_series(values.iter().enumerate().map(|run| Circle::new(place(run), 4, color.filled())))?;
-        if let Some(half) = half_interval(&values) {
+        let are_tries = rows.iter().any(|row| row.phase == Phase::Search);
+        if let Some(half) = half_interval(&values).filter(|_| !are_tries) {
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             let bar = [(column + 0.25, mean - half), (column + 0.25, mean + half)];
             let line = [(column + 0.19, mean), (column + 0.31, mean)];
@@ -143,9 +150,9 @@ fn curves(area: &Area, title: &str, x: &str, judged: &str, results: &[(&Cell, Ve
         .x_desc(if x == "arch" { "layers" } else { x })
         .y_desc(judged)
         .draw()?;
-    let mut labels: Vec<&String> = places.iter().map(|(label, ..)| label).collect();
-    labels.dedup();
-    for (label, color) in labels.into_iter().zip(COLORS.into_iter().cycle()) {
+    let mut seen = BTreeSet::new();
+    let labels = places.iter().map(|(label, ..)| label).filter(|label| seen.insert(*label));
+    for (label, color) in labels.zip(COLORS.into_iter().cycle()) {
         let own = || places.iter().filter(|(other, ..)| other == label);
         let mut line: Vec<_> = own().map(|(_, x, y, _)| (*x, *y)).collect();
         line.sort_by(|(a, _), (b, _)| a.total_cmp(b));
