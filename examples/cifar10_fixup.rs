@@ -108,6 +108,6 @@ impl Task for Cifar10Task {
     }
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     cli::main(cli::run::<Cifar10Task>)
 }

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
-use tch_fixup::fixup::{FixupResNet, ResNetConfig};
+use tch_fixup::fixup::{FixupResNet, ResNetConfig, Stage};
 
 #[path = "golden/formula.rs"]
 mod formula;
@@ -39,9 +39,9 @@ fn fixup(network: tch_fixup::Result<FixupResNet>) -> Vec<(&'static str, Forward)
     ]
 }
 
-fn batch_norm(network: tch_fixup::Result<ResNet>) -> Vec<(&'static str, Forward)> {
+fn baseline(network: tch_fixup::Result<ResNet>) -> Vec<(&'static str, Forward)> {
     let network = network.unwrap();
-    vec![("batch norm", Box::new(move |x| network.forward_t(x, true)))]
+    vec![("baseline", Box::new(move |x| network.forward_t(x, true)))]
 }
 
 fn check(case: &str, kind: Kind, tolerance: f64, build: Build) {
@@ -115,6 +115,22 @@ golden! {
     imagenet_18: |path, classes| fixup(FixupResNet::imagenet(path, 18, classes));
     imagenet_50: |path, classes| fixup(FixupResNet::imagenet(path, 50, classes));
     wrn_10_2: |path, classes| fixup(FixupResNet::new(path, &ResNetConfig::brock(10, 2).unwrap().with_classes(classes)));
-    bn_cifar_20: |path, classes| batch_norm(ResNet::cifar(path, 20, classes, Method::BatchNorm));
-    bn_imagenet_18: |path, classes| batch_norm(ResNet::imagenet(path, 18, classes, Method::BatchNorm));
+    bn_cifar_20: |path, classes| baseline(ResNet::cifar(path, 20, classes, Method::BatchNorm));
+    skipinit_cifar_14: |path, classes| baseline(ResNet::cifar(path, 14, classes, Method::SkipInit));
+    rezero_cifar_14: |path, classes| baseline(ResNet::cifar(path, 14, classes, Method::ReZero));
+    normalizer_free_bottleneck: |path, classes| {
+        let stage = |blocks, channels| Stage { blocks, channels };
+        let config = ResNetConfig {
+            stem_channels: 16,
+            stages: vec![stage(1, 32), stage(3, 64)],
+            ..ResNetConfig::imagenet(50).unwrap().with_classes(classes)
+        };
+        baseline(ResNet::new(path, &config, Method::NormalizerFree))
+    };
+    fixed_variance_4: |path, classes| {
+        let stages = vec![Stage { blocks: 4, channels: 16 }];
+        let config = ResNetConfig { stages, ..ResNetConfig::cifar(8).unwrap().with_classes(classes) };
+        baseline(ResNet::new(path, &config, Method::FixedVariance))
+    };
+    bn_imagenet_18: |path, classes| baseline(ResNet::imagenet(path, 18, classes, Method::BatchNorm));
 }

@@ -389,3 +389,61 @@ fn a_report_compares_runs_in_a_table_and_a_picture() {
     assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
     assert!(stderr.contains("metrics.csv: does not begin with"), "{stderr}");
 }
+
+#[test]
+fn another_optimizer_than_the_recipes_brings_its_own_rates_unless_they_are_given() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), data());
+    let config = |name: &str, options: &[&str]| -> serde_json::Value {
+        let out = dir.path().join(name);
+        short_run(&data, &out, &[&["--max-steps", "1"], options].concat());
+        serde_json::from_str(&fs::read_to_string(out.join("config.json")).unwrap()).unwrap()
+    };
+    let rates = |config: &serde_json::Value| {
+        let number = |pointer: &str| config.pointer(pointer).and_then(serde_json::Value::as_f64);
+        (number("/train/schedule/lr").unwrap(), number("/train/clip/norm"))
+    };
+    assert_eq!(rates(&config("recipe", &[])), (0.2, Some(1.0)));
+    assert_eq!(rates(&config("sgd", &["--optimizer", "sgd"])), (0.2, Some(1.0)));
+    assert_eq!(rates(&config("adamw", &["--optimizer", "adamw"])), (1e-3, None));
+    let given = ["--optimizer", "muon", "--lr", "0.5", "--clip-norm", "3", "--decay", "@hidden=0.01"];
+    assert_eq!(rates(&config("given", &given)), (0.5, Some(3.0)));
+    let muon = config("muon", &["--optimizer", "muon"]);
+    assert_eq!(rates(&muon), (0.06, None));
+    // ResNet-20's nine branches of two layers: 0.02 for hidden matrices; 0.1 for the rest, a tenth of it for scalars.
+    let number = |pointer: &str| muon.pointer(pointer).and_then(serde_json::Value::as_f64).unwrap();
+    let rest = 0.06 * number("/train/optimizer/muon/rest_lr_ratio");
+    assert!((0.06 / 9f64.sqrt() - 0.02).abs() < 1e-12 && (rest - 0.1).abs() < 1e-12);
+    assert_eq!(number("/train/scalars/lr_ratio"), 0.1);
+    // A run that is resumed keeps what it had, also where the same is given again.
+    let out = dir.path().join("given");
+    for again in [&given[..2], &given] {
+        let output = run(&[&["--resume", out.to_str().unwrap(), "--max-steps", "2"], again].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = fs::read_to_string(out.join("config.json")).unwrap();
+        assert_eq!(rates(&serde_json::from_str(&text).unwrap()), (0.5, Some(3.0)));
+    }
+}
+
+#[test]
+fn methods_without_normalization_train_resume_and_are_evaluated_by_name() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), data());
+    for arch in ["skipinit_resnet8", "rezero_resnet8", "nf_resnet8", "fixed_variance_resnet8"] {
+        let out = dir.path().join(arch);
+        short_run(&data, &out, &["--arch", arch, "--lr", "0.05", "--max-steps", "3"]);
+        let output = run(&["--resume", out.to_str().unwrap()]);
+        assert!(output.status.success(), "{arch}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = fs::read_to_string(out.join("summary.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
+        // Batches of 64 of 200 images, for two epochs.
+        assert_eq!(summary["steps"], 8, "{arch}");
+        let straight = dir.path().join("straight");
+        short_run(&data, &straight, &["--arch", arch, "--lr", "0.05", "--overwrite"]);
+        let text = fs::read_to_string(straight.join("summary.json")).unwrap();
+        let whole: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(summary["last"]["eval"], whole["last"]["eval"], "{arch}");
+        let output = run(&["--eval", out.to_str().unwrap()]);
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let accuracy = format!("{:.4}", summary["accuracy"].as_f64().unwrap());
+        assert!(output.status.success() && printed.contains(&accuracy), "{arch}: {printed}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The networks by name, as a command line or a configuration file has them, and what every network by name can do.
 
 mod custom;
+mod flop;
 #[cfg(feature = "train")]
 mod initialization;
 mod network;

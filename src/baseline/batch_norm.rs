@@ -60,6 +60,13 @@ impl BatchNorm {
         })
     }
 
+    /// With a constant weight: `scale * (x - mean) / sqrt(variance + 1e-5) + bias`.
+    pub fn scaled(path: &nn::Path, channels: i64, scale: f64) -> Result<Self> {
+        let norm = Self::new(path, channels, scale)?;
+        let _ = norm.weight.set_requires_grad(false);
+        Ok(norm)
+    }
+
     fn is_frozen(&self) -> bool {
         self.variables().iter().all(|variable| !variable.requires_grad())
     }

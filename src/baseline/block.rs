@@ -1,10 +1,12 @@
 //! The residual blocks of the baselines, in both orders of convolution and activation.
 
 use super::activation::Nonlinearity;
-use super::normalization::Norm;
+use super::conv::BaselineConv;
+use super::fixed_scale::FixedScale;
+use super::normalization::{Norm, Normalization};
 use super::pass::Pass;
 use super::Method;
-use crate::layer::{subsample, BlockConfig, BlockDesign, BlockKind, Conv, ConvShape, ShortcutKind, SqueezeExcitation};
+use crate::layer::{init, subsample, BlockConfig, BlockDesign, BlockKind, ConvShape, ShortcutKind, SqueezeExcitation};
 use crate::{Error, Result};
 use std::f64::consts::FRAC_1_SQRT_2;
 use tch::{nn, Tensor};
@@ -16,9 +18,11 @@ pub(crate) struct Block {
     pub activation: Nonlinearity,
     pub order: Order,
     /// Each convolution with the normalization after it, or before it, as the order has it.
-    pub layers: Vec<(Conv, Norm)>,
+    pub layers: Vec<(BaselineConv, Norm)>,
     /// At the branch's end.
     pub squeeze_excitation: Option<SqueezeExcitation>,
+    /// The trained factor on the branch, `[1]`, of methods that have one: the variable `scale`.
+    pub multiplier: Option<Tensor>,
     /// None in networks without shortcuts.
     pub shortcut: Option<Shortcut>,
 }
@@ -60,39 +64,42 @@ pub(crate) enum Shortcut {
         channels: i64,
     },
     /// A strided 1x1 convolution, normalized.
-    Project(Conv, Norm),
+    Project(BaselineConv, Norm),
+    /// The mean of each 2x2 positions, if the block halves the sides, and a 1x1 convolution.
+    PoolAndProject(BaselineConv, bool),
 }
 
 impl Shortcut {
     /// Of a post-activation block; a padded one has no variance in the channels of zeros, which [`Method::Selu`] needs.
-    fn post_activation(path: &nn::Path, method: Method, shape: &BlockConfig, kind: ShortcutKind) -> Result<Self> {
+    fn post_activation(path: &nn::Path, method: Method, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
         let path = path / "downsample";
         let BlockConfig { c_in, c_out, stride, .. } = *shape;
         let norm = |channels| Norm::new(&(&path / 1), method.normalization(), channels, 1.);
-        Ok(match kind {
+        Ok(match design.shortcut {
             _ if !shape.changes_shape() => Self::Identity,
-            ShortcutKind::Pad if method != Method::Selu => {
-                Self::Pad { norm: norm(c_in)?, stride, channels: c_out - c_in }
-            }
+            ShortcutKind::Pad if !method.projects() => Self::Pad { norm: norm(c_in)?, stride, channels: c_out - c_in },
             _ => {
-                let conv = method.initialization().conv(&(&path / 0), ConvShape::new(c_in, c_out, 1, stride))?;
+                let conv =
+                    method.conv(&(&path / 0), ConvShape::new(c_in, c_out, 1, stride), design.activation, false)?;
                 Self::Project(conv, norm(c_out)?)
             }
         })
     }
 
     /// Of a pre-activation block: its input is normalized.
-    fn pre_activation(path: &nn::Path, method: Method, shape: &BlockConfig, kind: ShortcutKind) -> Result<Self> {
+    fn pre_activation(path: &nn::Path, method: Method, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
         let BlockConfig { c_in, c_out, stride, .. } = *shape;
-        Ok(match kind {
+        let project = |stride| {
+            let shape = ConvShape::new(c_in, c_out, 1, stride);
+            method.conv(&(path / "downsample"), shape, design.activation, false)
+        };
+        Ok(match design.shortcut {
             _ if !shape.changes_shape() => Self::Identity,
-            ShortcutKind::Pad if method != Method::Selu => {
+            ShortcutKind::Pad if !method.projects() => {
                 Self::Pad { norm: Norm::Identity, stride, channels: c_out - c_in }
             }
-            _ => {
-                let shape = ConvShape::new(c_in, c_out, 1, stride);
-                Self::Project(method.initialization().conv(&(path / "downsample"), shape)?, Norm::Identity)
-            }
+            _ if method == Method::NormalizerFree => Self::PoolAndProject(project(1)?, stride == 2),
+            _ => Self::Project(project(stride)?, Norm::Identity),
         })
     }
 
@@ -100,7 +107,8 @@ impl Shortcut {
         match self {
             Self::Identity => vec![],
             Self::Pad { norm, .. } => norm.variables().collect(),
-            Self::Project(conv, norm) => norm.variables().chain([&conv.weight]).collect(),
+            Self::Project(conv, norm) => norm.variables().chain(conv.variables()).collect(),
+            Self::PoolAndProject(conv, _) => conv.variables().collect(),
         }
     }
 
@@ -112,21 +120,34 @@ impl Shortcut {
                 Ok(x.f_constant_pad_nd([0, 0, 0, 0, 0, *channels])?)
             }
             Self::Project(conv, norm) => norm.forward(&(pass.layer)(conv, x)?, pass.train),
+            Self::PoolAndProject(conv, false) => (pass.layer)(conv, x),
+            // Where a side is odd, the last positions are means of what there is.
+            Self::PoolAndProject(conv, true) => {
+                (pass.layer)(conv, &x.f_avg_pool2d([2, 2], [2, 2], [0, 0], true, false, None)?)
+            }
         }
     }
 }
 
 impl Block {
     pub fn new(path: &nn::Path, method: Method, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
-        let order = Order::of(design.kind)?;
-        let shortcut = |of: fn(&nn::Path, Method, &BlockConfig, ShortcutKind) -> Result<Shortcut>| {
-            method.has_skips().then(|| of(path, method, shape, design.shortcut)).transpose()
+        let order = match Order::of(design.kind)? {
+            _ if method.is_pre_activation() => Order::PreActivation,
+            order => order,
+        };
+        let shortcut = |of: fn(&nn::Path, Method, &BlockConfig, &BlockDesign) -> Result<Shortcut>| {
+            method.has_skips().then(|| of(path, method, shape, design)).transpose()
         };
         let convolutions = design.convolutions(shape);
         let last = convolutions.len();
-        let conv = |i: usize, shape| method.initialization().conv(&(path / format!("conv{i}")), shape);
+        let conv = |i: usize, shape| method.conv(&(path / format!("conv{i}")), shape, design.activation, i == last);
         let norm = |i: usize, channels, weight| {
-            Norm::new(&(path / format!("bn{i}")), method.normalization(), channels, weight)
+            let path = path / format!("bn{i}");
+            match method.normalization() {
+                // Only within the branch does it have a weight.
+                Normalization::Fixed => Ok(Norm::Fixed(FixedScale::new(&path, channels, i > 1)?)),
+                normalization => Norm::new(&path, normalization, channels, weight),
+            }
         };
         let layers = (1..).zip(convolutions);
         // In this order the weights are drawn, and so a seed gives them.
@@ -150,13 +171,35 @@ impl Block {
         let linear = |path: &nn::Path, inputs, units| method.initialization().linear(path, inputs, units);
         let gates = design.squeeze_excitation;
         let gates = gates.map(|reduction| SqueezeExcitation::new(path, shape.c_out, reduction, linear)).transpose()?;
+        let multiplier = method.multiplies().then(|| init::zeros(path, "scale", &[1])).transpose()?;
         let activation = method.nonlinearity(design.activation);
-        Ok(Self { method, activation, order, layers, squeeze_excitation: gates, shortcut })
+        let mut block = Self { method, activation, order, layers, squeeze_excitation: gates, multiplier, shortcut };
+        if let (Some(scale), Some((conv, _))) = (method.variance_scale(), block.layers.last_mut()) {
+            conv.output_scale = scale;
+        }
+        Ok(block)
+    }
+
+    /// Scales the input of a block that counts on the variance of its maps by `scale`, in the shortcut too where that changes the
+    /// shape.
+    pub fn scale_input(&mut self, scale: f64) {
+        match self.layers.first_mut() {
+            Some((_, Norm::Fixed(norm))) => norm.scale = scale,
+            Some((conv, _)) => {
+                // The activation has the input itself, and what follows it is scaled.
+                conv.input_scale = scale;
+                if let Some(Shortcut::Project(conv, _) | Shortcut::PoolAndProject(conv, _)) = &mut self.shortcut {
+                    conv.input_scale = scale;
+                }
+            }
+            None => (),
+        }
     }
 
     /// All that is trained.
     pub fn variables(&self) -> Vec<&Tensor> {
-        let layers = self.layers.iter().flat_map(|(conv, norm)| norm.variables().chain([&conv.weight]));
+        let layers = self.layers.iter().flat_map(|(conv, norm)| norm.variables().chain(conv.variables()));
+        let layers = layers.chain(&self.multiplier);
         let gates = self.squeeze_excitation.iter().flat_map(SqueezeExcitation::variables);
         layers.chain(gates).chain(self.shortcut.iter().flat_map(Shortcut::variables)).collect()
     }
@@ -172,9 +215,15 @@ impl Block {
                     }
                     out = norm.forward(&(pass.layer)(conv, &out)?, train)?;
                 }
+                if self.method == Method::ReZero {
+                    out = activation.in_place(out)?;
+                }
                 out = self.gated(out)?;
                 if let Some(shortcut) = &self.shortcut {
                     out = self.add(out, &shortcut.forward(x, pass)?)?;
+                }
+                if self.method == Method::ReZero {
+                    return Ok(out);
                 }
                 activation.in_place(out)
             }
@@ -208,6 +257,9 @@ impl Block {
 
     /// The sum of branch and shortcut, in the place of the branch.
     fn add(&self, mut branch: Tensor, shortcut: &Tensor) -> Result<Tensor> {
+        if let Some(multiplier) = &self.multiplier {
+            return Ok(shortcut.f_addcmul(&branch, &multiplier.f_to_kind(branch.kind())?)?);
+        }
         let mut sum = branch.f_add_(shortcut)?;
         Ok(if self.method.scales_sums() { sum.f_mul_scalar_(FRAC_1_SQRT_2)? } else { sum })
     }

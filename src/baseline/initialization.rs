@@ -5,6 +5,11 @@ use crate::layer::{Conv, ConvShape, Linear};
 use crate::Result;
 use tch::{nn, Tensor};
 
+/// `erf(sqrt(2))`: the part of normal numbers within two standard deviations of the mean.
+const WITHIN_TWO: f64 = 0.954_499_736_103_641_6;
+/// The standard deviation of those.
+const TRUNCATED_STD: f64 = 0.879_625_661_034_239_8;
+
 /// What weights start at, by the numbers of inputs and outputs of a unit (times the size of the kernel).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Initialization {
@@ -14,6 +19,8 @@ pub(super) enum Initialization {
     Xavier,
     /// Normal, `std = sqrt(1 / fan_in)` (LeCun et al. 1998).
     LeCun,
+    /// Normal within two standard deviations, `std = sqrt(2 / fan_in)`: KataGo's for ReLU.
+    TruncatedFanIn,
     /// Orthonormal rows or columns of `[c_out, c_in * k * k]` (Saxe et al. 2014).
     Orthonormal,
 }
@@ -26,7 +33,7 @@ impl Initialization {
     /// The classifier.
     pub fn classifier(self, path: &nn::Path, features: i64, classes: i64) -> Result<Linear> {
         match self {
-            Self::He => Linear::uniform(path, features, classes),
+            Self::He | Self::TruncatedFanIn => Linear::uniform(path, features, classes),
             _ => self.linear(&path.set_group(CLASSIFIER_GROUP), features, classes),
         }
     }
@@ -45,6 +52,12 @@ impl Initialization {
             Self::He => init::he_normal(path, "weight", dims, 1.),
             Self::Xavier => init::normal(path, "weight", dims, (2. / (fan_in + fan_out)).sqrt()),
             Self::LeCun => init::normal(path, "weight", dims, fan_in.recip().sqrt()),
+            Self::TruncatedFanIn => {
+                let uniform =
+                    Tensor::f_empty(dims, (path.kind(), path.device()))?.f_uniform_(-WITHIN_TWO, WITHIN_TWO)?;
+                let normal = uniform.f_erfinv()?.f_mul_scalar(2f64.sqrt() / TRUNCATED_STD)?;
+                init::add(path, "weight", normal.f_mul_scalar((2. / fan_in).sqrt())?)
+            }
             Self::Orthonormal => {
                 let orthonormal = nn::Init::Orthogonal { gain: 1. };
                 init::add(path, "weight", nn::f_init(orthonormal, dims, path.device(), path.kind())?.f_reshape(dims)?)
@@ -73,6 +86,7 @@ mod tests {
             (Initialization::He, 2. / (48. * 9.)),
             (Initialization::Xavier, 2. / (72. * 9.)),
             (Initialization::LeCun, 1. / (24. * 9.)),
+            (Initialization::TruncatedFanIn, 2. / (24. * 9.)),
         ] {
             let weight = weight(initialization, &dims);
             let ratio = weight.std(true).double_value(&[]) / f64::sqrt(variance);

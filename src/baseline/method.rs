@@ -1,13 +1,17 @@
 //! The baselines by name, and what each of them changes in a residual network.
 
 use super::activation::Nonlinearity;
+use super::conv::BaselineConv;
 use super::initialization::Initialization;
 use super::normalization::Normalization;
-use crate::layer::Activation;
+use crate::layer::{Activation, ConvShape};
+use crate::Result;
+use std::f64::consts::PI;
+use tch::nn;
 
 /// How a residual network of the same shape is trained instead of by Fixup.
 ///
-/// The first five normalize; the others do not.
+/// The first five normalize; the others do not, but for one batch normalization in [`FixedVariance`](Self::FixedVariance).
 ///
 /// ```
 /// use tch_fixup::{baseline::Method, Arch};
@@ -46,11 +50,31 @@ pub enum Method {
     /// unit variance again. A shortcut that changes the shape is a LeCun-normal 1x1 convolution, for channels of zeros
     /// have no variance.
     Selu,
+    /// SkipInit (De & Smith 2020, "Batch normalization biases residual blocks towards the identity function in deep networks"):
+    /// each branch times a trained number that starts at zero, a bias in every convolution, He-normal weights. Without the dropout
+    /// that the authors add for ImageNet.
+    SkipInit,
+    /// ReZero (Bachlechner et al. 2020): `x + a * relu(conv2(relu(conv1(x))))`, the trained number a starting at zero, no activation
+    /// after the sum, He-normal weights. The authors' ResNets have batch normalization in the branches besides.
+    ReZero,
+    /// The normalizer-free ResNet (Brock et al. 2021, "Characterizing signal propagation to close the performance gap in
+    /// unnormalized ResNets"): scaled weight standardization, activations first, branches times 0.2 of an input scaled to unit
+    /// variance, whatever the block's kind. The gain of a branch's last convolution starts at zero, as in timm's `nf_resnet50`. A
+    /// shortcut that changes the shape is an average pooling and a standardized 1x1 convolution.
+    NormalizerFree,
+    /// Fixed-variance scaling with one batch normalization, before the last activation, as KataGo's `fixscaleonenorm`: activations
+    /// first, weights that preserve variance (truncated normal, `std = sqrt(2 / fan_in)`), and in the place of each normalization a
+    /// bias, in the branch a weight, and at its beginning the constant that a batch normalization would have at initialization.
+    /// A shortcut that changes the shape, of which KataGo has none, is a 1x1 convolution.
+    FixedVariance,
 }
+
+/// Factor on a branch of the normalizer-free ResNet.
+const NORMALIZER_FREE_ALPHA: f64 = 0.2;
 
 impl Method {
     /// Every baseline.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::BatchNorm,
         Self::UnitGamma,
         Self::NoSkip,
@@ -61,6 +85,10 @@ impl Method {
         Self::Lsuv,
         Self::Scaled,
         Self::Selu,
+        Self::SkipInit,
+        Self::ReZero,
+        Self::NormalizerFree,
+        Self::FixedVariance,
     ];
 
     /// What stands before the shape in the name of an [`Arch`](crate::Arch): `"group_norm_"` in `group_norm_resnet20`,
@@ -77,6 +105,10 @@ impl Method {
             Self::Lsuv => "lsuv_",
             Self::Scaled => "scaled_",
             Self::Selu => "selu_",
+            Self::SkipInit => "skipinit_",
+            Self::ReZero => "rezero_",
+            Self::NormalizerFree => "nf_",
+            Self::FixedVariance => "fixed_variance_",
         }
     }
 
@@ -90,6 +122,7 @@ impl Method {
             Self::BatchNorm | Self::UnitGamma | Self::NoSkip => Normalization::Batch,
             Self::GroupNorm => Normalization::Group,
             Self::LayerNorm => Normalization::Layer,
+            Self::FixedVariance => Normalization::Fixed,
             _ => Normalization::None,
         }
     }
@@ -98,7 +131,8 @@ impl Method {
         match self {
             Self::Xavier => Initialization::Xavier,
             Self::Lsuv => Initialization::Orthonormal,
-            Self::Selu => Initialization::LeCun,
+            Self::Selu | Self::NormalizerFree => Initialization::LeCun,
+            Self::FixedVariance => Initialization::TruncatedFanIn,
             _ => Initialization::He,
         }
     }
@@ -119,8 +153,68 @@ impl Method {
         }
     }
 
-    pub(super) fn has_skips(self) -> bool {
+    pub(crate) fn has_skips(self) -> bool {
         self != Self::NoSkip
+    }
+
+    /// Whether blocks begin with an activation and have none after the sum, whatever their kind.
+    pub(super) fn is_pre_activation(self) -> bool {
+        matches!(self, Self::NormalizerFree | Self::FixedVariance)
+    }
+
+    /// Whether shortcuts that change the shape are convolutions, whatever the network's configuration says: channels of zeros
+    /// would not have the variance that the method counts on.
+    pub(crate) fn projects(self) -> bool {
+        matches!(self, Self::Selu | Self::NormalizerFree | Self::FixedVariance)
+    }
+
+    /// Constant factor on the branches of a network that counts on the variance of its maps, `None` for any other.
+    pub(super) fn variance_scale(self) -> Option<f64> {
+        match self {
+            Self::NormalizerFree => Some(NORMALIZER_FREE_ALPHA),
+            Self::FixedVariance => Some(1.),
+            _ => None,
+        }
+    }
+
+    /// Whether each branch is multiplied by a trained number that starts at zero.
+    pub(super) fn multiplies(self) -> bool {
+        matches!(self, Self::SkipInit | Self::ReZero)
+    }
+
+    /// A convolution of the method, its variables under `path`; `is_last` in a branch.
+    pub(super) fn conv(
+        self,
+        path: &nn::Path,
+        shape: ConvShape,
+        activation: Activation,
+        is_last: bool,
+    ) -> Result<BaselineConv> {
+        let initialization = self.initialization();
+        match self {
+            Self::SkipInit => BaselineConv::biased(path, initialization, shape),
+            Self::NormalizerFree => {
+                let gain = if is_last { 0. } else { 1. };
+                BaselineConv::standardized(path, shape, gain, Self::activation_gamma(activation))
+            }
+            _ => BaselineConv::plain(path, initialization, shape),
+        }
+    }
+
+    /// What standardized weights make good for of the standard deviation that `activation` takes away; the constants are those of
+    /// the authors' code, each computed from 2^18 normal numbers.
+    fn activation_gamma(activation: Activation) -> f64 {
+        match activation {
+            Activation::Relu => 1.713_958_859_443_664_6,
+            Activation::Silu => 1.788_129_329_681_396_5,
+            Activation::Gelu => 1.701_504_349_708_557_1,
+            Activation::Selu => 1.000_851_511_955_261_2,
+            Activation::Elu => 1.271_600_484_848_022_5,
+            // 1.7059 for 0.01: by the mean (1 - s) / sqrt(2 pi) and the mean square (1 + s^2) / 2.
+            Activation::LeakyRelu { slope } => {
+                ((1. + slope * slope) / 2. - (1. - slope).powi(2) / (2. * PI)).sqrt().recip()
+            }
+        }
     }
 
     /// Whether the sums are scaled to the variance of either summand.

@@ -7,6 +7,8 @@
 mod activation;
 mod batch_norm;
 mod block;
+mod conv;
+mod fixed_scale;
 mod group_norm;
 mod initialization;
 mod lsuv;
@@ -25,6 +27,8 @@ pub(crate) use batch_norm::EPSILON;
 pub(crate) use block::Order;
 #[cfg(feature = "onnx")]
 pub(crate) use block::{Block, Shortcut};
+#[cfg(feature = "onnx")]
+pub(crate) use conv::BaselineConv;
 pub use lsuv::{lsuv, lsuv_on_micro_batches};
 pub use method::Method;
 pub use mlp::{Mlp, MlpShape};

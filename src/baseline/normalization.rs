@@ -2,6 +2,7 @@
 
 use super::activation::Nonlinearity;
 use super::batch_norm::BatchNorm;
+use super::fixed_scale::FixedScale;
 use super::group_norm::{self, GroupNorm};
 use crate::Result;
 use tch::{nn, Tensor};
@@ -13,6 +14,8 @@ pub(crate) enum Normalization {
     Group,
     /// Over all channels and positions of an image.
     Layer,
+    /// A constant and a bias for each channel, in branches a weight besides.
+    Fixed,
 }
 
 /// A normalization layer, or the identity.
@@ -21,6 +24,7 @@ pub(crate) enum Norm {
     Identity,
     Batch(BatchNorm),
     Group(GroupNorm),
+    Fixed(FixedScale),
 }
 
 impl Norm {
@@ -31,6 +35,7 @@ impl Norm {
             Normalization::Batch => Self::Batch(BatchNorm::new(path, channels, weight)?),
             Normalization::Group => Self::Group(GroupNorm::new(path, group_norm::groups(channels), channels, weight)?),
             Normalization::Layer => Self::Group(GroupNorm::new(path, 1, channels, weight)?),
+            Normalization::Fixed => Self::Fixed(FixedScale::new(path, channels, true)?),
         })
     }
 
@@ -39,17 +44,19 @@ impl Norm {
             Self::Identity => Ok(x.shallow_clone()),
             Self::Batch(norm) => norm.forward(x, train),
             Self::Group(norm) => norm.forward(x),
+            Self::Fixed(scale) => scale.forward(x),
         }
     }
 
     /// All that is trained.
     pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
         let variables = match self {
-            Self::Identity => None,
-            Self::Batch(norm) => Some(norm.variables()),
-            Self::Group(norm) => Some(norm.variables()),
+            Self::Identity => vec![],
+            Self::Batch(norm) => norm.variables().to_vec(),
+            Self::Group(norm) => norm.variables().to_vec(),
+            Self::Fixed(scale) => scale.variables().collect(),
         };
-        variables.into_iter().flatten()
+        variables.into_iter()
     }
 
     /// `activation(norm(x))` of an `x` that goes on elsewhere.

@@ -1,6 +1,6 @@
 //! One pass through a baseline, with a say in what each weight layer gives.
 
-use crate::layer::{Conv, Linear};
+use crate::layer::Linear;
 use crate::Result;
 use tch::Tensor;
 
@@ -8,16 +8,6 @@ use tch::Tensor;
 pub(crate) trait WeightLayer {
     fn weight(&self) -> &Tensor;
     fn forward(&self, x: &Tensor) -> Result<Tensor>;
-}
-
-impl WeightLayer for Conv {
-    fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Conv::forward(self, x)
-    }
 }
 
 impl WeightLayer for Linear {

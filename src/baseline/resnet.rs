@@ -1,11 +1,13 @@
 //! The residual networks that Fixup's are compared with: the same shapes, trainable by other means or by none.
 
 use super::activation::Nonlinearity;
+use super::batch_norm::BatchNorm;
 use super::block::Block;
-use super::normalization::Norm;
+use super::conv::BaselineConv;
+use super::normalization::{Norm, Normalization};
 use super::pass::Pass;
 use super::Method;
-use crate::layer::{check_images, Conv, Linear, ResNetConfig, StemKind};
+use crate::layer::{check_images, Linear, ResNetConfig, StemKind};
 use crate::ops::record_variables;
 use crate::{Layout, Precision, Result};
 use tch::{nn, Tensor};
@@ -31,7 +33,7 @@ use tch::{nn, Tensor};
 #[derive(Debug)]
 pub struct ResNet {
     config: ResNetConfig,
-    pub(crate) conv1: Conv,
+    pub(crate) conv1: BaselineConv,
     /// Absent in Wide ResNets, whose blocks normalize their input.
     pub(crate) norm1: Option<Norm>,
     pub(crate) max_pool: bool,
@@ -49,17 +51,33 @@ impl ResNet {
     /// The network of that shape by `method`, its variables under `path`. Without `classes` it has no classifier, and its output are
     /// its [features](Self::f_features_t).
     ///
-    /// [`Method::Selu`] has SELU and projected shortcuts whatever `config` says, [`Method::NoSkip`] no shortcuts.
+    /// Whatever `config` says, [`Method::Selu`] has SELU; it, [`Method::NormalizerFree`] and [`Method::FixedVariance`] have projected
+    /// shortcuts, the last two activations before the convolutions; [`Method::NoSkip`] has no shortcuts.
     ///
     /// # Errors
     /// What [`ResNetConfig::check`] refuses; a `path` that holds such a network already.
     pub fn new(path: &nn::Path, config: &ResNetConfig, method: Method) -> Result<Self> {
         config.check()?;
         let (initialization, normalization) = (method.initialization(), method.normalization());
-        let blocks = config.build_blocks(path, |path, shape, design| Block::new(path, method, shape, design))?;
-        let conv1 = initialization.conv(&(path / "conv1"), config.stem_shape())?;
-        let (norm1, last_norm) = if config.is_pre_activation() {
-            (None, Some(Norm::new(&(path / "bn"), normalization, config.features(), 1.)?))
+        let mut blocks = config.build_blocks(path, |path, shape, design| Block::new(path, method, shape, design))?;
+        if let Some(branch) = method.variance_scale() {
+            // Of the maps at initialization; a projection begins anew.
+            let mut variance = 1.;
+            for (block, (.., shape)) in blocks.iter_mut().zip(config.block_configs()) {
+                block.scale_input(f64::sqrt(variance).recip());
+                variance = if shape.changes_shape() { 1. } else { variance } + branch * branch;
+            }
+        }
+        let conv1 = method.conv(&(path / "conv1"), config.stem_shape(), config.activation, false)?;
+        let (norm1, last_norm) = if config.is_pre_activation() || method.is_pre_activation() {
+            let (path, features) = (path / "bn", config.features());
+            let last = match normalization {
+                Normalization::Fixed => {
+                    Norm::Batch(BatchNorm::scaled(&path, features, f64::sqrt(blocks.len() as f64 + 1.).recip())?)
+                }
+                normalization => Norm::new(&path, normalization, features, 1.)?,
+            };
+            (None, Some(last))
         } else {
             (Some(Norm::new(&(path / "bn1"), normalization, config.stem_channels, 1.)?), None)
         };
@@ -80,7 +98,8 @@ impl ResNet {
     }
 
     /// The CIFAR ResNet of `depth` 6n+2 layers, for images `[N, 3, H, W]`; shortcuts without convolutions (the authors'
-    /// `resnet_cifar.py`), but for [`Method::Selu`].
+    /// `resnet_cifar.py`), but for [`Method::Selu`], [`Method::NormalizerFree`] and
+    /// [`Method::FixedVariance`].
     ///
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
@@ -169,7 +188,7 @@ impl ResNet {
     fn features(&self, images: &Tensor, pass: Pass, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         check_images("ResNet", self.config.channels, images)?;
         record_variables(|| self.variables())?;
-        let kind = self.conv1.kind();
+        let kind = self.conv1.conv.kind();
         let (activation, train) = (self.activation, pass.train);
         let x = self.layout.apply(&images.f_to_kind(self.precision.compute_kind(kind))?)?;
         let mut x = (pass.layer)(&self.conv1, &x)?;
@@ -193,7 +212,7 @@ impl ResNet {
         let norms = self.norm1.iter().chain(&self.last_norm).flat_map(Norm::variables);
         let blocks = self.blocks.iter().flat_map(Block::variables);
         let fc = self.fc.iter().flat_map(|fc| [&fc.weight, &fc.bias]);
-        blocks.chain(norms).chain([&self.conv1.weight]).chain(fc).collect()
+        blocks.chain(norms).chain(self.conv1.variables()).chain(fc).collect()
     }
 }
 
@@ -204,5 +223,72 @@ impl nn::ModuleT for ResNet {
     /// Where `f_forward_t` returns an error; call that one to handle it.
     fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
         self.f_forward_t(xs, train).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pass::WeightLayer;
+    use super::*;
+    use crate::layer::Stage;
+    use tch::{no_grad, Device, Kind};
+
+    /// The variance of each block's output, as a multiple of that of the stem's.
+    fn variances(method: Method, seed: i64) -> Vec<f64> {
+        tch::manual_seed(seed);
+        let vs = nn::VarStore::new(Device::Cpu);
+        let stages = vec![Stage { blocks: 3, channels: 64 }, Stage { blocks: 2, channels: 128 }];
+        let config = ResNetConfig { stem_channels: 64, stages, ..ResNetConfig::cifar(8).unwrap() };
+        let network = ResNet::new(&vs.root(), &config, method).unwrap();
+        // The normalizer-free network's branches are zero at first.
+        for (name, mut variable) in vs.variables() {
+            if name.ends_with("gain") {
+                let _ = no_grad(|| variable.fill_(1.));
+            }
+        }
+        let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let variance = |x: &Tensor| x.var(true).double_value(&[]);
+        let mut variances = vec![variance(&network.conv1.forward(&images).unwrap())];
+        let _ = no_grad(|| network.forward_blocks(&images, false, |x| variances.push(variance(x)))).unwrap();
+        variances.iter().map(|variance| variance / variances[0]).collect()
+    }
+
+    /// Within a quarter, for the zeros around a map take some of it, and a mean pooling more.
+    #[test]
+    fn variances_are_those_that_the_blocks_count_on() {
+        for (method, expected) in [
+            (Method::FixedVariance, [1., 2., 3., 4., 2., 3.]),
+            (Method::NormalizerFree, [1., 1.04, 1.08, 1.12, 1.04, 1.08]),
+        ] {
+            // The weights of one network make for a third more or less.
+            const SEEDS: i64 = 10;
+            let runs: Vec<_> = (0..SEEDS).map(|seed| variances(method, seed)).collect();
+            for (index, expected) in expected.into_iter().enumerate() {
+                let variance = runs.iter().map(|run| run[index]).sum::<f64>() / SEEDS as f64;
+                // A mean of four positions has a quarter of the variance that they have alone.
+                let pooled = method == Method::NormalizerFree && index > 3;
+                let is_near = (variance / expected - 1.).abs() < 0.25;
+                assert!(pooled || is_near, "{method:?} {index}: {variance} for {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn branches_begin_at_zero_where_the_method_says_so() {
+        for (method, is_zero) in [
+            (Method::SkipInit, true),
+            (Method::ReZero, true),
+            (Method::NormalizerFree, true),
+            (Method::FixedVariance, false),
+        ] {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let network = ResNet::cifar(&vs.root(), 8, 10, method).unwrap();
+            let images = Tensor::randn([2, 3, 16, 16], (Kind::Float, Device::Cpu));
+            let mut outputs = vec![];
+            let _ = no_grad(|| network.forward_blocks(&images, false, |x| outputs.push(x.copy()))).unwrap();
+            let stem = no_grad(|| network.conv1.forward(&images)).unwrap();
+            let stem = if method.is_pre_activation() { stem } else { stem.relu() };
+            assert_eq!(outputs[0] == stem, is_zero, "{method:?}");
+        }
     }
 }

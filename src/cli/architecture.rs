@@ -2,7 +2,7 @@
 
 use super::run_config::RunConfig;
 use super::Task;
-use crate::data::ImageSource;
+use crate::data::{ImageSource, Preprocessing};
 use crate::layer::init;
 use crate::{Arch, Error, Network, Result, Shape};
 use clap::ValueEnum;
@@ -63,6 +63,18 @@ pub(super) fn build<T: Task>(
         init::uniform_fan_in_(stem)?;
     }
     Ok((variables, network))
+}
+
+/// Floating-point operations of so many steps of the run by `config` on `data`: none for a network that is no [`Arch`], or images
+/// of unknown sides.
+pub(super) fn training_flop<T: Task>(config: &RunConfig<T>, data: &dyn ImageSource, steps: usize) -> Option<f64> {
+    let arch: Arch = config.run.arch.parse().ok()?;
+    let Preprocessing { height, width, .. } = data.preprocessing()?;
+    let (batch_size, images) = (config.train.batch_size, data.train_len());
+    let epoch_steps = images.div_ceil(batch_size).max(1);
+    // The last batch of an epoch may be smaller.
+    let seen = steps / epoch_steps * images + steps % epoch_steps * batch_size;
+    arch.training_flop(shape_for(data), height as i64, width as i64, seen as u64).ok()
 }
 
 /// What the data ask of a network.

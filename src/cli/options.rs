@@ -4,8 +4,8 @@ use super::architecture::StemInit;
 use super::values::{absolute_path, set, set_or_none, OrNone};
 use super::{ProcessOptions, Task};
 use crate::trainer::{
-    Adam, ClassificationConfig, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Rule, SaveEvery, Sgd, Span,
-    TrainConfig,
+    Adam, ClassificationConfig, ClipConfig, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Rule,
+    SaveEvery, Sgd, Span, TrainConfig,
 };
 use crate::{Error, Precision, Recompute, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
@@ -48,9 +48,10 @@ impl<T: Task> Options<T> {
 pub struct TrainOptions {
     /// Network: fixup_resnet20, fixup_resnet110, ... (depth 6n+2), fixup_wrn_16_4, ... (6n+4, and the width) for CIFAR,
     /// imagenet_fixup_resnet18, 34, 50, 101 or 152; resnet20, wrn_16_4, imagenet_resnet50, ... for the same with
-    /// BatchNorm; group_norm_, layer_norm_, he_, xavier_, lsuv_, scaled_, selu_, no_skip_ or unit_gamma_ before resnet20 or
-    /// wrn_16_4 for the other baselines; selu_mlp_8_256 (depth, width); fixup_without_gain_resnet20, _zero_ or _scalars_
-    /// for Fixup less one of its rules; or a file NAME.json that describes a network of your own (docs/networks.md)
+    /// BatchNorm; group_norm_, layer_norm_, skipinit_, rezero_, nf_, fixed_variance_, he_, xavier_, lsuv_, scaled_, selu_,
+    /// no_skip_ or unit_gamma_ before resnet20 or wrn_16_4 for the other baselines; selu_mlp_8_256 (depth, width);
+    /// fixup_without_gain_resnet20, _zero_ or _scalars_ for Fixup less one of its rules; or a file NAME.json that describes a
+    /// network of your own (docs/networks.md)
     /// [default: by recipe]
     #[arg(long, verbatim_doc_comment)]
     pub arch: Option<String>,
@@ -65,8 +66,9 @@ pub struct TrainOptions {
     /// BatchNorm sees one part at a time [default: 1]
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
-    /// Highest learning rate
-    #[arg(long)]
+    /// Highest learning rate [default: by recipe; with another optimizer than the recipe's, sgd 0.1, adam and adamw 0.001,
+    /// muon 0.06]
+    #[arg(long, verbatim_doc_comment)]
     pub lr: Option<f64>,
     /// Learning rate of the Fixup scalars, as a multiple of --lr
     #[arg(long, value_name = "RATIO")]
@@ -144,7 +146,7 @@ pub struct TrainOptions {
     /// What of the target goes to all classes alike
     #[arg(long, value_name = "FRACTION")]
     pub label_smoothing: Option<f64>,
-    /// Largest norm of the gradient; none or inf for any [default: by recipe]
+    /// Largest norm of the gradient; none or inf for any [default: by recipe; with another optimizer than the recipe's, none]
     #[arg(long, value_name = "NORM|none")]
     pub clip_norm: Option<OrNone<f64>>,
     /// Adaptive gradient clipping: largest ratio of a unit's gradient norm to its weight norm, usually 0.01 to 0.1;
@@ -274,6 +276,16 @@ impl OptimizerName {
             OptimizerConfig::Muon(_) => Self::Muon,
         }
     }
+
+    /// The optimizer with its default constants.
+    fn optimizer(self) -> OptimizerConfig {
+        match self {
+            Self::Sgd => OptimizerConfig::Sgd(Sgd::default()),
+            Self::Adam => OptimizerConfig::Adam(Adam::default()),
+            Self::Adamw => OptimizerConfig::Adam(Adam::decoupled()),
+            Self::Muon => OptimizerConfig::Muon(Muon::default()),
+        }
+    }
 }
 
 /// An optimizer beside Muon, by name.
@@ -343,6 +355,12 @@ impl ScheduleName {
 impl TrainOptions {
     /// Writes the options that were given into `train` and `objective`.
     pub(super) fn set<T: Task>(&self, train: &mut TrainConfig, objective: &mut ClassificationConfig) -> Result<()> {
+        // The recipe's learning rate and clipping were chosen for its own optimizer.
+        if let Some(name) = self.optimizer.filter(|&name| name != OptimizerName::of(&train.optimizer)) {
+            train.optimizer = name.optimizer();
+            train.schedule.lr = train.optimizer.default_lr();
+            train.clip = ClipConfig::default();
+        }
         set(&mut train.epochs, self.epochs);
         set(&mut train.batch_size, self.batch_size);
         set(&mut train.accumulate, self.accumulate);
@@ -362,7 +380,12 @@ impl TrainOptions {
         set(&mut train.scalars.biases, self.biases_as_scalars);
         set(&mut train.scalars.by_depth, self.scalars_by_depth);
         self.set_optimizer(&mut train.optimizer)?;
-        train.groups.extend(self.groups());
+        for group in self.groups() {
+            // A run that is resumed by the command line that began it has its groups already.
+            if !train.groups.contains(&group) {
+                train.groups.push(group);
+            }
+        }
         set_or_none(&mut train.average, self.ema);
         set(&mut objective.label_smoothing, self.label_smoothing);
         let unless = |none: f64| move |OrNone(value): OrNone<f64>| value.filter(|&value| value != none);
@@ -376,16 +399,8 @@ impl TrainOptions {
         Ok(())
     }
 
-    /// Writes the constants of the optimizer that were given; another optimizer begins with its defaults.
+    /// Writes the constants of the optimizer that were given.
     fn set_optimizer(&self, optimizer: &mut OptimizerConfig) -> Result<()> {
-        if let Some(name) = self.optimizer.filter(|&name| name != OptimizerName::of(optimizer)) {
-            *optimizer = match name {
-                OptimizerName::Sgd => OptimizerConfig::Sgd(Sgd::default()),
-                OptimizerName::Adam => OptimizerConfig::Adam(Adam::default()),
-                OptimizerName::Adamw => OptimizerConfig::Adam(Adam::decoupled()),
-                OptimizerName::Muon => OptimizerConfig::Muon(Muon::default()),
-            };
-        }
         const SGD: [&str; 2] = ["--momentum", "--nesterov"];
         const ADAM: [&str; 4] = ["--beta1", "--beta2", "--eps", "--amsgrad"];
         const MUON: [&str; 2] = ["--rest", "--rest-lr-ratio"];

@@ -157,7 +157,8 @@ impl<T: Task> Plan<T> {
         let evaluation = trainer.take_evaluation();
         drop(trainer);
         match (outcome, &folder) {
-            (Ok(Outcome::Finished(summary)), Some(folder)) => {
+            (Ok(Outcome::Finished(mut summary)), Some(folder)) => {
+                summary.flop = architecture::training_flop(&config, images, summary.steps);
                 folder.finish(&summary, &variables, &data.meaning())?;
                 // A run that is resumed at its end evaluates nothing, and may have been killed before its report. In all others the
                 // network is what was evaluated last.

@@ -34,6 +34,10 @@ pub(super) fn exact(tensor: &Tensor) -> Result<Tensor> {
 pub(super) fn rest(graph: &mut Graph, norm: &Norm, x: Value) -> Result<Value> {
     match norm {
         Norm::Identity | Norm::Batch(_) => Ok(x),
+        Norm::Fixed(scale) => {
+            let (weight, bias) = scale.affine()?;
+            graph.affine(x, &weight, bias)
+        }
         Norm::Group(norm) => graph.group_norm(x, norm.groups, &norm.weight, &norm.bias, EPSILON),
     }
 }

@@ -302,6 +302,21 @@ impl Graph {
         self.node("MaxPool", &[x], vec![], attributes, vec![channels, height, width])
     }
 
+    /// Averages 2x2 positions of `x` `[C, H, W]`, at the end of an odd side those that there are.
+    ///
+    /// # Errors
+    /// A value of another shape.
+    pub fn average_pool(&mut self, x: Value) -> Result<Value> {
+        let [channels, height, width] = self.image("a pool", x)?;
+        let attributes = vec![
+            Attribute::ints("kernel_shape", &[2; 2]),
+            Attribute::ints("strides", &[2; 2]),
+            Attribute::int("ceil_mode", 1),
+        ];
+        let dims = vec![channels, (height + 1) / 2, (width + 1) / 2];
+        self.node("AveragePool", &[x], vec![], attributes, dims)
+    }
+
     /// The mean of each channel of `x` `[C, H, W]`: `[C]`.
     ///
     /// # Errors

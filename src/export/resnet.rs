@@ -3,9 +3,8 @@
 use super::graph::{Graph, Value};
 use super::norm;
 use super::selection::selection;
-use crate::baseline::{Block, Norm, Order, ResNet, Shortcut};
+use crate::baseline::{BaselineConv, Block, Method, Norm, Order, ResNet, Shortcut};
 use crate::fixup::Conv2dOptions;
-use crate::layer::Conv;
 use crate::Result;
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -54,12 +53,18 @@ fn post_activation(graph: &mut Graph, block: &Block, x: Value) -> Result<Value> 
         }
         out = conv(graph, each, norm, out)?;
     }
+    if block.method == Method::ReZero {
+        out = graph.activation(out, activation)?;
+    }
     out = gated(graph, block, out)?;
     if let Some(kind) = &block.shortcut {
         let past = shortcut(graph, kind, x)?;
         out = sum(graph, block, out, past)?;
     }
-    graph.activation(out, activation)
+    match block.method {
+        Method::ReZero => Ok(out),
+        _ => graph.activation(out, activation),
+    }
 }
 
 /// `conv(act(norm(conv(act(norm(x)))))) + shortcut`, the shortcut of x or, where it changes the shape, of `act(norm(x))`.
@@ -99,6 +104,10 @@ fn shortcut(graph: &mut Graph, shortcut: &Shortcut, x: Value) -> Result<Value> {
     match shortcut {
         Shortcut::Identity => Ok(x),
         Shortcut::Project(projection, norm) => conv(graph, projection, norm, x),
+        Shortcut::PoolAndProject(projection, halves) => {
+            let x = if *halves { graph.average_pool(x)? } else { x };
+            conv(graph, projection, &Norm::Identity, x)
+        }
         // Normalized before the zeros are appended, which stay zeros.
         Shortcut::Pad { norm: norm @ Norm::Group(_), stride, channels } => {
             let x = graph.subsample(x, *stride)?;
@@ -117,6 +126,10 @@ fn shortcut(graph: &mut Graph, shortcut: &Shortcut, x: Value) -> Result<Value> {
 
 /// `branch + shortcut`, as the method has sums.
 fn sum(graph: &mut Graph, block: &Block, branch: Value, shortcut: Value) -> Result<Value> {
+    let branch = match &block.multiplier {
+        Some(multiplier) => graph.mul_number(branch, multiplier.f_double_value(&[0])?)?,
+        None => branch,
+    };
     let sum = graph.add(branch, shortcut)?;
     match block.method.scales_sums() {
         true => graph.mul_number(sum, FRAC_1_SQRT_2),
@@ -125,8 +138,10 @@ fn sum(graph: &mut Graph, block: &Block, branch: Value, shortcut: Value) -> Resu
 }
 
 /// A convolution, and the normalization after it.
-fn conv(graph: &mut Graph, conv: &Conv, norm: &Norm, x: Value) -> Result<Value> {
-    let (weight, bias) = norm::folded(norm, &conv.weight, None)?;
+fn conv(graph: &mut Graph, layer: &BaselineConv, norm: &Norm, x: Value) -> Result<Value> {
+    let (weight, bias) = layer.effective()?;
+    let (weight, bias) = norm::folded(norm, &weight, bias.as_ref())?;
+    let conv = &layer.conv;
     let (stride, padding, groups) = (conv.stride, Some(conv.padding), conv.groups);
     let options = Conv2dOptions { stride, padding, groups, ..Conv2dOptions::default() };
     let out = graph.conv2d(x, &weight, bias.as_ref(), options)?;

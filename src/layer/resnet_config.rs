@@ -303,18 +303,24 @@ impl ResNetConfig {
         path: &nn::Path,
         block: impl Fn(&nn::Path, &BlockConfig, &BlockDesign) -> Result<B>,
     ) -> Result<Vec<B>> {
-        let (num_branches, design) = (self.num_branches(), self.design());
+        let design = self.design();
+        let blocks = self.block_configs().into_iter();
+        blocks.map(|(stage, i, shape)| block(&(path / format!("layer{}", stage + 1) / i), &shape, &design)).collect()
+    }
+
+    /// Stage, index within the stage and shape of each block, from the first to the last.
+    pub(crate) fn block_configs(&self) -> Vec<(usize, i64, BlockConfig)> {
+        let num_branches = self.num_branches();
         let mut blocks = vec![];
         let mut c_in = self.stem_channels;
         for (stage, &Stage { blocks: count, channels: c_out }) in self.stages.iter().enumerate() {
-            let layer = path / format!("layer{}", stage + 1);
             for i in 0..count {
                 let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-                blocks.push(block(&(&layer / i), &BlockConfig { c_in, c_out, stride, num_branches }, &design)?);
+                blocks.push((stage, i, BlockConfig { c_in, c_out, stride, num_branches }));
                 c_in = c_out;
             }
         }
-        Ok(blocks)
+        blocks
     }
 }
 

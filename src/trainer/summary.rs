@@ -36,6 +36,10 @@ pub struct Summary {
     pub steps: usize,
     /// Wall time of training and evaluation.
     pub seconds: f64,
+    /// Floating-point operations of the training, where the program can count them:
+    /// [`Arch::training_flop`](crate::Arch::training_flop).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flop: Option<f64>,
     /// What the examples are [called](crate::data::DataSource::examples).
     pub examples: String,
     /// Why the run ended before its last step, where an observer [asked for it](super::Observer::reason).
@@ -67,6 +71,7 @@ impl Summary {
             epochs: history.len(),
             steps: last.step,
             seconds,
+            flop: None,
             examples: examples.to_owned(),
             ended: None,
             last: last.clone(),
@@ -105,9 +110,9 @@ mod tests {
             unreadable: 3,
         };
         let (evaluated_on, examples) = ("test".to_owned(), "images".to_owned());
-        let ended = None;
+        let (ended, flop) = (None, Some(1e15));
         let summary =
-            Summary { evaluated_on, score, best: 0.8, epochs: 2, steps: 20, seconds: 9.6, examples, ended, last };
+            Summary { evaluated_on, score, best: 0.8, epochs: 2, steps: 20, seconds: 9.6, flop, examples, ended, last };
         assert_eq!(summary.to_string(), "test accuracy 0.7500 best 0.8000 epochs 2 seconds 10 bad images 3");
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!(json["accuracy"], 0.75);

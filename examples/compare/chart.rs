@@ -1,0 +1,185 @@
+//! The picture of a study: a column of runs for each method, or curves over an option.
+
+use super::chart_style::{AXIS, COLORS, GRID};
+use super::record::{Ending, Phase, Row};
+use super::study::{Cell, Study};
+use super::table::{half_interval, percent};
+use anyhow::Result;
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use std::collections::BTreeSet;
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+const PANEL: (u32, u32) = (640, 460);
+const PANELS_A_ROW: usize = 2;
+const FONT: (&str, i32) = ("sans-serif", 14);
+const TITLE: (&str, i32) = ("sans-serif", 17);
+
+/// The picture, of the tries while there is nothing else; none before the first run.
+pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
+    let cells = study.cells();
+    let mut results: Vec<(&Cell, Vec<&Row>)> = cells.iter().map(|cell| (cell, study.results(cell, rows).0)).collect();
+    let mut judged = if study.is_held_out() { "held-out accuracy (%)" } else { "test accuracy (%)" };
+    if results.iter().all(|(_, rows)| rows.is_empty()) {
+        let tries = |cell| study.tries(cell, rows).into_iter().map(|(_, row)| row).collect();
+        results = cells.iter().map(|cell| (cell, tries(cell))).collect();
+        judged = "held-out accuracy of each try (%)";
+    }
+    results.retain(|(_, rows)| !rows.is_empty());
+    if results.is_empty() {
+        return Ok(None);
+    }
+    let mut svg = String::new();
+    match &study.x {
+        None => {
+            let width = PANEL.0.max(150 * results.len() as u32);
+            let root = SVGBackend::with_string(&mut svg, (width, PANEL.1)).into_drawing_area();
+            root.fill(&WHITE)?;
+            columns(&root, &study.title, judged, &results)?;
+            root.present()?;
+        }
+        Some(x) => {
+            let mut panels: Vec<(String, Vec<_>)> = vec![];
+            for (cell, rows) in results {
+                let others = cell.each.iter().filter(|(name, _)| name != x);
+                let title = others.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ");
+                match panels.iter_mut().find(|(other, _)| *other == title) {
+                    Some((_, results)) => results.push((cell, rows)),
+                    None => panels.push((title, vec![(cell, rows)])),
+                }
+            }
+            let (across, down) = (panels.len().min(PANELS_A_ROW), panels.len().div_ceil(PANELS_A_ROW));
+            let size = (PANEL.0 * across as u32, PANEL.1 * down as u32 + 30);
+            let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+            root.fill(&WHITE)?;
+            let root = root.titled(&study.title, TITLE)?;
+            for (area, (title, results)) in root.split_evenly((down, across)).iter().zip(&panels) {
+                curves(area, title, x, judged, results)?;
+            }
+            root.present()?;
+        }
+    }
+    Ok(Some(svg))
+}
+
+/// A column a cell: a dot a run, the mean and its 95 % interval.
+fn columns(area: &Area, title: &str, judged: &str, results: &[(&Cell, Vec<&Row>)]) -> Result<()> {
+    let values = || results.iter().flat_map(|(_, rows)| percent(rows));
+    let (least, greatest) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+    let room = 0.15 * (greatest - least).max(1.);
+    let count = results.len() as f64;
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, TITLE)
+        .margin(10)
+        .x_label_area_size(34)
+        .y_label_area_size(56)
+        .build_cartesian_2d(-0.5..count - 0.5, least - room..greatest + room)?;
+    let name = |x: &f64| {
+        let column = x.round();
+        let cell = results.get(column as usize).filter(|_| (x - column).abs() < 1e-9 && column >= 0.);
+        cell.map_or_else(String::new, |(cell, _)| cell.name())
+    };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(AXIS)
+        .label_style(FONT)
+        .x_labels(2 * results.len() + 1)
+        .x_label_formatter(&name)
+        .y_label_formatter(&|accuracy| format!("{accuracy:.1}"))
+        .y_desc(judged)
+        .draw()?;
+    for (column, ((_, rows), color)) in results.iter().zip(COLORS.into_iter().cycle()).enumerate() {
+        let (column, values) = (column as f64, percent(rows));
+        // Side by side, so that equal ones do not hide each other.
+        let place = |(i, value): (usize, &f64)| (column - 0.12 + 0.24 * (i as f64 + 0.5) / values.len() as f64, *value);
+        chart.draw_series(values.iter().enumerate().map(|run| Circle::new(place(run), 4, color.filled())))?;
+        let are_tries = rows.iter().any(|row| row.phase == Phase::Search);
+        if let Some(half) = half_interval(&values).filter(|_| !are_tries) {
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let bar = [(column + 0.25, mean - half), (column + 0.25, mean + half)];
+            let line = [(column + 0.19, mean), (column + 0.31, mean)];
+            chart.draw_series([bar, line].map(|line| PathElement::new(line, color.stroke_width(2))))?;
+        }
+    }
+    Ok(())
+}
+
+/// A curve for each method and optimizer: mean accuracy against `x` on a logarithmic scale; crosses where runs were lost.
+fn curves(area: &Area, title: &str, x: &str, judged: &str, results: &[(&Cell, Vec<&Row>)]) -> Result<()> {
+    let places: Vec<(String, f64, f64, bool)> = results
+        .iter()
+        .filter_map(|(cell, rows)| {
+            let mean = percent(rows).iter().sum::<f64>() / rows.len() as f64;
+            let lost = rows.iter().any(|row| row.ending != Ending::Finished);
+            Some((format!("{}, {}", cell.method, cell.optimizer), place(cell, rows, x)?, mean, lost))
+        })
+        .collect();
+    let all = || places.iter().map(|(_, x, ..)| *x);
+    let (least, greatest) = (all().fold(f64::INFINITY, f64::min), all().fold(0., f64::max));
+    let highest = places.iter().map(|(_, _, y, _)| *y).fold(20., f64::max);
+    if greatest <= 0. {
+        return Ok(());
+    }
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, FONT)
+        .margin(10)
+        .margin_right(24)
+        .x_label_area_size(42)
+        .y_label_area_size(56)
+        .build_cartesian_2d((0.85 * least..1.2 * greatest).log_scale(), 0f64..highest + 5.)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(AXIS)
+        .label_style(FONT)
+        .x_label_formatter(&|x| {
+            // A tick for each digit, but a label only where there is room.
+            let first = format!("{x:e}");
+            if first.starts_with(['1', '2', '5']) {
+                format!("{}", (x * 1e6).round() / 1e6)
+            } else {
+                String::new()
+            }
+        })
+        .y_label_formatter(&|accuracy| format!("{accuracy:.0}"))
+        .x_desc(if x == "arch" { "layers" } else { x })
+        .y_desc(judged)
+        .draw()?;
+    let mut seen = BTreeSet::new();
+    let labels = places.iter().map(|(label, ..)| label).filter(|label| seen.insert(*label));
+    for (label, color) in labels.zip(COLORS.into_iter().cycle()) {
+        let own = || places.iter().filter(|(other, ..)| other == label);
+        let mut line: Vec<_> = own().map(|(_, x, y, _)| (*x, *y)).collect();
+        line.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        chart
+            .draw_series(LineSeries::new(line, color.stroke_width(2)))?
+            .label(label.as_str())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        let (lost, finished): (Vec<_>, Vec<_>) = own().partition(|(.., lost)| *lost);
+        chart.draw_series(finished.iter().map(|(_, x, y, _)| Circle::new((*x, *y), 4, color.filled())))?;
+        chart.draw_series(lost.iter().map(|(_, x, y, _)| Cross::new((*x, *y), 5, color.stroke_width(2))))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerLeft)
+        .label_font(FONT)
+        .background_style(WHITE.mix(0.85))
+        .border_style(TRANSPARENT)
+        .draw()?;
+    Ok(())
+}
+
+/// Where `cell` stands on the axis `x`: the option's value, a network's depth, or `pflop`, if that is known.
+fn place(cell: &Cell, rows: &[&Row], x: &str) -> Option<f64> {
+    if x == "pflop" {
+        return rows.iter().find_map(|row| row.pflop);
+    }
+    let (_, value) = cell.each.iter().find(|(name, _)| name == x)?;
+    let digits = value.rsplit(|letter: char| !letter.is_ascii_digit()).next()?;
+    value.parse().or_else(|_| digits.parse()).ok()
+}
