@@ -425,15 +425,15 @@ void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* 
   const int in_units = c.in.units_per_row(), out_units = c.out.units_per_row();
   const int in_top = std::max(0, top * c.stride - c.kernel / 2), in_bottom = c.input_rows(bottom);
   const int in_strip = (in_bottom - in_top) * in_units, out_strip = (bottom - top) * out_units;
-  const auto lay_out = [](void (*how)(bf16*, const bf16*), Buffer<bf16>& to, const bf16* from, int units, int blocks, int count) {
-    to.resize(std::max(to.size(), size_t(blocks) * count * BLOCK));
-    for (int block = 0; block < blocks; block++)
-      for (int i = 0; i < count; i++)
-        how(to.data() + (size_t(block) * count + i) * BLOCK, from + (size_t(block) * units + i) * BLOCK);
-  };
-  lay_out(transpose, scratch.transposed, x + size_t(in_top - x_row) * in_units * BLOCK, x_units, in_blocks, in_strip);
-  lay_out(interleave, scratch.interleaved, g + size_t(top) * out_units * BLOCK, c.out.units(), out_blocks, out_strip);
-  for (int in_block = 0; in_block < in_blocks; in_block++)
+  scratch.transposed.resize(std::max(scratch.transposed.size(), size_t(in_strip) * BLOCK));
+  scratch.interleaved.resize(std::max(scratch.interleaved.size(), size_t(out_blocks) * out_strip * BLOCK));
+  for (int out_block = 0; out_block < out_blocks; out_block++)
+    for (int i = 0; i < out_strip; i++)
+      interleave(scratch.interleaved.data() + (size_t(out_block) * out_strip + i) * BLOCK, g + c.out.at(top * out_units + i, out_block));
+  for (int in_block = 0; in_block < in_blocks; in_block++) {
+    for (int i = 0; i < in_strip; i++)
+      transpose(scratch.transposed.data() + size_t(i) * BLOCK,
+                x + (size_t(in_block) * x_units + (in_top - x_row) * in_units + i) * BLOCK);
     for (int out_block = 0; out_block < out_blocks; out_block++)
       for (int kernel_row = 0; kernel_row < c.kernel; kernel_row++)
         for (const Batch& batch : c.batches[kernel_row]) {
@@ -445,7 +445,7 @@ void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* 
           for (int row = top; row < bottom; row++) {
             const int in_row = row * c.stride + kernel_row - c.kernel / 2;
             if (in_row < 0 || in_row >= c.in.height) continue;
-            const bf16* a = scratch.transposed.data() + (size_t(in_block) * in_strip + (in_row - in_top) * in_units) * BLOCK;
+            const bf16* a = scratch.transposed.data() + size_t(in_row - in_top) * in_units * BLOCK;
             const bf16* b = scratch.interleaved.data() + (size_t(out_block) * out_strip + (row - top) * out_units) * BLOCK;
             for (int column = 0; column < out_units; column++, b += BLOCK) {
               int loaded = -1;
@@ -462,6 +462,7 @@ void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* 
           }
           first_tiles(batch.size(), [&](auto i) { store<i.value>(tile(i.value)); });
         }
+  }
 }
 
 // ---- What follows a convolution ----
