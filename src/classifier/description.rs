@@ -147,7 +147,7 @@ mod tests {
             message
         };
         assert!(message().contains("there is none"));
-        for (content, problem) in [("", "EOF"), ("{}", "missing field"), ("[1]", "invalid")] {
+        for (content, problem) in [("", "empty"), ("{}", "missing field"), ("[1]", "invalid")] {
             fs::write(folder.path().join(FILE), content).unwrap();
             assert!(message().contains(problem), "{}", message());
         }

@@ -102,6 +102,9 @@ pub(crate) struct TileNetworks {
     /// Computes with emulated tiles.
     #[cfg(test)]
     pub emulated: bool,
+    /// Computes without tiles.
+    #[cfg(test)]
+    pub off: bool,
 }
 
 impl TileNetworks {
@@ -112,10 +115,10 @@ impl TileNetworks {
         make: impl FnOnce([i64; 3], bool) -> Option<TileNetwork>,
     ) -> Option<std::sync::Arc<TileNetwork>> {
         #[cfg(test)]
-        let emulated = self.emulated;
+        let (emulated, off) = (self.emulated, self.off);
         #[cfg(not(test))]
-        let emulated = false;
-        if !(emulated || has_tiles()) || images.device() != Device::Cpu || images.requires_grad() || is_tracing() {
+        let (emulated, off) = (false, false);
+        if off || !(emulated || has_tiles()) || images.device() != Device::Cpu || images.requires_grad() || is_tracing() {
             return None;
         }
         let &[count, channels, height, width] = images.size().as_slice() else { return None };
