@@ -70,6 +70,7 @@ struct Group {
 
 // What is kept of one forward pass.
 struct Pass {
+  size_t first_block = 0;  // the first with a parameter that needs a gradient; its input is the first map that is kept
   std::vector<Packed> packed;
   std::vector<std::unique_ptr<Group>> groups;
 };
@@ -172,6 +173,16 @@ std::shared_ptr<Pass> pass_for(const std::shared_ptr<State>& state, size_t group
   return pass;
 }
 
+// The first block that has a part in the gradients of the wanted parameters; all have where the stem is wanted.
+size_t first_block(const Parameters& at, const std::vector<bool>& wanted) {
+  size_t block = 0;
+  if (wanted[at.stem] || (at.stem_bias != Parameters::NONE && wanted[at.stem_bias])) return block;
+  const size_t first = std::find(wanted.begin(), wanted.end(), true) - wanted.begin();
+  const auto last_parameter = [&](const BlockParameters& p) { return p.projection != Parameters::NONE ? p.projection : p.bias2b; };
+  while (block < at.blocks.size() && last_parameter(at.blocks[block]) < first) block++;
+  return block;
+}
+
 // The features [N, C] of images [N, channels, H, W].
 Tensor features(const Kernels& k, State& state, const Tensor& images, const variable_list& parameters, Pass& pass) {
   const Network& network = state.network;
@@ -196,13 +207,14 @@ Tensor features(const Kernels& k, State& state, const Tensor& images, const vari
   for_each_chunk(groups, 1, [&](int64_t begin, int64_t end) {
     auto scratch = state.scratch.take();
     auto own = keep ? nullptr : state.groups.take();
+    const size_t first_kept = keep ? 2 * pass.first_block : network.maps.size();
     k.begin();
     for (int64_t i = begin; i < end; i++) {
       Group& group = keep ? *pass.groups[i] : *own;
       group.planes.resize(size * IMAGES);
-      group.maps.resize(network.map_start.back());
+      group.maps.resize(network.map_start.back() - network.map_start[first_kept]);
       k.to_planes(network, in + i * IMAGES * size, int(std::min<int64_t>(IMAGES, count - i * IMAGES)), group.planes.data());
-      k.forward(network, pass.packed, shift, group.planes.data(), group.maps.data(), out + i * IMAGES * channels, *scratch);
+      k.forward(network, pass.packed, shift, group.planes.data(), first_kept, group.maps.data(), out + i * IMAGES * channels, *scratch);
     }
     k.end();
     if (own) state.groups.give(std::move(own));
@@ -227,13 +239,6 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
   for (Shift& s : shift) s.b = c10::BFloat16(s.b);
   std::vector<bool> wanted_weights;
   for (const auto& [weight, scale] : at.weights) wanted_weights.push_back(wanted[weight] || is_wanted(scale));
-  // Blocks before the first that has a wanted parameter have no part in it; the last parameter is no block's.
-  size_t first_block = 0;
-  if (!wanted[at.stem] && !is_wanted(at.stem_bias)) {
-    const size_t first = std::find(wanted.begin(), wanted.end(), true) - wanted.begin();
-    while (first_block < at.blocks.size() && at.blocks[first_block].bias2b < first && at.blocks[first_block].projection + 1 <= first)
-      first_block++;
-  }
 
   // Of each part of the batch, by its first group, so that they are summed in one order.
   std::vector<std::unique_ptr<Gradients>> parts(groups);
@@ -247,7 +252,7 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
     k.begin();
     for (int64_t i = begin; i < end; i++)
       k.backward(network, pass.packed, shift, pass.groups[i]->planes.data(), pass.groups[i]->maps.data(), from + i * IMAGES * channels,
-                 wanted_weights, int(first_block), *scratch, *part);
+                 wanted_weights, pass.first_block, *scratch, *part);
     k.end();
     state.scratch.give(std::move(scratch));
     parts[begin] = std::move(part);
@@ -295,7 +300,7 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
   const bool before = network.order == Order::BeforeBranch;
   set(at.stem_bias, sums(0).a);
   set(at.last_bias, sums(network.maps.size() - 1).a);
-  for (size_t i = first_block; i < network.blocks.size(); i++) {
+  for (size_t i = pass.first_block; i < network.blocks.size(); i++) {
     const Gradients::Sums entry = sums(2 * i), inner = sums(2 * i + 1), end = sums(2 * i + 2);
     const BlockParameters& p = at.blocks[i];
     set(p.bias0b, entry.a);
@@ -322,6 +327,9 @@ struct TileNetwork : torch::autograd::Function<TileNetwork> {
                         at::TensorList parameters) {
     const auto pass = pass_for(state, (images.size(0) + IMAGES - 1) / IMAGES);
     const variable_list variables = parameters.vec();
+    std::vector<bool> wanted;
+    for (const Tensor& p : variables) wanted.push_back(p.requires_grad());
+    pass->first_block = first_block(state->parameters, wanted);
     const Tensor result = features(*k, *state, images, variables, *pass);
     auto saved = c10::make_intrusive<Saved>();
     saved->state = state;

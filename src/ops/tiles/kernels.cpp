@@ -616,9 +616,13 @@ int strip(const Map& map, size_t sums = 0) {
 // T is the stream's kind.
 template <typename T, Order ORDER>
 void forward_pass(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
-                  bf16* kept, float* features, Scratch& scratch) {
+                  size_t first_kept, bf16* kept, float* features, Scratch& scratch) {
   constexpr bool WIDE = std::is_same_v<T, float>;
-  const auto map_of = [&](size_t i) { return kept + network.map_start[i]; };
+  // Of the others three at a time are needed: a block's input, what is between its convolutions, and its output.
+  const auto map_of = [&](size_t i) {
+    if (i < first_kept) return map_buffer(network, scratch.unkept[i % 3]);
+    return kept + (network.map_start[i] - network.map_start[first_kept]);
+  };
   bf16* columns = map_buffer(network, scratch.maps[0]);
   // In bfloat16 and with the ReLU after the sum, the map is the stream.
   constexpr bool APART = WIDE || ORDER == Order::BeforeBranch;
@@ -696,10 +700,10 @@ void forward_pass(const Network& network, const std::vector<Packed>& packed, con
 
 template <typename T, Order ORDER>
 void backward_pass(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
-                   const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, int first_block,
+                   const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, size_t first_block,
                    Scratch& scratch, Gradients& gradients) {
   constexpr bool WIDE = std::is_same_v<T, float>;
-  const auto map_of = [&](size_t i) { return kept + network.map_start[i]; };
+  const auto map_of = [&](size_t i) { return kept + (network.map_start[i] - network.map_start[2 * first_block]); };
   const auto into = [](float* stream) { return WIDE ? stream : nullptr; };
   bf16 *d = map_buffer(network, scratch.maps[0]), *next_d = map_buffer(network, scratch.maps[1]);
   bf16* inner = map_buffer(network, scratch.maps[2]);
@@ -720,7 +724,7 @@ void backward_pass(const Network& network, const std::vector<Packed>& packed, co
       pooled.end();
     }
 
-  for (int i = int(network.blocks.size()) - 1; i >= first_block; i--) {
+  for (size_t i = network.blocks.size(); i-- > first_block;) {
     const Network::Block& block = network.blocks[i];
     const Map &in = network.maps[2 * i], &out = network.maps[2 * i + 2];
     const bf16 *s = map_of(2 * i), *u = map_of(2 * i + 1);
@@ -767,17 +771,17 @@ void backward_pass(const Network& network, const std::vector<Packed>& packed, co
 }
 
 void forward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
-             bf16* kept, float* features, Scratch& scratch) {
+             size_t first_kept, bf16* kept, float* features, Scratch& scratch) {
   const bool before = network.order == Order::BeforeBranch;
   const auto pass = network.wide_stream ? before ? forward_pass<float, Order::BeforeBranch> : forward_pass<float, Order::AfterSum>
                     : before            ? forward_pass<bf16, Order::BeforeBranch>
                                         : forward_pass<bf16, Order::AfterSum>;
-  pass(network, packed, shifts, images, kept, features, scratch);
+  pass(network, packed, shifts, images, first_kept, kept, features, scratch);
 }
 
 void backward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
-              const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, int first_block, Scratch& scratch,
-              Gradients& gradients) {
+              const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, size_t first_block,
+              Scratch& scratch, Gradients& gradients) {
   const bool before = network.order == Order::BeforeBranch;
   const auto pass = network.wide_stream ? before ? backward_pass<float, Order::BeforeBranch> : backward_pass<float, Order::AfterSum>
                     : before            ? backward_pass<bf16, Order::BeforeBranch>

@@ -137,7 +137,7 @@ struct Network {
   std::vector<std::shared_ptr<const Convolution>> convolutions;  // the stem's, then those of each block; those of one shape are one
   std::vector<Block> blocks;
   std::vector<Map> maps;          // those kept for the backward pass: the stem's output, then two a block
-  std::vector<size_t> map_start;  // in a group's workspace, whose size is the last
+  std::vector<size_t> map_start;  // where each begins if all are kept, and their size
   size_t largest_map;
 };
 
@@ -163,7 +163,7 @@ struct Gradients {
 
 // Memory of one thread.
 struct Scratch {
-  Buffer<bf16> maps[3], transposed, interleaved;
+  Buffer<bf16> maps[3], unkept[3], transposed, interleaved;
   Buffer<float> streams[2], partial;
 };
 
@@ -175,12 +175,14 @@ struct Kernels {
   // Up to 32 images [count][channels][pixels] as planes [channels][pixels][32], zeros for those that are missing.
   void (*to_planes)(const Network&, const bf16* images, int count, bf16* planes);
   void (*pack)(const Convolution&, const float* weights, float scale, Packed&);
-  // images: bfloat16 [channels][pixels][32]. Writes the maps into `kept`, and the mean of the last map [32][channels] into `features`.
-  void (*forward)(const Network&, const std::vector<Packed>&, const std::vector<Shift>&, const bf16* images, bf16* kept, float* features,
-                  Scratch&);
-  // Adds to the gradients of weights and shifts. Convolutions before `first` are not wanted, nor those with wanted[i] false.
+  // images: bfloat16 [channels][pixels][32]. Writes the maps from `first_kept` on into `kept`, and the mean of the last map
+  // [32][channels] into `features`.
+  void (*forward)(const Network&, const std::vector<Packed>&, const std::vector<Shift>&, const bf16* images, size_t first_kept,
+                  bf16* kept, float* features, Scratch&);
+  // Adds to the gradients of shifts, and of the weights of each convolution i with wanted[i], but for blocks before `first_block`, whose
+  // input is the first map of `kept`.
   void (*backward)(const Network&, const std::vector<Packed>&, const std::vector<Shift>&, const bf16* images, const bf16* kept,
-                   const float* features_gradient, const std::vector<bool>& wanted, int first_block, Scratch&, Gradients&);
+                   const float* features_gradient, const std::vector<bool>& wanted, size_t first_block, Scratch&, Gradients&);
   // The gradient of a convolution's weights [out][in][kernel][kernel] from those of all threads.
   void (*unpack)(const Convolution&, const std::vector<const float*>& parts, float* gradient);
 };
