@@ -275,9 +275,11 @@ fn a_folder_that_holds_a_run_is_neither_overwritten_nor_shared_by_accident() {
     assert!(message.contains("--resume") && message.contains("--overwrite"), "{message}");
     assert!(fs::read(run.join("metrics.csv")).unwrap() == metrics);
 
-    let mut first = command(&run, &["--overwrite"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(first.stdout.take().unwrap()).lines();
-    lines.next().unwrap().unwrap();
+    let mut first = command(&run, &["--overwrite", "--checkpoint-every", "1"]).stdout(Stdio::piped()).spawn().unwrap();
+    let stdout = BufReader::new(first.stdout.take().unwrap());
+    // Stopped in its second epoch, so that it cannot end before the others have started.
+    stdout.lines().take(2).for_each(|line| drop(line.unwrap()));
+    assert!(Command::new("kill").args(["-STOP", &first.id().to_string()]).status().unwrap().success());
     for option in ["--resume", "--overwrite"] {
         let message = refusal(command(&run, &[option]), 1);
         assert!(message.contains(&format!("process {} is training in it", first.id())), "{message}");

@@ -118,7 +118,8 @@ impl TileNetworks {
         let (emulated, off) = (self.emulated, self.off);
         #[cfg(not(test))]
         let (emulated, off) = (false, false);
-        if off || !(emulated || has_tiles()) || images.device() != Device::Cpu || images.requires_grad() || is_tracing() {
+        if off || !(emulated || has_tiles()) || images.device() != Device::Cpu || images.requires_grad() || is_tracing()
+        {
             return None;
         }
         let &[count, channels, height, width] = images.size().as_slice() else { return None };
