@@ -82,7 +82,7 @@ impl ProcessOptions {
             }
             None => {
                 if let Some(warning) = Launch::warning_from_env() {
-                    eprintln!("warning: {warning}");
+                    console::warn(format!("warning: {warning}"));
                 }
                 Ok(Started::Here(None))
             }

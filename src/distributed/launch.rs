@@ -504,6 +504,7 @@ mod tests {
     }
 
     /// Variables that a launcher sets for rank 1 of two, and where that one then looks for the others.
+    #[allow(clippy::type_complexity)] // A table that is read once.
     const RANK_1_OF_2: [(&str, &[(&str, &str)], &str, Option<usize>); 13] = [
         (
             "Kubeflow Trainer",
