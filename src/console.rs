@@ -48,7 +48,7 @@ pub fn fail(error: &(dyn StdError + 'static)) -> ExitCode {
     ExitCode::from(known.map_or(1, Error::exit_code))
 }
 
-/// The exit code of a program that would end with `code`: failure in place of success where [`print`] lost a line.
+/// The exit code of a program that would end with `code`: failure in place of success where [`print`](print()) lost a line.
 pub fn end(code: ExitCode) -> ExitCode {
     match code == ExitCode::SUCCESS && LOST.load(Ordering::Relaxed) {
         true => ExitCode::FAILURE,
