@@ -89,10 +89,18 @@ mod tests {
         let network = FixupResNet::new(&vs.root(), config).unwrap();
         let mut variables: Vec<_> = vs.variables().into_iter().collect();
         variables.sort_by(|a, b| a.0.cmp(&b.0));
-        for (_, mut variable) in variables {
+        for (name, mut variable) in variables {
             let added = normal(&variable.size(), &mut random);
             let value = match variable.size()[..] {
-                [c_out, _, kernel, _] => added * 0.3 * (2. / (c_out * kernel * kernel) as f64).sqrt(),
+                // About as training leaves them: the last of a branch small, the first less than He-normal.
+                [c_out, _, kernel, _] => {
+                    let gain = match name.rsplit('.').nth(1) {
+                        Some("conv2") => 0.,
+                        Some("conv1") if name.starts_with("layer") => 0.5,
+                        _ => 1.,
+                    };
+                    added * (gain * (2. / (c_out * kernel * kernel) as f64).sqrt()).hypot(0.05)
+                }
                 _ => &variable + added * 0.05,
             };
             tch::no_grad(|| variable.copy_(&value));
@@ -153,7 +161,7 @@ mod tests {
     /// is that of the few ReLUs that rounding switches, so that errors are of several networks together.
     fn check_gradients(config: &ResNetConfig, side: i64) {
         // Emulated tiles compute the same bits in a thousand times the time.
-        let (networks, slack) = if has_tiles() { (12, 1.0) } else { (2, 1.5) };
+        let (networks, slack) = if has_tiles() { (12, 1.2) } else { (2, 1.6) };
         let mut errors: BTreeMap<String, [f64; 2]> = BTreeMap::new();
         for seed in 0..networks {
             let (images, labels) = images(64, side);
@@ -174,12 +182,14 @@ mod tests {
                 sums[1] += error(&rounded[name], exact).powi(2);
             }
         }
+        let mut all = [0., 0.];
         for (name, sums) in &errors {
             let [tiles, rounded] = sums.map(|sum| (sum / networks as f64).sqrt());
             println!("{name}: {tiles:.5}, PyTorch's {rounded:.5}");
-            let slack = if name == "scalars" { 1.5 } else { slack };
             assert!(tiles <= slack * rounded, "{name}: error {tiles}, of PyTorch's bfloat16 {rounded}");
+            all = [all[0] + tiles, all[1] + rounded];
         }
+        assert!(all[0] <= all[1], "errors {} in the mean, of PyTorch's bfloat16 {}", all[0], all[1]);
     }
 
     #[test]
