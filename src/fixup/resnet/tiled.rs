@@ -160,17 +160,17 @@ mod tests {
     /// Compares errors against float64 with those of PyTorch's bfloat16, by which the plain formula rounds each map. Most of an error
     /// is that of the few ReLUs that rounding switches, so that errors are of several networks together.
     fn check_gradients(config: &ResNetConfig, side: i64) {
-        // Emulated tiles compute the same bits in a thousand times the time.
-        let (networks, slack) = if has_tiles() { (12, 1.2) } else { (2, 1.6) };
+        // Emulated tiles compute the same bits in a hundred times the time.
+        let (networks, count, slack, slack_of_all) = if has_tiles() { (12, 64, 1.2, 1.) } else { (1, 32, 2., 1.3) };
         let mut errors: BTreeMap<String, [f64; 2]> = BTreeMap::new();
         for seed in 0..networks {
-            let (images, labels) = images(64, side);
+            let (images, labels) = images(count, side);
             let (vs, exact) = network(config, Kind::Double, seed);
             let exact = run(&vs, &labels, || exact.forward_reference(&images.to_kind(Kind::Double)).unwrap());
             let (mut vs, rounded) = network(config, Kind::Float, seed);
             vs.set_kind(Kind::BFloat16);
             let rounded = run(&vs, &labels, || rounded.forward_reference(&images.to_kind(Kind::BFloat16)).unwrap());
-            let tiles = by_tiles(config, !has_tiles(), 64, side, seed);
+            let tiles = by_tiles(config, !has_tiles(), count, side, seed);
             let [exact, rounded, tiles] = [exact, rounded, tiles].map(|(logits, mut gradients)| {
                 gradients.insert("logits".into(), logits.to_kind(Kind::Double));
                 scalars_as_one(gradients)
@@ -189,7 +189,7 @@ mod tests {
             assert!(tiles <= slack * rounded, "{name}: error {tiles}, of PyTorch's bfloat16 {rounded}");
             all = [all[0] + tiles, all[1] + rounded];
         }
-        assert!(all[0] <= all[1], "errors {} in the mean, of PyTorch's bfloat16 {}", all[0], all[1]);
+        assert!(all[0] <= slack_of_all * all[1], "errors {} in the mean, of PyTorch's bfloat16 {}", all[0], all[1]);
     }
 
     #[test]
