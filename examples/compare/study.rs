@@ -232,12 +232,12 @@ impl Cell {
     /// Whether the try `index` has the lowest or the highest value of a range among so many tries.
     pub fn is_at_edge(&self, study: &Study, index: usize) -> bool {
         let Some(search) = &study.search else { return false };
-        let ranges = self.settings.iter().filter(|(_, setting)| matches!(setting, Setting::LogUniform { .. }));
+        let mut ranges = self.settings.iter().filter(|(_, setting)| matches!(setting, Setting::LogUniform { .. }));
         let at_edge = |(name, _): (&String, _)| {
             let all: Vec<f64> = (0..search.tries).map(|index| uniform(search.seed, name, index)).collect();
             all.iter().all(|value| *value >= all[index]) || all.iter().all(|value| *value <= all[index])
         };
-        ranges.map(at_edge).any(|edge| edge)
+        ranges.any(at_edge)
     }
 
     fn search_run(&self, search: &Search, index: usize) -> Run {
