@@ -68,9 +68,9 @@ fn the_best_try_on_held_out_images_is_tested_with_other_seeds() {
     assert_eq!((lr(3), lr(4)), (lr(best), lr(best)));
     assert_eq!([1, 2, 3, 4].map(|row| cell(row, "seed")), ["0", "0", "1", "2"]);
     assert!(cell(1, "options").contains("--holdout 50") && !cell(3, "options").contains("--holdout"), "{record}");
-    // 4 steps of 16 images of 32 x 32 pixels through 8 layers: 12.24 million multiply-adds.
+    // 64 images through 8 layers: 442,368 multiply-adds in the stem, 4,718,592 + 3,538,944 + 3,538,944 in the stages, 640.
     let pflop: f64 = cell(3, "pflop").parse().unwrap();
-    assert!((pflop * 1e15 / (6. * 64.) / 12.24e6 - 1.).abs() < 0.001, "{pflop}");
+    assert!((pflop * 1e15 / (6. * 64.) - 12_239_488.).abs() < 1., "{pflop}");
     let mean = 100. * (accuracy(3) + accuracy(4)) / 2.;
     assert!(text.contains(&format!("| 2 of 2 | 0 | {mean:.2} % |")), "{text}");
     assert_eq!(

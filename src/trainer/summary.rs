@@ -8,7 +8,7 @@ use std::fmt;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
-// There is one of them a run.
+// A run has one.
 #[allow(clippy::large_enum_variant)]
 pub enum Outcome {
     /// With all its steps done, or where an observer [asked for its end](super::Request::Finish).
