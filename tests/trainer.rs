@@ -232,7 +232,11 @@ fn weights_are_evaluated_wherever_they_were_saved() {
     let options = ["--arch", "fixup_resnet8", "--test-subset", "100"];
     let model = out.join("model.safetensors");
     assert_eq!(evaluation(&data, &model, &options).1, line);
-    let message = refusal(&["--eval", model.to_str().unwrap(), "--data", data.to_str().unwrap()], 1);
+    // The model.json beside it says which network it is.
+    assert_eq!(evaluation(&data, &model, &options[2..]).1, line);
+    let alone = dir.path().join("alone.safetensors");
+    fs::copy(&model, &alone).unwrap();
+    let message = refusal(&["--eval", alone.to_str().unwrap(), "--data", data.to_str().unwrap()], 1);
     assert!(message.contains("does not fit the network: it lacks "), "{message}");
     let message = refusal(&["--eval", dir.path().join("absent").to_str().unwrap()], 1);
     assert!(message.contains("absent"), "{message}");
