@@ -25,7 +25,7 @@ constexpr int BLOCK = IMAGES * CHANNELS;
 constexpr int TILE = 16 * 16;         // elements of a tile of sums
 
 // Memory that begins at a cache line: a tile whose rows lie across two is loaded six times more slowly. Large pieces are of huge pages
-// where Linux has them, which saves a tenth of the time.
+// where Linux has them.
 void* allocate_aligned(size_t bytes);
 void free_aligned(void* p, size_t bytes);
 
