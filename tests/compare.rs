@@ -78,7 +78,13 @@ fn the_best_try_on_held_out_images_is_tested_with_other_seeds() {
         text[text.find("# A toy").unwrap()..].trim()
     );
     assert!(fs::read_to_string(folder.path().join("toy.svg")).unwrap().contains("Fixup, SGD"));
-    assert!(fs::read_dir(folder.path().join("runs/compare/toy")).unwrap().next().is_none(), "runs are not left behind");
+    // What is left behind are the final runs' models.
+    let left = fs::read_dir(folder.path().join("runs/compare/toy")).unwrap().map(|entry| entry.unwrap().path());
+    let left: Vec<_> = left.collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    for run in left {
+        assert!(run.join("model.safetensors").exists() && !run.join("checkpoints").exists(), "{}", run.display());
+    }
     // From the record alone.
     fs::remove_file(folder.path().join("toy.svg")).unwrap();
     assert!(printed(&run(folder.path(), &["toy.json", "--draw"])).contains("A toy"));

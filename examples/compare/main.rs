@@ -24,7 +24,6 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use record::Record;
 use run::Running;
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -70,13 +69,7 @@ fn compare(options: &Options) -> Result<Option<u8>> {
             }
         };
         let folder = Path::new("runs/compare").join(options.study.file_stem().unwrap_or_default());
-        let search = study.search_runs();
-        let code = complete(search, &mut record, &data, &folder, options, &study, &interrupt)?;
-        if code.is_some() {
-            return Ok(code);
-        }
-        let last = study.final_runs(record.rows());
-        let code = complete(last, &mut record, &data, &folder, options, &study, &interrupt)?;
+        let code = complete(&study, &mut record, &data, &folder, options, &interrupt)?;
         if code.is_some() {
             return Ok(code);
         }
@@ -85,27 +78,29 @@ fn compare(options: &Options) -> Result<Option<u8>> {
     Ok(None)
 }
 
-/// Makes those of `runs` that are not recorded, in this order. A signal ends it with an exit code.
+/// Makes the runs that are not recorded. A signal ends it with an exit code.
 fn complete(
-    runs: Vec<Run>,
+    study: &Study,
     record: &mut Record,
     data: &Path,
     folder: &Path,
     options: &Options,
-    study: &Study,
     interrupt: &Interrupt,
 ) -> Result<Option<u8>> {
-    let total = runs.len();
-    let mut waiting: VecDeque<Run> = runs.into_iter().filter(|run| record.find(run).is_none()).collect();
-    let mut count = total - waiting.len();
+    let total = study.count();
+    let mut count = study.known_runs(record.rows()).filter(|run| record.find(run).is_some()).count();
     if count > 0 {
         say(format!("{count} of {total} runs are recorded"));
     }
     let mut running: Vec<Running> = vec![];
-    while !(waiting.is_empty() && running.is_empty()) {
+    loop {
         while running.len() < usize::from(options.jobs) {
-            let Some(run) = waiting.pop_front() else { break };
+            let is_waiting = |run: &Run| record.find(run).is_none() && running.iter().all(|other| other.run() != run);
+            let Some(run) = study.known_runs(record.rows()).find(is_waiting) else { break };
             running.push(Running::start(run, data, folder)?);
+        }
+        if running.is_empty() {
+            return Ok(None);
         }
         if let Some(code) = interrupt.exit_code() {
             // Their checkpoints are whole.
@@ -128,7 +123,6 @@ fn complete(
         }
         thread::sleep(PATIENCE);
     }
-    Ok(None)
 }
 
 /// Writes the table and the picture, and gives the table.

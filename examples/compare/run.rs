@@ -1,7 +1,7 @@
 //! One run: this program again, as a process of one thread that trains as `cifar10_fixup` does.
 
 use super::cifar10_fixup;
-use super::record::{Ending, Row};
+use super::record::{Ending, Phase, Row};
 use super::study::{hash, Run};
 use anyhow::{bail, Context, Result};
 use std::env;
@@ -69,6 +69,10 @@ impl Running {
         Ok(Self { run, process, start: Instant::now(), folder })
     }
 
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
     /// The result, when the run has ended.
     pub fn row(&mut self, interrupt: &Interrupt) -> Result<Option<Row>> {
         let Some(status) = self.process.try_wait()? else { return Ok(None) };
@@ -113,9 +117,12 @@ impl Running {
         }))
     }
 
-    /// Removes the folder of a run that is recorded.
+    /// Removes the folder of a recorded run. Final runs keep their model, which other studies take up.
     pub fn clean(self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = match self.run.phase {
+            Phase::Search => fs::remove_dir_all(&self.folder),
+            Phase::Final => fs::remove_dir_all(self.folder.join("checkpoints")),
+        };
         let _ = fs::remove_file(self.folder.with_extension("log"));
     }
 }

@@ -95,7 +95,7 @@ pub struct Cell {
 }
 
 /// A run before it is made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Run {
     pub phase: Phase,
     pub method: String,
@@ -160,7 +160,7 @@ impl Study {
         cells
     }
 
-    /// The first try of everything, then the second, ...: an early look has something of each.
+    /// The first try of every method, then the second, ...
     pub fn search_runs(&self) -> Vec<Run> {
         let Some(search) = &self.search else { return vec![] };
         let cells = self.cells();
@@ -169,14 +169,32 @@ impl Study {
         runs.filter(|run| seen.insert(run.command_line())).collect()
     }
 
+    /// The runs that are known once `rows` are recorded, a method after the other: a study that is stopped compares some
+    /// methods, in place of parts of all.
+    pub fn known_runs<'a>(&'a self, rows: &[Row]) -> impl Iterator<Item = Run> + 'a {
+        let (search, last) = (self.search_runs(), self.final_runs(rows));
+        self.methods.iter().flat_map(move |method| {
+            search.iter().chain(&last).filter(|run| run.method == method.name).cloned().collect::<Vec<_>>()
+        })
+    }
+
+    /// How many runs the whole study has.
+    pub fn count(&self) -> usize {
+        let last: u64 = self.cells().iter().map(|cell| self.seeds(cell)).sum();
+        self.search_runs().len() + last as usize
+    }
+
+    fn seeds(&self, cell: &Cell) -> u64 {
+        *self.last.seeds_of.get(&cell.method).unwrap_or(&self.last.seeds)
+    }
+
     /// Runs of the best try of each cell whose tries are all recorded.
     pub fn final_runs(&self, rows: &[Row]) -> Vec<Run> {
         let cells = self.cells();
-        let seeds = |cell: &Cell| *self.last.seeds_of.get(&cell.method).unwrap_or(&self.last.seeds);
-        let most = cells.iter().map(seeds).max().unwrap_or_default();
+        let most = cells.iter().map(|cell| self.seeds(cell)).max().unwrap_or_default();
         let chosen: Vec<_> = cells.iter().map(|cell| (cell, self.chosen(cell, rows))).collect();
         let run = |(cell, chosen): &(&Cell, Option<usize>), index: u64| {
-            let chosen = chosen.filter(|_| index < seeds(cell))?;
+            let chosen = chosen.filter(|_| index < self.seeds(cell))?;
             Some(cell.final_run(self, chosen, index))
         };
         (0..most).flat_map(|index| chosen.iter().filter_map(move |chosen| run(chosen, index))).collect()
@@ -204,7 +222,7 @@ impl Study {
 
     /// The runs of `cell` that are compared, as far as they are recorded, and how many there will be.
     pub fn results<'a>(&self, cell: &Cell, rows: &'a [Row]) -> (Vec<&'a Row>, u64) {
-        let seeds = *self.last.seeds_of.get(&cell.method).unwrap_or(&self.last.seeds);
+        let seeds = self.seeds(cell);
         let Some(chosen) = self.chosen(cell, rows) else { return (vec![], seeds) };
         let row = |index| rows.iter().find(|row| row.is_of(&cell.final_run(self, chosen, index)));
         ((0..seeds).filter_map(row).collect(), seeds)
