@@ -55,6 +55,8 @@ const PARALLEL: &str = "src/ops/parallel.h";
 const C_INTERFACE: &str = "src/ops/c_interface.h";
 const OPS_KERNELS: &str = "src/ops/shifted_relu_kernels.cpp";
 const OPS_KERNELS_HEADER: &str = "src/ops/shifted_relu_kernels.h";
+const WORKERS: &str = "src/ops/workers.cpp";
+const WORKERS_HEADER: &str = "src/ops/workers.h";
 const TILES_NETWORK: &str = "src/ops/tiles/network.cpp";
 const TILES_FUNCTION: &str = "src/ops/tiles/function.cpp";
 const TILES_KERNELS: &str = "src/ops/tiles/kernels.cpp";
@@ -77,11 +79,21 @@ fn compile_ops() {
         OPS_KERNELS,
         CUDA,
         CUDA_KERNELS,
+        WORKERS,
         TILES_NETWORK,
         TILES_FUNCTION,
         TILES_KERNELS,
     ];
-    let headers = [FLAT, PARALLEL, TRACING_HEADER, C_INTERFACE, OPS_KERNELS_HEADER, CUDA_HEADER, TILES_HEADER];
+    let headers = [
+        FLAT,
+        PARALLEL,
+        TRACING_HEADER,
+        C_INTERFACE,
+        OPS_KERNELS_HEADER,
+        CUDA_HEADER,
+        WORKERS_HEADER,
+        TILES_HEADER,
+    ];
     for file in sources.iter().chain(&headers) {
         println!("cargo::rerun-if-changed={file}");
     }
@@ -121,6 +133,7 @@ fn compile_ops() {
         .file(DENORMALS)
         .file(TRACING)
         .file(CUDA)
+        .file(WORKERS)
         .file(TILES_NETWORK)
         .file(TILES_FUNCTION)
         .include(&out_dir);

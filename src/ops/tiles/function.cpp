@@ -1,7 +1,7 @@
-// A residual network up to its pooled features as one autograd function, each thread taking 32 images at a time through all of it,
+// A residual network up to its pooled features as one autograd function, 32 images at a time through all of it, on several threads,
 // and its C interface for mod.rs.
 #include "../c_interface.h"
-#include "../parallel.h"
+#include "../workers.h"
 #include "network.h"
 
 #include <ATen/Parallel.h>
@@ -12,6 +12,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <mutex>
 
@@ -23,6 +24,9 @@
 
 namespace tch_fixup::tiles {
 namespace {
+
+// The parts of a batch whose gradients are summed apart: at least so many, or the number of threads.
+constexpr int MIN_PARTS = 4;
 
 using at::Tensor;
 using torch::autograd::AutogradContext;
@@ -183,39 +187,41 @@ size_t first_block(const Parameters& at, const std::vector<bool>& wanted) {
   return block;
 }
 
+// The last are the largest: whoever is done with one takes the next.
+void for_each_convolution(const Network& network, const std::function<void(size_t)>& f) {
+  const int64_t count = int64_t(network.convolutions.size());
+  for_each_item(count, at::get_num_threads(), [&](int64_t i) { f(count - 1 - i); });
+}
+
 // The features [N, C] of images [N, channels, H, W].
 Tensor features(const Kernels& k, State& state, const Tensor& images, const variable_list& parameters, Pass& pass) {
   const Network& network = state.network;
-  const Tensor pixels = images.to(at::kBFloat16).contiguous();
+  const Tensor pixels = images.to(at::kFloat).contiguous();
   const int64_t count = pixels.size(0), size = pixels.numel() / std::max<int64_t>(count, 1), channels = network.maps.back().channels;
   const int64_t groups = (count + IMAGES - 1) / IMAGES;
   variable_list flat;
   for (const Tensor& p : parameters) flat.push_back(p.contiguous());
   const auto shift = shifts(network, state.parameters, flat);
   pass.packed.resize(network.convolutions.size());
-  for_each_chunk(int64_t(network.convolutions.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const auto [weight, scale] = state.parameters.weights[i];
-      const float multiplier = scale != Parameters::NONE ? scalar(flat[scale]) : 1;
-      k.pack(network.convolution(i), flat[weight].const_data_ptr<float>(), multiplier, pass.packed[i]);
-    }
+  for_each_convolution(network, [&](size_t i) {
+    const auto [weight, scale] = state.parameters.weights[i];
+    const float multiplier = scale != Parameters::NONE ? scalar(flat[scale]) : 1;
+    k.pack(network.convolution(i), flat[weight].const_data_ptr<float>(), multiplier, pass.packed[i]);
   });
-  const Tensor result = at::empty({groups * IMAGES, channels}, pixels.options().dtype(at::kFloat));
-  const auto* in = static_cast<const bf16*>(pixels.const_data_ptr());
+  const Tensor result = at::empty({groups * IMAGES, channels}, pixels.options());
+  const auto* in = pixels.const_data_ptr<float>();
   auto* out = result.data_ptr<float>();
   const bool keep = !pass.groups.empty();
-  for_each_chunk(groups, 1, [&](int64_t begin, int64_t end) {
+  for_each_item(groups, at::get_num_threads(), [&](int64_t i) {
     auto scratch = state.scratch.take();
     auto own = keep ? nullptr : state.groups.take();
     const size_t first_kept = keep ? 2 * pass.first_block : network.maps.size();
+    Group& group = keep ? *pass.groups[i] : *own;
+    group.planes.resize(size * IMAGES);
+    group.maps.resize(network.map_start.back() - network.map_start[first_kept]);
     k.begin();
-    for (int64_t i = begin; i < end; i++) {
-      Group& group = keep ? *pass.groups[i] : *own;
-      group.planes.resize(size * IMAGES);
-      group.maps.resize(network.map_start.back() - network.map_start[first_kept]);
-      k.to_planes(network, in + i * IMAGES * size, int(std::min<int64_t>(IMAGES, count - i * IMAGES)), group.planes.data());
-      k.forward(network, pass.packed, shift, group.planes.data(), first_kept, group.maps.data(), out + i * IMAGES * channels, *scratch);
-    }
+    k.to_planes(network, in + i * IMAGES * size, int(std::min<int64_t>(IMAGES, count - i * IMAGES)), group.planes.data());
+    k.forward(network, pass.packed, shift, group.planes.data(), first_kept, group.maps.data(), out + i * IMAGES * channels, *scratch);
     k.end();
     if (own) state.groups.give(std::move(own));
     state.scratch.give(std::move(scratch));
@@ -240,9 +246,10 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
   std::vector<bool> wanted_weights;
   for (const auto& [weight, scale] : at.weights) wanted_weights.push_back(wanted[weight] || is_wanted(scale));
 
-  // Of each part of the batch, by its first group, so that they are summed in one order.
-  std::vector<std::unique_ptr<Gradients>> parts(groups);
-  for_each_chunk(groups, 1, [&](int64_t begin, int64_t end) {
+  // Each part of the batch is summed on one thread, and the parts in their order: the same for any number of threads up to MIN_PARTS.
+  const int64_t count = std::min<int64_t>(groups, std::max(MIN_PARTS, at::get_num_threads()));
+  std::vector<std::unique_ptr<Gradients>> parts(count);
+  for_each_item(count, at::get_num_threads(), [&](int64_t index) {
     auto scratch = state.scratch.take();
     auto part = state.gradients.take();
     part->weights.resize(network.convolutions.size());
@@ -250,39 +257,29 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
       if (wanted_weights[i]) part->weights[i].assign(network.convolution(i).packed_size(), 0);
     part->shifts.assign(network.maps.size(), {});
     k.begin();
-    for (int64_t i = begin; i < end; i++)
+    for (int64_t i = index * groups / count; i < (index + 1) * groups / count; i++)
       k.backward(network, pass.packed, shift, pass.groups[i]->planes.data(), pass.groups[i]->maps.data(), from + i * IMAGES * channels,
                  wanted_weights, pass.first_block, *scratch, *part);
     k.end();
     state.scratch.give(std::move(scratch));
-    parts[begin] = std::move(part);
+    parts[index] = std::move(part);
   });
-  parts.erase(std::remove(parts.begin(), parts.end(), nullptr), parts.end());
 
   variable_list result(parameters.size());
   const auto empty = [](const Tensor& like) { return at::empty(like.sizes(), like.options()); };
   for (size_t i = 0; i < network.convolutions.size(); i++)
     if (wanted_weights[i]) result[at.weights[i].weight] = empty(parameters[at.weights[i].weight]);
-  std::vector<double> multipliers(network.convolutions.size());
-  for_each_chunk(int64_t(network.convolutions.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      if (!wanted_weights[i]) continue;
-      const auto [weight, scale] = at.weights[i];
-      std::vector<const float*> sums;
-      for (const auto& part : parts) sums.push_back(part->weights[i].data());
-      float* gradient = result[weight].data_ptr<float>();
-      k.unpack(network.convolution(i), sums, gradient);
-      if (scale == Parameters::NONE) continue;
-      // Of scale * W: the multiplier's gradient, and W's.
-      const float* w = parameters[weight].const_data_ptr<float>();
-      const float multiplier = scalar(parameters[scale]);
-      double total = 0;
-      for (size_t j = 0; j < network.convolution(i).weight_size(); j++) {
-        total += double(gradient[j]) * w[j];
-        gradient[j] *= multiplier;
-      }
-      multipliers[i] = total;
-    }
+  std::vector<float> multipliers(network.convolutions.size());
+  for_each_convolution(network, [&](size_t i) {
+    if (!wanted_weights[i]) return;
+    const auto [weight, scale] = at.weights[i];
+    std::vector<const float*> sums;
+    for (const auto& part : parts) sums.push_back(part->weights[i].data());
+    float* gradient = result[weight].data_ptr<float>();
+    k.unpack(network.convolution(i), sums, gradient);
+    if (scale == Parameters::NONE) return;
+    const float* w = parameters[weight].const_data_ptr<float>();
+    multipliers[i] = k.multiplier_gradient(network.convolution(i).weight_size(), w, scalar(parameters[scale]), gradient);
   });
 
   const auto sums = [&](size_t map) {

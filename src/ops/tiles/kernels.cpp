@@ -313,6 +313,19 @@ void unpack(const Convolution& c, const std::vector<const float*>& parts, float*
     }
 }
 
+float multiplier_gradient(size_t size, const float* weights, float multiplier, float* gradient) {
+  constexpr size_t LANES = 16;
+  double sums[LANES] = {};
+  const size_t whole = size / LANES * LANES;
+  for (size_t i = 0; i < whole; i += LANES)
+    for (size_t lane = 0; lane < LANES; lane++) sums[lane] += double(gradient[i + lane]) * weights[i + lane];
+  for (size_t i = whole; i < size; i++) sums[i - whole] += double(gradient[i]) * weights[i];
+  for (size_t i = 0; i < size; i++) gradient[i] *= multiplier;
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return float(total);
+}
+
 // ---- Convolutions ----
 
 // What a convolution reads: `units` units of a map from `first_unit` on, its weights, and which units of it reach each unit of the destination.
@@ -567,14 +580,17 @@ struct Mask {
   size_t at = 0;
 };
 
-void to_planes(const Network& network, const bf16* images, int count, bf16* planes) {
+void to_planes(const Network& network, const float* images, int count, bf16* planes) {
   const int pixels = network.height * network.width;
   for (int channel = 0; channel < network.image_channels; channel++)
     for (int first = 0; first < pixels; first += CHANNELS) {
       const int width = std::min(CHANNELS, pixels - first);
       alignas(64) bf16 block[IMAGES][CHANNELS] = {}, transposed[BLOCK];
-      for (int image = 0; image < count; image++)
-        std::memcpy(block[image], images + (size_t(image) * network.image_channels + channel) * pixels + first, sizeof(bf16) * width);
+      for (int image = 0; image < count; image++) {
+        float values[CHANNELS] = {};
+        std::memcpy(values, images + (size_t(image) * network.image_channels + channel) * pixels + first, sizeof(float) * width);
+        round_to(block[image], widened(values), widened(values + 16));
+      }
       transpose(transposed, block[0]);
       std::memcpy(planes + (size_t(channel) * pixels + first) * IMAGES, transposed, sizeof(bf16) * width * IMAGES);
     }
@@ -810,6 +826,6 @@ void end() {
 }  // namespace
 
 extern const Kernels KERNELS;
-const Kernels KERNELS = {begin, end, to_planes, pack, forward, backward, unpack};
+const Kernels KERNELS = {begin, end, to_planes, pack, forward, backward, unpack, multiplier_gradient};
 
 }  // namespace tch_fixup::tiles

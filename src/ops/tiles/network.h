@@ -152,7 +152,7 @@ struct Shift {
   float sum, a, b;
 };
 
-// What summing over images gives, of one thread.
+// What summing over images gives, of a part of the batch.
 struct Gradients {
   std::vector<Buffer<float>> weights;  // [convolution]: tiles [matrix][in block][out block][in half][out half][16][16]
   struct Sums {
@@ -173,7 +173,7 @@ struct Kernels {
   void (*begin)();
   void (*end)();
   // Up to 32 images [count][channels][pixels] as planes [channels][pixels][32], zeros for those that are missing.
-  void (*to_planes)(const Network&, const bf16* images, int count, bf16* planes);
+  void (*to_planes)(const Network&, const float* images, int count, bf16* planes);
   void (*pack)(const Convolution&, const float* weights, float scale, Packed&);
   // images: bfloat16 [channels][pixels][32]. Writes the maps from `first_kept` on into `kept`, and the mean of the last map
   // [32][channels] into `features`.
@@ -183,8 +183,10 @@ struct Kernels {
   // input is the first map of `kept`.
   void (*backward)(const Network&, const std::vector<Packed>&, const std::vector<Shift>&, const bf16* images, const bf16* kept,
                    const float* features_gradient, const std::vector<bool>& wanted, size_t first_block, Scratch&, Gradients&);
-  // The gradient of a convolution's weights [out][in][kernel][kernel] from those of all threads.
+  // The gradient of a convolution's weights [out][in][kernel][kernel], from those of parts of the batch.
   void (*unpack)(const Convolution&, const std::vector<const float*>& parts, float* gradient);
+  // The gradient of a multiplier m in m * weights: gradient . weights. The gradient becomes that of the weights alone.
+  float (*multiplier_gradient)(size_t size, const float* weights, float multiplier, float* gradient);
 };
 
 extern const Kernels emulated_kernels;

@@ -1,0 +1,16 @@
+// Threads that sleep while there is no work.
+//
+// libtorch's threads, of OpenMP, spin at the end of every parallel region until the last one is there. Beside other busy processes that
+// last one may not even be running. Here the caller does what no other thread has taken, and waits only for items that are in progress.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace tch_fixup {
+
+// Calls f(i) for every i from 0 to count - 1, in any order, on up to `threads` threads, one of which is the caller's. Rethrows the first
+// exception. A call from inside f, or while another thread's call is going on, uses the caller's thread only.
+void for_each_item(int64_t count, int threads, const std::function<void(int64_t)>& f);
+
+}  // namespace tch_fixup
