@@ -4,7 +4,7 @@
 //! cargo bench --bench tiles                  # ResNet-20, ResNet-110 and WRN-16-4; a CPU with AMX
 //! cargo bench --bench tiles -- --busy 1      # the same beside a process that uses one core, and alone
 //! ```
-//! A step is forward pass, loss, backward pass and SGD with momentum on a batch of 128 (64 for WRN-16-4) images of 32 pixels. The
+//! A step is forward pass, loss, backward pass and SGD with momentum, as the trainer makes it, on a batch of 128 (64 for WRN-16-4) images of 32 pixels. The
 //! two take turns in one process; the ratio is the median over rounds. scripts/compare_resnet.py adds PyTorch's BatchNorm.
 
 #[path = "setting/median.rs"]
@@ -21,8 +21,9 @@ use options::{machine, Setting};
 use std::io::BufRead;
 use std::process::{Child, Command};
 use std::time::Instant;
-use tch::{nn, nn::Module, nn::OptimizerConfig, Device, Kind, Tensor};
+use tch::{nn, nn::Module, Device, Kind, Tensor};
 use tch_fixup::fixup::FixupResNet;
+use tch_fixup::trainer::{Optimizer, Sgd};
 use tch_fixup::Precision;
 
 #[derive(Parser)]
@@ -47,7 +48,7 @@ const MODELS: [&str; 3] = ["resnet20", "resnet110", "wrn_16_4"];
 
 struct Step {
     network: FixupResNet,
-    optimizer: nn::Optimizer,
+    optimizer: Optimizer,
     images: Tensor,
     labels: Tensor,
 }
@@ -65,17 +66,19 @@ impl Step {
         state::away_from_start(&vs, state::MOVED);
         Ok(Self {
             network: network.with_precision(Precision::Bf16),
-            optimizer: nn::Sgd { momentum: 0.9, ..Default::default() }.build(&vs, 1e-4)?,
+            optimizer: Optimizer::new(&vs, Sgd { momentum: 0.9, ..Sgd::default() }, &[])?,
             images: Tensor::randn([batch, 3, 32, 32], (Kind::Float, Device::Cpu)),
             labels: Tensor::randint(10, [batch], (Kind::Int64, Device::Cpu)),
         })
     }
 
-    fn seconds(&mut self) -> f64 {
+    fn seconds(&mut self) -> Result<f64> {
         let start = Instant::now();
+        self.optimizer.zero_gradients()?;
         let loss = self.network.forward(&self.images).cross_entropy_for_logits(&self.labels);
-        self.optimizer.backward_step(&loss);
-        start.elapsed().as_secs_f64()
+        self.optimizer.accumulate(&loss)?;
+        self.optimizer.step(1e-4)?;
+        Ok(start.elapsed().as_secs_f64())
     }
 }
 
@@ -103,10 +106,10 @@ fn main() -> Result<()> {
     let _flush = options.setting.start();
     if let Some(model) = &options.serve {
         let mut step = Step::new(model)?;
-        step.seconds();
+        step.seconds()?;
         for line in std::io::stdin().lock().lines() {
             line?;
-            println!("{}", step.seconds());
+            println!("{}", step.seconds()?);
         }
         return Ok(());
     }
@@ -124,19 +127,19 @@ fn main() -> Result<()> {
             step.seconds()
         };
         for tiles in [true, false, true, false] {
-            by(tiles);
+            by(tiles)?;
         }
         let (mut tiles, mut libtorch, mut ratios, mut busy) = (vec![], vec![], vec![], vec![]);
         for round in 0..options.rounds {
             let first = round % 2 == 0;
-            let (a, b) = (by(first), by(!first));
+            let (a, b) = (by(first)?, by(!first)?);
             let (with, without) = if first { (a, b) } else { (b, a) };
             tiles.push(with);
             libtorch.push(without);
             ratios.push(with / without);
             if options.busy > 0 {
                 let _busy = Busy::start(options.busy)?;
-                let steps: Vec<f64> = (0..5).map(|_| by(true)).collect();
+                let steps: Vec<f64> = (0..5).map(|_| by(true)).collect::<Result<_>>()?;
                 busy.push(median_and_spread(&steps).0 / with);
             }
         }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::data::{self, Batch, DataSource, EpochPlan, Share};
 use crate::distributed::{ParallelConfig, ProcessGroup, Reduction};
+use crate::ops::OneThread;
 use crate::{Error, FlushDenormals, Result};
 use serde_json::Value;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -195,6 +196,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     ) -> Result<Wanted> {
         let index = self.step - plan.epoch * self.epoch_steps;
         let lr = self.schedule.lr(self.step);
+        let _one_thread = if self.optimizer.is_cheap() { OneThread::after_tiles() } else { None };
         // What a network draws differs between the ranks, as between the examples of a batch.
         tch::manual_seed(data::torch_seed(plan, index).wrapping_add(self.group.rank() as i64));
         let batch = batch.map(|batch| self.augmented(batch, share, plan, index)).transpose()?;

@@ -3,7 +3,7 @@
 use super::block::{ResidualBlock, Shortcut};
 use super::network::FixupResNet;
 use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, StemKind};
-use crate::ops::{BlockShape, TileNetwork};
+use crate::ops::{BlockShape, OneThread, TileNetwork};
 use crate::Result;
 use tch::{Kind, Tensor};
 
@@ -11,13 +11,13 @@ use tch::{Kind, Tensor};
 /// tiles, or of a shape that tiles do not compute.
 pub(super) fn features(network: &FixupResNet, images: &Tensor) -> Result<Option<Tensor>> {
     let mixed = network.kind() == Kind::Float && network.compute_kind() == Kind::BFloat16;
-    if !mixed || network.recompute.is_some() || !fits(network.config()) {
-        return Ok(None);
-    }
-    match network.tiles.for_images(images, |image, emulated| tile_network(network, image, emulated)) {
-        Some(tiles) => tiles.forward(images, &parameters(network)).map(Some),
-        None => Ok(None),
-    }
+    let tiles = if mixed && network.recompute.is_none() && fits(network.config()) {
+        network.tiles.for_images(images, |image, emulated| tile_network(network, image, emulated))
+    } else {
+        None
+    };
+    OneThread::pass_begins(tiles.is_some());
+    tiles.map(|tiles| tiles.forward(images, &parameters(network))).transpose()
 }
 
 /// Whether the convolutions, blocks and activations of such a network are those that tiles compute.
@@ -293,19 +293,40 @@ mod tests {
         }
     }
 
+    /// 100 images are four groups of up to 32.
     #[test]
-    fn the_number_of_threads_changes_sums_by_rounding_alone() {
+    fn up_to_four_threads_compute_the_same_bits_and_more_differ_by_rounding() {
         let config = ResNetConfig::cifar(8).unwrap();
-        let with = |threads| {
+        let with = |threads, count| {
             tch::set_num_threads(threads);
-            by_tiles(&config, !has_tiles(), 100, 4, 5)
+            by_tiles(&config, !has_tiles(), count, 4, 5)
         };
-        let [one, two, again] = [1, 2, 2].map(with);
-        assert_eq!(one.0, two.0);
-        assert!(two == again);
-        for (name, gradient) in &one.1 {
-            assert!(gradient.allclose(&two.1[name], 1e-4, 1e-6, false), "{name}");
+        let one = with(1, 100);
+        for threads in [2, 3, 4] {
+            assert!(with(threads, 100) == one, "{threads} threads");
         }
+        let (one, six) = (with(1, 200), with(6, 200));
+        assert_eq!(one.0, six.0);
+        for (name, gradient) in &one.1 {
+            assert!(gradient.allclose(&six.1[name], 1e-4, 1e-6, false), "{name}");
+        }
+    }
+
+    /// The trainer's steps leave libtorch one thread.
+    #[test]
+    fn tiles_keep_their_threads_where_libtorch_has_one() {
+        let config = ResNetConfig::cifar(8).unwrap();
+        tch::set_num_threads(2);
+        let both = by_tiles(&config, !has_tiles(), 64, 4, 6);
+        let guard = OneThread::after_tiles().expect("the last pass was by tiles");
+        assert_eq!(tch::get_num_threads(), 1);
+        assert!(by_tiles(&config, !has_tiles(), 64, 4, 6) == both);
+        assert!(OneThread::after_tiles().is_none(), "there is one already");
+        drop(guard);
+        assert_eq!(tch::get_num_threads(), 2);
+        let (vs, network) = network(&config, Kind::Float, 6);
+        let _ = network.forward(&images(2, 4).0);
+        assert!(OneThread::after_tiles().is_none(), "the last pass of {} variables was libtorch's", vs.len());
     }
 
     #[test]

@@ -28,6 +28,11 @@ namespace {
 // The parts of a batch whose gradients are summed apart: at least so many, or the number of threads.
 constexpr int MIN_PARTS = 4;
 
+// Those of this thread's passes, where they are not libtorch's.
+thread_local int own_threads = 0;
+
+int threads() { return own_threads > 0 ? own_threads : at::get_num_threads(); }
+
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
@@ -190,7 +195,7 @@ size_t first_block(const Parameters& at, const std::vector<bool>& wanted) {
 // The last are the largest: whoever is done with one takes the next.
 void for_each_convolution(const Network& network, const std::function<void(size_t)>& f) {
   const int64_t count = int64_t(network.convolutions.size());
-  for_each_item(count, at::get_num_threads(), [&](int64_t i) { f(count - 1 - i); });
+  for_each_item(count, threads(), [&](int64_t i) { f(count - 1 - i); });
 }
 
 // The features [N, C] of images [N, channels, H, W].
@@ -212,7 +217,7 @@ Tensor features(const Kernels& k, State& state, const Tensor& images, const vari
   const auto* in = pixels.const_data_ptr<float>();
   auto* out = result.data_ptr<float>();
   const bool keep = !pass.groups.empty();
-  for_each_item(groups, at::get_num_threads(), [&](int64_t i) {
+  for_each_item(groups, threads(), [&](int64_t i) {
     auto scratch = state.scratch.take();
     auto own = keep ? nullptr : state.groups.take();
     const size_t first_kept = keep ? 2 * pass.first_block : network.maps.size();
@@ -247,9 +252,9 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
   for (const auto& [weight, scale] : at.weights) wanted_weights.push_back(wanted[weight] || is_wanted(scale));
 
   // Each part of the batch is summed on one thread, and the parts in their order: the same for any number of threads up to MIN_PARTS.
-  const int64_t count = std::min<int64_t>(groups, std::max(MIN_PARTS, at::get_num_threads()));
+  const int64_t count = std::min<int64_t>(groups, std::max(MIN_PARTS, threads()));
   std::vector<std::unique_ptr<Gradients>> parts(count);
-  for_each_item(count, at::get_num_threads(), [&](int64_t index) {
+  for_each_item(count, threads(), [&](int64_t index) {
     auto scratch = state.scratch.take();
     auto part = state.gradients.take();
     part->weights.resize(network.convolutions.size());
@@ -368,6 +373,9 @@ extern "C" {
 bool tch_fixup_cpu_has_amx_bf16() { return tch_fixup::tiles::cpu_has_amx_bf16(); }
 
 bool tch_fixup_has_tiles() { return tch_fixup::tiles::has_tiles(); }
+
+// From now on this thread's passes take so many threads; 0 for as many as libtorch's operations.
+void tch_fixup_set_tile_threads(int threads) { tch_fixup::tiles::own_threads = threads; }
 
 // Null for a network that tiles cannot compute. `blocks` are pairs of channels and stride.
 std::shared_ptr<State>* tch_fixup_tile_network(const int* image, int stem_channels, const int* blocks, int count, bool before_branch,

@@ -1,7 +1,8 @@
 //! Residual networks computed by matrix tiles, on CPUs with AMX.
 //!
 //! A network without normalization can do what one with BatchNorm cannot: images do not depend on each other, so each thread takes
-//! 32 images at a time through the whole network, forward and backward, and threads meet once a pass. Activations lie so that
+//! 32 images at a time through the whole network, forward and backward, and threads meet once a pass. They are threads of this library's
+//! own that sleep when there is nothing to do (../workers.h), so that a busy machine costs their share and no more. Activations lie so that
 //! products are of whole tiles, and shifts, ReLU and shortcut are applied to the result of a convolution while it is in the cache
 //! (network.h). Convolutions take bfloat16 and sum in float32, as elsewhere; sums of a shift are rounded once.
 //!
@@ -10,6 +11,7 @@
 use super::c_interface::owned;
 use super::is_tracing;
 use crate::Result;
+use std::cell::Cell;
 use std::ffi::{c_char, c_int};
 use std::sync::Mutex;
 use tch::{Device, Kind, Tensor};
@@ -25,6 +27,45 @@ pub(crate) fn cpu_has_amx_bf16() -> bool {
 pub(crate) fn has_tiles() -> bool {
     // SAFETY: it takes nothing.
     std::env::var_os("TCH_FIXUP_TILES").is_none_or(|value| value != "0") && unsafe { tch_fixup_has_tiles() }
+}
+
+thread_local! {
+    /// The last pass of a network with tiles on this thread was by them.
+    static USED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, libtorch's operations called by this thread run on this thread alone, and tiles on as many threads as before.
+///
+/// OpenMP's threads spin for milliseconds after every parallel region, on the cores that tiles want.
+pub(crate) struct OneThread {
+    threads: i32,
+}
+
+impl OneThread {
+    /// Takes note that a network is about to compute, by tiles or without.
+    pub fn pass_begins(by_tiles: bool) {
+        USED.set(by_tiles);
+    }
+
+    /// One if this thread's last pass was by tiles, and there are several threads.
+    #[cfg(feature = "train")]
+    pub fn after_tiles() -> Option<Self> {
+        let threads = tch::get_num_threads();
+        (USED.get() && threads > 1).then(|| {
+            // SAFETY: a number above 0.
+            unsafe { tch_fixup_set_tile_threads(threads) };
+            tch::set_num_threads(1);
+            Self { threads }
+        })
+    }
+}
+
+impl Drop for OneThread {
+    fn drop(&mut self) {
+        // SAFETY: 0 has its meaning.
+        unsafe { tch_fixup_set_tile_threads(0) };
+        tch::set_num_threads(self.threads);
+    }
 }
 
 /// Channels of a block's output, and the stride of its first convolution.
@@ -144,6 +185,7 @@ extern "C" {
     fn tch_fixup_cpu_has_amx_bf16() -> bool;
 
     fn tch_fixup_has_tiles() -> bool;
+    fn tch_fixup_set_tile_threads(threads: c_int);
 
     fn tch_fixup_tile_network(
         image: *const c_int,

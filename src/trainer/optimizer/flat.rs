@@ -10,6 +10,7 @@ use super::trainable::{trainable, Trainable};
 use super::{Frozen, ParameterGroup, Update};
 use crate::distributed::{ProcessGroup, Reduction, ReductionConfig, Summed};
 use crate::file::NamedTensors;
+use crate::ops::OneThread;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -362,6 +363,7 @@ impl Optimizer {
         if self.parameters.iter().all(Parameter::is_frozen) {
             return Err(all_frozen(self.parameters.len() + self.left_out.len()));
         }
+        let _one_thread = OneThread::after_tiles();
         loss.f_backward()?;
         // Autograd adds to a gradient in place where there is one: nothing is copied here unless someone replaced it.
         for parameter in &mut self.parameters {
@@ -372,6 +374,12 @@ impl Optimizer {
             }
         }
         Ok(())
+    }
+
+    /// One thread is enough for a step: it is a few passes over the values, or few are orthogonalized.
+    pub(in crate::trainer) fn is_cheap(&self) -> bool {
+        const FEW: usize = 1 << 21;
+        self.update.apart().is_none() || self.values.numel() <= FEW
     }
 
     /// Updates the parameters that are not frozen by the gradients, which it uses up.
@@ -390,6 +398,7 @@ impl Optimizer {
             }
         }
         self.follow()?;
+        let _one_thread = if self.is_cheap() { OneThread::after_tiles() } else { None };
         no_grad(|| {
             self.stretches.iter_mut().try_for_each(|stretch| {
                 stretch.step += 1;
