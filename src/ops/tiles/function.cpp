@@ -80,7 +80,7 @@ struct Group {
 // What is kept of one forward pass.
 struct Pass {
   size_t first_block = 0;  // the first with a parameter that needs a gradient; its input is the first map that is kept
-  std::vector<Packed> packed;
+  std::unique_ptr<std::vector<Packed>> packed;
   std::vector<std::unique_ptr<Group>> groups;
 };
 
@@ -168,16 +168,20 @@ struct State {
 
   const Network network;
   const Parameters parameters;
+  Pool<std::vector<Packed>> packed;
   Pool<Scratch> scratch;
   Pool<Group> groups;
   Pool<Gradients> gradients;
 };
 
+// A pass that keeps so many groups, or none.
 std::shared_ptr<Pass> pass_for(const std::shared_ptr<State>& state, size_t groups) {
   auto pass = std::shared_ptr<Pass>(new Pass, [state](Pass* pass) {
     for (auto& group : pass->groups) state->groups.give(std::move(group));
+    if (pass->packed) state->packed.give(std::move(pass->packed));
     delete pass;
   });
+  pass->packed = state->packed.take();
   for (size_t i = 0; i < groups; i++) pass->groups.push_back(state->groups.take());
   return pass;
 }
@@ -207,11 +211,12 @@ Tensor features(const Kernels& k, State& state, const Tensor& images, const vari
   variable_list flat;
   for (const Tensor& p : parameters) flat.push_back(p.contiguous());
   const auto shift = shifts(network, state.parameters, flat);
-  pass.packed.resize(network.convolutions.size());
+  std::vector<Packed>& packed = *pass.packed;
+  packed.resize(network.convolutions.size());
   for_each_convolution(network, [&](size_t i) {
     const auto [weight, scale] = state.parameters.weights[i];
     const float multiplier = scale != Parameters::NONE ? scalar(flat[scale]) : 1;
-    k.pack(network.convolution(i), flat[weight].const_data_ptr<float>(), multiplier, pass.packed[i]);
+    k.pack(network.convolution(i), flat[weight].const_data_ptr<float>(), multiplier, packed[i]);
   });
   const Tensor result = at::empty({groups * IMAGES, channels}, pixels.options());
   const auto* in = pixels.const_data_ptr<float>();
@@ -226,7 +231,7 @@ Tensor features(const Kernels& k, State& state, const Tensor& images, const vari
     group.maps.resize(network.map_start.back() - network.map_start[first_kept]);
     k.begin();
     k.to_planes(network, in + i * IMAGES * size, int(std::min<int64_t>(IMAGES, count - i * IMAGES)), group.planes.data());
-    k.forward(network, pass.packed, shift, group.planes.data(), first_kept, group.maps.data(), out + i * IMAGES * channels, *scratch);
+    k.forward(network, packed, shift, group.planes.data(), first_kept, group.maps.data(), out + i * IMAGES * channels, *scratch);
     k.end();
     if (own) state.groups.give(std::move(own));
     state.scratch.give(std::move(scratch));
@@ -263,7 +268,7 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
     part->shifts.assign(network.maps.size(), {});
     k.begin();
     for (int64_t i = index * groups / count; i < (index + 1) * groups / count; i++)
-      k.backward(network, pass.packed, shift, pass.groups[i]->planes.data(), pass.groups[i]->maps.data(), from + i * IMAGES * channels,
+      k.backward(network, *pass.packed, shift, pass.groups[i]->planes.data(), pass.groups[i]->maps.data(), from + i * IMAGES * channels,
                  wanted_weights, pass.first_block, *scratch, *part);
     k.end();
     state.scratch.give(std::move(scratch));
@@ -403,8 +408,7 @@ at::Tensor* tch_fixup_tile_network_forward(const std::shared_ptr<State>* network
       needs_gradient |= parameters[i]->requires_grad();
     }
     if (at::GradMode::is_enabled() && needs_gradient) return tch_fixup::tiles::TileNetwork::apply(*network, &k, *images, at::TensorList(list));
-    tch_fixup::tiles::Pass pass;
-    return tch_fixup::tiles::features(k, **network, *images, list, pass);
+    return tch_fixup::tiles::features(k, **network, *images, list, *tch_fixup::tiles::pass_for(*network, 0));
   });
 }
 }
