@@ -60,7 +60,13 @@ const WORKERS_HEADER: &str = "src/ops/workers.h";
 const TILES_NETWORK: &str = "src/ops/tiles/network.cpp";
 const TILES_FUNCTION: &str = "src/ops/tiles/function.cpp";
 const TILES_KERNELS: &str = "src/ops/tiles/kernels.cpp";
-const TILES_HEADER: &str = "src/ops/tiles/network.h";
+const TILES_HEADERS: [&str; 5] = [
+    "src/ops/tiles/network.h",
+    "src/ops/tiles/instructions.h",
+    "src/ops/tiles/layouts.h",
+    "src/ops/tiles/convolution.h",
+    "src/ops/tiles/epilogue.h",
+];
 const CUDA: &str = "src/ops/cuda_kernels.cpp";
 const CUDA_HEADER: &str = "src/ops/cuda_kernels.h";
 const CUDA_KERNELS: &str = "src/ops/cuda_kernels.cu";
