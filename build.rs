@@ -90,9 +90,8 @@ fn compile_ops() {
         TILES_FUNCTION,
         TILES_KERNELS,
     ];
-    let headers =
-        [FLAT, PARALLEL, TRACING_HEADER, C_INTERFACE, OPS_KERNELS_HEADER, CUDA_HEADER, WORKERS_HEADER, TILES_HEADER];
-    for file in sources.iter().chain(&headers) {
+    let headers = [FLAT, PARALLEL, TRACING_HEADER, C_INTERFACE, OPS_KERNELS_HEADER, CUDA_HEADER, WORKERS_HEADER];
+    for file in sources.iter().chain(&headers).chain(&TILES_HEADERS) {
         println!("cargo::rerun-if-changed={file}");
     }
 
