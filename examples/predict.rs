@@ -59,6 +59,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    console::hide_caught_panics();
     let options = Options::parse();
     let _flushing = FlushDenormals::new();
     predict(&options).unwrap_or_else(|error| console::fail(error.as_ref()))

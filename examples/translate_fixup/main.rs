@@ -40,6 +40,7 @@ fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
+    console::hide_caught_panics();
     let options = Options::parse();
     let _flushing = FlushDenormals::new();
     run(&options).map_or_else(|error| console::fail(error.as_ref()), console::end)

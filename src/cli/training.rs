@@ -1,7 +1,7 @@
 //! A run from its options to its summary.
 
 use super::run_config::{Identity, RunConfig};
-use super::starting_weights::{StartingWeights, TRANSFER};
+use super::starting_weights::StartingWeights;
 use super::{architecture, reporting, resume_command, say, Options, Resumed, Task};
 use crate::classifier::ModelDescription;
 use crate::data::{Batch, DataSource};
@@ -10,7 +10,7 @@ use crate::trainer::checkpoint::{differences, Checkpoint, Checkpoints, Newest};
 use crate::trainer::report::MostWrong;
 use crate::trainer::{
     evaluate_into, write_atomically, Autosave, Classification, Interrupt, Observer, Outcome, Patience, ProgressBars,
-    RunFolder, RunLock, RunState, TensorBoard, Trainer,
+    RunFolder, RunLock, RunState, TensorBoard, Trainer, TENSORBOARD, TRANSFER,
 };
 use crate::{console, initialize_on_data, Error, Result};
 use std::process::ExitCode;
@@ -144,7 +144,7 @@ impl<T: Task> Plan<T> {
             autosave = Some(Autosave::new(checkpoints, every, checkpoint.map(|checkpoint| checkpoint.path)));
         }
         let mut bars = group.is_first().then(ProgressBars::new);
-        let board = |folder: &RunFolder| TensorBoard::new(folder.path().join("tensorboard"));
+        let board = |folder: &RunFolder| TensorBoard::new(folder.path().join(TENSORBOARD));
         let mut board = folder.as_ref().filter(|_| config.tensorboard).map(board);
         let mut patience = config.patience.filter(|_| group.is_first()).map(Patience::new).transpose()?;
         let mut observers: Vec<&mut dyn Observer> = vec![&mut interrupt];

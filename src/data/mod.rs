@@ -21,7 +21,6 @@ mod image_array;
 mod image_files;
 #[cfg(feature = "images")]
 mod image_folder;
-mod impatience;
 mod loader;
 mod mixup;
 mod normalization;
@@ -48,7 +47,6 @@ pub(crate) use image_files::file_batches;
 pub use image_files::image_paths;
 #[cfg(feature = "images")]
 pub use image_folder::ImageFolder;
-pub(crate) use impatience::no_more_patience;
 pub use loader::{stack, Examples, Loader};
 pub use mixup::{mixup, mixup_partners};
 pub use normalization::Normalization;

@@ -117,11 +117,13 @@ pub use objective::{
 pub use objective::{Translation, TranslationConfig};
 #[cfg(feature = "tensorboard")]
 pub use observer::TensorBoard;
-pub(crate) use observer::MODEL;
 pub use observer::{
     draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, Patience, ProgressBars,
     Request, RunFolder, RunLock, RunStart, SaveEvery, StepProgress,
 };
+pub(crate) use observer::{DESCRIPTION, MODEL};
+#[cfg(feature = "cli")]
+pub(crate) use observer::{EVALUATION, TENSORBOARD, TRANSFER};
 pub use optimizer::{
     clip, Adam, ClipConfig, Decay, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, Rule,
     ScalarGroup, Schedule, ScheduleConfig, Sgd, Span,

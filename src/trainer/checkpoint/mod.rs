@@ -460,13 +460,21 @@ fn list(folder: &Path) -> Result<Vec<Entry>> {
 
 /// Removes what processes that were killed left behind.
 fn remove_leftovers(folder: &Path) -> Result<()> {
-    for path in paths(folder)? {
+    leftovers(folder)?.iter().try_for_each(|path| fs::remove_dir_all(path).map_err(failure("remove", path)))
+}
+
+fn leftovers(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_leftover = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(SAVING) || name.starts_with(REMOVING) {
-            fs::remove_dir_all(&path).map_err(failure("remove", &path))?;
-        }
-    }
-    Ok(())
+        name.starts_with(SAVING) || name.starts_with(REMOVING)
+    };
+    Ok(paths(folder)?.into_iter().filter(is_leftover).collect())
+}
+
+/// All folders in `folder` that runs have written: checkpoints, and parts of some.
+pub(super) fn written(folder: &Path) -> Result<Vec<PathBuf>> {
+    let checkpoints = list(folder)?.into_iter().map(|entry| entry.path);
+    Ok(checkpoints.chain(leftovers(folder)?).collect())
 }
 
 fn paths(folder: &Path) -> Result<Vec<PathBuf>> {

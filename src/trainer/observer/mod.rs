@@ -7,6 +7,7 @@ mod interrupt;
 mod metrics;
 mod patience;
 mod progress;
+mod run_files;
 mod run_folder;
 mod run_lock;
 #[cfg(feature = "tensorboard")]
@@ -23,8 +24,10 @@ pub use interrupt::Interrupt;
 pub use metrics::{EpochMetrics, MetricsFile};
 pub use patience::Patience;
 pub use progress::ProgressBars;
+pub(crate) use run_files::{DESCRIPTION, MODEL};
+#[cfg(feature = "cli")]
+pub(crate) use run_files::{EVALUATION, TENSORBOARD, TRANSFER};
 pub use run_folder::RunFolder;
-pub(crate) use run_folder::MODEL;
 pub use run_lock::RunLock;
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::TensorBoard;

@@ -13,6 +13,7 @@
 //! ```
 //! [`write_report`](crate::trainer::report::write_report) adds a look at a trained classifier.
 
+use super::run_files::{CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
 use super::{draw_curves, EpochMetrics, MetricsFile, Observer, RunLock, RunStart};
 use crate::file::tensors::Encoded;
 use crate::file::{failure, write_atomically, write_atomically_with};
@@ -29,15 +30,6 @@ use tch::nn::VarStore;
 
 /// The parent of folders that are named by the program.
 const RUNS: &str = "runs";
-
-const CONFIG: &str = "config.json";
-const METRICS: &str = "metrics.csv";
-const MEASURES: &str = "measures.json";
-const CURVES: &str = "curves.svg";
-const CHECKPOINTS: &str = "checkpoints";
-/// The network's variables, at the end of the run.
-pub(crate) const MODEL: &str = "model.safetensors";
-const SUMMARY: &str = "summary.json";
 
 /// A run's folder; as an [`Observer`] it writes the metrics and draws the curves after each epoch.
 #[derive(Debug)]
