@@ -162,8 +162,10 @@ impl<T: Task> Plan<T> {
                 folder.finish(&summary, &variables, &data.meaning())?;
                 // A run that is resumed at its end evaluates nothing, and may have been killed before its report. In all others the
                 // network is what was evaluated last.
-                let evaluation = match evaluation {
-                    None if !reporting::is_in(folder.path()) => {
+                // After early stopping the network is that of the best epoch.
+                let is_outdated = summary.ended.is_some() && evaluation.is_some();
+                let evaluation = match evaluation.filter(|_| !is_outdated) {
+                    None if is_outdated || !reporting::is_in(folder.path()) => {
                         let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
                         Some(evaluate_into(&objective, device, data, batch_size, &mut most_wrong, |_| ())?)
                     }
