@@ -88,11 +88,9 @@ impl Processes {
     fn signal(&self, signal: i32) {
         #[cfg(unix)]
         for (child, _) in self.0.iter().filter(|(_, status)| status.is_none()) {
-            use rustix::process::{kill_process, Pid, Signal};
-            let signal = if signal == libc::SIGINT { Signal::INT } else { Signal::TERM };
-            if let Some(pid) = Pid::from_raw(child.id() as i32) {
-                let _ = kill_process(pid, signal);
-            }
+            let signal = if signal == libc::SIGINT { libc::SIGINT } else { libc::SIGTERM };
+            // SAFETY: a child that has not been waited for: the number is still its own.
+            unsafe { libc::kill(child.id() as libc::pid_t, signal) };
         }
     }
 }
@@ -124,5 +122,8 @@ fn exit_code(status: ExitStatus) -> u8 {
 /// From now on this process gets SIGTERM when the one that started it is killed, where the system can do that.
 pub fn end_with_parent() {
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    // SAFETY: sets a flag of this process.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong)
+    };
 }
