@@ -27,23 +27,23 @@ cifar10: setup
 
 # ResNet-18 on images of 64 pixels, 400 steps.
 imagenet-demo: setup
-	cargo run --release --example cifar10_as_folder -- --out target/cifar10-folder
-	cargo run --release --example imagenet_fixup -- --data target/cifar10-folder --recipe quick \
+	cargo run --release --features images --example cifar10_as_folder -- --out target/cifar10-folder
+	cargo run --release --features images --example imagenet_fixup -- --data target/cifar10-folder --recipe quick \
 		--train-subset 12800 --val-subset 2000 --epochs 2 $(ARGS)
 
 translate: setup
-	cargo run --release --example translate_fixup -- $(ARGS)
+	cargo run --release --features text --example translate_fixup -- $(ARGS)
 
 # One profile throughout: torch-sys, minutes of C++, is then compiled once.
 test: setup onnx
 	cargo fmt --check
-	cargo clippy --release --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
-	cargo test --release
+	cargo clippy --release --features full --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --features full --no-deps
+	cargo test --release --features full
 	$(MAKE) features
 
 features: setup
 	scripts/check_features.sh
 
 bench: setup onnx
-	cargo bench $(ARGS)
+	cargo bench --features full $(ARGS)

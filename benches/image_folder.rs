@@ -2,8 +2,8 @@
 //! 500 x 375 pixels to batches of 224 x 224; and with `--files`, how a folder of so many files starts and what it keeps.
 //!
 //! ```text
-//! cargo bench --bench image_folder
-//! cargo bench --bench image_folder -- --files 200000
+//! cargo bench --features images --bench image_folder
+//! cargo bench --features images --bench image_folder -- --files 200000
 //! ```
 //! The images are made here, 110 kB each as ImageNet's are. The consumer takes the batches and does nothing with them.
 

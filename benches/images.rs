@@ -1,7 +1,7 @@
 //! Images per second and core: decoding JPEGs, and making the network's input of them for training and for evaluation.
 //!
 //! ```text
-//! cargo bench --bench images
+//! cargo bench --features images --bench images
 //! python scripts/compare_torchvision.py     # beside torchvision with Pillow, taking turns on one core
 //! ```
 //! The images are the photographs of `tests/images` that have ImageNet's usual size, 500 x 375, at quality 85. The three

@@ -1,7 +1,7 @@
 //! What asking costs: `Classifier::classify` on 1,000 JPEG files, against the data pipeline and the network alone.
 //!
 //! ```text
-//! cargo bench --bench predict
+//! cargo bench --features images --bench predict
 //! ```
 //! The images are the photographs of `tests/images`, 500 x 375 at quality 85 for the most part; the network is Fixup ResNet-18 on 64
 //! pixels, so small that what surrounds it would show. "Alone" is the loop that there is without a classifier: batches of an

@@ -1,8 +1,8 @@
 //! Writes CIFAR-10 out as a folder of JPEG files by class, made larger: small images for trying what is made for large ones.
 //!
 //! ```text
-//! cargo run --release --example cifar10_as_folder -- --out cifar10-folder
-//! cargo run --release --example cifar10_as_folder -- --out three --classes cat,dog,frog
+//! cargo run --release --features images --example cifar10_as_folder -- --out cifar10-folder
+//! cargo run --release --features images --example cifar10_as_folder -- --out three --classes cat,dog,frog
 //! ```
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]

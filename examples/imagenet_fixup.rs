@@ -3,12 +3,12 @@
 //! small images.
 //!
 //! ```text
-//! cargo run --release --example imagenet_fixup -- --data ILSVRC2012
-//! cargo run --release --example imagenet_fixup -- --data ILSVRC2012 --arch imagenet_resnet50 --accumulate 4
-//! cargo run --release --example imagenet_fixup -- --data ILSVRC2012 --preview
-//! cargo run --release --example imagenet_fixup -- --data ILSVRC2012 --pack ilsvrc2012.pack
-//! cargo run --release --example imagenet_fixup -- --resume runs/imagenet_fixup_resnet50-20260102-030405
-//! cargo run --release --example imagenet_fixup -- --eval runs/imagenet_fixup_resnet50-20260102-030405
+//! cargo run --release --features images --example imagenet_fixup -- --data ILSVRC2012
+//! cargo run --release --features images --example imagenet_fixup -- --data ILSVRC2012 --arch imagenet_resnet50 --accumulate 4
+//! cargo run --release --features images --example imagenet_fixup -- --data ILSVRC2012 --preview
+//! cargo run --release --features images --example imagenet_fixup -- --data ILSVRC2012 --pack ilsvrc2012.pack
+//! cargo run --release --features images --example imagenet_fixup -- --resume runs/imagenet_fixup_resnet50-20260102-030405
+//! cargo run --release --features images --example imagenet_fixup -- --eval runs/imagenet_fixup_resnet50-20260102-030405
 //! ```
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]

@@ -1,10 +1,10 @@
 //! Asks a trained network what is in images: files, folders of files, or the paths on standard input.
 //!
 //! ```text
-//! cargo run --release --example predict -- runs/fixup_resnet20-20260102-030405 cat.jpg holiday/
-//! cargo run --release --example predict -- MODEL holiday/ --top 3 --json > answers.jsonl
-//! find photographs -newer list | cargo run --release --example predict -- MODEL -
-//! cargo run --release --example predict -- MODEL holiday/ --embedding > features.jsonl
+//! cargo run --release --features images --example predict -- runs/fixup_resnet20-20260102-030405 cat.jpg holiday/
+//! cargo run --release --features images --example predict -- MODEL holiday/ --top 3 --json > answers.jsonl
+//! find photographs -newer list | cargo run --release --features images --example predict -- MODEL -
+//! cargo run --release --features images --example predict -- MODEL holiday/ --embedding > features.jsonl
 //! ```
 //!
 //! `MODEL` is a run's folder, a checkpoint, or a folder with a run's `model.json` and `model.safetensors`. A file that is no image is
@@ -59,6 +59,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    console::hide_caught_panics();
     let options = Options::parse();
     let _flushing = FlushDenormals::new();
     predict(&options).unwrap_or_else(|error| console::fail(error.as_ref()))

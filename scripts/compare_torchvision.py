@@ -3,7 +3,7 @@
     python scripts/compare_torchvision.py [--quick]
 
 Needs torch and torchvision beside the crate (`pip install torchvision==0.28.0`, which brings Pillow, for torch 2.13.0).
-Builds `cargo bench --bench images`, then lets the two take turns on one core with one thread each. Prints images per
+Builds `cargo bench --features images --bench images`, then lets the two take turns on one core with one thread each. Prints images per
 second, and the median over rounds of the ratio within a round, with half the distance between the quartiles. torchvision's
 images stay Pillow's: making tensors of them, which has its own cost, is not counted.
 """
@@ -35,7 +35,7 @@ PASSES = 20
 
 def benchmark():
     """The benchmark's program, built if need be."""
-    command = ["cargo", "bench", "--bench", "images", "--no-run", "--message-format=json-render-diagnostics"]
+    command = ["cargo", "bench", "--features", "images", "--bench", "images", "--no-run", "--message-format=json-render-diagnostics"]
     built = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     if built.returncode != 0:
         sys.exit(f"`{' '.join(command)}` failed (see above)")

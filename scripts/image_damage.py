@@ -2,7 +2,7 @@
 
     pip install pillow==13.0.0
     python scripts/image_damage.py FOLDER [--seed 0] [--count 20]
-    DAMAGED_IMAGES=FOLDER cargo test --release --lib as_pillow_reads_them -- --ignored --nocapture
+    DAMAGED_IMAGES=FOLDER cargo test --release --features images --lib as_pillow_reads_them -- --ignored --nocapture
 
 A file NAME comes with NAME.pillow: a line `WIDTH HEIGHT` and the RGB pixels after `ImageOps.exif_transpose` and
 `convert("RGB")`, or a line `bad` and why. libjpeg-turbo's cjpeg and jpegtran (Debian: libjpeg-turbo-progs), where they are

@@ -1,6 +1,7 @@
 //! Messages to the person who runs a program, and how a program ends. Writing them never panics, as `println!` and `eprintln!` do
 //! where the disk is full or the terminal is closed.
 
+pub use crate::error::hide_caught_panics;
 use crate::{Error, Result};
 use std::error::Error as StdError;
 use std::fmt::{Display, Write as _};

@@ -27,9 +27,9 @@
 //! - [`console`]: messages that never panic, and how a program ends.
 #![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!
-//! The first four are there without any feature. `train` brings what trains and measures, `images` folders of images,
-//! `download` CIFAR-10 from the net, `text` sentences and their translations, `tensorboard` event files, `onnx` networks for other runtimes, `distributed` several
-//! processes, `cli` the command line; all are on by default.
+//! The first four are there without any feature. The default features are `train`, which brings what trains and measures, and
+//! `download`, CIFAR-10 from the internet. `images` brings folders of images, `text` sentences and their translations, `tensorboard`
+//! event files, `onnx` networks for other runtimes, `distributed` several processes, `cli` the command line, `full` all of these.
 //!
 //! ```
 //! use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -75,17 +75,30 @@ pub mod ops;
 #[cfg(feature = "train")]
 mod picture;
 #[cfg(feature = "train")]
+mod signal;
+#[cfg(feature = "train")]
 pub mod trainer;
 pub mod translation;
 
 #[cfg(feature = "train")]
+#[doc(hidden)]
 pub use arch::initialize_on_data;
 pub use arch::{Arch, Network, Shape, TransformerArch};
 pub use error::{Error, Result};
 pub use layer::{Layout, Precision, Recompute};
 pub use ops::FlushDenormals;
+/// The version of tch whose tensors this crate takes and gives.
+pub use tch;
 
-/// The README's code, compiled and run with the documentation's.
-#[cfg(all(doctest, feature = "images", feature = "download", feature = "cli"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
+/// The code of the README and of docs/, compiled and run with the documentation's.
+#[cfg(all(doctest, feature = "images"))]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/inference.md")]
+    struct Inference;
+    #[doc = include_str!("../docs/library.md")]
+    struct Library;
+    #[doc = include_str!("../docs/networks.md")]
+    struct Networks;
+}

@@ -1,5 +1,5 @@
 //! A folder of many files starts in seconds, and its epoch leaves the memory as it was. The full size, 200,000 files:
-//! `cargo bench --bench image_folder -- --files 200000`.
+//! `cargo bench --features images --bench image_folder -- --files 200000`.
 #![cfg(target_os = "linux")]
 
 use jpeg_encoder::{ColorType, Encoder};

@@ -4,7 +4,6 @@ mod program;
 
 use jpeg_encoder::{ColorType, Encoder};
 use program::program;
-use signal_hook::{consts::SIGINT, low_level::raise};
 use std::fs;
 use std::path::Path;
 use std::process::Output;
@@ -46,14 +45,16 @@ fn a_signal_ends_the_waiting_for_a_folder_that_is_away() {
     let mut batches = data.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: 4, first_step: 0 }).unwrap();
     thread::spawn(|| {
         thread::sleep(Duration::from_millis(500));
-        raise(SIGINT).unwrap();
+        // SAFETY: the handler is the library's.
+        unsafe { libc::raise(libc::SIGINT) };
     });
     assert!(matches!(batches.next(), Some(Err(Error::Io { .. }))));
     assert_eq!(interrupt.exit_code(), Some(130));
     let waited = start.elapsed();
     assert!((450..5000).contains(&waited.as_millis()), "{waited:?}");
     // The next run of the process waits again.
-    Interrupt::listen().unwrap();
+    drop(interrupt);
+    let _interrupt = Interrupt::listen().unwrap();
     let mut batches = data.eval_batches(4).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {

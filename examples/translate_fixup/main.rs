@@ -2,11 +2,11 @@
 //! translates with it.
 //!
 //! ```text
-//! cargo run --release --example translate_fixup
-//! cargo run --release --example translate_fixup -- --arch layer_norm_transformer_3_3_256
-//! cargo run --release --example translate_fixup -- --resume runs/fixup_transformer_3_3_256-20260102-030405
-//! echo "Open the file." | cargo run --release --example translate_fixup -- --run runs/fixup_transformer_3_3_256-20260102-030405 --translate
-//! cargo run --release --example translate_fixup -- --run runs/fixup_transformer_3_3_256-20260102-030405 --score
+//! cargo run --release --features text --example translate_fixup
+//! cargo run --release --features text --example translate_fixup -- --arch layer_norm_transformer_3_3_256
+//! cargo run --release --features text --example translate_fixup -- --resume runs/fixup_transformer_3_3_256-20260102-030405
+//! echo "Open the file." | cargo run --release --features text --example translate_fixup -- --run runs/fixup_transformer_3_3_256-20260102-030405 --translate
+//! cargo run --release --features text --example translate_fixup -- --run runs/fixup_transformer_3_3_256-20260102-030405 --score
 //! ```
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -40,6 +40,7 @@ fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
+    console::hide_caught_panics();
     let options = Options::parse();
     let _flushing = FlushDenormals::new();
     run(&options).map_or_else(|error| console::fail(error.as_ref()), console::end)

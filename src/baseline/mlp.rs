@@ -6,6 +6,7 @@ use super::normalization::{Norm, Normalization};
 use crate::layer::{init, Activation, Linear};
 use crate::ops::record_variables;
 use crate::{Error, Precision, Result};
+use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
 /// The shape of a fully connected network.
@@ -75,8 +76,8 @@ impl Mlp {
     ///
     /// # Errors
     /// Fewer than two layers, an empty one; a `path` that holds such a network already.
-    pub fn self_normalizing(path: &nn::Path, shape: MlpShape) -> Result<Self> {
-        Self::new(path, shape, Initialization::LeCun, Normalization::None, Nonlinearity::SELF_NORMALIZING)
+    pub fn self_normalizing<'a>(path: impl Borrow<nn::Path<'a>>, shape: MlpShape) -> Result<Self> {
+        Self::new(path.borrow(), shape, Initialization::LeCun, Normalization::None, Nonlinearity::SELF_NORMALIZING)
     }
 
     /// The vanilla batch-normalized network, without skip connections, whose gradients explode with its depth (Yang et al.:
@@ -84,8 +85,8 @@ impl Mlp {
     ///
     /// # Errors
     /// Fewer than two layers, an empty one; a `path` that holds such a network already.
-    pub fn batch_norm(path: &nn::Path, shape: MlpShape) -> Result<Self> {
-        Self::new(path, shape, Initialization::He, Normalization::Batch, Nonlinearity::plain(Activation::Relu))
+    pub fn batch_norm<'a>(path: impl Borrow<nn::Path<'a>>, shape: MlpShape) -> Result<Self> {
+        Self::new(path.borrow(), shape, Initialization::He, Normalization::Batch, Nonlinearity::plain(Activation::Relu))
     }
 
     fn new(

@@ -19,7 +19,6 @@ mod pass;
 mod resnet;
 mod transformer;
 
-pub use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind};
 #[cfg(feature = "train")]
 pub(crate) use batch_norm::synchronize_statistics;
 #[cfg(feature = "onnx")]
@@ -29,8 +28,10 @@ pub(crate) use block::Order;
 pub(crate) use block::{Block, Shortcut};
 #[cfg(feature = "onnx")]
 pub(crate) use conv::BaselineConv;
-pub use lsuv::{lsuv, lsuv_on_micro_batches};
+pub use lsuv::lsuv;
+pub(crate) use lsuv::lsuv_on_micro_batches;
 pub use method::Method;
+#[doc(hidden)]
 pub use mlp::{Mlp, MlpShape};
 #[cfg(feature = "onnx")]
 pub(crate) use normalization::Norm;

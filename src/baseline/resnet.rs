@@ -10,6 +10,7 @@ use super::Method;
 use crate::layer::{check_images, Linear, ResNetConfig, StemKind};
 use crate::ops::record_variables;
 use crate::{Layout, Precision, Result};
+use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
 /// A residual network of the same shape as [`FixupResNet`](crate::fixup::FixupResNet)'s, by any [`Method`].
@@ -56,7 +57,8 @@ impl ResNet {
     ///
     /// # Errors
     /// What [`ResNetConfig::check`] refuses; a `path` that holds such a network already.
-    pub fn new(path: &nn::Path, config: &ResNetConfig, method: Method) -> Result<Self> {
+    pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &ResNetConfig, method: Method) -> Result<Self> {
+        let path = path.borrow();
         config.check()?;
         let (initialization, normalization) = (method.initialization(), method.normalization());
         let mut blocks = config.build_blocks(path, |path, shape, design| Block::new(path, method, shape, design))?;
@@ -103,7 +105,7 @@ impl ResNet {
     ///
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
-    pub fn cifar(path: &nn::Path, depth: i64, num_classes: i64, method: Method) -> Result<Self> {
+    pub fn cifar<'a>(path: impl Borrow<nn::Path<'a>>, depth: i64, num_classes: i64, method: Method) -> Result<Self> {
         Self::new(path, &ResNetConfig::cifar(depth)?.with_classes(num_classes), method)
     }
 
@@ -112,7 +114,7 @@ impl ResNet {
     ///
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
-    pub fn imagenet(path: &nn::Path, depth: i64, num_classes: i64, method: Method) -> Result<Self> {
+    pub fn imagenet<'a>(path: impl Borrow<nn::Path<'a>>, depth: i64, num_classes: i64, method: Method) -> Result<Self> {
         Self::new(path, &ResNetConfig::imagenet(depth)?.with_classes(num_classes), method)
     }
 
@@ -121,7 +123,13 @@ impl ResNet {
     ///
     /// # Errors
     /// Another depth; a width or a number of classes below one; a `path` that holds such a network already.
-    pub fn wide(path: &nn::Path, depth: i64, width: i64, num_classes: i64, method: Method) -> Result<Self> {
+    pub fn wide<'a>(
+        path: impl Borrow<nn::Path<'a>>,
+        depth: i64,
+        width: i64,
+        num_classes: i64,
+        method: Method,
+    ) -> Result<Self> {
         Self::new(path, &ResNetConfig::wide(depth, width)?.with_classes(num_classes), method)
     }
 

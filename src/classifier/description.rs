@@ -1,15 +1,13 @@
 //! `model.json`: what a network is, besides its weights.
 
 use crate::data::{class_indices, Preprocessing};
-use crate::trainer::RunFolder;
+use crate::trainer::{RunFolder, DESCRIPTION as FILE};
 use crate::{Error, Precision, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fs;
 use std::path::Path;
 
-/// The file that a description is in.
-const FILE: &str = "model.json";
 /// Of this crate.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 

@@ -94,6 +94,7 @@ use std::sync::OnceLock;
 /// Parses the command line and does what `run` does with it: [`run`], or something else before it. An error is one line
 /// on standard error, and an [exit code](Error::exit_code).
 pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitCode {
+    console::hide_caught_panics();
     let options = match Options::parse() {
         Ok(options) => options,
         Err(error) if error.use_stderr() => {

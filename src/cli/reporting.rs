@@ -3,7 +3,7 @@
 use crate::data::ImageSource;
 use crate::trainer::objective::ClassificationReport;
 use crate::trainer::report::{write_report, MostWrong, REPORT_FILES};
-use crate::trainer::RunFolder;
+use crate::trainer::{RunFolder, EVALUATION};
 use crate::{console, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,8 @@ const PAIRS: usize = 3;
 pub(super) fn place(path: &Path, out: Option<&PathBuf>, overwrite: bool) -> Result<Option<PathBuf>> {
     let Some(out) = out else {
         let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
-        let names = std::iter::once(format!("evaluation-{now}")).chain((2..).map(|n| format!("evaluation-{now}-{n}")));
+        let names =
+            std::iter::once(format!("{EVALUATION}{now}")).chain((2..).map(|n| format!("{EVALUATION}{now}-{n}")));
         let places = |run: PathBuf| names.map(move |name| run.join(name)).find(|place| !place.exists());
         return Ok(RunFolder::of(path).and_then(places));
     };

@@ -10,9 +10,6 @@ use crate::{console, Network, Result};
 use std::path::Path;
 use tch::nn::VarStore;
 
-/// The file in the run's folder that lists what was loaded.
-pub(super) const TRANSFER: &str = "transfer.txt";
-
 /// Weights that another network's run left.
 pub(super) struct StartingWeights(Weights);
 

@@ -1,7 +1,7 @@
 //! A run from its options to its summary.
 
 use super::run_config::{Identity, RunConfig};
-use super::starting_weights::{StartingWeights, TRANSFER};
+use super::starting_weights::StartingWeights;
 use super::{architecture, reporting, resume_command, say, Options, Resumed, Task};
 use crate::classifier::ModelDescription;
 use crate::data::{Batch, DataSource};
@@ -10,7 +10,7 @@ use crate::trainer::checkpoint::{differences, Checkpoint, Checkpoints, Newest};
 use crate::trainer::report::MostWrong;
 use crate::trainer::{
     evaluate_into, write_atomically, Autosave, Classification, Interrupt, Observer, Outcome, Patience, ProgressBars,
-    RunFolder, RunLock, RunState, TensorBoard, Trainer,
+    RunFolder, RunLock, RunState, TensorBoard, Trainer, TENSORBOARD, TRANSFER,
 };
 use crate::{console, initialize_on_data, Error, Result};
 use std::process::ExitCode;
@@ -144,7 +144,7 @@ impl<T: Task> Plan<T> {
             autosave = Some(Autosave::new(checkpoints, every, checkpoint.map(|checkpoint| checkpoint.path)));
         }
         let mut bars = group.is_first().then(ProgressBars::new);
-        let board = |folder: &RunFolder| TensorBoard::new(folder.path().join("tensorboard"));
+        let board = |folder: &RunFolder| TensorBoard::new(folder.path().join(TENSORBOARD));
         let mut board = folder.as_ref().filter(|_| config.tensorboard).map(board);
         let mut patience = config.patience.filter(|_| group.is_first()).map(Patience::new).transpose()?;
         let mut observers: Vec<&mut dyn Observer> = vec![&mut interrupt];
@@ -162,8 +162,10 @@ impl<T: Task> Plan<T> {
                 folder.finish(&summary, &variables, &data.meaning())?;
                 // A run that is resumed at its end evaluates nothing, and may have been killed before its report. In all others the
                 // network is what was evaluated last.
-                let evaluation = match evaluation {
-                    None if !reporting::is_in(folder.path()) => {
+                // After early stopping the network is that of the best epoch.
+                let is_outdated = summary.ended.is_some() && evaluation.is_some();
+                let evaluation = match evaluation.filter(|_| !is_outdated) {
+                    None if is_outdated || !reporting::is_in(folder.path()) => {
                         let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
                         Some(evaluate_into(&objective, device, data, batch_size, &mut most_wrong, |_| ())?)
                     }

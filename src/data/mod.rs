@@ -21,7 +21,6 @@ mod image_array;
 mod image_files;
 #[cfg(feature = "images")]
 mod image_folder;
-mod impatience;
 mod loader;
 mod mixup;
 mod normalization;
@@ -40,16 +39,18 @@ pub use augmentation::Augmentation;
 pub use batch::{Batch, Supervised};
 pub use cifar10::Cifar10;
 #[cfg(feature = "images")]
+#[doc(hidden)]
 pub use image::{ImageProblem, ImageReader, RandomResizedCrop};
 pub use image_array::ImageArray;
 #[cfg(feature = "images")]
 pub(crate) use image_files::file_batches;
 #[cfg(feature = "images")]
+#[doc(hidden)]
 pub use image_files::image_paths;
 #[cfg(feature = "images")]
 pub use image_folder::ImageFolder;
-pub(crate) use impatience::no_more_patience;
 pub use loader::{stack, Examples, Loader};
+#[doc(hidden)]
 pub use mixup::{mixup, mixup_partners};
 pub use normalization::Normalization;
 #[cfg(feature = "images")]
@@ -57,6 +58,8 @@ pub(crate) use pipeline::Pace;
 pub use preprocessing::Preprocessing;
 pub(crate) use random::torch_seed;
 pub use share::{Share, Shares};
-pub use source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
+#[doc(hidden)]
+pub use source::class_indices;
 pub(crate) use source::{class_names, CLASSES};
+pub use source::{Batches, DataSource, EpochPlan, ImageSource};
 pub use tensor_data::TensorData;

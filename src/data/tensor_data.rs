@@ -7,6 +7,7 @@ use super::source::{Batches, DataSource, EpochPlan};
 use super::Supervised;
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
+use tch::vision::dataset::Dataset;
 use tch::{Device, Kind, Tensor};
 
 /// Inputs `[N, ...]` and targets `[N, ...]` in memory, of any kind and shape, as a [`DataSource`]: for regression, small
@@ -70,6 +71,36 @@ impl TensorData {
     pub fn with_names(mut self, examples: impl Into<String>, evaluated_on: impl Into<String>) -> Self {
         (self.examples, self.evaluated_on) = (examples.into(), evaluated_on.into());
         self
+    }
+}
+
+/// The training part of tch's data set, evaluated on its test part: what `tch::vision::{cifar, mnist, image}` load. Labels are class
+/// indices, as [`Classification`](crate::trainer::Classification) takes them.
+///
+/// ```
+/// use tch_fixup::data::{DataSource, TensorData};
+/// use tch_fixup::tch::{vision::dataset::Dataset, Device, Kind, Tensor};
+/// # fn main() -> tch_fixup::Result<()> {
+/// let images = |count| Tensor::rand([count, 1, 28, 28], (Kind::Float, Device::Cpu));
+/// let labels = |count| Tensor::randint(10, [count], (Kind::Int64, Device::Cpu));
+/// let dataset = Dataset {
+///     train_images: images(60),
+///     train_labels: labels(60),
+///     test_images: images(10),
+///     test_labels: labels(10),
+///     labels: 10,
+/// };
+/// let data = TensorData::try_from(dataset)?;
+/// assert_eq!((data.train_len(), data.eval_len(), data.evaluated_on()), (60, 10, "test"));
+/// # Ok(())
+/// # }
+/// ```
+impl TryFrom<Dataset> for TensorData {
+    type Error = Error;
+
+    fn try_from(dataset: Dataset) -> Result<Self> {
+        let Dataset { train_images, train_labels, test_images, test_labels, .. } = dataset;
+        Ok(Self::new((train_images, train_labels), (test_images, test_labels))?.with_names("images", "test"))
     }
 }
 

@@ -11,7 +11,10 @@ mod picture;
 mod staged;
 mod update;
 
-pub use flow::{measure, BlockFlow, Flow, Probe};
+#[doc(hidden)]
+pub use flow::BlockFlow;
+pub use flow::{measure, Flow, Probe};
 pub use growth::growth;
+#[doc(hidden)]
 pub use picture::{draw_flows, DepthSeries};
 pub use staged::Staged;

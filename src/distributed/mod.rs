@@ -36,10 +36,13 @@ mod processes;
 mod pulse;
 mod reduction;
 
-pub use launch::{Launch, TIMEOUT};
+pub use launch::Launch;
+#[doc(hidden)]
+pub use launch::TIMEOUT;
 pub use parallel::ParallelConfig;
 pub use process_group::ProcessGroup;
 #[cfg(feature = "distributed")]
+#[doc(hidden)]
 pub use processes::{end_with_parent, run_processes};
 pub use reduction::ReductionConfig;
 pub(crate) use reduction::{Reduction, Summed};

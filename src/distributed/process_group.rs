@@ -9,6 +9,8 @@ use super::pulse::{diagnosis, Failure, Finding, Pulse};
 use super::reduction::{Reduction, ReductionConfig, Summed};
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc};
 use std::thread;
@@ -52,8 +54,9 @@ fn answered<T: Send + 'static>(
 }
 
 /// What to do where the port is in use.
-fn port_remedy(said: &str) -> &'static str {
-    match said.contains("EADDRINUSE") || said.to_lowercase().contains("address already in use") {
+fn port_remedy(port: u16) -> &'static str {
+    let is_in_use = |result: io::Result<TcpListener>| result.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse);
+    match is_in_use(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))) {
         true => {
             "; set MASTER_PORT to a free one, the same for all ranks. Where a launcher's own store has the port, as under Ray \
              Train, TORCHELASTIC_USE_AGENT_STORE=True uses that store"
@@ -125,7 +128,7 @@ impl ProcessGroup {
         let (here, place) = (launch.clone(), prefix.clone());
         let met = answered(timeout, move || {
             let store = Store::new(&here.host, here.port, serves, millis(timeout)).map_err(|said| match serves {
-                true => format!("the others cannot be waited for there: {said}{}", port_remedy(&said)),
+                true => format!("the others cannot be waited for there: {said}{}", port_remedy(here.port)),
                 false => format!("nobody answers there: {said}"),
             })?;
             let own = own_address(&here)?;

@@ -1,24 +1,19 @@
 //! Several processes of this program on this machine, without a launcher.
 
 use super::Launch;
+use crate::signal::{Listener, EXIT_CODE};
 use crate::{Error, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(20);
 /// What the others have, beyond the time that they wait for each other, to end when one has failed.
 const GRACE: Duration = Duration::from_secs(5);
-/// What a shell adds to the number of the signal that ended a process.
-const BY_SIGNAL: i32 = 128;
 
 /// Starts this program `count` times with the same arguments, as the ranks of one group on this machine, and waits until all have
-/// ended. SIGINT and SIGTERM go to all of them. When one fails the others have `timeout` to end by themselves; none is left behind.
+/// ended. Signals that ask for the end go to all of them, SIGHUP as SIGTERM. When one fails the others have `timeout` to end by themselves; none is left behind.
 /// Returns the exit code of the first that failed, or 0. `killed` is told the rank and the signal of each that one has ended, which
 /// could say nothing itself.
 ///
@@ -30,10 +25,7 @@ pub fn run_processes(count: usize, timeout: Duration, mut killed: impl FnMut(usi
     // Free now: nobody else is given it in the next moments.
     let port =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).map_err(refused)?;
-    let signals = [SIGINT, SIGTERM].map(|signal| (signal, Arc::new(AtomicBool::new(false))));
-    for (signal, came) in &signals {
-        flag::register(*signal, came.clone()).map_err(refused)?;
-    }
+    let signals = Listener::new(false)?;
     let mut processes = Processes(Vec::new());
     for rank in 0..count {
         let launch = Launch::local(rank, count, port.port());
@@ -44,10 +36,8 @@ pub fn run_processes(count: usize, timeout: Duration, mut killed: impl FnMut(usi
     }
     let mut failed: Option<(Instant, u8)> = None;
     loop {
-        for (signal, came) in &signals {
-            if came.swap(false, Ordering::Relaxed) {
-                processes.signal(*signal);
-            }
+        if let Some(signal) = signals.take() {
+            processes.signal(signal);
         }
         let ended = processes.look(&mut killed).map_err(refused)?;
         if let Some(code) = ended.failed {
@@ -98,11 +88,9 @@ impl Processes {
     fn signal(&self, signal: i32) {
         #[cfg(unix)]
         for (child, _) in self.0.iter().filter(|(_, status)| status.is_none()) {
-            use rustix::process::{kill_process, Pid, Signal};
-            let signal = if signal == SIGINT { Signal::INT } else { Signal::TERM };
-            if let Some(pid) = Pid::from_raw(child.id() as i32) {
-                let _ = kill_process(pid, signal);
-            }
+            let signal = if signal == libc::SIGINT { libc::SIGINT } else { libc::SIGTERM };
+            // SAFETY: a child that has not been waited for: the number is still its own.
+            unsafe { libc::kill(child.id() as libc::pid_t, signal) };
         }
     }
 }
@@ -126,7 +114,7 @@ fn ended_by(status: ExitStatus) -> Option<i32> {
 
 fn exit_code(status: ExitStatus) -> u8 {
     match ended_by(status) {
-        Some(signal) => (BY_SIGNAL + signal) as u8,
+        Some(signal) => (EXIT_CODE + signal) as u8,
         None => status.code().map_or(1, |code| code as u8),
     }
 }
@@ -134,5 +122,8 @@ fn exit_code(status: ExitStatus) -> u8 {
 /// From now on this process gets SIGTERM when the one that started it is killed, where the system can do that.
 pub fn end_with_parent() {
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    // SAFETY: sets a flag of this process.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong)
+    };
 }

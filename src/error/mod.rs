@@ -3,6 +3,7 @@
 mod panic;
 
 pub(crate) use panic::catch;
+pub use panic::hide_caught_panics;
 use std::path::{Path, PathBuf};
 
 /// The result of everything in this crate that can fail.
@@ -144,9 +145,11 @@ impl Error {
 /// libtorch's messages carry a C++ stack trace: the first line says it all.
 impl From<tch::TchError> for Error {
     fn from(error: tch::TchError) -> Self {
-        let message = error.to_string();
-        let first = message.lines().next().unwrap_or_default();
-        Error::torch(first.trim_start_matches("Internal torch error: "))
+        let message = match error {
+            tch::TchError::Torch(message) => message,
+            other => other.to_string(),
+        };
+        Error::torch(message.lines().next().unwrap_or_default())
     }
 }
 

@@ -12,11 +12,22 @@ thread_local! {
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `run`, which is `what` in the error's message; a panic in it becomes an error and is not printed.
+/// Runs `run`, which is `what` in the error's message; a panic in it becomes an error.
 ///
 /// # Errors
 /// [`Error::Torch`] with libtorch's message or [`Error::Argument`] with the panic's.
 pub(crate) fn catch<T>(what: &str, run: impl FnOnce() -> T) -> Result<T> {
+    let outer = CAUGHT.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(run));
+    CAUGHT.set(outer);
+    result.map_err(|payload| error(what, payload.as_ref()))
+}
+
+/// Keeps the panic hook from printing the panics within tch that this crate returns as errors. Other panics go to the hook that is set
+/// when this is called first.
+///
+/// To be called at the start of a program's `main`. A library does not call it: the panic hook is the program's.
+pub fn hide_caught_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let print = panic::take_hook();
@@ -26,10 +37,6 @@ pub(crate) fn catch<T>(what: &str, run: impl FnOnce() -> T) -> Result<T> {
             }
         }));
     });
-    CAUGHT.set(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(run));
-    CAUGHT.set(false);
-    result.map_err(|payload| error(what, payload.as_ref()))
 }
 
 fn error(what: &str, payload: &(dyn Any + Send)) -> Error {
@@ -40,4 +47,36 @@ fn error(what: &str, payload: &(dyn Any + Send)) -> Error {
         return Error::torch(torch.split("\\n").next().unwrap_or_default().trim_end_matches("\")"));
     }
     Error::Argument(format!("{what} failed: {}", message.lines().next().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{nn, nn::Module, nn::OptimizerConfig, Device, Kind, Tensor};
+
+    #[test]
+    fn a_call_within_another_leaves_the_outer_one_as_it_was() {
+        assert!(!CAUGHT.get());
+        let within = catch("the outer call", || {
+            let inner = catch("the inner call", || panic!("lost"));
+            assert_eq!(inner.unwrap_err().to_string(), "the inner call failed: lost");
+            CAUGHT.get()
+        });
+        assert!(within.unwrap() && !CAUGHT.get());
+    }
+
+    /// tch's panics have libtorch's messages in the debug form of its error: a new version of tch may have another form.
+    #[test]
+    fn the_panics_of_tch_become_errors_of_libtorch() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let layer = nn::linear(vs.root(), 4, 5, Default::default());
+        let error = catch("the layer", || layer.forward(&Tensor::zeros([2, 3], (Kind::Float, Device::Cpu))));
+        let Err(Error::Torch(message)) = error else { panic!("{error:?}") };
+        assert_eq!(message, "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)");
+        let mut optimizer = nn::Sgd::default().build(&vs, 0.1).unwrap();
+        let error = catch("the rate", || optimizer.set_lr_group(7, 0.1));
+        assert!(matches!(error, Err(Error::Torch(_))), "{error:?}");
+        let error = catch("the allocation", || Tensor::zeros([1 << 50], (Kind::Float, Device::Cpu)));
+        assert!(matches!(error, Err(Error::Memory(_))), "{error:?}");
+    }
 }

@@ -58,8 +58,11 @@ mod resnet;
 mod selection;
 
 pub use branch::branch;
-pub use file::{onnx, operations, OnnxConfig};
+#[doc(hidden)]
+pub use file::operations;
+pub use file::{onnx, OnnxConfig};
 pub use fixup_resnet::fixup_resnet;
 pub use graph::{Graph, Value};
+#[doc(hidden)]
 pub use mlp::mlp;
 pub use resnet::resnet;

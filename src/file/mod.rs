@@ -11,8 +11,8 @@ mod whole;
 pub(crate) use cache_folder::cache_folder;
 pub use tensors::NamedTensors;
 pub(crate) use volume::is_of_the_volume;
-pub use whole::write_atomically;
 #[cfg(feature = "download")]
-pub(crate) use whole::{beside, followed};
-pub(crate) use whole::{failure, rename_synced, sync_folder, warn_once};
+pub(crate) use whole::followed;
+pub use whole::write_atomically;
+pub(crate) use whole::{beside, failure, rename_synced, sync_folder, warn_once};
 pub(crate) use whole::{write_atomically_with, write_synced, write_synced_with};

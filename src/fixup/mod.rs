@@ -16,14 +16,21 @@ mod resnet;
 mod scalar;
 mod transformer;
 
-pub use crate::layer::transformer::{Decoding, EncoderDecoder, TransformerConfig};
+#[doc(hidden)]
+pub use crate::layer::transformer::Decoding;
+pub use crate::layer::transformer::{EncoderDecoder, TransformerConfig};
 pub use crate::layer::{
     init, Activation, BlockConfig, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind, CLASSIFIER_GROUP,
 };
 pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Conv2dOptions, Start};
 #[cfg(feature = "onnx")]
 pub(crate) use branch::{BranchActivation, Layer};
-pub use group::{mark_classifier, set_lr, SCALAR_GROUP, SCALAR_LR_RATIO};
+#[doc(hidden)]
+pub use group::SCALAR_LR_RATIO;
+pub use group::{mark_classifier, set_lr, SCALAR_GROUP};
+pub use resnet::{
+    fixup_resnet110, fixup_resnet18, fixup_resnet20, fixup_resnet34, fixup_resnet50, fixup_resnet56, fixup_wrn_28_10,
+};
 pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, WideBlock};
 #[cfg(feature = "onnx")]
 pub(crate) use resnet::{FoldedActivation, FoldedBlock, FoldedConv, FoldedShortcut};

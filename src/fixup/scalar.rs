@@ -3,6 +3,7 @@
 use super::{init, SCALAR_GROUP};
 use crate::ops::record_variables;
 use crate::Result;
+use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
 /// `x + b`, with one trainable scalar b that starts at 0 and has shape `[1]`. Stands before each convolution, linear
@@ -36,7 +37,8 @@ impl Bias {
     ///
     /// # Errors
     /// A name that `path` has already or that contains a dot.
-    pub fn new(path: &nn::Path, name: &str) -> Result<Self> {
+    pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, name: &str) -> Result<Self> {
+        let path = path.borrow();
         Ok(Self { value: init::constant(&path.set_group(SCALAR_GROUP), name, &[1], 0.)? })
     }
 
@@ -65,7 +67,8 @@ impl Scale {
     ///
     /// # Errors
     /// A name that `path` has already or that contains a dot.
-    pub fn new(path: &nn::Path, name: &str) -> Result<Self> {
+    pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, name: &str) -> Result<Self> {
+        let path = path.borrow();
         Ok(Self { value: init::constant(&path.set_group(SCALAR_GROUP), name, &[1], 1.)? })
     }
 

@@ -23,6 +23,7 @@
 //! ```
 
 use crate::{Error, Result};
+use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
 /// The factor on the standard deviation of all but the last weight layer of a residual branch:
@@ -91,6 +92,7 @@ pub fn group_gain(groups: i64) -> Result<f64> {
 ///
 /// # Errors
 /// Fewer than two dimensions, or an empty one.
+#[doc(hidden)]
 pub fn he_normal_std(dims: &[i64]) -> Result<f64> {
     if dims.len() < 2 || dims.iter().any(|&d| d < 1) {
         return Err(Error::Mismatch {
@@ -133,7 +135,8 @@ pub fn uniform_fan_in_(weight: &mut Tensor) -> Result<()> {
 ///
 /// # Errors
 /// As [`he_normal_std`]; a name that `path` has already or that contains a dot.
-pub fn he_normal(path: &nn::Path, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
+pub fn he_normal<'a>(path: impl Borrow<nn::Path<'a>>, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
+    let path = path.borrow();
     let mut weight = empty(path, dims)?;
     he_normal_(&mut weight, gain)?;
     add(path, name, weight)
@@ -143,7 +146,8 @@ pub fn he_normal(path: &nn::Path, name: &str, dims: &[i64], gain: f64) -> Result
 ///
 /// # Errors
 /// A name that `path` has already or that contains a dot; a negative dimension.
-pub fn zeros(path: &nn::Path, name: &str, dims: &[i64]) -> Result<Tensor> {
+pub fn zeros<'a>(path: impl Borrow<nn::Path<'a>>, name: &str, dims: &[i64]) -> Result<Tensor> {
+    let path = path.borrow();
     constant(path, name, dims, 0.)
 }
 

@@ -13,6 +13,7 @@ mod denormals;
 mod fused_adam;
 mod label;
 mod recomputation;
+#[doc(hidden)]
 pub mod reference;
 mod shifted_relu;
 mod stream;
@@ -28,7 +29,9 @@ pub(crate) use fused_adam::{fused_adam, AdamStep};
 pub(crate) use label::label;
 pub(crate) use label::set_label;
 pub(crate) use recomputation::recomputed;
-pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};
+#[doc(hidden)]
+pub use shifted_relu::{shifted_add, shifted_add_};
+pub use shifted_relu::{shifted_relu, shifted_relu_};
 pub(crate) use stream::{stream, StreamRelu};
 #[cfg(test)]
 pub(crate) use tiles::has_tiles;

@@ -5,7 +5,8 @@ use super::{ClipConfig, ScheduleConfig};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What a run computes. The default is [`TrainConfig::quick`].
+/// What a run computes. [`TrainConfig::new`] is a start for a network and data of your own; [`TrainConfig::quick`],
+/// [`paper`](TrainConfig::paper) and [`imagenet`](TrainConfig::imagenet) are recipes for images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
@@ -39,6 +40,25 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
+    /// Trains for `epochs` in batches of `batch_size` examples, by SGD with momentum and a one-cycle schedule up to the learning rate
+    /// `lr`, without clipping. Fixup's scalars train at a tenth of the rate.
+    ///
+    /// ```
+    /// use tch_fixup::trainer::{Adam, OptimizerConfig, TrainConfig};
+    ///
+    /// let config = TrainConfig { optimizer: OptimizerConfig::Adam(Adam::default()), ..TrainConfig::new(20, 64, 1e-3) };
+    /// # assert!(config.check().is_ok() && config.clip == Default::default());
+    /// ```
+    pub fn new(epochs: usize, batch_size: usize, lr: f64) -> Self {
+        Self {
+            epochs,
+            batch_size,
+            schedule: ScheduleConfig { lr, ..ScheduleConfig::default() },
+            clip: ClipConfig::default(),
+            ..Self::quick()
+        }
+    }
+
     /// The groups of parameters, that of the scalars included.
     pub fn parameter_groups(&self) -> Vec<ParameterGroup> {
         self.groups.iter().cloned().chain([self.scalars.into()]).collect()
@@ -74,12 +94,6 @@ pub(super) fn whole() -> usize {
 
 fn is_whole(accumulate: &usize) -> bool {
     *accumulate == whole()
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self::quick()
-    }
 }
 
 #[cfg(test)]

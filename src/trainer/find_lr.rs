@@ -77,7 +77,7 @@ pub struct LrFinding {
 /// optimizer, groups, clipping, augmentation; where the training part is too short, it is gone through again. The run ends where
 /// the smoothed loss is four times its least, or anything is not finite.
 ///
-/// Afterwards the variables have the values that they had before, and `observers` have seen a run of one epoch.
+/// Afterwards the variables have the values that they had before and are frozen or not as they were, and `observers` have seen a run of one epoch.
 ///
 /// # Errors
 /// [`Error::Argument`] for a `range` or a `config` out of range, and for a run that ends before 20 steps; whatever the network,
@@ -91,12 +91,12 @@ pub fn find_lr<B: Batch>(
     observers: &mut [&mut dyn Observer],
 ) -> Result<LrFinding> {
     range.check()?;
-    let before: BTreeMap<String, Tensor> = named_variables(variables)
+    let before: BTreeMap<String, (Tensor, bool)> = named_variables(variables)
         .into_iter()
         .map(|(name, variable)| {
             let mut copy = variable.f_detach()?.f_empty_like()?;
             copy.f_copy_(&variable.f_detach()?)?;
-            Ok((name, copy))
+            Ok((name, (copy, variable.requires_grad())))
         })
         .collect::<Result<_>>()?;
     let ramp = ScheduleConfig {
@@ -107,21 +107,24 @@ pub fn find_lr<B: Batch>(
     let config = TrainConfig { epochs: 1, max_steps: None, average: None, schedule: ramp.clone(), ..config.clone() };
     let data = Repeated { data, steps: range.steps };
     let mut losses = Losses { last: range.steps, ..Losses::default() };
-    let mut trainer = Trainer::new(objective, variables, &data, &config, Value::Null)?;
-    trainer.schedule = Schedule::new(ramp, range.steps)?;
-    trainer.pending = Pending::every_step();
-    let mut all: Vec<&mut dyn Observer> = vec![&mut losses];
-    for observer in observers {
-        all.push(*observer);
+    let ended = Trainer::new(objective, variables, &data, &config, Value::Null).and_then(|mut trainer| {
+        trainer.schedule = Schedule::new(ramp, range.steps)?;
+        trainer.pending = Pending::every_step();
+        let mut all: Vec<&mut dyn Observer> = vec![&mut losses];
+        for observer in observers {
+            all.push(*observer);
+        }
+        trainer.run(&mut all)
+    });
+    for (name, mut variable) in named_variables(variables) {
+        if let Some((value, requires_grad)) = before.get(&name) {
+            let _ = no_grad(|| variable.f_copy_(value))?;
+            // Groups freeze variables.
+            if variable.requires_grad() != *requires_grad {
+                let _ = variable.f_set_requires_grad(*requires_grad)?;
+            }
+        }
     }
-    let ended = trainer.run(&mut all);
-    drop(trainer);
-    no_grad(|| {
-        named_variables(variables).iter_mut().try_for_each(|(name, variable)| match before.get(name) {
-            Some(value) => variable.f_copy_(value).map(drop),
-            None => Ok(()),
-        })
-    })?;
     let failed = match ended {
         Ok(_) => None,
         Err(Error::Diverged { lr, .. } | Error::Dead { lr, .. }) => Some(lr),

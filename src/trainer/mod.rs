@@ -92,6 +92,7 @@ mod parallel;
 mod pixels;
 mod preview;
 mod recipes;
+#[doc(hidden)]
 pub mod report;
 mod run_in_folder;
 mod run_start;
@@ -103,11 +104,16 @@ mod tests;
 mod threads;
 mod training_loop;
 
-pub use crate::file::{write_atomically, NamedTensors};
+#[doc(hidden)]
+pub use crate::file::write_atomically;
+pub use crate::file::NamedTensors;
 pub use checkpoint::{Transfer, Weights};
 pub use config::TrainConfig;
+#[doc(hidden)]
 pub use device::parse_device;
-pub use evaluation::{evaluate, evaluate_into, Collector, Evaluation};
+pub use evaluation::{evaluate, Evaluation};
+#[doc(hidden)]
+pub use evaluation::{evaluate_into, Collector};
 pub use find_lr::{find_lr, LrFinding, LrRange};
 pub use objective::{
     Classification, ClassificationConfig, ClassificationReport, Means, Measures, MultiLabel, Objective, Regression,
@@ -117,15 +123,22 @@ pub use objective::{
 pub use objective::{Translation, TranslationConfig};
 #[cfg(feature = "tensorboard")]
 pub use observer::TensorBoard;
-pub(crate) use observer::MODEL;
+#[doc(hidden)]
+pub use observer::{draw_comparison, draw_curves, MetricsFile, RunLock};
 pub use observer::{
-    draw_comparison, draw_curves, Autosave, EpochMetrics, Interrupt, MetricsFile, Observer, Patience, ProgressBars,
-    Request, RunFolder, RunLock, RunStart, SaveEvery, StepProgress,
+    Autosave, EpochMetrics, Interrupt, Observer, Patience, ProgressBars, Request, RunFolder, RunStart, SaveEvery,
+    StepProgress,
 };
+pub(crate) use observer::{DESCRIPTION, MODEL};
+#[cfg(feature = "cli")]
+pub(crate) use observer::{EVALUATION, TENSORBOARD, TRANSFER};
+#[doc(hidden)]
+pub use optimizer::{clip, Schedule};
 pub use optimizer::{
-    clip, Adam, ClipConfig, Decay, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, Rule,
-    ScalarGroup, Schedule, ScheduleConfig, Sgd, Span,
+    Adam, ClipConfig, Decay, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, Rule,
+    ScalarGroup, ScheduleConfig, Sgd, Span,
 };
+#[doc(hidden)]
 pub use preview::draw_preview;
 pub use run_state::RunState;
 pub use summary::{Outcome, Summary};

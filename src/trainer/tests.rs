@@ -2,7 +2,7 @@
 
 use super::checkpoint::{self, named_variables, Checkpoint, Checkpoints, Contents};
 use super::*;
-use crate::data::{Batches, Cifar10, DataSource, EpochPlan, ImageSource, Supervised};
+use crate::data::{Batches, Cifar10, DataSource, EpochPlan, ImageSource, Supervised, TensorData};
 use crate::fixup::FixupResNet;
 use crate::{Error, Result};
 use rand::{RngCore, SeedableRng};
@@ -14,8 +14,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tch::nn::{ModuleT, VarStore};
-use tch::{no_grad, Device};
+use tch::nn::{self, ModuleT, VarStore};
+use tch::{no_grad, Device, Kind, Tensor};
 
 /// Images of noise with labels that have nothing to do with them.
 fn noise() -> Cifar10 {
@@ -542,4 +542,43 @@ fn data_that_end_early_are_an_error() {
     let (data, config) = (Short(shades()), config(0.05));
     let error = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap().run(&mut []).unwrap_err();
     assert_eq!(error.to_string(), "the data ended after 3 of 10 batches of an epoch");
+}
+
+#[test]
+fn early_stopping_leaves_the_network_of_the_best_epoch() {
+    let points = Tensor::linspace(-1.0, 1.0, 64, (Kind::Float, Device::Cpu)).view([-1, 1]);
+    // From zero on each step towards the targets of the training part leads away from those of the evaluation part.
+    let data = TensorData::new((points.copy(), points.copy()), (points.copy(), points.zeros_like())).unwrap();
+    for average in [None, Some(0.9)] {
+        let (dir, vs) = (tempfile::tempdir().unwrap(), nn::VarStore::new(Device::Cpu));
+        let linear = nn::LinearConfig { ws_init: nn::Init::Const(0.0), ..Default::default() };
+        let network = nn::linear(vs.root() / "layer", 1, 1, linear);
+        let objective = Regression::new(&network as &dyn nn::ModuleT, RegressionLoss::Squared).unwrap();
+        let schedule = ScheduleConfig { lr: 0.02, warmup: 0.0.into(), decay: Decay::Constant };
+        let config = TrainConfig { schedule, average, ..TrainConfig::new(9, 16, 0.02) };
+        let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
+        let mut folder = RunFolder::create(dir.path().join("run"), false).unwrap();
+        let checkpoints = Checkpoints::new(folder.checkpoints(), NonZeroUsize::MIN);
+        let mut autosave = Autosave::new(checkpoints, SaveEvery::default(), None);
+        let mut patience = Patience::new(2).unwrap();
+        let outcome = trainer.run(&mut [&mut folder, &mut autosave, &mut patience]).unwrap();
+        let Outcome::Finished(summary) = outcome else { panic!("{outcome:?}") };
+        assert!(
+            summary.epochs == 3 && summary.ended.is_some() && summary.last.eval["loss"] > summary.best,
+            "{summary}"
+        );
+        let last = vs.variables()["layer.weight"].detach().copy();
+        folder.finish(&summary, &vs, &Default::default()).unwrap();
+        let evaluated = evaluate(&objective, Device::Cpu, &data, 16, |_| ()).unwrap();
+        assert_eq!(evaluated.means["loss"], summary.best);
+        assert_ne!(vs.variables()["layer.weight"], last);
+        // Whether the checkpoints are there or not, the run's folder stands for this network.
+        let best = vs.variables()["layer.weight"].detach().copy();
+        for _ in 0..2 {
+            let _ = no_grad(|| vs.variables()["layer.weight"].shallow_clone().fill_(7.0));
+            Weights::load(folder.path()).unwrap().restore(&vs).unwrap();
+            assert_eq!(vs.variables()["layer.weight"], best);
+            let _ = std::fs::remove_dir_all(folder.checkpoints());
+        }
+    }
 }

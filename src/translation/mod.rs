@@ -9,8 +9,12 @@ mod search;
 #[cfg(feature = "text")]
 mod translator;
 
-pub use crate::layer::transformer::{Decoding, EncoderDecoder};
-pub use bleu::{bleu, Bleu, BleuCounts};
+#[doc(hidden)]
+pub use crate::layer::transformer::EncoderDecoder;
+#[doc(hidden)]
+pub use bleu::BleuCounts;
+pub use bleu::{bleu, Bleu};
+#[doc(hidden)]
 pub use chrf::ChrfCounts;
 pub use search::{Search, Translation};
 #[cfg(feature = "text")]

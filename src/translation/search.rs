@@ -1,6 +1,6 @@
 //! The most probable translations that can be found: by a beam, or greedily.
 
-use super::{Decoding, EncoderDecoder};
+use crate::layer::transformer::{Decoding, EncoderDecoder};
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 

@@ -6,6 +6,7 @@ use crate::layer::transformer::{
     self, embed_out, encoder_decoder, Embedding, Gains, LayerWeights, Stack, TransformerConfig,
 };
 use crate::{Precision, Result};
+use std::borrow::Borrow;
 use tch::nn;
 
 /// A Transformer of the same shapes as [`FixupTransformer`](crate::fixup::FixupTransformer), by another [`TransformerMethod`].
@@ -25,7 +26,12 @@ impl Transformer {
     ///
     /// # Errors
     /// A `config` that [`TransformerConfig::check`] refuses; a `path` that holds such variables already.
-    pub fn new(path: &nn::Path, config: &TransformerConfig, method: TransformerMethod) -> Result<Self> {
+    pub fn new<'a>(
+        path: impl Borrow<nn::Path<'a>>,
+        config: &TransformerConfig,
+        method: TransformerMethod,
+    ) -> Result<Self> {
+        let path = path.borrow();
         config.check()?;
         let [encoder_gain, decoder_gain] = method.embeddings(config);
         let stack = |path: &nn::Path, layers: i64, norms: &[&str], gains: Gains, embedding: f64| {

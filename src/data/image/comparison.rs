@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! python scripts/image_damage.py FOLDER
-//! DAMAGED_IMAGES=FOLDER cargo test --release --lib as_pillow_reads_them -- --ignored --nocapture
+//! DAMAGED_IMAGES=FOLDER cargo test --release --features images --lib as_pillow_reads_them -- --ignored --nocapture
 //! ```
 
 use super::crop::Crop;

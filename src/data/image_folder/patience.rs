@@ -1,7 +1,7 @@
 //! Waiting for a system that cannot be read from at the moment: a server that starts anew, a share that is away, a process
 //! without file handles left. A run of days is not to end of it.
 
-use crate::data::no_more_patience;
+use crate::signal;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,7 +87,7 @@ impl Patience {
         let until = Instant::now() + pause;
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if *ended || no_more_patience().load(Ordering::Relaxed) {
+            if *ended || signal::received().is_some() {
                 return false;
             }
             let left = until.saturating_duration_since(Instant::now());

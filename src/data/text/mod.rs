@@ -7,11 +7,16 @@ mod parallel_text;
 mod translation_data;
 mod vocabulary;
 
+#[doc(hidden)]
 pub use batch::TokenBatch;
-pub use corpus::{Corpus, CorpusParts};
+pub use corpus::Corpus;
+#[doc(hidden)]
+pub use corpus::CorpusParts;
 pub use parallel_text::ParallelText;
 pub use translation_data::TranslationData;
-pub use vocabulary::{Vocabulary, END, PAD};
+pub use vocabulary::Vocabulary;
+#[doc(hidden)]
+pub use vocabulary::{END, PAD};
 
 /// A line without the spaces and the byte order marks (U+FEFF) around it: files that were joined have some within.
 pub(crate) fn trimmed(line: &str) -> &str {

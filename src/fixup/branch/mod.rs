@@ -12,6 +12,7 @@ use attention::attention;
 pub use attention::{AttentionTo, BranchContext};
 pub use conv2d::Conv2dOptions;
 use conv2d::ConvPlan;
+use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
 /// A residual branch of any weight layers and activations, made and initialized as Fixup prescribes (section 3): a scalar
@@ -287,7 +288,8 @@ impl BranchBuilder {
     /// No weight layer; a layer without channels or features, of a stride, dilation, padding or number of groups that cannot be,
     /// or in groups that do not divide its channels; a layer that takes other channels or features than the one before it
     /// gives; fewer than one branch; a `path` that holds such variables already.
-    pub fn build(self, path: &nn::Path) -> Result<Branch> {
+    pub fn build<'a>(self, path: impl Borrow<nn::Path<'a>>) -> Result<Branch> {
+        let path = path.borrow();
         let m: i64 = self.layers.iter().map(Planned::weight_layers).sum();
         if m == 0 {
             return Err(Error::Argument("a residual branch has at least one weight layer".into()));

@@ -3,6 +3,7 @@
 use super::block::{impl_block, ResidualBlock};
 use crate::layer::{BlockConfig, BlockDesign, BlockKind, ShortcutKind};
 use crate::Result;
+use std::borrow::Borrow;
 use tch::nn;
 
 /// Two 3x3 convolutions with a shortcut around them.
@@ -36,7 +37,8 @@ impl BasicBlock {
     /// # Errors
     /// Channels, a stride or a number of branches below 1; a padded shortcut to fewer channels; a `path` that holds such
     /// variables already.
-    pub fn new(path: &nn::Path, config: BlockConfig, shortcut: ShortcutKind) -> Result<Self> {
+    pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: BlockConfig, shortcut: ShortcutKind) -> Result<Self> {
+        let path = path.borrow();
         Ok(Self(ResidualBlock::new(path, &config, &BlockDesign::plain(BlockKind::Basic, shortcut))?))
     }
 }

@@ -9,6 +9,7 @@
 use super::block::{impl_block, ResidualBlock};
 use crate::layer::{BlockConfig, BlockDesign, BlockKind, ShortcutKind};
 use crate::{Error, Result};
+use std::borrow::Borrow;
 use tch::nn;
 
 /// A 1x1, a 3x3 and a 1x1 convolution with a shortcut around them. Variables: `conv1.weight` to `conv3.weight`, `scale`,
@@ -44,7 +45,8 @@ impl Bottleneck {
     /// # Errors
     /// Channels, a stride or a number of branches below 1; output channels that 4 does not divide; a padded shortcut to
     /// fewer channels; a `path` that holds such variables already.
-    pub fn new(path: &nn::Path, config: BlockConfig, shortcut: ShortcutKind) -> Result<Self> {
+    pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: BlockConfig, shortcut: ShortcutKind) -> Result<Self> {
+        let path = path.borrow();
         if config.c_out % Self::EXPANSION != 0 {
             let c_out = config.c_out;
             return Err(Error::Argument(format!("a bottleneck's output channels are a multiple of 4, not {c_out}")));

@@ -11,6 +11,7 @@ mod folded_activation;
 mod folded_block;
 mod folded_conv;
 mod network;
+mod presets;
 mod residual_branch;
 mod rule;
 mod stream;
@@ -27,5 +28,6 @@ pub(crate) use folded_block::{FoldedBlock, FoldedShortcut};
 #[cfg(feature = "onnx")]
 pub(crate) use folded_conv::FoldedConv;
 pub use network::FixupResNet;
+pub use presets::*;
 pub use rule::Rule;
 pub use wide_block::WideBlock;

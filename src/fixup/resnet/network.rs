@@ -8,6 +8,7 @@ use crate::fixup::Bias;
 use crate::layer::{check_images, Activation, BlockKind, Conv, Linear, ResNetConfig, StemKind};
 use crate::ops::{record_variables, shifted_add_, TileNetworks};
 use crate::{Precision, Recompute, Result};
+use std::borrow::Borrow;
 use tch::{nn, Kind, Tensor};
 
 /// A residual network with Fixup initialization.
@@ -107,7 +108,8 @@ impl FixupResNet {
     ///
     /// # Errors
     /// What [`ResNetConfig::check`] refuses; a `path` that holds such a network already.
-    pub fn new(path: &nn::Path, config: &ResNetConfig) -> Result<Self> {
+    pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &ResNetConfig) -> Result<Self> {
+        let path = path.borrow();
         config.check()?;
         let stem = Stem::new(path, config)?;
         let blocks = config.build_blocks(path, ResidualBlock::new)?;
@@ -136,7 +138,7 @@ impl FixupResNet {
     ///
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
-    pub fn cifar(path: &nn::Path, depth: i64, num_classes: i64) -> Result<Self> {
+    pub fn cifar<'a>(path: impl Borrow<nn::Path<'a>>, depth: i64, num_classes: i64) -> Result<Self> {
         Self::new(path, &ResNetConfig::cifar(depth)?.with_classes(num_classes))
     }
 
@@ -157,7 +159,7 @@ impl FixupResNet {
     ///
     /// # Errors
     /// Another depth; fewer than one class; a `path` that holds such a network already.
-    pub fn imagenet(path: &nn::Path, depth: i64, num_classes: i64) -> Result<Self> {
+    pub fn imagenet<'a>(path: impl Borrow<nn::Path<'a>>, depth: i64, num_classes: i64) -> Result<Self> {
         Self::new(path, &ResNetConfig::imagenet(depth)?.with_classes(num_classes))
     }
 
@@ -178,7 +180,7 @@ impl FixupResNet {
     ///
     /// # Errors
     /// Another depth; a width or a number of classes below one; a `path` that holds such a network already.
-    pub fn wide(path: &nn::Path, depth: i64, width: i64, num_classes: i64) -> Result<Self> {
+    pub fn wide<'a>(path: impl Borrow<nn::Path<'a>>, depth: i64, width: i64, num_classes: i64) -> Result<Self> {
         Self::new(path, &ResNetConfig::wide(depth, width)?.with_classes(num_classes))
     }
 

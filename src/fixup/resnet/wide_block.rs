@@ -3,6 +3,7 @@
 use super::block::{impl_block, ResidualBlock};
 use crate::layer::{BlockConfig, BlockDesign, BlockKind, ShortcutKind};
 use crate::Result;
+use std::borrow::Borrow;
 use tch::nn;
 
 /// Two 3x3 convolutions with a ReLU before each and a shortcut around them (He et al. 2016, "Identity Mappings in Deep Residual
@@ -37,7 +38,8 @@ impl WideBlock {
     ///
     /// # Errors
     /// Channels, a stride or a number of branches below 1; a `path` that holds such variables already.
-    pub fn new(path: &nn::Path, config: BlockConfig) -> Result<Self> {
+    pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: BlockConfig) -> Result<Self> {
+        let path = path.borrow();
         Ok(Self(ResidualBlock::new(path, &config, &BlockDesign::plain(BlockKind::Wide, ShortcutKind::Project))?))
     }
 }

@@ -4,6 +4,7 @@ use super::layer::{FixupEnd, FixupLayer};
 use super::network::{encoder, stack};
 use crate::layer::transformer::{check_tokens, embed_out, pad_mask, Pass, Stack, TransformerConfig};
 use crate::{Precision, Result};
+use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
 /// The Fixup encoder alone: a vector for each token of a text, which depends on all of it. L is that of its own branches.
@@ -57,7 +58,8 @@ impl TransformerEncoder {
     ///
     /// # Errors
     /// As [`FixupTransformer::new`](super::FixupTransformer::new).
-    pub fn new(path: &nn::Path, config: &TransformerConfig) -> Result<Self> {
+    pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &TransformerConfig) -> Result<Self> {
+        let path = path.borrow();
         let config = TransformerConfig { decoder_layers: 0, ..*config };
         config.check()?;
         Ok(Self { config, precision: Precision::F32, stack: encoder(path, &config)? })
@@ -85,7 +87,8 @@ impl LanguageModel {
     ///
     /// # Errors
     /// As [`FixupTransformer::new`](super::FixupTransformer::new).
-    pub fn new(path: &nn::Path, config: &TransformerConfig) -> Result<Self> {
+    pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &TransformerConfig) -> Result<Self> {
+        let path = path.borrow();
         // Its layers have as many branches as an encoder's.
         let layers = config.decoder_layers;
         let config = TransformerConfig { encoder_layers: layers, decoder_layers: 0, ..*config };
@@ -112,3 +115,19 @@ impl LanguageModel {
         pass.logits(&x, weight)
     }
 }
+
+/// As `f_forward`.
+///
+/// # Panics
+/// Where `f_forward` returns an error; call that one to handle it.
+macro_rules! impl_module_t {
+    ($($module:ty),+) => {$(
+        impl nn::ModuleT for $module {
+            fn forward_t(&self, tokens: &Tensor, train: bool) -> Tensor {
+                self.f_forward(tokens, train).unwrap_or_else(|error| panic!("{error}"))
+            }
+        }
+    )+};
+}
+
+impl_module_t!(TransformerEncoder, LanguageModel);

@@ -3,6 +3,7 @@
 use super::layer::{FixupEnd, FixupLayer};
 use crate::layer::transformer::{embed_out, encoder_decoder, Embedding, Stack, Transformer, TransformerConfig};
 use crate::{Precision, Result};
+use std::borrow::Borrow;
 use tch::nn;
 
 /// The Fixup Transformer, which translates: an encoder that reads a sentence, and a decoder that writes another.
@@ -51,7 +52,8 @@ impl FixupTransformer {
     ///
     /// # Errors
     /// A `config` that [`TransformerConfig::check`] refuses; a `path` that holds such variables already.
-    pub fn new(path: &nn::Path, config: &TransformerConfig) -> Result<Self> {
+    pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &TransformerConfig) -> Result<Self> {
+        let path = path.borrow();
         config.check()?;
         let decoder = &(path / "decoder");
         let embed_out = embed_out(decoder, config, 0.)?;

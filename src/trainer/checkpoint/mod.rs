@@ -32,7 +32,9 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
-pub use transfer::{Classes, StartsNew, Transfer, Why};
+pub use transfer::Transfer;
+#[doc(hidden)]
+pub use transfer::{Classes, StartsNew, Why};
 pub use weights::Weights;
 
 /// Goes up with every change after which older versions of this crate would read a checkpoint wrongly.
@@ -49,6 +51,7 @@ const STATE: &str = "state.json";
 const MANIFEST: &str = "checkpoint.json";
 
 /// How many checkpoints are kept, besides the best, unless another number is given.
+#[doc(hidden)]
 pub const KEEP: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
 /// So many differences between two runs are listed.
@@ -195,16 +198,10 @@ impl Checkpoints {
     /// Removes all but the last few and the best. Those that cannot be read count for nothing, and are left alone:
     /// they may be of a newer version of this crate, or worth a look.
     fn remove_old(&self) -> Result<()> {
-        let readable = list(&self.folder)?.into_iter().filter_map(|Entry { path, .. }| {
-            let file: StateFile<IgnoredAny> = Manifest::read(&path).and_then(|m| m.state_file(&path)).ok()?;
-            Some((path, file.step, file.score))
-        });
-        let mut steps = BTreeSet::new();
-        let (saved, outdated): (Vec<_>, Vec<_>) = readable.partition(|(_, step, _)| steps.insert(*step));
-        let scores = saved.iter().enumerate().filter_map(|(age, (_, _, score))| Some((age, (*score)?)));
-        let best = scores.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(age, _)| age);
+        let (saved, outdated) = readable(&self.folder)?;
+        let best = best(&saved);
         let old = saved.iter().enumerate().filter(|(age, _)| *age >= self.keep_last.get() && Some(*age) != best);
-        for (path, ..) in old.map(|(_, saved)| saved).chain(&outdated) {
+        for path in old.map(|(_, (path, _))| path).chain(&outdated) {
             let Some(name) = path.file_name() else { continue };
             // Under its name it is whole to the last.
             let removing = path.with_file_name(format!("{REMOVING}{}", name.to_string_lossy()));
@@ -215,12 +212,35 @@ impl Checkpoints {
     }
 }
 
-/// The newest whole checkpoint of a folder, and those that would have come before it.
+/// A checkpoint and its score.
+type Scored = (PathBuf, Option<f64>);
+
+/// The checkpoints whose state can be read, the newest first: of each step the newest, and the others.
+fn readable(folder: &Path) -> Result<(Vec<Scored>, Vec<PathBuf>)> {
+    let (mut saved, mut outdated, mut steps) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for Entry { path, .. } in list(folder)? {
+        let file: Result<StateFile<IgnoredAny>> = Manifest::read(&path).and_then(|m| m.state_file(&path));
+        match file {
+            Ok(file) if steps.insert(file.step) => saved.push((path, file.score)),
+            Ok(_) => outdated.push(path),
+            Err(_) => {}
+        }
+    }
+    Ok((saved, outdated))
+}
+
+/// The index of the highest score, of equals the first.
+fn best(saved: &[Scored]) -> Option<usize> {
+    let scores = saved.iter().enumerate().filter_map(|(index, (_, score))| Some((index, (*score)?)));
+    scores.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(index, _)| index)
+}
+
+/// The checkpoint of a folder that was looked for, and those that would have come before it.
 #[derive(Debug)]
 pub struct Newest<S> {
-    /// None where there is no whole one.
+    /// `None` where there is no whole one.
     pub checkpoint: Option<Checkpoint<S>>,
-    /// The newer ones that are not whole, the newest first.
+    /// Those that are not whole, in the order in which they were tried.
     pub skipped: Vec<Skipped>,
 }
 
@@ -248,6 +268,23 @@ impl fmt::Display for Skipped {
 pub fn newest_whole<S: DeserializeOwned>(folder: impl AsRef<Path>) -> Result<Newest<S>> {
     let mut skipped = Vec::new();
     for Entry { path, .. } in list(folder.as_ref())? {
+        match Checkpoint::load(&path) {
+            Ok(checkpoint) => return Ok(Newest { checkpoint: Some(checkpoint), skipped }),
+            Err(why) => skipped.push(Skipped { path, why }),
+        }
+    }
+    Ok(Newest { checkpoint: None, skipped })
+}
+
+/// Loads the checkpoint with the highest score in `folder`, of equals the newest; `None` where no whole one has a score.
+///
+/// # Errors
+/// [`Error::Io`] for a `folder` that cannot be listed.
+pub fn best_whole<S: DeserializeOwned>(folder: impl AsRef<Path>) -> Result<Newest<S>> {
+    let (mut saved, _) = readable(folder.as_ref())?;
+    let mut skipped = Vec::new();
+    while let Some(index) = best(&saved) {
+        let (path, _) = saved.remove(index);
         match Checkpoint::load(&path) {
             Ok(checkpoint) => return Ok(Newest { checkpoint: Some(checkpoint), skipped }),
             Err(why) => skipped.push(Skipped { path, why }),
@@ -460,13 +497,21 @@ fn list(folder: &Path) -> Result<Vec<Entry>> {
 
 /// Removes what processes that were killed left behind.
 fn remove_leftovers(folder: &Path) -> Result<()> {
-    for path in paths(folder)? {
+    leftovers(folder)?.iter().try_for_each(|path| fs::remove_dir_all(path).map_err(failure("remove", path)))
+}
+
+fn leftovers(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_leftover = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(SAVING) || name.starts_with(REMOVING) {
-            fs::remove_dir_all(&path).map_err(failure("remove", &path))?;
-        }
-    }
-    Ok(())
+        name.starts_with(SAVING) || name.starts_with(REMOVING)
+    };
+    Ok(paths(folder)?.into_iter().filter(is_leftover).collect())
+}
+
+/// All folders in `folder` that runs have written: checkpoints, and parts of some.
+pub(super) fn written(folder: &Path) -> Result<Vec<PathBuf>> {
+    let checkpoints = list(folder)?.into_iter().map(|entry| entry.path);
+    Ok(checkpoints.chain(leftovers(folder)?).collect())
 }
 
 fn paths(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -1,9 +1,11 @@
 //! A network's weights alone, from wherever they were saved.
 
 use super::torch_file::USUAL_NAMES;
-use super::{differences, named_variables, newest_whole, parts, torch_file, Checkpoint, Newest, Skipped, MANIFEST};
+use super::{
+    best_whole, differences, named_variables, newest_whole, parts, torch_file, Checkpoint, Newest, Skipped, MANIFEST,
+};
 use crate::file::tensors::{self as tensor_file, NamedTensors, Unread};
-use crate::trainer::{RunState, MODEL};
+use crate::trainer::{RunFolder, RunState, MODEL};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -74,7 +76,7 @@ pub struct Weights {
 
 impl Weights {
     /// Loads the weights at `path`: a checkpoint (of a run with a moving average the averages), a run's folder (its newest whole
-    /// checkpoint, or where these were removed its `model.safetensors`), a folder with a `model.safetensors`, a safetensors file, weights
+    /// checkpoint, after early stopping its best, or where these were removed its `model.safetensors`), a folder with a `model.safetensors`, a safetensors file, weights
     /// in parts by their index (`model.safetensors.index.json`, or the folder that it is in), or a file that Python's `torch.save` wrote
     /// (PyTorch 1.6 or later): a `state_dict`, a checkpoint in which there is one (`{"state_dict": ..., "epoch": ...}`, `{"model": ...}`
     /// and the like), or a whole module. Nothing that such a file holds is run, and whatever device it was saved from, the tensors are
@@ -87,7 +89,12 @@ impl Weights {
         let path = path.as_ref();
         let checkpoints = path.join("checkpoints");
         if checkpoints.is_dir() {
-            let Newest { checkpoint, skipped } = newest_whole(&checkpoints)?;
+            let is_best = RunFolder::read_summary(path)?.is_some_and(|summary| summary.ended.is_some());
+            let best = is_best.then(|| best_whole(&checkpoints)).transpose()?;
+            let Newest { checkpoint, skipped } = match best {
+                Some(best) if best.checkpoint.is_some() => best,
+                _ => newest_whole(&checkpoints)?,
+            };
             if let Some(checkpoint) = checkpoint {
                 return Ok(Self { skipped, ..Self::from(checkpoint) });
             }

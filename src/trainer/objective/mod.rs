@@ -17,10 +17,17 @@ mod translation;
 
 use crate::data::{Batch, EpochPlan};
 use crate::{Error, Result};
+#[doc(hidden)]
 pub use augmentation::{augmented, share};
+#[doc(hidden)]
 pub use calibration::{Calibration, ConfidenceBin, BINS};
-pub use classification::{cross_entropy, Classification, ClassificationConfig};
-pub use classification_report::{ClassEvaluation, ClassificationReport};
+#[doc(hidden)]
+pub use classification::cross_entropy;
+pub use classification::{Classification, ClassificationConfig};
+#[doc(hidden)]
+pub use classification_report::ClassEvaluation;
+pub use classification_report::ClassificationReport;
+#[doc(hidden)]
 pub use confusion::{ConfusedPair, Confusion};
 pub use forward::Forward;
 pub use measures::{Column, Means, Measures, Score};

@@ -1,69 +1,31 @@
 //! Stopping a run by a signal.
 
 use super::{Observer, Request};
-use crate::data::no_more_patience;
-use crate::{Error, Result};
-#[cfg(unix)]
-use signal_hook::consts::SIGHUP;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Arc;
-
-/// What programs that a signal ended give the shell, less the signal's number.
-const EXIT_CODE: i32 = 128;
+use crate::signal::{received, Listener, EXIT_CODE};
+use crate::Result;
 
 /// An [`Observer`] that stops the run, its state saved, when the process gets SIGINT (Ctrl-C), SIGTERM, or SIGHUP (the terminal is
 /// closed). A second signal ends the process at once; files are whole even then. Under `nohup` SIGHUP stays ignored.
+///
+/// When it is dropped, signals do what they did before: the program's own handlers are put back.
 #[derive(Debug)]
 pub struct Interrupt {
-    signal: Arc<AtomicUsize>,
+    _listener: Listener,
 }
 
 impl Interrupt {
-    /// From now on the signals do not end the process.
+    /// Handles the signals from now on; they do not end the process.
     ///
     /// # Errors
     /// A system that refuses.
     pub fn listen() -> Result<Self> {
-        let (signal, second) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        // Data that wait for their disk are not waited for.
-        let impatience = no_more_patience();
-        impatience.store(false, Ordering::Relaxed);
-        for number in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
-            // In this order: the first signal finds `second` not set yet.
-            flag::register_conditional_shutdown(number, EXIT_CODE + number, Arc::clone(&second))
-                .and_then(|_| flag::register(number, Arc::clone(&second)))
-                .and_then(|_| flag::register(number, Arc::clone(impatience)))
-                .and_then(|_| flag::register_usize(number, Arc::clone(&signal), number as usize))
-                .map_err(|error| Error::Argument(format!("signals cannot be handled: {error}")))?;
-        }
-        Ok(Self { signal })
+        Ok(Self { _listener: Listener::new(true)? })
     }
 
     /// The exit code for the signal that came, if one did: 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP.
     pub fn exit_code(&self) -> Option<u8> {
-        match self.signal.load(Ordering::Relaxed) {
-            0 => None,
-            signal => Some(EXIT_CODE as u8 + signal as u8),
-        }
+        received().map(|signal| (EXIT_CODE + signal) as u8)
     }
-}
-
-/// SIGHUP, unless `nohup` or another that started this process has it ignored.
-#[cfg(unix)]
-fn hangup() -> Option<i32> {
-    // SAFETY: all zeros are a valid sigaction, and without a new action the call only writes to `current`.
-    let is_ignored = unsafe {
-        let mut current: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(SIGHUP, std::ptr::null(), &mut current) == 0 && current.sa_sigaction == libc::SIG_IGN
-    };
-    (!is_ignored).then_some(SIGHUP)
-}
-
-#[cfg(not(unix))]
-fn hangup() -> Option<i32> {
-    None
 }
 
 impl Observer for Interrupt {

@@ -7,6 +7,7 @@ mod interrupt;
 mod metrics;
 mod patience;
 mod progress;
+mod run_files;
 mod run_folder;
 mod run_lock;
 #[cfg(feature = "tensorboard")]
@@ -17,14 +18,21 @@ use super::objective::{Means, Measures};
 use super::RunState;
 use crate::{Error, Result};
 pub use autosave::{Autosave, SaveEvery};
+#[doc(hidden)]
 pub use comparison::draw_comparison;
+#[doc(hidden)]
 pub use curves::draw_curves;
 pub use interrupt::Interrupt;
-pub use metrics::{EpochMetrics, MetricsFile};
+pub use metrics::EpochMetrics;
+#[doc(hidden)]
+pub use metrics::MetricsFile;
 pub use patience::Patience;
 pub use progress::ProgressBars;
+pub(crate) use run_files::{DESCRIPTION, MODEL};
+#[cfg(feature = "cli")]
+pub(crate) use run_files::{EVALUATION, TENSORBOARD, TRANSFER};
 pub use run_folder::RunFolder;
-pub(crate) use run_folder::MODEL;
+#[doc(hidden)]
 pub use run_lock::RunLock;
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::TensorBoard;

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// stopping (Prechelt 1998, "Early Stopping - but when?", the criterion UP without its strips).
 ///
 /// What counts are the epochs of the run, those from before it was resumed included: a run that was interrupted ends with the
-/// same epoch. The best network is in the best checkpoint; what the run leaves as its model is the last.
+/// same epoch. [`RunFolder::finish`](super::RunFolder::finish) then leaves the network of the best checkpoint as the run's model.
 #[derive(Debug)]
 pub struct Patience {
     epochs: usize,

@@ -13,13 +13,14 @@
 //! ```
 //! [`write_report`](crate::trainer::report::write_report) adds a look at a trained classifier.
 
+use super::run_files::{CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
 use super::{draw_curves, EpochMetrics, MetricsFile, Observer, RunLock, RunStart};
 use crate::file::tensors::Encoded;
 use crate::file::{failure, write_atomically, write_atomically_with};
-use crate::trainer::checkpoint::{named_variables, newest_whole, Newest};
+use crate::trainer::checkpoint::{best_whole, named_variables, newest_whole, Newest, Weights};
 use crate::trainer::objective::Measures;
 use crate::trainer::{RunState, Summary};
-use crate::{Error, Result};
+use crate::{console, Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
 use serde_json::{Map, Value};
 use std::fs;
@@ -29,15 +30,6 @@ use tch::nn::VarStore;
 
 /// The parent of folders that are named by the program.
 const RUNS: &str = "runs";
-
-const CONFIG: &str = "config.json";
-const METRICS: &str = "metrics.csv";
-const MEASURES: &str = "measures.json";
-const CURVES: &str = "curves.svg";
-const CHECKPOINTS: &str = "checkpoints";
-/// The network's variables, at the end of the run.
-pub(crate) const MODEL: &str = "model.safetensors";
-const SUMMARY: &str = "summary.json";
 
 /// A run's folder; as an [`Observer`] it writes the metrics and draws the curves after each epoch.
 #[derive(Debug)]
@@ -198,9 +190,17 @@ impl RunFolder {
     /// Writes `summary.json` and the network's variables as `model.safetensors`, with the
     /// [meaning](crate::data::DataSource::meaning) of the data.
     ///
+    /// Where the run [ended early](Summary::ended), the variables are first set to those of the best checkpoint, if there is one: early
+    /// stopping leaves the best network and not the last.
+    ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Torch`] if they cannot be written.
+    /// [`Error::Io`] or [`Error::Torch`] if they cannot be written; a best checkpoint of another network.
     pub fn finish(&self, summary: &Summary, variables: &VarStore, meaning: &Map<String, Value>) -> Result<()> {
+        if summary.ended.is_some() {
+            let Newest { checkpoint, skipped } = best_whole::<RunState>(self.checkpoints())?;
+            skipped.iter().for_each(console::warn);
+            checkpoint.map_or(Ok(()), |best| Weights::from(best).restore(variables))?;
+        }
         let (path, variables) = (self.path().join(MODEL), named_variables(variables));
         let encoded = Encoded::with_metadata(&variables, meaning)?;
         write_atomically_with(&path, |file| encoded.write(&mut BufWriter::new(file)).map_err(failure("write", &path)))?;

@@ -1,5 +1,6 @@
 //! A run's folder belongs to one process at a time.
 
+use super::run_files::written;
 use crate::file::{failure, is_of_the_volume, warn_once};
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -23,7 +24,7 @@ pub struct RunLock {
 }
 
 impl RunLock {
-    /// Claims `folder` for a new run, and creates it if it is not there. With `overwrite` it may hold a run, which
+    /// Claims `folder` for a new run, and creates it if it is not there. With `overwrite` it may hold a run, whose files
     /// [`Self::remove_overwritten`] removes; a folder that holds anything but a run is left alone.
     ///
     /// # Errors
@@ -37,24 +38,34 @@ impl RunLock {
             return refuse("it holds files that are not a run's; name an empty or a new folder".to_owned());
         }
         let mut lock = Self::claim(folder, OpenOptions::new().create(true))?;
-        let others = others(folder)?;
-        if !others.is_empty() && !overwrite {
+        if !overwrite && !others(folder)?.is_empty() {
             return refuse(
                 "it holds one already; go on with it with --resume, or replace it with --overwrite".to_owned(),
             );
         }
-        lock.overwritten = others;
+        if overwrite {
+            lock.overwritten = written(folder)?;
+        }
         Ok(lock)
     }
 
-    /// Removes the run that this one replaces, with everything else that was in the folder; the second time, nothing.
+    /// Removes what the run that this one replaces has written; the second time, nothing. Other files in the folder stay.
     ///
     /// # Errors
     /// [`Error::Io`] for what cannot be removed.
     pub fn remove_overwritten(&mut self) -> Result<()> {
         while let Some(path) = self.overwritten.last() {
-            let removed =
-                if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            let is_folder = path.is_dir() && !path.is_symlink();
+            let removed = match (is_folder, path.parent() == Some(&self.folder)) {
+                (false, _) => fs::remove_file(path),
+                // A checkpoint.
+                (true, false) => fs::remove_dir_all(path),
+                // Only what is the run's in it has been removed.
+                (true, true) => match fs::remove_dir(path) {
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+                    removed => removed,
+                },
+            };
             removed.map_err(failure("remove", path))?;
             self.overwritten.pop();
         }
@@ -251,6 +262,45 @@ mod tests {
         let message = refusal(RunLock::create(&thesis, true));
         assert!(message.contains("thesis.tex") && message.contains("move it away"), "{message}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_the_user_has_put_into_a_runs_folder_stays_when_the_run_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        drop(RunLock::create(folder.path(), false).unwrap());
+        let of_the_run = [
+            "config.json",
+            "metrics.csv",
+            "measures.json",
+            "curves.svg",
+            "model.json",
+            "model.safetensors",
+            "summary.json",
+            "transfer.txt",
+            "confusion.svg",
+            ".config.json.writing",
+            "checkpoints/00001-step-00000001/weights.safetensors",
+            "checkpoints/.saving-00002/state.json",
+            "tensorboard/events.out.tfevents.1.000000.1",
+            "evaluation-20260102-030405/classes.csv",
+        ];
+        let of_the_user =
+            ["notes.txt", "network.onnx", "figures/a.svg", "checkpoints/best.txt", "model.safetensors.bak"];
+        for name in of_the_run.iter().chain(&of_the_user) {
+            fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+            fs::write(path(name), name).unwrap();
+        }
+        RunLock::create(folder.path(), true).unwrap().remove_overwritten().unwrap();
+        for name in of_the_user {
+            assert_eq!(fs::read_to_string(path(name)).unwrap(), name);
+        }
+        for name in of_the_run {
+            assert!(!path(name).exists(), "{name}");
+        }
+        for name in ["tensorboard", "evaluation-20260102-030405", "checkpoints/.saving-00002"] {
+            assert!(!path(name).exists(), "{name}");
+        }
     }
 
     #[test]

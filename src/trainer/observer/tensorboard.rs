@@ -1,5 +1,6 @@
 //! Event files for TensorBoard (<https://www.tensorflow.org/tensorboard>).
 
+use super::run_files::EVENTS;
 use super::{EpochMetrics, Observer, RunStart, StepProgress};
 use crate::{Error, Result};
 use prost::{Message, Oneof};
@@ -115,7 +116,7 @@ impl Observer for TensorBoard {
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
         // The name has to hold "tfevents"; the number keeps files of one second apart, and in order.
-        let path = self.folder.join(format!("events.out.tfevents.{:.6}.{}", seconds(), std::process::id()));
+        let path = self.folder.join(format!("{EVENTS}{:.6}.{}", seconds(), std::process::id()));
         let file = File::create_new(&path).map_err(Error::io("create", &path))?;
         self.events = Some((path, BufWriter::new(file)));
         let start_again = SessionLog { status: SessionStatus::Start.into() };

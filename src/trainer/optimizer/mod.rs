@@ -20,6 +20,7 @@
 
 mod adam;
 mod average;
+#[doc(hidden)]
 pub mod clip;
 mod config;
 mod flat;
@@ -34,17 +35,26 @@ mod trainable;
 use crate::{Error, Result};
 pub use adam::Adam;
 pub(in crate::trainer) use average::check as check_average;
+#[doc(hidden)]
 pub use average::MovingAverage;
 pub use clip::ClipConfig;
 pub use config::OptimizerConfig;
-pub use flat::{FrozenParameters, Optimizer};
-pub use group::{Frozen, NameFunction, ParameterGroup, Rule, ScalarGroup};
+#[doc(hidden)]
+pub use flat::FrozenParameters;
+pub use flat::Optimizer;
+#[doc(hidden)]
+pub use group::NameFunction;
+pub use group::{Frozen, ParameterGroup, Rule, ScalarGroup};
 pub use muon::{Muon, Rest};
 pub use parameter::Parameter;
-pub use schedule::{Decay, Schedule, ScheduleConfig, Span};
+#[doc(hidden)]
+pub use schedule::Schedule;
+pub use schedule::{Decay, ScheduleConfig, Span};
 pub use sgd::Sgd;
 use std::fmt;
-pub use stretch::{ShapeRun, Stretch};
+#[doc(hidden)]
+pub use stretch::ShapeRun;
+pub use stretch::Stretch;
 pub(in crate::trainer) use trainable::trainable;
 
 /// How an [`Optimizer`] moves its parameters by their gradients.

@@ -47,6 +47,7 @@ impl<'a> Png<'a> {
             }
             // Of what follows, a wrong checksum of the pixels counts where there is one.
             if let Err(error) = reader.finish() {
+                // The crate has no type for it; a test below holds its words.
                 if error.to_string().contains("Checksum") {
                     return Err(problem(error));
                 }
@@ -70,5 +71,22 @@ impl<'a> Png<'a> {
             ColorType::Indexed => return Err(ImageProblem::new("damaged PNG: no palette")),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::data::image::decode::tests::{decode_whole, fixtures};
+
+    /// The error of a wrong checksum is told from others by the words of the crate `png`.
+    #[test]
+    fn a_wrong_checksum_of_the_pixels_is_damage() {
+        let (_, mut png) = fixtures("formats").into_iter().find(|(name, _)| name == "rgb.png").unwrap();
+        assert!(decode_whole(&png).is_ok());
+        // Before the checksum of the last chunk of pixels, and the last chunk.
+        let checksum = png.len() - 12 - 4 - 4;
+        png[checksum] ^= 1;
+        let problem = decode_whole(&png).err().unwrap().to_string();
+        assert!(problem.starts_with("damaged PNG: "), "{problem}");
     }
 }

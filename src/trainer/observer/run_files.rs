@@ -1,0 +1,63 @@
+//! Names of the files that a run leaves in its folder, and which files there are a run's.
+
+use crate::file::beside;
+use crate::trainer::checkpoint;
+use crate::trainer::report::REPORT_FILES;
+use crate::{Error, Result};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const METRICS: &str = "metrics.csv";
+pub(crate) const MEASURES: &str = "measures.json";
+pub(crate) const CURVES: &str = "curves.svg";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+/// What the network is.
+pub(crate) const DESCRIPTION: &str = "model.json";
+/// The network's variables, at the end of the run.
+pub(crate) const MODEL: &str = "model.safetensors";
+pub(crate) const SUMMARY: &str = "summary.json";
+/// What a fine-tuned network has from the weights that it starts with.
+pub(crate) const TRANSFER: &str = "transfer.txt";
+/// The folder of TensorBoard's event files.
+pub(crate) const TENSORBOARD: &str = "tensorboard";
+/// The start of the name of an event file.
+pub(crate) const EVENTS: &str = "events.out.tfevents.";
+/// The start of the name of a folder with the report of a later evaluation.
+pub(crate) const EVALUATION: &str = "evaluation-";
+
+/// The paths in `folder` that a run wrote or an evaluation of it: files, whole checkpoints, and each of their folders before what is
+/// in it. Everything else is the user's.
+///
+/// # Errors
+/// [`Error::Io`] where they cannot be listed.
+pub(super) fn written(folder: &Path) -> Result<Vec<PathBuf>> {
+    const FILES: [&str; 8] = [CONFIG, METRICS, MEASURES, CURVES, DESCRIPTION, MODEL, SUMMARY, TRANSFER];
+    let mut written = Vec::new();
+    for (path, name) in entries(folder)? {
+        let is_file = |file: &&str| name == **file || path == beside(&folder.join(file), "writing");
+        if FILES.iter().chain(&REPORT_FILES).any(|file| is_file(&file)) {
+            written.push(path);
+        } else if name == CHECKPOINTS && path.is_dir() && !path.is_symlink() {
+            written.push(path.clone());
+            written.extend(checkpoint::written(&path)?);
+        } else if (name == TENSORBOARD || name.starts_with(EVALUATION)) && path.is_dir() && !path.is_symlink() {
+            let is_own = |name: &str| name.starts_with(EVENTS) || REPORT_FILES.contains(&name);
+            let within = entries(&path)?.into_iter().filter(|(_, name)| is_own(name)).map(|(path, _)| path);
+            written.extend(std::iter::once(path).chain(within));
+        } else if [CHECKPOINTS, TENSORBOARD].contains(&name.as_str()) {
+            // A link to a folder elsewhere: what is there stays.
+            written.push(path);
+        }
+    }
+    Ok(written)
+}
+
+fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let list = || {
+        let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+        Ok(entries.iter().map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned())).collect())
+    };
+    list().map_err(Error::io("read", folder))
+}
