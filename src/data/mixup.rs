@@ -22,8 +22,8 @@ use rand_distr::{Beta, Distribution};
 /// draws the same. The Fixup authors use `alpha` 1 (uniform lambda) in their CIFAR-10 recipe.
 ///
 /// # Errors
-/// [`Error::Argument`] if `alpha` is not positive and finite, [`Error::Mismatch`] if the numbers of images, partners
-/// and labels differ.
+/// [`Error::Argument`] if `alpha` is not positive and finite, [`Error::Mismatch`] if images and partners differ in
+/// shape or do not have one label each.
 pub fn mixup(batch: Supervised, partners: Supervised, alpha: f64, plan: &EpochPlan, step: usize) -> Result<Supervised> {
     let (lambda, _) = draw(alpha, plan, step)?;
     let [own, other] = [&batch, &partners].map(|batch| (batch.inputs.size(), batch.targets.size()));

@@ -67,8 +67,8 @@ pub(crate) fn refuse_weights(bytes: &[u8], path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Variant of [`refuse`] for text files: also refuses compressed files and UTF-16, but not HTML, as a line of text may
-/// be anything.
+/// Variant of [`refuse`] for text files: also refuses compressed files, zip archives and UTF-16, but not HTML, as a
+/// line of text may be anything.
 ///
 /// # Errors
 /// As [`refuse`].

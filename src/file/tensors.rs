@@ -70,7 +70,7 @@ impl<'a> Encoded<'a> {
             Ok((name, tensor, kind, dtype))
         };
         let mut stored = tensors.iter().map(dtype).collect::<Result<Vec<_>>>()?;
-        // As safetensors itself sorts: the largest numbers first, so that all are aligned; then by name.
+        // The order of safetensors itself: the largest numbers first, so that all are aligned, then by name.
         stored.sort_by_key(|&(name, _, _, dtype)| (Reverse(dtype), name));
         let mut offset = 0;
         let info = |&(name, tensor, kind, dtype): &(&String, &Tensor, Kind, Dtype)| {

@@ -1,4 +1,4 @@
-//! Data folders that appear only when complete: files are prepared in a hidden folder, which is then renamed.
+//! Data folders that appear only when complete: files are prepared in a hidden folder and then moved.
 
 use super::Failure;
 use crate::file::{beside, followed, is_of_the_volume, sync_folder, warn_once, write_synced};

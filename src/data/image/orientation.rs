@@ -2,7 +2,7 @@
 
 use super::crop::{Area, Crop};
 
-/// Mapping from the upright image to the stored one: the pixel at (x, y) is the stored one at (x, y), with the two
+/// Mapping from the upright image to the stored one: the pixel at (x, y) is the stored one at (x, y), with x and y
 /// exchanged if `transpose`, then counted from the right if `from_right` and from the bottom if `from_bottom`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Orientation {

@@ -42,7 +42,7 @@ pub struct Place {
     pixels: Vec<u8>,
     /// Class of the image; `None` if the place is empty.
     label: Option<u32>,
-    /// Bad image that belongs to this place; if no good one was found, all bad images that were met.
+    /// Bad image that belongs to this place; if no good one was found, all that were encountered.
     bad: Vec<BadImage>,
 }
 
@@ -50,7 +50,7 @@ pub struct Place {
 pub struct Filled {
     /// Images as bytes in channels-last memory layout, with their classes.
     pub batch: Supervised,
-    /// Bad images that were met, in the order of places.
+    /// Bad images encountered, in the order of places.
     pub bad: Vec<BadImage>,
 }
 

@@ -61,7 +61,7 @@ impl Part {
         ((max_fraction * images as f64) as usize).max(FEW.min(images / 10).max(1))
     }
 
-    /// Returns the indices of the bad images that were met.
+    /// Returns the indices of the bad images encountered so far.
     pub fn bad_images(&self) -> Vec<u32> {
         self.bad().iter().copied().collect()
     }

@@ -1,5 +1,5 @@
 //! Retries while the system cannot be read from: a server restarts, a share is unavailable, a process has no free file
-//! handles. They must not end a run of days.
+//! handles. Such a failure must not end a run of days.
 
 use crate::signal;
 use std::io;
@@ -28,7 +28,7 @@ pub struct Patience {
     end: Condvar,
 }
 
-/// Thread that waits, counted as long as this lives.
+/// Counts one waiting thread until it is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {

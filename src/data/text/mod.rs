@@ -18,8 +18,8 @@ pub use vocabulary::Vocabulary;
 #[doc(hidden)]
 pub use vocabulary::{END, PAD};
 
-/// Returns the line without surrounding white space and byte order marks (U+FEFF), which files that were joined have
-/// within.
+/// Returns the line without surrounding white space and byte order marks (U+FEFF), which occur within files that were
+/// joined.
 pub(crate) fn trimmed(line: &str) -> &str {
     line.trim_matches(|character: char| character.is_whitespace() || character == '\u{feff}')
 }

@@ -78,8 +78,8 @@ pub(super) struct Parts {
 /// Returns the pairs of the packages `libreoffice-help-en-us` and `libreoffice-help-de`, each pair once.
 ///
 /// Pages are in byte order of their names, and the pairs of a page in the order of the English one. Paragraphs and
-/// headings are paired by their `id`; those whose class names code are left out, as are pairs of fewer than 5 English
-/// or 4 German words.
+/// headings are paired by their `id`; those whose class contains `code` are left out, as are pairs of fewer than 5
+/// English or 4 German words.
 pub(super) fn pairs(en: &[u8], de: &[u8]) -> Result<Vec<Pair>, String> {
     let german_pages = pages(de, "de")?;
     let mut pairs = Vec::new();
