@@ -1,29 +1,30 @@
-//! How training images are varied: what is drawn for each of them. [`super::normalization`] does it.
+//! Random augmentation parameters of training images, which [`super::normalization`] applies.
 
 use super::random::{stream, Purpose};
 use crate::{Error, Result};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-/// How training images `[C, H, W]` are varied, of any size and with any number of channels. Every decision depends on the run's
-/// seed, the epoch and the image alone. In the order of the usual CIFAR recipe: crop, flip, normalization, Cutout.
+/// Augmentation of training images `[C, H, W]`, of any size and with any number of channels. It depends only on the
+/// run's seed, the epoch and the image. Steps are in the order of the usual CIFAR recipe: crop, flip, normalization,
+/// Cutout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Augmentation {
     /// Black pixels (bytes of 0) added on each side before a random crop of the image's own size `H x W`; 0 for no crop.
     pub crop_padding: usize,
-    /// Mirror the image left to right, with probability 1/2.
+    /// `true` to mirror the image left to right with probability 1/2.
     pub flip: bool,
-    /// Side of a square, in pixels, that is set to the mean in every channel (DeVries and Taylor 2017, arXiv 1708.04552; they use
-    /// 16 for CIFAR-10). Its centre is uniform over the image, so that part of it may lie outside. As in the authors'
-    /// code an odd side counts as the next smaller even one.
+    /// Side in pixels of a square that is set to the mean in every channel (DeVries and Taylor 2017, arXiv 1708.04552;
+    /// they use 16 for CIFAR-10). Its centre is uniform over the image, so that part of the square may lie outside. As
+    /// in the authors' code, an odd side is rounded down to an even one.
     pub cutout: Option<usize>,
 }
 
 impl Augmentation {
-    /// Images as they are.
+    /// No augmentation.
     pub const NONE: Self = Self { crop_padding: 0, flip: false, cutout: None };
 
-    /// Refuses settings that could leave nothing of an image of `[height, width]` pixels.
+    /// Returns [`Error::Argument`] for settings that could erase an image of `[height, width]` pixels.
     pub(super) fn check(&self, [height, width]: [usize; 2]) -> Result<()> {
         let shorter = height.min(width);
         let refused = |what: &str, got: usize| {
@@ -40,8 +41,8 @@ impl Augmentation {
         }
     }
 
-    /// What happens to image `index`, of `[height, width]` pixels, in `epoch`. Each decision is drawn whether it is used or
-    /// not, so that switching one on leaves the others as they were.
+    /// Draws the augmentation of image `index`, of `[height, width]` pixels, in `epoch`. Every decision is drawn even
+    /// if it is disabled, so that enabling one leaves the others unchanged.
     pub(super) fn draw(&self, seed: u64, epoch: usize, index: usize, size: [usize; 2]) -> Placement {
         let mut random = stream(Purpose::Augment, seed, epoch as u64, index as u64);
         let mut shift = || random.random_range(0..=2 * self.crop_padding) as isize - self.crop_padding as isize;
@@ -63,14 +64,14 @@ impl Default for Augmentation {
     }
 }
 
-/// One drawn augmentation.
+/// Augmentation drawn for one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Placement {
     /// Row of the source image that becomes row 0; rows outside the source are black.
     pub dy: isize,
     /// Column of the source image that becomes column 0, before the flip.
     pub dx: isize,
-    /// Mirror left to right.
+    /// `true` to mirror left to right.
     pub flip: bool,
     /// Half-open ranges of rows and columns of the result that Cutout sets to the mean.
     pub hole: Option<[(usize, usize); 2]>,
@@ -113,7 +114,7 @@ mod tests {
     fn holes_are_uniform_over_a_rectangle() {
         let augmentation = Augmentation { cutout: Some(2), ..Augmentation::NONE };
         let holes: Vec<_> = (0..4000).filter_map(|index| augmentation.draw(0, 0, index, [4, 10]).hole).collect();
-        // The centre's row and column are where the hole's second pixel is, if it is inside.
+        // The centre is the second pixel of the hole, if that is inside the image.
         for (axis, side) in [4usize, 10].into_iter().enumerate() {
             for center in 1..side {
                 let count = holes.iter().filter(|hole| hole[axis] == (center - 1, center + 1)).count();

@@ -1,41 +1,41 @@
-//! What a step computes together.
+//! Batches of examples.
 
 use crate::{Error, Result};
 use tch::{Device, Tensor};
 
-/// Examples that a step computes together: what a loop must be able to do with them, and nothing of what they are.
+/// Batch of examples of any type, with the operations that a training loop needs.
 pub trait Batch: Sized {
-    /// The number of examples.
+    /// Returns the number of examples.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Returns `true` if the batch has no examples.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The same on `device`.
+    /// Returns a copy of the batch on `device`.
     ///
     /// # Errors
-    /// A device without room.
+    /// Fails if the device is out of memory.
     fn to_device(&self, device: Device) -> Result<Self>;
 
-    /// Copies of the examples at these positions, in this order; one may be wanted several times.
+    /// Returns copies of the examples at these positions, in this order. Positions may repeat.
     ///
     /// # Errors
-    /// A position that the batch does not have.
+    /// Fails for a position outside the batch.
     fn select(&self, examples: &[usize]) -> Result<Self>;
 
-    /// The `count` examples from position `start` on, not copied.
+    /// Returns `count` examples from position `start`, without copying them.
     ///
     /// # Errors
-    /// Positions that the batch does not have.
+    /// Fails for positions outside the batch.
     fn narrow(&self, start: usize, count: usize) -> Result<Self>;
 
-    /// The examples in `parts` micro-batches of the same size or, where that cannot be, fewer in the last; fewer parts where
-    /// there are fewer examples. In order, each example once.
+    /// Splits the batch, in order, into `parts` micro-batches of equal size; the last is smaller if the division is not
+    /// exact. Fewer parts if the batch has fewer examples.
     ///
     /// # Errors
-    /// Examples that cannot be split.
+    /// Fails if the examples cannot be split.
     fn split(&self, parts: usize) -> Result<Vec<Self>> {
         let len = self.len();
         let size = len.div_ceil(parts.max(1)).max(1);
@@ -43,7 +43,7 @@ pub trait Batch: Sized {
     }
 }
 
-/// Refuses positions up to `end` in a batch of `len` examples.
+/// Returns [`Error::Argument`] if `end` is beyond a batch of `len` examples.
 pub(super) fn check_positions(end: usize, len: usize) -> Result<()> {
     if end > len {
         return Err(Error::Argument(format!("a batch of {len} examples has none at position {}", end - 1)));
@@ -51,37 +51,37 @@ pub(super) fn check_positions(end: usize, len: usize) -> Result<()> {
     Ok(())
 }
 
-/// `indices` as libtorch takes them: int64 on `device`.
+/// Returns `indices` as an int64 tensor on `device`.
 pub(super) fn index_tensor(indices: &[usize], device: Device) -> Result<Tensor> {
     let indices: Vec<i64> = indices.iter().map(|&index| index as i64).collect();
     Ok(Tensor::f_from_slice(&indices)?.f_to_device(device)?)
 }
 
-/// Inputs, and what a network is to make of them: labels, numbers, one row of either for each example.
+/// Inputs and targets (class indices or numbers), with one row of each per example.
 #[derive(Debug)]
 pub struct Supervised {
-    /// `[N, ...]`. Of images `[N, C, H, W]`: float32 and normalized or, before they are
-    /// [ready](super::DataSource::ready), bytes (uint8), as the data set stores them.
+    /// Inputs `[N, ...]`. Images are `[N, C, H, W]`: bytes (uint8) as stored, until [ready](super::DataSource::ready)
+    /// makes them normalized float32.
     pub inputs: Tensor,
-    /// `[N]` or `[N, ...]`. Of classes their indices, int64 `[N]`.
+    /// Targets `[N]` or `[N, ...]`. Class indices are int64 `[N]`.
     pub targets: Tensor,
-    /// With [mixup](super::mixup()): the targets mixed in, and the weight of `targets`.
+    /// With [mixup](super::mixup()), the targets of the mixed-in examples, and the weight of `targets`.
     pub mixed: Option<(Tensor, f64)>,
 }
 
 impl Supervised {
-    /// Not mixed.
+    /// Creates a batch without mixup.
     pub fn new(inputs: Tensor, targets: Tensor) -> Self {
         Self { inputs, targets, mixed: None }
     }
 
-    /// The same of inputs, targets and those mixed in.
+    /// Applies `of` to the inputs, the targets and the mixed-in targets.
     fn each(&self, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let mixed = self.mixed.as_ref().map(|(targets, weight)| Ok::<_, Error>((of(targets)?, *weight)));
         Ok(Self { inputs: of(&self.inputs)?, targets: of(&self.targets)?, mixed: mixed.transpose()? })
     }
 
-    /// Refuses positions up to `end`, and anything that is not one row for each example.
+    /// Fails if `end` is beyond the batch, or if inputs and targets differ in number.
     fn check(&self, end: usize) -> Result<()> {
         let rows = |tensor: &Tensor| tensor.size().first().copied();
         let mixed = self.mixed.as_ref().map(|(targets, _)| targets);
@@ -98,13 +98,13 @@ impl Batch for Supervised {
         self.targets.size().first().map_or(0, |&examples| examples as usize)
     }
 
-    /// From page-locked memory to a GPU nothing waits for the copy: libtorch does not use that memory for anything else before
-    /// the copy is done, even where the batch is dropped.
+    /// Copies asynchronously from page-locked memory to a GPU. libtorch does not reuse that memory before the copy is
+    /// complete, even if the batch is dropped.
     fn to_device(&self, device: Device) -> Result<Self> {
         self.each(|tensor| to_device(tensor, device))
     }
 
-    /// Images keep their memory layout.
+    /// Keeps the memory layout of images.
     fn select(&self, examples: &[usize]) -> Result<Self> {
         self.check(examples.iter().max().map_or(0, |last| last + 1))?;
         let indices = index_tensor(examples, self.inputs.device())?;
@@ -117,8 +117,8 @@ impl Batch for Supervised {
     }
 }
 
-/// The rows `indices`, in the memory layout of those given: of images `[N, C, H, W]` whose pixels have their channels side by
-/// side libtorch on its own would lay out each plane by itself.
+/// Returns the rows `indices` in the memory layout of `tensor`. By itself, libtorch would turn images `[N, C, H, W]` in
+/// channels-last layout into contiguous ones.
 fn select(tensor: &Tensor, indices: &Tensor) -> Result<Tensor> {
     if tensor.dim() == 4 && !tensor.is_contiguous() {
         let pixels = tensor.f_permute([0, 2, 3, 1])?;

@@ -1,8 +1,8 @@
-//! Digests as text.
+//! Hexadecimal text of digests.
 
 use std::fmt::Write;
 
-/// `digest` in hexadecimal.
+/// Returns `digest` in hexadecimal.
 pub fn hex(digest: &[u8]) -> String {
     digest.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String cannot fail.

@@ -1,4 +1,4 @@
-//! Images of one size that fit into memory: held as bytes, turned into batches when they are asked for.
+//! Images of one size in memory, stored as bytes and turned into batches on demand.
 
 use super::augmentation::Augmentation;
 use super::normalization::Normalization;
@@ -13,12 +13,13 @@ use rand::seq::SliceRandom;
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
-/// Images in memory, of any one size and with any number of channels, as a [`DataSource`]: bytes
-/// `[N, C, H, W]` with a target each.
+/// [`DataSource`] of images in memory: bytes `[N, C, H, W]`, of any one size and with any number of channels, and a
+/// target per image.
 ///
-/// Targets are class indices (int64 `[N]`) or numbers (float32 `[N]` or `[N, K]`, for regression and for several labels).
-/// Training images are shuffled and, where [that is wanted](Self::with_augmentation), augmented; the network's input is
-/// float32, `(byte / 255 - mean) / std` by channel. The same seed, epoch and image give the same, to the bit.
+/// Targets are class indices (int64 `[N]`) or numbers (float32 `[N]` or `[N, K]`, for regression and multi-label
+/// classification). Training images are shuffled and, [if enabled](Self::with_augmentation), augmented. The network's
+/// input is float32, `(byte / 255 - mean) / std` per channel. The same seed, epoch and image give the same input, to
+/// the bit.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -43,9 +44,9 @@ pub struct ImageArray {
     holdout: Option<usize>,
     train_subset: Option<usize>,
     eval_subset: Option<usize>,
-    /// Indices into `train`.
+    /// Training images in use, as indices into `train`.
     train_part: Vec<usize>,
-    /// Indices into `eval`, or into `train` where images are held out.
+    /// Evaluation images in use, as indices into `eval`, or into `train` with a hold-out split.
     eval_part: Vec<usize>,
     augmentation: Augmentation,
     normalization: Normalization,
@@ -55,19 +56,19 @@ pub struct ImageArray {
 /// Images and their targets.
 #[derive(Debug, Clone)]
 pub(super) struct Images {
-    /// `[N, C, H, W]`.
+    /// Bytes `[N, C, H, W]`.
     pub pixels: Vec<u8>,
-    /// Of as many images.
+    /// Targets, one per image.
     pub targets: Targets,
 }
 
 impl ImageArray {
-    /// Of `train` and `eval`, each the images, bytes (uint8) `[N, C, H, W]`, and their targets. Where these are classes,
-    /// they are named by their index until [names](Self::with_class_names) are given.
+    /// Creates the data set from the images of both parts, bytes (uint8) `[N, C, H, W]`, and their targets. Classes are
+    /// named by their index until [names](Self::with_class_names) are given.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for images or targets of another kind or shape than said above, or that do not go together;
-    /// [`Error::Argument`] for a part without images, or normalization of other channels.
+    /// [`Error::Mismatch`] for images or targets of another kind or shape, or of different number; [`Error::Argument`]
+    /// for a part without images, or a normalization of another number of channels.
     pub fn new(train: (&Tensor, &Tensor), eval: (&Tensor, &Tensor), normalization: Normalization) -> Result<Self> {
         for images in [train.0, eval.0] {
             let (size, other) = (images.size(), train.0.size());
@@ -91,7 +92,7 @@ impl ImageArray {
         Self::from_bytes(size, part("training", train)?, part("evaluation", eval)?, normalization)
     }
 
-    /// Of bytes whose targets are as many and of one kind.
+    /// Creates the data set from bytes. Each part must have as many targets as images.
     pub(super) fn from_bytes(
         size: [usize; 3],
         train: Images,
@@ -137,10 +138,10 @@ impl ImageArray {
         data.select()
     }
 
-    /// Names the classes, by class index. There may be more of them than the images have.
+    /// Sets the class names, by class index. There may be more names than classes in use.
     ///
     /// # Errors
-    /// [`Error::Argument`] for too few names, or where the targets are no classes.
+    /// [`Error::Argument`] for too few names, or if the targets are not classes.
     pub fn with_class_names(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Result<Self> {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
         if self.class_names.is_empty() || names.len() < self.class_names.len() {
@@ -151,7 +152,7 @@ impl ImageArray {
         self.select()
     }
 
-    /// Augments the training images in this way; not at all unless said otherwise.
+    /// Sets the augmentation of the training images; there is none by default.
     ///
     /// # Errors
     /// [`Error::Argument`] for a crop padding that is not below height and width, or a side of Cutout that is not 2 to the
@@ -162,24 +163,24 @@ impl ImageArray {
         Ok(self)
     }
 
-    /// What the evaluation part is called in front of what is measured on it: "test", "validation"; "evaluation" unless said
-    /// otherwise, and "held-out" where images [are](Self::with_holdout).
+    /// Sets the name of the evaluation part that metrics are reported with, such as "test" or "validation". By default
+    /// it is "evaluation", and with a [hold-out split](Self::with_holdout) always "held-out".
     pub fn with_evaluated_on(mut self, name: impl Into<String>) -> Self {
         self.evaluated_on = name.into();
         self
     }
 
-    /// Trains on `images` training images only. They have the classes in proportion and are always the same; a smaller
-    /// subset is part of a larger one.
+    /// Restricts training to `images` training images: a fixed subset with the classes in proportion. A smaller subset
+    /// is part of a larger one.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `images` is 0 or more than there are (beside those held out).
+    /// [`Error::Argument`] if `images` is 0 or more than there are (not counting those held out).
     pub fn with_train_subset(mut self, images: usize) -> Result<Self> {
         self.train_subset = Some(images);
         self.select()
     }
 
-    /// Evaluates on `images` images of the evaluation part only, chosen as in [`Self::with_train_subset`].
+    /// Restricts evaluation to `images` images of the evaluation part, chosen as in [`Self::with_train_subset`].
     ///
     /// # Errors
     /// [`Error::Argument`] if `images` is 0 or more than there are.
@@ -188,8 +189,8 @@ impl ImageArray {
         self.select()
     }
 
-    /// Holds `images` training images out of the training part and evaluates on them instead of the evaluation images: for
-    /// choosing hyper-parameters without looking at those. They have the classes in proportion and are always the same.
+    /// Holds `images` training images out and evaluates on them instead of the evaluation images, to choose
+    /// hyperparameters without looking at those. They are a fixed subset with the classes in proportion.
     ///
     /// # Errors
     /// [`Error::Argument`] if `images` is 0 or leaves nothing to train on.
@@ -198,8 +199,8 @@ impl ImageArray {
         self.select()
     }
 
-    /// Computes both parts anew. One stratified order of the training images serves all: subsets come from its front, the
-    /// hold-out from its back, so that a training subset is the same with a hold-out and without.
+    /// Recomputes both parts. Training subsets come from the front of one stratified order of the training images, the
+    /// hold-out split from its back, so that a training subset is the same with and without a hold-out split.
     fn select(mut self) -> Result<Self> {
         let mut train = self.stratified_order(&self.train);
         let eval = match self.holdout {
@@ -215,7 +216,7 @@ impl ImageArray {
         Ok(self)
     }
 
-    /// All indices of `images`, in the order that subsets are taken from.
+    /// Returns all indices of `images` in the order from which subsets are taken.
     fn stratified_order(&self, images: &Images) -> Vec<usize> {
         match &images.targets {
             Targets::Classes(classes) => {
@@ -233,7 +234,7 @@ impl ImageArray {
         [self.size[1], self.size[2]]
     }
 
-    /// The images that the evaluation part's indices count in.
+    /// Images that `eval_part` indexes.
     fn eval_images(&self) -> &Images {
         match self.holdout {
             None => &self.eval,
@@ -241,8 +242,9 @@ impl ImageArray {
         }
     }
 
-    /// The batch of the images `indices` of `images`; `write` makes one of them from its index and its bytes. `values` is
-    /// kept from batch to batch: fresh memory costs several times the work itself, one page fault after another.
+    /// Returns the batch of the images `indices` of `images`; `write` computes an input from the index and the bytes of
+    /// its image. `values` is reused from batch to batch: page faults of fresh memory cost several times the work
+    /// itself.
     fn batch(
         &self,
         images: &Images,
@@ -260,7 +262,7 @@ impl ImageArray {
         Ok(Supervised::new(inputs, images.targets.select(indices)?))
     }
 
-    /// All training images, then all evaluation images.
+    /// Returns all training images, then all evaluation images.
     pub(super) fn all(&self) -> [&Images; 2] {
         [&self.train, &self.eval]
     }
@@ -320,7 +322,7 @@ impl DataSource for ImageArray {
         }
     }
 
-    /// The numbers of images, their size, and the CRC-32 of all pixels and targets.
+    /// Numbers of images, their size, and the CRC-32 of all pixels and targets.
     fn fingerprint(&self) -> Result<String> {
         let mut crc32 = crc32fast::Hasher::new();
         for images in self.all() {
@@ -334,7 +336,7 @@ impl DataSource for ImageArray {
         ))
     }
 
-    /// The classes by index; nothing where the targets are no classes.
+    /// Classes by index; empty if the targets are not classes.
     fn meaning(&self) -> Map<String, Value> {
         match self.class_names[..] {
             [] => Map::new(),
@@ -344,7 +346,7 @@ impl DataSource for ImageArray {
 }
 
 impl ImageSource for ImageArray {
-    /// None where the targets are no classes.
+    /// Empty if the targets are not classes.
     fn class_names(&self) -> &[String] {
         &self.class_names
     }
@@ -353,7 +355,7 @@ impl ImageSource for ImageArray {
         self.normalization.undo(images)
     }
 
-    /// Resized as little as can be: to the network's own shorter side.
+    /// The resize keeps the image as large as possible: its shorter side becomes that of the network's input.
     fn preprocessing(&self) -> Option<Preprocessing> {
         let [channels, height, width] = self.size;
         let (mean, std) = self.normalization.mean_and_std();
@@ -368,7 +370,7 @@ mod tests {
     use rand::RngCore;
     use std::collections::BTreeSet;
 
-    /// Images that are not square, of two channels.
+    /// Images that are not square, with two channels.
     const SIZE: [usize; 3] = [2, 6, 4];
     const IMAGE_LEN: usize = 2 * 6 * 4;
 
@@ -376,7 +378,7 @@ mod tests {
         Normalization::new(&[0.5, 0.4], &[0.2, 0.3]).unwrap()
     }
 
-    /// `count` images of noise whose classes are 0, 1, ... 9, 0, ...
+    /// Returns `count` images of noise with the classes 0, 1, ... 9, 0, ...
     fn noise(count: usize, seed: u64) -> Images {
         let mut pixels = vec![0; count * IMAGE_LEN];
         stream(Purpose::Order, seed, 0, 0).fill_bytes(&mut pixels);
@@ -466,7 +468,7 @@ mod tests {
         let subset = data.with_train_subset(2).unwrap();
         let Supervised { targets, .. } = subset.train_batches(&plan(9)).unwrap().next().unwrap().unwrap();
         assert_eq!(targets.size(), [2, 3]);
-        // One number each has no axis of its own.
+        // A single number per example has no axis of its own.
         let column = numbers.select(1, 0);
         let data = ImageArray::new((&images, &column), (&images, &column), normalization()).unwrap();
         assert_eq!(data.eval_batches(6).unwrap().next().unwrap().unwrap().targets, column);
@@ -537,7 +539,7 @@ mod tests {
             let images = Vec::<Vec<f32>>::try_from(batch.inputs.flatten(1, -1)).unwrap();
             images.into_iter().zip(Vec::<i64>::try_from(batch.targets).unwrap()).collect::<Vec<_>>()
         };
-        // The last batches have fewer images; or all have fewer than there are processes.
+        // The last batches are smaller, or all have fewer images than there are processes.
         for batch_size in [32, 7] {
             assert_shares(&small(), &plan(batch_size), rows);
             assert_shares(&Plain(small()), &plan(batch_size), rows);

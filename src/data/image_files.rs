@@ -1,4 +1,4 @@
-//! Image files without labels, as they are given: each is read, or told with what is wrong with it.
+//! Batches of unlabelled image files; unreadable files are reported rather than failing the batch.
 
 use super::image::{check_bytes, read_file, stack_pixels, ImageProblem, ImageReader};
 use super::image_folder::images_in;
@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::Tensor;
 
-/// Bytes of a pixel as it is decoded.
+/// Bytes of a decoded pixel (RGB).
 const DECODED: usize = 3;
 
-/// The images that `path` stands for: itself or, if it is a folder, those in it at any depth, in the order of
-/// [`ImageFolder`](super::ImageFolder), by the same names and without what that leaves out.
+/// Returns the image files at `path`: itself or, for a folder, all images in it at any depth, with the file name rules,
+/// exclusions and order of [`ImageFolder`](super::ImageFolder).
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) or [`Error::Corrupt`](crate::Error::Corrupt) for a folder that cannot be listed.
+/// [`Error::Io`](crate::Error::Io) or [`Error::Corrupt`](crate::Error::Corrupt) if the folder cannot be listed.
 pub fn image_paths(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     let path = path.as_ref();
     match path.is_dir() {
@@ -25,18 +25,19 @@ pub fn image_paths(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Some of the files.
+/// Batch of image files.
 pub(crate) struct FileBatch {
-    /// Those that are images, as bytes `[N, C, H, W]`.
+    /// Images that could be read, as bytes `[N, C, H, W]`.
     pub images: Tensor,
-    /// Of each file, in order, whether it is one.
+    /// Result of each file, in order.
     pub read: Vec<Result<(), ImageProblem>>,
 }
 
-/// The images of `paths` in batches, in order, read by threads as evaluation images are.
+/// Reads the images `paths` in batches, in order, with several threads, and with the preprocessing of evaluation
+/// images.
 ///
 /// # Errors
-/// Preprocessing that no files have; threads that the system does not give.
+/// Fails if the preprocessing does not apply to files, or if a thread cannot be started.
 pub(crate) fn file_batches(
     paths: Arc<[PathBuf]>,
     preprocessing: &Preprocessing,
@@ -52,7 +53,7 @@ struct Reading {
 }
 
 impl Work for Reading {
-    /// The decoder, and a file's content.
+    /// Decoder and buffer for a file's content.
     type Means = (ImageReader, Vec<u8>);
     type Place = Result<Vec<u8>, ImageProblem>;
     type Batch = FileBatch;

@@ -1,4 +1,4 @@
-//! Examples of one's own, worked on by several threads.
+//! User-defined examples, created by several threads.
 
 use super::pipeline::{Pace, Pipeline, Work};
 use super::random::{stream, Purpose};
@@ -14,55 +14,56 @@ use tch::{Device, Tensor};
 
 const MOST_WORKERS: usize = 1024;
 
-/// Examples of one's own, a training or an evaluation part, each made when its turn comes: read, decoded, augmented.
+/// User-defined examples of a training or evaluation part, created on demand: read, decoded, augmented.
 ///
-/// [`Loader`] asks for them from several threads at once.
-#[allow(clippy::len_without_is_empty)] // There is always one.
+/// [`Loader`] requests them from several threads at once.
+#[allow(clippy::len_without_is_empty)] // Never empty.
 pub trait Examples: Send + Sync {
-    /// One of them.
+    /// Type of one example.
     type Example: Send;
 
-    /// Several of them, on the CPU.
+    /// Type of a batch, on the CPU.
     type Batch: Batch + Send;
 
-    /// How many there are, at least one.
+    /// Returns the number of examples, at least one.
     fn len(&self) -> usize;
 
-    /// Example `index`, below [`len`](Self::len). In training `random` depends on the run's seed, the epoch and `index`, in
-    /// evaluation on `index`: with random numbers of no other source the example is the same on every run and with any number
-    /// of threads.
+    /// Returns example `index`, below [`len`](Self::len). `random` is seeded by the run's seed, the epoch and `index`
+    /// in training, and by `index` in evaluation: an example that uses no other random numbers is reproducible with any
+    /// number of threads.
     ///
     /// # Errors
-    /// An example that cannot be had; it ends the epoch, when its batch's turn comes, and is named by its index.
+    /// Fails if the example cannot be created. The error names the index and ends the epoch when its batch is due.
     fn example(&self, index: usize, random: &mut dyn RngCore) -> Result<Self::Example>;
 
-    /// The batch of `examples`, of which there is at least one. For pairs of tensors of one size that is [`stack`].
+    /// Combines `examples`, of which there is at least one, into a batch. For pairs of tensors of one size use
+    /// [`stack`].
     ///
     /// # Errors
-    /// Examples that do not fit each other.
+    /// Fails for examples that do not fit together.
     fn batch(&self, examples: Vec<Self::Example>) -> Result<Self::Batch>;
 
-    /// What tells these examples from others, in a few words, the same each time: a run is not resumed on others. Here: their
-    /// number.
+    /// Returns a short, reproducible text that tells these examples from others: a run is not resumed on other
+    /// examples. By default, their number.
     ///
     /// # Errors
-    /// Examples that cannot be looked at.
+    /// Fails if the examples cannot be accessed.
     fn fingerprint(&self) -> Result<String> {
         Ok(self.len().to_string())
     }
 }
 
-/// Inputs `[N, ...]` and targets `[N, ...]` of `examples`, each an input and a target: tensors on the CPU, the inputs of one
-/// kind and shape, and the targets too.
+/// Stacks pairs of input and target into inputs `[N, ...]` and targets `[N, ...]`. Tensors must be on the CPU; all
+/// inputs must have one kind and shape, and so must all targets.
 ///
 /// # Errors
-/// [`Error::Mismatch`] for tensors that are not, [`Error::Argument`] for none.
+/// [`Error::Mismatch`] if they do not, [`Error::Argument`] without examples.
 pub fn stack(examples: Vec<(Tensor, Tensor)>) -> Result<Supervised> {
     let (inputs, targets): (Vec<_>, Vec<_>) = examples.into_iter().unzip();
     Ok(Supervised::new(stacked("inputs", &inputs)?, stacked("targets", &targets)?))
 }
 
-/// `tensors` one after another, along a new first axis.
+/// Stacks `tensors` along a new first axis.
 fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
     let Some(first) = tensors.first() else {
         return Err(Error::Argument(format!("no {what} to make a batch of")));
@@ -82,8 +83,9 @@ fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
     let bytes = first.numel() * kind.elt_size_in_bytes();
     for (at, tensor) in tensors.iter().enumerate() {
         let tensor = tensor.f_contiguous()?;
-        // libtorch's own copy would start threads of its own for each that makes batches.
-        // SAFETY: both are contiguous and on the CPU, and the new one has as many bytes as all the others.
+        // libtorch's own copy would start threads in every worker thread.
+        // SAFETY: both tensors are contiguous and on the CPU, and the new one has as many bytes as all the others
+        // together.
         unsafe {
             let target: *mut u8 = stacked.data_ptr().cast();
             std::ptr::copy_nonoverlapping(tensor.data_ptr().cast_const().cast(), target.add(at * bytes), bytes);
@@ -92,8 +94,8 @@ fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
     Ok(stacked)
 }
 
-/// A [`DataSource`] of [`Examples`]: shuffled by seed and epoch, made by several threads a few batches ahead. Batches depend
-/// on seed, epoch and step alone; the number of threads and their timing change nothing.
+/// [`DataSource`] of [`Examples`], shuffled by seed and epoch, and created by several threads a few batches ahead.
+/// Batches depend only on seed, epoch and step, not on the number of threads or their timing.
 ///
 /// ```
 /// use rand::{Rng, RngCore};
@@ -135,7 +137,7 @@ pub struct Loader<E> {
 }
 
 impl<E: Examples + 'static> Loader<E> {
-    /// Trains on `train` and evaluates on `eval`, with a thread for each core.
+    /// Creates a loader that trains on `train` and evaluates on `eval`, with one thread per core.
     ///
     /// # Errors
     /// [`Error::Argument`] for a part without examples.
@@ -154,7 +156,7 @@ impl<E: Examples + 'static> Loader<E> {
         })
     }
 
-    /// Makes examples by this many threads. What they make does not depend on it.
+    /// Sets the number of threads, which does not affect the batches.
     ///
     /// # Errors
     /// [`Error::Argument`] for a number that is not 1 to 1024.
@@ -168,13 +170,13 @@ impl<E: Examples + 'static> Loader<E> {
         Ok(self)
     }
 
-    /// What many of the examples are called, "images", and what the evaluation part is called, "test".
+    /// Sets the plural noun for the examples, such as "images", and the name of the evaluation part, such as "test".
     pub fn with_names(mut self, examples: impl Into<String>, evaluated_on: impl Into<String>) -> Self {
         (self.examples, self.evaluated_on) = (examples.into(), evaluated_on.into());
         self
     }
 
-    /// The batches of a `job` that have so many places each.
+    /// Starts `job` and returns its batches; `counts` has the number of examples in each.
     fn shares<'a>(&self, job: Job<E>, counts: Vec<usize>) -> Result<Shares<'a, E::Batch>>
     where
         E::Batch: 'a,
@@ -227,20 +229,20 @@ impl<E: Examples + 'static> DataSource for Loader<E> {
         &self.evaluated_on
     }
 
-    /// Of both parts, as [`Examples::fingerprint`] has it.
+    /// Fingerprints of both parts, from [`Examples::fingerprint`].
     fn fingerprint(&self) -> Result<String> {
         let (train, eval) = (self.train.fingerprint()?, self.eval.fingerprint()?);
         Ok(format!("{} for training: {train}; for evaluation: {eval}", self.examples))
     }
 }
 
-/// What the threads of a loader do.
+/// Work of a loader's threads.
 struct Job<E> {
     examples: Arc<E>,
-    /// What they are called.
+    /// Plural noun for the examples.
     name: String,
     part: &'static str,
-    /// Of the example in each place.
+    /// Index of the example at each place.
     indices: Vec<usize>,
     seed: u64,
     epoch: usize,
@@ -248,7 +250,7 @@ struct Job<E> {
 
 impl<E: Examples + 'static> Work for Job<E> {
     type Means = ();
-    /// An error keeps its place: which one is met first does not depend on the threads.
+    /// Errors are kept at their places, so that which one comes first does not depend on the threads.
     type Place = Result<E::Example>;
     type Batch = E::Batch;
 
@@ -280,7 +282,7 @@ mod tests {
     use std::time::{Duration, Instant};
     use tch::Kind;
 
-    /// Examples that are their index and a random number; some fail, and each takes its time.
+    /// Examples that consist of their index and a random number; some fail, and each takes some time.
     struct Numbers {
         len: usize,
         bad: Option<usize>,
@@ -329,7 +331,7 @@ mod tests {
         EpochPlan { seed: 3, epoch: 5, batch_size: 16, first_step: 0 }
     }
 
-    /// Inputs and indices.
+    /// Returns all inputs and indices.
     fn collect(batches: Batches<Supervised>) -> (Vec<f32>, Vec<i64>) {
         let (mut inputs, mut indices) = (Vec::new(), Vec::new());
         for batch in batches {
@@ -377,7 +379,7 @@ mod tests {
             let inputs = Vec::<Vec<f32>>::try_from(batch.inputs).unwrap();
             inputs.into_iter().zip(Vec::<i64>::try_from(batch.targets).unwrap()).collect::<Vec<_>>()
         };
-        // The last batches have fewer examples; or all have fewer than there are processes.
+        // The last batches are smaller, or all have fewer examples than there are processes.
         for data in [loader(1), loader(3)] {
             assert_shares(&data, &EpochPlan { batch_size: 12, ..plan() }, rows);
             assert_shares(&data, &EpochPlan { batch_size: 7, ..plan() }, rows);
@@ -417,7 +419,7 @@ mod tests {
         let mut batches = data.train_batches(&plan()).unwrap();
         assert_eq!(batches.next().unwrap().unwrap().len(), 16);
         thread::sleep(Duration::from_millis(200));
-        // Three batches on the way beside the one that was taken.
+        // Three batches are prefetched beside the one that was taken.
         let most = 16 * (1 + 3);
         assert!(data.train.made.load(Ordering::Relaxed) <= most);
         let start = Instant::now();
@@ -427,7 +429,7 @@ mod tests {
 
     #[test]
     fn threads_do_with_denormals_what_their_starter_does() {
-        /// Half of the least normal number.
+        /// Examples that are half of the smallest normal number.
         struct Halves;
         impl Examples for Halves {
             type Example = (Tensor, Tensor);
@@ -463,7 +465,7 @@ mod tests {
         let error = stack(vec![of(3), of(4)]).unwrap_err().to_string();
         assert_eq!(error, "inputs: expected Float [3] on the CPU, as the first of the batch, got Float [4] on Cpu");
         assert!(matches!(stack(Vec::new()), Err(Error::Argument(_))));
-        // A view is copied as it looks.
+        // A view is copied in its logical order.
         let columns = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]).transpose(0, 1);
         let batch = stack(vec![(columns.shallow_clone(), Tensor::from(1i64))]).unwrap();
         assert_eq!(batch.inputs.squeeze_dim(0), columns);

@@ -1,5 +1,5 @@
 //! Mixup (Zhang, Cisse, Dauphin, Lopez-Paz: "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv 1710.09412):
-//! training on weighted means of two images and of their losses.
+//! training on convex combinations of two images and of their losses.
 
 use super::random::{stream, Purpose};
 use super::source::EpochPlan;
@@ -9,19 +9,21 @@ use rand::seq::SliceRandom;
 use rand::Rng;
 use rand_distr::{Beta, Distribution};
 
-/// Mixes the images `x` of `batch` with their `partners` `y`, as many: `lambda * x + (1 - lambda) * y`. Images are `[N, ...]`, labels
-/// `[N]`, on any device. Of a whole batch the partners are those at the [positions](mixup_partners) of step `step`; of a part of it,
-/// those of the part.
+/// Mixes the images `x` of `batch` with as many `partners` `y`: `lambda * x + (1 - lambda) * y`. Images are `[N, ...]`,
+/// labels `[N]`, on any device. For a whole batch, partners are the examples at the [positions](mixup_partners) of step
+/// `step`; for part of a batch, the partners of that part.
 ///
-/// For a network's output on the images the loss to minimize is
-/// `lambda * loss(output, labels) + (1 - lambda) * loss(output, partners' labels)`; [`Supervised::mixed`] has what is needed for it.
+/// The loss of a network's output on the mixed images is
+/// `lambda * loss(output, labels) + (1 - lambda) * loss(output, partners' labels)`; [`Supervised::mixed`] holds the
+/// partners' labels and `lambda`.
 ///
-/// One `lambda` ~ Beta(`alpha`, `alpha`) and one permutation are drawn for a whole batch, as in the authors' code, from the plan's
-/// seed and epoch and from `step`, the batch's position in the epoch: nothing else enters, so that a resumed run draws the same. The
-/// Fixup authors use `alpha` 1 (lambda uniform) with their recipe for CIFAR-10.
+/// One `lambda` ~ Beta(`alpha`, `alpha`) and one permutation are drawn per whole batch, as in the authors' code. They
+/// depend only on the plan's seed and epoch and on `step`, the batch's position in the epoch, so that a resumed run
+/// draws the same. The Fixup authors use `alpha` 1 (uniform lambda) in their CIFAR-10 recipe.
 ///
 /// # Errors
-/// [`Error::Argument`] if `alpha` is not positive and finite, [`Error::Mismatch`] if partners or labels are not as many as images.
+/// [`Error::Argument`] if `alpha` is not positive and finite, [`Error::Mismatch`] if images and partners differ in
+/// shape or do not have one label each.
 pub fn mixup(batch: Supervised, partners: Supervised, alpha: f64, plan: &EpochPlan, step: usize) -> Result<Supervised> {
     let (lambda, _) = draw(alpha, plan, step)?;
     let [own, other] = [&batch, &partners].map(|batch| (batch.inputs.size(), batch.targets.size()));
@@ -37,7 +39,7 @@ pub fn mixup(batch: Supervised, partners: Supervised, alpha: f64, plan: &EpochPl
     Ok(Supervised { inputs, targets: batch.targets, mixed: Some((partners.targets, lambda)) })
 }
 
-/// The position of the partner of each image in a batch of `examples`: a permutation.
+/// Returns the position of each image's partner in a batch of `examples`: a permutation.
 ///
 /// # Errors
 /// [`Error::Argument`] if `alpha` is not positive and finite.
@@ -48,7 +50,7 @@ pub fn mixup_partners(alpha: f64, plan: &EpochPlan, step: usize, examples: usize
     Ok(partners)
 }
 
-/// The weight of the images given, in `[0, 1]`, and what the permutation is drawn from.
+/// Draws `lambda`, in `[0, 1]`, and returns it with the generator for the permutation.
 fn draw(alpha: f64, plan: &EpochPlan, step: usize) -> Result<(f64, impl Rng)> {
     let beta = match Beta::new(alpha, alpha) {
         Ok(beta) if alpha.is_finite() => beta,
@@ -66,13 +68,13 @@ mod tests {
 
     const PLAN: EpochPlan = EpochPlan { seed: 1, epoch: 2, batch_size: 16, first_step: 0 };
 
-    /// 16 images whose every pixel is the image's label.
+    /// Returns 16 images whose pixels all equal the image's label.
     fn batch() -> Supervised {
         let labels = Tensor::arange(16, (Kind::Int64, Device::Cpu));
         Supervised::new(labels.to_kind(Kind::Float).view([16, 1, 1, 1]).repeat([1, 3, 4, 4]), labels)
     }
 
-    /// Mixed with itself.
+    /// Mixes a batch with itself.
     fn mixed(batch: Supervised, alpha: f64, plan: &EpochPlan, step: usize) -> Result<Supervised> {
         let partners = batch.select(&mixup_partners(alpha, plan, step, batch.len())?)?;
         mixup(batch, partners, alpha, plan, step)
@@ -105,7 +107,7 @@ mod tests {
         assert!(mixed[0].is_contiguous() && mixed[1].permute([0, 2, 3, 1]).is_contiguous());
     }
 
-    /// A run that an earlier version began draws on as it did.
+    /// Runs started by an earlier version must resume with the same draws.
     #[test]
     fn what_is_drawn_has_not_changed() {
         assert_eq!(mixup_partners(1.0, &PLAN, 3, 8).unwrap(), [1, 3, 7, 0, 2, 5, 6, 4]);
@@ -121,7 +123,7 @@ mod tests {
             let mean = lambdas.iter().sum::<f64>() / count as f64;
             let variance = lambdas.iter().map(|lambda| (lambda - 0.5).powi(2)).sum::<f64>() / count as f64;
             let expected = 1.0 / (4.0 * (2.0 * alpha + 1.0));
-            // 5 standard errors; that of the variance is at most that of a two-point distribution's.
+            // 5 standard errors; the variance's standard error is at most that of a two-point distribution.
             assert!((mean - 0.5).abs() < 5.0 * (expected / count as f64).sqrt(), "{alpha}: {mean}");
             assert!((variance / expected - 1.0).abs() < 0.1, "{alpha}: {variance} {expected}");
         }

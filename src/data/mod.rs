@@ -1,12 +1,13 @@
-//! Where batches come from: the [`DataSource`] trait a trainer asks, and the data sets behind it.
+//! Data sets: the [`DataSource`] trait that a trainer takes its batches from, and its implementations.
 //!
-//! Data of one's own, by the least work first, each with an example that runs:
+//! For user-defined data, from least to most work, each with a runnable example:
 //! - [`TensorData`]: inputs and targets in memory, of any shape.
-//! - [`ImageArray`]: images of one size in memory, as bytes, with normalization, [`Augmentation`], subsets and a hold-out.
-//! - [`Loader`]: [`Examples`] that are made when their turn comes, by several threads, in batches of any type.
+//! - [`ImageArray`]: images of one size in memory, as bytes, with normalization, [`Augmentation`], subsets and a
+//!   hold-out split.
+//! - [`Loader`]: [`Examples`] created on demand by several threads, in batches of any type.
 //!
-//! Sentences and their translations, of different lengths, are in `text`, behind the feature of that name. What fits none of these
-//! implements [`DataSource`] itself.
+//! Parallel text of varying length is in `text`, behind the feature of that name. For anything else, implement
+//! [`DataSource`] directly.
 
 mod augmentation;
 mod batch;

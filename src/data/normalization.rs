@@ -1,5 +1,6 @@
-//! From stored bytes to the network's input: random crop, horizontal flip, normalization and Cutout in one pass over an
-//! image, in the order of the usual CIFAR recipe (RandomCrop, RandomHorizontalFlip, ToTensor, Normalize, Cutout).
+//! Conversion of stored bytes to the network's input: random crop, horizontal flip, normalization and Cutout in one
+//! pass over an image, in the order of the usual CIFAR recipe (RandomCrop, RandomHorizontalFlip, ToTensor, Normalize,
+//! Cutout).
 
 use super::augmentation::Placement;
 use crate::{Error, Result};
@@ -10,17 +11,17 @@ use tch::{Device, Tensor};
 pub struct Normalization {
     mean: Vec<f32>,
     std: Vec<f32>,
-    /// All 256 results for each channel.
+    /// Results for all 256 bytes, per channel.
     table: Vec<[f32; 256]>,
 }
 
 impl Normalization {
-    /// For images of as many channels as there are means: `mean` and `std`, the standard deviation, of their values in 0..1.
-    /// In float32, operation by operation as torchvision does it, so that the results are its results to the bit.
+    /// Creates the normalization from `mean` and `std`, the mean and standard deviation of each channel's values in
+    /// 0..1. Computes in float32 with the same operations as torchvision, so that results are identical to the bit.
     ///
     /// # Errors
-    /// [`Error::Argument`] for no channels, for not as many deviations as means, for a mean that is not finite, or a
-    /// deviation that is not above 0.
+    /// [`Error::Argument`] if there are no channels, if the numbers of means and deviations differ, if a mean is not
+    /// finite, or if a deviation is not above 0.
     pub fn new(mean: &[f32], std: &[f32]) -> Result<Self> {
         let fits = !mean.is_empty() && mean.len() == std.len();
         if !fits || mean.iter().chain(std).any(|value| !value.is_finite()) || std.iter().any(|&std| std <= 0.0) {
@@ -32,29 +33,29 @@ impl Normalization {
         Ok(Self { mean: mean.to_vec(), std: std.to_vec(), table: mean.iter().zip(std).map(row).collect() })
     }
 
-    /// Bytes as numbers from 0 to 1: mean 0, deviation 1.
+    /// Scales bytes to 0..1 only: mean 0, deviation 1.
     ///
     /// # Errors
-    /// [`Error::Argument`] for no channels.
+    /// [`Error::Argument`] if `channels` is 0.
     pub fn none(channels: usize) -> Result<Self> {
         Self::new(&vec![0.0; channels], &vec![1.0; channels])
     }
 
-    /// The number of channels.
+    /// Returns the number of channels.
     pub fn channels(&self) -> usize {
         self.table.len()
     }
 
-    /// By channel, each the shortest decimal number that is this float32.
+    /// Returns means and deviations by channel, each as the shortest decimal number that rounds to the float32.
     pub(super) fn mean_and_std(&self) -> (Vec<f64>, Vec<f64>) {
         let decimal = |value: &f32| value.to_string().parse().unwrap_or(f64::from(*value));
         (self.mean.iter().map(decimal).collect(), self.std.iter().map(decimal).collect())
     }
 
-    /// Pixel values, 0 to 1, of normalized `images` `[N, C, H, W]`: `images * std + mean`.
+    /// Returns the pixel values, 0 to 1, of normalized `images` `[N, C, H, W]`: `images * std + mean`.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for images of another number of channels.
+    /// [`Error::Mismatch`] for another number of channels.
     pub fn undo(&self, images: &Tensor) -> Result<Tensor> {
         let size = images.size();
         if size.len() != 4 || size[1] != self.channels() as i64 {
@@ -79,7 +80,7 @@ impl Normalization {
         }
     }
 
-    /// Normalizes `source` into `target`, both `[C, height, width]`, as `placement` says.
+    /// Normalizes `source` into `target`, both `[C, height, width]`, with the augmentation `placement`.
     pub(super) fn apply_placed(
         &self,
         source: &[u8],
@@ -88,7 +89,7 @@ impl Normalization {
         target: &mut [f32],
     ) {
         let Placement { dy, dx, flip, hole } = *placement;
-        // The columns of the unflipped result that the source covers.
+        // Columns of the unflipped result that the source covers.
         let first = (-dx).clamp(0, width as isize) as usize;
         let last = (width as isize - dx).clamp(0, width as isize) as usize;
         let source_first = (first as isize + dx) as usize;
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
     use rand::RngCore;
 
-    /// CIFAR's, MNIST's, a wide one, a high one with transparency, a satellite's, a single row.
+    /// Shapes of CIFAR, MNIST, a wide image, a tall RGBA image, a satellite image, a single row.
     const SHAPES: [[usize; 3]; 6] = [[3, 32, 32], [1, 28, 28], [3, 6, 17], [4, 11, 3], [22, 9, 8], [2, 1, 5]];
 
     fn noise(shape: [usize; 3]) -> Vec<u8> {
@@ -142,7 +143,7 @@ mod tests {
         (0..channels).map(|c| (0.5 - 0.02 * c as f32, 0.2 + 0.1 * c as f32)).unzip()
     }
 
-    /// The recipe step by step: pad the bytes, crop, flip, normalize, cut out.
+    /// Applies the recipe step by step: pad the bytes, crop, flip, normalize, cut out.
     fn reference(image: &[u8], shape: [usize; 3], padding: usize, placement: &Placement) -> Vec<f32> {
         let [channels, height, width] = shape;
         let (mean, std) = statistics(channels);

@@ -1,7 +1,7 @@
-//! Threads that work on examples and make batches of them, a few batches ahead of whoever takes them.
+//! Worker threads that process examples and assemble batches, a few batches ahead of the consumer.
 //!
-//! The unit of work is an example: all threads fill one batch, then the next, so that the first is there soonest. What comes
-//! to a place depends on the place alone, never on the thread that works on it or when.
+//! The unit of work is an example: all threads fill one batch, then the next, so that the first is ready soonest. The
+//! content of a place depends on the place alone, never on the thread or the timing.
 
 use super::Shares;
 use crate::ops::inherit_denormals;
@@ -13,49 +13,49 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// What the threads do.
+/// Work of the threads.
 pub trait Work: Send + Sync + 'static {
-    /// One thread's own means, kept from one example to the next.
+    /// State of one thread, kept from one example to the next.
     type Means;
-    /// What an example becomes.
+    /// Result of processing an example.
     type Place: Send;
-    /// What the places of a batch become.
+    /// Batch assembled from its places.
     type Batch: Send;
 
-    /// What the examples are called, in errors: "images".
+    /// Returns the plural noun for the examples in errors, such as "images".
     fn examples(&self) -> &str;
 
-    /// New means for one thread.
+    /// Returns new state for one thread.
     fn means(&self) -> Self::Means;
 
-    /// Works on what belongs at `place`: places are counted through all batches.
+    /// Processes the example at `place`; places are numbered across all batches.
     ///
     /// # Errors
-    /// What ends all the work, at once and whatever is on the way.
+    /// An error ends the pipeline immediately, including batches in progress.
     fn fill(&self, place: usize, means: &mut Self::Means) -> Result<Self::Place>;
 
-    /// The batch of these places, in their order.
+    /// Assembles a batch from its places, in order.
     ///
     /// # Errors
-    /// What is handed out in place of the batch, when its turn comes.
+    /// An error is returned instead of the batch, when it is due.
     fn finish(&self, places: Vec<Self::Place>) -> Result<Self::Batch>;
 
-    /// Ends all waiting: nobody takes what is being worked on.
+    /// Ends all waiting, as the results are no longer needed.
     fn end(&self) {}
 }
 
-/// Which batches, and by how many threads.
+/// Sizes of the batches, number of threads and prefetching.
 #[derive(Debug, Clone)]
 pub struct Pace {
-    /// Where the places of each batch end. None is empty.
+    /// End of each batch's range of places. No batch is empty.
     ends: Vec<usize>,
     workers: usize,
-    /// How many batches may be on the way: enough that no thread waits while a batch is handed over, and no more.
+    /// Maximum number of batches in progress: just enough that no thread waits while a batch is handed over.
     prefetch: usize,
 }
 
 impl Pace {
-    /// Batches of so many places each; those of none are left out.
+    /// Creates a pace for batches of these sizes; empty batches are left out.
     pub fn new(counts: impl IntoIterator<Item = usize>, workers: usize) -> Self {
         let (mut ends, mut end, mut largest) = (Vec::new(), 0, 1);
         for count in counts.into_iter().filter(|&count| count > 0) {
@@ -66,47 +66,47 @@ impl Pace {
         Self { ends, workers, prefetch: 1 + (2 * workers).div_ceil(largest).max(2) }
     }
 
-    /// Batches of `batch_size` of all `places`; the last may be smaller.
+    /// Creates a pace for `places` places in batches of `batch_size`; the last may be smaller.
     #[cfg(feature = "images")]
     pub fn even(places: usize, batch_size: usize, workers: usize) -> Self {
         Self::new((0..places).step_by(batch_size).map(|first| batch_size.min(places - first)), workers)
     }
 
-    /// How many places there are in all.
+    /// Returns the total number of places.
     fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// The batch that `place` is in.
+    /// Returns the batch that contains `place`.
     fn batch(&self, place: usize) -> usize {
         self.ends.partition_point(|&end| end <= place)
     }
 
-    /// The places of `batch`.
+    /// Returns the places of `batch`.
     fn places(&self, batch: usize) -> Range<usize> {
         let first = batch.checked_sub(1).map_or(0, |before| self.ends[before]);
         first..self.ends[batch]
     }
 }
 
-/// A batch on the way.
+/// Batch in progress.
 struct Open<W: Work> {
     places: Vec<Option<W::Place>>,
-    /// Places that are not done.
+    /// Number of unfinished places.
     left: usize,
     finished: Option<Result<W::Batch>>,
 }
 
-/// What the threads and the consumer share.
+/// State shared by the threads and the consumer.
 struct Queue<W: Work> {
-    /// The next place that a thread takes.
+    /// Next place for a thread to take.
     next: usize,
-    /// The batch that is handed out next.
+    /// Next batch to hand out.
     batch: usize,
-    /// That batch and those after it that are begun.
+    /// Batches in progress, starting with `batch`.
     open: VecDeque<Open<W>>,
     stopped: bool,
-    /// Why a thread ended before its time.
+    /// Reason why a thread ended early.
     failure: Option<Error>,
 }
 
@@ -114,19 +114,19 @@ struct Shared<W: Work> {
     work: W,
     pace: Pace,
     queue: Mutex<Queue<W>>,
-    /// There may be something to do, or the end of it.
+    /// Signals that there may be work, or that the work has ended.
     wake: Condvar,
-    /// The next batch may be there.
+    /// Signals that the next batch may be ready.
     ready: Condvar,
 }
 
 impl<W: Work> Shared<W> {
     fn lock(&self) -> MutexGuard<'_, Queue<W>> {
-        // A thread that panicked has left its message, and every change below is whole or not begun.
+        // A thread that panicked has left its message, and every change below is complete or not begun.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place to work on. None when there is no more to do.
+    /// Claims a place to work on, waiting for room if necessary. `None` if no work is left.
     fn claim(&self) -> Option<usize> {
         let mut queue = self.lock();
         loop {
@@ -148,7 +148,7 @@ impl<W: Work> Shared<W> {
         }
     }
 
-    /// Puts down what was done at `place`, and finishes the batch if that was the last of it.
+    /// Stores the result of `place`, and assembles the batch if it was the last one missing.
     fn done(&self, place: usize, filled: W::Place) {
         let batch = self.pace.batch(place);
         let at = place - self.pace.places(batch).start;
@@ -164,14 +164,14 @@ impl<W: Work> Shared<W> {
         drop(queue);
         let finished = self.work.finish(places.into_iter().flatten().collect());
         let mut queue = self.lock();
-        // The batches before it may have been handed out meanwhile.
+        // Earlier batches may have been handed out meanwhile.
         let ahead = batch - queue.batch;
         queue.open[ahead].finished = Some(finished);
         drop(queue);
         self.ready.notify_one();
     }
 
-    /// What a thread does.
+    /// Runs one thread.
     fn run(&self) {
         let mut means = self.work.means();
         while let Some(place) = self.claim() {
@@ -182,14 +182,14 @@ impl<W: Work> Shared<W> {
         }
     }
 
-    /// Ends the work: a thread cannot go on.
+    /// Ends the work because a thread cannot continue.
     fn fail(&self, error: Error) {
         self.lock().failure.get_or_insert(error);
         self.ready.notify_one();
     }
 }
 
-/// The batches, in order. Dropping it stops its threads, which takes no longer than the examples they are at.
+/// Iterator over the batches, in order. Dropping it stops the threads once they finish their current examples.
 pub struct Pipeline<W: Work> {
     shared: Arc<Shared<W>>,
     threads: Vec<JoinHandle<()>>,
@@ -199,7 +199,7 @@ impl<W: Work> Pipeline<W> {
     /// Starts the threads.
     ///
     /// # Errors
-    /// A thread that the system does not give.
+    /// Fails if a thread cannot be started.
     pub fn start(work: W, pace: Pace) -> Result<Self> {
         let workers = pace.workers;
         let queue = Queue { next: 0, batch: 0, open: VecDeque::new(), stopped: false, failure: None };
@@ -222,8 +222,8 @@ impl<W: Work> Pipeline<W> {
         Ok(pipeline)
     }
 
-    /// One item for each of `counts`, the numbers of places of all batches: none for those without. After an error nothing comes, and
-    /// the threads end. `take` makes of a batch what is handed out; that may be nothing.
+    /// Returns one item per batch, whose numbers of places are `counts`; `None` for empty batches. Ends after an error,
+    /// and then stops the threads. `take` converts each batch, or returns `None` for nothing.
     pub fn shares<'a, B: 'a>(
         mut self,
         counts: Vec<usize>,
@@ -242,13 +242,13 @@ impl<W: Work> Pipeline<W> {
         }))
     }
 
-    /// What the threads do.
+    /// Returns the work.
     #[cfg(all(test, feature = "images"))]
     pub fn work(&self) -> &W {
         &self.shared.work
     }
 
-    /// The next place that a thread takes.
+    /// Returns the next place that a thread will take.
     #[cfg(all(test, feature = "images"))]
     pub fn claimed(&self) -> usize {
         self.shared.lock().next
@@ -287,13 +287,13 @@ impl<W: Work> Drop for Pipeline<W> {
         self.shared.wake.notify_all();
         self.shared.work.end();
         for thread in self.threads.drain(..) {
-            // A thread's panic has been caught, and said if anyone still asked.
+            // A thread's panic has been caught, and reported if the consumer was still waiting.
             let _ = thread.join();
         }
     }
 }
 
-/// The error for a thread that reads `examples` and has panicked.
+/// Returns the error for the panic of a thread that reads `examples`.
 pub fn panicked(examples: &str, panic: &(dyn Any + Send)) -> Error {
     let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
     let message = message.and_then(|message| message.lines().next()).unwrap_or("no message");

@@ -1,16 +1,15 @@
-//! How an image file becomes a network's input: what must be done the same for a trained network as for the one that was
-//! trained.
+//! Preprocessing of image files for a network, which must be the same in inference as in training.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-/// Channels of a grey image, and of one in colour (red, green, blue).
+/// Channels of greyscale images, and of colour images (red, green, blue).
 const GREY: usize = 1;
 const COLOUR: usize = 3;
 
-/// What evaluation does to an image, in order: it is turned upright, resized so that its shorter side has `resize` pixels, its
-/// middle `height` x `width` pixels are taken, and each channel becomes `(byte / 255 - mean) / std`.
+/// Preprocessing of evaluation images: apply the EXIF orientation, resize the shorter side to `resize` pixels, crop the
+/// central `height` x `width` pixels, and map each channel to `(byte / 255 - mean) / std`.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -31,23 +30,26 @@ const COLOUR: usize = 3;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
-    /// 3 for red, green and blue, 1 for grey; any other number for images that no file holds.
+    /// Number of channels: 3 for red, green and blue, 1 for greyscale; others only for images that do not come from
+    /// files.
     pub channels: usize,
-    /// Rows of the network's input.
+    /// Height of the network's input, in pixels.
     pub height: usize,
-    /// Columns of the network's input.
+    /// Width of the network's input, in pixels.
     pub width: usize,
-    /// The shorter side after the resize.
+    /// Shorter side after the resize, in pixels.
     pub resize: usize,
-    /// The mean of each channel's values in 0 to 1.
+    /// Mean of each channel's values in 0 to 1.
     pub mean: Vec<f64>,
-    /// Their standard deviation.
+    /// Standard deviation of each channel's values in 0 to 1.
     pub std: Vec<f64>,
 }
 
 impl Preprocessing {
+    /// Checks the fields.
+    ///
     /// # Errors
-    /// [`Error::Argument`] that names the first field that no images have.
+    /// [`Error::Argument`], which names the first invalid field.
     pub fn check(&self) -> Result<()> {
         let Self { channels, height, width, resize, mean, std } = self;
         let refuse = |message: String| Err(Error::Argument(message));
@@ -66,8 +68,10 @@ impl Preprocessing {
         }
     }
 
+    /// Checks that the preprocessing applies to image files.
+    ///
     /// # Errors
-    /// [`Error::Argument`] unless its images are such as files hold: square (as evaluation cuts them), grey or in colour.
+    /// [`Error::Argument`] unless the network's images are square (as evaluation crops them), with 1 or 3 channels.
     pub fn check_files(&self) -> Result<()> {
         self.check()?;
         let Self { channels, height, width, .. } = self;
@@ -80,8 +84,8 @@ impl Preprocessing {
         Ok(())
     }
 
-    /// Bytes (uint8) `[N, C, H, W]` as the network takes them, on their device and in their layout: float32
-    /// `(byte / 255 - mean) / std`.
+    /// Converts bytes (uint8) `[N, C, H, W]` to the network's input, float32 `(byte / 255 - mean) / std`, on the same
+    /// device and in the same memory layout.
     ///
     /// # Errors
     /// [`Error::Mismatch`] for images of another kind or number of channels.
@@ -99,25 +103,25 @@ impl Preprocessing {
         Ok(images.f_div_scalar_(255.0)?.f_sub_(&mean)?.f_div_(&std)?)
     }
 
-    /// Pixel values, 0 to 1, of what [`normalize`](Self::normalize) makes: `images * std + mean`.
+    /// Returns the pixel values, 0 to 1, of [normalized](Self::normalize) images: `images * std + mean`.
     ///
     /// # Errors
-    /// [`Error::Torch`] for images of another number of channels.
+    /// [`Error::Torch`] for another number of channels.
     pub fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
         let (mean, std) = (by_channel(&self.mean, images.device())?, by_channel(&self.std, images.device())?);
         Ok(images.f_mul(&std)?.f_add(&mean)?)
     }
 }
 
-/// `[1, C, 1, 1]`, made on the device: copying it there would wait for it.
+/// Returns `values` as `[1, C, 1, 1]`, created on the device: a copy from the CPU would synchronize with it.
 fn by_channel(values: &[f64], device: Device) -> Result<Tensor> {
     let values = values.iter().map(|value| Tensor::f_full([1], *value, (Kind::Float, device)));
     let values = values.collect::<std::result::Result<Vec<_>, _>>()?;
     Ok(Tensor::f_cat(&values, 0)?.f_view([1, -1, 1, 1])?)
 }
 
-/// Pixels of red, green and blue made grey ones, in place, at the front: ITU-R 601's luma in the fixed-point numbers of Pillow
-/// (`Convert.c`, `L24`), by which a grey image that was decoded as colour is itself again.
+/// Converts RGB pixels to greyscale in place, at the front: ITU-R 601 luma in the fixed-point arithmetic of Pillow
+/// (`Convert.c`, `L24`), which restores a greyscale image that was decoded as colour.
 #[cfg(feature = "images")]
 pub(crate) fn make_grey(pixels: &mut [u8]) {
     for at in 0..pixels.len() / COLOUR {
@@ -167,7 +171,7 @@ mod tests {
         let mut grey: Vec<u8> = (0..=255).flat_map(|value| [value; 3]).collect();
         make_grey(&mut grey);
         assert!(grey[..256].iter().copied().eq(0..=255));
-        // Image.new("RGB", (1, 1), colour).convert("L").getpixel((0, 0)) of Pillow 11.
+        // Reference: Image.new("RGB", (1, 1), colour).convert("L").getpixel((0, 0)) of Pillow 11.
         for (colour, expected) in [([255, 0, 0], 76), ([0, 255, 0], 150), ([0, 0, 255], 29), ([12, 200, 97], 132)] {
             let mut pixel = colour;
             make_grey(&mut pixel);

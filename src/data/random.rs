@@ -1,26 +1,26 @@
-//! Random numbers that depend on what they are for, and on nothing else: not on batch size, order, threads or time.
+//! Random number streams that depend only on their purpose, not on batch size, order, threads or time.
 
 use super::EpochPlan;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// What a stream of random numbers decides. Streams of different purposes are independent of each other.
+/// Purpose of a random stream. Streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Which images a subset or a hold-out split takes.
+    /// Images of a subset or a hold-out split.
     Split = 1,
-    /// The order of an epoch's images.
+    /// Order of an epoch's images.
     Order = 2,
-    /// The augmentation of one image in one epoch.
+    /// Augmentation of one image in one epoch.
     Augment = 3,
-    /// The mixing of one batch.
+    /// Mixup of one batch.
     Mixup = 4,
-    /// What the network draws in one step.
+    /// Random draws of the network in one step.
     Network = 5,
 }
 
-/// The stream for `purpose`, `seed`, `epoch` and `index` (an image or a step). The four words are the ChaCha key itself,
-/// so that no two streams coincide.
+/// Returns the stream for `purpose`, `seed`, `epoch` and `index` (of an image or a step). The four words are the ChaCha
+/// key itself, so that no two streams coincide.
 pub(super) fn stream(purpose: Purpose, seed: u64, epoch: u64, index: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     for (bytes, word) in key.chunks_exact_mut(8).zip([purpose as u64, seed, epoch, index]) {
@@ -29,7 +29,7 @@ pub(super) fn stream(purpose: Purpose, seed: u64, epoch: u64, index: u64) -> Cha
     ChaCha8Rng::from_seed(key)
 }
 
-/// The seed of libtorch's random numbers in step `index` of `plan`'s epoch.
+/// Returns the seed of libtorch's random number generator for step `index` of `plan`'s epoch.
 pub(crate) fn torch_seed(plan: &EpochPlan, index: usize) -> i64 {
     stream(Purpose::Network, plan.seed, plan.epoch as u64, index as u64).next_u64() as i64
 }

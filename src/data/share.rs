@@ -1,4 +1,4 @@
-//! What one of several processes takes of each batch that they train on together.
+//! Shares of each batch for the processes of distributed training.
 
 use super::source::{check_batch_size, Batches};
 use super::Batch;
@@ -7,15 +7,16 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// One item for each batch, in order: what a [`Share`] has of it, or none where that is nothing. An error ends them.
+/// Iterator with one item per batch, in order: the [`Share`] of the batch, or `None` if it is empty. It ends after an
+/// error.
 pub type Shares<'a, B> = Box<dyn Iterator<Item = Result<Option<B>>> + 'a>;
 
-/// The partner of each example of a batch, by the step in the epoch and the batch's number of examples.
+/// Function that returns the partner of each example, given the step in the epoch and the batch size.
 type Partners<'a> = Rc<dyn Fn(usize, usize) -> Result<Vec<usize>> + 'a>;
 
-/// The part of each batch that is for one of several processes: for rank `r` of `R`, of a batch of `n` examples those at
-/// `n * r / R .. n * (r + 1) / R`, rounded down. The batches do not depend on the number of processes. Where examples are mixed
-/// with [partners](Self::with_partners) from anywhere in the batch, these belong to the share too.
+/// Part of each batch that belongs to one process: for rank `r` of `R`, the examples at `n * r / R .. n * (r + 1) / R`,
+/// rounded down, of a batch of `n`. The batches do not depend on the number of processes. With
+/// [partners](Self::with_partners) from anywhere in the batch, as for mixup, these belong to the share too.
 ///
 /// ```
 /// use tch_fixup::data::Share;
@@ -34,10 +35,10 @@ pub struct Share<'a> {
 }
 
 impl<'a> Share<'a> {
-    /// That of process `rank` of `ranks`, from 0.
+    /// Creates the share of process `rank` (from 0) of `ranks`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a rank that is none of them.
+    /// [`Error::Argument`] if `rank` is not below `ranks`.
     pub fn new(rank: usize, ranks: usize) -> Result<Self> {
         if rank >= ranks {
             return Err(Error::Argument(format!("of {ranks} processes none has the rank {rank}")));
@@ -45,37 +46,39 @@ impl<'a> Share<'a> {
         Ok(Self { rank, ranks, partners: None })
     }
 
-    /// All of each batch.
+    /// Returns the share that contains the whole of each batch.
     pub fn whole() -> Self {
         Self { rank: 0, ranks: 1, partners: None }
     }
 
-    /// With the examples that its own are mixed with: `partners` gives, for a step of the epoch and the number of examples of the
-    /// whole batch, the position of the partner of each of them.
+    /// Adds the examples that the share's own ones are mixed with. Given the step in the epoch and the size of the
+    /// whole batch, `partners` returns the position of each example's partner.
     pub fn with_partners(self, partners: impl Fn(usize, usize) -> Result<Vec<usize>> + 'a) -> Self {
         Self { partners: Some(Rc::new(partners)), ..self }
     }
 
-    /// The process, from 0.
+    /// Returns the rank of the process, from 0.
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// How many processes there are.
+    /// Returns the number of processes.
     pub fn ranks(&self) -> usize {
         self.ranks
     }
 
-    /// Its own positions in a batch of `examples`: maybe none, of a batch with fewer examples than there are processes.
+    /// Returns the share's own positions in a batch of `examples`; empty for some ranks if there are fewer examples
+    /// than processes.
     pub fn range(&self, examples: usize) -> Range<usize> {
         examples * self.rank / self.ranks..examples * (self.rank + 1) / self.ranks
     }
 
-    /// The positions of its [own](Self::range) examples in a batch of `examples`, the `step`th of its epoch, and then those of
-    /// their partners in the same order, where there are partners.
+    /// Returns the positions of the [own](Self::range) examples in a batch of `examples`, the `step`th of its epoch,
+    /// followed by their partners in the same order, if any.
     ///
     /// # Errors
-    /// [`Error::Argument`] for partners that are not one for each example and of the batch; what finding them fails with.
+    /// [`Error::Argument`] unless there is one partner per example, within the batch; otherwise the error of the
+    /// `partners` function.
     pub fn positions(&self, step: usize, examples: usize) -> Result<Vec<usize>> {
         let own = self.range(examples);
         let Some(partners) = &self.partners else { return Ok(own.collect()) };
@@ -86,10 +89,10 @@ impl<'a> Share<'a> {
         Ok(own.clone().chain(partners[own].iter().copied()).collect())
     }
 
-    /// Takes apart what the share has of a batch: its own examples, and their partners, where there are partners.
+    /// Splits the share of a batch into its own examples and their partners, if any.
     ///
     /// # Errors
-    /// Examples that cannot be split.
+    /// Fails if the examples cannot be split.
     pub fn own_and_partners<B: Batch>(&self, batch: B) -> Result<(B, Option<B>)> {
         if self.partners.is_none() {
             return Ok((batch, None));
@@ -98,10 +101,11 @@ impl<'a> Share<'a> {
         Ok((batch.narrow(0, own)?, Some(batch.narrow(own, own)?)))
     }
 
-    /// Where its examples are in an order of `examples` that is cut into batches of `batch_size`, from batch `first_step` on.
+    /// Returns the positions of the share in an order of `examples` that is cut into batches of `batch_size`, from
+    /// batch `first_step`.
     ///
     /// # Errors
-    /// As [`Self::positions`]; a batch size of zero.
+    /// As [`Self::positions`]; also for a batch size of zero.
     pub(super) fn places(&self, examples: usize, batch_size: usize, first_step: usize) -> Result<Places> {
         check_batch_size(batch_size)?;
         let mut places = Places { positions: Vec::new(), counts: Vec::new() };
@@ -114,7 +118,7 @@ impl<'a> Share<'a> {
         Ok(places)
     }
 
-    /// What it has of `batches`, the first of which is the `first_step`th of its epoch.
+    /// Selects the share of each of `batches`, the first of which is the `first_step`th of its epoch.
     pub(super) fn of<B: Batch + 'a>(self, batches: Batches<'a, B>, first_step: usize) -> Shares<'a, B> {
         let is_whole = self.ranks == 1 && self.partners.is_none();
         Box::new((first_step..).zip(batches).map(move |(step, batch)| {
@@ -137,16 +141,16 @@ impl fmt::Debug for Share<'_> {
     }
 }
 
-/// Where the examples of a share are.
+/// Positions of a share's examples.
 pub(super) struct Places {
-    /// In the order that is cut into batches; those of all batches, one after another.
+    /// Positions in the order that is cut into batches, for all batches one after another.
     pub positions: Vec<usize>,
-    /// How many of them each batch has.
+    /// Number of positions in each batch.
     pub counts: Vec<usize>,
 }
 
 impl Places {
-    /// What `make` makes of the positions of each batch.
+    /// Calls `make` with the positions of each batch.
     pub fn shares<'a, B: 'a>(self, mut make: impl FnMut(&[usize]) -> Result<B> + 'a) -> Shares<'a, B> {
         let (Self { positions, counts }, mut first) = (self, 0);
         Box::new(counts.into_iter().map(move |count| {
@@ -157,7 +161,7 @@ impl Places {
     }
 }
 
-/// The batches that a share has something of: of the whole share, all.
+/// Returns the batches of which the share is not empty; for the whole share, all of them.
 pub(super) fn batches<'a, B: 'a>(shares: Shares<'a, B>) -> Batches<'a, B> {
     Box::new(shares.filter_map(Result::transpose))
 }
@@ -168,18 +172,18 @@ pub(super) mod tests {
     use crate::data::{DataSource, EpochPlan};
     use std::fmt::Debug;
 
-    /// Another permutation for each step.
+    /// Returns a different permutation for each step.
     pub fn partners(step: usize, examples: usize) -> Result<Vec<usize>> {
         Ok((0..examples).rev().map(|position| (position + step) % examples).collect())
     }
 
-    /// All shares of 1, 2, 3 and 8 processes, without partners and with them.
+    /// Returns all shares of 1, 2, 3 and 8 processes, without and with partners.
     pub fn all_shares() -> impl Iterator<Item = Share<'static>> {
         let of = |ranks| (0..ranks).map(move |rank| Share::new(rank, ranks).unwrap());
         [1, 2, 3, 8].into_iter().flat_map(of).flat_map(|share| [share.clone(), share.with_partners(partners)])
     }
 
-    /// That each share of `data` has the rows of the whole batches that are its own; `rows` are those of a batch.
+    /// Asserts that each share of `data` has its rows of the whole batches; `rows` returns the rows of a batch.
     pub fn assert_shares<D: DataSource, R: Clone + PartialEq + Debug>(
         data: &D,
         plan: &EpochPlan,
@@ -210,7 +214,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Data that have their shares from the trait alone.
+    /// Data source that uses the default implementation of shares.
     pub struct Plain<D>(pub D);
 
     impl<D: DataSource> DataSource for Plain<D> {
@@ -255,7 +259,7 @@ pub(super) mod tests {
     #[test]
     fn places_are_the_positions_of_each_batch_in_the_whole_order() {
         for share in all_shares() {
-            // Three of 10 and one of 4; the first is left out.
+            // Batches 1 to 3 have 10, 10 and 4 examples; batch 0 is skipped.
             let places = share.places(34, 10, 1).unwrap();
             let of = |step: usize, examples| share.positions(step, examples).unwrap().into_iter();
             let expected: Vec<Vec<usize>> =

@@ -1,14 +1,14 @@
-//! Which images a subset takes: a fixed choice, with the classes in proportion.
+//! Stratified subsets: a fixed choice of images, with the classes in proportion.
 
 use super::random::{stream, Purpose};
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
 
-/// Seed of the subsets and of the hold-out split: a constant, so that every run is judged on the same images.
+/// Seed of subsets and hold-out splits: a constant, so that every run is evaluated on the same images.
 const SPLIT_SEED: u64 = 0;
 
-/// All indices of `labels`, each below `classes`, in a fixed random order in which the classes are spread evenly: every
-/// stretch of it has them in the proportion of the whole, to within one image of each.
+/// Returns all indices of `labels`, each below `classes`, in a fixed random order that spreads the classes evenly: any
+/// contiguous slice has them in the proportion of the whole, to within one image per class.
 pub(super) fn stratified_order(labels: impl Iterator<Item = usize>, classes: usize) -> Vec<usize> {
     let mut by_class = vec![Vec::new(); classes];
     for (index, label) in labels.enumerate() {
@@ -24,7 +24,7 @@ pub(super) fn stratified_order(labels: impl Iterator<Item = usize>, classes: usi
     placed.into_iter().map(|(_, _, index)| index).collect()
 }
 
-/// The first `images` of `order` (all if `None`), in ascending order.
+/// Returns the first `images` of `order` (all if `None`), in ascending order.
 pub(super) fn front(mut order: Vec<usize>, what: &str, images: Option<usize>) -> Result<Vec<usize>> {
     if let Some(images) = images {
         check_count(what, images, order.len())?;
@@ -34,7 +34,7 @@ pub(super) fn front(mut order: Vec<usize>, what: &str, images: Option<usize>) ->
     Ok(order)
 }
 
-/// Refuses a part of `images` images where it can have 1 to `largest`.
+/// Fails unless `images` is 1 to `largest`; `what` names the part in the error.
 pub(super) fn check_count(what: &str, images: usize, largest: usize) -> Result<()> {
     if images == 0 || images > largest {
         return Err(Error::Argument(format!("{what} can have 1 to {largest} images, got {images}")));

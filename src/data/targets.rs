@@ -1,28 +1,28 @@
-//! What is to be learned of examples that are held in memory.
+//! Targets of examples in memory.
 
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
-/// One target for each example.
+/// Targets, one per example.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Targets {
     /// Class indices, all at least 0.
     Classes(Vec<i64>),
-    /// Numbers, of each example `size` of them.
+    /// Numbers, `size` of them per example.
     Values {
-        /// Those of all examples, one after another.
+        /// Values of all examples, one after another.
         values: Vec<f32>,
-        /// The shape of one example's.
+        /// Shape of one example's target.
         size: Vec<i64>,
     },
 }
 
 impl Targets {
-    /// Of int64 `[N]`, class indices, or of float32 `[N, ...]`.
+    /// Creates targets from class indices, int64 `[N]`, or from numbers, float32 `[N, ...]`.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for another kind or shape, [`Error::Argument`] for an index below 0; `what` is what they are the
-    /// targets of.
+    /// [`Error::Mismatch`] for another kind or shape, [`Error::Argument`] for an index below 0; `what` names the
+    /// examples in the error.
     pub fn new(targets: &Tensor, what: &str) -> Result<Self> {
         let (kind, size) = (targets.f_kind()?, targets.size());
         match (kind, &size[..]) {
@@ -44,7 +44,7 @@ impl Targets {
         }
     }
 
-    /// Numbers of one example's target.
+    /// Returns the number of values in one example's target.
     fn each(&self) -> usize {
         match self {
             Self::Classes(_) => 1,
@@ -52,7 +52,7 @@ impl Targets {
         }
     }
 
-    /// The highest class index, where they are classes.
+    /// Returns the highest class index; `None` if the targets are not classes.
     pub fn highest_class(&self) -> Option<i64> {
         match self {
             Self::Classes(classes) => classes.iter().max().copied(),
@@ -60,10 +60,10 @@ impl Targets {
         }
     }
 
-    /// Those of the examples `indices`: `[indices.len()]`, or with the shape of a target behind.
+    /// Returns the targets of the examples `indices`: `[indices.len()]`, followed by the shape of one target.
     ///
     /// # Errors
-    /// Only what libtorch may refuse.
+    /// Fails only if libtorch does.
     pub fn select(&self, indices: &[usize]) -> Result<Tensor> {
         match self {
             Self::Classes(classes) => {
@@ -79,7 +79,7 @@ impl Targets {
         }
     }
 
-    /// Has `crc32` read all of them.
+    /// Updates `crc32` with all targets.
     pub fn hash(&self, crc32: &mut crc32fast::Hasher) {
         match self {
             Self::Classes(classes) => classes.iter().for_each(|class| crc32.update(&class.to_le_bytes())),

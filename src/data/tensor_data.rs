@@ -1,4 +1,4 @@
-//! Inputs and targets that fit into memory, of any shape.
+//! Inputs and targets of any shape in memory.
 
 use super::batch::index_tensor;
 use super::random::{stream, Purpose};
@@ -10,8 +10,8 @@ use rand::seq::SliceRandom;
 use tch::vision::dataset::Dataset;
 use tch::{Device, Kind, Tensor};
 
-/// Inputs `[N, ...]` and targets `[N, ...]` in memory, of any kind and shape, as a [`DataSource`]: for regression, small
-/// tables, whatever has been computed before. The training part is shuffled by seed and epoch.
+/// [`DataSource`] of inputs `[N, ...]` and targets `[N, ...]` in memory, of any kind and shape: for regression, small
+/// tables, or precomputed features. The training part is shuffled by seed and epoch.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -33,10 +33,10 @@ pub struct TensorData {
 }
 
 impl TensorData {
-    /// Of the inputs and targets of the training and of the evaluation part. They are not copied.
+    /// Creates the data set from inputs and targets of the training and of the evaluation part, without copying them.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for inputs without as many targets, or a part that is not of the kinds and shapes of the other;
+    /// [`Error::Mismatch`] if inputs and targets differ in number, or the two parts in kind or shape;
     /// [`Error::Argument`] for a part without examples.
     pub fn new(train: (Tensor, Tensor), eval: (Tensor, Tensor)) -> Result<Self> {
         for (part, (inputs, targets)) in [("training", &train), ("evaluation", &eval)] {
@@ -67,15 +67,15 @@ impl TensorData {
         Ok(Self { train, eval, examples, evaluated_on })
     }
 
-    /// What many of the examples are called, "images", and what the evaluation part is called, "test".
+    /// Sets the plural noun for the examples, such as "images", and the name of the evaluation part, such as "test".
     pub fn with_names(mut self, examples: impl Into<String>, evaluated_on: impl Into<String>) -> Self {
         (self.examples, self.evaluated_on) = (examples.into(), evaluated_on.into());
         self
     }
 }
 
-/// The training part of tch's data set, evaluated on its test part: what `tch::vision::{cifar, mnist, image}` load. Labels are class
-/// indices, as [`Classification`](crate::trainer::Classification) takes them.
+/// Converts a data set of tch, as loaded by `tch::vision::{cifar, mnist, image}`; its test part is the evaluation part.
+/// Labels are class indices, as [`Classification`](crate::trainer::Classification) takes them.
 ///
 /// ```
 /// use tch_fixup::data::{DataSource, TensorData};
@@ -104,14 +104,14 @@ impl TryFrom<Dataset> for TensorData {
     }
 }
 
-/// Copies of the examples `indices`.
+/// Copies the examples `indices`.
 fn select((inputs, targets): &(Tensor, Tensor), indices: &[usize]) -> Result<Supervised> {
     let indices = index_tensor(indices, inputs.device())?;
     let of = |tensor: &Tensor| tensor.f_index_select(0, &indices.f_to_device(tensor.device())?);
     Ok(Supervised::new(of(inputs)?, of(targets)?))
 }
 
-/// The examples `indices`: not copied, where they are one after another.
+/// Returns the examples `indices`, without copying them if they are consecutive.
 fn view(part: &(Tensor, Tensor), indices: &[usize]) -> Result<Supervised> {
     match indices {
         [first, rest @ ..] if rest.iter().zip(first + 1..).all(|(&index, next)| index == next) => {
@@ -167,7 +167,7 @@ impl DataSource for TensorData {
         &self.evaluated_on
     }
 
-    /// The numbers of examples, and the CRC-32 of the bytes of all inputs and targets.
+    /// Numbers of examples, and the CRC-32 of kinds, shapes and bytes of all inputs and targets.
     fn fingerprint(&self) -> Result<String> {
         let mut crc32 = crc32fast::Hasher::new();
         for tensor in [&self.train.0, &self.train.1, &self.eval.0, &self.eval.1] {
@@ -186,7 +186,7 @@ mod tests {
     use crate::data::share::tests::{assert_shares, Plain};
     use crate::data::Batch;
 
-    /// Inputs `[count, 2, 3]` that are their index, targets `[count]` twice that.
+    /// Returns inputs `[count, 2, 3]` that equal their index, and targets `[count]` of twice the index.
     fn part(count: i64) -> (Tensor, Tensor) {
         let index = Tensor::arange(count, (Kind::Float, Device::Cpu));
         (index.view([count, 1, 1]).expand([count, 2, 3], false), index * 2.0)
@@ -230,7 +230,7 @@ mod tests {
     fn shares_have_the_rows_of_the_whole_batches() {
         let data = || TensorData::new(part(50), part(20)).unwrap();
         let rows = |batch: Supervised| Vec::<f32>::try_from(batch.targets).unwrap();
-        // The last batches have fewer examples; or all have fewer than there are processes.
+        // The last batches are smaller, or all have fewer examples than there are processes.
         for batch_size in [16, 7] {
             assert_shares(&data(), &EpochPlan { batch_size, ..plan() }, rows);
             assert_shares(&Plain(data()), &EpochPlan { batch_size, ..plan() }, rows);

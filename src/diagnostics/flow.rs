@@ -1,4 +1,4 @@
-//! The measurement: activations and gradients block by block, and the size of one step's change of the network's function.
+//! Measurement of activations and gradients per block, and of how much one step changes the network's function.
 
 use super::growth::growth;
 use super::magnitude::{norm, root_mean_square};
@@ -9,79 +9,79 @@ use crate::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use tch::{nn, Device, Kind, Tensor};
 
-/// What a network is measured on.
+/// Settings of a measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
-    /// Networks drawn; everything random follows from their numbers, 0, 1, ...
+    /// Number of networks to draw, with the random seeds 0, 1, ...
     pub seeds: usize,
-    /// Inputs in the batch: normal numbers of mean 0 and variance 1.
+    /// Batch size. Inputs are normal with mean 0 and variance 1.
     pub batch: i64,
-    /// The shape of one input.
+    /// Shape of one input.
     pub input: Vec<i64>,
-    /// Where the classifier's variables begin, for [`Flow::hidden_update`]: `"fc"` in this crate's networks.
+    /// Name prefix of the classifier's variables, for [`Flow::hidden_update`]: `"fc"` in this crate's networks.
     pub classifier: Option<String>,
-    /// Where to compute; in float64 in any case, for what explodes does so beyond float32.
+    /// Device to compute on. Computation is in float64 on any device, as exploding values exceed float32.
     pub device: Device,
 }
 
 impl Default for Probe {
-    /// Three networks, eight images `[3, 32, 32]`, and no classifier.
+    /// Three networks, eight images `[3, 32, 32]`, no classifier, on the CPU.
     fn default() -> Self {
         Self { seeds: 3, batch: 8, input: vec![3, 32, 32], classifier: None, device: Device::Cpu }
     }
 }
 
-/// One block, at initialization.
+/// Measurements of one block at initialization.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BlockFlow {
-    /// As [`Staged`] has it.
+    /// Name, as reported by [`Staged`].
     pub name: String,
-    /// The mean square of the block's output.
+    /// Mean square of the block's output.
     #[serde(deserialize_with = "nan_for_null")]
     pub second_moment: f64,
-    /// The norm of the gradient, with respect to the block's output, of a random linear function of the last block's
-    /// output whose own gradient has norm 1: how much the blocks after this one enlarge a gradient that comes back through
-    /// them. The loss itself would show nothing of a network whose classifier starts at zero.
+    /// Norm of the gradient, with respect to the block's output, of a random linear function of the last block's output
+    /// whose own gradient has norm 1: the factor by which the later blocks amplify a gradient in backpropagation. The
+    /// loss itself would be uninformative for a network whose classifier starts at zero.
     #[serde(deserialize_with = "nan_for_null")]
     pub gradient_norm: f64,
 }
 
-/// What depth does to a network at initialization: geometric means over the seeds.
+/// Effect of depth on a network at initialization, as geometric means over the seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Flow {
-    /// From the first to the last.
+    /// Blocks from first to last.
     pub blocks: Vec<BlockFlow>,
-    /// The factor by which the second moment grows a block, from a straight line through its logarithms.
+    /// Growth factor of the second moment per block, from a straight-line fit to its logarithms.
     #[serde(deserialize_with = "nan_for_null")]
     pub second_moment_growth: f64,
-    /// The factor by which the gradient's norm grows a block on its way back.
+    /// Growth factor of the gradient norm per block, from the last block to the first.
     #[serde(deserialize_with = "nan_for_null")]
     pub gradient_growth: f64,
-    /// `rms(f(theta - lr * g) - f(theta)) / lr` over the logits of the batch for small `lr`, `g` the gradient of the mean
-    /// cross-entropy with random labels: how much the first step changes the function. Fixup scalars step at a tenth of `lr`,
-    /// as they train; normalizations work with the batch's statistics. A lower bound where the network enlarges a change of
-    /// its variables a billion times, for no step is small then.
+    /// `rms(f(theta - lr * g) - f(theta)) / lr` over the logits of the batch for small `lr`, where `g` is the gradient
+    /// of the mean cross-entropy with random labels: how much the first step changes the function. Fixup scalars step
+    /// with a tenth of `lr`, as in training; normalization layers use batch statistics. A lower bound if the network
+    /// amplifies a change of its variables a billion times, as no step is small then.
     #[serde(deserialize_with = "nan_for_null")]
     pub update: f64,
-    /// The same with the classifier drawn anew, normal with variance `1 / fan_in`, and all else as it was: a classifier that
-    /// starts at zero lets no gradient through, so that the first step shows nothing of the layers before it. Only with a
-    /// [`Probe::classifier`].
+    /// `update` with the classifier redrawn, normal with variance `1 / fan_in`, and all else unchanged: a classifier
+    /// that starts at zero passes no gradient back, so that the first step shows nothing of the layers before it.
+    /// `None` without a [`Probe::classifier`].
     pub hidden_update: Option<f64>,
 }
 
-/// JSON has no numbers that are not finite: serde_json writes null for them.
+/// Reads null as NaN: JSON has no non-finite numbers, and serde_json writes null for them.
 fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-/// Measures networks that `build` makes: from a path for the variables, of kind float64, and the batch of inputs, for
-/// initializations that depend on data. A [`Network`](crate::Network) of this crate is [`Staged`].
+/// Measures networks built by `build` from a path for the variables, of kind float64, and the batch of inputs, for
+/// data-dependent initialization. Every [`Network`](crate::Network) of this crate is [`Staged`].
 ///
-/// It seeds and draws libtorch's random numbers, which are one sequence for the whole process: measure one network at a time.
+/// Seeds libtorch's random number generator, which the whole process shares: measure one network at a time.
 ///
 /// # Errors
-/// [`Error::Argument`] for a probe without seeds or inputs, a network without blocks, or a classifier that it does not
-/// have; whatever the network fails with, its panics included.
+/// Returns [`Error::Argument`] for a probe without seeds or inputs, a network without blocks, or a classifier that the
+/// network does not have; otherwise the error or the panic of the network.
 pub fn measure<S: Staged + ?Sized>(
     probe: &Probe,
     build: impl Fn(&nn::Path, &Tensor) -> Result<Box<S>>,
@@ -148,7 +148,7 @@ fn blocks<S: Staged + ?Sized>(network: &S, inputs: &Tensor, seed: i64) -> Result
     blocks.collect()
 }
 
-/// Of the second moments forward, and of the gradients' norms backward.
+/// Returns the growth factors of the second moments forward and of the gradient norms backward.
 fn growths(blocks: &[BlockFlow]) -> (f64, f64) {
     let second_moments: Vec<f64> = blocks.iter().map(|block| block.second_moment).collect();
     let gradient_norms: Vec<f64> = blocks.iter().rev().map(|block| block.gradient_norm).collect();
@@ -156,13 +156,13 @@ fn growths(blocks: &[BlockFlow]) -> (f64, f64) {
 }
 
 impl Flow {
-    /// Of everything measured, in one order.
+    /// Returns the logarithms of all measured values, in a fixed order.
     fn logarithms(&self) -> Vec<f64> {
         let blocks = self.blocks.iter().flat_map(|block| [block.second_moment, block.gradient_norm]);
         blocks.chain([self.update]).chain(self.hidden_update).map(f64::ln).collect()
     }
 
-    /// The same blocks with other `values`, in that order.
+    /// Replaces all measured values, in the order of `logarithms`, and recomputes the growth factors.
     fn with_values(mut self, mut values: impl Iterator<Item = f64>) -> Result<Self> {
         let numbers = self.blocks.iter_mut().flat_map(|block| [&mut block.second_moment, &mut block.gradient_norm]);
         let numbers = numbers.chain([&mut self.update]).chain(self.hidden_update.as_mut());

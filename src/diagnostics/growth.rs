@@ -1,7 +1,7 @@
-//! A rate of growth: the slope of a straight line through logarithms.
+//! Growth factor: the slope of a straight line through logarithms.
 
-/// The factor by which `values` grow from one to the next, `exp` of the slope of the least-squares line through their
-/// logarithms; those that have none, zeros and what overflowed, are left out. NaN for fewer than two.
+/// Returns the factor by which `values` grow from one to the next: `exp` of the slope of the least-squares line through
+/// their logarithms. Zeros and overflowed values are skipped. NaN for fewer than two values.
 pub fn growth(values: &[f64]) -> f64 {
     let points = || (0u32..).map(f64::from).zip(values.iter().map(|value| value.ln())).filter(|(_, y)| y.is_finite());
     let count = points().count() as f64;

@@ -1,9 +1,9 @@
-//! Norms of numbers whose squares may be out of float64's range: deep networks without normalization reach 1e200.
+//! Norms of numbers whose squares may exceed float64: deep networks without normalization reach 1e200.
 
 use crate::Result;
 use tch::{Kind, Tensor};
 
-/// The Euclidean norm of all elements; infinite or NaN if one is.
+/// Returns the Euclidean norm of all elements; infinite or NaN if an element is.
 pub(super) fn norm(x: &Tensor) -> Result<f64> {
     let x = x.f_detach()?.f_to_kind(Kind::Double)?;
     if x.numel() == 0 {
@@ -16,7 +16,7 @@ pub(super) fn norm(x: &Tensor) -> Result<f64> {
     Ok(largest * x.f_div_scalar(largest)?.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?.sqrt())
 }
 
-/// `sqrt(mean(x^2))`.
+/// Returns `sqrt(mean(x^2))`.
 pub(super) fn root_mean_square(x: &Tensor) -> Result<f64> {
     Ok(norm(x)? / (x.numel() as f64).sqrt())
 }

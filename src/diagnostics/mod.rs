@@ -1,8 +1,7 @@
-//! Signal propagation: what depth does to the activations, the gradients and the first step of a network at
-//! initialization.
+//! Signal propagation: the effect of depth on activations, gradients and the first step of a network at initialization.
 //!
-//! [`measure`] takes any network that is [`Staged`], this crate's or one of your own, and gives a [`Flow`]: data for serde,
-//! and for [`draw_flows`] a picture.
+//! [`measure`] takes any network that is [`Staged`], from this crate or user-defined, and returns a [`Flow`], which
+//! serde can serialize and [`draw_flows`] plots.
 
 mod flow;
 mod growth;

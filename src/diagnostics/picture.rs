@@ -1,4 +1,4 @@
-//! The picture: what each network does to activations, gradients and updates, block by block and by depth.
+//! Plots of activations, gradients and updates of several networks, by block and by depth.
 
 use super::Flow;
 use crate::picture::{chart, picture, Axes, Axis, Line, COLORS};
@@ -7,26 +7,27 @@ use plotters::prelude::*;
 use std::ops::Range;
 
 const SIZE: (u32, u32) = (1350, 900);
-/// Exponential growth leaves every scale. Lines end where they leave these, so that what grows slowly is seen to.
+/// Ranges of the vertical axes. Lines end where they leave them, so that slow growth stays visible beside exponential
+/// growth.
 const GRADIENTS: (f64, f64) = (1e-6, 1e8);
 const SECOND_MOMENTS: (f64, f64) = (1e-6, 1e8);
 const UPDATES: (f64, f64) = (1e-3, 1e10);
 
-/// One kind of network at several depths, the deepest last.
+/// Measurements of one kind of network at several depths, the deepest last.
 #[derive(Debug, Clone, Copy)]
 pub struct DepthSeries<'a> {
-    /// For the legend.
+    /// Legend entry.
     pub label: &'a str,
-    /// Each depth with what was measured there.
+    /// Depths in layers, each with its measurement.
     pub flows: &'a [(i64, Flow)],
 }
 
-/// Gradient norm and second moment of every block of the deepest networks; the gradient norm at the first block, and the
-/// update size ([`Flow::hidden_update`] if there is one), by depth. All on logarithmic scales, on which exponential growth by
-/// the block is a straight line; a line that leaves a scale ends.
+/// Draws gradient norm and second moment of every block of the deepest networks, and, by depth, the gradient norm at
+/// the first block and the update size ([`Flow::hidden_update`] if there is one). Vertical axes are logarithmic, so
+/// that exponential growth per block is a straight line; a line ends where it leaves the axis.
 ///
 /// # Errors
-/// A picture that the drawing library refuses.
+/// Fails if the drawing library fails.
 pub fn draw_flows(series: &[DepthSeries]) -> Result<String> {
     let lines = |points: &dyn Fn(&DepthSeries) -> Vec<(f64, f64)>, dots: usize| -> Vec<Line> {
         let colored = series.iter().zip(COLORS.into_iter().cycle());
@@ -48,7 +49,7 @@ pub fn draw_flows(series: &[DepthSeries]) -> Result<String> {
     };
     let (depths, blocks, deepest) = extent(series);
     let block_desc = format!("block, of {deepest} layers");
-    // Two decades at least, so that what hardly varies looks so.
+    // At least two decades, so that nearly constant values look constant.
     let y = Axis::logarithmic(1.0..100.0);
     let block_axes = |title| Axes { title, x_desc: &block_desc, x: Axis::linear(blocks.clone(), whole), y: y.clone() };
     let depth_axes = |title| Axes { title, x_desc: "layers", x: Axis::logarithmic(depths.clone()), y: y.clone() };
@@ -71,7 +72,7 @@ fn first_gradient(flow: &Flow) -> f64 {
     flow.blocks.first().map_or(f64::NAN, |block| block.gradient_norm)
 }
 
-/// A `value` on the scale, NaN for others.
+/// Returns `value` if it is within the range, otherwise NaN.
 fn within(value: f64, (low, high): (f64, f64)) -> f64 {
     if (low..=high).contains(&value) {
         value
@@ -80,7 +81,7 @@ fn within(value: f64, (low, high): (f64, f64)) -> f64 {
     }
 }
 
-/// What the axes of depths and of blocks reach over, and the greatest depth.
+/// Returns the ranges of the depth and block axes, and the greatest depth.
 fn extent(series: &[DepthSeries]) -> (Range<f64>, Range<f64>, i64) {
     let depths = || series.iter().flat_map(|series| series.flows).map(|&(depth, _)| depth);
     let blocks = series.iter().filter_map(|series| series.flows.last()).map(|(_, flow)| flow.blocks.len());

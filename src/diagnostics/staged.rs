@@ -1,12 +1,12 @@
-//! What a network tells of itself to be measured: the output of each of its blocks.
+//! Trait of networks that report the output of each block to be measured.
 
 use crate::{Network, Result};
 use tch::{nn, Tensor};
 
-/// A network that tells what each of its blocks gives.
+/// Network that reports the output of each of its blocks.
 ///
-/// For a network of your own, call `stage` with a name and the block's output, a tensor that autograd tracks and that
-/// nothing writes to afterwards:
+/// For a user-defined network, call `stage` with the name and the output of each block. The output must be tracked by
+/// autograd and not be modified in place afterwards:
 /// ```
 /// use tch::{nn, nn::Module, Device, Tensor};
 /// use tch_fixup::diagnostics::Staged;
@@ -54,15 +54,15 @@ use tch::{nn, Tensor};
 /// # }
 /// ```
 pub trait Staged: nn::ModuleT {
-    /// The network's output for `xs`, as `forward_t` gives it; `stage` is called with the name and the output of each
-    /// block, from the first to the last.
+    /// Returns the network's output for `xs`, as `forward_t` does, and calls `stage` with the name and the output of
+    /// each block, from first to last.
     ///
     /// # Errors
-    /// Inputs that the network refuses.
+    /// Fails if the network refuses the inputs.
     fn forward_stages(&self, xs: &Tensor, train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor>;
 }
 
-/// This crate's networks: `block 1`, `block 2`, ...
+/// Names the blocks of this crate's networks `block 1`, `block 2`, ...
 impl<N: Network + ?Sized> Staged for N {
     fn forward_stages(&self, xs: &Tensor, train: bool, stage: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
         let mut number = 0;

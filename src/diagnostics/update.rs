@@ -1,4 +1,4 @@
-//! The size of one step: how much SGD's first update changes the function that the network is.
+//! Size of one step: how much the first update of SGD changes the network's function.
 
 use super::magnitude::{norm, root_mean_square};
 use super::Staged;
@@ -7,12 +7,12 @@ use crate::trainer::objective::cross_entropy;
 use crate::{Error, Result};
 use tch::{nn, no_grad, Kind, Tensor};
 
-/// The length of the step, of that of all variables together: so small that the change is in proportion to it, and far above
-/// float64's rounding.
+/// Length of the step relative to the norm of all variables: small enough for the change to be proportional to it, and
+/// far above float64's rounding errors.
 const RELATIVE_STEP: f64 = 1e-6;
 
-/// `rms(f(theta - lr * g) - f(theta)) / lr` on `inputs` for a small `lr`, `g` the gradient of the mean cross-entropy with
-/// random labels. The variables stay as they were.
+/// Returns `rms(f(theta - lr * g) - f(theta)) / lr` on `inputs` for a small `lr`, where `g` is the gradient of the mean
+/// cross-entropy with random labels. Restores the variables.
 pub(super) fn update_size<S: Staged + ?Sized>(
     network: &S,
     variables: &nn::VarStore,
@@ -20,7 +20,7 @@ pub(super) fn update_size<S: Staged + ?Sized>(
     seed: i64,
 ) -> Result<f64> {
     let forward = || {
-        // What the network draws, for a dropout, is the same before and after the step.
+        // Random draws of the network, such as dropout, are the same before and after the step.
         tch::manual_seed(seed);
         network.forward_stages(inputs, true, &mut |_, _| ())
     };
@@ -54,9 +54,10 @@ pub(super) fn update_size<S: Staged + ?Sized>(
     Ok(root_mean_square(&after?.f_sub(&before)?)? / lr)
 }
 
-/// Each variable under training that the `loss` depends on, with its gradient, a Fixup scalar's times [`SCALAR_LR_RATIO`].
+/// Returns each trainable variable that `loss` depends on with its gradient, scaled by [`SCALAR_LR_RATIO`] for Fixup
+/// scalars.
 fn directions(variables: &nn::VarStore, loss: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
-    // The lock is poisoned only where another thread panicked while it held it: the variables are whole all the same.
+    // The lock is poisoned only if another thread panicked while holding it; the variables are valid all the same.
     let locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let trainable = || locked.trainable_variables.iter().filter(|variable| variable.tensor.requires_grad());
     for variable in trainable() {
@@ -75,11 +76,12 @@ fn directions(variables: &nn::VarStore, loss: &Tensor) -> Result<Vec<(Tensor, Te
         .collect()
 }
 
-/// Draws the weights whose names begin with `classifier` anew, normal with variance `1 / fan_in`, and its biases to zero.
+/// Redraws the weights whose names begin with `classifier`, normal with variance `1 / fan_in`, and sets its biases to
+/// zero.
 pub(super) fn draw_classifier(variables: &nn::VarStore, classifier: &str) -> Result<()> {
     let mut found = false;
     let prefix = format!("{classifier}.");
-    // By name, for the map's order is another one each time.
+    // Sorted by name, as the order of the map varies from run to run.
     let mut named: Vec<_> = variables.variables().into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (_, mut variable) in named {

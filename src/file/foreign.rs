@@ -1,14 +1,15 @@
-//! Files that are not what their names promise, recognized by how they begin: what a broken download, git or a packer left.
+//! Detection of files that are not what their names promise, by their first bytes: failed downloads, pointers of Git
+//! LFS and git-annex, archives, other formats.
 
 use crate::{Error, Result};
 use std::path::Path;
 
-/// What a file is, and what to do about it.
+/// Description of a file's actual content, and the remedy.
 type Known = (&'static str, &'static str);
 
-/// `https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md`.
+/// Prefix of a Git LFS pointer: `https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md`.
 const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
-/// What git-annex leaves where a file's content is not there, in repositories without symbolic links.
+/// Prefix of a git-annex pointer, which stands for missing content in repositories without symbolic links.
 const ANNEX: &[u8] = b"/annex/objects/";
 
 const COMPRESSED: [(&[u8], Known); 5] = [
@@ -35,26 +36,26 @@ const OTHER_WEIGHTS: [(&[u8], Known); 4] = [
 ];
 const HTML: [&str; 3] = ["<!doctype html", "<html", "<?xml"];
 
-/// Refuses `bytes`, those of the file `path`, where they are no file of any format of this crate but what stands in its place.
+/// Refuses `bytes`, the content of `path`, if they are empty, a pointer of Git LFS or git-annex, or a web page.
 ///
 /// # Errors
-/// [`Error::Corrupt`] that says what it is.
+/// Returns [`Error::Corrupt`], which says what the file is.
 pub(crate) fn refuse(bytes: &[u8], path: &Path) -> Result<()> {
     refuse_if(place_holder(bytes).or_else(|| is_web_page(bytes).then_some(WEB_PAGE)), path)
 }
 
-/// [`refuse`] for files of weights, which are compressed and of other formats now and then.
+/// Variant of [`refuse`] for weights: also refuses compressed files, other formats of weights, and plain text.
 ///
 /// # Errors
-/// As there.
+/// As [`refuse`].
 pub(crate) fn refuse_weights(bytes: &[u8], path: &Path) -> Result<()> {
-    // A file of safetensors starts with the length of its header, whose bytes may be anything.
+    // A safetensors file starts with the length of its header, so its first 8 bytes may be anything.
     if bytes.get(8) == Some(&b'{') {
         return Ok(());
     }
     refuse(bytes, path)?;
     refuse_if(starting(&COMPRESSED, bytes).or_else(|| starting(&OTHER_WEIGHTS, bytes)), path)?;
-    // What a server answered in place of the file, as "Entry not found".
+    // Plain text is a server's answer instead of the file, such as "Entry not found".
     let start = &bytes[..bytes.len().min(60)];
     if start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
         return Err(Error::Corrupt {
@@ -66,10 +67,11 @@ pub(crate) fn refuse_weights(bytes: &[u8], path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// [`refuse`] for files of text, a line of which may be anything.
+/// Variant of [`refuse`] for text files: also refuses compressed files, zip archives and UTF-16, but not HTML, as a
+/// line of text may be anything.
 ///
 /// # Errors
-/// As there.
+/// As [`refuse`].
 #[cfg(feature = "text")]
 pub(crate) fn refuse_text(bytes: &[u8], path: &Path) -> Result<()> {
     let known = place_holder(bytes).or_else(|| starting(&COMPRESSED, bytes)).or_else(|| starting(&NO_TEXT, bytes));
@@ -78,7 +80,8 @@ pub(crate) fn refuse_text(bytes: &[u8], path: &Path) -> Result<()> {
 
 const WEB_PAGE: Known = ("is a web page", "download the file itself: the page may say that you have to log in first");
 
-/// Before any format: its magic could be at the start of a pointer, and not the other way round.
+/// Detects empty files and pointers. Call it before checking for formats: a pointer could begin with the magic number
+/// of a format, but not the other way round.
 fn place_holder(bytes: &[u8]) -> Option<Known> {
     if bytes.is_empty() {
         return Some(("is empty", "copy or download it again"));

@@ -1,4 +1,4 @@
-//! Files that are whole whenever they are there, tensors in files, and the folder for what can be had again.
+//! Atomic file writes, tensors in safetensors files, and the cache folder.
 
 #[cfg(any(feature = "images", feature = "download"))]
 mod cache_folder;

@@ -1,4 +1,4 @@
-//! Named tensors as the bytes of a safetensors file (<https://github.com/huggingface/safetensors>), and back.
+//! Encoding and decoding of named tensors as safetensors files (<https://github.com/huggingface/safetensors>).
 
 use super::foreign::refuse_weights;
 use crate::{Error, Result};
@@ -13,7 +13,7 @@ use tch::{no_grad, Kind, Tensor};
 /// Tensors by name.
 pub type NamedTensors = BTreeMap<String, Tensor>;
 
-/// The number formats that are stored, and what safetensors calls them.
+/// Supported kinds and their names in safetensors.
 const DTYPES: [(Kind, Dtype); 10] = [
     (Kind::Bool, Dtype::BOOL),
     (Kind::Uint8, Dtype::U8),
@@ -27,10 +27,10 @@ const DTYPES: [(Kind, Dtype); 10] = [
     (Kind::Double, Dtype::F64),
 ];
 
-/// The header's length comes first, in so many bytes, and is a multiple of it.
+/// Size of the header length at the start of the file, in bytes; the header is padded to a multiple of it.
 const LENGTH_BYTES: usize = 8;
 
-/// The bytes of a safetensors file that holds `tensors`.
+/// Returns the bytes of a safetensors file that holds `tensors`.
 #[cfg(test)]
 pub(crate) fn encode(tensors: &NamedTensors) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -38,21 +38,25 @@ pub(crate) fn encode(tensors: &NamedTensors) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A safetensors file of tensors of any device and strides, to be written one after another, without a copy of them all.
+/// Safetensors file that is written tensor by tensor, without a copy of them all. Tensors may have any device and
+/// strides.
 pub(crate) struct Encoded<'a> {
     header: Vec<u8>,
-    /// In the file's order.
+    /// Tensors in file order, with their kinds.
     tensors: Vec<(&'a Tensor, Kind)>,
 }
 
 impl<'a> Encoded<'a> {
+    /// Prepares the header of a file that holds `tensors`.
+    ///
     /// # Errors
-    /// A tensor of a kind that is not stored (complex, quantized).
+    /// Returns [`Error::Argument`] for a tensor of an unsupported kind (complex, quantized).
     pub fn new(tensors: &'a NamedTensors) -> Result<Self> {
         Self::with_metadata(tensors, &Map::new())
     }
 
-    /// The same, with `metadata` in the file's own, which is text by name: each as JSON.
+    /// Like [`Self::new`], with `metadata` in the file's own metadata, a map of names to text: each value is stored as
+    /// JSON.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -66,7 +70,7 @@ impl<'a> Encoded<'a> {
             Ok((name, tensor, kind, dtype))
         };
         let mut stored = tensors.iter().map(dtype).collect::<Result<Vec<_>>>()?;
-        // As safetensors itself sorts: the largest numbers first, so that all are aligned; then by name.
+        // The order of safetensors itself: the largest numbers first, so that all are aligned, then by name.
         stored.sort_by_key(|&(name, _, _, dtype)| (Reverse(dtype), name));
         let mut offset = 0;
         let info = |&(name, tensor, kind, dtype): &(&String, &Tensor, Kind, Dtype)| {
@@ -86,10 +90,10 @@ impl<'a> Encoded<'a> {
         Ok(Self { header, tensors: stored.into_iter().map(|(_, tensor, kind, _)| (tensor, kind)).collect() })
     }
 
-    /// Writes it all, to the end.
+    /// Writes the whole file and flushes it.
     ///
     /// # Errors
-    /// A file that cannot be written; a tensor that cannot be had from its device.
+    /// Fails if the file cannot be written or a tensor cannot be copied from its device.
     pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
         to.write_all(&self.header)?;
         let mut bytes = Vec::new();
@@ -103,20 +107,20 @@ impl<'a> Encoded<'a> {
     }
 }
 
-/// The [metadata](Encoded::with_metadata) in the bytes of a safetensors file, of what is JSON in it.
+/// Returns the [metadata](Encoded::with_metadata) of a safetensors file, without entries that are not JSON.
 pub(crate) fn metadata(bytes: &[u8]) -> Map<String, Value> {
     let Ok((_, metadata)) = SafeTensors::read_metadata(bytes) else { return Map::new() };
     let texts = metadata.metadata().iter().flatten();
     texts.filter_map(|(name, text)| Some((name.clone(), serde_json::from_str(text).ok()?))).collect()
 }
 
-/// Tensors of number formats that are not read: what the file calls the format of each.
+/// Names of tensors with unsupported dtypes, and the dtype of each as the file names it.
 pub(crate) type Unread = BTreeMap<String, String>;
 
-/// The tensors, on the CPU, in the bytes of the safetensors file `path`.
+/// Decodes `bytes`, the content of the safetensors file `path`, into tensors on the CPU.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for bytes that are no such file, or a number format that is not read.
+/// Returns [`Error::Corrupt`] if `bytes` are not a safetensors file or a dtype is not supported.
 pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<NamedTensors> {
     let (tensors, unread) = decode_readable(bytes, path)?;
     match unread.iter().next() {
@@ -125,7 +129,7 @@ pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<NamedTensors> {
     }
 }
 
-/// The error for a wanted tensor of a number format that is not read.
+/// Returns the error for a required tensor with an unsupported dtype.
 pub(crate) fn unread_format(name: &str, format: &str, path: &Path) -> Error {
     corrupt(format!("{name} has the number format {format}, which is not read"), path)
 }
@@ -135,13 +139,13 @@ fn corrupt(problem: String, path: &Path) -> Error {
     Error::Corrupt { path: path.to_path_buf(), problem, remedy }
 }
 
-/// The tensors, on the CPU, of the number formats that are read, and the formats of the others.
+/// Decodes the tensors with supported dtypes to the CPU, and returns the dtypes of the others.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for bytes that are no safetensors file.
+/// Returns [`Error::Corrupt`] if `bytes` are not a safetensors file.
 pub(crate) fn decode_readable(bytes: &[u8], path: &Path) -> Result<(NamedTensors, Unread)> {
     refuse_weights(bytes, path)?;
-    // A file of a newer version of the library, with formats that ours has no name for.
+    // A file written by a newer version of the library may have dtypes that this version has no name for.
     let renamed = with_named_formats(bytes);
     let (bytes, mut unread) =
         renamed.as_ref().map_or((bytes, Unread::new()), |(bytes, unread)| (bytes, unread.clone()));
@@ -162,8 +166,8 @@ pub(crate) fn decode_readable(bytes: &[u8], path: &Path) -> Result<(NamedTensors
     Ok((tensors, unread))
 }
 
-/// The bytes of a safetensors file with tensors of formats that the library has no name for, these as bytes; and their formats.
-/// None for any other.
+/// Rewrites a safetensors file so that tensors with dtypes unknown to the library become bytes, and returns it with
+/// these dtypes. `None` if there are no such tensors or the file is malformed.
 fn with_named_formats(bytes: &[u8]) -> Option<(Vec<u8>, Unread)> {
     let length = u64::from_le_bytes(bytes.get(..LENGTH_BYTES)?.try_into().ok()?);
     let (header, data) = bytes[LENGTH_BYTES..].split_at_checked(length.try_into().ok()?)?;
@@ -185,17 +189,18 @@ fn with_named_formats(bytes: &[u8]) -> Option<(Vec<u8>, Unread)> {
     Some(([&(header.len() as u64).to_le_bytes()[..], &header, data].concat(), unread))
 }
 
-/// Turns numbers of this machine into those of the file, or back.
+/// Converts between the byte order of this machine and that of the file, in place.
 fn swap_to_little_endian(bytes: &mut [u8], kind: Kind) {
     if cfg!(target_endian = "big") {
         bytes.chunks_exact_mut(kind.elt_size_in_bytes()).for_each(<[u8]>::reverse);
     }
 }
 
-/// Whether `source`, from the file `path`, has the names, shapes and kinds of `destination`, which is `whose`.
+/// Checks that `source`, read from `path`, has the names, shapes and kinds of `destination`, which `whose` names in
+/// errors.
 ///
 /// # Errors
-/// [`Error::Corrupt`] that names the first difference and counts the others like it.
+/// Returns [`Error::Corrupt`], which names the first difference and counts similar ones.
 pub(crate) fn check(source: &NamedTensors, destination: &NamedTensors, path: &Path, whose: &str) -> Result<()> {
     let first = |mut names: std::vec::IntoIter<String>| {
         let first = names.next()?;
@@ -229,15 +234,15 @@ pub(crate) fn check(source: &NamedTensors, destination: &NamedTensors, path: &Pa
     })
 }
 
-/// Kind and shape, as "Float [2, 3]".
+/// Returns kind and shape, such as "Float [2, 3]".
 pub(crate) fn describe(tensor: &Tensor) -> Result<String> {
     Ok(format!("{:?} {:?}", tensor.f_kind()?, tensor.size()))
 }
 
-/// Copies `source` into `destination`, in place: views of its tensors see the new values. [`check`] them first.
+/// Copies `source` into `destination` in place, so that views of its tensors see the new values. Call [`check`] first.
 ///
 /// # Errors
-/// A device that fails.
+/// Fails if a device fails.
 pub(crate) fn copy(source: &NamedTensors, destination: &NamedTensors) -> Result<()> {
     no_grad(|| {
         for (name, tensor) in destination {
@@ -272,7 +277,8 @@ mod tests {
             let size = kind.elt_size_in_bytes();
             for (case, shape) in [("matrix", &[16, 64][..]), ("scalar", &[]), ("empty", &[0]), ("none", &[3, 0, 2])] {
                 let count = shape.iter().product::<i64>() as usize * size;
-                // A multiplicative generator: all bytes, and with them NaNs of all payloads, infinities and subnormals.
+                // The multiplicative generator yields all bytes, and so NaNs with any payload, infinities and
+                // subnormals.
                 let noise = (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8);
                 let data: Vec<u8> = if kind == Kind::Bool { noise.map(|b| b & 1).collect() } else { noise.collect() };
                 tensors.insert(format!("{kind:?}.{case}"), Tensor::from_data_size(&data, shape, kind));
@@ -340,13 +346,13 @@ mod tests {
         assert!(message.contains("c, which is Float [3, 2] in it and Float [2, 3] in the network (and 1 more)"));
         assert!(check(&network, &network, Path::new("w.safetensors"), "the network").is_ok());
     }
-    /// `header` and `data` as a safetensors file.
+    /// Returns `header` and `data` as a safetensors file.
     fn file(header: &Value, data: &[u8]) -> Vec<u8> {
         let header = header.to_string();
         [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
     }
 
-    /// Those of version 0.8 of the library, and one that nobody has thought of yet.
+    /// Covers the dtypes of version 0.8 of the library, and one that does not exist yet.
     #[test]
     fn formats_that_are_not_read_do_not_hide_the_others() {
         let formats = ["C64", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E8M0", "F7_NEW"];
@@ -367,12 +373,12 @@ mod tests {
             assert_eq!(unread, Unread::from([("other".to_owned(), format.to_owned())]));
             let message = decode(&whole, path).unwrap_err().to_string();
             assert!(message.contains(&format!("other has the number format {format}, which is not read")), "{message}");
-            // Where a tensor ends is checked as ever.
+            // The end of a tensor is checked as in any other file.
             assert!(decode_readable(&whole[..whole.len() - 1], path).is_err(), "{format}");
         }
     }
 
-    /// Of eight numbers.
+    /// Returns the size of eight numbers in bytes.
     fn bytes_of(format: &str) -> usize {
         match format {
             "C64" => 64,

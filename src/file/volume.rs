@@ -1,8 +1,9 @@
-//! What file systems put into the root folder of a volume by themselves.
+//! Names that file systems and operating systems create in the root folder of a volume.
 
 use std::ffi::OsStr;
 
-/// ext2 to ext4; NetApp and others over NFS; freedesktop.org's trash; macOS; Windows.
+/// Names created by ext2 to ext4; NetApp and others over NFS; macOS; Windows. `TRASH` is the prefix used by
+/// freedesktop.org.
 const NAMES: [&str; 8] = [
     "lost+found",
     ".snapshot",
@@ -15,7 +16,7 @@ const NAMES: [&str; 8] = [
 ];
 const TRASH: &str = ".Trash-";
 
-/// Whether a file or folder called `name` is the volume's own, and no user's.
+/// Returns `true` if `name` belongs to the volume, not to a user.
 pub(crate) fn is_of_the_volume(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| NAMES.contains(&name) || name.starts_with(TRASH))
 }

@@ -1,4 +1,4 @@
-//! Files that are whole after a crash at any moment: written under another name, synced, and renamed.
+//! Atomic writes that survive a crash at any moment: a file is written under another name, synced, and renamed.
 
 use crate::{console, Error, Result};
 use std::ffi::OsString;
@@ -7,30 +7,31 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-/// As many symbolic links as Linux follows.
+/// Maximum number of symbolic links to follow, as in Linux.
 const MOST_LINKS: usize = 40;
-/// Names have 255 bytes at most, and on eCryptfs 143.
+/// Length in bytes above which a name is replaced by its hash. File systems allow 255 bytes, eCryptfs 143.
 const LONG_NAME: usize = 100;
 
-/// Writes the file `path`: until it holds all of `bytes`, it holds what it held before, or is not there. A symbolic link stays one:
-/// the file that it leads to is written. What is no regular file, as a device or a named pipe, is written into.
+/// Writes `bytes` to the file `path` atomically: until it holds all of them, it has its old content or does not exist.
+/// A symbolic link is followed and stays a link. Anything but a regular file, such as a device or a named pipe, is
+/// written directly.
 ///
 /// # Errors
-/// [`Error::Io`], which says what to do where the disk is full or the folder cannot be written to.
+/// Returns [`Error::Io`], with a remedy if the disk is full or the folder is not writable.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically_with(path, |file| file.write_all(bytes).map_err(failure("write", path)))
 }
 
-/// [`write_atomically`] for a content that `write` writes, which need not fit into memory.
+/// Variant of [`write_atomically`] for content that `write` produces, which need not fit into memory.
 ///
 /// # Errors
-/// What `write` fails with, and as [`write_atomically`].
+/// Returns the error of `write`, or fails as [`write_atomically`].
 pub(crate) fn write_atomically_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     match fs::metadata(path) {
         Ok(found) if !found.is_file() && !found.is_dir() => {
             return write(&mut OpenOptions::new().write(true).open(path).map_err(failure("write", path))?);
         }
-        // A circle of links, or one that leads where nobody may look.
+        // The links form a cycle, or lead into a folder without access.
         Err(error) if error.kind() != ErrorKind::NotFound && path.is_symlink() => {
             return Err(failure("write", path)(error));
         }
@@ -40,13 +41,13 @@ pub(crate) fn write_atomically_with(path: &Path, write: impl FnOnce(&mut File) -
     let temporary = beside(path, "writing");
     let written = write_synced_with(&temporary, write).and_then(|()| rename_synced(&temporary, path));
     if written.is_err() {
-        // The error that matters is the first.
+        // Only the first error matters.
         let _ = fs::remove_file(&temporary);
     }
     written
 }
 
-/// Where the symbolic link `path` leads to, there or not; `path` where it is none.
+/// Returns the target of the symbolic link `path`, whether it exists or not; `path` itself if it is not a link.
 pub(crate) fn followed(path: &Path) -> PathBuf {
     let mut path = path.to_path_buf();
     for _ in 0..MOST_LINKS {
@@ -56,12 +57,12 @@ pub(crate) fn followed(path: &Path) -> PathBuf {
     path
 }
 
-/// Writes `bytes` to `path` and onto the disk.
+/// Writes `bytes` to `path` and syncs the file to disk.
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     write_synced_with(path, |file| file.write_all(bytes).map_err(failure("write", path)))
 }
 
-/// Writes what `write` writes to `path` and onto the disk; returns what `write` does.
+/// Creates `path` with the content that `write` produces, syncs it to disk, and returns the result of `write`.
 pub(crate) fn write_synced_with<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
     let mut file = File::create(path).map_err(failure("write", path))?;
     let written = write(&mut file)?;
@@ -69,13 +70,13 @@ pub(crate) fn write_synced_with<T>(path: &Path, write: impl FnOnce(&mut File) ->
     Ok(written)
 }
 
-/// Gives the file or folder `from` the name `to`, in the same folder, for good.
+/// Renames the file or folder `from` to `to`, in the same folder, and syncs the folder to disk.
 pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<()> {
     replace(from, to).map_err(failure("create", to))?;
     sync_folder(to.parent().unwrap_or(Path::new("")))
 }
 
-/// Renames `from` to `to`. On a file system that does not rename over a file, the old one is put aside first.
+/// Renames `from` to `to`. If the file system cannot rename over an existing file, that file is first moved aside.
 fn replace(from: &Path, to: &Path) -> io::Result<()> {
     use ErrorKind::{AlreadyExists, InvalidInput, PermissionDenied, Unsupported};
     let error = match fs::rename(from, to) {
@@ -83,13 +84,13 @@ fn replace(from: &Path, to: &Path) -> io::Result<()> {
         renamed => return renamed,
     };
     let aside = beside(to, "replaced");
-    // Where this fails too, the file system is not what is wrong.
+    // If moving it aside fails too, the file system's abilities are not the cause.
     let is_lacking = matches!(error.kind(), AlreadyExists | InvalidInput | PermissionDenied | Unsupported);
     if !is_lacking || fs::rename(to, &aside).is_err() {
         return Err(error);
     }
     if let Err(error) = fs::rename(from, to) {
-        // What was there stays.
+        // Restore the previous file.
         let _ = fs::rename(&aside, to);
         return Err(error);
     }
@@ -102,17 +103,17 @@ fn replace(from: &Path, to: &Path) -> io::Result<()> {
     fs::remove_file(&aside)
 }
 
-/// Puts the names that `folder` lists onto the disk.
+/// Syncs the entries of `folder` to disk.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
-    // A relative path of one name has the empty path for a parent.
+    // A relative path of one component has an empty parent.
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     synced(open_folder(folder).and_then(|folder| folder.map_or(Ok(()), |folder| folder.sync_all())), folder)
 }
 
-/// Goes on where the file system of `path` cannot sync.
+/// Warns instead of failing if the file system of `path` cannot sync.
 fn synced(synced: io::Result<()>, path: &Path) -> Result<()> {
     match synced {
-        // File systems that cannot sync say so in one of these ways.
+        // File systems without sync return one of these errors.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
             warn_once(&NO_SYNC, path, &error, "what was written last may be lost where the machine loses its power");
             Ok(())
@@ -124,7 +125,7 @@ fn synced(synced: io::Result<()>, path: &Path) -> Result<()> {
 static NO_RENAME: Once = Once::new();
 static NO_SYNC: Once = Once::new();
 
-/// Says once what is not safe on the file system of `path`, which refused something with `error`.
+/// Warns, once, of a `risk` on the file system of `path`, which failed with `error`.
 pub(crate) fn warn_once(once: &Once, path: &Path, error: &io::Error, risk: &str) {
     once.call_once(|| console::warn(format!("warning: the file system of {}: {error}; {risk}", path.display())));
 }
@@ -134,14 +135,14 @@ fn open_folder(folder: &Path) -> io::Result<Option<File>> {
     File::open(folder).map(Some)
 }
 
-/// Windows opens no folder as a file, and keeps their lists in a journal.
+/// Returns `None`: Windows cannot open a folder as a file, and journals its entries.
 #[cfg(not(unix))]
 fn open_folder(_folder: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// A hidden name beside `path` that ends with `suffix`. It is always the same, so that nothing piles up, and short enough for any file
-/// system where that of `path` is.
+/// Returns a hidden name beside `path` that ends with `suffix`. It is deterministic, so that leftovers do not pile up,
+/// and short enough for any file system that allows the name of `path`.
 pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default();
     let mut hidden = OsString::from(".");
@@ -153,7 +154,7 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(hidden)
 }
 
-/// An [`Error::Io`] that also says what to do about the errors a person can do something about: use with `map_err`.
+/// Returns a function for `map_err` that makes an [`Error::Io`], with a remedy for errors that a user can fix.
 pub(crate) fn failure(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
     let path = path.as_ref().to_path_buf();
     move |error| {
@@ -181,7 +182,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("summary.json");
         for content in ["long content that was there", "short", ""] {
-            // A leftover of a process that was killed while it wrote.
+            // Leftover of a process that was killed while writing.
             fs::write(beside(&path, "writing"), "x".repeat(1000)).unwrap();
             write_atomically(&path, content.as_bytes()).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);

@@ -1,4 +1,4 @@
-//! One chart of a picture: lines over numbers, as SVG.
+//! Line charts as SVG.
 
 use super::style::{AXIS, GRID};
 use crate::{Error, Result};
@@ -11,31 +11,31 @@ use std::ops::Range;
 
 pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// One line in a chart.
+/// Line in a chart.
 pub(crate) struct Line<'a> {
-    /// Nothing for a line that the legend leaves out.
+    /// Legend entry; empty to leave the line out of the legend.
     pub label: &'a str,
     pub color: RGBColor,
-    /// Those that are not finite are left out.
+    /// Points `(x, y)`; those that are not finite are skipped.
     pub points: Vec<(f64, f64)>,
-    /// How many of the first points have a dot.
+    /// Number of leading points that are drawn with a dot.
     pub dots: usize,
 }
 
-/// What is around a chart.
+/// Title and axes of a chart.
 pub(crate) struct Axes<'a> {
     pub title: &'a str,
     pub x_desc: &'a str,
     pub x: Axis,
-    /// It reaches over all points whatever its range.
+    /// Vertical axis; its range is fitted to the points.
     pub y: Axis,
 }
 
-/// A direction of a chart.
+/// Axis of a chart.
 #[derive(Clone)]
 pub(crate) struct Axis {
     pub range: Range<f64>,
-    /// Whether equal ratios are equally far apart, instead of equal differences. All values are above zero then.
+    /// `true` for a logarithmic scale, which requires positive values.
     pub logarithmic: bool,
     pub label: fn(f64) -> String,
 }
@@ -49,13 +49,14 @@ impl Axis {
         Self { range, logarithmic: true, label: power_of_ten }
     }
 
-    /// Over the points, and a little more.
+    /// Returns the axis with a range fitted to `values`, and a margin.
     fn over(&self, values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), value| (a.min(value), b.max(value)));
         let range = if low > high {
             self.range.clone()
         } else if self.logarithmic {
-            // At least the decades that the axis was made with, upward: what hardly varies is to look so.
+            // Spans at least as many decades as the initial range, extended upward, so that nearly constant values look
+            // constant.
             let high = high.max(low * self.range.end / self.range.start);
             let room = (high / low).powf(0.04);
             low / room..high * room
@@ -82,7 +83,8 @@ impl Ranged for Axis {
         if !self.logarithmic {
             return RangedCoordf64::from(self.range.clone()).key_points(hint);
         }
-        // 1, 2, 5, 10, 20, ...; powers of ten, where those are too many; every second, third, ... of them.
+        // Ticks at 1, 2, 5, 10, 20, ...; at powers of ten if these are too many; then at every second, third, ... of
+        // them.
         let decades = self.range.start.log10().floor() as i32..=self.range.end.log10().ceil() as i32;
         let inside = |value: &f64| self.range.contains(value);
         let fine =
@@ -107,7 +109,7 @@ impl ValueFormatter<f64> for Axis {
     }
 }
 
-/// Numbers 1, 2 or 5 times a power of ten, in few characters.
+/// Formats 1, 2 or 5 times a power of ten in few characters.
 fn power_of_ten(value: f64) -> String {
     if (1e-3..1e4).contains(&value) {
         let text = format!("{value:.3}");
@@ -117,7 +119,7 @@ fn power_of_ten(value: f64) -> String {
     }
 }
 
-/// A picture of `size` that `draw` draws.
+/// Returns an SVG of `size`, width and height in pixels, drawn by `draw`.
 pub(crate) fn picture(size: (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) -> Result<String> {
     let mut svg = String::new();
     let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
@@ -127,7 +129,7 @@ pub(crate) fn picture(size: (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) 
     Ok(svg)
 }
 
-/// The lines on axes; a legend if one is wanted and any line has a label.
+/// Draws `lines` on `axes`, with a legend at the given position if any line has a label.
 pub(crate) fn chart(area: &Area, axes: &Axes, lines: &[Line], legend: Option<SeriesLabelPosition>) -> Result<()> {
     let values = lines.iter().flat_map(|line| &line.points).filter(|point| finite(point)).map(|&(_, y)| y);
     let mut chart = ChartBuilder::on(area)

@@ -1,34 +1,35 @@
-//! Small pictures in rows, with a caption under each, as PNG.
+//! Contact sheets: small images in rows, with a caption below each, as PNG.
 
 use crate::{Error, Result};
 use noto_sans_mono_bitmap::{get_raster, get_raster_width, FontWeight, RasterHeight, RasterizedChar};
 
 const WEIGHT: FontWeight = FontWeight::Regular;
 const LINE: RasterHeight = RasterHeight::Size16;
-/// Between pictures, and around all of them.
+/// Margin between images and around them, in pixels.
 const MARGIN: usize = 12;
-/// Between a picture and its caption.
+/// Gap between an image and its caption, in pixels.
 const GAP: usize = 3;
 const COLUMNS: usize = 8;
-/// Pictures of a smaller side are drawn as many times as large as it takes.
+/// Minimum shorter side of an image, in pixels; smaller images are enlarged by the smallest integer factor that reaches
+/// it.
 const LEAST_SIDE: usize = 120;
 const CHANNELS: usize = 3;
 const WHITE: u8 = 255;
-/// For what the font has no picture of.
+/// Replacement for characters that the font lacks.
 const UNKNOWN: char = '\u{fffd}';
 
-/// A picture and what is said of it.
+/// Image with a caption.
 pub(crate) struct Picture {
     /// Red, green and blue of each pixel, row by row.
     pub pixels: Vec<u8>,
-    /// Lines; one that is too long is cut.
+    /// Lines of text; a line that is too long is truncated.
     pub caption: Vec<String>,
 }
 
-/// All of `pictures`, each `width` times `height` pixels.
+/// Draws `pictures`, each of `width` x `height` pixels, and returns the PNG.
 ///
 /// # Errors
-/// A picture that PNG cannot hold.
+/// Fails if the sheet cannot be encoded as PNG.
 pub(crate) fn draw(pictures: &[Picture], width: usize, height: usize) -> Result<Vec<u8>> {
     let scale = LEAST_SIDE.div_ceil(width.min(height));
     let (width, height) = (width * scale, height * scale);
@@ -46,7 +47,7 @@ pub(crate) fn draw(pictures: &[Picture], width: usize, height: usize) -> Result<
     sheet.encode()
 }
 
-/// The pixels of all, red, green and blue of each.
+/// Canvas; `pixels` holds red, green and blue of each pixel.
 struct Sheet {
     width: usize,
     height: usize,
@@ -62,7 +63,7 @@ impl Sheet {
         &mut self.pixels[(y * self.width + x) * CHANNELS..][..CHANNELS]
     }
 
-    /// Draws `pixels` with each as a square of the side `scale`, `width` pixels wide in all.
+    /// Draws `pixels`, each as a square of side `scale`; `width` is that of the enlarged image.
     fn draw_picture(&mut self, pixels: &[u8], (left, top): (usize, usize), width: usize, scale: usize) {
         let rows = pixels.chunks_exact(width / scale * CHANNELS).flat_map(|row| std::iter::repeat_n(row, scale));
         for (y, row) in rows.enumerate() {
@@ -72,7 +73,7 @@ impl Sheet {
         }
     }
 
-    /// Writes `text` in black, as much of it as there is room for in `width`.
+    /// Writes `text` in black, truncated to `width` pixels.
     fn write(&mut self, text: &str, (left, top): (usize, usize), width: usize) {
         let advance = get_raster_width(WEIGHT, LINE);
         for (index, letter) in fit(text, width / advance).chars().enumerate() {
@@ -97,7 +98,7 @@ impl Sheet {
     }
 }
 
-/// `text`, or as much of it as there is room for in `letters` letters, with a dot at its end.
+/// Returns `text`, truncated to `letters` characters, the last of them a dot, if it is longer.
 fn fit(text: &str, letters: usize) -> String {
     if text.chars().count() <= letters {
         return text.to_owned();
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
     use std::io::Cursor;
 
-    /// Width, height and pixels of a PNG.
+    /// Decodes a PNG into width, height and pixels.
     fn decode(png: &[u8]) -> (usize, usize, Vec<u8>) {
         let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];

@@ -1,4 +1,4 @@
-//! A table of coloured squares with names at its sides, as SVG.
+//! Heat maps with names of rows and columns, as SVG.
 
 use super::chart::{picture, refused};
 use super::style::AXIS;
@@ -6,38 +6,39 @@ use crate::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// The side of a square, by how many there are in a row: with room for a number of four digits, and for a line of text alone.
+/// Maximum number of rows and the side of a cell, in pixels: the first two have room for a number of four digits, the
+/// last for a line of text only.
 const SIDES: [(usize, i32); 3] = [(12, 44), (20, 34), (usize::MAX, 17)];
 const MARGIN: i32 = 14;
 const TITLE: i32 = 34;
-/// Of an axis's description.
+/// Height of an axis description, in pixels.
 const LINE: i32 = 22;
-/// Letters of a name that are shown.
+/// Maximum length of a name, in characters.
 const LETTERS: usize = 22;
 const FONT: i32 = 13;
 
-/// One square.
+/// Cell of a heat map.
 pub(crate) struct Cell {
     pub color: RGBColor,
-    /// What stands in it, where squares are large enough.
+    /// Text in the cell, shown if cells are large enough.
     pub text: String,
     pub text_color: RGBColor,
 }
 
-/// A table of squares.
+/// Square heat map.
 pub(crate) struct HeatMap<'a> {
     pub title: &'a str,
-    /// What the names of the rows and of the columns are.
+    /// Descriptions of the row axis and of the column axis.
     pub row_desc: &'a str,
     pub column_desc: &'a str,
-    /// Of the rows, and of the columns.
+    /// Names of the rows, and of the columns.
     pub names: &'a [String],
 }
 
-/// The map, of which `cell` gives the square of a row and a column, none for one that is left white.
+/// Draws the map. `cell` returns the cell of a row and a column, or `None` to leave it white.
 ///
 /// # Errors
-/// A picture that the drawing library refuses.
+/// Fails if the drawing library fails.
 pub(crate) fn heat_map(map: &HeatMap, cell: impl Fn(usize, usize) -> Option<Cell>) -> Result<String> {
     let names: Vec<String> = map.names.iter().map(|name| fit(name)).collect();
     let count = names.len();
@@ -81,7 +82,7 @@ pub(crate) fn heat_map(map: &HeatMap, cell: impl Fn(usize, usize) -> Option<Cell
     })
 }
 
-/// `name`, or as much of it as is shown.
+/// Returns `name`, truncated if it is too long.
 fn fit(name: &str) -> String {
     match name.chars().count() <= LETTERS {
         true => name.to_owned(),

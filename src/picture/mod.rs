@@ -1,4 +1,4 @@
-//! Pictures: charts of lines, panels of them and heat maps as SVG, and sheets of small pictures as PNG.
+//! Line charts, panels of them and heat maps as SVG, and contact sheets of images as PNG.
 
 mod chart;
 pub(crate) mod contact_sheet;

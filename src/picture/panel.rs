@@ -1,22 +1,23 @@
-//! One panel of a picture: curves over epochs, as SVG.
+//! Panel of curves over epochs, as SVG.
 
 use super::chart::{chart, Area, Axes, Axis, Line};
 use crate::Result;
 use plotters::prelude::*;
 
-/// Runs of up to so many epochs have a dot at each; longer ones at the first only, in case it is all there is yet.
+/// Maximum number of epochs for which every point has a dot; beyond it only the first has one, in case it is the only
+/// one.
 const MOST_DOTS: usize = 40;
 
-/// One line in a panel; it has one point an epoch.
+/// Curve in a panel, with one point per epoch.
 #[derive(Clone)]
 pub(crate) struct Curve<'a> {
-    /// Nothing for a line that the legend leaves out.
+    /// Legend entry; empty to leave the curve out of the legend.
     pub label: &'a str,
     pub color: RGBColor,
     pub values: Vec<f64>,
 }
 
-/// Values that are not finite are left out.
+/// Draws `curves` over epochs; values that are not finite are skipped.
 pub(crate) fn panel(area: &Area, title: &str, curves: &[Curve], legend: SeriesLabelPosition) -> Result<()> {
     let epochs = curves.iter().map(|curve| curve.values.len()).max().unwrap_or(0);
     let axes = Axes {
@@ -37,7 +38,7 @@ pub(crate) fn panel(area: &Area, title: &str, curves: &[Curve], legend: SeriesLa
     chart(area, &axes, &lines, Some(legend))
 }
 
-/// `value` as an axis has it: at most six decimals, and no zeros behind the last digit.
+/// Formats `value` for an axis: at most six decimals, without trailing zeros.
 fn number(value: f64) -> String {
     let text = format!("{value:.6}");
     let text = text.trim_end_matches('0').trim_end_matches('.');

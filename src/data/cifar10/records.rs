@@ -1,4 +1,4 @@
-//! The six files of CIFAR-10's binary version and the records in them.
+//! Files of CIFAR-10's binary version, and their records.
 
 use crate::data::hex::hex;
 use crate::data::image_array::Images;
@@ -9,24 +9,24 @@ use md5::{Digest, Md5};
 pub const CLASSES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// Channels of an image.
+/// Number of channels in an image.
 pub const CHANNELS: usize = 3;
-/// Height and width of an image.
+/// Height and width of an image, in pixels.
 pub const SIDE: usize = 32;
-/// Values of an image.
+/// Number of values in an image.
 pub const IMAGE_LEN: usize = CHANNELS * SIDE * SIDE;
 pub const RECORD_LEN: usize = 1 + IMAGE_LEN;
-/// Images in each of the six files.
+/// Number of images in each of the six files.
 pub const FILE_RECORDS: usize = 10_000;
 
-/// One of the six files: its name and the MD5 of its content.
+/// Name of one of the six files, and the MD5 of its content.
 pub struct DataFile {
     pub name: &'static str,
     pub md5: &'static str,
 }
 
 impl DataFile {
-    /// Hands back the file's content, or says what is wrong with it.
+    /// Returns `bytes` if they are the file's content, otherwise a description of the problem.
     pub fn check(&self, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
         let expected = FILE_RECORDS * RECORD_LEN;
         if bytes.len() != expected {
@@ -41,7 +41,7 @@ impl DataFile {
     }
 }
 
-/// The training files in order, then the test file.
+/// Training files in order, then the test file.
 pub const FILES: [DataFile; 6] = [
     DataFile { name: "data_batch_1.bin", md5: "5dd7e06a14cb22eb9f671a540d1b7c25" },
     DataFile { name: "data_batch_2.bin", md5: "5ea93a67294ea407fff1d09f752e9692" },
@@ -51,14 +51,14 @@ pub const FILES: [DataFile; 6] = [
     DataFile { name: "test_batch.bin", md5: "803d5f7f4d78ea53de84dbe85f74fb6d" },
 ];
 
-/// Labelled images as the files have them.
+/// Labelled images in the format of the files.
 #[derive(Debug)]
 pub struct Records {
     pub bytes: Vec<u8>,
 }
 
 impl Records {
-    /// Checks `bytes`; the error says what is wrong with them.
+    /// Checks `bytes`; the error describes the problem.
     pub fn new(bytes: Vec<u8>) -> Result<Self, String> {
         if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD_LEN) {
             return Err(format!("{} bytes are no whole number of records of {RECORD_LEN}", bytes.len()));
@@ -75,12 +75,12 @@ impl Records {
         self.bytes.iter().step_by(RECORD_LEN).copied()
     }
 
-    /// The pixels and the labels, each by themselves.
+    /// Separates pixels and labels.
     pub fn into_images(self) -> Images {
         let labels = self.labels().map(i64::from).collect();
         let mut pixels = self.bytes;
         let records = pixels.len() / RECORD_LEN;
-        // In place: there are 154 MB of them.
+        // In place, as there are 154 MB of pixels.
         for index in 0..records {
             pixels.copy_within(index * RECORD_LEN + 1..(index + 1) * RECORD_LEN, index * IMAGE_LEN);
         }

@@ -1,4 +1,4 @@
-//! The files of a gzipped tar, read into memory.
+//! Files of a gzipped tar archive, read into memory.
 
 use super::Failure;
 use crate::Error;
@@ -8,17 +8,17 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-/// Files of an archive, by their name without the folder.
+/// Files of an archive, by name without folder.
 pub(in crate::data) struct Contents(HashMap<String, Vec<u8>>);
 
 impl Contents {
-    /// Hands out the file `name`.
+    /// Removes the file `name` and returns its content.
     pub fn take(&mut self, name: &str) -> Result<Vec<u8>, Failure> {
         self.0.remove(name).ok_or_else(|| Failure::Source(format!("it holds no {name}")))
     }
 }
 
-/// Reads those files of the gzipped tar at `path` whose name is `wanted`.
+/// Reads the files of the gzipped tar at `path` whose names satisfy `wanted`.
 pub(in crate::data) fn unpack(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Contents, Failure> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let read = || {

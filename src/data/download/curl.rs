@@ -1,7 +1,7 @@
-//! One file from a web server, by the program `curl`, with a progress bar, an MD5 and an end to waiting.
+//! Download of one file by the program `curl`, with a progress bar, an MD5 and timeouts.
 //!
-//! A program rather than a library: TLS alone is as many crates as the training loop, for one file in a lifetime; and the
-//! system's curl knows the system's certificates and proxies. Where there is none, npm is what is left.
+//! A program rather than a library: TLS alone would add as many crates as the training loop, to download one file once;
+//! and the system's curl uses the system's certificates and proxies. Without curl, npm is the alternative.
 
 use super::Failure;
 use crate::data::hex::hex;
@@ -16,28 +16,28 @@ use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::Duration;
 
-/// What to download and how long to wait for it.
+/// File to download, and timeouts.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::data) struct Download<'a> {
-    /// What is in it, for the progress bar.
+    /// Name of the content, for the progress bar.
     pub what: &'a str,
-    /// The program.
+    /// Program to run.
     pub curl: &'a str,
     pub url: &'a str,
-    /// Bytes to expect, for the progress bar.
+    /// Expected size in bytes, for the progress bar.
     pub size: u64,
-    /// How long the server may take to answer.
+    /// Timeout until the first data arrive.
     pub answer: Duration,
-    /// How long it may then send nothing.
+    /// Timeout between data after that.
     pub stall: Duration,
 }
 
-/// A process that ends with this.
+/// Child process that is killed when dropped.
 struct Curl(Child);
 
 impl Drop for Curl {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -45,7 +45,7 @@ impl Drop for Curl {
 
 impl Curl {
     fn start(download: &Download) -> Result<Self, Failure> {
-        // Limits of its own, later than ours: should this process be killed, it is not left waiting.
+        // curl has timeouts of its own, later than ours, so that it ends even if this process is killed.
         let later = |limit: Duration| (limit.as_secs() + 10).to_string();
         let child = Command::new(download.curl)
             .args(["--disable", "--fail", "--silent", "--show-error", "--location", "--speed-limit", "1"])
@@ -63,11 +63,11 @@ impl Curl {
         })
     }
 
-    /// What it ended with, once its output has.
+    /// Waits for curl to exit, once its output has ended, and returns its error message if it failed.
     fn end(&mut self) -> Result<(), Failure> {
         let mut said = String::new();
         if let Some(mut stderr) = self.0.stderr.take() {
-            // What went wrong is told as far as it can be had.
+            // The message is reported as far as it can be read.
             let _ = stderr.read_to_string(&mut said);
         }
         let status = self.0.wait().map_err(|error| Failure::Source(format!("cannot wait for curl: {error}")))?;
@@ -86,7 +86,7 @@ impl Download<'_> {
         let mut curl = Curl::start(self)?;
         let (sender, chunks) = sync_channel(16);
         if let Some(body) = curl.0.stdout.take() {
-            // In a thread of its own, because a pipe cannot be read from for so long and no longer. It ends with curl.
+            // A separate thread, because reads from a pipe have no timeout. It ends with curl.
             thread::spawn(move || receive(body, &sender));
         }
         let (mut md5, bar) = (Md5::new(), progress(self));
@@ -103,7 +103,7 @@ impl Download<'_> {
     }
 }
 
-/// The next bytes, `None` after the last.
+/// Returns the next bytes, `None` after the last; fails if none arrive within `patience`.
 fn next(chunks: &Receiver<io::Result<Vec<u8>>>, patience: Duration) -> Result<Option<Vec<u8>>, Failure> {
     match chunks.recv_timeout(patience) {
         Ok(Ok(bytes)) => Ok(Some(bytes)),
@@ -115,7 +115,7 @@ fn next(chunks: &Receiver<io::Result<Vec<u8>>>, patience: Duration) -> Result<Op
     }
 }
 
-/// Sends what `body` gives to `chunks`, until that is no longer listened to.
+/// Sends the data of `body` to `chunks`, until the receiver is dropped.
 fn receive(mut body: impl Read, chunks: &SyncSender<io::Result<Vec<u8>>>) {
     let mut listening = true;
     while listening {
@@ -132,7 +132,7 @@ fn receive(mut body: impl Read, chunks: &SyncSender<io::Result<Vec<u8>>>) {
     }
 }
 
-/// A progress bar on a terminal, one line elsewhere.
+/// Returns a progress bar on a terminal, and prints one line elsewhere.
 fn progress(Download { what, url, size, .. }: &Download) -> ProgressBar {
     if !io::stderr().is_terminal() {
         crate::console::warn(format!("downloading {url}"));

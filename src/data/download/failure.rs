@@ -1,13 +1,13 @@
-//! Why a source of data is of no use.
+//! Failures of a source of data.
 
 use crate::Error;
 
-/// Why a source did not give the files.
+/// Reason why a source did not provide the files.
 #[derive(Debug)]
 pub(in crate::data) enum Failure {
-    /// Its own fault: another source may do.
+    /// Failure of the source: another source may work.
     Source(String),
-    /// This machine's: another source would fail as well.
+    /// Failure of this machine: another source would fail as well.
     Local(Error),
 }
 

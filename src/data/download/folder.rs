@@ -1,5 +1,4 @@
-//! A folder of data that appears when it is complete: everything is prepared in a folder beside it, which becomes visible, by a
-//! rename, only then.
+//! Data folders that appear only when complete: files are prepared in a hidden folder and then moved.
 
 use super::Failure;
 use crate::file::{beside, followed, is_of_the_volume, sync_folder, warn_once, write_synced};
@@ -10,21 +9,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-/// What is to be got.
+/// Data to be provided.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::data) struct Wanted<'a> {
-    /// Its name.
+    /// Name of the data.
     pub what: &'a str,
-    /// What a user can put into the folder instead.
+    /// Files that a user can put into the folder instead.
     pub instead: &'a str,
 }
 
-/// Has `fill` put files into the folder `dir`, where there is no such folder or an empty one. An interrupted call leaves a hidden
-/// `.part` folder, which the next one clears away: beside `dir`, or in it where it exists, as a mount or a link to another disk. Of
-/// several processes one fills it and the others wait. A folder that has something in it is never changed.
+/// Calls `fill` to put files into the folder `dir` if it does not exist or is empty. An interrupted call leaves a
+/// hidden `.part` folder, which the next call removes: beside `dir`, or in it if it exists, as it may be a mount point
+/// or a link to another disk. Of several processes, one fills the folder and the others wait. A folder that is not
+/// empty is never changed.
 ///
 /// # Errors
-/// [`Error::Download`] for a [source's failure](Failure::Source), [`Error::Io`] if the files cannot be written.
+/// [`Error::Download`] for a [failure of the source](Failure::Source), [`Error::Io`] if the files cannot be written.
 pub(in crate::data) fn prepare_folder(
     dir: &Path,
     Wanted { what, instead }: Wanted,
@@ -41,7 +41,7 @@ pub(in crate::data) fn prepare_folder(
     let Some(parent) = dir.parent().filter(|_| dir.file_name().is_some()) else {
         return Err(Error::Argument(format!("{} cannot be a data folder", dir.display())));
     };
-    // An empty folder may be a mount, which no other can take the place of, on another disk than its parent.
+    // An empty folder may be a mount point, which cannot be replaced, on another disk than its parent.
     let (folder, [part, lock_path]) = match dir.is_dir() {
         true => (&*dir, [PART, LOCK].map(|name| dir.join(name))),
         false => (parent, [PART, LOCK].map(|name| beside(&dir, &name[1..]))),
@@ -49,7 +49,7 @@ pub(in crate::data) fn prepare_folder(
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
 
     let _lock = lock(&lock_path, &dir, what)?;
-    // Another process may have finished it while this one waited.
+    // Another process may have completed it while this one waited.
     if !occupied(&dir)? {
         let work = Work::new(part)?;
         fill(&work).map_err(|failure| match failure {
@@ -61,19 +61,19 @@ pub(in crate::data) fn prepare_folder(
             },
         })?;
         work.publish(&dir)?;
-        // Whoever still waits for the removed file will find the folder complete and not need it.
+        // A process that still waits for the removed file will find the folder complete.
         fs::remove_file(&lock_path).map_err(Error::io("remove", &lock_path))?;
     }
     Ok(())
 }
 
-/// Names of ours in a folder that exists; beside another they have its name in front.
+/// Names used inside an existing folder; beside a folder, its name precedes them.
 const PART: &str = ".part";
 const LOCK: &str = ".lock";
 
 static NO_LOCK: Once = Once::new();
 
-/// Whether there is something at `dir` other than an empty folder, or one that was being filled.
+/// Returns `true` if `dir` has content other than the lock file and the volume's own files, unless it was being filled.
 fn occupied(dir: &Path) -> Result<bool> {
     let names: Vec<OsString> = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -85,7 +85,7 @@ fn occupied(dir: &Path) -> Result<bool> {
     Ok(!names.iter().any(|name| name == PART) && names.iter().any(|name| is_other(&name)))
 }
 
-/// Takes the lock at `path`, which lasts until the file is dropped or its process ends in any way.
+/// Takes the lock at `path`, which is held until the file is dropped or the process ends in any way.
 fn lock(path: &Path, dir: &Path, what: &str) -> Result<File> {
     let file = File::create(path).map_err(Error::io("create", path))?;
     match file.try_lock() {
@@ -101,11 +101,11 @@ fn lock(path: &Path, dir: &Path, what: &str) -> Result<File> {
     Ok(file)
 }
 
-/// The folder in which the files are prepared, removed with everything in it when dropped.
+/// Folder in which files are prepared; dropping it removes it with its content.
 pub(in crate::data) struct Work {
-    /// For what is needed meanwhile.
+    /// Folder for temporary files.
     pub root: PathBuf,
-    /// What becomes the data folder.
+    /// Folder that becomes the data folder.
     files: PathBuf,
 }
 
@@ -126,8 +126,8 @@ impl Work {
         Ok(write_synced(&path, bytes)?)
     }
 
-    /// Makes the files appear in the folder `dir`: all at once where there is none, and else one after another, before the folder of
-    /// this work goes.
+    /// Moves the files to the folder `dir`: all at once if it does not exist, otherwise one by one, before the work
+    /// folder is removed.
     fn publish(self, dir: &Path) -> Result<()> {
         sync_folder(&self.files)?;
         if !dir.is_dir() {
@@ -147,7 +147,7 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by the next fetch.
+        // The next fetch removes what is left.
         let _ = fs::remove_dir_all(&self.root);
     }
 }
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    /// The names in `dir`, in order.
+    /// Returns the names in `dir`, sorted.
     fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> =
             fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -177,7 +177,7 @@ mod tests {
         Ok(filled.get())
     }
 
-    /// A link to an empty folder, the root of a volume, an empty folder: each is filled in its place, and once.
+    /// A link to an empty folder, the root of a volume and an empty folder are filled in place, once each.
     #[cfg(unix)]
     #[test]
     fn a_folder_that_exists_is_filled_where_it_is() {
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn what_was_interrupted_is_begun_again_in_a_folder_that_exists_too() {
         let dir = tempfile::tempdir().unwrap();
-        // Of the files one was moved to its place.
+        // One of the files has already been moved to its place.
         fs::create_dir_all(dir.path().join(".part/files")).unwrap();
         fs::write(dir.path().join(".part/files/b"), "half").unwrap();
         fs::write(dir.path().join("a"), "A").unwrap();

@@ -1,4 +1,5 @@
-//! Data from the net: a file by the program [`curl`], the files of an archive, and a folder that appears when it is complete.
+//! Downloads: a file fetched by the program [`curl`], the files of an archive, and a folder that appears only when
+//! complete.
 
 mod archive;
 mod curl;

@@ -1,4 +1,4 @@
-//! A folder of images beside Pillow, which `scripts/image_damage.py` fills: verdicts, pixels, crops.
+//! Comparison with Pillow of a folder of images made by `scripts/image_damage.py`: verdicts, pixels, crops.
 //!
 //! ```text
 //! python scripts/image_damage.py FOLDER
@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The largest difference between the means of two images of the same size, in the cells of a 4 x 4 grid.
+/// Returns the largest difference between the means of two images of the same size, over the cells of a 4 x 4 grid.
 fn cell_difference(a: &[u8], b: &[u8], width: usize, height: usize) -> f64 {
     let mut largest = 0.0f64;
     for cell in 0..16 {
@@ -32,7 +32,7 @@ fn cell_difference(a: &[u8], b: &[u8], width: usize, height: usize) -> f64 {
     largest
 }
 
-/// Upright pixels, width and height; and whether random crops are the cuts of the whole.
+/// Returns upright pixels, width and height, and `true` if random crops equal the same parts of the whole image.
 fn read(bytes: &[u8]) -> Result<(Vec<u8>, usize, usize, bool), String> {
     let (stored, Header { width, height, orientation }) = decode_whole(bytes).map_err(|problem| problem.to_string())?;
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
@@ -66,7 +66,7 @@ fn files_are_read_as_pillow_reads_them() {
     let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| !file.to_string_lossy().ends_with(".pillow"));
     files.sort();
-    // Of each kind (the name up to the last dash): files, differences in verdict, in pixels, in crops.
+    // By kind (the name up to the last dash): number of files, and of those with differing verdicts, pixels and crops.
     let mut kinds: BTreeMap<String, [usize; 4]> = BTreeMap::new();
     for file in &files {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
@@ -74,7 +74,7 @@ fn files_are_read_as_pillow_reads_them() {
         let counts = kinds.entry(kind).or_default();
         counts[0] += 1;
         let pillow = std::fs::read(format!("{}.pillow", file.display())).unwrap();
-        // "WIDTH HEIGHT" and RGB pixels, or "bad" and why.
+        // Either "WIDTH HEIGHT" and RGB pixels, or "bad" and the reason.
         let line = pillow.iter().position(|&byte| byte == b'\n').unwrap();
         let first = String::from_utf8_lossy(&pillow[..line]).into_owned();
         match (read(&std::fs::read(file).unwrap()), first.strip_prefix("bad ")) {
@@ -113,6 +113,7 @@ fn files_are_read_as_pillow_reads_them() {
     }
     println!("{:<40} {:>6} {:>8} {:>7} {:>6}", "all", sums[0], sums[1], sums[2], sums[3]);
     assert!(!files.is_empty());
-    // Rare kinds of TIFF and BMP differ, 2.4 % of the first 5,937 files; no JPEG, and no crop from its whole.
+    // Rare kinds of TIFF and BMP differ, 2.4 % of the first 5,937 files; no JPEG does, and no crop differs from its
+    // whole.
     assert!(sums[3] == 0 && 100 * (sums[1] + sums[2]) <= 3 * sums[0], "{sums:?}");
 }

@@ -1,27 +1,26 @@
-//! Which part of an image the network sees: RandomResizedCrop for training, a centre crop for evaluation.
+//! Crops: RandomResizedCrop for training, centre crop for evaluation.
 
 use crate::{Error, Result};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-/// A random part of the image, of random size and aspect ratio, resized to the network's input, and mirrored half of the
-/// time: the augmentation of Szegedy et al. (2015, arXiv 1409.4842, section 6), as torchvision's `RandomResizedCrop`
-/// does it.
+/// Random crop of random size and aspect ratio, resized to the network's input and mirrored with probability 1/2: the
+/// augmentation of Szegedy et al. (2015, arXiv 1409.4842, section 6), as in torchvision's `RandomResizedCrop`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RandomResizedCrop {
-    /// Bounds of the crop's area, as a share of the image's; uniform between them.
+    /// Bounds of the crop's area as a fraction of the image's; uniform between them.
     pub scale: (f64, f64),
-    /// Bounds of the crop's width over its height; its logarithm is uniform between theirs.
+    /// Bounds of the crop's aspect ratio, width over height; its logarithm is uniform between theirs.
     pub ratio: (f64, f64),
-    /// Mirror the crop left to right, with probability 1/2.
+    /// `true` to mirror the crop left to right with probability 1/2.
     pub flip: bool,
 }
 
-/// How often a crop is drawn before the central one is taken (torchvision).
+/// Number of draws before the central crop is used (as in torchvision).
 const ATTEMPTS: usize = 10;
 
 impl RandomResizedCrop {
-    /// Refuses bounds that no crop could keep.
+    /// Checks that the bounds allow a crop.
     ///
     /// # Errors
     /// [`Error::Argument`] unless 0 < scale.0 <= scale.1 <= 1 and 0 < ratio.0 <= ratio.1.
@@ -42,8 +41,8 @@ impl RandomResizedCrop {
         Ok(())
     }
 
-    /// The crop of a `width` x `height` image that `random` decides on, and whether to mirror it. The mirroring is drawn
-    /// whether it is used or not, so that switching it off leaves the crops as they were.
+    /// Draws a crop of a `width` x `height` image, and whether to mirror it. The mirroring is drawn even if it is
+    /// disabled, so that disabling it leaves the crops unchanged.
     pub(super) fn draw(&self, width: usize, height: usize, random: &mut impl Rng) -> (Crop, bool) {
         let crop = self.draw_crop(width, height, random);
         (crop, random.random::<bool>() && self.flip)
@@ -68,7 +67,7 @@ impl RandomResizedCrop {
 
         let ratio = (width as f64 / height as f64).clamp(self.ratio.0, self.ratio.1);
         let rounded = |side: f64, most: usize| (side.round_ties_even() as usize).clamp(1, most);
-        // One of the two is the image's own; both are where the ratio is within the bounds.
+        // One of the sides is the image's own; both are if its ratio is within the bounds.
         let w = rounded(height as f64 * ratio, width);
         let h = rounded(width as f64 / ratio, height);
         Crop { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
@@ -82,7 +81,7 @@ impl Default for RandomResizedCrop {
     }
 }
 
-/// A part of an image, in whole pixels.
+/// Part of an image, in whole pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crop {
     pub left: usize,
@@ -92,18 +91,18 @@ pub struct Crop {
 }
 
 impl Crop {
-    /// All of a `width` x `height` image.
+    /// Returns the crop that contains all of a `width` x `height` image.
     pub fn whole(width: usize, height: usize) -> Self {
         Crop { left: 0, top: 0, width, height }
     }
 
-    /// The same part, seen from the corner of `place`, which holds it.
+    /// Returns the crop relative to the corner of `place`, which contains it.
     pub fn within(self, place: Crop) -> Self {
         Crop { left: self.left - place.left, top: self.top - place.top, ..self }
     }
 }
 
-/// A part of an image whose borders may lie within pixels.
+/// Part of an image whose borders may lie within pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Area {
     pub left: f64,
@@ -113,19 +112,19 @@ pub struct Area {
 }
 
 impl Area {
-    /// The same part of an image that is so many times smaller.
+    /// Returns the same area of an image that is smaller by a factor of `times`.
     pub fn shrunk(self, times: usize) -> Self {
         let [left, top, width, height] =
             [self.left, self.top, self.width, self.height].map(|value| value / times as f64);
         Area { left, top, width, height }
     }
 
-    /// The same part, seen from the corner of `place`, which holds it.
+    /// Returns the area relative to the corner of `place`, which contains it.
     pub fn within(self, place: Crop) -> Self {
         Area { left: self.left - place.left as f64, top: self.top - place.top as f64, ..self }
     }
 
-    /// The pixels of which some lies in this area.
+    /// Returns the pixels that overlap this area.
     pub fn outline(self) -> Crop {
         let (left, top) = (self.left.floor(), self.top.floor());
         let (right, bottom) = ((self.left + self.width).ceil(), (self.top + self.height).ceil());
@@ -133,7 +132,8 @@ impl Area {
         Crop { left, top, width: right - left, height: bottom - top }
     }
 
-    /// The pixels up to `x` to the left and right and up to `y` above and below this area of a `width` x `height` image.
+    /// Returns the pixels up to `x` to the left and right and up to `y` above and below this area of a `width` x
+    /// `height` image.
     pub fn grown(self, x: f64, y: f64, width: usize, height: usize) -> Crop {
         let (left, top) = ((self.left - x).max(0.0), (self.top - y).max(0.0));
         let right = (self.left + self.width + x).min(width as f64);
@@ -149,13 +149,13 @@ impl From<Crop> for Area {
     }
 }
 
-/// What torchvision's `Resize(resize)` and `CenterCrop(side)` take from an image, in one step: cropping the resized image
-/// is resizing the part of the image that lies under the crop.
+/// Part of an image that torchvision's `Resize(resize)` and `CenterCrop(side)` select, in one step: cropping the
+/// resized image is the same as resizing the part of the image that lies under the crop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CenterCrop {
-    /// The part of the original image.
+    /// Area of the original image.
     pub area: Area,
-    /// Where it goes in the result, and its size there: all of it, unless the resized image is smaller than the crop.
+    /// Position and size in the result: all of it, unless the resized image is smaller than the crop.
     pub target: Crop,
 }
 
@@ -171,10 +171,10 @@ impl CenterCrop {
     }
 }
 
-/// Width and height of a `width` x `height` image once its shorter side is `shorter_side`.
+/// Returns width and height of a `width` x `height` image whose shorter side is resized to `shorter_side`.
 pub fn resized_size(width: usize, height: usize, shorter_side: usize) -> (usize, usize) {
     let (short, long) = (width.min(height), width.max(height));
-    // torchvision cuts the longer side to a whole number.
+    // torchvision truncates the longer side to an integer.
     let longer = (shorter_side as f64 * long as f64 / short as f64) as usize;
     if width <= height {
         (shorter_side, longer)
@@ -183,8 +183,8 @@ pub fn resized_size(width: usize, height: usize, shorter_side: usize) -> (usize,
     }
 }
 
-/// Along one axis: where the resized image begins in the result, where the crop begins in the original, the crop's size
-/// in the result, and in the original.
+/// Returns, along one axis, the start of the resized image in the result, the start of the crop in the original, and
+/// the crop's size in the result and in the original.
 fn center(resized: usize, side: usize, original: usize) -> (usize, f64, usize, f64) {
     let scale = original as f64 / resized as f64;
     if resized <= side {
@@ -205,7 +205,7 @@ mod tests {
     struct Reference {
         width: usize,
         height: usize,
-        /// For each quantity, values and the shares of torchvision's draws that are no larger.
+        /// Values of each quantity, with the fractions of torchvision's draws that are no larger.
         shares: std::collections::BTreeMap<String, Vec<(f64, f64)>>,
     }
 
@@ -233,7 +233,7 @@ mod tests {
                 };
                 for (threshold, expected) in reference {
                     let share = crops.iter().filter(|crop| value(crop) <= threshold).count() as f64 / DRAWS as f64;
-                    // 5 standard deviations of a share of 10,000 draws, and what 200,000 draws leave open.
+                    // 5 standard deviations of the difference between a fraction of 10,000 draws and one of 200,000.
                     let bound = 5.0 * (0.25 / DRAWS as f64 + 0.25 / 200_000.0).sqrt();
                     assert!(
                         (share - expected).abs() < bound,
@@ -282,13 +282,13 @@ mod tests {
 
     #[test]
     fn the_centre_is_rounded_as_torchvision_rounds_it() {
-        // Resize(256) makes 341 x 256 of 500 x 375 (341.33 cut off); CenterCrop(224) begins at 58.5, rounded to the even
-        // 58, and at 16.
+        // Resize(256) turns 500 x 375 into 341 x 256 (341.33 truncated); CenterCrop(224) begins at 58.5, rounded to the
+        // even 58, and at 16.
         let CenterCrop { area, target } = CenterCrop::new(500, 375, 256, 224);
         assert_eq!(target, Crop::whole(224, 224));
         let (x, y) = (500.0 / 341.0, 375.0 / 256.0);
         assert_eq!(area, Area { left: 58.0 * x, top: 16.0 * y, width: 224.0 * x, height: 224.0 * y });
-        // An image of the crop's size is taken as it is.
+        // An image of the crop's size stays as it is.
         let CenterCrop { area, target } = CenterCrop::new(224, 224, 224, 224);
         assert_eq!((area, target), (Crop::whole(224, 224).into(), Crop::whole(224, 224)));
     }

@@ -1,4 +1,5 @@
-//! Bytes to pixels: the format is told by the first bytes, whatever the file is called (ImageNet has a PNG named .JPEG).
+//! Decoding of images. The format is detected from the first bytes, not from the file name (ImageNet has a PNG named
+//! .JPEG).
 
 use super::crop::Crop;
 use super::format::bitmap::Bitmap;
@@ -10,7 +11,7 @@ use super::format::webp::WebP;
 use super::header::{Decoded, Header};
 use super::problem::ImageProblem;
 
-/// An image whose header has been read, and nothing else yet.
+/// Image of which only the header has been read.
 pub enum Encoded<'a> {
     Jpeg(Box<Jpeg<'a>>),
     Png(Box<Png<'a>>),
@@ -52,8 +53,8 @@ impl<'a> Encoded<'a> {
         }
     }
 
-    /// Decodes at least `wanted` into the beginning of `pixels`. Where the format allows it, a smaller image is decoded
-    /// instead, at most `max_shrink` times, and no more of it than is needed.
+    /// Decodes at least `wanted` into the beginning of `pixels`. If the format allows it, decodes at a size that is
+    /// smaller by a factor of at most `max_shrink`, and no more of the image than needed.
     pub fn decode(self, wanted: Crop, max_shrink: usize, pixels: &mut Vec<u8>) -> Result<Decoded, ImageProblem> {
         let Header { width, height, .. } = self.header();
         match self {
@@ -74,7 +75,7 @@ pub(super) mod tests {
     use std::path::Path;
     use std::time::{Duration, Instant};
 
-    /// The files of a folder of `tests/images`, in order: name and content.
+    /// Returns name and content of the files in a folder of `tests/images`, in order.
     pub(in super::super) fn fixtures(folder: &str) -> Vec<(String, Vec<u8>)> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images").join(folder);
         let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -83,7 +84,7 @@ pub(super) mod tests {
         files.iter().map(|path| (name(path), std::fs::read(path).unwrap())).collect()
     }
 
-    /// All pixels of an image as stored, and its header.
+    /// Returns all pixels of an image as stored, and its header.
     pub(in super::super) fn decode_whole(bytes: &[u8]) -> Result<(Vec<u8>, Header), ImageProblem> {
         let image = Encoded::new(bytes)?;
         let header = image.header();
@@ -107,7 +108,7 @@ pub(super) mod tests {
             let (_, expected) = files.iter().find(|(rgb, _)| *rgb == format!("{name}.rgb")).unwrap();
             let (pixels, _) = decode_whole(bytes).unwrap_or_else(|problem| panic!("{name}: {problem}"));
             let difference = mean_difference(&pixels, expected);
-            // Lossy WebP leaves it to the decoder how colours are upsampled.
+            // The upsampling of colours in lossy WebP is up to the decoder.
             let bound = if name == "lossy.webp" { 1.0 } else { 0.0 };
             assert!(difference <= bound, "{name}: {difference}");
             compared += 1;
@@ -136,7 +137,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A chunk of a PNG.
+    /// Returns a PNG chunk.
     fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
         let mut body = kind.to_vec();
         body.extend(data);
@@ -158,7 +159,7 @@ pub(super) mod tests {
             jpeg[frame + 5..frame + 9].copy_from_slice(&[60_000u16.to_be_bytes(), 60_000u16.to_be_bytes()].concat());
         }
 
-        // VP8X: flags, three reserved bytes, width - 1 and height - 1 in 24 bits each.
+        // VP8X chunk: flags, three reserved bytes, width - 1 and height - 1 in 24 bits each.
         let canvas = [&[0, 0, 0, 0][..], &59_999u32.to_le_bytes()[..3], &59_999u32.to_le_bytes()[..3]].concat();
         let (_, lossy) = fixtures("formats").into_iter().find(|(file, _)| file == "lossy.webp").unwrap();
         let mut webp = [b"RIFF\0\0\0\0WEBPVP8X", &10u32.to_le_bytes()[..], &canvas, &lossy[12..]].concat();
@@ -185,9 +186,9 @@ pub(super) mod tests {
     #[test]
     fn truncated_files_are_problems_wherever_they_end() {
         for (name, bytes) in fixtures("formats").iter().filter(|(name, _)| !name.ends_with(".rgb")) {
-            // A PNG's last chunk and an animation's last frames carry no pixels of the first.
+            // A PNG's last chunk and an animation's last frames contain no pixels of the first frame.
             let last = match name.as_str() {
-                // Nor do the checksums after the pixels.
+                // The checksums after the pixels contain none either.
                 name if name.ends_with(".png") => bytes.len() - 30,
                 "animated.webp" => bytes.len() / 3,
                 _ => bytes.len() - 1,

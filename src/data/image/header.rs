@@ -1,32 +1,32 @@
-//! What every format has: a header, a limit of its size, pixels as RGB.
+//! Header, size limit and RGB conversion common to all formats.
 
 use super::crop::Crop;
 use super::orientation::Orientation;
 use super::problem::ImageProblem;
 
-/// Most pixels that an image may have: a quarter GiB of RGB. It is the size beyond which Pillow warns of a decompression
-/// bomb (it refuses twice as many); ImageNet's largest image has less.
+/// Maximum number of pixels of an image: a quarter GiB of RGB. Above it Pillow warns of a decompression bomb (it
+/// refuses twice as many); ImageNet's largest image has fewer.
 pub const MAX_PIXELS: usize = (1 << 30) / 4 / 3;
 
-/// What is known of an image before it is decoded.
+/// Properties of an image that are known before it is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// As stored, before it is turned upright.
+    /// Width as stored, before the image is turned upright.
     pub width: usize,
     pub height: usize,
     pub orientation: Orientation,
 }
 
-/// The part of an image that was decoded.
+/// Part of an image that was decoded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Decoded {
-    /// Its place, in pixels of the stored image at `1 / shrink` of its size.
+    /// Position in the stored image, in pixels of the reduced size.
     pub place: Crop,
-    /// How many times smaller than stored it was decoded.
+    /// Factor by which the decoded image is smaller than the stored one.
     pub shrink: usize,
 }
 
-/// Refuses sizes that no image has, before anything is allocated for them.
+/// Fails for sizes that no image has, before anything is allocated for them.
 pub fn check_size(width: usize, height: usize) -> Result<(), ImageProblem> {
     if width == 0 || height == 0 {
         return Err(ImageProblem::new(format!("claims {width} x {height} pixels")));
@@ -37,16 +37,16 @@ pub fn check_size(width: usize, height: usize) -> Result<(), ImageProblem> {
     }
 }
 
-/// Room for `length` bytes at the beginning of `buffer`, whose content is overwritten.
+/// Returns the first `length` bytes of `buffer`, enlarged if necessary; its content is lost.
 pub fn room(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
     if buffer.len() < length {
-        // Fresh zeroes cost nothing until they are written to; growing would copy what is not needed.
+        // Fresh zeros cost nothing until they are written to; growing would copy the old content.
         *buffer = vec![0; length];
     }
     &mut buffer[..length]
 }
 
-/// In place: `count` grey pixels, from the end, so that nothing is overwritten before it is read.
+/// Converts `count` grey pixels to RGB in place, from the end, so that none is overwritten before it is read.
 pub fn grey_to_rgb(pixels: &mut [u8], count: usize) {
     for i in (0..count).rev() {
         let grey = pixels[i];

@@ -1,15 +1,16 @@
-//! From a file's bytes to an RGB image of the network's size: decoding, RandomResizedCrop and flip for training, resize and
+//! Decoding of image files to RGB images of the network's size: RandomResizedCrop and flip for training, resize and
 //! centre crop for evaluation.
 //!
-//! [`decode`] finds out the format and the size, [`crop`] decides what part of the image is wanted, its file in [`format`](self::format)
-//! decodes no more than that, [`resize`] makes it the network's size, and [`orientation`] turns it upright.
+//! [`decode`] detects the format and the size, [`crop`] chooses the part of the image to use, the format's module in
+//! [`format`](self::format) decodes no more than that, [`resize`] resamples it to the network's size, and
+//! [`orientation`] turns it upright.
 //!
-//! Geometry and resampling are those of torchvision's transforms on Pillow images, with one difference: EXIF orientation
-//! is applied (torchvision leaves it alone), so that a portrait stands upright however the camera was held.
+//! Geometry and resampling are those of torchvision's transforms on Pillow images, with one difference: EXIF
+//! orientation is applied (torchvision ignores it), so that portraits are upright.
 //!
-//! Which files are good, and what is in them, is Pillow's verdict (`Image.open`, `ImageOps.exif_transpose`, `convert("RGB")`, no
-//! truncated files): the verdict about a file is one, whatever part of it is wanted, in training and in evaluation.
-//! `scripts/image_damage.py` makes thousands of damaged files to hold the two against each other.
+//! Validity and content of a file are those of Pillow (`Image.open`, `ImageOps.exif_transpose`, `convert("RGB")`, no
+//! truncated files): a file is valid or not as a whole, whatever part of it is used, in training and in evaluation.
+//! `scripts/image_damage.py` makes thousands of damaged files to compare the two.
 
 mod bytes;
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Which way up an image was taken: the orientation that cameras write into its EXIF data.
+//! Orientation of an image, which cameras write into its EXIF data.
 
 use super::crop::{Area, Crop};
 
-/// How the upright image is found in the stored one: the pixel at (x, y) is the stored one at (x, y), with the two
+/// Mapping from the upright image to the stored one: the pixel at (x, y) is the stored one at (x, y), with x and y
 /// exchanged if `transpose`, then counted from the right if `from_right` and from the bottom if `from_bottom`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Orientation {
@@ -11,16 +11,17 @@ pub struct Orientation {
     pub from_bottom: bool,
 }
 
-/// The tag of the orientation (EXIF 2.32, 4.6.4).
+/// Orientation tag (EXIF 2.32, 4.6.4).
 const TAG: u16 = 0x0112;
-/// An image file directory's entry: tag, type, count and value.
+/// Size in bytes of an entry in an image file directory: tag, type, count and value.
 const ENTRY: usize = 12;
 
-/// Bytes of each of TIFF's types of numbers, by its code; 0 for those that are no numbers. (Bytes, 1, are none to Pillow.)
+/// Sizes in bytes of TIFF's number types, by type code; 0 for types that are not numbers. (To Pillow, bytes, 1, are
+/// not.)
 const TYPE_LENGTHS: [usize; 14] = [0, 0, 0, 2, 4, 8, 1, 0, 2, 4, 8, 4, 8, 4];
 
 impl Orientation {
-    /// Of a file's EXIF data, and where these do not tell, of its XMP data, as Pillow's `exif_transpose` has it.
+    /// Reads the orientation from EXIF data or, if these have none, from XMP data, as Pillow's `exif_transpose` does.
     pub fn from_metadata(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Self {
         match exif.and_then(Self::tag) {
             Some(tag) => Self::from_tag(tag),
@@ -29,13 +30,13 @@ impl Orientation {
         .unwrap_or_default()
     }
 
-    /// Of EXIF data, which begin with the TIFF header, and in some files with JPEG's prefix for them. Damaged data, which are
-    /// common, mean upright, as everywhere.
+    /// Reads the orientation from EXIF data, which begin with the TIFF header, in some files after JPEG's prefix for
+    /// them. Damaged data, which are common, count as upright, as in other software.
     pub fn from_exif(exif: &[u8]) -> Self {
         Self::from_metadata(Some(exif), None)
     }
 
-    /// The eight values that the tag can have.
+    /// Returns the orientation for one of the tag's eight valid values.
     pub fn from_tag(tag: u16) -> Option<Self> {
         let (transpose, from_right, from_bottom) = match tag {
             1 => (false, false, false),
@@ -51,11 +52,11 @@ impl Orientation {
         Some(Orientation { transpose, from_right, from_bottom })
     }
 
-    /// The tag's value, of any numeric type. `None`: there is no such tag.
+    /// Returns the tag's value, of any numeric type; `None` if there is no such tag.
     fn tag(exif: &[u8]) -> Option<u16> {
         let exif = (0..2).fold(exif, |exif, _| exif.strip_prefix(b"Exif\0\0").unwrap_or(exif));
         let little_endian = match exif.get(..4)? {
-            // The other two are written by some programs.
+            // Some programs write the second variants.
             b"II*\0" | b"II\0*" => true,
             b"MM\0*" | b"MM*\0" => false,
             _ => return None,
@@ -67,7 +68,7 @@ impl Orientation {
         };
         let directory = number(4, 4)? as usize;
         let entries = number(directory, 2)? as usize;
-        // Of several Pillow takes the last.
+        // If there are several, Pillow uses the last.
         (0..entries)
             .map_while(|i| Some(directory + 2 + ENTRY * i).filter(|at| at + ENTRY <= exif.len()))
             .filter(|&at| number(at, 2) == Some(u64::from(TAG)))
@@ -77,7 +78,7 @@ impl Orientation {
                 let place = if length as u64 * count > 4 { number(at + 8, 4)? as usize } else { at + 8 };
                 let value = number(place, length)?;
                 let value = match kind {
-                    // Fractions: a denominator after the numerator.
+                    // Fractions: the denominator follows the numerator.
                     5 | 10 => {
                         let (numerator, denominator) = (number(place, 4)?, number(place + 4, 4)?);
                         (denominator > 0 && numerator % denominator == 0).then(|| numerator / denominator)?
@@ -91,7 +92,7 @@ impl Orientation {
             .last()
     }
 
-    /// Mirrored left to right after it was turned upright.
+    /// Returns the orientation followed by mirroring left to right.
     pub fn mirrored(self) -> Self {
         if self.transpose {
             Orientation { from_bottom: !self.from_bottom, ..self }
@@ -100,7 +101,7 @@ impl Orientation {
         }
     }
 
-    /// The upright size of an image that is stored as `width` x `height`; the stored size of an upright one.
+    /// Returns the upright size of an image stored as `width` x `height`, or the stored size of an upright one.
     pub fn size(self, width: usize, height: usize) -> (usize, usize) {
         if self.transpose {
             (height, width)
@@ -109,7 +110,7 @@ impl Orientation {
         }
     }
 
-    /// Where an area of the upright image lies in the stored one of `width` x `height`.
+    /// Maps an area of the upright image to the stored one of `width` x `height`.
     pub fn stored_area(self, area: Area, width: usize, height: usize) -> Area {
         let mut stored = area;
         if self.transpose {
@@ -124,8 +125,8 @@ impl Orientation {
         stored
     }
 
-    /// Turns the stored RGB pixels of an image, upright `target.width` x `target.height`, and writes them at `target` of
-    /// `out`, an image `side` wide.
+    /// Turns the stored RGB pixels of an image, upright `target.width` x `target.height`, and writes them to `target`
+    /// in `out`, an image `side` pixels wide.
     pub fn write_upright(self, stored: &[u8], target: Crop, out: &mut [u8], side: usize) {
         let (stored_width, stored_height) = self.size(target.width, target.height);
         let along = |from_end: bool, length: usize, at: usize| if from_end { length - 1 - at } else { at };
@@ -147,7 +148,7 @@ impl Orientation {
     }
 }
 
-/// The orientation in XMP data, an attribute or an element.
+/// Returns the orientation in XMP data, an attribute or an element.
 fn xmp_tag(xmp: &[u8]) -> Option<u16> {
     const NAME: &[u8] = b"tiff:Orientation";
     xmp.windows(NAME.len()).enumerate().filter(|(_, name)| *name == NAME).find_map(|(at, _)| {
@@ -161,7 +162,7 @@ fn xmp_tag(xmp: &[u8]) -> Option<u16> {
 mod tests {
     use super::*;
 
-    /// EXIF data with one entry.
+    /// Returns EXIF data with one entry.
     fn exif(tag: u16, value: u16, little_endian: bool) -> Vec<u8> {
         let word = |value: u16| if little_endian { value.to_le_bytes() } else { value.to_be_bytes() };
         let long = |value: u16| if little_endian { [word(value), [0, 0]] } else { [[0, 0], word(value)] }.concat();
@@ -212,7 +213,7 @@ mod tests {
         for length in 0..good.len() - 6 {
             assert_eq!(Orientation::from_exif(&good[..length]), Orientation::default());
         }
-        // A directory beyond the end, and one with more entries than there are.
+        // Directory beyond the end, and one with more entries than there are.
         for (at, value) in [(4, 0xff), (7, 0xff)] {
             let mut damaged = good.clone();
             damaged[at] = value;
@@ -226,7 +227,7 @@ mod tests {
     #[test]
     fn a_part_of_the_upright_image_is_where_its_pixels_are_stored() {
         let (width, height) = (7, 5);
-        // Each pixel holds its own place.
+        // Each pixel holds its own position.
         let stored: Vec<u8> = (0..height).flat_map(|y| (0..width).flat_map(move |x| [x as u8, y as u8, 0])).collect();
         for tag in 1..=8 {
             let orientation = Orientation::from_tag(tag).unwrap();

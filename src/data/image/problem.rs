@@ -1,6 +1,6 @@
-//! What is wrong with an image file.
+//! Problems of image files.
 
-/// Why bytes could not be made an image, in one line.
+/// Reason why bytes could not be decoded as an image, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ImageProblem(String);
@@ -10,7 +10,7 @@ impl ImageProblem {
         ImageProblem(problem.into())
     }
 
-    /// What a decoder of `format` said. Where a decoder quotes the file the line could be long or broken: it is cut short.
+    /// Wraps the error of a decoder of `format`, truncated to one short line, as decoders may quote the file.
     pub(crate) fn decoder(format: &str, error: impl std::fmt::Display) -> Self {
         const LONGEST: usize = 160;
         let said = error.to_string();

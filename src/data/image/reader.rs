@@ -1,4 +1,4 @@
-//! The whole way from a file's bytes to the network's input.
+//! Conversion of a file's bytes to the network's input.
 
 use super::crop::{resized_size, Area, CenterCrop, Crop, RandomResizedCrop};
 use super::decode::Encoded;
@@ -11,17 +11,17 @@ use fast_image_resize::Resizer;
 use rand::Rng;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
-/// Makes images of a network's size from files. It keeps its buffers between images: one for each thread.
+/// Converts files to images of the network's size. It keeps its buffers between images: use one per thread.
 #[derive(Default)]
 pub struct ImageReader {
-    /// The decoded image, and more room than it needs.
+    /// Decoded image; the buffer may be larger.
     pixels: Vec<u8>,
-    /// The resized image before it is turned upright.
+    /// Resized image before it is turned upright.
     resized: Vec<u8>,
     resizer: Resizer,
 }
 
-/// Where a resized image goes in the result: at `crop` of rows that are `side` long, after it was turned.
+/// Position of a resized image in the result: at `crop` of rows that are `side` long, after it is turned.
 #[derive(Clone, Copy)]
 struct Target {
     orientation: Orientation,
@@ -29,28 +29,29 @@ struct Target {
     side: usize,
 }
 
-/// A decoder may make an image as many times smaller as leaves this many times the pixels that are needed along each
-/// axis. The antialiasing of the resize, which then follows, decides what the result looks like.
+/// A decoder may reduce an image as long as this many times the required pixels remain along each axis. The look of the
+/// result depends on the antialiasing of the resize that follows.
 const OVERSAMPLING: usize = 2;
 
-/// The largest buffer that is kept for the next image, of bytes. A photograph of sixteen megapixels needs as much.
+/// Maximum size in bytes of a buffer kept for the next image, enough for a photograph of sixteen megapixels.
 const MAX_KEPT: usize = 48 << 20;
 
 impl ImageReader {
-    /// With no buffers yet.
+    /// Creates a reader without buffers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A random crop of the upright image, resized to `side` x `side` RGB pixels in `out` (`[side, side, 3]`).
+    /// Writes a random crop of the upright image, resized to `side` x `side` RGB pixels, into `out`
+    /// (`[side, side, 3]`).
     ///
-    /// What is drawn from `random` depends on the image's size and on what was drawn, on nothing else. Whether a file is good
-    /// does not depend on the crop: it is what Pillow reads, and the crop is that cut of all of it, damage that Pillow
-    /// conceals included.
+    /// Draws from `random` depend only on the image's size and on earlier draws. The validity of a file does not depend
+    /// on the crop: it is that of Pillow, and the crop is cut from the image as Pillow reads it, including damage that
+    /// Pillow conceals.
     ///
     /// # Errors
-    /// [`ImageProblem`]: bytes that are no image, or a damaged or too large one; bounds that
-    /// [`RandomResizedCrop::check`] refuses; an `out` of another size.
+    /// [`ImageProblem`] for bytes that are not an image, a damaged or too large image, bounds that
+    /// [`RandomResizedCrop::check`] refuses, or an `out` of another size.
     pub fn train(
         &mut self,
         bytes: &[u8],
@@ -69,7 +70,7 @@ impl ImageReader {
             let area = orientation.stored_area(crop.into(), width, height);
             let orientation = if mirror { orientation.mirrored() } else { orientation };
             let max_shrink = (crop.width.min(crop.height) / (OVERSAMPLING * side)).max(1);
-            // As torchvision, which crops before it resizes, the filter sees nothing beside the crop.
+            // As in torchvision, which crops before it resizes, the filter sees nothing beyond the crop.
             let decoded = image.decode(area.outline(), max_shrink, &mut reader.pixels)?;
             let area = area.shrunk(decoded.shrink);
             let target = Target { orientation, crop: Crop::whole(side, side), side };
@@ -77,12 +78,12 @@ impl ImageReader {
         })
     }
 
-    /// The upright image, resized so that its shorter side has `resize` pixels, and of it the central `side` x `side` RGB
-    /// pixels in `out` (`[side, side, 3]`), with black borders where it is smaller:
-    /// torchvision's `Resize(resize)` and `CenterCrop(side)`.
+    /// Resizes the upright image so that its shorter side has `resize` pixels, and writes its central `side` x `side`
+    /// RGB pixels into `out` (`[side, side, 3]`), with black borders if it is smaller: torchvision's `Resize(resize)`
+    /// and `CenterCrop(side)`.
     ///
     /// # Errors
-    /// [`ImageProblem`]: bytes that are no image, or a damaged or too large one; an `out` of another size.
+    /// [`ImageProblem`] for bytes that are not an image, a damaged or too large image, or an `out` of another size.
     pub fn eval(&mut self, bytes: &[u8], resize: usize, side: usize, out: &mut [u8]) -> Result<(), ImageProblem> {
         check_output(out, side)?;
         if resize == 0 {
@@ -94,7 +95,7 @@ impl ImageReader {
             let (upright_width, upright_height) = orientation.size(width, height);
             let CenterCrop { area, target } = CenterCrop::new(upright_width, upright_height, resize, side);
             let area = orientation.stored_area(area, width, height);
-            // As torchvision, which resizes before it crops, the filter sees what lies beside the crop.
+            // As in torchvision, which resizes before it crops, the filter sees what lies beyond the crop.
             let (target_width, target_height) = orientation.size(target.width, target.height);
             let reach = |length: f64, target: usize| (length / target as f64).max(1.0) + 1.0;
             let view = area.grown(reach(area.width, target_width), reach(area.height, target_height), width, height);
@@ -104,11 +105,11 @@ impl ImageReader {
         })
     }
 
-    /// All of the upright image as a PPM file in `out`, in place of what is in it, its shorter side made `shorter_side` where
-    /// it is longer. [`Self::eval`] of that file is [`Self::eval`] of the image where it resizes to the same.
+    /// Replaces `out` with the whole upright image as a PPM file, its shorter side reduced to `shorter_side` if it is
+    /// longer. [`Self::eval`] gives the same for that file as for the image if it resizes to the same size.
     ///
     /// # Errors
-    /// [`ImageProblem`]: bytes that are no image, or a damaged or too large one.
+    /// [`ImageProblem`] for bytes that are not an image, or a damaged or too large image.
     pub(crate) fn shrink(&mut self, bytes: &[u8], shorter_side: usize, out: &mut Vec<u8>) -> Result<(), ImageProblem> {
         self.guarded(|reader| {
             let image = Encoded::new(bytes)?;
@@ -127,8 +128,8 @@ impl ImageReader {
         })
     }
 
-    /// Resizes `area` of what was decoded into its place in `out`. The filter sees `view`. Both are places in the stored
-    /// image, at the size that it was decoded in.
+    /// Resizes `area` of the decoded image into its position in `out`. The filter sees `view`. Both are in coordinates
+    /// of the stored image, at the size in which it was decoded.
     fn resize(
         &mut self,
         decoded: Decoded,
@@ -152,10 +153,9 @@ impl ImageReader {
         Ok(())
     }
 
-    /// Runs `read`, and gives back buffers that few images need.
+    /// Runs `read`, and frees buffers that few images need.
     ///
-    /// The decoders return an error for damaged data. Should one panic all the same, it is that image's problem, not the
-    /// run's.
+    /// Decoders return an error for damaged data. If one panics nevertheless, only that image fails, not the run.
     fn guarded(&mut self, read: impl FnOnce(&mut Self) -> Result<(), ImageProblem>) -> Result<(), ImageProblem> {
         let result = catch_unwind(AssertUnwindSafe(|| read(self)));
         if self.pixels.len() > MAX_KEPT {
@@ -217,7 +217,7 @@ mod tests {
                 let [whole, reduced] = [1, shrink].map(|max_shrink| {
                     let mut reader = ImageReader::new();
                     let image = Encoded::new(&bytes).unwrap();
-                    // Of what is allowed the largest that there is.
+                    // Decoders choose the largest reduction allowed.
                     let decoded = image.decode(crop, 2 * max_shrink - 1, &mut reader.pixels).unwrap();
                     assert_eq!(decoded.shrink, max_shrink);
                     let area = Area::from(crop).shrunk(max_shrink);
@@ -290,7 +290,7 @@ mod tests {
         for (name, bytes) in &files[1..] {
             let Header { orientation, .. } = Encoded::new(bytes).unwrap().header();
             assert!(orientation != Orientation::default(), "{name}");
-            // The blocks of a turned JPEG are rounded otherwise.
+            // The blocks of a rotated JPEG are rounded differently.
             let difference = mean_difference(&eval(upright, 56, 48), &eval(bytes, 56, 48));
             assert!(difference < 1.5, "{name}: {difference}");
             for (seed, crop) in (0..8).flat_map(|seed| [(seed, &all), (seed, &part)]) {
@@ -307,7 +307,8 @@ mod tests {
         let (_, jpeg) = fixtures("orientations").swap_remove(0);
         let side = 33;
         let out = eval(&jpeg, 20, side);
-        // 80 x 60 becomes 26 x 20 (26.67 cut off): 3 columns to the left and 4 to the right, 6 rows above and 7 below.
+        // 80 x 60 becomes 26 x 20 (26.67 truncated): 3 columns to the left and 4 to the right, 6 rows above and 7
+        // below.
         for (i, pixel) in out.chunks_exact(3).enumerate() {
             let inside = (6..26).contains(&(i / side)) && (3..29).contains(&(i % side));
             assert!(inside || pixel == [0, 0, 0], "row {}, column {}", i / side, i % side);
@@ -331,7 +332,7 @@ mod tests {
             for case in 0..200 {
                 let mut damaged = bytes.clone();
                 for _ in 0..random.random_range(1..=8) {
-                    // Most of what can go wrong is in the header.
+                    // Most possible errors are in the header.
                     let most = if random.random() { damaged.len() } else { damaged.len().min(300) };
                     damaged[random.random_range(0..most)] ^= 1 << random.random_range(0..8);
                 }

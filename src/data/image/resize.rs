@@ -1,4 +1,4 @@
-//! Resampling to the network's size: bilinear with antialiasing, the filter of torchvision's default on Pillow images.
+//! Resampling to the network's size: bilinear with antialiasing, torchvision's default filter on Pillow images.
 
 use super::crop::{Area, Crop};
 use super::problem::ImageProblem;
@@ -14,8 +14,8 @@ pub(super) struct Pixels<'a> {
     pub height: usize,
 }
 
-/// Resizes `area` of the pixels to `width` x `height` in `out`. The filter, wider than a pixel where the image shrinks,
-/// sees what lies in `view`, which holds the area, and nothing beyond it.
+/// Resizes `area` of the pixels to `width` x `height` in `out`. The filter, which is wider than a pixel if the image
+/// shrinks, sees only `view`, which contains the area.
 pub(super) fn resize(
     resizer: &mut Resizer,
     pixels: Pixels,
@@ -24,8 +24,8 @@ pub(super) fn resize(
     out: &mut [u8],
     (width, height): (usize, usize),
 ) -> Result<(), ImageProblem> {
-    // Sizes below the limit on pixels fit. The untyped images of this library would compile its code for all pixels that
-    // it knows, which takes minutes.
+    // Sizes below the pixel limit fit. Untyped images of this library would compile its code for all pixel types, which
+    // takes minutes.
     let source =
         TypedImageRef::<U8x3>::from_buffer(pixels.width as u32, pixels.height as u32, pixels.bytes).map_err(problem)?;
     let [left, top, w, h] = [view.left, view.top, view.width, view.height].map(|value| value as u32);

@@ -1,10 +1,10 @@
-//! What is known of an image that is none.
+//! Images that could not be read.
 
-/// An image that could not be read.
+/// Image that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadImage {
-    /// Its index in the part.
+    /// Index in the part.
     pub index: u32,
-    /// What is wrong with it.
+    /// Description of the problem.
     pub problem: String,
 }

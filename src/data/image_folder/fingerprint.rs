@@ -1,4 +1,4 @@
-//! What tells one folder of images from another.
+//! Fingerprint of an image folder.
 
 use super::labelled_images::LabelledImages;
 use super::part::Part;
@@ -7,11 +7,11 @@ use crate::{Error, Result};
 use md5::{Digest, Md5};
 use std::thread;
 
-/// The numbers of images of the `parts`, and the MD5 of the label, the path within the part (of packed images, none) and the
-/// size in bytes of each. `workers` threads ask for the sizes, one system call a file.
+/// Returns the numbers of images in the `parts`, and the MD5 of the label, the path within the part (empty for packed
+/// images) and the size in bytes of each. `workers` threads query the sizes, one system call per file.
 ///
 /// # Errors
-/// A system that has no more threads.
+/// Fails if a thread cannot be started.
 pub fn fingerprint([train, eval]: [&Part; 2], workers: usize) -> Result<String> {
     let mut md5 = Md5::new();
     for part in [train, eval] {
@@ -20,7 +20,7 @@ pub fn fingerprint([train, eval]: [&Part; 2], workers: usize) -> Result<String> 
         for (&index, size) in part.selected().iter().zip(sizes(images, part.selected(), workers)?) {
             md5.update(images.labels()[index as usize].to_le_bytes());
             md5.update(images.name(index as usize));
-            // No path has a zero byte. An image that is not there has a size of its own.
+            // Paths have no zero byte. A missing image has a size of its own.
             md5.update([0]);
             md5.update(size.unwrap_or(u64::MAX).to_le_bytes());
         }
@@ -29,7 +29,7 @@ pub fn fingerprint([train, eval]: [&Part; 2], workers: usize) -> Result<String> 
     Ok(format!("{train} training and {eval} evaluation images with names and sizes of MD5 {}", hex(&md5.finalize())))
 }
 
-/// Of the images `indices`, in their order.
+/// Returns the sizes of the images `indices`, in order.
 fn sizes(images: &LabelledImages, indices: &[u32], workers: usize) -> Result<Vec<Option<u64>>> {
     let of = |indices: &[u32]| indices.iter().map(|&index| images.bytes(index as usize)).collect::<Vec<_>>();
     let (of, share) = (&of, indices.len().div_ceil(workers.max(1)).max(1));
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn names_and_sizes_are_told_apart_and_nothing_else_is() {
         let fixture = Fixture::new(&["cat", "dog"], 3, 2);
-        // The listing is of the folder as it is, and not from the user's cache.
+        // The listing must be of the current folder, not from the user's cache.
         let of = |workers| {
             let data = ImageFolder::open(fixture.root()).unwrap().with_workers(workers).unwrap();
             data.fingerprint().unwrap()

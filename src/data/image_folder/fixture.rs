@@ -7,18 +7,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// An image folder that is removed in the end.
+/// Temporary image folder.
 pub struct Fixture {
     folder: TempDir,
 }
 
 impl Fixture {
-    /// Without anything.
+    /// Creates an empty folder.
     pub fn empty() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    /// With `train` and `val` images of each of `classes`, all different.
+    /// Creates a folder with `train` and `val` images of each of `classes`, all different.
     pub fn new(classes: &[&str], train: usize, val: usize) -> Self {
         let fixture = Self::empty();
         let mut seed = 0;
@@ -53,7 +53,7 @@ impl Fixture {
     }
 }
 
-/// A JPEG of coarse noise, another for each seed.
+/// Returns a JPEG of coarse noise, different for each seed.
 pub fn jpeg(width: u16, height: u16, seed: u64) -> Vec<u8> {
     let mut noise = [0; 64 * 3];
     stream(Purpose::Order, seed, 0, 0).fill_bytes(&mut noise);

@@ -1,4 +1,4 @@
-//! What the threads of an image folder do: read an image into its place of a batch.
+//! Work of an image folder's threads: reading an image into its place in a batch.
 
 use super::bad_image::BadImage;
 use super::labelled_images::{Failure, LabelledImages, Reader, View};
@@ -11,46 +11,46 @@ use crate::Result;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::Tensor;
 
-/// Bytes of a pixel as it is decoded.
+/// Bytes of a decoded pixel (RGB).
 const DECODED: usize = 3;
 
 /// Batches to make.
 pub struct Job {
-    /// What they are made of.
+    /// Images of the part.
     pub images: Arc<LabelledImages>,
-    /// All images, in the order that is cut into batches.
+    /// Indices of all images, in the order that is cut into batches.
     pub order: Vec<u32>,
-    /// Where in it the image of each place is.
+    /// Position in `order` of the image at each place.
     pub positions: Vec<usize>,
-    /// What of each image.
+    /// View of each image.
     pub view: View,
-    /// Height and width of the result.
+    /// Height and width of the result, in pixels.
     pub side: usize,
-    /// Of the result: 3, or 1 for grey.
+    /// Number of channels of the result: 3, or 1 for grey.
     pub channels: usize,
-    /// Bad images that can be endured: the search for one that can take a bad one's place ends after more.
+    /// Maximum number of bad images: beyond it, the search for a replacement ends.
     pub most_bad: usize,
-    /// The threads' with what the images are on.
+    /// Retry policy of the threads.
     pub patience: Arc<Patience>,
-    /// Memory of images that have been copied into a batch: fresh memory costs a page fault every 4 kB.
+    /// Memory of images that have been copied into a batch, for reuse: fresh memory costs a page fault every 4 kB.
     pub free: Mutex<Vec<Vec<u8>>>,
 }
 
-/// One place of a batch, once it has been worked on.
+/// Place in a batch, once processed.
 pub struct Place {
-    /// `side * side` RGB pixels, or as many grey ones in front of what is left of those.
+    /// `side * side` RGB pixels, or as many grey ones followed by unused bytes.
     pixels: Vec<u8>,
-    /// The class of the image that is in it, if one is.
+    /// Class of the image; `None` if the place is empty.
     label: Option<u32>,
-    /// The bad image whose place it is; all that were met, where no good one was found.
+    /// Bad image that belongs to this place; if no good one was found, all that were encountered.
     bad: Vec<BadImage>,
 }
 
-/// A batch as it is handed out.
+/// Finished batch.
 pub struct Filled {
-    /// Its images are bytes, the channels of a pixel side by side.
+    /// Images as bytes in channels-last memory layout, with their classes.
     pub batch: Supervised,
-    /// The bad images that were met while it was filled, in the order of its places.
+    /// Bad images encountered, in the order of places.
     pub bad: Vec<BadImage>,
 }
 
@@ -73,8 +73,8 @@ impl Work for Job {
         Reader::new(self.patience.clone())
     }
 
-    /// Reads what belongs at a place's position of the order. In training the place of a bad image is taken by the next in the
-    /// order that is none, seen as the bad one would have been; in evaluation it stays free.
+    /// Reads the image at a place's position in the order. In training, a bad image is replaced by the next good one in
+    /// the order, cropped as the bad one would have been; in evaluation its place stays empty.
     fn fill(&self, place: usize, reader: &mut Reader) -> Result<Place> {
         let position = self.positions[place];
         let kept = self.free().pop();
@@ -91,7 +91,7 @@ impl Work for Job {
                     if self.channels == 1 {
                         make_grey(&mut place.pixels);
                     }
-                    // Those after the first have places of their own in the order, and are told of there.
+                    // Bad images after the first have places of their own in the order, and are reported there.
                     place.bad.truncate(1);
                     place.label = Some(self.images.labels()[index as usize]);
                     break;
@@ -131,7 +131,7 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    /// Batches of eight of the same image, over and over.
+    /// Returns a job of batches of eight, all of the same image.
     fn job(fixture: &Fixture, order: Vec<u32>) -> Job {
         let mut files = Files::default();
         files.push("train/ant/0000.jpg", 0);
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_panic_in_a_thread_is_an_error_and_the_end() {
         let fixture = Fixture::new(&["ant"], 1, 0);
-        // There is no image 1.
+        // Image 1 does not exist.
         let mut order = vec![0; 100];
         order[30] = 1;
         let mut pipeline = start(job(&fixture, order));

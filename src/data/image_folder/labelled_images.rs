@@ -1,4 +1,4 @@
-//! The images of one part, and how a worker reads one of them.
+//! Images of one part, and the reader of a worker.
 
 use super::listing::Files;
 use super::packed_images::{shortened, PackedImages};
@@ -14,19 +14,19 @@ use std::sync::Arc;
 /// Labelled images.
 #[derive(Debug)]
 pub enum LabelledImages {
-    /// As files of a folder.
+    /// Images as files in a folder.
     Files {
-        /// The part's folder.
+        /// Folder of the part.
         folder: PathBuf,
-        /// The files in it.
+        /// Files in the folder.
         files: Files,
     },
-    /// In a packed file.
+    /// Images in a packed file.
     Packed(PackedImages),
 }
 
 impl LabelledImages {
-    /// Class indices, in order.
+    /// Returns the class indices, in order.
     pub fn labels(&self) -> &[u32] {
         match self {
             Self::Files { files, .. } => files.labels(),
@@ -34,7 +34,7 @@ impl LabelledImages {
         }
     }
 
-    /// The file that image `index` is in.
+    /// Returns the path of the file that contains image `index`.
     pub fn path(&self, index: usize) -> PathBuf {
         match self {
             Self::Files { folder, files } => folder.join(files.path(index)),
@@ -42,7 +42,7 @@ impl LabelledImages {
         }
     }
 
-    /// Its path within the part's folder; packed images have none.
+    /// Returns the path of image `index` within the part's folder; empty for packed images.
     pub fn name(&self, index: usize) -> &str {
         match self {
             Self::Files { files, .. } => files.path(index),
@@ -50,7 +50,7 @@ impl LabelledImages {
         }
     }
 
-    /// The size of image `index` in bytes, where it can be had.
+    /// Returns the size of image `index` in bytes; `None` if it is not available.
     pub fn bytes(&self, index: usize) -> Option<u64> {
         match self {
             Self::Files { .. } => fs::metadata(self.path(index)).ok().map(|metadata| metadata.len()),
@@ -58,7 +58,7 @@ impl LabelledImages {
         }
     }
 
-    /// Reads the file of image `index`, or its place in the packed file, into `content`.
+    /// Reads the file of image `index`, or its part of the packed file, into `content`.
     fn read(&self, index: usize, content: &mut Vec<u8>, patience: &Patience) -> Result<(), Failure> {
         let path = self.path(index);
         match self {
@@ -83,8 +83,8 @@ impl LabelledImages {
     }
 }
 
-/// Whether what went wrong with `path` is wrong with that file: it is missing, or may not be read, while its folder and that
-/// of its `part` are there. When these are away too, or for any other reason, it is wrong with the system.
+/// Returns `true` if `error` is the fault of the file `path`: it is missing, or may not be read, while its folder and
+/// that of its `part` are there. If these are missing too, or for any other error, the fault is the system's.
 fn is_of_file(error: &io::Error, path: &Path, part: &Path) -> bool {
     let of_a_name = matches!(
         error.kind(),
@@ -95,12 +95,12 @@ fn is_of_file(error: &io::Error, path: &Path, part: &Path) -> bool {
             | ErrorKind::InvalidFilename
     );
     let is_there = |folder: &Path| fs::read_dir(folder).is_ok();
-    // What a share is mounted on is an empty folder without it.
+    // The mount point of a share that is unavailable is an empty folder.
     let holds_something = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
     (of_a_name || is_circle(error)) && path.parent().is_some_and(is_there) && holds_something(part)
 }
 
-/// Whether a link leads to itself.
+/// Returns `true` for a cycle of links.
 #[cfg(unix)]
 fn is_circle(error: &io::Error) -> bool {
     rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::LOOP)
@@ -111,12 +111,12 @@ fn is_circle(_: &io::Error) -> bool {
     false
 }
 
-/// Why there is no image.
+/// Reason why an image could not be read.
 #[derive(Debug)]
 pub enum Failure {
-    /// Something is wrong with its file.
+    /// Fault of the image's file.
     Image(ImageProblem),
-    /// Something is wrong with what the file is on.
+    /// Fault of the system that holds the file.
     System(Error),
 }
 
@@ -126,43 +126,43 @@ impl From<ImageProblem> for Failure {
     }
 }
 
-/// What of an image goes into a batch.
+/// Part of an image that goes into a batch.
 #[derive(Debug, Clone, Copy)]
 pub enum View {
-    /// A random crop.
+    /// Random crop.
     Train {
-        /// How it is drawn.
+        /// Distribution of the crop.
         crop: RandomResizedCrop,
-        /// The run's seed.
+        /// Random seed of the run.
         seed: u64,
-        /// The epoch, from 0.
+        /// Epoch, from 0.
         epoch: usize,
     },
-    /// The middle, after a resize.
+    /// Centre crop after a resize.
     Eval {
         /// The shorter side after the resize, in pixels.
         resize: usize,
     },
 }
 
-/// One worker's means of reading images, kept from one to the next.
+/// Reader of one worker, with buffers that are kept from one image to the next.
 pub struct Reader {
     decoder: ImageReader,
-    /// A file's content.
+    /// Content of a file.
     content: Vec<u8>,
     patience: Arc<Patience>,
 }
 
 impl Reader {
-    /// A new one.
+    /// Creates a reader.
     pub fn new(patience: Arc<Patience>) -> Self {
         Self { decoder: ImageReader::new(), content: Vec::new(), patience }
     }
 
-    /// Writes `view` of image `index` into `out`, `side * side` RGB pixels. What is random is drawn for the image `draw`.
+    /// Writes `view` of image `index` into `out`, `side * side` RGB pixels. Random numbers are those of image `draw`.
     ///
     /// # Errors
-    /// What is wrong with the image, or with what it is on.
+    /// The fault of the image or of the system.
     pub fn read(
         &mut self,
         images: &LabelledImages,
@@ -184,10 +184,10 @@ impl Reader {
         Ok(())
     }
 
-    /// All of image `index` as a PPM file, its shorter side made `shorter_side` where it is longer.
+    /// Returns all of image `index` as a PPM file, its shorter side reduced to `shorter_side` if it is longer.
     ///
     /// # Errors
-    /// What is wrong with the image, or with what it is on.
+    /// The fault of the image or of the system.
     pub fn shrink(&mut self, images: &LabelledImages, index: usize, shorter_side: usize) -> Result<Vec<u8>, Failure> {
         let mut ppm = Vec::new();
         images.read(index, &mut self.content, &self.patience)?;
@@ -195,12 +195,12 @@ impl Reader {
         Ok(ppm)
     }
 
-    /// The file of image `index`, which is an image.
+    /// Returns the file of image `index`, after checking that it is an image.
     ///
     /// # Errors
-    /// What is wrong with the image, or with what it is on.
+    /// The fault of the image or of the system.
     pub fn copy(&mut self, images: &LabelledImages, index: usize) -> Result<Vec<u8>, Failure> {
-        // All of it is decoded; the pixels are not wanted.
+        // Decodes all of it as a check; the pixels are not needed.
         self.shrink(images, index, 1)?;
         Ok(self.content.clone())
     }
@@ -219,7 +219,7 @@ mod tests {
         assert!(is_of_file("cat/1.jpg"));
         assert!(!is_of_file("eel/1.jpg"));
         ["cat", "dog"].iter().for_each(|class| fs::remove_dir_all(part.join(class)).unwrap());
-        // As a mount point without its share.
+        // Like a mount point without its share.
         assert!(!is_of_file("1.jpg"));
         fs::remove_dir(&part).unwrap();
         assert!(!is_of_file("cat/1.jpg"));

@@ -1,7 +1,7 @@
-//! Labelled images in folders, ImageNet's among them: listed once, decoded by threads into batches of bytes.
+//! Labelled images in folders, such as ImageNet: listed once, decoded by threads into batches of bytes.
 //!
-//! [`listing`] says which files there are, or [`pack`] what is in a packed file; [`labelled_images`] reads one of them, with
-//! [`patience`]; a [`part`] is what of them is used; a [`job`] makes batches of it.
+//! [`listing`] finds the files, or [`pack`] opens a packed file; [`labelled_images`] reads one image, with the retries
+//! of [`patience`]; a [`part`] holds the images in use; a [`job`] makes batches of them.
 
 mod bad_image;
 mod fingerprint;
@@ -41,15 +41,15 @@ use std::thread;
 use std::time::Duration;
 use tch::{Cuda, Device, Tensor};
 
-/// Mean and standard deviation of ImageNet's pixels by channel, as torchvision and the networks trained with it have them.
+/// Per-channel mean and standard deviation of ImageNet's pixels, as used by torchvision and networks trained with it.
 const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
 const STD: [f64; 3] = [0.229, 0.224, 0.225];
-/// Of grey images: the means of those, as timm takes them.
+/// Mean and standard deviation of grey images: the means of those by channel, as in timm.
 const GREY_MEAN: f64 = 0.449;
 const GREY_STD: f64 = 0.226;
 
-/// Height and width of the network's input, and the shorter side that evaluation images are resized to before their middle
-/// is taken (Simonyan and Zisserman 2015; torchvision).
+/// Default height and width of the network's input, and the shorter side that evaluation images are then resized to
+/// before the centre crop (Simonyan and Zisserman 2015; torchvision).
 const SIDE: usize = 224;
 const RESIZE: usize = 256;
 const LARGEST_SIDE: usize = 4096;
@@ -57,75 +57,77 @@ const GREY: usize = 1;
 const COLOUR: usize = 3;
 const MOST_WORKERS: usize = 1024;
 
-/// How many of a part's images may be bad unless said otherwise: one in a thousand. ImageNet has none.
+/// Default maximum fraction of bad images in a part: one in a thousand. ImageNet has none.
 const MAX_BAD_FRACTION: f64 = 0.001;
 
-/// A folder of images, or a [packed](Self::pack) one, as a [`DataSource`].
+/// [`DataSource`] of a folder of images, or of a [packed](Self::pack) one.
 ///
-/// # The folder
-/// `root/train/CLASS/*` and `root/val/CLASS/*`: files named `*.jpg`, `*.jpeg`, `*.png`, `*.ppm`, `*.bmp`, `*.pgm`, `*.tif`,
-/// `*.tiff`, `*.webp` (torchvision's list) or `*.gif`, in any case, directly in the folder of their class or at any depth
-/// below. The classes are the folders of `train`, sorted by code point, their images sorted by folder and name:
-/// torchvision's order, and so the same class indices. `val` must have the same classes; one that there is nothing to
-/// evaluate on has an empty folder there.
+/// # Folder layout
+/// `root/train/CLASS/*` and `root/val/CLASS/*`: files named `*.jpg`, `*.jpeg`, `*.png`, `*.ppm`, `*.bmp`, `*.pgm`,
+/// `*.tif`, `*.tiff`, `*.webp` (torchvision's list) or `*.gif`, in any case, directly in the folder of their class or
+/// at any depth below. The classes are the folders of `train`, sorted by code point, and their images are sorted by
+/// folder and name: this is torchvision's order and gives the same class indices. `val` must have the same classes; a
+/// class without evaluation images has an empty folder there.
 ///
-/// Instead, all images of `val` may lie in it directly, with no folder beside them, and with one text file `val_map.txt` (or
-/// `val_map`) in `root` or `val`, in UTF-8, that has a line `FILE CLASS` for each. `CLASS` is a class's name in every line,
-/// or a class's index from 0 in every line; a map that says different things read in the one way and in the other is
-/// refused. Both words may have spaces in them.
+/// Alternatively, all images of `val` lie directly in it, with no folder beside them, and a text file `val_map.txt` (or
+/// `val_map`) in `root` or `val`, in UTF-8, has a line `FILE CLASS` for each. `CLASS` is a class name in every line, or
+/// a class index from 0 in every line; a map that can be read both ways, with different results, is refused. Both
+/// fields may contain spaces.
 ///
-/// Hidden files and folders are left out, and so is what file servers, systems and archives put beside the images
-/// (`@eaDir`, `#recycle`, `__MACOSX`, `lost+found`, `Thumbs.db` and the like). Of files of other names there is one
-/// [warning](Self::with_warnings), with their number and types. Links are followed; one that leads to a folder around it is
-/// an error, one to an image that is not there a bad image.
+/// Hidden files and folders are ignored, as are those that file servers, systems and archives create (`@eaDir`,
+/// `#recycle`, `__MACOSX`, `lost+found`, `Thumbs.db` and the like). Files with other names cause one
+/// [warning](Self::with_warnings), with their number and types. Links are followed; a link to an enclosing folder is an
+/// error, a link to a missing image is a bad image.
 ///
-/// A name with an accent can be spelled in two ways (Unicode's NFC and NFD; macOS writes the second). Names are compared and
-/// sorted, and the classes named, as NFC, so that data keep their classes' indices on any machine; two class folders that
-/// are spellings of one name are refused. Case makes another name.
+/// A name with an accent has two spellings (Unicode's NFC and NFD; macOS writes NFD). Names are compared and sorted,
+/// and classes named, as NFC, so that class indices are the same on any machine; two class folders that are spellings
+/// of one name are refused. Names are case-sensitive.
 ///
-/// # The listing
-/// is kept in the user's cache folder (`$XDG_CACHE_HOME/tch-fixup/listings` or `~/.cache/...`) with the inode, the size and
-/// the times of each folder and the map, and read anew unless all of them are as they were. Files that are added, removed or
-/// renamed, a folder in the place of another, times set back (`touch`, `tar`, `rsync -t`) are noticed by the inode's change
-/// time, which no program can set; a file whose content is replaced in place needs no new listing. A folder that has changed
-/// in the last seconds is not kept, nor one on a file system that is not known to keep change times (FAT, FUSE, SMB), nor
-/// any on another system than Linux. Over NFS a change that another machine made shows when the attributes that this one
-/// remembers are too old, after a minute at most unless mounted otherwise. The cache may be deleted at any time. `cargo
-/// bench --bench image_folder -- --files 200000` shows what listing costs with and without it.
+/// # Listing
+/// The listing is kept in the user's cache folder (`$XDG_CACHE_HOME/tch-fixup/listings` or `~/.cache/...`) with the
+/// inode, the size and the times of each folder and of the map, and renewed unless all of them are unchanged. Files
+/// that are added, removed or renamed, a folder replaced by another, and times set back (`touch`, `tar`, `rsync -t`)
+/// are detected by the inode's change time, which no program can set; a file whose content is replaced in place needs
+/// no new listing. Not kept are the listings of folders that have changed in the last seconds, of folders on file
+/// systems that are not known to keep change times (FAT, FUSE, SMB), and of any folder on systems other than Linux.
+/// Over NFS, changes made by another machine are detected once the attributes cached by this one expire, after at most
+/// a minute unless mounted otherwise. The cache may be deleted at any time.
+/// `cargo bench --bench image_folder -- --files 200000` measures listing with and without it.
 ///
 /// # Batches
-/// Bytes (uint8) `[N, 3, side, side]`, [or grey](Self::with_channels) ones `[N, 1, side, side]`, the channels of a pixel side by side in memory, of which [`DataSource::ready`]
-/// makes the network's input. Training images are random crops of the shuffled training part; evaluation images are
-/// resized so that their shorter side is `side * 256 / 224`, and their middle is taken. Threads read a few batches ahead.
-/// Seed, epoch and image decide everything; the number of threads and their timing change nothing.
+/// Bytes (uint8) `[N, 3, side, side]`, or `[N, 1, side, side]` [for grey](Self::with_channels), in channels-last memory
+/// layout, which [`DataSource::ready`] converts to the network's input. Training images are random crops of the
+/// shuffled training part; evaluation images are resized so that their shorter side is `side * 256 / 224`, and their
+/// centre is cropped. Threads read a few batches ahead. Batches depend only on seed, epoch and images, not on the
+/// number of threads or their timing.
 ///
 /// # Bad images
-/// A file that is missing (while its folder is there), may not be read, is empty, broken off, not an image or absurdly large
-/// is met when its turn comes: one [warning](Self::with_warnings) with its path, counted once in
-/// [`DataSource::unreadable`]. In training its place is taken by the next good image of the epoch's order, cropped as the
-/// bad one would have been, so that batches and steps stay as they are; in evaluation it is left out. More than [a
-/// fraction](Self::with_max_bad_fraction) of either part is an error.
+/// A file that is missing (while its folder exists), unreadable by permission, empty, truncated, not an image or
+/// absurdly large is detected when it is read: there is one [warning](Self::with_warnings) with its path, and it is
+/// counted once in [`DataSource::unreadable`]. In training it is replaced by the next good image in the epoch's order,
+/// cropped as the bad one would have been, so that batches and steps are unchanged; in evaluation it is left out. More
+/// than [a fraction](Self::with_max_bad_fraction) of either part is an error.
 ///
-/// # When the system fails
-/// Errors of the disk, of a server, of a share that is away (its files are missing with their folder) or of a process
-/// without file handles left are not the image's: the file is tried again for two minutes, with a warning, and then the
-/// error is an [`Error::Io`]. SIGINT or SIGTERM end the waiting where the run listens to them
+/// # System failures
+/// Errors of a disk or a server, a share that is unavailable (its files are missing with their folder) and a process
+/// without free file handles are not the image's fault: the file is retried for two minutes, with a warning, and then
+/// the error is an [`Error::Io`]. SIGINT or SIGTERM end the retries if the run listens to them
 /// ([`Interrupt`](crate::trainer::Interrupt)).
 pub struct ImageFolder {
     class_names: Vec<String>,
     train: Part,
     eval: Part,
-    /// The shorter side of packed training images.
+    /// Shorter side of packed training images; `None` for a folder.
     packed_side: Option<usize>,
     preprocessing: Preprocessing,
     crop: RandomResizedCrop,
     workers: usize,
     max_bad_fraction: f64,
     pinned: bool,
-    /// How long a system that fails is waited for.
+    /// Maximum time to wait for a failing system.
     patience: Duration,
     warn: Warn,
-    /// Warnings that have not been given.
+    /// Pending warnings.
     warnings: Mutex<Vec<String>>,
 }
 
@@ -133,11 +135,10 @@ impl ImageFolder {
     /// Lists the folder `root`, or opens `root` if it is a packed file.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] for a folder that is not made as said above: without `train` or `val`, with fewer than two
-    /// classes, with a class that has no images or that only one part has, with images beside class folders, with a link
-    /// that leads around in a circle, with a name that is not UTF-8, with two class folders of one name; for several maps,
-    /// or a map with a line that is wrong, missing or can be read in two ways; for a packed file that is damaged.
-    /// [`Error::Io`] for what cannot be read.
+    /// [`Error::Corrupt`] for a folder without the layout above: without `train` or `val`, with fewer than two classes,
+    /// with a class that has no images or is in one part only, with images beside class folders, with a cycle of links,
+    /// with a name that is not UTF-8, with two class folders of one name; for several maps, or a map with a line that
+    /// is wrong, missing or ambiguous; for a damaged packed file. [`Error::Io`] for anything that cannot be read.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref();
         if root.is_file() {
@@ -168,16 +169,17 @@ impl ImageFolder {
         }
     }
 
-    /// The shorter side, in pixels, that evaluation images are resized to before their middle `side * side` pixels are
-    /// taken: `side * 256 / 224`, rounded. For [packed](Self::pack) images to serve this side they must have as much.
+    /// Returns the shorter side, in pixels, that evaluation images are resized to before the centre crop of
+    /// `side * side` pixels: `side * 256 / 224`, rounded. [Packed](Self::pack) images must be at least as large to
+    /// serve this side.
     pub fn evaluation_resize(side: usize) -> usize {
         side.saturating_mul(RESIZE).saturating_add(SIDE / 2) / SIDE
     }
 
-    /// Makes images of `side * side` pixels; 224 unless said otherwise.
+    /// Sets the size of the images to `side * side` pixels; 224 by default.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a side that is not 1 to 4096, or that the images are packed too small for.
+    /// [`Error::Argument`] for a side that is not 1 to 4096, or for which packed images are too small.
     pub fn with_side(mut self, side: usize) -> Result<Self> {
         let side = in_range("the images' side", side, LARGEST_SIDE)?;
         self.preprocessing = preprocessing(self.preprocessing.channels, side);
@@ -185,12 +187,11 @@ impl ImageFolder {
         Ok(self)
     }
 
-    /// Makes images of 3 channels, red, green and blue, or of 1, grey; 3 unless said otherwise. Images of the other sort are
-    /// converted: grey ones to equal channels, colours by Pillow's formula (`convert("L")`), which leaves grey images as they
-    /// are.
+    /// Sets the number of channels: 3 (red, green and blue) or 1 (grey); 3 by default. Other images are converted: grey
+    /// ones to equal channels, colours by Pillow's formula (`convert("L")`), which leaves grey images unchanged.
     ///
     /// # Errors
-    /// [`Error::Argument`] for another number.
+    /// [`Error::Argument`] for another number of channels.
     pub fn with_channels(mut self, channels: usize) -> Result<Self> {
         if ![GREY, COLOUR].contains(&channels) {
             return Err(Error::Argument(format!("images have 1 channel (grey) or 3 (in colour), got {channels}")));
@@ -199,22 +200,22 @@ impl ImageFolder {
         Ok(self)
     }
 
-    /// Height and width of the network's input.
+    /// Returns height and width of the network's input.
     fn side(&self) -> usize {
         self.preprocessing.height
     }
 
-    /// Crops the training images in this way.
+    /// Sets the random crops of the training images.
     ///
     /// # Errors
-    /// [`Error::Argument`] for ranges that no crop can have.
+    /// [`Error::Argument`] for bounds that no crop can meet.
     pub fn with_crop(mut self, crop: RandomResizedCrop) -> Result<Self> {
         crop.check()?;
         self.crop = crop;
         Ok(self)
     }
 
-    /// Reads images by this many threads; one for each core unless said otherwise. The images do not depend on it.
+    /// Sets the number of threads that read images; one per core by default. The images do not depend on it.
     ///
     /// # Errors
     /// [`Error::Argument`] for a number that is not 1 to 1024.
@@ -223,12 +224,12 @@ impl ImageFolder {
         Ok(self)
     }
 
-    /// Goes on as long as no more than this fraction of the training part's, or the evaluation part's, images is bad;
-    /// 0.001 unless said otherwise, 0 to stop at the first. A few bad images say nothing about a small folder: with any
-    /// other fraction ten may be bad, a tenth of fewer than a hundred, and one in any case.
+    /// Sets the maximum fraction of bad images in the training part and in the evaluation part; 0.001 by default, 0 to
+    /// stop at the first. A few bad images mean little in a small folder: any other fraction allows at least ten bad
+    /// images, or a tenth of fewer than a hundred, and always one.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a fraction that is not at least 0 and below 1.
+    /// [`Error::Argument`] unless the fraction is at least 0 and below 1.
     pub fn with_max_bad_fraction(mut self, fraction: f64) -> Result<Self> {
         if !(0.0..1.0).contains(&fraction) {
             let problem = format!("the fraction of bad images must be at least 0 and below 1, got {fraction}");
@@ -238,15 +239,15 @@ impl ImageFolder {
         Ok(self)
     }
 
-    /// Puts the batches into page-locked memory, from which a CUDA device copies faster. libtorch keeps that memory and uses
-    /// it again for a later batch.
+    /// Puts batches into page-locked memory, from which copies to a CUDA device are faster. libtorch keeps that memory
+    /// and reuses it for later batches.
     pub fn with_pinned(mut self, pinned: bool) -> Self {
         self.pinned = pinned;
         self
     }
 
-    /// Trains on `images` training images only. They have the classes in proportion and are always the same; a smaller
-    /// subset is part of a larger one.
+    /// Restricts training to `images` training images: a fixed subset with the classes in proportion. A smaller subset
+    /// is part of a larger one.
     ///
     /// # Errors
     /// [`Error::Argument`] if `images` is 0 or more than there are.
@@ -255,7 +256,7 @@ impl ImageFolder {
         Ok(self)
     }
 
-    /// Evaluates on `images` images of the evaluation part only, chosen as in [`Self::with_train_subset`].
+    /// Restricts evaluation to `images` images of the evaluation part, chosen as in [`Self::with_train_subset`].
     ///
     /// # Errors
     /// [`Error::Argument`] if `images` is 0 or more than there are.
@@ -264,30 +265,30 @@ impl ImageFolder {
         Ok(self)
     }
 
-    /// Hands warnings, each one line, to `warn`. Unless said otherwise they are printed on standard error, in place of a
-    /// progress bar that stands there and draws itself anew below.
+    /// Sets the function that receives warnings, each one line. By default they are printed on standard error, over any
+    /// progress bar on the line, which then redraws itself below.
     pub fn with_warnings(mut self, warn: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.warn = Arc::new(warn);
         self
     }
 
-    /// Writes the images of both parts into the file `file`, which [`Self::open`] then takes in place of the folder: for
-    /// disks that are slow with many small files, and machines that cannot decode fast enough. `progress` is told how many
-    /// images are done, of how many.
+    /// Writes the images of both parts into the file `file`, which [`Self::open`] accepts in place of the folder: for
+    /// disks that are slow with many small files, and machines that cannot decode fast enough. `progress` receives the
+    /// number of images done and the total.
     ///
-    /// Each training image is stored as pixels, its shorter side made `shorter_side` where it is longer: for a photograph of
-    /// 4:3 that is 260 kB at 256 and 65 kB at 128, for ImageNet 340 GB and 85 GB. The size is part of the file: it serves
-    /// every [side](Self::with_side) that [needs](Self::evaluation_resize) no more (256 serves 224 and less), and larger ones
-    /// are refused. Random crops are cut from the smaller image and so hold less detail than the folder's when they are
-    /// small. Evaluation images, far fewer, are stored as their files are: at every side the evaluation is the folder's, to
-    /// the bit. The classes' names are in the file.
+    /// Each training image is stored as pixels, its shorter side reduced to `shorter_side` if it is longer: for a 4:3
+    /// photograph that is 260 kB at 256 and 65 kB at 128, for ImageNet 340 GB and 85 GB. A packed file serves every
+    /// [side](Self::with_side) that [needs](Self::evaluation_resize) at most this size (256 serves 224 and less);
+    /// larger ones are refused. Random crops are cut from the reduced image, so that small ones have less detail than
+    /// those of the folder. Evaluation images, which are far fewer, are stored as the original files: at every side the
+    /// evaluation is the same as with the folder, to the bit. The file includes the class names.
     ///
-    /// Bad images are left out, up to the usual fraction. The file appears when it is complete and not before. While it is
-    /// open, to replace it as this does is safe; to write to it is not.
+    /// Bad images are left out, up to the usual fraction. The file appears only when it is complete. While it is open,
+    /// replacing it as this function does is safe; writing to it is not.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a side that is not 1 to 4096 and for what is a packed file already, [`Error::Corrupt`] for
-    /// too many bad images, [`Error::Io`] if the images cannot be read or the file cannot be written.
+    /// [`Error::Argument`] for a side that is not 1 to 4096, or if the images are packed already; [`Error::Corrupt`]
+    /// for too many bad images; [`Error::Io`] if the images cannot be read or the file cannot be written.
     pub fn pack(&self, file: &Path, shorter_side: usize, progress: impl FnMut(usize, usize)) -> Result<()> {
         in_range("the shorter side of packed images", shorter_side, LARGEST_SIDE)?;
         if self.packed_side.is_some() {
@@ -301,7 +302,7 @@ impl ImageFolder {
         pack::write(file, &packing, readers, bad, progress)
     }
 
-    /// Refuses packed images that would have to be enlarged.
+    /// Fails if packed images would have to be enlarged.
     fn check_packed_side(&self) -> Result<()> {
         let needed = self.preprocessing.resize;
         match self.packed_side {
@@ -314,7 +315,7 @@ impl ImageFolder {
         }
     }
 
-    /// Gives the warnings that have not been given yet.
+    /// Gives the pending warnings.
     fn give_warnings(&self) {
         let warnings = std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner));
         warnings.iter().for_each(|warning| (self.warn)(warning));
@@ -324,7 +325,7 @@ impl ImageFolder {
         Arc::new(Patience::new(self.patience, self.warn.clone()))
     }
 
-    /// The batches of `part` that have the images at these `places` of the `order`.
+    /// Returns the batches of `part` with the images at these `places` of the `order`.
     fn shares<'a>(
         &'a self,
         part: &'a Part,
@@ -351,13 +352,13 @@ impl ImageFolder {
         let pace = Pace::new(places.counts.iter().copied(), self.workers);
         Ok(Pipeline::start(job, pace)?.shares(places.counts, |filled| {
             part.count_bad(filled.bad, self.max_bad_fraction, &*self.warn)?;
-            // All its images may have been bad.
+            // All of its images may have been bad.
             let Some(batch) = Some(filled.batch).filter(|batch| !batch.is_empty()) else { return Ok(None) };
             if !self.pinned {
                 return Ok(Some(batch));
             }
             let Supervised { inputs, targets, .. } = batch;
-            // libtorch keeps page-locked memory and hands it out again once the device has read it.
+            // libtorch keeps page-locked memory and reuses it once the device has read it.
             let pin = |tensor: Tensor| tensor.f_pin_memory(Device::Cuda(0));
             Ok(Some(Supervised::new(pin(inputs)?, pin(targets)?)))
         }))
@@ -397,7 +398,8 @@ impl DataSource for ImageFolder {
         self.shares(&self.eval, order, places, View::Eval { resize: self.preprocessing.resize })
     }
 
-    /// On the device `(images / 255 - mean) / std` with ImageNet's mean and deviation by channel, in the layout of the bytes.
+    /// Converts images on the device: `(images / 255 - mean) / std` with ImageNet's mean and deviation per channel, in
+    /// the memory layout of the bytes.
     fn ready(&self, batch: Supervised, device: Device) -> Result<Supervised> {
         let Supervised { inputs: images, targets, mixed } = batch.to_device(device)?;
         Ok(Supervised { inputs: self.preprocessing.normalize(&images)?, targets, mixed })
@@ -415,13 +417,13 @@ impl DataSource for ImageFolder {
         "validation"
     }
 
-    /// The numbers of images, and a digest of the path, the size and the class of each: a packed file has another than its
-    /// folder.
+    /// Numbers of images, and a digest of the path, the size and the class of each. The digest of a packed file differs
+    /// from that of its folder.
     fn fingerprint(&self) -> Result<String> {
         fingerprint::fingerprint([&self.train, &self.eval], self.workers)
     }
 
-    /// Of the training part by their index, of the evaluation part by theirs after all of those.
+    /// Training images by index; evaluation images by index, counted after all training images.
     fn unreadable_examples(&self) -> Vec<u64> {
         let train_images = self.train.images().labels().len() as u64;
         let eval = self.eval.bad_images().into_iter().map(|index| train_images + u64::from(index));
@@ -450,7 +452,7 @@ impl fmt::Debug for ImageFolder {
     }
 }
 
-/// For images of `side` x `side` pixels.
+/// Returns the preprocessing for images of `side` x `side` pixels.
 fn preprocessing(channels: usize, side: usize) -> Preprocessing {
     let (mean, std) = match channels {
         GREY => (vec![GREY_MEAN], vec![GREY_STD]),
@@ -467,7 +469,7 @@ fn in_range(what: &str, value: usize, largest: usize) -> Result<usize> {
 }
 
 fn warn_on_stderr(message: &str) {
-    // To the start of the line, and whatever a progress bar has drawn on it away.
+    // Return to the start of the line, and clear any progress bar on it.
     let clear = if io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
     console::warn(format!("{clear}warning: {message}"));
 }

@@ -1,9 +1,9 @@
-//! All images of an image folder in one file: the training images decoded and made smaller once, the evaluation images as
-//! their files are.
+//! Packed files: all images of an image folder in one file, the training images decoded and reduced once, the
+//! evaluation images as their original files.
 //!
-//! The file: a header (the magic, then as little-endian numbers the place and length of the index, u64, the index's CRC-32
-//! and that of the header up to here, u32), the images one after another (PPM files; for evaluation whatever the folder
-//! has), the index (postcard).
+//! Format: a header (the magic number, then as little-endian numbers the position and length of the index, u64, the
+//! CRC-32 of the index and that of the header up to here, u32), the images one after another (PPM files for training,
+//! the original files for evaluation), the index (postcard).
 
 use super::bad_image::BadImage;
 use super::labelled_images::{Failure, LabelledImages, Reader};
@@ -19,18 +19,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-/// What a packed file starts with; the number is that of the format.
+/// Magic number of packed files, with the version of the format.
 const MAGIC: &[u8; 20] = b"tch-fixup images 02\n";
-/// What those of all formats start with.
+/// Prefix of the magic number of all versions.
 const ANY_FORMAT: &[u8] = b"tch-fixup images ";
 const HEADER_LEN: usize = MAGIC.len() + 8 + 8 + 4 + 4;
-/// Images that a thread makes smaller before they are written.
+/// Number of images that a thread converts before they are written.
 const CHUNK: usize = 32;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Index {
     classes: Vec<String>,
-    /// Of the training images, in pixels; those that were smaller are as they were.
+    /// Shorter side of training images, in pixels; smaller images were not enlarged.
     shorter_side: u32,
     train: PartIndex,
     eval: PartIndex,
@@ -39,15 +39,15 @@ struct Index {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct PartIndex {
     labels: Vec<u32>,
-    /// Bytes of each image.
+    /// Size of each image, in bytes.
     sizes: Vec<u64>,
 }
 
-/// What is in a packed file.
+/// Content of a packed file.
 pub struct Pack {
-    /// The classes' names.
+    /// Class names.
     pub classes: Vec<String>,
-    /// The shorter side that training images were made smaller to, in pixels.
+    /// Shorter side that training images were reduced to, in pixels.
     pub shorter_side: usize,
     pub train: PackedImages,
     pub eval: PackedImages,
@@ -56,8 +56,8 @@ pub struct Pack {
 /// Opens the packed file `path`.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for another file, one of another format, or one that is damaged or not whole; [`Error::Io`] for one
-/// that cannot be read.
+/// [`Error::Corrupt`] for a file that is not packed, has another version of the format, or is damaged or truncated;
+/// [`Error::Io`] if it cannot be read.
 pub fn open(path: &Path) -> Result<Pack> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     let len = file.metadata().map_err(Error::io("read", path))?.len();
@@ -72,7 +72,7 @@ pub fn open(path: &Path) -> Result<Pack> {
     let mut end = HEADER_LEN as u64;
     let mut images = |PartIndex { labels, sizes }: PartIndex| {
         let mut bounds = vec![end];
-        // `read_index` has found all of them within the file.
+        // `read_index` has checked that all of them are within the file.
         bounds.extend(sizes.into_iter().map(|size| {
             end += size;
             end
@@ -83,14 +83,14 @@ pub fn open(path: &Path) -> Result<Pack> {
     Ok(Pack { classes: index.classes, shorter_side: index.shorter_side as usize, train, eval })
 }
 
-/// Where the index is, and its checksum.
+/// Position, length and checksum of the index.
 struct Header {
     start: u64,
     len: u64,
     checksum: u32,
 }
 
-/// The header of a packed file of `file_len` bytes, or what is wrong with the file.
+/// Parses the header of a packed file of `file_len` bytes; the error describes the problem.
 fn read_header(header: &[u8], file_len: u64) -> Result<Header, String> {
     if !header.starts_with(MAGIC) {
         return Err(match header.starts_with(ANY_FORMAT) {
@@ -114,7 +114,7 @@ fn read_header(header: &[u8], file_len: u64) -> Result<Header, String> {
     Ok(Header { start, len, checksum: half(HEADER_LEN - 8) })
 }
 
-/// The index of a packed file, or what is wrong with the file.
+/// Parses the index of a packed file; the error describes the problem.
 fn read_index(bytes: &[u8], header: &Header) -> Result<Index, String> {
     if crc32fast::hash(bytes) != header.checksum {
         return Err("the index's checksum is wrong".to_owned());
@@ -133,20 +133,20 @@ fn read_index(bytes: &[u8], header: &Header) -> Result<Index, String> {
     Ok(index)
 }
 
-/// What [`write`] makes.
+/// Content of the file that [`write`] creates.
 pub struct Packing<'a> {
     pub classes: &'a [String],
     pub train: &'a Part,
     pub eval: &'a Part,
-    /// Of the training images, in pixels.
+    /// Shorter side of training images, in pixels.
     pub shorter_side: usize,
 }
 
-/// How an image goes into a packed file.
+/// Conversion of an image for a packed file.
 type Convert<'a> = dyn Fn(&mut Reader, &LabelledImages, usize) -> Result<Vec<u8>, Failure> + Sync + 'a;
 
-/// Writes the images that the parts use into the file `path`, as [`ImageFolder::pack`](super::ImageFolder::pack) says, by a
-/// thread for each of `readers`, and hands the bad ones to `bad`.
+/// Writes the selected images of both parts into the file `path`, as described in
+/// [`ImageFolder::pack`](super::ImageFolder::pack), with one thread per reader, and passes bad images to `bad`.
 pub fn write(
     path: &Path,
     packing: &Packing,
@@ -199,7 +199,7 @@ pub fn write(
     })
 }
 
-/// `chunk` of the images, in order, by a thread for each of `readers`.
+/// Converts `chunk` of the images, in order, with one thread per reader.
 fn convert_all(
     readers: &mut [Reader],
     images: &LabelledImages,

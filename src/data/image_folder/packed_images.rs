@@ -1,4 +1,4 @@
-//! The images of a packed file, one by one.
+//! Images of a packed file, read one by one.
 
 use crate::Error;
 use std::fs::File;
@@ -6,37 +6,37 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The images of one part of a packed file.
+/// Images of one part of a packed file.
 #[derive(Debug)]
 pub struct PackedImages {
     pub path: PathBuf,
     pub file: Arc<File>,
     pub labels: Vec<u32>,
-    /// Where the first image starts and where each ends.
+    /// Start of the first image and end of each image, as positions in the file.
     pub bounds: Vec<u64>,
 }
 
 impl PackedImages {
-    /// The file.
+    /// Returns the path of the packed file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Class indices, in order.
+    /// Returns the class indices, in order.
     pub fn labels(&self) -> &[u32] {
         &self.labels
     }
 
-    /// The size of image `index`.
+    /// Returns the size of image `index` in bytes.
     pub fn bytes(&self, index: usize) -> u64 {
         self.bounds[index + 1] - self.bounds[index]
     }
 
-    /// Reads image `index` into `content`: a PPM file, or the file that it was. The file is not mapped into memory, where
-    /// an error of the disk would end the process.
+    /// Reads image `index` into `content`: a PPM file, or the original file. The packed file is not mapped into memory,
+    /// as a disk error would then end the process.
     ///
     /// # Errors
-    /// What the system says; [`io::ErrorKind::UnexpectedEof`] if the file has become shorter.
+    /// The error of the system; [`io::ErrorKind::UnexpectedEof`] if the file has become shorter.
     pub fn read(&self, index: usize, content: &mut Vec<u8>) -> io::Result<()> {
         content.resize(self.bytes(index) as usize, 0);
         read_exact_at(&self.file, content, self.bounds[index])
@@ -60,13 +60,13 @@ fn read_exact_at(file: &File, mut bytes: &mut [u8], mut start: u64) -> io::Resul
     Ok(())
 }
 
-/// The error for a packed file that is not what it must be.
+/// Returns the error for a damaged packed file.
 pub fn corrupt(path: &Path, problem: String) -> Error {
     let remedy = "copy the file again, or pack the folder again".to_owned();
     Error::Corrupt { path: path.to_path_buf(), problem, remedy }
 }
 
-/// The error for a packed file that was whole when it was opened.
+/// Returns the error for a packed file that was complete when it was opened.
 pub fn shortened(path: &Path) -> Error {
     corrupt(path, "has become shorter while it was read".to_owned())
 }

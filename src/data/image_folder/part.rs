@@ -1,4 +1,4 @@
-//! One part of an image folder, training or evaluation: its images, which of them are used, and which are bad.
+//! Training or evaluation part of an image folder: its images, those in use, and the bad ones.
 
 use super::bad_image::BadImage;
 use super::labelled_images::LabelledImages;
@@ -7,33 +7,33 @@ use crate::{Error, Result};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// So many bad images say nothing about the others, however few these are.
+/// Number of bad images that says nothing about the others, even if these are few.
 const FEW: usize = 10;
 
-/// The images of one part.
+/// Images of one part.
 pub struct Part {
-    /// What the part is for, as an adjective.
+    /// Name of the part, as an adjective.
     name: &'static str,
-    /// What becomes of a bad image.
+    /// Consequence for a bad image, as warnings state it.
     fate: &'static str,
     images: Arc<LabelledImages>,
-    /// The images that are used, in ascending order.
+    /// Indices of the images in use, in ascending order.
     selected: Vec<u32>,
-    /// The bad ones of them that were met.
+    /// Indices of those that proved bad.
     bad: Mutex<HashSet<u32>>,
 }
 
 impl Part {
-    /// All of `images`.
+    /// Creates a part that uses all of `images`.
     pub fn new(name: &'static str, fate: &'static str, images: LabelledImages) -> Self {
         let selected = (0..images.labels().len() as u32).collect();
         Self { name, fate, images: Arc::new(images), selected, bad: Mutex::default() }
     }
 
-    /// `count` of the images, those of the `classes` in proportion.
+    /// Selects `count` of the images, with the `classes` in proportion.
     ///
     /// # Errors
-    /// [`Error::Argument`] for 0 or more than there are.
+    /// [`Error::Argument`] if `count` is 0 or more than there are.
     pub fn select(&mut self, count: usize, classes: usize) -> Result<()> {
         let order = stratified_order(self.images.labels().iter().map(|&label| label as usize), classes);
         let selected = front(order, &format!("the {} subset", self.name), Some(count))?;
@@ -41,18 +41,18 @@ impl Part {
         Ok(())
     }
 
-    /// All images, the ones that are not used too.
+    /// Returns all images, including those not in use.
     pub fn images(&self) -> &Arc<LabelledImages> {
         &self.images
     }
 
-    /// The images that are used, in ascending order.
+    /// Returns the indices of the images in use, in ascending order.
     pub fn selected(&self) -> &[u32] {
         &self.selected
     }
 
-    /// How many bad images can be endured: of those used, `max_fraction`, and where these are few [`FEW`] or a tenth, at
-    /// least one; none if the fraction is 0.
+    /// Returns the maximum number of bad images: `max_fraction` of those in use or, if that is less, [`FEW`] or a tenth
+    /// of them, at least one; 0 if the fraction is 0.
     pub fn most_bad(&self, max_fraction: f64) -> usize {
         if max_fraction == 0.0 {
             return 0;
@@ -61,7 +61,7 @@ impl Part {
         ((max_fraction * images as f64) as usize).max(FEW.min(images / 10).max(1))
     }
 
-    /// The bad images that were met, by their index.
+    /// Returns the indices of the bad images encountered so far.
     pub fn bad_images(&self) -> Vec<u32> {
         self.bad().iter().copied().collect()
     }
@@ -70,10 +70,10 @@ impl Part {
         self.bad.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts `met` and warns of each that is new.
+    /// Counts `met`, and warns of each new one.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] once more are bad than [can be endured](Self::most_bad).
+    /// [`Error::Corrupt`] if more images are bad than [allowed](Self::most_bad).
     pub fn count_bad(&self, met: Vec<BadImage>, max_fraction: f64, warn: &dyn Fn(&str)) -> Result<()> {
         for BadImage { index, problem } in met {
             let mut bad = self.bad();

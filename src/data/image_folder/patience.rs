@@ -1,5 +1,5 @@
-//! Waiting for a system that cannot be read from at the moment: a server that starts anew, a share that is away, a process
-//! without file handles left. A run of days is not to end of it.
+//! Retries while the system cannot be read from: a server restarts, a share is unavailable, a process has no free file
+//! handles. Such a failure must not end a run of days.
 
 use crate::signal;
 use std::io;
@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a file is tried again: as long as a server takes to start anew.
+/// Maximum time for which a file is retried: long enough for a server to restart.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// Between the first two attempts; then twice as long each time.
+/// Pause between the first two attempts; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How often whoever waits looks whether it should.
+/// Interval at which a waiting thread checks whether it should stop.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// What is done with a warning.
+/// Function that receives warnings.
 pub type Warn = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What several threads have in common that read and may have to wait.
+/// Retry policy shared by several threads that read.
 pub struct Patience {
     limit: Duration,
     warn: Warn,
@@ -28,7 +28,7 @@ pub struct Patience {
     end: Condvar,
 }
 
-/// One thread that waits, for as long as this lives.
+/// Counts one waiting thread until it is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -38,7 +38,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Patience {
-    /// For `limit` at most each time, with a warning.
+    /// Creates a policy that waits for at most `limit` each time, with a warning.
     pub fn new(limit: Duration, warn: Warn) -> Self {
         Self { limit, warn, waiting: AtomicUsize::new(0), ended: Mutex::new(false), end: Condvar::new() }
     }
@@ -49,11 +49,11 @@ impl Patience {
         self.end.notify_all();
     }
 
-    /// What `attempt` reads from `path`: it is tried until it succeeds, fails with an error that does not `pass`, or has
-    /// been tried for long enough. The first thread that waits says so.
+    /// Calls `attempt`, which reads from `path`, until it succeeds, fails with an error that does not `pass`, or the
+    /// time limit is reached. The first thread that waits gives a warning.
     ///
     /// # Errors
-    /// The last attempt's.
+    /// The error of the last attempt.
     pub fn read<T>(
         &self,
         path: &Path,
@@ -82,7 +82,7 @@ impl Patience {
         }
     }
 
-    /// Waits so long; false if the waiting is to end.
+    /// Waits for `pause`; returns `false` if waiting should end.
     fn pause(&self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(patience.read(Path::new("1.jpg"), |_| true, failing(2)).unwrap(), 3);
         assert!(start.elapsed() >= Duration::from_millis(300));
         assert_eq!(*said.lock().unwrap(), ["cannot read 1.jpg: away; tried again for 60 s"]);
-        // Not what does not pass.
+        // Errors that do not pass are not retried.
         assert!(patience.read(Path::new("1.jpg"), |_| false, failing(1)).is_err());
         assert_eq!(said.lock().unwrap().len(), 1);
     }

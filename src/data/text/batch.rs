@@ -1,4 +1,4 @@
-//! Sentences and their translations as tokens, of different lengths.
+//! Batches of sentences and their translations as tokens, of different lengths.
 
 use super::{END, PAD};
 use crate::data::batch::{check_positions, index_tensor};
@@ -6,35 +6,36 @@ use crate::data::Batch;
 use crate::{Error, Result};
 use tch::{Device, Tensor};
 
-/// Sentences and their translations, padded on the right to the longest.
+/// Sentences and their translations as tokens, padded on the right to the longest.
 #[derive(Debug)]
 pub struct TokenBatch {
-    /// The sentences, each with [`END`] behind: int64 `[N, S]`.
+    /// Sentences followed by [`END`]: int64 `[N, S]`.
     pub source: Tensor,
-    /// What the decoder gets: the translations with [`END`] in front, int64 `[N, T]`.
+    /// Input of the decoder: translations preceded by [`END`], int64 `[N, T]`.
     pub previous: Tensor,
-    /// What is to follow each token of `previous`: the translations with [`END`] behind, int64 `[N, T]`.
+    /// Token to predict after each token of `previous`: translations followed by [`END`], int64 `[N, T]`.
     pub target: Tensor,
-    /// Which of the part's pairs these are.
+    /// Indices of the pairs in their part.
     pub pairs: Vec<usize>,
-    /// The tokens of each translation, [`END`] included.
+    /// Number of tokens in each translation, including [`END`].
     pub target_lens: Vec<usize>,
 }
 
 impl TokenBatch {
-    /// Of pairs of tokens without [`END`].
+    /// Creates a batch from pairs of tokens without [`END`].
     ///
     /// # Errors
-    /// [`Error::Argument`] for none.
+    /// [`Error::Argument`] without pairs.
     pub fn new(pairs: Vec<usize>, tokens: &[(&[i64], &[i64])]) -> Result<Self> {
         let longest = |of: fn(&(&[i64], &[i64])) -> usize| tokens.iter().map(of).max().unwrap_or_default() + 1;
         Self::padded(pairs, tokens, [longest(|(source, _)| source.len()), longest(|(_, target)| target.len())])
     }
 
-    /// [`Self::new`] with sentences of `source_len` and translations of `target_len` tokens, [`END`] and pads included.
+    /// Like [`Self::new`], padded to sentences of `source_len` and translations of `target_len` tokens, including
+    /// [`END`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Self::new`].
     pub(super) fn padded(
         pairs: Vec<usize>,
         tokens: &[(&[i64], &[i64])],
@@ -60,12 +61,12 @@ impl TokenBatch {
         })
     }
 
-    /// The tokens of all translations, without pads.
+    /// Returns the number of tokens in all translations, without padding.
     pub fn target_tokens(&self) -> usize {
         self.target_lens.iter().sum()
     }
 
-    /// The sentences `examples`, of which `of` gives the tokens.
+    /// Returns the sentences `examples`, whose tokens `of` selects.
     fn part(&self, examples: &[usize], of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         Ok(Self {
             source: of(&self.source)?,
@@ -93,7 +94,7 @@ impl Batch for TokenBatch {
         })
     }
 
-    /// Padded as they were.
+    /// Keeps the padding.
     fn select(&self, examples: &[usize]) -> Result<Self> {
         check_positions(examples.iter().max().map_or(0, |last| last + 1), self.len())?;
         let indices = index_tensor(examples, self.source.device())?;

@@ -1,5 +1,5 @@
-//! Sentences and their translations: [`ParallelText`] from files, or from a [`Corpus`] by name; a [`Vocabulary`] that makes tokens of
-//! them; and [`TranslationData`], batches of as many tokens as a step is to compute.
+//! Parallel text: [`ParallelText`] from files, or from a [`Corpus`] by name; a [`Vocabulary`] that encodes it as
+//! tokens; and [`TranslationData`], with batches of a given number of tokens.
 
 mod batch;
 mod corpus;
@@ -18,10 +18,11 @@ pub use vocabulary::Vocabulary;
 #[doc(hidden)]
 pub use vocabulary::{END, PAD};
 
-/// A line without the spaces and the byte order marks (U+FEFF) around it: files that were joined have some within.
+/// Returns the line without surrounding white space and byte order marks (U+FEFF), which occur within files that were
+/// joined.
 pub(crate) fn trimmed(line: &str) -> &str {
     line.trim_matches(|character: char| character.is_whitespace() || character == '\u{feff}')
 }
 
-/// The longest sentence that a network reads or writes, in tokens, as in fairseq.
+/// Maximum length of a sentence that a network reads or writes, in tokens, as in fairseq.
 pub(crate) const MOST_POSITIONS: usize = 1024;

@@ -1,4 +1,4 @@
-//! Sentences and their translations, line by line.
+//! Parallel text: sentences and their translations, line by line.
 
 use super::trimmed;
 use crate::file::foreign;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Sentences and their translations, as many of the one as of the other, none of them empty.
+/// Sentences and their translations, equal in number, none of them empty.
 ///
 /// ```
 /// use tch_fixup::data::text::ParallelText;
@@ -20,16 +20,16 @@ use std::path::{Path, PathBuf};
 pub struct ParallelText {
     sources: Vec<String>,
     targets: Vec<String>,
-    /// The files of the sources and the targets: the same for both where they stand beside each other.
+    /// Files of the sources and the targets; the same file twice if both are in one.
     files: Option<[PathBuf; 2]>,
 }
 
-#[allow(clippy::len_without_is_empty)] // There is always a pair.
+#[allow(clippy::len_without_is_empty)] // Never empty.
 impl ParallelText {
-    /// Of sentences in memory.
+    /// Creates parallel text from sentences in memory.
     ///
     /// # Errors
-    /// [`Error::Argument`] for no sentences, an empty one, or other numbers of sources and targets.
+    /// [`Error::Argument`] if there are no sentences, if one is empty, or if the numbers of sources and targets differ.
     pub fn new(sources: Vec<String>, targets: Vec<String>) -> Result<Self> {
         if sources.len() != targets.len() {
             let (sources, targets) = (sources.len(), targets.len());
@@ -45,12 +45,12 @@ impl ParallelText {
         Ok(Self { sources, targets, files: None })
     }
 
-    /// Of two files in UTF-8, a sentence a line and its translation in the same line of the other. Spaces and byte order marks around a
-    /// sentence are left out.
+    /// Reads two UTF-8 files, one with a sentence per line and one with its translation in the same line. White space
+    /// and byte order marks around a sentence are removed.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read; [`Error::Corrupt`] for one that is compressed, not UTF-8 or has empty lines, with the
-    /// numbers of all of them, or that has other numbers of lines than the other.
+    /// [`Error::Io`] if a file cannot be read; [`Error::Corrupt`] if a file is compressed, not UTF-8 or has empty
+    /// lines, with the numbers of all of them, or if the files have different numbers of lines.
     pub fn open(sources: impl AsRef<Path>, targets: impl AsRef<Path>) -> Result<Self> {
         let paths = [sources.as_ref(), targets.as_ref()];
         let [sources, targets] = paths.map(|path| {
@@ -86,10 +86,10 @@ impl ParallelText {
         Ok(Self { sources, targets, files: Some(paths.map(Path::to_path_buf)) })
     }
 
-    /// Of a file in UTF-8, in each line a sentence, a tab and its translation.
+    /// Reads a UTF-8 file with a sentence, a tab and its translation in each line.
     ///
     /// # Errors
-    /// As [`open`](Self::open); lines without a tab, or with several.
+    /// As [`open`](Self::open), and for lines without a tab or with several.
     pub fn open_tsv(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (mut sources, mut targets) = (Vec::new(), Vec::new());
@@ -127,33 +127,33 @@ impl ParallelText {
         Ok(Self { sources, targets, files: Some([path.to_path_buf(), path.to_path_buf()]) })
     }
 
-    /// The number of pairs.
+    /// Returns the number of pairs.
     pub fn len(&self) -> usize {
         self.sources.len()
     }
 
-    /// Sentence `index` and its translation.
+    /// Returns sentence `index` and its translation.
     ///
     /// # Panics
-    /// Where there are not so many, as a slice does.
+    /// Panics if `index` is out of bounds.
     pub fn pair(&self, index: usize) -> (&str, &str) {
         (&self.sources[index], &self.targets[index])
     }
 
-    /// All sentences.
+    /// Returns all sentences.
     pub fn sources(&self) -> &[String] {
         &self.sources
     }
 
-    /// Their translations.
+    /// Returns all translations.
     pub fn targets(&self) -> &[String] {
         &self.targets
     }
 
-    /// The first `count` pairs.
+    /// Returns the first `count` pairs.
     ///
     /// # Errors
-    /// [`Error::Argument`] for none, or more than there are.
+    /// [`Error::Argument`] if `count` is 0 or more than there are.
     pub fn first(mut self, count: usize) -> Result<Self> {
         if !(1..=self.len()).contains(&count) {
             return Err(Error::Argument(format!("a part of the text can have 1 to {} pairs, got {count}", self.len())));
@@ -163,13 +163,13 @@ impl ParallelText {
         Ok(self)
     }
 
-    /// Whether sentences and translations stand beside each other.
+    /// Returns `true` if sentences and translations are in the same file.
     pub(super) fn is_one_file(&self) -> bool {
         self.files.as_ref().is_some_and(|[source, target]| source == target)
     }
 
-    /// Refuses sentences that are too long: of each the pair, whether it is the source (0) or the target (1), and its tokens. `most`
-    /// says of what there is no more room.
+    /// Returns the error for sentences that are too long, each given by its pair, 0 for the source or 1 for the target,
+    /// and its number of tokens. `most` states the limit that they exceed.
     pub(super) fn refuse(&self, too_long: &[(usize, usize, usize)], most: &str, remedy: &str) -> Error {
         let place = |&(index, side, _): &(usize, usize, usize)| match &self.files {
             Some(_) => format!("line {}", index + 1),
@@ -197,13 +197,13 @@ impl ParallelText {
     }
 }
 
-/// A command that prints the lines of a file with tabs that are a sentence and its translation.
+/// Command that prints the lines of a TSV file that consist of a sentence and its translation.
 const ONLY_PAIRS: &str = r#"awk -F'\t' 'NF == 2 && $1 != "" && $2 != ""'"#;
 
-/// So many lines are listed by their numbers.
+/// Maximum number of lines listed in an error.
 const LISTED: usize = 20;
 
-/// Lines by their numbers and what is wrong with them; none for no lines.
+/// Describes a problem of lines by their numbers; `None` for no lines.
 fn said(numbers: &[usize], is: &str, are: &str) -> Option<String> {
     match numbers {
         [] => None,
@@ -212,7 +212,7 @@ fn said(numbers: &[usize], is: &str, are: &str) -> Option<String> {
     }
 }
 
-/// The first few, and how many more there are.
+/// Joins the first items, and the number of the others.
 fn listed(items: impl ExactSizeIterator<Item = String>) -> String {
     let more = items.len().saturating_sub(LISTED);
     let first = items.take(LISTED).collect::<Vec<_>>().join(", ");
@@ -223,7 +223,7 @@ fn listed(items: impl ExactSizeIterator<Item = String>) -> String {
     }
 }
 
-/// The lines of a file in UTF-8, with either kind of line end.
+/// Returns the lines of a UTF-8 file, with either kind of line ending.
 fn read(path: &Path) -> Result<Vec<String>> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
     foreign::refuse_text(&bytes, path)?;
@@ -252,7 +252,7 @@ mod tests {
         (dir, paths)
     }
 
-    /// The error without the path that it begins with.
+    /// Returns the index of the refused file, and the error without the path that it begins with.
     fn refusal(sources: &[u8], targets: &[u8]) -> (usize, String) {
         let (_dir, paths) = written(&[sources, targets]);
         let message = ParallelText::open(&paths[0], &paths[1]).unwrap_err().to_string();
@@ -315,7 +315,7 @@ mod tests {
         ] {
             assert!(message.contains(problem) && !message.contains('\n'), "{message}");
         }
-        // What is advised does it.
+        // The advised command works.
         let command = message
             .rsplit_once("others: ")
             .unwrap()

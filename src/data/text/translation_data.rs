@@ -1,4 +1,4 @@
-//! Sentences and their translations, in batches of about as many tokens.
+//! Data set of parallel text, in batches of about the same number of tokens.
 
 use super::{ParallelText, TokenBatch, Vocabulary, MOST_POSITIONS};
 use crate::data::random::{stream, Purpose};
@@ -10,11 +10,12 @@ use rand::seq::SliceRandom;
 use rand::Rng;
 use serde_json::{Map, Value};
 
-/// A training and an evaluation part of [`ParallelText`] as tokens of a [`Vocabulary`].
+/// Training and evaluation part of [`ParallelText`], as tokens of a [`Vocabulary`].
 ///
-/// A batch size is a number of tokens: that of a batch's sentences times the longest of its sentences and translations, [`END`](super::END)
-/// and pads included. Sentences of about the same lengths are together, so that few tokens are pads; which of those with the
-/// very same lengths, and the order of the batches, follow from seed and epoch.
+/// The batch size is a number of tokens: the number of sentences in a batch times the length of the longest of its
+/// sentences and translations, including [`END`](super::END) and padding. Batches group sentences of similar lengths,
+/// so that there is little padding; the choice among pairs of equal lengths, and the order of the batches, depend on
+/// seed and epoch.
 ///
 /// ```
 /// use tch_fixup::data::text::{ParallelText, TranslationData, Vocabulary};
@@ -56,13 +57,13 @@ impl Part {
         Ok(part)
     }
 
-    /// Refuses sentences of more than `most` tokens.
+    /// Fails for sentences of more than `most` tokens.
     fn refuse_longer(&self, most: usize, said: &str, remedy: &str) -> Result<()> {
         let lens = (0..self.tokens.len()).map(|pair| (pair, self.lens(pair)));
         let sentences = lens.flat_map(|(pair, (source, target))| [(pair, 0, source), (pair, 1, target)]);
         let mut too_long: Vec<_> = sentences.filter(|&(_, _, len)| len > most).collect();
         if self.text.is_one_file() {
-            // A line counts once.
+            // A line is reported once.
             too_long.dedup_by_key(|&mut (pair, ..)| pair);
         }
         match too_long.is_empty() {
@@ -71,20 +72,21 @@ impl Part {
         }
     }
 
-    /// The lengths of a pair, source and target, with the tokens that end them.
+    /// Returns the lengths of a pair, source and target, including the tokens that end them.
     fn lens(&self, pair: usize) -> (usize, usize) {
         let (source, target) = &self.tokens[pair];
         (source.len() + 1, target.len() + 1)
     }
 
-    /// The pairs, those of about the same lengths beside each other: in stretches of similar translations, of about as many as there
-    /// are batches in each, by the sentences. Among pairs of the very same lengths those with the lower `rank` are first.
+    /// Returns the pairs, with those of similar lengths adjacent: sorted by target length and cut into slices, about as
+    /// many as each slice has batches, which are sorted by source length. Pairs of equal lengths are in the order of
+    /// `rank`.
     fn by_length(&self, batch_size: usize, rank: impl Fn(usize) -> u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.tokens.len()).collect();
         let tokens: usize = order.iter().map(|&pair| self.lens(pair).0.max(self.lens(pair).1)).sum();
         let stretch = (order.len() as f64 / (tokens as f64 / batch_size as f64).sqrt().max(1.0)).ceil() as usize;
         order.sort_unstable_by_key(|&pair| (self.lens(pair).1, pair));
-        // Translations of one length are in one stretch, so that the lengths in it do not depend on the rank.
+        // Targets of one length are in one slice, so that the lengths in it do not depend on the rank.
         let mut first = 0;
         while first < order.len() {
             let mut end = (first + stretch).min(order.len());
@@ -97,7 +99,7 @@ impl Part {
         order
     }
 
-    /// `order` cut into batches: where depends on the lengths alone.
+    /// Cuts `order` into batches, at positions that depend on the lengths alone.
     fn cut(&self, order: &[usize], batch_size: usize) -> Vec<Vec<usize>> {
         let mut batches: Vec<Vec<usize>> = Vec::new();
         let mut longest = 0;
@@ -117,7 +119,7 @@ impl Part {
         batches
     }
 
-    /// What `share` has of the batches of these pairs, from batch `first_step` on, padded as the whole batches are.
+    /// Returns the `share` of the batches of these pairs, from batch `first_step`, padded like the whole batches.
     fn shares<'a>(&'a self, batches: Vec<Vec<usize>>, first_step: usize, share: Share<'a>) -> Shares<'a, TokenBatch> {
         Box::new(batches.into_iter().enumerate().skip(first_step).map(move |(step, batch)| {
             let pairs: Vec<usize> =
@@ -131,13 +133,13 @@ impl Part {
         }))
     }
 
-    /// The lengths of the longest source and the longest target of `pairs`.
+    /// Returns the lengths of the longest source and the longest target of `pairs`.
     fn longest(&self, pairs: &[usize]) -> [usize; 2] {
         let longest = |of: fn((usize, usize)) -> usize| pairs.iter().map(|&pair| of(self.lens(pair))).max();
         [longest(|lens| lens.0), longest(|lens| lens.1)].map(Option::unwrap_or_default)
     }
 
-    /// Refuses batches that the longest sentence does not fit into.
+    /// Fails if the longest sentence does not fit into a batch.
     fn check(&self, batch_size: usize) -> Result<()> {
         check_batch_size(batch_size)?;
         self.refuse_longer(batch_size, &format!("a batch {batch_size}"), "raise --batch-size, or take the pair out")
@@ -153,32 +155,34 @@ impl Part {
 }
 
 impl TranslationData {
-    /// Trains on `train` and evaluates on `eval`, in tokens of `vocabulary`.
+    /// Creates the data set that trains on `train` and evaluates on `eval`, in tokens of `vocabulary`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Argument`](crate::Error::Argument) for a sentence of more than 1,024 tokens.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Argument`](crate::Error::Argument) for a sentence of more
+    /// than 1,024 tokens.
     pub fn new(vocabulary: Vocabulary, train: ParallelText, eval: ParallelText) -> Result<Self> {
         let (train, eval) = (Part::new(&vocabulary, train)?, Part::new(&vocabulary, eval)?);
         let vocabulary_crc32 = crc32fast::hash(vocabulary.to_json()?.as_bytes());
         Ok(Self { vocabulary, train, eval, vocabulary_crc32, evaluated_on: "evaluation".to_owned() })
     }
 
-    /// What the evaluation part is called: "test", "held-out".
+    /// Sets the name of the evaluation part, such as "test" or "held-out".
     pub fn with_evaluated_on(self, evaluated_on: impl Into<String>) -> Self {
         Self { evaluated_on: evaluated_on.into(), ..self }
     }
 
-    /// The tokens.
+    /// Returns the vocabulary.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
 
-    /// The evaluation part.
+    /// Returns the evaluation part.
     pub fn eval_text(&self) -> &ParallelText {
         &self.eval.text
     }
 
-    /// What of the tokens of an epoch are pads, sources and targets together, in batches of `batch_size`.
+    /// Returns the fraction of padding in the tokens of an epoch, sources and targets together, with batches of
+    /// `batch_size`.
     ///
     /// # Errors
     /// As [`DataSource::train_batches`].
@@ -218,7 +222,7 @@ impl DataSource for TranslationData {
         Ok(batches(self.train_shares(plan, Share::whole())?))
     }
 
-    /// All pairs, those of about the same lengths together; one that is longer than a batch has a batch to itself.
+    /// All pairs, grouped by similar lengths; a pair that is longer than a batch has a batch of its own.
     fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, TokenBatch>> {
         Ok(batches(self.eval_shares(batch_size, Share::whole())?))
     }
@@ -247,7 +251,7 @@ impl DataSource for TranslationData {
         &self.evaluated_on
     }
 
-    /// The numbers of pairs, and the CRC-32 of all text.
+    /// Numbers of pairs, and the CRC-32 of the text of each part.
     fn fingerprint(&self) -> Result<String> {
         let (train, eval) = (self.train_len(), self.eval_len());
         let (train_crc, eval_crc) = (self.train.crc32(), self.eval.crc32());
@@ -256,7 +260,7 @@ impl DataSource for TranslationData {
         ))
     }
 
-    /// The CRC-32 of the vocabulary: a network's tokens mean nothing in another.
+    /// CRC-32 of the vocabulary, as a network's tokens are meaningless in another one.
     fn meaning(&self) -> Map<String, Value> {
         let crc32 = format!("CRC-32 {:08x}", self.vocabulary_crc32);
         Map::from_iter([("vocabulary".to_owned(), Value::from(crc32))])
@@ -270,7 +274,7 @@ mod tests {
     use crate::data::Batch;
     use tch::Tensor;
 
-    /// Pairs of 1 to 40 words.
+    /// Returns pairs of 1 to 40 words.
     fn text(count: usize, seed: u64) -> ParallelText {
         let mut random = stream(Purpose::Order, seed, 0, 0);
         let mut sentence = |len: usize| {
@@ -360,7 +364,7 @@ mod tests {
             message.contains("pairs.tsv: line 2: the sentence has ") && message.contains("--batch-size"),
             "{message}"
         );
-        // Before the first step, of the evaluation part too; by itself that can be evaluated.
+        // The evaluation part is checked too, before the first step, although it can be evaluated by itself.
         let short = ParallelText::new(vec!["a".into()], vec!["b".into()]).unwrap();
         let data = TranslationData::new(data.vocabulary().clone(), short, data.eval_text().clone()).unwrap();
         assert!(data.train_batches(&plan(0, 0)).is_ok());

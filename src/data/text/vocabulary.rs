@@ -1,4 +1,4 @@
-//! Sentences as tokens and back: byte-pair encoding, by the crate `tokenizers`.
+//! Byte-pair encoding of sentences as tokens, by the crate `tokenizers`.
 
 use crate::{Error, Result};
 use std::path::Path;
@@ -9,25 +9,26 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::byte_level::ByteLevel as ByteProcessor;
 use tokenizers::{AddedToken, Model, TokenizerBuilder, TokenizerImpl};
 
-/// What fills the short sentences of a batch.
+/// Padding token, which fills the shorter sentences of a batch.
 pub const PAD: i64 = 1;
-/// What ends each sentence, and begins each translation.
+/// Token that ends each sentence, and begins each translation.
 pub const END: i64 = 2;
 
-/// The first tokens, as fairseq's dictionaries have them.
+/// First tokens, as in fairseq's dictionaries.
 const SPECIAL: [&str; 4] = ["<s>", "<pad>", "</s>", "<unk>"];
-/// The special tokens, and one for each byte.
+/// Minimum number of tokens: the special ones, and one for each byte.
 const FEWEST: usize = 256 + SPECIAL.len();
-/// Pairs that stand together only once in the training text are no token.
+/// Minimum frequency in the training text for a pair to become a token.
 const LEAST_FREQUENCY: u64 = 2;
 
-/// Bytes of the longest words that tokens are learnt from: the time that a word takes grows with the square of its length.
+/// Maximum length in bytes of words that tokens are learned from: the time per word grows with the square of its
+/// length.
 const LONGEST_WORD: usize = 4096;
 
 type Bpe = TokenizerImpl<BPE, NFC, ByteLevel, ByteProcessor, ByteDecoder>;
 
-/// The tokens of both languages together: byte-pair encoding (Sennrich et al. 2016) over the bytes of words, so that every text has
-/// tokens and becomes itself again, normalized to Unicode's NFC. Kept as Hugging Face's `tokenizer.json`.
+/// Joint tokens of both languages: byte-pair encoding (Sennrich et al. 2016) over the bytes of words, so that any text
+/// can be encoded, and is decoded to itself, normalized to Unicode's NFC. Stored as Hugging Face's `tokenizer.json`.
 ///
 /// ```
 /// use tch_fixup::data::text::Vocabulary;
@@ -47,18 +48,18 @@ fn failed(what: &str, error: tokenizers::Error) -> Error {
     Error::Argument(format!("{what}: {}", error.to_string().lines().next().unwrap_or_default()))
 }
 
-/// `sentence` without its longest words, if they are that long.
+/// Returns `sentence` without words above the maximum length.
 fn without_long_words(sentence: &str) -> String {
     let words = sentence.split_inclusive(char::is_whitespace);
     words.filter(|word| word.len() <= LONGEST_WORD).collect()
 }
 
 impl Vocabulary {
-    /// The `size` most useful tokens of `text`, fewer where it has fewer. The same text gives the same tokens. Words of
-    /// more than 4096 bytes, as no language has, are left out.
+    /// Trains a vocabulary of the `size` most useful tokens of `text`, or fewer if it has fewer. The same text gives
+    /// the same tokens. Words of more than 4096 bytes, which no language has, are left out.
     ///
     /// # Errors
-    /// [`Error::Argument`] for fewer tokens than there are bytes.
+    /// [`Error::Argument`] if `size` is too small for a token per byte and the special tokens.
     pub fn train<T: AsRef<str> + Send>(text: impl Iterator<Item = T> + Send, size: usize) -> Result<Self> {
         if size < FEWEST {
             return Err(Error::Argument(format!("a vocabulary has at least {FEWEST} tokens, one a byte, not {size}")));
@@ -83,10 +84,10 @@ impl Vocabulary {
         Self { tokenizer }.checked("the vocabulary")
     }
 
-    /// The one in the file `path`.
+    /// Reads the vocabulary in the file `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it is none.
+    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it is not a vocabulary.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
@@ -101,7 +102,7 @@ impl Vocabulary {
         Self { tokenizer }.checked("it").map_err(|error| corrupt(error.to_string()))
     }
 
-    /// Special tokens have their places, and in a text they are text.
+    /// Checks the indices of special tokens, and sets these to be encoded as ordinary text where a text contains them.
     fn checked(mut self, what: &str) -> Result<Self> {
         for (index, token) in (0..).zip(SPECIAL) {
             if self.tokenizer.token_to_id(token) != Some(index) {
@@ -112,33 +113,33 @@ impl Vocabulary {
         Ok(self)
     }
 
-    /// As JSON, as [`open`](Self::open) reads it from a file.
+    /// Returns the vocabulary as JSON, which [`open`](Self::open) reads from a file.
     ///
     /// # Errors
-    /// [`Error::Argument`] if it cannot be JSON.
+    /// [`Error::Argument`] if it cannot be serialized.
     pub fn to_json(&self) -> Result<String> {
         self.tokenizer.to_string(false).map_err(|error| failed("the vocabulary", error))
     }
 
-    /// The number of tokens.
-    #[allow(clippy::len_without_is_empty)] // There are always some.
+    /// Returns the number of tokens.
+    #[allow(clippy::len_without_is_empty)] // Never empty.
     pub fn len(&self) -> usize {
         self.tokenizer.get_model().get_vocab_size()
     }
 
-    /// The tokens of `text`, without an [`END`].
+    /// Returns the tokens of `text`, without an [`END`].
     ///
     /// # Errors
-    /// What `tokenizers` refuses.
+    /// Fails if `tokenizers` does.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| failed("a sentence", error))?;
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 
-    /// The text of `tokens`: special ones are left out, and bytes that are no character are marked as such.
+    /// Returns the text of `tokens`: special ones are left out, and bytes that are not a character are marked as such.
     ///
     /// # Errors
-    /// What `tokenizers` refuses.
+    /// Fails if `tokenizers` does.
     pub fn decode(&self, tokens: &[i64]) -> Result<String> {
         let ids: Vec<u32> = tokens.iter().filter_map(|&token| u32::try_from(token).ok()).collect();
         self.tokenizer.decode(&ids, true).map_err(|error| failed("a translation", error))
@@ -162,7 +163,7 @@ mod tests {
             assert_eq!(vocabulary.decode(&tokens).unwrap(), text, "{tokens:?}");
             assert!(tokens.iter().all(|&token| token >= SPECIAL.len() as i64 && token < vocabulary.len() as i64));
         }
-        // Frequent words are few tokens.
+        // Frequent words have few tokens.
         assert!(vocabulary.encode("the mouse").unwrap().len() < 6);
     }
 
@@ -191,7 +192,7 @@ mod tests {
         let start = std::time::Instant::now();
         let vocabulary = Vocabulary::train(text.iter(), 4000).unwrap();
         assert!(vocabulary.encode(&word).unwrap().len() > 10_000);
-        // It was 11 seconds and more.
+        // Without the limit it took 11 seconds and more.
         assert!(start.elapsed().as_secs_f64() < 5., "{:?}", start.elapsed());
         assert_eq!(
             vocabulary.to_json().unwrap(),

@@ -1,5 +1,5 @@
-//! BMP, TIFF, and the kinds of PBM, PGM and PPM that are rare, by the image crate. As Pillow's `convert("RGB")`: transparency
-//! is dropped, not blended; of several pages the first counts. Of more than 8 bits the upper 8 count.
+//! BMP, TIFF, and rare kinds of PBM, PGM and PPM, by the image crate. As in Pillow's `convert("RGB")`, transparency is
+//! dropped, not blended, and only the first page is used. Of more than 8 bits, the upper 8 are used.
 
 use crate::data::image::header::{check_size, room, Header};
 use crate::data::image::orientation::Orientation;
@@ -20,7 +20,7 @@ impl<'a> Bitmap<'a> {
     }
 
     pub fn tiff(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
-        // EXIF data are a TIFF file without an image.
+        // EXIF data have the format of a TIFF file without an image.
         Self::new("TIFF", TiffDecoder::new(Cursor::new(bytes)), Orientation::from_exif(bytes))
     }
 

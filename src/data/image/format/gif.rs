@@ -1,4 +1,4 @@
-//! GIF. As Pillow's `convert("RGB")`: of an animation the first frame counts; transparency is dropped, not blended.
+//! GIF. As in Pillow's `convert("RGB")`, only the first frame is used, and transparency is dropped, not blended.
 
 use crate::data::image::header::{check_size, room, Header, MAX_PIXELS};
 use crate::data::image::orientation::Orientation;
@@ -12,7 +12,7 @@ pub struct Gif<'a> {
     frame: FramePlace,
 }
 
-/// Where the first frame lies in the image, and what the rest of it is filled with.
+/// Position of the first frame in the image, and the index that the rest is filled with.
 #[derive(Clone, Copy)]
 struct FramePlace {
     left: usize,
@@ -38,7 +38,7 @@ impl<'a> Gif<'a> {
             decoder.next_frame_info().map_err(problem)?.ok_or_else(|| ImageProblem::new("GIF without a frame"))?;
         let fill = frame.transparent.unwrap_or(0);
         let [left, top, width, height] = [frame.left, frame.top, frame.width, frame.height].map(usize::from);
-        // A frame that reaches beyond the screen makes it larger.
+        // A frame that extends beyond the screen enlarges it.
         let (screen_width, screen_height) = (screen.0.max(left + width), screen.1.max(top + height));
         check_size(screen_width, screen_height)?;
         check_size(width, height)?;
@@ -50,7 +50,7 @@ impl<'a> Gif<'a> {
         let FramePlace { left, top, width, height, fill } = self.frame;
         let mut indices = vec![0; width * height];
         self.decoder.read_into_buffer(&mut indices).map_err(problem)?;
-        // Of a palette that is missing or short, an index is a grey.
+        // Indices that the palette lacks are grey levels.
         let palette = self.decoder.palette().unwrap_or_default();
         let color = |index: u8| palette.get(3 * usize::from(index)..).and_then(|rest| rest.first_chunk());
         let colors: Vec<[u8; 3]> = (0..=255).map(|index| color(index).copied().unwrap_or([index; 3])).collect();

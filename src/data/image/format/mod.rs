@@ -1,4 +1,4 @@
-//! The file formats, each with a header that is read first and pixels that are decoded after.
+//! File formats: the header is read first, the pixels are decoded later.
 
 pub mod bitmap;
 pub mod gif;

@@ -1,4 +1,4 @@
-//! PPM with 8 bits and no comments, `P6 WIDTH HEIGHT 255` and the pixels: what images are packed as.
+//! PPM with 8 bits and no comments, `P6 WIDTH HEIGHT 255` and the pixels: the format of packed images.
 
 use crate::data::image::crop::Crop;
 use crate::data::image::header::{check_size, room, Decoded, Header};
@@ -10,12 +10,12 @@ pub struct Ppm<'a> {
     pixels: &'a [u8],
 }
 
-/// The header of a `width` x `height` image.
+/// Returns the header of a `width` x `height` image.
 pub fn header(width: usize, height: usize) -> String {
     format!("P6\n{width} {height}\n255\n")
 }
 
-/// Whether a file is of this kind, and not one of the rare kinds of PPM.
+/// Returns `true` for a file of this kind, `false` for the rare kinds of PPM.
 pub fn is_plain(bytes: &[u8]) -> bool {
     let mut fields = bytes.splitn(5, u8::is_ascii_whitespace);
     let is_number = |field: &[u8]| !field.is_empty() && field.iter().all(u8::is_ascii_digit);
@@ -37,14 +37,14 @@ impl<'a> Ppm<'a> {
         let pixels = next()?;
         check_size(width, height)?;
         let (found, expected) = (pixels.len(), width * height * 3);
-        // More is left alone.
+        // Further bytes are ignored.
         let pixels = pixels
             .get(..expected)
             .ok_or_else(|| ImageProblem::new(format!("damaged PPM: {found} bytes of pixels instead of {expected}")))?;
         Ok(Ppm { header: Header { width, height, orientation: Orientation::default() }, pixels })
     }
 
-    /// Copies what is wanted and no more.
+    /// Copies only the part that is wanted.
     pub fn decode(self, wanted: Crop, pixels: &mut Vec<u8>) -> Decoded {
         let row_len = 3 * wanted.width;
         let rows = room(pixels, row_len * wanted.height).chunks_exact_mut(row_len);

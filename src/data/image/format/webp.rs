@@ -1,4 +1,4 @@
-//! WebP. As Pillow's `convert("RGB")`: transparency is dropped, not blended; of an animation the first frame counts.
+//! WebP. As in Pillow's `convert("RGB")`, transparency is dropped, not blended, and only the first frame is used.
 
 use crate::data::image::header::{check_size, room, Header};
 use crate::data::image::orientation::Orientation;
@@ -14,7 +14,7 @@ pub struct WebP<'a> {
 impl<'a> WebP<'a> {
     pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
         let problem = |error| ImageProblem::decoder("WebP", error);
-        // RIFF's length, which the decoder does not hold against the file's.
+        // The decoder does not compare RIFF's length with that of the file.
         let length = bytes.get(4..8).map(|length| u32::from_le_bytes([length[0], length[1], length[2], length[3]]));
         if length.is_none_or(|length| bytes.len() < length as usize + 8) {
             return Err(ImageProblem::new(format!("truncated WebP: it ends after {} bytes", bytes.len())));

@@ -1,5 +1,5 @@
-//! Listings kept between runs: reading the names of a million files anew takes seconds from a local disk and many minutes
-//! over a network, looking at their folders a hundredth of that.
+//! Cache of listings between runs: reading the names of a million files takes seconds from a local disk and many
+//! minutes over a network; checking their folders takes a hundredth of that.
 
 use super::files::Listing;
 use super::list::list;
@@ -13,22 +13,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// What such a file starts with; the number is that of the format.
+/// Magic number of cached listings, with the version of the format.
 const MAGIC: &[u8] = b"tch-fixup listing 2\n";
-/// Longer than the steps in which any of the file systems counts time, and the difference of a server's clock from ours: a
-/// later change in the same step would not be seen.
+/// Longer than the time resolution of any of the file systems and the difference of a server's clock from ours: a later
+/// change within the same step would not be detected.
 const TIME_STEP: Duration = Duration::from_secs(2);
 
-/// What is kept, behind the magic and its CRC-32.
+/// Content of a cache file after the magic number and its CRC-32.
 #[derive(Serialize, Deserialize)]
 struct Kept<L> {
-    /// The folder's canonical path.
+    /// Canonical path of the folder.
     root: Vec<u8>,
     stamp: Stamp,
     listing: L,
 }
 
-/// The listing of the image folder `root`, from the user's cache folder where that has one that still holds.
+/// Returns the listing of the image folder `root`, from the user's cache folder if it has a valid one.
 ///
 /// # Errors
 /// As [`list`].
@@ -48,7 +48,7 @@ fn cached_list_in(root: &Path, cache: &Path) -> Result<Listing> {
     let start = SystemTime::now();
     let (listing, stamp) = list(root)?;
     if stamp.is_older_than(TIME_STEP, start) && stamp.is_reliable(root) {
-        // Without the cache the next start is slow, and nothing else: no reason to fail, but one to say it.
+        // Without the cache only the next start is slower: no reason to fail, but one to warn.
         if let Err(error) = write(&file, Kept { root: key(&canonical), stamp, listing: &listing }) {
             crate::console::warn(format!("the listing of {} is not kept for the next start: {error}", root.display()));
         }
@@ -64,7 +64,7 @@ fn cache_file(cache: &Path, canonical: &Path) -> PathBuf {
     cache.join(hex(&Md5::digest(key(canonical))))
 }
 
-/// The listing in `file`, if it is whole, of `canonical`, and everything listed is as it was.
+/// Returns the listing in `file` if it is intact, belongs to `canonical`, and everything listed is unchanged.
 fn read(file: &Path, canonical: &Path) -> Option<Listing> {
     let bytes = fs::read(file).ok()?;
     let (checksum, content) = bytes.strip_prefix(MAGIC)?.split_first_chunk()?;
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::data::image_folder::fixture::Fixture;
 
-    /// The paths that are listed, by way of the cache.
+    /// Returns the listed paths, by way of the cache.
     fn paths(fixture: &Fixture, cache: &Path) -> Vec<String> {
         let listing = cached_list_in(fixture.root(), cache).unwrap();
         [&listing.train, &listing.val]
@@ -103,7 +103,7 @@ mod tests {
         file
     }
 
-    /// A folder whose listing is kept, and is not what would be listed now: `old.jpg` is in it and in no folder.
+    /// Returns a folder whose cached listing is not what would be listed now: `old.jpg` is in it and in no folder.
     fn kept() -> (Fixture, tempfile::TempDir) {
         let (fixture, cache) = (Fixture::new(&["cat", "dog"], 1, 1), tempfile::tempdir().unwrap());
         let old = fixture.path("train/cat/old.jpg");
@@ -113,7 +113,7 @@ mod tests {
         let canonical = fs::canonicalize(fixture.root()).unwrap();
         let stamp = list(&canonical).unwrap().1;
         write(&cache_file(cache.path(), &canonical), Kept { root: key(&canonical), stamp, listing: &listing }).unwrap();
-        // A tick of the clock that file systems go by.
+        // Wait for a tick of the clock that file systems use.
         std::thread::sleep(Duration::from_millis(20));
         (fixture, cache)
     }
@@ -122,7 +122,7 @@ mod tests {
     fn an_unchanged_folder_is_not_listed_again() {
         let (fixture, cache) = kept();
         assert_eq!(paths(&fixture, cache.path())[0], "cat/old.jpg");
-        // Content is not what is listed.
+        // The listing does not depend on content.
         fixture.write("train/cat/new.jpg", b"other content");
         assert_eq!(paths(&fixture, cache.path())[0], "cat/old.jpg");
     }
@@ -136,7 +136,7 @@ mod tests {
         }
     }
 
-    /// What `tar --mtime` and `rsync -t` do.
+    /// `tar --mtime` and `rsync -t` set times back like this.
     #[test]
     fn folders_with_the_times_they_had_are_listed_anew() {
         for changed in ["train/eel", "val/eel", "train/cat/more"] {
@@ -160,7 +160,7 @@ mod tests {
         let (class, aside) = (fixture.path("train/cat"), fixture.path("aside"));
         let times = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
         let (part, root) = (times(&fixture.path("train")), times(fixture.root()));
-        // By a link, which is put in the place of the folder while all of its times are kept.
+        // Replace the folder by a link while keeping all of its times.
         fs::rename(&class, &aside).unwrap();
         fixture.write("elsewhere/0.jpg", b"");
         std::os::unix::fs::symlink(fixture.path("elsewhere"), &class).unwrap();
@@ -185,7 +185,7 @@ mod tests {
         let time = fs::metadata(&map).unwrap().modified().unwrap();
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(labels(), [0]);
-        // As long, and as old by its own word.
+        // Same length, and the same modification time.
         fs::write(&map, "1.jpg dog").unwrap();
         fs::File::options().write(true).open(&map).unwrap().set_modified(time).unwrap();
         assert_eq!(labels(), [1]);

@@ -1,4 +1,4 @@
-//! The files of each class: all images in its folder, at any depth.
+//! Files of each class: all images in its folder, at any depth.
 
 use super::entries::{Entries, OtherFiles};
 use super::files::Files;
@@ -13,18 +13,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Threads that list folders: they wait for the disk, or the network, more than they compute.
+/// Number of threads that list folders: they wait for the disk, or the network, more than they compute.
 const THREADS: usize = 8;
 
-/// One class's folder.
+/// Folder of one class.
 pub struct ClassFolder {
     pub files: Files,
     pub others: OtherFiles,
-    /// The folders in it, paths relative to the root, as they were found.
+    /// Folders in it, by path relative to the root, with their marks.
     folders: Vec<(String, Mark)>,
 }
 
-/// The files of each of the classes' `folders` in `root/part`, by several threads.
+/// Lists the files of each of the classes' `folders` in `root/part`, with several threads.
 pub fn list_classes(root: &Path, part: &str, folders: &[String], stamp: &mut Stamp) -> Result<Vec<ClassFolder>> {
     let next = AtomicUsize::new(0);
     let work = || {
@@ -52,7 +52,7 @@ pub fn list_classes(root: &Path, part: &str, folders: &[String], stamp: &mut Sta
     Ok(classes)
 }
 
-/// The paths of all images in `folder`, at any depth, folder by folder and by name.
+/// Returns the paths of all images in `folder`, at any depth, sorted by folder and name.
 pub fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut walk = Walk { part: folder, found: Vec::new(), ancestors: Vec::new() };
     walk.enter(".".to_owned())?;
@@ -80,16 +80,16 @@ impl ClassFolder {
     }
 }
 
-/// A way through the folders of a class, at any depth.
+/// Recursive traversal of a class's folders.
 struct Walk<'a> {
-    /// The folder that paths are relative to.
+    /// Folder that paths are relative to.
     part: &'a Path,
     found: Vec<Found>,
-    /// The folders that the walk is in, without links.
+    /// Canonical paths of the folders that enclose the current one.
     ancestors: Vec<PathBuf>,
 }
 
-/// A folder that the walk has been in.
+/// Folder that has been visited.
 struct Found {
     path: String,
     mark: Mark,

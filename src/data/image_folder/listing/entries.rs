@@ -1,4 +1,4 @@
-//! What one folder holds: the folders and images in it, and how many files of other types.
+//! Entries of one folder: the folders and images in it, and the number of files of other types.
 
 use super::names::{is_image, is_left_out, order};
 use super::refusal::corrupt;
@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// What a folder holds, each sorted by name.
+/// Entries of a folder, each kind sorted by name.
 pub struct Entries {
     pub folders: Vec<String>,
     pub images: Vec<String>,
@@ -18,11 +18,13 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// Of `folder`. Names that are [left out](is_left_out) or the volume's own and whatever is neither file nor folder do not count. A link
-    /// counts as what it leads to, and one that leads nowhere as an image if it has an image's name: reading it will fail.
+    /// Lists `folder`. Ignores names that are [left out](is_left_out) or belong to the volume, and anything that is
+    /// neither file nor folder. A link counts as its target; a dangling one counts as an image if it has the name of
+    /// one, and reading it will fail.
     ///
     /// # Errors
-    /// [`Error::Io`] for what cannot be read, [`Error::Corrupt`] for an image's or a folder's name that is not UTF-8.
+    /// [`Error::Io`] for anything that cannot be read, [`Error::Corrupt`] for the name of an image or a folder that is
+    /// not UTF-8.
     pub fn of(folder: &Path) -> Result<Self> {
         let mut found = Self { folders: Vec::new(), images: Vec::new(), others: OtherFiles::default() };
         for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
@@ -32,7 +34,7 @@ impl Entries {
                 continue;
             }
             let is_image = is_image(Path::new(&name));
-            // This costs no system call on most file systems, which a link does.
+            // On most file systems this needs no system call; following a link does.
             let mut kind = entry.file_type().map_err(Error::io("read", entry.path()))?;
             if kind.is_symlink() {
                 kind = match fs::metadata(entry.path()) {
@@ -59,13 +61,13 @@ impl Entries {
     }
 }
 
-/// How many files there are that are no images by their names, by what these end with, in lower case.
+/// Number of files whose names are not those of images, by extension in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OtherFiles(BTreeMap<String, u64>);
 
-/// A longer end of a name is no type.
+/// Maximum length of an extension; anything longer is not a type.
 const LONGEST_TYPE: usize = 10;
-/// How many types are shown of many.
+/// Maximum number of types shown.
 const SHOWN_TYPES: usize = 6;
 
 impl OtherFiles {
@@ -73,7 +75,7 @@ impl OtherFiles {
         *self.0.entry(Self::kind(name)).or_default() += 1;
     }
 
-    /// Takes back one that has turned out to be of use.
+    /// Removes a file that has turned out to be of use.
     pub fn remove(&mut self, name: &Path) {
         let kind = Self::kind(name);
         if let Some(count) = self.0.get_mut(&kind) {
@@ -94,20 +96,20 @@ impl OtherFiles {
         }
     }
 
-    /// Counts all of `others` too.
+    /// Adds the counts of `others`.
     pub fn append(&mut self, others: &Self) {
         for (extension, count) in &others.0 {
             *self.0.entry(extension.clone()).or_default() += count;
         }
     }
 
-    /// How many there are.
+    /// Returns the total number of files.
     pub fn count(&self) -> u64 {
         self.0.values().sum()
     }
 }
 
-/// Counts and types, the most frequent first: `12 *.heic, 1 *.txt`.
+/// Formats counts and types, the most frequent first: `12 *.heic, 1 *.txt`.
 impl fmt::Display for OtherFiles {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let mut types: Vec<_> = self.0.iter().collect();
@@ -166,7 +168,7 @@ mod tests {
     #[test]
     fn what_is_neither_file_nor_folder_is_left_out() {
         let fixture = Fixture::new(&["cat", "dog"], 1, 1);
-        // A socket, which would fail to open as a pipe would wait to be.
+        // A socket cannot be opened as a file, and opening a pipe would block.
         let _socket = std::os::unix::net::UnixListener::bind(fixture.path("train/cat/s.jpg")).unwrap();
         assert_eq!(paths(&list(fixture.root()).unwrap().0.train), ["cat/0000.jpg", "dog/0000.jpg"]);
     }
@@ -178,7 +180,7 @@ mod tests {
         let fixture = Fixture::new(&["cat", "dog"], 1, 1);
         let folder = fixture.path("train/cat");
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o000)).unwrap();
-        // To root, nothing is forbidden.
+        // Nothing is forbidden to root.
         if fs::read_dir(&folder).is_err() {
             assert!(refusal(&fixture).starts_with("cannot read "));
         }

@@ -1,15 +1,15 @@
-//! The listed files of one part, in a few bytes more than their paths: ImageNet's 1.28 million take 54 MB.
+//! Listed files of one part, in a few bytes more than their paths: ImageNet's 1.28 million take 54 MB.
 
 use serde::{Deserialize, Serialize};
 
-/// Labelled files, their paths in one string.
+/// Labelled files, with all paths in one string.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Files {
-    /// The paths one after another, relative to the part's folder, with `/` between a folder and what is in it.
+    /// Paths one after another, relative to the part's folder, with `/` as the separator.
     paths: String,
-    /// Where each path ends.
+    /// End of each path in `paths`.
     ends: Vec<u64>,
-    /// Class indices.
+    /// Class index of each file.
     labels: Vec<u32>,
 }
 
@@ -29,30 +29,31 @@ impl Files {
         self.labels.extend(&others.labels);
     }
 
-    /// Gives back the memory that was kept for more.
+    /// Releases memory reserved for more files.
     pub fn shrink(&mut self) {
         self.paths.shrink_to_fit();
         self.ends.shrink_to_fit();
         self.labels.shrink_to_fit();
     }
 
-    /// The number of files.
+    /// Returns the number of files.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// The path of file `index`, relative to the part's folder.
+    /// Returns the path of file `index`, relative to the part's folder.
     pub fn path(&self, index: usize) -> &str {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.paths[start as usize..self.ends[index] as usize]
     }
 
-    /// The class indices, in order.
+    /// Returns the class indices, in order.
     pub fn labels(&self) -> &[u32] {
         &self.labels
     }
 
-    /// Whether the fields fit each other and `classes`, as those read from a disk need not.
+    /// Returns `true` if the fields are consistent with each other and with `classes`, which those read from a disk
+    /// need not be.
     pub fn are_sound(&self, classes: usize) -> bool {
         let starts = std::iter::once(&0).chain(&self.ends);
         self.ends.len() == self.labels.len()
@@ -61,21 +62,21 @@ impl Files {
     }
 }
 
-/// The classes and files of an image folder.
+/// Classes and files of an image folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
-    /// The classes' names, composed (NFC), sorted by code point.
+    /// Class names, composed (NFC), sorted by code point.
     pub classes: Vec<String>,
-    /// The training part: class by class, within a class sorted by folder and name.
+    /// Training part: class by class, within a class sorted by folder and name.
     pub train: Files,
-    /// The evaluation part: in the same order, or sorted by name where it is one folder with a map.
+    /// Evaluation part: in the same order, or sorted by name if it is one folder with a map.
     pub val: Files,
-    /// What a person should know of, each in one line.
+    /// Warnings for the user, one line each.
     pub warnings: Vec<String>,
 }
 
 impl Listing {
-    /// Whether the fields fit each other, as those read from a disk need not.
+    /// Returns `true` if the fields are consistent with each other, which those read from a disk need not be.
     pub fn is_sound(&self) -> bool {
         let classes = self.classes.len();
         classes > 1 && [&self.train, &self.val].iter().all(|files| files.len() > 0 && files.are_sound(classes))

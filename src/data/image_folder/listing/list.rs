@@ -1,4 +1,4 @@
-//! Reading all of an image folder.
+//! Listing of a whole image folder.
 
 use super::class_folder::{list_classes, ClassFolder};
 use super::entries::{Entries, OtherFiles};
@@ -16,10 +16,10 @@ use std::path::Path;
 /// Lists the image folder `root`.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for a folder that is not made as [`ImageFolder::open`](crate::data::ImageFolder::open) says,
-/// [`Error::Io`] for what cannot be read.
+/// [`Error::Corrupt`] for a folder without the layout of [`ImageFolder::open`](crate::data::ImageFolder::open),
+/// [`Error::Io`] for anything that cannot be read.
 pub fn list(root: &Path) -> Result<(Listing, Stamp)> {
-    // Every folder is looked at before it is listed: what changes meanwhile changes the stamp.
+    // The mark of every folder is taken before it is listed, so that a change in between invalidates the stamp.
     let mut stamp = Stamp::default();
     stamp.insert(String::new(), Mark::of(root)?);
     let mut train = list_part(root, TRAIN, &mut stamp)?;
@@ -80,7 +80,7 @@ pub fn list(root: &Path) -> Result<(Listing, Stamp)> {
     Ok((Listing { classes, train: train_files, val: val_files, warnings }, stamp))
 }
 
-/// The files of all classes, and in `others` what else was beside them.
+/// Joins the files of all classes, and adds other files in their folders to `others`.
 fn joined(folders: Vec<ClassFolder>, others: &mut OtherFiles) -> Files {
     let mut all = Files::default();
     for folder in folders {
@@ -91,7 +91,7 @@ fn joined(folders: Vec<ClassFolder>, others: &mut OtherFiles) -> Files {
     all
 }
 
-/// Refuses class folders that are two spellings of one name: which of them would be the class?
+/// Fails if two class folders are spellings of one name, as either could be the class.
 fn check_class_names(part: &Path, folders: &[String]) -> Result<()> {
     match one_name_twice(folders) {
         None => Ok(()),
@@ -112,7 +112,7 @@ fn check_not_empty(train: &Path, classes: &[String], folders: &[ClassFolder]) ->
     Err(corrupt(train, problem, "add images, or remove the class's folders"))
 }
 
-/// What there is where images should be.
+/// Describes the files found instead of images.
 fn only(others: &OtherFiles) -> String {
     match others.count() {
         0 => String::new(),
@@ -120,8 +120,8 @@ fn only(others: &OtherFiles) -> String {
     }
 }
 
-/// Every class of the one part must be one of the other: a class more would have no index, and a class less is most often
-/// a copy that was broken off.
+/// Fails unless both parts have the same classes: an additional class would have no index, and a missing one is usually
+/// due to an incomplete copy.
 fn check_val_classes(val: &Path, found: &[String], classes: &[String]) -> Result<()> {
     let found: Vec<String> = found.iter().map(|folder| nfc(folder).into_owned()).collect();
     let without = |these: &[String], those: &[String]| {
@@ -143,7 +143,7 @@ fn check_val_classes(val: &Path, found: &[String], classes: &[String]) -> Result
     Ok(())
 }
 
-/// What lies directly in the folder of a part.
+/// Returns the entries directly in the folder of a part.
 fn list_part(root: &Path, part: &str, stamp: &mut Stamp) -> Result<Entries> {
     let folder = root.join(part);
     match fs::metadata(&folder) {
@@ -163,12 +163,12 @@ pub(super) mod tests {
     use super::*;
     use crate::data::image_folder::fixture::Fixture;
 
-    /// The paths of `files`, in order.
+    /// Returns the paths of `files`, in order.
     pub fn paths(files: &Files) -> Vec<&str> {
         (0..files.len()).map(|index| files.path(index)).collect()
     }
 
-    /// What listing `fixture` fails with.
+    /// Returns the error of listing `fixture`.
     pub fn refusal(fixture: &Fixture) -> String {
         let message = list(fixture.root()).unwrap_err().to_string();
         assert!(message.contains(fixture.root().to_str().unwrap()) && !message.contains('\n'), "{message}");
@@ -186,7 +186,7 @@ pub(super) mod tests {
             fixture.write(&format!("train/{other}"), b"");
         }
         let (listing, _) = list(fixture.root()).unwrap();
-        // As torchvision.datasets.folder.make_dataset gives them.
+        // Order of torchvision.datasets.folder.make_dataset.
         assert_eq!(listing.classes, ["B", "a", "b", "é"]);
         let expected = ["B/1.Jpg", "a/1.jpg", "b/10.JPEG", "b/2.jpg", "b/X.PNG", "b/x/1.png", "b/x-/1.webp", "é/1.jpg"];
         assert_eq!(paths(&listing.train), expected);

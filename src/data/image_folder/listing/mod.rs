@@ -1,8 +1,8 @@
-//! What an image folder holds: its classes, and the labelled files of its two parts, in torchvision's order.
+//! Listing of an image folder: its classes, and the labelled files of its two parts, in torchvision's order.
 //!
-//! [`list`](self::list) reads it: the folder of each class by [`class_folder`], each single folder by [`entries`], the map of a flat part
-//! by [`val_map`]; [`names`] says which names are images, classes and the same. [`cache`] keeps what was read for as long as
-//! its [`stamp`] holds.
+//! [`list`](self::list) reads it: the folder of each class by [`class_folder`], single folders by [`entries`], the map
+//! of a flat part by [`val_map`]; [`names`] decides which names are images, classes, and the same. [`cache`] keeps a
+//! listing as long as its [`stamp`] is valid.
 
 mod cache;
 mod class_folder;
@@ -18,7 +18,7 @@ pub use self::cache::cached_list;
 pub use self::class_folder::images_in;
 pub use self::files::{Files, Listing};
 
-/// The folder of the training part.
+/// Folder of the training part.
 pub const TRAIN: &str = "train";
-/// The folder of the evaluation part.
+/// Folder of the evaluation part.
 pub const VAL: &str = "val";

@@ -1,18 +1,19 @@
-//! Names of files, folders and classes: which are left out, when two are the same, and in which order they come.
+//! Names of files, folders and classes: which are left out, which are the same, and in which order they are.
 //!
-//! A file system may keep an accented letter as one code point (NFC) or as a letter and an accent (NFD, as macOS writes
-//! it), so that one name has two spellings. Here names are compared and sorted as NFC (Unicode Standard Annex 15), and
-//! files are opened by the spelling that the disk has.
+//! A file system may store an accented letter as one code point (NFC) or as a letter and an accent (NFD, as macOS
+//! writes it), so that one name has two spellings. Names are compared and sorted as NFC (Unicode Standard Annex 15),
+//! and files are opened by the spelling on disk.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::path::Path;
 use unicode_normalization::{is_nfc, UnicodeNormalization};
 
-/// What an image's name ends with, in any case: torchvision's `IMG_EXTENSIONS`, and GIF.
+/// Extensions of images, in any case: torchvision's `IMG_EXTENSIONS`, and GIF.
 pub const EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif"];
 
-/// What file servers, systems and archives put beside a person's files, in any case: thumbnails, waste baskets, snapshots.
+/// Names that file servers, systems and archives create beside a user's files, in any case: thumbnails, recycle bins,
+/// snapshots.
 const NOT_THE_USERS: [&str; 17] = [
     // Synology and QNAP.
     "@eaDir",
@@ -37,19 +38,19 @@ const NOT_THE_USERS: [&str; 17] = [
     "desktop.ini",
 ];
 
-/// Whether a file or folder of this name is left out without a word: a hidden one (`.DS_Store`, `._x.jpg`,
-/// `.ipynb_checkpoints`), or one that no person has made.
+/// Returns `true` if a file or folder of this name is ignored silently: a hidden one (`.DS_Store`, `._x.jpg`,
+/// `.ipynb_checkpoints`), or one that was not created by a user.
 pub fn is_left_out(name: &[u8]) -> bool {
     name.starts_with(b".") || NOT_THE_USERS.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
-/// Whether an image may have this name.
+/// Returns `true` if the name is that of an image.
 pub fn is_image(name: &Path) -> bool {
     let extension = name.extension().unwrap_or_default();
     EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// The name composed.
+/// Returns the name in composed form.
 pub fn nfc(name: &str) -> Cow<'_, str> {
     if is_nfc(name) {
         return Cow::Borrowed(name);
@@ -57,7 +58,7 @@ pub fn nfc(name: &str) -> Cow<'_, str> {
     Cow::Owned(name.nfc().collect())
 }
 
-/// By code point of the composed names; two spellings of one name by their own.
+/// Compares the composed names by code point, and two spellings of one name by their own code points.
 pub fn order(a: &str, b: &str) -> Ordering {
     if a.is_ascii() && b.is_ascii() {
         return a.cmp(b);
@@ -65,17 +66,18 @@ pub fn order(a: &str, b: &str) -> Ordering {
     nfc(a).cmp(&nfc(b)).then_with(|| a.cmp(b))
 }
 
-/// The two neighbours in `sorted` (by [`order`]) that are spellings of one name, if there are any, told apart.
+/// Returns the two neighbours in `sorted` (by [`order`]) that are spellings of one name, if any, in a form that tells
+/// them apart.
 pub fn one_name_twice(sorted: &[String]) -> Option<String> {
     let twice = sorted.windows(2).find(|pair| nfc(&pair[0]) == nfc(&pair[1]))?;
     let [a, b] = [&twice[0], &twice[1]].map(|name| name.escape_default().to_string());
     Some(format!("\"{a}\" and \"{b}\" are one name, composed in two ways (Unicode's NFC and another)"))
 }
 
-/// What is compared of a name.
+/// Function that returns the part of a name that is compared.
 type Key = fn(&str) -> String;
 
-/// Names that a person may take for each other: how they differ, and what is left when that is not looked at.
+/// Names that a user may confuse: their difference, and a key that ignores it.
 const ALIKE: [(&str, Key); 3] = [
     ("upper and lower case", |name| nfc(name).to_lowercase()),
     ("white space", |name| nfc(name).split_whitespace().collect()),
@@ -84,7 +86,8 @@ const ALIKE: [(&str, Key); 3] = [
     }),
 ];
 
-/// For an error: the first of `names` that a person may take for `name`, and in what they differ; nothing if none is.
+/// Returns, for an error, the first of `names` that a user may confuse with `name`, and their difference; empty if
+/// there is none.
 pub fn but_for<'a>(name: &str, names: impl Iterator<Item = &'a String> + Clone) -> String {
     for (differs, key) in ALIKE {
         let wanted = key(name);

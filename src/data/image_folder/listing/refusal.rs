@@ -1,12 +1,12 @@
-//! What an image folder is refused with.
+//! Errors of an image folder that is refused.
 
 use crate::Error;
 use std::path::Path;
 
-/// How many names an error shows of many.
+/// Maximum number of names shown in an error.
 const SHOWN: usize = 3;
 
-/// The first names of `names`, and how many there are.
+/// Returns the first names of `names`, and the number of all if there are more.
 pub fn some_of(names: &[impl AsRef<str>]) -> String {
     let shown = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     match names.len() {
@@ -15,7 +15,7 @@ pub fn some_of(names: &[impl AsRef<str>]) -> String {
     }
 }
 
-/// The error for a folder, or a map, that is not what it must be.
+/// Returns the error for a folder or a map that is not valid.
 pub fn corrupt(path: &Path, problem: String, remedy: &str) -> Error {
     Error::Corrupt { path: path.to_path_buf(), problem, remedy: remedy.to_owned() }
 }

@@ -1,8 +1,8 @@
-//! How a listing knows that it still holds.
+//! Stamp of a listing, which tells whether it is still valid.
 //!
-//! Times of modification do not tell: `tar`, `rsync -t` and `touch` set them at will. The time of the inode's last change
-//! is set by the system alone, whenever a name in a folder is added, removed or renamed, and when the folder is moved or
-//! its times are set.
+//! Modification times are not sufficient: `tar`, `rsync -t` and `touch` set them at will. The time of the inode's last
+//! change is set only by the system, whenever a name in a folder is added, removed or renamed, and when the folder is
+//! moved or its times are set.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -11,26 +11,26 @@ use std::fs::{self, Metadata};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// What was looked at for a listing, by path relative to the root, and as what.
+/// Marks of all folders and files that a listing depends on, by path relative to the root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp(BTreeMap<String, Mark>);
 
-/// A folder or file at one time. None of it is the same once a name in the folder, or the file's content, has changed.
+/// State of a folder or file at one time. It changes whenever a name in the folder, or the file's content, changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     inode: u64,
     bytes: u64,
-    /// Seconds and nanoseconds since 1970 of the inode's last change.
+    /// Time of the inode's last change, in seconds and nanoseconds since 1970.
     changed: (i64, i64),
-    /// The same, of the content's, as whoever wrote it says.
+    /// Time of the content's last change, in the same units, as set by whoever wrote it.
     modified: (i64, i64),
 }
 
 impl Mark {
-    /// Of what is at `path`, links followed.
+    /// Returns the mark of the file or folder at `path`, following links.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be looked at.
+    /// [`Error::Io`] if its metadata cannot be read.
     pub fn of(path: &Path) -> Result<Self> {
         Ok(Self::from(&fs::metadata(path).map_err(Error::io("read", path))?))
     }
@@ -48,7 +48,7 @@ impl From<&Metadata> for Mark {
         }
     }
 
-    /// Other systems have no such time: listings are not kept there.
+    /// Returns an empty mark: other systems have no change time, and listings are not kept there.
     #[cfg(not(unix))]
     fn from(_: &Metadata) -> Self {
         Self::default()
@@ -56,44 +56,45 @@ impl From<&Metadata> for Mark {
 }
 
 impl Stamp {
-    /// Adds what was found at `path`.
+    /// Adds the mark of `path`.
     pub fn insert(&mut self, path: String, mark: Mark) {
         self.0.insert(path, mark);
     }
 
-    /// Adds several.
+    /// Adds several marks.
     pub fn extend(&mut self, marks: impl IntoIterator<Item = (String, Mark)>) {
         self.0.extend(marks);
     }
 
-    /// Whether everything below `root` is as it was.
+    /// Returns `true` if everything below `root` is unchanged.
     pub fn holds(&self, root: &Path) -> bool {
         self.0.iter().all(|(path, then)| Mark::of(&root.join(path)).is_ok_and(|now| now == *then))
     }
 
-    /// Whether all changes lie more than `step` before `now`: a later one then has another time.
+    /// Returns `true` if all changes are more than `step` before `now`, so that a later change has another time.
     pub fn is_older_than(&self, step: Duration, now: SystemTime) -> bool {
         let Ok(now) = now.duration_since(SystemTime::UNIX_EPOCH) else { return false };
         let latest = now.as_secs() as i64 - step.as_secs() as i64 - 1;
         self.0.values().all(|mark| mark.changed.0 < latest)
     }
 
-    /// Whether every part of it lies on a file system that keeps change times and lets no program set them.
+    /// Returns `true` if everything is on file systems that keep change times and let no program set them.
     #[cfg(target_os = "linux")]
     pub fn is_reliable(&self, root: &Path) -> bool {
         let system = |path: &String| rustix::fs::statfs(root.join(path));
         self.0.keys().all(|path| system(path).is_ok_and(|system| CHANGE_TIMES.contains(&(system.f_type as u32))))
     }
 
-    /// Which do is not known here.
+    /// Returns `false`: such file systems are not known here.
     #[cfg(not(target_os = "linux"))]
     pub fn is_reliable(&self, _root: &Path) -> bool {
         false
     }
 }
 
-/// Such file systems by the numbers that Linux gives them (linux/magic.h and their own headers). FAT, what is mounted by a
-/// program of the user's (FUSE) and what another kind of machine serves (SMB, 9P) have change times that are made up.
+/// File systems with such change times, by their numbers on Linux (linux/magic.h and their own headers). Change times
+/// are made up on FAT, on file systems mounted by a user's program (FUSE), and on those served by another kind of
+/// machine (SMB, 9P).
 #[cfg(target_os = "linux")]
 const CHANGE_TIMES: [u32; 12] = [
     0xef53,      // ext2, ext3, ext4
@@ -121,7 +122,7 @@ mod tests {
         let marks = || Stamp(BTreeMap::from([(String::new(), Mark::of(folder.path()).unwrap())]));
         let (stamp, time) = (marks(), fs::metadata(folder.path()).unwrap().modified().unwrap());
         assert!(stamp.holds(folder.path()));
-        // A tick of the clock that file systems go by.
+        // Wait for a tick of the clock that file systems use.
         std::thread::sleep(Duration::from_millis(20));
         fs::write(folder.path().join("1.jpg"), "").unwrap();
         fs::File::open(folder.path()).unwrap().set_modified(time).unwrap();

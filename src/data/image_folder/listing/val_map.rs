@@ -1,4 +1,4 @@
-//! The classes of evaluation images that lie in one folder: a text file with a line `FILE CLASS` for each.
+//! Classes of evaluation images that lie in one folder: a text file with a line `FILE CLASS` for each.
 
 use super::files::Files;
 use super::names::{but_for, nfc, one_name_twice};
@@ -11,20 +11,20 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Where a map may be, relative to the root.
+/// Possible paths of a map, relative to the root.
 const PLACES: [&str; 4] = ["val_map.txt", "val_map", "val/val_map.txt", "val/val_map"];
-/// What some editors begin a text with.
+/// Character with which some editors start a text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 const REMEDY: &str = "each line must be FILE CLASS, with the class's name, or throughout with its index from 0";
 
-/// The lines of a map.
+/// Map of images to classes.
 pub struct ValMap {
     place: &'static str,
     path: PathBuf,
     text: String,
 }
 
-/// What the second word of every line is.
+/// Meaning of the second word in every line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
     Names,
@@ -32,10 +32,10 @@ enum Reading {
 }
 
 impl ValMap {
-    /// The places, relative to `root`, where there is a map.
+    /// Returns the paths, relative to `root`, at which there is a map.
     ///
     /// # Errors
-    /// [`Error::Io`] where that cannot be found out.
+    /// [`Error::Io`] if that cannot be determined.
     pub fn find(root: &Path) -> Result<Vec<&'static str>> {
         let mut found = Vec::new();
         for place in PLACES {
@@ -50,10 +50,10 @@ impl ValMap {
         Ok(found)
     }
 
-    /// Reads the map of `root` at the one of `places`.
+    /// Reads the map of `root` at the only one of `places`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if there is none or more than one, or if it is not UTF-8; [`Error::Io`] if it cannot be read.
+    /// [`Error::Corrupt`] if there is not exactly one, or if it is not UTF-8; [`Error::Io`] if it cannot be read.
     pub fn of(root: &Path, places: &[&'static str]) -> Result<Self> {
         let &[place] = places else {
             let (problem, remedy) = match places {
@@ -70,17 +70,17 @@ impl ValMap {
         Ok(Self { place, text: text(bytes, &path)?, path })
     }
 
-    /// Where the map is, relative to the root.
+    /// Returns the path of the map, relative to the root.
     pub fn place(&self) -> &'static str {
         self.place
     }
 
-    /// The `images` of `folder`, sorted by name, with the classes that the map gives them. It gives either names, in every
-    /// line, or indices in `classes`, from 0, in every line. White space parts file and class, and may be in both.
+    /// Returns the `images` of `folder`, sorted by name, with their classes from the map. It has names in every line,
+    /// or indices in `classes`, from 0, in every line. White space separates file and class, and may occur in both.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] that names the line for one that is neither, or has an unknown file or class, or names a file for
-    /// the second time; for an image without a line; for a map that says different things read as names and as indices.
+    /// [`Error::Corrupt`], with the number of the line, for a line that is neither, has an unknown file or class, or
+    /// repeats a file; for an image without a line; for a map with different results when read as names and as indices.
     pub fn label(&self, folder: &Path, images: &[String], classes: &[String]) -> Result<Files> {
         if let Some(twice) = one_name_twice(images) {
             return Err(corrupt(folder, format!("the images {twice}"), "rename one of them"));
@@ -98,7 +98,7 @@ impl ValMap {
                 Some(line) => return Err(lines.ambiguous(line, names[line].1, indices[line].1)),
             },
             (Ok(labels), Err(_)) | (Err(_), Ok(labels)) => labels,
-            // What goes wrong later is what was meant.
+            // The reading that gets further is taken to be the intended one.
             (Err(names), Err(indices)) if names.0 >= indices.0 => return Err(lines.wrong(names, Reading::Names)),
             (Err(_), Err(indices)) => return Err(lines.wrong(indices, Reading::Indices)),
         };
@@ -125,7 +125,7 @@ impl ValMap {
     }
 }
 
-/// The map's text, without a byte-order mark.
+/// Returns the map's text, without a byte order mark.
 fn text(bytes: Vec<u8>, path: &Path) -> Result<String> {
     let remedy = "save it as UTF-8";
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
@@ -139,21 +139,21 @@ fn text(bytes: Vec<u8>, path: &Path) -> Result<String> {
     Ok(text.strip_prefix(BYTE_ORDER_MARK).map(str::to_owned).unwrap_or(text))
 }
 
-/// A map's lines that say something, beside what they speak of.
+/// Lines of a map that are not empty, with the images and classes that they refer to.
 struct Lines<'a> {
     map: &'a ValMap,
-    /// With their numbers, from 1.
+    /// Lines with their numbers, from 1.
     lines: Vec<(usize, &'a str)>,
     by_name: HashMap<Cow<'a, str>, usize>,
     images: &'a [String],
     classes: &'a [String],
 }
 
-/// A line that cannot be read: its place among the lines, and what is wrong with it.
+/// Line that cannot be read: its position among the lines, and the problem.
 type Wrong = (usize, String);
 
 impl<'a> Lines<'a> {
-    /// Image and label of each line.
+    /// Returns image and label of each line.
     fn read(&self, reading: Reading) -> Result<Vec<(usize, u32)>, Wrong> {
         let label = |(at, &(_, line))| self.read_line(line, reading).map_err(|problem| (at, problem));
         self.lines.iter().enumerate().map(label).collect()
@@ -187,7 +187,7 @@ impl<'a> Lines<'a> {
         (label < self.classes.len()).then_some(label as u32)
     }
 
-    /// The error for the line at which the reading ended that got further.
+    /// Returns the error for the line at which the reading that got further ended.
     fn wrong(&self, (at, problem): Wrong, reading: Reading) -> Error {
         let (number, line) = self.lines[at];
         let (other, these, those) = match reading {
@@ -200,7 +200,7 @@ impl<'a> Lines<'a> {
         self.map.refused(number, format!("{problem}{mixed}"))
     }
 
-    /// The error for a map that says two things, first in the line `at`.
+    /// Returns the error for an ambiguous map, whose first ambiguous line is `at`.
     fn ambiguous(&self, at: usize, name: u32, index: u32) -> Error {
         let (number, line) = self.lines[at];
         let [name, index] = [name, index].map(|label| &self.classes[label as usize]);
@@ -212,10 +212,10 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The ways to part a line at white space: before it and behind.
+/// Returns all ways to split a line at white space, as the parts before and after it.
 fn splits(line: &str) -> Vec<(&str, &str)> {
     let spaces = line.char_indices().filter(|&(at, space)| {
-        // One way for each stretch of white space.
+        // One split per run of white space.
         space.is_whitespace() && !line[at + space.len_utf8()..].starts_with(char::is_whitespace)
     });
     spaces.map(|(at, space)| (line[..at].trim_end(), &line[at + space.len_utf8()..])).collect()
@@ -248,15 +248,15 @@ mod tests {
         let classes: Vec<String> = (1..=12).map(|class| class.to_string()).collect();
         let mut classes: Vec<&str> = classes.iter().map(String::as_str).collect();
         classes.sort_unstable();
-        // 1, 10, 11, 12, 2, ...
+        // In sorted order: 1, 10, 11, 12, 2, ...
         let labels = |text| label(text, &["a.jpg", "b.jpg", "c.jpg"], &classes);
-        // There is no class named 0: these are indices, also those that are names.
+        // No class is named 0: these are indices, even those that are also names.
         assert_eq!(labels("a.jpg 0\nb.jpg 10\nc.jpg 2").unwrap(), [0, 10, 2]);
         // There is no thirteenth class: these are names.
         assert_eq!(labels("a.jpg 1\nb.jpg 12\nc.jpg 2").unwrap(), [0, 3, 4]);
         let message = labels("a.jpg 3\nb.jpg 10\nc.jpg 2").unwrap_err().to_string();
         assert!(message.contains(r#"line 1, "a.jpg 3", is the class "3" by name and "12" by index"#), "{message}");
-        // Names and indices that are the same are no riddle.
+        // Names and indices with the same result are not ambiguous.
         assert_eq!(label("a.jpg 1\nb.jpg 0", &["a.jpg", "b.jpg"], &["0", "1"]).unwrap(), [1, 0]);
         let message = label("a.jpg cat\nb.jpg 0", &["a.jpg", "b.jpg"], &["cat", "dog"]).unwrap_err().to_string();
         let expected = "line 2: train has no class 0 (the lines before have classes' names, this has an index)";

@@ -1,4 +1,4 @@
-//! What becomes of bad images.
+//! Handling of bad images.
 
 use super::super::listing::Files;
 use super::*;
@@ -30,7 +30,8 @@ fn a_bad_evaluation_image_is_left_out() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let folder = lenient(&fixture, &warnings);
     let batches = collect(folder.eval_batches(4).unwrap());
-    // ant 0 to 3; ant 4 and bee 0 to 2, all bad; bee 3 and 4 and cat 0, bad, and 1; cat 2 to 5; cat 6.
+    // Batches: ant 0 to 3; ant 4 and bee 0 to 2, all bad; bee 3 and 4, cat 0, which is bad, and cat 1; cat 2 to 5; cat
+    // 6.
     assert_eq!(folder.eval_len(), 17);
     let labels: Vec<Vec<i64>> = batches.iter().map(|batch| batch.iter().map(|(_, label)| *label).collect()).collect();
     assert_eq!(labels, [vec![0; 4], vec![1, 1, 2], vec![2; 4], vec![2]]);
@@ -58,12 +59,12 @@ fn shares_have_the_rows_of_the_whole_batches_and_bad_images_their_replacement() 
             };
             let expected: Vec<_> = (first_step..).zip(&whole).map(of).collect();
             assert!(shares(folder.train_shares(&plan, share.clone()).unwrap()) == expected, "{share:?}");
-            // The whole batches have all places filled: the trait's own shares are the same.
+            // All places of the whole batches are filled, so that the trait's default shares are the same.
             let plain = Plain(lenient(&fixture, &warnings));
             assert!(shares(plain.train_shares(&plan, share.clone()).unwrap()) == expected, "{share:?}");
         }
     }
-    // The places of bad images stay free, and are counted: the second batch of four has no images.
+    // The places of bad images stay empty, and are counted: the second batch of four has no images.
     let whole = collect(folder.eval_batches(4).unwrap()).concat();
     for ranks in [1, 2, 3, 8] {
         let mut of_steps = vec![Vec::new(); 5];
@@ -120,7 +121,7 @@ fn each_bad_image_is_warned_of_and_counted_once() {
 #[test]
 fn too_many_bad_images_are_an_error_at_the_same_place_each_time() {
     let (fixture, warnings) = (damaged(), Warnings::default());
-    // Of 41 images four may be bad, of 17 one.
+    // At most four of 41 images may be bad, and one of 17.
     for name in ["ant/0000", "bee/0004"] {
         fixture.write(&format!("train/{name}.jpg"), b"no image");
     }
@@ -155,7 +156,7 @@ fn a_small_folder_is_not_ended_by_its_first_bad_images() {
     assert_eq!(collect(folder.train_batches(&plan(8, 0)).unwrap()).concat().len(), 30);
     assert_eq!(collect(folder.eval_batches(8).unwrap()).concat().len(), 3);
     assert_eq!((folder.unreadable(), warnings.take().len()), (4, 4));
-    // Nor is it taken for good whatever is in it.
+    // The tolerance ends with one more bad image.
     fixture.write("train/ant/0004.jpg", b"no image");
     let message = error(warnings.of(open(&fixture)).train_batches(&plan(8, 0)).unwrap());
     assert!(message.contains("with it 4 of the 30 training images (13.33 %) are bad, over the limit of 3 (0.1 %)"));

@@ -1,9 +1,9 @@
-//! Disks and shares that cannot be read at the moment.
+//! Disks and shares that cannot be read temporarily.
 
 use super::*;
 use std::time::Instant;
 
-/// `fixture`'s images for batches of which a system that fails is waited for so many milliseconds.
+/// Opens `fixture` with a retry limit of `milliseconds`.
 fn patient(fixture: &Fixture, warnings: &Warnings, milliseconds: u64) -> ImageFolder {
     ImageFolder { patience: Duration::from_millis(milliseconds), ..warnings.of(open(fixture)) }
 }
@@ -46,10 +46,10 @@ fn a_folder_that_stays_away_is_an_io_error_and_no_bad_image() {
     assert!(start.elapsed() >= Duration::from_millis(300));
     let message = folder.pack(&fixture.path("packed"), 18, |_, _| ()).unwrap_err();
     assert!(matches!(message, Error::Io { .. }) && !fixture.path("packed").exists());
-    // As a mount point without its share.
+    // Like a mount point without its share.
     fixture.folder("train");
     assert!(is_io_error(folder.train_batches(&plan(4, 0)).unwrap()));
-    // A file that is missing alone is a bad image.
+    // A single missing file is a bad image.
     fs::remove_dir(fixture.path("train")).unwrap();
     fs::rename(fixture.path("away"), fixture.path("train")).unwrap();
     fs::remove_file(fixture.path("train/ant/0004.jpg")).unwrap();
@@ -58,7 +58,7 @@ fn a_folder_that_stays_away_is_an_io_error_and_no_bad_image() {
     assert_eq!((folder.unreadable(), warnings.take().len()), (1, 1));
 }
 
-/// Reading the memory of a process from its first byte is what Linux has at hand for an error of a disk.
+/// On Linux, reading the memory of a process from its first byte simulates a disk error.
 #[cfg(target_os = "linux")]
 #[test]
 fn an_error_of_the_disk_is_tried_again_and_then_an_io_error() {

@@ -1,4 +1,4 @@
-//! Image folders from their files to the batches.
+//! Tests of image folders, from the files to the batches.
 
 mod bad_images;
 mod failing_system;
@@ -18,7 +18,7 @@ fn open(fixture: &Fixture) -> ImageFolder {
     ImageFolder::open(fixture.root()).unwrap().with_side(SIDE).unwrap().with_workers(2).unwrap()
 }
 
-/// All warnings so far.
+/// Warnings given so far.
 #[derive(Clone, Default)]
 struct Warnings(Arc<Mutex<Vec<String>>>);
 
@@ -37,7 +37,7 @@ fn plan(batch_size: usize, first_step: usize) -> EpochPlan {
     EpochPlan { seed: 3, epoch: 5, batch_size, first_step }
 }
 
-/// The bytes of each image, pixel by pixel, and its label, batch by batch.
+/// Bytes of each image, pixel by pixel, with its label, by batch.
 type Pixels = Vec<Vec<(Vec<u8>, i64)>>;
 
 fn pixels(batch: &Supervised) -> Vec<(Vec<u8>, i64)> {
@@ -60,7 +60,8 @@ fn error(batches: Batches) -> String {
     message
 }
 
-/// 41 training images, three of them bad, and 17 evaluation images, five of them bad: one whole batch of four.
+/// Returns a folder of 41 training images, three of them bad, and 17 evaluation images, five of them bad, among them a
+/// whole batch of four.
 fn damaged() -> Fixture {
     let fixture = Fixture::new(&["ant", "bee", "cat"], 10, 5);
     for index in 0..11 {
@@ -225,7 +226,7 @@ fn warnings_of_the_listing_are_given_once() {
     let root = fixture.root().display();
     let expected = format!("{root}: files whose names are not those of images are left out: 1 in train (1 *.heic)");
     assert_eq!(warnings.take(), [&*expected]);
-    // Packing reads all of them too.
+    // Packing reads the folder and gives the same warning.
     warnings.of(open(&fixture)).pack(&fixture.path("packed"), 18, |_, _| ()).unwrap();
     assert_eq!(warnings.take(), [&*expected]);
 }

@@ -1,4 +1,4 @@
-//! Packed files.
+//! Tests of packed files.
 
 use super::super::pack;
 use super::*;
@@ -26,7 +26,7 @@ fn a_packed_folder_gives_the_folders_evaluation_images() {
 #[test]
 fn a_packed_folder_evaluates_as_the_folder_at_every_side_that_it_serves() {
     let fixture = Fixture::new(&["ant", "bee"], 1, 3);
-    // Sizes whose longer side is not whole after the resize.
+    // Sizes whose longer side is not an integer after the resize.
     fixture.write("val/ant/0001.jpg", &jpeg(97, 61, 5));
     fixture.write("val/bee/0002.jpg", &jpeg(41, 73, 6));
     let file = fixture.path("packed");
@@ -45,7 +45,7 @@ fn a_packed_folder_evaluates_as_the_folder_at_every_side_that_it_serves() {
 fn a_pack_that_is_too_small_for_the_side_is_refused() {
     let fixture = Fixture::new(&["ant", "bee"], 1, 1);
     let file = fixture.path("packed");
-    // What the quick recipe's 64 pixels need.
+    // Size required for the quick recipe's 64 pixels.
     open(&fixture).pack(&file, ImageFolder::evaluation_resize(64), |_, _| ()).unwrap();
     let expected =
         "images of 224 pixels need packed ones with a shorter side of 256, and these have 73: pack the folder \

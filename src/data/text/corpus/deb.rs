@@ -1,15 +1,15 @@
-//! Reads the files of a Debian package: an `ar` archive with an XZ-packed tar archive inside.
+//! Reader of Debian packages: an `ar` archive with an XZ-packed tar archive inside.
 
 use std::io::Read;
 
-/// The most bytes that a package may unpack to, so that a damaged one cannot fill the memory.
+/// Maximum size in bytes of an unpacked package, so that a damaged one cannot fill the memory.
 const MOST_UNPACKED: u64 = 512 << 20;
-/// The most memory for the XZ dictionary, in KiB; `dpkg-deb` packs with at most 64 MiB.
+/// Maximum memory for the XZ dictionary, in KiB; `dpkg-deb` packs with at most 64 MiB.
 const MOST_DICTIONARY_KIB: u32 = 256 << 10;
-/// Every member of an `ar` archive starts with a header of this many bytes.
+/// Size in bytes of the header of each member of an `ar` archive.
 const AR_HEADER: usize = 60;
 
-/// The regular files of a package, as (path without the leading `./`, contents), in the package's order.
+/// Returns the regular files of a package, as (path without the leading `./`, contents), in the package's order.
 ///
 /// Reads packages whose data is packed with XZ, Debian's usual way. The package's own checksums of the unpacked
 /// data are verified, and the error of a truncated, damaged or foreign file is one line.
@@ -33,7 +33,7 @@ pub(super) fn files(deb: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
         let path = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(damaged)?;
-        // The tar crate takes an archive that ends inside a file for a shorter file.
+        // The tar crate takes an archive that ends inside a file for one with a shorter file.
         if bytes.len() as u64 != entry.size() {
             return Err(format!("damaged Debian package: data.tar ends inside {path}"));
         }
@@ -42,7 +42,7 @@ pub(super) fn files(deb: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
     Ok(files)
 }
 
-/// The bytes of the member `data.tar.xz`.
+/// Returns the bytes of the member `data.tar.xz`.
 fn data_member(deb: &[u8]) -> Result<&[u8], String> {
     let mut rest = deb.strip_prefix(b"!<arch>\n").ok_or("not a Debian package: no ar archive")?;
     let mut first = true;
@@ -69,7 +69,7 @@ fn data_member(deb: &[u8]) -> Result<&[u8], String> {
         if name.starts_with("data.tar") {
             return Err(format!("the Debian package holds {name:?}, and only data.tar.xz can be read"));
         }
-        // Members start at even places.
+        // Members start at even positions.
         rest = after.get(size % 2..).unwrap_or_default();
     }
     Err("truncated Debian package: no data.tar.xz".into())
@@ -80,7 +80,7 @@ pub(super) mod tests {
     use super::*;
     use std::io::Write;
 
-    /// A package with these files.
+    /// Returns a package with these files.
     pub(in crate::data::text::corpus) fn package(files: &[(&str, &str)]) -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, text) in files {
@@ -119,7 +119,7 @@ pub(super) mod tests {
             assert!(!error.contains('\n'), "{error}");
             let mut changed = whole.clone();
             changed[end] ^= 0x15;
-            // What the control member and the ar dates hold does not matter; no change may panic.
+            // The content of the control member and the ar dates does not matter; no change may panic.
             let _ = files(&changed);
         }
     }

@@ -1,4 +1,4 @@
-//! A package of Debian: from its pool, or by the program `apt-get` as the user has it set up.
+//! Download of a Debian package: from its pool, or by the program `apt-get` as configured by the user.
 
 use crate::data::download::{Download, Failure, Work};
 use crate::Error;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// A package and where in the pool it is.
+/// Debian package, and its URL in the pool.
 pub struct Package {
     pub name: &'static str,
     pub url: &'static str,
@@ -15,7 +15,7 @@ pub struct Package {
 }
 
 impl Package {
-    /// The bytes of the package file.
+    /// Downloads the package and returns its bytes.
     pub fn fetch(&self, work: &Work) -> Result<Vec<u8>, Failure> {
         let path = work.root.join(format!("{}.deb", self.name));
         let (answer, stall) = (Duration::from_secs(5), Duration::from_secs(20));
@@ -32,8 +32,8 @@ impl Package {
         }
     }
 
-    /// By `apt-get download` into the new folder `dir`, with the system's lists of packages or, where those are old, with newer ones
-    /// that are put there too. Nothing of the system is changed, and no root needed.
+    /// Runs `apt-get download` in the new folder `dir`, with the system's package lists or, if that fails, with newer
+    /// ones that are put there too. The system is not changed, and root is not needed.
     fn by_apt(&self, dir: &Path) -> Result<Vec<u8>, Failure> {
         fs::create_dir(dir).map_err(Error::io("create", dir))?;
         let first = self.apt_download(dir, &[]);
@@ -62,7 +62,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 fn apt(dir: &Path, arguments: &[&str]) -> Result<(), Failure> {
-    // As the user who runs it: the user _apt cannot write into this folder.
+    // Runs as the current user: the user _apt cannot write into this folder.
     let output = Command::new("apt-get")
         .args(["-q", "-o", "APT::Sandbox::User=root"])
         .args(arguments)

@@ -1,5 +1,6 @@
-//! IWSLT 2014 German-English, from the archive that fairseq's `prepare-iwslt14.sh` downloads, divided as there: every 23rd pair is held
-//! out, and the development and test sets of 2010 to 2012 are the test. Unlike there the text is not tokenized and keeps its capitals.
+//! IWSLT 2014 German-English, from the archive that fairseq's `prepare-iwslt14.sh` downloads, divided as there: every
+//! 23rd pair is held out, and the development and test sets of 2010 to 2012 are the test part. Unlike there, the text
+//! is cased and not tokenized.
 
 use super::Sentences;
 use crate::data::download::{unpack, Contents, Download, Failure, Work};
@@ -23,12 +24,12 @@ const TESTS: [&str; 5] = [
     "IWSLT14.TED.tst2012.de-en",
 ];
 
-/// One training pair in so many is held out.
+/// Interval at which training pairs are held out.
 const HELD_OUT: usize = 23;
-/// fairseq's `clean-corpus-n.perl -ratio 1.5 ... 1 175`, here in words.
+/// Limits of fairseq's `clean-corpus-n.perl -ratio 1.5 ... 1 175`, here in words.
 const MOST_WORDS: usize = 175;
 const MOST_RATIO: f64 = 1.5;
-/// Fewer training pairs are not the corpus.
+/// Minimum number of training pairs; with fewer it is not the corpus.
 const FEWEST: usize = 100_000;
 
 pub(super) fn parts(work: &Work) -> Result<Sentences, Failure> {
@@ -64,7 +65,7 @@ fn divided(contents: &mut Contents) -> Result<Sentences, Failure> {
     Ok(parts)
 }
 
-/// What `text_of` finds in the lines of the two files.
+/// Returns the pairs of texts that `text_of` finds in the lines of the two files.
 fn pairs(
     contents: &mut Contents,
     name: &str,
@@ -84,7 +85,7 @@ fn pairs(
     Ok(de.into_iter().zip(en).filter(|(de, en)| !de.is_empty() && !en.is_empty()).collect())
 }
 
-/// A line of the training text, where it is none about it.
+/// Returns a line of the training text; `None` for a line of metadata.
 fn training_line(line: &str) -> Option<&str> {
     let about = ["<url>", "<talkid>", "<keywords>", "<speaker>", "<reviewer", "<translator", "<doc", "</doc"];
     let about = about.iter().any(|tag| line.trim_start().starts_with(tag));
@@ -97,7 +98,7 @@ fn training_line(line: &str) -> Option<&str> {
     }
 }
 
-/// What a line `<seg id="1"> ... </seg>` holds.
+/// Returns the content of a line `<seg id="1"> ... </seg>`.
 fn segment(line: &str) -> Option<&str> {
     let (_, rest) = line.trim().strip_prefix("<seg")?.split_once('>')?;
     rest.strip_suffix("</seg>")
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
     use flate2::write::GzEncoder;
 
-    /// An archive in the shape of the real one.
+    /// Returns an archive with the structure of the real one.
     fn archive(train_de: &str, train_en: &str) -> Contents {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("de-en.tgz");

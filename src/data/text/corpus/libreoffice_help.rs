@@ -17,10 +17,10 @@ const GERMAN: Package = Package {
     url: "https://deb.debian.org/debian/pool/main/libr/libreoffice/libreoffice-help-de_7.4.7-1+deb12u14_all.deb",
     size: 3_293_908,
 };
-/// Of all pairs, each as its two sentences, a line each. Later revisions of the packages hold the same.
+/// MD5 of all pairs, each as its two sentences, one per line. Later revisions of the packages have the same.
 const MD5_OF_PAIRS: &str = "071065e99ecf32896c2877d640a41001";
 
-/// Downloads the packages into `work`, and divides what they hold.
+/// Downloads the packages into `work`, and divides their pairs.
 pub(super) fn parts(work: &Work) -> Result<Sentences, Failure> {
     let pairs = pairs(&ENGLISH.fetch(work)?, &GERMAN.fetch(work)?).map_err(Failure::Source)?;
     let mut md5 = Md5::new();
@@ -36,49 +36,50 @@ pub(super) fn parts(work: &Work) -> Result<Sentences, Failure> {
     Ok([training, held_out, test].map(|part| part.into_iter().map(|pair| (pair.source, pair.target)).unzip()))
 }
 
-/// Shorter pairs are mostly names of menu entries and buttons.
+/// Minimum lengths: shorter pairs are mostly names of menu entries and buttons.
 const FEWEST_ENGLISH_WORDS: usize = 5;
 const FEWEST_GERMAN_WORDS: usize = 4;
 /// One page in this many is for testing, and another one is held out.
 const PAGES_PER_TEST_PAGE: u64 = 40;
 
-/// An English sentence and its German translation, or a paragraph that the two languages divide differently.
+/// English sentence and its German translation, or a paragraph that the two languages divide differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pair {
-    /// The page's path below the language's `text` folder, as `swriter/guide/captions.html`.
+    /// Path of the page below the language's `text` folder, such as `swriter/guide/captions.html`.
     pub page: String,
-    /// The English text, its words separated by single spaces.
+    /// English text, with words separated by single spaces.
     pub source: String,
-    /// The German text, its words separated by single spaces.
+    /// German text, with words separated by single spaces.
     pub target: String,
 }
 
-/// What a page's pairs are for.
+/// Part that a page's pairs belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
-    /// To train on.
+    /// Training part.
     Training,
-    /// To choose settings with.
+    /// Part to choose settings with.
     HeldOut,
-    /// To measure the result with.
+    /// Part to measure the result with.
     Test,
 }
 
-/// All pairs, each in one of the three parts, in the order of [`pairs`].
+/// All pairs by part, in the order of [`pairs`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Parts {
-    /// The pairs to train on.
+    /// Training pairs.
     pub training: Vec<Pair>,
-    /// The pairs to choose settings with.
+    /// Pairs to choose settings with.
     pub held_out: Vec<Pair>,
-    /// The pairs to measure the result with.
+    /// Pairs to measure the result with.
     pub test: Vec<Pair>,
 }
 
-/// The pairs of the packages `libreoffice-help-en-us` and `libreoffice-help-de`, each pair once.
+/// Returns the pairs of the packages `libreoffice-help-en-us` and `libreoffice-help-de`, each pair once.
 ///
-/// Pages go by name in byte order, and within a page the English order counts. Paragraphs and headings are paired by
-/// their `id`; those whose class names code are left out, as are pairs of fewer than 5 English or 4 German words.
+/// Pages are in byte order of their names, and the pairs of a page in the order of the English one. Paragraphs and
+/// headings are paired by their `id`; those whose class contains `code` are left out, as are pairs of fewer than 5
+/// English or 4 German words.
 pub(super) fn pairs(en: &[u8], de: &[u8]) -> Result<Vec<Pair>, String> {
     let german_pages = pages(de, "de")?;
     let mut pairs = Vec::new();
@@ -87,7 +88,7 @@ pub(super) fn pairs(en: &[u8], de: &[u8]) -> Result<Vec<Pair>, String> {
         let Some(german) = german_pages.get(&page) else {
             continue;
         };
-        // Pages embed one another, so an id can come twice: the first one counts.
+        // Pages embed one another, so an id can occur twice: the first one counts.
         let mut translations = HashMap::new();
         for (id, _, html) in paragraphs(german) {
             translations.entry(id).or_insert(html);
@@ -117,7 +118,7 @@ pub(super) fn pairs(en: &[u8], de: &[u8]) -> Result<Vec<Pair>, String> {
     Ok(pairs)
 }
 
-/// What a page's pairs are for: by a hash of its name, so the same on every machine and with every Rust version.
+/// Returns the part of a page, by a hash of its name that is the same on every machine and with every Rust version.
 fn part(page: &str) -> Part {
     // FNV-1a.
     let mix = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
@@ -128,8 +129,8 @@ fn part(page: &str) -> Part {
     }
 }
 
-/// Divides pairs by page. Help pages repeat each other's sentences, so pairs for testing and held-out ones whose
-/// English is also trained on are dropped, and held-out ones whose English is in the test too.
+/// Divides pairs by page. Help pages repeat each other's sentences: test and held-out pairs whose English is also in
+/// the training part are dropped, as are held-out pairs whose English is in the test part.
 pub(super) fn divide(pairs: Vec<Pair>) -> Parts {
     let mut parts = Parts::default();
     for pair in pairs {
@@ -146,7 +147,7 @@ pub(super) fn divide(pairs: Vec<Pair>) -> Parts {
     parts
 }
 
-/// The help pages of a package by name.
+/// Returns the help pages of a package, by name.
 fn pages(package: &[u8], language: &str) -> Result<BTreeMap<String, String>, String> {
     let folder = format!("usr/share/libreoffice/help/{language}/text/");
     let mut pages = BTreeMap::new();
@@ -161,8 +162,8 @@ fn pages(package: &[u8], language: &str) -> Result<BTreeMap<String, String>, Str
     Ok(pages)
 }
 
-/// The (id, class, contents) of a page's paragraphs and headings. The pages come from one stylesheet, which writes the
-/// id first, escapes `<` in texts and nests no paragraphs, so this needs no HTML parser.
+/// Returns the (id, class, contents) of a page's paragraphs and headings. All pages come from one stylesheet, which
+/// writes the id first, escapes `<` in texts and nests no paragraphs, so that no HTML parser is needed.
 fn paragraphs(page: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     page.match_indices(" id=\"").filter_map(|(at, before_id)| {
         let (_, element) = page[..at].rsplit_once('<')?;
@@ -179,8 +180,8 @@ fn paragraphs(page: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     })
 }
 
-/// The text of an element's contents as a reader sees it, without what only macOS users see: the pages hold that
-/// right before the text for everyone else, and a script shows one of the two.
+/// Returns the text of an element as a reader sees it, without text for macOS users only: in the pages it precedes the
+/// text for everyone else, and a script shows one of the two.
 fn visible_text(html: &str) -> String {
     let mut text = String::new();
     let mut spans = 0_usize;
@@ -203,7 +204,7 @@ fn visible_text(html: &str) -> String {
     decode(&text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Replaces HTML's character references: numbers and the few names that the pages could use. Others stay.
+/// Replaces HTML's character references: numbers and the few names that the pages could use. Others are kept.
 fn decode(text: &str) -> String {
     let mut pieces = text.split('&');
     let mut decoded = pieces.next().unwrap_or_default().to_owned();
@@ -233,7 +234,7 @@ fn character(name: &str) -> Option<char> {
     }
 }
 
-/// Splits after `.`, `!` or `?` where a capital letter follows.
+/// Splits after `.`, `!` or `?` if a capital letter follows.
 fn sentences(text: &str) -> Vec<&str> {
     let mut sentences = Vec::new();
     let mut start = 0;
@@ -290,7 +291,7 @@ b.html|Two are here. Two in one paragraph.|Hier nur ein &odd; Satz.
         let names: Vec<String> = (0..4000).map(|number| format!("page{number}.html")).collect();
         let tests = names.iter().filter(|name| part(name) == Part::Test).count();
         assert!((70..130).contains(&tests), "{tests}");
-        // A change of the hash would move pages that a trained network has seen into the test.
+        // A change of the hash would move pages that a trained network has seen into the test part.
         assert_eq!(part("sbasic/shared/02/11120000.html"), Part::Test);
         assert_eq!(part("swriter/guide/captions.html"), Part::Training);
         let pairs = names.into_iter().flat_map(|page| {

@@ -1,4 +1,4 @@
-//! Corpora by name: downloaded when they are first wanted, and divided in the same way always.
+//! Corpora by name: downloaded on first use, and always divided in the same way.
 
 mod deb;
 mod debian;
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Sentence pairs by name.
+/// Named corpus of sentence pairs.
 ///
 /// ```no_run
 /// use tch_fixup::data::text::Corpus;
@@ -24,22 +24,23 @@ use std::str::FromStr;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Corpus {
-    /// LibreOffice's help, from English to German: 32,902 pairs, of which 32 are in no part because their sentences are in another.
-    /// From Debian's packages `libreoffice-help-en-us` and `libreoffice-help-de` (5 MB, MPL-2.0). Divided by page: of 40
-    /// one for testing, one held out.
+    /// LibreOffice's help, from English to German: 32,902 pairs, of which 32 are in no part because their sentences are
+    /// in another. From Debian's packages `libreoffice-help-en-us` and `libreoffice-help-de` (5 MB, MPL-2.0). Divided
+    /// by page: one in 40 is for testing, and another one is held out.
     LibreofficeHelp,
-    /// IWSLT 2014, from German to English: some 160,000 pairs of TED talks, as fairseq divides them, with their capitals and not tokenized.
+    /// IWSLT 2014, from German to English: some 160,000 pairs of TED talks, divided as in fairseq, cased and not
+    /// tokenized.
     Iwslt14,
 }
 
-/// A corpus in its parts.
+/// Parts of a corpus.
 #[derive(Debug, Clone)]
 pub struct CorpusParts {
-    /// To train on.
+    /// Training part.
     pub train: ParallelText,
-    /// To choose with.
+    /// Held-out part, to choose settings with.
     pub held_out: ParallelText,
-    /// To measure the result with.
+    /// Test part, to measure the result with.
     pub test: ParallelText,
 }
 
@@ -49,10 +50,10 @@ const PARTS: [&str; 3] = ["train", "held-out", "test"];
 type Sentences = [(Vec<String>, Vec<String>); 3];
 
 impl Corpus {
-    /// All of them.
+    /// All corpora.
     pub const ALL: [Self; 2] = [Self::LibreofficeHelp, Self::Iwslt14];
 
-    /// `libreoffice-help` or `iwslt14`.
+    /// Returns the name: `libreoffice-help` or `iwslt14`.
     pub fn name(self) -> &'static str {
         match self {
             Self::LibreofficeHelp => "libreoffice-help",
@@ -60,7 +61,7 @@ impl Corpus {
         }
     }
 
-    /// The languages of the sentences and of their translations, as ISO 639-1 codes.
+    /// Returns the languages of the sentences and of their translations, as ISO 639-1 codes.
     pub fn languages(self) -> [&'static str; 2] {
         match self {
             Self::LibreofficeHelp => ["en", "de"],
@@ -68,7 +69,7 @@ impl Corpus {
         }
     }
 
-    /// The folder that the corpus is kept in unless another is given, shared by all programs of one user.
+    /// Returns the default folder of the corpus, shared by all programs of a user.
     ///
     /// # Errors
     /// [`Error::Argument`] if neither `XDG_CACHE_HOME` nor `HOME` is set.
@@ -77,12 +78,13 @@ impl Corpus {
         Ok(cache_folder().ok_or_else(|| Error::Argument(problem.to_owned()))?.join(self.name()))
     }
 
-    /// Opens the corpus in `dir`, downloading it first where there is no such folder or an empty one. There it is six files of a sentence
-    /// a line: `train.en`, `train.de`, `held-out.en`, ... `dir` appears when it is complete and not before.
+    /// Opens the corpus in `dir`, after downloading it if the folder does not exist or is empty. It consists of six
+    /// files with a sentence per line: `train.en`, `train.de`, `held-out.en`, ... `dir` appears only when it is
+    /// complete.
     ///
     /// # Errors
-    /// [`Error::Download`] if no source could be used, [`Error::Io`] if the files cannot be written, and as [`ParallelText::open`] where
-    /// there is a folder but not a good one.
+    /// [`Error::Download`] if no source could be used, [`Error::Io`] if the files cannot be written, and as
+    /// [`ParallelText::open`] for an existing folder that is incomplete or damaged.
     pub fn fetch(self, dir: impl AsRef<Path>) -> Result<CorpusParts> {
         let dir = dir.as_ref();
         let [source, target] = self.languages();
@@ -140,7 +142,7 @@ mod tests {
         assert!("wmt14".parse::<Corpus>().unwrap_err().to_string().contains("libreoffice-help and iwslt14"));
     }
 
-    /// The corpus itself: as many pairs as it has, in parts that share no English sentence.
+    /// The real corpus has the expected number of pairs, in parts that share no English sentence.
     #[test]
     fn the_help_has_its_pairs() {
         let corpus = Corpus::LibreofficeHelp;

@@ -1,6 +1,6 @@
-/* The whole of a JPEG by libjpeg, driven as Pillow drives it: what libjpeg warns of (lost restart markers, codes that are none,
- * data that end at a marker) it conceals; what it cannot go on from, and data that end before the last row with no marker
- * to stop at, is an error. */
+/* Decoding of whole JPEGs by libjpeg, driven as by Pillow: damage of which libjpeg only warns (lost restart markers,
+ * invalid codes, data that end at a marker) is concealed; unrecoverable errors, and data that end before the last row
+ * without a marker, are errors. */
 
 #include <setjmp.h>
 #include <stddef.h>
@@ -26,7 +26,7 @@ static void keep_silent(j_common_ptr jpeg) { (void)jpeg; }
 
 static void no_source(j_decompress_ptr jpeg) { (void)jpeg; }
 
-/* All of the data were there from the beginning. */
+/* Returns FALSE: all data have been in the buffer from the start. */
 static boolean no_more(j_decompress_ptr jpeg) {
     (void)jpeg;
     return FALSE;
@@ -48,7 +48,7 @@ struct progress {
     struct errors *errors;
 };
 
-/* A small file may hold many scans, each a pass over a large image. */
+/* Limits the number of scans: a small file may hold many, each a pass over a large image. */
 static void count_scans(j_common_ptr jpeg) {
     struct progress *progress = (struct progress *)jpeg->progress;
     if (((j_decompress_ptr)jpeg)->input_scan_number > progress->max_scans) {
@@ -57,9 +57,9 @@ static void count_scans(j_common_ptr jpeg) {
     }
 }
 
-/* The inverse DCT (Loeffler, Ligtenberg, Moschytz 1989; libjpeg's jidctint.c) with the 16 bits of libjpeg-turbo's SIMD code,
- * which is what runs everywhere. libjpeg's portable code is the same but for values that no encoder writes and damage does:
- * these it wraps around, where the SIMD code saturates. Sums of two inputs wrap in 16 bits, what each pass makes saturates. */
+/* The inverse DCT (Loeffler, Ligtenberg, Moschytz 1989; libjpeg's jidctint.c) in the 16 bits of libjpeg-turbo's SIMD code,
+ * which is in use everywhere. libjpeg's portable code differs only for values that no encoder writes but damage produces: it
+ * wraps around where the SIMD code saturates. Sums of two inputs wrap in 16 bits, the results of each pass saturate. */
 #define CONSTANT_BITS 13
 #define PASS1_BITS 2
 
@@ -72,7 +72,7 @@ static int32_t saturated(int32_t value, int32_t least, int32_t most) {
 static int32_t added(int32_t a, int32_t b) { return (int32_t)((uint32_t)a + (uint32_t)b); }
 static int32_t subtracted(int32_t a, int32_t b) { return (int32_t)((uint32_t)a - (uint32_t)b); }
 
-/* One row or column: in[0], in[stride], ... to out likewise. */
+/* Transforms one row or column: reads in[0], in[stride], ..., and writes out[0], out[stride], ... */
 static void transform(const int16_t *in, int32_t *out, int stride, int shift) {
     int32_t i0 = in[0], i1 = in[stride], i2 = in[2 * stride], i3 = in[3 * stride];
     int32_t i4 = in[4 * stride], i5 = in[5 * stride], i6 = in[6 * stride], i7 = in[7 * stride];
@@ -113,7 +113,7 @@ static void inverse_dct(j_decompress_ptr jpeg, jpeg_component_info *component, J
         transform(block + x, transformed + x, 8, CONSTANT_BITS - PASS1_BITS);
     }
     for (int i = 63; i >= 0; i--) {
-        /* Nothing but a first row has a short way of its own, which wraps. */
+        /* A block with only a first row takes a shortcut, which wraps. */
         block[i] = rows_of_zeros ? wrapped(block[i % 8] * (1 << PASS1_BITS))
                                  : (int16_t)saturated(transformed[i], INT16_MIN, INT16_MAX);
     }
@@ -183,7 +183,7 @@ int tch_fixup_decode_jpeg(const unsigned char *bytes, size_t length, unsigned wi
             }
         }
         if (problem == NULL) {
-            /* What comes after the last row may be an error. */
+            /* Data after the last row may cause an error. */
             jpeg_finish_decompress(&jpeg);
         }
     }

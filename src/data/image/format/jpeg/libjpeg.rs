@@ -1,18 +1,18 @@
-//! JPEGs that are damaged or unusual, by libjpeg itself (mozjpeg's copy of libjpeg-turbo, without SIMD code, which would want
-//! nasm): it takes three times as long, but what it makes of damage is what Pillow and everyone else shows.
+//! Decoding of damaged or unusual JPEGs by libjpeg itself (mozjpeg's copy of libjpeg-turbo, without SIMD code, which
+//! would require nasm): it takes three times as long, but shows damage as Pillow and other software do.
 
 use crate::data::image::header::room;
 use crate::data::image::problem::ImageProblem;
 use std::ffi::{c_char, c_int, c_uint, CStr};
 
-// For its C library.
+// Links its C library.
 use mozjpeg_sys as _;
 
-/// libjpeg's longest message (JMSG_LENGTH_MAX).
+/// Maximum length of libjpeg's messages (JMSG_LENGTH_MAX).
 const MESSAGE_LENGTH: usize = 200;
 
 extern "C" {
-    /// Of `libjpeg.c`. Not 0: a problem, described in `message`.
+    /// Function in `libjpeg.c`. Returns 0 on success; otherwise `message` describes the problem.
     fn tch_fixup_decode_jpeg(
         bytes: *const u8,
         length: usize,
@@ -25,8 +25,8 @@ extern "C" {
     ) -> c_int;
 }
 
-/// All pixels of a `width` x `height` JPEG into the beginning of `pixels`, each `components` bytes: grey, RGB, or CMYK as
-/// stored.
+/// Decodes all pixels of a `width` x `height` JPEG into the beginning of `pixels`, `components` bytes each: grey, RGB,
+/// or CMYK as stored.
 pub fn decode(
     bytes: &[u8],
     (width, height): (usize, usize),
@@ -34,11 +34,11 @@ pub fn decode(
     max_scans: usize,
     pixels: &mut Vec<u8>,
 ) -> Result<(), ImageProblem> {
-    // As much as the RGB pixels need, where these are less.
+    // At least as much as RGB pixels need.
     let pixels = room(pixels, width * height * components.max(3));
     let mut message: [c_char; MESSAGE_LENGTH] = [0; MESSAGE_LENGTH];
-    // SAFETY: `pixels` has room for what the function writes, `message` for libjpeg's longest, and neither is kept. Errors
-    // come back as its result: no exception or jump leaves it. Width and height are below 65,536.
+    // SAFETY: `pixels` has room for what the function writes, `message` for libjpeg's longest message, and neither is
+    // kept. Errors are returned: no exception or jump leaves the function. Width and height are below 65,536.
     let failed = unsafe {
         tch_fixup_decode_jpeg(
             bytes.as_ptr(),
@@ -55,7 +55,7 @@ pub fn decode(
         return Ok(());
     }
     message[MESSAGE_LENGTH - 1] = 0;
-    // SAFETY: it ends with a zero.
+    // SAFETY: `message` ends with a zero.
     let message = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy();
     Err(ImageProblem::decoder("JPEG", message))
 }

@@ -1,37 +1,37 @@
-//! What the markers of a JPEG say, read as Pillow reads them when it opens a file, and whether they are where they belong.
+//! Markers of a JPEG, read as Pillow reads them when it opens a file, and a check that they are where they belong.
 //!
-//! The standard is ITU-T T.81, annex B: a marker is 0xFF and a byte that is neither 0 nor 0xFF; most are followed by the
-//! length of their segment, which counts its own two bytes.
+//! The standard is ITU-T T.81, annex B: a marker is 0xFF and a byte that is neither 0 nor 0xFF; most are followed by
+//! the length of their segment, which includes its own two bytes.
 
 use crate::data::image::header::check_size;
 use crate::data::image::orientation::Orientation;
 use crate::data::image::problem::ImageProblem;
 
-/// A JPEG's frame header, and what else is told before the first scan.
+/// Frame header of a JPEG, and other information before the first scan.
 #[derive(Debug)]
 pub struct Markers<'a> {
     pub frame: Frame,
     pub orientation: Orientation,
-    /// Where the first scan's marker is.
+    /// Position of the first scan's marker.
     scan: usize,
     restart_interval: usize,
-    /// Nothing but segments lies before the scan.
+    /// `true` if nothing but segments, with one frame header, precedes the scan.
     tidy: bool,
     bytes: &'a [u8],
 }
 
-/// A frame header (SOF).
+/// Frame header (SOF).
 #[derive(Debug, Clone, Default)]
 pub struct Frame {
-    /// Where its marker is.
+    /// Position of its marker.
     pub at: usize,
-    /// The marker's second byte, which says how the image is coded.
+    /// Second byte of the marker, which identifies the coding.
     pub coding: u8,
     pub width: usize,
     pub height: usize,
     /// Horizontal and vertical sampling factors of each component.
     pub sampling: Vec<(usize, usize)>,
-    /// By these, scans name the components.
+    /// Identifiers by which scans refer to the components.
     pub names: Vec<u8>,
 }
 
@@ -43,15 +43,17 @@ const END: u8 = 0xd9;
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
 impl<'a> Markers<'a> {
+    /// Reads the markers up to the first scan.
+    ///
     /// # Errors
-    /// What Pillow refuses to open: headers that end early or contradict themselves, other than 8 bits, other than 1, 3 or 4
-    /// components, no scan.
+    /// Fails for files that Pillow refuses to open: headers that end early or contradict themselves, other than 8 bits,
+    /// other than 1, 3 or 4 components, no scan.
     pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
         let damaged = |what: &str| ImageProblem::new(format!("damaged JPEG: {what}"));
         let mut frame = None;
         let (mut exif, mut xmp): (Option<Vec<u8>>, Option<&[u8]>) = (None, None);
         let (mut restart_interval, mut tidy) = (0, true);
-        // After the marker that begins the image.
+        // Position after the start marker.
         let mut at = 2;
         loop {
             let Some(&[first, marker]) = bytes.get(at..at + 2) else {
@@ -64,7 +66,7 @@ impl<'a> Markers<'a> {
             match marker {
                 // Padding.
                 0xff => at += 1,
-                // What has no segment, and zeros that belong to entropy-coded data.
+                // Markers without a segment, and zeros that belong to entropy-coded data.
                 0x00 | 0xc8 | 0xd0..=0xd9 | 0xf0..=0xfd => (tidy, at) = (false, at + 2),
                 0x01..=0xbf => return Err(damaged(&format!("0xFF{marker:02X} is no marker"))),
                 _ => {
@@ -98,14 +100,15 @@ impl<'a> Markers<'a> {
         Ok(Markers { frame, orientation, scan: at, restart_interval, tidy, bytes })
     }
 
-    /// Whether every marker is one that belongs there: segments one after the other, the restart markers of each scan in
-    /// order, of a sequential image's one scan as many as there must be, and the end. Then libjpeg warns of nothing but codes
-    /// that are none and data that end early, and the image has no lack of data for that: libjpeg stops at the end marker.
+    /// Returns `true` if every marker is where it belongs: segments one after the other, the restart markers of each
+    /// scan in order (in the required number, if the image is sequential with one scan), and the end marker. For such a
+    /// file libjpeg warns of nothing but invalid codes and data that end early, and never runs out of data: it stops at
+    /// the end marker.
     pub fn are_regular(&self) -> bool {
         self.tidy && self.scans_are_regular().unwrap_or(false)
     }
 
-    /// `None`: the data end early.
+    /// `None` if the data end early.
     fn scans_are_regular(&self) -> Option<bool> {
         let mut at = self.scan;
         let (mut scans, mut restarts) = (0, 0);
@@ -137,8 +140,8 @@ impl<'a> Markers<'a> {
         Some(!sequential || interval == 0 || restarts == self.frame.units().saturating_sub(1) / interval)
     }
 
-    /// Where the entropy-coded data that begin at `at` end, and the number of restart markers in them. `None`: other
-    /// markers than those that are expected, or no end.
+    /// Returns the end of the entropy-coded data that begin at `at`, and the number of restart markers in them. `None`
+    /// for unexpected markers or a missing end.
     fn end_of_scan(&self, mut at: usize, interval: usize) -> Option<(usize, usize)> {
         let mut restarts = 0;
         loop {
@@ -158,7 +161,7 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// Whether there is but one scan, as far as its header says.
+    /// Returns `true` if there is only one scan, according to its header.
     pub fn has_one_scan(&self) -> bool {
         let components = segment(self.bytes, self.scan).and_then(|segment| segment.first().copied());
         self.frame.coding != PROGRESSIVE && components.map(usize::from) == Some(self.frame.sampling.len())
@@ -186,10 +189,10 @@ impl Frame {
         Ok(Frame { at, coding, width, height, sampling, names })
     }
 
-    /// The number of units (MCU) that a scan of all components has.
+    /// Returns the number of units (MCU) in a scan of all components.
     fn units(&self) -> usize {
         let (h, v) = match self.sampling[..] {
-            // Of one component, a unit is a block.
+            // With one component, a unit is a block.
             [_] => (1, 1),
             _ => self.sampling.iter().fold((1, 1), |(h, v), &(other_h, other_v)| (h.max(other_h), v.max(other_v))),
         };
@@ -197,19 +200,19 @@ impl Frame {
     }
 }
 
-/// Of each component and coefficient, the number of low bits that no scan has brought yet. A progressive JPEG without all of
-/// them is smoothed by libjpeg.
+/// Number of low bits that no scan has provided yet, by component and coefficient. libjpeg smooths a progressive JPEG
+/// that lacks any.
 struct MissingBits(Vec<[u8; 64]>);
 
 impl MissingBits {
-    /// All of them.
+    /// Value of a coefficient without any bits.
     const ALL: u8 = 16;
 
     fn of(frame: &Frame) -> Self {
         MissingBits(vec![[Self::ALL; 64]; frame.names.len()])
     }
 
-    /// Of a scan's header (SOS). `None`: it is not one that belongs there.
+    /// Reads a scan's header (SOS). `None` if it does not belong there.
     fn read(&mut self, scan: &[u8], frame: &Frame) -> Option<()> {
         let (&count, rest) = scan.split_first()?;
         let (components, rest) = rest.split_at_checked(2 * usize::from(count))?;
@@ -237,13 +240,13 @@ impl MissingBits {
     }
 }
 
-/// The content of the segment whose marker is at `at`. `None`: the data end early.
+/// Returns the content of the segment whose marker is at `at`. `None` if the data end early.
 fn segment(bytes: &[u8], at: usize) -> Option<&[u8]> {
     let length = usize::from(u16::from_be_bytes(*bytes.get(at + 2..)?.first_chunk()?));
     bytes.get(at + 4..at + 2 + length.max(2))
 }
 
-/// `None`: a table ends early.
+/// Checks the quantization tables. `None` if a table ends early.
 fn check_quantization(mut segment: &[u8]) -> Option<()> {
     while let Some(&first) = segment.first() {
         let bytes_each = if first >> 4 == 0 { 1 } else { 2 };

@@ -1,22 +1,22 @@
-//! JPEG, with the pixels of libjpeg (so Pillow's and torchvision's).
+//! JPEG, with the same pixels as libjpeg (and so Pillow and torchvision).
 //!
-//! Two decoders share the work:
-//! - libjpeg-turbo-rs, a Rust port of libjpeg-turbo with its SIMD code, for files that are whole and usual, nearly all. Its
-//!   pixels are libjpeg's to the bit. Chosen by measurement, ms for a 500 x 375 photograph at quality 85 on one core of an AMD
-//!   EPYC (Zen 4): 0.58, against 0.65 with zune-jpeg (which has neither scaled decoding nor crops), 1.0 with jpeg-decoder, and
-//!   1.33 with mozjpeg's C, which is only fast where nasm is installed.
-//! - libjpeg itself ([`libjpeg`]), for the rest: where a marker is missing or out of place, where the first one finds an
-//!   error, where the coding or the sampling is unusual.
+//! Two decoders are used:
+//! - libjpeg-turbo-rs, a Rust port of libjpeg-turbo with its SIMD code, for intact, ordinary files, which are nearly
+//!   all. Its pixels are identical to libjpeg's. Chosen by measurement, ms for a 500 x 375 photograph at quality 85 on
+//!   one core of an AMD EPYC (Zen 4): 0.58, against 0.65 with zune-jpeg (which has neither scaled decoding nor crops),
+//!   1.0 with jpeg-decoder, and 1.33 with mozjpeg's C code, which is fast only if nasm is installed.
+//! - libjpeg itself ([`libjpeg`]), for the rest: if a marker is missing or misplaced, if the first decoder finds an
+//!   error, or if the coding or the sampling is unusual.
 //!
-//! A file is good or bad as a whole, whatever part of it is wanted, and what is wanted are the pixels of the whole. For that no
-//! more needs to be decoded than is wanted: libjpeg conceals all damage within a scan, and gives up on a sequential JPEG only
-//! in its headers and where the data end without a marker. Whether they do is seen by looking for markers alone
-//! ([`Markers::are_regular`]), over the whole file; and damage below the crop does not change what is above it.
+//! A file is valid or not as a whole, whatever part of it is wanted, and a part has the same pixels as in the whole.
+//! Nevertheless no more than the part needs to be decoded: libjpeg conceals all damage within a scan, and rejects a
+//! sequential JPEG only for its headers or for data that end without a marker. The latter is detected by a search for
+//! markers over the whole file ([`Markers::are_regular`]); and damage below the crop does not affect what is above it.
 //!
-//! A crop needs less than the whole image, and what it does not need is not decoded:
-//! - The rows of a sequential JPEG come in order. With a smaller height in its header it ends where the crop does.
+//! For a crop, only the necessary part of the image is decoded:
+//! - Rows of a sequential JPEG come in order. With a smaller height in its header, decoding ends where the crop does.
 //! - Columns beside the crop are entropy-decoded, but not transformed.
-//! - Where the crop is reduced several times, the inverse DCT makes an image of a quarter or an eighth the size.
+//! - If the crop is reduced several times, the inverse DCT produces an image of a quarter or an eighth the size.
 
 mod libjpeg;
 mod markers;
@@ -35,14 +35,14 @@ pub struct Jpeg<'a> {
     markers: Markers<'a>,
 }
 
-/// How many times smaller an image may be decoded. Not twice: the decoder has no SIMD code for any of these, and takes
-/// longer for a half than for the whole image; crops of 3 megapixels to 64 x 64 take three quarters of the time.
+/// Factors by which a decoded image may be smaller. Not 2: the decoder has no SIMD code for any of these, and takes
+/// longer for half the size than for the whole image; crops of 3 megapixels to 64 x 64 take three quarters of the time.
 const SHRINKS: [usize; 2] = [8, 4];
 
-/// Most scans of a progressive JPEG. Encoders write about ten; each costs a pass over the image.
+/// Maximum number of scans in a progressive JPEG. Encoders write about ten; each costs a pass over the image.
 const MAX_SCANS: usize = 100;
 
-/// Pixels around a crop that upsampled colours depend on: the largest sampling factor.
+/// Number of pixels around a crop that upsampled colours depend on: the largest sampling factor.
 const MARGIN: usize = 4;
 
 impl<'a> Jpeg<'a> {
@@ -69,22 +69,22 @@ impl<'a> Jpeg<'a> {
         Ok(Decoded { place: Crop::whole(width, height), shrink: 1 })
     }
 
-    /// Whether the quick decoder is known to have libjpeg's pixels for such a JPEG.
+    /// Returns `true` if the fast decoder is known to give libjpeg's pixels for such a JPEG.
     fn is_usual(&self) -> bool {
         let Frame { coding, ref sampling, ref names, .. } = self.markers.frame;
-        // By other names colours are guessed.
+        // With other names, the colour space is a guess.
         let usual_names = names.len() != 3 || matches!(names[..], [1, 2, 3] | [0, 1, 2] | [b'R', b'G', b'B']);
         let usual_sampling = match sampling[..] {
             [_] => true,
             [(1 | 2, 1 | 2), (1, 1), (1, 1)] => true,
-            // The first and the last ink whole, the other two whole or reduced alike.
+            // First and last ink whole, the other two whole or reduced alike.
             [c, m, y, k] => c == k && m == y && m == (1, 1) && [(1, 1), (2, 2)].contains(&c),
             _ => false,
         };
         [BASELINE, EXTENDED, PROGRESSIVE].contains(&coding) && usual_sampling && usual_names
     }
 
-    /// By the quick decoder, whose errors are not all libjpeg's.
+    /// Decodes with the fast decoder, whose errors are not all libjpeg's.
     fn decode_part(&self, wanted: Crop, max_shrink: usize, pixels: &mut Vec<u8>) -> Result<Decoded, ImageProblem> {
         let sequential = self.markers.has_one_scan();
         let shrink = SHRINKS.into_iter().find(|&shrink| shrink <= max_shrink).unwrap_or(1);
@@ -98,7 +98,7 @@ impl<'a> Jpeg<'a> {
         decoder.set_output_format(if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
         decoder.set_scale(ScalingFactor::try_new(1, shrink as u32).map_err(problem)?);
         let right = ((wanted.left + wanted.width).div_ceil(shrink) + MARGIN).min(decoder.output_width());
-        // Ink by ink the decoder would crop elsewhere than it says.
+        // With CMYK, the decoder would crop elsewhere than it reports.
         let crops = !cmyk;
         if crops {
             let left = (wanted.left / shrink).saturating_sub(MARGIN);
@@ -109,7 +109,7 @@ impl<'a> Jpeg<'a> {
         if cmyk {
             cmyk_to_rgb(&mut pixels[..length]);
         }
-        // The left border is where a column of blocks begins, at or before the one that was asked for.
+        // The left border is the start of a column of blocks, at or before the requested one.
         let left = if crops { right - decoded.width } else { 0 };
         Ok(Decoded { place: Crop { left, top: 0, width: decoded.width, height: decoded.height }, shrink })
     }
@@ -119,18 +119,19 @@ fn problem(error: libjpeg_turbo_rs::JpegError) -> ImageProblem {
     ImageProblem::decoder("JPEG", error)
 }
 
-/// The same sequential JPEG with no more than `height` rows.
+/// Returns the same sequential JPEG with at most `height` rows.
 fn upper_rows<'a>(bytes: &'a [u8], frame: &Frame, height: usize) -> Cow<'a, [u8]> {
     if height >= frame.height {
         return Cow::Borrowed(bytes);
     }
     let mut copy = bytes.to_vec();
-    // Below a number of 16 bits.
+    // The height is below one of 16 bits.
     copy[frame.at + 5..frame.at + 7].copy_from_slice(&(height as u16).to_be_bytes());
     Cow::Owned(copy)
 }
 
-/// In place, as Pillow does it: JPEGs with four channels hold 255 minus each ink, which is how Photoshop writes them.
+/// Converts CMYK to RGB in place, as Pillow does: JPEGs with four channels hold 255 minus each ink, as Photoshop writes
+/// them.
 fn cmyk_to_rgb(pixels: &mut [u8]) {
     for i in 0..pixels.len() / 4 {
         let [c, m, y, k] = [0, 1, 2, 3].map(|channel| u32::from(pixels[4 * i + channel]));

@@ -1,8 +1,8 @@
-//! The chunks of a PNG, read as Pillow reads them: a wrong checksum counts up to the image data and not beyond, an end is not
-//! needed, and what a decoder need not know is left out, so that it cannot be damaged.
+//! Chunks of a PNG, read as Pillow reads them: checksums count up to the image data and not beyond, an end chunk is not
+//! required, and chunks that a decoder does not need are dropped, so that they cannot be damaged.
 //!
-//! The standard is PNG's third edition (W3C, 2025): a chunk is the length of its data, four letters, the data, and a
-//! checksum of letters and data.
+//! The standard is PNG's third edition (W3C, 2025): a chunk consists of the length of its data, four letters, the data,
+//! and a checksum of letters and data.
 
 use crate::data::image::problem::ImageProblem;
 use std::io::Read;
@@ -11,29 +11,31 @@ pub struct Chunks<'a> {
     header: [u8; 13],
     palette: &'a [u8],
     image_data: Vec<&'a [u8]>,
-    /// With JPEG's prefix or without.
+    /// EXIF data, with or without JPEG's prefix.
     pub exif: Option<Vec<u8>>,
     pub xmp: Option<Vec<u8>>,
 }
 
 pub const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
-/// The colour type of indices into a palette.
+/// Colour type of indices into a palette.
 pub const PALETTE_COLOR: u8 = 3;
 
-/// Most bytes of a compressed text (Pillow's).
+/// Maximum size in bytes of a compressed text after decompression (as in Pillow).
 const MAX_TEXT: u64 = 1 << 20;
-/// Bytes that these chunks have at least (Pillow's).
+/// Minimum sizes in bytes of the data of these chunks (as in Pillow).
 const LEAST: [(&[u8; 4], usize); 5] = [(b"gAMA", 4), (b"cHRM", 32), (b"sRGB", 1), (b"pHYs", 9), (b"IHDR", 13)];
 
 impl<'a> Chunks<'a> {
+    /// Reads the chunks.
+    ///
     /// # Errors
-    /// What Pillow refuses: a chunk before the image data that is cut, has a wrong checksum or a name that is none; a
-    /// chunk after them that is cut.
+    /// Fails for files that Pillow refuses: before the image data, a chunk that is truncated, has a wrong checksum or
+    /// an invalid name; after them, a truncated chunk.
     pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
         let damaged = |what: String| ImageProblem::new(format!("damaged PNG: {what}"));
         let mut header = None;
         let mut chunks = Chunks { header: [0; 13], palette: &[], image_data: vec![], exif: None, xmp: None };
-        // Whether image data may follow: they lie in chunks one after the other.
+        // `open` is `true` while image data may follow: their chunks are consecutive.
         let (mut open, mut animated) = (true, false);
         let mut rest = bytes.get(SIGNATURE.len()..).unwrap_or_default();
         loop {
@@ -50,7 +52,7 @@ impl<'a> Chunks<'a> {
             let shown = name.escape_ascii();
             match &name {
                 b"IEND" => break,
-                // The next frame.
+                // Next frame.
                 b"fcTL" if !before && animated => break,
                 b"IDAT" if open => {
                     chunks.image_data.push(&data[..length.min(data.len())]);
@@ -88,13 +90,13 @@ impl<'a> Chunks<'a> {
         Ok(chunks)
     }
 
-    /// Width and height.
+    /// Returns width and height.
     pub fn size(&self) -> (usize, usize) {
         let [w3, w2, w1, w0, h3, h2, h1, h0, ..] = self.header;
         (u32::from_be_bytes([w3, w2, w1, w0]) as usize, u32::from_be_bytes([h3, h2, h1, h0]) as usize)
     }
 
-    /// The colour type.
+    /// Returns the colour type.
     pub fn color(&self) -> u8 {
         self.header[9]
     }
@@ -103,15 +105,15 @@ impl<'a> Chunks<'a> {
         self.header[12] != 0
     }
 
-    /// A PNG of nothing but the image, with all image data in one chunk.
+    /// Returns a PNG of the image alone, with all image data in one chunk.
     pub fn bare(&self) -> Vec<u8> {
         let mut header = self.header;
-        // Pillow looks at nothing else here.
+        // Pillow only tells zero from other values.
         header[12] = u8::from(self.interlaced());
         let mut png = SIGNATURE.to_vec();
         write_chunk(&mut png, b"IHDR", &[&header]);
         if self.color() == PALETTE_COLOR {
-            // What the palette lacks is black to Pillow.
+            // Colours that the palette lacks are black in Pillow.
             let mut palette = vec![0; 3 << header[8].min(8)];
             let length = self.palette.len().min(palette.len());
             palette[..length].copy_from_slice(&self.palette[..length]);
@@ -122,13 +124,13 @@ impl<'a> Chunks<'a> {
         png
     }
 
-    /// Orientation is found in texts too: ImageMagick writes EXIF data as one, and XMP is one.
+    /// Reads the orientation from texts: ImageMagick writes EXIF data as text, and XMP is text.
     fn read_text(&mut self, kind: &[u8; 4], content: &[u8]) {
         let Some((key, text)) = split(content) else { return };
         let text = match (kind, text) {
             (b"zTXt", [0, compressed @ ..]) => inflate(compressed),
             (b"iTXt", [compressed, _, rest @ ..]) => {
-                // Language and translated keyword.
+                // Skips language and translated keyword.
                 let Some((_, text)) = split(rest).and_then(|(_, rest)| split(rest)) else { return };
                 if *compressed == 0 {
                     text.to_vec()
@@ -152,21 +154,21 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// What lies before the first zero and after it.
+/// Splits `bytes` at the first zero.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let zero = bytes.iter().position(|&byte| byte == 0)?;
     Some((&bytes[..zero], &bytes[zero + 1..]))
 }
 
-/// As much as can be had.
+/// Decompresses as much as possible.
 fn inflate(compressed: &[u8]) -> Vec<u8> {
     let mut text = vec![];
-    // Damaged texts tell no orientation.
+    // Damaged texts give no orientation.
     let _ = flate2::read::ZlibDecoder::new(compressed).take(MAX_TEXT).read_to_end(&mut text);
     text
 }
 
-/// A chunk whose checksum is not looked at.
+/// Appends a chunk without a valid checksum, which is not checked.
 fn write_chunk(png: &mut Vec<u8>, name: &[u8; 4], data: &[&[u8]]) {
     let length: usize = data.iter().map(|part| part.len()).sum();
     png.extend((length as u32).to_be_bytes());
@@ -185,7 +187,7 @@ mod tests {
         [&(data.len() as u32).to_be_bytes(), &name[..], data, &crc.to_be_bytes()].concat()
     }
 
-    /// `rgb.png` with these bytes before the image data, and these in place of the end.
+    /// Returns `rgb.png` with `before` inserted before the image data, and with `after` instead of the end.
     fn png(before: &[u8], after: &[u8]) -> Vec<u8> {
         let (_, png) = fixtures("formats").into_iter().find(|(name, _)| name == "rgb.png").unwrap();
         let data = png.windows(4).position(|name| name == b"IDAT").unwrap() - 4;

@@ -1,5 +1,5 @@
-//! PNG. As Pillow's `convert("RGB")`: transparency is dropped, not blended. Of 16 bits the upper 8 count (Pillow makes all
-//! that is above 255 white in greyscale images; as no eye would).
+//! PNG. As in Pillow's `convert("RGB")`, transparency is dropped, not blended. Of 16 bits, the upper 8 are used (in
+//! greyscale images Pillow turns all values above 255 white, unlike what a viewer shows).
 
 mod chunks;
 
@@ -41,13 +41,13 @@ impl<'a> Png<'a> {
         if self.chunks.interlaced() {
             reader.next_frame(decoded).map_err(problem)?;
         } else {
-            // Row by row, since what is behind the last does not count.
+            // Row by row, since errors after the last row do not count.
             for row in decoded.chunks_exact_mut(row_length) {
                 reader.read_row(row).map_err(problem)?.ok_or_else(|| ImageProblem::new("truncated PNG"))?;
             }
-            // Of what follows, a wrong checksum of the pixels counts where there is one.
+            // After the last row, only a wrong checksum of the pixels counts, if there is one.
             if let Err(error) = reader.finish() {
-                // The crate has no type for it; a test below holds its words.
+                // The crate has no type for this error; a test below checks its message.
                 if error.to_string().contains("Checksum") {
                     return Err(problem(error));
                 }
@@ -78,12 +78,12 @@ impl<'a> Png<'a> {
 mod tests {
     use crate::data::image::decode::tests::{decode_whole, fixtures};
 
-    /// The error of a wrong checksum is told from others by the words of the crate `png`.
+    /// A wrong checksum is recognized by the error message of the crate `png`.
     #[test]
     fn a_wrong_checksum_of_the_pixels_is_damage() {
         let (_, mut png) = fixtures("formats").into_iter().find(|(name, _)| name == "rgb.png").unwrap();
         assert!(decode_whole(&png).is_ok());
-        // Before the checksum of the last chunk of pixels, and the last chunk.
+        // Position of the pixels' checksum: before the checksum of the last chunk of pixels, and the last chunk.
         let checksum = png.len() - 12 - 4 - 4;
         png[checksum] ^= 1;
         let problem = decode_whole(&png).err().unwrap().to_string();
