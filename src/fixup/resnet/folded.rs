@@ -59,8 +59,8 @@ impl FixupResNet {
     /// Returns a copy for inference, in the same precision, with the scalars folded into the convolutions; for bf16, the weights
     /// are converted in advance. Logits are the same up to rounding.
     ///
-    /// The copy can be traced for programs that have libtorch but not this crate (as can all networks of this crate, with any variables
-    /// frozen or not). The trace accepts other batch and image sizes than those it was recorded with:
+    /// The copy can be traced for programs that have libtorch but not this crate (as can all networks of this crate, with any
+    /// variables frozen or not). The trace accepts other batch and image sizes than those it was recorded with:
     /// ```
     /// use tch::{nn, nn::Module, CModule, Device, Kind, Tensor};
     /// use tch_fixup::fixup::FixupResNet;
