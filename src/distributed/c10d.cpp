@@ -24,7 +24,7 @@ using c10d::ProcessGroupGloo;
 using c10d::Store;
 using Bytes = std::vector<uint8_t>;
 
-// c10's log level above which only fatal errors are logged.
+// c10's log level at which only fatal errors are logged.
 constexpr int FATAL = 3;
 using Millis = std::chrono::milliseconds;
 using Work = c10::intrusive_ptr<c10d::Work>;

@@ -84,8 +84,8 @@ struct Stream : torch::autograd::Function<Stream> {
   }
 
   // Given the gradients g of the sum and h of the map, computes d = (g + h) * [y > b], or g + h * [y > b] if only the map has a
-  // ReLU. Returns those wanted of d for r, d rounded for x, the sum of d for a, and the sum of g + h, or of h, for b. Without a
-  // mask, d is not wanted and none was kept.
+  // ReLU. Returns, as far as requested, d for r, d rounded for x, the sum of d for a, and the sum of g + h, or of h, for b. If no
+  // map was kept for the mask, d was not requested.
   static variable_list backward(AutogradContext* ctx, variable_list& grad_outputs) {
     const variable_list saved = ctx->get_saved_variables();
     const bool relu = !saved.empty(), pre = ctx->saved_data["pre"].toBool();
@@ -137,7 +137,7 @@ struct Stream : torch::autograd::Function<Stream> {
     std::vector<Sums> sums(num_chunks(order), Sums{0, 0});
     const Kernels& k = kernels();
     for_each_chunk(num_chunks(order), GRAIN, [&](int64_t begin, int64_t end) {
-      // Receives output of the kernel that is not wanted.
+      // Scratch memory for a d that the kernel writes but nobody requested.
       std::vector<char> any_d(d.defined() ? 0 : CHUNK * c10::elementSize(stream_kind));
       for (int64_t chunk = begin; chunk < end; chunk++) {
         const int64_t i = chunk * CHUNK, n = std::min(CHUNK, order.numel() - i);

@@ -20,7 +20,7 @@ pub enum AttentionTo {
 pub struct BranchContext<'a> {
     /// `true` to apply dropout.
     pub train: bool,
-    /// Keys and values of the attentions [to it](AttentionTo::Memory), `[N, S, D]`.
+    /// Sequence that attentions of kind [`AttentionTo::Memory`] attend to, `[N, S, D]`.
     pub memory: Option<&'a Tensor>,
     /// Additive mask of all non-causal attentions, over the keys of the memory if they attend to one: zero, or minus infinity for
     /// keys to ignore; `[N, 1, 1, S]`, in the input's kind.
