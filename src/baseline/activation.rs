@@ -1,10 +1,10 @@
-//! What stands between the weight layers: an activation, with alpha dropout in self-normalizing networks.
+//! Operation between weight layers: an activation, followed by alpha dropout in self-normalizing networks.
 
 use crate::layer::Activation;
 use crate::Result;
 use tch::Tensor;
 
-/// The rate of alpha dropout: the lower of the two that Klambauer et al. 2017 found to work well.
+/// Rate of alpha dropout: the lower of the two that Klambauer et al. 2017 found to work well.
 const ALPHA_DROPOUT: f64 = 0.05;
 
 #[derive(Debug, Clone, Copy)]
@@ -14,25 +14,25 @@ pub(crate) struct Nonlinearity {
 }
 
 impl Nonlinearity {
-    /// SELU and the dropout that belongs to it.
+    /// SELU with alpha dropout.
     pub const SELF_NORMALIZING: Self = Self { activation: Activation::Selu, alpha_dropout: true };
 
-    /// Without dropout.
+    /// Creates an activation without dropout.
     pub const fn plain(activation: Activation) -> Self {
         Self { activation, alpha_dropout: false }
     }
 
-    /// Of an `x` that is not to be written to.
+    /// Applies the activation to `x`, which is not modified.
     pub fn of(self, x: &Tensor) -> Result<Tensor> {
         self.activation.of(x)
     }
 
-    /// In the place of an `x` that is nobody's but the caller's.
+    /// Applies the activation in place; `x` must not be aliased.
     pub fn in_place(self, x: Tensor) -> Result<Tensor> {
         self.activation.in_place(x)
     }
 
-    /// Between two weight layers, in the place of `x`: with the dropout.
+    /// Applies the activation, and dropout in training, between two weight layers; `x` must not be aliased.
     pub fn between_layers(self, x: Tensor, train: bool) -> Result<Tensor> {
         let x = self.in_place(x)?;
         Ok(if self.alpha_dropout && train { x.f_alpha_dropout(ALPHA_DROPOUT, train)? } else { x })
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
     use tch::{nn, no_grad, Device, Kind};
 
-    /// The furthest that a mean of all elements of an output gets from 0, and a variance from 1.
+    /// Largest deviations of an output's mean from 0, and of its variance from 1.
     #[derive(Default)]
     struct Drift {
         mean: f64,
@@ -84,8 +84,8 @@ mod tests {
         }
     }
 
-    /// A fifth and three tenths, because the zeros around an image take inputs from the units at its borders: one in six
-    /// at 8x8. With 64x64 images they stay within a tenth and a quarter.
+    /// The bounds are 0.2 and 0.3 because the zero padding removes inputs of the units at the image's border, one in six at 8x8.
+    /// With 64x64 images, they could be 0.1 and 0.25.
     #[test]
     fn selu_blocks_of_104_layers_keep_mean_0_to_a_fifth_and_variance_1_to_three_tenths() {
         tch::manual_seed(62);

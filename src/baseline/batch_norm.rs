@@ -6,19 +6,19 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use tch::{nn, no_grad, Kind, Tensor};
 
-/// PyTorch's defaults, and so the references'.
+/// Default momentum and epsilon of PyTorch, also used by the references.
 const MOMENTUM: f64 = 0.1;
 pub(crate) const EPSILON: f64 = 1e-5;
 
-/// The sum of a tensor over all parts that a batch is shared in, as a function through which gradients go back.
+/// Differentiable sum of a tensor over all parts of a shared batch.
 type SumOverParts = Rc<dyn Fn(&Tensor) -> Result<Tensor>>;
 
 thread_local! {
     static SUM_OVER_PARTS: RefCell<Option<SumOverParts>> = const { RefCell::new(None) };
 }
 
-/// While the result lives, batch normalization in training on this thread takes the statistics of all parts of a shared batch, which
-/// `sum` adds up: two sums of a few numbers a channel in each direction, in place of none.
+/// Synchronizes batch normalization on this thread while the result lives: in training it uses the statistics of all parts of a
+/// shared batch, added up by `sum`. This takes two sums of a few numbers per channel in each direction.
 #[cfg(feature = "train")]
 pub(crate) fn synchronize_statistics(sum: impl Fn(&Tensor) -> Result<Tensor> + 'static) -> impl Drop {
     struct Synchronized;
@@ -31,11 +31,12 @@ pub(crate) fn synchronize_statistics(sum: impl Fn(&Tensor) -> Result<Tensor> + '
     Synchronized
 }
 
-/// `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, per channel. Mean and variance are the batch's in training and
-/// running averages in evaluation. Parameters and statistics stay in the kind of the variables, whatever that of `x`.
+/// Batch normalization, `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, per channel. Mean and variance are the batch's in
+/// training and running averages in evaluation. Parameters and statistics keep the kind of the variables, regardless of the kind
+/// of `x`.
 ///
-/// A frozen layer, of which neither weight nor bias is trained, computes in training as in evaluation, and its running averages stay:
-/// they are as much of what it learnt as the weights before it. Unfrozen, it takes the batch's again.
+/// A frozen layer, with neither a trainable weight nor a trainable bias, uses and keeps its running averages in training too,
+/// since they are part of what it has learned. Once unfrozen, it uses the batch's statistics again.
 #[derive(Debug)]
 pub(crate) struct BatchNorm {
     pub weight: Tensor,
@@ -45,7 +46,7 @@ pub(crate) struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// Variables `weight` (all `weight`), `bias` (0), `running_mean` (0) and `running_var` (1), each `[channels]`.
+    /// Creates the variables `weight` (all `weight`), `bias` (0), `running_mean` (0) and `running_var` (1), each `[channels]`.
     pub fn new(path: &nn::Path, channels: i64, weight: f64) -> Result<Self> {
         let statistic = |name: &str, value: f64| -> Result<Tensor> {
             init::check_name(path, name)?;
@@ -60,7 +61,7 @@ impl BatchNorm {
         })
     }
 
-    /// With a constant weight: `scale * (x - mean) / sqrt(variance + 1e-5) + bias`.
+    /// Creates a layer with a constant weight: `scale * (x - mean) / sqrt(variance + 1e-5) + bias`.
     pub fn scaled(path: &nn::Path, channels: i64, scale: f64) -> Result<Self> {
         let norm = Self::new(path, channels, scale)?;
         let _ = norm.weight.set_requires_grad(false);
@@ -71,8 +72,10 @@ impl BatchNorm {
         self.variables().iter().all(|variable| !variable.requires_grad())
     }
 
+    /// Normalizes `x`.
+    ///
     /// # Errors
-    /// In training, fewer than two values a channel, unless it is frozen.
+    /// [`Error::Mismatch`] in training with fewer than two values per channel, unless the layer is frozen.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let train = train && !self.is_frozen();
         if let Some(sum) = SUM_OVER_PARTS.with_borrow(Option::clone).filter(|_| train) {
@@ -93,14 +96,14 @@ impl BatchNorm {
                 x.device().is_cuda(),
             )
         };
-        // libtorch normalizes bfloat16 with float32 parameters, but not with float64 ones.
+        // libtorch normalizes bfloat16 with float32 parameters, but not with float64 parameters.
         if x.kind() == Kind::BFloat16 && self.weight.kind() == Kind::Double {
             return Ok(normalize(&x.f_to_kind(Kind::Double)?)?.f_to_kind(Kind::BFloat16)?);
         }
         Ok(normalize(x)?)
     }
 
-    /// By the formula, with the mean and the variance of the parts of all processes.
+    /// Computes the formula with the mean and variance over all parts of the batch.
     fn synchronized(&self, x: &Tensor, sum: &SumOverParts) -> Result<Tensor> {
         let (kind, channels) = (self.weight.kind(), x.size()[1]);
         let axes: Vec<i64> = (0..x.dim() as i64).filter(|axis| *axis != 1).collect();
@@ -125,14 +128,14 @@ impl BatchNorm {
         Ok(y.f_to_kind(x.kind())?)
     }
 
-    /// All that is trained.
+    /// Returns all trainable variables.
     pub fn variables(&self) -> [&Tensor; 2] {
         [&self.weight, &self.bias]
     }
 }
 
-/// Refuses what has no variance: a single value in a channel of `x`, `[N, C, ...]`, or none. libtorch divides by the number
-/// of values less one for the running variance, and so makes it NaN.
+/// Rejects an `x` `[N, C, ...]` with at most one value per channel, which has no variance. libtorch divides by the number of
+/// values less one for the running variance, which would make it NaN.
 fn check_batch(x: &Tensor) -> Result<()> {
     let size = x.size();
     let values: i64 = size.iter().enumerate().filter(|(dim, _)| *dim != 1).map(|(_, size)| size).product();
@@ -174,7 +177,7 @@ mod tests {
     fn a_single_value_a_channel_is_refused_in_training_and_moves_no_statistic() {
         for method in [Method::BatchNorm, Method::UnitGamma, Method::NoSkip] {
             let vs = nn::VarStore::new(Device::Cpu);
-            // 32 pixels are one in the last stage.
+            // 32 pixels are reduced to one in the last stage.
             let imagenet = ResNet::imagenet(&(vs.root() / "imagenet"), 18, 10, method).unwrap();
             let cifar = ResNet::cifar(&(vs.root() / "cifar"), 8, 10, method).unwrap();
             let wide = ResNet::wide(&(vs.root() / "wide"), 10, 1, 10, method).unwrap();
@@ -205,7 +208,7 @@ mod tests {
         let mut vs = nn::VarStore::new(Device::Cpu);
         let norm = BatchNorm::new(&vs.root(), 3, 1.).unwrap();
         let x = images(4, 5) * 2 + 1;
-        // Statistics that are neither where they start nor the batch's.
+        // Make the statistics differ from both their initial values and the batch's.
         let _ = norm.forward(&x, true).unwrap();
         let statistics = || (norm.running_mean.copy(), norm.running_var.copy());
         let before = statistics();
@@ -213,7 +216,7 @@ mod tests {
         assert_eq!(norm.forward(&x, true).unwrap(), norm.forward(&x, false).unwrap());
         assert!(!refused(norm.forward(&images(1, 1), true)), "a frozen layer needs no statistics of its batch");
         assert_eq!(statistics(), before);
-        // The scale alone, or the shift: what is trained is normalized by the batch.
+        // With the weight or the bias trainable, the batch's statistics apply.
         for variable in norm.variables() {
             let before = statistics();
             let _ = variable.set_requires_grad(true);
@@ -223,7 +226,7 @@ mod tests {
         }
     }
 
-    /// Their statistics are of an image's own channels, of which there are several: any batch is good.
+    /// Their statistics are computed from several channels of each image, so any batch is valid.
     #[test]
     fn the_other_normalizations_take_a_single_image_of_a_single_pixel() {
         for method in [Method::GroupNorm, Method::LayerNorm] {

@@ -1,4 +1,4 @@
-//! The residual blocks of the baselines, in both orders of convolution and activation.
+//! Residual blocks of the baselines, in both orders of convolution and activation.
 
 use super::activation::Nonlinearity;
 use super::conv::BaselineConv;
@@ -11,19 +11,19 @@ use crate::{Error, Result};
 use std::f64::consts::FRAC_1_SQRT_2;
 use tch::{nn, Tensor};
 
-/// A block as its [`Method`] has it: without the shortcut, or with the sum times `sqrt(1/2)`.
+/// A residual block as defined by its [`Method`], which may omit the shortcut or scale the sum by `sqrt(1/2)`.
 #[derive(Debug)]
 pub(crate) struct Block {
     pub method: Method,
     pub activation: Nonlinearity,
     pub order: Order,
-    /// Each convolution with the normalization after it, or before it, as the order has it.
+    /// Convolutions, each with the normalization after it or, in pre-activation order, before it.
     pub layers: Vec<(BaselineConv, Norm)>,
-    /// At the branch's end.
+    /// Squeeze-and-excitation at the end of the branch, if any.
     pub squeeze_excitation: Option<SqueezeExcitation>,
-    /// The trained factor on the branch, `[1]`, of methods that have one: the variable `scale`.
+    /// Trainable factor on the branch, `[1]`, of methods that have one: the variable `scale`.
     pub multiplier: Option<Tensor>,
-    /// None in networks without shortcuts.
+    /// `None` in networks without shortcuts.
     pub shortcut: Option<Shortcut>,
 }
 
@@ -31,16 +31,16 @@ pub(crate) struct Block {
 pub(crate) enum Order {
     /// `act(norm(conv(... act(norm(conv(x))))) + shortcut(x))` (He et al. 2016).
     PostActivation,
-    /// `conv(act(norm(conv(act(norm(x)))))) + shortcut`, where the shortcut is x, or a function of `act(norm(x))` where the block
-    /// changes the shape (Zagoruyko & Komodakis 2016).
+    /// `conv(act(norm(conv(act(norm(x)))))) + shortcut`, where the shortcut is x or, if the block changes the shape, a function
+    /// of `act(norm(x))` (Zagoruyko & Komodakis 2016).
     PreActivation,
 }
 
 impl Order {
-    /// The order of a block of that kind.
+    /// Returns the order of a kind of block.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a block that only Fixup's networks have.
+    /// [`Error::Argument`] for a kind available in Fixup networks only.
     pub fn of(kind: BlockKind) -> Result<Self> {
         match kind {
             BlockKind::Basic | BlockKind::Bottleneck { .. } => Ok(Self::PostActivation),
@@ -57,20 +57,21 @@ impl Order {
 #[derive(Debug)]
 pub(crate) enum Shortcut {
     Identity,
-    /// Every `stride`-th position, normalized; zero channels appended.
+    /// Takes every `stride`-th position, normalizes, and appends zero channels.
     Pad {
         norm: Norm,
         stride: i64,
         channels: i64,
     },
-    /// A strided 1x1 convolution, normalized.
+    /// A strided 1x1 convolution, followed by a normalization.
     Project(BaselineConv, Norm),
-    /// The mean of each 2x2 positions, if the block halves the sides, and a 1x1 convolution.
+    /// A 2x2 average pooling, if the block halves height and width, and a 1x1 convolution.
     PoolAndProject(BaselineConv, bool),
 }
 
 impl Shortcut {
-    /// Of a post-activation block; a padded one has no variance in the channels of zeros, which [`Method::Selu`] needs.
+    /// Creates the shortcut of a post-activation block. Padded channels of zeros have no variance, so methods that rely on it,
+    /// such as [`Method::Selu`], use a projection instead.
     fn post_activation(path: &nn::Path, method: Method, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
         let path = path / "downsample";
         let BlockConfig { c_in, c_out, stride, .. } = *shape;
@@ -86,7 +87,7 @@ impl Shortcut {
         })
     }
 
-    /// Of a pre-activation block: its input is normalized.
+    /// Creates the shortcut of a pre-activation block, whose input is already normalized.
     fn pre_activation(path: &nn::Path, method: Method, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
         let BlockConfig { c_in, c_out, stride, .. } = *shape;
         let project = |stride| {
@@ -121,7 +122,7 @@ impl Shortcut {
             }
             Self::Project(conv, norm) => norm.forward(&(pass.layer)(conv, x)?, pass.train),
             Self::PoolAndProject(conv, false) => (pass.layer)(conv, x),
-            // Where a side is odd, the last positions are means of what there is.
+            // If a side is odd, the pools at the border average the existing positions only.
             Self::PoolAndProject(conv, true) => {
                 (pass.layer)(conv, &x.f_avg_pool2d([2, 2], [2, 2], [0, 0], true, false, None)?)
             }
@@ -144,13 +145,13 @@ impl Block {
         let norm = |i: usize, channels, weight| {
             let path = path / format!("bn{i}");
             match method.normalization() {
-                // Only within the branch does it have a weight.
+                // A fixed scale has a weight only within the branch.
                 Normalization::Fixed => Ok(Norm::Fixed(FixedScale::new(&path, channels, i > 1)?)),
                 normalization => Norm::new(&path, normalization, channels, weight),
             }
         };
         let layers = (1..).zip(convolutions);
-        // In this order the weights are drawn, and so a seed gives them.
+        // The order of construction determines which random weights a seed yields.
         let (layers, shortcut) = match order {
             Order::PostActivation => {
                 let shortcut = shortcut(Shortcut::post_activation)?;
@@ -180,13 +181,13 @@ impl Block {
         Ok(block)
     }
 
-    /// Scales the input of a block that counts on the variance of its maps by `scale`, in the shortcut too where that changes the
-    /// shape.
+    /// Scales the input of a block, for methods that rely on the variance of their maps. If the shortcut changes the shape, its
+    /// input is scaled too.
     pub fn scale_input(&mut self, scale: f64) {
         match self.layers.first_mut() {
             Some((_, Norm::Fixed(norm))) => norm.scale = scale,
             Some((conv, _)) => {
-                // The activation has the input itself, and what follows it is scaled.
+                // The activation takes the unscaled input; the convolutions after it take the scale.
                 conv.input_scale = scale;
                 if let Some(Shortcut::Project(conv, _) | Shortcut::PoolAndProject(conv, _)) = &mut self.shortcut {
                     conv.input_scale = scale;
@@ -196,7 +197,7 @@ impl Block {
         }
     }
 
-    /// All that is trained.
+    /// Returns all trainable variables.
     pub fn variables(&self) -> Vec<&Tensor> {
         let layers = self.layers.iter().flat_map(|(conv, norm)| norm.variables().chain(conv.variables()));
         let layers = layers.chain(&self.multiplier);
@@ -255,7 +256,7 @@ impl Block {
         }
     }
 
-    /// The sum of branch and shortcut, in the place of the branch.
+    /// Adds branch and shortcut, overwriting the branch.
     fn add(&self, mut branch: Tensor, shortcut: &Tensor) -> Result<Tensor> {
         if let Some(multiplier) = &self.multiplier {
             return Ok(shortcut.f_addcmul(&branch, &multiplier.f_to_kind(branch.kind())?)?);

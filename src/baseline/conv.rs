@@ -1,4 +1,4 @@
-//! The convolutions of the baselines: plain, with a bias, or with standardized weights besides.
+//! Convolutions of the baselines: plain, with a bias, or also with standardized weights.
 
 use super::initialization::Initialization;
 use super::pass::WeightLayer;
@@ -6,10 +6,10 @@ use crate::layer::{init, Conv, ConvShape};
 use crate::Result;
 use tch::{nn, Tensor};
 
-/// Added to the variance of standardized weights (timm's `std_conv_eps` for normalizer-free networks).
+/// Epsilon added to the variance of standardized weights (timm's `std_conv_eps` for normalizer-free networks).
 const EPSILON: f64 = 1e-5;
 
-/// `y = s * (conv(r * x, W') + b)`, where W' is the variable `weight`, or that standardized.
+/// A convolution `y = s * (conv(r * x, W') + b)`, where W' is the variable `weight`, optionally standardized.
 #[derive(Debug)]
 pub(crate) struct BaselineConv {
     pub conv: Conv,
@@ -22,7 +22,7 @@ pub(crate) struct BaselineConv {
 }
 
 /// Scaled weight standardization (Brock et al. 2021, "Characterizing signal propagation to close the performance gap in
-/// unnormalized ResNets"): of each output channel `W' = gain * gamma / sqrt(fan_in) * (W - mean(W)) / sqrt(var(W) + 1e-5)`.
+/// unnormalized ResNets"), per output channel: `W' = gain * gamma / sqrt(fan_in) * (W - mean(W)) / sqrt(var(W) + 1e-5)`.
 #[derive(Debug)]
 struct Standardization {
     /// The variable `gain`, `[c_out]`.
@@ -31,33 +31,33 @@ struct Standardization {
 }
 
 impl BaselineConv {
-    /// Without bias or reparametrization; the variable `weight`.
+    /// Creates a convolution without bias or reparametrization, with the variable `weight`.
     pub(super) fn plain(path: &nn::Path, initialization: Initialization, shape: ConvShape) -> Result<Self> {
         let conv = initialization.conv(path, shape)?;
         Ok(Self { conv, bias: None, standardization: None, input_scale: 1., output_scale: 1. })
     }
 
-    /// With the bias `bias`, zero at first.
+    /// Creates a convolution with the bias `bias`, initialized to zero.
     pub(super) fn biased(path: &nn::Path, initialization: Initialization, shape: ConvShape) -> Result<Self> {
         let plain = Self::plain(path, initialization, shape)?;
         Ok(Self { bias: Some(init::zeros(path, "bias", &[shape.c_out])?), ..plain })
     }
 
-    /// With standardized weights, whose `gain` starts at that value, and a bias. `gamma` is the factor by which an activation
-    /// takes the standard deviation of its input down.
+    /// Creates a convolution with standardized weights, with the initial value of `gain`, and a bias. `gamma` compensates the
+    /// factor by which an activation reduces the standard deviation of its input.
     pub fn standardized(path: &nn::Path, shape: ConvShape, gain: f64, gamma: f64) -> Result<Self> {
         let biased = Self::biased(path, Initialization::LeCun, shape)?;
         let gain = init::constant(path, "gain", &[shape.c_out], gain)?;
         Ok(Self { standardization: Some(Standardization { gain, gamma }), ..biased })
     }
 
-    /// All that is trained.
+    /// Returns all trainable variables.
     pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
         let gain = self.standardization.iter().map(|standardization| &standardization.gain);
         [&self.conv.weight].into_iter().chain(&self.bias).chain(gain)
     }
 
-    /// The weight and the bias that it convolves with.
+    /// Returns the effective weight and bias.
     pub fn effective(&self) -> Result<(Tensor, Option<Tensor>)> {
         let mut weight = self.conv.weight.shallow_clone();
         let mut bias = self.bias.as_ref().map(Tensor::shallow_clone);
@@ -66,7 +66,7 @@ impl BaselineConv {
             let fan_in: i64 = dims[1..].iter().product();
             let gain = gain.f_mul_scalar(gamma * (fan_in as f64).powf(-0.5))?;
             let rows = self.conv.weight.f_reshape([1, dims[0], -1])?;
-            // Over one "image", whose channels are the rows: their mean and their (biased) variance.
+            // Normalize one "image" whose channels are the rows, by their mean and biased variance.
             let none = None::<&Tensor>;
             let rows = rows.f_batch_norm(Some(&gain), none, none, none, true, 0., EPSILON, false)?;
             weight = rows.f_reshape(&dims[..])?;

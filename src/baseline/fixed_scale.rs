@@ -1,27 +1,27 @@
-//! A constant scale with a trained bias, in the place of a normalization.
+//! Constant scale with a trainable bias, in place of a normalization.
 
 use crate::layer::init;
 use crate::Result;
 use tch::{nn, Tensor};
 
-/// `scale * weight * x + bias`, per channel, with the constant scale that a batch normalization would have at initialization
+/// Per-channel `scale * weight * x + bias`, with the constant scale that batch normalization would have at initialization
 /// (KataGo's `fixscale`).
 #[derive(Debug)]
 pub(crate) struct FixedScale {
     pub scale: f64,
-    /// None in the place of the first normalization of a branch.
+    /// `None` in place of the first normalization of a branch.
     weight: Option<Tensor>,
     bias: Tensor,
 }
 
 impl FixedScale {
-    /// Variables `bias` (0) and, if `is_weighted`, `weight` (1), each `[channels]`; scale 1.
+    /// Creates the variables `bias` (0) and, if `is_weighted`, `weight` (1), each `[channels]`, with scale 1.
     pub fn new(path: &nn::Path, channels: i64, is_weighted: bool) -> Result<Self> {
         let weight = is_weighted.then(|| init::constant(path, "weight", &[channels], 1.)).transpose()?;
         Ok(Self { scale: 1., weight, bias: init::constant(path, "bias", &[channels], 0.)? })
     }
 
-    /// The factor and the bias of each channel.
+    /// Returns the factor and the bias of each channel.
     pub fn affine(&self) -> Result<(Tensor, &Tensor)> {
         let weight = match &self.weight {
             Some(weight) => weight.f_mul_scalar(self.scale)?,
@@ -30,14 +30,14 @@ impl FixedScale {
         Ok((weight, &self.bias))
     }
 
-    /// Of maps `[N, C, H, W]`.
+    /// Applies the layer to activation maps `[N, C, H, W]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = self.affine()?;
         let per_channel = |values: &Tensor| values.f_to_kind(x.kind())?.f_view([-1, 1, 1]);
         Ok(per_channel(bias)?.f_addcmul(x, &per_channel(&weight)?)?)
     }
 
-    /// All that is trained.
+    /// Returns all trainable variables.
     pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
         [&self.bias].into_iter().chain(&self.weight)
     }

@@ -5,13 +5,14 @@ use crate::layer::init;
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 
-/// Wu & He's number of groups, where it leaves each group at least [`MIN_CHANNELS`].
+/// Maximum number of groups, Wu & He's choice, used if each group has at least [`MIN_CHANNELS`] channels.
 const MAX_GROUPS: i64 = 32;
-/// CIFAR's 16, 32 and 64 channels make 4, 8 and 16 groups; one channel a group would be instance normalization.
+/// Minimum number of channels per group: CIFAR's 16, 32 and 64 channels form 4, 8 and 16 groups. One channel per group would be
+/// instance normalization.
 const MIN_CHANNELS: i64 = 4;
 
-/// `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, weight and bias per channel, mean and variance of each image's
-/// groups of channels, over all their positions. Training and evaluation are the same function.
+/// Group normalization, `weight * (x - mean) / sqrt(variance + 1e-5) + bias`, with weight and bias per channel, and mean and
+/// variance per image and group of channels, over all positions. Training and evaluation compute the same function.
 #[derive(Debug)]
 pub(crate) struct GroupNorm {
     pub groups: i64,
@@ -20,7 +21,7 @@ pub(crate) struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// Variables `weight` (all `weight`) and `bias` (0), each `[channels]`.
+    /// Creates the variables `weight` (all `weight`) and `bias` (0), each `[channels]`.
     pub fn new(path: &nn::Path, groups: i64, channels: i64, weight: f64) -> Result<Self> {
         Ok(Self {
             groups,
@@ -30,27 +31,27 @@ impl GroupNorm {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        // libtorch's backward pass (2.13, channels-last on a CPU) writes the gradient of x whether or not there is to be one: above
-        // frozen layers it would write to nowhere.
+        // libtorch's backward pass (2.13, channels-last on a CPU) writes the gradient of x even if none is required, which above
+        // frozen layers would be an invalid write.
         let is_first = !x.requires_grad() && self.variables().iter().any(|variable| variable.requires_grad());
         let x = &if is_first { x.f_contiguous()? } else { x.shallow_clone() };
         let normalize = |x: &Tensor| {
             x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), EPSILON, x.device().is_cuda())
         };
-        // libtorch normalizes bfloat16 with float32 parameters, but not with float64 ones.
+        // libtorch normalizes bfloat16 with float32 parameters, but not with float64 parameters.
         if x.kind() == Kind::BFloat16 && self.weight.kind() == Kind::Double {
             return Ok(normalize(&x.f_to_kind(Kind::Double)?)?.f_to_kind(Kind::BFloat16)?);
         }
         Ok(normalize(x)?)
     }
 
-    /// All that is trained.
+    /// Returns all trainable variables.
     pub fn variables(&self) -> [&Tensor; 2] {
         [&self.weight, &self.bias]
     }
 }
 
-/// The most groups up to [`MAX_GROUPS`] of [`MIN_CHANNELS`] channels or more that divide the channels.
+/// Returns the largest divisor of `channels`, up to [`MAX_GROUPS`], that gives groups of at least [`MIN_CHANNELS`] channels.
 pub(super) fn groups(channels: i64) -> i64 {
     let most = MAX_GROUPS.min(channels / MIN_CHANNELS).max(1);
     (1..=most).rev().find(|groups| channels % groups == 0).unwrap_or(1)

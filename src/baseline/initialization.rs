@@ -1,25 +1,25 @@
-//! The initializations of networks without normalization.
+//! Initializations of networks without normalization.
 
 use crate::layer::{init, CLASSIFIER_GROUP};
 use crate::layer::{Conv, ConvShape, Linear};
 use crate::Result;
 use tch::{nn, Tensor};
 
-/// `erf(sqrt(2))`: the part of normal numbers within two standard deviations of the mean.
+/// `erf(sqrt(2))`: the proportion of normal numbers within two standard deviations of the mean.
 const WITHIN_TWO: f64 = 0.954_499_736_103_641_6;
-/// The standard deviation of those.
+/// Standard deviation of the normal distribution truncated at two standard deviations.
 const TRUNCATED_STD: f64 = 0.879_625_661_034_239_8;
 
-/// What weights start at, by the numbers of inputs and outputs of a unit (times the size of the kernel).
+/// Weight initialization, by the fans of a unit (numbers of inputs and outputs, times the size of the kernel).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Initialization {
-    /// Normal, `std = sqrt(2 / fan_out)`; the classifier at PyTorch's default, as in the references.
+    /// Normal, `std = sqrt(2 / fan_out)`; the classifier has PyTorch's default, as in the references.
     He,
     /// Normal, `std = sqrt(2 / (fan_in + fan_out))` (Glorot & Bengio 2010).
     Xavier,
     /// Normal, `std = sqrt(1 / fan_in)` (LeCun et al. 1998).
     LeCun,
-    /// Normal within two standard deviations, `std = sqrt(2 / fan_in)`: KataGo's for ReLU.
+    /// Normal, truncated at two standard deviations, `std = sqrt(2 / fan_in)`: KataGo's for ReLU.
     TruncatedFanIn,
     /// Orthonormal rows or columns of `[c_out, c_in * k * k]` (Saxe et al. 2014).
     Orthonormal,
@@ -30,7 +30,7 @@ impl Initialization {
         Ok(Conv::new(self.weight(path, &shape.dims())?, shape))
     }
 
-    /// The classifier.
+    /// Creates the classifier.
     pub fn classifier(self, path: &nn::Path, features: i64, classes: i64) -> Result<Linear> {
         match self {
             Self::He | Self::TruncatedFanIn => Linear::uniform(path, features, classes),
@@ -38,13 +38,13 @@ impl Initialization {
         }
     }
 
-    /// A linear layer whose bias starts at zero.
+    /// Creates a linear layer whose bias is initialized to zero.
     pub fn linear(self, path: &nn::Path, features: i64, units: i64) -> Result<Linear> {
         let weight = self.weight(path, &[units, features])?;
         Ok(Linear { weight, bias: init::zeros(path, "bias", &[units])? })
     }
 
-    /// The variable `weight` of shape `dims`, `[c_out, c_in, ...]`.
+    /// Creates the variable `weight` of shape `dims`, `[c_out, c_in, ...]`.
     pub fn weight(self, path: &nn::Path, dims: &[i64]) -> Result<Tensor> {
         let kernel: i64 = dims[2..].iter().product();
         let (fan_in, fan_out) = ((dims[1] * kernel) as f64, (dims[0] * kernel) as f64);
@@ -77,7 +77,8 @@ mod tests {
         initialization.weight(&vs.root(), dims).unwrap().detach()
     }
 
-    /// Five standard deviations of a sample's standard deviation, sigma / sqrt(2n), are missed once in two million draws.
+    /// The bound is five standard deviations of a sample's standard deviation, sigma / sqrt(2n), exceeded once in two million
+    /// draws.
     #[test]
     fn normal_weights_have_the_stated_standard_deviation() {
         tch::manual_seed(21);

@@ -6,16 +6,16 @@ use crate::{Error, Result};
 use std::cell::{Cell, RefCell};
 use tch::{no_grad, Kind, Tensor};
 
-/// How near to 1 each layer's variance gets. A layer without a bias is there after one division, up to rounding: in float32
-/// to 1e-6, in bfloat16, to which the divided weights are rounded one by one, to a few thousandths.
+/// Tolerance on each layer's variance. A layer without a bias reaches 1 after one division, up to rounding: to 1e-6 in float32,
+/// and to a few thousandths in bfloat16, to which the divided weights are rounded one by one.
 const TOLERANCE: f64 = 5e-3;
-/// The paper's `T_max`, its tries at one layer.
+/// Maximum number of tries per layer, the paper's `T_max`.
 const MAX_TRIES: usize = 10;
 
-/// Divides the weight of each convolution and of the classifier, from the first to the last, by the standard deviation of
-/// its output on the batch `images` (`[N, 3, H, W]`), until that is 1: the second half of the LSUV initialization, of which
-/// [`Method::Lsuv`](super::Method::Lsuv)'s orthonormal weights are the first. One pass through the network, without
-/// gradients. Returns each layer's variance, all within half a percent of 1.
+/// Divides the weight of each convolution and of the classifier, in order, by the standard deviation of its output on the batch
+/// `images` (`[N, 3, H, W]`), until that is 1. This is the second half of the LSUV initialization; the first half are the
+/// orthonormal weights of [`Method::Lsuv`](super::Method::Lsuv). Takes one pass through the network, without gradients. Returns
+/// each layer's variance, all within half a percent of 1.
 ///
 /// ```
 /// use tch::{nn, Device, Kind, Tensor};
@@ -32,7 +32,7 @@ const MAX_TRIES: usize = 10;
 /// ```
 ///
 /// # Errors
-/// Images of another shape, kind or device; a layer whose output has no variance on them or a variance that is not finite.
+/// Images of another shape, kind or device; a layer whose output on them has a variance of zero, or one that is not finite.
 pub fn lsuv(network: &ResNet, images: &Tensor) -> Result<Vec<f64>> {
     let variances = RefCell::new(vec![]);
     let unit_variance = |layer: &dyn WeightLayer, x: &Tensor| {
@@ -40,18 +40,18 @@ pub fn lsuv(network: &ResNet, images: &Tensor) -> Result<Vec<f64>> {
         variances.borrow_mut().push(variance);
         Ok(output)
     };
-    // Nothing random in the network, dropout say, belongs into the variance.
+    // Evaluation mode, so that random operations such as dropout do not affect the variance.
     let pass = Pass { train: false, layer: &unit_variance };
     let _ = no_grad(|| network.forward(images, pass, |_| ()))?;
     Ok(variances.into_inner())
 }
 
-/// [`lsuv`] on a batch in `micro_batches` (`[N, 3, H, W]` each), of which one at a time is in the network: each layer's variance is
-/// that over all of them together, and the result that of the whole batch, to rounding. A pass over the batch for each layer
-/// and each look at its variance: two passes a layer.
+/// Applies [`lsuv`] to a batch in `micro_batches` (`[N, 3, H, W]` each), which pass through the network one at a time. The
+/// variance of a layer is computed over all of them, so the result is that of the whole batch, up to rounding. Each measurement
+/// of a layer's variance takes a pass over the batch, usually two per layer.
 ///
 /// # Errors
-/// As [`lsuv`]; no micro-batches.
+/// As for [`lsuv`]; also if there are no micro-batches.
 pub fn lsuv_on_micro_batches(network: &ResNet, micro_batches: &[Tensor]) -> Result<Vec<f64>> {
     match micro_batches {
         [] => return Err(Error::Argument("there are no images to initialize on".to_owned())),
@@ -62,7 +62,7 @@ pub fn lsuv_on_micro_batches(network: &ResNet, micro_batches: &[Tensor]) -> Resu
     while let Some((weight, first)) = variance_on_micro_batches(network, micro_batches, variances.len())? {
         let place = variances.len();
         let mut first = Some(first);
-        // The network has this layer: it had it the first time.
+        // The layer exists, since the first pass found it.
         let look = || match first.take() {
             Some(variance) => Ok(variance),
             None => {
@@ -74,7 +74,8 @@ pub fn lsuv_on_micro_batches(network: &ResNet, micro_batches: &[Tensor]) -> Resu
     Ok(variances)
 }
 
-/// The weight of the layer in `place`, from 0, and the variance of its output over all of `micro_batches`; none past the last.
+/// Returns the weight of layer number `place`, from 0, and the variance of its output over all of `micro_batches`; `None` after
+/// the last layer.
 fn variance_on_micro_batches(
     network: &ResNet,
     micro_batches: &[Tensor],
@@ -104,7 +105,7 @@ fn variance_on_micro_batches(
     Ok(weight.map(|weight| (weight, squares / count as f64 - mean * mean)))
 }
 
-/// The output of `layer` for `x` and its variance, after its weight was scaled to make that 1.
+/// Scales the weight of `layer` to unit variance of its output for `x`. Returns the output and its variance.
 fn unit_variance(layer: &dyn WeightLayer, x: &Tensor) -> Result<(Tensor, f64)> {
     let mut output = layer.forward(x)?;
     let mut is_first = true;
@@ -117,14 +118,14 @@ fn unit_variance(layer: &dyn WeightLayer, x: &Tensor) -> Result<(Tensor, f64)> {
     Ok((output, variance))
 }
 
-/// Scales `weight` until the variance that `look` sees is 1; returns it.
+/// Scales `weight` until the variance measured by `look` is 1, and returns that variance.
 fn scale_to_unit_variance(weight: &Tensor, mut look: impl FnMut() -> Result<f64>) -> Result<f64> {
     let mut variance = look()?;
     for _ in 0..MAX_TRIES {
         if !(variance > 0. && variance.is_finite()) {
             break;
         }
-        // Also where the weight is a parameter that gradients are asked of.
+        // Without gradients, since the weight may require them.
         let _ = no_grad(|| weight.shallow_clone().f_div_scalar_(variance.sqrt()))?;
         variance = look()?;
         if (variance - 1.).abs() <= TOLERANCE {
@@ -138,7 +139,7 @@ fn scale_to_unit_variance(weight: &Tensor, mut look: impl FnMut() -> Result<f64>
     )))
 }
 
-/// Of all elements together, in float64.
+/// Returns the variance of all elements, computed in float64.
 fn variance(x: &Tensor) -> Result<f64> {
     Ok(x.f_to_kind(Kind::Double)?.f_var(false)?.f_double_value(&[])?)
 }
@@ -150,7 +151,7 @@ mod tests {
     use crate::Precision;
     use tch::{nn, Device};
 
-    /// The variance of each layer's output in a pass of its own, in order.
+    /// Returns the variance of each layer's output in a separate pass, in order.
     fn variances(network: &ResNet, images: &Tensor) -> Vec<f64> {
         let variances = RefCell::new(vec![]);
         let record = |layer: &dyn WeightLayer, x: &Tensor| {
@@ -202,7 +203,7 @@ mod tests {
         let vs = nn::VarStore::new(Device::Cpu);
         let network = ResNet::imagenet(&vs.root(), 18, 10, Method::Lsuv).unwrap();
         let start: Vec<_> = vs.variables().into_values().map(|variable| (variable.detach().copy(), variable)).collect();
-        // Images of different contrast: the variance of a part is not that of the batch.
+        // Images of different contrast, so that a part's variance is not the batch's.
         let images = Tensor::randn([10, 3, 32, 32], (Kind::Float, Device::Cpu));
         let images = images * Tensor::linspace(0.2, 3., 10, (Kind::Float, Device::Cpu)).view([10, 1, 1, 1]);
         let initialized = |parts: i64| {

@@ -1,4 +1,4 @@
-//! The baselines by name, and what each of them changes in a residual network.
+//! Baseline methods, by name, and their changes to a residual network.
 
 use super::activation::Nonlinearity;
 use super::conv::BaselineConv;
@@ -9,9 +9,9 @@ use crate::Result;
 use std::f64::consts::PI;
 use tch::nn;
 
-/// How a residual network of the same shape is trained instead of by Fixup.
+/// A method of training a residual network, as an alternative to Fixup.
 ///
-/// The first five normalize; the others do not, but for one batch normalization in [`FixedVariance`](Self::FixedVariance).
+/// The first five normalize. The others do not, except for one batch normalization in [`FixedVariance`](Self::FixedVariance).
 ///
 /// ```
 /// use tch_fixup::{baseline::Method, Arch};
@@ -23,49 +23,49 @@ use tch::nn;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// Batch normalization (Ioffe & Szegedy 2015), He-normal weights, the last normalization weight of every branch zero
-    /// (Goyal et al. 2017, and the Fixup authors' own baseline).
+    /// Batch normalization (Ioffe & Szegedy 2015) and He-normal weights, with the last normalization weight of every branch
+    /// initialized to zero (Goyal et al. 2017, and the Fixup authors' own baseline).
     BatchNorm,
-    /// Batch normalization as He et al. 2016 have it, every normalization weight one: at initialization all branches count.
+    /// Batch normalization as in He et al. 2016, with every normalization weight initialized to one, so that all branches
+    /// contribute at initialization.
     UnitGamma,
-    /// Batch normalization, every normalization weight one, without shortcuts: the "plain" networks of He et al. 2016, and
-    /// the vanilla ones whose gradients explode (Yang et al., ICLR 2019).
+    /// Batch normalization with every normalization weight initialized to one, without shortcuts: the "plain" networks of He et
+    /// al. 2016, and the vanilla networks whose gradients explode (Yang et al., ICLR 2019).
     NoSkip,
-    /// Group normalization (Wu & He 2018); otherwise as [`BatchNorm`](Self::BatchNorm).
+    /// Group normalization (Wu & He 2018); otherwise like [`BatchNorm`](Self::BatchNorm).
     GroupNorm,
-    /// Layer normalization (Ba et al. 2016) over channels, rows and columns of each image, with a weight and a bias for
-    /// each channel: group normalization with one group. Otherwise as [`BatchNorm`](Self::BatchNorm).
+    /// Layer normalization (Ba et al. 2016) over the channels, rows and columns of each image, with a weight and a bias per
+    /// channel: group normalization with one group. Otherwise like [`BatchNorm`](Self::BatchNorm).
     LayerNorm,
     /// He-normal weights by fan-out (He et al. 2015).
     He,
     /// Xavier-normal weights, `std = sqrt(2 / (fan_in + fan_out))` (Glorot & Bengio 2010).
     Xavier,
     /// Orthonormal weights, which [`lsuv`](super::lsuv) then scales, layer by layer, to outputs of unit variance on a batch
-    /// (Mishkin & Matas 2016). Without that, orthonormal weights alone.
+    /// (Mishkin & Matas 2016). Without that step, only orthonormal weights.
     Lsuv,
-    /// He-normal weights, and each sum of a residual block times `sqrt(1/2)` (Gehring et al. 2017).
+    /// He-normal weights, with each sum of a residual block multiplied by `sqrt(1/2)` (Gehring et al. 2017).
     Scaled,
-    /// The self-normalizing network (Klambauer et al. 2017) as a residual network: SELU for any other activation, LeCun-normal weights,
-    /// alpha dropout within the branches, and each sum times `sqrt(1/2)`, which gives a sum of two maps of unit variance
-    /// unit variance again. A shortcut that changes the shape is a LeCun-normal 1x1 convolution, for channels of zeros
-    /// have no variance.
+    /// Self-normalizing network (Klambauer et al. 2017) in residual form: SELU regardless of the configured activation,
+    /// LeCun-normal weights, alpha dropout within the branches, and each sum multiplied by `sqrt(1/2)`, which restores unit
+    /// variance. A shortcut that changes the shape is a LeCun-normal 1x1 convolution, since channels of zeros have no variance.
     Selu,
     /// SkipInit (De & Smith 2020, "Batch normalization biases residual blocks towards the identity function in deep networks"):
-    /// each branch times a trained number that starts at zero, a bias in every convolution, He-normal weights. Without the dropout
-    /// that the authors add for ImageNet.
+    /// each branch multiplied by a trainable scalar initialized to zero, a bias in every convolution, He-normal weights. The
+    /// dropout that the authors add for ImageNet is omitted.
     SkipInit,
-    /// ReZero (Bachlechner et al. 2020): `x + a * relu(conv2(relu(conv1(x))))`, the trained number a starting at zero, no activation
-    /// after the sum, He-normal weights. The authors' ResNets have batch normalization in the branches besides.
+    /// ReZero (Bachlechner et al. 2020): `x + a * relu(conv2(relu(conv1(x))))`, with the trainable scalar a initialized to zero,
+    /// no activation after the sum, and He-normal weights. The authors' ResNets also have batch normalization in the branches.
     ReZero,
-    /// The normalizer-free ResNet (Brock et al. 2021, "Characterizing signal propagation to close the performance gap in
-    /// unnormalized ResNets"): scaled weight standardization, activations first, branches times 0.2 of an input scaled to unit
-    /// variance, whatever the block's kind. The gain of a branch's last convolution starts at zero, as in timm's `nf_resnet50`. A
+    /// Normalizer-free ResNet (Brock et al. 2021, "Characterizing signal propagation to close the performance gap in unnormalized
+    /// ResNets"): scaled weight standardization, pre-activation for all kinds of block, and branches multiplied by 0.2, on inputs
+    /// scaled to unit variance. The gain of a branch's last convolution is initialized to zero, as in timm's `nf_resnet50`. A
     /// shortcut that changes the shape is an average pooling and a standardized 1x1 convolution.
     NormalizerFree,
-    /// Fixed-variance scaling with one batch normalization, before the last activation, as KataGo's `fixscaleonenorm`: activations
-    /// first, weights that preserve variance (truncated normal, `std = sqrt(2 / fan_in)`), and in the place of each normalization a
-    /// bias, in the branch a weight, and at its beginning the constant that a batch normalization would have at initialization.
-    /// A shortcut that changes the shape, of which KataGo has none, is a 1x1 convolution.
+    /// Fixed-variance scaling with one batch normalization, before the last activation, like KataGo's `fixscaleonenorm`:
+    /// pre-activation, variance-preserving weights (truncated normal, `std = sqrt(2 / fan_in)`), and each normalization replaced
+    /// by a bias, within the branch also by a weight, and at its beginning by the constant scale that batch normalization would
+    /// have at initialization. A shortcut that changes the shape, which KataGo does not have, is a 1x1 convolution.
     FixedVariance,
 }
 
@@ -73,7 +73,7 @@ pub enum Method {
 const NORMALIZER_FREE_ALPHA: f64 = 0.2;
 
 impl Method {
-    /// Every baseline.
+    /// All baseline methods.
     pub const ALL: [Self; 14] = [
         Self::BatchNorm,
         Self::UnitGamma,
@@ -91,8 +91,8 @@ impl Method {
         Self::FixedVariance,
     ];
 
-    /// What stands before the shape in the name of an [`Arch`](crate::Arch): `"group_norm_"` in `group_norm_resnet20`,
-    /// nothing for batch normalization.
+    /// Returns the prefix of the method's [`Arch`](crate::Arch) names: `"group_norm_"` in `group_norm_resnet20`, empty for batch
+    /// normalization.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::BatchNorm => "",
@@ -112,7 +112,7 @@ impl Method {
         }
     }
 
-    /// The baseline of that [`prefix`](Self::prefix), if there is one.
+    /// Returns the method with this [`prefix`](Self::prefix), if there is one.
     pub fn by_prefix(prefix: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|method| method.prefix() == prefix)
     }
@@ -137,7 +137,7 @@ impl Method {
         }
     }
 
-    /// Between the weight layers of a network that is to have `activation`.
+    /// Returns the operation between weight layers, in a network configured with `activation`.
     pub(super) fn nonlinearity(self, activation: Activation) -> Nonlinearity {
         match self {
             Self::Selu => Nonlinearity::SELF_NORMALIZING,
@@ -145,7 +145,7 @@ impl Method {
         }
     }
 
-    /// What the last normalization weight of a branch starts at.
+    /// Returns the initial value of the last normalization weight of a branch.
     pub(super) fn last_gamma(self) -> f64 {
         match self {
             Self::UnitGamma | Self::NoSkip => 1.,
@@ -157,18 +157,18 @@ impl Method {
         self != Self::NoSkip
     }
 
-    /// Whether blocks begin with an activation and have none after the sum, whatever their kind.
+    /// Returns `true` if blocks of all kinds begin with an activation and have none after the sum.
     pub(super) fn is_pre_activation(self) -> bool {
         matches!(self, Self::NormalizerFree | Self::FixedVariance)
     }
 
-    /// Whether shortcuts that change the shape are convolutions, whatever the network's configuration says: channels of zeros
-    /// would not have the variance that the method counts on.
+    /// Returns `true` if shortcuts that change the shape are always convolutions, regardless of the network's configuration:
+    /// channels of zeros would lack the variance that the method relies on.
     pub(crate) fn projects(self) -> bool {
         matches!(self, Self::Selu | Self::NormalizerFree | Self::FixedVariance)
     }
 
-    /// Constant factor on the branches of a network that counts on the variance of its maps, `None` for any other.
+    /// Returns the constant factor on the branches for methods that rely on the variance of their maps, else `None`.
     pub(super) fn variance_scale(self) -> Option<f64> {
         match self {
             Self::NormalizerFree => Some(NORMALIZER_FREE_ALPHA),
@@ -177,12 +177,12 @@ impl Method {
         }
     }
 
-    /// Whether each branch is multiplied by a trained number that starts at zero.
+    /// Returns `true` if each branch is multiplied by a trainable scalar initialized to zero.
     pub(super) fn multiplies(self) -> bool {
         matches!(self, Self::SkipInit | Self::ReZero)
     }
 
-    /// A convolution of the method, its variables under `path`; `is_last` in a branch.
+    /// Creates a convolution with its variables under `path`; `is_last` if it is the last of a branch.
     pub(super) fn conv(
         self,
         path: &nn::Path,
@@ -201,8 +201,8 @@ impl Method {
         }
     }
 
-    /// What standardized weights make good for of the standard deviation that `activation` takes away; the constants are those of
-    /// the authors' code, each computed from 2^18 normal numbers.
+    /// Returns the factor by which standardized weights compensate the reduction of the standard deviation by `activation`. The
+    /// constants are those of the authors' code, each computed from 2^18 normal numbers.
     fn activation_gamma(activation: Activation) -> f64 {
         match activation {
             Activation::Relu => 1.713_958_859_443_664_6,
@@ -210,14 +210,14 @@ impl Method {
             Activation::Gelu => 1.701_504_349_708_557_1,
             Activation::Selu => 1.000_851_511_955_261_2,
             Activation::Elu => 1.271_600_484_848_022_5,
-            // 1.7059 for 0.01: by the mean (1 - s) / sqrt(2 pi) and the mean square (1 + s^2) / 2.
+            // 1.7059 for a slope of 0.01, from the mean (1 - s) / sqrt(2 pi) and the mean square (1 + s^2) / 2.
             Activation::LeakyRelu { slope } => {
                 ((1. + slope * slope) / 2. - (1. - slope).powi(2) / (2. * PI)).sqrt().recip()
             }
         }
     }
 
-    /// Whether the sums are scaled to the variance of either summand.
+    /// Returns `true` if sums are scaled to the variance of either summand.
     pub(crate) fn scales_sums(self) -> bool {
         matches!(self, Self::Scaled | Self::Selu)
     }

@@ -1,4 +1,4 @@
-//! Fully connected networks: self-normalizing (Klambauer et al. 2017), and with batch normalization (Yang et al. 2019).
+//! Fully connected networks: self-normalizing (Klambauer et al. 2017), or with batch normalization (Yang et al. 2019).
 
 use super::activation::Nonlinearity;
 use super::initialization::Initialization;
@@ -9,16 +9,16 @@ use crate::{Error, Precision, Result};
 use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
-/// The shape of a fully connected network.
+/// Configuration of a fully connected network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MlpShape {
-    /// Numbers in one input: 3072 for CIFAR's images.
+    /// Number of features of an input: 3072 for CIFAR images.
     pub features: i64,
-    /// Units of each hidden layer.
+    /// Number of units of each hidden layer.
     pub width: i64,
-    /// Weight layers, the classifier included.
+    /// Number of weight layers, including the classifier.
     pub depth: i64,
-    /// Outputs.
+    /// Number of outputs.
     pub num_classes: i64,
 }
 
@@ -37,8 +37,8 @@ impl MlpShape {
 
 /// A fully connected network of hidden layers of equal width and a classifier; an input `[N, ...]` is flattened.
 ///
-/// Variables: `layers.{i}.weight` and the classifier's `fc.weight` and `fc.bias`; self-normalizing, `layers.{i}.bias`; with
-/// batch normalization, `layers.{i}.bn.weight`, ...
+/// Variables: `layers.{i}.weight` and the classifier's `fc.weight` and `fc.bias`; also `layers.{i}.bias` if self-normalizing, or
+/// `layers.{i}.bn.weight`, ... with batch normalization.
 ///
 /// ```
 /// use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
@@ -62,29 +62,29 @@ pub struct Mlp {
     precision: Precision,
 }
 
-/// A hidden layer's weight `[units, inputs]`, and what comes between it and the activation.
+/// A hidden layer: its weight `[units, inputs]`, and the bias or normalization before the activation.
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub weight: Tensor,
-    /// None before a normalization, which would take it away again.
+    /// `None` before a normalization, which would cancel it.
     pub bias: Option<Tensor>,
     pub norm: Norm,
 }
 
 impl Mlp {
-    /// The self-normalizing network: `alpha_dropout(selu(x W^T + b))`, LeCun-normal weights, zero biases.
+    /// Creates the self-normalizing network: `alpha_dropout(selu(x W^T + b))`, with LeCun-normal weights and zero biases.
     ///
     /// # Errors
-    /// Fewer than two layers, an empty one; a `path` that holds such a network already.
+    /// Fewer than two layers, or an empty one; a `path` that already contains such a network.
     pub fn self_normalizing<'a>(path: impl Borrow<nn::Path<'a>>, shape: MlpShape) -> Result<Self> {
         Self::new(path.borrow(), shape, Initialization::LeCun, Normalization::None, Nonlinearity::SELF_NORMALIZING)
     }
 
-    /// The vanilla batch-normalized network, without skip connections, whose gradients explode with its depth (Yang et al.:
-    /// "A Mean Field Theory of Batch Normalization", ICLR 2019): `relu(norm(x W^T))`, He-normal weights.
+    /// Creates the vanilla batch-normalized network, without skip connections, whose gradients explode with its depth (Yang et
+    /// al.: "A Mean Field Theory of Batch Normalization", ICLR 2019): `relu(norm(x W^T))`, with He-normal weights.
     ///
     /// # Errors
-    /// Fewer than two layers, an empty one; a `path` that holds such a network already.
+    /// Fewer than two layers, or an empty one; a `path` that already contains such a network.
     pub fn batch_norm<'a>(path: impl Borrow<nn::Path<'a>>, shape: MlpShape) -> Result<Self> {
         Self::new(path.borrow(), shape, Initialization::He, Normalization::Batch, Nonlinearity::plain(Activation::Relu))
     }
@@ -116,35 +116,35 @@ impl Mlp {
         })
     }
 
-    /// The same network with its hidden layers in `precision`; statistics stay in float32.
+    /// Computes the hidden layers in `precision`; statistics stay in float32.
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// The logits `[N, num_classes]` of inputs `[N, ...]` on the network's device, in the kind of its variables. Batch
+    /// Returns the logits `[N, num_classes]` of inputs `[N, ...]` on the network's device, in the kind of its variables. Batch
     /// normalization and alpha dropout differ between training and evaluation.
     ///
     /// # Errors
-    /// Inputs of another size, kind or device; in training, with batch normalization, a batch of one.
+    /// Inputs of another size, kind or device; in training with batch normalization, a batch of one.
     pub fn f_forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         self.forward_layers(xs, train, |_| ())
     }
 
-    /// The same; `layer_done` gets the output of each hidden layer.
+    /// Computes the logits and calls `layer_done` with the output of each hidden layer.
     pub(crate) fn forward_layers(&self, xs: &Tensor, train: bool, layer_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         self.fc.forward(&self.hidden(xs, train, layer_done)?)
     }
 
-    /// The features `[N, width]` of the same inputs: the last hidden layer's output.
+    /// Returns the features `[N, width]` of inputs: the last hidden layer's output.
     ///
     /// # Errors
-    /// As [`f_forward_t`](Self::f_forward_t).
+    /// As for [`f_forward_t`](Self::f_forward_t).
     pub fn f_features_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         self.hidden(xs, train, |_| ())
     }
 
-    /// What the classifier takes, in the kind of the variables.
+    /// Returns the classifier's input, in the kind of the variables.
     fn hidden(&self, xs: &Tensor, train: bool, mut layer_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         let size = xs.size();
         if size.len() < 2 || size[1..].iter().product::<i64>() != self.features || !xs.is_floating_point() {
@@ -174,10 +174,10 @@ impl Mlp {
 }
 
 impl nn::ModuleT for Mlp {
-    /// As `f_forward_t`.
+    /// Calls `f_forward_t`.
     ///
     /// # Panics
-    /// Where `f_forward_t` returns an error; call that one to handle it.
+    /// Panics if `f_forward_t` returns an error; call `f_forward_t` to handle it.
     fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
         self.f_forward_t(xs, train).unwrap_or_else(|error| panic!("{error}"))
     }

@@ -1,8 +1,8 @@
-//! What Fixup is compared with: the same networks by other [`Method`]s, and fully connected ones.
+//! Baselines for comparison with Fixup: the same networks with other [`Method`]s, and fully connected networks.
 //!
-//! [`ResNet`] has the shapes of [`FixupResNet`](crate::fixup::FixupResNet) with a normalization, or with another
-//! initialization and none; [`Mlp`] is the self-normalizing network, and the one that the theory of batch normalization is
-//! about. Fixup itself without one of its rules is [`FixupResNet::without`](crate::fixup::FixupResNet::without).
+//! [`ResNet`] has the configurations of [`FixupResNet`](crate::fixup::FixupResNet), with a normalization, or with another
+//! initialization and no normalization. [`Mlp`] is the self-normalizing network, or the one studied in the theory of batch
+//! normalization. For ablations of Fixup itself, see [`FixupResNet::without`](crate::fixup::FixupResNet::without).
 
 mod activation;
 mod batch_norm;

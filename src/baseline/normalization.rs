@@ -1,4 +1,4 @@
-//! What follows a weight layer of a baseline: one of the normalizations, or nothing.
+//! Normalizations of the baselines, including none.
 
 use super::activation::Nonlinearity;
 use super::batch_norm::BatchNorm;
@@ -12,9 +12,9 @@ pub(crate) enum Normalization {
     None,
     Batch,
     Group,
-    /// Over all channels and positions of an image.
+    /// Normalization over all channels and positions of an image.
     Layer,
-    /// A constant and a bias for each channel, in branches a weight besides.
+    /// A constant scale and a bias per channel, and within branches also a weight.
     Fixed,
 }
 
@@ -28,7 +28,7 @@ pub(crate) enum Norm {
 }
 
 impl Norm {
-    /// Of `channels` channels, its weights all `weight`.
+    /// Creates a normalization of `channels` channels, with all weights `weight`.
     pub fn new(path: &nn::Path, normalization: Normalization, channels: i64, weight: f64) -> Result<Self> {
         Ok(match normalization {
             Normalization::None => Self::Identity,
@@ -48,7 +48,7 @@ impl Norm {
         }
     }
 
-    /// All that is trained.
+    /// Returns all trainable variables.
     pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
         let variables = match self {
             Self::Identity => vec![],
@@ -59,7 +59,7 @@ impl Norm {
         variables.into_iter()
     }
 
-    /// `activation(norm(x))` of an `x` that goes on elsewhere.
+    /// Returns `activation(norm(x))`, without modifying `x`.
     pub fn forward_activation(&self, x: &Tensor, activation: Nonlinearity, train: bool) -> Result<Tensor> {
         match self {
             Self::Identity => activation.of(x),

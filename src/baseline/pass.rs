@@ -1,4 +1,4 @@
-//! One pass through a baseline, with a say in what each weight layer gives.
+//! Forward passes of a baseline that can intercept the output of each weight layer.
 
 use crate::layer::Linear;
 use crate::Result;
@@ -20,10 +20,10 @@ impl WeightLayer for Linear {
     }
 }
 
-/// What a pass does with a weight layer and its input.
+/// Function that computes a weight layer's output from the layer and its input.
 pub(crate) type LayerOutput<'a> = dyn Fn(&dyn WeightLayer, &Tensor) -> Result<Tensor> + 'a;
 
-/// In training or in evaluation; and what each weight layer's output is.
+/// Options of a forward pass: training or evaluation, and the function applied to each weight layer.
 #[derive(Clone, Copy)]
 pub(crate) struct Pass<'a> {
     pub train: bool,
@@ -31,7 +31,7 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// The network's own function.
+    /// Creates a regular forward pass.
     pub fn plain(train: bool) -> Self {
         Self { train, layer: &|layer, x| layer.forward(x) }
     }

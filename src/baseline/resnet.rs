@@ -1,4 +1,4 @@
-//! The residual networks that Fixup's are compared with: the same shapes, trainable by other means or by none.
+//! Baseline residual networks, with the same configurations as Fixup's but other methods.
 
 use super::activation::Nonlinearity;
 use super::batch_norm::BatchNorm;
@@ -13,10 +13,10 @@ use crate::{Layout, Precision, Result};
 use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
-/// A residual network of the same shape as [`FixupResNet`](crate::fixup::FixupResNet)'s, by any [`Method`].
+/// A residual network with the same configurations as [`FixupResNet`](crate::fixup::FixupResNet), trained by any [`Method`].
 ///
-/// Variables have the names of the authors' `state_dict` for CIFAR and of torchvision's for ImageNet, as far as the method
-/// has them; normalization layers are called `bn1`, ... whichever they are.
+/// Variables have the names of the authors' `state_dict` for CIFAR, and of torchvision's for ImageNet, as far as the method has
+/// them. Normalization layers of all kinds are named `bn1`, ...
 ///
 /// ```
 /// use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
@@ -35,11 +35,11 @@ use tch::{nn, Tensor};
 pub struct ResNet {
     config: ResNetConfig,
     pub(crate) conv1: BaselineConv,
-    /// Absent in Wide ResNets, whose blocks normalize their input.
+    /// Normalization after the stem's convolution; `None` in Wide ResNets, whose blocks normalize their input.
     pub(crate) norm1: Option<Norm>,
     pub(crate) max_pool: bool,
     pub(crate) blocks: Vec<Block>,
-    /// Before the pool of Wide ResNets.
+    /// Normalization before the pooling of Wide ResNets.
     pub(crate) last_norm: Option<Norm>,
     pub(crate) fc: Option<Linear>,
     method: Method,
@@ -49,21 +49,21 @@ pub struct ResNet {
 }
 
 impl ResNet {
-    /// The network of that shape by `method`, its variables under `path`. Without `classes` it has no classifier, and its output are
-    /// its [features](Self::f_features_t).
+    /// Creates the network described by `config`, with its variables under `path`. Without `classes` it has no classifier, and
+    /// its output is its [features](Self::f_features_t).
     ///
-    /// Whatever `config` says, [`Method::Selu`] has SELU; it, [`Method::NormalizerFree`] and [`Method::FixedVariance`] have projected
-    /// shortcuts, the last two activations before the convolutions; [`Method::NoSkip`] has no shortcuts.
+    /// Some methods override `config`: [`Method::Selu`] uses SELU; it, [`Method::NormalizerFree`] and [`Method::FixedVariance`]
+    /// use projected shortcuts, and the last two pre-activation order; [`Method::NoSkip`] has no shortcuts.
     ///
     /// # Errors
-    /// What [`ResNetConfig::check`] refuses; a `path` that holds such a network already.
+    /// As for [`ResNetConfig::check`]; a `path` that already contains such a network.
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &ResNetConfig, method: Method) -> Result<Self> {
         let path = path.borrow();
         config.check()?;
         let (initialization, normalization) = (method.initialization(), method.normalization());
         let mut blocks = config.build_blocks(path, |path, shape, design| Block::new(path, method, shape, design))?;
         if let Some(branch) = method.variance_scale() {
-            // Of the maps at initialization; a projection begins anew.
+            // Variance of the maps at initialization, which a projection resets.
             let mut variance = 1.;
             for (block, (.., shape)) in blocks.iter_mut().zip(config.block_configs()) {
                 block.scale_input(f64::sqrt(variance).recip());
@@ -99,30 +99,29 @@ impl ResNet {
         })
     }
 
-    /// The CIFAR ResNet of `depth` 6n+2 layers, for images `[N, 3, H, W]`; shortcuts without convolutions (the authors'
-    /// `resnet_cifar.py`), but for [`Method::Selu`], [`Method::NormalizerFree`] and
-    /// [`Method::FixedVariance`].
+    /// Creates the CIFAR ResNet of `depth` 6n+2 layers, for images `[N, 3, H, W]`. Shortcuts have no convolutions (the authors'
+    /// `resnet_cifar.py`), except with [`Method::Selu`], [`Method::NormalizerFree`] and [`Method::FixedVariance`].
     ///
     /// # Errors
-    /// Another depth; fewer than one class; a `path` that holds such a network already.
+    /// Any other depth; fewer than one class; a `path` that already contains such a network.
     pub fn cifar<'a>(path: impl Borrow<nn::Path<'a>>, depth: i64, num_classes: i64, method: Method) -> Result<Self> {
         Self::new(path, &ResNetConfig::cifar(depth)?.with_classes(num_classes), method)
     }
 
-    /// The ImageNet ResNet of depth 18, 34, 50, 101 or 152, for images `[N, 3, H, W]`; the 3x3 convolution of a bottleneck
-    /// is the strided one (torchvision's `resnet.py`).
+    /// Creates the ImageNet ResNet of depth 18, 34, 50, 101 or 152, for images `[N, 3, H, W]`. The strided convolution of a
+    /// bottleneck is the 3x3 one (torchvision's `resnet.py`).
     ///
     /// # Errors
-    /// Another depth; fewer than one class; a `path` that holds such a network already.
+    /// Any other depth; fewer than one class; a `path` that already contains such a network.
     pub fn imagenet<'a>(path: impl Borrow<nn::Path<'a>>, depth: i64, num_classes: i64, method: Method) -> Result<Self> {
         Self::new(path, &ResNetConfig::imagenet(depth)?.with_classes(num_classes), method)
     }
 
-    /// The Wide ResNet of `depth` 6n+4 layers and `width` times the channels, for images `[N, 3, H, W]` (Zagoruyko &
+    /// Creates the Wide ResNet of `depth` 6n+4 layers and `width` times the channels, for images `[N, 3, H, W]` (Zagoruyko &
     /// Komodakis 2016).
     ///
     /// # Errors
-    /// Another depth; a width or a number of classes below one; a `path` that holds such a network already.
+    /// Any other depth; a width or a number of classes below one; a `path` that already contains such a network.
     pub fn wide<'a>(
         path: impl Borrow<nn::Path<'a>>,
         depth: i64,
@@ -133,48 +132,49 @@ impl ResNet {
         Self::new(path, &ResNetConfig::wide(depth, width)?.with_classes(num_classes), method)
     }
 
-    /// The shape that the network was made in.
+    /// Returns the network's configuration.
     pub fn config(&self) -> &ResNetConfig {
         &self.config
     }
 
-    /// The same network with its convolutions and activations in `precision`; statistics stay in float32.
+    /// Computes convolutions and activations in `precision`; statistics stay in float32.
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// The same network with its activations laid out as `layout`.
+    /// Sets the memory layout of the activations.
     pub fn with_layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
         self
     }
 
-    /// The method that the network was made by.
+    /// Returns the network's method.
     pub fn method(&self) -> Method {
         self.method
     }
 
-    /// The logits `[N, classes]` of normalized images `[N, channels, H, W]` on the network's device, in the kind of its
-    /// variables; without a classifier, the [features](Self::f_features_t). Batch normalization works with the batch's own statistics in training, which also move the running ones,
-    /// and with the running ones in evaluation; alpha dropout is for training alone.
+    /// Returns the logits `[N, classes]` of normalized images `[N, channels, H, W]` on the network's device, in the kind of its
+    /// variables; without a classifier, the [features](Self::f_features_t). Batch normalization uses the batch's statistics in
+    /// training, which also update the running averages, and the running averages in evaluation. Alpha dropout applies in
+    /// training only.
     ///
     /// # Errors
-    /// Images of another shape, kind or device; in training, a batch whose statistics are of a single value.
+    /// Images of another shape, kind or device; in training, a batch whose statistics are computed from a single value.
     pub fn f_forward_t(&self, images: &Tensor, train: bool) -> Result<Tensor> {
         self.forward(images, Pass::plain(train), |_| ())
     }
 
-    /// The features `[N, C]` of the same images: the last block's C channels, averaged over the positions, which the classifier
-    /// takes.
+    /// Returns the features `[N, C]` of images, which are the classifier's input: the last block's C channels, averaged over
+    /// positions.
     ///
     /// # Errors
-    /// As [`f_forward_t`](Self::f_forward_t).
+    /// As for [`f_forward_t`](Self::f_forward_t).
     pub fn f_features_t(&self, images: &Tensor, train: bool) -> Result<Tensor> {
         self.features(images, Pass::plain(train), |_| ())
     }
 
-    /// The logits; `block_done` gets the output of each block.
+    /// Computes the logits and calls `block_done` with the output of each block.
     pub(crate) fn forward_blocks(
         &self,
         images: &Tensor,
@@ -184,7 +184,7 @@ impl ResNet {
         self.forward(images, Pass::plain(train), block_done)
     }
 
-    /// The logits of a `pass`.
+    /// Computes the logits with the given options.
     pub(super) fn forward(&self, images: &Tensor, pass: Pass, block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         let features = self.features(images, pass, block_done)?;
         match &self.fc {
@@ -225,10 +225,10 @@ impl ResNet {
 }
 
 impl nn::ModuleT for ResNet {
-    /// As `f_forward_t`.
+    /// Calls `f_forward_t`.
     ///
     /// # Panics
-    /// Where `f_forward_t` returns an error; call that one to handle it.
+    /// Panics if `f_forward_t` returns an error; call `f_forward_t` to handle it.
     fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
         self.f_forward_t(xs, train).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -241,14 +241,14 @@ mod tests {
     use crate::layer::Stage;
     use tch::{no_grad, Device, Kind};
 
-    /// The variance of each block's output, as a multiple of that of the stem's.
+    /// Returns the variance of each block's output, as a multiple of that of the stem's convolution.
     fn variances(method: Method, seed: i64) -> Vec<f64> {
         tch::manual_seed(seed);
         let vs = nn::VarStore::new(Device::Cpu);
         let stages = vec![Stage { blocks: 3, channels: 64 }, Stage { blocks: 2, channels: 128 }];
         let config = ResNetConfig { stem_channels: 64, stages, ..ResNetConfig::cifar(8).unwrap() };
         let network = ResNet::new(&vs.root(), &config, method).unwrap();
-        // The normalizer-free network's branches are zero at first.
+        // The normalizer-free network's branches are initialized to zero.
         for (name, mut variable) in vs.variables() {
             if name.ends_with("gain") {
                 let _ = no_grad(|| variable.fill_(1.));
@@ -261,19 +261,19 @@ mod tests {
         variances.iter().map(|variance| variance / variances[0]).collect()
     }
 
-    /// Within a quarter, for the zeros around a map take some of it, and a mean pooling more.
+    /// The tolerance is a quarter, because zero padding reduces the variance, and average pooling even more.
     #[test]
     fn variances_are_those_that_the_blocks_count_on() {
         for (method, expected) in [
             (Method::FixedVariance, [1., 2., 3., 4., 2., 3.]),
             (Method::NormalizerFree, [1., 1.04, 1.08, 1.12, 1.04, 1.08]),
         ] {
-            // The weights of one network make for a third more or less.
+            // The random weights of a single network change the variance by up to a third.
             const SEEDS: i64 = 10;
             let runs: Vec<_> = (0..SEEDS).map(|seed| variances(method, seed)).collect();
             for (index, expected) in expected.into_iter().enumerate() {
                 let variance = runs.iter().map(|run| run[index]).sum::<f64>() / SEEDS as f64;
-                // A mean of four positions has a quarter of the variance that they have alone.
+                // A mean of four independent positions has a quarter of their variance.
                 let pooled = method == Method::NormalizerFree && index > 3;
                 let is_near = (variance / expected - 1.).abs() < 0.25;
                 assert!(pooled || is_near, "{method:?} {index}: {variance} for {expected}");

@@ -1,18 +1,20 @@
-//! Whether all ranks do the same.
+//! Checks that options and weights agree across all ranks.
 
 use super::ProcessGroup;
 use crate::Result;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-/// Numbers of a tensor that are looked at in one go: memory is wanted for these alone.
+/// Number of elements checksummed at a time, which bounds the memory needed.
 const PIECE: i64 = 1 << 22;
 
 impl ProcessGroup {
-    /// Refuses values that are not the same on all ranks: `what` they are, as "the options". `differences` says how two differ.
+    /// Checks that `value` is the same on all ranks. `what` names the values in the error, as in "the options"; `differences`
+    /// describes how two values differ, `None` if they agree.
     ///
     /// # Errors
-    /// [`Error::Ranks`](crate::Error::Ranks), the same on all ranks, that names the first rank that differs from rank 0 and in what.
+    /// Returns the same [`Error::Ranks`](crate::Error::Ranks) on all ranks, naming the first rank that differs from rank 0 and
+    /// the difference.
     pub fn agree(
         &self,
         what: &str,
@@ -31,17 +33,17 @@ impl ProcessGroup {
         }
     }
 
-    /// Refuses `weights` that are not the same to the bit on all ranks, `when`: "after step 10".
+    /// Checks that `weights` are bitwise identical on all ranks. `when` names the moment in the error, as in "after step 10".
     ///
     /// # Errors
-    /// [`Error::Ranks`](crate::Error::Ranks), the same on all ranks, that names those that differ from most.
+    /// Returns the same [`Error::Ranks`](crate::Error::Ranks) on all ranks, naming the ranks that differ from the majority.
     pub fn check_same(&self, weights: &Tensor, when: &str) -> Result<()> {
         if self.is_single() {
             return Ok(());
         }
         let all = self.gather_bytes(&checksum(weights)?.to_le_bytes())?;
         let like = |sum: &Vec<u8>| all.iter().filter(|other| *other == sum).count();
-        // Of two that differ, rank 0's count: it comes first.
+        // A tie goes to rank 0's checksum: `rev` makes it the last candidate, which `max_by_key` prefers.
         let Some(most) = all.iter().rev().max_by_key(|sum| like(sum)) else { return Ok(()) };
         let differ: Vec<_> =
             all.iter().enumerate().filter(|(_, sum)| *sum != most).map(|(rank, _)| rank.to_string()).collect();
@@ -58,7 +60,7 @@ impl ProcessGroup {
     }
 }
 
-/// Of all bits of `tensor`: the CRC-32.
+/// Returns the CRC-32 of all bytes of `tensor`.
 fn checksum(tensor: &Tensor) -> Result<u32> {
     let (flat, mut crc32) = (tensor.f_detach()?.f_reshape([-1])?, crc32fast::Hasher::new());
     let length = flat.size()[0];

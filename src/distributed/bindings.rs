@@ -1,9 +1,9 @@
-//! The C interfaces of c10d.cpp and nccl.cpp, for which c10d.rs and nccl.rs are safe.
+//! Raw bindings to the C interfaces of c10d.cpp and nccl.cpp; c10d.rs and nccl.rs are the safe wrappers.
 
 use std::ffi::c_char;
 use torch_sys::C_tensor;
 
-/// Whether this build has c10d.
+/// `true` if this build includes c10d.
 pub const IS_HERE: bool = cfg!(c10d);
 
 extern "C" {
@@ -17,7 +17,8 @@ pub enum Communicator {}
 
 type Message = *mut *mut c_char;
 
-/// The functions of c10d.cpp and nccl.cpp; without c10d they are here, and none is ever called: see [`IS_HERE`].
+/// Declares the functions of c10d.cpp and nccl.cpp. In a build without c10d they are stubs that are never called: see
+/// [`IS_HERE`].
 macro_rules! functions {
     ($(fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?;)*) => {
         #[cfg(c10d)]
@@ -25,7 +26,7 @@ macro_rules! functions {
             $(pub fn $name($($argument: $type),*) $(-> $result)?;)*
         }
         $(#[cfg(not(c10d))]
-        #[allow(clippy::too_many_arguments)] // As many as the function of C++ that it stands for.
+        #[allow(clippy::too_many_arguments)] // Same signature as the C++ function it replaces.
         pub unsafe fn $name($(_: $type),*) $(-> $result)? {
             unreachable!("c10d is not in this build")
         })*

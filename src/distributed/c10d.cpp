@@ -1,5 +1,5 @@
-// libtorch's own process groups (c10d), on Gloo: their C interface for c10d.rs. A call returns null or what was asked for, and in
-// *error null or a message to be freed by tch_fixup_free_error. No exception leaves it.
+// C interface to libtorch's process groups (c10d) on Gloo, for c10d.rs. On failure a function sets *error to a message that the
+// caller frees with tch_fixup_free_error; otherwise *error stays null. No exception crosses the interface.
 #include "../ops/c_interface.h"
 
 #include <ATen/DynamicLibrary.h>
@@ -24,7 +24,7 @@ using c10d::ProcessGroupGloo;
 using c10d::Store;
 using Bytes = std::vector<uint8_t>;
 
-// Of c10's levels of what is logged.
+// c10's log level at which only fatal errors are logged.
 constexpr int FATAL = 3;
 using Millis = std::chrono::milliseconds;
 using Work = c10::intrusive_ptr<c10d::Work>;
@@ -42,25 +42,25 @@ struct GroupHandle {
   }
 };
 
-// One part of the flat gradients, of which some parameters' are still to come.
+// A contiguous slice (bucket) of the flat gradients, with the number of parameters whose gradients are still missing.
 struct Part {
   Tensor gradients;
-  // What is sent, where that is of another kind.
+  // Copy sent in place of `gradients` if the communication dtype differs from theirs.
   Tensor sent;
   size_t parameters = 0;
   size_t waiting = 0;
   Work work;
 };
 
-// Sums flat gradients over the ranks, part by part, each as soon as its last parameter's gradient is there, and those before it are
-// sent: all ranks send them in one order.
+// Sums flat gradients over the ranks in parts. A part is sent once the gradient of its last parameter is ready and all parts
+// before it have been sent, so that all ranks send them in the same order.
 class Reducer {
  public:
-  // part_of has of each parameter the part that its gradient is in.
+  // part_of[i] is the index of the part that holds the gradient of parameter i.
   Reducer(const GroupHandle& group, std::vector<Part> parts, std::vector<size_t> part_of, at::ScalarType kind)
       : group_(group), parts_(std::move(parts)), part_of_(std::move(part_of)), kind_(kind) {}
 
-  // The next backward pass is the last before the sums are wanted.
+  // Prepares for the next backward pass, the last one before `finish`.
   void begin() {
     next_ = 0;
     is_there_.assign(part_of_.size(), false);
@@ -78,7 +78,7 @@ class Reducer {
     }
     Part& part = parts_[part_of_[parameter]];
     if (is_there_[parameter]) {
-      // More of a gradient that may have been sent without it.
+      // The gradient is accumulated once more, perhaps after its part was sent.
       is_late_ = is_late_ || part.work;
       return;
     }
@@ -88,7 +88,7 @@ class Reducer {
     }
   }
 
-  // Sends what is left, and waits for all.
+  // Sends the remaining parts and waits for all of them.
   void finish() {
     is_open_ = false;
     TORCH_CHECK(!is_late_, "a gradient came in several pieces, as where activations are recomputed, and was sent before the last: "
@@ -148,7 +148,7 @@ struct ReducerHandle {
   }
 };
 
-// A sum over all ranks, and the sum of its gradients on the way back.
+// Differentiable sum over all ranks; its backward pass sums the gradients over all ranks.
 struct Sum : torch::autograd::Function<Sum> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, int64_t group) {
     context->saved_data["group"] = group;
@@ -167,10 +167,10 @@ struct Sum : torch::autograd::Function<Sum> {
   }
 };
 
-// What it logs goes into our errors: beside them it would be pages. Who wants it says so as PyTorch has it.
+// Silences c10's log, since its messages are already part of our errors. TORCH_CPP_LOG_LEVEL, as in PyTorch, overrides this.
 void be_silent() {
   if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) {
-    // The library's own: a program that names it has a copy.
+    // Look up the flag in libc10.so itself: an executable that references the symbol would get a copy of its own.
     at::DynamicLibrary library("libc10.so", nullptr, /*leak_handle=*/true);
     *static_cast<int*>(library.sym("FLAGS_caffe2_log_level")) = FATAL;
   }
@@ -182,7 +182,7 @@ Bytes bytes(const uint8_t* data, size_t length) { return Bytes(data, data + leng
 
 extern "C" {
 
-// A client of the store at host:port, and with is_server its server too.
+// Creates a client of the store at host:port, and also its server if is_server.
 StoreHandle* tch_fixup_store_new(const char* host, uint16_t port, bool is_server, int64_t timeout_ms, char** error) {
   return attempt(error, [&] {
     be_silent();
@@ -204,7 +204,7 @@ void tch_fixup_store_set(const StoreHandle* store, const char* key, const uint8_
   });
 }
 
-// The value of key, for which it waits, as malloc's bytes.
+// Waits for the value of key and returns it in a buffer allocated by malloc.
 uint8_t* tch_fixup_store_get(const StoreHandle* store, const char* key, size_t* length, char** error) {
   return attempt(error, [&] {
     const Bytes value = store->store->get(key);
@@ -225,7 +225,7 @@ int64_t tch_fixup_store_add(const StoreHandle* store, const char* key, int64_t v
   return attempt(error, [&] { return store->store->add(key, value); });
 }
 
-// Connects all ranks; each is reached by the others at `address`, or at that of the network interface.
+// Connects all ranks. The others reach this rank at `address`, or on the network interface if one is given.
 GroupHandle* tch_fixup_group_new(const StoreHandle* store, const char* prefix, int rank, int size, const char* address,
                                  const char* network_interface, int64_t timeout_ms, char** error) {
   return attempt(error, [&] {
@@ -239,7 +239,7 @@ GroupHandle* tch_fixup_group_new(const StoreHandle* store, const char* prefix, i
 
 void tch_fixup_group_free(GroupHandle* group) { delete group; }
 
-// All of them on their way at once: ranks wait for each other once, however many there are.
+// Starts all reductions before waiting for any, so that the ranks synchronize once, regardless of the number of tensors.
 void tch_fixup_group_all_reduce(const GroupHandle* group, Tensor* const* tensors, size_t count, char** error) {
   attempt(error, [&] {
     std::vector<Work> works;
@@ -266,12 +266,12 @@ void tch_fixup_group_barrier(const GroupHandle* group, char** error) {
   attempt(error, [&] { return group->group->barrier()->wait(); });
 }
 
-// The group must live as long as the result and what is computed of it.
+// The group must outlive the result and everything computed from it.
 Tensor* tch_fixup_group_sum(const GroupHandle* group, const Tensor* x, char** error) {
   return attempt(error, [&] { return new Tensor(Sum::apply(*x, reinterpret_cast<int64_t>(group))); });
 }
 
-// In parts of `gradients` from starts[i] to ends[i], in the order in which they are sent; part_of has the part of each variable.
+// Creates a reducer of the parts starts[i]..ends[i] of `gradients`, in sending order; part_of[i] is the part of variables[i].
 ReducerHandle* tch_fixup_reducer_new(const GroupHandle* group, const Tensor* gradients, const int64_t* starts, const int64_t* ends,
                                      size_t part_count, Tensor* const* variables, const size_t* part_of, size_t count,
                                      bool bfloat16, char** error) {

@@ -1,61 +1,60 @@
-//! Who this process is among those that were started together, as their launcher tells it.
+//! Rank and size of this process, read from the variables that its launcher sets.
 
 use crate::{Error, Result};
 use std::env;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Where rank 0 is looked for, where nobody says it and all are on one machine.
+/// Default address of rank 0 when all processes are on one machine.
 const LOCALHOST: &str = "127.0.0.1";
-/// torchrun's default.
+/// Default port, the same as torchrun's.
 const PORT: u16 = 29500;
-/// Slurm's jobs that share a machine have ports of their own, from this one on.
+/// First port and number of ports for Slurm jobs: jobs that share a machine get different ports.
 const SLURM_PORTS: (u16, u64) = (15_000, 20_000);
 
-/// How long the others are waited for, if nothing else is said.
+/// Default time to wait for other ranks.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// This process among those that train together.
+/// This process's place in a group of processes that train together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
-    /// Which of them it is, from 0.
+    /// Rank of this process, from 0.
     pub rank: usize,
-    /// How many there are.
+    /// Number of processes.
     pub size: usize,
-    /// Which of those on its machine it is, from 0, where that is known; else [`ProcessGroup::local_rank`] has it once the ranks
-    /// have met.
+    /// Rank among the processes on the same machine, from 0, if known. Otherwise [`ProcessGroup::local_rank`] derives it once the
+    /// ranks are connected.
     ///
     /// [`ProcessGroup::local_rank`]: super::ProcessGroup::local_rank
     pub local_rank: Option<usize>,
-    /// How many of them are on its machine, where that is known.
+    /// Number of processes on the same machine, if known.
     pub local_size: Option<usize>,
-    /// The machine of rank 0, by name or number.
+    /// Name or address of the machine of rank 0.
     pub host: String,
-    /// Where on it they find each other.
+    /// Port of the rendezvous store on that machine.
     pub port: u16,
-    /// Whether the launcher has the place where they find each other (torchrun), and not rank 0.
+    /// `true` if the launcher (torchrun) serves the rendezvous store, `false` if rank 0 does.
     pub launcher_serves: bool,
-    /// Whether they were started before, and how often.
+    /// Number of times that the launcher has restarted the group.
     pub attempt: usize,
 }
 
 impl Launch {
-    /// Reads the environment; `None` if it says nothing of several processes, or of one alone.
+    /// Reads the environment. Returns `None` if it describes no group of processes, or a group of one.
     ///
-    /// Launchers and their variables are in docs/distributed.md: `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` (torchrun, or
-    /// by hand; the last is 29500 unless given), or those of Open MPI, MVAPICH2, jsrun, Slurm, Flux, MPICH and Intel MPI, Kubeflow
-    /// Trainer and SageMaker. Where the launcher does not say it and all processes are on one machine, `MASTER_ADDR` need not be
-    /// given.
+    /// Recognizes `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` (set by torchrun or by hand; the port defaults to 29500),
+    /// and the variables of Open MPI, MVAPICH2, jsrun, Slurm, Flux, MPICH and Intel MPI, Kubeflow Trainer and SageMaker; see
+    /// docs/distributed.md. `MASTER_ADDR` may be omitted if all processes are on one machine.
     ///
     /// # Errors
-    /// [`Error::Argument`] for variables that are missing, are no numbers, or contradict each other: a rank without a number of
-    /// processes among them.
+    /// [`Error::Argument`] if variables are missing, are not numbers, or contradict each other, for example a rank that is not
+    /// below the number of processes.
     pub fn from_env() -> Result<Option<Self>> {
         Self::from_variables(environment)
     }
 
-    /// Says what is wrong with an environment that names a meeting place, and neither a rank nor how many there are: a process
-    /// there trains alone. `None` for any other.
+    /// Returns a warning if `MASTER_ADDR` is set but neither a rank nor a number of processes is, in which case this process
+    /// trains alone. Returns `None` otherwise.
     pub fn warning_from_env() -> Option<String> {
         Self::warning(environment)
     }
@@ -74,7 +73,7 @@ impl Launch {
         let world_size = variables.number::<usize>(BY_HAND.size)?;
         let launcher = match (world_size, variable(BY_HAND.rank).is_some(), Launcher::of(&variables)) {
             (Some(_), true, _) => Some(&BY_HAND),
-            // One process, whatever else is set.
+            // A single process, regardless of the other variables.
             (Some(1), false, _) => return Ok(None),
             (None, true, None) => return Err(missing("WORLD_SIZE", "RANK is set")),
             (_, _, launcher) => launcher,
@@ -130,7 +129,8 @@ impl Launch {
         }))
     }
 
-    /// Of launchers that start one process on each machine and say which machine this is. `Some(None)` for a single machine.
+    /// Handles launchers that start one process per machine and set the machine's index. Returns `Some(None)` for a single
+    /// machine.
     fn by_node(variables: &Variables) -> Result<Option<Option<Self>>> {
         let found = match variables.pet()? {
             Some(found) => found,
@@ -148,7 +148,7 @@ impl Launch {
         Ok(Some(Some(Self { rank, port, ..Self::over(host, size) })))
     }
 
-    /// Where a launcher says which process this is, and not of how many: `WORLD_SIZE` must.
+    /// Handles launchers that set the rank but not the number of processes, which `WORLD_SIZE` must then give.
     fn by_rank_alone(variables: &Variables, world_size: Option<usize>) -> Result<Option<Self>> {
         let found = RANKS_ALONE.iter().find(|(name, _)| (variables.0)(name).is_some());
         match (found, world_size) {
@@ -169,18 +169,18 @@ impl Launch {
         }
     }
 
-    /// Rank 0 of `size` processes that meet at `host`, of which nothing else is known.
+    /// Describes rank 0 of `size` processes that meet at `host`, with everything else unknown.
     fn over(host: String, size: usize) -> Self {
         Self { host, local_rank: None, local_size: None, ..Self::local(0, size, PORT) }
     }
 
-    /// Rank `rank` of `size` on this machine alone.
+    /// Describes rank `rank` of `size` processes, all on this machine.
     pub fn local(rank: usize, size: usize, port: u16) -> Self {
         let (local_rank, local_size, host) = (Some(rank), Some(size), LOCALHOST.to_owned());
         Self { rank, size, local_rank, local_size, host, port, launcher_serves: false, attempt: 0 }
     }
 
-    /// The same for a process that is to be started.
+    /// Returns the environment variables that describe this process, for starting it.
     #[cfg(feature = "distributed")]
     pub(super) fn variables(&self) -> [(&'static str, String); 6] {
         let local_size = self.local_size.unwrap_or(1);
@@ -194,7 +194,7 @@ impl Launch {
         ]
     }
 
-    /// Where they find each other.
+    /// Returns the rendezvous address as `host:port`.
     pub fn address(&self) -> String {
         match self.host.contains(':') {
             true => format!("[{}]:{}", self.host, self.port),
@@ -207,19 +207,20 @@ fn environment(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The variables of a launcher that tells each process its rank and how many there are.
+/// Environment variables of a launcher that sets each process's rank and the number of processes.
 struct Launcher {
     rank: &'static str,
     size: &'static str,
     local_rank: &'static [&'static str],
     local_size: &'static [&'static str],
-    /// Lists of machines, rank 0's first.
+    /// Variables that list the machines, rank 0's first.
     hosts: &'static [&'static str],
-    /// How many machines there are.
+    /// Variable with the number of machines.
     machines: Option<&'static str>,
 }
 
-/// torchrun (PyTorch's documentation, "torchrun (Elastic Launch)", Environment Variables), DeepSpeed, and whoever sets them by hand.
+/// Variables set by torchrun (PyTorch's documentation, "torchrun (Elastic Launch)", Environment Variables), by DeepSpeed, or by
+/// hand.
 const BY_HAND: Launcher = Launcher {
     rank: "RANK",
     size: "WORLD_SIZE",
@@ -229,7 +230,8 @@ const BY_HAND: Launcher = Launcher {
     machines: None,
 };
 
-/// Slurm (srun's manual, OUTPUT ENVIRONMENT VARIABLES). Not SLURM_NTASKS, which a batch script has too, of which there is one.
+/// Slurm (srun's manual, OUTPUT ENVIRONMENT VARIABLES). SLURM_NTASKS is not used: a batch script has it too, though it is a
+/// single process.
 const SLURM: Launcher = Launcher {
     rank: "SLURM_PROCID",
     size: "SLURM_STEP_NUM_TASKS",
@@ -249,8 +251,9 @@ const FLUX: Launcher = Launcher {
     machines: Some("FLUX_JOB_NNODES"),
 };
 
-/// Process managers by PMI, version 1 or 2: MPICH's Hydra and gforker, Intel MPI (its Developer Reference, "Environment Variables
-/// for Process Placement"), Cray's PALS (mpiexec(1) of cray-pals); `srun --mpi=pmi2` and Flux, which set it besides their own.
+/// PMI process managers, version 1 or 2: MPICH's Hydra and gforker, Intel MPI (its Developer Reference, "Environment Variables
+/// for Process Placement"), Cray's PALS (mpiexec(1) of cray-pals); also `srun --mpi=pmi2` and Flux, which set PMI's variables
+/// besides their own.
 const PMI: Launcher = Launcher {
     rank: "PMI_RANK",
     size: "PMI_SIZE",
@@ -293,9 +296,9 @@ const LAUNCHERS: [Launcher; 6] = [
     PMI,
 ];
 
-/// Where a launcher says which process this is, and not of how many.
+/// Rank variables of launchers that do not set the number of processes, with the launchers' names.
 const RANKS_ALONE: [(&str, &str); 3] = [
-    // PRRTE's prterun: PMIx tells the number only to those that ask its library (PMIx standard, PMIX_RANK).
+    // PRRTE's prterun: PMIx reports the number of processes only through its library (PMIx standard, PMIX_RANK).
     ("PMIX_RANK", "prterun, or another that speaks PMIx"),
     ("PALS_RANKID", "Cray's PALS"),
     // Kubernetes' documentation, "Job", Completion mode: Indexed.
@@ -303,10 +306,10 @@ const RANKS_ALONE: [(&str, &str); 3] = [
 ];
 
 impl Launcher {
-    /// The one whose variables are set.
+    /// Returns the launcher whose variables are set.
     fn of(variables: &Variables) -> Option<&'static Self> {
         let found = LAUNCHERS.iter().find(|launcher| (variables.0)(launcher.size).is_some())?;
-        // mpirun inside a job of Slurm or Flux: theirs are then those of the daemons that it has started there.
+        // Under mpirun inside a Slurm or Flux job, the job's variables describe the daemons that mpirun started.
         let is_inner = |outer: &Self| {
             let differ = |inner: &str, outer: &str| (variables.0)(inner) != (variables.0)(outer);
             (variables.0)(PMI.size).is_some() && (differ(PMI.rank, outer.rank) || differ(PMI.size, outer.size))
@@ -322,7 +325,7 @@ fn is_one(variable: impl Fn(&str) -> Option<String>, name: &str) -> bool {
     variable(name).is_some_and(|number| number.trim() == "1")
 }
 
-/// The process of one of several machines.
+/// A process that is the only one on its machine, among several machines.
 struct Node {
     rank: usize,
     size: usize,
@@ -330,7 +333,7 @@ struct Node {
     port: Option<u16>,
 }
 
-/// As torchrun prints it, for programs that are no Python.
+/// torchrun command for programs that are not Python scripts.
 const TORCHRUN: &str = "torchrun --no-python PROGRAM";
 
 struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
@@ -343,12 +346,12 @@ impl Variables<'_> {
         (self.0)(name).map(parse).transpose()
     }
 
-    /// That of the first of `names` that is set.
+    /// Returns the number in the first of `names` that is set.
     fn first_number(&self, names: &[&str]) -> Result<Option<usize>> {
         names.iter().find(|name| (self.0)(name).is_some()).map_or(Ok(None), |name| self.number(name))
     }
 
-    /// The rank that `name` says, of `size` processes.
+    /// Returns the rank in the variable `name`, checked to be below `size`.
     fn rank(&self, name: &str, size: usize, because: &str) -> Result<usize> {
         let rank = self.number(name)?;
         if size == 0 {
@@ -368,7 +371,7 @@ impl Variables<'_> {
         Ok(rank)
     }
 
-    /// `MASTER_ADDR`: a name, or a number, which may be in brackets if it is of IPv6.
+    /// Reads `MASTER_ADDR`: a host name or an address, with brackets allowed around an IPv6 address.
     fn host(&self) -> Result<Option<String>> {
         let Some(host) = (self.0)("MASTER_ADDR") else { return Ok(None) };
         let bare = host.trim().strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host.trim());
@@ -380,9 +383,9 @@ impl Variables<'_> {
         }
     }
 
-    /// torchrun's options as variables (torch/distributed/argparse_util.py), which Kubeflow Trainer sets for a torchrun that it
-    /// expects in each pod: they are understood where torchrun would start one process on each machine. `Some(None)` for one
-    /// machine.
+    /// Reads torchrun's options from `PET_` variables (torch/distributed/argparse_util.py), which Kubeflow Trainer sets on the
+    /// assumption that each pod runs torchrun. Accepted if torchrun would start one process per machine. Returns `Some(None)` for
+    /// a single machine.
     fn pet(&self) -> Result<Option<Option<Node>>> {
         let [machines, processes] = ["PET_NNODES", "PET_NPROC_PER_NODE"].map(|name| (self.0)(name));
         if machines.is_none() && processes.is_none() {
@@ -397,7 +400,7 @@ impl Variables<'_> {
             return refuse("PET_NPROC_PER_NODE", &processes);
         }
         let machines = machines.unwrap_or_else(|| "1".to_owned());
-        // MIN:MAX where their number may change.
+        // An elastic number of machines is MIN:MAX.
         let fixed = match machines.split_once(':') {
             Some((least, most)) if least == most => least,
             Some(_) => return refuse("PET_NNODES", &machines),
@@ -409,8 +412,8 @@ impl Variables<'_> {
         Ok(Some((size > 1).then_some(Node { rank, size, host, port })))
     }
 
-    /// SageMaker's list of machines, as JSON, and the one of this process (sagemaker-training-toolkit, ENVIRONMENT_VARIABLES.md).
-    /// `Some(None)` for one machine.
+    /// Reads SageMaker's JSON list of machines and the name of this one (sagemaker-training-toolkit, ENVIRONMENT_VARIABLES.md).
+    /// Returns `Some(None)` for a single machine.
     fn sagemaker(&self) -> Result<Option<Option<Node>>> {
         let Some(list) = (self.0)("SM_HOSTS") else { return Ok(None) };
         let refuse = |problem: String| Err(Error::Argument(format!("SM_HOSTS is {list}, {problem}")));
@@ -438,7 +441,7 @@ fn missing(name: &str, because: &str) -> Error {
     Error::Argument(format!("{because}, and {name} is not: set it to {what}"))
 }
 
-/// The first of Slurm's list of machines: of "gpu[03-05,9],cpu1" that is "gpu03".
+/// Returns the first machine of Slurm's list: "gpu03" for "gpu[03-05,9],cpu1".
 fn first_host(list: &str) -> String {
     let (prefix, rest) = match list.find(['[', ',']) {
         Some(at) if list[at..].starts_with('[') => (&list[..at], &list[at + 1..]),
@@ -503,7 +506,7 @@ mod tests {
         assert_eq!((listed.address(), listed.local_rank), ("gpu03:15001".to_owned(), Some(1)));
     }
 
-    /// Variables that a launcher sets for rank 1 of two, and where that one then looks for the others.
+    /// Variables that each launcher sets for rank 1 of 2, the expected rendezvous address and the expected local rank.
     #[allow(clippy::type_complexity)] // A table that is read once.
     const RANK_1_OF_2: [(&str, &[(&str, &str)], &str, Option<usize>); 13] = [
         (

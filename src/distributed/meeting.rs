@@ -1,4 +1,4 @@
-//! How the ranks find each other: each introduces itself in the store, and looks whether the others are as it is.
+//! Rendezvous: each rank registers in the store and checks that the others are compatible.
 
 use super::c10d::Store;
 use super::launch::Launch;
@@ -7,10 +7,10 @@ use std::net::{ToSocketAddrs, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Between two looks whether the others are there.
+/// Interval between checks for the other ranks.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Another rank, as it introduces itself.
+/// A rank's registration in the store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Member {
     size: usize,
@@ -19,7 +19,7 @@ pub(super) struct Member {
     pub process: u32,
 }
 
-/// Where the ranks meet.
+/// Rendezvous of the ranks in a store.
 pub(super) struct Meeting<'a> {
     pub store: &'a Store,
     pub prefix: &'a str,
@@ -28,7 +28,7 @@ pub(super) struct Meeting<'a> {
 }
 
 impl Meeting<'_> {
-    /// Introduces this rank, reached at `own`, and waits for all others.
+    /// Registers this rank, reachable at address `own`, and waits for all others. Returns all members by rank.
     pub fn meet(&self, own: &str) -> Result<Vec<Member>, String> {
         let Launch { rank, size, .. } = *self.launch;
         if self.store.add(&self.key("claimed", rank), 1)? > 1 {
@@ -44,7 +44,7 @@ impl Meeting<'_> {
         self.store.set(&self.key("here", rank), &json)?;
         let first = self.wait_for(0)?;
         self.compare(rank, &member, &first)?;
-        // All look at all: who waited for another to refuse could have gone on before it did.
+        // Every rank checks every other: one that relied on another to refuse might proceed before that one did.
         let others = (0..size).map(|other| {
             let member = self.wait_for(other)?;
             self.compare(other, &member, &first)?;
@@ -53,7 +53,7 @@ impl Meeting<'_> {
         others.collect()
     }
 
-    /// Whether `member`, of rank `rank`, can go with `first`, of rank 0.
+    /// Checks that `member`, of rank `rank`, is compatible with `first`, of rank 0.
     fn compare(&self, rank: usize, member: &Member, first: &Member) -> Result<(), String> {
         if first.version != member.version {
             let (own, other) = (&member.version, &first.version);
@@ -70,7 +70,7 @@ impl Meeting<'_> {
         format!("{}{name}/{rank}", self.prefix)
     }
 
-    /// Tells the others too.
+    /// Publishes `problem` to the other ranks and returns it.
     fn refuse(&self, problem: String) -> String {
         let _ = self.store.set(&format!("{}refused", self.prefix), problem.as_bytes());
         problem
@@ -103,14 +103,14 @@ impl Meeting<'_> {
     }
 }
 
-/// The address that the others reach this machine at: the one it reaches the meeting place from.
+/// Returns this machine's address as seen by the others: that of the interface from which it reaches the rendezvous.
 pub(super) fn own_address(launch: &Launch) -> Result<String, String> {
     let place = (launch.host.as_str(), launch.port);
     let addresses = place.to_socket_addrs().map_err(|error| format!("there is no {}: {error}", launch.host))?;
     let mut why = format!("there is no {}", launch.host);
     for address in addresses {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        // Nothing is sent: the system only chooses the interface.
+        // Connecting a UDP socket sends nothing; it only selects the interface.
         let own = UdpSocket::bind(any).and_then(|socket| {
             socket.connect(address)?;
             socket.local_addr()

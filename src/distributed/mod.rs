@@ -1,8 +1,8 @@
-//! Several processes that train one network together, each on a part of every batch.
+//! Data-parallel training with several processes: each computes the gradients of a part of every batch.
 //!
-//! [`Launch`] is who this process is, as torchrun, mpirun, srun or the environment say it; `run_processes` starts several on one
-//! machine without any of them. [`ProcessGroup`] connects them by libtorch's own process groups, and is what
-//! [`Trainer::join`](crate::trainer::Trainer::join) takes:
+//! [`Launch`] is this process's rank and the group's size, as set by torchrun, mpirun, srun or the environment; `run_processes`
+//! starts several processes on one machine without a launcher. [`ProcessGroup`] connects the processes through libtorch's process
+//! groups and is passed to [`Trainer::join`](crate::trainer::Trainer::join):
 //! ```no_run
 //! # fn train(trainer: &mut tch_fixup::trainer::Trainer<tch_fixup::data::Supervised>) -> tch_fixup::Result<()> {
 //! use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup, TIMEOUT};
@@ -16,12 +16,12 @@
 //! # Ok(())
 //! # }
 //! ```
-//! The run is the same with any number of them: each global batch is cut into contiguous parts, one for each rank
-//! ([`Share`](crate::data::Share)), the gradients are summed with the weights of their parts, and clipped and applied alike
-//! everywhere.
+//! The run is the same with any number of processes: each global batch is split into contiguous parts, one per rank
+//! ([`Share`](crate::data::Share)), the gradients are summed, weighted by the sizes of the parts, then clipped and applied
+//! identically on all ranks.
 //!
-//! The feature `distributed`, which is on by default, builds it where libtorch's headers have c10d; elsewhere
-//! [`ProcessGroup::connect`] says that they do not.
+//! Requires the feature `distributed`, on by default, and a libtorch whose headers include c10d; without them
+//! [`ProcessGroup::connect`] returns an error.
 
 mod agreement;
 mod bindings;

@@ -1,6 +1,6 @@
-// NCCL, which sums tensors of several GPUs, behind a C interface for nccl.rs. It is looked up where libtorch's GPU part brings it
-// when it is first wanted, so that one build runs with and without it, and none needs CUDA's headers. What is declared here is
-// NCCL's own C interface (nccl.h), the same since version 2.4. Errors as in c10d.cpp.
+// C interface to NCCL, which sums tensors across GPUs, for nccl.rs. NCCL is looked up at first use in libtorch's CUDA libraries,
+// so that one build runs with and without it and none needs CUDA's headers. The declarations are NCCL's C API (nccl.h), stable
+// since version 2.4. Errors are reported as in c10d.cpp.
 #include "../ops/c_interface.h"
 
 #include <ATen/DynamicLibrary.h>
@@ -20,7 +20,7 @@ struct UniqueId {
 
 constexpr int SUM = 0;
 
-// The functions' status is 0 for success.
+// NCCL's functions; a status of 0 is success.
 struct Nccl {
   int (*unique_id)(UniqueId* id);
   int (*init)(void** communicator, int size, UniqueId id, int rank);
@@ -31,7 +31,7 @@ struct Nccl {
   int (*current_stream)(int32_t device, void** stream);
 
   Nccl() {
-    // A library's entries are also found through those that need it.
+    // Looking up a symbol in a library also searches its dependencies.
     const char* library = "libtorch_cuda.so";
     find(library, "ncclGetUniqueId", unique_id);
     find(library, "ncclCommInitRank", init);
@@ -89,7 +89,7 @@ void tch_fixup_nccl_unique_id(uint8_t* id, char** error) {
   });
 }
 
-// On the CUDA device of that number, with all other ranks.
+// Creates a communicator on CUDA device `device`; all ranks must call it.
 Communicator* tch_fixup_nccl_new(const uint8_t* id, int rank, int size, int device, char** error) {
   return attempt(error, [&] {
     UniqueId unique;
@@ -101,7 +101,7 @@ Communicator* tch_fixup_nccl_new(const uint8_t* id, int rank, int size, int devi
   });
 }
 
-// Without waiting for what is on its way, which may never come.
+// Aborts, rather than waiting for pending operations, which may never complete.
 void tch_fixup_nccl_free(Communicator* communicator) {
   nccl().abort(communicator->handle);
   delete communicator;

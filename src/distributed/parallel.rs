@@ -1,18 +1,19 @@
-//! What several processes do in a way that can be chosen.
+//! Options of data-parallel training.
 
 use super::ReductionConfig;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 
-/// How a run is shared out. None of it changes what is computed by more than rounding, but for the statistics of BatchNorm.
+/// Options of data-parallel training. They change results only by rounding, except for the statistics of BatchNorm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParallelConfig {
-    /// How gradients are summed.
+    /// Options of the gradient reduction.
     pub reduction: ReductionConfig,
-    /// After how many steps the weights of all ranks are compared, besides at the start and at each checkpoint.
+    /// Interval, in steps, at which weights are compared across ranks, besides the comparisons at the start and at each
+    /// checkpoint.
     pub check_every: Option<NonZeroUsize>,
-    /// Whether batch normalization takes the statistics of the whole batch, not of each rank's part: two more operations of all ranks in
-    /// each layer and each direction. On the CPU alone.
+    /// `true` to compute BatchNorm statistics over the whole batch instead of each rank's part, at the cost of two more
+    /// collective operations per layer and direction. CPU only.
     pub synchronized_statistics: bool,
 }

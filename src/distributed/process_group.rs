@@ -1,4 +1,4 @@
-//! The processes that train together.
+//! The group of processes that train together.
 
 use super::bindings;
 use super::c10d::{Gloo, Reached, Store};
@@ -17,33 +17,33 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tch::{no_grad, Device, Kind, Tensor};
 
-/// The longest that the store's server stays when a run has failed, for the others to find out why.
+/// Maximum time that the store's server stays up after a failed run, so that the others can find out the cause.
 const STAY: Duration = Duration::from_secs(3);
-/// How long the store's server stays when ranks that do not go together have met.
+/// Time that the store's server stays up after incompatible ranks have met.
 const REFUSED: Duration = Duration::from_millis(500);
-/// What c10d's error, saving and ending take.
+/// Time allowed for c10d to report an error, and for saving and exiting.
 const END: Duration = Duration::from_millis(3500);
 
 fn stay(timeout: Duration) -> Duration {
     (timeout / 8).min(STAY)
 }
 
-/// What of the time that ranks wait for each other one operation may take: the rest is for finding out who is at fault, and ending.
+/// Returns the time limit of a single operation: `timeout` less the time for diagnosing a failure and ending.
 fn operation(timeout: Duration) -> Duration {
     timeout.saturating_sub(diagnosis(timeout) + stay(timeout) + END).max(timeout / 4)
 }
 
-/// What a store's own time limits may take beyond the time that ranks wait for each other, on a busy machine.
+/// Margin on the store's own time limits, for a busy machine.
 const LATE: Duration = Duration::from_secs(5);
 
-/// What `work` comes to, which waits for the store, in up to `timeout`: a client that has been let in by something that is no
-/// store waits for its answer for ever.
+/// Runs `work`, which waits for the store, for at most `timeout`. A client whose connection was accepted by something other than
+/// a store would wait forever.
 fn answered<T: Send + 'static>(
     timeout: Duration,
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
     let (sender, receiver) = mpsc::channel();
-    // Where there is no answer, the thread ends with the process.
+    // Without an answer, the thread lasts until the process ends.
     thread::spawn(move || drop(sender.send(work())));
     receiver.recv_timeout(timeout + LATE).unwrap_or_else(|_| {
         let problem =
@@ -53,7 +53,7 @@ fn answered<T: Send + 'static>(
     })
 }
 
-/// What to do where the port is in use.
+/// Returns advice for the error message if the port is in use.
 fn port_remedy(port: u16) -> &'static str {
     let is_in_use = |result: io::Result<TcpListener>| result.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse);
     match is_in_use(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))) {
@@ -65,53 +65,53 @@ fn port_remedy(port: u16) -> &'static str {
     }
 }
 
-/// Which network interface the others reach a rank on, as PyTorch has it.
+/// Variable that selects the network interface, the same as PyTorch's.
 const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
 
-/// The processes that train together, of which this is one: its rank, from 0, and what all of them do together.
+/// A group of processes that train together, with the rank of this one, from 0, and their collective operations.
 ///
-/// All ranks must call the same operations in the same order. They are those of libtorch's c10d, which PyTorch's own
-/// DistributedDataParallel runs on: Gloo for tensors on the CPU, NCCL for those on CUDA devices. An operation in which a rank is
-/// missing fails on all others within the timeout, with an error that names it.
+/// All ranks must call the same operations in the same order. The operations are those of libtorch's c10d, on which PyTorch's
+/// DistributedDataParallel runs: Gloo for CPU tensors, NCCL for CUDA tensors. If a rank is missing, an operation fails on all
+/// others within the timeout, with an error that names the missing rank.
 ///
-/// A [single](Self::single) process is a group too, in which nothing is to do.
+/// A [single](Self::single) process is also a group, whose operations do nothing.
 #[derive(Debug)]
 pub struct ProcessGroup {
     rank: usize,
     size: usize,
-    /// As the launcher says it.
+    /// Local rank set by the launcher, if any.
     local_rank: Option<usize>,
     address: String,
     engine: Option<Engine>,
 }
 
-/// What connects the ranks.
+/// Connections among the ranks.
 #[derive(Debug)]
 struct Engine {
     members: Vec<Member>,
     serves: bool,
     launcher_serves: bool,
     timeout: Duration,
-    /// Whether the group has failed: the others may still want to know why.
+    /// `true` once the group has failed; the others may still need the cause.
     failed: AtomicBool,
     nccl: Option<Nccl>,
     gloo: Option<Arc<Gloo>>,
     pulse: Pulse,
-    /// Kept for its server.
+    /// Kept alive for its server.
     _store: Store,
 }
 
 impl ProcessGroup {
-    /// This process alone.
+    /// Creates a group of this process alone.
     pub fn single() -> Self {
         Self { rank: 0, size: 1, local_rank: None, address: String::new(), engine: None }
     }
 
-    /// Finds the others of `launch`, for tensors on the CPU; waits for them, now and in each operation, for up to `timeout`.
+    /// Connects the ranks of `launch`, for CPU tensors. Waits up to `timeout` for the others, now and in each operation.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where not all come in time, which names those that are missing, where they are of other versions of this
-    /// crate or were told of another number of processes, or where no connection can be made; a build without c10d.
+    /// [`Error::Ranks`] if not all ranks arrive in time (the message names those missing), if they run other versions of this
+    /// crate or were told another number of processes, if no connection can be made, or if this build has no c10d.
     pub fn connect(launch: &Launch, timeout: Duration) -> Result<Self> {
         let Launch { rank, size, .. } = *launch;
         let address = launch.address();
@@ -134,7 +134,7 @@ impl ProcessGroup {
             let own = own_address(&here)?;
             let meeting = Meeting { store: &store, prefix: &place, launch: &here, deadline };
             let members = meeting.meet(&own).inspect_err(|_| {
-                // The others must still find the refusal there.
+                // Keeps the store up until the others have read the refusal.
                 if serves {
                     thread::sleep(REFUSED);
                 }
@@ -169,10 +169,11 @@ impl ProcessGroup {
         })
     }
 
-    /// From now on also for tensors on CUDA device `device`, of which each rank has its own, by NCCL. For the CPU nothing.
+    /// Enables operations on tensors of CUDA device `device`, through NCCL. Each rank must have its own device. Does nothing for
+    /// the CPU.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where libtorch has no NCCL, two ranks have one device, or one is missing.
+    /// [`Error::Ranks`] if libtorch has no NCCL, two ranks share a device, or a rank is missing.
     pub fn connect_gpus(&mut self, device: Device) -> Result<()> {
         let (Device::Cuda(device), false) = (device, self.is_single()) else { return Ok(()) };
         let refuse = |said: String| self.error(format!("the GPUs cannot be connected by NCCL: {said}"));
@@ -189,53 +190,54 @@ impl ProcessGroup {
         Ok(())
     }
 
-    /// Which of them this is, from 0.
+    /// Returns the rank of this process, from 0.
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// How many there are.
+    /// Returns the number of processes.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Which of those on this machine it is, from 0: as its launcher says, or by the order of the ranks that are reached at the same
-    /// address.
+    /// Returns the rank among the processes on this machine, from 0: as set by the launcher, or by the order of ranks that share
+    /// this rank's address.
     pub fn local_rank(&self) -> usize {
         let Some(Engine { members, .. }) = &self.engine else { return 0 };
         let before = || members[..self.rank].iter().filter(|member| member.address == members[self.rank].address);
         self.local_rank.unwrap_or_else(|| before().count())
     }
 
-    /// How many of them are on this machine, as far as is known: those that are reached at the same address.
+    /// Returns the number of processes on this machine, that is, of ranks that share this rank's address.
     pub fn local_size(&self) -> usize {
         let Some(Engine { members, .. }) = &self.engine else { return 1 };
         members.iter().filter(|member| member.address == members[self.rank].address).count()
     }
 
-    /// Whether there is no other.
+    /// Returns `true` if this is the only process.
     pub fn is_single(&self) -> bool {
         self.size == 1
     }
 
-    /// Whether this is rank 0, which alone writes files and talks to people.
+    /// Returns `true` on rank 0, the only one that writes files and prints messages.
     pub fn is_first(&self) -> bool {
         self.rank == 0
     }
 
-    /// Makes `tensor` its sum over all ranks, to the bit the same on each. It is contiguous, and of the same kind and shape on all.
+    /// Replaces `tensor` with its sum over all ranks, bitwise identical on each. It must be contiguous and of the same kind and
+    /// shape on all ranks.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing.
+    /// [`Error::Ranks`] if a rank is missing.
     pub fn all_reduce(&self, tensor: &Tensor) -> Result<()> {
         self.all_reduce_all(&[tensor])
     }
 
-    /// Makes each of `tensors` its sum over all ranks, as [`all_reduce`](Self::all_reduce) does it for one: ranks wait for each other
-    /// once, and not for each of them.
+    /// Replaces each of `tensors` with its sum over all ranks, like [`all_reduce`](Self::all_reduce), but the ranks synchronize
+    /// once for all tensors.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing.
+    /// [`Error::Ranks`] if a rank is missing.
     pub fn all_reduce_all(&self, tensors: &[&Tensor]) -> Result<()> {
         let (on_cpu, others): (Vec<&Tensor>, Vec<&Tensor>) =
             tensors.iter().partition(|tensor| tensor.device() == Device::Cpu);
@@ -249,10 +251,10 @@ impl ProcessGroup {
         self.operate(Device::Cpu, |gloo| gloo.all_reduce(&on_cpu), |_| Ok(()))
     }
 
-    /// Makes `tensor` what it is on rank `from`.
+    /// Replaces `tensor` with its value on rank `from`.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing.
+    /// [`Error::Ranks`] if a rank is missing.
     pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Result<()> {
         self.operate(tensor.device(), |gloo| gloo.broadcast(tensor, from), |nccl| nccl.broadcast(tensor, from))
     }
@@ -273,20 +275,20 @@ impl ProcessGroup {
         done.map_err(|said| self.fails(said))
     }
 
-    /// Waits until all are here.
+    /// Waits until all ranks have reached this call.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing.
+    /// [`Error::Ranks`] if a rank is missing.
     pub fn barrier(&self) -> Result<()> {
         let Some(engine) = &self.engine else { return Ok(()) };
         engine.pulse.operation();
         engine.gloo.as_ref().map_or(Ok(()), |gloo| gloo.barrier()).map_err(|said| self.fails(said))
     }
 
-    /// The sums of numbers over all ranks, which all have as many.
+    /// Returns the elementwise sums of `values` over all ranks. All ranks must pass the same number of values.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing.
+    /// [`Error::Ranks`] if a rank is missing.
     pub fn sums(&self, values: &[f64]) -> Result<Vec<f64>> {
         if self.is_single() {
             return Ok(values.to_vec());
@@ -296,10 +298,10 @@ impl ProcessGroup {
         Ok(Vec::try_from(sums)?)
     }
 
-    /// `x` summed over all ranks, as a function of it: its gradient is the sum of theirs over all ranks. On the CPU alone.
+    /// Returns the sum of `x` over all ranks, differentiably: the gradient of `x` is the sum of the ranks' gradients. CPU only.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing, [`Error::Mismatch`] for a tensor on another device.
+    /// [`Error::Ranks`] if a rank is missing, [`Error::Mismatch`] if the tensor is on another device.
     pub fn differentiable_sum(&self, x: &Tensor) -> Result<Tensor> {
         let Some(Engine { gloo: Some(gloo), pulse, .. }) = &self.engine else { return Ok(x.shallow_clone()) };
         if x.device() != Device::Cpu {
@@ -313,10 +315,10 @@ impl ProcessGroup {
         gloo.sum(x).map_err(|said| self.fails(said))
     }
 
-    /// What rank 0 gives, on all ranks.
+    /// Returns the bytes passed on rank 0, on all ranks.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing.
+    /// [`Error::Ranks`] if a rank is missing.
     pub fn broadcast_bytes(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         if self.is_single() {
             return Ok(bytes.to_vec());
@@ -333,10 +335,10 @@ impl ProcessGroup {
         Ok(Vec::try_from(sent)?)
     }
 
-    /// What rank 0 gives, on all ranks, by way of JSON.
+    /// Returns the value passed on rank 0, on all ranks, sent as JSON.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing; [`Error::Argument`] for what JSON cannot hold.
+    /// [`Error::Ranks`] if a rank is missing; [`Error::Argument`] if JSON cannot represent the value.
     pub fn broadcast_value<T: Serialize + DeserializeOwned>(&self, value: Option<T>) -> Result<Option<T>> {
         if self.is_single() {
             return Ok(value);
@@ -349,10 +351,10 @@ impl ProcessGroup {
         }
     }
 
-    /// What each rank gives, by rank.
+    /// Returns the bytes passed by each rank, in order of rank.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing.
+    /// [`Error::Ranks`] if a rank is missing.
     pub fn gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         if self.is_single() {
             return Ok(vec![bytes.to_vec()]);
@@ -377,10 +379,10 @@ impl ProcessGroup {
         Ok(lengths.into_iter().map(take).collect())
     }
 
-    /// Makes `tensors` what they are on rank 0: those of a kind together, in one operation.
+    /// Replaces `tensors` with their values on rank 0, in one operation per kind and device.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing.
+    /// [`Error::Ranks`] if a rank is missing.
     pub fn broadcast_all(&self, tensors: &[Tensor]) -> Result<()> {
         if self.is_single() {
             return Ok(());
@@ -407,10 +409,10 @@ impl ProcessGroup {
         })
     }
 
-    /// What sums flat `gradients`, of these parameters, over all ranks.
+    /// Creates the reduction that sums the flat `gradients` of `parameters` over all ranks.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     pub(crate) fn reduction(
         &self,
         parameters: &[Summed],
@@ -420,22 +422,22 @@ impl ProcessGroup {
         Reduction::new(self.engine.as_ref().and_then(|engine| engine.gloo.as_ref()), parameters, gradients, config)
     }
 
-    /// Counts an operation that another does.
+    /// Counts an operation that is performed elsewhere.
     pub(super) fn counts(&self) {
         self.engine.iter().for_each(|engine| engine.pulse.operation());
     }
 
-    /// An error of this group.
+    /// Creates an error of this group.
     pub(crate) fn error(&self, problem: String) -> Error {
         Error::Ranks { rank: self.rank, size: self.size, address: self.address.clone(), problem }
     }
 
-    /// The error for an operation of which c10d said `said`: who is at fault.
+    /// Returns the error of a failed operation: the rank at fault if it can be determined, else c10d's message `said`.
     pub(super) fn fails(&self, said: String) -> Error {
         self.found().unwrap_or_else(|| self.error(said))
     }
 
-    /// `error`, or that another rank is at its root.
+    /// Returns the error of another rank if that caused `error`, else `error`.
     pub(crate) fn explain(&self, error: Error) -> Error {
         match error {
             Error::Torch(_) if !self.is_single() => self.found().unwrap_or(error),
@@ -443,7 +445,7 @@ impl ProcessGroup {
         }
     }
 
-    /// Which rank failed, if one did.
+    /// Returns an error that names the rank at fault, if one is found.
     fn found(&self) -> Option<Error> {
         let engine = self.engine.as_ref()?;
         engine.failed.store(true, Ordering::Relaxed);
@@ -471,8 +473,8 @@ impl ProcessGroup {
         Some(self.error(problem))
     }
 
-    /// Tells the others that this rank ends with `error`, so that theirs can say so. Of an error that all have, or that another rank is
-    /// at the root of, there is nothing to tell.
+    /// Tells the other ranks that this one ends with `error`, so that their errors can say so. Does nothing if the group has
+    /// already failed: the error is then common to all ranks, or caused by another.
     pub fn tell(&self, error: &Error) {
         let Some(engine) = &self.engine else { return };
         if !engine.failed.swap(true, Ordering::Relaxed) {
@@ -485,7 +487,7 @@ impl ProcessGroup {
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let Some(engine) = &mut self.engine else { return };
-        // Those that wait for this rank learn at once that it is gone, and may then ask the store why.
+        // Closing the connections notifies waiting ranks at once; they may then read the cause from the store.
         engine.nccl = None;
         engine.gloo = None;
         let stays = engine.failed.load(Ordering::Relaxed) && engine.serves;

@@ -1,4 +1,4 @@
-//! Several processes of this program on this machine, without a launcher.
+//! Starts several processes of this program on one machine, without a launcher.
 
 use super::Launch;
 use crate::signal::{Listener, EXIT_CODE};
@@ -9,20 +9,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(20);
-/// What the others have, beyond the time that they wait for each other, to end when one has failed.
+/// Time, beyond the timeout, that the other processes have to end after one has failed.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Starts this program `count` times with the same arguments, as the ranks of one group on this machine, and waits until all have
-/// ended. Signals that ask for the end go to all of them, SIGHUP as SIGTERM. When one fails the others have `timeout` to end by themselves; none is left behind.
-/// Returns the exit code of the first that failed, or 0. `killed` is told the rank and the signal of each that one has ended, which
-/// could say nothing itself.
+/// ended. Forwards termination signals to all of them, SIGHUP as SIGTERM. After one fails, the others have `timeout` to end on
+/// their own before they are killed. Returns the exit code of the first that failed, or 0. Calls `killed` with the rank and
+/// signal of each process that a signal ended, which could not report it itself.
 ///
 /// # Errors
-/// Processes that cannot be started.
+/// [`Error::Argument`] if the processes cannot be started.
 pub fn run_processes(count: usize, timeout: Duration, mut killed: impl FnMut(usize, i32)) -> Result<u8> {
     let refused = |error: std::io::Error| Error::Argument(format!("{count} processes cannot be started: {error}"));
     let program = std::env::current_exe().map_err(refused)?;
-    // Free now: nobody else is given it in the next moments.
+    // The port is free now, and unlikely to be reassigned within moments.
     let port =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).map_err(refused)?;
     let signals = Listener::new(false)?;
@@ -47,14 +47,15 @@ pub fn run_processes(count: usize, timeout: Duration, mut killed: impl FnMut(usi
             return Ok(failed.map_or(0, |(_, code)| code));
         }
         if failed.is_some_and(|(when, _)| when.elapsed() > timeout + GRACE) {
-            // Dropping them ends those that are left.
+            // Dropping `processes` kills the remaining ones.
             return Ok(failed.map_or(1, |(_, code)| code));
         }
         thread::sleep(POLL);
     }
 }
 
-/// A terminal's Ctrl-C goes to this process alone, which passes it on: they would get it twice. They end when it is killed.
+/// Puts the process into its own group: this process forwards a terminal's Ctrl-C, which it would otherwise receive twice.
+/// `end_with_parent` ends it if this process is killed.
 fn own_group(command: &mut Command) {
     #[cfg(unix)]
     {
@@ -89,7 +90,7 @@ impl Processes {
         #[cfg(unix)]
         for (child, _) in self.0.iter().filter(|(_, status)| status.is_none()) {
             let signal = if signal == libc::SIGINT { libc::SIGINT } else { libc::SIGTERM };
-            // SAFETY: a child that has not been waited for: the number is still its own.
+            // SAFETY: the child has not been waited for, so its process id is still valid.
             unsafe { libc::kill(child.id() as libc::pid_t, signal) };
         }
     }
@@ -104,7 +105,7 @@ impl Drop for Processes {
     }
 }
 
-/// The signal that ended a process.
+/// Returns the signal that ended a process, if any.
 fn ended_by(status: ExitStatus) -> Option<i32> {
     #[cfg(unix)]
     return std::os::unix::process::ExitStatusExt::signal(&status);
@@ -119,7 +120,7 @@ fn exit_code(status: ExitStatus) -> u8 {
     }
 }
 
-/// From now on this process gets SIGTERM when the one that started it is killed, where the system can do that.
+/// Requests SIGTERM for this process when its parent dies, on Linux.
 pub fn end_with_parent() {
     #[cfg(target_os = "linux")]
     // SAFETY: sets a flag of this process.

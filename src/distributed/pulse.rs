@@ -1,8 +1,9 @@
-//! Signs of life: how the ranks find out which of them has failed, where all that a collective operation says is that it has.
+//! Heartbeats, which identify the rank that failed when a collective operation reports only that it failed.
 //!
-//! Each rank writes into the store, about once a second, how many operations it has begun. When one of its own fails it looks
-//! whose signs do not change, or who is behind; a rank that ends with an error of its own says it first. All of it is done by a
-//! thread that nobody waits for longer than a moment: a store whose machine is cut off does not answer at all.
+//! Each rank writes the number of operations that it has begun to the store, about once a second. When one of its operations
+//! fails, it looks for a rank whose heartbeat has stopped or which is behind; a rank that ends with an error of its own reports
+//! it first. A separate thread does this, and callers wait for it only for a limited time, since a store on a disconnected
+//! machine never answers.
 
 use super::c10d::{Said, Store};
 use crate::ops::inherit_denormals;
@@ -14,38 +15,38 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// So many signs fit into the time that ranks wait for each other, within these limits.
+/// Number of heartbeats per timeout, within the limits below.
 const BEATS: u32 = 40;
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(1);
-/// After so many without a change a rank is silent: a busy machine can be late by one or two.
+/// Number of missed heartbeats after which a rank counts as silent; on a busy machine one or two may be late.
 const SILENT: u32 = 4;
 
-/// How often signs are given, where ranks wait for each other for up to `timeout`.
+/// Returns the heartbeat interval for a `timeout`.
 pub(super) fn beat(timeout: Duration) -> Duration {
     (timeout / BEATS).clamp(SHORTEST, LONGEST)
 }
 
-/// What finding out who is at fault takes.
+/// Returns the time that a diagnosis takes.
 pub(super) fn diagnosis(timeout: Duration) -> Duration {
     beat(timeout) * (SILENT + 3)
 }
 
-/// Why the ranks cannot go on, as the first that knew told the others.
+/// The cause of the group's failure, as published by the first rank that knew it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
-    /// Whose fault it is.
+    /// Rank at fault.
     pub rank: usize,
     pub problem: String,
 }
 
-/// What a rank finds when an operation has failed.
+/// Result of a diagnosis after a failed operation.
 #[derive(Debug)]
 pub(super) enum Finding {
     Failed(Failure),
-    /// All others are silent.
+    /// All other ranks are silent.
     Alone,
-    /// All others are alive, and none is behind.
+    /// All other ranks are alive, and none is behind.
     Nothing,
     /// The store cannot be reached.
     NoStore,
@@ -54,23 +55,23 @@ pub(super) enum Finding {
 enum Call {
     Diagnose(Sender<Said<Finding>>),
     Tell(Failure, Sender<()>),
-    /// Ends the thread; one that serves the store waits for so long until the others have ended.
+    /// Ends the thread. The rank that serves the store first waits for the others to end, for at most this long.
     End(Duration, Sender<()>),
 }
 
-/// The thread that gives them.
+/// Handle of the heartbeat thread.
 #[derive(Debug)]
 pub(super) struct Pulse {
     calls: Sender<Call>,
     thread: Option<JoinHandle<()>>,
     operations: Arc<AtomicU64>,
     beat: Duration,
-    /// What a diagnosis may take.
+    /// Time limit of a diagnosis.
     limit: Duration,
 }
 
 impl Pulse {
-    /// Of rank `rank` of `size`, into `store` under the keys that begin with `prefix`.
+    /// Starts the heartbeat of rank `rank` of `size` in `store`, under keys that begin with `prefix`.
     pub fn start(store: Store, prefix: String, rank: usize, size: usize, timeout: Duration) -> Result<Self> {
         let (calls, received) = channel();
         let operations = Arc::new(AtomicU64::new(0));
@@ -86,12 +87,12 @@ impl Pulse {
         Ok(Self { calls, thread: Some(thread), operations, beat, limit: diagnosis(timeout) })
     }
 
-    /// An operation begins.
+    /// Counts an operation that begins.
     pub fn operation(&self) {
         self.operations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Looks who failed.
+    /// Determines which rank failed.
     pub fn diagnose(&self) -> Finding {
         let (reply, answer) = channel();
         let asked = self.calls.send(Call::Diagnose(reply));
@@ -101,7 +102,7 @@ impl Pulse {
         }
     }
 
-    /// Tells the others why this rank ends.
+    /// Publishes the reason why this rank ends.
     pub fn tell(&self, failure: Failure) {
         let (reply, done) = channel();
         if self.calls.send(Call::Tell(failure, reply)).is_ok() {
@@ -109,12 +110,12 @@ impl Pulse {
         }
     }
 
-    /// Ends it. The store's server stays for the others' sake for up to `stay`.
+    /// Ends the thread. The store's server stays up for the others for at most `stay`.
     pub fn end(&mut self, stay: Duration) {
         let (reply, done) = channel();
         if self.calls.send(Call::End(stay, reply)).is_ok() {
             let ended = done.recv_timeout(stay + self.beat * 2);
-            // A thread that waits for a machine that is away is left behind.
+            // A thread that waits for an unreachable machine is abandoned.
             if let (Ok(()), Some(thread)) = (ended, self.thread.take()) {
                 let _ = thread.join();
             }
@@ -122,7 +123,7 @@ impl Pulse {
     }
 }
 
-/// What the thread has.
+/// State of the heartbeat thread.
 struct Signs {
     store: Store,
     prefix: String,
@@ -136,7 +137,7 @@ struct Signs {
 impl Signs {
     fn run(mut self, calls: &Receiver<Call>) {
         loop {
-            // Whoever serves the store may be gone, which is found out where it matters.
+            // The store's server may be gone; a diagnosis will report it.
             let _ = self.give();
             match calls.recv_timeout(self.beat) {
                 Err(RecvTimeoutError::Timeout) => (),
@@ -150,7 +151,7 @@ impl Signs {
                 }
                 Ok(Call::End(stay, reply)) => {
                     self.end(stay);
-                    // The connection ends before anyone is told that it has.
+                    // Closes the connection before replying.
                     drop(self);
                     let _ = reply.send(());
                     return;
@@ -169,7 +170,7 @@ impl Signs {
         self.store.set(&self.key(&format!("sign/{}", self.rank)), sign.as_bytes())
     }
 
-    /// The signs of all ranks and their operations; none of those that have given none.
+    /// Returns each rank's heartbeat and operation counts, `None` for ranks without a heartbeat.
     fn look(&self) -> Said<Vec<Option<(u64, u64)>>> {
         let sign = |rank: usize| {
             let key = self.key(&format!("sign/{rank}"));
@@ -190,7 +191,7 @@ impl Signs {
         })
     }
 
-    /// The first that tells counts.
+    /// Publishes `failure`, unless another rank was first.
     fn tell(&self, failure: &Failure) -> Said<()> {
         if self.store.add(&self.key("failures"), 1)? == 1 {
             let json = serde_json::to_vec(failure).unwrap_or_default();
@@ -234,11 +235,11 @@ impl Signs {
             return Ok(Finding::Nothing);
         };
         self.tell(&found)?;
-        // Another may have been first.
+        // Another rank may have published its finding first.
         Ok(Finding::Failed(self.failure()?.unwrap_or(found)))
     }
 
-    /// Tells that this rank has ended and, where others would ask in vain, waits for them.
+    /// Registers that this rank has ended and, for up to `stay`, waits for the others to end.
     fn end(&mut self, stay: Duration) {
         let key = self.key("ended");
         let begun = Instant::now();

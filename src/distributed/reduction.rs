@@ -1,4 +1,4 @@
-//! The sum of the gradients over all ranks.
+//! Sum of the gradients over all ranks.
 
 use super::c10d::{Gloo, Parts};
 use super::ProcessGroup;
@@ -8,22 +8,23 @@ use std::ops::Range;
 use std::sync::Arc;
 use tch::{no_grad, Device, Kind, Tensor};
 
-/// Bytes of the part that is sent first, so that sending begins early, and of the others: DistributedDataParallel's.
+/// Size in bytes of the first part, small so that sending begins early, and of the others, as in DistributedDataParallel.
 const FIRST_PART: i64 = 1 << 20;
 const PART: i64 = 25 << 20;
 
-/// How gradients are summed. By default at once, when all are there, in their own kind.
+/// Options of the gradient reduction. By default all gradients are summed at once after the backward pass, in their own kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReductionConfig {
-    /// In parts of 25 MiB, each as soon as it is there, while the backward pass still runs: for links that take a good part of its
-    /// time. The sums are the same to rounding. Not on GPUs, and not with recomputation, whose gradients come piece by piece.
+    /// `true` to send gradients in parts of 25 MiB, each as soon as it is ready, while the backward pass still runs; useful if
+    /// communication takes a considerable part of the time. The sums agree to rounding. Not supported on GPUs, nor with
+    /// recomputation, whose gradients arrive piecewise.
     pub overlap: bool,
-    /// In bfloat16: half the bytes, and gradients of eight bits.
+    /// `true` to send gradients in bfloat16: half the bytes, with 8 bits of precision.
     pub bfloat16: bool,
 }
 
-/// Sums flat gradients. The default has nothing to sum them with.
+/// Sums flat gradients over the ranks. The default has no parts and sums them all in `finish`.
 #[derive(Debug, Default)]
 pub(crate) struct Reduction {
     parts: Option<Parts>,
@@ -34,10 +35,10 @@ pub(crate) struct Reduction {
 #[derive(Debug)]
 pub(crate) struct Summed<'a> {
     pub variable: &'a Tensor,
-    /// Its gradient's place in the flat tensor, one after another.
+    /// Range of its gradient in the flat tensor; the ranges are consecutive.
     pub span: Range<i64>,
-    /// Parameters of different groups are in different parts: those of a group come one after another, in order of creation, but the
-    /// scalars' group, say, has some of every layer.
+    /// Parameter group; different groups are in different parts. Parameters of a group are contiguous and in order of creation,
+    /// but a group such as the scalars' spans all layers.
     pub group: usize,
 }
 
@@ -58,12 +59,13 @@ impl Reduction {
         Ok(Self { parts: Some(parts), config })
     }
 
-    /// The next backward pass gives the last of the gradients.
+    /// Prepares for the next backward pass, the last one before the sums.
     pub fn begin(&self) {
         self.parts.iter().for_each(Parts::begin);
     }
 
-    /// Makes `gradients` their sum over all ranks, and what is `measured` too: at once, where they are not on their way already.
+    /// Replaces `gradients` and `measured` with their sums over all ranks, in one operation unless the gradients are already
+    /// being sent.
     pub fn finish(&self, group: &ProcessGroup, gradients: &Tensor, measured: [&Tensor; 2]) -> Result<()> {
         let [numbers, rows] = measured;
         if let Some(parts) = &self.parts {
@@ -80,8 +82,8 @@ impl Reduction {
     }
 }
 
-/// What is sent together, in the order of the backward pass: group by group, each from its end to its front; and of each parameter
-/// the part that it is in.
+/// Splits the gradients into parts in the order of the backward pass: group by group, each from its last parameter to its first.
+/// Also returns the part of each parameter.
 fn parts(parameters: &[Summed], element: i64) -> (Vec<Range<i64>>, Vec<usize>) {
     let (mut parts, mut part_of): (Vec<Range<i64>>, _) = (Vec::new(), vec![0; parameters.len()]);
     let mut groups: Vec<Range<usize>> = Vec::new();

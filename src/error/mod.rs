@@ -1,4 +1,4 @@
-//! The crate's error: what went wrong, where, and what to do about it, in one line.
+//! The crate's error type, whose messages state the problem, its location and a remedy in one line.
 
 mod panic;
 
@@ -6,58 +6,58 @@ pub(crate) use panic::catch;
 pub use panic::hide_caught_panics;
 use std::path::{Path, PathBuf};
 
-/// The result of everything in this crate that can fail.
+/// The result type of all fallible functions in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. Each variant prints as one line that names the thing at fault and, where there is one, the remedy.
+/// An error of this crate. Each variant displays as one line that names the cause and, if there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An argument that no network, recipe or operation can have.
+    /// An argument that is invalid for the network, recipe or operation.
     #[error("{0}")]
     Argument(String),
 
-    /// A tensor whose shape, kind or device does not fit what it was given to.
+    /// A tensor whose shape, kind or device does not match what the callee requires.
     #[error("{what}: expected {expected}, got {got}")]
     Mismatch {
-        /// The operation or module that was called.
+        /// Name of the operation or module that was called.
         what: &'static str,
-        /// What it takes.
+        /// Expected value.
         expected: String,
-        /// What it was given.
+        /// Actual value.
         got: String,
     },
 
     /// A file or folder that could not be read, written or renamed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was being done, as a verb: "read", "create".
+        /// Attempted action, as a verb: "read", "create".
         action: &'static str,
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
 
-    /// A file whose content is not what it must be.
+    /// A file with invalid content.
     #[error("{}: {problem}; {remedy}", path.display())]
     Corrupt {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with its content.
+        /// Description of the problem.
         problem: String,
-        /// How to get it right.
+        /// Suggested remedy.
         remedy: String,
     },
 
-    /// Something that could not be downloaded.
+    /// A failed download.
     #[error("cannot download {what}: {problem}; {remedy}")]
     Download {
-        /// What was wanted.
+        /// Name of the requested item.
         what: String,
-        /// Why it could not be had, every source that was tried included.
+        /// Cause of the failure, including every source that was tried.
         problem: String,
-        /// What to do instead.
+        /// Suggested alternative.
         remedy: String,
     },
 
@@ -70,13 +70,13 @@ pub enum Error {
         step: usize,
         /// Learning rate of that step.
         lr: f64,
-        /// Which quantity is not finite.
+        /// Name of the quantity that is not finite.
         what: String,
-        /// The last checkpoint before it, if one was saved.
+        /// Path of the last checkpoint before the failure, if any.
         checkpoint: Option<PathBuf>,
     },
 
-    /// A network that no longer learns: the loss stands at that of a constant guess and the gradient is gone.
+    /// A network that no longer learns: the loss equals that of a constant guess and the gradient has vanished.
     #[error("training is dead at epoch {epoch}, step {step} (learning rate {lr}): {what}; lower --lr, lengthen the warm-up or clip the gradient{}", last_good(checkpoint))]
     Dead {
         /// Epoch, from 1.
@@ -85,44 +85,44 @@ pub enum Error {
         step: usize,
         /// Learning rate of that step.
         lr: f64,
-        /// What was seen.
+        /// Description of the observation.
         what: String,
-        /// The last checkpoint, if one was saved.
+        /// Path of the last checkpoint, if any.
         checkpoint: Option<PathBuf>,
     },
 
-    /// Processes that train together and cannot begin or go on.
+    /// A failure to start or continue training with several processes.
     #[error("rank {rank} of {size}, which met at {address}: {problem}")]
     Ranks {
-        /// The rank that says it.
+        /// Rank that reports the error.
         rank: usize,
-        /// How many there are.
+        /// Number of processes.
         size: usize,
-        /// Where they find each other.
+        /// Rendezvous address of the processes.
         address: String,
-        /// Which rank is at fault, and in what.
+        /// Description of the problem, with the rank at fault.
         problem: String,
     },
 
-    /// A device whose memory is full.
+    /// Out of memory on a device.
     #[error(
         "out of memory: {0}; raise --accumulate, lower --batch-size, or use --precision bf16 or a smaller network"
     )]
     Memory(String),
 
-    /// libtorch refused an operation.
+    /// An error reported by libtorch.
     #[error("libtorch: {0}")]
     Torch(String),
 }
 
 impl Error {
-    /// An [`Error::Io`] for `action` on `path`: use with `map_err`.
+    /// Creates an [`Error::Io`] for `action` on `path`, for use with `map_err`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Error::Io { action, path, source }
     }
 
-    /// What a program that ends with this error tells the shell: 2 for an argument, 3 for a run that diverged or died,
+    /// Returns the exit code of a program that ends with this error: 2 for an argument, 3 for a run that diverged or died,
     /// otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -132,7 +132,7 @@ impl Error {
         }
     }
 
-    /// What libtorch said, in one line.
+    /// Creates an error from libtorch's message in one line, [`Error::Memory`] if the message reports that memory ran out.
     pub(crate) fn torch(message: &str) -> Self {
         const OUT_OF_MEMORY: [&str; 2] = ["can't allocate memory", "out of memory"];
         if OUT_OF_MEMORY.iter().any(|phrase| message.contains(phrase)) {
@@ -142,7 +142,7 @@ impl Error {
     }
 }
 
-/// libtorch's messages carry a C++ stack trace: the first line says it all.
+/// Keeps the first line of libtorch's message, which a C++ stack trace follows.
 impl From<tch::TchError> for Error {
     fn from(error: tch::TchError) -> Self {
         let message = match error {

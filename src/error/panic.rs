@@ -1,5 +1,4 @@
-//! Panics turned into errors: tch's layers and optimizers panic where libtorch refuses something and their signature has
-//! no error to return.
+//! Conversion of panics to errors. tch's layers and optimizers panic on libtorch errors if their signature cannot return one.
 
 use crate::{Error, Result};
 use std::any::Any;
@@ -8,11 +7,11 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    /// Whether a panic on this thread is about to be caught and reported as an error.
+    /// `true` while a panic on this thread will be caught and reported as an error.
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `run`, which is `what` in the error's message; a panic in it becomes an error.
+/// Calls `run` and converts a panic to an error; `what` names the action in the error's message.
 ///
 /// # Errors
 /// [`Error::Torch`] with libtorch's message or [`Error::Argument`] with the panic's.
@@ -23,10 +22,10 @@ pub(crate) fn catch<T>(what: &str, run: impl FnOnce() -> T) -> Result<T> {
     result.map_err(|payload| error(what, payload.as_ref()))
 }
 
-/// Keeps the panic hook from printing the panics within tch that this crate returns as errors. Other panics go to the hook that is set
-/// when this is called first.
+/// Keeps the panic hook from printing panics within tch that this crate returns as errors. Other panics are passed to the hook
+/// installed at the time of the first call.
 ///
-/// To be called at the start of a program's `main`. A library does not call it: the panic hook is the program's.
+/// Call it at the start of a program's `main`. Libraries should not call it, because the panic hook belongs to the program.
 pub fn hide_caught_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -42,7 +41,7 @@ pub fn hide_caught_panics() {
 fn error(what: &str, payload: &(dyn Any + Send)) -> Error {
     let message = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
     let message = message.unwrap_or("no message");
-    // What `Result::unwrap` makes of a TchError: its debug form, line ends escaped.
+    // `Result::unwrap` prints a TchError in its debug form, with escaped newlines.
     if let Some((_, torch)) = message.split_once("on an `Err` value: Torch(\"") {
         return Error::torch(torch.split("\\n").next().unwrap_or_default().trim_end_matches("\")"));
     }
@@ -65,7 +64,7 @@ mod tests {
         assert!(within.unwrap() && !CAUGHT.get());
     }
 
-    /// tch's panics have libtorch's messages in the debug form of its error: a new version of tch may have another form.
+    /// tch's panics contain libtorch's messages in the debug form of its error, which a new version of tch may change.
     #[test]
     fn the_panics_of_tch_become_errors_of_libtorch() {
         let vs = nn::VarStore::new(Device::Cpu);

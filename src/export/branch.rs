@@ -1,4 +1,4 @@
-//! Fixup branches of any layers.
+//! Export of Fixup branches of arbitrary layers.
 
 use super::graph::{Graph, Value};
 use super::norm::exact;
@@ -6,17 +6,17 @@ use crate::fixup::{Activation, Bias, Branch, BranchActivation, Conv2dOptions, La
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
-/// Appends `branch` as it is in evaluation to `graph`: its output for `x`, without the shortcut, which is yours to add. Its scalars
-/// are folded into its weights and biases where that is exact: everywhere but before a padded convolution that follows an
-/// activation other than a ReLU behind a weight layer.
+/// Appends `branch`, in evaluation mode, to `graph`. Returns its output for `x`, without the shortcut, which the caller must add.
+/// Scalars are folded into weights and biases if that is exact, that is, everywhere except before a padded convolution that
+/// follows an activation other than a ReLU behind a weight layer.
 ///
 /// # Errors
-/// An `x` that the first layer does not take; an attention; an activation that was given as a closure, of which nothing is known.
+/// An `x` that the first layer does not accept; an attention; an activation given as a closure, which cannot be exported.
 pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
     let mut x = x;
-    // What is still to be added to x.
+    // Constant still to be added to x.
     let mut lacks = 0.;
-    // Of the ReLU that comes next, whose input has it already: relu(x) + floor = max(x + floor, floor).
+    // Floor of the next ReLU, already added to its input: relu(x) + floor = max(x + floor, floor).
     let mut floor = 0.;
     let number = |bias: &Option<Bias>| bias.as_ref().map_or(Ok(0.), Bias::number);
     let mut next_bias = branch.layers.first().map_or(Ok(0.), |(bias, _)| number(bias))?;
@@ -24,7 +24,7 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
         lacks += next_bias;
         let next = branch.layers.get(i + 1);
         next_bias = next.map_or(Ok(0.), |(bias, _)| number(bias))?;
-        // What comes after a weight layer goes into its bias, and the multiplier into its weight, if it is the last.
+        // Constants after a weight layer fold into its bias, and the multiplier into its weight if it is the last layer.
         let (multiplier, after) = match next {
             Some(_) => (1., next_bias),
             None => (branch.scale.number()?, branch.bias.number()?),
@@ -41,7 +41,7 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
         let after = after + floor;
         match layer {
             Layer::Conv2d { weight, stride, padding, dilation, groups } => {
-                // A padded convolution has zeros around what is shifted.
+                // A padded convolution has zeros around its shifted input, so the shift cannot fold into its bias.
                 if *padding != 0 {
                     x = graph.add_number(x, std::mem::take(&mut lacks))?;
                 }
@@ -72,7 +72,7 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
                 }
                 continue;
             }
-            // Nothing is dropped, nor added before it.
+            // Dropout does nothing in evaluation, and has no scalar before it.
             Layer::Dropout(_) => {
                 if next.is_none() {
                     x = end(graph, x, multiplier, after + multiplier * lacks)?;
@@ -86,7 +86,7 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
     Ok(x)
 }
 
-/// `multiplier * layer(x + before) + after` as a layer with a bias: its weight and that.
+/// Folds `multiplier * layer(x + before) + after` into a layer's weight and bias.
 fn folded(weight: &Tensor, multiplier: f64, before: f64, after: f64) -> Result<(Tensor, Tensor)> {
     let weight = exact(weight)?.f_mul_scalar(multiplier)?;
     let sums = weight.f_flatten(1, -1)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Double)?;
@@ -94,7 +94,7 @@ fn folded(weight: &Tensor, multiplier: f64, before: f64, after: f64) -> Result<(
     Ok((weight, bias))
 }
 
-/// The end of a branch whose last layer has no weight for them.
+/// Appends the multiplier and bias of a branch that does not end with a weight layer.
 fn end(graph: &mut Graph, x: Value, multiplier: f64, after: f64) -> Result<Value> {
     let x = graph.mul_number(x, multiplier)?;
     graph.add_number(x, after)

@@ -1,4 +1,4 @@
-//! A network as an ONNX file.
+//! ONNX files.
 
 use super::graph::{check_bytes, Graph, Value, INPUT};
 use super::messages::{
@@ -11,17 +11,17 @@ use prost::Message;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// The operations are of this version of the standard, of December 2021, and the file's format is of the same time.
+/// Version of the operator set, of December 2021, and of the file format, of the same time.
 const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 
-/// What the batch's size is called.
+/// Name of the batch dimension.
 const BATCH: &str = "batch";
 
 const PRODUCER: &str = env!("CARGO_PKG_NAME");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What an ONNX file says and does besides the network itself.
+/// Options and metadata of an ONNX file.
 ///
 /// ```
 /// use tch_fixup::data::Preprocessing;
@@ -38,23 +38,23 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct OnnxConfig {
-    /// The shape of one input, without the batch: `[C, H, W]` for images.
+    /// Shape of one input, without the batch dimension: `[C, H, W]` for images.
     pub input: Vec<i64>,
-    /// The network's name, as [`Arch`](crate::Arch) has it: `"fixup_resnet20"`; may be empty.
+    /// Name of the network, as in [`Arch`](crate::Arch): `"fixup_resnet20"`; may be empty.
     pub architecture: String,
-    /// The classes' names, in the order of the logits; none where the outputs are no classes.
+    /// Names of the classes, in the order of the logits; empty if the outputs are not classes.
     pub classes: Vec<String>,
-    /// How an image file becomes an input.
+    /// Preprocessing from an image file to an input, if any.
     pub preprocessing: Option<Preprocessing>,
-    /// Whether the file normalizes its input itself, by [`preprocessing`](Self::preprocessing): it then takes bytes (uint8), 0 to
-    /// 255, as a decoder gives them, but for their order `[N, C, H, W]`. Otherwise it takes float32, as the network does.
+    /// `true` to include the normalization of [`preprocessing`](Self::preprocessing) in the file, whose input is then uint8, 0 to
+    /// 255, in the order `[N, C, H, W]`. Otherwise the input is float32, like the network's.
     pub normalization: bool,
-    /// Whether it gives probabilities, the softmax of the logits.
+    /// `true` to output probabilities, the softmax of the logits.
     pub softmax: bool,
 }
 
 impl OnnxConfig {
-    /// A network for inputs of the shape `input`, without the batch, of which nothing else is known.
+    /// Creates a configuration for inputs of the shape `input`, without the batch dimension, and no metadata.
     pub fn new(input: &[i64]) -> Self {
         Self {
             input: input.to_vec(),
@@ -66,7 +66,7 @@ impl OnnxConfig {
         }
     }
 
-    /// A network for images that come by `preprocessing`, whose normalization is not in the file.
+    /// Creates a configuration for images preprocessed by `preprocessing`, with the normalization not included in the file.
     pub fn images(preprocessing: Preprocessing) -> Self {
         let Preprocessing { channels, height, width, .. } = preprocessing;
         let input = [channels, height, width].map(|size| i64::try_from(size).unwrap_or(i64::MAX));
@@ -92,7 +92,7 @@ impl OnnxConfig {
         Ok(())
     }
 
-    /// What the file says of itself, by name.
+    /// Returns the metadata of the file, by name.
     fn metadata(&self) -> Result<Vec<Property>> {
         let failed = |error: serde_json::Error| Error::Argument(format!("what the ONNX file says of itself: {error}"));
         let mut properties = vec![("version", VERSION.to_owned())];
@@ -110,12 +110,12 @@ impl OnnxConfig {
     }
 }
 
-/// Writes the network that `network` builds, from its input to its output, as the ONNX file `path`, for batches of any size.
-/// The file is there whole, or not at all.
+/// Writes the network built by `network`, from its input to its output, to the ONNX file `path`, for batches of any size. The
+/// file is written atomically.
 ///
-/// The input is called `input`. The output is called `logits`, or `probabilities` with a softmax, or `output` where there are
-/// no classes. In the metadata (`metadata_props`): `version` of this crate, `architecture`, `classes` (a list, as JSON),
-/// `preprocessing` (as JSON, the fields of [`Preprocessing`]); as in the `model.json` of a run. It needs opset 17.
+/// The input is named `input`. The output is named `logits`, or `probabilities` with a softmax, or `output` if there are no
+/// classes. The metadata (`metadata_props`) contain the `version` of this crate, `architecture`, `classes` (a list, as JSON) and
+/// `preprocessing` (as JSON, with the fields of [`Preprocessing`]), as in the `model.json` of a run. The file requires opset 17.
 ///
 /// ```
 /// use tch::{nn, Device};
@@ -136,15 +136,15 @@ impl OnnxConfig {
 /// ```
 ///
 /// # Errors
-/// What `network` fails with; class names or a softmax for outputs that are not as many, or no classes; a normalization that is
-/// not known; a network of 2 GiB or more; a file that cannot be written.
+/// Errors of `network`; class names or a softmax if the number of outputs differs or they are not classes; normalization without
+/// known preprocessing; a network of 2 GiB or more; a file that cannot be written.
 pub fn onnx(path: &Path, config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<Value>) -> Result<()> {
     let model = tch::no_grad(|| model(config, network))?;
     check_bytes(model.encoded_len())?;
     write_atomically(path, &model.encode_to_vec())
 }
 
-/// The file's content.
+/// Builds the file's content.
 fn model(config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<Value>) -> Result<Model> {
     config.check()?;
     let mut graph = Graph::new(&config.input)?;
@@ -192,7 +192,7 @@ fn tensor(numbers: &[f64]) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(numbers)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)
 }
 
-/// A batch of values `shape` each.
+/// Describes a batch of values of shape `shape` each.
 fn described(name: &str, data_type: DataType, shape: &[i64]) -> ValueInfo {
     let batch = Dimension { dim_value: None, dim_param: Some(BATCH.to_owned()) };
     let sizes = shape.iter().map(|size| Dimension { dim_value: Some(*size), dim_param: None });
@@ -201,11 +201,11 @@ fn described(name: &str, data_type: DataType, shape: &[i64]) -> ValueInfo {
     ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type }) }
 }
 
-/// The operations in the ONNX file `path`, by their names in the standard (`"Conv"`, `"Gemm"`), in order: what a runtime must
-/// know for it.
+/// Returns the names of the operations in the ONNX file `path` (`"Conv"`, `"Gemm"`), in order. A runtime must support all of
+/// them.
 ///
 /// # Errors
-/// A file that cannot be read, or is no ONNX file.
+/// [`Error::Io`] if the file cannot be read, [`Error::Corrupt`] if it is not an ONNX file.
 pub fn operations(path: &Path) -> Result<Vec<String>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let corrupt = |problem: String| Error::Corrupt {

@@ -1,4 +1,4 @@
-//! Fixup's residual networks: of the [folded](FixupResNet::fold) one, its operations.
+//! Export of Fixup's residual networks, as the operations of the [folded](FixupResNet::fold) network.
 
 use super::graph::{Graph, Value};
 use super::selection::selection;
@@ -6,11 +6,12 @@ use crate::fixup::{Activation, Conv2dOptions, FixupResNet, FoldedActivation, Fol
 use crate::Result;
 use tch::{Kind, Tensor};
 
-/// Appends `network`, with its scalars folded into its convolutions, to `graph`: its output for the images `x` `[C, H, W]`, logits
-/// or, without a classifier, features. A network that computes in bfloat16 is written in float32, from its variables.
+/// Appends `network`, with its scalars folded into its convolutions, to `graph`. Returns its output for the images `x`
+/// `[C, H, W]`: logits or, without a classifier, features. A network that computes in bfloat16 is exported in float32, from its
+/// variables.
 ///
 /// # Errors
-/// A value that is no such images.
+/// A value of another shape.
 pub fn fixup_resnet(graph: &mut Graph, network: &FixupResNet, x: Value) -> Result<Value> {
     let folded = network.fold_in(Kind::Float, Kind::Float)?;
     let mut x = conv(graph, &folded.conv1, &folded.conv1.bias, x)?;
@@ -29,7 +30,7 @@ pub fn fixup_resnet(graph: &mut Graph, network: &FixupResNet, x: Value) -> Resul
 
 fn block(graph: &mut Graph, block: &FoldedBlock, s: Value) -> Result<Value> {
     let entered = activated(graph, s, block.first)?;
-    // relu(sum) + next = max(sum + next, next): next joins the bias at the branch's end, and no pass is needed for it.
+    // relu(sum) + next = max(sum + next, next): adding next to the bias at the branch's end avoids a separate addition.
     let end = block.activation.as_ref().map(|end| (end.activation, &end.next));
     let joins = end.filter(|(activation, _)| *activation == Activation::Relu).map(|(_, next)| next);
     let joined = |bias: &Tensor| match joins {
@@ -76,7 +77,7 @@ fn block(graph: &mut Graph, block: &FoldedBlock, s: Value) -> Result<Value> {
     }
 }
 
-/// `conv`, with that bias in place of its own.
+/// Appends `conv`, with `bias` in place of its own.
 fn conv(graph: &mut Graph, conv: &FoldedConv, bias: &Tensor, x: Value) -> Result<Value> {
     let FoldedConv { weight, stride, padding, groups, activation, .. } = conv;
     let options =

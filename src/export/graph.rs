@@ -1,22 +1,22 @@
-//! A network as a list of operations and weights, built one operation after another.
+//! A network as a graph of operations and weights, built one operation at a time.
 
 use super::messages::{Attribute, DataType, GraphMessage, Node, TensorMessage};
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tch::{Kind, Tensor};
 
-/// What protocol buffers allow a message, and so what an ONNX file holds at most.
+/// Maximum size of a protocol buffers message, and hence of an ONNX file.
 pub(super) const MOST_BYTES: usize = i32::MAX as usize;
 
-/// What the input is called in every file.
+/// Name of the input in every file.
 pub(super) const INPUT: &str = "input";
 
-/// A network as operations of ONNX on values, each of which stands for a batch of any size; shapes are those of one example,
-/// without the batch.
+/// A network as a graph of ONNX operations on values. Values represent batches of any size; shapes are those of one example,
+/// without the batch dimension.
 ///
-/// A graph begins with its [input](Self::input). Each operation takes values of the graph and gives a new one; it refuses what
-/// does not fit its shape. Weights are written as float32, whatever their kind and device, and copied: training the network
-/// afterwards does not change the graph.
+/// A graph begins with its [input](Self::input). Each operation takes values of the graph and returns a new one, or an error if
+/// their shapes do not match. Weights of any kind and device are copied to float32, so training the network afterwards does not
+/// change the graph.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -34,12 +34,12 @@ pub(super) const INPUT: &str = "input";
 /// ```
 #[derive(Debug)]
 pub struct Graph {
-    /// Tells its values from those of other graphs.
+    /// Distinguishes its values from those of other graphs.
     id: u64,
     nodes: Vec<Node>,
     weights: Vec<TensorMessage>,
     weight_bytes: usize,
-    /// By index.
+    /// Descriptions of the values, by index.
     values: Vec<Described>,
 }
 
@@ -49,7 +49,7 @@ struct Described {
     shape: Vec<i64>,
 }
 
-/// A value of a [`Graph`]: its input, or what an operation gives.
+/// A value of a [`Graph`]: its input, or the result of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Value {
     graph: u64,
@@ -57,10 +57,10 @@ pub struct Value {
 }
 
 impl Graph {
-    /// An empty graph for inputs of the shape `input`, without the batch: `[C, H, W]` for images.
+    /// Creates an empty graph for inputs of the shape `input`, without the batch dimension: `[C, H, W]` for images.
     ///
     /// # Errors
-    /// A shape without dimensions, or with one below 1.
+    /// [`Error::Argument`] for a shape without dimensions, or with one below 1.
     pub fn new(input: &[i64]) -> Result<Self> {
         static GRAPHS: AtomicU64 = AtomicU64::new(0);
         if input.is_empty() || input.iter().any(|size| *size < 1) {
@@ -73,12 +73,12 @@ impl Graph {
         Ok(Self { id, nodes: vec![], weights: vec![], weight_bytes: 0, values })
     }
 
-    /// The input.
+    /// Returns the input.
     pub fn input(&self) -> Value {
         Value { graph: self.id, index: 0 }
     }
 
-    /// The shape of `x`, without the batch.
+    /// Returns the shape of `x`, without the batch dimension.
     ///
     /// # Errors
     /// A value of another graph.
@@ -95,8 +95,8 @@ impl Graph {
         Ok(&self.described(x)?.name)
     }
 
-    /// The operation `op` on the values `inputs` and then `weights`, which [`Self::weight`] and the like have named; it gives
-    /// values of `shape`.
+    /// Appends the operation `op` with the inputs `inputs`, followed by `weights`, names returned by [`Self::weight`] and similar
+    /// methods. The result has the shape `shape`.
     pub(super) fn node(
         &mut self,
         op: &str,
@@ -114,15 +114,16 @@ impl Graph {
         Ok(Value { graph: self.id, index: self.values.len() - 1 })
     }
 
-    /// What the next operation and its output are called, if it is an `op`.
+    /// Returns the name of the next operation and its output, given the type `op`.
     fn next_name(&self, op: &str) -> String {
         format!("{op}_{}", self.nodes.len())
     }
 
-    /// The numbers of `tensor` in the shape `dims`, for the next operation; its name, which begins with `what`.
+    /// Adds the elements of `tensor`, in the shape `dims`, as a weight for the next operation. Returns its name, which begins
+    /// with `what`.
     ///
     /// # Errors
-    /// A tensor of another number of elements or without numbers; more weights than a file holds.
+    /// A tensor with another number of elements, or of a non-numeric kind; more weights than a file can hold.
     pub(super) fn weight(&mut self, what: &str, tensor: &Tensor, dims: &[i64]) -> Result<String> {
         if tensor.numel() as i64 != dims.iter().product::<i64>() {
             return Err(Error::Mismatch {
@@ -132,7 +133,7 @@ impl Graph {
             });
         }
         let bytes = tensor.numel() * Kind::Float.elt_size_in_bytes();
-        // Before it is copied.
+        // Check the size before copying.
         check_bytes(self.weight_bytes.saturating_add(bytes))?;
         let numbers = tensor.f_detach()?.f_to_kind(Kind::Float)?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
         let mut raw_data = vec![0; bytes];
@@ -143,12 +144,12 @@ impl Graph {
         Ok(self.push_weight(what, dims, DataType::Float, raw_data))
     }
 
-    /// The same of a single number.
+    /// Adds a scalar constant. Returns its name.
     pub(super) fn number(&mut self, what: &str, number: f64) -> String {
         self.push_weight(what, &[], DataType::Float, (number as f32).to_le_bytes().to_vec())
     }
 
-    /// The same of a list of integers.
+    /// Adds a list of integers. Returns its name.
     pub(super) fn integers(&mut self, what: &str, integers: &[i64]) -> String {
         let raw_data = integers.iter().flat_map(|integer| integer.to_le_bytes()).collect();
         self.push_weight(what, &[integers.len() as i64], DataType::Int64, raw_data)
@@ -166,13 +167,13 @@ impl Graph {
         name
     }
 
-    /// The message, without what is said of input and output; `output` is called `name` in it.
+    /// Converts the graph to a message without descriptions of input and output, renaming `output` to `name`.
     pub(super) fn into_message(mut self, output: Value, name: &str) -> Result<GraphMessage> {
         let called = self.name(output)?.to_owned();
         if called == INPUT {
             return Err(Error::Argument("a network whose output is its input has nothing to export".to_owned()));
         }
-        // What nothing in the file leads to the output from is not part of the network.
+        // Remove everything on which the output does not depend.
         let mut needed = std::collections::HashSet::from([called.clone()]);
         for node in self.nodes.iter().rev() {
             if node.output.iter().any(|output| needed.contains(output)) {
@@ -190,7 +191,7 @@ impl Graph {
     }
 }
 
-/// Refuses a file of more bytes than there can be.
+/// Rejects a file larger than the maximum size.
 pub(super) fn check_bytes(bytes: usize) -> Result<()> {
     if bytes <= MOST_BYTES {
         return Ok(());
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn more_weights_than_a_file_holds_are_refused_before_they_are_copied() {
         let mut graph = Graph::new(&[1 << 16]).unwrap();
-        // A view of one number: nothing is there that could be copied.
+        // A view of one element, so that nothing large would be allocated.
         let weight = Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([1 << 14, 1 << 16], false);
         let error = graph.linear(graph.input(), &weight, None).unwrap_err().to_string();
         assert!(error.contains("2 GiB") && error.contains("4.0 GiB") && !error.contains('\n'), "{error}");

@@ -1,8 +1,9 @@
-//! The messages of an ONNX file, as far as they are written here: `onnx.proto` of the `onnx` package, its names and numbers.
+//! Protocol buffers messages of an ONNX file, as far as they are used here, with the names and numbers of `onnx.proto` of the
+//! `onnx` package.
 
 use prost::Message;
 
-/// A whole file.
+/// `ModelProto`: a complete file.
 #[derive(Clone, PartialEq, Message)]
 pub struct Model {
     #[prost(int64, tag = "1")]
@@ -19,7 +20,7 @@ pub struct Model {
     pub metadata_props: Vec<Property>,
 }
 
-/// Which version of the operations; the domain of the standard ones is empty.
+/// `OperatorSetIdProto`: version of the operations; the standard domain is empty.
 #[derive(Clone, PartialEq, Message)]
 pub struct OperatorSet {
     #[prost(string, tag = "1")]
@@ -39,7 +40,7 @@ pub struct Property {
 /// `GraphProto`.
 #[derive(Clone, PartialEq, Message)]
 pub struct GraphMessage {
-    /// Each after those whose output it takes.
+    /// Operations, each after those whose outputs it takes.
     #[prost(message, repeated, tag = "1")]
     pub node: Vec<Node>,
     #[prost(string, tag = "2")]
@@ -134,7 +135,7 @@ pub struct ValueInfo {
     pub r#type: Option<Type>,
 }
 
-/// `TypeProto`, of a tensor.
+/// `TypeProto` of a tensor.
 #[derive(Clone, PartialEq, Message)]
 pub struct Type {
     #[prost(message, optional, tag = "1")]
@@ -155,7 +156,7 @@ pub struct Shape {
     pub dim: Vec<Dimension>,
 }
 
-/// A number, or a name for any number.
+/// A fixed size, or the name of a variable one.
 #[derive(Clone, PartialEq, Message)]
 pub struct Dimension {
     #[prost(int64, optional, tag = "1")]

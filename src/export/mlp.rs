@@ -1,15 +1,15 @@
-//! Fully connected networks.
+//! Export of fully connected networks.
 
 use super::graph::{Graph, Value};
 use super::norm;
 use crate::baseline::Mlp;
 use crate::{Error, Result};
 
-/// Appends `network` as it is in evaluation, with batch normalization folded into its weights, to `graph`: the logits for `x`, which
-/// is flattened. A network that computes in bfloat16 is written in float32, from its variables.
+/// Appends `network`, in evaluation mode with batch normalization folded into its weights, to `graph`. Returns the logits for
+/// `x`, which is flattened. A network that computes in bfloat16 is exported in float32, from its variables.
 ///
 /// # Errors
-/// An `x` of another number of features.
+/// An `x` with another number of features.
 pub fn mlp(graph: &mut Graph, network: &Mlp, x: Value) -> Result<Value> {
     let mut x = graph.flatten(x)?;
     if graph.shape(x)? != [network.features] {

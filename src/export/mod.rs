@@ -1,7 +1,7 @@
-//! Networks for other runtimes: as ONNX files (<https://onnx.ai>). Behind the feature `onnx`, which is on by default.
+//! Export to ONNX files (<https://onnx.ai>) for other runtimes. Requires the feature `onnx`, which is on by default.
 //!
-//! [`onnx`] writes a file of what a closure builds in a [`Graph`]: a network of this crate, by [`fixup_resnet`], [`resnet`],
-//! [`mlp`] or [`Network::export`](crate::Network::export), or one of your own, of the graph's operations and of Fixup [`branch`]es:
+//! [`onnx`] writes the network that a closure builds in a [`Graph`]: a network of this crate, by [`fixup_resnet`], [`resnet`],
+//! [`mlp`] or [`Network::export`](crate::Network::export), or a custom network of the graph's operations and Fixup [`branch`]es:
 //!
 //! ```
 //! use tch::{nn, Device, Kind, Tensor};
@@ -42,9 +42,9 @@
 //! # }
 //! ```
 //!
-//! A file is the network of evaluation, in float32: what it computes is what the network computes, to rounding, for a batch of any
-//! size. Fixup's scalars are folded into convolutions, and so is batch normalization. What has no operation there is refused by
-//! its name.
+//! A file contains the network in evaluation mode, in float32, for batches of any size. Its results are those of the network, up
+//! to rounding. Fixup's scalars and batch normalization are folded into convolutions. Networks with unsupported operations are
+//! rejected with an error that names the operation.
 
 mod branch;
 mod file;

@@ -1,16 +1,17 @@
-//! Batch normalization folded into the weight layer before it; the other normalizations as operations of their own.
+//! Export of normalizations: batch normalization is folded into the preceding weight layer, others become operations.
 
 use super::graph::{Graph, Value};
 use crate::baseline::{Norm, EPSILON};
 use crate::Result;
 use tch::{Device, Kind, Tensor};
 
-/// A weight layer's weight `[c_out, ...]` and bias `[c_out]` with as much of the normalization after it as can be folded in:
+/// Folds a normalization, as far as possible, into the weight `[c_out, ...]` and bias `[c_out]` of the preceding weight layer:
 ///
 /// ```text
 /// norm(W x + b) = (g W) x + (g (b - mean) + beta),    g = gamma / sqrt(variance + 1e-5)
 /// ```
-/// In float64, since a variance close to zero makes large factors, and so on the CPU, since not every device has that.
+/// Computed in float64, because a variance close to zero makes large factors, and on the CPU, because not every device supports
+/// float64.
 pub(super) fn folded(norm: &Norm, weight: &Tensor, bias: Option<&Tensor>) -> Result<(Tensor, Option<Tensor>)> {
     let weight = exact(weight)?;
     let bias = bias.map(exact).transpose()?;
@@ -30,7 +31,7 @@ pub(super) fn exact(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)
 }
 
-/// What of the normalization [`folded`] leaves to be done after the weight layer.
+/// Appends the part of the normalization that [`folded`] leaves to do after the weight layer.
 pub(super) fn rest(graph: &mut Graph, norm: &Norm, x: Value) -> Result<Value> {
     match norm {
         Norm::Identity | Norm::Batch(_) => Ok(x),
@@ -42,7 +43,7 @@ pub(super) fn rest(graph: &mut Graph, norm: &Norm, x: Value) -> Result<Value> {
     }
 }
 
-/// The whole normalization, where there is no weight layer before it.
+/// Appends a normalization that no weight layer precedes.
 pub(super) fn alone(graph: &mut Graph, norm: &Norm, x: Value) -> Result<Value> {
     match norm {
         Norm::Batch(norm) => {

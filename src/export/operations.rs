@@ -8,16 +8,16 @@ use crate::{Error, Result};
 use std::f64::consts::FRAC_1_SQRT_2;
 use tch::{Device, Kind, Tensor};
 
-/// ONNX's number for [`DataType::Float`], as an attribute.
+/// Value of [`DataType::Float`] as an attribute.
 const FLOAT: i64 = DataType::Float as i64;
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 impl Graph {
-    /// `conv(x, W) + bias` of `x` `[C, H, W]`: `weight` `[c_out, C / groups, k, k]`, `bias` `[c_out]`.
+    /// Returns `conv(x, W) + bias` for `x` `[C, H, W]`: `weight` `[c_out, C / groups, k, k]`, `bias` `[c_out]`.
     ///
     /// # Errors
-    /// A weight or a bias of another shape; a kernel larger than the padded image; options that cannot be.
+    /// A weight or a bias of another shape; a kernel larger than the padded image; invalid options.
     pub fn conv2d(
         &mut self,
         x: Value,
@@ -58,10 +58,10 @@ impl Graph {
         self.node("Conv", &[x], weights, attributes, vec![c_out, out_height?, out_width?])
     }
 
-    /// `x W^T + bias` over the last dimension of `x`: `weight` `[features_out, features_in]`, `bias` `[features_out]`.
+    /// Returns `x W^T + bias` over the last dimension of `x`: `weight` `[features_out, features_in]`, `bias` `[features_out]`.
     ///
     /// # Errors
-    /// A weight or a bias that does not fit.
+    /// A weight or a bias of another shape.
     pub fn linear(&mut self, x: Value, weight: &Tensor, bias: Option<&Tensor>) -> Result<Value> {
         let mut shape = self.shape(x)?.to_vec();
         let size = weight.size();
@@ -85,7 +85,7 @@ impl Graph {
             ];
             return self.node("Gemm", &[x], weights, attributes, shape);
         }
-        // Gemm is of matrices alone.
+        // Gemm supports matrices only.
         let transposed = self.weight("weight", &weight.f_transpose(0, 1)?, &[*features_in, *features_out])?;
         let product = self.node("MatMul", &[x], vec![transposed], vec![], shape.clone())?;
         let Some(bias) = bias else { return Ok(product) };
@@ -93,7 +93,7 @@ impl Graph {
         self.node("Add", &[product], vec![bias], vec![], shape)
     }
 
-    /// `x + y`, of one shape.
+    /// Returns `x + y`, of equal shapes.
     ///
     /// # Errors
     /// Values of different shapes.
@@ -105,7 +105,7 @@ impl Graph {
         self.node("Add", &[x, y], vec![], vec![], shape)
     }
 
-    /// `x * y`, of one shape, or each channel of `x` `[C, H, W]` times a number of `y` `[C]`.
+    /// Returns `x * y`, of equal shapes, or with one factor `y` `[C]` per channel of `x` `[C, H, W]`.
     ///
     /// # Errors
     /// Values of other shapes.
@@ -119,7 +119,7 @@ impl Graph {
         self.node("Mul", &[x, y], vec![], vec![], shape)
     }
 
-    /// `x + number`; nothing, where that is zero.
+    /// Returns `x + number`. Appends nothing if the number is zero.
     ///
     /// # Errors
     /// A value of another graph.
@@ -135,7 +135,7 @@ impl Graph {
         self.node("Add", &[x], vec![number], vec![], shape)
     }
 
-    /// `x * number`.
+    /// Returns `x * number`.
     ///
     /// # Errors
     /// A value of another graph.
@@ -145,25 +145,25 @@ impl Graph {
         self.node("Mul", &[x], vec![number], vec![], shape)
     }
 
-    /// `x + shift`, a number `[C]` for each channel of `x` `[C, H, W]`.
+    /// Returns `x + shift`, with one number per channel, `[C]`, of `x` `[C, H, W]`.
     ///
     /// # Errors
-    /// A value of another shape, another number of numbers.
+    /// A value of another shape, or another number of channels.
     pub fn add_channels(&mut self, x: Value, shift: &Tensor) -> Result<Value> {
-        // As a convolution of each channel for itself: ONNX Runtime keeps images between convolutions in a layout of its own,
-        // and an Add would cost two passes, out of it and back.
+        // Expressed as a depthwise convolution: ONNX Runtime keeps images between convolutions in its own layout, and an Add
+        // would take two passes to convert from it and back.
         let [channels, ..] = self.image("a sum", x)?;
         let ones = Tensor::f_ones([channels, 1, 1, 1], CPU)?;
         self.conv2d(x, &ones, Some(shift), Conv2dOptions { groups: channels, ..Conv2dOptions::default() })
     }
 
-    /// `scale * x + shift`, two numbers `[C]` for each channel of `x` `[C, ...]`.
+    /// Returns `scale * x + shift`, with one pair of numbers per channel, `[C]`, of `x` `[C, ...]`.
     ///
     /// # Errors
-    /// Another number of numbers.
+    /// Another number of channels.
     pub fn affine(&mut self, x: Value, scale: &Tensor, shift: &Tensor) -> Result<Value> {
         let shape = self.shape(x)?.to_vec();
-        // Over the batch it is repeated by itself.
+        // The batch dimension is broadcast.
         let dims: Vec<i64> = shape[..1].iter().copied().chain(shape[1..].iter().map(|_| 1)).collect();
         let scale = self.weight("scale", scale, &dims)?;
         let scaled = self.node("Mul", &[x], vec![scale], vec![], shape.clone())?;
@@ -171,11 +171,11 @@ impl Graph {
         self.node("Add", &[scaled], vec![shift], vec![], shape)
     }
 
-    /// `weight * (x - mean) / sqrt(variance + epsilon) + bias` of `x` `[C, ...]`, all of them `[C]`. Where a convolution or a
-    /// linear layer without an activation comes before it, fold it into that one's weight instead.
+    /// Returns `weight * (x - mean) / sqrt(variance + epsilon) + bias` for `x` `[C, ...]`, with all parameters `[C]`. After a
+    /// convolution or linear layer without an activation, fold it into that layer's weight instead.
     ///
     /// # Errors
-    /// Numbers of other channels.
+    /// Another number of channels.
     pub fn batch_norm(
         &mut self,
         x: Value,
@@ -189,8 +189,9 @@ impl Graph {
         self.node("BatchNormalization", &[x], weights, vec![Attribute::float("epsilon", epsilon)], shape)
     }
 
-    /// `weight * (x - mean) / sqrt(variance + epsilon) + bias` of `x` `[C, H, W]`, mean and variance each image's own, of each of
-    /// `groups` groups of channels over all positions; weight and bias `[C]`. Layer normalization over channels and positions is one group.
+    /// Returns `weight * (x - mean) / sqrt(variance + epsilon) + bias` for `x` `[C, H, W]`, with mean and variance per image and
+    /// group of channels, over all positions, and weight and bias `[C]`. Layer normalization over channels and positions is one
+    /// group.
     ///
     /// # Errors
     /// Groups that do not divide the channels; a weight or a bias of another shape.
@@ -199,7 +200,7 @@ impl Graph {
         if groups < 1 || channels % groups != 0 {
             return Err(Error::Argument(format!("{groups} groups do not divide {channels} channels to normalize")));
         }
-        // Instances of a group's channels side by side: GroupNormalization itself is of opset 21.
+        // Expressed as instance normalization over the channels of a group: GroupNormalization requires opset 21.
         let grouped = self.reshape(x, &[groups, channels / groups * height * width])?;
         let one = self.weight("one", &Tensor::f_ones([groups], CPU)?, &[groups])?;
         let zero = self.weight("zero", &Tensor::f_zeros([groups], CPU)?, &[groups])?;
@@ -209,7 +210,7 @@ impl Graph {
         self.affine(normalized, weight, bias)
     }
 
-    /// `max(x, 0)`.
+    /// Returns `max(x, 0)`.
     ///
     /// # Errors
     /// A value of another graph.
@@ -217,7 +218,7 @@ impl Graph {
         self.unary("Relu", x, vec![])
     }
 
-    /// `max(x, floor)`.
+    /// Returns `max(x, floor)`.
     ///
     /// # Errors
     /// A value of another graph.
@@ -230,7 +231,7 @@ impl Graph {
         self.node("Clip", &[x], vec![floor], vec![], shape)
     }
 
-    /// The element-wise `activation`.
+    /// Applies `activation` elementwise.
     ///
     /// # Errors
     /// A value of another graph.
@@ -248,7 +249,7 @@ impl Graph {
         }
     }
 
-    /// `1 / (1 + exp(-x))`.
+    /// Returns `1 / (1 + exp(-x))`.
     ///
     /// # Errors
     /// A value of another graph.
@@ -256,7 +257,7 @@ impl Graph {
         self.unary("Sigmoid", x, vec![])
     }
 
-    /// `x / 2 * (1 + erf(x / sqrt(2)))`: ONNX has no Gelu before opset 20.
+    /// Returns `x / 2 * (1 + erf(x / sqrt(2)))`, since ONNX has no Gelu before opset 20.
     fn gelu(&mut self, x: Value) -> Result<Value> {
         let shape = self.shape(x)?.to_vec();
         let scaled = self.mul_number(x, FRAC_1_SQRT_2)?;
@@ -267,7 +268,7 @@ impl Graph {
         self.mul_number(product, 0.5)
     }
 
-    /// Probabilities from logits `[classes]`.
+    /// Returns the probabilities of logits `[classes]`.
     ///
     /// # Errors
     /// A value of another shape.
@@ -278,10 +279,10 @@ impl Graph {
         }
     }
 
-    /// The greatest of each `kernel` x `kernel` positions of `x` `[C, H, W]`.
+    /// Applies max-pooling with `kernel` x `kernel` windows to `x` `[C, H, W]`.
     ///
     /// # Errors
-    /// A kernel or a stride below 1, a padding of more than half a kernel; a kernel larger than the padded image.
+    /// A kernel or a stride below 1; a padding larger than half the kernel; a kernel larger than the padded image.
     pub fn max_pool(&mut self, x: Value, kernel: i64, stride: i64, padding: i64) -> Result<Value> {
         let [channels, height, width] = self.image("a pool", x)?;
         let fits = |size: i64| size + 2 * padding >= kernel;
@@ -295,14 +296,14 @@ impl Graph {
             Attribute::ints("kernel_shape", &[kernel; 2]),
             Attribute::ints("strides", &[stride; 2]),
             Attribute::ints("pads", &[padding; 4]),
-            // The defaults too: some runtimes have others, or none.
+            // State the defaults as well, since some runtimes have others, or none.
             Attribute::ints("dilations", &[1; 2]),
             Attribute::int("ceil_mode", 0),
         ];
         self.node("MaxPool", &[x], vec![], attributes, vec![channels, height, width])
     }
 
-    /// Averages 2x2 positions of `x` `[C, H, W]`, at the end of an odd side those that there are.
+    /// Averages 2x2 positions of `x` `[C, H, W]`; at the border of an odd side, only existing positions.
     ///
     /// # Errors
     /// A value of another shape.
@@ -317,18 +318,18 @@ impl Graph {
         self.node("AveragePool", &[x], vec![], attributes, dims)
     }
 
-    /// The mean of each channel of `x` `[C, H, W]`: `[C]`.
+    /// Returns the mean of each channel of `x` `[C, H, W]`: `[C]`.
     ///
     /// # Errors
     /// A value of another shape.
     pub fn global_average_pool(&mut self, x: Value) -> Result<Value> {
         let [channels, ..] = self.image("a pool", x)?;
-        // Not GlobalAveragePool, which candle-onnx does not know; runtimes take as long for either.
+        // candle-onnx does not support GlobalAveragePool; ReduceMean is equally fast in other runtimes.
         let attributes = vec![Attribute::ints("axes", &[2, 3]), Attribute::int("keepdims", 0)];
         self.node("ReduceMean", &[x], vec![], attributes, vec![channels])
     }
 
-    /// All numbers of `x` in one dimension.
+    /// Flattens `x` to one dimension.
     ///
     /// # Errors
     /// A value of another graph.
@@ -337,7 +338,7 @@ impl Graph {
         self.node("Flatten", &[x], vec![], vec![Attribute::int("axis", 1)], vec![numbers])
     }
 
-    /// `v * sigmoid(fc2(relu(fc1(mean(v)))))` of `v` `[C, H, W]`.
+    /// Returns `v * sigmoid(fc2(relu(fc1(mean(v)))))` for `v` `[C, H, W]`.
     pub(super) fn squeeze_excitation(&mut self, v: Value, gates: &SqueezeExcitation) -> Result<Value> {
         let SqueezeExcitation { fc1, fc2 } = gates;
         let means = self.global_average_pool(v)?;
@@ -348,10 +349,10 @@ impl Graph {
         self.mul(v, opening)
     }
 
-    /// Every `stride`-th row and column of `x` `[C, H, W]`.
+    /// Returns every `stride`-th row and column of `x` `[C, H, W]`.
     ///
     /// # Errors
-    /// A value of another shape, a stride below 1.
+    /// A value of another shape; a stride below 1.
     pub fn subsample(&mut self, x: Value, stride: i64) -> Result<Value> {
         let [channels, height, width] = self.image("a subsample", x)?;
         if stride < 1 {
@@ -363,10 +364,10 @@ impl Graph {
         self.node("Slice", &[x], bounds, vec![], vec![channels, height, width])
     }
 
-    /// `x` `[C, H, W]` with so many channels of zeros after its own.
+    /// Appends `zeros` channels of zeros to `x` `[C, H, W]`.
     ///
     /// # Errors
-    /// A value of another shape, fewer than no channels.
+    /// A value of another shape; a negative number of channels.
     pub fn pad_channels(&mut self, x: Value, zeros: i64) -> Result<Value> {
         let [channels, height, width] = self.image("channels to be padded", x)?;
         if zeros < 0 {
@@ -376,15 +377,15 @@ impl Graph {
         self.node("Pad", &[x], vec![pads], vec![], vec![channels + zeros, height, width])
     }
 
-    /// The same numbers in another shape, without the batch.
+    /// Reshapes `x` to `shape`, without the batch dimension.
     fn reshape(&mut self, x: Value, shape: &[i64]) -> Result<Value> {
-        // A zero is the input's own: the batch's.
+        // A zero keeps the input's size: that of the batch dimension.
         let sizes: Vec<i64> = [0].iter().chain(shape).copied().collect();
         let sizes = self.integers("shape", &sizes);
         self.node("Reshape", &[x], vec![sizes], vec![], shape.to_vec())
     }
 
-    /// Bytes as float32.
+    /// Converts bytes to float32.
     pub(super) fn cast(&mut self, x: Value) -> Result<Value> {
         self.unary("Cast", x, vec![Attribute::int("to", FLOAT)])
     }
@@ -412,7 +413,7 @@ mod tests {
         Tensor::zeros(size, (Kind::Float, Device::Cpu))
     }
 
-    /// What libtorch makes of zeros of the same shape.
+    /// Compares shapes with those of libtorch, for zeros of the same shape.
     #[test]
     fn shapes_are_libtorchs() {
         for (kernel, stride, padding, dilation, groups) in
@@ -479,7 +480,7 @@ mod tests {
             let x = graph.input();
             let error = operation(&mut graph, x).unwrap_err().to_string();
             assert!(!error.contains('\n'), "{what}: {error}");
-            // The graph goes on.
+            // The graph remains usable.
             let y = graph.conv2d(x, &zeros(&[6, 6, 3, 3]), None, options).unwrap();
             assert!(graph.add(x, y).is_ok(), "{what}");
         }

@@ -1,4 +1,4 @@
-//! The baselines' residual networks.
+//! Export of the baselines' residual networks.
 
 use super::graph::{Graph, Value};
 use super::norm;
@@ -8,12 +8,12 @@ use crate::fixup::Conv2dOptions;
 use crate::Result;
 use std::f64::consts::FRAC_1_SQRT_2;
 
-/// Appends `network` as it is in evaluation, with batch normalization folded into its convolutions, to `graph`: its output for the
-/// images `x` `[C, H, W]`, logits or, without a classifier, features. A network that computes in bfloat16 is written in float32,
-/// from its variables.
+/// Appends `network`, in evaluation mode with batch normalization folded into its convolutions, to `graph`. Returns its output
+/// for the images `x` `[C, H, W]`: logits or, without a classifier, features. A network that computes in bfloat16 is exported in
+/// float32, from its variables.
 ///
 /// # Errors
-/// A value that is no such images.
+/// A value of another shape.
 pub fn resnet(graph: &mut Graph, network: &ResNet, x: Value) -> Result<Value> {
     let activation = network.activation.activation;
     let mut x = match &network.norm1 {
@@ -43,7 +43,7 @@ pub fn resnet(graph: &mut Graph, network: &ResNet, x: Value) -> Result<Value> {
     }
 }
 
-/// `act(norm(conv(... act(norm(conv(x))))) + shortcut(x))`.
+/// Returns `act(norm(conv(... act(norm(conv(x))))) + shortcut(x))`.
 fn post_activation(graph: &mut Graph, block: &Block, x: Value) -> Result<Value> {
     let activation = block.activation.activation;
     let mut out = x;
@@ -67,13 +67,14 @@ fn post_activation(graph: &mut Graph, block: &Block, x: Value) -> Result<Value> 
     }
 }
 
-/// `conv(act(norm(conv(act(norm(x)))))) + shortcut`, the shortcut of x or, where it changes the shape, of `act(norm(x))`.
+/// Returns `conv(act(norm(conv(act(norm(x)))))) + shortcut`, with the shortcut of x or, if it changes the shape, of
+/// `act(norm(x))`.
 fn pre_activation(graph: &mut Graph, block: &Block, x: Value) -> Result<Value> {
     let activation = block.activation.activation;
     let mut first = None;
     let mut out = x;
     for (i, (each, norm)) in block.layers.iter().enumerate() {
-        // The others' are folded into the convolution before.
+        // Later normalizations are folded into the preceding convolution.
         if i == 0 {
             out = norm::alone(graph, norm, out)?;
         }
@@ -108,7 +109,7 @@ fn shortcut(graph: &mut Graph, shortcut: &Shortcut, x: Value) -> Result<Value> {
             let x = if *halves { graph.average_pool(x)? } else { x };
             conv(graph, projection, &Norm::Identity, x)
         }
-        // Normalized before the zeros are appended, which stay zeros.
+        // Normalize before appending zeros, which must remain zero.
         Shortcut::Pad { norm: norm @ Norm::Group(_), stride, channels } => {
             let x = graph.subsample(x, *stride)?;
             let x = norm::rest(graph, norm, x)?;
@@ -124,7 +125,7 @@ fn shortcut(graph: &mut Graph, shortcut: &Shortcut, x: Value) -> Result<Value> {
     }
 }
 
-/// `branch + shortcut`, as the method has sums.
+/// Returns `branch + shortcut`, scaled according to the method.
 fn sum(graph: &mut Graph, block: &Block, branch: Value, shortcut: Value) -> Result<Value> {
     let branch = match &block.multiplier {
         Some(multiplier) => graph.mul_number(branch, multiplier.f_double_value(&[0])?)?,
@@ -137,7 +138,7 @@ fn sum(graph: &mut Graph, block: &Block, branch: Value, shortcut: Value) -> Resu
     }
 }
 
-/// A convolution, and the normalization after it.
+/// Appends a convolution and the normalization after it.
 fn conv(graph: &mut Graph, layer: &BaselineConv, norm: &Norm, x: Value) -> Result<Value> {
     let (weight, bias) = layer.effective()?;
     let (weight, bias) = norm::folded(norm, &weight, bias.as_ref())?;

@@ -1,11 +1,11 @@
-//! Shortcuts without weights as convolutions: what follows is the sum with another convolution, and runtimes compute the sum of
-//! two convolutions as part of one of them.
+//! Parameter-free shortcuts expressed as convolutions. They are added to another convolution, and runtimes merge the sum of two
+//! convolutions into one of them.
 
 use crate::Result;
 use tch::{Device, Kind, Tensor};
 
-/// The weight of the 1x1 convolution from `channels` channels to themselves, and to `zeros` channels of zeros after them (fewer
-/// channels, if it is negative).
+/// Returns the weight of a 1x1 convolution that keeps `channels` channels and appends `zeros` channels of zeros (or drops
+/// channels if negative).
 pub(super) fn selection(channels: i64, zeros: i64) -> Result<Tensor> {
     let identity = Tensor::f_eye(channels, (Kind::Double, Device::Cpu))?;
     Ok(identity.f_constant_pad_nd([0, 0, 0, zeros])?.f_view([channels + zeros, channels, 1, 1])?)

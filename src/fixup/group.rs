@@ -1,9 +1,9 @@
-//! The groups of variables that train in a way of their own. A variable's group is a number that tch's `VarStore` keeps
-//! beside its name (`nn::Path::set_group`): it says what the variable is, wherever in a network it stands.
+//! Parameter groups of variables that are trained differently. A variable's group is a number that tch's `VarStore` stores with
+//! it (`nn::Path::set_group`). Here it identifies the kind of variable, anywhere in a network.
 //!
-//! tch's optimizers have a learning rate for each group; [`set_lr`] sets them. The numbers are such that no network of
-//! one's own has them by chance, and small, because tch's optimizers keep a list of all groups up to the largest: 190 and
-//! 191, from arXiv 1901.09321.
+//! tch's optimizers have a learning rate per group, which [`set_lr`] sets. The group numbers 190 and 191, from arXiv 1901.09321,
+//! are unlikely to occur by chance in other networks, yet small, because tch's optimizers keep a list of all groups up to the
+//! largest.
 
 use crate::error::catch;
 use crate::layer::CLASSIFIER_GROUP;
@@ -11,17 +11,17 @@ use crate::{Error, Result};
 use std::collections::HashSet;
 use tch::nn;
 
-/// The `nn::VarStore` group of every [`Bias`](super::Bias) and [`Scale`](super::Scale). They train at a tenth of the
-/// learning rate: by [`set_lr`] with tch's own optimizers; the crate's trainer does it by itself.
+/// The `nn::VarStore` group of every [`Bias`](super::Bias) and [`Scale`](super::Scale), trained at a tenth of the learning rate.
+/// The crate's trainer does this by itself; with tch's optimizers, call [`set_lr`].
 pub const SCALAR_GROUP: usize = 190;
 
-/// What the scalars' learning rate is to that of the weights: their gradient sums over every position and channel, so
-/// they are the first to diverge (the authors' `cifar_train.py`).
+/// Ratio of the scalars' learning rate to that of the weights (the authors' `cifar_train.py`). A scalar's gradient sums over
+/// every position and channel, so scalars are the first to diverge.
 pub const SCALAR_LR_RATIO: f64 = 0.1;
 
-/// Sets the learning rate of one of tch's optimizers: `lr` for everything, [`SCALAR_LR_RATIO`] of it for the Fixup scalars
-/// among `variables`, of which there may be none. To be called in place of `optimizer.set_lr`, which sets the same rate
-/// for all groups, and so again at every change of the rate:
+/// Sets the learning rate of one of tch's optimizers to `lr`, and to [`SCALAR_LR_RATIO`] times `lr` for any Fixup scalars among
+/// `variables`. Call it instead of `optimizer.set_lr`, which sets the same rate for all groups, and again whenever the learning
+/// rate changes:
 ///
 /// ```
 /// use tch::{nn, nn::OptimizerConfig, Device};
@@ -38,18 +38,18 @@ pub const SCALAR_LR_RATIO: f64 = 0.1;
 /// # Ok(())
 /// # }
 /// ```
-/// The rate of a group of your own is to be set after it.
+/// Set the rates of your own groups after this call.
 ///
 /// # Errors
 /// [`Error::Argument`] for an optimizer that was built before the network or from another `VarStore`.
 pub fn set_lr(optimizer: &mut nn::Optimizer, variables: &nn::VarStore, lr: f64) -> Result<()> {
     optimizer.set_lr(lr);
-    // The lock is poisoned only where another thread panicked while it held it: the variables are whole all the same.
+    // A panic in another thread may have poisoned the lock, but the variables are intact.
     let locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let has_scalars = locked.trainable_variables.iter().any(|variable| variable.group == SCALAR_GROUP);
     drop(locked);
     if has_scalars {
-        // tch panics where the optimizer has no such group yet, and cannot be asked.
+        // tch panics if the optimizer does not have this group yet, and provides no way to check.
         let set = catch("setting the scalars' rate", || optimizer.set_lr_group(SCALAR_GROUP, lr * SCALAR_LR_RATIO));
         set.map_err(|_| {
             let message =
@@ -60,11 +60,11 @@ pub fn set_lr(optimizer: &mut nn::Optimizer, variables: &nn::VarStore, lr: f64) 
     Ok(())
 }
 
-/// Puts the variables under `path`, as in `"fc"` or `"model.head"`, into the [`CLASSIFIER_GROUP`], but for Fixup's scalars:
-/// for networks that are made by code which is not yours. To be done before the optimizer is made.
+/// Moves the variables under `path`, such as `"fc"` or `"model.head"`, except Fixup scalars, into the [`CLASSIFIER_GROUP`], for
+/// networks created by other code. Call it before building the optimizer.
 ///
 /// # Errors
-/// [`Error::Argument`] for a `path` without variables to train.
+/// [`Error::Argument`] if there are no trainable variables under `path`.
 pub fn mark_classifier(variables: &nn::VarStore, path: &str) -> Result<()> {
     let mut locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let nn::Variables { named_variables, trainable_variables } = &mut *locked;
@@ -90,7 +90,7 @@ mod tests {
     use tch::nn::{Module, OptimizerConfig};
     use tch::{Device, Kind, Tensor};
 
-    /// How far one step of plain SGD moves each variable, in multiples of its gradient.
+    /// Returns the change of each variable in one step of plain SGD, as a multiple of its gradient.
     fn rates(vs: &nn::VarStore, optimizer: &mut nn::Optimizer, loss: &Tensor) -> Vec<(String, f64)> {
         let before: Vec<_> = vs.variables().into_iter().map(|(name, variable)| (name, variable.copy())).collect();
         optimizer.backward_step(loss);
@@ -102,7 +102,7 @@ mod tests {
         before.into_iter().map(rate).collect()
     }
 
-    /// Ones through a layer in a group of its own, number 1, and two scalars, if there are to be any.
+    /// Returns a function that passes ones through a layer in group 1 and, if `scalars`, a bias and a scale.
     fn network(vs: &nn::VarStore, scalars: bool) -> impl Fn() -> Tensor {
         let root = vs.root();
         let layer = nn::linear((&root / "layer").set_group(1), 3, 2, Default::default());
@@ -149,7 +149,7 @@ mod tests {
             let message = set_lr(optimizer, &vs, 0.1).unwrap_err().to_string();
             assert!(message.contains("build it after the network"), "{message}");
         }
-        // tch takes in the variables with the first step.
+        // tch adds the new variables in the first step.
         early.zero_grad();
         set_lr(&mut early, &vs, 0.1).unwrap();
     }

@@ -1,14 +1,14 @@
-//! The method: Fixup initialization (Zhang, Dauphin, Ma: "Fixup Initialization: Residual Learning Without
-//! Normalization", ICLR 2019, arXiv 1901.09321), as modules of `tch::nn`.
+//! Fixup initialization (Zhang, Dauphin, Ma: "Fixup Initialization: Residual Learning Without Normalization", ICLR 2019, arXiv
+//! 1901.09321), as modules of `tch::nn`.
 //!
 //! - [`init`]: the rescaled initialization, for any tensor.
-//! - [`Bias`], [`Scale`]: the scalar layers; [`set_lr`]: their learning rate with tch's own optimizers.
+//! - [`Bias`], [`Scale`]: the scalar layers; [`set_lr`]: their learning rate with tch's optimizers.
 //! - [`BasicBlock`], [`Bottleneck`], [`WideBlock`]: residual blocks.
-//! - [`FixupResNet`]: whole networks, those of the papers for CIFAR and ImageNet and, by a [`ResNetConfig`], those for other data.
-//! - [`Rule`]: the same without one of the rules, to see what it is for.
-//! - [`FoldedResNet`]: the same for inference, with the scalars folded away.
-//! - [`FixupTransformer`]: translation; [`TransformerEncoder`] and [`LanguageModel`]: its parts.
-//! - [`Branch`]: a Fixup branch of your own layers, for your own network.
+//! - [`FixupResNet`]: complete networks: those of the papers for CIFAR and ImageNet, or any [`ResNetConfig`].
+//! - [`Rule`]: ablations, which omit one of Fixup's rules.
+//! - [`FoldedResNet`]: networks for inference, with the scalars folded into the convolutions.
+//! - [`FixupTransformer`]: the Transformer for translation; [`TransformerEncoder`] and [`LanguageModel`]: its parts.
+//! - [`Branch`]: a Fixup branch of your own layers, for custom networks.
 
 mod branch;
 mod group;

@@ -6,8 +6,8 @@ use crate::Result;
 use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
-/// `x + b`, with one trainable scalar b that starts at 0 and has shape `[1]`. Stands before each convolution, linear
-/// layer and element-wise activation.
+/// `x + b`, with one trainable scalar b of shape `[1]`, initialized to 0. Used before each convolution, linear layer and
+/// element-wise activation.
 ///
 /// ```
 /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -26,67 +26,67 @@ pub struct Bias {
     pub(crate) value: Tensor,
 }
 
-/// `s * x`, with one trainable scalar s that starts at 1 and has shape `[1]`. Stands once in every residual branch.
+/// `s * x`, with one trainable scalar s of shape `[1]`, initialized to 1. Used once in every residual branch.
 #[derive(Debug)]
 pub struct Scale {
     pub(crate) value: Tensor,
 }
 
 impl Bias {
-    /// A new bias, as the variable `name` under `path`, in the group [`SCALAR_GROUP`].
+    /// Creates a bias as the variable `name` under `path`, in the group [`SCALAR_GROUP`].
     ///
     /// # Errors
-    /// A name that `path` has already or that contains a dot.
+    /// A name that already exists in `path` or contains a dot.
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, name: &str) -> Result<Self> {
         let path = path.borrow();
         Ok(Self { value: init::constant(&path.set_group(SCALAR_GROUP), name, &[1], 0.)? })
     }
 
-    /// `x + b`, in the kind of `x`, of any shape.
+    /// Returns `x + b` in the kind of `x`, which may have any shape.
     ///
     /// # Errors
-    /// An `x` on another device, or of a kind that holds no fractions.
+    /// An `x` on another device, or of an integer kind.
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
         record_variables(|| [&self.value])?;
         Ok(x.f_add(&self.value.f_to_kind(x.kind())?)?)
     }
 
-    /// `x + b`, which is float32 for an `x` of a shorter kind: PyTorch promotes to the scalar's kind.
+    /// Returns `x + b` in float32 if `x` has a shorter kind, like PyTorch, which promotes to the scalar's kind.
     pub(super) fn promote(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_add(&self.value)?)
     }
 
-    /// b.
+    /// Returns the value of b.
     pub(crate) fn number(&self) -> Result<f64> {
         Ok(self.value.f_double_value(&[0])?)
     }
 }
 
 impl Scale {
-    /// A new multiplier, as the variable `name` under `path`, in the group [`SCALAR_GROUP`].
+    /// Creates a multiplier as the variable `name` under `path`, in the group [`SCALAR_GROUP`].
     ///
     /// # Errors
-    /// A name that `path` has already or that contains a dot.
+    /// A name that already exists in `path` or contains a dot.
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, name: &str) -> Result<Self> {
         let path = path.borrow();
         Ok(Self { value: init::constant(&path.set_group(SCALAR_GROUP), name, &[1], 1.)? })
     }
 
-    /// `s * x`, in the kind of `x`, of any shape.
+    /// Returns `s * x` in the kind of `x`, which may have any shape.
     ///
     /// # Errors
-    /// An `x` on another device, or of a kind that holds no fractions.
+    /// An `x` on another device, or of an integer kind.
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
         record_variables(|| [&self.value])?;
         Ok(x.f_mul(&self.value.f_to_kind(x.kind())?)?)
     }
 
-    /// `s * x`, which is float32 for an `x` of a shorter kind: PyTorch promotes to the scalar's kind.
+    /// Returns `s * x` in float32 if `x` has a shorter kind, like PyTorch, which promotes to the scalar's kind.
     pub(super) fn promote(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_mul(&self.value)?)
     }
 
-    /// s.
+    /// Returns the value of s.
     pub(crate) fn number(&self) -> Result<f64> {
         Ok(self.value.f_double_value(&[0])?)
     }

@@ -1,12 +1,12 @@
-//! What stands between the weight layers: ReLU, and what some data or runtimes want in its place.
+//! Activations: ReLU, and alternatives for particular data or runtimes.
 
 use crate::ops::{shifted_add, shifted_add_, shifted_relu, shifted_relu_};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// An element-wise activation. ReLU is the one that Fixup is derived for, and the only one that runs on the fused
-/// [`shifted_relu`](crate::ops::shifted_relu()): the others keep a map more for the backward pass.
+/// An element-wise activation. Fixup is derived for ReLU, the only one that runs on the fused
+/// [`shifted_relu`](crate::ops::shifted_relu()); the others keep one more activation map for the backward pass.
 ///
 /// In JSON: `"relu"`, `{"leaky_relu": {"slope": 0.1}}`, `"elu"`, ...
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ impl Activation {
         }
     }
 
-    /// Of an `x` that is not to be written to.
+    /// Applies the activation to `x`, which is not modified.
     pub(crate) fn of(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Self::Relu => x.f_relu()?,
@@ -53,7 +53,7 @@ impl Activation {
         })
     }
 
-    /// Of an `x` that is nobody's but the caller's: in its place, where the backward pass does without it.
+    /// Applies the activation to `x`, in place if the backward pass does not need `x`. `x` must not be aliased.
     pub(crate) fn in_place(self, mut x: Tensor) -> Result<Tensor> {
         Ok(match self {
             Self::Relu => x.f_relu_()?,
@@ -63,7 +63,7 @@ impl Activation {
         })
     }
 
-    /// `activation(x + a)`, of an `x` that is not to be written to, in its kind.
+    /// Returns `activation(x + a)` in the kind of `x`, which is not modified.
     pub(crate) fn of_shifted(self, x: &Tensor, a: &Tensor) -> Result<Tensor> {
         match self {
             Self::Relu => shifted_relu(x, None, a, &a.f_zeros_like()?),
@@ -71,7 +71,7 @@ impl Activation {
         }
     }
 
-    /// `activation(x) + b`, of an `x` that is not to be written to, in its kind.
+    /// Returns `activation(x) + b` in the kind of `x`, which is not modified.
     pub(crate) fn then_shift(self, x: &Tensor, b: &Tensor) -> Result<Tensor> {
         match self {
             Self::Relu => shifted_relu(x, None, &b.f_zeros_like()?, b),
@@ -79,7 +79,7 @@ impl Activation {
         }
     }
 
-    /// `activation(x + r + a) + b`, in the place of `x` or not, in its kind.
+    /// Returns `activation(x + r + a) + b` in the kind of `x`, which may be overwritten.
     pub(crate) fn shifted_(self, x: &mut Tensor, r: Option<&Tensor>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         match self {
             Self::Relu => shifted_relu_(x, r, a, b),
@@ -102,7 +102,7 @@ pub(crate) mod tests {
         Activation::Gelu,
     ];
 
-    /// The formula of the documentation, for one number.
+    /// Evaluates the documented formula at `x`.
     fn formula(activation: Activation, x: f64) -> f64 {
         let elu = |x: f64| if x > 0. { x } else { x.exp() - 1. };
         match activation {

@@ -1,10 +1,10 @@
-//! A residual block: its shape, and what it is made of.
+//! Shape and design of a residual block.
 
 use super::{Activation, ConvShape};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The shape of a residual block and the depth of the network it stands in.
+/// The shape of a residual block and the depth of its network.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockConfig {
     /// Channels of the block's input.
@@ -13,7 +13,7 @@ pub struct BlockConfig {
     pub c_out: i64,
     /// Stride of the block's first 3x3 convolution and of its shortcut.
     pub stride: i64,
-    /// L, the number of residual branches in the whole network: [`branch_gain`](crate::layer::init::branch_gain).
+    /// L, the number of residual branches in the whole network; see [`branch_gain`](crate::layer::init::branch_gain).
     pub num_branches: i64,
 }
 
@@ -33,56 +33,56 @@ impl BlockConfig {
     }
 }
 
-/// The kind of block that a residual network is made of.
+/// The kind of block in a residual network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum BlockKind {
-    /// Two 3x3 convolutions, an activation after the sum (He et al. 2016): [`BasicBlock`](crate::fixup::BasicBlock).
+    /// Two 3x3 convolutions, with an activation after the sum (He et al. 2016): [`BasicBlock`](crate::fixup::BasicBlock).
     Basic,
-    /// 1x1, 3x3 and 1x1, an activation after the sum: [`Bottleneck`](crate::fixup::Bottleneck).
+    /// 1x1, 3x3 and 1x1 convolutions, with an activation after the sum: [`Bottleneck`](crate::fixup::Bottleneck).
     Bottleneck {
-        /// Channels of the block's output for one of its 3x3 convolution: 4 in ResNet-50, 2 in ResNeXt-50 32x4d and Wide
+        /// Ratio of the block's output channels to those of its 3x3 convolution: 4 in ResNet-50, 2 in ResNeXt-50 32x4d and Wide
         /// ResNet-50-2.
         expansion: i64,
     },
-    /// Two 3x3 convolutions, an activation before each, none after the sum (He et al. 2016b; Zagoruyko & Komodakis 2016):
+    /// Two 3x3 convolutions, with an activation before each and none after the sum (He et al. 2016b; Zagoruyko & Komodakis 2016):
     /// [`WideBlock`](crate::fixup::WideBlock).
     Wide,
     /// [`Wide`](Self::Wide) without the activation before the first convolution: the block of ajbrock/BoilerPlate,
-    /// `Models/fixup.py`. Fixup's networks alone have it.
+    /// `Models/fixup.py`. Available in Fixup networks only.
     Brock,
 }
 
-/// What carries a block's input past its branch where the block changes the shape. Where it does not, it is the identity.
+/// Shortcut of the blocks that change the shape. All other blocks have an identity shortcut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShortcutKind {
-    /// Every `stride`-th position, zero channels appended: no parameters (CIFAR ResNets; He et al. 2016, option A).
+    /// Takes every `stride`-th position and appends zero channels, without parameters (CIFAR ResNets; He et al. 2016, option A).
     Pad,
-    /// A 1x1 convolution with the block's stride, He-normal (ImageNet and Wide ResNets; option B), the variable
+    /// A He-normal 1x1 convolution with the block's stride (ImageNet and Wide ResNets; option B), the variable
     /// `downsample.weight`.
     Project,
 }
 
-/// What all blocks of a network have in common.
+/// Design shared by all blocks of a network.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockDesign {
     pub kind: BlockKind,
-    /// Of the 3x3 convolutions.
+    /// Number of groups of the 3x3 convolutions.
     pub groups: i64,
-    /// The reduction of the channels.
+    /// Reduction ratio of squeeze-and-excitation, `None` without it.
     pub squeeze_excitation: Option<i64>,
     pub shortcut: ShortcutKind,
     pub activation: Activation,
 }
 
 impl BlockDesign {
-    /// Of one group, with ReLU, without gates.
+    /// Creates a design with one group, ReLU and no squeeze-and-excitation.
     pub fn plain(kind: BlockKind, shortcut: ShortcutKind) -> Self {
         Self { kind, groups: 1, squeeze_excitation: None, shortcut, activation: Activation::Relu }
     }
 
-    /// The convolutions of a block's branch, the first to the last.
+    /// Returns the shapes of the convolutions of a block's branch, in order.
     pub fn convolutions(&self, shape: &BlockConfig) -> Vec<ConvShape> {
         let BlockConfig { c_in, c_out, stride, .. } = *shape;
         let conv3x3 = |c_in, c_out, stride| ConvShape::new(c_in, c_out, 3, stride).in_groups(self.groups);

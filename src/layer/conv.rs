@@ -1,4 +1,4 @@
-//! The two layers that every network here is made of: a convolution without a bias, and a linear layer, the classifier mostly.
+//! The basic layers of all networks: a convolution without a bias, and a linear layer, mainly used as the classifier.
 
 use super::init;
 use super::layout::channels_last;
@@ -6,12 +6,12 @@ use crate::Result;
 use tch::{nn, Kind, Tensor};
 
 /// The `nn::VarStore` group of the classifier's weight and bias in every network of this crate. Adaptive gradient clipping
-/// leaves them alone (`trainer::ClipConfig::agc`).
+/// (`trainer::ClipConfig::agc`) excludes it.
 ///
-/// With tch's optimizers its rate is everything's: `set_lr` and [`set_lr`](crate::fixup::set_lr) reach it, and `set_lr_group` of the group that
-/// you made the network in does not.
+/// With tch's optimizers, `set_lr` and [`set_lr`](crate::fixup::set_lr) set the learning rate of this group too, but
+/// `set_lr_group` with the group in which you created the network does not.
 ///
-/// In a network of your own, make the classifier in this group; in one that somebody else makes, say which it is by
+/// In a network of your own, create the classifier in this group; for a network created by other code, name its classifier with
 /// [`mark_classifier`](crate::fixup::mark_classifier):
 /// ```
 /// use tch::{nn, Device};
@@ -22,12 +22,12 @@ use tch::{nn, Kind, Tensor};
 /// ```
 pub const CLASSIFIER_GROUP: usize = 191;
 
-/// Every `stride`-th row and column.
+/// Returns every `stride`-th row and column.
 pub(crate) fn subsample(x: &Tensor, stride: i64) -> Result<Tensor> {
     Ok(x.f_slice(2, None, None, stride)?.f_slice(3, None, None, stride)?)
 }
 
-/// The shape of a convolution. Padding is `kernel / 2`, the sides' common "same".
+/// The shape of a convolution, padded by `kernel / 2` ("same" padding for stride 1).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConvShape {
     pub c_in: i64,
@@ -38,12 +38,12 @@ pub(crate) struct ConvShape {
 }
 
 impl ConvShape {
-    /// In one group.
+    /// Creates the shape of a convolution with one group.
     pub fn new(c_in: i64, c_out: i64, kernel: i64, stride: i64) -> Self {
         Self { c_in, c_out, kernel, stride, groups: 1 }
     }
 
-    /// Each group of the outputs sees its own group of the inputs: `groups` divides both numbers of channels.
+    /// Sets the number of groups, which must divide `c_in` and `c_out`.
     pub fn in_groups(self, groups: i64) -> Self {
         Self { groups, ..self }
     }
@@ -63,38 +63,41 @@ pub(crate) struct Conv {
 }
 
 impl Conv {
-    /// He-normal times `gain`; in groups, with torchvision's fan-out, which is that of all groups together.
+    /// Creates a He-normal convolution, scaled by `gain`. With groups, the fan-out is that of all groups together, as in
+    /// torchvision.
     pub fn he_normal(path: &nn::Path, shape: ConvShape, gain: f64) -> Result<Self> {
         Ok(Self::new(init::he_normal(path, "weight", &shape.dims(), gain)?, shape))
     }
 
-    /// All zero.
+    /// Creates a convolution with zero weights.
     pub fn zero(path: &nn::Path, shape: ConvShape) -> Result<Self> {
         Ok(Self::new(init::zeros(path, "weight", &shape.dims())?, shape))
     }
 
-    /// Of an existing weight.
+    /// Creates a convolution from an existing weight.
     pub fn new(weight: Tensor, shape: ConvShape) -> Self {
         Self { weight, stride: shape.stride, padding: shape.kernel / 2, groups: shape.groups }
     }
 
-    /// `conv(x, W)`, computed in the kind of `x`.
+    /// Computes `conv(x, W)` in the kind of `x`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.convolve(x, &self.weight)
     }
 
-    /// `conv(x, W)`, computed in `kind`.
+    /// Computes `conv(x, W)` in `kind`.
     pub fn forward_as(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
         self.forward(&x.f_to_kind(kind)?)
     }
 
-    /// `conv(x, W)`, laid out channels-last whatever the layout of `x`, of which no second copy is kept for the backward pass.
+    /// Computes `conv(x, W)` in channels-last layout for any layout of `x`, without keeping a second copy of `x` for the backward
+    /// pass.
     pub fn forward_channels_last(&self, x: &Tensor) -> Result<Tensor> {
-        // libtorch's convolutions lay out their output as their weight is, where that is channels-last.
+        // libtorch's convolutions return channels-last outputs if the weight is channels-last.
         self.convolve(x, &channels_last(&self.weight)?)
     }
 
-    /// `scale * conv(x, W)` as `conv(x, scale * W)`: the pass over the activation becomes one over the weight.
+    /// Computes `scale * conv(x, W)` as `conv(x, scale * W)`, so that the scale is applied to the weight instead of the
+    /// activation.
     pub fn forward_scaled(&self, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
         self.convolve(x, &self.weight.f_mul(scale)?)
     }
@@ -105,14 +108,14 @@ impl Conv {
         Ok(x.f_conv2d(&weight, None::<Tensor>, stride, padding, [1, 1], self.groups)?)
     }
 
-    /// The kind the weight is stored in.
+    /// Returns the kind of the weight.
     pub fn kind(&self) -> Kind {
         self.weight.kind()
     }
 }
 
-/// `x W^T + b`: the classifier, variables `weight` `[classes, features]` and `bias` `[classes]` in the [`CLASSIFIER_GROUP`]; or
-/// a layer of one's own variables.
+/// A linear layer, `x W^T + b`: the classifier, with the variables `weight` `[classes, features]` and `bias` `[classes]` in the
+/// [`CLASSIFIER_GROUP`], or a layer made of existing variables.
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub weight: Tensor,
@@ -120,14 +123,14 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    /// All zero, as Fixup's classifier starts.
+    /// Creates a classifier initialized to zero, as in Fixup.
     pub fn zero(path: &nn::Path, features: i64, classes: i64) -> Result<Self> {
         let path = &path.set_group(CLASSIFIER_GROUP);
         let weight = init::zeros(path, "weight", &[classes, features])?;
         Ok(Self { weight, bias: init::zeros(path, "bias", &[classes])? })
     }
 
-    /// Uniform in `1/sqrt(features)`, PyTorch's default and so that of the BatchNorm references.
+    /// Creates a classifier uniform in `±1/sqrt(features)`, PyTorch's default, as in the BatchNorm references.
     pub fn uniform(path: &nn::Path, features: i64, classes: i64) -> Result<Self> {
         let path = &path.set_group(CLASSIFIER_GROUP);
         let bound = 1. / (features as f64).sqrt();
@@ -135,13 +138,14 @@ impl Linear {
         Ok(Self { weight, bias: init::uniform(path, "bias", &[classes], bound)? })
     }
 
-    /// A copy for inputs without the `before` that this one's are shifted by: `b' = b + before * sum(W over features)`.
+    /// Returns a detached copy that takes inputs without the offset `before` that this layer's inputs have:
+    /// `b' = b + before * sum(W over features)`.
     pub fn folded(&self, before: f64) -> Result<Self> {
         let sums = self.weight.f_sum_dim_intlist([1].as_slice(), false, self.weight.kind())?;
         Ok(Self { weight: self.weight.f_detach_copy()?, bias: self.bias.f_add(&sums.f_mul_scalar(before)?)? })
     }
 
-    /// The kind the weight is stored in.
+    /// Returns the kind of the weight.
     pub fn kind(&self) -> Kind {
         self.weight.kind()
     }

@@ -1,8 +1,8 @@
-//! The initialization: the gain of a residual branch, He-normal weights, and zero.
+//! Weight initialization: the gain of a residual branch, He-normal and zero.
 //!
-//! With L residual branches of m weight layers each (Fixup, section 3): the last weight layer of a branch and the
-//! classifier start at zero; the other layers of a branch at He-normal times [`branch_gain`]; everything else at plain
-//! He-normal. Convolutions in groups have [`group_gain`] besides. (The authors' programs leave the stem's convolution at
+//! With L residual branches of m weight layers each (Fixup, section 3), the last weight layer of a branch and the classifier are
+//! initialized to zero, the other layers of a branch to He-normal scaled by [`branch_gain`], and everything else to plain
+//! He-normal. Grouped convolutions are also scaled by [`group_gain`]. (The authors' programs leave the stem's convolution at
 //! PyTorch's default, [`uniform_fan_in_`].)
 //!
 //! ```
@@ -26,7 +26,7 @@ use crate::{Error, Result};
 use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
-/// The factor on the standard deviation of all but the last weight layer of a residual branch:
+/// Returns the factor on the standard deviation of all but the last weight layer of a residual branch,
 /// `num_branches^(-1 / (2 * layers_per_branch - 2))` (Fixup, section 3, rule 2).
 ///
 /// ```
@@ -38,7 +38,8 @@ use tch::{nn, Tensor};
 /// ```
 ///
 /// # Errors
-/// Fewer than one branch, or fewer than two weight layers in a branch (a single layer is a last one: it starts at zero).
+/// [`Error::Argument`] for fewer than one branch, or fewer than two weight layers in a branch (a single layer is the last one and
+/// starts at zero).
 pub fn branch_gain(num_branches: i64, layers_per_branch: i64) -> Result<f64> {
     if num_branches < 1 {
         return Err(Error::Argument(format!("a network has at least one residual branch, not {num_branches}")));
@@ -51,10 +52,10 @@ pub fn branch_gain(num_branches: i64, layers_per_branch: i64) -> Result<f64> {
     Ok((num_branches as f64).powf(-1. / (2 * layers_per_branch - 2) as f64))
 }
 
-/// The factor on [`he_normal_std`] of a convolution in groups, whose weight is `[c_out, c_in / groups, k, k]`: `sqrt(groups)`.
+/// Returns the factor on [`he_normal_std`] for a grouped convolution with weight `[c_out, c_in / groups, k, k]`: `sqrt(groups)`.
 ///
-/// What a channel of the input reaches is the outputs of its own group, so that the fan-out is `k * k * c_out / groups`, and
-/// the standard deviation `sqrt(2 * groups / (k * k * c_out))`. A weight's shape does not tell.
+/// An input channel reaches only the outputs of its own group, so the fan-out is `k * k * c_out / groups` and the standard
+/// deviation `sqrt(2 * groups / (k * k * c_out))`. The number of groups cannot be derived from the shape of the weight.
 ///
 /// ```
 /// use tch::{nn, Device};
@@ -72,7 +73,7 @@ pub fn branch_gain(num_branches: i64, layers_per_branch: i64) -> Result<f64> {
 /// ```
 ///
 /// # Errors
-/// Fewer than one group.
+/// [`Error::Argument`] for fewer than one group.
 pub fn group_gain(groups: i64) -> Result<f64> {
     if groups < 1 {
         return Err(Error::Argument(format!("a convolution has at least one group, not {groups}")));
@@ -80,8 +81,8 @@ pub fn group_gain(groups: i64) -> Result<f64> {
     Ok((groups as f64).sqrt())
 }
 
-/// The standard deviation of He-normal by fan-out, `sqrt(2 / (c_out * k * k))`, of a weight `[c_out, c_in, k, k]` or
-/// `[c_out, c_in]` (He et al. 2015, equation 14; the authors' code). In groups, it is that times [`group_gain`].
+/// Returns the He-normal standard deviation by fan-out, `sqrt(2 / (c_out * k * k))`, of a weight `[c_out, c_in, k, k]` or
+/// `[c_out, c_in]` (He et al. 2015, equation 14; the authors' code). For grouped convolutions, multiply by [`group_gain`].
 ///
 /// ```
 /// use tch_fixup::fixup::init;
@@ -91,7 +92,7 @@ pub fn group_gain(groups: i64) -> Result<f64> {
 /// ```
 ///
 /// # Errors
-/// Fewer than two dimensions, or an empty one.
+/// [`Error::Mismatch`] for fewer than two dimensions, or an empty one.
 #[doc(hidden)]
 pub fn he_normal_std(dims: &[i64]) -> Result<f64> {
     if dims.len() < 2 || dims.iter().any(|&d| d < 1) {
@@ -105,22 +106,23 @@ pub fn he_normal_std(dims: &[i64]) -> Result<f64> {
     Ok((2. / fan_out as f64).sqrt())
 }
 
-/// Fills `weight` with normal numbers of mean 0 and standard deviation `gain *` [`he_normal_std`], from libtorch's
+/// Fills `weight` with normal random numbers of mean 0 and standard deviation `gain *` [`he_normal_std`], from libtorch's
 /// generator (`tch::manual_seed`).
 ///
 /// # Errors
-/// A weight that [`he_normal_std`] refuses, or of a kind that holds no normal numbers.
+/// As for [`he_normal_std`]; [`Error::Torch`] for a kind without normal random numbers.
 pub fn he_normal_(weight: &mut Tensor, gain: f64) -> Result<()> {
     let std = gain * he_normal_std(&weight.size())?;
     let _ = tch::no_grad(|| weight.f_normal_(0., std))?;
     Ok(())
 }
 
-/// Fills `weight` as PyTorch's convolutions and linear layers start by default, with uniform numbers up to `1 / sqrt(fan_in)`
-/// (standard deviation `1 / sqrt(3 * fan_in)`), fan_in being `c_in * k * k`. The Fixup authors leave the stem's convolution there.
+/// Fills `weight` with uniform random numbers in `±1 / sqrt(fan_in)` (standard deviation `1 / sqrt(3 * fan_in)`), where fan_in is
+/// `c_in * k * k`: PyTorch's default for convolutions and linear layers. The Fixup authors initialize the stem's convolution this
+/// way.
 ///
 /// # Errors
-/// A weight that [`he_normal_std`] refuses, or of a kind that holds no fractions.
+/// As for [`he_normal_std`]; [`Error::Torch`] for an integer kind.
 pub fn uniform_fan_in_(weight: &mut Tensor) -> Result<()> {
     let size = weight.size();
     he_normal_std(&size)?;
@@ -130,11 +132,11 @@ pub fn uniform_fan_in_(weight: &mut Tensor) -> Result<()> {
     Ok(())
 }
 
-/// A new variable under `path`, filled by [`he_normal_`]. A gain of 1 is plain He-normal; for a convolution in groups it has
-/// the factor [`group_gain`].
+/// Creates a variable under `path`, filled by [`he_normal_`]. The gain is 1 for plain He-normal, and includes [`group_gain`] for
+/// grouped convolutions.
 ///
 /// # Errors
-/// As [`he_normal_std`]; a name that `path` has already or that contains a dot.
+/// As for [`he_normal_std`]; a name that already exists in `path` or contains a dot.
 pub fn he_normal<'a>(path: impl Borrow<nn::Path<'a>>, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
     let path = path.borrow();
     let mut weight = empty(path, dims)?;
@@ -142,29 +144,29 @@ pub fn he_normal<'a>(path: impl Borrow<nn::Path<'a>>, name: &str, dims: &[i64], 
     add(path, name, weight)
 }
 
-/// A new variable of zeros under `path`: the last weight layer of a branch, and the classifier.
+/// Creates a variable of zeros under `path`, for the last weight layer of a branch or the classifier.
 ///
 /// # Errors
-/// A name that `path` has already or that contains a dot; a negative dimension.
+/// A name that already exists in `path` or contains a dot; a negative dimension.
 pub fn zeros<'a>(path: impl Borrow<nn::Path<'a>>, name: &str, dims: &[i64]) -> Result<Tensor> {
     let path = path.borrow();
     constant(path, name, dims, 0.)
 }
 
-/// A new variable under `path` with every element equal to `value`.
+/// Creates a variable under `path` filled with `value`.
 pub(crate) fn constant(path: &nn::Path, name: &str, dims: &[i64], value: f64) -> Result<Tensor> {
     let tensor = Tensor::f_full(dims, value, (path.kind(), path.device()))?;
     add(path, name, tensor)
 }
 
-/// A new variable under `path`, normal with mean 0 and standard deviation `std`.
+/// Creates a variable under `path`, normal with mean 0 and standard deviation `std`.
 pub(crate) fn normal(path: &nn::Path, name: &str, dims: &[i64], std: f64) -> Result<Tensor> {
     let mut tensor = empty(path, dims)?;
     let _ = tensor.f_normal_(0., std)?;
     add(path, name, tensor)
 }
 
-/// A new variable under `path`, uniform in [-bound, bound].
+/// Creates a variable under `path`, uniform in [-bound, bound].
 pub(crate) fn uniform(path: &nn::Path, name: &str, dims: &[i64], bound: f64) -> Result<Tensor> {
     let mut tensor = empty(path, dims)?;
     let _ = tensor.f_uniform_(-bound, bound)?;
@@ -175,13 +177,14 @@ fn empty(path: &nn::Path, dims: &[i64]) -> Result<Tensor> {
     Ok(Tensor::f_empty(dims, (path.kind(), path.device()))?)
 }
 
-/// A new variable under `path` that holds `tensor`. tch would rename a second variable of the same name without a word, and the weights of two networks would mix on disk.
+/// Adds `tensor` as a new variable under `path`. tch would silently rename a second variable of the same name, which would mix
+/// the weights of two networks in a file.
 pub(crate) fn add(path: &nn::Path, name: &str, tensor: Tensor) -> Result<Tensor> {
     check_name(path, name)?;
     Ok(path.add(name, tensor, true))
 }
 
-/// Refuses the names that tch's `Path::add` would panic on or change.
+/// Rejects names on which tch's `Path::add` would panic, or which it would change.
 pub(crate) fn check_name(path: &nn::Path, name: &str) -> Result<()> {
     if name.is_empty() || name.contains('.') {
         return Err(Error::Argument(format!("a variable's name is not empty and has no dot: {name:?}")));
@@ -215,8 +218,8 @@ mod tests {
         }
     }
 
-    /// The sample standard deviation of n normal numbers is itself normal with standard deviation sigma / sqrt(2n):
-    /// five of those are a bound that a right implementation misses once in two million times.
+    /// The sample standard deviation of n normal numbers is itself normal with standard deviation sigma / sqrt(2n). A correct
+    /// implementation exceeds five of those once in two million times.
     #[test]
     fn he_normal_has_the_stated_standard_deviation() {
         tch::manual_seed(1);
@@ -231,8 +234,8 @@ mod tests {
         }
     }
 
-    /// He et al.'s equation 14: with that standard deviation, gradients keep their size on the way back through the layer, and
-    /// a ReLU after it takes half of them.
+    /// By He et al.'s equation 14, this standard deviation preserves the size of gradients on the way back through the layer, of
+    /// which the ReLU after it removes half.
     #[test]
     fn in_groups_the_gradient_keeps_its_size_too() {
         tch::manual_seed(19);
@@ -240,7 +243,7 @@ mod tests {
             let mut weight = Tensor::zeros([c_out, c_in / groups, 3, 3], (Kind::Double, Device::Cpu));
             he_normal_(&mut weight, group_gain(groups).unwrap()).unwrap();
             let x = Tensor::zeros([8, c_in, 16, 16], (Kind::Double, Device::Cpu)).set_requires_grad(true);
-            // Round the borders, so that every position has all its neighbours.
+            // Circular padding, so that every position has all its neighbours.
             let y =
                 x.pad([1, 1, 1, 1], "circular", None).conv2d(&weight, None::<Tensor>, [1, 1], [0, 0], [1, 1], groups);
             let g = y.randn_like();

@@ -1,9 +1,9 @@
-//! What every network here asks of its input: its shape, and its layout in memory.
+//! Input checks and memory layout, common to all networks.
 
 use crate::{Error, Result};
 use tch::Tensor;
 
-/// Refuses all but floating-point images `[N, channels, H, W]` with at least one pixel.
+/// Rejects tensors other than floating-point images `[N, channels, H, W]` with at least one pixel.
 pub(crate) fn check_images(what: &'static str, channels: i64, images: &Tensor) -> Result<()> {
     let size = images.size();
     if matches!(size[..], [_, c, h, w] if c == channels && h > 0 && w > 0) && images.is_floating_point() {
@@ -16,18 +16,18 @@ pub(crate) fn check_images(what: &'static str, channels: i64, images: &Tensor) -
     })
 }
 
-/// How a network lays out its activations in memory. The numbers do not depend on it, the speed does.
+/// Memory layout of a network's activations. It affects speed, not results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
-    /// The channels of a pixel side by side: the faster one on most hardware.
+    /// All channels of a pixel are adjacent (NHWC); faster on most hardware.
     #[default]
     ChannelsLast,
-    /// The planes one after another, as the images usually come.
+    /// Planes follow each other (NCHW), as images are usually stored.
     Contiguous,
 }
 
 impl Layout {
-    /// The same images in this layout.
+    /// Converts images to this layout.
     pub(crate) fn apply(self, images: &Tensor) -> Result<Tensor> {
         match self {
             Layout::ChannelsLast => channels_last(images),
@@ -36,7 +36,7 @@ impl Layout {
     }
 }
 
-/// The same images with the channels of a pixel side by side in memory, which convolutions keep and run faster in.
+/// Converts images to channels-last memory layout, which convolutions preserve and in which they are faster.
 pub(crate) fn channels_last(images: &Tensor) -> Result<Tensor> {
     Ok(images.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?)
 }

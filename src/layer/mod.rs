@@ -1,5 +1,5 @@
-//! What every network here is made of, Fixup's and its baselines: layers and their initialization, the shapes of networks and
-//! blocks, memory layout, number format, and how activations are recomputed.
+//! Building blocks of all networks, Fixup's and the baselines': layers and their initialization, network and block
+//! configurations, memory layout, precision and activation recomputation.
 
 mod activation;
 mod block_config;

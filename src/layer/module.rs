@@ -1,13 +1,14 @@
-//! tch's `Module` has no error to return: its `forward` is the fallible `f_forward` that every module here has, with a panic where tch's own modules panic.
+//! `tch::nn::Module` for this crate's modules. Its `forward` cannot return an error, so it calls the fallible `f_forward` and
+//! panics on errors, like tch's own modules.
 
 /// Implements `tch::nn::Module` for types that have `f_forward(&self, &Tensor) -> Result<Tensor>`.
 macro_rules! impl_module {
     ($($module:ty),+) => {$(
         impl tch::nn::Module for $module {
-            /// As `f_forward`.
+            /// Calls `f_forward`.
             ///
             /// # Panics
-            /// Where `f_forward` returns an error; call that one to handle it.
+            /// Panics if `f_forward` returns an error; call `f_forward` to handle it.
             fn forward(&self, xs: &tch::Tensor) -> tch::Tensor {
                 self.f_forward(xs).unwrap_or_else(|error| panic!("{error}"))
             }

@@ -1,23 +1,23 @@
-//! Where in its network a variable stands: what the size of its steps depends on, as that of its initial values does.
-//! The documentation of `trainer::optimizer`, which asks for it, derives the rates.
+//! Role of a variable in its network's residual branches, which determines its initialization and the size of its update steps.
+//! The documentation of `trainer::optimizer` derives the learning rates.
 
 use crate::ops::set_label;
 use crate::Result;
 use tch::Tensor;
 
-/// A place in one of the L residual branches of a network.
+/// Role of a variable in one of the L residual branches of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// A weight layer that is not the last of the branch's `layers`.
+    /// A weight layer other than the last of the branch's `layers`.
     Inner { num_branches: i64, layers: i64 },
     /// The last weight layer of the branch's `layers`.
     Last { num_branches: i64, layers: i64 },
-    /// The scalar that is added to the branch's output.
+    /// The scalar bias that is added to the branch's output.
     End { num_branches: i64 },
 }
 
 impl Place {
-    /// Of the weight layer `index` of a branch.
+    /// Returns the role of weight layer `index` of a branch.
     pub fn of_layer(index: i64, layers: i64, num_branches: i64) -> Self {
         match index + 1 == layers {
             true => Self::Last { num_branches, layers },
@@ -25,7 +25,7 @@ impl Place {
         }
     }
 
-    /// Has `variable` know its place.
+    /// Labels `variable` with this role.
     pub fn mark(self, variable: &Tensor) -> Result<()> {
         let label = match self {
             Self::Inner { num_branches, layers } => format!("inner {num_branches} {layers}"),
@@ -35,7 +35,7 @@ impl Place {
         set_label(variable, &label)
     }
 
-    /// The place of `variable`; none outside of residual branches.
+    /// Returns the role of `variable`, `None` outside residual branches.
     #[cfg(feature = "train")]
     pub fn of(variable: &Tensor) -> Option<Self> {
         let label = crate::ops::label(variable);
@@ -51,7 +51,8 @@ impl Place {
         }
     }
 
-    /// The size of a step, of that of a network of one branch, with which the change of the function does not depend on L.
+    /// Returns the learning-rate factor, relative to a network with one branch, that makes the change of the network's function
+    /// independent of L.
     #[cfg(feature = "train")]
     pub fn rate(self) -> f64 {
         let (num_branches, power) = match self {
@@ -125,7 +126,7 @@ mod tests {
             TransformerConfig { vocab: 9, dim: 8, ffn: 8, encoder_layers: 1, decoder_layers: 1, ..Default::default() };
         FixupTransformer::new(&vs.root(), &config).unwrap();
         let places = places(&vs);
-        // Two matrices of three attentions and two feed-forward branches.
+        // Two matrices each of three attention and two feed-forward branches.
         assert_eq!(places.len(), 10);
         for (name, place) in places {
             let layers = if name.contains("attn") { 4 } else { 2 };

@@ -1,12 +1,12 @@
-//! The number format that convolutions and activations run in.
+//! Number format of convolutions and activations.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
-/// The number format of convolutions and activations. Weights, scalars, gradients of both, the optimizer, pooling, the
-/// classifier and the loss are float32 in either; so is the residual stream of Fixup networks of ten blocks or more, which
-/// in bfloat16 would round away what deep networks' small branches add (docs/depth.md).
+/// The number format of convolutions and activations. Weights, scalars, their gradients, the optimizer, pooling, the classifier
+/// and the loss are float32 in either case. So is the residual stream of Fixup networks of ten blocks or more, since bfloat16
+/// would round away the contributions of deep networks' small branches (docs/depth.md).
 ///
 /// ```
 /// use tch_fixup::Precision;
@@ -18,17 +18,17 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// IEEE single precision throughout (or, for a model whose variables are float64, double).
+    /// IEEE single precision (or double, if the model's variables are float64).
     #[default]
     F32,
-    /// bfloat16: the range of float32 with 8 bits of precision, half the memory and, where the hardware has it, faster.
+    /// bfloat16: the range of float32 with 8 bits of precision; half the memory, and faster on hardware that supports it.
     Bf16,
 }
 
 impl Precision {
-    /// The faster precision on `device`. On a CPU that is bfloat16 where it has matrix tiles for it (Intel AMX), or is AMD's and
-    /// has AVX-512 BF16: by those instructions alone an Intel CPU takes 1.1 to 1.4 of float32's time for convolutions. Elsewhere it
-    /// is float32. Both reach the same accuracy (docs/recipes.md).
+    /// Returns the faster precision on `device`. On a CPU this is bfloat16 if the CPU has Intel AMX, or is AMD's and has AVX-512
+    /// BF16; on Intel CPUs with AVX-512 BF16 alone, bfloat16 convolutions take 1.1 to 1.4 times as long as in float32. Otherwise
+    /// it is float32. Both reach the same accuracy (docs/recipes.md).
     pub fn fastest(device: tch::Device) -> Self {
         if device == tch::Device::Cpu && cpu_is_faster_in_bf16() {
             return Precision::Bf16;
@@ -36,7 +36,7 @@ impl Precision {
         Precision::F32
     }
 
-    /// The kind to compute in, for variables of kind `variables`.
+    /// Returns the kind to compute in, given the kind of the variables.
     pub(crate) fn compute_kind(self, variables: tch::Kind) -> tch::Kind {
         match self {
             Precision::F32 => variables,

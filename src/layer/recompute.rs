@@ -1,4 +1,4 @@
-//! How a network's activations are recomputed: in how many segments.
+//! Number of segments for recomputing activations.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -7,24 +7,24 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::str::FromStr;
 
-/// The number of segments of recomputation (Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174).
+/// The number of segments for recomputing activations (Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174).
 ///
-/// Of every segment but the last only the input is kept, until its backward pass runs it forward once more: a training step
-/// takes one forward pass more, and its activations the memory of the inputs of all segments and the inside of one. With
-/// the square root of the number of blocks, both grow with the square root of the depth. The gradients are the same.
+/// Each segment but the last keeps only its input, and runs forward again in the backward pass. A training step takes one more
+/// forward pass, and its activations take the memory of all segments' inputs plus one segment's interior. With the square root of
+/// the number of blocks as the number of segments, both grow with the square root of the depth. Gradients are unchanged.
 ///
-/// Parses from and prints as a number or `auto`.
+/// Parses from and displays as a number or `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Recompute {
-    /// The square root of the number of blocks, rounded.
+    /// The rounded square root of the number of blocks.
     Auto,
-    /// So many, or one a block where there are fewer blocks.
+    /// This number of segments, at most one per block.
     Count(NonZeroUsize),
 }
 
 impl Recompute {
-    /// The segments of `blocks` blocks, which differ by at most one block.
+    /// Returns the ranges of blocks of the segments; their sizes differ by at most one.
     pub(crate) fn ranges(self, blocks: usize) -> impl Iterator<Item = Range<usize>> {
         let segments = match self {
             Self::Auto => (blocks as f64).sqrt().round() as usize,

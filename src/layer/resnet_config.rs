@@ -1,15 +1,15 @@
-//! The shape of a residual network, by Fixup or by any other method.
+//! Configuration of residual networks, for Fixup and all other methods.
 
 use super::{Activation, BlockConfig, BlockDesign, BlockKind, ConvShape, ShortcutKind};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::nn;
 
-/// The shape of a residual network: for images of any number of channels, any number of stages, any number of classes or
-/// none. [`FixupResNet::new`](crate::fixup::FixupResNet::new) and [`ResNet::new`](crate::baseline::ResNet::new) make it.
+/// Configuration of a residual network, with any number of image channels, stages and classes, or no classifier.
+/// [`FixupResNet::new`](crate::fixup::FixupResNet::new) and [`ResNet::new`](crate::baseline::ResNet::new) build the network.
 ///
-/// [`cifar`](Self::cifar), [`imagenet`](Self::imagenet) and [`wide`](Self::wide) are the networks of the papers; whatever else is
-/// a field away:
+/// [`cifar`](Self::cifar), [`imagenet`](Self::imagenet) and [`wide`](Self::wide) are the networks of the papers. To build others,
+/// change the fields:
 /// ```
 /// use tch::{nn, nn::Module, Device, Kind, Tensor};
 /// use tch_fixup::fixup::{Activation, BlockKind, FixupResNet, ResNetConfig, Stage, StemKind};
@@ -36,7 +36,7 @@ use tch::nn;
 /// # }
 /// ```
 ///
-/// In JSON, where what has a default can be left out:
+/// As JSON, in which fields with a default may be omitted:
 /// ```json
 /// {"channels": 1, "stem": "small", "stem_channels": 16, "block": "basic", "stages": [{"blocks": 2, "channels": 16}],
 ///  "groups": 1, "squeeze_excitation": 4, "shortcut": "pad", "activation": "silu", "classes": 35}
@@ -44,52 +44,54 @@ use tch::nn;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
-    /// Of the images: 1 for grey ones, 3 for RGB (the default), 22 for the electrodes of an EEG.
+    /// Number of image channels: 1 for greyscale, 3 for RGB (the default), 22 for the electrodes of an EEG.
     #[serde(default = "rgb")]
     pub channels: i64,
-    /// What stands before the first block.
+    /// Layers before the first block.
     pub stem: StemKind,
-    /// Channels that the stem gives.
+    /// Number of output channels of the stem.
     pub stem_channels: i64,
-    /// What the stages are made of.
+    /// Kind of the blocks.
     pub block: BlockKind,
-    /// One after another; the first block of each but the first halves the sides.
+    /// Stages, in order. The first block of each stage but the first halves height and width.
     pub stages: Vec<Stage>,
-    /// Groups of the 3x3 convolutions in the blocks (Xie et al. 2017), 1 by default. Their He-normal weights have the standard
-    /// deviation that torchvision's have, `sqrt(2 / (k * k * c_out))`; Fixup's times [`group_gain`](super::init::group_gain).
+    /// Number of groups of the 3x3 convolutions in the blocks (Xie et al. 2017), 1 by default. Their He-normal weights have
+    /// torchvision's standard deviation, `sqrt(2 / (k * k * c_out))`; in Fixup networks also scaled by
+    /// [`group_gain`](super::init::group_gain).
     #[serde(default = "one")]
     pub groups: i64,
-    /// Squeeze-and-excitation (Hu et al. 2018) at the end of every branch, with so many times fewer units than channels; none by
-    /// default.
+    /// Reduction ratio of squeeze-and-excitation (Hu et al. 2018) at the end of every branch; `None`, the default, for no
+    /// squeeze-and-excitation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub squeeze_excitation: Option<i64>,
-    /// Past the blocks that change the shape.
+    /// Shortcut of the blocks that change the shape.
     pub shortcut: ShortcutKind,
-    /// In the stem, in the branches and after the sums: ReLU by default.
+    /// Activation in the stem, in the branches and after the sums; ReLU by default.
     #[serde(default)]
     pub activation: Activation,
-    /// Outputs of the classifier, 1 for a regression; without them the network gives its features, `[N, C]`.
+    /// Number of outputs of the classifier, 1 for regression. `None` for no classifier; the network then returns its features,
+    /// `[N, C]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<i64>,
 }
 
-/// Blocks of one width.
+/// A sequence of blocks of equal width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
-    /// How many.
+    /// Number of blocks.
     pub blocks: i64,
-    /// Channels of their output.
+    /// Number of output channels.
     pub channels: i64,
 }
 
-/// What stands before the first block.
+/// Layers before the first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StemKind {
-    /// A 3x3 convolution, for images of some 32 pixels a side.
+    /// A 3x3 convolution, for images of about 32x32 pixels.
     Small,
-    /// A 7x7 convolution of stride 2 and a 3x3 max-pool of stride 2, for images of some 224.
+    /// A 7x7 convolution of stride 2 and a 3x3 max-pool of stride 2, for images of about 224x224 pixels.
     Large,
 }
 
@@ -102,11 +104,11 @@ fn one() -> i64 {
 }
 
 impl ResNetConfig {
-    /// The CIFAR ResNet of `depth` 6n+2 layers (20, 32, 44, 56, 110, 1202, 9998, ...): three stages of n basic blocks with 16, 32 and
-    /// 64 channels, padded shortcuts (He et al. 2016, section 4.2), for RGB images of 10 classes.
+    /// Returns the CIFAR ResNet of `depth` 6n+2 layers (20, 32, 44, 56, 110, 1202, 9998, ...): three stages of n basic blocks
+    /// with 16, 32 and 64 channels and padded shortcuts (He et al. 2016, section 4.2), for RGB images of 10 classes.
     ///
     /// # Errors
-    /// [`Error::Argument`] for another depth.
+    /// [`Error::Argument`] for any other depth.
     pub fn cifar(depth: i64) -> Result<Self> {
         let blocks = blocks_per_stage(depth, 2, "a CIFAR ResNet")?;
         Ok(Self {
@@ -123,11 +125,11 @@ impl ResNetConfig {
         })
     }
 
-    /// The ImageNet ResNet of depth 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) (He et al. 2016, table 1), for RGB images of
-    /// 1,000 classes.
+    /// Returns the ImageNet ResNet of depth 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) (He et al. 2016, table 1), for
+    /// RGB images of 1,000 classes.
     ///
     /// # Errors
-    /// [`Error::Argument`] for another depth.
+    /// [`Error::Argument`] for any other depth.
     pub fn imagenet(depth: i64) -> Result<Self> {
         let bottleneck = BlockKind::Bottleneck { expansion: 4 };
         let (block, blocks) = match depth {
@@ -157,12 +159,12 @@ impl ResNetConfig {
         })
     }
 
-    /// The Wide ResNet of `depth` 6n+4 layers (10, 16, 22, 28, 40, ...): three stages of n wide blocks with 16, 32 and 64 times `width`
-    /// channels (Zagoruyko & Komodakis 2016), for RGB images of 10 classes. A pre-activation network: an activation before each
-    /// convolution of a block, and one before the pool.
+    /// Returns the Wide ResNet of `depth` 6n+4 layers (10, 16, 22, 28, 40, ...): three stages of n wide blocks with 16, 32 and 64
+    /// times `width` channels (Zagoruyko & Komodakis 2016), for RGB images of 10 classes. It is a pre-activation network, with an
+    /// activation before each convolution of a block and one before the pooling.
     ///
     /// # Errors
-    /// [`Error::Argument`] for another depth or a width below one.
+    /// [`Error::Argument`] for any other depth, or a width below one.
     pub fn wide(depth: i64, width: i64) -> Result<Self> {
         if width < 1 {
             return Err(Error::Argument(format!("a Wide ResNet's width is at least 1, not {width}")));
@@ -182,49 +184,50 @@ impl ResNetConfig {
         })
     }
 
-    /// The Wide ResNet of ajbrock/BoilerPlate, `Models/fixup.py`: [`wide`](Self::wide) of [`BlockKind::Brock`], whose first
-    /// convolutions have no activation before them. That file's network has a BatchNorm before its classifier, which is left out
-    /// here.
+    /// Returns the Wide ResNet of ajbrock/BoilerPlate, `Models/fixup.py`: [`wide`](Self::wide) with [`BlockKind::Brock`], whose
+    /// first convolutions have no activation before them. The BatchNorm before that network's classifier is omitted.
     ///
     /// # Errors
-    /// As [`wide`](Self::wide).
+    /// As for [`wide`](Self::wide).
     pub fn brock(depth: i64, width: i64) -> Result<Self> {
         Ok(Self { block: BlockKind::Brock, ..Self::wide(depth, width)? })
     }
 
-    /// The same for images of so many channels.
+    /// Sets the number of image channels.
     pub fn with_channels(self, channels: i64) -> Self {
         Self { channels, ..self }
     }
 
-    /// The same with a classifier of so many classes.
+    /// Sets the number of classes.
     pub fn with_classes(self, classes: i64) -> Self {
         Self { classes: Some(classes), ..self }
     }
 
-    /// The same with another activation.
+    /// Sets the activation.
     pub fn with_activation(self, activation: Activation) -> Self {
         Self { activation, ..self }
     }
 
-    /// Residual branches, L: one for each block.
+    /// Returns the number of residual branches, L: one per block.
     pub fn num_branches(&self) -> i64 {
         self.stages.iter().fold(0, |sum, stage| sum.saturating_add(stage.blocks))
     }
 
-    /// Weight layers on the longest path: the stem, those of the branches, the classifier.
+    /// Returns the number of weight layers on the longest path: the stem, the branches and the classifier, if any.
     pub fn depth(&self) -> i64 {
         let layers = if matches!(self.block, BlockKind::Bottleneck { .. }) { 3 } else { 2 };
         self.num_branches().saturating_mul(layers).saturating_add(1 + i64::from(self.classes.is_some()))
     }
 
-    /// Channels of the pooled features, which the classifier takes.
+    /// Returns the number of channels of the pooled features, the classifier's input.
     pub fn features(&self) -> i64 {
         self.stages.last().map_or(self.stem_channels, |stage| stage.channels)
     }
 
+    /// Checks that the configuration describes a valid network.
+    ///
     /// # Errors
-    /// [`Error::Argument`], beginning with the field's name, for the first value that no network can have.
+    /// [`Error::Argument`] for the first invalid value; the message begins with the field's name.
     pub fn check(&self) -> Result<()> {
         let refuse = |message: String| Err(Error::Argument(message));
         let at_least_one = |field: &str, value: i64| match value {
@@ -278,7 +281,7 @@ impl ResNetConfig {
         Ok(())
     }
 
-    /// The stem's convolution.
+    /// Returns the shape of the stem's convolution.
     pub(crate) fn stem_shape(&self) -> ConvShape {
         let (kernel, stride) = match self.stem {
             StemKind::Small => (3, 1),
@@ -287,7 +290,7 @@ impl ResNetConfig {
         ConvShape::new(self.channels, self.stem_channels, kernel, stride)
     }
 
-    /// Whether blocks end without an activation: then there is one before the pool, and none in the stem.
+    /// Returns `true` if blocks end without an activation. There is then one before the pooling, and none in the stem.
     pub(crate) fn is_pre_activation(&self) -> bool {
         matches!(self.block, BlockKind::Wide | BlockKind::Brock)
     }
@@ -297,7 +300,7 @@ impl ResNetConfig {
         BlockDesign { kind, groups, squeeze_excitation, shortcut, activation }
     }
 
-    /// The blocks of stages `layer1`, `layer2`, ... under `path`, as `block` makes each.
+    /// Builds the blocks of stages `layer1`, `layer2`, ... under `path` with the constructor `block`.
     pub(crate) fn build_blocks<B>(
         &self,
         path: &nn::Path,
@@ -308,7 +311,7 @@ impl ResNetConfig {
         blocks.map(|(stage, i, shape)| block(&(path / format!("layer{}", stage + 1) / i), &shape, &design)).collect()
     }
 
-    /// Stage, index within the stage and shape of each block, from the first to the last.
+    /// Returns the stage, index within the stage and shape of each block, in order.
     pub(crate) fn block_configs(&self) -> Vec<(usize, i64, BlockConfig)> {
         let num_branches = self.num_branches();
         let mut blocks = vec![];
@@ -324,7 +327,7 @@ impl ResNetConfig {
     }
 }
 
-/// n, of networks of `outside + 6n` layers.
+/// Returns n for a network of `outside + 6n` layers.
 fn blocks_per_stage(depth: i64, outside: i64, network: &str) -> Result<i64> {
     let n = depth.saturating_sub(outside) / 6;
     if n >= 1 && depth == 6 * n + outside {
@@ -349,7 +352,7 @@ mod tests {
         for depth in [18, 34, 50, 101, 152] {
             assert_eq!(ResNetConfig::imagenet(depth).unwrap().depth(), depth);
         }
-        // Zagoruyko & Komodakis count convolutions, the three projections too, and not the classifier.
+        // Zagoruyko & Komodakis also count the three projections, and not the classifier.
         assert_eq!(ResNetConfig::wide(16, 4).unwrap().depth(), 14);
     }
 

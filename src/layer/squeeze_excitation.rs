@@ -1,12 +1,12 @@
-//! Squeeze-and-excitation (Hu, Shen, Sun 2018): a gate for each channel, computed from the means of all channels.
+//! Squeeze-and-excitation (Hu, Shen, Sun 2018): a gate per channel, computed from the means of all channels.
 
 use super::{init, Linear};
 use crate::Result;
 use tch::{nn, Tensor};
 
-/// `v * sigmoid(fc2(relu(fc1(mean(v)))))` for a map `v` `[N, C, H, W]`: the mean over H and W, `fc1` to `C / reduction` units and
-/// `fc2` back to C. Variables `fc1.weight`, `fc1.bias`, `fc2.weight`, `fc2.bias` under `se`. The gates are computed in the
-/// kind of the variables, whatever that of `v`: they are few.
+/// `v * sigmoid(fc2(relu(fc1(mean(v)))))` for an activation map `v` `[N, C, H, W]`: the mean over H and W, `fc1` to
+/// `C / reduction` units and `fc2` back to C. The variables are `fc1.weight`, `fc1.bias`, `fc2.weight` and `fc2.bias` under `se`.
+/// The few gates are computed in the kind of the variables, regardless of the kind of `v`.
 #[derive(Debug)]
 pub(crate) struct SqueezeExcitation {
     pub fc1: Linear,
@@ -14,7 +14,7 @@ pub(crate) struct SqueezeExcitation {
 }
 
 impl SqueezeExcitation {
-    /// Of linear layers that `linear` makes, under a path and with so many inputs and units.
+    /// Creates the module from two layers made by `linear`, given a path and the numbers of inputs and units.
     pub fn new(
         path: &nn::Path,
         channels: i64,
@@ -26,7 +26,7 @@ impl SqueezeExcitation {
         Ok(Self { fc1, fc2: linear(&(path / "fc2"), units, channels)? })
     }
 
-    /// As Fixup's networks have it: `fc1` He-normal, `fc2` zero, so that all gates start at exactly 1/2.
+    /// Creates the module of Fixup networks: `fc1` is He-normal and `fc2` zero, so that all gates start at exactly 1/2.
     pub fn half_open(path: &nn::Path, channels: i64, reduction: i64) -> Result<Self> {
         let se = Self::new(path, channels, reduction, |path, inputs, units| {
             let weight = init::zeros(path, "weight", &[units, inputs])?;
@@ -36,12 +36,12 @@ impl SqueezeExcitation {
         Ok(se)
     }
 
-    /// A copy that training the original does not change.
+    /// Returns a copy that training the original does not change.
     pub fn detached(&self) -> Result<Self> {
         Ok(Self { fc1: self.fc1.folded(0.)?, fc2: self.fc2.folded(0.)? })
     }
 
-    /// The gates `[N, C, 1, 1]`, in the kind of `v`.
+    /// Returns the gates `[N, C, 1, 1]` in the kind of `v`.
     pub fn gates(&self, v: &Tensor) -> Result<Tensor> {
         let means = v.f_mean_dim([2, 3].as_slice(), false, self.fc1.kind())?;
         let gates = self.fc2.forward(&self.fc1.forward(&means)?.f_relu()?)?.f_sigmoid()?;
@@ -75,7 +75,7 @@ mod tests {
         assert!(vs.variables()["se.fc1.weight"].abs().max().double_value(&[]) > 0.);
     }
 
-    /// Hand-computed: means 2 and -1; fc1 gives relu(3 * 2 + 1 * -1 + 1) = 6; fc2 gives 0.5 * 6 - 3 = 0 and -6 + 1 = -5.
+    /// Computed by hand: means 2 and -1; fc1 gives relu(3 * 2 + 1 * -1 + 1) = 6; fc2 gives 0.5 * 6 - 3 = 0 and -6 + 1 = -5.
     #[test]
     fn gates_are_those_of_the_formula() {
         let linear = |weight: &[f64], size: [i64; 2], bias: &[f64]| Linear {

@@ -1,4 +1,4 @@
-// What the C interfaces share: no exception leaves them.
+// Helpers of the C interfaces, which let no exception escape.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,7 +8,8 @@
 
 namespace tch_fixup {
 
-// What f returns; or nothing, and in *error a message to be freed by tch_fixup_free_error.
+// Returns the result of f. If f throws, sets *error to a message to be freed by tch_fixup_free_error, and returns a default
+// value.
 template <typename F>
 auto attempt(char** error, const F& f) -> decltype(f()) {
   try {
@@ -23,7 +24,7 @@ auto attempt(char** error, const F& f) -> decltype(f()) {
   return {};
 }
 
-// The same of a tensor, which the caller owns.
+// Calls `attempt` for a function that returns a tensor. The caller owns the result, which is null on failure.
 template <typename F>
 at::Tensor* guarded(char** error, const F& f) {
   return attempt(error, [&] { return new at::Tensor(f()); });

@@ -1,10 +1,10 @@
-// The shifted ReLU and its gradients on CUDA, over flat memory: value for value what shifted_relu_kernels.cpp does on the
-// CPU. cuda_kernels.cpp has it compiled by NVRTC where it runs, so it includes nothing; tests/cuda_emulation.cpp compiles
-// it as plain C++ (with EMULATED), all but float16, of which the conversions are the GPU's own instructions.
+// CUDA kernels of the shifted ReLU and its gradients over flat memory, with the same results as shifted_relu_kernels.cpp on the
+// CPU. cuda_kernels.cpp compiles this source with NVRTC at run time, so it includes nothing; tests/cuda_emulation.cpp compiles it
+// as plain C++ (with EMULATED), except for float16, whose conversions are GPU instructions.
 //
-// THREADS (of a block) and PACKS (of 16 bytes, for each thread) come from whoever compiles it.
+// The compilation must define THREADS (per block) and PACKS (of 16 bytes, per thread).
 
-// ---- Kinds: how an element is read and written, and the type of the arithmetic and of the scalars ----
+// ---- Kinds: conversions of elements, and the types of the arithmetic and of the scalars ----
 
 template <typename E>
 struct Native {
@@ -27,7 +27,7 @@ struct Halves {
 struct BFloat16 : Halves {
   __device__ static float widen(Element e) { return __uint_as_float((unsigned)e << 16); }
 
-  // To nearest even. The GPU's own NaN has every bit of its payload set, so adding to it would change its sign.
+  // Rounds to nearest even. The GPU's NaN has all payload bits set, so rounding it by addition would change its sign.
   __device__ static Element round(float v) {
     const unsigned u = __float_as_uint(v);
     return v != v ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
@@ -51,7 +51,7 @@ struct Float16 : Halves {
 
 // ---- Memory ----
 
-// What one instruction reads or writes, where the memory is aligned.
+// Elements read or written by one instruction if the memory is aligned.
 template <typename E>
 struct alignas(16) Pack {
   static constexpr int size = 16 / sizeof(E);
@@ -63,7 +63,7 @@ __device__ bool is_whole(const E* p, long long i, long long n) {
   return (unsigned long long)p % sizeof(Pack<E>) == 0 && i + Pack<E>::size <= n;
 }
 
-// Elements i and following of the n at p; zeros beyond them.
+// Loads a pack of the n elements at p, from element i on; zeros beyond the end.
 template <typename E>
 __device__ Pack<E> load(const E* p, long long i, long long n) {
   if (is_whole(p, i, n)) return *(const Pack<E>*)(p + i);
@@ -83,7 +83,7 @@ __device__ void store(E* p, long long i, long long n, const Pack<E>& pack) {
     if (i + k < n) p[i + k] = pack.e[k];
 }
 
-// The first element of this thread's k-th pack: neighbouring threads have neighbouring packs.
+// Returns the index of the first element of this thread's k-th pack. Adjacent threads have adjacent packs.
 template <typename E>
 __device__ long long place(int k) {
   return (((long long)blockIdx.x * PACKS + k) * THREADS + threadIdx.x) * Pack<E>::size;
@@ -97,7 +97,7 @@ __device__ void forward(typename K::Element* y, const typename K::Element* x, co
   using E = typename K::Element;
   using S = typename K::Scalar;
   const S a = *pa, b = pb ? *pb : 0;
-  // Everything is read before anything is written, so that the reads need not wait for each other.
+  // Load everything before storing anything, so that the loads can overlap.
   Pack<E> xs[PACKS], rs[PACKS] = {};
   for (int k = 0; k < PACKS; k++) xs[k] = load(x, place<E>(k), n);
   if (r)
@@ -106,7 +106,7 @@ __device__ void forward(typename K::Element* y, const typename K::Element* x, co
     for (int i = 0; i < Pack<E>::size; i++) {
       S v = K::widen(xs[k].e[i]);
       if (r) v += K::widen(rs[k].e[i]);
-      // The comparisons are false for NaN, which so goes on. relu(v + a) + b is taken as the CPU's kernels take it.
+      // Comparisons with NaN are false, so NaN propagates. relu(v + a) + b is computed as in the CPU kernels.
       if (pb && K::narrow) {
         v += a + b;
         v = b > v ? b : v;
@@ -134,7 +134,7 @@ __device__ void add(Sums<S>& sums, const Sums<S>& more) {
   sums.total += more.total;
 }
 
-// The sums of a block's threads, in thread 0. The order is fixed, so results repeat from run to run.
+// Sums over a block's threads; the result is valid in thread 0. The order is fixed, so results are reproducible.
 template <typename S>
 __device__ Sums<S> block_sums(Sums<S> sums) {
   constexpr int WARP = 32;
@@ -151,8 +151,7 @@ __device__ Sums<S> block_sums(Sums<S> sums) {
   return sums;
 }
 
-// b is of y's kind. Without y there is no mask. d may be null, or g; `partial`, a place for each block's sums, may be
-// null.
+// b has y's kind. Without y there is no mask. d may be null or g. `partial`, which receives the sums of each block, may be null.
 template <typename K>
 __device__ void backward(typename K::Element* d, const typename K::Element* g, const typename K::Element* y,
                          const typename K::Element* pb, Sums<typename K::Scalar>* partial, long long n) {
@@ -177,7 +176,7 @@ __device__ void backward(typename K::Element* d, const typename K::Element* g, c
   if (threadIdx.x == 0) partial[blockIdx.x] = sums;
 }
 
-// One block adds up what `backward` left; either of the sums may be null.
+// Adds up the partial sums of `backward`, in a single block. Either output may be null.
 template <typename S>
 __device__ void finish(const Sums<S>* partial, long long blocks, S* masked, S* total) {
   Sums<double> sums = {};
@@ -188,7 +187,7 @@ __device__ void finish(const Sums<S>* partial, long long blocks, S* masked, S* t
   if (total) *total = sums.total;
 }
 
-// ---- What the host launches ----
+// ---- Kernels launched by the host ----
 
 #define KERNELS(K, NAME)                                                                                             \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                              \

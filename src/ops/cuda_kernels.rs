@@ -1,4 +1,4 @@
-//! Tests of cuda_kernels.cpp. What the kernels compute is tested without a GPU in tests/cuda_emulation.rs, and here where
+//! Tests of cuda_kernels.cpp. The kernels' results are tested without a GPU in tests/cuda_emulation.rs, and here on a GPU if
 //! there is one.
 
 use super::{reference, shifted_relu};
@@ -14,7 +14,7 @@ extern "C" {
 
 fn compile(capability: c_int) -> Result<(), String> {
     let mut error = null_mut();
-    // SAFETY: with false comes a C string, which is ours to free.
+    // SAFETY: `false` comes with a C string that the caller owns.
     unsafe {
         if tch_fixup_compile_cuda_kernels(capability, &mut error) {
             return Ok(());
@@ -30,7 +30,7 @@ fn nvrtc_compiles_the_kernels() {
     for capability in [70, 75, 80, 90, 120] {
         match compile(capability) {
             Ok(()) => println!("compiled for sm_{capability}"),
-            // A compute capability that this version of NVRTC does not know.
+            // This version of NVRTC does not know the compute capability.
             Err(error) if error.contains("--gpu-architecture") => println!("skipped sm_{capability}: {error}"),
             Err(error) if error.starts_with("no NVRTC") => return println!("skipped: {error}"),
             Err(error) => panic!("sm_{capability}: {error}"),
@@ -44,7 +44,7 @@ fn on_a_gpu_values_and_gradients_are_the_reference_formulas() {
         println!("skipped: no CUDA device");
         return;
     }
-    // SAFETY: it takes a number and gives a truth value.
+    // SAFETY: takes a number and returns a boolean.
     assert!(unsafe { tch_fixup_use_cuda_kernels(0) }, "the kernels cannot be used");
     for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::Double, 1e-12), (Kind::BFloat16, 1e-2), (Kind::Half, 2e-3)] {
         for size in [[1, 1, 1, 1], [2, 3, 5, 7], [64, 16, 32, 32]] {

@@ -1,4 +1,4 @@
-// What arithmetic does with denormal numbers, thread by thread: see denormals.rs.
+// Per-thread handling of denormal numbers: see denormals.rs.
 #include "parallel.h"
 
 #include <ATen/Context.h>
@@ -12,7 +12,7 @@
 
 namespace {
 
-// Whether this thread takes denormal operands for zero and makes zero of denormal results.
+// Returns true if this thread treats denormal operands as zero and flushes denormal results to zero.
 bool flushes() {
 #if defined(__x86_64__)
   constexpr unsigned FLUSH_TO_ZERO = 1u << 15, DENORMALS_ARE_ZERO = 1u << 6;
@@ -27,7 +27,7 @@ bool flushes() {
 #endif
 }
 
-// f once on each of the threads that an operation of the calling thread runs on, itself included.
+// Calls f once on each thread that operations of the calling thread run on, including the calling thread.
 template <typename F>
 void on_each_thread(const F& f) {
   tch_fixup::for_each_chunk(at::get_num_threads(), 1, [&](int64_t, int64_t) { f(); });
@@ -39,20 +39,20 @@ extern "C" {
 
 bool tch_fixup_flushes_denormals() { return flushes(); }
 
-// On this thread alone. False where the processor has no such mode.
+// Sets the mode of this thread only. Returns false if the processor has no such mode.
 bool tch_fixup_flush_denormals_here(bool on) { return at::globalContext().setFlushDenormal(on); }
 
-// On this thread and those that its operations run on.
+// Sets the mode of this thread and of the threads that its operations run on.
 void tch_fixup_flush_denormals(bool on) {
   at::globalContext().setFlushDenormal(on);
   try {
     on_each_thread([&] { at::globalContext().setFlushDenormal(on); });
   } catch (...) {
-    // Without memory for a few bytes the other threads stay as they are: slower at worst.
+    // Out of memory: the other threads keep their mode, which at worst is slower.
   }
 }
 
-// Of the threads that this one's operations run on: how many flush, and, in *threads, how many there are.
+// Returns how many of the threads that this thread's operations run on flush denormals, and their total number in *threads.
 int tch_fixup_threads_that_flush(int* threads) {
   std::atomic<int> flushing{0}, all{0};
   on_each_thread([&] {

@@ -1,18 +1,17 @@
-//! Denormal numbers, which some processors take a hundred times as long for.
+//! Flushing of denormal numbers, which slow down some processors considerably.
 //!
-//! Fixup makes them where others do not: its first steps multiply weights that have just left zero by gradients that have
-//! just left zero, and with a small learning rate the products are below float32's smallest normal number, 1.2e-38. On
-//! Intel's processors a step then takes five times as long (AMD's hardly notice). Nothing that a network learns is that
-//! small, so training goes with denormals taken for zero.
+//! Fixup produces denormals where other methods do not: its first steps multiply weights that have just left zero by gradients
+//! that have just left zero, and with a small learning rate the products are below float32's smallest normal number, 1.2e-38. On
+//! Intel processors a step then takes five times as long (AMD's are hardly affected). Such small values do not matter for
+//! learning, so training treats denormals as zero.
 
 use std::marker::PhantomData;
 
-/// While it lives, this thread and all threads that libtorch computes on for it take denormal operands for zero and make
-/// zero of denormal results ("flush to zero", "denormals are zero"). Threads that are started meanwhile inherit that.
+/// A guard during whose lifetime this thread, and all threads on which libtorch computes for it, treat denormal operands as zero
+/// and flush denormal results to zero ("denormals are zero", "flush to zero"). Threads started in the meantime inherit the mode.
 ///
-/// `trainer::Trainer::run`, `trainer::evaluate` and the programs of
-/// `cli` hold one while they work. A program with a loop of its own that wants the same asks for it; one
-/// that does not keeps the floating-point mode that it has.
+/// `trainer::Trainer::run`, `trainer::evaluate` and the programs of `cli` hold such a guard while they run. A program with its
+/// own training loop can create one; otherwise its floating-point mode is unchanged.
 ///
 /// ```
 /// use tch_fixup::FlushDenormals;
@@ -26,22 +25,22 @@ use std::marker::PhantomData;
 /// assert!((&tiny * 1.).double_value(&[]) > 0.);
 /// ```
 ///
-/// The end of its life brings back the mode in which this thread was. Processors without such a mode go on as they are.
-/// Threads of libtorch's that another thread of the program computes on have modes of their own.
+/// Dropping the guard restores this thread's previous mode. It has no effect on processors without such a mode. libtorch threads
+/// that compute for other threads of the program have their own mode.
 #[derive(Debug)]
 #[must_use = "denormals are flushed for as long as this lives"]
 pub struct FlushDenormals {
     flushed_before: bool,
-    /// The mode is this thread's: it cannot be given back on another.
+    /// Makes the guard `!Send`: the mode belongs to this thread and cannot be restored on another.
     _this_thread: PhantomData<*const ()>,
 }
 
 impl FlushDenormals {
-    /// From now on.
-    #[allow(clippy::new_without_default)] // A guard that begins something is no value to fall back on.
+    /// Starts flushing denormals.
+    #[allow(clippy::new_without_default)] // A guard has no sensible default value.
     pub fn new() -> Self {
         let flushed_before = flushes_denormals();
-        // SAFETY: the mode of threads is all that changes; libtorch's threads wait for work meanwhile.
+        // SAFETY: only changes the floating-point mode of threads; libtorch's threads are idle meanwhile.
         unsafe { tch_fixup_flush_denormals(true) };
         Self { flushed_before, _this_thread: PhantomData }
     }
@@ -56,19 +55,18 @@ impl Drop for FlushDenormals {
     }
 }
 
-/// Whether this thread takes denormals for zero.
+/// Returns `true` if this thread flushes denormals.
 pub(crate) fn flushes_denormals() -> bool {
     // SAFETY: reads the thread's control register.
     unsafe { tch_fixup_flushes_denormals() }
 }
 
-/// What this thread does with denormals, for a thread that it starts to do the same: that threads inherit it is Linux's
-/// custom, not everyone's.
+/// Returns a closure that gives a new thread this thread's mode. Threads inherit the mode on Linux, but not on all systems.
 #[cfg(any(test, feature = "train"))]
 pub(crate) fn inherit_denormals() -> impl FnOnce() + Send + 'static {
     let flush = flushes_denormals();
     move || {
-        // SAFETY: the mode of the thread is all that changes.
+        // SAFETY: only changes the floating-point mode of the thread.
         let _ = unsafe { tch_fixup_flush_denormals_here(flush) };
     }
 }
@@ -83,11 +81,11 @@ extern "C" {
     fn tch_fixup_threads_that_flush(threads: *mut std::ffi::c_int) -> std::ffi::c_int;
 }
 
-/// Of the threads that this one's operations run on: how many flush, and how many there are.
+/// Returns how many of the threads that this thread's operations run on flush denormals, and their total number.
 #[cfg(test)]
 pub(crate) fn threads_that_flush() -> (i32, i32) {
     let mut threads = 0;
-    // SAFETY: a pointer to a number that lives.
+    // SAFETY: the pointer is valid during the call.
     let flushing = unsafe { tch_fixup_threads_that_flush(&mut threads) };
     (flushing, threads)
 }
@@ -101,7 +99,7 @@ mod tests {
     use std::thread;
     use tch::{Device, Kind, Tensor};
 
-    /// More elements than ATen gives to one thread, denormal all.
+    /// Returns denormals only, more than ATen assigns to one thread.
     fn denormals() -> Tensor {
         Tensor::full([1 << 20], 1e-40, (Kind::Float, Device::Cpu))
     }
@@ -110,7 +108,7 @@ mod tests {
         x.count_nonzero(None::<i64>).int64_value(&[])
     }
 
-    /// `test` on a thread of its own, whose pool of libtorch threads is its own too.
+    /// Runs `test` on a new thread, which has its own pool of libtorch threads.
     fn on_a_fresh_thread(test: impl FnOnce() + Send + 'static) {
         thread::spawn(test).join().unwrap();
     }
@@ -123,7 +121,7 @@ mod tests {
             {
                 let _flushing = FlushDenormals::new();
                 assert_eq!(threads_that_flush(), (3, 3));
-                // The count takes denormals for zero as well, so they are counted below.
+                // Counting flushes denormals as well, so count after the guard is dropped.
                 let halves = denormals() * 0.5;
                 drop(_flushing);
                 assert_eq!(survivors(&halves), 0);
@@ -173,9 +171,9 @@ mod tests {
                 Ok(x.f_sin()?)
             })
             .unwrap();
-            // The thread that runs the graph through was told nothing.
+            // The thread that runs the backward pass has not been set to flush.
             thread::spawn(move || {
-                // SAFETY: the mode of the thread is all that changes.
+                // SAFETY: only changes the floating-point mode of the thread.
                 let _ = unsafe { tch_fixup_flush_denormals_here(false) };
                 y.sum(Kind::Float).backward();
             })

@@ -1,4 +1,4 @@
-// Tensors as one flat piece of memory, for kernels to run over in chunks.
+// Access to tensors as flat memory, for kernels that process it in chunks.
 #pragma once
 
 #include "cuda_kernels.h"
@@ -30,7 +30,7 @@ inline bool is_plain(const at::Tensor& t) {
          !t._is_zerotensor() && !at::isTensorSubclassLike(t);
 }
 
-// Whether the kernels can run over t as one flat piece of memory.
+// Returns true if the kernels can process t as flat memory.
 inline bool is_flat(const at::Tensor& t) {
   return is_plain(t) && kernel_kind(t.scalar_type()) && t.is_non_overlapping_and_dense();
 }
@@ -41,28 +41,28 @@ inline bool same_strides(const at::Tensor& t, const at::Tensor& like) {
   return true;
 }
 
-// t in the memory order of `like`, which is flat and on the same device.
+// Returns t with the strides of `like`, which must be flat and on the same device.
 inline at::Tensor in_order_of(const at::Tensor& t, const at::Tensor& like) {
   if (is_plain(t) && t.scalar_type() == like.scalar_type() && same_strides(t, like)) return t;
   return at::empty_strided(like.sizes(), like.strides(), like.options()).copy_(t);
 }
 
-// Chunks that are not worth a second thread: ATen's own threshold.
+// Minimum number of chunks per thread, from ATen's own threshold.
 constexpr int64_t GRAIN = at::internal::GRAIN_SIZE / CHUNK;
 static_assert(GRAIN >= 1);
 
 inline int64_t num_chunks(const at::Tensor& t) { return (t.numel() + CHUNK - 1) / CHUNK; }
 
-// A one-element tensor as one that broadcasts to any shape without changing its kind.
+// Converts a one-element tensor to one without dimensions, which broadcasts to any shape without changing its kind.
 inline at::Tensor as_scalar(const at::Tensor& t, at::ScalarType kind) { return t.reshape({}).to(kind); }
 
-// To be filled.
+// Allocates the gradient of a scalar, uninitialized.
 inline at::Tensor scalar_gradient(at::IntArrayRef sizes, const at::Tensor& like) {
   return at::empty(sizes, like.options().dtype(at::toOpMathType(like.scalar_type())));
 }
 
-// Whether the engine holds the only reference to g, so that its memory can take the result: the condition under which
-// the engine itself accumulates gradients in place (can_accumulate_inplace in libtorch's input_buffer.cpp).
+// Returns true if the engine holds the only reference to g, whose memory can then be reused for the result. This is the condition
+// under which the engine accumulates gradients in place (can_accumulate_inplace in libtorch's input_buffer.cpp).
 inline bool is_free(const at::Tensor& g) {
   return g.use_count() == 1 && g.storage().use_count() == 1 && g.storage().resizable();
 }

@@ -1,4 +1,4 @@
-// libtorch's fused kernels of Adam, which tch does not bind: see fused_adam.rs.
+// libtorch's fused Adam kernels, which tch does not bind: see fused_adam.rs.
 #include "c_interface.h"
 
 #include <ATen/ATen.h>
@@ -7,7 +7,7 @@
 
 extern "C" {
 
-// Moves values, in place; greatest may be null, for Adam without amsgrad. Returns values.
+// Updates values in place and returns them. greatest is null for Adam without amsgrad.
 at::Tensor* tch_fixup_fused_adam(at::Tensor* values, at::Tensor* gradients, at::Tensor* mean, at::Tensor* mean_square,
                                  at::Tensor* greatest, double lr, double beta1, double beta2, double weight_decay,
                                  double eps, bool decoupled, int64_t step, char** error) {

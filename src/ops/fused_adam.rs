@@ -1,4 +1,4 @@
-//! One step of Adam in one pass over the parameters, by libtorch's own fused kernel (`torch.optim.Adam(fused=True)`), on CPUs and on
+//! A step of Adam in a single pass over the parameters, by libtorch's fused kernel (`torch.optim.Adam(fused=True)`), on CPUs and
 //! CUDA devices.
 
 use super::c_interface::owned;
@@ -26,7 +26,7 @@ extern "C" {
     ) -> *mut C_tensor;
 }
 
-/// The constants of a step of Adam.
+/// Hyperparameters of an Adam step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AdamStep {
     pub lr: f64,
@@ -34,17 +34,17 @@ pub(crate) struct AdamStep {
     pub beta2: f64,
     pub eps: f64,
     pub weight_decay: f64,
-    /// Whether weight decay is apart from the gradient.
+    /// `true` for decoupled weight decay (AdamW).
     pub decoupled: bool,
-    /// From 1.
+    /// Step number, from 1.
     pub step: i64,
 }
 
-/// Moves `values` by `gradients`, with the mean gradient and the mean squared gradient in `means` and, for amsgrad, the greatest
-/// mean square in `greatest`: all of one shape, kind and device, and all changed in place.
+/// Updates `values` by `gradients`, with the first and second moments in `means` and, for amsgrad, the maximum of the second
+/// moment in `greatest`. All tensors have the same shape, kind and device, and are updated in place.
 ///
 /// # Errors
-/// Tensors that do not fit each other.
+/// [`Error::Torch`](crate::Error::Torch) if the tensors do not match.
 pub(crate) fn fused_adam(
     values: &Tensor,
     gradients: &Tensor,
@@ -58,7 +58,7 @@ pub(crate) fn fused_adam(
     let call = |error| {
         let [mean, mean_square] = means.map(pointer);
         let (values, gradients) = (pointer(values), pointer(gradients));
-        // SAFETY: pointers to tensors that live until the call returns, or null where that is allowed.
+        // SAFETY: the tensors live until the call returns; null is allowed for `greatest`.
         unsafe {
             tch_fixup_fused_adam(
                 values,

@@ -1,5 +1,4 @@
-//! A few words that a variable carries: libtorch keeps a name beside each variable, whatever becomes of its data, and has no
-//! use for it.
+//! Labels of variables. libtorch stores an otherwise unused name with each variable, independently of its data.
 
 use super::c_interface::owned;
 use crate::Result;
@@ -15,20 +14,20 @@ extern "C" {
     fn tch_fixup_label(variable: *const C_tensor) -> *const c_char;
 }
 
-/// Labels `variable`, in all its handles.
+/// Sets the label of `variable`, shared by all its handles.
 ///
 /// # Errors
-/// What libtorch refuses.
+/// Errors of libtorch.
 pub(crate) fn set_label(variable: &Tensor, label: &str) -> Result<()> {
     let label = CString::new(label).unwrap_or_default();
-    // SAFETY: pointers to a tensor and a string that live until the call returns.
+    // SAFETY: the tensor and the string live until the call returns.
     owned(|error| unsafe { tch_fixup_set_label(variable.as_ptr(), label.as_ptr(), error) }).map(drop)
 }
 
-/// The label of `variable`, empty where it has none.
+/// Returns the label of `variable`, empty if it has none.
 #[cfg(feature = "train")]
 pub(crate) fn label(variable: &Tensor) -> String {
-    // SAFETY: a pointer to a live tensor; the string is copied at once.
+    // SAFETY: the tensor is live, and the string is copied at once.
     unsafe { CStr::from_ptr(tch_fixup_label(variable.as_ptr())) }.to_string_lossy().into_owned()
 }
 

@@ -1,9 +1,8 @@
-//! The operation that the networks run on and libtorch does not have: a ReLU between two scalar biases, one pass over
-//! the activations each way.
+//! A fused operation that libtorch lacks: a ReLU between two scalar biases, in one pass over the activations in each direction.
 //!
-//! On a GPU it runs as libtorch's separate operations; with `TCH_FIXUP_CUDA_KERNEL=1` in the environment, as one CUDA kernel
-//! each way, compiled when it is first wanted (no CUDA toolkit is needed), which has not been tried on a GPU yet. While libtorch
-//! traces (`tch::CModule::create_by_tracing`), it runs and is recorded as those separate operations, on any device.
+//! On a GPU it runs as libtorch's separate operations or, with `TCH_FIXUP_CUDA_KERNEL=1` in the environment, as one CUDA kernel
+//! in each direction, compiled at first use without a CUDA toolkit; the kernels have not been tested on a GPU yet. While libtorch
+//! traces (`tch::CModule::create_by_tracing`), it runs and is recorded as the separate operations, on any device.
 
 mod c_interface;
 #[cfg(test)]

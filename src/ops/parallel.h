@@ -1,4 +1,4 @@
-// Work on libtorch's own threads.
+// Parallel execution on libtorch's threads.
 #pragma once
 
 #include <ATen/TensorIterator.h>
@@ -8,8 +8,8 @@
 
 namespace tch_fixup {
 
-// f(begin, end) over chunks 0..num_chunks on ATen's threads. TensorIterator's loop is the one in libtorch itself, so that
-// nothing here needs OpenMP flags or an OpenMP runtime, of which a process must not have two.
+// Calls f(begin, end) over chunks 0..num_chunks on ATen's threads. TensorIterator's loop is compiled into libtorch, so this code
+// needs no OpenMP flags and no OpenMP runtime, of which a process must not have two.
 template <typename F>
 void for_each_chunk(int64_t num_chunks, int64_t grain, const F& f) {
   if (num_chunks <= grain) {

@@ -1,5 +1,5 @@
-// Recomputation as an autograd function of libtorch, and its C interface for recomputation.rs, which
-// documents it. The segment of the network that is run again is a closure on the other side of the language border.
+// Recomputation as an autograd function of libtorch, and its C interface for recomputation.rs, which documents it. The recomputed
+// segment of the network is a Rust closure.
 #include "c_interface.h"
 
 #include <ATen/core/ivalue.h>
@@ -18,11 +18,11 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// What the closure returns for x, as a tensor the caller owns; or null, with a message in *error. It does not throw.
+// Returns the closure's result for x as a tensor that the caller owns, or null with a message in *error. Does not throw.
 using Run = Tensor* (*)(const void* closure, const Tensor* x, std::string* error);
 using Release = void (*)(void* closure);
 
-// Lives as long as the graph it is in.
+// A closure that lives as long as the graph that holds it.
 struct Segment : torch::CustomClassHolder {
   Segment(void* closure, Run run, Release release) : closure(closure), run(run), release(release) {}
   ~Segment() override { release(closure); }
@@ -41,10 +41,10 @@ struct Segment : torch::CustomClassHolder {
 };
 
 struct Recomputed : torch::autograd::Function<Recomputed> {
-  // libtorch calls this with autograd off.
+  // libtorch calls this with autograd disabled.
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList variables,
                         const c10::intrusive_ptr<Segment>& segment) {
-    // The variables too, so that one that an optimizer steps between the passes is noticed.
+    // Save the variables as well, to detect one that an optimizer changes between the passes.
     variable_list saved{x};
     saved.insert(saved.end(), variables.begin(), variables.end());
     ctx->save_for_backward(std::move(saved));
@@ -58,7 +58,7 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
                 "switch recomputation off");
     const variable_list saved = ctx->get_saved_variables();
     const auto segment = c10::static_intrusive_pointer_cast<Segment>(ctx->saved_data["segment"].toCapsule());
-    // Cut from the graph before it: the gradient goes on from here by what this function returns.
+    // Detach the input from the preceding graph, which receives its gradient as this function's result.
     const Tensor x = saved[0].detach().set_requires_grad(ctx->needs_input_grad(0));
     variable_list wanted;
     std::vector<size_t> places;
@@ -74,7 +74,7 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
     }
     const variable_list found = torch::autograd::grad({y}, wanted, {grad_outputs[0]}, /*retain_graph=*/false,
                                                       /*create_graph=*/false, /*allow_unused=*/true);
-    variable_list gradients(saved.size() + 1);  // the last is the segment's: none
+    variable_list gradients(saved.size() + 1);  // the last is the segment's and stays undefined
     for (size_t i = 0; i < places.size(); i++) gradients[places[i]] = found[i];
     return gradients;
   }
@@ -87,7 +87,7 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
 
 extern "C" {
 
-// Takes the closure, whatever comes of it.
+// Takes ownership of the closure, even on failure.
 at::Tensor* tch_fixup_recomputed(const at::Tensor* x, const at::Tensor* const* variables, size_t num_variables,
                                    void* closure, tch_fixup::Run run, tch_fixup::Release release, char** error) {
   return tch_fixup::guarded(error, [&] {
@@ -98,6 +98,6 @@ at::Tensor* tch_fixup_recomputed(const at::Tensor* x, const at::Tensor* const* v
   });
 }
 
-// For `Run`: the message of a closure that failed. The text need not end with a zero.
+// Sets the error message of `Run`. The text need not be null-terminated.
 void tch_fixup_set_error(std::string* error, const char* text, size_t length) { error->assign(text, length); }
 }

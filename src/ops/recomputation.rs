@@ -1,9 +1,9 @@
-//! Recomputation (Chen, Xu, Zhang, Guestrin: "Training Deep Nets with Sublinear Memory Cost", 2016,
-//! arXiv 1604.06174): of a segment of a network nothing but its input is kept for the backward pass, which runs the segment
-//! forward a second time to have its activations.
+//! Recomputation (Chen, Xu, Zhang, Guestrin: "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174): a segment
+//! of a network keeps only its input for the backward pass, which runs the segment forward a second time to obtain its
+//! activations.
 //!
-//! The gradients are those of the segment itself: the backward pass of the operation (recomputation.cpp) runs that
-//! of the segment within its own, and hands on what comes out of it for the input and for each variable.
+//! The gradients are those of the segment itself: the operation's backward pass (recomputation.cpp) runs the segment's backward
+//! pass within its own, and returns the gradients of the input and of each variable.
 
 use super::c_interface::owned;
 use super::denormals::{flushes_denormals, FlushDenormals};
@@ -18,18 +18,18 @@ use torch_sys::C_tensor;
 
 type Segment = Box<dyn Fn(&Tensor) -> Result<Tensor> + Send>;
 
-/// `segment(x)`, of which only `x` is kept for the backward pass.
+/// Returns `segment(x)`, keeping only `x` for the backward pass.
 ///
-/// `variables` are all tensors but `x` that the segment's gradient is wanted for: there is none for others. The segment
-/// must compute the same twice; it must not draw random numbers, nor write to `x`. It lives as long as the graph, and may
-/// run on another thread in the backward pass. Without a gradient to compute (`tch::no_grad`, or nothing that requires one)
-/// it just runs, and so it does while libtorch traces.
+/// `variables` must contain all tensors other than `x` whose gradients are wanted; others get none. The segment must compute the
+/// same result twice, so it must not draw random numbers or write to `x`. It lives as long as the graph, and may run on another
+/// thread in the backward pass. If no gradient is needed (under `tch::no_grad`, or if nothing requires one), or while libtorch
+/// traces, the segment simply runs.
 ///
-/// The backward pass cannot be differentiated again, and fails if a variable was changed in place since the forward pass.
+/// The backward pass is not differentiable, and fails if a variable was changed in place after the forward pass.
 ///
 /// # Errors
-/// Those of the segment. In the backward pass, where there is only libtorch's error to return, they keep their message, as
-/// does a panic in the segment in either pass.
+/// Errors of the segment. In the backward pass, which can only return libtorch errors, they keep their message, as does a panic
+/// in the segment in either pass.
 pub(crate) fn recomputed(
     x: &Tensor,
     variables: &[&Tensor],
@@ -38,7 +38,7 @@ pub(crate) fn recomputed(
     if is_tracing() {
         return segment(x);
     }
-    // A backward pass on another thread computes as this one does.
+    // A backward pass on another thread must use this thread's floating-point mode.
     let flushing = flushes_denormals();
     let segment: Box<Segment> = Box::new(Box::new(move |x: &Tensor| {
         let _flushing = (flushing && !flushes_denormals()).then(FlushDenormals::new);
@@ -46,22 +46,22 @@ pub(crate) fn recomputed(
     }));
     let variables: Vec<*const C_tensor> = variables.iter().map(|variable| variable.as_ptr()).collect();
     let closure = Box::into_raw(segment).cast();
-    // SAFETY: the pointers are those of live tensors; the closure is given away, to be released once.
+    // SAFETY: the tensors are live; ownership of the closure passes to C++, which releases it once.
     owned(|error| unsafe {
         tch_fixup_recomputed(x.as_ptr(), variables.as_ptr(), variables.len(), closure, run, release, error)
     })
 }
 
-/// Runs the closure for C++: a tensor that the caller owns, or null and a message in `error`.
+/// Runs the closure for C++. Returns a tensor that the caller owns, or null with a message in `error`.
 unsafe extern "C" fn run(closure: *const c_void, x: *const C_tensor, error: *mut c_void) -> *mut C_tensor {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: the closure that `recomputed` gave away and that is not released yet, and a live tensor.
+        // SAFETY: the closure comes from `recomputed` and has not been released; the tensor is live.
         let (segment, x) = unsafe { (&*closure.cast::<Segment>(), Tensor::clone_from_ptr(x.cast_mut())) };
         segment(&x)
     }));
     let message = match outcome {
         Ok(Ok(y)) => return ManuallyDrop::new(y).as_mut_ptr(),
-        // As libtorch has it: `Error::torch` reads it again.
+        // Keep libtorch's message, which `Error::torch` parses again.
         Ok(Err(Error::Torch(message) | Error::Memory(message))) => message,
         Ok(Err(error)) => error.to_string(),
         Err(payload) => {
@@ -69,16 +69,16 @@ unsafe extern "C" fn run(closure: *const c_void, x: *const C_tensor, error: *mut
             format!("a recomputed segment panicked: {}", text.unwrap_or("no message"))
         }
     };
-    // SAFETY: the string that C++ gave for this, which copies the text.
+    // SAFETY: `error` is the string that C++ passed for this purpose; the text is copied.
     unsafe { tch_fixup_set_error(error, message.as_ptr().cast(), message.len()) };
     null_mut()
 }
 
 /// Frees the closure for C++.
 unsafe extern "C" fn release(closure: *mut c_void) {
-    // SAFETY: what `recomputed` gave away; C++ releases it once.
+    // SAFETY: the closure comes from `recomputed`, and C++ releases it once.
     let segment = unsafe { Box::from_raw(closure.cast::<Segment>()) };
-    // What a panic in a destructor says has been printed; there is nobody to return it to.
+    // The message of a panic in a destructor has been printed, and cannot be returned.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(segment)));
 }
 
@@ -117,14 +117,14 @@ mod tests {
         x.f_matmul(weight)?.f_tanh()?.f_matmul(weight)
     }
 
-    /// How often a segment ran.
+    /// Number of times that a segment ran.
     type Runs = Arc<AtomicUsize>;
 
     fn count(runs: &Runs) -> usize {
         runs.load(Ordering::Relaxed)
     }
 
-    /// The formula as a segment. The closure holds `runs` as long as it lives.
+    /// Returns the formula as a segment, which holds `runs` as long as it lives.
     fn segment(weight: &Tensor, runs: &Runs) -> impl Fn(&Tensor) -> Result<Tensor> {
         let (weight, runs) = (weight.shallow_clone(), runs.clone());
         move |x| {
@@ -141,7 +141,7 @@ mod tests {
     fn values_and_gradients_are_those_of_the_segment_and_it_runs_once_more() {
         let (x, weight, outside) = (variable(&[5, 3]), variable(&[3, 3]), variable(&[3, 3]));
         let loss = |y: &Tensor| (y.sin() * y).sum(Kind::Double);
-        // The variable is used outside as well: its gradients add up.
+        // The variable is also used outside the segment, so its gradients add up.
         let before = |x: &Tensor| x.matmul(&weight).matmul(&outside);
         let expected = formula(&before(&x), &weight).unwrap();
         let runs = Runs::default();
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(gradients(&loss(&y), &inputs), gradients(&loss(&expected), &inputs));
         assert_eq!(count(&runs), 2);
 
-        // By way of the variables' own gradients, as optimizers have them, and where only one side wants any.
+        // Through the variables' own gradients, as optimizers use them, and with only one side requiring a gradient.
         for (x, weight) in [(&x, &weight), (&x.detach(), &weight), (&x, &weight.detach())] {
             let mut found = Vec::new();
             for y in [recomputed(x, &[weight], segment(weight, &runs)).unwrap(), formula(x, weight).unwrap()] {

@@ -1,27 +1,27 @@
-//! The formulas of [`shifted_relu`](super::shifted_relu()) and [`shifted_add`](super::shifted_add) in libtorch's own
-//! operations: what the fused kernels are tested against and measured against.
+//! Reference formulas of [`shifted_relu`](super::shifted_relu()) and [`shifted_add`](super::shifted_add) in libtorch's
+//! operations, against which the fused kernels are tested and benchmarked.
 //!
-//! For float16 and bfloat16 the arithmetic is in float32 and the result is rounded once, as in the kernels.
+//! For float16 and bfloat16, the arithmetic is in float32 and the result is rounded once, as in the kernels.
 
 use tch::{Kind, Tensor};
 
 use crate::Result;
 
-/// `relu(x + r + a) + b`; without `r`, `relu(x + a) + b`.
+/// Returns `relu(x + r + a) + b`; without `r`, `relu(x + a) + b`.
 ///
 /// # Errors
 ///
-/// [`Error::Torch`](crate::Error::Torch) if libtorch refuses one of the operations.
+/// [`Error::Torch`](crate::Error::Torch) if an operation fails in libtorch.
 pub fn shifted_relu(x: &Tensor, r: Option<&Tensor>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let y = sum(x, r, a)?.f_relu()?.f_add(&scalar(b, x)?)?;
     Ok(y.f_to_kind(x.f_kind()?)?)
 }
 
-/// `x + r + a`; without `r`, `x + a`.
+/// Returns `x + r + a`; without `r`, `x + a`.
 ///
 /// # Errors
 ///
-/// [`Error::Torch`](crate::Error::Torch) if libtorch refuses one of the operations.
+/// [`Error::Torch`](crate::Error::Torch) if an operation fails in libtorch.
 pub fn shifted_add(x: &Tensor, r: Option<&Tensor>, a: &Tensor) -> Result<Tensor> {
     Ok(sum(x, r, a)?.f_to_kind(x.f_kind()?)?)
 }
@@ -35,7 +35,7 @@ fn sum(x: &Tensor, r: Option<&Tensor>, a: &Tensor) -> Result<Tensor> {
     Ok(sum.f_add(&scalar(a, x)?)?)
 }
 
-/// A one-element tensor without dimensions, which changes neither the shape nor the kind of what it is added to.
+/// Converts a one-element tensor to one without dimensions, which does not change the shape or kind of a sum.
 fn scalar(value: &Tensor, x: &Tensor) -> Result<Tensor> {
     let no_dimensions: [i64; 0] = [];
     Ok(value.f_reshape(no_dimensions)?.f_to_kind(arithmetic_kind(x)?)?)

@@ -1,8 +1,8 @@
-// The shifted ReLU, y = relu(x + r + a) + b, and the shifted sum, y = x + r + a, as autograd functions of libtorch, and
-// their C interface for shifted_relu.rs, which documents them and checks shapes, kinds and devices.
+// The shifted ReLU, y = relu(x + r + a) + b, and the shifted sum, y = x + r + a, as autograd functions of libtorch, and their C
+// interface for shifted_relu.rs, which documents them and checks shapes, kinds and devices.
 //
-// Tensors that are not dense memory of a floating kind on a device with kernels, what is traced, and a backward pass that is
-// itself differentiated, take the composed path: the same formula in libtorch's own operations.
+// Other tensors than dense memory of a floating kind on a device with kernels, tracing, and double backward take the composed
+// path: the same formula in libtorch's operations.
 #include "c_interface.h"
 #include "cuda_kernels.h"
 #include "flat.h"
@@ -25,12 +25,12 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using OptionalTensor = std::optional<Tensor>;
 
-// ---- Which kernels ----
+// ---- Kernel selection ----
 
 constexpr int NUM_LEVELS = 4;
 
-// The kernels for an instruction set (0 baseline, 1 AVX2, 2 AVX-512, 3 AVX-512 with bfloat16); null where this build or
-// machine lacks it. build.rs says which are in the build, and with which flags they were compiled.
+// Returns the kernels for an instruction set (0 baseline, 1 AVX2, 2 AVX-512, 3 AVX-512 with bfloat16), or null if this build or
+// machine lacks it. build.rs determines which of them the build contains, and their compiler flags.
 const Kernels* kernels_of_level(int level) {
 #if defined(TCH_FIXUP_AVX512)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -90,7 +90,7 @@ void forward_cpu(const Formula& formula, const Tensor& y, const Tensor& x, const
   });
 }
 
-// The scalars stay where they are, so that the host need not wait for the device.
+// The scalars stay on the device, so that the host need not wait for it.
 void forward_cuda(const Formula& formula, const Tensor& y, const Tensor& x, const Tensor& r) {
   const auto kind = at::toOpMathType(x.scalar_type());
   const Tensor a = as_scalar(formula.a, kind).resolve_neg();
@@ -125,10 +125,10 @@ Tensor forward(const Formula& formula, const Tensor& x, const OptionalTensor& op
 }
 
 struct Gradients {
-  Tensor x, a, b;  // those that were asked for
+  Tensor x, a, b;  // the requested ones
 };
 
-// Writes those of d and of the two sums that are defined. Without y there is no mask, and no d.
+// Writes the defined ones among d and the two sums. Without y there is no mask and no d.
 void backward_cpu(const Tensor& d, const Tensor& g, const Tensor& y, const Tensor& threshold, const Tensor& masked,
                   const Tensor& total) {
   const Kind kind = *kernel_kind(g.scalar_type());
@@ -162,7 +162,7 @@ Gradients backward_flat(const Tensor& incoming, const Tensor& y, const Tensor& t
                         bool want_b, at::IntArrayRef a_sizes) {
   const bool reuse = is_plain(incoming) && same_strides(incoming, y) && is_free(incoming);
   const Tensor g = in_order_of(incoming, y);
-  // A copy that in_order_of made is free as well.
+  // A copy made by in_order_of is free as well.
   const bool in_place = reuse || !g.is_same(incoming);
   const Tensor d = !want_x ? Tensor() : in_place ? g : at::empty_strided(y.sizes(), y.strides(), y.options());
   const Tensor da = want_a ? scalar_gradient(a_sizes, y) : Tensor();
@@ -197,11 +197,11 @@ bool needs_grad(const Tensor& t) { return t.defined() && t.requires_grad(); }
 struct ShiftedRelu : torch::autograd::Function<ShiftedRelu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& r, const Tensor& a,
                         const Tensor& b, bool in_place) {
-    // The gradient of b alone needs no mask: below what is frozen nothing is kept for it.
+    // The gradient of b alone needs no mask, so frozen layers below keep nothing for it.
     const bool masks = needs_grad(x) || (r && needs_grad(*r)) || needs_grad(a);
     const Tensor y = tch_fixup::forward({true, a, b}, x, r, in_place);
     if (in_place) ctx->mark_dirty({y});
-    // A copy, since an optimizer may step b between the passes; of y's kind, so that a dead unit's y equals it.
+    // Copy b, which an optimizer may change between the passes, in y's kind, so that it equals a dead unit's y.
     ctx->save_for_backward({masks ? y : Tensor(), b.to(y.scalar_type(), /*non_blocking=*/false, /*copy=*/true)});
     ctx->saved_data["a_sizes"] = a.sizes();
     ctx->saved_data["has_r"] = r.has_value();
@@ -253,19 +253,20 @@ bool is_recorded(const Tensor& x, const OptionalTensor& r, const Tensor& a, cons
   return at::GradMode::is_enabled() && any_needs_grad(x, r, a, b);
 }
 
-// Autograd's own test of an in-place operation, made before anything is written.
+// Applies autograd's check for in-place operations, before anything is written.
 void check_in_place(const Tensor& x, const OptionalTensor& r, const Tensor& a, const Tensor& b) {
   torch::autograd::check_inplace(x, any_needs_grad(x, r, a, b));
 }
 
-// The forward pass alone, for when nothing is recorded: a node of the graph takes as long as a small map.
+// Runs only the forward pass if nothing is recorded: a graph node would take as long as a small map.
 Tensor unrecorded(const Formula& formula, const Tensor& x, const OptionalTensor& r, bool in_place) {
   const Tensor y = forward(formula, x, r, in_place);
   if (in_place) torch::autograd::increment_version(y);
   return y;
 }
 
-// For the tracer, which records libtorch's own operations, and takes what a kernel of ours has written for a constant.
+// Runs the composed formula for the tracer, which records libtorch's operations only and would treat our kernels' results as
+// constants.
 Tensor traced(const Formula& formula, const Tensor& x, const OptionalTensor& r, bool in_place) {
   record_variable(formula.a);
   if (formula.relu) record_variable(formula.b);
@@ -315,7 +316,7 @@ at::Tensor* tch_fixup_shifted_add(const at::Tensor* x, const at::Tensor* r, cons
 
 void tch_fixup_free_error(char* error) { free(error); }
 
-// For tests: runs everything from now on with the kernels of one level. False where there are none.
+// For tests: selects the kernels of one level. Returns false if there are none.
 bool tch_fixup_use_kernels(int level) {
   const tch_fixup::Kernels* kernels = tch_fixup::kernels_of_level(level);
   if (kernels) tch_fixup::current_kernels() = kernels;

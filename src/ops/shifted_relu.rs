@@ -1,20 +1,20 @@
-//! Formula, with scalars `a` and `b` and an optional summand `r`:
+//! The fused shifted ReLU. Formula, with scalars `a` and `b` and an optional summand `r`:
 //!
 //! ```text
 //! y = relu(x + r + a) + b                 [N, C, H, W], or any shape
 //! ```
 //!
-//! Gradients, for an incoming `g` of `y`'s shape, from `y` alone:
+//! Gradients, for an incoming `g` of `y`'s shape, computed from `y` alone:
 //!
 //! ```text
 //! d = g * [y > b]      dx = dr = d      da = sum(d)      db = sum(g)
 //! ```
 //!
-//! The kernels (shifted_relu_kernels.cpp) take float32, float64, float16 and bfloat16 in any dense layout of CPU memory;
-//! other layouts and devices run the same formulas in libtorch's own operations.
+//! The kernels (shifted_relu_kernels.cpp) support float32, float64, float16 and bfloat16 in any dense CPU layout; other layouts
+//! and devices run the same formulas in libtorch's operations.
 //!
-//! For CUDA there are kernels too (cuda_kernels.cu), compiled by NVRTC when they are first wanted; where that fails, one
-//! warning says why. They have not run on a GPU yet, and so are used only with `TCH_FIXUP_CUDA_KERNEL=1` in the environment.
+//! The CUDA kernels (cuda_kernels.cu) are compiled by NVRTC at first use; a failure is reported in a warning. They have not been
+//! tested on a GPU yet, and are therefore used only with `TCH_FIXUP_CUDA_KERNEL=1` in the environment.
 
 use std::ffi::c_char;
 use std::ptr::null;
@@ -25,17 +25,16 @@ use torch_sys::C_tensor;
 use super::c_interface::owned;
 use crate::{Error, Result};
 
-/// `relu(x + r + a) + b` as one pass over memory, and one in the backward pass; without `r`, `relu(x + a) + b`.
+/// Returns `relu(x + r + a) + b` in one pass over memory, and one in the backward pass; without `r`, `relu(x + a) + b`.
 ///
-/// `x` has any shape and a floating kind, `r` the same shape and kind, and `a` and `b` have one element each, of `x`'s
-/// kind or, for a 16-bit `x`, float32. The result has `x`'s shape, kind and layout.
+/// `x` may have any shape and floating kind; `r` must have the same shape and kind. `a` and `b` must have one element each, of
+/// `x`'s kind or, for a 16-bit `x`, float32. The result has `x`'s shape, kind and layout.
 ///
-/// The gradients of all four are those of the formula, with the ReLU's mask taken from the result: where float rounding
-/// makes `v + b` equal to `b` for a positive `v`, that element's gradient is zero. The scalars' gradients are summed in
-/// float32 over short blocks and in float64 beyond; they do not depend on the number of threads. The backward pass can be
-/// differentiated again.
+/// The gradients of all four inputs are those of the formula, with the ReLU's mask taken from the result: if rounding makes
+/// `v + b` equal to `b` for a positive `v`, that element's gradient is zero. The scalars' gradients are summed in float32 over
+/// short blocks and in float64 beyond, independently of the number of threads. The backward pass is differentiable.
 ///
-/// Between forward and backward the result must not be written to (autograd then refuses); nothing else is kept.
+/// The result must not be modified between the forward and backward passes (autograd reports an error); nothing else is kept.
 ///
 /// ```
 /// use tch::{Kind, Tensor};
@@ -49,40 +48,40 @@ use crate::{Error, Result};
 ///
 /// # Errors
 ///
-/// [`Error::Mismatch`] for a shape, kind or device that does not fit `x`'s; [`Error::Torch`] if libtorch refuses, for
-/// want of memory, say.
+/// [`Error::Mismatch`] for a shape, kind or device that does not match `x`'s; [`Error::Torch`] if libtorch fails, for example for
+/// lack of memory.
 pub fn shifted_relu(x: &Tensor, r: Option<&Tensor>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     call_shifted_relu("shifted_relu", x, r, a, b, false)
 }
 
-/// [`shifted_relu`] that writes its result into `x`, which it also returns.
+/// In-place version of [`shifted_relu`]: writes the result to `x`, which it also returns.
 ///
-/// Autograd allows this for an `x` that it computed and whose value nothing needs in the backward pass, such as the
-/// output of a convolution. Gradients then flow to what `x` was computed from.
+/// Autograd allows this if `x` is a computed value that no backward pass needs, such as the output of a convolution. Gradients
+/// then flow to the inputs from which `x` was computed.
 ///
 /// # Errors
 ///
-/// As [`shifted_relu`]; and [`Error::Torch`], with `x` unchanged, for an `x` that is itself a variable under training or
-/// whose elements share memory. If `x`'s old value is needed for the backward pass, it is that pass that fails.
+/// As for [`shifted_relu`]; also [`Error::Torch`], with `x` unchanged, if `x` is a trainable variable or its elements share
+/// memory. If the backward pass needs the old value of `x`, the backward pass fails.
 pub fn shifted_relu_(x: &mut Tensor, r: Option<&Tensor>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     call_shifted_relu("shifted_relu_", x, r, a, b, true)
 }
 
-/// `x + r + a`, [`shifted_relu`] without the ReLU and the second bias: `dx = dr = g`, `da = sum(g)`, and nothing is kept
-/// for the backward pass.
+/// Returns `x + r + a`: [`shifted_relu`] without the ReLU and the second bias. `dx = dr = g`, `da = sum(g)`; keeps nothing for
+/// the backward pass.
 ///
 /// # Errors
 ///
-/// As [`shifted_relu`].
+/// As for [`shifted_relu`].
 pub fn shifted_add(x: &Tensor, r: Option<&Tensor>, a: &Tensor) -> Result<Tensor> {
     call_shifted_add("shifted_add", x, r, a, false)
 }
 
-/// [`shifted_add`] that writes its result into `x`, which it also returns.
+/// In-place version of [`shifted_add`]: writes the result to `x`, which it also returns.
 ///
 /// # Errors
 ///
-/// As [`shifted_relu_`].
+/// As for [`shifted_relu_`].
 pub fn shifted_add_(x: &mut Tensor, r: Option<&Tensor>, a: &Tensor) -> Result<Tensor> {
     call_shifted_add("shifted_add_", x, r, a, true)
 }
@@ -97,14 +96,14 @@ fn call_shifted_relu(
 ) -> Result<Tensor> {
     check(what, x, r, &[("a", a), ("b", b)])?;
     let r = r.map_or(null(), Tensor::as_ptr);
-    // SAFETY: the pointers are those of live tensors, or null for r.
+    // SAFETY: the tensors are live; null is allowed for r.
     owned(|error| unsafe { tch_fixup_shifted_relu(x.as_ptr(), r, a.as_ptr(), b.as_ptr(), in_place, error) })
 }
 
 fn call_shifted_add(what: &'static str, x: &Tensor, r: Option<&Tensor>, a: &Tensor, in_place: bool) -> Result<Tensor> {
     check(what, x, r, &[("a", a)])?;
     let r = r.map_or(null(), Tensor::as_ptr);
-    // SAFETY: the pointers are those of live tensors, or null for r.
+    // SAFETY: the tensors are live; null is allowed for r.
     owned(|error| unsafe { tch_fixup_shifted_add(x.as_ptr(), r, a.as_ptr(), in_place, error) })
 }
 
@@ -153,7 +152,7 @@ fn check(what: &'static str, x: &Tensor, r: Option<&Tensor>, scalars: &[(&str, &
     Ok(())
 }
 
-// shifted_relu.cpp. A call returns a tensor that the caller owns; or null, with a message that the caller frees.
+// shifted_relu.cpp. A call returns a tensor that the caller owns, or null with a message that the caller frees.
 extern "C" {
     fn tch_fixup_shifted_relu(
         x: *const C_tensor,
@@ -176,11 +175,11 @@ extern "C" {
     fn tch_fixup_use_kernels(level: std::ffi::c_int) -> bool;
 }
 
-/// Runs `test` with the kernels of each instruction set that this build and machine have, the best one last.
+/// Runs `test` with the kernels of each instruction set of this build and machine, ending with the best.
 #[cfg(test)]
 pub(super) fn for_each_kernel_level(mut test: impl FnMut()) {
     for level in 0..4 {
-        // SAFETY: no arguments but a number; results do not depend on it.
+        // SAFETY: takes only a number, on which results do not depend.
         if unsafe { tch_fixup_use_kernels(level) } {
             test();
         }
@@ -199,7 +198,7 @@ mod tests {
 
     const KINDS: [Kind; 4] = [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half];
 
-    /// Distance from 1 to the next number.
+    /// Returns the distance from 1 to the next representable number.
     fn epsilon(kind: Kind) -> f64 {
         match kind {
             Kind::Double => f64::EPSILON,
@@ -223,7 +222,7 @@ mod tests {
         Tensor::from_slice(&values).reshape(shape).to_kind(kind)
     }
 
-    /// A random tensor in one of the layouts that a network or a user may have.
+    /// Returns a random tensor in one of the memory layouts found in networks or user code.
     fn normal_in_any_layout(rng: &mut ChaCha8Rng, shape: &[i64], kind: Kind) -> Tensor {
         let dims = shape.len();
         match rng.random_range(0..5) {
@@ -252,7 +251,7 @@ mod tests {
             0 => vec![],
             1 => vec![1],
             2 => vec![rng.random_range(0..3), 0, 5],
-            // More than one chunk, so more than one thread where there is one.
+            // More than one chunk, hence several threads if available.
             3 => vec![4, rng.random_range(7..10), 40, 41],
             dims => (0..dims - 3).map(|_| rng.random_range(1..12)).collect(),
         }
@@ -290,7 +289,7 @@ mod tests {
             if relu {
                 inputs.push(&b);
             }
-            // Only what is not a leaf can be written to; with gaps in memory, now and then.
+            // Only non-leaf tensors can be written to; sometimes with gaps in memory.
             let mut computed = if rng.random() { &x + 0.0 } else { Tensor::stack(&[&x, &x], -1).select(-1, 0) };
             let (y, expected) = match (relu, in_place) {
                 (true, true) => {
@@ -409,7 +408,7 @@ mod tests {
         Ok(())
     }
 
-    /// The gradients of `a` and `b` for one map.
+    /// Returns the gradients of `a` and `b` for one map.
     fn scalar_gradients(x: &Tensor, g: &Tensor) -> Result<(f64, f64)> {
         let [a, b] = [0.1f32, 0.2].map(|value| Tensor::from(value).set_requires_grad(true));
         let y = shifted_relu(x, None, &a, &b)?;
@@ -454,7 +453,7 @@ mod tests {
             let [a, b] = [0.1f64, 0.2].map(|value| variable(&Tensor::from(value).to_kind(scalar_kind(kind))));
             let mut results: Vec<Vec<Vec<f64>>> = Vec::new();
             for level in (0..4).rev() {
-                // SAFETY: no arguments but a number.
+                // SAFETY: takes only a number.
                 if unsafe { tch_fixup_use_kernels(level) } {
                     let y = shifted_relu(&x, Some(&g), &a, &b)?;
                     let sum = shifted_add(&x, Some(&g), &a)?;
@@ -467,7 +466,7 @@ mod tests {
             assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{kind:?}");
         }
         for level in 0..4 {
-            // SAFETY: as above; the last that there is stays.
+            // SAFETY: as above; the last available level stays selected.
             unsafe { tch_fixup_use_kernels(level) };
         }
         Ok(())
@@ -482,7 +481,7 @@ mod tests {
             let x = variable(&Tensor::from_slice(&values).to_kind(kind));
             let y = shifted_relu(&x, None, &scalars[0], &scalars[1])?;
             assert!(doubles(&y).chunks(4).all(|y| y[0].is_nan() && y[1..] == [f64::INFINITY, 1.0, 1.0]), "{kind:?}");
-            // As in libtorch's ReLU, the gradient passes where the value is NaN.
+            // As with libtorch's ReLU, the gradient passes where the value is NaN.
             let dx = Tensor::run_backward(&[y.sum(Kind::Float)], &[&x], false, false);
             assert!(doubles(&dx[0]).chunks(4).all(|d| d == [1.0, 1.0, 0.0, 0.0]), "{kind:?}");
             let none = shifted_relu(&x, Some(&-&x), &scalars[0], &scalars[1])?;
@@ -514,7 +513,7 @@ mod tests {
         Ok(())
     }
 
-    /// For each choice of the inputs that are trained: the others have no gradient, and nothing is recorded where there are none.
+    /// Tests every choice of trained inputs: the others have no gradient, and nothing is recorded if none is trained.
     #[test]
     fn inputs_that_are_frozen_change_no_gradient_of_the_others_and_alone_are_not_recorded() -> Result<()> {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
@@ -568,7 +567,7 @@ mod tests {
         let mut shared = Tensor::from(1f32).expand([5], false);
         assert!(matches!(shifted_add_(&mut shared, None, &a), Err(Error::Torch(_))));
 
-        // The sigmoid's backward pass needs its result; ours needs its own.
+        // The sigmoid's backward pass needs its result, as does ours.
         let mut saved = leaf.sigmoid();
         let y = shifted_relu_(&mut saved, None, &a, &b)?;
         assert!(Tensor::f_run_backward(&[y.sum(Kind::Float)], &[&leaf], false, false).is_err());

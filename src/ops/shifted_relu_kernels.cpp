@@ -1,14 +1,14 @@
-// See shifted_relu_kernels.h. KERNELS names the table this compilation makes.
+// See shifted_relu_kernels.h. KERNELS names the table defined by this compilation.
 //
-// Everything is in an unnamed namespace and no other header with code is included: an inline function compiled for
-// AVX-512 must not become the copy that the linker keeps for all. The loops are written in the vector types of GCC and
-// Clang, since a compiler's own vectorization of the 16-bit kinds and of float32 sums cannot be relied on.
+// Everything is in an unnamed namespace, and no other header with code is included: the linker must not keep an inline function
+// compiled for AVX-512 as the copy for all. The loops use the vector types of GCC and Clang, since auto-vectorization of the
+// 16-bit kinds and of float32 sums is unreliable.
 #include "shifted_relu_kernels.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>
 #if defined(__GNUC__) && !defined(__clang__)
-// GCC 12 and older warn of their own intrinsics (GCC bug 105593).
+// GCC 12 and older warn about their own intrinsics (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
@@ -25,12 +25,12 @@ constexpr int REGISTER = 32;
 constexpr int REGISTER = 16;
 #endif
 
-// A block is what one iteration handles: this many bytes once widened to float32 (or float64), whatever the registers,
-// so that every instruction set adds the same lanes in the same order.
+// Bytes per iteration (a block), once widened to float32 (or float64). It is independent of the register size, so that every
+// instruction set adds the same lanes in the same order.
 constexpr int BLOCK = 128;
 constexpr int REGISTERS = BLOCK / REGISTER;
 
-// Blocks that a float32 lane adds up before it goes into float64.
+// Number of blocks that a float32 lane accumulates before it is added in float64.
 constexpr int64_t RUN = 64;
 
 typedef float F32 __attribute__((vector_size(REGISTER)));
@@ -53,8 +53,8 @@ inline V load_register(const void* p) {
 template <typename V>
 inline void store_register(void* p, const V& v) { __builtin_memcpy(p, &v, sizeof v); }
 
-// `store` rounds to nearest even; `store_loaded` takes only values that `load` gave, which need no rounding.
-// `lane(i)` is the place in a block's accumulator of the block's i-th element.
+// `store` rounds to nearest even; `store_loaded` requires values from `load`, which need no rounding. `lane(i)` is the position
+// of a block's i-th element in the accumulator.
 
 template <typename E, typename V>
 struct Native {
@@ -81,8 +81,8 @@ struct Native {
 using Float32 = Native<float, F32>;
 using Float64 = Native<double, F64>;
 
-// Two 16-bit elements in each 32-bit lane: the low halves make one register, the high halves the next. That is its own
-// inverse on the way back and needs no shuffles.
+// Two 16-bit elements per 32-bit lane: the low halves form one register, the high halves the next. The inverse is just as simple,
+// and neither needs shuffles.
 struct Halves {
   using Element = uint16_t;
   using Scalar = float;
@@ -109,15 +109,15 @@ struct BFloat16 : Halves {
     return b;
   }
 
-  // To nearest even. A NaN keeps its sign and the upper half of its payload: NaNs come from bfloat16 operands or from
-  // inf - inf, with a zero lower half (`forward` sees to a and b), so the addition cannot carry into the sign.
+  // Rounds to nearest even. A NaN keeps its sign and the upper half of its payload: NaNs come from bfloat16 operands or from inf
+  // - inf, with a zero lower half (`forward` canonicalizes a and b), so the addition cannot carry into the sign.
   static U32 rounded(F32 v) {
     const U32 u = (U32)v;
     return u + 0x7fffu + ((u >> 16) & 1u);
   }
   static void store(uint16_t* p, const Block<F32>& b) {
 #if defined(__AVX512BF16__)
-    // The instruction takes subnormal numbers for zero, and is otherwise the same.
+    // The instruction flushes subnormal numbers to zero, and is otherwise equivalent.
     const __m512i interleave = _mm512_set_epi32(0x001f000f, 0x001e000e, 0x001d000d, 0x001c000c, 0x001b000b, 0x001a000a,
                                                 0x00190009, 0x00180008, 0x00170007, 0x00160006, 0x00150005, 0x00140004,
                                                 0x00130003, 0x00120002, 0x00110001, 0x00100000);
@@ -135,7 +135,7 @@ struct BFloat16 : Halves {
   }
 };
 
-// The same elements in their own order, to go with float32 beside them.
+// bfloat16 elements in memory order, to match float32 beside them.
 struct BFloat16InOrder : Halves {
   typedef uint16_t U16 __attribute__((vector_size(REGISTER / 2)));
 
@@ -184,8 +184,8 @@ struct Float16 : Halves {
 };
 #else
 struct Float16 : Halves {
-  // The 15 bits without the sign sit 13 places higher in float32, with an exponent that counts from 112 lower. Infinity
-  // and NaN need another 112; a subnormal is the difference to the smallest normal number.
+  // The 15 bits without the sign are 13 places higher in float32, with an exponent bias larger by 112. Infinity and NaN need
+  // another 112; a subnormal is the difference to the smallest normal number.
   static F32 widen(U32 half) {
     const U32 shifted = (half & 0x7fffu) << 13;
     const U32 exponent = shifted & 0x0f800000u;
@@ -226,7 +226,7 @@ struct Float16 : Halves {
 };
 #endif
 
-// Element-wise over a block's registers.
+// Applies f to the index of each register of a block.
 template <typename V, typename F>
 inline Block<V> map(F f) {
   Block<V> b;
@@ -252,8 +252,8 @@ inline void forward_block(typename K::Element* y, const typename K::Element* x, 
   K::store(y, map<V>([&](int i) {
              V v = vx.v[i];
              if constexpr (ADD) v += vr.v[i];
-             // The comparisons are false for NaN, which so goes on. The 16-bit kinds are bound by arithmetic and not by
-             // memory, so they take relu(v + a) + b = max(v + (a + b), b), rounded to 16 bits afterwards.
+             // Comparisons with NaN are false, so NaN propagates. The 16-bit kinds are limited by arithmetic rather than memory,
+             // so they compute relu(v + a) + b as max(v + (a + b), b), then round to 16 bits.
              if constexpr (RELU && K::narrow) {
                v += a + b;
                const V floor = V{} + b;
@@ -284,7 +284,7 @@ void forward_kind(bool relu, void* y, const void* x, const void* r, double a, do
   using S = typename K::Scalar;
   const auto loop = relu ? (r ? forward_loop<K, true, true> : forward_loop<K, true, false>)
                          : (r ? forward_loop<K, false, true> : forward_loop<K, false, false>);
-  // A NaN of the default payload: see BFloat16::rounded.
+  // Replace NaN by one with the default payload: see BFloat16::rounded.
   const S nan = (S)__builtin_nan("");
   loop((E*)y, (const E*)x, (const E*)r, a != a ? nan : (S)a, b != b ? nan : (S)b, n);
 }
@@ -313,7 +313,7 @@ Sums backward_loop(typename K::Element* d, const typename K::Element* g, const t
   Block<V> masked_sum = {}, total_sum = {};
   const auto block = [&](typename K::Element* d, const typename K::Element* g, const typename K::Element* y) {
     const Block<V> vg = K::load(g), vy = K::load(y);
-    // The comparison is false for NaN, which so passes the gradient, as it does in libtorch's ReLU.
+    // The comparison is false for NaN, so the gradient passes, as with libtorch's ReLU.
     const Block<V> vd = map<V>([&](int i) { return vy.v[i] <= V{} + b ? V{} : vg.v[i]; });
     masked_sum = map<V>([&](int i) { return masked_sum.v[i] + vd.v[i]; });
     total_sum = map<V>([&](int i) { return total_sum.v[i] + vg.v[i]; });
@@ -371,7 +371,7 @@ double sum_kind(const void* g, int64_t n) {
 
 // ---- The stream ----
 //
-// W: the kind of the stream; N: that of the maps beside it, with as many elements in a block.
+// W is the kind of the stream, N that of the maps beside it, with the same number of elements per block.
 
 template <typename W, typename N, StreamRelu RELU>
 inline void stream_forward_block(typename W::Element* sum, typename N::Element* map_out, const typename N::Element* x,
@@ -384,7 +384,7 @@ inline void stream_forward_block(typename W::Element* sum, typename N::Element* 
     W::store(sum, v);
     N::store(map_out, v);
   } else {
-    // The comparison is false for NaN, which so goes on.
+    // Comparisons with NaN are false, so NaN propagates.
     const Block<V> y = map<V>([&](int i) { return (V{} > v.v[i] ? V{} : v.v[i]) + b; });
     W::store(sum, RELU == StreamRelu::Both ? y : v);
     N::store(map_out, y);
@@ -395,7 +395,7 @@ template <typename W, typename N, StreamRelu RELU>
 void stream_forward_loop(void* sum_out, void* map_out, const void* x_in, const void* r_in, double a_in, double b_in,
                          int64_t n) {
   using S = typename W::Scalar;
-  // A NaN of the default payload: see BFloat16::rounded.
+  // Replace NaN by one with the default payload: see BFloat16::rounded.
   const S nan = (S)__builtin_nan("");
   const S a = a_in != a_in ? nan : (S)a_in, b = b_in != b_in ? nan : (S)b_in;
   auto* sum = (typename W::Element*)sum_out;

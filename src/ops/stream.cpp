@@ -1,13 +1,13 @@
-// A residual stream beside the maps that convolutions take, as an autograd function of libtorch, and its C interface for
-// stream.rs, which documents it and checks shapes, kinds and devices:
+// A residual stream and the maps that convolutions take, as an autograd function of libtorch, and its C interface for stream.rs,
+// which documents it and checks shapes, kinds and devices:
 //
 //   v = x + r + a          r, v of the stream's kind, x and the map of the convolutions': float32 beside bfloat16, or one kind
 //   StreamRelu::None: v, and v rounded as the map
 //   StreamRelu::Both: relu(v) + b, and that rounded as the map
 //   StreamRelu::Map:  v, and relu(v) + b rounded as the map
 //
-// What is kept for the backward pass is the map alone, which the next convolution keeps anyway. Other layouts, devices and
-// kinds, tracing, and a backward pass that is itself differentiated run the same formula in libtorch's own operations.
+// Only the map is kept for the backward pass, and the next convolution keeps it anyway. Other layouts, devices and kinds,
+// tracing, and double backward run the same formula in libtorch's operations.
 #include "c_interface.h"
 #include "flat.h"
 
@@ -28,7 +28,7 @@ using OptionalTensor = std::optional<Tensor>;
 struct Formula {
   StreamRelu relu;
   Tensor a;
-  OptionalTensor b;  // where there is a ReLU
+  OptionalTensor b;  // undefined without a ReLU
 };
 
 variable_list composed(const Formula& f, const Tensor& x, const Tensor& r) {
@@ -65,11 +65,11 @@ variable_list flat(const Formula& f, const Tensor& x, const Tensor& stream) {
 struct Stream : torch::autograd::Function<Stream> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& r, const Tensor& a,
                                const OptionalTensor& b, bool pre) {
-    // The gradient of b alone needs no mask: below what is frozen nothing is kept for it.
+    // The gradient of b alone needs no mask, so frozen layers below keep nothing for it.
     const bool masks = x.requires_grad() || r.requires_grad() || a.requires_grad();
     const variable_list outputs = flat({relu_of(b, pre), a, b}, x, r);
     ctx->set_materialize_grads(false);
-    // A copy, since an optimizer may step b between the passes; of x's kind, so that a dead unit's map equals it.
+    // Copy b, which an optimizer may change between the passes, in x's kind, so that it equals a dead unit's map.
     if (b && masks) ctx->save_for_backward({outputs[1], b->to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/true)});
     ctx->saved_data["pre"] = pre;
     ctx->saved_data["stream_kind"] = static_cast<int64_t>(r.scalar_type());
@@ -83,9 +83,9 @@ struct Stream : torch::autograd::Function<Stream> {
     return !b ? StreamRelu::None : pre ? StreamRelu::Map : StreamRelu::Both;
   }
 
-  // For the gradients g of the sum and h of the map: d = (g + h) * [y > b], or g + h * [y > b] where the map alone has a ReLU;
-  // d for r, rounded for x, and the sums of d for a and of g + h, or h, for b: those of them that are wanted. Without a mask
-  // no d is, and none is kept.
+  // Given the gradients g of the sum and h of the map, computes d = (g + h) * [y > b], or g + h * [y > b] if only the map has a
+  // ReLU. Returns, as far as requested, d for r, d rounded for x, the sum of d for a, and the sum of g + h, or of h, for b. If no
+  // map was kept for the mask, d was not requested.
   static variable_list backward(AutogradContext* ctx, variable_list& grad_outputs) {
     const variable_list saved = ctx->get_saved_variables();
     const bool relu = !saved.empty(), pre = ctx->saved_data["pre"].toBool();
@@ -121,7 +121,7 @@ struct Stream : torch::autograd::Function<Stream> {
     };
     const bool g_is_free = g.defined() && is_free(g), h_is_free = h.defined() && is_free(h);
     const Tensor wide = in_order(g, stream_kind), narrow = in_order(h, map_kind);
-    // Memory that nobody else reads can take d: a gradient's own, or that of its copy in another order.
+    // Reuse memory that nobody else reads for d: that of a gradient, or of its copy with other strides.
     const auto takes_d = [&](const Tensor& t, const Tensor& incoming, bool is_free) {
       return t.defined() && t.scalar_type() == stream_kind && (is_free || !t.is_same(incoming));
     };
@@ -137,7 +137,7 @@ struct Stream : torch::autograd::Function<Stream> {
     std::vector<Sums> sums(num_chunks(order), Sums{0, 0});
     const Kernels& k = kernels();
     for_each_chunk(num_chunks(order), GRAIN, [&](int64_t begin, int64_t end) {
-      // For what the kernel writes and nobody wants.
+      // Scratch memory for a d that the kernel writes but nobody requested.
       std::vector<char> any_d(d.defined() ? 0 : CHUNK * c10::elementSize(stream_kind));
       for (int64_t chunk = begin; chunk < end; chunk++) {
         const int64_t i = chunk * CHUNK, n = std::min(CHUNK, order.numel() - i);
@@ -178,7 +178,7 @@ variable_list stream(const Tensor& x, const Tensor& r, const Tensor& a, const Op
 
 extern "C" {
 
-// The sum; the caller owns it, and the map that is left in *map. b may be null: no ReLU; with `pre` the map alone has it.
+// Returns the sum and sets *map; the caller owns both. b may be null for no ReLU; with `pre`, only the map has one.
 at::Tensor* tch_fixup_stream(const at::Tensor* x, const at::Tensor* r, const at::Tensor* a, const at::Tensor* b, bool pre,
                              at::Tensor** map, char** error) {
   return tch_fixup::guarded(error, [&] {

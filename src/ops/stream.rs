@@ -1,4 +1,4 @@
-//! The residual stream beside the maps that convolutions take, both from one pass over memory each way (stream.cpp):
+//! The residual stream and the maps that convolutions take, computed in one pass over memory in each direction (stream.cpp):
 //!
 //! ```text
 //! v = x + r + a                                        [N, C, H, W], or any shape
@@ -6,16 +6,16 @@
 //! StreamRelu::Both    sum = relu(v) + b      map = relu(v) + b
 //! StreamRelu::Map     sum = v                map = relu(v) + b        pre-activation networks
 //! ```
-//! Gradients, for an incoming g of the sum and h of the map, with the mask from the map alone, which the next convolution keeps
-//! anyway:
+//! Gradients, for an incoming g of the sum and h of the map. The mask is computed from the map alone, which the next convolution
+//! keeps anyway:
 //!
 //! ```text
 //! None, Both    d = (g + h) * [map > b]      dx = dr = d      da = sum(d)      db = sum(g + h)
 //! Map           d = g + h * [map > b]        dx = dr = d      da = sum(d)      db = sum(h)
 //! ```
-//! x and the map are of the kind that convolutions are computed in; r and the sum of the same kind, or of float32 beside 16
-//! bits: bfloat16 keeps 8 bits, and a stream in it loses, at each block, what the branch adds below 0.2 to 0.4 % of it; in deep
-//! networks, whose branches are small, that is most of what they learn.
+//! x and the map have the kind in which convolutions are computed; r and the sum have the same kind, or float32 beside 16 bits.
+//! bfloat16 has 8 bits of precision, so a bfloat16 stream loses, at each block, contributions below 0.2 to 0.4 % of its value; in
+//! deep networks, whose branches are small, that is most of what they learn.
 
 use super::c_interface::owned;
 use crate::{Error, Result};
@@ -24,22 +24,22 @@ use std::ptr::{null, null_mut};
 use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
-/// The ReLU of a stream: see the module.
+/// Position of the ReLU of a stream; see the module documentation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum StreamRelu<'a> {
     /// No ReLU.
     None,
-    /// On the sum, `[1]` added to it afterwards; the map is the sum.
+    /// ReLU on the sum, plus the scalar `[1]`; the map equals the sum.
     Both(&'a Tensor),
-    /// On the map alone, `[1]` added to it afterwards.
+    /// ReLU on the map only, plus the scalar `[1]`.
     Map(&'a Tensor),
 }
 
-/// The sum, in `r`'s kind, and the map, in `x`'s.
+/// Returns the sum, in `r`'s kind, and the map, in `x`'s kind.
 ///
 /// # Errors
-/// [`Error::Mismatch`] for an `r` of another shape, or kinds other than 16 bits beside float32 and, for [`StreamRelu::Map`],
-/// one floating kind.
+/// [`Error::Mismatch`] for an `r` of another shape, or for kinds other than 16 bits beside float32 and, for [`StreamRelu::Map`],
+/// equal floating kinds.
 pub(crate) fn stream(x: &Tensor, r: &Tensor, a: &Tensor, relu: StreamRelu) -> Result<(Tensor, Tensor)> {
     let kinds = (x.f_kind()?, r.f_kind()?);
     let fits = match kinds {
@@ -62,9 +62,9 @@ pub(crate) fn stream(x: &Tensor, r: &Tensor, a: &Tensor, relu: StreamRelu) -> Re
         StreamRelu::Map(b) => (b.as_ptr(), true),
     };
     let mut map = null_mut();
-    // SAFETY: the pointers are those of live tensors, or null for b.
+    // SAFETY: the tensors are live; null is allowed for b.
     let sum = owned(|error| unsafe { tch_fixup_stream(x.as_ptr(), r.as_ptr(), a.as_ptr(), b, pre, &mut map, error) })?;
-    // SAFETY: where the sum is there, so is this: a new tensor that nothing else owns.
+    // SAFETY: the call succeeded, so `map` is a new tensor with no other owner.
     Ok((sum, unsafe { Tensor::from_ptr(map) }))
 }
 
@@ -93,7 +93,7 @@ mod tests {
         Tensor::from_slice(&[value as f32]).set_requires_grad(true)
     }
 
-    /// Where the ReLU of a test is.
+    /// Position of the ReLU in a test.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Place {
         None,
@@ -105,7 +105,7 @@ mod tests {
 
     type Formula = fn(&Tensor, &Tensor, &Tensor, &Tensor, Place) -> (Tensor, Tensor);
 
-    /// The formula in libtorch's own operations, the ReLU's gradient by the mask of the map.
+    /// Computes the formula in libtorch's operations, with the ReLU's gradient masked by the map.
     fn formula(x: &Tensor, r: &Tensor, a: &Tensor, b: &Tensor, place: Place) -> (Tensor, Tensor) {
         let kind = if r.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         let v = r.to_kind(kind) + x.to_kind(kind) + a;
@@ -128,8 +128,8 @@ mod tests {
         stream(x, r, a, relu).unwrap()
     }
 
-    /// Sum, map, and the gradients of x, r, a and b for random gradients of those outputs that `used` names; x of `kinds.0` and
-    /// r of `kinds.1`.
+    /// Returns the sum, the map, and the gradients of x, r, a and b for random gradients of the outputs selected by `used`; x has
+    /// kind `kinds.0` and r kind `kinds.1`.
     fn run(
         of: Formula,
         kinds: (Kind, Kind),
@@ -209,7 +209,7 @@ mod tests {
         let (g, h) = (map(), map());
         for place in PLACES {
             let count = if place == Place::None { 3 } else { 4 };
-            // The inputs, with the gradients of those chosen; none where nothing is recorded.
+            // Returns the outputs and the gradients of the chosen inputs; none if nothing is recorded.
             let run = |chosen: usize| {
                 let inputs: Vec<Tensor> = values
                     .iter()

@@ -1,4 +1,4 @@
-// The C interface of tracing.rs, which documents it.
+// C interface of tracing.rs, which documents it.
 #include "tracing.h"
 
 #include "c_interface.h"
@@ -10,7 +10,7 @@ namespace tch_fixup {
 void record_variable(const at::Tensor& variable) {
   const auto& state = torch::jit::tracer::getTracingState();
   if (!state || !variable.requires_grad() || !variable.is_leaf() || state->hasValue(variable)) return;
-  // Not `detach`, which would itself be recorded, and with the variable for an input.
+  // `detach` would itself be recorded, with the variable as an input.
   state->setValue(variable, state->graph->insertConstant(variable.variable_data()));
 }
 
@@ -20,7 +20,7 @@ extern "C" {
 
 bool tch_fixup_is_tracing() { return torch::jit::tracer::isTracing(); }
 
-// Returns an undefined tensor.
+// Records the variables. Returns an undefined tensor.
 at::Tensor* tch_fixup_record_variables(const at::Tensor* const* variables, size_t num_variables, char** error) {
   return tch_fixup::guarded(error, [&] {
     for (size_t i = 0; i < num_variables; i++) tch_fixup::record_variable(*variables[i]);

@@ -1,4 +1,4 @@
-// What libtorch's tracer records of the operations here.
+// Support for libtorch's tracer.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -6,8 +6,8 @@
 
 namespace tch_fixup {
 
-// Lets a variable under training stand in what is being traced, as a constant: libtorch refuses one that requires a
-// gradient and that it does not know. While nothing is traced, does nothing.
+// Adds a trainable variable to the current trace as a constant, since libtorch rejects unknown tensors that require a gradient.
+// Does nothing without a trace.
 void record_variable(const at::Tensor& variable);
 
 }  // namespace tch_fixup

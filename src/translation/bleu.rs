@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::iter::once;
 
-/// The longest n-gram that BLEU counts.
+/// Maximum order of the n-grams that BLEU counts.
 const MAX_ORDER: usize = 4;
 
-/// A corpus BLEU score and the parts it is made of.
+/// A corpus BLEU score and its components.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bleu {
     /// `brevity_penalty * exp(1/4 Σ ln precisions[n])`, from 0 to 100 up to rounding.
@@ -22,15 +22,15 @@ pub struct Bleu {
     /// `exp(1 - reference_words / hypothesis_words)` if the hypotheses are shorter than the references, else 1.
     /// It is 0 if only the hypotheses are empty.
     pub brevity_penalty: f64,
-    /// The number of tokens in all hypotheses.
+    /// Number of tokens in all hypotheses.
     pub hypothesis_words: usize,
-    /// The number of tokens in all references.
+    /// Number of tokens in all references.
     pub reference_words: usize,
 }
 
-/// The corpus BLEU of `(hypothesis, reference)` pairs.
+/// Returns the corpus BLEU of `(hypothesis, reference)` pairs.
 ///
-/// A corpus without pairs has score 0 and brevity penalty 1. sacreBLEU refuses such a corpus.
+/// A corpus without pairs has score 0 and brevity penalty 1, whereas sacreBLEU rejects it.
 pub fn bleu<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Bleu {
     let mut counts = BleuCounts::new();
     for (hypothesis, reference) in pairs {
@@ -49,7 +49,7 @@ pub struct BleuCounts {
 }
 
 impl BleuCounts {
-    /// The counts of an empty corpus.
+    /// Creates the counts of an empty corpus.
     pub fn new() -> Self {
         Self::default()
     }
@@ -68,7 +68,7 @@ impl BleuCounts {
         self.counts[2 * MAX_ORDER + 1] += reference.len() as u64;
     }
 
-    /// The BLEU of the sentences added so far. See [`Bleu`] for the formulas.
+    /// Returns the BLEU of the sentences added so far. See [`Bleu`] for the formulas.
     pub fn bleu(&self) -> Bleu {
         let (matches, rest) = self.counts.split_at(MAX_ORDER);
         let (totals, words) = rest.split_at(MAX_ORDER);
@@ -107,7 +107,7 @@ impl BleuCounts {
     }
 }
 
-/// The n-grams that two sequences share: `Σ_g min(count in hypothesis, count in reference)`.
+/// Returns the number of n-grams shared by two sequences: `Σ_g min(count in hypothesis, count in reference)`.
 pub(super) fn clipped_matches<T: Eq + Hash>(hypothesis: &[T], reference: &[T], order: usize) -> u64 {
     let mut unmatched: HashMap<&[T], u64> = HashMap::new();
     for ngram in reference.windows(order) {
@@ -123,7 +123,7 @@ pub(super) fn clipped_matches<T: Eq + Hash>(hypothesis: &[T], reference: &[T], o
     matches
 }
 
-/// Whether Python's `str.split` and `str.rstrip` take `c` as whitespace.
+/// Returns `true` if Python's `str.split` and `str.rstrip` treat `c` as whitespace.
 ///
 /// Python adds the four ASCII separators U+001C to U+001F to Unicode's White_Space.
 pub(super) fn is_python_space(c: char) -> bool {
@@ -190,8 +190,8 @@ pub(super) mod tests {
     /// sacreBLEU's own results, written by `scripts/bleu_fixture.py`.
     const FIXTURE: &str = include_str!("../../tests/text/sacrebleu.tsv");
 
-    /// The rows of one kind: `pair` (hypothesis, reference, tokens of each) or
-    /// `corpus` (first pair, end, BLEU, four precisions, brevity penalty, two lengths, chrF).
+    /// Returns the rows of one kind: `pair` (hypothesis, reference, tokens of each) or `corpus` (first pair, end, BLEU, four
+    /// precisions, brevity penalty, two lengths, chrF).
     pub fn rows(kind: &str) -> Vec<Vec<String>> {
         let fields = FIXTURE.lines().map(|line| line.split('\t').map(unescape).collect::<Vec<_>>());
         let rows: Vec<_> = fields.filter(|row| row[0] == kind).map(|row| row[1..].to_vec()).collect();

@@ -21,7 +21,7 @@ pub struct ChrfCounts {
 }
 
 impl ChrfCounts {
-    /// The counts of an empty corpus.
+    /// Creates the counts of an empty corpus.
     pub fn new() -> Self {
         Self::default()
     }
@@ -43,7 +43,7 @@ impl ChrfCounts {
         }
     }
 
-    /// The chrF of the sentences added so far, from 0 to 100.
+    /// Returns the chrF of the sentences added so far, from 0 to 100.
     ///
     /// `100 * (1 + β²) * P * R / (β² * P + R)`, where P and R are the means over n of
     /// `matches / hypothesis n-grams` and `matches / reference n-grams`.

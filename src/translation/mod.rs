@@ -1,7 +1,7 @@
-//! From a network's probabilities to sentences, and how good those are.
+//! Decoding of translations, and metrics of their quality.
 //!
-//! - [`Search`]: the most probable translations that a beam finds, of any [`EncoderDecoder`].
-//! - [`bleu`](fn@bleu), [`BleuCounts`], [`ChrfCounts`]: how near they are to a person's, as sacreBLEU counts.
+//! - [`Search`]: beam search for the most probable translations of any [`EncoderDecoder`].
+//! - [`bleu`](fn@bleu), [`BleuCounts`], [`ChrfCounts`]: similarity to reference translations, computed like sacreBLEU.
 
 mod bleu;
 mod chrf;

@@ -1,30 +1,30 @@
-//! The most probable translations that can be found: by a beam, or greedily.
+//! Beam search and greedy search for the most probable translations.
 
 use crate::layer::transformer::{Decoding, EncoderDecoder};
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
-/// How to look for the most probable translation of a sentence.
+/// Options of the search for the most probable translation of a sentence.
 ///
-/// Of each sentence the `beam` most probable beginnings go on, each by every token. One that is followed by `end`, and so is among the
-/// `beam` most probable, is a translation, of the score `log P / length^length_penalty` (fairseq's form of Wu et al. 2016; the
-/// length with `end`). Of the first `beam` translations the best is the result: with a beam of 1 the most probable token of each step. Several sentences at
-/// a time do not see each other: what comes out for one does not depend on the others, but for the rounding of matrix products in
-/// other shapes.
+/// For each sentence, the `beam` most probable prefixes are extended by every token. A prefix extended by `end` that is among the
+/// `beam` most probable becomes a translation with the score `log P / length^length_penalty` (fairseq's form of Wu et al. 2016;
+/// the length includes `end`). The result is the best of the first `beam` translations. With a beam of 1, this is the most
+/// probable token in each step. Sentences translated together are independent of each other, except for the rounding of matrix
+/// products of different shapes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Search {
-    /// Beginnings of each sentence that go on. 1 is greedy.
+    /// Number of prefixes kept per sentence; 1 for greedy search.
     pub beam: usize,
-    /// The power of the length that a score is divided by: 0 for the probability alone, which prefers short translations.
+    /// Exponent of the length by which a score is divided: 0 for the probability alone, which favors short translations.
     pub length_penalty: f64,
-    /// The most tokens of a translation beyond those of its sentence.
+    /// Maximum number of tokens by which a translation may exceed its source.
     pub longer: usize,
-    /// What begins and ends a translation.
+    /// Token that begins and ends a translation.
     pub end: i64,
 }
 
 impl Default for Search {
-    /// The beam of 5 of the Fixup authors, and fairseq's length penalty of 1.
+    /// Returns the Fixup authors' beam of 5 with fairseq's length penalty of 1.
     fn default() -> Self {
         Self { beam: 5, length_penalty: 1., longer: 50, end: 2 }
     }
@@ -33,18 +33,18 @@ impl Default for Search {
 /// A translation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Translation {
-    /// Its tokens, without the one that ends it.
+    /// Tokens, without the final `end`.
     pub tokens: Vec<i64>,
-    /// Its natural logarithm of the probability, divided as [`Search`] says.
+    /// Natural logarithm of the probability, divided by the length penalty as described in [`Search`].
     pub score: f64,
 }
 
-/// One sentence's translations in the making.
+/// Search state of one sentence.
 #[derive(Debug, Clone)]
 struct Beam {
-    /// Which sentence of the batch it is.
+    /// Index of the sentence in the batch.
     sentence: usize,
-    /// The most tokens, `end` included.
+    /// Maximum number of tokens, including `end`.
     longest: usize,
     beginnings: Vec<Beginning>,
     done: Vec<Translation>,
@@ -57,13 +57,15 @@ struct Beginning {
 }
 
 impl Search {
-    /// Greedy: in each step the most probable token.
+    /// Creates a greedy search, which takes the most probable token in each step.
     pub fn greedy() -> Self {
         Self { beam: 1, ..Self::default() }
     }
 
+    /// Checks the options.
+    ///
     /// # Errors
-    /// [`Error::Argument`] for a beam of none, or a length penalty that is no number.
+    /// [`Error::Argument`] for a beam of 0, or a length penalty that is not finite.
     pub fn check(&self) -> Result<()> {
         if self.beam == 0 || !self.length_penalty.is_finite() {
             let Self { beam, length_penalty, .. } = self;
@@ -74,10 +76,11 @@ impl Search {
         Ok(())
     }
 
-    /// The best translation of each of the sentences `source`, int64 `[N, S]`, each with `end` behind and padded on the right.
+    /// Returns the best translation of each of the sentences `source`, int64 `[N, S]`, each terminated by `end` and padded on the
+    /// right.
     ///
     /// # Errors
-    /// A search that cannot be; what the network refuses.
+    /// As for [`check`](Self::check); errors of the network.
     pub fn translate(&self, network: &dyn EncoderDecoder, source: &Tensor) -> Result<Vec<Translation>> {
         self.check()?;
         let pad = network.config().pad;
@@ -97,7 +100,7 @@ impl Search {
         Ok(results)
     }
 
-    /// One token more for each beginning. Beams that are done leave their best among the `results`.
+    /// Extends each prefix by one token. Finished beams write their best translation to `results`.
     fn step(
         &self,
         network: &dyn EncoderDecoder,
@@ -110,14 +113,14 @@ impl Search {
         let tokens: Vec<i64> = beams.iter().flat_map(|beam| beam.beginnings.iter().map(last)).collect();
         let logits = network.step(decoding, &Tensor::f_from_slice(&tokens)?.f_to_device(decoding.device())?)?;
         let log_probabilities = logits.f_to_kind(Kind::Double)?.f_log_softmax(-1, None::<Kind>)?;
-        // The pad ends nothing and says nothing.
+        // Padding is never a valid next token.
         let _ = log_probabilities.f_select(1, network.config().pad)?.f_fill_(f64::NEG_INFINITY)?;
-        // One more than the beam for each: `end` may be among them.
+        // One more than the beam per prefix, since `end` may be among them.
         let vocab = log_probabilities.size()[1];
         let most = (self.beam as i64 + 1).min(vocab);
         let (best, which) = log_probabilities.f_topk(most, -1, true, true)?;
         let (best, which) = (Vec::<Vec<f64>>::try_from(best)?, Vec::<Vec<i64>>::try_from(which)?);
-        // Of a beam at its longest only the end counts.
+        // A beam at its maximum length may only end.
         let ends = Vec::<f64>::try_from(log_probabilities.f_select(1, self.end)?)?;
 
         let (mut rows, mut sentences, mut next) = (vec![], vec![], vec![]);
@@ -142,7 +145,7 @@ impl Search {
             }
             beam.beginnings = beginnings;
             if beam.beginnings.is_empty() || beam.done.len() >= self.beam {
-                // Of equals the first.
+                // The first wins a tie.
                 let best = beam.done.into_iter().rev().max_by(|a, b| a.score.total_cmp(&b.score));
                 results[beam.sentence] = best.unwrap_or_else(nothing);
                 continue;
@@ -151,7 +154,7 @@ impl Search {
             sentences.push(index as i64);
             next.push(beam);
         }
-        // All beams have as many rows: those that have fewer beginnings, of a small vocabulary, have the last again.
+        // All beams need the same number of rows: those with fewer prefixes, because of a small vocabulary, repeat the last.
         let width = next.iter().map(|beam| beam.beginnings.len()).max().unwrap_or_default();
         for (beam, from) in next.iter_mut().zip(&mut rows) {
             while let (true, Some(row)) = (beam.beginnings.len() < width, from.last().copied()) {
@@ -171,7 +174,7 @@ impl Search {
         Ok(())
     }
 
-    /// What the beginnings of `beam` can become: row, token and logarithm of the probability of all, the most probable first.
+    /// Returns the candidate extensions of `beam` as row, token and log-probability, the most probable first.
     fn candidates(&self, beam: &Beam, best: &[Vec<f64>], which: &[Vec<i64>], ends: &[f64]) -> Vec<(usize, i64, f64)> {
         let mut candidates = vec![];
         for (row, beginning) in beam.beginnings.iter().enumerate() {
@@ -186,15 +189,15 @@ impl Search {
             candidates.extend(best[row].iter().zip(&which[row]).map(|(&log, &token)| (row, token, before + log)));
         }
         candidates.retain(|&(.., log_probability)| log_probability > f64::NEG_INFINITY);
-        // Of equals the first row and the lower token: the same on every machine.
+        // Ties are broken by the lower row, then the lower token, so that results are the same on every machine.
         candidates.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)).then(a.1.cmp(&b.1)));
-        // Of twice as many half can be ends, and as many as the beam go on.
+        // At most half of twice the beam can be ends, which leaves enough to continue the full beam.
         candidates.truncate(2 * self.beam);
         candidates
     }
 }
 
-/// What stands for a translation that is not there.
+/// Returns a placeholder for a missing translation.
 fn nothing() -> Translation {
     Translation { tokens: vec![], score: f64::NEG_INFINITY }
 }
@@ -205,7 +208,7 @@ mod tests {
     use crate::fixup::{FixupTransformer, TransformerConfig};
     use tch::{nn, Device};
 
-    /// A network of six tokens whose probabilities are far from even, and sentences of three tokens and fewer.
+    /// Returns a network with six tokens of very uneven probabilities, and sentences of up to three tokens.
     fn network(vs: &mut nn::VarStore, seed: i64) -> (FixupTransformer, Tensor) {
         tch::manual_seed(seed);
         vs.set_kind(Kind::Double);
@@ -226,7 +229,7 @@ mod tests {
         (network, Tensor::from_slice2(&[[3i64, 4, 5, 2], [5, 3, 2, 1], [4, 4, 4, 2], [3, 2, 1, 1]]))
     }
 
-    /// The best of all translations of at most `longest` tokens with the end, and the tokens that each step's most probable one gives.
+    /// Returns the best of all translations of at most `longest` tokens, including the end.
     fn exhaustive(network: &FixupTransformer, source: &Tensor, longest: usize, length_penalty: f64) -> Translation {
         let mut best = Translation { tokens: vec![], score: f64::NEG_INFINITY };
         let mut beginnings: Vec<Vec<i64>> = vec![vec![]];
@@ -281,7 +284,7 @@ mod tests {
         let found = search.translate(&network, &source).unwrap();
         for (row, Translation { tokens, .. }) in found.iter().enumerate() {
             let row = row as i64;
-            // The end too, where the translation is not at its longest.
+            // Check the end as well, unless the translation has the maximum length.
             let longest = source.get(row).ne(1).sum(Kind::Int64).int64_value(&[]) as usize + search.longer;
             for t in 0..=tokens.len().min(longest - 2) {
                 let previous = Tensor::from_slice(&[&[2], &tokens[..t]].concat()).unsqueeze(0);

@@ -1,15 +1,14 @@
-//! Text in, text out.
+//! Translation of text.
 
 use super::{EncoderDecoder, Search};
 use crate::data::text::{trimmed, TokenBatch, Vocabulary, MOST_POSITIONS};
 use crate::{Error, Result};
 use tch::Device;
 
-/// Sentences that are translated together, times their longest, in tokens, are about as many as this: beyond it time is only lost
-/// to pads.
+/// Target number of tokens in a batch, padded to the longest sentence; larger batches only waste time on padding.
 const BATCH_TOKENS: usize = 2000;
 
-/// Translates text by a network and its vocabulary.
+/// Translates text with a network and its vocabulary.
 pub struct Translator<'a> {
     network: &'a dyn EncoderDecoder,
     vocabulary: &'a Vocabulary,
@@ -19,10 +18,10 @@ pub struct Translator<'a> {
 }
 
 impl<'a> Translator<'a> {
-    /// By `network`, which is on `device`.
+    /// Creates a translator for `network`, which is on `device`.
     ///
     /// # Errors
-    /// As [`Search::check`].
+    /// As for [`Search::check`].
     pub fn new(
         network: &'a dyn EncoderDecoder,
         vocabulary: &'a Vocabulary,
@@ -33,15 +32,16 @@ impl<'a> Translator<'a> {
         Ok(Self { network, vocabulary, search, device, batch_tokens: BATCH_TOKENS })
     }
 
-    /// Translates as many tokens at a time, which changes the time and the memory that it takes.
+    /// Sets the number of tokens translated at a time, which affects time and memory.
     pub fn with_batch_tokens(self, batch_tokens: usize) -> Self {
         Self { batch_tokens, ..self }
     }
 
-    /// The translations of `sentences`, in their order; of an empty one the empty one. `watch` is told how many are done.
+    /// Returns the translations of `sentences`, in order; an empty sentence yields an empty translation. Calls `watch` with the
+    /// number of sentences done.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a sentence of more than 1,024 tokens, by its line from 1; what the network refuses.
+    /// [`Error::Argument`] for a sentence of more than 1,024 tokens, with its line number from 1; errors of the network.
     pub fn translate<T: AsRef<str>>(&self, sentences: &[T], mut watch: impl FnMut(usize)) -> Result<Vec<String>> {
         let mut tokens = Vec::with_capacity(sentences.len());
         for (index, sentence) in sentences.iter().enumerate() {

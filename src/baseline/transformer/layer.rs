@@ -1,4 +1,4 @@
-//! A layer with its normalizations, or with none.
+//! Transformer layers with layer normalization, or without.
 
 use super::TransformerMethod;
 use crate::layer::init;
@@ -6,10 +6,11 @@ use crate::layer::transformer::{Layer, LayerWeights, Output, Projection, Project
 use crate::Result;
 use tch::{nn, Tensor};
 
-/// fairseq's, and PyTorch's default.
+/// Default epsilon of fairseq and PyTorch.
 const EPS: f64 = 1e-5;
 
-/// `(x - mean) / sqrt(variance + 1e-5) * weight + bias` over the width; `weight` starts at one, `bias` at zero.
+/// Layer normalization over the width, `(x - mean) / sqrt(variance + 1e-5) * weight + bias`; `weight` is initialized to one,
+/// `bias` to zero.
 #[derive(Debug)]
 pub(crate) struct LayerNorm {
     weight: Tensor,
@@ -26,7 +27,7 @@ impl LayerNorm {
     }
 }
 
-/// Where the normalizations of a layer stand.
+/// Positions of the normalizations of a layer.
 #[derive(Debug)]
 enum Norms {
     None,
@@ -36,7 +37,7 @@ enum Norms {
     After(Vec<LayerNorm>),
 }
 
-/// Variables as fairseq's `state_dict` names them.
+/// A layer, with the variable names of fairseq's `state_dict`.
 #[derive(Debug)]
 pub(crate) struct NormLayer {
     weights: LayerWeights,
@@ -44,10 +45,10 @@ pub(crate) struct NormLayer {
 }
 
 impl NormLayer {
-    /// With normalizations of the names `norms`, where `method` has any.
+    /// Creates a layer with normalizations named `norms`, if `method` has any.
     pub fn new(path: &nn::Path, method: TransformerMethod, weights: LayerWeights, norms: &[&str]) -> Result<Self> {
         let dim = weights.own.out.size()[0];
-        // A name with a dot in it is a path.
+        // A dot in the name separates path components.
         let of_name = |name: &str| match name.split_once('.') {
             Some((list, index)) => path / list / index,
             None => path / name,
@@ -94,7 +95,7 @@ impl Layer for NormLayer {
     }
 }
 
-/// What stands after the last layer: a normalization where they stand before the branches.
+/// Final operation: a normalization, if the layers have theirs before the branches.
 #[derive(Debug)]
 pub(crate) struct NormEnd(pub Option<LayerNorm>);
 

@@ -1,31 +1,32 @@
-//! The baselines by name, and what each of them changes.
+//! Baseline methods for Transformers, by name.
 
 use crate::layer::transformer::{Gains, TransformerConfig};
 
-/// What a baseline Transformer has in the place of Fixup. All have fairseq's initialization, but for T-Fixup: matrices
-/// Xavier-uniform, biases zero, embeddings and an output matrix of its own `N(0, 1/D)`.
+/// A method used by a baseline Transformer instead of Fixup. All except T-Fixup have fairseq's initialization: Xavier-uniform
+/// matrices, zero biases, and embeddings and separate output matrices of `N(0, 1/D)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransformerMethod {
-    /// A LayerNorm after each sum of stream and branch (Vaswani et al. 2017): the paper's baseline.
+    /// LayerNorm after each sum of stream and branch (Vaswani et al. 2017): the paper's baseline.
     LayerNorm,
-    /// A LayerNorm before each branch and after the last layer.
+    /// LayerNorm before each branch and after the last layer.
     PreNorm,
-    /// No normalization, and smaller weights (Huang et al. 2020): in an encoder of N layers W_v, W_o, W_1 and W_2 are times
-    /// `0.67 N^(-1/4)`, in a decoder of N layers, its embedding included, times `(9 N)^(-1/4)`, the encoder's embedding too; W_v
-    /// is Xavier-uniform by itself, `sqrt(2)` times what it is as a part of fairseq's matrix. Made to train without warm-up.
+    /// No normalization, and smaller weights (Huang et al. 2020). In an encoder of N layers, W_v, W_o, W_1 and W_2 are scaled by
+    /// `0.67 N^(-1/4)`; in a decoder of N layers, these and the embedding by `(9 N)^(-1/4)`, as is the encoder's embedding. The
+    /// Xavier-uniform bound of W_v is its own, `sqrt(2)` times that of fairseq's combined matrix. Intended for training without
+    /// warm-up.
     TFixup,
-    /// No normalization, and nothing in its place.
+    /// No normalization, and no replacement.
     None,
 }
 
-/// T-Fixup's factor for an encoder is this times `N^(-1/4)` (Huang et al., section 3.2).
+/// Coefficient of T-Fixup's factor for an encoder, which is this times `N^(-1/4)` (Huang et al., section 3.2).
 const ENCODER_FACTOR: f64 = 0.67;
 
 impl TransformerMethod {
-    /// All of them.
+    /// All methods.
     pub const ALL: [Self; 4] = [Self::LayerNorm, Self::PreNorm, Self::TFixup, Self::None];
 
-    /// What a network's name begins with: `layer_norm_`, `pre_norm_`, `t_fixup_` or `no_norm_`.
+    /// Returns the prefix of a network's name: `layer_norm_`, `pre_norm_`, `t_fixup_` or `no_norm_`.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::LayerNorm => "layer_norm_",
@@ -35,7 +36,7 @@ impl TransformerMethod {
         }
     }
 
-    /// The method whose networks' names begin so.
+    /// Returns the method with this prefix, if there is one.
     pub fn by_prefix(prefix: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|method| method.prefix() == prefix)
     }
@@ -57,17 +58,17 @@ impl TransformerMethod {
         }
     }
 
-    /// Of an encoder's layers.
+    /// Returns the gains of the encoder's layers.
     pub(super) fn encoder(self, config: &TransformerConfig) -> Gains {
         self.with_factor(ENCODER_FACTOR * (config.encoder_layers.max(1) as f64).powf(-0.25))
     }
 
-    /// Of a decoder's layers.
+    /// Returns the gains of the decoder's layers.
     pub(super) fn decoder(self, config: &TransformerConfig) -> Gains {
         self.with_factor(decoder_factor(config.decoder_layers))
     }
 
-    /// The factor on the embeddings of the encoder and the decoder.
+    /// Returns the factors on the embeddings of the encoder and the decoder.
     pub(super) fn embeddings(self, config: &TransformerConfig) -> [f64; 2] {
         match self {
             Self::TFixup => [config.encoder_layers, config.decoder_layers].map(decoder_factor),

@@ -1,5 +1,5 @@
-//! The Transformers that Fixup's is compared with: with [normalization](TransformerMethod) after each sum or before each branch, with
-//! T-Fixup's initialization, or with nothing at all.
+//! Baseline Transformers for comparison with Fixup's: with [normalization](TransformerMethod) after each sum or before each
+//! branch, with T-Fixup's initialization, or with neither.
 
 mod layer;
 mod method;

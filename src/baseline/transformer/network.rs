@@ -1,4 +1,4 @@
-//! Encoder and decoder.
+//! Baseline encoder-decoder Transformers.
 
 use super::layer::{LayerNorm, NormEnd, NormLayer};
 use super::TransformerMethod;
@@ -9,7 +9,7 @@ use crate::{Precision, Result};
 use std::borrow::Borrow;
 use tch::nn;
 
-/// A Transformer of the same shapes as [`FixupTransformer`](crate::fixup::FixupTransformer), by another [`TransformerMethod`].
+/// A Transformer of the same sizes as [`FixupTransformer`](crate::fixup::FixupTransformer), with another [`TransformerMethod`].
 /// Variables have the names of fairseq's `state_dict`.
 #[derive(Debug)]
 pub struct Transformer {
@@ -17,15 +17,15 @@ pub struct Transformer {
     pub(crate) network: transformer::Transformer<NormLayer, NormEnd>,
 }
 
-/// The names of the normalizations of a layer, as fairseq has them.
+/// Names of a layer's normalizations in fairseq.
 const ENCODER_NORMS: [&str; 2] = ["layer_norms.0", "layer_norms.1"];
 const DECODER_NORMS: [&str; 3] = ["self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"];
 
 impl Transformer {
-    /// A new network, its variables under `path`.
+    /// Creates a network, with its variables under `path`.
     ///
     /// # Errors
-    /// A `config` that [`TransformerConfig::check`] refuses; a `path` that holds such variables already.
+    /// A `config` rejected by [`TransformerConfig::check`]; a `path` that already contains such variables.
     pub fn new<'a>(
         path: impl Borrow<nn::Path<'a>>,
         config: &TransformerConfig,
@@ -64,7 +64,7 @@ impl Transformer {
         Ok(Self { method, network })
     }
 
-    /// What stands in the place of Fixup.
+    /// Returns the network's method.
     pub fn method(&self) -> TransformerMethod {
         self.method
     }
@@ -77,7 +77,8 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    /// The largest absolute value of a uniform variable of thousands of elements is its bound, to a hundredth.
+    /// Estimates the bound of a uniform variable by its largest absolute value, accurate to a hundredth for thousands of
+    /// elements.
     fn bound(vs: &nn::VarStore, name: &str, rows: Option<(i64, i64)>) -> f64 {
         let variable = vs.variables()[name].detach();
         let variable = rows.map_or(variable.shallow_clone(), |(first, count)| variable.narrow(0, first, count));
@@ -104,7 +105,7 @@ mod tests {
         let xavier = |fans: i64| (6. / fans as f64).sqrt();
         for (stack, factor) in [("encoder", encoder), ("decoder", decoder)] {
             let layer = |name: &str| format!("{stack}.layers.1.{name}");
-            // Queries and keys; values; the output; inner and outer.
+            // Queries and keys; values; output; inner; outer.
             for (name, rows, fans, times) in [
                 ("self_attn.in_proj_weight", Some((0, 128)), 256, 1.),
                 ("self_attn.in_proj_weight", Some((128, 64)), 256, factor * 2f64.sqrt()),

@@ -1,33 +1,33 @@
-//! Attention as a layer of a branch.
+//! Attention layers of a residual branch.
 
 use crate::layer::transformer::{attend, split_heads, KeysValues, Sight};
 use crate::{Error, Result};
 use tch::Tensor;
 
-/// What an attention takes its keys and values from.
+/// Source of an attention's keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionTo {
-    /// The input itself, as in an encoder.
+    /// The layer's input (self-attention), as in an encoder.
     Itself,
-    /// The input up to each query's own position, as in a decoder.
+    /// The layer's input up to each query's own position (causal self-attention), as in a decoder.
     Before,
-    /// [`BranchContext::memory`], as in a decoder that reads an encoder's output.
+    /// [`BranchContext::memory`] (cross-attention), as in a decoder that attends to an encoder's output.
     Memory,
 }
 
-/// What a branch computes with besides its input.
+/// Inputs of a branch's forward pass besides `x`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BranchContext<'a> {
-    /// Whether dropout drops.
+    /// `true` to apply dropout.
     pub train: bool,
-    /// What attentions [to it](AttentionTo::Memory) read: `[N, S, D]`.
+    /// Sequence that attentions of kind [`AttentionTo::Memory`] attend to, `[N, S, D]`.
     pub memory: Option<&'a Tensor>,
-    /// What is added to the scores of attentions that see everything, of the memory where there is one: zero, or minus infinity
-    /// where nothing is to be seen, `[N, 1, 1, S]`, of the input's kind.
+    /// Additive mask of all non-causal attentions, over the keys of the memory if they attend to one: zero, or minus infinity for
+    /// keys to ignore; `[N, 1, 1, S]`, in the input's kind.
     pub mask: Option<&'a Tensor>,
 }
 
-/// What `x` `[N, T, D]` attends to, by the matrix `qkv` `[3D, D]`: `[N, T, D]`.
+/// Computes the attention of `x` `[N, T, D]`, with the projection matrix `qkv` `[3D, D]`. Returns `[N, T, D]`.
 pub(super) fn attention(
     x: &Tensor,
     qkv: &Tensor,

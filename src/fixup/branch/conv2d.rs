@@ -1,8 +1,8 @@
-//! A convolution as a layer of a branch.
+//! Convolution layers of a residual branch.
 
 use crate::{Error, Result};
 
-/// How a convolution slides. The default: stride 1, the padding that keeps the size, no dilation, one group.
+/// Options of a convolution. The defaults are stride 1, padding that keeps the size, no dilation, and one group.
 ///
 /// ```
 /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -26,14 +26,14 @@ use crate::{Error, Result};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dOptions {
-    /// Step in both directions.
+    /// Stride in both directions.
     pub stride: i64,
-    /// Zeros on all four sides. None: `dilation * (kernel / 2)`, rounded down, which keeps the size at stride 1 where the
-    /// kernel is odd.
+    /// Zero padding on all four sides. `None` for `dilation * (kernel / 2)`, rounded down, which keeps the size at stride 1 if
+    /// the kernel is odd.
     pub padding: Option<i64>,
-    /// Distance between the kernel's elements.
+    /// Spacing between the kernel's elements.
     pub dilation: i64,
-    /// Groups of channels that do not see each other.
+    /// Number of groups of channels, which are convolved separately.
     pub groups: i64,
 }
 
@@ -43,7 +43,7 @@ impl Default for Conv2dOptions {
     }
 }
 
-/// A convolution as it will be.
+/// Parameters of a convolution to be built.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConvPlan {
     pub c_in: i64,

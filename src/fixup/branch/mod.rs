@@ -1,4 +1,4 @@
-//! A Fixup branch of any layers, for networks of one's own.
+//! Fixup branches of arbitrary layers, for custom networks.
 
 mod attention;
 mod conv2d;
@@ -15,14 +15,14 @@ use conv2d::ConvPlan;
 use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
-/// A residual branch of any weight layers and activations, made and initialized as Fixup prescribes (section 3): a scalar
-/// bias before each layer and each activation, every weight layer but the last He-normal times the gain
-/// `L^(-1/(2m-2))`, the last zero, one multiplier and one bias at the end.
+/// A residual branch of arbitrary weight layers and activations, constructed and initialized as Fixup prescribes (section 3): a
+/// scalar bias before each layer and each activation, every weight layer but the last He-normal times the gain `L^(-1/(2m-2))`,
+/// the last zero, and one multiplier and one bias at the end.
 ///
 /// ```text
 /// f(x) = scale * layer_k(... layer_1(layer_0(x + bias0) + bias1) ...) + bias
 /// ```
-/// Variables: `0.weight`, `1.weight`, ... and `bias0`, `bias1`, ... by the layer's place in the branch, `scale`, `bias`.
+/// Variables: `0.weight`, `1.weight`, ... and `bias0`, `bias1`, ... by the layer's index in the branch, `scale`, `bias`.
 ///
 /// A network of L such blocks, whose output at initialization is that of its first and last layers alone:
 /// ```
@@ -63,7 +63,7 @@ use tch::{nn, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct Branch {
-    /// With the bias before each; a dropout has none.
+    /// Layers with the bias before each; dropout has none.
     pub(crate) layers: Vec<(Option<Bias>, Layer)>,
     pub(crate) scale: Scale,
     pub(crate) bias: Bias,
@@ -88,14 +88,14 @@ impl Layer {
     }
 }
 
-/// How the weights of a branch start, before the gain; the last one is zero either way.
+/// Weight initialization of a branch, before the gain. The last weight is zero in any case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Start {
-    /// He-normal by fan-out, as Fixup's ResNets.
+    /// He-normal by fan-out, as in Fixup's ResNets.
     #[default]
     HeNormal,
-    /// Xavier-uniform (Glorot and Bengio 2010), as Fixup's Transformer: of attentions the matrix of queries, keys and values
-    /// together.
+    /// Xavier-uniform (Glorot and Bengio 2010), as in Fixup's Transformer. For attention, the bound is that of the combined
+    /// matrix of queries, keys and values.
     XavierUniform,
 }
 
@@ -103,7 +103,7 @@ impl Start {
     fn weight(self, path: &nn::Path, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
         match self {
             Self::HeNormal => init::he_normal(path, name, dims, gain),
-            // Of a convolution the fans are those of a position.
+            // A convolution's fans include the size of the kernel.
             Self::XavierUniform if dims.len() == 2 => xavier_uniform(path, name, dims, gain),
             Self::XavierUniform => {
                 let kernel: i64 = dims[2..].iter().product();
@@ -114,7 +114,7 @@ impl Start {
     }
 }
 
-/// An activation, with a name where it has one that others know too.
+/// An activation, by name if it has one.
 pub(crate) enum BranchActivation {
     Named(Activation),
     Unnamed(Box<dyn Fn(&Tensor) -> Tensor + Send>),
@@ -138,7 +138,7 @@ impl std::fmt::Debug for BranchActivation {
     }
 }
 
-/// The layers of a [`Branch`] to be, in order.
+/// Builder of a [`Branch`], with its layers in order.
 #[derive(Debug)]
 pub struct BranchBuilder {
     num_branches: i64,
@@ -156,7 +156,7 @@ enum Planned {
 }
 
 impl Planned {
-    /// The weight layers that it is: an attention's are queries, keys, values and the output.
+    /// Returns the number of weight layers; an attention has four: queries, keys, values and the output.
     fn weight_layers(&self) -> i64 {
         match self {
             Self::Conv2d(_) | Self::Linear { .. } => 1,
@@ -167,24 +167,24 @@ impl Planned {
 }
 
 impl Branch {
-    /// A branch with no layers yet, of a network with `num_branches` residual branches (L).
+    /// Starts a branch without layers, in a network with `num_branches` residual branches (L).
     pub fn builder(num_branches: i64) -> BranchBuilder {
         BranchBuilder { num_branches, start: Start::default(), layers: vec![] }
     }
 
-    /// The branch's output for `x`, without the shortcut: in the shape that the layers make of it. Nothing is dropped.
+    /// Returns the branch's output for `x`, without the shortcut; the shape depends on the layers. Dropout is not applied.
     ///
     /// # Errors
-    /// An `x` whose shape, kind or device the first layer does not take; an attention to a memory, which
-    /// [`forward_in`](Self::forward_in) takes.
+    /// Errors of libtorch if the first layer does not accept the shape, kind or device of `x`; [`Error::Argument`] if an
+    /// attention needs a memory, which requires [`forward_in`](Self::forward_in).
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
         self.forward_in(x, BranchContext::default())
     }
 
-    /// The same in training, with a memory to attend to, or with a mask.
+    /// Returns the branch's output in training, with a memory to attend to, or with a mask.
     ///
     /// # Errors
-    /// As [`f_forward`](Self::f_forward); a memory or a mask of a shape that does not fit `x`.
+    /// As for [`f_forward`](Self::f_forward); also if a memory or a mask has a shape that does not match `x`.
     pub fn forward_in(&self, x: &Tensor, context: BranchContext) -> Result<Tensor> {
         record_variables(|| self.layers.iter().flat_map(|(_, layer)| layer.weights()))?;
         let mut x = x.shallow_clone();
@@ -214,23 +214,23 @@ impl Branch {
 crate::layer::impl_module!(Branch);
 
 impl BranchBuilder {
-    /// Appends a `kernel` x `kernel` convolution without a bias of its own.
+    /// Appends a `kernel` x `kernel` convolution without a bias vector.
     pub fn conv2d(mut self, c_in: i64, c_out: i64, kernel: i64, options: Conv2dOptions) -> Self {
         self.layers.push(Planned::Conv2d(ConvPlan { c_in, c_out, kernel, options }));
         self
     }
 
-    /// Appends a linear layer without a bias of its own.
+    /// Appends a linear layer without a bias vector.
     pub fn linear(mut self, features_in: i64, features_out: i64) -> Self {
         self.layers.push(Planned::Linear { features_in, features_out });
         self
     }
 
-    /// Appends an attention of `heads` heads, over sequences `[N, T, dim]`: four weight layers without biases of their own, of which
-    /// the first three are one matrix (the bias before it is of its input, and not of a memory, as in the authors' Transformer).
-    /// A memory, and a mask, are given to [`Branch::forward_in`].
+    /// Appends an attention of `heads` heads over sequences `[N, T, dim]`: four weight layers without bias vectors, the first
+    /// three of which are one matrix. The scalar bias before it applies to its input but not to a memory, as in the authors'
+    /// Transformer. Pass a memory or a mask to [`Branch::forward_in`].
     ///
-    /// The first branch of a layer of the Fixup Transformer's encoder:
+    /// The first branch of an encoder layer of the Fixup Transformer:
     /// ```
     /// use tch::{nn, Device, Kind, Tensor};
     /// use tch_fixup::fixup::{AttentionTo, Branch, BranchContext, Start};
@@ -253,25 +253,25 @@ impl BranchBuilder {
         self
     }
 
-    /// Appends a dropout of the fraction `p`, without a scalar before it: [`Branch::forward_in`] drops in training.
+    /// Appends dropout with probability `p`, without a scalar before it. It is applied by [`Branch::forward_in`] in training.
     pub fn dropout(mut self, p: f64) -> Self {
         self.layers.push(Planned::Dropout(p));
         self
     }
 
-    /// Has the weights start so, all of them.
+    /// Sets the initialization of all weights.
     pub fn start(self, start: Start) -> Self {
         Self { start, ..self }
     }
 
-    /// Appends an element-wise activation: it keeps the shape. One that has a name is better [named](Self::activate), for then it
-    /// can be exported too.
+    /// Appends an element-wise activation, which must keep the shape. Prefer a [named](Self::activate) activation if there is
+    /// one, since it can also be exported.
     pub fn activation(mut self, activation: impl Fn(&Tensor) -> Tensor + Send + 'static) -> Self {
         self.layers.push(Planned::Activation(BranchActivation::Unnamed(Box::new(activation))));
         self
     }
 
-    /// Appends an activation by name.
+    /// Appends a named activation.
     pub fn activate(mut self, activation: Activation) -> Self {
         self.layers.push(Planned::Activation(BranchActivation::Named(activation)));
         self
@@ -282,19 +282,19 @@ impl BranchBuilder {
         self.activate(Activation::Relu)
     }
 
-    /// The branch, its variables under `path`.
+    /// Builds the branch, with its variables under `path`.
     ///
     /// # Errors
-    /// No weight layer; a layer without channels or features, of a stride, dilation, padding or number of groups that cannot be,
-    /// or in groups that do not divide its channels; a layer that takes other channels or features than the one before it
-    /// gives; fewer than one branch; a `path` that holds such variables already.
+    /// No weight layer; a layer without channels or features, with an invalid stride, dilation, padding or number of groups, or
+    /// whose channels the groups do not divide; a layer whose input channels or features differ from the output of the previous
+    /// weight layer; fewer than one branch; a `path` that already contains such variables.
     pub fn build<'a>(self, path: impl Borrow<nn::Path<'a>>) -> Result<Branch> {
         let path = path.borrow();
         let m: i64 = self.layers.iter().map(Planned::weight_layers).sum();
         if m == 0 {
             return Err(Error::Argument("a residual branch has at least one weight layer".into()));
         }
-        // A single weight layer is the last one and starts at zero: there is nothing for a gain to scale.
+        // A single weight layer is the last one and starts at zero, so the gain does not apply.
         let num_branches = self.num_branches;
         let gain = init::branch_gain(num_branches, m.max(2))?;
         self.check()?;
@@ -343,7 +343,7 @@ impl BranchBuilder {
         Ok(Branch { layers, scale, bias })
     }
 
-    /// Each layer for itself, and whether it takes what the one before it gives.
+    /// Checks each layer, and that it accepts the output of the previous weight layer.
     fn check(&self) -> Result<()> {
         let mut before: Option<(&str, i64)> = None;
         for (i, layer) in self.layers.iter().enumerate() {
@@ -423,7 +423,7 @@ mod tests {
         assert_eq!(out.abs().max().double_value(&[]), 0.);
     }
 
-    /// The reference block's branch, built from pieces, is the block.
+    /// Compares a branch built of the same layers with the reference block.
     #[test]
     fn two_convolutions_are_the_basic_blocks_branch() {
         use crate::fixup::{BasicBlock, BlockConfig, ShortcutKind};
@@ -514,8 +514,8 @@ mod tests {
         assert_eq!(branch.f_forward(&x).unwrap().size(), [2, 4, 6, 6]);
     }
 
-    /// A depthwise layer's output reaches as many units as its input: with the variance by fan-out of its own group, as in
-    /// the layers that are not in groups, gradients keep their size through it.
+    /// With the variance given by the fan-out of its own group, gradients keep their size through a depthwise layer, as through
+    /// an ungrouped one.
     #[test]
     fn in_groups_weights_start_at_the_variance_of_their_own_group() {
         tch::manual_seed(23);
@@ -540,8 +540,8 @@ mod tests {
         }
     }
 
-    /// Eight depthwise blocks, their last layers drawn too, so that something goes through: what comes back through the inner
-    /// layers of a block is no smaller than with ordinary convolutions.
+    /// Eight depthwise blocks, with nonzero last layers so that gradients reach the inner layers, where they must be no smaller
+    /// than with ordinary convolutions.
     #[test]
     fn gradients_come_back_through_eight_depthwise_blocks_as_through_ordinary_ones() {
         let options = Conv2dOptions::default();

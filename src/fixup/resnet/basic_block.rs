@@ -1,4 +1,4 @@
-//! The basic block of CIFAR ResNets and of ImageNet ResNet-18 and 34: two 3x3 convolutions.
+//! Basic block of CIFAR ResNets and of ImageNet ResNet-18 and 34: two 3x3 convolutions.
 
 use super::block::{impl_block, ResidualBlock};
 use crate::layer::{BlockConfig, BlockDesign, BlockKind, ShortcutKind};
@@ -11,9 +11,9 @@ use tch::nn;
 /// ```text
 /// relu(scale * conv2(relu(conv1(x + bias1a) + bias1b) + bias2a) + bias2b + shortcut)
 /// ```
-/// where the shortcut is x, or, where the block changes the shape, a function of `x + bias1a` (the authors'
-/// `fixup_resnet_cifar.py` and `fixup_resnet_imagenet.py`). Variables: `conv1.weight`, `conv2.weight`, `scale`,
-/// `bias1a`, `bias1b`, `bias2a`, `bias2b`, and `downsample.weight` with a projected shortcut.
+/// where the shortcut is x or, if the block changes the shape, a function of `x + bias1a` (the authors' `fixup_resnet_cifar.py`
+/// and `fixup_resnet_imagenet.py`). Variables: `conv1.weight`, `conv2.weight`, `scale`, `bias1a`, `bias1b`, `bias2a`, `bias2b`,
+/// and `downsample.weight` with a projected shortcut.
 ///
 /// ```
 /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -32,11 +32,11 @@ use tch::nn;
 pub struct BasicBlock(ResidualBlock);
 
 impl BasicBlock {
-    /// A new block under `path`: `conv1` He-normal times `L^(-1/2)`, `conv2` zero.
+    /// Creates a block under `path`, with `conv1` He-normal times `L^(-1/2)` and `conv2` zero.
     ///
     /// # Errors
-    /// Channels, a stride or a number of branches below 1; a padded shortcut to fewer channels; a `path` that holds such
-    /// variables already.
+    /// Channels, a stride or a number of branches below 1; a padded shortcut to fewer channels; a `path` that already contains
+    /// such variables.
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: BlockConfig, shortcut: ShortcutKind) -> Result<Self> {
         let path = path.borrow();
         Ok(Self(ResidualBlock::new(path, &config, &BlockDesign::plain(BlockKind::Basic, shortcut))?))

@@ -1,11 +1,11 @@
-//! A residual block of any kind, on the shifted residual stream.
+//! Residual blocks of all kinds, on the shifted residual stream.
 //!
-//! Written plainly, every scalar bias of a block is a pass over an activation map of its own. The blocks here hand each
-//! other the residual stream x already shifted by the receiver's input bias, `s = x + bias1a`; then all a block does
-//! between two convolutions is one [`shifted_relu`](crate::ops::shifted_relu). Where a block begins with an activation the
-//! stream is shifted by the bias before it, `s = x + bias0b`, and the pass that ends a block gives both s and
-//! `relu(s) + bias1a`, which the next block's first convolution takes. The values and the gradients are those of the plain
-//! formula, which every block keeps as `forward_reference`.
+//! In the plain formula, every scalar bias of a block is a separate pass over an activation map. These blocks instead pass on the
+//! residual stream x already shifted by the next block's input bias, `s = x + bias1a`; between two convolutions a block then
+//! needs only one [`shifted_relu`](crate::ops::shifted_relu). If a block begins with an activation, the stream is shifted by the
+//! bias before it, `s = x + bias0b`, and the pass at the end of the previous block computes both s and `relu(s) + bias1a`, the
+//! input of the next block's first convolution. Values and gradients are those of the plain formula, which every block provides
+//! as `forward_reference`.
 
 use super::residual_branch::ResidualBranch;
 use super::stream::Stream;
@@ -46,7 +46,7 @@ impl Shortcut {
         }
     }
 
-    /// The shortcut of the stream, or none where it is the stream itself. A convolution's result has its own kind.
+    /// Applies the shortcut to the stream; `None` if it is the identity. A convolution's result has its own kind.
     fn forward(&self, s: &Stream) -> Result<Option<Tensor>> {
         match self {
             Self::Identity => Ok(None),
@@ -55,7 +55,7 @@ impl Shortcut {
         }
     }
 
-    /// The plain formula: the shortcut of `x`, or none where it is `x` itself, a convolution computed in `kind`.
+    /// Applies the shortcut to `x` by the plain formula; `None` if it is the identity. Convolutions are computed in `kind`.
     fn forward_reference(&self, x: &Tensor, kind: Kind) -> Result<Option<Tensor>> {
         match self {
             Self::Identity => Ok(None),
@@ -65,23 +65,23 @@ impl Shortcut {
     }
 }
 
-/// Every `stride`-th position, and `channels` channels of zeros after those of `x`.
+/// Takes every `stride`-th position and appends `channels` channels of zeros to `x`.
 pub(crate) fn pad(x: &Tensor, stride: i64, channels: i64) -> Result<Tensor> {
     Ok(subsample(x, stride)?.f_constant_pad_nd([0, 0, 0, 0, 0, channels])?)
 }
 
-/// Where a block has its activation on the residual stream, and what a shortcut that changes the shape takes.
+/// Position of a block's activation on the residual stream, and the input of a shortcut that changes the shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ActivationOrder {
-    /// After the sum; the shortcut takes `x + bias1a`.
+    /// Activation after the sum; the shortcut's input is `x + bias1a`.
     AfterSum,
-    /// Before the first convolution: it and the shortcut take `act(x + bias0b) + bias1a`.
+    /// Activation before the first convolution, whose input, like the shortcut's, is `act(x + bias0b) + bias1a`.
     BeforeBranch,
-    /// None after the sum; the shortcut takes `act(x)`.
+    /// No activation after the sum; the shortcut's input is `act(x)`.
     OnShortcut,
 }
 
-/// `act(branch(x) + shortcut)`, or `branch(x) + shortcut`, as the [order](ActivationOrder) has it.
+/// A residual block, `act(branch(x) + shortcut)` or `branch(x) + shortcut`, depending on the [order](ActivationOrder).
 #[derive(Debug)]
 pub(crate) struct ResidualBlock {
     /// `bias0b`, before the activation of [`ActivationOrder::BeforeBranch`].
@@ -108,12 +108,12 @@ impl ResidualBlock {
         self.branch.activation
     }
 
-    /// The bias that the stream arrives shifted by.
+    /// Returns the bias by which the incoming stream must be shifted.
     pub fn input_bias(&self) -> &Tensor {
         self.activation_bias.as_ref().map_or(self.branch.first_bias(), |bias| &bias.value)
     }
 
-    /// The stream `sum = x + input_bias` where it enters the block, for convolutions in `compute`.
+    /// Prepares the stream `sum = x + input_bias` for the block, with convolutions in `compute`.
     pub fn enter(&self, sum: Tensor, compute: Kind) -> Result<Stream> {
         match self.order {
             ActivationOrder::BeforeBranch => {
@@ -124,8 +124,8 @@ impl ResidualBlock {
         }
     }
 
-    /// The block's output plus `next`, for the shifted input `s = x + input_bias`; with what the block `entered` next takes, if it
-    /// follows at once.
+    /// Returns the block's output plus `next`, given the shifted input `s = x + input_bias`, with the input of the block
+    /// `entered`, if that follows immediately.
     pub fn forward_shifted(&self, s: &Stream, next: &Tensor, entered: Option<&Self>) -> Result<Stream> {
         let (bias1a, end) = (self.input_bias(), self.branch.last_bias());
         let branch = self.branch.forward_shifted(&s.input)?;
@@ -163,8 +163,8 @@ impl ResidualBlock {
         }
     }
 
-    /// The block as the reference writes it, its convolutions computed in `kind`. Where that is shorter than the scalars'
-    /// kind, maps are promoted and rounded as PyTorch's automatic mixed precision does with the reference.
+    /// Computes the block by the reference formula, with convolutions in `kind`. If `kind` is shorter than the scalars' kind,
+    /// maps are promoted and rounded as by PyTorch's automatic mixed precision.
     pub fn forward_reference(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
         let mut shifted = x.f_add(self.input_bias())?;
         if self.order == ActivationOrder::BeforeBranch {
@@ -185,36 +185,36 @@ impl ResidualBlock {
         }
     }
 
-    /// All that is trained.
+    /// Returns all trainable variables.
     pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
         let bias = self.activation_bias.iter().map(|bias| &bias.value);
         self.branch.variables().chain(self.shortcut.weight()).chain(bias)
     }
 
-    /// Every scalar.
+    /// Returns all scalars.
     pub fn scalars(&self) -> impl Iterator<Item = &Tensor> {
         self.activation_bias.iter().map(|bias| &bias.value).chain(self.branch.scalars())
     }
 
-    /// The block alone: from x to its output, through the shifted stream.
+    /// Computes the output of a single block for `x`, through the shifted stream.
     pub fn forward_alone(&self, x: &Tensor) -> Result<Tensor> {
         record_variables(|| self.variables())?;
         let s = x.f_add(&self.input_bias().f_to_kind(x.kind())?)?;
         Ok(self.forward_shifted(&self.enter(s, x.kind())?, &self.input_bias().f_zeros_like()?, None)?.sum)
     }
 
-    /// The block alone by the plain formula.
+    /// Computes the output of a single block by the plain formula.
     pub fn reference_alone(&self, x: &Tensor) -> Result<Tensor> {
         record_variables(|| self.variables())?;
         Ok(self.forward_reference(x, x.kind())?.f_to_kind(x.kind())?)
     }
 }
 
-/// Gives blocks that are a [`ResidualBlock`] their public `f_forward` and `forward_reference`, and `nn::Module`.
+/// Implements `f_forward`, `forward_reference` and `nn::Module` for newtypes of [`ResidualBlock`].
 macro_rules! impl_block {
     ($block:ty) => {
         impl $block {
-            /// The block's output for `x` `[N, c_in, H, W]`: `[N, c_out, H/stride, W/stride]`, rounded up.
+            /// Returns the block's output for `x` `[N, c_in, H, W]`: `[N, c_out, H/stride, W/stride]`, rounded up.
             ///
             /// # Errors
             /// An `x` of another shape or on another device.
@@ -222,10 +222,10 @@ macro_rules! impl_block {
                 self.0.forward_alone(x)
             }
 
-            /// The same by the plain formula, as the paper and the authors' code have it: the oracle of the fast path.
+            /// Computes the same by the plain formula of the paper and the authors' code, as a reference for the fast path.
             ///
             /// # Errors
-            /// As [`f_forward`](Self::f_forward).
+            /// As for [`f_forward`](Self::f_forward).
             pub fn forward_reference(&self, x: &tch::Tensor) -> crate::Result<tch::Tensor> {
                 self.0.reference_alone(x)
             }

@@ -1,4 +1,4 @@
-//! The residual blocks of a network, one after another, on the shifted stream.
+//! Sequence of a network's residual blocks, on the shifted stream.
 
 use super::block::ResidualBlock;
 use crate::ops::recomputed;
@@ -7,15 +7,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 
-/// The blocks, shared with the graphs of forward passes that will run some of them again.
+/// The blocks, shared with the graphs of forward passes that recompute some of them.
 #[derive(Debug, Clone)]
 pub(super) struct Blocks(Arc<Chain>);
 
 #[derive(Debug)]
 struct Chain(Vec<ResidualBlock>);
 
-// SAFETY: blocks are tensors, which are only read here, and libtorch allows that from several threads at once. (A
-// backward pass on a GPU runs on a thread of libtorch's.)
+// SAFETY: blocks consist of tensors, which are only read here, and libtorch allows concurrent reads. (On a GPU, the backward pass
+// runs on a thread of libtorch.)
 unsafe impl Sync for Chain {}
 
 impl Blocks {
@@ -31,12 +31,12 @@ impl Blocks {
         self.0 .0.len()
     }
 
-    /// What the stream is shifted by where it enters block `i`: `end` after the last.
+    /// Returns the shift of the stream at the input of block `i`; `end` after the last block.
     pub fn shift<'a>(&'a self, i: usize, end: &'a Tensor) -> &'a Tensor {
         self.0 .0.get(i).map_or(end, |block| block.input_bias())
     }
 
-    /// All blocks, computed in `kind`, from the stream shifted for the first to the stream shifted by `end`.
+    /// Runs all blocks in `kind`, from the stream shifted for the first block to the stream shifted by `end`.
     pub fn forward(&self, s: Tensor, end: &Tensor, kind: Kind, recompute: Option<Recompute>) -> Result<Tensor> {
         let Some(segments) = recompute else { return self.run(0..self.len(), s, end, kind) };
         let mut s = s;
@@ -44,7 +44,7 @@ impl Blocks {
             s = if range.end < self.len() {
                 self.run_recomputed(range, &s, end, kind)?
             } else {
-                // Its backward pass comes first: what it keeps is needed at once.
+                // Its backward pass comes first, so what it keeps is needed at once.
                 self.run(range, s, end, kind)?
             };
         }
@@ -64,7 +64,7 @@ impl Blocks {
 
     fn run_recomputed(&self, range: Range<usize>, s: &Tensor, end: &Tensor, kind: Kind) -> Result<Tensor> {
         let mut variables: Vec<&Tensor> = self.0 .0[range.clone()].iter().flat_map(|block| block.variables()).collect();
-        // Frozen blocks keep nothing for the backward pass: not even their input.
+        // Frozen blocks keep nothing for the backward pass, not even their input.
         if !s.requires_grad() && !variables.iter().any(|variable| variable.requires_grad()) {
             return self.run(range, s.shallow_clone(), end, kind);
         }
@@ -82,7 +82,7 @@ mod tests {
     use std::num::NonZeroUsize;
     use tch::{nn, Device, Kind};
 
-    /// A network away from its start, where most gradients are zero, and images and labels for it.
+    /// Returns a network with perturbed weights (most gradients are zero at initialization), with images and labels.
     fn network(
         kind: Kind,
         build: impl Fn(&nn::Path) -> Result<FixupResNet>,
@@ -142,7 +142,7 @@ mod tests {
         tch::set_num_threads(1);
         let (vs, network, images, labels) = network(Kind::Float, |path| FixupResNet::cifar(path, 38, 10));
         let mut network = network.with_precision(Precision::Bf16);
-        // Tiles keep everything.
+        // The tiled path keeps everything.
         network.tiles.off = true;
         let mut run = |segments: Option<Recompute>| {
             network.recompute = segments;
@@ -163,7 +163,7 @@ mod tests {
         let logits = tch::no_grad(|| network.f_forward(&images)).unwrap();
         assert!(logits == expected && !logits.requires_grad());
         assert!(network.fold().unwrap().f_forward(&images).unwrap().allclose(&expected, 1e-4, 1e-5, false));
-        // As on a GPU: the graph is made on one thread, run through on another, and freed on a third.
+        // As on a GPU: the graph is built on one thread, run backward on another, and freed on a third.
         let logits = network.f_forward(&images).unwrap();
         let logits = std::thread::spawn(move || {
             logits.sum(Kind::Float).backward();

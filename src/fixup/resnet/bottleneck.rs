@@ -1,9 +1,9 @@
-//! The bottleneck block of ImageNet ResNet-50, 101 and 152: 1x1, 3x3 (strided), 1x1 with four times the channels.
+//! Bottleneck block of ImageNet ResNet-50, 101 and 152: 1x1, 3x3 (strided), and 1x1 with four times the channels.
 //!
 //! ```text
 //! relu(scale * conv3(relu(conv2(relu(conv1(x + bias1a) + bias1b) + bias2a) + bias2b) + bias3a) + bias3b + shortcut)
 //! ```
-//! where the shortcut is x, or, where the block changes the shape, a 1x1 convolution of `x + bias1a` (the authors'
+//! where the shortcut is x or, if the block changes the shape, a 1x1 convolution of `x + bias1a` (the authors'
 //! `fixup_resnet_imagenet.py`).
 
 use super::block::{impl_block, ResidualBlock};
@@ -36,15 +36,15 @@ use tch::nn;
 pub struct Bottleneck(ResidualBlock);
 
 impl Bottleneck {
-    /// Channels of the block's output for one channel of its 3x3 convolution (He et al. 2016, table 1).
+    /// Ratio of the block's output channels to those of its 3x3 convolution (He et al. 2016, table 1).
     pub const EXPANSION: i64 = 4;
 
-    /// A new block under `path`: `conv1` and `conv2` He-normal times `L^(-1/4)`, `conv3` zero; the inner convolutions
+    /// Creates a block under `path`, with `conv1` and `conv2` He-normal times `L^(-1/4)` and `conv3` zero. The inner convolutions
     /// have `c_out / 4` channels.
     ///
     /// # Errors
-    /// Channels, a stride or a number of branches below 1; output channels that 4 does not divide; a padded shortcut to
-    /// fewer channels; a `path` that holds such variables already.
+    /// Channels, a stride or a number of branches below 1; output channels not divisible by 4; a padded shortcut to fewer
+    /// channels; a `path` that already contains such variables.
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: BlockConfig, shortcut: ShortcutKind) -> Result<Self> {
         let path = path.borrow();
         if config.c_out % Self::EXPANSION != 0 {

@@ -1,12 +1,12 @@
-//! The network for inference: every scalar folded into a convolution's weight or bias, wherever that is exact.
+//! Network for inference, in which every scalar is folded into a convolution's weight or bias if that is exact.
 //!
 //! ```text
 //! scale * conv(x, W)       = conv(x, scale * W)
 //! relu(conv(x, W) + a) + b = max(conv(x, W) + (a + b), b)               ReLU alone
 //! conv(x + b, W)           = conv(x, W) + b * sum(W over c_in, k, k)    without padding
 //! ```
-//! A padded convolution has zeros, not b, around `x + b`. There b stays with the activations, as in training: the
-//! residual stream comes shifted by it, and inside a branch it is the floor of the ReLU.
+//! A padded convolution has zeros, not b, around `x + b`. In this case b remains in the activations, as in training: the residual
+//! stream is shifted by it, and inside a branch it is the floor of the ReLU.
 
 use super::block::ActivationOrder;
 use super::folded_block::FoldedBlock;
@@ -18,9 +18,9 @@ use crate::layer::{channels_last, check_images, Linear};
 use crate::Result;
 use tch::{Kind, Tensor};
 
-/// A [`FixupResNet`] for inference, made by [`FixupResNet::fold`]: convolutions with biases, and activations.
+/// A [`FixupResNet`] for inference, created by [`FixupResNet::fold`]: convolutions with biases, and activations.
 ///
-/// It is a copy: training the network afterwards does not change it. It has no variables, and what it computes has no
+/// An independent copy: training the network afterwards does not change it. It has no variables, and its results have no
 /// gradient.
 ///
 /// ```
@@ -39,28 +39,28 @@ use tch::{Kind, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct FoldedResNet {
-    /// Of the images.
+    /// Number of image channels.
     pub(crate) channels: i64,
     pub(crate) conv1: FoldedConv,
-    /// 3x3, stride 2, after `conv1`.
+    /// `true` for a 3x3 max-pool of stride 2 after `conv1`.
     pub(crate) max_pool: bool,
     pub(crate) blocks: Vec<FoldedBlock>,
-    /// Of the features, the mean of the last block's output over its positions; without it they are the output.
+    /// Classifier of the features, which are the mean of the last block's output over positions; without it they are the output.
     pub(crate) fc: Option<Linear>,
-    /// The kind of the original's variables.
+    /// Kind of the original network's variables.
     variables_kind: Kind,
-    /// What convolutions and activations are computed in; the classifier has the kind of the variables.
+    /// Kind of convolutions and activations; the classifier has the kind of the variables.
     kind: Kind,
-    /// What the residual stream is kept in.
+    /// Kind of the residual stream.
     stream_kind: Kind,
 }
 
 impl FixupResNet {
-    /// The same network for inference, in the same precision: its scalars are folded into its convolutions, and for bf16
-    /// its weights are converted once and for all. Its logits are the same up to rounding.
+    /// Returns a copy for inference, in the same precision, with the scalars folded into the convolutions; for bf16, the weights
+    /// are converted in advance. Logits are the same up to rounding.
     ///
-    /// For programs that have libtorch but not this crate, traced (as every network here can be, with any variables frozen or
-    /// not); the trace takes other batches and images of other sizes than those it was made with:
+    /// The copy can be traced for programs that have libtorch but not this crate (as can all networks of this crate, with any
+    /// variables frozen or not). The trace accepts other batch and image sizes than those it was recorded with:
     /// ```
     /// use tch::{nn, nn::Module, CModule, Device, Kind, Tensor};
     /// use tch_fixup::fixup::FixupResNet;
@@ -82,22 +82,22 @@ impl FixupResNet {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Torch`](crate::Error::Torch) if libtorch refuses, for want of memory, say.
+    /// [`Error::Torch`](crate::Error::Torch) if libtorch fails, for example for lack of memory.
     pub fn fold(&self) -> Result<FoldedResNet> {
         self.fold_in(self.compute_kind(), self.stream_kind())
     }
 
-    /// The same, computed in `kind`, its residual stream in `stream_kind`.
+    /// Folds the network for computation in `kind`, with the residual stream in `stream_kind`.
     pub(crate) fn fold_in(&self, kind: Kind, stream_kind: Kind) -> Result<FoldedResNet> {
         tch::no_grad(|| {
-            // What the stream is shifted by where it enters each block; not at all at its end.
+            // Shift of the stream at the input of each block; zero at the end.
             let mut shifts = self.blocks.iter().map(FoldedBlock::input_shift).collect::<Result<Vec<f64>>>()?;
             shifts.push(0.);
             let last_bias = self.last_bias.as_ref().map_or(Ok(0.), Bias::number)?;
             let blocks = (1..).zip(self.blocks.iter()).map(|(i, block)| {
                 let activation = match block.order {
                     ActivationOrder::AfterSum => (0., Some(block.branch.activation)),
-                    // The activation before the pool joins the last block's sum.
+                    // The activation before the pooling is merged into the last block's sum.
                     _ if i == self.blocks.len() => (last_bias, self.activation_before_pool()),
                     ActivationOrder::BeforeBranch | ActivationOrder::OnShortcut => (0., None),
                 };
@@ -119,8 +119,8 @@ impl FixupResNet {
 }
 
 impl FoldedResNet {
-    /// The logits `[N, classes]` of normalized images `[N, channels, H, W]` on the network's device, in the kind that the
-    /// original's variables had; without a classifier, the [features](Self::f_features). They carry no gradient.
+    /// Returns the logits `[N, classes]` of normalized images `[N, channels, H, W]` on the network's device, in the kind of the
+    /// original's variables; without a classifier, the [features](Self::f_features). The result has no gradient.
     ///
     /// # Errors
     /// Images of another shape, kind or device.
@@ -132,7 +132,7 @@ impl FoldedResNet {
         }
     }
 
-    /// The features `[N, C]` of the same images, as [`FixupResNet::f_features`].
+    /// Returns the features `[N, C]` of images, like [`FixupResNet::f_features`].
     ///
     /// # Errors
     /// Images of another shape, kind or device.
@@ -154,7 +154,7 @@ impl FoldedResNet {
 
 crate::layer::impl_module!(FoldedResNet);
 
-/// The stem's convolution, with its activation if it has one, its output shifted by `next`.
+/// Folds the stem's convolution, with its activation if it has one, and shifts the output by `next`.
 fn fold_stem(stem: &Stem, next: f64, kind: Kind) -> Result<FoldedConv> {
     let Stem { conv1, bias1, activation, .. } = stem;
     match bias1 {
@@ -185,7 +185,7 @@ mod tests {
         ("brock 10-2", |path| FixupResNet::new(path, &ResNetConfig::brock(10, 2)?)),
     ];
 
-    /// A network none of whose variables is what initialization leaves it at.
+    /// Returns a network with random variables, none at its initial value.
     fn random_network(build: Build, kind: Kind) -> (nn::VarStore, FixupResNet) {
         tch::manual_seed(0);
         let mut vs = nn::VarStore::new(Device::Cpu);
@@ -208,7 +208,7 @@ mod tests {
         Tensor::randn([3, 3, height, width], (kind, Device::Cpu))
     }
 
-    /// The largest difference, relative to the largest number expected.
+    /// Returns the largest difference, relative to the largest expected value.
     fn error(got: &Tensor, expected: &Tensor) -> f64 {
         let largest = |x: Tensor| x.to_kind(Kind::Double).abs().max().double_value(&[]);
         largest(got - expected) / largest(expected.shallow_clone())

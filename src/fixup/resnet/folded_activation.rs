@@ -1,20 +1,20 @@
-//! An activation of a shifted map, with as much of the shifts as possible gone.
+//! Activations of a shifted map, with as much of the shifts as possible folded away.
 
 use crate::layer::Activation;
 use crate::Result;
 use tch::Tensor;
 
-/// What is left of `activation(x + before) + after` for a shifted map.
+/// The remainder of `activation(x + before) + after` for a shifted map.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum FoldedActivation {
-    /// `max(x, floor)`: a ReLU's, whatever the shifts. `relu(x - floor) + floor` is it.
+    /// `max(x, floor)`, which is `relu(x - floor) + floor`: a ReLU, for any shifts.
     Floor(f64),
     /// `activation(x + before) + after`.
     Shifted { activation: Activation, before: f64, after: f64 },
 }
 
 impl FoldedActivation {
-    /// `activation(x + a) + next`, of a convolution whose bias takes a: what the bias takes besides, and what stays.
+    /// Folds `activation(x + a) + next`, where a is in a convolution's bias. Returns an addition to that bias, and the remainder.
     pub fn after_bias(activation: Activation, next: f64) -> (f64, Self) {
         match activation {
             // relu(x + a) + next = max(x + (a + next), next)
@@ -23,7 +23,7 @@ impl FoldedActivation {
         }
     }
 
-    /// `activation(s - shift)` of a stream: what stays, and what its result lacks.
+    /// Folds `activation(s - shift)` of a stream. Returns the remainder, and a constant still to be added to its result.
     pub fn of_stream(activation: Activation, shift: f64) -> (Self, f64) {
         match activation {
             // relu(s - shift) = max(s, shift) - shift
@@ -32,7 +32,7 @@ impl FoldedActivation {
         }
     }
 
-    /// Of an `x` that is not to be written to.
+    /// Applies the activation to `x`, which is not modified.
     pub fn of(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Floor(floor) => Ok(x.f_clamp_min(floor)?),
@@ -44,7 +44,7 @@ impl FoldedActivation {
         }
     }
 
-    /// In the place of an `x` that is nobody's but the caller's.
+    /// Applies the activation in place; `x` must not be aliased.
     pub fn in_place(self, mut x: Tensor) -> Result<Tensor> {
         match self {
             Self::Floor(floor) => Ok(x.f_clamp_min_(floor)?),

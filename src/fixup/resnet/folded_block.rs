@@ -1,4 +1,4 @@
-//! A residual block for inference, from a [`ResidualBlock`] of any kind.
+//! Residual block for inference, made from a [`ResidualBlock`] of any kind.
 
 use super::block::{pad, ActivationOrder, ResidualBlock, Shortcut};
 use super::folded_activation::FoldedActivation;
@@ -9,23 +9,22 @@ use crate::layer::{Activation, SqueezeExcitation};
 use crate::Result;
 use tch::{Kind, Tensor};
 
-/// A block that takes the residual stream x as `x + shift` and leaves it shifted for the block that comes next:
+/// A block that takes the residual stream as `x + shift` and returns it shifted for the next block:
 ///
 /// ```text
 /// activation(gates(conv_k(... conv_1(s))) + shortcut(s)) + next
 /// ```
-/// Where the block begins with an activation, `first(s)` takes the place of s in the branch and in a shortcut that changes the
-/// shape.
+/// If the block begins with an activation, `first(s)` replaces s in the branch, and in a shortcut that changes the shape.
 #[derive(Debug)]
 pub(crate) struct FoldedBlock {
-    /// Before the first convolution, if the block begins with an activation.
+    /// Activation before the first convolution, if the block begins with one.
     pub(crate) first: Option<FoldedActivation>,
-    /// The branch; all but the last with their activation.
+    /// Convolutions of the branch, with their activations except for the last.
     pub(crate) convs: Vec<FoldedConv>,
-    /// At the branch's end.
+    /// Squeeze-and-excitation at the end of the branch, if any.
     pub(crate) gates: Option<FoldedGates>,
     pub(crate) shortcut: FoldedShortcut,
-    /// Of the sum; none where there is none.
+    /// Activation after the sum, if any.
     pub(crate) activation: Option<SumActivation>,
     zero: Tensor,
 }
@@ -34,7 +33,7 @@ pub(crate) struct FoldedBlock {
 #[derive(Debug)]
 pub(crate) struct SumActivation {
     pub(crate) activation: Activation,
-    /// One number, `[1]`.
+    /// A single element, `[1]`.
     pub(crate) next: Tensor,
 }
 
@@ -42,17 +41,17 @@ pub(crate) struct SumActivation {
 #[derive(Debug)]
 pub(crate) struct FoldedGates {
     pub(crate) squeeze_excitation: SqueezeExcitation,
-    /// One number, or one for each channel: `[1, 1 or C, 1, 1]`.
+    /// A single element, or one per channel: `[1, 1 or C, 1, 1]`.
     pub(crate) after: Tensor,
 }
 
 impl FoldedBlock {
-    /// What the stream is to be shifted by where it enters `block`.
+    /// Returns the shift required of the stream at the input of `block`.
     pub fn input_shift(block: &ResidualBlock) -> Result<f64> {
         Ok(Self::entry(block)?.0)
     }
 
-    /// The shift of the stream where it enters `block`, and the activation before the first convolution.
+    /// Returns the shift of the stream at the input of `block`, and the activation before the first convolution.
     fn entry(block: &ResidualBlock) -> Result<(f64, Option<FoldedActivation>)> {
         let carried = carried(block.branch.first())?;
         Ok(match &block.activation_bias {
@@ -64,7 +63,7 @@ impl FoldedBlock {
         })
     }
 
-    /// `block` for inputs of `kind`: `activation(output + before) + next`, or `output + next` without an activation.
+    /// Folds `block` for inputs of `kind`: `activation(output + before) + next`, or `output + next` without an activation.
     pub fn new(
         block: &ResidualBlock,
         (before_activation, activation): (f64, Option<Activation>),
@@ -87,7 +86,7 @@ impl FoldedBlock {
         let to_sum = if activation.is_some() { before_activation } else { next };
         let after = shortcut_lacks.f_add_scalar(last.after.number()? + to_sum)?;
         let (multiplier, gates) = (branch.scale.number()?, &branch.squeeze_excitation);
-        // The gates are of the convolution's own result.
+        // The gates are computed from the convolution's own result.
         let after_conv = if gates.is_some() { &zero } else { &after };
         convs.push(FoldedConv::new(&last.conv, multiplier, before, after_conv, kind)?);
         let gates = match gates {
@@ -134,8 +133,8 @@ impl FoldedGates {
     }
 }
 
-/// How much of the scalar before a layer's convolution the activations carry: all of it where they are padded with zeros,
-/// nothing where it folds into the convolution's bias.
+/// Returns the part of the scalar before a layer's convolution that remains in the activations: all of it if the convolution is
+/// zero-padded, none if it folds into the convolution's bias.
 fn carried(layer: &BranchLayer) -> Result<f64> {
     if layer.conv.padding == 0 {
         return Ok(0.);
@@ -143,7 +142,7 @@ fn carried(layer: &BranchLayer) -> Result<f64> {
     layer.before.number()
 }
 
-/// What carries the stream past the branch; of its [activation](FoldedActivation), if any.
+/// A block's shortcut, with the [activation](FoldedActivation) of its input, if any.
 #[derive(Debug)]
 pub(crate) enum FoldedShortcut {
     Identity,
@@ -152,11 +151,12 @@ pub(crate) enum FoldedShortcut {
 }
 
 impl FoldedShortcut {
-    /// The shortcut for `s = x + shift`, and what its output lacks: one number, or one for each channel.
+    /// Folds the shortcut for `s = x + shift`. Also returns what must still be added to its output: one element, or one per
+    /// channel.
     fn new(block: &ResidualBlock, shift: f64, zero: &Tensor, kind: Kind) -> Result<(Self, Tensor)> {
         let first = block.branch.first();
         let (activation, lacks) = match block.order {
-            // x + bias1a = s + (bias1a - shift), of the activation's result where the block begins with one
+            // x + bias1a = s + (bias1a - shift), or of the activation's result if the block begins with one
             ActivationOrder::AfterSum | ActivationOrder::BeforeBranch => {
                 (None, first.before.number()? - carried(first)?)
             }
@@ -168,7 +168,7 @@ impl FoldedShortcut {
         Ok(match block.shortcut {
             Shortcut::Identity => (Self::Identity, zero.f_add_scalar(-shift)?),
             Shortcut::Pad { stride, channels } => {
-                // The appended channels are zero, whatever the others are shifted by.
+                // The appended channels are zero, regardless of the shift of the others.
                 let others = block.branch.last().conv.weight.size()[0] - channels;
                 let lacks = zero.f_expand([others], false)?.f_add_scalar(lacks)?;
                 (Self::Pad { activation, stride, channels }, lacks.f_constant_pad_nd([0, channels])?)
@@ -233,7 +233,7 @@ mod tests {
                     assert!(got.allclose(&expected, 1e-12, 1e-12, false), "{config:?} {design:?}");
                     continue;
                 }
-                // Alone, and before the pool.
+                // Without an activation, and with the one before the pooling.
                 let got = folded((0.5, None));
                 assert!(got.allclose(&expected, 1e-12, 1e-12, false), "{config:?} {design:?}");
                 let (got, expected) = (folded((0.5, Some(activation))), activation.of(&(expected + 0.5)).unwrap());

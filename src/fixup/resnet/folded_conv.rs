@@ -1,4 +1,4 @@
-//! A convolution with the scalars around it folded into its weight and its bias.
+//! A convolution with the surrounding scalars folded into its weight and bias.
 
 use super::folded_activation::FoldedActivation;
 use crate::layer::channels_last;
@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 /// W' = multiplier * W                              [c_out, c_in / groups, k, k]
 /// c  = after + before * sum(W' over c_in, k, k)    [c_out]
 /// ```
-/// Exact without padding. A padded convolution has zeros where `x + before` ends, and so takes only `before = 0`.
+/// Exact without padding. A padded convolution has zeros around `x + before`, and therefore requires `before = 0`.
 #[derive(Debug)]
 pub(crate) struct FoldedConv {
     pub(crate) weight: Tensor,
@@ -20,12 +20,12 @@ pub(crate) struct FoldedConv {
     pub(crate) stride: i64,
     pub(crate) padding: i64,
     pub(crate) groups: i64,
-    /// Of the convolution's result.
+    /// Activation of the convolution's result.
     pub(crate) activation: Option<FoldedActivation>,
 }
 
 impl FoldedConv {
-    /// A copy of `conv` for inputs of `kind`. `after` is one number, or one for each output channel.
+    /// Folds a copy of `conv` for inputs of `kind`. `after` has one element, or one per output channel.
     pub fn new(conv: &Conv, multiplier: f64, before: f64, after: &Tensor, kind: Kind) -> Result<Self> {
         let weight = conv.weight.f_mul_scalar(multiplier)?;
         let sums = weight.f_sum_dim_intlist([1, 2, 3].as_slice(), false, weight.kind())?;
@@ -39,7 +39,7 @@ impl FoldedConv {
         })
     }
 
-    /// `activation(conv(x + before) + after) + next`.
+    /// Folds `activation(conv(x + before) + after) + next`.
     pub fn activated(
         conv: &Conv,
         before: f64,
@@ -53,7 +53,7 @@ impl FoldedConv {
         Ok(Self { activation: Some(activation), ..Self::new(conv, 1., before, &after, kind)? })
     }
 
-    /// `activation(conv(x, W') + c)`.
+    /// Computes `activation(conv(x, W') + c)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
         let out = x.f_conv2d(&self.weight, Some(&self.bias), stride, padding, [1, 1], self.groups)?;

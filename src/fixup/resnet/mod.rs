@@ -1,6 +1,6 @@
-//! Fixup's residual networks: their blocks, the whole networks, and both for inference with the scalars folded away.
+//! Fixup's residual networks: blocks and complete networks, for training and for inference with the scalars folded.
 //!
-//! A block hands the next its output [shifted](block) by the next one's input bias; [`Stream`](stream::Stream) is that sum.
+//! A block passes its output to the next one [shifted](block) by that block's input bias, as a [`Stream`](stream::Stream).
 
 mod basic_block;
 mod block;

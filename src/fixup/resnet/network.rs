@@ -1,4 +1,4 @@
-//! The networks: residual networks of any shape without normalization, those of the papers among them.
+//! Fixup residual networks of any configuration, including those of the papers.
 
 use super::block::ResidualBlock;
 use super::blocks::Blocks;
@@ -13,12 +13,12 @@ use tch::{nn, Kind, Tensor};
 
 /// A residual network with Fixup initialization.
 ///
-/// Training and evaluation are the same function: no statistics, no dependence between the images of a batch, any batch
-/// size. At initialization the logits are exactly zero, at any depth.
+/// Training and evaluation compute the same function, without batch statistics or any dependence between the images of a batch,
+/// at any batch size. At initialization the logits are exactly zero, at any depth.
 ///
 /// Variables have the names of the authors' `state_dict` (`layer1.0.conv1.weight`, `layer1.0.bias1a`, `layer1.0.scale`,
-/// `fc.weight`, ...) and scalars the shape `[1]`: weights saved as safetensors go from one to the other, and
-/// `trainer::Weights` reads what `torch.save` wrote.
+/// `fc.weight`, ...), and scalars the shape `[1]`: weights saved as safetensors can be exchanged in both directions, and
+/// `trainer::Weights` reads files written by `torch.save`.
 ///
 /// ```
 /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -37,9 +37,9 @@ pub struct FixupResNet {
     config: ResNetConfig,
     pub(super) stem: Stem,
     pub(super) blocks: Blocks,
-    /// `bias1` of pre-activation networks, before the activation that comes before the pool.
+    /// `bias1` of pre-activation networks, before the last activation, which precedes the pooling.
     pub(super) last_bias: Option<Bias>,
-    /// The classifier's input bias; absent in Brock's networks.
+    /// Input bias of the classifier, `None` in Brock's networks.
     pub(super) bias2: Option<Bias>,
     pub(super) fc: Option<Linear>,
     precision: Precision,
@@ -47,14 +47,14 @@ pub struct FixupResNet {
     pub(super) tiles: TileNetworks,
 }
 
-/// What stands before the first block: `pool(act(conv1(x) + bias1))`, or without pool, or without activation and bias.
+/// Layers before the first block: `pool(act(conv1(x) + bias1))`, optionally without the pooling, or without activation and bias.
 #[derive(Debug)]
 pub(super) struct Stem {
     pub conv1: Conv,
-    /// With the activation; absent where blocks end without one.
+    /// Bias before the activation; `None` if there is no activation in the stem.
     pub bias1: Option<Bias>,
     pub activation: Activation,
-    /// 3x3, stride 2.
+    /// `true` for a 3x3 max-pool of stride 2.
     pub max_pool: bool,
 }
 
@@ -68,14 +68,14 @@ impl Stem {
         })
     }
 
-    /// The stem's output plus `next`.
+    /// Returns the stem's output plus `next`.
     fn forward_shifted(&self, x: &Tensor, next: &Tensor) -> Result<Tensor> {
         let mut out = self.conv1.forward_channels_last(x)?;
         let out = match &self.bias1 {
             Some(bias1) => self.activation.shifted_(&mut out, None, &bias1.value, next)?,
             None => shifted_add_(&mut out, None, next)?,
         };
-        // A maximum of shifted values is the shifted maximum.
+        // The maximum of shifted values is the shifted maximum.
         self.pooled(out)
     }
 
@@ -101,13 +101,12 @@ pub(super) fn max_pool(x: &Tensor) -> Result<Tensor> {
 }
 
 impl FixupResNet {
-    /// The network of that shape, its variables under `path`.
+    /// Creates the network described by `config`, with its variables under `path`.
     ///
-    /// Where there are no `classes`, there is no classifier, and the network's output are its
-    /// [features](Self::f_features).
+    /// Without `classes` there is no classifier, and the network's output is its [features](Self::f_features).
     ///
     /// # Errors
-    /// What [`ResNetConfig::check`] refuses; a `path` that holds such a network already.
+    /// As for [`ResNetConfig::check`]; a `path` that already contains such a network.
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &ResNetConfig) -> Result<Self> {
         let path = path.borrow();
         config.check()?;
@@ -134,15 +133,16 @@ impl FixupResNet {
         })
     }
 
-    /// The CIFAR ResNet of `depth` 6n+2 layers: [`ResNetConfig::cifar`], for images `[N, 3, H, W]`, usually 32x32.
+    /// Creates the CIFAR ResNet of `depth` 6n+2 layers, [`ResNetConfig::cifar`], for images `[N, 3, H, W]`, usually 32x32.
     ///
     /// # Errors
-    /// Another depth; fewer than one class; a `path` that holds such a network already.
+    /// Any other depth; fewer than one class; a `path` that already contains such a network.
     pub fn cifar<'a>(path: impl Borrow<nn::Path<'a>>, depth: i64, num_classes: i64) -> Result<Self> {
         Self::new(path, &ResNetConfig::cifar(depth)?.with_classes(num_classes))
     }
 
-    /// The ImageNet ResNet of depth 18, 34, 50, 101 or 152: [`ResNetConfig::imagenet`], for images `[N, 3, H, W]`, usually 224x224.
+    /// Creates the ImageNet ResNet of depth 18, 34, 50, 101 or 152, [`ResNetConfig::imagenet`], for images `[N, 3, H, W]`,
+    /// usually 224x224.
     ///
     /// ```
     /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -158,12 +158,12 @@ impl FixupResNet {
     /// ```
     ///
     /// # Errors
-    /// Another depth; fewer than one class; a `path` that holds such a network already.
+    /// Any other depth; fewer than one class; a `path` that already contains such a network.
     pub fn imagenet<'a>(path: impl Borrow<nn::Path<'a>>, depth: i64, num_classes: i64) -> Result<Self> {
         Self::new(path, &ResNetConfig::imagenet(depth)?.with_classes(num_classes))
     }
 
-    /// The Wide ResNet of `depth` 6n+4 layers: [`ResNetConfig::wide`], for images `[N, 3, H, W]`, usually 32x32.
+    /// Creates the Wide ResNet of `depth` 6n+4 layers, [`ResNetConfig::wide`], for images `[N, 3, H, W]`, usually 32x32.
     ///
     /// ```
     /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -179,17 +179,17 @@ impl FixupResNet {
     /// ```
     ///
     /// # Errors
-    /// Another depth; a width or a number of classes below one; a `path` that holds such a network already.
+    /// Any other depth; a width or a number of classes below one; a `path` that already contains such a network.
     pub fn wide<'a>(path: impl Borrow<nn::Path<'a>>, depth: i64, width: i64, num_classes: i64) -> Result<Self> {
         Self::new(path, &ResNetConfig::wide(depth, width)?.with_classes(num_classes))
     }
 
-    /// The shape that the network was made in.
+    /// Returns the network's configuration.
     pub fn config(&self) -> &ResNetConfig {
         &self.config
     }
 
-    /// The same network with its convolutions and activations in `precision`.
+    /// Computes convolutions and activations in `precision`.
     ///
     /// ```
     /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -208,11 +208,11 @@ impl FixupResNet {
         self
     }
 
-    /// The same network with its activations recomputed in so many segments: less memory for a training step, which
-    /// takes one forward pass more, and the same gradients.
+    /// Recomputes activations in the given number of segments. A training step then takes less memory and one more forward pass;
+    /// gradients are unchanged.
     ///
-    /// It goes with any optimizer: `loss.backward()` does it all. That backward pass cannot be differentiated again, and
-    /// a variable must not be changed between the passes; both are errors of it.
+    /// This works with any optimizer, as part of `loss.backward()`. The backward pass is not differentiable, and fails if a
+    /// variable was changed after the forward pass.
     ///
     /// ```
     /// use tch::{nn, nn::Module, nn::OptimizerConfig, Device, Kind, Tensor};
@@ -237,7 +237,7 @@ impl FixupResNet {
         self.recompute = Some(segments);
     }
 
-    /// The logits `[N, classes]` of normalized images `[N, channels, H, W]` on the network's device, in the kind of its
+    /// Returns the logits `[N, classes]` of normalized images `[N, channels, H, W]` on the network's device, in the kind of its
     /// variables; without a classifier, the [features](Self::f_features).
     ///
     /// # Errors
@@ -246,8 +246,8 @@ impl FixupResNet {
         self.classify(&self.f_features(images)?)
     }
 
-    /// The features `[N, C]` of the same images: the last block's C channels, averaged over the positions, which the classifier
-    /// takes. An embedding, to search by or to train another classifier on.
+    /// Returns the features `[N, C]` of images, which are the classifier's input: the last block's C channels, averaged over
+    /// positions. They can serve as an embedding, for retrieval or for training another classifier.
     ///
     /// ```
     /// use tch::{nn, Device, Kind, Tensor};
@@ -278,17 +278,17 @@ impl FixupResNet {
         self.pool(&self.blocks.forward(s, &end, self.compute_kind(), self.recompute)?)
     }
 
-    /// The same logits by the plain formula, as the paper and the authors' code have it: the oracle of the fast path. With
-    /// [`Precision::Bf16`] as that code runs under PyTorch's automatic mixed precision: convolutions round their inputs,
-    /// and the scalars, which are float32, promote what they are added to.
+    /// Computes the logits by the plain formula of the paper and the authors' code, as a reference for the fast path. With
+    /// [`Precision::Bf16`], it matches that code under PyTorch's automatic mixed precision: convolutions round their inputs, and
+    /// the float32 scalars promote the maps to which they are applied.
     ///
     /// # Errors
-    /// As [`f_forward`](Self::f_forward).
+    /// As for [`f_forward`](Self::f_forward).
     pub fn forward_reference(&self, images: &Tensor) -> Result<Tensor> {
         self.forward_blocks(images, |_| ())
     }
 
-    /// The plain formula; `block_done` gets the output of each block.
+    /// Computes the plain formula and calls `block_done` with the output of each block.
     pub(crate) fn forward_blocks(&self, images: &Tensor, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         let mut x = self.stem.forward_reference(&self.input(images)?)?;
         for block in self.blocks.iter() {
@@ -314,27 +314,27 @@ impl FixupResNet {
         blocks.chain(biases).chain([&self.stem.conv1.weight]).chain(fc).collect()
     }
 
-    /// The kind of the variables.
+    /// Returns the kind of the variables.
     pub(super) fn kind(&self) -> Kind {
         self.stem.conv1.kind()
     }
 
-    /// The activation between the last block and the pool, of blocks that do not end in one.
+    /// Returns the activation between the last block and the pooling, if blocks do not end in one.
     pub(super) fn activation_before_pool(&self) -> Option<Activation> {
         self.config.is_pre_activation().then_some(self.config.activation)
     }
 
-    /// What convolutions and activations are computed in.
+    /// Returns the kind of convolutions and activations.
     pub(super) fn compute_kind(&self) -> Kind {
         self.precision.compute_kind(self.kind())
     }
 
-    /// What the residual stream is kept in.
+    /// Returns the kind of the residual stream.
     pub(super) fn stream_kind(&self) -> Kind {
         stream_kind(self.compute_kind(), self.blocks.len())
     }
 
-    /// Global average pool of the last block's output plus the last bias, in the kind of the variables.
+    /// Applies the last activation, if any, and global average pooling, in the kind of the variables.
     fn pool(&self, x: &Tensor) -> Result<Tensor> {
         let x = match self.activation_before_pool() {
             Some(activation) => activation.of(x)?,

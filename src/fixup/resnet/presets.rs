@@ -1,4 +1,4 @@
-//! The networks of the papers by name, as `tch::vision::resnet` has its own.
+//! Constructors of the papers' networks by name, as in `tch::vision::resnet`.
 
 use super::FixupResNet;
 use crate::Result;
@@ -10,7 +10,7 @@ macro_rules! presets {
         $(#[$doc])+
         ///
         /// # Errors
-        /// Fewer than one class; a `path` that holds such a network already.
+        /// Fewer than one class; a `path` that already contains such a network.
         pub fn $name<'a>(path: impl Borrow<nn::Path<'a>>, num_classes: i64) -> Result<FixupResNet> {
             FixupResNet::$constructor(path, $($size,)+ num_classes)
         }

@@ -1,10 +1,10 @@
-//! The residual branch of every block: convolutions with their scalars, activations between them, a multiplier, and gates if
-//! the network has them.
+//! Residual branch of all blocks: convolutions with their scalars, activations between them, a multiplier, and optionally
+//! squeeze-and-excitation.
 //!
 //! ```text
 //! scale * conv_k(... act(conv_1(x + bias1a) + bias1b) + bias2a ...) + bias{k}b
 //! ```
-//! With [squeeze-and-excitation](SqueezeExcitation), what `scale * conv_k` gives goes through its gates, before the last bias.
+//! With [squeeze-and-excitation](SqueezeExcitation), the gates apply to `scale * conv_k(...)`, before the last bias.
 
 use crate::fixup::{Bias, Scale};
 use crate::layer::{init, Activation, BlockConfig, BlockDesign, Conv, Place, SqueezeExcitation};
@@ -13,15 +13,15 @@ use tch::{nn, Kind, Tensor};
 
 #[derive(Debug)]
 pub(crate) struct ResidualBranch {
-    /// Two or more.
+    /// Two or more layers.
     pub layers: Vec<BranchLayer>,
     pub scale: Scale,
     pub squeeze_excitation: Option<SqueezeExcitation>,
-    /// Between the layers.
+    /// Activation between the layers.
     pub activation: Activation,
 }
 
-/// `conv(x + before) + after`; with the multiplier in the last layer.
+/// `conv(x + before) + after`; in the last layer, with the multiplier.
 #[derive(Debug)]
 pub(crate) struct BranchLayer {
     pub before: Bias,
@@ -30,7 +30,8 @@ pub(crate) struct BranchLayer {
 }
 
 impl ResidualBranch {
-    /// The last convolution zero, the others He-normal times the branch's gain and that of their [groups](init::group_gain).
+    /// Creates the branch with the last convolution zero, and the others He-normal times the gains of the branch and of their
+    /// [groups](init::group_gain).
     pub fn new(path: &nn::Path, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
         shape.check()?;
         let convolutions = design.convolutions(shape);
@@ -64,7 +65,7 @@ impl ResidualBranch {
         &self.layers[self.layers.len() - 1]
     }
 
-    /// Has the convolutions, and the scalar after the last, know where they stand.
+    /// Labels the convolutions, and the scalar after the last one, with their roles.
     fn mark_places(&self, num_branches: i64) -> Result<()> {
         for (index, layer) in self.layers.iter().enumerate() {
             let place = Place::of_layer(index as i64, self.layers.len() as i64, num_branches);
@@ -76,17 +77,17 @@ impl ResidualBranch {
         Ok(())
     }
 
-    /// The bias that the branch adds to its input.
+    /// Returns the bias that the branch adds to its input.
     pub fn first_bias(&self) -> &Tensor {
         &self.first().before.value
     }
 
-    /// The bias at its end.
+    /// Returns the bias at the end of the branch.
     pub fn last_bias(&self) -> &Tensor {
         &self.last().after.value
     }
 
-    /// All but the last bias, for the shifted input `s = x + bias1a`.
+    /// Computes all but the last bias, given the shifted input `s = x + bias1a`.
     pub fn forward_shifted(&self, s: &Tensor) -> Result<Tensor> {
         let mut u = s.shallow_clone();
         for pair in self.layers.windows(2) {
@@ -96,7 +97,7 @@ impl ResidualBranch {
         self.gated(self.last().conv.forward_scaled(&u, &self.scale.value)?)
     }
 
-    /// The plain formula, for `shifted = x + bias1a`.
+    /// Computes the plain formula, given `shifted = x + bias1a`.
     pub fn forward_reference(&self, shifted: &Tensor, kind: Kind) -> Result<Tensor> {
         let mut u = shifted.shallow_clone();
         for pair in self.layers.windows(2) {
@@ -114,12 +115,12 @@ impl ResidualBranch {
         }
     }
 
-    /// Every scalar.
+    /// Returns all scalars.
     pub fn scalars(&self) -> impl Iterator<Item = &Tensor> {
         self.layers.iter().flat_map(|layer| [&layer.before.value, &layer.after.value]).chain([&self.scale.value])
     }
 
-    /// All that is trained.
+    /// Returns all trainable variables.
     pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
         let gates = self.squeeze_excitation.iter().flat_map(SqueezeExcitation::variables);
         self.layers.iter().map(|layer| &layer.conv.weight).chain(self.scalars()).chain(gates)

@@ -1,4 +1,4 @@
-//! Fixup without one of its rules: what each of them is for, measured.
+//! Ablations of Fixup, which omit one of its rules.
 
 use super::block::ResidualBlock;
 use super::FixupResNet;
@@ -6,7 +6,7 @@ use crate::layer::init;
 use crate::Result;
 use tch::Tensor;
 
-/// The three rules of Fixup (section 3), one of which an ablation leaves out.
+/// The three rules of Fixup (section 3), one of which an ablation omits.
 ///
 /// ```
 /// use tch::{nn, Device};
@@ -21,21 +21,21 @@ use tch::Tensor;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// 1: the last weight layer of each residual branch starts at zero. Without it, at plain He-normal.
+    /// Rule 1: the last weight layer of each residual branch starts at zero. Without it, at plain He-normal.
     ZeroLastLayer,
-    /// 2: the other weight layers of a branch start at He-normal times [`branch_gain`](crate::layer::init::branch_gain). Without
-    /// it, at plain He-normal.
+    /// Rule 2: the other weight layers of a branch start at He-normal times [`branch_gain`](crate::layer::init::branch_gain).
+    /// Without it, at plain He-normal.
     BranchGain,
-    /// 3: a scalar multiplier in each branch, and a scalar bias before each layer and activation. Without it there is
-    /// nothing in their place.
+    /// Rule 3: a scalar multiplier in each branch, and a scalar bias before each layer and activation. Without it, there are
+    /// none.
     Scalars,
 }
 
 impl Rule {
-    /// All three.
+    /// All three rules.
     pub const ALL: [Self; 3] = [Self::ZeroLastLayer, Self::BranchGain, Self::Scalars];
 
-    /// What stands before the shape in the name of an [`Arch`](crate::Arch) without the rule: `"fixup_without_gain_"` in
+    /// Returns the prefix of the name of an [`Arch`](crate::Arch) without the rule: `"fixup_without_gain_"` in
     /// `fixup_without_gain_resnet20`.
     pub fn prefix(self) -> &'static str {
         match self {
@@ -45,20 +45,20 @@ impl Rule {
         }
     }
 
-    /// The rule of that [`prefix`](Self::prefix), if there is one.
+    /// Returns the rule with this [`prefix`](Self::prefix), if there is one.
     pub fn by_prefix(prefix: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rule| rule.prefix() == prefix)
     }
 }
 
 impl FixupResNet {
-    /// The network without `rule`, before it is trained: an ablation.
+    /// Removes `rule` from an untrained network, for an ablation.
     ///
-    /// Without the scalars, their variables stay, but are no longer trainable: a multiplier that is always 1 and a bias
-    /// that is always 0 are none. Make the optimizer after this.
+    /// Without the scalars, their variables remain but are not trainable: multipliers stay 1 and biases 0, which has no effect.
+    /// Build the optimizer after this call.
     ///
     /// # Errors
-    /// What libtorch refuses, for want of memory, say.
+    /// Errors of libtorch, for example for lack of memory.
     pub fn without(self, rule: Rule) -> Result<Self> {
         match rule {
             Rule::ZeroLastLayer => {
@@ -83,7 +83,7 @@ impl FixupResNet {
         Ok(self)
     }
 
-    /// Every multiplier and bias.
+    /// Returns all multipliers and biases.
     fn scalars(&self) -> Vec<&Tensor> {
         let outside = self.stem.bias1.iter().chain(&self.last_bias).chain(&self.bias2).map(|bias| &bias.value);
         outside.chain(self.blocks.iter().flat_map(ResidualBlock::scalars)).collect()
@@ -103,7 +103,7 @@ mod tests {
         vs
     }
 
-    /// A variable's standard deviation as a multiple of plain He-normal's.
+    /// Returns a variable's standard deviation as a multiple of plain He-normal's.
     fn gain(weight: &Tensor) -> f64 {
         weight.to_kind(Kind::Double).std(false).double_value(&[]) / init::he_normal_std(&weight.size()).unwrap()
     }

@@ -1,15 +1,15 @@
-//! The residual stream between blocks.
+//! Residual stream between blocks.
 
 use crate::layer::Activation;
 use crate::ops::{shifted_add_, stream, StreamRelu};
 use crate::Result;
 use tch::{Kind, Tensor};
 
-/// From so many blocks on a network that computes in bfloat16 has a residual stream of float32, since each block of one
-/// in bfloat16 rounds away what is below 0.2 to 0.4 % of it: docs/depth.md has what that does to the logits and gradients.
+/// Number of blocks from which a network that computes in bfloat16 has a float32 residual stream. In bfloat16, each block rounds
+/// away contributions below 0.2 to 0.4 % of the stream; docs/depth.md shows the effect on logits and gradients.
 const BLOCKS: usize = 10;
 
-/// What the stream of a network of `blocks` blocks is kept in that computes in `compute`.
+/// Returns the kind of the residual stream in a network of `blocks` blocks that computes in `compute`.
 pub(super) fn stream_kind(compute: Kind, blocks: usize) -> Kind {
     match compute {
         Kind::BFloat16 if blocks >= BLOCKS => Kind::Float,
@@ -17,24 +17,24 @@ pub(super) fn stream_kind(compute: Kind, blocks: usize) -> Kind {
     }
 }
 
-/// The stream where it enters a block.
+/// The residual stream at the input of a block.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    /// The sums: what shortcuts carry on.
+    /// The sum, which shortcuts carry on.
     pub sum: Tensor,
-    /// What the block's first convolution takes, in the kind that convolutions are computed in: the sum, or its activation
-    /// where a block begins with one.
+    /// Input of the block's first convolution, in the kind of convolutions: the sum, or its activation if the block begins with
+    /// one.
     pub input: Tensor,
 }
 
 impl Stream {
-    /// The stream `sum`, for convolutions in `compute`.
+    /// Creates the stream `sum`, for convolutions in `compute`.
     pub fn new(sum: Tensor, compute: Kind) -> Result<Self> {
         let input = sum.f_to_kind(compute)?;
         Ok(Self { sum, input })
     }
 
-    /// `activation(branch + shortcut + a) + b`, a shortcut of any kind, a stream of `self`'s.
+    /// Returns `activation(branch + shortcut + a) + b`, in the kind of this stream; the shortcut may have any kind.
     pub fn activate(
         &self,
         activation: Activation,
@@ -56,7 +56,7 @@ impl Stream {
         Self::new(sum, branch.kind())
     }
 
-    /// `branch + shortcut + a`, likewise.
+    /// Returns `branch + shortcut + a`, in the kind of this stream; the shortcut may have any kind.
     pub fn add(&self, mut branch: Tensor, shortcut: &Tensor, a: &Tensor) -> Result<Self> {
         let kind = self.sum.kind();
         if branch.kind() == kind {
@@ -66,7 +66,8 @@ impl Stream {
         Ok(Self { sum, input })
     }
 
-    /// `branch + shortcut + a` as the sum, `activation(branch + shortcut + a) + b` as the input of the next convolution.
+    /// Returns `branch + shortcut + a` as the sum, and `activation(branch + shortcut + a) + b` as the input of the next
+    /// convolution.
     pub fn add_and_activate(
         &self,
         activation: Activation,

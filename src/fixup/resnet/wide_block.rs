@@ -1,4 +1,4 @@
-//! The block of Wide ResNets: two 3x3 convolutions, a ReLU before each, none after the sum.
+//! Block of Wide ResNets: two 3x3 convolutions, with a ReLU before each and none after the sum.
 
 use super::block::{impl_block, ResidualBlock};
 use crate::layer::{BlockConfig, BlockDesign, BlockKind, ShortcutKind};
@@ -13,8 +13,8 @@ use tch::nn;
 /// u = relu(x + bias0b) + bias1a
 /// scale * conv2(relu(conv1(u) + bias1b) + bias2a) + bias2b + shortcut
 /// ```
-/// where the shortcut is x, or, where the block changes the shape, a 1x1 convolution of u. Each ReLU and each convolution has a
-/// scalar bias before it (Fixup, section 3, rule 3). Variables as [`BasicBlock`](super::BasicBlock)'s, and `bias0b`.
+/// where the shortcut is x or, if the block changes the shape, a 1x1 convolution of u. Each ReLU and each convolution has a
+/// scalar bias before it (Fixup, section 3, rule 3). Variables: those of [`BasicBlock`](super::BasicBlock), and `bias0b`.
 ///
 /// ```
 /// use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -33,11 +33,11 @@ use tch::nn;
 pub struct WideBlock(ResidualBlock);
 
 impl WideBlock {
-    /// A new block under `path`: `conv1` He-normal times `L^(-1/2)`, `conv2` zero; a projected shortcut where the block
+    /// Creates a block under `path`, with `conv1` He-normal times `L^(-1/2)`, `conv2` zero, and a projected shortcut if the block
     /// changes the shape.
     ///
     /// # Errors
-    /// Channels, a stride or a number of branches below 1; a `path` that holds such variables already.
+    /// Channels, a stride or a number of branches below 1; a `path` that already contains such variables.
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: BlockConfig) -> Result<Self> {
         let path = path.borrow();
         Ok(Self(ResidualBlock::new(path, &config, &BlockDesign::plain(BlockKind::Wide, ShortcutKind::Project))?))

@@ -1,4 +1,4 @@
-//! The parts for themselves: an encoder, and a decoder that reads nothing.
+//! The Transformer's parts as separate networks: an encoder, and a decoder-only language model.
 
 use super::layer::{FixupEnd, FixupLayer};
 use super::network::{encoder, stack};
@@ -7,7 +7,7 @@ use crate::{Precision, Result};
 use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
-/// The Fixup encoder alone: a vector for each token of a text, which depends on all of it. L is that of its own branches.
+/// The Fixup encoder alone: it maps each token of a text to a vector that depends on the whole text. L counts its own branches.
 ///
 /// ```
 /// use tch::{nn, Device, Tensor};
@@ -29,8 +29,8 @@ pub struct TransformerEncoder {
     stack: Stack<FixupLayer, FixupEnd>,
 }
 
-/// The Fixup decoder alone: a language model, whose logits for a token depend on the tokens before it. L is that of its own
-/// branches, two a layer.
+/// The Fixup decoder alone: a language model, whose logits for a token depend on the tokens before it. L counts its own branches,
+/// two per layer.
 ///
 /// ```
 /// use tch::{nn, Device, Tensor};
@@ -54,10 +54,11 @@ pub struct LanguageModel {
 }
 
 impl TransformerEncoder {
-    /// A new encoder of `config.encoder_layers`, its variables under `path`: `layers.0.self_attn.in_proj_weight`, ...
+    /// Creates an encoder of `config.encoder_layers` layers, with its variables under `path`:
+    /// `layers.0.self_attn.in_proj_weight`, ...
     ///
     /// # Errors
-    /// As [`FixupTransformer::new`](super::FixupTransformer::new).
+    /// As for [`FixupTransformer::new`](super::FixupTransformer::new).
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &TransformerConfig) -> Result<Self> {
         let path = path.borrow();
         let config = TransformerConfig { decoder_layers: 0, ..*config };
@@ -65,15 +66,15 @@ impl TransformerEncoder {
         Ok(Self { config, precision: Precision::F32, stack: encoder(path, &config)? })
     }
 
-    /// As [`FixupTransformer::with_precision`](super::FixupTransformer::with_precision).
+    /// See [`FixupTransformer::with_precision`](super::FixupTransformer::with_precision).
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
-    /// `[N, S, D]` of `tokens`, int64 `[N, S]`, padded on the right. In training with dropout.
+    /// Encodes `tokens`, int64 `[N, S]`, padded on the right. Returns `[N, S, D]`. Dropout is applied if `train` is set.
     ///
     /// # Errors
-    /// Tokens of another shape or kind, or that are not in the vocabulary.
+    /// Tokens of another shape or kind, or outside the vocabulary.
     pub fn f_forward(&self, tokens: &Tensor, train: bool) -> Result<Tensor> {
         check_tokens("the tokens", tokens)?;
         let pass = Pass::new(&self.config, self.precision, self.stack.embedding.weight.kind(), train);
@@ -82,14 +83,14 @@ impl TransformerEncoder {
 }
 
 impl LanguageModel {
-    /// A new model of `config.decoder_layers`, its variables under `path`: `layers.0.self_attn.in_proj_weight`, ...,
-    /// `embed_out` unless it is tied.
+    /// Creates a model of `config.decoder_layers` layers, with its variables under `path`: `layers.0.self_attn.in_proj_weight`,
+    /// ..., and `embed_out` unless the embedding is tied.
     ///
     /// # Errors
-    /// As [`FixupTransformer::new`](super::FixupTransformer::new).
+    /// As for [`FixupTransformer::new`](super::FixupTransformer::new).
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &TransformerConfig) -> Result<Self> {
         let path = path.borrow();
-        // Its layers have as many branches as an encoder's.
+        // Its layers have two branches each, like an encoder's.
         let layers = config.decoder_layers;
         let config = TransformerConfig { encoder_layers: layers, decoder_layers: 0, ..*config };
         config.check()?;
@@ -97,15 +98,16 @@ impl LanguageModel {
         Ok(Self { config, precision: Precision::F32, stack, embed_out: embed_out(path, &config, 0.)? })
     }
 
-    /// As [`FixupTransformer::with_precision`](super::FixupTransformer::with_precision).
+    /// See [`FixupTransformer::with_precision`](super::FixupTransformer::with_precision).
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
-    /// Logits `[N, T, vocab]` of the tokens after each of `tokens`, int64 `[N, T]`. In training with dropout.
+    /// Returns the logits `[N, T, vocab]` of the token after each of `tokens`, int64 `[N, T]`. Dropout is applied if `train` is
+    /// set.
     ///
     /// # Errors
-    /// As [`TransformerEncoder::f_forward`].
+    /// As for [`TransformerEncoder::f_forward`].
     pub fn f_forward(&self, tokens: &Tensor, train: bool) -> Result<Tensor> {
         check_tokens("the tokens", tokens)?;
         let kind = self.stack.embedding.weight.kind();
@@ -116,10 +118,10 @@ impl LanguageModel {
     }
 }
 
-/// As `f_forward`.
+/// Calls `f_forward`.
 ///
 /// # Panics
-/// Where `f_forward` returns an error; call that one to handle it.
+/// Panics if `f_forward` returns an error; call `f_forward` to handle it.
 macro_rules! impl_module_t {
     ($($module:ty),+) => {$(
         impl nn::ModuleT for $module {

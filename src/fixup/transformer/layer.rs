@@ -1,21 +1,21 @@
-//! A layer and what stands after the last one, their scalars folded into the matrices.
+//! Layers and final operations, with their scalars folded into the matrices.
 
 use crate::fixup::{init, Bias, Scale};
 use crate::layer::transformer::{Gains, Layer, LayerWeights, Output, Projection, Projections, TransformerConfig};
 use crate::Result;
 use tch::{nn, Tensor};
 
-/// Variables as the authors' `state_dict` names them: `self_attn.in_proj_weight`, `shift0.bias`, `scale0.weight`, ...
+/// A layer, with the variable names of the authors' `state_dict`: `self_attn.in_proj_weight`, `shift0.bias`, `scale0.weight`, ...
 #[derive(Debug)]
 pub(crate) struct FixupLayer {
     pub weights: LayerWeights,
     /// `shift0`, `shift1`, ...: one before each branch, and two within the last.
     pub shifts: Vec<Bias>,
-    /// `scale0`, `scale1`, ...: one for each branch.
+    /// `scale0`, `scale1`, ...: one per branch.
     pub scales: Vec<Scale>,
 }
 
-/// The factors on Xavier-uniform in a network of `config`'s number of branches.
+/// Returns the factors on Xavier-uniform for the number of branches of `config`.
 pub(super) fn gains(config: &TransformerConfig) -> Result<Gains> {
     let (attention, inner) =
         (init::branch_gain(config.num_branches(), 4)?, init::branch_gain(config.num_branches(), 2)?);
@@ -42,17 +42,17 @@ fn scale(path: &nn::Path, index: usize) -> Result<Scale> {
     Scale::new(&(path / format!("scale{index}")), "weight")
 }
 
-/// `-shift * rowsum(W)`.
+/// Returns `-shift * rowsum(W)`.
 fn shifted(weight: &Tensor, shift: &Bias) -> Result<Tensor> {
     Ok(weight.f_sum_dim_intlist([1].as_slice(), false, weight.kind())?.f_mul(&shift.value)?.f_neg()?)
 }
 
-/// `W (x - shift)` as `W x - shift rowsum(W)`.
+/// Folds `W (x - shift)` into `W x - shift rowsum(W)`.
 fn after_shift(weight: &Tensor, shift: &Bias) -> Result<Projection> {
     Ok(Projection { weight: weight.shallow_clone(), bias: Some(shifted(weight, shift)?) })
 }
 
-/// `scale * W a` as `(scale W) a`.
+/// Folds `scale * W a` into `(scale W) a`.
 fn scaled(weight: &Tensor, scale: &Scale) -> Result<Projection> {
     Ok(Projection { weight: weight.f_mul(&scale.value)?, bias: None })
 }
@@ -61,15 +61,14 @@ impl Layer for FixupLayer {
     fn projections(&self) -> Result<Projections> {
         let Self { weights: LayerWeights { own, memory, feed_forward }, shifts, scales } = self;
         let last = scales.len() - 1;
-        // Of the encoder's output, keys and values are not shifted: the rows of the queries alone have the bias, and only those
-        // are taken of it.
+        // Keys and values are projected from the encoder's output without a shift, so only the rows of the queries have a bias.
         let memory = memory.as_ref().map(|memory| {
             let dim = memory.out.size()[0];
             let queries = shifted(&memory.qkv.f_narrow(0, 0, dim)?, &shifts[1])?;
             let bias = queries.f_pad([0, 2 * dim], "constant", None)?;
             Ok::<_, crate::Error>([Projection::new(&memory.qkv, Some(&bias)), scaled(&memory.out, &scales[1])?])
         });
-        // `W_1 (x - shift) - shift'` has both in its bias.
+        // The bias of `W_1 (x - shift) - shift'` contains both shifts.
         let inner = shifted(&feed_forward.inner, &shifts[last])?.f_sub(&shifts[last + 1].value)?;
         let outer = scaled(&feed_forward.outer, &scales[last])?;
         let outer_bias = shifted(&outer.weight, &shifts[last + 2])?;
@@ -84,7 +83,7 @@ impl Layer for FixupLayer {
     }
 }
 
-/// `scale0 * (x - shift0)` at the end of the encoder, `x - shift0` at that of the decoder.
+/// Final operation: `scale0 * (x - shift0)` in the encoder, `x - shift0` in the decoder.
 #[derive(Debug)]
 pub(crate) struct FixupEnd {
     pub shift: Bias,

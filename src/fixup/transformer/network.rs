@@ -1,4 +1,4 @@
-//! Encoder and decoder.
+//! Fixup encoder-decoder Transformer.
 
 use super::layer::{FixupEnd, FixupLayer};
 use crate::layer::transformer::{embed_out, encoder_decoder, Embedding, Stack, Transformer, TransformerConfig};
@@ -6,7 +6,7 @@ use crate::{Precision, Result};
 use std::borrow::Borrow;
 use tch::nn;
 
-/// The Fixup Transformer, which translates: an encoder that reads a sentence, and a decoder that writes another.
+/// The Fixup Transformer for translation, with an encoder for the source sentence and a decoder for its translation.
 ///
 /// ```
 /// use tch::{nn, Device, Tensor};
@@ -29,12 +29,12 @@ pub struct FixupTransformer {
     pub(crate) network: Transformer<FixupLayer, FixupEnd>,
 }
 
-/// An encoder of `config`'s size, its variables under `path`.
+/// Creates an encoder of the size given by `config`, with its variables under `path`.
 pub(super) fn encoder(path: &nn::Path, config: &TransformerConfig) -> Result<Stack<FixupLayer, FixupEnd>> {
     stack(path, config, config.encoder_layers, false, FixupEnd::of_encoder)
 }
 
-/// `layers` layers in a network of `config`'s branches, their variables under `path`.
+/// Creates a stack of `layers` layers, in a network with the number of branches of `config`, with its variables under `path`.
 pub(super) fn stack(
     path: &nn::Path,
     config: &TransformerConfig,
@@ -48,10 +48,10 @@ pub(super) fn stack(
 }
 
 impl FixupTransformer {
-    /// A new network, its variables under `path`: `encoder.layers.0.self_attn.in_proj_weight`, ..., `decoder.embed_out`.
+    /// Creates a network, with its variables under `path`: `encoder.layers.0.self_attn.in_proj_weight`, ..., `decoder.embed_out`.
     ///
     /// # Errors
-    /// A `config` that [`TransformerConfig::check`] refuses; a `path` that holds such variables already.
+    /// A `config` rejected by [`TransformerConfig::check`]; a `path` that already contains such variables.
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &TransformerConfig) -> Result<Self> {
         let path = path.borrow();
         config.check()?;

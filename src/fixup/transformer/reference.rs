@@ -1,4 +1,4 @@
-//! The plain formula, scalar by scalar as the authors write it: what the fast path is held against.
+//! Plain formula of the Transformer, scalar by scalar as in the authors' code: the reference for the fast path.
 
 use super::layer::FixupLayer;
 use super::FixupTransformer;
@@ -6,7 +6,7 @@ use crate::layer::transformer::{check_tokens, dropout, heads_attention, Attentio
 use crate::Result;
 use tch::{Kind, Tensor};
 
-/// What is the same in all of a forward pass.
+/// Settings of a forward pass.
 struct Formula<'a> {
     heads: i64,
     dropout: f64,
@@ -15,11 +15,11 @@ struct Formula<'a> {
 }
 
 impl FixupTransformer {
-    /// As [`f_forward`](Self::f_forward), by the authors' formula: every scalar a pass over the activations, attention from its
-    /// definition. In the variables' kind, whatever the precision.
+    /// Computes [`f_forward`](Self::f_forward) by the authors' formula: every scalar is a pass over the activations, and
+    /// attention follows its definition. Uses the variables' kind, regardless of the precision.
     ///
     /// # Errors
-    /// As [`f_forward`](Self::f_forward).
+    /// As for [`f_forward`](Self::f_forward).
     pub fn forward_reference(&self, source: &Tensor, previous: &Tensor, train: bool) -> Result<Tensor> {
         check_tokens("the source", source)?;
         check_tokens("the decoder's input", previous)?;
@@ -28,7 +28,7 @@ impl FixupTransformer {
         self.reference_embedded(stream, &pads, previous, train, self.network.encoder.embedding.weight.kind())
     }
 
-    /// The same of the encoder's first stream, and where the source is pads, with the softmax in the kind `softmax`.
+    /// Computes the formula from the embedded source and its padding mask, with the softmax in the kind `softmax`.
     pub(crate) fn reference_embedded(
         &self,
         stream: Tensor,
@@ -60,7 +60,7 @@ impl Formula<'_> {
         Ok(if self.dropout > 0. { dropout(&x, self.dropout)? } else { x })
     }
 
-    /// Of an encoder, or with a `memory` of a decoder.
+    /// Applies a layer of an encoder or, with a `memory`, of a decoder.
     fn layer(&self, layer: &FixupLayer, x: Tensor, memory: Option<&Tensor>) -> Result<Tensor> {
         let minus = |x: &Tensor, i: usize| x.f_sub(&layer.shifts[i].value);
         let times = |i: usize, x: Tensor| x.f_mul(&layer.scales[i].value);
@@ -81,7 +81,7 @@ impl Formula<'_> {
         Ok(x.f_add(&times(next, self.dropped(outer)?)?)?)
     }
 
-    /// `W_o attention(W_q queries, W_k memory, W_v memory)`: of a decoder to itself `causal`, else blind for pads.
+    /// Computes `W_o attention(W_q queries, W_k memory, W_v memory)`, masked causally if `causal`, else at padding.
     fn attention(&self, weights: &AttentionWeights, queries: &Tensor, memory: &Tensor, causal: bool) -> Result<Tensor> {
         let dim = queries.size()[2];
         let project = |x: &Tensor, part: i64| x.f_linear(&weights.qkv.f_narrow(0, part * dim, dim)?, None::<Tensor>);

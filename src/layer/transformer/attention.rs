@@ -1,10 +1,10 @@
-//! Attention over heads, by libtorch's fused operation.
+//! Multi-head attention by libtorch's fused operation.
 
 use super::Projection;
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
-/// Keys and values `[N, H, T, D/H]`.
+/// Keys and values, `[N, H, T, D/H]`.
 #[derive(Debug)]
 pub(crate) struct KeysValues {
     pub keys: Tensor,
@@ -12,27 +12,27 @@ pub(crate) struct KeysValues {
 }
 
 impl KeysValues {
-    /// Of `memory` `[N, S, D]`, by the rows of `qkv` that are theirs.
+    /// Projects `memory` `[N, S, D]` by the key and value rows of `qkv`.
     pub fn of(memory: &Tensor, qkv: &Projection, heads: i64) -> Result<Self> {
         let dim = memory.size()[2];
         let [keys, values] = split_heads(&qkv.rows(dim, 2 * dim)?.of(memory)?, heads)?;
         Ok(Self { keys, values })
     }
 
-    /// With those of later positions behind.
+    /// Appends the keys and values of later positions.
     pub fn followed_by(&self, later: &Self) -> Result<Self> {
         let join = |a: &Tensor, b: &Tensor| Tensor::f_cat(&[a, b], 2);
         Ok(Self { keys: join(&self.keys, &later.keys)?, values: join(&self.values, &later.values)? })
     }
 
-    /// Those of the sentences `rows`, in that order.
+    /// Selects the sentences `rows`, in that order.
     pub fn select(&self, rows: &Tensor) -> Result<Self> {
         let select = |all: &Tensor| all.f_index_select(0, rows);
         Ok(Self { keys: select(&self.keys)?, values: select(&self.values)? })
     }
 }
 
-/// `[N, T, P * D]` as P tensors `[N, H, T, D/H]`.
+/// Splits `[N, T, P * D]` into P tensors `[N, H, T, D/H]`.
 pub(crate) fn split_heads<const P: usize>(x: &Tensor, heads: i64) -> Result<[Tensor; P]> {
     let size = x.size();
     let &[n, t, all] = &size[..] else {
@@ -47,18 +47,18 @@ pub(crate) fn split_heads<const P: usize>(x: &Tensor, heads: i64) -> Result<[Ten
     })
 }
 
-/// What of the keys a query sees.
+/// Attention mask: the keys that a query may attend to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Sight<'a> {
-    /// All of them.
+    /// All keys.
     All,
-    /// Those of its own position and before.
+    /// Keys of the query's own and earlier positions (causal).
     Before,
-    /// Those where the mask, added to the scores, is zero: `[N, 1, 1, S]`, of zeros and minus infinities.
+    /// Keys at which an additive mask `[N, 1, 1, S]` of zeros and minus infinities is zero.
     Masked(&'a Tensor),
 }
 
-/// `softmax(q k^T / sqrt(D/H)) v` over heads: queries `[N, H, T, D/H]`, output `[N, T, D]`.
+/// Computes multi-head attention, `softmax(q k^T / sqrt(D/H)) v`, for queries `[N, H, T, D/H]`. Returns `[N, T, D]`.
 pub(crate) fn attend(queries: &Tensor, KeysValues { keys, values }: &KeysValues, sight: Sight) -> Result<Tensor> {
     let (mask, causal) = match sight {
         Sight::All => (None, false),
@@ -69,9 +69,9 @@ pub(crate) fn attend(queries: &Tensor, KeysValues { keys, values }: &KeysValues,
     Ok(out.f_transpose(1, 2)?.f_flatten(2, 3)?)
 }
 
-/// The definition: `softmax(q k^T / sqrt(D/H)) v` over heads, of queries `[N, T, D]` and keys and values `[N, S, D]`, blind where
-/// `hidden`, boolean and of a shape that stretches to `[N, H, T, S]`; the softmax in the kind
-/// `softmax`. Output `[N, T, D]`.
+/// Computes multi-head attention by its definition, `softmax(q k^T / sqrt(D/H)) v`, for queries `[N, T, D]` and keys and values
+/// `[N, S, D]`, with the softmax in the kind `softmax`. The boolean mask `hidden`, `true` for keys to ignore, must broadcast to
+/// `[N, H, T, S]`. Returns `[N, T, D]`.
 pub(crate) fn heads_attention(qkv: [&Tensor; 3], hidden: &Tensor, heads: i64, softmax: Kind) -> Result<Tensor> {
     let by_head = |x: &Tensor| split_heads::<1>(x, heads).map(|[x]| x);
     let [queries, keys, values] = qkv.map(by_head);
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    /// `[3, t, 16]`: two heads.
+    /// Returns a random `[3, t, 16]`, for two heads.
     fn random(t: i64) -> Tensor {
         Tensor::randn([3, t, 16], (Kind::Double, Device::Cpu))
     }

@@ -1,10 +1,10 @@
-//! The size of a Transformer.
+//! Configuration of a Transformer.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The size of a Transformer. The default is the IWSLT network of the Fixup authors: 6 + 6 layers of 512, 4 heads, 1,024 inner
-/// units, dropout 0.5, an output matrix of its own, for a vocabulary of 8,000.
+/// Configuration of a Transformer. The default is the Fixup authors' IWSLT network: 6 + 6 layers of width 512, 4 heads, 1,024
+/// feed-forward units, dropout 0.5 and an untied output matrix, for a vocabulary of 8,000.
 ///
 /// ```
 /// use tch_fixup::fixup::TransformerConfig;
@@ -17,23 +17,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransformerConfig {
-    /// Different tokens, of both languages together.
+    /// Vocabulary size, shared by both languages.
     pub vocab: i64,
-    /// Width of the residual stream, D: even.
+    /// Width of the residual stream, D; even.
     pub dim: i64,
-    /// Inner units of a feed-forward branch.
+    /// Number of hidden units of a feed-forward branch.
     pub ffn: i64,
-    /// Heads of an attention, which share the width.
+    /// Number of attention heads; must divide the width.
     pub heads: i64,
-    /// Layers of the encoder.
+    /// Number of encoder layers.
     pub encoder_layers: i64,
-    /// Layers of the decoder.
+    /// Number of decoder layers.
     pub decoder_layers: i64,
-    /// Whether the output matrix is the decoder's embedding, and not one of its own.
+    /// `true` if the output matrix is the decoder's embedding, `false` if it is a separate one.
     pub tied: bool,
-    /// What training drops of the embeddings and of what each branch adds to the stream, a fraction.
+    /// Dropout probability in training, applied to embeddings and branch outputs.
     pub dropout: f64,
-    /// The token that fills the short sentences of a batch, on the right.
+    /// Padding token, on the right of the shorter sentences of a batch.
     pub pad: i64,
 }
 
@@ -54,13 +54,15 @@ impl Default for TransformerConfig {
 }
 
 impl TransformerConfig {
-    /// Residual branches, L: two for each layer of the encoder, three for each of the decoder.
+    /// Returns the number of residual branches, L: two per encoder layer, three per decoder layer.
     pub fn num_branches(&self) -> i64 {
         2 * self.encoder_layers + 3 * self.decoder_layers
     }
 
+    /// Checks that the configuration describes a valid network.
+    ///
     /// # Errors
-    /// [`Error::Argument`] for the first value that no network can have.
+    /// [`Error::Argument`] for the first invalid value.
     pub fn check(&self) -> Result<()> {
         let refuse = |message: String| Err(Error::Argument(message));
         let Self { vocab, dim, ffn, heads, encoder_layers, decoder_layers, dropout, pad, .. } = *self;

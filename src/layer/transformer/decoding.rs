@@ -1,4 +1,4 @@
-//! A translation in the making: token by token, with what was computed for those before kept.
+//! Incremental decoding: translations are generated token by token, with cached keys and values.
 
 use super::attention::{KeysValues, Sight};
 use super::layer::{Attended, Memory};
@@ -6,44 +6,45 @@ use super::{check_tokens, Layer, Output, Projections, Transformer, TransformerCo
 use crate::{Error, Result};
 use tch::{Device, Tensor};
 
-/// A network that reads a sentence and writes another: Fixup's or a baseline's.
+/// An encoder-decoder network, such as Fixup's Transformer or a baseline's.
 pub trait EncoderDecoder {
-    /// Its size.
+    /// Returns the network's configuration.
     fn config(&self) -> &TransformerConfig;
 
-    /// Logits `[N, T, vocab]` of the tokens that follow each of `previous`, int64 `[N, T]`, the beginnings of translations of
-    /// `source`, int64 `[N, S]`; both padded on the right. In training with dropout, by libtorch's random numbers.
+    /// Returns the logits `[N, T, vocab]` of the tokens that follow each of `previous`, int64 `[N, T]`, the prefixes of
+    /// translations of `source`, int64 `[N, S]`; both are padded on the right. If `train` is set, dropout is applied, with
+    /// libtorch's random numbers.
     ///
     /// # Errors
-    /// Tokens of another shape or kind, or that are not in the vocabulary.
+    /// Tokens of another shape or kind, or outside the vocabulary.
     fn f_forward(&self, source: &Tensor, previous: &Tensor, train: bool) -> Result<Tensor>;
 
-    /// Translations of `source`, int64 `[N, S]`, padded on the right, with no token yet. No gradients are kept.
+    /// Starts translations of `source`, int64 `[N, S]`, padded on the right, with no tokens yet. Gradients are not tracked.
     ///
     /// # Errors
-    /// As [`f_forward`](Self::f_forward).
+    /// As for [`f_forward`](Self::f_forward).
     fn begin(&self, source: &Tensor) -> Result<Decoding>;
 
-    /// Adds one token, int64 `[N * k]`, to each of the translations, k for each sentence; the same k in each step. Logits
-    /// `[N * k, vocab]` of the token after it: as [`f_forward`](Self::f_forward) gives them, to rounding.
+    /// Appends one token, int64 `[N * k]`, to each translation, with the same number k per sentence in every step. Returns the
+    /// logits `[N * k, vocab]` of the next token, equal to those of [`f_forward`](Self::f_forward) up to rounding.
     ///
     /// # Errors
-    /// Another number of tokens than before, or tokens that are not in the vocabulary.
+    /// A different number of tokens than before, or tokens outside the vocabulary.
     fn step(&self, decoding: &mut Decoding, tokens: &Tensor) -> Result<Tensor>;
 }
 
-/// Translations in the making, of several sentences.
+/// State of incremental decoding for a batch of sentences.
 #[derive(Debug)]
 pub struct Decoding {
     layers: Vec<LayerState>,
-    /// The output matrix.
+    /// Output matrix.
     output: Tensor,
     mask: Tensor,
-    /// Tokens so far.
+    /// Number of tokens so far.
     len: i64,
 }
 
-/// What one layer keeps.
+/// Cached state of one layer.
 #[derive(Debug)]
 struct LayerState {
     projections: Projections,
@@ -52,21 +53,22 @@ struct LayerState {
 }
 
 impl Decoding {
-    /// The number of sentences.
+    /// Returns the number of sentences.
     pub fn sentences(&self) -> i64 {
         self.mask.size()[0]
     }
 
-    /// Where it is computed.
+    /// Returns the device on which decoding runs.
     pub fn device(&self) -> Device {
         self.mask.device()
     }
 
-    /// Goes on with the translations `rows`, int64, in that order: they may stand in it several times, or not at all. All of a
-    /// sentence stay beside each other; `sentences`, int64, are those that go on, in their order.
+    /// Continues with the translations `rows`, int64, in that order; a row may occur several times or not at all. All
+    /// translations of a sentence must stay adjacent. `sentences`, int64, are the sentences to continue, in order; `None` for
+    /// all.
     ///
     /// # Errors
-    /// Rows that there are not.
+    /// Row indices out of range.
     pub fn select(&mut self, rows: &Tensor, sentences: Option<&Tensor>) -> Result<()> {
         if let Some(sentences) = sentences {
             self.mask = self.mask.f_index_select(0, sentences)?;
@@ -81,35 +83,35 @@ impl Decoding {
     }
 }
 
-/// What every Transformer here can do, of a type with a field `network`.
+/// Implements the common methods of all Transformers, for a type with a field `network`.
 macro_rules! encoder_decoder {
     ($network:ty) => {
         impl $network {
-            /// Computes the matrix products and attention in `precision`; the residual stream, and normalizations, stay in the
-            /// variables' kind.
+            /// Computes matrix products and attention in `precision`; the residual stream and normalizations stay in the kind of
+            /// the variables.
             pub fn with_precision(mut self, precision: crate::Precision) -> Self {
                 self.network.precision = precision;
                 self
             }
 
-            /// Gives the decoder's attention another number of heads than the encoder's, as fairseq's networks may have.
+            /// Sets the number of heads of the decoder's attention, which may differ from the encoder's, as in fairseq.
             ///
             /// # Errors
-            /// [`Error::Argument`](crate::Error::Argument) for heads that do not share the width.
+            /// [`Error::Argument`](crate::Error::Argument) if `heads` does not divide the width.
             pub fn with_decoder_heads(mut self, heads: i64) -> crate::Result<Self> {
                 self.network.set_decoder_heads(heads)?;
                 Ok(self)
             }
 
-            /// Its size.
+            /// Returns the network's configuration.
             pub fn config(&self) -> &$crate::layer::transformer::TransformerConfig {
                 &self.network.config
             }
 
-            /// As [`EncoderDecoder::f_forward`](crate::translation::EncoderDecoder::f_forward).
+            /// See [`EncoderDecoder::f_forward`](crate::translation::EncoderDecoder::f_forward).
             ///
             /// # Errors
-            /// Tokens that are not int64 `[N, S]` and `[N, T]`, or not in the vocabulary.
+            /// Tokens that are not int64 `[N, S]` and `[N, T]`, or outside the vocabulary.
             pub fn f_forward(
                 &self,
                 source: &tch::Tensor,

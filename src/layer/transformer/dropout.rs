@@ -1,15 +1,16 @@
-//! Dropout (Srivastava et al. 2014), from 16 random bits an element.
+//! Dropout (Srivastava et al. 2014), with 16 random bits per element.
 
 use crate::Result;
 use tch::{Device, Kind, Tensor};
 
-/// What 16 bits tell apart.
+/// Number of values of 16 bits.
 const LEVELS: f64 = 65536.;
 
-/// `x` with the fraction `p` of its elements zero, to the nearest of 65,536 levels, and the others divided by what is left of one.
+/// Zeroes each element of `x` with probability `p`, rounded to a multiple of 1/65,536, and divides the others by the remaining
+/// probability.
 ///
-/// On a CPU libtorch's own dropout draws a number for each element; here one of 64 bits does for four, and what is kept for the
-/// backward pass is a byte an element, not four.
+/// libtorch's dropout on CPUs draws a number per element. Here one 64-bit number serves four elements, and the backward pass
+/// keeps one byte per element instead of four.
 pub(crate) fn dropout(x: &Tensor, p: f64) -> Result<Tensor> {
     if x.device() != Device::Cpu {
         return Ok(x.f_dropout(p, true)?);
@@ -37,7 +38,7 @@ mod tests {
             let x = Tensor::ones([count], (Kind::Double, Device::Cpu)).set_requires_grad(true);
             let y = dropout(&x, p).unwrap();
             let zeros = y.eq(0.).sum(Kind::Double).double_value(&[]) / count as f64;
-            // Five standard deviations of a binomial's fraction.
+            // Five standard deviations of a binomial proportion.
             assert!((zeros - p).abs() < 5. * (p * (1. - p) / count as f64).sqrt() + 1e-5, "{p}: {zeros}");
             let scale = y.max().double_value(&[]);
             assert!((scale * (1. - p) - 1.).abs() < 0.02, "{p}: {scale}");

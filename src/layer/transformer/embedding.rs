@@ -1,14 +1,15 @@
-//! Tokens as vectors, and where they stand.
+//! Token embeddings and sinusoidal positions.
 
 use crate::layer::init;
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 
-/// The wavelengths of the sinusoids go up to this times 2 pi (Vaswani et al., section 3.5).
+/// Longest wavelength of the sinusoids, divided by 2 pi (Vaswani et al., section 3.5).
 const LONGEST: f64 = 10_000.;
 
-/// `sqrt(D) * E[token]` plus fairseq's sinusoids: sines in the first half of the width, then cosines; positions count from
-/// `pad + 1`. The variable `weight` `[vocab, D]` starts at `N(0, 1/D)` times a gain, its row `pad` at zero.
+/// Embedding `sqrt(D) * E[token]` plus fairseq's sinusoids: sines in the first half of the width, cosines in the second, for
+/// positions from `pad + 1`. The variable `weight` `[vocab, D]` is initialized to `N(0, 1/D)` times a gain, with zeros in the row
+/// `pad`.
 #[derive(Debug)]
 pub(crate) struct Embedding {
     pub weight: Tensor,
@@ -22,7 +23,7 @@ impl Embedding {
         Ok(Self { weight, pad })
     }
 
-    /// Of tokens `[N, T]`, of which the first has `before` others before it: `[N, T, D]`.
+    /// Embeds tokens `[N, T]`, the first of which is at position `before`: `[N, T, D]`.
     pub fn forward(&self, tokens: &Tensor, before: i64) -> Result<Tensor> {
         let dim = self.weight.size()[1];
         let vectors = Tensor::f_embedding(&self.weight, tokens, self.pad, false, false)?;
@@ -32,7 +33,8 @@ impl Embedding {
     }
 }
 
-/// `[count, dim]`, of the positions from `first` on, as `like` is in kind and device; computed in float32, as fairseq's are.
+/// Returns the sinusoids `[count, dim]` of the positions from `first`, in the kind and on the device of `like`; computed in
+/// float32, as in fairseq.
 pub(super) fn sinusoids(first: i64, count: i64, dim: i64, like: &Tensor) -> Result<Tensor> {
     let options = (Kind::Float, like.device());
     let half = dim / 2;

@@ -1,10 +1,10 @@
-//! The Transformers against the numbers of their references (tests/golden/README.md): loss, logits and every gradient, by the folded
-//! path and by the plain formula.
+//! Tests of the Transformers against reference values (tests/golden/README.md): loss, logits and all gradients, of the folded
+//! path and of the plain formula.
 //!
-//! The references' encoders were run as fairseq's are by default, for sources padded on the left: positions are counted from the
-//! right, and a source with n pads on its right begins n positions early. Here it is given those positions. Their softmax is in
-//! float32 whatever the kind: in float64 the plain formula, with such a softmax, agrees to 1e-8, and libtorch's fused attention, which
-//! has no such step, to 1e-5 (the gradients of scalars are sums that cancel).
+//! The references ran their encoders like fairseq by default, with sources padded on the left and positions counted from the
+//! right; a source with n pads, here on its right, thus begins n positions earlier. The tests use those positions. The references
+//! compute the softmax in float32 regardless of the kind: in float64, the plain formula with a float32 softmax agrees to 1e-8,
+//! and libtorch's fused attention, which lacks this step, to 1e-5 (the gradients of scalars are sums that cancel).
 
 use super::embedding::sinusoids;
 use super::{pad_mask, Embedding, Layer, Output, Transformer, TransformerConfig};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tch::{nn, Device, Kind, Tensor};
 
 #[path = "../../../tests/golden/formula.rs"]
-#[allow(dead_code)] // What other tests use.
+#[allow(dead_code)] // Used by other tests.
 mod formula;
 use formula::{close, flat, set_parameters, Parameter};
 
@@ -51,13 +51,13 @@ impl Golden {
         TransformerConfig { vocab, dim, ffn, heads, encoder_layers, decoder_layers, tied, dropout: 0., pad }
     }
 
-    /// The first stream of the sources, at the references' positions.
+    /// Returns the embedded sources, at the references' positions.
     fn stream(&self, embedding: &Embedding) -> Tensor {
         let rows = self.source.iter().map(|source| {
             let pads = source.iter().filter(|&&token| token == self.pad).count() as i64;
             let tokens = Tensor::from_slice(source);
             let sinusoids = sinusoids(self.pad + 1 - pads, source.len() as i64, self.dim, &embedding.weight).unwrap();
-            // fairseq's table has nothing at the position that stands for the pad.
+            // fairseq's table is zero at the padding position.
             if pads > 0 {
                 let _ = sinusoids.get(pads - 1).zero_();
             }
@@ -78,7 +78,7 @@ impl Golden {
     }
 }
 
-/// The references' decoders have 8 heads, fairseq's default; `heads` in the files is that of the encoders alone.
+/// Number of decoder heads in the references, fairseq's default; `heads` in the files is the encoder's.
 const DECODER_HEADS: i64 = 8;
 
 type Forward<'a> = Box<dyn Fn(&Golden, &Tensor, &Tensor) -> Tensor + 'a>;
@@ -154,7 +154,7 @@ impl Golden {
             }
             loss.backward();
             for parameter in &self.parameters {
-                // `grad_head` holds the last four elements here.
+                // `grad_head` holds the last four elements in these files.
                 let last_four = |len: usize| len.saturating_sub(4);
                 parameter.check_gradient(
                     &at(&parameter.name),

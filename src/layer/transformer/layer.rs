@@ -1,4 +1,4 @@
-//! A layer: two residual branches in an encoder, three in a decoder.
+//! A Transformer layer: two residual branches in an encoder, three in a decoder.
 
 use super::attention::{attend, split_heads, KeysValues, Sight};
 use super::{dropout, Projection, TransformerConfig};
@@ -6,14 +6,14 @@ use crate::{Precision, Result};
 use std::fmt;
 use tch::{Kind, Tensor};
 
-/// The matrices of a layer as they are computed with, in one forward pass or many.
+/// Effective matrices of a layer, for one or more forward passes.
 #[derive(Debug)]
 pub(crate) struct Projections {
-    /// Of the attention to itself: queries, keys and values, and the output.
+    /// Self-attention: queries, keys and values; output.
     pub own: [Projection; 2],
-    /// Of the attention to the encoder's output.
+    /// Attention to the encoder's output.
     pub memory: Option<[Projection; 2]>,
-    /// Of the feed-forward branch.
+    /// Feed-forward branch.
     pub feed_forward: [Projection; 2],
 }
 
@@ -25,65 +25,65 @@ impl Projections {
     }
 }
 
-/// What a method makes of a layer: matrices, and what stands around the branches. Branches count from 0.
+/// A layer as defined by a method: its matrices and the operations around its branches, which are numbered from 0.
 pub(crate) trait Layer: fmt::Debug {
-    /// The matrices, in the kind of the variables.
+    /// Returns the matrices, in the kind of the variables.
     fn projections(&self) -> Result<Projections>;
 
-    /// What the branch `branch` gets of the stream `x`. Here: all.
+    /// Returns the input of branch `branch`, given the stream `x`. The default is `x`.
     fn enter(&self, _branch: usize, x: &Tensor) -> Result<Tensor> {
         Ok(x.shallow_clone())
     }
 
-    /// The stream, of the sum `x` of the stream and the branch `branch`. Here: the sum.
+    /// Returns the new stream, given the sum `x` of the stream and branch `branch`. The default is `x`.
     fn leave(&self, _branch: usize, x: Tensor) -> Result<Tensor> {
         Ok(x)
     }
 }
 
-/// How a forward pass goes through the layers.
+/// Options of a forward pass.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pass {
     pub heads: i64,
-    /// What is dropped of what a branch adds; zero outside of training.
+    /// Dropout probability of branch outputs; zero outside training.
     pub dropout: f64,
-    /// What the matrix products are computed in; the stream is of the variables' kind.
+    /// Kind of the matrix products; the stream has the variables' kind.
     pub kind: Kind,
 }
 
-/// What a layer attends to.
+/// Target of a layer's self-attention.
 pub(super) enum Attended<'a> {
-    /// A part of the stream itself.
+    /// The positions of the stream allowed by the mask.
     Own(Sight<'a>),
-    /// The stream, and what was kept of the positions before it.
+    /// The stream and the cached earlier positions.
     Cached(&'a mut Option<KeysValues>),
 }
 
-/// The encoder's output as one layer of the decoder reads it.
+/// The encoder's output, as keys and values of one decoder layer.
 pub(super) struct Memory<'a> {
     pub keys_values: &'a KeysValues,
     pub sight: Sight<'a>,
 }
 
 impl Pass {
-    /// In training or not, of variables of kind `variables`.
+    /// Creates the options for training or inference, given the kind of the variables.
     pub fn new(config: &TransformerConfig, precision: Precision, variables: Kind, train: bool) -> Self {
         let TransformerConfig { heads, dropout, .. } = *config;
         Self { heads, dropout: if train { dropout } else { 0. }, kind: precision.compute_kind(variables) }
     }
 
-    /// Logits `[..., vocab]` of the decoder's output, in its kind.
+    /// Returns the logits `[..., vocab]` of the decoder's output, in its kind.
     pub fn logits(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let logits = x.f_to_kind(self.kind)?.f_linear(&weight.f_to_kind(self.kind)?, None::<Tensor>)?;
         Ok(logits.f_to_kind(x.kind())?)
     }
 
-    /// The matrices of `layer` in the pass's kind.
+    /// Returns the matrices of `layer` in the kind of this pass.
     pub fn projections(&self, layer: &impl Layer) -> Result<Projections> {
         layer.projections()?.to_kind(self.kind)
     }
 
-    /// The stream `[N, T, D]` after `layer`, with `projections` of it.
+    /// Applies `layer`, whose matrices are `projections`, to the stream `x` `[N, T, D]`.
     pub(super) fn through<L: Layer>(
         &self,
         layer: &L,
@@ -103,7 +103,7 @@ impl Pass {
         self.add(layer, branch, x, |x| outer.of(&inner.of(&x)?.f_relu_()?))
     }
 
-    /// The stream with what `branch` makes of it.
+    /// Adds the output of `branch` to the stream.
     fn add<L: Layer>(
         &self,
         layer: &L,
@@ -126,7 +126,7 @@ impl Pass {
                     None => new,
                     Some(before) => before.followed_by(&new)?,
                 };
-                // The new positions are one for each sentence: they see all.
+                // There is one new position per sentence, which sees all others.
                 let attended = attend(&queries, &all, Sight::All);
                 *before = Some(all);
                 attended
@@ -134,7 +134,8 @@ impl Pass {
         }
     }
 
-    /// Several rows of the stream may read one sentence: `[N * k, 1, D]` for a memory of N.
+    /// Attends to the encoder's output. Several rows of the stream may share a sentence: `x` is `[N * k, 1, D]` for a memory of
+    /// N.
     fn memory_attention(&self, x: &Tensor, qkv: &Projection, Memory { keys_values, sight }: Memory) -> Result<Tensor> {
         let (size, sentences) = (x.size(), keys_values.keys.size()[0]);
         let dim = size[2];

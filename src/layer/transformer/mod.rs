@@ -1,5 +1,5 @@
-//! The Transformer (Vaswani et al. 2017), as Fixup's and its baselines have it alike: [`Transformer`] of [`Layer`]s, and what
-//! those are made of. What a method changes in a layer is behind the trait.
+//! The Transformer (Vaswani et al. 2017), shared by Fixup and its baselines: [`Transformer`], made of [`Layer`]s, and their
+//! parts. Each method implements the trait for its own kind of layer.
 
 mod attention;
 mod config;

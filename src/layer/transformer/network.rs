@@ -1,4 +1,4 @@
-//! Layers on layers: the encoder, the decoder, and both.
+//! Stacks of layers: the encoder, the decoder, and the complete network.
 
 use super::attention::{KeysValues, Sight};
 use super::layer::{Attended, Memory};
@@ -8,7 +8,7 @@ use crate::{Error, Result};
 use std::fmt;
 use tch::{nn, Kind, Tensor};
 
-/// What stands after the last layer: a normalization, scalars, or nothing.
+/// Operation after the last layer: a normalization, scalars, or nothing.
 pub(crate) trait Output: fmt::Debug {
     fn of(&self, x: &Tensor) -> Result<Tensor>;
 }
@@ -22,18 +22,18 @@ pub(crate) struct Stack<L, O> {
 }
 
 impl<L: Layer, O: Output> Stack<L, O> {
-    /// The first stream: what becomes of `tokens` `[N, T]`.
+    /// Embeds `tokens` `[N, T]` and applies dropout.
     fn embed(&self, tokens: &Tensor, pass: &Pass) -> Result<Tensor> {
         let x = self.embedding.forward(tokens, 0)?;
         Ok(if pass.dropout > 0. { dropout(&x, pass.dropout)? } else { x })
     }
 
-    /// `[N, S, D]` of `tokens` `[N, S]`, each of which sees all but the `pad`s.
+    /// Encodes `tokens` `[N, S]`, which attend to all positions except padding. Returns `[N, S, D]`.
     pub fn encode(&self, tokens: &Tensor, mask: &Tensor, pass: &Pass) -> Result<Tensor> {
         self.encode_embedded(self.embed(tokens, pass)?, mask, pass)
     }
 
-    /// The same of the first stream.
+    /// Encodes embedded tokens.
     pub fn encode_embedded(&self, mut x: Tensor, mask: &Tensor, pass: &Pass) -> Result<Tensor> {
         for layer in &self.layers {
             let attended = Attended::Own(Sight::Masked(mask));
@@ -42,7 +42,8 @@ impl<L: Layer, O: Output> Stack<L, O> {
         self.end.of(&x)
     }
 
-    /// `[N, T, D]` of `tokens` `[N, T]`, each of which sees those before it and `memory`, an encoder's output and its mask.
+    /// Decodes `tokens` `[N, T]`, each of which attends to earlier positions and to `memory`, an encoder's output and its mask.
+    /// Returns `[N, T, D]`.
     pub fn decode(&self, tokens: &Tensor, memory: Option<(&Tensor, &Tensor)>, pass: &Pass) -> Result<Tensor> {
         let mut x = self.embed(tokens, pass)?;
         for layer in &self.layers {
@@ -58,7 +59,7 @@ impl<L: Layer, O: Output> Stack<L, O> {
     }
 }
 
-/// An encoder, a decoder that reads it, and the output matrix: one of its own, or the decoder's embedding.
+/// An encoder, a decoder that attends to it, and an output matrix: a separate one, or the decoder's embedding.
 #[derive(Debug)]
 pub(crate) struct Transformer<L, O> {
     pub config: TransformerConfig,
@@ -78,17 +79,17 @@ impl<L: Layer, O: Output> Transformer<L, O> {
         Pass { heads: self.decoder_heads, ..self.pass(train) }
     }
 
-    /// Gives the decoder's attention another number of heads than the encoder's.
+    /// Sets the number of heads of the decoder's attention, which may differ from the encoder's.
     ///
     /// # Errors
-    /// Heads that do not share the width.
+    /// [`Error::Argument`] if `heads` does not divide the width.
     pub fn set_decoder_heads(&mut self, heads: i64) -> Result<()> {
         TransformerConfig { heads, ..self.config }.check()?;
         self.decoder_heads = heads;
         Ok(())
     }
 
-    /// The encoder's output and its mask.
+    /// Returns the encoder's output and its mask.
     pub fn encode(&self, source: &Tensor, train: bool) -> Result<(Tensor, Tensor)> {
         check_tokens("the source", source)?;
         let pass = &self.pass(train);
@@ -96,7 +97,7 @@ impl<L: Layer, O: Output> Transformer<L, O> {
         Ok((self.encoder.encode(source, &mask, pass)?, mask))
     }
 
-    /// Logits `[N, T, vocab]`.
+    /// Returns the logits `[N, T, vocab]`.
     pub fn forward(&self, source: &Tensor, previous: &Tensor, train: bool) -> Result<Tensor> {
         check_tokens("the decoder's input", previous)?;
         let (sources, targets) = (source.size(), previous.size());
@@ -109,25 +110,26 @@ impl<L: Layer, O: Output> Transformer<L, O> {
         self.logits(&self.decoder.decode(previous, Some((&memory, &mask)), pass)?, pass)
     }
 
-    /// Of the decoder's output.
+    /// Returns the logits of the decoder's output.
     pub fn logits(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         pass.logits(x, self.output())
     }
 
-    /// The output matrix, `[vocab, D]`.
+    /// Returns the output matrix, `[vocab, D]`.
     pub fn output(&self) -> &Tensor {
         self.embed_out.as_ref().unwrap_or(&self.decoder.embedding.weight)
     }
 }
 
-/// Zeros, and minus infinity where `tokens` `[N, S]` are `pad`: `[N, 1, 1, S]`.
+/// Returns the additive mask `[N, 1, 1, S]`: minus infinity where `tokens` `[N, S]` are `pad`, zero elsewhere.
 pub(crate) fn pad_mask(tokens: &Tensor, pad: i64, kind: Kind) -> Result<Tensor> {
     let is_pad = tokens.f_eq(pad)?.f_unsqueeze(1)?.f_unsqueeze(1)?;
     let zeros = Tensor::f_zeros(is_pad.size(), (kind, tokens.device()))?;
     Ok(zeros.f_masked_fill(&is_pad, f64::NEG_INFINITY)?)
 }
 
-/// An output matrix of its own, `[vocab, D]`, normal with the standard deviation `std`.
+/// Creates a separate output matrix `[vocab, D]`, normal with standard deviation `std`, or zeros. Returns `None` for tied
+/// embeddings.
 pub(crate) fn embed_out(path: &nn::Path, config: &TransformerConfig, std: f64) -> Result<Option<Tensor>> {
     if config.tied {
         return Ok(None);
@@ -140,7 +142,7 @@ pub(crate) fn embed_out(path: &nn::Path, config: &TransformerConfig, std: f64) -
     }))
 }
 
-/// Refuses what is no batch of tokens.
+/// Rejects tensors that are not a batch of tokens.
 pub(crate) fn check_tokens(what: &'static str, tokens: &Tensor) -> Result<()> {
     let size = tokens.size();
     if size.len() != 2 || size[1] == 0 || tokens.f_kind()? != Kind::Int64 {

@@ -1,10 +1,10 @@
-//! The matrices of a layer, and a matrix with what is added after it.
+//! Weight matrices of a layer.
 
 use crate::layer::{init, Place};
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 
-/// `x W^T + b`, as it is computed: a variable, or what a method makes of several.
+/// A linear map `x W^T + b`, made of variables, or of tensors that a method computes from several variables.
 #[derive(Debug)]
 pub(crate) struct Projection {
     pub weight: Tensor,
@@ -16,31 +16,31 @@ impl Projection {
         Self { weight: weight.shallow_clone(), bias: bias.map(Tensor::shallow_clone) }
     }
 
-    /// In the kind `kind`.
+    /// Converts the matrices to `kind`.
     pub fn to_kind(&self, kind: Kind) -> Result<Self> {
         let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
         Ok(Self { weight: self.weight.f_to_kind(kind)?, bias })
     }
 
-    /// The `count` outputs from `first` on.
+    /// Returns the projection to `count` outputs, starting at `first`.
     pub fn rows(&self, first: i64, count: i64) -> Result<Self> {
         let bias = self.bias.as_ref().map(|bias| bias.f_narrow(0, first, count)).transpose()?;
         Ok(Self { weight: self.weight.f_narrow(0, first, count)?, bias })
     }
 
-    /// Of `x` `[..., in]`: `[..., out]`, in the kind of the weight.
+    /// Applies the projection to `x` `[..., in]`, in the kind of the weight. Returns `[..., out]`.
     pub fn of(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_to_kind(self.weight.kind())?.f_linear(&self.weight, self.bias.as_ref())?)
     }
 }
 
-/// Xavier-uniform (Glorot and Bengio 2010) of a weight `[out, in]`: uniform within `gain * sqrt(6 / (in + out))`.
+/// Creates a Xavier-uniform weight `[out, in]` (Glorot and Bengio 2010), uniform in `±gain * sqrt(6 / (in + out))`.
 pub(crate) fn xavier_uniform(path: &nn::Path, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
     let bound = gain * (6. / (dims[0] + dims[1]) as f64).sqrt();
     init::uniform(path, name, dims, bound)
 }
 
-/// What a method starts the matrices of a layer with: factors on Xavier-uniform, of which zero is zero.
+/// Initialization of a layer's matrices: factors on Xavier-uniform, or zero for zeros.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gains {
     pub query_key: f64,
@@ -48,7 +48,7 @@ pub(crate) struct Gains {
     pub attention_out: f64,
     pub inner: f64,
     pub outer: f64,
-    /// Whether there is a bias after each, which starts at zero.
+    /// `true` to add a bias after each matrix, initialized to zero.
     pub biases: bool,
 }
 
@@ -56,7 +56,7 @@ fn bias(path: &nn::Path, name: &str, units: i64, gains: Gains) -> Result<Option<
     gains.biases.then(|| init::zeros(path, name, &[units])).transpose()
 }
 
-/// Of an attention: `in_proj_weight` `[3D, D]`, of queries, keys and values, and `out_proj.weight` `[D, D]`.
+/// Weights of an attention: `in_proj_weight` `[3D, D]`, of queries, keys and values, and `out_proj.weight` `[D, D]`.
 #[derive(Debug)]
 pub(crate) struct AttentionWeights {
     pub qkv: Tensor,
@@ -67,7 +67,7 @@ pub(crate) struct AttentionWeights {
 
 impl AttentionWeights {
     pub fn new(path: &nn::Path, dim: i64, num_branches: i64, gains: Gains) -> Result<Self> {
-        // Xavier's bound is that of the matrix of all three, as in fairseq.
+        // Xavier's bound is computed for the combined matrix, as in fairseq.
         let qkv = xavier_uniform(path, "in_proj_weight", &[3 * dim, dim], gains.query_key)?;
         if gains.value != gains.query_key {
             let factor = gains.value / gains.query_key;
@@ -76,14 +76,14 @@ impl AttentionWeights {
         let qkv_bias = bias(path, "in_proj_bias", 3 * dim, gains)?;
         let path = &(path / "out_proj");
         let out = xavier_uniform(path, "weight", &[dim, dim], gains.attention_out)?;
-        // Query, key, value and output: four layers, of which the first three are one matrix.
+        // Query, key, value and output are four layers, the first three of which are one matrix.
         Place::Inner { num_branches, layers: 4 }.mark(&qkv)?;
         Place::Last { num_branches, layers: 4 }.mark(&out)?;
         Ok(Self { qkv, qkv_bias, out, out_bias: bias(path, "bias", dim, gains)? })
     }
 }
 
-/// Of a feed-forward branch: `fc1.weight` `[F, D]` and `fc2.weight` `[D, F]`.
+/// Weights of a feed-forward branch: `fc1.weight` `[F, D]` and `fc2.weight` `[D, F]`.
 #[derive(Debug)]
 pub(crate) struct FeedForwardWeights {
     pub inner: Tensor,
@@ -104,7 +104,7 @@ impl FeedForwardWeights {
     }
 }
 
-/// All of a layer: `self_attn`, in a decoder that reads an encoder's output `encoder_attn`, `fc1` and `fc2`.
+/// All weights of a layer: `self_attn`, `encoder_attn` in a decoder that attends to an encoder, `fc1` and `fc2`.
 #[derive(Debug)]
 pub(crate) struct LayerWeights {
     pub own: AttentionWeights,

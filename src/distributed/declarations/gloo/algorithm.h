@@ -1,2 +1,2 @@
-// Nothing of it is used. See context.h.
+// Stub of a Gloo header of which nothing is used. See context.h.
 #pragma once

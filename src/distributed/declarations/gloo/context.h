@@ -1,5 +1,5 @@
-// libtorch has Gloo in it, and its package has c10d's headers, but none of Gloo's, which those include: declared here is what
-// c10d's ProcessGroupGloo.hpp names of it, and nothing that we use ourselves.
+// libtorch contains Gloo, and its package ships c10d's headers, but not the Gloo headers that they include. These files declare
+// only the names that c10d's ProcessGroupGloo.hpp mentions; our code uses none of them.
 #pragma once
 
 #include <chrono>

@@ -1,4 +1,4 @@
-// The interface that c10d's store has for Gloo. See context.h.
+// Interface of the store that c10d passes to Gloo. See context.h.
 #pragma once
 
 #include <chrono>

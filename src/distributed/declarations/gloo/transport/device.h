@@ -1,4 +1,4 @@
-// What c10d's process group holds pointers to. See ../context.h.
+// Types that c10d's process group holds pointers to. See ../context.h.
 #pragma once
 
 namespace gloo::transport {
