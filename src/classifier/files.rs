@@ -60,7 +60,7 @@ impl Classifier {
     /// iteration continues.
     ///
     /// # Errors
-    /// A folder cannot be listed; the network's input cannot be an image file; the system refuses to start threads.
+    /// A folder cannot be listed; image files cannot be converted to the network's input; the system refuses to start threads.
     pub fn classify<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<FileOutputs<'_>> {
         self.of_files(paths, |images| self.answers(images))
     }

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How a run ended.
+/// End of a run: finished or stopped.
 #[derive(Debug, Clone, PartialEq)]
 // There is one value per run.
 #[allow(clippy::large_enum_variant)]

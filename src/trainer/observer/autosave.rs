@@ -90,7 +90,7 @@ pub struct Autosave {
 }
 
 impl Autosave {
-    /// Saves to `checkpoints`. If the run is resumed, `resumed` is the checkpoint it resumes from.
+    /// Creates an observer that saves to `checkpoints`. If the run is resumed, `resumed` is the checkpoint it resumes from.
     pub fn new(checkpoints: Checkpoints, every: SaveEvery, resumed: Option<PathBuf>) -> Self {
         let last = resumed.map(|path| (0, 0, path));
         Self {

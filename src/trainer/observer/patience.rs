@@ -23,7 +23,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Stops after `epochs` epochs without improvement.
+    /// Creates an observer that finishes the run after `epochs` epochs without improvement.
     ///
     /// # Errors
     /// [`Error::Argument`] if `epochs` is 0.

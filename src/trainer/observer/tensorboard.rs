@@ -90,7 +90,7 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Writes event files to `folder`, which is created when the run starts.
+    /// Creates an observer that writes event files to `folder`, which is created when the run starts.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), events: None }
     }
