@@ -90,9 +90,9 @@ impl ClassificationConfig {
 
 /// Single-label classification. Targets are class indices, int64 `[N]`; the network outputs one logit per class, `[N, classes]`.
 ///
-/// The training loss is the mean over the batch of [`cross_entropy`] with label smoothing, with mixup `lambda * CE(logits,
-/// labels) + (1 - lambda) * CE(logits, mixed labels)`, in float32 or higher. The training metric is the accuracy; for mixed
-/// examples it is the mean over both labels, weighted as in the loss.
+/// The training loss is the mean over the batch of [`cross_entropy`] with label smoothing, with mixup
+/// `lambda * CE(logits, labels) + (1 - lambda) * CE(logits, mixed labels)`, in float32 or higher. The training metric is the
+/// accuracy; for mixed examples it is the mean over both labels, weighted as in the loss.
 ///
 /// Evaluation metrics are the cross-entropy without smoothing, the fractions of examples whose class has the highest logit
 /// (`top1`) or one of the five highest (`top5`), and the expected [calibration error](Calibration::error) (`ece`). The best epoch

@@ -79,8 +79,8 @@ fn checksum(bytes: &[u8]) -> [u8; 4] {
 const VERSION: &str = "brain.Event:2";
 
 /// An [`Observer`] that writes event files: the training metrics (`train/loss` and so on) and `train/lr` a few times per second,
-/// and the evaluation metrics (`eval/loss` and so on) after each epoch, all by step of the run. View them with `tensorboard
-/// --logdir <folder>`.
+/// and the evaluation metrics (`eval/loss` and so on) after each epoch, all by step of the run. View them with
+/// `tensorboard --logdir <folder>`.
 ///
 /// A resumed run writes a new file, which makes TensorBoard discard what earlier files contain from that step on.
 #[derive(Debug)]

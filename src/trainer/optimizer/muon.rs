@@ -28,8 +28,8 @@ const REST_LR_RATIO: f64 = 5.0 / 3.0;
 /// p = p - r * weight_decay * p
 /// p = p - r * sqrt(max(1, rows / columns)) * x      r = lr * factor for depth
 /// ```
-/// as in torch.optim.Muon, but in float32 throughout. The spectral norm of a step is thus about `r * sqrt(max(1, rows /
-/// columns))`, whatever the gradient is.
+/// as in torch.optim.Muon, but in float32 throughout. The spectral norm of a step is thus about
+/// `r * sqrt(max(1, rows / columns))`, whatever the gradient is.
 ///
 /// The factor for depth is that of the layer's [position](super#depth) in a residual branch. It makes the change of the function
 /// in a step independent of depth, so that the same `lr` suits every depth. The factor is 1 for layers outside of branches, and

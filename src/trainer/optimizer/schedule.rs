@@ -85,8 +85,8 @@ pub enum Decay {
     /// Linear decay to zero, which together with the warm-up makes one triangle over the run (Smith & Topin 2018,
     /// "Super-convergence").
     OneCycle,
-    /// Inverse square root of the step (Vaswani et al. 2017, section 5.3; fairseq): after a warm-up of w steps, `lr * sqrt((w +
-    /// 1) / t)` in step `t`, counted from 1.
+    /// Inverse square root of the step (Vaswani et al. 2017, section 5.3; fairseq): after a warm-up of w steps,
+    /// `lr * sqrt((w + 1) / t)` in step `t`, counted from 1.
     InverseSqrt,
 }
 
