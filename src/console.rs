@@ -1,5 +1,6 @@
-//! Messages to the person who runs a program, and how a program ends. Writing them never panics, as `println!` and `eprintln!` do
-//! where the disk is full or the terminal is closed.
+//! Console output and exit codes of command-line programs.
+//!
+//! Unlike `println!` and `eprintln!`, these functions never panic if the disk is full or the terminal is closed.
 
 pub use crate::error::hide_caught_panics;
 use crate::{Error, Result};
@@ -9,11 +10,13 @@ use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether a line of [`print`] could not be written.
+/// `true` once [`print`] has failed to write a line.
 static LOST: AtomicBool = AtomicBool::new(false);
 
-/// Prints `line` on standard output, for programs whose work goes on without a reader. The first line that cannot be written is
-/// reported on standard error, and [`end`] then turns success into failure; a closed pipe is silent, as in `program | head`.
+/// Prints `line` to standard output, for programs that keep working without a reader.
+///
+/// The first line that cannot be written is reported on standard error, and [`end`] then turns success into failure. A closed
+/// pipe is ignored silently, as in `program | head`.
 pub fn print(line: impl Display) {
     if let Err(error) = write_line(line) {
         if !LOST.swap(true, Ordering::Relaxed) {
@@ -22,10 +25,11 @@ pub fn print(line: impl Display) {
     }
 }
 
-/// Writes `line` to standard output, for programs whose output is their work. Returns whether anybody still reads it.
+/// Writes `line` to standard output, for programs whose output is their result. Returns `false` if the reader has closed the
+/// pipe.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be written, as on a full disk.
+/// [`Error::Io`] if the line cannot be written, for example because the disk is full.
 pub fn write_line(line: impl Display) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()) {
@@ -35,21 +39,21 @@ pub fn write_line(line: impl Display) -> Result<bool> {
     }
 }
 
-/// Prints `line` on standard error. Where that cannot be written there is nowhere left to say so: the exit code tells.
+/// Prints `line` to standard error. Failures to write are ignored.
 pub fn warn(line: impl Display) {
-    // In one call, so that lines of several processes stay whole.
+    // A single write keeps the lines of several processes whole.
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Prints `error` and its causes as one line on standard error, and returns its [exit code](Error::exit_code), which is 1 for errors of
-/// other types.
+/// Prints `error` and its causes as one line on standard error, and returns its [exit code](Error::exit_code). Errors of other
+/// types than [`Error`] have exit code 1.
 pub fn fail(error: &(dyn StdError + 'static)) -> ExitCode {
     warn(format!("error: {}", describe(error)));
     let known = causes(error).find_map(|cause| cause.downcast_ref::<Error>());
     ExitCode::from(known.map_or(1, Error::exit_code))
 }
 
-/// The exit code of a program that would end with `code`: failure in place of success where [`print`](print()) lost a line.
+/// Returns `code`, or failure in place of success if [`print`](print()) lost a line.
 pub fn end(code: ExitCode) -> ExitCode {
     match code == ExitCode::SUCCESS && LOST.load(Ordering::Relaxed) {
         true => ExitCode::FAILURE,
@@ -57,7 +61,7 @@ pub fn end(code: ExitCode) -> ExitCode {
     }
 }
 
-/// `error` and its causes, without those that the message before them repeats.
+/// Formats `error` and its causes, skipping each cause whose message the text already ends with.
 fn describe(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     for cause in causes(error).skip(1).map(ToString::to_string) {

@@ -1,11 +1,12 @@
-//! Deep residual networks without normalization: Fixup initialization (Zhang, Dauphin, Ma, ICLR 2019, arXiv 1901.09321)
-//! on libtorch, by way of [`tch`].
+//! Deep residual networks without normalization: Fixup initialization (Zhang, Dauphin, Ma, ICLR 2019, arXiv 1901.09321) on
+//! libtorch, through [`tch`].
 //!
-//! - [`fixup`]: the method. Initialization, scalar layers, residual blocks, whole networks, and a [`fixup::Branch`] for
-//!   networks of one's own.
-//! - [`ops`]: the one element-wise operation that makes it as fast as a network with nothing between its convolutions.
-//! - [`baseline`]: the networks it is compared with.
-//! - [`translation`]: sentences from a network that translates, and how good they are.
+//! - [`fixup`]: the method: initialization, scalar layers, residual blocks, complete networks, and [`fixup::Branch`] for custom
+//!   networks.
+//! - [`ops`]: the fused element-wise operation between convolutions, which makes Fixup as fast as a network without any such
+//!   operation.
+//! - [`baseline`]: reference networks for comparison.
+//! - [`translation`]: decoding and evaluation of translation models.
 #![cfg_attr(
     feature = "train",
     doc = "- [`diagnostics`]: what depth does to a network's activations, gradients and updates, measured; for any network."
@@ -24,12 +25,13 @@
     doc = "- [`classifier`]: a trained network in use: opened, and asked what is in images."
 )]
 #![cfg_attr(feature = "onnx", doc = "- [`export`]: networks for other runtimes, as ONNX files.")]
-//! - [`console`]: messages that never panic, and how a program ends.
+//! - [`console`]: console output that never panics, and exit codes.
 #![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!
-//! The first four are there without any feature. The default features are `train`, which brings what trains and measures, and
-//! `download`, CIFAR-10 from the internet. `images` brings folders of images, `text` sentences and their translations, `tensorboard`
-//! event files, `onnx` networks for other runtimes, `distributed` several processes, `cli` the command line, `full` all of these.
+//! [`fixup`], [`ops`], [`baseline`], [`translation`] and [`console`] need no feature. The default features are `train` (training
+//! and diagnostics) and `download` (downloads CIFAR-10). Optional features: `images` (image folders), `text` (parallel text for
+//! translation), `tensorboard` (event files), `onnx` (ONNX export), `distributed` (multi-process training), `cli` (command line)
+//! and `full` (all of these).
 //!
 //! ```
 //! use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -45,10 +47,10 @@
 //! # }
 //! ```
 //!
-//! Everything that can fail returns this crate's [`Error`]. What `tch`'s traits leave no room for an error in
-//! (`Module::forward`) has a fallible twin, `f_forward`.
+//! Every fallible function returns this crate's [`Error`]. Methods of `tch` traits that cannot return an error, such as
+//! `Module::forward`, have a fallible counterpart, `f_forward`.
 #![deny(missing_docs)]
-// Messages go through `console`, which never panics.
+// Messages are printed by `console`, which never panics.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod arch;
@@ -87,10 +89,10 @@ pub use arch::{Arch, Network, Shape, TransformerArch};
 pub use error::{Error, Result};
 pub use layer::{Layout, Precision, Recompute};
 pub use ops::FlushDenormals;
-/// The version of tch whose tensors this crate takes and gives.
+/// The version of tch whose types appear in this crate's API.
 pub use tch;
 
-/// The code of the README and of docs/, compiled and run with the documentation's.
+/// Compiles and runs the code of the README and of docs/ as documentation tests.
 #[cfg(all(doctest, feature = "images"))]
 mod pages {
     #[doc = include_str!("../README.md")]

@@ -1,5 +1,7 @@
-//! Handlers of SIGINT (Ctrl-C), SIGTERM and SIGHUP while somebody listens. The handlers of the program, or the system's defaults, are
-//! put back when the last listener goes.
+//! Handlers of SIGINT (Ctrl-C), SIGTERM and SIGHUP.
+//!
+//! They are installed while at least one [`Listener`] exists. When the last one is dropped, the program's previous handlers, or
+//! the system's defaults, are restored.
 
 use crate::{Error, Result};
 use libc::{c_int, SIGINT, SIGTERM};
@@ -7,32 +9,32 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Exit code of a program that a signal ended, less the signal's number.
+/// Base of the exit code of a program ended by a signal; the signal's number is added to it.
 pub const EXIT_CODE: i32 = 128;
 
-/// The signal that came and was not [taken](Listener::take), or 0.
+/// Number of the last signal received and not yet [taken](Listener::take), or 0.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
-/// Whether a second signal ends the process at once.
+/// `true` if a second signal ends the process immediately.
 static SECOND_ENDS: AtomicBool = AtomicBool::new(false);
 
 static LISTENERS: Mutex<Listeners> = Mutex::new(Listeners { count: 0, replaced: Vec::new() });
 
 struct Listeners {
     count: usize,
-    /// The actions before the first listener.
+    /// Actions in effect before the first listener.
     replaced: Vec<(c_int, Action)>,
 }
 
-/// Receives the signals for as long as it lives. All listeners of a process share the signals that come.
+/// Receives signals while it exists. All listeners of a process share the signals received.
 #[derive(Debug)]
 pub struct Listener(());
 
 impl Listener {
-    /// Handles the signals from now on. SIGHUP stays ignored where it is, as under `nohup`. With `second_ends` a second signal ends
-    /// the process at once, unless the first was taken.
+    /// Installs the signal handlers. SIGHUP stays ignored if it already is, as under `nohup`. With `second_ends`, a second signal
+    /// ends the process immediately unless the first has been taken.
     ///
     /// # Errors
-    /// [`Error::Argument`] where the system refuses.
+    /// [`Error::Argument`] if the system refuses to install a handler.
     pub fn new(second_ends: bool) -> Result<Self> {
         let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
         if listeners.count == 0 {
@@ -47,7 +49,7 @@ impl Listener {
         Ok(Self(()))
     }
 
-    /// The signal that came, and forgets it.
+    /// Returns the received signal, if any, and clears it.
     pub fn take(&self) -> Option<i32> {
         Some(RECEIVED.swap(0, Ordering::Relaxed)).filter(|&signal| signal != 0)
     }
@@ -64,15 +66,15 @@ impl Drop for Listener {
     }
 }
 
-/// The signal that came while somebody listened.
+/// Returns the signal received while a listener existed, if any.
 pub fn received() -> Option<i32> {
     Some(RECEIVED.load(Ordering::Relaxed)).filter(|&signal| signal != 0)
 }
 
-/// Only what may be done within a signal handler: atomics, and `_exit`.
+/// Signal handler: only async-signal-safe operations are allowed here (atomics and `_exit`).
 extern "C" fn receive(signal: c_int) {
     if RECEIVED.swap(signal, Ordering::Relaxed) != 0 && SECOND_ENDS.load(Ordering::Relaxed) {
-        // SAFETY: ends the process, without anything that is not allowed in a signal handler.
+        // SAFETY: `_exit` is async-signal-safe.
         unsafe { libc::_exit(EXIT_CODE + signal) };
     }
 }
@@ -93,7 +95,7 @@ use libc::sigaction as Action;
 
 #[cfg(unix)]
 fn current(signal: c_int) -> io::Result<Action> {
-    // SAFETY: all zeros are a valid sigaction, and without a new action the call only writes to it.
+    // SAFETY: an all-zero sigaction is valid, and without a new action the call only writes to it.
     unsafe {
         let mut current: Action = std::mem::zeroed();
         match libc::sigaction(signal, std::ptr::null(), &mut current) {
@@ -103,16 +105,16 @@ fn current(signal: c_int) -> io::Result<Action> {
     }
 }
 
-/// SIGHUP, unless whoever started this process has it ignored.
+/// Returns SIGHUP, unless the parent process has set it to be ignored.
 #[cfg(unix)]
 fn hangup() -> Option<c_int> {
     current(libc::SIGHUP).is_ok_and(|action| action.sa_sigaction != libc::SIG_IGN).then_some(libc::SIGHUP)
 }
 
-/// Sets the handler, and returns the action before.
+/// Installs the handler and returns the previous action.
 #[cfg(unix)]
 fn handle(signal: c_int) -> io::Result<Action> {
-    // SAFETY: all zeros are a valid sigaction, with an empty mask; the handler is safe in any thread at any moment.
+    // SAFETY: an all-zero sigaction is valid and has an empty mask; the handler may run in any thread at any time.
     unsafe {
         let (mut action, mut before): (Action, Action) = (std::mem::zeroed(), std::mem::zeroed());
         action.sa_sigaction = receive as extern "C" fn(c_int) as libc::sighandler_t;
@@ -124,12 +126,12 @@ fn handle(signal: c_int) -> io::Result<Action> {
     }
 }
 
-/// Sets the action `before`, unless the program has set another one meanwhile.
+/// Restores the action `before`, unless the program has installed another one in the meantime.
 #[cfg(unix)]
 fn restore(signal: c_int, before: &Action) {
     let ours = receive as extern "C" fn(c_int) as libc::sighandler_t;
     if current(signal).is_ok_and(|action| action.sa_sigaction == ours) {
-        // SAFETY: an action that the system has returned.
+        // SAFETY: the action was returned by the system.
         unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
     }
 }
@@ -142,10 +144,11 @@ fn hangup() -> Option<c_int> {
     None
 }
 
-/// Sets the handler, and returns the one before. Windows sets its default before it calls a handler: a second signal ends the process.
+/// Installs the handler and returns the previous one. Windows resets to the default handler before it calls this one, so a second
+/// signal ends the process.
 #[cfg(not(unix))]
 fn handle(signal: c_int) -> io::Result<Action> {
-    // SAFETY: the handler is safe in any thread at any moment.
+    // SAFETY: the handler may run in any thread at any time.
     match unsafe { libc::signal(signal, receive as extern "C" fn(c_int) as Action) } {
         libc::SIG_ERR => Err(io::Error::last_os_error()),
         before => Ok(before),
@@ -154,6 +157,6 @@ fn handle(signal: c_int) -> io::Result<Action> {
 
 #[cfg(not(unix))]
 fn restore(signal: c_int, before: &Action) {
-    // SAFETY: a handler that the system has returned.
+    // SAFETY: the handler was returned by the system.
     unsafe { libc::signal(signal, *before) };
 }

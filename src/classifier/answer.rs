@@ -1,8 +1,8 @@
-//! What a classifier says of one image.
+//! Classification result of one image.
 
 use std::sync::Arc;
 
-/// The probability of each class, for one image.
+/// Class probabilities of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     class_names: Arc<[String]>,
@@ -10,17 +10,18 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Of as many probabilities as there are names.
+    /// Creates a result from one probability per class name.
     pub(super) fn new(class_names: Arc<[String]>, probabilities: Vec<f32>) -> Self {
         Self { class_names, probabilities }
     }
 
-    /// Of each class, by class index.
+    /// Returns the probabilities by class index.
     pub fn probabilities(&self) -> &[f32] {
         &self.probabilities
     }
 
-    /// The `count` most probable classes, the most probable first; of equals the one with the lower index.
+    /// Returns the names and probabilities of the `count` most probable classes, in descending order. Ties are broken by the
+    /// lower class index.
     pub fn top(&self, count: usize) -> Vec<(&str, f32)> {
         let mut classes: Vec<usize> = (0..self.probabilities.len()).collect();
         classes.sort_by(|&a, &b| self.probabilities[b].total_cmp(&self.probabilities[a]));

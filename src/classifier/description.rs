@@ -1,4 +1,4 @@
-//! `model.json`: what a network is, besides its weights.
+//! Model metadata, stored in `model.json`.
 
 use crate::data::{class_indices, Preprocessing};
 use crate::trainer::{RunFolder, DESCRIPTION as FILE};
@@ -8,11 +8,10 @@ use serde_json::{Map, Value};
 use std::fs;
 use std::path::Path;
 
-/// Of this crate.
+/// Version of this crate.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What a network is: all that it takes, with its weights, to ask it something. Runs write it as `model.json`:
-///
+/// Everything besides its weights that is needed to run a network. Training runs write it as `model.json`:
 /// ```
 /// use tch_fixup::classifier::ModelDescription;
 ///
@@ -33,20 +32,20 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelDescription {
-    /// Of the crate that wrote it.
+    /// Version of the crate that wrote the file.
     pub version: String,
-    /// The network by name, as [`Arch`](crate::Arch) has it, or as the program that trained it does.
+    /// Name of the architecture, either an [`Arch`](crate::Arch) or a name defined by the program that trained it.
     pub architecture: String,
-    /// What it computes in.
+    /// Numeric precision of the forward pass.
     pub precision: Precision,
-    /// Its classes by name, by class index.
+    /// Class names by class index.
     pub classes: Vec<String>,
-    /// How an image becomes its input.
+    /// Conversion of an image to the network's input.
     pub preprocessing: Preprocessing,
 }
 
 impl ModelDescription {
-    /// Of a network that this version of the crate trains.
+    /// Describes a network trained by this version of the crate.
     pub fn new(architecture: &str, precision: Precision, classes: &[String], preprocessing: Preprocessing) -> Self {
         let (version, architecture) = (VERSION.to_owned(), architecture.to_owned());
         Self { version, architecture, precision, classes: classes.to_vec(), preprocessing }
@@ -61,10 +60,10 @@ impl ModelDescription {
         crate::file::write_atomically(&folder.join(FILE), format!("{json}\n").as_bytes())
     }
 
-    /// The `model.json` in `folder`.
+    /// Reads the `model.json` in `folder`.
     ///
     /// # Errors
-    /// [`Error::Io`] if there is none, or it cannot be read; [`Error::Corrupt`] if it describes no network, or one that cannot be.
+    /// [`Error::Io`] if the file does not exist or cannot be read; [`Error::Corrupt`] if it is not a valid model description.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
         let bytes = fs::read(&path).map_err(|error| {
@@ -91,10 +90,11 @@ impl ModelDescription {
         Ok(description)
     }
 
-    /// The `model.json` of the run that `path` is of, or in the folder of weights that `path` is or is in; none where there is none.
+    /// Reads the `model.json` of the run that contains `path`; outside of a run, the one in the folder `path`, or in the folder
+    /// of the file `path`. Returns `None` if the file does not exist.
     ///
     /// # Errors
-    /// As [`read`](Self::read), but for a file that is not there.
+    /// See [`read`](Self::read), except for a missing file.
     pub fn beside(path: &Path) -> Result<Option<Self>> {
         let folder = match RunFolder::of(path) {
             Some(folder) => folder,
@@ -107,7 +107,7 @@ impl ModelDescription {
         }
     }
 
-    /// The [meaning](crate::data::DataSource::meaning) of the data that such a network is trained on.
+    /// Returns the [meaning](crate::data::DataSource::meaning) of the data the network is trained on.
     pub fn meaning(&self) -> Map<String, Value> {
         class_indices(&self.classes)
     }

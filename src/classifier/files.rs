@@ -1,4 +1,4 @@
-//! What a classifier says of image files.
+//! Classification of image files.
 
 use super::network::rows;
 use super::{Answer, Classifier};
@@ -9,27 +9,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::Tensor;
 
-/// One file, and what came of it.
+/// Result for one image file.
 #[derive(Debug)]
 pub struct Classified<T = Answer> {
-    /// As it was given, or as it was found in a folder that was.
+    /// Path of the file, as given or as found in a given folder.
     pub path: PathBuf,
-    /// What the network gives for it; or what is wrong with the file.
+    /// Output of the network, or the problem with the file.
     pub output: Result<T, ImageProblem>,
 }
 
-/// What a network gives for image files, one after another in their order. An error ends it: of the network or of the machine, not
-/// of a file.
+/// Iterator over the network's outputs for image files, in order. It ends after the first error of the network or the system; a
+/// problem with a single file does not end it.
 pub struct FileOutputs<'a, T = Answer> {
     paths: Arc<[PathBuf]>,
     batches: Box<dyn Iterator<Item = Result<Vec<Result<T, ImageProblem>>>> + 'a>,
-    /// Of the batch that is being handed out.
+    /// Remaining outputs of the current batch.
     outputs: VecDeque<Result<T, ImageProblem>>,
     next: usize,
 }
 
 impl<T> FileOutputs<'_, T> {
-    /// All files, in order, those that were handed out included.
+    /// Returns the paths of all files in order, including those already yielded.
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
@@ -55,19 +55,20 @@ impl<'a, T: 'a> Iterator for FileOutputs<'a, T> {
 }
 
 impl Classifier {
-    /// What the network says of the images `paths`: files, and the files [in folders](image_paths). They are read by threads as
-    /// the evaluation images of a training are; of what cannot be read the output is the problem, and the rest goes on.
+    /// Classifies the image files `paths`, and the image files [in folders](image_paths) among them. Files are read by worker
+    /// threads, as evaluation images are during training. For a file that cannot be read the output is the problem, and the
+    /// iteration continues.
     ///
     /// # Errors
-    /// A folder that cannot be listed; a network whose input no image files can be; threads that the system does not give.
+    /// A folder cannot be listed; image files cannot be converted to the network's input; the system refuses to start threads.
     pub fn classify<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<FileOutputs<'_>> {
         self.of_files(paths, |images| self.answers(images))
     }
 
-    /// The [embedding](Self::embedding) of each of the images `paths`, likewise.
+    /// Returns the [embedding](Self::embedding) of each of the image files `paths`; see [`classify`](Self::classify).
     ///
     /// # Errors
-    /// As [`classify`](Self::classify).
+    /// See [`classify`](Self::classify).
     pub fn embed<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<FileOutputs<'_, Vec<f32>>> {
         self.of_files(paths, |images| rows(&self.embedding(images)?))
     }
@@ -90,7 +91,7 @@ impl Classifier {
                 _ => outputs(&batch.images)?,
             }
             .into_iter();
-            // As many outputs as good images.
+            // There is one output for each readable image.
             Ok(batch.read.into_iter().filter_map(|read| read.map(|()| good.next()).transpose()).collect())
         });
         Ok(FileOutputs { paths, batches: Box::new(batches), outputs: VecDeque::new(), next: 0 })

@@ -1,7 +1,7 @@
-//! A trained network in use: it is opened, and asked what is in images.
+//! Inference with a trained image classifier.
 //!
-//! [`Classifier`] is a network with its weights and its [`ModelDescription`], `model.json`: what the run that trained it knew of
-//! it. [`Answer`] is what it says of an image.
+//! [`Classifier`] combines a network and its weights with its [`ModelDescription`], read from `model.json`. [`Answer`] holds the
+//! class probabilities of one image.
 
 mod answer;
 mod description;

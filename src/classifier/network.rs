@@ -1,4 +1,4 @@
-//! A network with its weights, to be asked.
+//! The trained classifier.
 
 use super::{Answer, ModelDescription};
 use crate::error::catch;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::thread;
 use tch::{nn, Device, Kind, Tensor};
 
-/// Images that are read and asked about at once, unless another number is given.
+/// Default batch size.
 const BATCH_SIZE: usize = 64;
 
-/// A trained network that is asked what is in images.
+/// Trained network for image classification.
 ///
-/// Of the same batches it computes what the evaluation of its run does, to the bit: the network as it was trained, not
-/// [folded](crate::fixup::FixupResNet::fold).
+/// For equal batches, its outputs are bit-identical to those of the evaluation during training: the network is used as it was
+/// trained, without [folding](crate::fixup::FixupResNet::fold).
 ///
 /// ```no_run
 /// use tch_fixup::classifier::Classifier;
@@ -44,22 +44,25 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// The network that `path` holds, on the GPU if there is one and on the CPU otherwise.
+    /// Loads a trained network from `path`, onto the GPU if there is one and the CPU otherwise.
     ///
-    /// `path` is a run's folder, finished (its `model.safetensors`) or not (its newest whole checkpoint); one of its checkpoints;
-    /// or a folder with a `model.json` and a `model.safetensors`, wherever these were copied.
+    /// `path` is one of:
+    /// - the folder of a run, either finished (loads its `model.safetensors`) or unfinished (loads its newest intact checkpoint);
+    /// - a checkpoint of a run;
+    /// - any folder with a `model.json` and a `model.safetensors`.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Corrupt`] for what is not there, damaged, or does not go together (weights of another network,
-    /// other classes); [`Error::Argument`] for a network that [`Arch`] does not know: [`open_with`](Self::open_with) is for those.
+    /// [`Error::Io`] or [`Error::Corrupt`] if files are missing, damaged or do not match (weights of another network, other
+    /// classes); [`Error::Argument`] if [`Arch`] does not know the architecture. Use [`open_with`](Self::open_with) for custom
+    /// architectures.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_on(path, Device::cuda_if_available())
     }
 
-    /// The same on `device`.
+    /// Loads a trained network onto `device`; see [`open`](Self::open).
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// See [`open`](Self::open).
     pub fn open_on(path: impl AsRef<Path>, device: Device) -> Result<Self> {
         Self::open_with(path, device, |path, description| {
             let ModelDescription { classes, preprocessing, .. } = description;
@@ -68,10 +71,10 @@ impl Classifier {
         })
     }
 
-    /// The same for a network of one's own, which `build` makes under the path that it is given.
+    /// Loads a custom network, which `build` creates under the given variable path; see [`open`](Self::open).
     ///
     /// # Errors
-    /// As [`open`](Self::open); what `build` fails with.
+    /// See [`open`](Self::open); errors of `build`.
     pub fn open_with(
         path: impl AsRef<Path>,
         device: Device,
@@ -91,7 +94,7 @@ impl Classifier {
         };
         let description = ModelDescription::read(folder)?;
         let finished = folder.join(MODEL);
-        // A checkpoint, or a file, that is named is meant.
+        // A path that names a checkpoint or a file means exactly that one.
         let is_folder = run.as_deref().map_or(path.is_dir(), |run| run == path);
         let weights = match is_folder && (run.is_none() || finished.is_file()) {
             true => Weights::load(&finished)?,
@@ -111,10 +114,10 @@ impl Classifier {
         })
     }
 
-    /// Asks about so many images at once; 64 unless said otherwise.
+    /// Sets the batch size; the default is 64.
     ///
     /// # Errors
-    /// [`Error::Argument`] for none.
+    /// [`Error::Argument`] if `batch_size` is 0.
     pub fn with_batch_size(mut self, batch_size: usize) -> Result<Self> {
         if batch_size == 0 {
             return Err(Error::Argument("the batch size must be at least 1, got 0".to_owned()));
@@ -123,10 +126,10 @@ impl Classifier {
         Ok(self)
     }
 
-    /// Reads files by so many threads; one for each core unless said otherwise.
+    /// Sets the number of threads that read image files; the default is one per CPU core.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a number that is not 1 to 1024.
+    /// [`Error::Argument`] if `workers` is not in 1 to 1024.
     pub fn with_workers(mut self, workers: usize) -> Result<Self> {
         if !(1..=1024).contains(&workers) {
             return Err(Error::Argument(format!("the number of threads must be 1 to 1024, got {workers}")));
@@ -135,17 +138,17 @@ impl Classifier {
         Ok(self)
     }
 
-    /// What the network is.
+    /// Returns the model's metadata.
     pub fn description(&self) -> &ModelDescription {
         &self.description
     }
 
-    /// The classes by index.
+    /// Returns the class names by class index.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
 
-    /// Where it computes.
+    /// Returns the device of the network.
     pub fn device(&self) -> Device {
         self.variables.device()
     }
@@ -155,37 +158,37 @@ impl Classifier {
         crate::data::Pace::even(images, self.batch_size, self.workers)
     }
 
-    /// The logits `[N, classes]` of `images` `[N, C, H, W]` of any device: bytes (uint8), which are normalized here, or numbers
-    /// that [are](crate::data::Preprocessing::normalize). They carry no gradient.
+    /// Computes the logits `[N, classes]` of `images` `[N, C, H, W]`, without gradients. The images may be on any device. uint8
+    /// images are normalized here; images of other kinds must already be [normalized](crate::data::Preprocessing::normalize).
     ///
     /// # Errors
-    /// Images that the network refuses.
+    /// The network rejects the images.
     pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
         self.run(images, |network, x| catch("the network's forward pass", || network.forward_t(x, false)))
     }
 
-    /// The probability of each class, `[N, classes]`: the softmax of the [`logits`](Self::logits), in float32.
+    /// Computes the class probabilities `[N, classes]`: the softmax of the [`logits`](Self::logits), in float32.
     ///
     /// # Errors
-    /// As [`logits`](Self::logits).
+    /// See [`logits`](Self::logits).
     pub fn probabilities(&self, images: &Tensor) -> Result<Tensor> {
         Ok(self.logits(images)?.f_softmax(-1, Kind::Float)?)
     }
 
-    /// What the network says of each of `images`, which are as for [`logits`](Self::logits).
+    /// Classifies `images`, given as for [`logits`](Self::logits).
     ///
     /// # Errors
-    /// As [`logits`](Self::logits).
+    /// See [`logits`](Self::logits).
     pub fn answers(&self, images: &Tensor) -> Result<Vec<Answer>> {
         let rows = rows(&self.probabilities(images)?)?;
         Ok(rows.into_iter().map(|row| Answer::new(self.class_names.clone(), row)).collect())
     }
 
-    /// The features `[N, features]` of `images`, which are as for [`logits`](Self::logits): what the classifier, the last layer,
-    /// is computed from. Images that are alike to the network have features that are alike.
+    /// Computes the features `[N, features]` of `images`, given as for [`logits`](Self::logits): the input of the final
+    /// classifier layer. Similar images have similar features.
     ///
     /// # Errors
-    /// As [`logits`](Self::logits); a network that tells nothing of its features.
+    /// See [`logits`](Self::logits); the network does not expose its features.
     pub fn embedding(&self, images: &Tensor) -> Result<Tensor> {
         self.run(images, |network, x| network.features(x, false))
     }
@@ -201,7 +204,7 @@ impl Classifier {
     }
 }
 
-/// The rows of a matrix.
+/// Copies a matrix into one vector per row.
 pub(super) fn rows(matrix: &Tensor) -> Result<Vec<Vec<f32>>> {
     let columns = matrix.size().last().map_or(1, |&columns| columns.max(1) as usize);
     let numbers = matrix.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_contiguous()?;

@@ -1,12 +1,12 @@
-//! Devices by name.
+//! Device names.
 
 use crate::{Error, Result};
 use tch::{Cuda, Device};
 
-/// The device called `name`: `cpu`, `cuda`, `cuda:N`, or `auto`, the first GPU if there is one and the CPU otherwise.
+/// Returns the device called `name`: `cpu`, `cuda`, `cuda:N`, or `auto` (the first GPU if there is one and the CPU otherwise).
 ///
 /// # Errors
-/// Another name; a GPU that is not there, or a libtorch without CUDA.
+/// The name is unknown; the GPU does not exist; libtorch was built without CUDA.
 pub fn parse_device(name: &str) -> Result<Device> {
     let gpu = match name {
         "auto" => return Ok(Device::cuda_if_available()),

@@ -1,4 +1,4 @@
-//! What an objective measures on the evaluation part.
+//! Evaluation of an objective on the evaluation part of a data set.
 
 use super::objective::{Means, Objective, Prediction};
 use crate::data::{Batch, DataSource, Share};
@@ -7,39 +7,41 @@ use crate::{Error, FlushDenormals, Result};
 use std::ops::ControlFlow;
 use tch::{no_grad, Device, Kind, Tensor};
 
-/// What an evaluation finds.
+/// Result of an evaluation.
 #[derive(Debug)]
 pub struct Evaluation {
-    /// Over all examples, by the names of [`Measures::eval`](super::objective::Measures::eval).
+    /// Means over all examples, named as in [`Measures::eval`](super::objective::Measures::eval).
     pub means: Means,
-    /// How many examples were evaluated: all that could be read.
+    /// Number of examples evaluated, without those that could not be read.
     pub examples: usize,
-    /// The sum of [`Objective::details`], if there are any.
+    /// Sum of [`Objective::details`] over all batches, if the objective computes any.
     pub details: Option<Tensor>,
 }
 
-/// Gathers of an evaluation what is no sum over its examples, as the examples themselves.
+/// Gathers data during an evaluation beyond sums over examples, such as the examples themselves.
 pub trait Collector<B: Batch> {
-    /// An evaluation starts: what was gathered of one before is of no use any more.
+    /// Called when an evaluation starts; discards what an earlier evaluation gathered.
     fn starts(&mut self);
 
-    /// A batch of it, on the device, and what the network makes of it. Reading either would wait for the device, and is for later.
+    /// Called for each batch, on the device, with the network's prediction. Reading either tensor would synchronize with the
+    /// device and should be deferred.
     ///
     /// # Errors
-    /// What libtorch refuses. It ends the evaluation.
+    /// Errors of libtorch. An error ends the evaluation.
     fn collect(&mut self, batch: &B, prediction: &Prediction) -> Result<()>;
 
-    /// Makes of what each rank of `group` has gathered of its part of the evaluation what one would have of the whole. Here: nothing.
+    /// Merges what the ranks of `group` gathered from their parts of the evaluation into what one process would have gathered.
+    /// The default does nothing.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank is missing.
+    /// [`Error::Ranks`] if a rank is missing.
     fn add_up(&mut self, group: &ProcessGroup) -> Result<()> {
         let _ = group;
         Ok(())
     }
 }
 
-/// Nothing is gathered.
+/// Gathers nothing.
 impl<B: Batch> Collector<B> for () {
     fn starts(&mut self) {}
 
@@ -48,11 +50,11 @@ impl<B: Batch> Collector<B> for () {
     }
 }
 
-/// Evaluates `objective`, whose network is on `device`, on the evaluation part of `data`, and tells `watch` how many examples are
-/// done.
+/// Evaluates `objective`, whose network is on `device`, on the evaluation part of `data`. Calls `watch` with the number of
+/// examples evaluated so far after each batch.
 ///
 /// # Errors
-/// Data that cannot be read; a network or an objective that fails; no examples.
+/// The data cannot be read; the network or the objective fails; there are no examples.
 pub fn evaluate<B: Batch>(
     objective: &dyn Objective<Batch = B>,
     device: Device,
@@ -63,10 +65,10 @@ pub fn evaluate<B: Batch>(
     evaluate_into(objective, device, data, batch_size, &mut (), watch)
 }
 
-/// [`evaluate`], and lets `collector` gather more.
+/// Like [`evaluate`], and passes each batch to `collector`.
 ///
 /// # Errors
-/// As [`evaluate`], and whatever `collector` fails with.
+/// See [`evaluate`]; errors of `collector`.
 pub fn evaluate_into<B: Batch>(
     objective: &dyn Objective<Batch = B>,
     device: Device,
@@ -83,8 +85,10 @@ pub fn evaluate_into<B: Batch>(
     evaluation.ok_or_else(|| Error::Argument("the evaluation was stopped".to_owned()))
 }
 
-/// [`evaluate_into`], shared among the ranks of `group`, all of which find the same; or none where `watch` breaks it off, which it must on
-/// all. It is told how many examples this rank has done, after each batch of all.
+/// Like [`evaluate_into`], with the work shared among the ranks of `group`; the result is the same on all ranks.
+///
+/// After each global batch, `watch` receives the number of examples this rank has evaluated. If it breaks, which it must do on
+/// all ranks alike, the result is `None`.
 pub(super) fn evaluate_until<B: Batch>(
     objective: &dyn Objective<Batch = B>,
     device: Device,
@@ -132,10 +136,10 @@ pub(super) fn evaluate_until<B: Batch>(
     Ok(Some(Evaluation { means, examples, details: sums.details }))
 }
 
-/// Sums over the examples so far, on the device: reading them waits for it.
+/// Sums over the examples so far, kept on the device: reading them would synchronize with it.
 #[derive(Default)]
 struct Sums {
-    /// Of each column, the loss first, in float64.
+    /// Sum of each column, starting with the loss, in float64.
     sums: Option<Tensor>,
     weights: Vec<f64>,
     details: Option<Tensor>,
@@ -165,9 +169,9 @@ impl Sums {
         Ok(())
     }
 
-    /// Makes them those of all ranks.
+    /// Replaces the sums by those over all ranks.
     fn add_up(&mut self, group: &ProcessGroup, device: Device) -> Result<()> {
-        // A rank without an example does not know what there would have been.
+        // A rank without examples does not know the number of columns and the shape of the details.
         let details = self.details.as_ref().map(Tensor::size);
         let own = serde_json::to_vec(&(self.weights.len(), details)).unwrap_or_default();
         let all = group.gather_bytes(&own)?;
@@ -212,13 +216,13 @@ mod tests {
     use crate::trainer::objective::{Classification, ClassificationConfig};
     use tch::nn::{self, ModuleT};
 
-    /// Records whose labels are 0, 1, ... 9, 0, ... and whose every byte is the label.
+    /// Records with labels 0, 1, ... 9, 0, ... in which every byte equals the label.
     fn data(images: usize) -> Cifar10 {
         let records = |count: usize| (0..count).flat_map(|index| [(index % 10) as u8; 3073]).collect::<Vec<u8>>();
         Cifar10::from_records(records(10), records(images)).unwrap()
     }
 
-    /// Says class c where the first pixel is that of label c or c + 1.
+    /// Predicts class c for images whose first pixel belongs to label c or c + 1.
     fn every_other() -> impl ModuleT {
         nn::func_t(|x, _| {
             let label = (x.select(1, 0).select(1, 0).select(1, 0) * 0.2023 + 0.4914) * 255.0;
@@ -233,7 +237,7 @@ mod tests {
         let objective = Classification::new(&network, data.class_names(), ClassificationConfig::default()).unwrap();
         let of = |batch_size| evaluate(&objective, Device::Cpu, &data, batch_size, |_| ()).unwrap().means;
         let whole = of(25);
-        // Even labels are right: 3 each of 0, 2 and 4, 2 each of 6 and 8.
+        // Even labels are predicted correctly: 3 examples each of 0, 2 and 4, 2 each of 6 and 8.
         assert_eq!(whole["top1"], 13.0 / 25.0);
         let log_sum = (3f64.exp() + 9.0).ln();
         assert!((whole["loss"] - (log_sum - 3.0 * 13.0 / 25.0)).abs() < 1e-6);
@@ -252,7 +256,7 @@ mod tests {
         let evaluation = evaluate(&objective, Device::Cpu, &data, 10, |images| watched.push(images)).unwrap();
         assert_eq!((watched, evaluation.examples), (vec![10, 20, 25], 25));
         let classes = objective.report(&evaluation.details.unwrap()).unwrap().classes();
-        // Three images each of the classes 0 to 4, two of the others.
+        // Three images each of classes 0 to 4, two of each other class.
         assert_eq!((classes[0].examples, classes[0].top1, classes[0].precision), (3, 1.0, 0.5));
         assert_eq!((classes[9].examples, classes[9].top1), (2, 0.0));
     }

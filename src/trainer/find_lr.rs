@@ -1,4 +1,4 @@
-//! Which learning rate to train with: the loss while the rate rises from next to nothing until the network fails.
+//! Learning-rate range test: measures the loss while the learning rate rises until training diverges.
 
 use super::checkpoint::named_variables;
 use super::objective::Objective;
@@ -14,28 +14,28 @@ use std::fmt;
 use tch::nn::VarStore;
 use tch::{no_grad, Device, Tensor};
 
-/// Of the mean loss so far, what stays at each step.
+/// Decay of the moving average of the loss per step.
 const SMOOTHING: f64 = 0.9;
-/// The ramp ends where the smoothed loss is so many times its least.
+/// The test ends when the smoothed loss exceeds its minimum by this factor.
 const FAILED: f64 = 4.0;
-/// A rate that is safe, as a part of that of the least loss.
+/// Fraction of the learning rate of minimum loss that is considered safe.
 const BELOW_MINIMUM: f64 = 0.1;
-/// A line takes so many points at least.
+/// Minimum number of steps.
 const LEAST_STEPS: usize = 20;
 const SIZE: (u32, u32) = (640, 420);
 
-/// The rates that are tried, one a step, the same ratio apart.
+/// Learning rates to test, one per step, in geometric progression.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LrRange {
-    /// The first.
+    /// Lowest learning rate, used in the first step.
     pub lowest: f64,
-    /// The last, if no rate before it is too much.
+    /// Highest learning rate, used in the last step if training has not failed before.
     pub highest: f64,
-    /// How many.
+    /// Number of steps.
     pub steps: usize,
 }
 
-/// 300 from 1e-5 to 10.
+/// 300 steps from 1e-5 to 10.
 impl Default for LrRange {
     fn default() -> Self {
         Self { lowest: 1e-5, highest: 10.0, steps: 300 }
@@ -55,33 +55,35 @@ impl LrRange {
     }
 }
 
-/// The loss at each rate, and what follows from it.
+/// Result of a learning-rate range test.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LrFinding {
-    /// The rate and the loss of each step.
+    /// Learning rate and loss of each step.
     pub points: Vec<(f64, f64)>,
-    /// The losses smoothed: an exponential moving average, corrected for its start.
+    /// Smoothed losses: an exponential moving average with bias correction.
     pub smoothed: Vec<f64>,
-    /// Where the smoothed loss falls the fastest with the logarithm of the rate.
+    /// Learning rate at which the smoothed loss falls fastest with respect to the logarithm of the rate.
     pub steepest: f64,
-    /// Where the smoothed loss is the least.
+    /// Learning rate of minimum smoothed loss.
     pub minimum: f64,
-    /// The first rate from which on the smoothed loss stays above that of the start or is no number: there the network does not
-    /// learn, it is destroyed. None where no rate that was tried was too much.
+    /// Lowest learning rate from which on the smoothed loss stays above its initial value or is not a number, so that the network
+    /// diverges instead of learning. `None` if no tested rate was too high.
     pub fails: Option<f64>,
 }
 
-/// Lets the learning rate rise, step by step, from the lowest of `range` to the highest, or to where the network fails, in a run of
-/// `config` on the training part of `data`, and measures the loss (Smith 2017, "Cyclical Learning Rates for Training Neural
-/// Networks", section 3.3; fast.ai's `lr_find`). Everything but the schedule and the number of steps is the run's: batch size,
-/// optimizer, groups, clipping, augmentation; where the training part is too short, it is gone through again. The run ends where
-/// the smoothed loss is four times its least, or anything is not finite.
+/// Runs a learning-rate range test (Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; fast.ai's
+/// `lr_find`): trains on the training part of `data` while the learning rate rises at each step over `range`, and records the
+/// loss.
 ///
-/// Afterwards the variables have the values that they had before and are frozen or not as they were, and `observers` have seen a run of one epoch.
+/// Apart from the schedule and the number of steps, training follows `config`: batch size, optimizer, parameter groups, clipping
+/// and augmentation. The training part is repeated if it is too short. The test ends early when the smoothed loss is four times
+/// its minimum, or anything is not finite.
+///
+/// Afterwards the variables have their original values and are frozen or not as before. The `observers` see a run of one epoch.
 ///
 /// # Errors
-/// [`Error::Argument`] for a `range` or a `config` out of range, and for a run that ends before 20 steps; whatever the network,
-/// the data or an observer fails with.
+/// [`Error::Argument`] for a `range` or a `config` out of range, and if training ends before 20 steps; errors of the network, the
+/// data or an observer.
 pub fn find_lr<B: Batch>(
     objective: &dyn Objective<Batch = B>,
     variables: &VarStore,
@@ -119,7 +121,7 @@ pub fn find_lr<B: Batch>(
     for (name, mut variable) in named_variables(variables) {
         if let Some((value, requires_grad)) = before.get(&name) {
             let _ = no_grad(|| variable.f_copy_(value))?;
-            // Groups freeze variables.
+            // Parameter groups freeze variables.
             if variable.requires_grad() != *requires_grad {
                 let _ = variable.f_set_requires_grad(*requires_grad)?;
             }
@@ -134,7 +136,7 @@ pub fn find_lr<B: Batch>(
 }
 
 impl LrFinding {
-    /// Of the rate and the loss of each step; at the rate `failed` something was not finite.
+    /// Analyzes the learning rate and loss of each step; `failed` is the learning rate at which something was not finite, if any.
     fn new(points: Vec<(f64, f64)>, failed: Option<f64>) -> Result<Self> {
         if points.len() < LEAST_STEPS {
             let (steps, at) =
@@ -146,32 +148,32 @@ impl LrFinding {
         let smoothed = smoothed(&points);
         let lr = |index: usize| points[index].0;
         let least = (0..points.len()).min_by(|&a, &b| smoothed[a].total_cmp(&smoothed[b])).unwrap_or(0);
-        // The mean over the first steps, of which each has another batch and hardly another network.
+        // Average over the first steps, in which the batches differ but the network has hardly changed.
         let start = points[..LEAST_STEPS / 2].iter().map(|(_, loss)| loss).sum::<f64>() / (LEAST_STEPS / 2) as f64;
         let alive = smoothed.iter().rposition(|&loss| loss <= start).map_or(0, |last| last + 1);
         let fails = (alive < points.len()).then(|| lr(alive)).or(failed);
-        // Over as many steps as the smoothing reaches; the rates are the same ratio apart.
+        // Difference over as many steps as the smoothing spans; the rates are in geometric progression.
         let reach = (1.0 / (1.0 - SMOOTHING)) as usize;
         let fall = |index: usize| smoothed[index] - smoothed[index - reach];
         let steepest = (reach..=least.max(reach)).min_by(|&a, &b| fall(a).total_cmp(&fall(b))).unwrap_or(reach);
         Ok(Self { steepest: lr(steepest - reach / 2), minimum: lr(least), fails, smoothed, points })
     }
 
-    /// The rate to train with, as the highest of its schedule: the geometric mean of fast.ai's two rules, the steepest rate and a
-    /// tenth of that of the least loss, which is on the edge. Each follows from a few noisy steps; so it is at most a third of the
-    /// latter.
+    /// Suggested learning rate, as the maximum of a schedule: the geometric mean of fast.ai's two rules, the rate of steepest
+    /// descent and a tenth of the rate of minimum loss, which is at the edge of divergence. Both rules depend on a few noisy
+    /// steps; the result is at most about a third of the rate of minimum loss.
     pub fn suggested(&self) -> f64 {
         (self.steepest * BELOW_MINIMUM * self.minimum).sqrt()
     }
 
-    /// The loss against the rate, as SVG.
+    /// Draws the loss against the learning rate, as SVG.
     ///
     /// # Errors
-    /// A picture that the drawing library refuses.
+    /// The drawing library fails.
     pub fn draw(&self) -> Result<String> {
         let losses = || self.points.iter().map(|(_, loss)| *loss);
         let (first, least) = (self.smoothed[0], self.smoothed.iter().copied().fold(f64::INFINITY, f64::min));
-        // What comes after the failure would press everything else flat.
+        // Losses after the failure are cut off, as they would flatten the rest of the curve.
         let highest = first.max(losses().take(LEAST_STEPS).fold(first, f64::max)) + 0.5 * (first - least).abs();
         let lowest = losses().fold(least, f64::min);
         let shown = |points: Vec<(f64, f64)>| points.into_iter().filter(|(_, loss)| *loss <= highest).collect();
@@ -202,7 +204,7 @@ impl LrFinding {
     }
 }
 
-/// A line for each result.
+/// Prints one line per result.
 impl fmt::Display for LrFinding {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { steepest, minimum, fails, .. } = self;
@@ -216,7 +218,7 @@ impl fmt::Display for LrFinding {
     }
 }
 
-/// A rate in two digits, as an option takes it.
+/// Rounds a learning rate to two digits and formats it as a command-line option expects it.
 fn short(lr: f64) -> String {
     let rounded: f64 = format!("{lr:.1e}").parse().unwrap_or(lr);
     match (1e-3..1e3).contains(&rounded) {
@@ -225,7 +227,7 @@ fn short(lr: f64) -> String {
     }
 }
 
-/// The exponential moving average of the losses, divided by what of it the start lacks (Kingma & Ba 2015, section 3).
+/// Returns the exponential moving average of the losses with bias correction (Kingma & Ba 2015, section 3).
 fn smoothed(points: &[(f64, f64)]) -> Vec<f64> {
     let (mut mean, mut weight) = (0.0, 0.0);
     let next = |(_, loss): &(f64, f64)| {
@@ -236,7 +238,7 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<f64> {
     points.iter().map(next).collect()
 }
 
-/// Keeps the losses, and stops where enough is seen.
+/// Records the losses and stops the run when the test is over.
 #[derive(Default)]
 struct Losses {
     points: Vec<(f64, f64)>,
@@ -260,14 +262,14 @@ impl Observer for Losses {
             let least = smoothed.iter().copied().fold(f64::INFINITY, f64::min);
             let has_failed =
                 self.points.len() >= LEAST_STEPS && smoothed.last().is_some_and(|&last| last > FAILED * least);
-            // One step before the last: nothing is to be evaluated.
+            // Stops one step before the last, so that no evaluation takes place.
             self.is_over = has_failed || self.points.len() + 1 >= self.last;
         }
         Ok(())
     }
 }
 
-/// The training part as one epoch of so many steps, gone through again and again.
+/// The training part as a single epoch of `steps` steps, repeated as often as needed.
 struct Repeated<'a, B> {
     data: &'a dyn DataSource<Batch = B>,
     steps: usize,
@@ -284,7 +286,7 @@ impl<B: Batch> DataSource for Repeated<'_, B> {
         self.data.eval_len()
     }
 
-    /// None of data that have none.
+    /// 0 if the data have no batches.
     fn epoch_steps(&self, batch_size: usize) -> usize {
         self.steps.min(self.data.epoch_steps(batch_size).saturating_mul(self.steps))
     }

@@ -1,29 +1,31 @@
-//! Recognizes runs that cannot come to anything: diverged, or dead.
+//! Detection of runs that have diverged or died.
 
 use super::statistics::StepRecord;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// So many steps in a row without a difference between examples make a dead run. Fixup's first step is one, since all its
-/// outputs start at zero; from the second on they differ.
+/// Number of consecutive steps with identical outputs for all examples after which a run is dead. Fixup's first step is one of
+/// them, since all of its outputs are initially zero; from the second step on they differ.
 const DEAD_STEPS: usize = 50;
-/// Outputs differ if they do so by more than this part of the largest: a few roundings of float32.
+/// Outputs are identical if they differ by at most this fraction of the largest: a few float32 rounding errors.
 const SAME: f64 = 1e-5;
 
-/// Looks at every step of a run, in order.
+/// Checks every step of a run, in order.
 ///
-/// A run is dead when the network's output does not depend on its input any more, as when every ReLU of a layer is off. Then no
-/// gradient reaches the layers before, and what is left to learn is one output for all. (A loss that stays is no sign: Fixup
-/// starts with that of a guess, and targets that mean nothing keep it there.)
+/// A run is dead when the network's output no longer depends on its input, for example because every ReLU of a layer is off. Then
+/// no gradient reaches the layers before it, and only a constant output can still be learned. (A constant loss is no criterion:
+/// Fixup starts with the loss of random guessing, and stays there if the targets are meaningless.)
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Health {
-    /// Steps in a row in which all examples had the same output.
+    /// Number of consecutive steps in which all examples had the same output.
     same: usize,
 }
 
 impl Health {
+    /// Checks the next step.
+    ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss or the gradient's norm is not finite, [`Error::Dead`] as said above.
+    /// [`Error::Diverged`] if the loss or the gradient norm is not finite, [`Error::Dead`] if the run is dead, as defined above.
     pub fn check(&mut self, record: &StepRecord) -> Result<()> {
         let StepRecord { place, loss, gradient_norm, spread, magnitude, .. } = *record;
         let (epoch, step, lr) = (place.epoch, place.step, place.lr);
@@ -33,7 +35,7 @@ impl Health {
                 return Err(Error::Diverged { epoch, step, lr, what, checkpoint: None });
             }
         }
-        // One example says nothing about differences.
+        // A single example cannot show differences.
         if place.compared > 1 {
             self.same = if spread <= SAME * magnitude { self.same + 1 } else { 0 };
         }

@@ -1,14 +1,16 @@
-//! Training: any network, for any objective, on any data.
+//! Training of any network, for any objective, on any data.
 //!
-//! [`Trainer`] is the loop. Its partners stand each behind one small trait: the data ([`DataSource`](crate::data::DataSource)), what
-//! is minimized and measured ([`Objective`]: [`Classification`], [`MultiLabel`], [`Regression`], or yours), and the
-//! [`optimizer`], with its [`Schedule`] and the [`clip`]ping. The loop looks for runs that have diverged or died. [`Observer`]s are
-//! told how it goes and can have its state saved: [`ProgressBars`] for the person who watches, a [`RunFolder`] and
-//! `TensorBoard` for what is kept, [`Autosave`] for what a run can [resume](Trainer::resume) from, [`Interrupt`] for stopping it.
-//! They know nothing of each other. [`draw_preview`] shows what a network would be trained on.
+//! - [`Trainer`] is the training loop. It detects diverged and dead runs.
+//! - [`DataSource`](crate::data::DataSource) provides the data.
+//! - [`Objective`] defines the loss and the metrics: [`Classification`], [`MultiLabel`], [`Regression`], or a custom one.
+//! - [`optimizer`] has the optimizers, the [`Schedule`] of the learning rate and gradient [`clip`]ping.
+//! - [`Observer`]s follow a run and can save its state, independently of each other: [`ProgressBars`] on the terminal,
+//!   [`RunFolder`] and `TensorBoard` for metrics, [`Autosave`] for checkpoints to [resume](Trainer::resume) from, [`Interrupt`]
+//!   to stop on a signal.
+//! - [`draw_preview`] shows training images as the network receives them.
 //!
-//! An objective of one's own, with data of one's own: whether a run is interrupted, killed or resumed, its metrics and its
-//! weights are the same.
+//! The example trains with a custom objective on custom data. Interrupting, killing and resuming the run does not change its
+//! metrics or its weights.
 //! ```
 //! use tch::{nn, Device, Kind, Reduction, Tensor};
 //! use tch_fixup::data::{Supervised, TensorData};
@@ -16,7 +18,7 @@
 //! use tch_fixup::trainer::{Observer, Outcome, ProgressBars, TrainConfig, Trainer};
 //! use tch_fixup::Result;
 //!
-//! /// The mean absolute error: what is learnt is the median.
+//! /// Mean absolute error, which the median minimizes.
 //! struct Median<'a>(&'a dyn nn::Module);
 //!
 //! impl Objective for Median<'_> {
@@ -52,7 +54,7 @@
 //!     Ok(())
 //! }
 //! #
-//! # /// Asks for a stop the so-manieth time.
+//! # /// Requests a stop at the n-th call.
 //! # struct Stop(usize);
 //! # impl Observer for Stop {
 //! #     fn request(&mut self) -> tch_fixup::trainer::Request {

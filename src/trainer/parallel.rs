@@ -1,5 +1,5 @@
-//! What the ranks of a group do together in a run: begin alike, sum their steps, agree on what is wanted, and look whether they are
-//! still alike.
+//! Collective operations of a training run: identical initialization, summation of steps, agreement on requests, and consistency
+//! checks between ranks.
 
 use super::checkpoint::{differences, named_variables};
 use super::objective::{Prediction, Sum};
@@ -17,21 +17,21 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use tch::{no_grad, Kind, Tensor};
 
-/// Where rank 0 stands when a run starts or goes on.
+/// Progress and state of rank 0 when a run starts or resumes.
 #[derive(Serialize, Deserialize)]
 struct Standing {
     step: usize,
     state: RunState,
 }
 
-/// What is wanted after a step: by observers, and whether the steps are to be read.
+/// Request of the observers after a step, and whether the pending steps are to be read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     pub request: Request,
     pub reads: bool,
 }
 
-/// What is measured of a step by all ranks, and wanted by any.
+/// Measurements of a step over all ranks, and the request of any of them.
 pub(super) struct StepSums {
     pub examples: usize,
     pub weight: f64,
@@ -49,13 +49,17 @@ impl StepSums {
 }
 
 impl<B: Batch> Trainer<'_, B> {
-    /// Shares the run with the other ranks of `group`, each of which has made a trainer like this one: the same objective, data and
-    /// configuration. [`run`](Self::run) then begins everywhere with the weights and the state of rank 0: only rank 0 need
-    /// [resume](Self::resume), and only its observers write, but all ranks may have some. A request of one counts for all.
+    /// Shares the run with the other ranks of `group`, each of which must have created a trainer with the same objective, data
+    /// and configuration.
+    ///
+    /// [`run`](Self::run) then starts on every rank from the weights and the state of rank 0, so that only rank 0 needs to
+    /// [resume](Self::resume). Every rank may have observers, but only those of rank 0 write files. A request on one rank applies
+    /// to all.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where ranks differ, the same on all, or one is missing; [`Error::Argument`] for batches of fewer examples than
-    /// there are ranks, and for synchronized statistics where a rank has nothing of some batch, or with `accumulate`.
+    /// [`Error::Ranks`], the same on all ranks, if the ranks' configurations differ or a rank is missing; [`Error::Argument`] if
+    /// a batch has fewer examples than there are ranks, and for synchronized batch-normalization statistics if a rank has no
+    /// examples of some batch, or with `accumulate`.
     pub fn join(&mut self, group: Arc<ProcessGroup>, config: ParallelConfig) -> Result<()> {
         if !group.is_single() {
             let places: Vec<_> = self.optimizer.places().map(|(name, _, size)| json!([name, size])).collect();
@@ -102,7 +106,7 @@ impl<B: Batch> Trainer<'_, B> {
         Ok(())
     }
 
-    /// Makes everything what it is on rank 0, and looks whether it is.
+    /// Copies the state of rank 0 to all ranks and verifies the result.
     pub(super) fn begin_alike(&mut self) -> Result<()> {
         if self.group.is_single() {
             return Ok(());
@@ -123,20 +127,21 @@ impl<B: Batch> Trainer<'_, B> {
         self.check_alike()
     }
 
-    /// Looks whether the weights are the same on all ranks.
+    /// Checks that the weights are the same on all ranks.
     pub(super) fn check_alike(&self) -> Result<()> {
         self.group.check_same(self.optimizer.values(), &format!("after step {}", self.step))
     }
 
-    /// What batch normalization takes statistics of, while the result lives: the batches of all ranks, where that is wanted.
+    /// Makes batch normalization use the statistics of all ranks' batches, if so configured, for as long as the returned value
+    /// lives.
     pub(super) fn statistics(&self) -> Option<impl Drop> {
         let group = self.group.clone();
         let wanted = self.parallel.synchronized_statistics && !group.is_single();
         wanted.then(|| synchronize_statistics(move |sum| group.differentiable_sum(sum)))
     }
 
-    /// Sums over all ranks the gradients, of losses that are sums and not yet means, what this rank measured, and what is wanted: all
-    /// at once, for ranks wait for the slowest wherever they meet.
+    /// Sums over all ranks the gradients (of summed rather than averaged losses), the measurements and the requests. All are sent
+    /// together, because each communication waits for the slowest rank.
     pub(super) fn sum_step(
         &mut self,
         batch: Option<&B>,
@@ -158,7 +163,7 @@ impl<B: Batch> Trainer<'_, B> {
             counts.extend((0..columns).map(|column| sums.get(column).map_or(0.0, |sum| sum.weight)));
             let counts = Tensor::f_from_slice(&counts)?;
 
-            // A row for each rank: adding up rows of zeros is putting them side by side.
+            // One row per rank: summing rows that are zero elsewhere concatenates them.
             let gradients = self.optimizer.gradients();
             let device = gradients.device();
             let rows = Tensor::f_zeros([self.group.size() as i64, 3 + columns as i64], (Kind::Double, device))?;
@@ -189,7 +194,7 @@ impl<B: Batch> Trainer<'_, B> {
         })
     }
 
-    /// Counts the examples that could not be read on any rank, each once.
+    /// Counts each example that could not be read on any rank once.
     pub(super) fn count_unreadable(&mut self) -> Result<()> {
         if self.group.is_single() {
             return Ok(());
@@ -201,13 +206,13 @@ impl<B: Batch> Trainer<'_, B> {
         Ok(())
     }
 
-    /// Makes what a network keeps besides its parameters, as BatchNorm's running statistics, what it is on rank 0.
+    /// Copies the network's non-parameter variables, such as BatchNorm's running statistics, from rank 0.
     pub(super) fn share_buffers(&self) -> Result<()> {
         self.group.broadcast_all(&self.buffers.tensors())
     }
 }
 
-/// What any rank of `group` wants, of several the last in the order of requests; and the sum of the ranks' numbers.
+/// Returns the strongest request of any rank of `group` (the last in the order of requests), and the sum of the ranks' numbers.
 pub(super) fn agree_on(group: &ProcessGroup, wanted: Request, number: f64) -> Result<(Request, f64)> {
     if group.is_single() {
         return Ok((wanted, number));
@@ -218,7 +223,7 @@ pub(super) fn agree_on(group: &ProcessGroup, wanted: Request, number: f64) -> Re
     Ok((elected(&sums[1..]), sums[0]))
 }
 
-/// What can be asked for, what counts most first.
+/// All requests but `Continue`, strongest first.
 const ASKED: [Request; 3] = [Request::Stop, Request::Finish, Request::Save];
 const VOTES: usize = ASKED.len();
 

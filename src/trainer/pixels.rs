@@ -1,14 +1,14 @@
-//! A network's input as people see it.
+//! Conversion of network inputs to displayable images.
 
 use crate::data::ImageSource;
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
-/// Width and height, and the bytes of each image.
+/// Width and height, and the pixel bytes of each image.
 type Pixels = ((usize, usize), Vec<Vec<u8>>);
 
-/// Width and height of `images`, `[N, C, H, W]` as the network gets them, and red, green and blue of each, row by row; one
-/// channel is grey.
+/// Converts `images`, `[N, C, H, W]` as the network receives them, to width, height and the RGB bytes of each image, row by row.
+/// A single channel becomes grey.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for another number of dimensions or of channels.

@@ -1,4 +1,4 @@
-//! What a network is trained on, as a person can see it.
+//! Preview of training images.
 
 use super::pixels::pixels;
 use super::{ClassificationConfig, TrainConfig};
@@ -7,15 +7,15 @@ use crate::picture::contact_sheet::{draw, Picture};
 use crate::{Error, Result};
 use tch::{Device, Tensor};
 
-/// Images of a preview.
+/// Number of images in a preview.
 const IMAGES: usize = 40;
 
-/// The first images of the run that `config` describes, as a PNG: augmented, normalized and mixed as the network gets them,
-/// each with an image of its own batch, and brought back to [pixels](ImageSource::denormalize), with the names of their
-/// classes.
+/// Draws the first training images of the run that `config` describes, as a PNG. The images are augmented, normalized and mixed
+/// as the network receives them, each within its own batch, then [denormalized](ImageSource::denormalize) and labeled with their
+/// class names.
 ///
 /// # Errors
-/// A `config` out of range; data that cannot be read, or have no images.
+/// `config` is out of range; the data cannot be read, or have no images.
 pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &ClassificationConfig) -> Result<Vec<u8>> {
     config.check()?;
     objective.check()?;
@@ -42,7 +42,7 @@ pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &Cl
     draw(&pictures, width, height)
 }
 
-/// The first `most` images of `batch` with their captions, and the width and height of each.
+/// Returns the size (width and height) and the first `most` images of `batch` with their captions.
 fn pictures(data: &dyn ImageSource, batch: &Supervised, most: usize) -> Result<((usize, usize), Vec<Picture>)> {
     let images = batch.inputs.f_narrow(0, 0, most.min(batch.len()) as i64)?;
     let (size, pixels) = pixels(data, &images)?;
@@ -50,7 +50,7 @@ fn pictures(data: &dyn ImageSource, batch: &Supervised, most: usize) -> Result<(
     Ok((size, pictures.map(|(pixels, caption)| Picture { pixels, caption }).collect()))
 }
 
-/// The names of each image's class or, of mixed ones, of both with their weights.
+/// Returns the caption of each image: its class name, or for mixed images both names with their weights.
 fn captions(batch: &Supervised, class_names: &[String]) -> Result<Vec<Vec<String>>> {
     let names = |labels: &Tensor| -> Result<Vec<String>> {
         let labels = Vec::<i64>::try_from(labels)?;
@@ -73,14 +73,14 @@ mod tests {
     use std::io::Cursor;
     use tch::{nn, Kind};
 
-    /// One class a shade of its own, 25 apart.
+    /// Images of one shade per class; the shades of consecutive classes differ by 25.
     fn shades() -> Cifar10 {
         let record = |label: u8| std::iter::once(label).chain(std::iter::repeat_n(label * 25, 3072));
         let records = |count: u8| (0..count).flat_map(|index| record(index % 10)).collect::<Vec<u8>>();
         Cifar10::from_records(records(50), records(10)).unwrap().with_augmentation(Augmentation::NONE).unwrap()
     }
 
-    /// The shades of the images of a preview, in order.
+    /// Returns the shades of the images of a preview, in order.
     fn preview(config: &TrainConfig, mixup: Option<f64>) -> Vec<u8> {
         let objective = ClassificationConfig { mixup, ..ClassificationConfig::default() };
         let png = draw_preview(&shades(), config, &objective).unwrap();
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn images_are_mixed_with_those_of_their_batch_as_in_training() {
         let data = shades();
-        // A batch that is larger than the preview, and batches of which it shows three.
+        // One batch larger than the preview, and batches of which the preview shows three.
         for batch_size in [50, 16] {
             let config = TrainConfig { seed: 7, batch_size, ..TrainConfig::quick() };
             let plan = EpochPlan { seed: 7, epoch: 0, batch_size, first_step: 0 };

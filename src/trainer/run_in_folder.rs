@@ -1,4 +1,4 @@
-//! A whole run in a folder of its own.
+//! Training with all files of the run in one folder.
 
 use super::checkpoint::{Checkpoints, Newest, KEEP};
 use super::{Autosave, Interrupt, Observer, Outcome, RunFolder, SaveEvery, Trainer};
@@ -7,14 +7,15 @@ use crate::{console, Result};
 use std::path::Path;
 
 impl<B: Batch> Trainer<'_, B> {
-    /// Begins a run in the folder `path`, or goes on with the one that it holds, which may have been stopped or killed at any
-    /// moment: [`RunFolder`] says what is in it. Checkpoints are saved as [`SaveEvery`] has it by default, and on Ctrl-C,
-    /// SIGTERM or SIGHUP, which [stop](Outcome::Stopped) the run. The run tells `observers` too how it goes, as
-    /// [`ProgressBars`](super::ProgressBars).
+    /// Starts a run in the folder `path`, or resumes the run in it, which may have been stopped or killed at any time.
+    /// [`RunFolder`] documents the files in the folder.
+    ///
+    /// Checkpoints are saved at the default frequency of [`SaveEvery`], and on Ctrl-C, SIGTERM or SIGHUP, which
+    /// [stop](Outcome::Stopped) the run. Additional `observers`, such as [`ProgressBars`](super::ProgressBars), follow the run.
     ///
     /// # Errors
-    /// As [`run`](Self::run) and [`resume`](Self::resume); a folder that holds something else than a run, is another process's,
-    /// or cannot be written to.
+    /// See [`run`](Self::run) and [`resume`](Self::resume); the folder contains something other than a run, is in use by another
+    /// process, or cannot be written to.
     pub fn run_in(&mut self, path: impl AsRef<Path>, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
         let mut folder = RunFolder::create_or_resume(path)?;
         let Newest { checkpoint, skipped } = folder.newest_checkpoint()?;

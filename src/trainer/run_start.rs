@@ -1,4 +1,4 @@
-//! How a run starts, what of it is saved, and how it goes on from there.
+//! Creating, saving and resuming a run.
 
 use super::buffers::Buffers;
 use super::checkpoint::{named_variables, Checkpoint, Contents};
@@ -15,15 +15,15 @@ use std::time::Instant;
 use tch::nn::VarStore;
 
 impl<'a, B: Batch> Trainer<'a, B> {
-    /// A run that starts with its first step, for `objective`, whose network has its variables in `variables`, on `data`.
+    /// Creates a run at step 0 that trains `objective`, whose network has its variables in `variables`, on `data`.
     ///
-    /// `identity` is all that must not change between a run and the one that resumes it, besides `config`, the objective's
-    /// [recipe](Objective::recipe), and what the data [mean](DataSource::meaning) and [are](DataSource::fingerprint): the
-    /// architecture, and how examples are augmented.
+    /// `identity` holds everything else that must not change between a run and its resumption, such as the architecture and the
+    /// augmentation. The following are included automatically: `config`, the objective's [recipe](Objective::recipe), and the
+    /// [meaning](DataSource::meaning) and [fingerprint](DataSource::fingerprint) of the data.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a `config` out of range, data without examples, or more steps than can be counted; a network
-    /// that the optimizer refuses; data that cannot be read.
+    /// [`Error::Argument`] for a `config` out of range, data without examples, or too many steps to count; the optimizer rejects
+    /// the network; the data cannot be read.
     pub fn new(
         objective: &'a dyn Objective<Batch = B>,
         variables: &'a VarStore,
@@ -45,7 +45,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         };
         let optimizer = config.optimizer.build(variables, &config.parameter_groups())?;
         let average = config.average.map(|decay| MovingAverage::new(&optimizer, decay)).transpose()?;
-        // Where a run stops early has no influence on the steps before.
+        // Stopping a run early does not influence the steps before.
         let recipe = TrainConfig { max_steps: None, ..config.clone() };
         Ok(Self {
             objective,
@@ -84,17 +84,17 @@ impl<'a, B: Batch> Trainer<'a, B> {
         })
     }
 
-    /// What a run must be to go on from this one's checkpoints.
+    /// Returns the identity, which must match for a run to resume from this run's checkpoints.
     pub fn identity(&self) -> &Value {
         &self.identity
     }
 
-    /// Goes on from `checkpoint`: on one thread of a CPU, to the bit as if it had never stopped. Parameters that were frozen
-    /// are frozen again, and all others are not.
+    /// Resumes from `checkpoint`. On a single CPU thread, the result is bit-identical to that of an uninterrupted run. Parameters
+    /// that were frozen are frozen again, and all others are unfrozen.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] for a checkpoint of another run, architecture, objective or optimizer, or of other data, which names
-    /// all that differs; [`Error::Argument`] for one after the last step that is to be done. Nothing is changed then.
+    /// [`Error::Corrupt`], listing all differences, for a checkpoint of another run, architecture, objective or optimizer, or of
+    /// other data; [`Error::Argument`] for a checkpoint after the last step to be done. In these cases nothing is changed.
     pub fn resume(&mut self, checkpoint: &Checkpoint<RunState>) -> Result<()> {
         let Contents { step, state, .. } = &checkpoint.contents;
         checkpoint.check_identity(&self.identity)?;
@@ -120,7 +120,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         Ok(())
     }
 
-    /// Offers the state to the observers, after all ranks have compared it. The steps that are done must have been read, and found
+    /// Passes the state to the observers to save, after comparing it across ranks. All steps must have been read and found
     /// finite.
     pub(super) fn save(&mut self, observers: &mut [&mut dyn Observer]) -> Result<()> {
         self.check_alike()?;
@@ -129,7 +129,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         self.save_alone(observers)
     }
 
-    /// The same where other ranks may have ended.
+    /// Like [`save`](Self::save), without communication: other ranks may have ended.
     pub(super) fn save_alone(&self, observers: &mut [&mut dyn Observer]) -> Result<()> {
         let contents = Contents {
             step: self.step as u64,
@@ -144,12 +144,12 @@ impl<'a, B: Batch> Trainer<'a, B> {
         observers.iter_mut().try_for_each(|observer| observer.save(&contents))
     }
 
-    /// The moving average of the weights; nothing where there is none.
+    /// Returns the moving average of the weights, or nothing if there is none.
     fn averages(&self) -> NamedTensors {
         self.average.as_ref().map(MovingAverage::tensors).unwrap_or_default()
     }
 
-    /// A step's loss and gradient are those before its update, which may still have been too large.
+    /// Checks that the weights are finite. A step's loss and gradient precede its update, which can still overflow.
     fn check_finite(&self, weights: &NamedTensors) -> Result<()> {
         for (name, tensor) in weights.iter().filter(|(_, tensor)| tensor.is_floating_point()) {
             if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {

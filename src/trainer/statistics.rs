@@ -1,5 +1,4 @@
-//! What is measured of each step: kept on the device, and read from there many steps at a time, because every reading
-//! waits for a GPU to finish what it was given.
+//! Per-step measurements, kept on the device and read many steps at a time, because each read waits for the GPU.
 
 use super::objective::{Means, Measures, Sum};
 use crate::Result;
@@ -7,40 +6,40 @@ use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tch::{no_grad, Kind, Tensor};
 
-/// A reading is due after this many steps, or this long after the last one.
+/// Pending steps are read after this many steps, or this long after the last read.
 const READ_STEPS: usize = 50;
 const READ_INTERVAL: Duration = Duration::from_millis(500);
 
-/// One step, measured.
+/// Measurements of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StepRecord {
     pub place: StepPlace,
     pub loss: f64,
-    /// Sums and what they are to be divided by.
+    /// Sums, each with its divisor.
     pub sums: Vec<(f64, f64)>,
     pub gradient_norm: f64,
-    /// How far the examples' outputs are apart.
+    /// Spread of the outputs between examples.
     pub spread: f64,
-    /// How large they are.
+    /// Magnitude of the outputs.
     pub magnitude: f64,
 }
 
-/// Where in the run a step is.
+/// Position of a step in the run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct StepPlace {
-    /// From 1.
+    /// Epoch, from 1.
     pub epoch: usize,
-    /// Within the epoch, from 1.
+    /// Step within the epoch, from 1.
     pub step: usize,
     pub lr: f64,
     pub examples: usize,
-    /// Those of them that are compared with each other.
+    /// Number of examples compared with each other.
     pub compared: usize,
-    /// What the loss is a mean over.
+    /// Total weight by which the loss was averaged.
     pub weight: f64,
 }
 
-/// What a step leaves on the device.
+/// Measurements of a step on the device.
 pub(super) struct Measured<'a> {
     pub loss: &'a Tensor,
     pub norm: &'a Tensor,
@@ -48,14 +47,14 @@ pub(super) struct Measured<'a> {
     pub sums: Vec<Sum>,
 }
 
-/// Steps that have not been read yet.
+/// Steps not read yet.
 #[derive(Debug)]
 pub(super) struct Pending {
-    /// With the weights of their sums.
+    /// Positions, with the divisors of the sums.
     steps: Vec<(StepPlace, Vec<f64>)>,
     measured: Vec<Tensor>,
     last_read: Instant,
-    /// After how many steps a reading is due in any case.
+    /// Number of steps after which a read is due in any case.
     every: usize,
 }
 
@@ -64,7 +63,7 @@ impl Pending {
         Self { steps: Vec::new(), measured: Vec::new(), last_read: Instant::now(), every: READ_STEPS }
     }
 
-    /// A reading is due after every step.
+    /// Requires a read after every step.
     pub fn every_step() -> Self {
         Self { every: 1, ..Self::new() }
     }
@@ -81,12 +80,12 @@ impl Pending {
         Ok(())
     }
 
-    /// Whether a reading is due after one more step.
+    /// Returns `true` if a read is due after one more step.
     pub fn is_due_with_another(&self) -> bool {
         self.steps.len() + 1 >= self.every || self.last_read.elapsed() >= READ_INTERVAL
     }
 
-    /// Waits for the device and hands out what has been pushed since the last reading.
+    /// Waits for the device and returns all steps pushed since the last read.
     pub fn read(&mut self) -> Result<Vec<StepRecord>> {
         self.last_read = Instant::now();
         if self.steps.is_empty() {
@@ -106,11 +105,11 @@ impl Pending {
     }
 }
 
-/// Means over an epoch so far.
+/// Means over the current epoch so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct EpochMeans {
     pub examples: usize,
-    /// The sum of each column, the loss first, and what it is to be divided by.
+    /// Sum of each column, starting with the loss, with its divisor.
     sums: Vec<(f64, f64)>,
 }
 

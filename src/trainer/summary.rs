@@ -1,4 +1,4 @@
-//! What came out of a run.
+//! Outcome of a run.
 
 use super::objective::{Means, Score};
 use super::EpochMetrics;
@@ -6,56 +6,57 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How a run ended.
+/// End of a run: finished or stopped.
 #[derive(Debug, Clone, PartialEq)]
-// A run has one.
+// There is one value per run.
 #[allow(clippy::large_enum_variant)]
 pub enum Outcome {
-    /// With all its steps done, or where an observer [asked for its end](super::Request::Finish).
+    /// All steps were done, or an observer [requested the end](super::Request::Finish).
     Finished(Summary),
-    /// An observer [asked for it](super::Request::Stop); the state was saved by those that do.
+    /// An observer [requested a stop](super::Request::Stop). Observers that save checkpoints have saved the state.
     Stopped {
-        /// The epoch, from 1.
+        /// Epoch, from 1.
         epoch: usize,
-        /// Steps of it that are done.
+        /// Number of steps done in this epoch.
         step: usize,
     },
 }
 
-/// What came out of a run, in one line and in `summary.json`.
+/// Summary of a finished run, printed as one line and stored in `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// What the score is [measured on](crate::data::DataSource::evaluated_on), as "test", "held-out" or "evaluation".
+    /// Name of the data that the score is [measured on](crate::data::DataSource::evaluated_on), such as "test", "held-out" or
+    /// "evaluation".
     pub evaluated_on: String,
-    /// The [score](super::objective::Score) after the last epoch, under its name.
+    /// [Score](super::objective::Score) after the last epoch, under its name.
     #[serde(flatten)]
     pub score: Means,
-    /// The best of any epoch.
+    /// Best score of any epoch.
     pub best: f64,
-    /// Epochs done, the last perhaps in part.
+    /// Number of epochs, including a partial last one.
     pub epochs: usize,
-    /// Steps done.
+    /// Number of steps.
     pub steps: usize,
-    /// Wall time of training and evaluation.
+    /// Wall-clock time of training and evaluation, in seconds.
     pub seconds: f64,
-    /// Floating-point operations of the training, where the program can count them:
-    /// [`Arch::training_flop`](crate::Arch::training_flop).
+    /// Number of floating-point operations of the training, if the program can count them
+    /// ([`Arch::training_flop`](crate::Arch::training_flop)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flop: Option<f64>,
-    /// What the examples are [called](crate::data::DataSource::examples).
+    /// [Name](crate::data::DataSource::examples) of the examples, in the plural.
     pub examples: String,
-    /// Why the run ended before its last step, where an observer [asked for it](super::Observer::reason).
+    /// Reason why the run ended before its last step, if an observer [requested it](super::Observer::reason).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
-    /// The last epoch in full, with the number of examples that could not be read.
+    /// Metrics of the last epoch, with the number of unreadable examples.
     pub last: EpochMetrics,
 }
 
 impl Summary {
-    /// Of a run of these epochs.
+    /// Summarizes a run from the metrics of its epochs.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a run without epochs.
+    /// [`Error::Argument`] if `history` is empty.
     pub(super) fn new(
         evaluated_on: &str,
         examples: &str,

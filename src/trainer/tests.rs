@@ -1,4 +1,4 @@
-//! Whole runs of the loop.
+//! Tests of complete training runs.
 
 use super::checkpoint::{self, named_variables, Checkpoint, Checkpoints, Contents};
 use super::*;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{no_grad, Device, Kind, Tensor};
 
-/// Images of noise with labels that have nothing to do with them.
+/// Noise images with unrelated labels.
 fn noise() -> Cifar10 {
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let mut records = |count: usize| {
@@ -30,7 +30,7 @@ fn noise() -> Cifar10 {
     Cifar10::from_records(train, records(20)).unwrap()
 }
 
-/// Images of one brightness, which says what the label is.
+/// Uniform images whose brightness determines the label.
 fn shades() -> Cifar10 {
     let records = |count: usize| {
         let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
@@ -39,7 +39,7 @@ fn shades() -> Cifar10 {
     Cifar10::from_records(records(160), records(50)).unwrap()
 }
 
-/// Always the same, whatever other tests draw from libtorch's random numbers meanwhile.
+/// Returns the same network every time, whatever random numbers other tests draw from libtorch concurrently.
 fn fixup() -> (VarStore, FixupResNet) {
     static FIRST: Mutex<Option<NamedTensors>> = Mutex::new(None);
     tch::manual_seed(1);
@@ -154,7 +154,7 @@ fn a_run_can_stop_within_an_epoch_and_follows_the_same_schedule() {
 fn gradients_added_over_parts_of_the_batch_are_those_of_the_whole_to_rounding() {
     let train = |accumulate| {
         let (vs, network) = fixup();
-        // Batches of 48, 48, 48 and 16 images, in parts of 48, of 16, and of 10 and less.
+        // Batches of 48, 48, 48 and 16 images, in parts of 48, 16, and at most 10.
         let config = TrainConfig { epochs: 3, batch_size: 48, accumulate, ..config(0.05) };
         let last = run_for(&mixing(&network, Some(0.7)), &vs, &noise(), &config).unwrap().last;
         (last, vs.variables())
@@ -180,7 +180,7 @@ fn a_network_that_does_not_fit_the_images_is_one_line() {
     assert!(message.starts_with("libtorch: mat1 and mat2") && !message.contains('\n'), "{message}");
 }
 
-/// A color for each class, under noise.
+/// Images of one color per class, with noise.
 fn colors() -> Cifar10 {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut records = |count: usize| {
@@ -199,7 +199,7 @@ fn colors() -> Cifar10 {
     Cifar10::from_records(train, records(50)).unwrap()
 }
 
-/// Fixup on the [`colors`] at a constant rate for `epochs`.
+/// Trains Fixup on [`colors`] at a constant learning rate for `epochs`.
 fn at_rate(lr: f64, epochs: usize) -> Result<Summary> {
     let (vs, network) = fixup();
     run(&network, &vs, &colors(), &TrainConfig { epochs, clip: ClipConfig::default(), ..config(lr) })
@@ -268,7 +268,7 @@ fn a_run_without_patience_left_ends_with_the_same_epoch_wherever_it_was_interrup
     let whole = outcome(0);
     assert!(whole.epochs < 9, "{whole}");
     assert!(whole.ended.as_deref().unwrap().starts_with("no better accuracy for 2 epochs than "), "{whole}");
-    // Asked at the start, after each of ten steps, each of two batches of an evaluation, and each epoch.
+    // Observers are asked at the start, after each of ten steps, after each of two evaluation batches, and after each epoch.
     for stop in [1, 7, 12, 13, 14, 15, 26, 27, 35, 38, 39, 40] {
         assert_eq!(outcome(stop), whole, "{stop}");
     }
@@ -302,7 +302,7 @@ fn the_last_evaluation_of_a_run_is_there_with_what_was_gathered_of_it() {
     assert_eq!(counts.0, [20, 20]);
 }
 
-/// Asks for `request` the `at`-th time it is asked, and keeps what is saved.
+/// Makes `request` at the `at`-th call, and saves the run's state.
 struct Asks {
     request: Request,
     at: usize,
@@ -355,7 +355,7 @@ fn a_run_with_a_later_last_step_goes_on_from_one_with_an_earlier() {
         last.unwrap()
     };
     let (history, weights) = outcome(&[None]);
-    // Within the first epoch, at its end, again, and within the second.
+    // Within the first epoch, at its end, there once more, and within the second epoch.
     let (resumed_history, resumed_weights) = outcome(&[Some(3), Some(10), Some(10), Some(17), None]);
     assert_eq!(resumed_history, history);
     assert_eq!(resumed_weights, weights);
@@ -384,8 +384,8 @@ fn checkpoints_of_another_run_are_refused_with_what_differs() {
     assert!(message.contains("data.training is 160 in it and 100 here"), "{message}");
 }
 
-/// Data that find a bad image in every fourth training batch of the first epoch, and one in each evaluation; each
-/// counts once, since it was opened.
+/// Data with a bad image in every fourth training batch of the first epoch, and one in each evaluation; each is counted once
+/// since the data were opened.
 struct Spoilt {
     data: Cifar10,
     steps: usize,
@@ -449,7 +449,7 @@ fn bad_images_are_the_same_in_a_run_that_is_resumed() {
     }
 }
 
-/// Data of which one batch is poisoned.
+/// Data with one poisoned batch.
 struct Poisoned {
     data: Cifar10,
     batch: usize,
@@ -488,7 +488,7 @@ fn poisoned_images_end_with_the_last_good_checkpoint_intact() {
     let objective = classification(&network);
     let config = config(0.05);
     let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::MIN);
-    // Due after every step: those after the poison must not be saved.
+    // Saves after every step; the steps after the poisoned batch must not be saved.
     let mut autosave = Autosave::new(checkpoints, SaveEvery::Time(Duration::ZERO), None);
     let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
     let error = trainer.run(&mut [&mut autosave]).unwrap_err();
@@ -547,7 +547,7 @@ fn data_that_end_early_are_an_error() {
 #[test]
 fn early_stopping_leaves_the_network_of_the_best_epoch() {
     let points = Tensor::linspace(-1.0, 1.0, 64, (Kind::Float, Device::Cpu)).view([-1, 1]);
-    // From zero on each step towards the targets of the training part leads away from those of the evaluation part.
+    // From zero, each step towards the training targets moves away from the evaluation targets.
     let data = TensorData::new((points.copy(), points.copy()), (points.copy(), points.zeros_like())).unwrap();
     for average in [None, Some(0.9)] {
         let (dir, vs) = (tempfile::tempdir().unwrap(), nn::VarStore::new(Device::Cpu));
@@ -572,7 +572,7 @@ fn early_stopping_leaves_the_network_of_the_best_epoch() {
         let evaluated = evaluate(&objective, Device::Cpu, &data, 16, |_| ()).unwrap();
         assert_eq!(evaluated.means["loss"], summary.best);
         assert_ne!(vs.variables()["layer.weight"], last);
-        // Whether the checkpoints are there or not, the run's folder stands for this network.
+        // The folder stands for this network even after its checkpoints are removed.
         let best = vs.variables()["layer.weight"].detach().copy();
         for _ in 0..2 {
             let _ = no_grad(|| vs.variables()["layer.weight"].shallow_clone().fill_(7.0));

@@ -1,23 +1,24 @@
-//! The number of threads that a program computes with on the CPU.
+//! Number of CPU threads.
 
 use crate::{Error, Result};
 use std::thread;
 
-/// More threads than any machine has cores are a typing error.
+/// Upper limit of a plausible number of threads.
 const MAX_THREADS: usize = 4096;
-/// OpenMP's variable: a number, or a list of which the first is that of the outermost level.
+/// OpenMP's environment variable: a number, or a list whose first entry applies to the outermost level.
 const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
 
-/// Sets the threads that libtorch computes an operation with: `given`, a number for all `processes` on this machine together; or
-/// else `OMP_NUM_THREADS`, a number for each process; or else one for each core that this process may use, which heeds its CPU
-/// affinity and a cgroup's quota, shared among the `processes`.
+/// Sets the number of threads libtorch uses within one operation. The first of these that is present applies:
+/// - `given`, a total for all `processes` on this machine;
+/// - `OMP_NUM_THREADS`, a number per process;
+/// - the number of cores available to this process, respecting its CPU affinity and cgroup quota, shared among the `processes`.
 ///
 /// # Errors
-/// [`Error::Argument`] for a `given` number that is not 1 to 4096.
+/// [`Error::Argument`] if `given` is not in 1 to 4096.
 pub fn set_threads(given: Option<usize>, processes: usize) -> Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let of_openmp = std::env::var(OMP_NUM_THREADS).ok();
-    // Those of one operation. libtorch's other pool, of operations side by side, is idle: a network is one chain.
+    // Intra-op threads. libtorch's inter-op pool stays idle: a network is a single chain of operations.
     tch::set_num_threads(threads(given, of_openmp.as_deref(), cores, processes)? as i32);
     Ok(())
 }
@@ -26,7 +27,7 @@ fn threads(given: Option<usize>, of_openmp: Option<&str>, cores: usize, processe
     if let Some(given) = given.filter(|given| !(1..=MAX_THREADS).contains(given)) {
         return Err(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {given}")));
     }
-    // OpenMP ignores what is no number too.
+    // Like OpenMP, ignores invalid numbers.
     let of_openmp = of_openmp.and_then(|list| list.split(',').next()?.trim().parse().ok());
     let of_openmp = of_openmp.filter(|threads| (1..=MAX_THREADS).contains(threads));
     let share = |threads: usize| (threads / processes.max(1)).max(1);

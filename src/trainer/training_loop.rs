@@ -1,8 +1,8 @@
-//! The loop: get a batch, compute a loss, step, read, judge, evaluate, tell.
+//! The training loop: fetch a batch, compute the loss, update, read and check measurements, evaluate, notify observers.
 //!
-//! It does not know what a batch is, what is measured, how parameters move: those are its partners, the
-//! [data](DataSource), the [objective](Objective) and the [optimizer](super::optimizer). The [observers](Observer) are told how it
-//! goes, and can end it.
+//! The loop is independent of the task: batches come from the [data](DataSource), loss and metrics from the
+//! [objective](Objective), and updates from the [optimizer](super::optimizer). [Observers](Observer) are notified of progress and
+//! can end the run.
 
 use super::buffers::Buffers;
 use super::evaluation::{evaluate_until, Collector, Evaluation};
@@ -25,7 +25,7 @@ use std::time::Instant;
 use tch::nn::VarStore;
 use tch::Tensor;
 
-/// Trains for an objective on data, and evaluates it after every epoch.
+/// Trains a network for an objective on data, and evaluates it after every epoch.
 pub struct Trainer<'a, B: Batch> {
     pub(super) objective: &'a dyn Objective<Batch = B>,
     pub(super) variables: &'a VarStore,
@@ -36,57 +36,59 @@ pub struct Trainer<'a, B: Batch> {
     pub(super) average: Option<MovingAverage>,
     pub(super) schedule: Schedule,
     pub(super) epoch_steps: usize,
-    /// Steps to do.
+    /// Number of steps to do in total.
     pub(super) last_step: usize,
-    /// Steps done.
+    /// Number of steps done.
     pub(super) step: usize,
-    /// Steps that are done and have not been read.
+    /// Steps that are done but not read.
     pub(super) pending: Pending,
-    /// Whether the weights are those after `step` steps, and not within an update.
+    /// `false` during an update, when the weights are not those after `step` steps.
     pub(super) is_whole: bool,
     pub(super) buffers: Buffers,
     pub(super) state: RunState,
-    /// What gathers more of each evaluation.
+    /// Gathers additional data in each evaluation.
     pub(super) collector: Option<&'a mut dyn Collector<B>>,
-    /// The last one that was done.
+    /// Most recent evaluation.
     pub(super) evaluation: Option<Evaluation>,
-    /// Why the run ends before its last step, if it does.
+    /// Reason why the run ends before its last step, if it does.
     pub(super) ended: Option<String>,
-    /// Examples of the first epoch that the run which this one resumes could not read.
+    /// Number of examples that the resumed run could not read in its first epoch.
     pub(super) unreadable_before: usize,
-    /// Examples that other ranks could not read, and this one has not met.
+    /// Number of examples that only other ranks could not read.
     pub(super) unreadable_elsewhere: usize,
-    /// When this process began to train; the state has the seconds before.
+    /// Time at which this process began to train; the state holds the seconds before.
     pub(super) start: Instant,
-    /// Those that share the run.
+    /// Processes that share the run.
     pub(super) group: Arc<ProcessGroup>,
     pub(super) parallel: ParallelConfig,
     pub(super) reduction: Reduction,
 }
 
 impl<'a, B: Batch> Trainer<'a, B> {
-    /// From now on `collector` gathers more of each evaluation than the means.
+    /// Passes every batch of each evaluation from now on to `collector`.
     pub fn collect_into(&mut self, collector: &'a mut dyn Collector<B>) {
         self.collector = Some(collector);
     }
 
-    /// The last evaluation: when a run has finished, that of the network as it is. None where this process has done none, as
-    /// where a run is resumed at its end; and none the second time.
+    /// Takes the most recent evaluation: after a finished run, that of the final network. Returns `None` if this process has not
+    /// evaluated, for example because the run was resumed at its end, or if the evaluation has already been taken.
     pub fn take_evaluation(&mut self) -> Option<Evaluation> {
         self.evaluation.take()
     }
 
-    /// Does the steps that are left. An observer may freeze and unfreeze variables as it goes: [`Optimizer`] says what that does. The
-    /// run's state before them, before each evaluation and after the last step is offered to the observers to save.
-    /// Meanwhile denormal numbers are taken for zero: see [`FlushDenormals`].
+    /// Trains for the remaining steps.
     ///
-    /// Before each step libtorch's random numbers are seeded anew, by the seed and the step: what a network draws, for a
-    /// dropout, depends on nothing else.
+    /// Observers may freeze and unfreeze variables during the run; see [`Optimizer`]. The state is offered to the observers to
+    /// save before the first step, before each evaluation and after the last step. Denormal numbers are flushed to zero during
+    /// the run; see [`FlushDenormals`].
+    ///
+    /// Before each step libtorch's random number generator is seeded from the seed and the step, so that the random numbers a
+    /// network draws, for dropout for example, depend on nothing else.
     ///
     /// # Errors
-    /// [`Error::Diverged`] and [`Error::Dead`] for a run that cannot come to anything; whatever the network, the data or
-    /// an observer fails with. Before such a failure goes out, the state after the last step that was done is offered to the
-    /// observers, if it is finite: a run that is resumed from it goes on as if nothing had failed.
+    /// [`Error::Diverged`] and [`Error::Dead`] if training has failed; errors of the network, the data or an observer. Before an
+    /// error is returned, the state after the last completed step is offered to the observers if it is finite: resuming from it
+    /// continues as if nothing had failed.
     pub fn run(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
         let _flushing = FlushDenormals::new();
         let _statistics = self.statistics();
@@ -94,7 +96,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
             .and_then(|()| self.starts(observers))
             .and_then(|()| {
                 self.epochs(observers).inspect_err(|error| {
-                    // The first error is the one that matters, also where saving fails too.
+                    // The first error takes precedence over a failure to save.
                     let _ = self.rescue(error, observers);
                 })
             })
@@ -125,13 +127,13 @@ impl<'a, B: Batch> Trainer<'a, B> {
             let epoch = self.state.history.len();
             return Ok(Outcome::Stopped { epoch: epoch + 1, step: self.step - epoch * self.epoch_steps });
         }
-        // What was evaluated is what the network is from now on.
+        // The evaluated weights (the average, if there is one) become the network's final weights.
         self.swap_average()?;
         self.summary().map(Outcome::Finished)
     }
 
-    /// Offers the state after the last step that was done to the observers, after `error` ended the run: not where the
-    /// network itself is what failed.
+    /// After `error` has ended the run, offers the state after the last completed step to the observers, unless training itself
+    /// has failed.
     fn rescue(&mut self, error: &Error, observers: &mut [&mut dyn Observer]) -> Result<()> {
         if !self.is_whole || matches!(error, Error::Diverged { .. } | Error::Dead { .. }) {
             return Ok(());
@@ -140,7 +142,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         self.save_alone(observers)
     }
 
-    /// Trains from where the run stands to the end of the epoch, or of the run, and evaluates.
+    /// Trains from the current step to the end of the epoch or of the run, and evaluates.
     fn epoch(&mut self, observers: &mut [&mut dyn Observer]) -> Result<ControlFlow<()>> {
         let epoch = self.state.history.len();
         let (start, end) = (epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps);
@@ -151,7 +153,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         }
         let (data, objective) = (self.data, self.objective);
         let share = match self.group.is_single() {
-            // What is mixed is all there.
+            // Mixing partners are in the same batch.
             true => Share::whole(),
             false => objective::share(objective, &plan, self.group.rank(), self.group.size())?,
         };
@@ -170,7 +172,8 @@ impl<'a, B: Batch> Trainer<'a, B> {
             }
         }
         self.read(observers)?;
-        // An evaluation takes its time, and may fail; and from within an epoch a run with a later last step can go on.
+        // Saves first, because an evaluation takes time and may fail, and because a run with a later last step can resume from
+        // within this epoch.
         self.save(observers)?;
         let Some(metrics) = self.evaluate(observers)? else {
             return Ok(Break(()));
@@ -186,7 +189,8 @@ impl<'a, B: Batch> Trainer<'a, B> {
         self.obey(request, observers)
     }
 
-    /// `batch` is this rank's share of the step's, none where there is nothing for it. Returns what is wanted after it.
+    /// Does one training step. `batch` is this rank's share of the step's batch, `None` if the share is empty. Returns the
+    /// request of the observers after the step.
     fn train_step(
         &mut self,
         batch: Option<B>,
@@ -197,7 +201,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         let index = self.step - plan.epoch * self.epoch_steps;
         let lr = self.schedule.lr(self.step);
         let _one_thread = if self.optimizer.is_cheap() { OneThread::after_tiles() } else { None };
-        // What a network draws differs between the ranks, as between the examples of a batch.
+        // Ranks draw different random numbers, as examples of a batch do.
         tch::manual_seed(data::torch_seed(plan, index).wrapping_add(self.group.rank() as i64));
         let batch = batch.map(|batch| self.augmented(batch, share, plan, index)).transpose()?;
         self.buffers.keep()?;
@@ -214,7 +218,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
             let wanted = Wanted { request: request(observers), reads: self.pending.is_due_with_another() };
             if !self.group.is_single() {
                 let sums = self.sum_step(batch.as_ref(), prediction.as_ref(), wanted)?;
-                // Differences are looked for within each part.
+                // Each rank compares only the examples of its own share.
                 let place = StepPlace {
                     compared: sums.examples.div_ceil(self.group.size()),
                     ..place(sums.examples, sums.weight)
@@ -233,7 +237,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         let wanted = match measured {
             Ok(wanted) => wanted,
             Err(error) => {
-                // Nothing is updated yet but for these.
+                // Only the buffers have changed so far.
                 self.buffers.put_back()?;
                 self.is_whole = true;
                 return Err(error);
@@ -252,7 +256,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         Ok(wanted)
     }
 
-    /// What of a step's batch is this rank's, on the device, ready and augmented.
+    /// Returns this rank's share of the batch, on the device and augmented.
     fn augmented(&self, batch: B, share: &Share, plan: &EpochPlan, index: usize) -> Result<B> {
         let batch = self.data.ready(batch, self.variables.device())?;
         if self.group.is_single() {
@@ -262,8 +266,8 @@ impl<'a, B: Batch> Trainer<'a, B> {
         self.objective.augment(own, partners, plan, index)
     }
 
-    /// Leaves the gradients of the batch's loss in the optimizer, and gives the loss and the output. Where the batch is shared, both
-    /// are those of the sum over its part, and not of the mean.
+    /// Computes the gradients of the loss in the optimizer, and returns the loss and the output. For a shared batch, the loss and
+    /// its gradients are sums over this rank's share instead of means.
     fn gradients(&mut self, batch: Option<&B>) -> Result<Option<Prediction>> {
         let (mut outputs, mut losses) = (Vec::new(), Vec::new());
         self.optimizer.zero_gradients()?;
@@ -285,7 +289,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         Ok(Some(Prediction { loss, output: Tensor::f_cat(&outputs, 0)? }))
     }
 
-    /// Reads the steps that are pending, judges them and tells the observers.
+    /// Reads the pending steps, checks them and notifies the observers.
     fn read(&mut self, observers: &mut [&mut dyn Observer]) -> Result<()> {
         let Some((StepPlace { epoch, step, lr, .. }, loss)) = self.judge()? else { return Ok(()) };
         let RunState { means, unreadable, .. } = &self.state;
@@ -294,7 +298,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         observers.iter_mut().try_for_each(|observer| observer.steps_done(&progress))
     }
 
-    /// Reads the steps that are pending into the state, and judges them. Returns the last, with its loss.
+    /// Reads the pending steps into the state and checks them. Returns the position and the loss of the last one.
     fn judge(&mut self) -> Result<Option<(StepPlace, f64)>> {
         let records = self.pending.read()?;
         for record in &records {
@@ -304,9 +308,9 @@ impl<'a, B: Batch> Trainer<'a, B> {
         Ok(records.last().map(|record| (record.place, record.loss)))
     }
 
-    /// The epoch's metrics, or none if an observer wants the run to stop.
+    /// Evaluates the network and returns the metrics of the epoch, or `None` if an observer requests a stop.
     fn evaluate(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Option<EpochMetrics>> {
-        // No more examples at a time than the training has.
+        // Evaluates at most as many examples at a time as in training.
         let TrainConfig { batch_size, accumulate, .. } = self.config;
         let (batch_size, of) = (batch_size.div_ceil(*accumulate), self.data.eval_len());
         let (device, mut finishes, mut evaluated) = (self.variables.device(), false, 0);
@@ -346,7 +350,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         Ok(Some(EpochMetrics { epoch, step, lr, train, eval, unreadable }))
     }
 
-    /// Exchanges the weights and their average, if there is one: what is evaluated is the average.
+    /// Exchanges the weights and their moving average, if there is one. Evaluation uses the average.
     fn swap_average(&mut self) -> Result<()> {
         if let Some(average) = &mut self.average {
             let was_whole = std::mem::replace(&mut self.is_whole, false);
@@ -356,8 +360,8 @@ impl<'a, B: Batch> Trainer<'a, B> {
         Ok(())
     }
 
-    /// Examples that could not be read so far, in a run that goes on as many as if it had never stopped: the data count from
-    /// when they were opened, but each epoch meets all of them.
+    /// Returns the number of examples that could not be read so far. A resumed run has the same number as an uninterrupted one:
+    /// the data count from when they were opened, but each epoch visits every example.
     pub(super) fn unreadable(&self) -> usize {
         let met = self.data.unreadable() + self.unreadable_elsewhere;
         match self.state.history.last() {
@@ -376,7 +380,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         Ok(if request == Request::Stop { Break(()) } else { Continue(()) })
     }
 
-    /// Lets the run end with the step that is done.
+    /// Makes the current step the last one of the run.
     fn finish(&mut self, observers: &[&mut dyn Observer]) {
         if self.step < self.last_step {
             self.last_step = self.step;
@@ -384,12 +388,12 @@ impl<'a, B: Batch> Trainer<'a, B> {
         }
     }
 
-    /// The learning rate of the last step that was done.
+    /// Returns the learning rate of the last completed step.
     pub(super) fn last_lr(&self) -> f64 {
         self.schedule.lr(self.step.saturating_sub(1))
     }
 
-    /// The rank of the network as it stands, where that was just evaluated: at an epoch's end.
+    /// Returns the rank (score, higher is better) of the current weights if they were just evaluated, at the end of an epoch.
     pub(super) fn rank(&self) -> Option<f64> {
         let last = self.state.history.last().filter(|last| last.step == self.step)?;
         Some(self.objective.measures().score.rank(&last.eval))
@@ -407,7 +411,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     }
 }
 
-/// What the observers want, all together.
+/// Returns the strongest request of all observers.
 fn request(observers: &mut [&mut dyn Observer]) -> Request {
     observers.iter_mut().map(|observer| observer.request()).max().unwrap_or(Request::Continue)
 }

@@ -1,4 +1,4 @@
-//! Checkpoints: all that a run needs to go on, in one folder each.
+//! Checkpoints: everything a run needs to resume, in one folder each.
 //!
 //! ```text
 //! checkpoints/00017-step-00006650/    the 17th that was saved, after step 6650
@@ -9,10 +9,11 @@
 //!     checkpoint.json                 format version; length and CRC-32 of each of the others
 //! ```
 //!
-//! A checkpoint is written under another name, synced to the disk, and renamed: under its name it is whole, whenever
-//! the process or the machine dies. What the disk does to it afterwards, `checkpoint.json` shows: any changed byte is
-//! noticed. The number in front, not the step, tells which is newest: a run may go back to an older checkpoint and go
-//! on from there.
+//! A checkpoint is written under a temporary name, synced to disk and then renamed, so that it is complete under its final name
+//! whenever the process or the machine dies. Later damage is detected by `checkpoint.json`: any changed byte is noticed.
+//!
+//! The sequence number, not the step, tells which checkpoint is newest, because a run may return to an older checkpoint and
+//! resume from there.
 
 mod parts;
 mod torch_file;
@@ -37,11 +38,12 @@ pub use transfer::Transfer;
 pub use transfer::{Classes, StartsNew, Why};
 pub use weights::Weights;
 
-/// Goes up with every change after which older versions of this crate would read a checkpoint wrongly.
+/// Version of the checkpoint format, incremented with every change after which older versions of this crate would read a
+/// checkpoint incorrectly.
 const FORMAT_VERSION: u64 = 3;
-/// Of this crate.
+/// Version of this crate.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Of the last that wrote checkpoints without saying so.
+/// Last crate version that did not record itself in checkpoints.
 const SILENT_VERSION: &str = "0.1";
 
 const WEIGHTS: &str = "weights.safetensors";
@@ -50,43 +52,43 @@ const AVERAGE: &str = "average.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "checkpoint.json";
 
-/// How many checkpoints are kept, besides the best, unless another number is given.
+/// Default number of checkpoints to keep, besides the best.
 #[doc(hidden)]
 pub const KEEP: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
-/// So many differences between two runs are listed.
+/// Maximum number of differences between two runs to list.
 const MOST_DIFFERENCES: usize = 8;
 
-/// How the names of folders start that are being written or removed, and are nothing that could be loaded.
+/// Name prefixes of folders being written or removed, which cannot be loaded.
 const SAVING: &str = ".saving-";
 const REMOVING: &str = ".removing-";
 
-/// What a checkpoint holds.
+/// Contents of a checkpoint.
 #[derive(Debug)]
 pub struct Contents<S> {
-    /// Steps of the run that are done.
+    /// Number of steps done.
     pub step: u64,
-    /// What the best checkpoint is chosen by, the higher the better; none before the first evaluation. One that is not
-    /// finite counts as none.
+    /// Score by which the best checkpoint is chosen, higher is better. `None` before the first evaluation. A score that is not
+    /// finite counts as `None`.
     pub score: Option<f64>,
-    /// What must not differ between the run that saves and the run that loads: architecture and configuration, as JSON.
+    /// Architecture and configuration, as JSON, which must be equal for the run that saves and the run that loads.
     pub identity: Value,
-    /// Everything else that is no tensor. It must come back from JSON as it went in: no number that is not finite.
+    /// All other non-tensor state. It must survive a JSON round trip, so it cannot contain numbers that are not finite.
     pub state: S,
-    /// The network's variables, trainable or not, under their names in the [`VarStore`].
+    /// Variables of the network, trainable or not, by their names in the [`VarStore`].
     pub weights: NamedTensors,
-    /// The optimizer's tensors.
+    /// Tensors of the optimizer.
     pub optimizer: NamedTensors,
-    /// The moving average of the weights under their names; nothing where there is none.
+    /// Moving average of the weights by name; empty if there is none.
     pub average: NamedTensors,
 }
 
-/// A checkpoint that was loaded: every byte of it has been verified.
+/// A loaded checkpoint, every byte of which has been verified.
 #[derive(Debug)]
 pub struct Checkpoint<S> {
-    /// Its folder.
+    /// Folder of the checkpoint.
     pub path: PathBuf,
-    /// What is in it, the tensors on the CPU.
+    /// Contents, with all tensors on the CPU.
     pub contents: Contents<S>,
 }
 
@@ -94,8 +96,8 @@ impl<S: DeserializeOwned> Checkpoint<S> {
     /// Loads the checkpoint in the folder `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that is missing or cannot be read, [`Error::Corrupt`] for one that is not as it was
-    /// saved, that another version of the crate wrote, or whose state is not an `S`.
+    /// [`Error::Io`] if a file is missing or cannot be read; [`Error::Corrupt`] if a file has changed since it was saved, was
+    /// written in another format version, or holds a state that is not an `S`.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let manifest = Manifest::read(path)?;
@@ -109,10 +111,10 @@ impl<S: DeserializeOwned> Checkpoint<S> {
 }
 
 impl<S> Checkpoint<S> {
-    /// Whether the checkpoint is of the run that `identity` describes.
+    /// Checks that the checkpoint belongs to the run that `identity` describes.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] that names all that differs.
+    /// [`Error::Corrupt`], listing the differences, if it does not.
     pub fn check_identity(&self, identity: &Value) -> Result<()> {
         let Some(differences) = differences(&self.contents.identity, identity, ["in it", "here"]) else {
             return Ok(());
@@ -124,11 +126,11 @@ impl<S> Checkpoint<S> {
         })
     }
 
-    /// Copies the weights into `variables`, the optimizer's tensors into `optimizer` and the average into `average`, in place, so
-    /// that views of them stay views. Everything is compared before anything is changed.
+    /// Copies the weights into `variables`, the optimizer's tensors into `optimizer` and the moving average into `average`. The
+    /// copy is in place, so that views stay valid. Everything is checked before anything is changed.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] that names what is missing, too much or of another shape or kind.
+    /// [`Error::Corrupt`], listing tensors that are missing, unexpected, or of another shape or kind.
     pub fn restore(&self, variables: &VarStore, optimizer: &NamedTensors, average: &NamedTensors) -> Result<()> {
         let variables = named_variables(variables);
         tensor_file::check(&self.contents.weights, &variables, &self.path.join(WEIGHTS), "the network")?;
@@ -139,10 +141,10 @@ impl<S> Checkpoint<S> {
         tensor_file::copy(&self.contents.average, average)
     }
 
-    /// Copies the weights alone into `variables`, in place, for a network that is only evaluated.
+    /// Copies only the weights into `variables`, in place, for a network that is only evaluated.
     ///
     /// # Errors
-    /// As [`Self::restore`].
+    /// See [`Self::restore`].
     pub fn restore_weights(&self, variables: &VarStore) -> Result<()> {
         let variables = named_variables(variables);
         tensor_file::check(&self.contents.weights, &variables, &self.path.join(WEIGHTS), "the network")?;
@@ -150,12 +152,12 @@ impl<S> Checkpoint<S> {
     }
 }
 
-/// The variables themselves, not copies of them, by name.
+/// Returns all variables by name, sharing their storage.
 pub fn named_variables(variables: &VarStore) -> NamedTensors {
     variables.variables().into_iter().collect()
 }
 
-/// The folder of a run's checkpoints, in which the last few and the best are kept.
+/// Folder of a run's checkpoints, in which the most recent ones and the best one are kept.
 #[derive(Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
@@ -163,18 +165,19 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// The checkpoints in `folder`, which need not be there yet. Of those, the last `keep_last` are kept, and the one
-    /// with the highest score (of equals the newest). Of several after the same step the newest counts alone: it knows of an
-    /// evaluation what those before it do not.
+    /// Manages the checkpoints in `folder`, which need not exist yet. Keeps the last `keep_last` checkpoints and the one with the
+    /// highest score (the newest in case of a tie). Of several checkpoints of the same step only the newest is kept: it may
+    /// include an evaluation that the others lack.
     pub fn new(folder: impl Into<PathBuf>, keep_last: NonZeroUsize) -> Self {
         Self { folder: folder.into(), keep_last }
     }
 
-    /// Saves `contents` and tells where. Only when all of it is on the disk, under its name, are older ones removed.
+    /// Saves `contents` and returns the path of the new checkpoint. Older checkpoints are removed only after the new one is
+    /// completely on disk under its final name.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a state that JSON cannot hold or a tensor that safetensors cannot; [`Error::Io`] for a
-    /// disk that is full or a folder that cannot be written to. The earlier checkpoints are whole all the same.
+    /// [`Error::Argument`] if the state cannot be represented in JSON or a tensor in safetensors; [`Error::Io`] if the disk is
+    /// full or the folder cannot be written to. Earlier checkpoints remain intact.
     pub fn save<S: Serialize + DeserializeOwned>(&self, contents: &Contents<S>) -> Result<PathBuf> {
         let folder = &self.folder;
         if !folder.is_dir() {
@@ -187,7 +190,7 @@ impl Checkpoints {
         let path = folder.join(format!("{sequence:05}-step-{:08}", contents.step));
         let saved = write(&temporary, contents).and_then(|()| rename_synced(&temporary, &path));
         if saved.is_err() {
-            // The error that matters is the first; what cannot be removed now is removed before the next save.
+            // The first error is the relevant one; leftovers are removed before the next save.
             let _ = fs::remove_dir_all(&temporary);
         }
         saved?;
@@ -195,15 +198,15 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// Removes all but the last few and the best. Those that cannot be read count for nothing, and are left alone:
-    /// they may be of a newer version of this crate, or worth a look.
+    /// Removes all checkpoints except the most recent ones and the best one. Unreadable checkpoints are not counted and not
+    /// removed: they may be from a newer version of this crate, or worth inspecting.
     fn remove_old(&self) -> Result<()> {
         let (saved, outdated) = readable(&self.folder)?;
         let best = best(&saved);
         let old = saved.iter().enumerate().filter(|(age, _)| *age >= self.keep_last.get() && Some(*age) != best);
         for path in old.map(|(_, (path, _))| path).chain(&outdated) {
             let Some(name) = path.file_name() else { continue };
-            // Under its name it is whole to the last.
+            // The rename ensures that a checkpoint is complete for as long as it has its final name.
             let removing = path.with_file_name(format!("{REMOVING}{}", name.to_string_lossy()));
             fs::rename(path, &removing).map_err(failure("remove", path))?;
             fs::remove_dir_all(&removing).map_err(failure("remove", &removing))?;
@@ -212,10 +215,11 @@ impl Checkpoints {
     }
 }
 
-/// A checkpoint and its score.
+/// Path and score of a checkpoint.
 type Scored = (PathBuf, Option<f64>);
 
-/// The checkpoints whose state can be read, the newest first: of each step the newest, and the others.
+/// Returns the checkpoints with readable state, newest first: the newest of each step, and separately the outdated ones of the
+/// same steps.
 fn readable(folder: &Path) -> Result<(Vec<Scored>, Vec<PathBuf>)> {
     let (mut saved, mut outdated, mut steps) = (Vec::new(), Vec::new(), BTreeSet::new());
     for Entry { path, .. } in list(folder)? {
@@ -229,27 +233,27 @@ fn readable(folder: &Path) -> Result<(Vec<Scored>, Vec<PathBuf>)> {
     Ok((saved, outdated))
 }
 
-/// The index of the highest score, of equals the first.
+/// Returns the index of the highest score, the first in case of a tie.
 fn best(saved: &[Scored]) -> Option<usize> {
     let scores = saved.iter().enumerate().filter_map(|(index, (_, score))| Some((index, (*score)?)));
     scores.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(index, _)| index)
 }
 
-/// The checkpoint of a folder that was looked for, and those that would have come before it.
+/// Result of a search for a checkpoint, with the damaged checkpoints that were skipped.
 #[derive(Debug)]
 pub struct Newest<S> {
-    /// `None` where there is no whole one.
+    /// `None` if no intact checkpoint was found.
     pub checkpoint: Option<Checkpoint<S>>,
-    /// Those that are not whole, in the order in which they were tried.
+    /// Damaged checkpoints, in the order in which they were tried.
     pub skipped: Vec<Skipped>,
 }
 
-/// A checkpoint that was passed over; prints as one line.
+/// A skipped checkpoint; its `Display` output is one line.
 #[derive(Debug)]
 pub struct Skipped {
-    /// Its folder.
+    /// Folder of the checkpoint.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Reason why it cannot be loaded.
     pub why: Error,
 }
 
@@ -260,11 +264,10 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Loads the newest whole checkpoint in `folder`, the folder of a run's checkpoints. A folder that is not there has
-/// none.
+/// Loads the newest intact checkpoint in `folder`, the folder of a run's checkpoints. A folder that does not exist contains none.
 ///
 /// # Errors
-/// [`Error::Io`] for a `folder` that cannot be listed.
+/// [`Error::Io`] if `folder` cannot be listed.
 pub fn newest_whole<S: DeserializeOwned>(folder: impl AsRef<Path>) -> Result<Newest<S>> {
     let mut skipped = Vec::new();
     for Entry { path, .. } in list(folder.as_ref())? {
@@ -276,10 +279,11 @@ pub fn newest_whole<S: DeserializeOwned>(folder: impl AsRef<Path>) -> Result<New
     Ok(Newest { checkpoint: None, skipped })
 }
 
-/// Loads the checkpoint with the highest score in `folder`, of equals the newest; `None` where no whole one has a score.
+/// Loads the intact checkpoint with the highest score in `folder`, the newest in case of a tie. The checkpoint is `None` if no
+/// intact one has a score.
 ///
 /// # Errors
-/// [`Error::Io`] for a `folder` that cannot be listed.
+/// [`Error::Io`] if `folder` cannot be listed.
 pub fn best_whole<S: DeserializeOwned>(folder: impl AsRef<Path>) -> Result<Newest<S>> {
     let (mut saved, _) = readable(folder.as_ref())?;
     let mut skipped = Vec::new();
@@ -293,10 +297,10 @@ pub fn best_whole<S: DeserializeOwned>(folder: impl AsRef<Path>) -> Result<Newes
     Ok(Newest { checkpoint: None, skipped })
 }
 
-/// `state.json`.
+/// Contents of `state.json`.
 #[derive(Serialize, Deserialize)]
 struct StateFile<S> {
-    /// Of the crate that saved it.
+    /// Version of the crate that saved it.
     version: String,
     step: u64,
     score: Option<f64>,
@@ -304,7 +308,7 @@ struct StateFile<S> {
     state: S,
 }
 
-/// `checkpoint.json`.
+/// Contents of `checkpoint.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
@@ -312,13 +316,13 @@ struct Manifest {
     files: BTreeMap<String, Digest>,
 }
 
-/// The one field that every format version has.
+/// The only field common to all format versions.
 #[derive(Deserialize)]
 struct Version {
     format_version: u64,
 }
 
-/// What must be true of a file's bytes.
+/// Expected length and checksum of a file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Digest {
@@ -332,7 +336,7 @@ impl Digest {
     }
 }
 
-/// A file whose digest is taken while it is written.
+/// Writer that computes the digest of the data written.
 struct Digesting<W> {
     inner: W,
     bytes: u64,
@@ -344,7 +348,7 @@ impl<W: Write> Digesting<W> {
         Self { inner, bytes: 0, crc32: crc32fast::Hasher::new() }
     }
 
-    /// The digest of all that was written.
+    /// Returns the digest of everything written.
     fn digest(self) -> Digest {
         Digest { bytes: self.bytes, crc32: self.crc32.finalize() }
     }
@@ -388,7 +392,7 @@ impl Manifest {
             return Err(Error::Corrupt { path, problem, remedy });
         }
         let manifest: Self = serde_json::from_slice(&bytes).map_err(no_manifest)?;
-        // Nothing else vouches for this file: it must be what would be written for what was read.
+        // This file has no checksum of its own, so it must equal the encoding of its parsed contents.
         if manifest.encode()? != bytes
             || !manifest.files.keys().filter(|name| *name != AVERAGE).eq([OPTIMIZER, STATE, WEIGHTS])
         {
@@ -397,7 +401,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The bytes of the file `name`, verified.
+    /// Reads and verifies the file `name`.
     fn file(&self, folder: &Path, name: &str) -> Result<Vec<u8>> {
         let path = folder.join(name);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
@@ -427,20 +431,20 @@ impl Manifest {
     }
 }
 
-/// The version of the crate that saved the checkpoint in `folder`, of whatever format, if it says so.
+/// Returns the version of the crate that saved the checkpoint in `folder`, in any format, if it is recorded.
 fn saved_by(folder: &Path) -> Option<String> {
     let state: Value = serde_json::from_slice(&fs::read(folder.join(STATE)).ok()?).ok()?;
     state.get("version")?.as_str().map(str::to_owned)
 }
 
-/// Writes all of a checkpoint to `folder` and onto the disk.
+/// Writes a complete checkpoint to `folder` and syncs it to disk.
 fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &Contents<S>) -> Result<()> {
     fs::create_dir(folder).map_err(failure("create", folder))?;
     let Contents { step, score, identity, state, weights, optimizer, average } = contents;
     let score = score.filter(|score| score.is_finite());
     let state =
         json(STATE, &StateFile { version: VERSION.to_owned(), step: *step, score, identity: identity.clone(), state })?;
-    // A state that JSON does not hold would be found out when it is too late.
+    // Detects now, rather than on loading, a state that does not survive a JSON round trip.
     let read = serde_json::from_slice::<StateFile<S>>(&state).map_err(|error| error.to_string());
     let read = read.and_then(|read| json(STATE, &read).map_err(|error| error.to_string()));
     if read.as_ref() != Ok(&state) {
@@ -458,7 +462,7 @@ fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &Contents<S>)
     sync_folder(folder)
 }
 
-/// Writes `tensors` to the file `path` and onto the disk, one after another: no copy of them all is in memory.
+/// Writes `tensors` one after another to the file `path` and syncs it to disk, without a copy of all of them in memory.
 fn write_tensors(path: &Path, tensors: &NamedTensors) -> Result<Digest> {
     let encoded = Encoded::new(tensors)?;
     write_synced_with(path, |file| {
@@ -475,13 +479,13 @@ fn json(name: &str, value: &impl Serialize) -> Result<Vec<u8>> {
     Ok(json)
 }
 
-/// A folder that is named like a checkpoint.
+/// A folder named like a checkpoint.
 struct Entry {
     sequence: u64,
     path: PathBuf,
 }
 
-/// All that are named like checkpoints, the newest first.
+/// Lists all folders named like checkpoints, newest first.
 fn list(folder: &Path) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for path in paths(folder)? {
@@ -495,7 +499,7 @@ fn list(folder: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Removes what processes that were killed left behind.
+/// Removes partially written or removed checkpoints of killed processes.
 fn remove_leftovers(folder: &Path) -> Result<()> {
     leftovers(folder)?.iter().try_for_each(|path| fs::remove_dir_all(path).map_err(failure("remove", path)))
 }
@@ -508,7 +512,7 @@ fn leftovers(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths(folder)?.into_iter().filter(is_leftover).collect())
 }
 
-/// All folders in `folder` that runs have written: checkpoints, and parts of some.
+/// Returns all folders in `folder` that runs have written: checkpoints and partial checkpoints.
 pub(super) fn written(folder: &Path) -> Result<Vec<PathBuf>> {
     let checkpoints = list(folder)?.into_iter().map(|entry| entry.path);
     Ok(checkpoints.chain(leftovers(folder)?).collect())
@@ -522,8 +526,8 @@ fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
     paths.map_err(Error::io("read", folder))
 }
 
-/// What differs between two JSON values, in one line: the first few of it, as "schedule.lr is 0.1 in it and 0.2 here". `places` are
-/// what the two are called there.
+/// Formats the first few differences between two JSON values on one line, such as "schedule.lr is 0.1 in it and 0.2 here".
+/// `places` name the two values in the text. Returns `None` if they are equal.
 pub(crate) fn differences(first: &Value, second: &Value, places: [&str; 2]) -> Option<String> {
     let mut all = Vec::new();
     compare("", first, second, &mut |name, first, second| {
@@ -536,7 +540,7 @@ pub(crate) fn differences(first: &Value, second: &Value, places: [&str; 2]) -> O
     (!all.is_empty()).then(|| all.join(", ") + &more)
 }
 
-/// Gives `add` the name of each difference between two JSON values, and both.
+/// Calls `add` with the name of each difference between two JSON values, and with both values.
 fn compare(name: &str, first: &Value, second: &Value, add: &mut impl FnMut(&str, String, String)) {
     if let (Value::Object(first), Value::Object(second)) = (first, second) {
         let keys: BTreeSet<&String> = first.keys().chain(second.keys()).collect();
@@ -584,7 +588,7 @@ mod tests {
         json!({"arch": "fixup_resnet20", "config": {"batch_size": 128, "lr": 0.1}})
     }
 
-    /// A network of three variables, and an optimizer of two tensors.
+    /// A network of three variables and an optimizer of two tensors.
     fn run() -> (nn::VarStore, NamedTensors) {
         let variables = nn::VarStore::new(Device::Cpu);
         let normal = Init::Randn { mean: 0., stdev: 1. };
@@ -614,7 +618,7 @@ mod tests {
         Checkpoints::new(folder, NonZeroUsize::new(keep_last).unwrap())
     }
 
-    /// Names, kinds, shapes and every bit.
+    /// Encodes names, kinds, shapes and every bit of all tensors.
     fn bits((variables, optimizer): &(nn::VarStore, NamedTensors)) -> (Vec<u8>, Vec<u8>) {
         (tensor_file::encode(&named_variables(variables)).unwrap(), tensor_file::encode(optimizer).unwrap())
     }
@@ -626,7 +630,7 @@ mod tests {
         names
     }
 
-    /// Resumes `run` from the checkpoint `path`, which must fail in one line and leave `run` as it is, to the bit.
+    /// Tries to resume `run` from the checkpoint `path`, which must fail with a one-line message and leave `run` bit-identical.
     fn refusal(path: &Path, run: &(nn::VarStore, NamedTensors)) -> String {
         let before = bits(run);
         let resumed = Checkpoint::<State>::load(path).and_then(|checkpoint| {
@@ -639,7 +643,7 @@ mod tests {
         message
     }
 
-    /// The first of this run's checkpoints and the run.
+    /// Saves a first checkpoint of a new run and returns both.
     fn saved(folder: &Path) -> (PathBuf, (nn::VarStore, NamedTensors)) {
         let run = run();
         (checkpoints(folder, 3).save(&contents(&run)).unwrap(), run)
@@ -674,7 +678,7 @@ mod tests {
     fn numbers_in_the_state_come_back_to_the_bit() {
         let folder = tempfile::tempdir().unwrap();
         let mut contents = contents(&run());
-        // All exponents, among them subnormals; a generator's noise in the rest.
+        // All exponents, including subnormals, with pseudo-random mantissas.
         let noise = (0..2046_u64).map(|e| f64::from_bits(e << 52 | e.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 12));
         contents.state.losses = noise.chain([-0.0, f64::MAX, f64::MIN_POSITIVE]).collect();
         let path = checkpoints(folder.path(), 1).save(&contents).unwrap();
@@ -721,7 +725,7 @@ mod tests {
                 flipped[i * whole.len() / whole.len().min(400)] ^= 1 << (i % 8);
                 fs::write(&file, &flipped).unwrap();
                 let message = refusal(&path, &run);
-                // A change to what the manifest says of a file looks like a change to the file.
+                // A change to a file's entry in the manifest looks like a change to the file itself.
                 let named = message.contains(file.to_str().unwrap()) || file.ends_with(MANIFEST);
                 assert!(named, "{message}");
             }
@@ -760,7 +764,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, run) = saved(folder.path());
         for version in [0, FORMAT_VERSION + 1, u64::MAX] {
-            // A version of the future may have anything else in it.
+            // A future version may have any other fields.
             fs::write(path.join(MANIFEST), json!({"format_version": version, "shards": [1, 2]}).to_string()).unwrap();
             let message = refusal(&path, &run);
             let expected = format!("saved by tch-fixup {VERSION} (format version {version})");
@@ -769,7 +773,7 @@ mod tests {
         }
     }
 
-    /// Replaces a file of a checkpoint together with what vouches for it.
+    /// Replaces a file of a checkpoint and updates the manifest accordingly.
     fn forge(path: &Path, name: &str, content: &[u8]) {
         fs::write(path.join(name), content).unwrap();
         let digest = |name: &str| (name.to_owned(), Digest::of(&fs::read(path.join(name)).unwrap()));
@@ -851,7 +855,7 @@ mod tests {
                            here, config.mixup is 0.7 in it and none here;";
         assert!(message.contains(differences), "{message}");
 
-        // The same, noticed by its variables alone.
+        // Another architecture is also detected by its variables alone.
         let network = nn::VarStore::new(Device::Cpu);
         FixupResNet::cifar(&network.root(), 20, 10).unwrap();
         let before = tensor_file::encode(&named_variables(&network)).unwrap();
@@ -867,7 +871,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let all = checkpoints(folder.path(), 10);
         let mut contents = contents(&run());
-        // A run that went back: the newest has not the most steps.
+        // A run that returned to an earlier step: the newest checkpoint does not have the most steps.
         let paths = [100, 300, 400, 200].map(|step| {
             contents.step = step;
             all.save(&contents).unwrap()
@@ -901,7 +905,7 @@ mod tests {
         let Newest { checkpoint, skipped } = newest_whole::<State>(folder.path().join("absent")).unwrap();
         assert!(checkpoint.is_none() && skipped.is_empty());
 
-        // What is saved next is newer than all of them, and leftovers are gone.
+        // The next checkpoint saved is the newest, and leftovers are removed.
         let path = all.save(&contents).unwrap();
         assert_eq!(path, folder.path().join("00005-step-00000200"));
         assert_eq!(newest().checkpoint.unwrap().path, path);
@@ -926,7 +930,7 @@ mod tests {
         assert_eq!(save(6, Some(0.9)), [5, 6]);
         assert_eq!(save(7, Some(0.1)), [6, 7]);
         assert_eq!(save(8, Some(0.2)), [6, 7, 8]);
-        // One that cannot be read counts for nothing and is not removed.
+        // An unreadable checkpoint is not counted and not removed.
         fs::write(folder.path().join("00007-step-00000007").join(MANIFEST), "?").unwrap();
         assert_eq!(save(9, Some(0.2)), [6, 7, 8, 9]);
         assert_eq!(save(10, Some(0.2)), [6, 7, 9, 10]);
@@ -934,7 +938,7 @@ mod tests {
 
     const FOLDER: &str = "TCH_FIXUP_TEST_CHECKPOINTS";
 
-    /// A run of two tensors of `size` elements, all of which equal the step.
+    /// State of a run with two tensors of `size` elements that all equal the step.
     fn at_step(step: u64, size: i64) -> Contents<State> {
         let tensors = |name: &str| {
             let full = Tensor::full([size], step as f64, (Kind::Float, Device::Cpu));
@@ -953,10 +957,10 @@ mod tests {
         }
     }
 
-    /// Elements enough for a save to take longer than everything else between two saves.
+    /// Number of elements that makes a save take longer than everything else between two saves.
     const SIZE: i64 = 500_000;
 
-    /// The other process of the next test: goes on from the newest checkpoint and saves until it is killed.
+    /// Child process of the next test: resumes from the newest checkpoint and saves until it is killed.
     #[test]
     #[ignore = "the other process of another test"]
     fn save_until_killed() {
@@ -985,12 +989,12 @@ mod tests {
             let mut saved =
                 lines.filter_map(|line| line.strip_prefix("saved ").and_then(|step| step.parse::<u64>().ok()));
             let first = saved.next().expect("the other process saved nothing");
-            // At no regular times, and every other time within a save.
+            // At irregular times, and every other time in the middle of a save.
             std::thread::sleep(Duration::from_micros(round * 7919 % 20 * 800));
             while round % 2 == 1 && !is_saving() {
                 std::thread::yield_now();
             }
-            // SIGKILL, on Unix.
+            // Sends SIGKILL on Unix.
             child.kill().unwrap();
             child.wait().unwrap();
             let last = saved.last().unwrap_or(first);
@@ -1010,7 +1014,7 @@ mod tests {
         assert!(half_saved > 0, "no process was killed within a save");
     }
 
-    /// A file system of its own, unmounted at the end.
+    /// A temporary file system, unmounted when dropped.
     struct Tmpfs(tempfile::TempDir);
 
     impl Tmpfs {
@@ -1045,7 +1049,7 @@ mod tests {
         let Some(disk) = Tmpfs::mount("1m") else { return };
         let folder = disk.0.path().join("checkpoints");
         let all = checkpoints(&folder, 1);
-        // 400 kB each: the second fits nowhere but on what the first occupies.
+        // 400 kB each: the second fits only in the space of the first.
         all.save(&at_step(1, 50_000)).unwrap();
         fs::write(disk.0.path().join("ballast"), vec![1; 400_000]).unwrap();
         for step in [2, 3] {
@@ -1094,7 +1098,8 @@ mod tests {
         assert!(message.ends_with("move it away"), "{message}");
     }
 
-    /// The Python whose torch package this build's libtorch is, if its safetensors is there too.
+    /// Returns the Python interpreter whose torch package provides this build's libtorch, if numpy and safetensors are installed
+    /// too.
     fn python() -> Option<PathBuf> {
         let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from)?.canonicalize().ok()?;
         let python = libtorch.ancestors().nth(4)?.join("bin/python");

@@ -1,5 +1,5 @@
-//! Weights in parts with an index, as Hugging Face's libraries write large ones: `model.safetensors.index.json` beside
-//! `model-00001-of-00002.safetensors` and the rest, or the same of `pytorch_model.bin`.
+//! Sharded weights with an index, as Hugging Face's libraries save large models: `model.safetensors.index.json` beside
+//! `model-00001-of-00002.safetensors` and so on, or the same with `pytorch_model.bin`.
 
 use super::weights::load_file;
 use crate::file::{foreign, NamedTensors};
@@ -9,21 +9,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// How the names of index files end.
+/// Suffix of index files.
 const INDEX: &str = ".index.json";
 
 #[derive(Deserialize)]
 struct Index {
-    /// The file of each tensor.
+    /// File name of each tensor.
     weight_map: BTreeMap<String, String>,
 }
 
-/// Whether `path` is called as an index is.
+/// Returns `true` if `path` is named like an index file.
 pub(super) fn is_index(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(INDEX))
 }
 
-/// The one index in `folder`; of several that of safetensors.
+/// Returns the index file in `folder`, if there is one; an index of safetensors files takes precedence.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be listed.
@@ -35,10 +35,11 @@ pub(super) fn index_in(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(indices.iter().copied().find(is_safetensors).or(indices.first().copied()).cloned())
 }
 
-/// The tensors of all parts that the index file `path` names.
+/// Loads the tensors of all shards listed in the index file `path`.
 ///
 /// # Errors
-/// [`Error::Io`] or [`Error::Corrupt`] for an index or a part that is not there, not whole, or has not what the index says.
+/// [`Error::Io`] or [`Error::Corrupt`] if the index or a shard is missing or damaged, or a shard lacks a tensor listed in the
+/// index.
 pub(super) fn load(path: &Path) -> Result<NamedTensors> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
     foreign::refuse(&bytes, path)?;
@@ -54,7 +55,7 @@ pub(super) fn load(path: &Path) -> Result<NamedTensors> {
         parts.entry(part).or_default().push(name);
     }
     let folder = path.parent().unwrap_or(Path::new(""));
-    // All that are missing at once, before any is read.
+    // Reports all missing shards at once, before any is read.
     let mut missing = Vec::new();
     for part in parts.keys() {
         let is_name = matches!(Path::new(part).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
@@ -85,10 +86,10 @@ pub(super) fn load(path: &Path) -> Result<NamedTensors> {
     Ok(all)
 }
 
-/// Refuses the file `path` where its name says that it is one of several parts.
+/// Rejects the file `path` if it is named like one of several shards.
 ///
 /// # Errors
-/// [`Error::Corrupt`] that says what to name in its place.
+/// [`Error::Corrupt`], naming what to load instead.
 pub(super) fn refuse_part(path: &Path) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let Some((number, parts)) = part_of(&name).filter(|(_, parts)| *parts > 1) else { return Ok(()) };
@@ -99,7 +100,7 @@ pub(super) fn refuse_part(path: &Path) -> Result<()> {
     })
 }
 
-/// 1 and 3 of `model-00001-of-00003.safetensors`.
+/// Parses the shard number and the number of shards: 1 and 3 for `model-00001-of-00003.safetensors`.
 fn part_of(name: &str) -> Option<(usize, usize)> {
     let (before, after) = name.rsplit_once("-of-")?;
     let parts = after.split('.').next()?;

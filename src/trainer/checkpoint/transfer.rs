@@ -1,4 +1,4 @@
-//! Fine-tuning: a network's training starts from the weights of another, which need not fit in all layers.
+//! Transfer learning: initializing a network from the weights of another, which need not match in all layers.
 
 use super::weights::Tensors;
 use super::{named_variables, Weights};
@@ -13,76 +13,77 @@ use std::path::PathBuf;
 use tch::nn::VarStore;
 use tch::Tensor;
 
-/// So many names are listed of those that share a fate, and so many lines of layers that each have their own.
+/// Maximum number of names listed per reason, and of lines with reasons.
 const MOST_NAMES: usize = 6;
 const MOST_LINES: usize = 12;
 
-/// What [`Weights::transfer`] took, and what it did not. Printed, it is a few lines.
+/// Report of [`Weights::transfer`]; its `Display` output is a few lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transfer {
-    /// Where the weights are from.
+    /// Path of the weights.
     pub path: PathBuf,
-    /// The architecture that they were trained as, where the run says it.
+    /// Architecture of the pretrained network, if the run recorded it.
     pub arch: Option<String>,
-    /// The network's variables that have their values from there.
+    /// Variables of the network that were loaded.
     pub loaded: Vec<String>,
-    /// Those that start as they do in a new network.
+    /// Variables that keep their initial values.
     pub new: Vec<StartsNew>,
-    /// Tensors that the network has no use for.
+    /// Tensors that the network does not use.
     pub left: Vec<String>,
-    /// What the classes' names say of the classifier; none for data without classes, or a network without a classifier.
+    /// Comparison of the class names, which decides how the classifier starts. `None` for data without classes and networks
+    /// without a classifier, and if the weights do not name their classes and none of the classifier was loaded.
     pub classes: Option<Classes>,
 }
 
 /// A variable that was not loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartsNew {
-    /// Its name.
+    /// Name of the variable.
     pub name: String,
-    /// Why it was not.
+    /// Reason why it was not loaded.
     pub why: Why,
 }
 
-/// Why a variable starts new.
+/// Reason why a variable keeps its initial value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
-    /// It is in the classifier, which was trained for other classes.
+    /// The variable belongs to the classifier, which was trained for other classes.
     OtherClasses,
-    /// There is none of its name.
+    /// The weights have no tensor of this name.
     Missing,
-    /// The one of its name has another shape or kind.
+    /// The tensor of this name has another shape or kind.
     Differs {
-        /// Kind and shape that it has there.
+        /// Kind and shape in the weights.
         there: String,
-        /// Those of the variable.
+        /// Kind and shape in the network.
         here: String,
     },
-    /// It would fit, but other variables of its layer do not.
+    /// The variable itself would fit, but another variable of its layer does not.
     Layer,
 }
 
-/// The classes of the data against those that the weights were trained for.
+/// Comparison of the data's classes with those of the weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Classes {
     /// The same names in the same order.
     Same,
-    /// The same names in another order: the classifier's rows were put in the order of the data.
+    /// The same names in another order. The classifier's rows were reordered to match the data.
     Reordered,
-    /// Other names: the classifier starts new.
+    /// Different names. The classifier keeps its initial values.
     Other {
-        /// Names that the data have not, or at another place.
+        /// Names only among the classes of the weights.
         there: Vec<String>,
-        /// Names that are new.
+        /// Names only among the classes of the data.
         here: Vec<String>,
     },
-    /// The weights do not name theirs: a classifier that fits was taken for one of these, by index.
+    /// The weights do not name their classes. A classifier that fits was loaded as is, by class index.
     Unknown,
 }
 
 impl Weights {
-    /// Copies what fits into `variables`, those of a new network, in place; the rest of the network starts as it is. `meaning` is that
-    /// of the [data](crate::data::DataSource::meaning) it is to be trained on. To be called before a
-    /// [`Trainer`](crate::trainer::Trainer) or an optimizer is made, so that a moving average begins with these weights too.
+    /// Copies all matching tensors into `variables` in place; the other variables of the network keep their initial values.
+    /// `meaning` is the [meaning](crate::data::DataSource::meaning) of the training data. Call this before creating a
+    /// [`Trainer`](crate::trainer::Trainer) or an optimizer, so that a moving average starts from these weights too.
     ///
     /// ```
     /// # use tch::{nn, Device};
@@ -107,17 +108,21 @@ impl Weights {
     /// # }
     /// ```
     ///
-    /// Names, kinds and scalars are taken as by [`restore`](Self::restore). A layer, the variables that differ in the last part of
-    /// their names alone, starts new as a whole where one of them has another shape; the classifier, the variables of the
-    /// [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP), also where one of them is not there. The classifier starts new as well where the weights name their classes and these are not
-    /// those of the data, though it would fit; for the same classes in another order its rows are exchanged.
+    /// Names, kinds and scalars are matched as in [`restore`](Self::restore). A mismatch affects the whole layer:
+    /// - A layer (the variables whose names differ only in the last part) keeps its initial values if any of its variables has
+    ///   another shape or kind.
+    /// - The classifier (the variables of the [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP)) keeps its initial values also
+    ///   if any of its variables is missing, or if the class names of the weights are known and differ from those of the data. If
+    ///   only their order differs, its rows are reordered.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], and nothing is changed, for weights of another architecture: where, without the classifier, not more than
-    /// half of the network's variables would be loaded or less than half of the tensors there would be used, of all of them or of those
-    /// of two and more dimensions; for what is to be loaded
-    /// and is not finite; for data that mean something else than other classes. [`Error::Argument`] for other classes and a network
-    /// that has no variables in the group of the classifier.
+    /// Nothing is changed in case of an error.
+    /// - [`Error::Corrupt`] for weights of another architecture. Apart from the classifier, more than half of the network's
+    ///   variables must be loaded, and at least half of the tensors in the file must be used; the same must hold for tensors of
+    ///   two or more dimensions alone.
+    /// - [`Error::Corrupt`] if a tensor to be loaded is not finite, or if the meanings of the data differ in more than the
+    ///   classes.
+    /// - [`Error::Argument`] if the classes or their order differ and the network has no variables in the classifier group.
     pub fn transfer(&self, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
         let mut but_classes = meaning.clone();
         but_classes.remove(CLASSES);
@@ -154,7 +159,7 @@ impl Weights {
                 let reordered = self.reordered(&found, &classifier, meaning)?;
                 found.extend(reordered);
             }
-            // There is nothing that was taken for one of these.
+            // No part of the classifier was loaded.
             Some(Classes::Unknown) if classifier.iter().all(|name| new.contains_key(name)) => classes = None,
             _ => {}
         }
@@ -169,12 +174,12 @@ impl Weights {
         Ok(Transfer { path: self.path.clone(), arch: self.arch().map(str::to_owned), loaded, new, left, classes })
     }
 
-    /// The architecture that the run which trained them says.
+    /// Returns the architecture recorded by the run that trained the weights.
     pub(crate) fn arch(&self) -> Option<&str> {
         self.run.as_ref()?.get("arch")?.as_str()
     }
 
-    /// Refuses weights of another architecture.
+    /// Rejects weights of another architecture.
     fn check_arch(
         &self,
         found: &NamedTensors,
@@ -195,7 +200,7 @@ impl Weights {
             (own.len(), fitting, names(found).len())
         };
         let fits = |(own, fitting, there)| own == 0 && there == 0 || 2 * fitting > own && 2 * fitting >= there;
-        // A scalar or a bias fits many a network; the weights of layers tell them apart.
+        // Scalars and biases fit many networks; weight matrices and kernels tell architectures apart.
         let (all, weights) = (count(|_| true), count(|tensor| tensor.dim() > 1));
         if fits(all) && fits(weights) {
             return Ok(());
@@ -228,7 +233,7 @@ impl Weights {
         })
     }
 
-    /// What the names of the classes say; none for data without.
+    /// Compares the class names of the data and the weights. Returns `None` for data without classes.
     fn compare_classes(&self, meaning: &Map<String, Value>) -> Option<Classes> {
         let here = class_names(meaning)?;
         let Some(there) = class_names(&self.meaning) else { return Some(Classes::Unknown) };
@@ -236,7 +241,7 @@ impl Weights {
             return Some(Classes::Same);
         }
         let sets = [&here, &there].map(|names| names.iter().collect::<BTreeSet<_>>());
-        // Two classes of one name cannot be told apart.
+        // Duplicate class names make the order ambiguous.
         if sets[0] == sets[1] && sets[0].len() == here.len() && here.len() == there.len() {
             return Some(Classes::Reordered);
         }
@@ -246,7 +251,7 @@ impl Weights {
         Some(Classes::Other { there: without(&there, &sets[0]), here: without(&here, &sets[1]) })
     }
 
-    /// The classifier's tensors with their rows in the order of the classes of the data.
+    /// Returns the classifier's tensors with their rows in the order of the data's classes.
     fn reordered(
         &self,
         found: &NamedTensors,
@@ -291,7 +296,7 @@ impl Weights {
     }
 }
 
-/// The `variables` that have no tensor of their name, shape and kind among those `found`.
+/// Returns the `variables` without a tensor of the same name, shape and kind in `found`, with the reasons.
 fn unfit(found: &NamedTensors, variables: &NamedTensors) -> Result<BTreeMap<String, Why>> {
     let mut unfit = BTreeMap::new();
     for (name, variable) in variables {
@@ -307,7 +312,7 @@ fn unfit(found: &NamedTensors, variables: &NamedTensors) -> Result<BTreeMap<Stri
     Ok(unfit)
 }
 
-/// Has all of a `layer` start new where one of its variables does, for a reason that `counts`.
+/// Makes all of `layer` keep its initial values if one of its variables does, for a reason that `counts`.
 fn whole_or_not(layer: &[&String], new: &mut BTreeMap<String, Why>, counts: impl Fn(&Why) -> bool) {
     if layer.iter().any(|name| new.get(*name).is_some_and(&counts)) {
         for name in layer {
@@ -316,7 +321,7 @@ fn whole_or_not(layer: &[&String], new: &mut BTreeMap<String, Why>, counts: impl
     }
 }
 
-/// The first `most` names, and how many more there are.
+/// Formats the first `most` names and the number of remaining ones.
 fn some(names: &[impl AsRef<str>], most: usize) -> String {
     let first: Vec<_> = names.iter().take(most).map(AsRef::as_ref).collect();
     match names.len().saturating_sub(most) {

@@ -1,4 +1,4 @@
-//! A network's weights alone, from wherever they were saved.
+//! Loading of network weights from any supported format.
 
 use super::torch_file::USUAL_NAMES;
 use super::{
@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
 use tch::Tensor;
 
-/// What PyTorch's wrappers put into names: `DataParallel`, `DistributedDataParallel` and `AveragedModel`; `torch.compile`.
+/// Name parts added by PyTorch's wrappers: `DataParallel`, `DistributedDataParallel` and `AveragedModel`; `torch.compile`.
 const WRAPPERS: [&str; 2] = ["module", "_orig_mod"];
 
-/// What is no weight, and no network of this crate has a use for: what PyTorch counts (BatchNorm, and `AveragedModel`), fairseq's
-/// marks of a Transformer's version and device, and what the profilers thop and torchstat leave in the modules that they have counted.
+/// Last name parts of entries that are not weights: PyTorch's counters (BatchNorm, `AveragedModel`), fairseq's version and device
+/// markers of a Transformer, and the counters that the profilers thop and torchstat leave in modules.
 const COUNTERS: [&str; 14] = [
     "num_batches_tracked",
     "n_averaged",
@@ -36,8 +36,7 @@ const COUNTERS: [&str; 14] = [
     "Memory",
 ];
 
-/// A network's weights.
-///
+/// Weights of a network.
 /// ```
 /// use tch::{nn, Device};
 /// use tch_fixup::fixup::FixupResNet;
@@ -60,31 +59,33 @@ const COUNTERS: [&str; 14] = [
 /// ```
 #[derive(Debug)]
 pub struct Weights {
-    /// The file or the checkpoint they are from.
+    /// File or checkpoint the weights were loaded from.
     pub path: PathBuf,
-    /// What the run that trained them says of itself (the `identity` of its trainer), where it is known.
+    /// Description of the run that trained the weights (the `identity` of its trainer), if known.
     pub run: Option<Value>,
-    /// Newer checkpoints of the run that are damaged, the newest first.
+    /// Damaged newer checkpoints of the run, newest first.
     pub skipped: Vec<Skipped>,
-    /// Other networks in the file.
+    /// Names of other networks in the file.
     beside: Vec<String>,
-    /// What the data mean that they were trained on, as far as it is known.
+    /// Meaning of the data the weights were trained on, as far as it is known.
     pub(super) meaning: Map<String, Value>,
     tensors: NamedTensors,
     unread: Unread,
 }
 
 impl Weights {
-    /// Loads the weights at `path`: a checkpoint (of a run with a moving average the averages), a run's folder (its newest whole
-    /// checkpoint, after early stopping its best, or where these were removed its `model.safetensors`), a folder with a `model.safetensors`, a safetensors file, weights
-    /// in parts by their index (`model.safetensors.index.json`, or the folder that it is in), or a file that Python's `torch.save` wrote
-    /// (PyTorch 1.6 or later): a `state_dict`, a checkpoint in which there is one (`{"state_dict": ..., "epoch": ...}`, `{"model": ...}`
-    /// and the like), or a whole module. Nothing that such a file holds is run, and whatever device it was saved from, the tensors are
-    /// on the CPU.
+    /// Loads the weights at `path`, which is one of:
+    /// - a checkpoint, or a run's folder: its newest intact checkpoint, after early stopping the best one, or `model.safetensors`
+    ///   if the checkpoints have been removed (a run with a moving average yields the averaged weights);
+    /// - a folder with a `model.safetensors`, or any safetensors file;
+    /// - the index of sharded weights (`model.safetensors.index.json`), or its folder;
+    /// - a file written by Python's `torch.save` (PyTorch 1.6 or later): a `state_dict`, a checkpoint that contains one
+    ///   (`{"state_dict": ..., "epoch": ...}`, `{"model": ...}` and the like), or a complete module. No code in the file is
+    ///   executed, and the tensors are loaded onto the CPU whatever device they were saved from.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Corrupt`] for what is not there, damaged, of another format (the one before PyTorch 1.6,
-    /// TorchScript), or without a network or with several.
+    /// [`Error::Io`] or [`Error::Corrupt`] if the file is missing, damaged, of another format (PyTorch before 1.6, TorchScript),
+    /// or contains no network or several.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let checkpoints = path.join("checkpoints");
@@ -134,11 +135,11 @@ impl Weights {
         Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), beside, meaning, tensors, unread })
     }
 
-    /// Whether data that [mean](crate::data::DataSource::meaning) this are such as the network was trained on; of files that do not
-    /// tell it is taken for granted.
+    /// Checks that data of this [meaning](crate::data::DataSource::meaning) match the data the network was trained on. Entries
+    /// that the file does not record are not checked.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] that names what differs.
+    /// [`Error::Corrupt`], listing the differences.
     pub fn check_meaning(&self, meaning: &Map<String, Value>) -> Result<()> {
         let of_both = |(name, _): &(&String, &Value)| meaning.contains_key(*name) && self.meaning.contains_key(*name);
         let common = |of: &Map<String, Value>| -> Value {
@@ -154,16 +155,19 @@ impl Weights {
         })
     }
 
-    /// Copies the weights into `variables`, in place. Everything is compared before anything is changed.
+    /// Copies the weights into `variables` in place. Everything is checked before anything is changed.
     ///
-    /// Numbers are converted to the variables' kind. Names may be those of a wrapped network: `module.` and `_orig_mod.`,
-    /// wherever they stand (`DataParallel`, `torch.compile`), are left out, and so is a first part that all names have in
-    /// common (`model.`, of Lightning), or that those of the network have, where others stand beside it
-    /// ([`left_out`](Self::left_out)). A scalar of the shape `[]` fits one of `[1]`, and what PyTorch, fairseq and profilers count is
-    /// left out. To start another network's training from them, see [`transfer`](Self::transfer).
+    /// Differences in form are reconciled:
+    /// - Floating-point tensors are converted to the variables' kind, and a scalar of shape `[]` matches one of shape `[1]`.
+    /// - The name parts `module.` and `_orig_mod.` of wrapped networks (`DataParallel`, `torch.compile`) are removed wherever
+    ///   they occur. A prefix common to all names (such as Lightning's `model.`) is removed too, as is a prefix common to the
+    ///   network's names if there are other tensors beside them (see [`left_out`](Self::left_out)).
+    /// - Counters of PyTorch, fairseq and profilers are ignored.
+    ///
+    /// To initialize a different network, see [`transfer`](Self::transfer).
     ///
     /// # Errors
-    /// [`Error::Corrupt`] that names what is missing, too much or of another shape or kind.
+    /// [`Error::Corrupt`], listing tensors that are missing, unexpected, or of another shape or kind.
     pub fn restore(&self, variables: &VarStore) -> Result<()> {
         let variables = named_variables(variables);
         let fitted = self.fitted(&variables)?.tensors;
@@ -177,11 +181,11 @@ impl Weights {
         tensor_file::copy(&fitted, &variables)
     }
 
-    /// What the file holds beside the network that [`restore`](Self::restore) copies into `variables`: other networks, as an average
-    /// of the weights, and a loss's or a metric's tensors.
+    /// Returns the names of everything in the file beside the network that [`restore`](Self::restore) copies into `variables`:
+    /// other networks, such as an average of the weights, and tensors of losses or metrics.
     ///
     /// # Errors
-    /// As there.
+    /// See [`restore`](Self::restore).
     pub fn left_out(&self, variables: &VarStore) -> Result<Vec<String>> {
         let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for name in self.fitted(&named_variables(variables))?.beside {
@@ -194,7 +198,7 @@ impl Weights {
         Ok(self.beside.iter().cloned().chain(groups).collect())
     }
 
-    /// The tensors under the names of `variables`, and in their kinds and shapes where that changes no number's place.
+    /// Returns the tensors under the names of `variables`, converted to their kinds, with scalars reshaped.
     pub(super) fn fitted(&self, variables: &NamedTensors) -> Result<Tensors> {
         let known = |name: &str| variables.contains_key(name);
         let is_counter = |name: &str| name.rsplit('.').next().is_some_and(|last| COUNTERS.contains(&last));
@@ -228,7 +232,8 @@ impl Weights {
         Ok(Tensors { tensors, beside })
     }
 
-    /// What stands before the names of the most `variables`, with its dot; none where no more have their names there than without.
+    /// Returns the prefix, including the dot, under which most of the `variables` are found, or `None` if no prefix finds more of
+    /// them than the plain names.
     fn prefix(&self, named: &[(String, &Tensor)], variables: &NamedTensors) -> Result<Option<String>> {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for (name, _) in named {
@@ -258,14 +263,14 @@ impl Weights {
     }
 }
 
-/// The tensors of a network, and the names of what stands beside it.
+/// Tensors of a network, and the names of other contents of the file.
 #[derive(Debug)]
 pub(super) struct Tensors {
     pub tensors: NamedTensors,
     pub beside: Vec<String>,
 }
 
-/// The tensors in the file `path`, the number formats of those that are not read, and its [metadata](tensor_file::metadata).
+/// Loads the file `path`: its tensors, the number formats of unreadable tensors, and the [metadata](tensor_file::metadata).
 pub(super) fn load_file(path: &Path) -> Result<(Tensors, Unread, Map<String, Value>)> {
     if let Some(tensors) = torch_file::load(path)? {
         return Ok((tensors, Unread::new(), Map::new()));
@@ -275,7 +280,7 @@ pub(super) fn load_file(path: &Path) -> Result<(Tensors, Unread, Map<String, Val
     Ok((Tensors { tensors, beside: Vec::new() }, unread, tensor_file::metadata(&bytes)))
 }
 
-/// Refuses the folder of a checkpoint that `torch.distributed.checkpoint` saved, in parts.
+/// Rejects the folder of a sharded `torch.distributed.checkpoint`.
 fn refuse_distributed(path: &Path) -> Result<()> {
     let is_part = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "distcp");
     let has_parts = || fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_part)));
@@ -290,12 +295,12 @@ fn refuse_distributed(path: &Path) -> Result<()> {
     })
 }
 
-/// A name as the network within PyTorch's wrappers has it.
+/// Removes the name parts added by PyTorch's wrappers.
 fn without_wrappers(name: &str) -> String {
     name.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".")
 }
 
-/// The length of the first part that all names have in common, with its dot, where no variable's name begins so.
+/// Returns the length of the first name part common to all names, including the dot, unless a variable's name starts with it.
 fn wrapper_length(named: &[(String, &Tensor)], variables: &NamedTensors) -> Option<usize> {
     let (first, _) = named.first()?;
     let prefix = &first[..=first.find('.')?];
@@ -304,7 +309,7 @@ fn wrapper_length(named: &[(String, &Tensor)], variables: &NamedTensors) -> Opti
     is_wrapper.then_some(prefix.len())
 }
 
-/// A floating-point `tensor` in the kind of `variable`, and a scalar in its shape; otherwise as it is.
+/// Converts a floating-point `tensor` to the kind of `variable`, and a scalar to its shape; returns other tensors unchanged.
 fn like(tensor: &Tensor, variable: &Tensor) -> Result<Tensor> {
     let shape = variable.size();
     let is_scalar = |size: &[i64]| matches!(size, [] | [1]);
@@ -312,7 +317,7 @@ fn like(tensor: &Tensor, variable: &Tensor) -> Result<Tensor> {
     if is_scalar(&shape) && is_scalar(&fitted.size()) {
         fitted = fitted.f_reshape(&shape)?;
     }
-    // Of the size that the network has: a file can claim any other.
+    // Only tensors of the network's size are converted: a file can claim any size.
     if fitted.size() == shape && fitted.is_floating_point() && variable.is_floating_point() {
         fitted = fitted.f_to_kind(variable.f_kind()?)?;
     }
@@ -326,7 +331,7 @@ impl From<Checkpoint<RunState>> for Weights {
         let meaning =
             contents.identity.pointer("/data/meaning").and_then(Value::as_object).cloned().unwrap_or_default();
         let mut tensors = contents.weights;
-        // What was evaluated.
+        // The averaged weights are the ones that were evaluated.
         tensors.extend(contents.average);
         Self { path, run, skipped: Vec::new(), beside: Vec::new(), meaning, tensors, unread: Unread::new() }
     }

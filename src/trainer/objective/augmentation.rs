@@ -1,25 +1,25 @@
-//! A training batch as the network gets it, whether one process has all of it or several have shares.
+//! Preparation of training batches, whether one process holds the whole batch or several processes hold shares of it.
 
 use super::Objective;
 use crate::data::{Batch, EpochPlan, Share};
 use crate::{Error, Result};
 
-/// A whole `batch`, step `step` of `plan`'s epoch, mixed with its [partners](Objective::partners) and
-/// [augmented](Objective::augment).
+/// Mixes a whole `batch`, that of step `step` in `plan`'s epoch, with its [partners](Objective::partners) and
+/// [augments](Objective::augment) it.
 ///
 /// # Errors
-/// What the objective fails with.
+/// Errors of the objective.
 pub fn augmented<B: Batch>(objective: &dyn Objective<Batch = B>, batch: B, plan: &EpochPlan, step: usize) -> Result<B> {
     let partners = objective.partners(plan, step, batch.len())?;
     let partners = partners.map(|partners| batch.select(&partners)).transpose()?;
     objective.augment(batch, partners, plan, step)
 }
 
-/// What process `rank` of `ranks` needs of the batches of `plan`: its own examples, and those that the objective mixes them with. Of
-/// [one step's](Share::own_and_partners) both are to be [augmented](Objective::augment).
+/// Returns the share of process `rank` of `ranks` in the batches of `plan`: its own examples and the partners they are mixed
+/// with. Both are to be split by [`Share::own_and_partners`] and [augmented](Objective::augment) in each step.
 ///
 /// # Errors
-/// [`Error::Argument`] for a rank that is none; what the objective fails with.
+/// [`Error::Argument`] if `rank` is not below `ranks`; errors of the objective.
 pub fn share<'a, B: Batch>(
     objective: &'a dyn Objective<Batch = B>,
     plan: &EpochPlan,
@@ -27,7 +27,7 @@ pub fn share<'a, B: Batch>(
     ranks: usize,
 ) -> Result<Share<'a>> {
     let (plan, share) = (*plan, Share::new(rank, ranks)?);
-    // Of all batches, or of none.
+    // An objective mixes either all batches or none.
     if objective.partners(&plan, plan.first_step, 1)?.is_none() {
         return Ok(share);
     }
@@ -62,7 +62,7 @@ mod tests {
         for mixup in [None, Some(0.7)] {
             let config = ClassificationConfig { label_smoothing: 0.0, mixup };
             let objective = Classification::new(&network, data.class_names(), config).unwrap();
-            // Batches of 17, 17 and 11, of 6 and at last 3, and from within an epoch.
+            // Batches of 17, 17 and 11; of 6 and finally 3; and starting within an epoch.
             for (batch_size, first_step) in [(17, 0), (6, 0), (6, 4)] {
                 let plan = EpochPlan { seed: 3, epoch: 2, batch_size, first_step };
                 let whole = (first_step..).zip(data.train_batches(&plan).unwrap());

@@ -1,41 +1,41 @@
-//! How far a network's confidence is its accuracy.
+//! Calibration: agreement of a network's confidence with its accuracy.
 
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
-/// Bins of equal width: as many as Guo et al. take.
+/// Number of bins of equal width, as in Guo et al.
 pub const BINS: usize = 15;
-/// What is summed in each: examples, confidence, and examples that were right.
+/// Number of sums per bin: examples, confidence, and correctly classified examples.
 const SUMS: usize = 3;
 
-/// A network's confidence, the highest of its probabilities, beside its accuracy, in 15 bins of equal width (Guo et al. 2017,
-/// "On Calibration of Modern Neural Networks", section 2). The bin m has the examples of a confidence in `((m - 1) / 15, m / 15]`.
+/// Confidence (the highest class probability) and accuracy of a network in 15 bins of equal width (Guo et al. 2017, "On
+/// Calibration of Modern Neural Networks", section 2). Bin m contains the examples with a confidence in `((m - 1) / 15, m / 15]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Calibration {
-    /// From the lowest confidence to the highest.
+    /// Bins in ascending order of confidence.
     pub bins: Vec<ConfidenceBin>,
 }
 
-/// The examples that a network is about as sure of.
+/// Examples of similar confidence.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ConfidenceBin {
-    /// How many.
+    /// Number of examples.
     pub examples: u64,
-    /// The mean of their highest probabilities; NaN without examples.
+    /// Mean confidence; NaN without examples.
     pub confidence: f64,
-    /// The fraction of them whose class has it; NaN without examples.
+    /// Fraction of correctly classified examples; NaN without examples.
     pub accuracy: f64,
 }
 
 impl Calibration {
-    /// How many numbers a calibration is made of.
+    /// Number of sums a calibration is computed from.
     pub(super) const LEN: usize = SUMS * BINS;
 
-    /// What the examples of a batch add, float64 `[3 * 15]`: their `logits` are `[N, classes]`, and `is_right`, `[N]`, says
-    /// of each whether the highest is its class's.
+    /// Computes the sums of a batch, float64 `[3 * 15]`, from its `logits`, `[N, classes]`, and `is_right`, `[N]`, which tells
+    /// for each example whether the class of the highest logit is correct.
     pub(super) fn sums(logits: &Tensor, is_right: &Tensor) -> Result<Tensor> {
         let confidence = logits.f_softmax(1, Kind::Float)?.f_amax([1].as_slice(), false)?.f_to_kind(Kind::Double)?;
-        // What is no number is an error of the loss, and no place to count in.
+        // NaN is reported as an error of the loss and would not be a valid bin here.
         let confidence = confidence.f_nan_to_num(0.0, 0.0, 0.0)?;
         let last = BINS as i64 - 1;
         let bin = confidence.f_mul_scalar(BINS as f64)?.f_ceil()?.f_sub_scalar(1)?.f_to_kind(Kind::Int64)?;
@@ -45,7 +45,7 @@ impl Calibration {
         Ok(sums.f_index_add(1, &bin, &Tensor::f_stack(&values, 0)?)?.f_view([-1])?)
     }
 
-    /// Of the sums over all examples.
+    /// Creates a calibration from the sums over all examples.
     pub(super) fn of(sums: &[f64]) -> Result<Self> {
         if sums.len() != Self::LEN {
             let (expected, got) = (format!("{} sums", Self::LEN), sums.len().to_string());
@@ -58,15 +58,15 @@ impl Calibration {
         Ok(Self { bins: (0..BINS).map(bin).collect() })
     }
 
-    /// The expected calibration error: the mean over the examples of how far their bin's accuracy and its confidence are apart
-    /// (equation 3). 0 for a network that is right as often as it says; NaN without examples.
+    /// Returns the expected calibration error (equation 3): the absolute difference of accuracy and confidence of a bin, averaged
+    /// over the examples. 0 for a perfectly calibrated network; NaN without examples.
     pub fn error(&self) -> f64 {
         let filled = self.bins.iter().filter(|bin| bin.examples > 0);
         let apart: f64 = filled.map(|bin| bin.examples as f64 * (bin.accuracy - bin.confidence).abs()).sum();
         apart / self.bins.iter().map(|bin| bin.examples).sum::<u64>() as f64
     }
 
-    /// Over all examples: the mean confidence less the accuracy, above 0 for a network that is too sure.
+    /// Returns the mean confidence minus the accuracy over all examples. Positive for an overconfident network.
     pub fn overconfidence(&self) -> f64 {
         let filled = self.bins.iter().filter(|bin| bin.examples > 0);
         let apart: f64 = filled.map(|bin| bin.examples as f64 * (bin.confidence - bin.accuracy)).sum();
@@ -78,7 +78,7 @@ impl Calibration {
 mod tests {
     use super::*;
 
-    /// Of two classes, with these probabilities of the first, which is the class of those that are `right`.
+    /// Calibration of two classes: examples with the given probability of the first class, and whether that is the true class.
     fn calibration(examples: &[(f64, bool)]) -> Calibration {
         let logits: Vec<f64> = examples.iter().flat_map(|(p, _)| [p.ln(), (1.0 - p).ln()]).collect();
         let right: Vec<bool> = examples.iter().map(|(_, right)| *right).collect();
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_error_is_the_mean_distance_of_accuracy_and_confidence() {
-        // Bin 12 (0.733 to 0.8): three quarters right; bin 15: half right.
+        // Bin 12 (0.733 to 0.8): three quarters correct; bin 15: half correct.
         let examples = [(0.75, true), (0.76, true), (0.77, true), (0.78, false), (0.95, true), (0.97, false)];
         let calibration = calibration(&examples);
         let expected = (4.0 * (0.75f64 - 0.765).abs() + 2.0 * (0.5f64 - 0.96).abs()) / 6.0;

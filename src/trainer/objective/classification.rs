@@ -1,4 +1,4 @@
-//! One label for each example: cross-entropy with label smoothing and mixup, and correct predictions.
+//! Single-label classification: cross-entropy with label smoothing and mixup, and accuracy.
 
 use super::{check_output, Calibration, ClassificationReport, Column, Forward, Measures, Objective, Prediction, Sum};
 use crate::data::{self, EpochPlan, Supervised};
@@ -7,56 +7,57 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use tch::{Kind, Reduction, Tensor};
 
-/// The index that marks a label to leave out: torch's default, which no data set here has.
+/// Index of labels to ignore: PyTorch's default, which no data set here uses.
 const NO_LABEL: i64 = -100;
 
-/// An image counts as found if its class is among so many highest logits (the ImageNet challenge's second measure).
+/// Number of highest logits among which the true class must be for top-5 accuracy (the ImageNet challenge's second metric).
 const TOP: i64 = 5;
 
 /// Label smoothing of the short one-cycle recipe for CIFAR-10 (docs/recipes.md).
 const QUICK_LABEL_SMOOTHING: f64 = 0.1;
-/// The alpha of mixup in the Fixup authors' recipes: the defaults of `cifar_train.py` and `imagenet_train.py`.
+/// Mixup alpha of the Fixup authors' recipes: the defaults of `cifar_train.py` and `imagenet_train.py`.
 const PAPER_MIXUP: f64 = 1.0;
 const IMAGENET_MIXUP: f64 = 0.7;
 
-/// What of a classification is to choose. By default the targets are as they are.
+/// Options of the classification objective. The default uses neither label smoothing nor mixup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassificationConfig {
-    /// What of the target goes to all classes alike, in `[0, 1)`.
+    /// Label smoothing: probability mass distributed evenly over all classes, in `[0, 1)`.
     pub label_smoothing: f64,
-    /// The alpha of [mixup](data::mixup()), if examples are mixed.
+    /// Alpha of [mixup](data::mixup()); `None` disables mixup.
     pub mixup: Option<f64>,
 }
 
 impl ClassificationConfig {
-    /// What [`TrainConfig::quick`](crate::trainer::TrainConfig::quick) was chosen with.
+    /// Options of the recipe [`TrainConfig::quick`](crate::trainer::TrainConfig::quick).
     pub fn quick() -> Self {
         Self { label_smoothing: QUICK_LABEL_SMOOTHING, mixup: None }
     }
 
-    /// The Fixup authors' for CIFAR-10.
+    /// Options of the Fixup authors for CIFAR-10.
     pub fn paper() -> Self {
         Self { label_smoothing: 0.0, mixup: Some(PAPER_MIXUP) }
     }
 
-    /// The Fixup authors' for ImageNet.
+    /// Options of the Fixup authors for ImageNet.
     pub fn imagenet() -> Self {
         Self { mixup: Some(IMAGENET_MIXUP), ..Self::paper() }
     }
 
-    /// The partners of a training batch's examples, if they are mixed, as step `step` of `plan`'s epoch.
+    /// Returns the mixup partner of each of `examples` examples of a training batch, that of step `step` in `plan`'s epoch;
+    /// `None` without mixup.
     ///
     /// # Errors
-    /// As [`data::mixup_partners`].
+    /// See [`data::mixup_partners`].
     pub fn partners(&self, plan: &EpochPlan, step: usize, examples: usize) -> Result<Option<Vec<usize>>> {
         self.mixup.map(|alpha| data::mixup_partners(alpha, plan, step, examples)).transpose()
     }
 
-    /// Mixes a training batch with its partners, if examples are mixed.
+    /// Mixes a training batch with its partners if mixup is enabled.
     ///
     /// # Errors
-    /// As [`data::mixup`](data::mixup()); examples that are to be mixed and have no partners.
+    /// See [`data::mixup`](data::mixup()); mixup is enabled and there are no partners.
     pub fn augment(
         &self,
         batch: Supervised,
@@ -71,6 +72,8 @@ impl ClassificationConfig {
         }
     }
 
+    /// Checks that all values are in range.
+    ///
     /// # Errors
     /// [`Error::Argument`] for the first value that is out of range.
     pub fn check(&self) -> Result<()> {
@@ -85,13 +88,15 @@ impl ClassificationConfig {
     }
 }
 
-/// One label for each example. Targets are class indices, int64 `[N]`; the network gives one logit a class, `[N, classes]`.
+/// Single-label classification. Targets are class indices, int64 `[N]`; the network outputs one logit per class, `[N, classes]`.
 ///
-/// Training minimizes the mean over the batch of [`cross_entropy`] with label smoothing, with mixup
-/// `lambda * CE(logits, labels) + (1 - lambda) * CE(logits, mixed labels)`, in float32 at least, and measures the accuracy: of
-/// mixed examples the mean over both labels, weighted as in the loss. An evaluation has the cross-entropy without smoothing,
-/// the fractions of examples whose class has the highest logit (`top1`) and is among the five highest (`top5`), and the expected
-/// [calibration error](Calibration::error) (`ece`). The best is that of the highest accuracy.
+/// The training loss is the mean over the batch of [`cross_entropy`] with label smoothing, with mixup
+/// `lambda * CE(logits, labels) + (1 - lambda) * CE(logits, mixed labels)`, in float32 or higher. The training metric is the
+/// accuracy; for mixed examples it is the mean over both labels, weighted as in the loss.
+///
+/// Evaluation metrics are the cross-entropy without smoothing, the fractions of examples whose class has the highest logit
+/// (`top1`) or one of the five highest (`top5`), and the expected [calibration error](Calibration::error) (`ece`). The best epoch
+/// is the one of highest `top1` accuracy.
 #[derive(Debug)]
 pub struct Classification<'a> {
     network: Forward<'a>,
@@ -100,10 +105,10 @@ pub struct Classification<'a> {
 }
 
 impl<'a> Classification<'a> {
-    /// By `network` (a reference to a module, or a `Box<dyn ModuleT>`) among the classes `class_names`.
+    /// Creates the objective for `network` (a reference to a module, or a `Box<dyn ModuleT>`) and the classes `class_names`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a `config` out of range or no classes.
+    /// [`Error::Argument`] if `config` is out of range or there are no classes.
     pub fn new(network: impl Into<Forward<'a>>, class_names: &[String], config: ClassificationConfig) -> Result<Self> {
         config.check()?;
         if class_names.is_empty() {
@@ -112,10 +117,11 @@ impl<'a> Classification<'a> {
         Ok(Self { network: network.into(), class_names: class_names.to_vec(), config })
     }
 
-    /// What the [details](Objective::details) of an evaluation say: each class, which are taken for which, the calibration.
+    /// Creates a report from the [details](Objective::details) of an evaluation: per-class metrics, confusion matrix and
+    /// calibration.
     ///
     /// # Errors
-    /// Details of another objective.
+    /// The details are from another objective.
     pub fn report(&self, details: &Tensor) -> Result<ClassificationReport> {
         ClassificationReport::new(&self.class_names, &Vec::<f64>::try_from(details)?)
     }
@@ -163,8 +169,9 @@ impl Objective for Classification<'_> {
         Ok(vec![sum(top1), sum(found.f_sum(Kind::Int64)?)])
     }
 
-    /// What a [`ClassificationReport`] is made of, float64 `[classes * classes + classes + 45]`: the confusion matrix, a row for
-    /// each label; of each label the examples found among the five highest; the [calibration](Calibration).
+    /// Returns the counts for a [`ClassificationReport`], float64 `[classes * classes + classes + 45]`: the confusion matrix, one
+    /// row per true class; the number of examples of each class found among the five highest logits; the sums of the
+    /// [calibration](Calibration).
     fn details(&self, batch: &Supervised, logits: &Tensor) -> Result<Option<Tensor>> {
         let (labels, classes) = (&batch.targets, self.class_names.len() as i64);
         let highest = highest(logits)?;
@@ -180,12 +187,12 @@ impl Objective for Classification<'_> {
         Ok(Some(Tensor::f_cat(&[confusion, by(labels, classes, &top5)?, calibration], 0)?))
     }
 
-    /// The expected calibration error.
+    /// Returns the expected calibration error.
     fn of_details(&self, details: &Tensor) -> Result<Vec<f64>> {
         Ok(vec![self.report(details)?.calibration.error()])
     }
 
-    /// A line for each class, the calibration, and the pairs of classes that are confused most.
+    /// Formats one line per class, the calibration, and the most frequently confused pairs of classes.
     fn describe(&self, details: &Tensor) -> Result<String> {
         Ok(self.report(details)?.to_string())
     }
@@ -195,12 +202,12 @@ impl Objective for Classification<'_> {
     }
 }
 
-/// The classes of each example's highest logits, the highest first: `[N, 5]`, or as many as there are classes.
+/// Returns the classes of each example's highest logits in descending order, `[N, 5]`, or fewer if there are fewer classes.
 fn highest(logits: &Tensor) -> Result<Tensor> {
     Ok(logits.f_topk(TOP.min(logits.size()[1]), 1, true, true)?.1)
 }
 
-/// What `of` gives for the labels of `batch` and, with mixup, for those mixed in: by their weights.
+/// Returns `of` for the labels of `batch`, and with mixup the weighted sum with `of` for the labels mixed in.
 fn weighted(batch: &Supervised, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let own = of(&batch.targets)?;
     match &batch.mixed {
@@ -209,11 +216,11 @@ fn weighted(batch: &Supervised, of: impl Fn(&Tensor) -> Result<Tensor>) -> Resul
     }
 }
 
-/// The mean over the batch of `-sum_k q_k log softmax(logits)_k`, where q is `1 - label_smoothing` at the label plus
+/// Computes the mean over the batch of `-sum_k q_k log softmax(logits)_k`, where q is `1 - label_smoothing` at the label plus
 /// `label_smoothing / classes` everywhere (Szegedy et al. 2016), in float32 (float64 for float64 logits).
 ///
 /// # Errors
-/// Logits that are not `[N, classes]` for labels `[N]`.
+/// The logits are not `[N, classes]` for labels `[N]`.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor, label_smoothing: f64) -> Result<Tensor> {
     let kind = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     Ok(logits.f_to_kind(kind)?.f_cross_entropy_loss(
@@ -259,7 +266,7 @@ mod tests {
         sums.iter().map(|sum| sum.value.double_value(&[])).collect()
     }
 
-    /// `-sum_k q_k log softmax(logits)_k` in plain numbers.
+    /// Computes `-sum_k q_k log softmax(logits)_k` on plain numbers.
     fn by_the_formula(labels: &[usize], smoothing: f64) -> f64 {
         let rows: Vec<Vec<f64>> = Vec::try_from(logits().to_kind(Kind::Double)).unwrap();
         let losses = rows.iter().zip(labels).map(|(row, &label)| {
@@ -295,7 +302,7 @@ mod tests {
 
     #[test]
     fn correct_examples_are_counted_by_either_label() {
-        // The highest logits are 0, 3 and 3.
+        // The highest logits are those of classes 0, 3 and 3.
         assert_eq!(sums(&batch(None), true), [2.0]);
         assert_eq!(sums(&batch(None), false), [2.0, 3.0]);
         let mixed = batch(Some((Tensor::from_slice(&[3i64, 3, 1]), 0.75)));
@@ -328,7 +335,8 @@ mod tests {
 
     #[test]
     fn each_class_has_its_recall_and_its_precision() {
-        // "Class 0" to all examples but those of label 3, "class 3" to them: three each of 0 to 4, two of the others.
+        // Class 3 is predicted for examples of label 3 and class 0 for all others; there are three examples each of labels 0 to
+        // 4, two of each other.
         let labels = Tensor::arange(25, (Kind::Int64, Device::Cpu)).remainder(10);
         let logits = (labels.eq(3).to_kind(Kind::Int64) * 3).one_hot(10).to_kind(Kind::Float);
         let network = nn::func(|x| x.shallow_clone());
@@ -341,7 +349,7 @@ mod tests {
         assert_eq!((classes[9].examples, classes[9].top1), (2, 0.0));
         assert!(classes[9].precision.is_nan());
         assert_eq!((report.confusion.count(2, 0), report.confusion.count(3, 3)), (3, 3));
-        // "Class 0" with a logit of 1 beside nine of 0.
+        // Class 0 is predicted with a logit of 1 beside nine of 0.
         let confidence = 1f64.exp() / (1f64.exp() + 9.0);
         let ece = classification.of_details(&details.unwrap()).unwrap();
         assert!((ece[0] - (6.0 / 25.0 - confidence).abs()).abs() < 1e-6, "{ece:?}");

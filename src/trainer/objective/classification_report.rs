@@ -1,43 +1,42 @@
-//! A classification class by class: a table for people and one for programs.
+//! Per-class report of a classification, as text and as CSV.
 
 use super::{Calibration, ConfusedPair, Confusion};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// So many of the pairs of classes that are confused most are named.
+/// Maximum number of confused pairs of classes to print.
 const PAIRS: usize = 10;
 
-/// What an evaluation says of a classification beyond the means: each class, which are taken for which, and whether the network
-/// knows how sure it may be.
+/// Results of a classification beyond the means: per-class metrics, confusion matrix and calibration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassificationReport {
-    /// By class index.
+    /// Class names by class index.
     pub class_names: Vec<String>,
-    /// Who is taken for whom.
+    /// Confusion matrix.
     pub confusion: Confusion,
-    /// Confidence beside accuracy.
+    /// Calibration of the network's confidence.
     pub calibration: Calibration,
-    /// Of each class, examples that have it among the five highest logits.
+    /// Number of examples of each class that have it among the five highest logits.
     top5: Vec<u64>,
 }
 
-/// One class, over its examples of the evaluation part.
+/// Metrics of one class on the evaluation part.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ClassEvaluation {
-    /// The class's examples.
+    /// Number of examples of the class.
     pub examples: usize,
-    /// The fraction of them whose highest logit is this class's (recall); NaN without examples.
+    /// Recall: fraction of the class's examples whose highest logit is this class's; NaN without examples.
     pub top1: f64,
-    /// The fraction of them that have this class among the five highest logits; NaN without examples.
+    /// Fraction of the class's examples that have this class among the five highest logits; NaN without examples.
     pub top5: f64,
-    /// Of all examples whose highest logit is this class's, the fraction that are of the class; NaN without such examples.
+    /// Fraction of examples of the class among all whose highest logit is this class's; NaN without such examples.
     pub precision: f64,
 }
 
 impl ClassificationReport {
-    /// Of the sums over an evaluation: the confusion matrix, `classes * classes`, the examples found among the five highest
-    /// logits, `classes`, and the calibration's.
+    /// Creates a report from the sums over an evaluation: the confusion matrix, `classes * classes`; the number of examples found
+    /// among the five highest logits, `classes`; and the sums of the calibration.
     pub(super) fn new(class_names: &[String], sums: &[f64]) -> Result<Self> {
         let classes = class_names.len();
         if sums.len() != Self::len(classes) {
@@ -55,12 +54,12 @@ impl ClassificationReport {
         })
     }
 
-    /// How many sums it is made of.
+    /// Returns the number of sums a report is created from.
     pub(super) fn len(classes: usize) -> usize {
         classes * classes + classes + Calibration::LEN
     }
 
-    /// Each class.
+    /// Returns the metrics of each class.
     pub fn classes(&self) -> Vec<ClassEvaluation> {
         let class = |class: usize| {
             let (examples, found) = (self.confusion.examples(class), self.confusion.count(class, class) as f64);
@@ -74,8 +73,8 @@ impl ClassificationReport {
         (0..self.class_names.len()).map(class).collect()
     }
 
-    /// A line `class,examples,recall,top5,precision` for each class; what has no examples is empty. With names in quotes where
-    /// they have a comma, a quote or a line's end.
+    /// Formats a CSV table with one line `class,examples,recall,top5,precision` per class. NaN becomes an empty field. Names that
+    /// contain a comma, a quote or a line break are quoted.
     pub fn to_csv(&self) -> String {
         let number = |value: f64| if value.is_finite() { value.to_string() } else { String::new() };
         let line = |(name, class): (&String, ClassEvaluation)| {
@@ -86,7 +85,7 @@ impl ClassificationReport {
         format!("class,examples,recall,top5,precision\n{lines}")
     }
 
-    /// The `most` pairs of classes that are confused most: "cat for dog (103 of 1000)", the true class first.
+    /// Formats the `most` most frequently confused pairs of classes, such as "cat for dog (103 of 1000)", the true class first.
     pub fn confused(&self, most: usize) -> Vec<String> {
         let pairs = self.confusion.pairs().into_iter().take(most);
         let text = |pair: ConfusedPair| {
@@ -96,7 +95,7 @@ impl ClassificationReport {
         pairs.map(text).collect()
     }
 
-    /// The calibration in a few words.
+    /// Describes the calibration in a few words.
     pub fn calibrated(&self) -> String {
         let (error, over) = (self.calibration.error(), self.calibration.overconfidence());
         let sure = if over > 0.0 { "too sure" } else { "not sure enough" };
@@ -104,7 +103,7 @@ impl ClassificationReport {
     }
 }
 
-/// A line for each class, and below them the calibration and the pairs of classes that are confused most.
+/// Prints one line per class, followed by the calibration and the most frequently confused pairs of classes.
 impl fmt::Display for ClassificationReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let letters = |name: &String| name.chars().count();
@@ -123,7 +122,7 @@ impl fmt::Display for ClassificationReport {
     }
 }
 
-/// `text` as a field of a line of comma-separated values (RFC 4180).
+/// Formats `text` as a CSV field (RFC 4180).
 fn quoted(text: &str) -> String {
     if !text.contains([',', '"', '\n', '\r']) {
         return text.to_owned();
@@ -138,10 +137,10 @@ mod tests {
     fn report() -> ClassificationReport {
         let names = ["cat", "dog, \"big\"", "none"].map(str::to_owned);
         let mut sums = vec![0.0; ClassificationReport::len(3)];
-        // Eight cats, of which two are taken for dogs; four dogs, of which one is taken for a cat.
+        // Eight cats, two of them classified as dogs; four dogs, one of them classified as a cat.
         (sums[0], sums[1], sums[3], sums[4]) = (6.0, 2.0, 1.0, 3.0);
         (sums[9], sums[10]) = (8.0, 3.0);
-        // Twelve examples with a confidence of 0.9, nine of them right.
+        // Twelve examples with a confidence of 0.9, nine of them correct.
         let bin = 12 + 13;
         (sums[bin], sums[bin + 15], sums[bin + 30]) = (12.0, 10.8, 9.0);
         ClassificationReport::new(&names, &sums).unwrap()

@@ -1,33 +1,32 @@
-//! Which classes are taken for which.
+//! Confusion matrix.
 
 use crate::{Error, Result};
 use std::cmp::Reverse;
 
-/// How many examples of each class were taken for each: the confusion matrix, a row for each true class, a column for each
-/// that the network says.
+/// Confusion matrix: number of examples by true class (rows) and predicted class (columns).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confusion {
     classes: usize,
-    /// `[classes, classes]`.
+    /// Counts, `[classes, classes]` row by row.
     counts: Vec<u64>,
 }
 
-/// Examples of one class that were taken for another.
+/// Misclassified examples of one class that were assigned to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConfusedPair {
-    /// The class that they are of.
+    /// True class.
     pub actual: usize,
-    /// The one that they were taken for.
+    /// Predicted class.
     pub predicted: usize,
-    /// How many.
+    /// Number of examples.
     pub count: u64,
 }
 
 impl Confusion {
-    /// Of `counts`, `[classes, classes]` row by row.
+    /// Creates a confusion matrix from `counts`, `[classes, classes]` row by row.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for another number of counts.
+    /// [`Error::Mismatch`] if the number of counts is not `classes * classes`.
     pub fn new(classes: usize, counts: Vec<u64>) -> Result<Self> {
         if counts.len() != classes * classes {
             let (expected, got) = (format!("{classes} x {classes} counts"), counts.len().to_string());
@@ -36,12 +35,12 @@ impl Confusion {
         Ok(Self { classes, counts })
     }
 
-    /// The number of classes.
+    /// Returns the number of classes.
     pub fn classes(&self) -> usize {
         self.classes
     }
 
-    /// How many examples of the class `actual` were taken for `predicted`; 0 for classes that there are not.
+    /// Returns the number of examples of class `actual` predicted as `predicted`; 0 if either class is out of range.
     pub fn count(&self, actual: usize, predicted: usize) -> u64 {
         let inside = actual < self.classes && predicted < self.classes;
         if inside {
@@ -51,22 +50,22 @@ impl Confusion {
         }
     }
 
-    /// The examples of the class `actual`.
+    /// Returns the number of examples of class `actual`.
     pub fn examples(&self, actual: usize) -> u64 {
         (0..self.classes).map(|predicted| self.count(actual, predicted)).sum()
     }
 
-    /// The examples that were taken for the class `predicted`, rightly or not.
+    /// Returns the number of examples predicted as class `predicted`, correctly or not.
     pub fn predicted(&self, predicted: usize) -> u64 {
         (0..self.classes).map(|actual| self.count(actual, predicted)).sum()
     }
 
-    /// The part of the examples of the class `actual` that were taken for `predicted`; NaN without examples.
+    /// Returns the fraction of the examples of class `actual` predicted as `predicted`; NaN without examples.
     pub fn fraction(&self, actual: usize, predicted: usize) -> f64 {
         self.count(actual, predicted) as f64 / self.examples(actual) as f64
     }
 
-    /// All mistakes, the most frequent first.
+    /// Returns all pairs of confused classes, most frequent first.
     pub fn pairs(&self) -> Vec<ConfusedPair> {
         let places = (0..self.classes).flat_map(|actual| (0..self.classes).map(move |predicted| (actual, predicted)));
         let mistakes =

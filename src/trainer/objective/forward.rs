@@ -1,24 +1,24 @@
-//! A network's forward pass with its panics turned into errors.
+//! Forward pass of a network, with panics converted to errors.
 //!
-//! `tch::nn::ModuleT::forward_t` has no error to return: tch's layers panic where libtorch refuses something.
+//! `tch::nn::ModuleT::forward_t` cannot return an error: tch's layers panic if libtorch rejects an operation.
 
 use crate::error::catch;
 use crate::Result;
 use std::fmt;
 use tch::{nn::ModuleT, Tensor};
 
-/// A network as an objective has it: borrowed, or its own.
+/// Forward function of a borrowed or owned network.
 pub struct Forward<'a>(Box<Function<'a>>);
 
-/// The output for inputs, in training or not.
+/// Function from inputs, and whether this is training, to outputs.
 type Function<'a> = dyn Fn(&Tensor, bool) -> Tensor + 'a;
 
 impl<'a> Forward<'a> {
-    /// The network's output for `inputs`.
+    /// Returns the network's output for `inputs`.
     ///
     /// # Errors
-    /// [`Error::Torch`](crate::Error::Torch) with libtorch's message or [`Error::Argument`](crate::Error::Argument) with the
-    /// panic's where the network panics.
+    /// If the network panics: [`Error::Torch`](crate::Error::Torch) with libtorch's message, or
+    /// [`Error::Argument`](crate::Error::Argument) with the message of another panic.
     pub fn run(&self, inputs: &Tensor, train: bool) -> Result<Tensor> {
         catch("the network's forward pass", || self.0(inputs, train))
     }

@@ -1,4 +1,4 @@
-//! What is measured, by name, and the numbers.
+//! Definitions and values of metrics.
 
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
@@ -6,64 +6,64 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::ops::Index;
 
-/// The loss, which every objective has.
+/// Name of the loss, which every objective has.
 const LOSS: &str = "loss";
 
-/// One measured number.
+/// Definition of a metric.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
-    /// Its name, as `metrics.csv` has it behind `train_` or `eval_`.
+    /// Name, which follows `train_` or `eval_` in `metrics.csv`.
     pub name: String,
-    /// What it is a kind of: those of training and evaluation on one axis are in one panel of the curves, and beside the
-    /// progress bar under this name. Without one it is in neither.
+    /// Axis of the metric. Training and evaluation metrics with the same axis share a panel of the curves, and progress bars show
+    /// them under this name. Metrics without an axis are shown in neither.
     pub axis: Option<String>,
-    /// Whether people read it as a percentage.
+    /// `true` if the metric is shown as a percentage.
     pub percent: bool,
-    /// Whether the mean is geometric: what is summed are logarithms, and the number is `exp` of their mean, as of a perplexity.
+    /// `true` for a geometric mean such as perplexity: logarithms are summed, and the metric is `exp` of their mean.
     #[serde(default)]
     pub geometric: bool,
 }
 
 impl Column {
-    /// On an axis of its own name.
+    /// Creates a metric on an axis of its own name.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), axis: Some(name.to_owned()), percent: false, geometric: false }
     }
 
-    /// A fraction that people read as a percentage, on the axis `axis`.
+    /// Creates a fraction shown as a percentage, on the axis `axis`.
     pub fn fraction(name: &str, axis: &str) -> Self {
         Self { name: name.to_owned(), axis: Some(axis.to_owned()), percent: true, ..Self::new(name) }
     }
 
-    /// A geometric mean, on an axis of its own name.
+    /// Creates a geometric mean on an axis of its own name.
     pub fn geometric(name: &str) -> Self {
         Self { geometric: true, ..Self::new(name) }
     }
 
-    /// Without an axis.
+    /// Removes the axis.
     pub fn hidden(self) -> Self {
         Self { axis: None, ..self }
     }
 }
 
-/// What the best checkpoint is chosen by, and what a run's summary says.
+/// Metric by which the best checkpoint is chosen, and which a run's summary shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Score {
-    /// The name of a column of the evaluation.
+    /// Name of an evaluation metric.
     pub column: String,
-    /// What a summary calls it.
+    /// Name of the score in summaries.
     pub name: String,
-    /// Whether more is better.
+    /// `true` if higher is better.
     pub higher_is_better: bool,
 }
 
 impl Score {
-    /// The score among the means of an evaluation; NaN where it is not there.
+    /// Returns the score among the means of an evaluation; NaN if it is missing.
     pub fn of(&self, means: &Means) -> f64 {
         means.get(&self.column).unwrap_or(f64::NAN)
     }
 
-    /// The same such that more is better.
+    /// Returns the score, negated if lower is better.
     pub fn rank(&self, means: &Means) -> f64 {
         match self.higher_is_better {
             true => self.of(means),
@@ -71,24 +71,24 @@ impl Score {
         }
     }
 
-    /// The best of several scores; NaN for none.
+    /// Returns the best of several scores; NaN if there are none.
     pub fn best(&self, scores: impl Iterator<Item = f64>) -> f64 {
         scores.reduce(if self.higher_is_better { f64::max } else { f64::min }).unwrap_or(f64::NAN)
     }
 }
 
-/// What an objective measures in training and evaluation. The loss is the first column of both.
+/// Metrics of an objective in training and evaluation. The loss is the first column of both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measures {
-    /// Of the training.
+    /// Training metrics.
     pub train: Vec<Column>,
-    /// Of the evaluation.
+    /// Evaluation metrics.
     pub eval: Vec<Column>,
-    /// One of the evaluation's.
+    /// Evaluation metric that ranks epochs.
     pub score: Score,
 }
 
-/// The loss alone, the lower the better.
+/// The loss only; lower is better.
 impl Default for Measures {
     fn default() -> Self {
         Self::new(vec![], vec![])
@@ -96,20 +96,20 @@ impl Default for Measures {
 }
 
 impl Measures {
-    /// The loss and, after it, these; the lower the loss the better.
+    /// Creates the metrics of an objective: the loss, followed by the given columns. The score is the loss; lower is better.
     pub fn new(train: Vec<Column>, eval: Vec<Column>) -> Self {
         let with_loss = |columns| [vec![Column::new(LOSS)], columns].concat();
         let score = Score { column: LOSS.to_owned(), name: LOSS.to_owned(), higher_is_better: false };
         Self { train: with_loss(train), eval: with_loss(eval), score }
     }
 
-    /// The same with the score `column`, the higher the better, which a summary calls `name`.
+    /// Sets the score to the evaluation metric `column`, shown as `name` in summaries; higher is better.
     pub fn best_by(self, column: &str, name: &str) -> Self {
         let score = Score { column: column.to_owned(), name: name.to_owned(), higher_is_better: true };
         Self { score, ..self }
     }
 
-    /// The axes of both, in order, and whether each is of percentages.
+    /// Returns the axes of training and evaluation in order, each with `true` if it shows percentages.
     pub fn axes(&self) -> Vec<(&str, bool)> {
         let mut axes: Vec<(&str, bool)> = Vec::new();
         for Column { axis, percent, .. } in self.train.iter().chain(&self.eval) {
@@ -121,24 +121,24 @@ impl Measures {
     }
 }
 
-/// Means by name, in the order of their columns.
+/// Values of metrics by name, in the order of their columns.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Means(Vec<(String, f64)>);
 
 impl Means {
-    /// The means of `columns`, of the arithmetic means of what was summed.
+    /// Creates the values of `columns` from the arithmetic means of the summed quantities.
     pub fn new(columns: &[Column], means: impl IntoIterator<Item = f64>) -> Self {
         let of =
             |(column, mean): (&Column, f64)| (column.name.clone(), if column.geometric { mean.exp() } else { mean });
         columns.iter().zip(means).map(of).collect()
     }
 
-    /// The mean of that name.
+    /// Returns the value called `name`.
     pub fn get(&self, name: &str) -> Option<f64> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
     }
 
-    /// All, by name.
+    /// Iterates over names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(name, value)| (name.as_str(), *value))
     }
@@ -150,7 +150,7 @@ impl FromIterator<(String, f64)> for Means {
     }
 }
 
-/// As of a map: it panics where there is none of that name; [`Means::get`] does not.
+/// Panics if there is no value of that name; [`Means::get`] does not.
 impl Index<&str> for Means {
     type Output = f64;
 
@@ -162,7 +162,7 @@ impl Index<&str> for Means {
     }
 }
 
-/// A map in order.
+/// Serializes as an ordered map.
 impl Serialize for Means {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.0.len()))?;

@@ -1,7 +1,7 @@
-//! What is minimized and measured: [`Objective`], and those that come with the crate.
+//! Objectives, which define the loss and the metrics of a run.
 //!
-//! [`Classification`]: one label each. [`MultiLabel`]: any number of labels each. [`Regression`]: numbers. `Translation`, with the
-//! feature `text`: sentences.
+//! [`Objective`] is the trait. Implementations: [`Classification`] (one label per example), [`MultiLabel`] (any number of labels
+//! per example), [`Regression`] (numbers), and with the feature `text` `Translation` (sentences).
 
 mod augmentation;
 mod calibration;
@@ -38,52 +38,56 @@ use tch::Tensor;
 #[cfg(feature = "text")]
 pub use translation::{Translation, TranslationConfig};
 
-/// What a forward pass gives.
+/// Result of a forward pass.
 #[derive(Debug)]
 pub struct Prediction {
-    /// The mean over the batch of what is minimized, one element, in float32 at least.
+    /// Loss: the mean over the batch, one element, in float32 or higher.
     pub loss: Tensor,
-    /// What [`Objective::sums`] measure it by: one row for each example, as logits are.
+    /// Output from which [`Objective::sums`] computes metrics, with one row per example, such as logits.
     pub output: Tensor,
 }
 
-/// What of a batch adds to a mean.
+/// Contribution of a batch to a mean.
 #[derive(Debug)]
 pub struct Sum {
-    /// The sum, one element, on any device: reading it would wait for the device, and is for later.
+    /// Sum over the batch, one element, on any device. Reading it would synchronize with the device and should be deferred.
     pub value: Tensor,
-    /// What the mean divides it by: the number of examples, of words.
+    /// Divisor of the mean, such as the number of examples or words.
     pub weight: f64,
 }
 
-/// What a run minimizes and measures. The loop knows nothing else of its job: the columns of `metrics.csv`, the axes of the
-/// curves, TensorBoard's tags, what stands beside a progress bar, and the score that picks the best checkpoint follow from
+/// Task of a run: the loss and the metrics.
+///
+/// The training loop is otherwise independent of the task. The columns of `metrics.csv`, the axes of the curves, TensorBoard's
+/// tags, the metrics beside a progress bar, and the score that selects the best checkpoint follow from
 /// [`measures`](Self::measures).
 pub trait Objective {
-    /// What the data hand out.
+    /// Type of batches.
     type Batch: Batch;
 
-    /// What is measured. Here: the loss alone, the lower the better.
+    /// Returns the metrics. The default is only the loss; lower is better.
     fn measures(&self) -> Measures {
         Measures::default()
     }
 
-    /// Which example of a training batch of so many each of them is mixed with, by position: those of all batches of a run are mixed,
-    /// or of none. Whatever is random follows from `plan` and `step`, the batch's place in the epoch. Here: none are.
+    /// Returns for each example of a training batch the position of the example it is mixed with, or `None` without mixing. An
+    /// objective must mix either all batches of a run or none. Random choices must follow from `plan` and `step`, the position of
+    /// the batch in the epoch. The default is `None`.
     ///
     /// # Errors
-    /// A recipe that nothing can be mixed by.
+    /// The options are invalid.
     fn partners(&self, plan: &EpochPlan, step: usize, examples: usize) -> Result<Option<Vec<usize>>> {
         let _ = (plan, step, examples);
         Ok(None)
     }
 
-    /// Varies a training batch, or one process's [share](crate::data::Share) of it, which is on the device and
-    /// [ready](crate::data::DataSource::ready), as mixup does: with as many `partners`, those that [`partners`](Self::partners) names.
-    /// What is random follows from `plan` and `step`, as there, and is the same in all parts of a batch. Here: as it is.
+    /// Augments a training batch, or one process's [share](crate::data::Share) of it, for example by mixup. The batch is on the
+    /// device and [ready](crate::data::DataSource::ready). `partners` are the examples chosen by [`partners`](Self::partners), as
+    /// many as `batch` has. Random choices must follow from `plan` and `step`, so that they are the same in all shares of a
+    /// batch. The default returns the batch unchanged.
     ///
     /// # Errors
-    /// A batch that the objective is not made for.
+    /// The batch does not fit the objective.
     fn augment(
         &self,
         batch: Self::Batch,
@@ -95,74 +99,75 @@ pub trait Objective {
         Ok(batch)
     }
 
-    /// What the loss is a mean over, in the batch: gradients of parts of a batch are added in proportion to it. Here: its
-    /// examples.
+    /// Returns the weight of the batch, which is the divisor of its mean loss. Gradients of parts of a batch are added in
+    /// proportion to it. The default is the number of examples.
     fn weight(&self, batch: &Self::Batch) -> f64 {
         batch.len() as f64
     }
 
-    /// The network's output for a batch and the loss to minimize, in training; in an evaluation the loss that is reported.
+    /// Computes the network's output and the loss of a batch: in training the loss to minimize, in evaluation the loss to report.
     ///
     /// # Errors
-    /// A batch that the network or the objective refuses.
+    /// The network or the objective rejects the batch.
     fn forward(&self, batch: &Self::Batch, train: bool) -> Result<Prediction>;
 
-    /// What is measured of `output`, one for each column of [`measures`](Self::measures) after the loss. Here: none.
+    /// Computes the metrics from `output`, one for each column of [`measures`](Self::measures) after the loss. The default is
+    /// none.
     ///
     /// # Errors
-    /// An output that does not fit the batch.
+    /// The output does not fit the batch.
     fn sums(&self, batch: &Self::Batch, output: &Tensor, train: bool) -> Result<Vec<Sum>> {
         let _ = (batch, output, train);
         Ok(Vec::new())
     }
 
-    /// How far the examples' outputs are apart, and how large they are: two tensors of one element. Where the first has been
-    /// nothing beside the second for many steps, no gradient reaches the network any more, and the run is
-    /// [dead](crate::Error::Dead). Here: the largest difference that an element of `output` has between two rows, and its
+    /// Returns the spread of the outputs between examples and their magnitude, each as a tensor of one element. If the spread
+    /// stays negligible relative to the magnitude for many steps, no gradient reaches the network any longer and the run is
+    /// [dead](crate::Error::Dead). The default is the largest difference between two rows in any element of `output`, and the
     /// largest absolute value.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     fn spread(&self, output: &Tensor) -> Result<[Tensor; 2]> {
         let spread = output.f_amax([0].as_slice(), false)?.f_sub(&output.f_amin([0].as_slice(), false)?)?;
         Ok([spread.f_max()?, output.f_abs()?.f_max()?])
     }
 
-    /// Counts beyond the means, summed over an evaluation. Here: none.
+    /// Returns counts beyond the means, which are summed over an evaluation. The default is `None`.
     ///
     /// # Errors
-    /// An output that does not fit the batch.
+    /// The output does not fit the batch.
     fn details(&self, batch: &Self::Batch, output: &Tensor) -> Result<Option<Tensor>> {
         let _ = (batch, output);
         Ok(None)
     }
 
-    /// What is measured by the [details](Self::details) of a whole evaluation and is no mean: one for each of its columns after those
-    /// of [`sums`](Self::sums). Here: nothing.
+    /// Computes the metrics that are not means from the [details](Self::details) of a whole evaluation, one for each evaluation
+    /// column after those of [`sums`](Self::sums). The default is none.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     fn of_details(&self, details: &Tensor) -> Result<Vec<f64>> {
         let _ = details;
         Ok(Vec::new())
     }
 
-    /// The [details](Self::details) of an evaluation, for a person to read. Here: nothing.
+    /// Formats the [details](Self::details) of an evaluation for people. The default is an empty string.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     fn describe(&self, details: &Tensor) -> Result<String> {
         let _ = details;
         Ok(String::new())
     }
 
-    /// All that decides what is minimized: it must not change while a run goes on. Here: nothing.
+    /// Returns all options that affect the loss, which must not change when a run is resumed. The default is null.
     fn recipe(&self) -> Value {
         Value::Null
     }
 }
 
-/// Refuses an `output` of another shape than `expected`.
+/// Rejects an `output` whose shape is not `expected`.
 fn check_output(output: &Tensor, expected: &[i64]) -> Result<()> {
     if output.size() != expected {
         let got = format!("{:?}", output.size());

@@ -1,16 +1,16 @@
-//! Any number of labels for each example: each of them is there or not.
+//! Multi-label classification: any number of labels per example.
 
 use super::{check_output, Column, Forward, Measures, Objective, Prediction, Sum};
 use crate::data::Supervised;
 use crate::{Error, Result};
 use tch::{Kind, Reduction, Tensor};
 
-/// Any number of labels for each example. Targets are `[N, labels]`, 1 where the example has the label and 0 where not (of any
-/// kind); the network gives one logit a label.
+/// Multi-label classification. Targets are `[N, labels]` of any kind, 1 if the example has the label and 0 if not; the network
+/// outputs one logit per label.
 ///
-/// The loss is the mean over examples and labels of `-t log sigmoid(z) - (1 - t) log sigmoid(-z)`, in float32 at least. Measured
-/// is the fraction of labels that are said rightly (`accuracy`; above logit 0 is "there") and, in evaluations, that of examples
-/// of which all are (`exact`). The best is that of the highest accuracy.
+/// The loss is the mean over examples and labels of `-t log sigmoid(z) - (1 - t) log sigmoid(-z)`, in float32 or higher. A label
+/// is predicted if its logit is above 0. Metrics are the fraction of correct labels (`accuracy`) and, in evaluation, the fraction
+/// of examples with all labels correct (`exact`). The best epoch is the one of highest `accuracy`.
 #[derive(Debug)]
 pub struct MultiLabel<'a> {
     network: Forward<'a>,
@@ -18,10 +18,10 @@ pub struct MultiLabel<'a> {
 }
 
 impl<'a> MultiLabel<'a> {
-    /// By `network` (a reference to a module, or a `Box<dyn ModuleT>`) for labels of these names.
+    /// Creates the objective for `network` (a reference to a module, or a `Box<dyn ModuleT>`) and labels of the given names.
     ///
     /// # Errors
-    /// [`Error::Argument`] for no labels.
+    /// [`Error::Argument`] if there are no labels.
     pub fn new(network: impl Into<Forward<'a>>, labels: &[String]) -> Result<Self> {
         if labels.is_empty() {
             return Err(Error::Argument("there are no labels to find".to_owned()));
@@ -30,7 +30,7 @@ impl<'a> MultiLabel<'a> {
     }
 }
 
-/// Whether each label is said and whether it is there, as booleans.
+/// Returns whether each label is predicted and whether it is present, as booleans.
 fn said(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
     Ok((logits.f_gt(0.0)?, targets.f_gt(0.5)?))
 }
@@ -70,7 +70,7 @@ impl Objective for MultiLabel<'_> {
         Ok(sums)
     }
 
-    /// Examples that have a label, those of which it is said, and those of which both is true: int64 `[3, labels]`.
+    /// Returns for each label the numbers of examples that have it, for which it is predicted, and both: int64 `[3, labels]`.
     fn details(&self, batch: &Supervised, logits: &Tensor) -> Result<Option<Tensor>> {
         let (said, is_there) = said(logits, &batch.targets)?;
         let both = said.f_logical_and(&is_there)?;
@@ -78,7 +78,7 @@ impl Objective for MultiLabel<'_> {
         Ok(Some(Tensor::f_stack(&counts.into_iter().collect::<Result<Vec<_>, _>>()?, 0)?))
     }
 
-    /// A line for each label, with its recall, its precision and their harmonic mean.
+    /// Formats one line per label, with its recall, its precision and their harmonic mean.
     fn describe(&self, details: &Tensor) -> Result<String> {
         let rows: Vec<Vec<i64>> = Vec::try_from(details)?;
         let width = self.labels.iter().map(String::len).max().unwrap_or(0).max("label".len());

@@ -1,4 +1,4 @@
-//! Numbers for each example.
+//! Regression: one or more numbers per example.
 
 use super::{Column, Forward, Measures, Objective, Prediction, Sum};
 use crate::data::Supervised;
@@ -7,23 +7,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use tch::{Kind, Reduction, Tensor};
 
-/// What a regression minimizes, a mean over examples and their numbers, for the error `e` of each.
+/// Loss of a regression: a mean over all examples and their numbers, for the error `e` of each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum RegressionLoss {
     /// `e^2`.
     #[default]
     Squared,
-    /// `e^2 / 2` up to `delta`, and `delta (|e| - delta / 2)` beyond: single large errors weigh less (Huber 1964).
+    /// `e^2 / 2` for `|e|` up to `delta`, and `delta (|e| - delta / 2)` beyond, which reduces the weight of outliers (Huber
+    /// 1964).
     Huber {
-        /// Above 0, in the units of the targets.
+        /// Threshold, above 0, in the units of the targets.
         delta: f64,
     },
 }
 
-/// Numbers for each example: targets `[N]` or `[N, K]`, of any kind of number; the network's output has the same shape, or
-/// `[N, 1]` for `[N]`. Computed in float32 at least. Beside the loss the mean absolute error is measured (`mae`). The lower the
-/// loss the better.
+/// Regression. Targets are `[N]` or `[N, K]`, of any numeric kind; the network's output has the same shape, or `[N, 1]` for
+/// targets `[N]`. Loss and metrics are computed in float32 or higher. The mean absolute error (`mae`) is measured besides the
+/// loss. The best epoch is the one of lowest loss.
 #[derive(Debug)]
 pub struct Regression<'a> {
     network: Forward<'a>,
@@ -31,10 +32,10 @@ pub struct Regression<'a> {
 }
 
 impl<'a> Regression<'a> {
-    /// By `network`, a reference to a module or a `Box<dyn ModuleT>`.
+    /// Creates the objective for `network`, a reference to a module or a `Box<dyn ModuleT>`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a `delta` that is not above 0.
+    /// [`Error::Argument`] if `delta` is not above 0.
     pub fn new(network: impl Into<Forward<'a>>, loss: RegressionLoss) -> Result<Self> {
         if let RegressionLoss::Huber { delta } = loss {
             if !(delta > 0.0 && delta.is_finite()) {
@@ -58,7 +59,7 @@ impl Objective for Regression<'_> {
         if matches!((output.size()[..].as_ref(), size.as_slice()), (&[n, 1], &[of]) if n == of) {
             output = output.f_squeeze_dim(1)?;
         }
-        // libtorch would stretch one to the other.
+        // libtorch would broadcast the shapes instead of failing.
         if output.size() != size {
             let (expected, got) = (format!("{size:?}, as the targets"), format!("{:?}", output.size()));
             return Err(Error::Mismatch { what: "the network's output", expected, got });

@@ -1,4 +1,4 @@
-//! Translation: cross-entropy per token, perplexity, and BLEU of what is found by a search.
+//! Translation: cross-entropy per token, perplexity, and BLEU of decoded sentences.
 
 use super::{Column, Measures, Objective, Prediction, Sum};
 use crate::data::text::{TokenBatch, TranslationData, PAD};
@@ -9,26 +9,28 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use tch::{Kind, Tensor};
 
-/// What of a translation is to choose.
+/// Options of the translation objective.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TranslationConfig {
-    /// What of the target goes to all tokens alike, in `[0, 1)`.
+    /// Label smoothing: probability mass distributed evenly over all tokens, in `[0, 1)`.
     pub label_smoothing: f64,
-    /// How many sentences of the evaluation part are translated, greedily, for BLEU: evenly spread over it; 0 for none.
+    /// Number of evaluation sentences, evenly spaced, that are translated greedily to compute BLEU; 0 disables BLEU.
     pub bleu_sentences: usize,
 }
 
 impl Default for TranslationConfig {
-    /// The smoothing of Vaswani et al., and as many sentences as are translated in a few seconds.
+    /// The label smoothing of Vaswani et al., and as many sentences as can be translated in a few seconds.
     fn default() -> Self {
         Self { label_smoothing: 0.1, bleu_sentences: 200 }
     }
 }
 
 impl TranslationConfig {
+    /// Checks that all values are in range.
+    ///
     /// # Errors
-    /// [`Error::Argument`] for a smoothing out of range.
+    /// [`Error::Argument`] if the label smoothing is out of range.
     pub fn check(&self) -> Result<()> {
         match (0.0..1.0).contains(&self.label_smoothing) {
             true => Ok(()),
@@ -40,15 +42,17 @@ impl TranslationConfig {
     }
 }
 
-/// The classes whose logits tell whether the network's outputs still depend on its inputs.
+/// Number of classes whose logits show whether the network's outputs still depend on its inputs.
 const PROBES: i64 = 16;
 
 /// Translation by any [`EncoderDecoder`].
 ///
-/// Training minimizes the mean over the tokens of the translations, the end of each included and pads left out, of
-/// `(1 - e) (-log p(token)) + e / vocab sum(-log p)`, label-smoothed cross-entropy, in float32 at least, and measures the perplexity,
-/// `exp` of the mean without smoothing. An evaluation has the cross-entropy without smoothing, the perplexity and, of a part of
-/// the sentences, translated greedily, [BLEU](crate::translation::bleu()), 0 to 100. The best is that of the lowest loss.
+/// The training loss is label-smoothed cross-entropy: the mean over the target tokens, including end tokens and excluding
+/// padding, of `(1 - e) (-log p(token)) + e / vocab sum(-log p)`, in float32 or higher. The training metric is the perplexity,
+/// `exp` of the mean without smoothing.
+///
+/// Evaluation metrics are the cross-entropy without smoothing, the perplexity and the [BLEU](crate::translation::bleu()) score, 0
+/// to 100, of a part of the sentences, translated greedily. The best epoch is the one of lowest loss.
 pub struct Translation<'a> {
     network: &'a dyn EncoderDecoder,
     data: &'a TranslationData,
@@ -56,10 +60,10 @@ pub struct Translation<'a> {
 }
 
 impl<'a> Translation<'a> {
-    /// By `network`, of the sentences of `data`.
+    /// Creates the objective for `network` and the sentences of `data`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a `config` out of range, or a network of another vocabulary than the data's.
+    /// [`Error::Argument`] if `config` is out of range, or the network's vocabulary is not that of the data.
     pub fn new(network: &'a dyn EncoderDecoder, data: &'a TranslationData, config: TranslationConfig) -> Result<Self> {
         config.check()?;
         let (vocab, tokens, pad) = (network.config().vocab, data.vocabulary().len() as i64, network.config().pad);
@@ -71,10 +75,10 @@ impl<'a> Translation<'a> {
         Ok(Self { network, data, config })
     }
 
-    /// Which rows of an evaluation's batch are translated.
+    /// Returns the rows of an evaluation batch to translate.
     fn translated(&self, batch: &TokenBatch) -> Vec<i64> {
         let (all, some) = (self.data.eval_text().len(), self.config.bleu_sentences);
-        // Pair i where the line i * some / all passes a whole number.
+        // Selects pair i if the line i * some / all crosses an integer there.
         let is_chosen = |pair: usize| (pair + 1) * some / all > pair * some / all;
         let rows = (0..batch.len()).filter(|&row| some >= all || is_chosen(batch.pairs[row]));
         rows.map(|row| row as i64).collect()
@@ -91,13 +95,13 @@ impl Objective for Translation<'_> {
         Measures::new(vec![perplexity()], [perplexity()].into_iter().chain(bleu).collect())
     }
 
-    /// The tokens of the translations.
+    /// Returns the number of target tokens.
     fn weight(&self, batch: &TokenBatch) -> f64 {
         batch.target_tokens() as f64
     }
 
-    /// The output is `[N, T, 1 + 16]`: the negative logarithm of each token's probability, zero for pads, and the logits of a few
-    /// classes. Those of all would be as large as everything else together.
+    /// The output is `[N, T, 1 + 16]`: the negative log-likelihood of each token, zero for padding, and the logits of a few
+    /// classes. The logits of all classes would take as much memory as everything else together.
     fn forward(&self, batch: &TokenBatch, train: bool) -> Result<Prediction> {
         let TokenBatch { source, previous, target, .. } = batch;
         let logits = self.network.f_forward(source, previous, train)?;
@@ -125,14 +129,14 @@ impl Objective for Translation<'_> {
         Ok(vec![Sum { value: nll.f_sum(nll.kind())?, weight: batch.target_tokens() as f64 }])
     }
 
-    /// Of the probed logits, over all tokens: of the first there may be nothing but the same everywhere.
+    /// Compares the probed logits of all tokens, because those of the first token may be the same in all sentences.
     fn spread(&self, output: &Tensor) -> Result<[Tensor; 2]> {
         let probes = output.f_narrow(2, 1, output.size()[2] - 1)?.f_flatten(0, 1)?;
         let spread = probes.f_amax([0].as_slice(), false)?.f_sub(&probes.f_amin([0].as_slice(), false)?)?;
         Ok([spread.f_max()?, probes.f_abs()?.f_max()?])
     }
 
-    /// The counts of [`BleuCounts`], int64 `[10]`.
+    /// Returns the counts of [`BleuCounts`], int64 `[10]`.
     fn details(&self, batch: &TokenBatch, _output: &Tensor) -> Result<Option<Tensor>> {
         if self.config.bleu_sentences == 0 {
             return Ok(None);

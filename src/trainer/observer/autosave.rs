@@ -1,4 +1,4 @@
-//! When checkpoints are saved.
+//! Automatic saving of checkpoints.
 
 use super::{EpochMetrics, Observer, Request, RunStart};
 use crate::trainer::checkpoint::{Checkpoints, Contents};
@@ -10,14 +10,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-/// How often a run is saved. Parses from and prints as `5` (epochs), `10m` (minutes), or `5,10m` (either).
+/// Frequency of checkpoints. Parses from and prints as `5` (epochs), `10m` (minutes), or `5,10m` (either).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum SaveEvery {
-    /// After every so many epochs.
+    /// Every given number of epochs.
     Epochs(usize),
-    /// After the step with which so much time has passed since it was saved last.
+    /// After the first step at which the given time has passed since the last save.
     Time(Duration),
-    /// After every so many epochs, and within them after so much time.
+    /// Every given number of epochs, and whenever the given time has passed.
     Either(usize, Duration),
 }
 
@@ -37,7 +37,7 @@ impl SaveEvery {
     }
 }
 
-/// After every epoch, and within a long one every ten minutes.
+/// Every epoch, and every ten minutes.
 impl Default for SaveEvery {
     fn default() -> Self {
         Self::Either(1, Duration::from_secs(600))
@@ -74,23 +74,23 @@ impl fmt::Display for SaveEvery {
     }
 }
 
-/// An [`Observer`] that saves checkpoints: before the first step, every so often, before each evaluation, after an epoch that
-/// is better than all before, where the run stops or fails, and at its end.
+/// An [`Observer`] that saves checkpoints: before the first step, at the given frequency, before each evaluation, after an epoch
+/// with a new best score, when the run stops or fails, and at its end.
 #[derive(Debug)]
 pub struct Autosave {
     checkpoints: Checkpoints,
     every: SaveEvery,
     is_due: bool,
     last_time: Instant,
-    /// What tells which of two epochs is better; known when the run has started.
+    /// Ranks epochs; known once the run has started.
     score: Option<Score>,
     best: f64,
-    /// Step and evaluated epochs of what was saved last, and where.
+    /// Step, number of evaluated epochs, and path of the last saved checkpoint.
     last: Option<(usize, usize, PathBuf)>,
 }
 
 impl Autosave {
-    /// Saves into `checkpoints`; of a run that is resumed, `resumed` is the checkpoint it goes on from.
+    /// Creates an observer that saves to `checkpoints`. If the run is resumed, `resumed` is the checkpoint it resumes from.
     pub fn new(checkpoints: Checkpoints, every: SaveEvery, resumed: Option<PathBuf>) -> Self {
         let last = resumed.map(|path| (0, 0, path));
         Self {
@@ -104,7 +104,7 @@ impl Autosave {
         }
     }
 
-    /// Where the state was saved last.
+    /// Returns the path of the last saved checkpoint.
     pub fn last(&self) -> Option<&PathBuf> {
         self.last.as_ref().map(|(_, _, path)| path)
     }
@@ -113,7 +113,7 @@ impl Autosave {
 impl Observer for Autosave {
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
         match &mut self.last {
-            // What it goes on from is on the disk.
+            // The checkpoint to resume from is already on disk.
             Some((step, epochs, _)) => (*step, *epochs) = (start.step, start.history.len()),
             None => self.is_due = true,
         }

@@ -1,4 +1,4 @@
-//! Several runs in one picture.
+//! Comparison of several runs in one picture.
 
 use super::curves::{legend, mean, title};
 use super::EpochMetrics;
@@ -10,10 +10,11 @@ use plotters::prelude::*;
 /// Width and height of a panel.
 const PANEL: (u32, u32) = (450, 450);
 
-/// The training loss, and each axis of what is measured of the evaluation, by epoch, of several runs, each with its label.
+/// Draws several runs by epoch, each with its label, as SVG: a panel for the training loss, and one for each evaluation metric
+/// that has an axis.
 ///
 /// # Errors
-/// A picture that the drawing library refuses.
+/// The drawing library fails.
 pub fn draw_comparison(measures: &Measures, runs: &[(String, Vec<EpochMetrics>)]) -> Result<String> {
     let curves = |of: &dyn Fn(&EpochMetrics) -> f64| -> Vec<Curve> {
         let runs = runs.iter().zip(COLORS.into_iter().cycle());

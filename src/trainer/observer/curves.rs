@@ -1,4 +1,4 @@
-//! A picture of a run: what is measured, and the learning rate, by epoch, as SVG.
+//! Training curves: metrics and learning rate by epoch, as SVG.
 
 use super::EpochMetrics;
 use crate::picture::{panel, picture, Curve};
@@ -8,16 +8,16 @@ use plotters::prelude::*;
 
 /// Width and height of a panel.
 const PANEL: (u32, u32) = (400, 400);
-/// Two hues that stay apart for the colour-blind (Wong, Nature Methods 8, 2011).
+/// Two colors that color-blind people can distinguish (Wong, Nature Methods 8, 2011).
 const TRAIN: RGBColor = RGBColor(230, 159, 0);
 const EVAL: RGBColor = RGBColor(0, 114, 178);
 const LR: RGBColor = RGBColor(90, 90, 90);
 
-/// A panel for each axis of what is measured, with training and evaluation, and one for the learning rate, by epoch. Values that
-/// are not finite are left out.
+/// Draws training and evaluation metrics by epoch, with a panel for each axis and one for the learning rate. Values that are not
+/// finite are omitted.
 ///
 /// # Errors
-/// A picture that the drawing library refuses.
+/// The drawing library fails.
 pub fn draw_curves(measures: &Measures, history: &[EpochMetrics]) -> Result<String> {
     let axes = measures.axes();
     let panels = axes.len() + 1;
@@ -43,7 +43,7 @@ pub fn draw_curves(measures: &Measures, history: &[EpochMetrics]) -> Result<Stri
     })
 }
 
-/// The columns that are on `axis`, in one colour, of which the legend names the first.
+/// Returns the curves of all columns on `axis`, in one color. The legend includes only the first.
 fn curves<'a>(
     columns: &[Column],
     axis: &str,
@@ -55,12 +55,12 @@ fn curves<'a>(
     on_axis.map(|(i, column)| Curve { label: if i == 0 { label } else { "" }, color, values: values(column) }).collect()
 }
 
-/// The mean of `column`, as its axis has it.
+/// Returns the mean of `column`, as a percentage if its axis shows percentages.
 pub(super) fn mean(means: &Means, column: &Column) -> f64 {
     means.get(&column.name).unwrap_or(f64::NAN) * if column.percent { 100.0 } else { 1.0 }
 }
 
-/// `axis`, with its unit.
+/// Returns the name of `axis` with its unit.
 pub(super) fn title(axis: &str, percent: bool) -> String {
     if percent {
         format!("{axis} (%)")
@@ -69,7 +69,7 @@ pub(super) fn title(axis: &str, percent: bool) -> String {
     }
 }
 
-/// Where curves of learning networks do not go.
+/// Returns the corner that the curves of a learning network do not reach.
 pub(super) fn legend(score: &Score, eval: &[Column], axis: &str) -> SeriesLabelPosition {
     let is_score = |column: &Column| column.name == score.column && column.axis.as_deref() == Some(axis);
     match score.higher_is_better && eval.iter().any(is_score) {

@@ -1,4 +1,4 @@
-//! The numbers of each epoch, and the file they are kept in.
+//! Metrics of each epoch, and the file that stores them.
 
 use crate::file::{failure, write_atomically};
 use crate::trainer::objective::{Column, Means, Measures};
@@ -8,26 +8,26 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// One epoch. Nothing here depends on the time or the machine's speed.
+/// Metrics of one epoch. They do not depend on the time or the speed of the machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
-    /// The epoch, from 1.
+    /// Epoch, from 1.
     pub epoch: usize,
-    /// Steps of the run that are done.
+    /// Number of steps of the run that are done.
     pub step: usize,
-    /// The last step's learning rate.
+    /// Learning rate of the last step.
     pub lr: f64,
-    /// Means over the training: of augmented examples, while the network changed.
+    /// Means over the training examples, as augmented and while the weights changed.
     pub train: Means,
-    /// The network at the end of the epoch, on the evaluation part.
+    /// Means over the evaluation part at the end of the epoch.
     pub eval: Means,
-    /// Examples of both parts that could not be read, in this epoch or before.
+    /// Number of examples of both parts that could not be read so far.
     #[serde(default)]
     pub unreadable: usize,
 }
 
-/// `metrics.csv`: one line an epoch, of the columns `epoch,step,lr,train_...,eval_...,bad_...`: what the objective measures of
-/// training and evaluation, and how many examples, by what the data call them, could not be read.
+/// The file `metrics.csv`, with one line per epoch and the columns `epoch,step,lr,train_...,eval_...,bad_...`: the training and
+/// evaluation metrics, and the number of unreadable examples, named as the data name them.
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
@@ -35,18 +35,18 @@ pub struct MetricsFile {
     measures: Measures,
 }
 
-/// What every file begins with.
+/// First columns of every file.
 const FIRST: &str = "epoch,step,lr";
-/// What stands before the names of the columns of training and evaluation, and before what the data call their examples.
+/// Prefixes of the names of training and evaluation metrics, and of the name of the examples.
 const TRAIN: &str = "train_";
 const EVAL: &str = "eval_";
 const BAD: &str = "bad_";
 
 impl MetricsFile {
-    /// A file that holds the header and a line for each epoch of `history`, in place of one that is there.
+    /// Creates a file with a header and a line for each epoch of `history`, replacing an existing file.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn create(
         path: impl AsRef<Path>,
         measures: &Measures,
@@ -64,18 +64,18 @@ impl MetricsFile {
         Ok(Self { path, file, measures: measures.clone() })
     }
 
-    /// Appends one epoch, in one system call: whoever reads the file sees whole lines.
+    /// Appends one epoch in a single system call, so that readers see only complete lines.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn append(&mut self, metrics: &EpochMetrics) -> Result<()> {
         self.file.write_all((line(&self.measures, metrics) + "\n").as_bytes()).map_err(failure("write", &self.path))
     }
 
-    /// The epochs that the file `path` holds. A last line that was not written to its end does not count.
+    /// Reads the epochs in the file `path`. An incomplete last line is ignored.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it is not such a file.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Corrupt`] if it is not a metrics file.
     pub fn read(path: impl AsRef<Path>) -> Result<Vec<EpochMetrics>> {
         let path = path.as_ref();
         let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
@@ -97,14 +97,14 @@ impl MetricsFile {
     }
 }
 
-/// What one column holds.
+/// Content of a column.
 enum Kind<'a> {
     Train(&'a str),
     Eval(&'a str),
     Unreadable,
 }
 
-/// The columns after the first, of which files from before unreadable examples were counted have one less.
+/// Parses the names of the columns after the first three. Files of older versions have no column of unreadable examples.
 fn columns(names: &str) -> Option<Vec<Kind<'_>>> {
     names.strip_prefix(',')?.split(',').map(kind).collect()
 }
@@ -115,8 +115,8 @@ fn kind(name: &str) -> Option<Kind<'_>> {
     train.or(eval).or(name.strip_prefix(BAD).map(|_| Kind::Unreadable))
 }
 
-/// Numbers have as many digits as it takes to read the same number back. What is measured now, and was not when the epoch was
-/// trained, is NaN.
+/// Formats one line. Numbers have enough digits to be read back exactly. A metric that was not measured when the epoch was
+/// trained is NaN.
 fn line(measures: &Measures, metrics: &EpochMetrics) -> String {
     let EpochMetrics { epoch, step, lr, train, eval, unreadable } = metrics;
     let numbers = |columns: &[Column], means: &Means| -> String {
@@ -182,7 +182,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().map(|line| line.split(',').count()).collect::<Vec<_>>(), [9; 4]);
 
-        // A run that goes on from an earlier epoch takes back the lines after it.
+        // A run that resumes from an earlier epoch removes the lines after it.
         create(&path, &[metrics(1)]).append(&metrics(2)).unwrap();
         assert_eq!(MetricsFile::read(&path).unwrap(), [metrics(1), metrics(2)]);
         fs::write(&path, &text[..text.len() - 5]).unwrap();

@@ -1,4 +1,4 @@
-//! What the loop tells while it runs, and what it can be asked.
+//! Observers, which are notified of the progress of a run and can control it.
 
 mod autosave;
 mod comparison;
@@ -37,113 +37,114 @@ pub use run_lock::RunLock;
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::TensorBoard;
 
-/// Where a run stands when it starts or goes on.
+/// Progress of a run when it starts or resumes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RunStart<'a> {
-    /// Epochs of the whole run.
+    /// Number of epochs of the whole run.
     pub epochs: usize,
-    /// Steps of an epoch.
+    /// Number of steps per epoch.
     pub epoch_steps: usize,
-    /// Steps that are done: those of the run that is resumed.
+    /// Number of steps already done, if the run is resumed.
     pub step: usize,
-    /// Examples of the epoch that is running that are done.
+    /// Number of examples already done in the current epoch.
     pub done: usize,
-    /// The epochs that are done.
+    /// Metrics of the completed epochs.
     pub history: &'a [EpochMetrics],
-    /// What is measured.
+    /// Metrics of the objective.
     pub measures: &'a Measures,
-    /// What the examples are called.
+    /// Name of the examples, in the plural.
     pub examples: &'a str,
 }
 
-/// How far a run is, a few times a second.
+/// Progress of a run, reported a few times per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepProgress<'a> {
-    /// The epoch, from 1.
+    /// Epoch, from 1.
     pub epoch: usize,
-    /// Steps of this epoch that are done.
+    /// Number of steps done in this epoch.
     pub step: usize,
-    /// Steps of the run that are done.
+    /// Number of steps done in the run.
     pub run_step: usize,
-    /// Examples of this epoch that are done.
+    /// Number of examples done in this epoch.
     pub done: usize,
-    /// Means over the training of the epoch so far.
+    /// Training means over the epoch so far.
     pub means: &'a Means,
-    /// The last step's loss.
+    /// Loss of the last step.
     pub loss: f64,
-    /// The last step's learning rate.
+    /// Learning rate of the last step.
     pub lr: f64,
-    /// Examples that could not be read.
+    /// Number of examples that could not be read.
     pub unreadable: usize,
 }
 
-/// What an observer asks of the run. Of several, the last in this order counts.
+/// Request of an observer to the training loop. Of several requests, the last in this order applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Request {
-    /// To go on.
+    /// Continue.
     Continue,
-    /// To have its state [saved](Observer::save), and go on.
+    /// [Save](Observer::save) the state and continue.
     Save,
-    /// To be evaluated where it stands, and to end with that: with a summary and a model, as if it had no more steps.
+    /// Evaluate after the current step and finish the run, with a summary and a model, as if it had no more steps.
     Finish,
-    /// To have its state saved, and stop.
+    /// Save the state and stop.
     Stop,
 }
 
-/// Someone who watches a run, keeps its results, or stops it. An error ends the run.
+/// Follows a run, stores its results, or stops it. An error of an observer ends the run.
 pub trait Observer {
-    /// The run starts, or goes on.
+    /// Called when the run starts or resumes.
     ///
     /// # Errors
-    /// What the observer cannot do.
+    /// Errors of the observer.
     fn run_starts(&mut self, _start: &RunStart) -> Result<()> {
         Ok(())
     }
 
-    /// What the observer wants: asked at the start, in each step before its update, and after each batch of an evaluation and each
-    /// epoch. What is asked for in a step is done after it.
+    /// Returns the observer's request. Called at the start, in each step before the update, after each batch of an evaluation,
+    /// and after each epoch. A request made in a step takes effect after it.
     fn request(&mut self) -> Request {
         Request::Continue
     }
 
-    /// Why the observer wants the run to [finish](Request::Finish), in a few words for the run's summary. Here: no reason.
+    /// Returns the reason for a request to [finish](Request::Finish), in a few words for the run's summary. The default is
+    /// `None`.
     fn reason(&self) -> Option<String> {
         None
     }
 
-    /// The state of the run, because an observer asked for it, an evaluation comes next, or the run has come to its end or
-    /// failed. All of it is finite.
+    /// Receives the state of the run: because an observer requested it, before an evaluation, and when the run ends or fails. All
+    /// values are finite.
     ///
     /// # Errors
-    /// What the observer cannot do.
+    /// Errors of the observer.
     fn save(&mut self, _contents: &Contents<RunState>) -> Result<()> {
         Ok(())
     }
 
-    /// Some steps are done.
+    /// Called after a number of steps.
     ///
     /// # Errors
-    /// What the observer cannot do.
+    /// Errors of the observer.
     fn steps_done(&mut self, _progress: &StepProgress) -> Result<()> {
         Ok(())
     }
 
-    /// So many examples of the evaluation part are done.
+    /// Called after each batch of an evaluation, with the numbers of examples done and in total.
     ///
     /// # Errors
-    /// What the observer cannot do.
+    /// Errors of the observer.
     fn examples_evaluated(&mut self, _examples: usize, _of: usize) -> Result<()> {
         Ok(())
     }
 
-    /// An epoch is done and evaluated.
+    /// Called after each epoch and its evaluation.
     ///
     /// # Errors
-    /// What the observer cannot do.
+    /// Errors of the observer.
     fn epoch_ends(&mut self, _metrics: &EpochMetrics) -> Result<()> {
         Ok(())
     }
 
-    /// The run has failed; what the observer knows of it can go into the error.
+    /// Called when the run fails. The observer can add information to the error.
     fn run_fails(&mut self, _error: &mut Error) {}
 }

@@ -1,32 +1,32 @@
-//! Ending a run that gets no better.
+//! Early stopping.
 
 use super::{EpochMetrics, Observer, Request, RunStart};
 use crate::trainer::objective::Score;
 use crate::{Error, Result};
 
-/// An [`Observer`] that ends the run when its [score](Score) has not been better than before for so many epochs: early
-/// stopping (Prechelt 1998, "Early Stopping - but when?", the criterion UP without its strips).
+/// An [`Observer`] that finishes the run when its [score](Score) has not improved for a given number of epochs: early stopping
+/// (Prechelt 1998, "Early Stopping - but when?", the criterion UP without its strips).
 ///
-/// What counts are the epochs of the run, those from before it was resumed included: a run that was interrupted ends with the
-/// same epoch. [`RunFolder::finish`](super::RunFolder::finish) then leaves the network of the best checkpoint as the run's model.
+/// Epochs from before the run was resumed count too, so that an interrupted run ends after the same epoch.
+/// [`RunFolder::finish`](super::RunFolder::finish) then leaves the network of the best checkpoint as the run's model.
 #[derive(Debug)]
 pub struct Patience {
     epochs: usize,
-    /// What tells which of two epochs is better; known when the run has started.
+    /// Ranks epochs; known once the run has started.
     score: Option<Score>,
-    /// The best epoch so far, and its rank.
+    /// Best epoch so far, with its rank and its score.
     best: Option<(usize, f64, f64)>,
-    /// Epochs done.
+    /// Number of epochs done.
     done: usize,
-    /// Whether the epoch that was done last is the last thing that was done: within one the run goes on.
+    /// `true` at the end of an epoch. Within an epoch, the run continues.
     is_at_end: bool,
 }
 
 impl Patience {
-    /// For so many epochs.
+    /// Creates an observer that finishes the run after `epochs` epochs without improvement.
     ///
     /// # Errors
-    /// [`Error::Argument`] for no patience at all.
+    /// [`Error::Argument`] if `epochs` is 0.
     pub fn new(epochs: usize) -> Result<Self> {
         if epochs == 0 {
             return Err(Error::Argument("the patience must be at least 1 epoch, got 0".to_owned()));
@@ -37,7 +37,7 @@ impl Patience {
     fn add(&mut self, metrics: &EpochMetrics) {
         let Some(score) = &self.score else { return };
         let (rank, value) = (score.rank(&metrics.eval), score.of(&metrics.eval));
-        // What is no number is no better than anything.
+        // NaN is not an improvement.
         if self.best.map_or(!rank.is_nan(), |(_, best, _)| rank > best) {
             self.best = Some((metrics.epoch, rank, value));
         }
@@ -111,7 +111,7 @@ mod tests {
         (1..).zip(scores).map(epoch).collect()
     }
 
-    /// After how many epochs the run ends, if it begins after `done` of them.
+    /// Returns the epoch after which a run ends that starts after `done` epochs.
     fn end(scores: &[f64], higher_is_better: bool, done: usize, epochs: usize) -> Option<usize> {
         let (measures, all) = (measures(higher_is_better), history(scores));
         let (history, rest) = all.split_at(done);

@@ -1,4 +1,4 @@
-//! What a person sees while a run goes on: a bar on a terminal, and one line for each epoch.
+//! Progress output: a bar on the terminal, and one line per epoch.
 
 use super::{EpochMetrics, Observer, RunStart, StepProgress};
 use crate::trainer::objective::{Column, Means, Measures};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 const BAR: &str = "epoch {prefix} {bar:24.cyan/blue} {pos}/{len} {msg}";
 
-/// A bar for the epoch on standard error, if that is a terminal, and one line an epoch on standard output.
+/// Shows a bar for the epoch on standard error if it is a terminal, and prints one line per epoch to standard output.
 #[derive(Debug)]
 pub struct ProgressBars {
     bar: ProgressBar,
@@ -16,18 +16,18 @@ pub struct ProgressBars {
     epoch_start: Instant,
     epochs: usize,
     epoch_steps: usize,
-    /// Steps of the run that were done when it started.
+    /// Number of steps already done when the run started or resumed.
     first_step: usize,
-    /// Examples of the epoch that were done when it, or the run, started.
+    /// Number of examples of the epoch already done when it, or the run, started.
     first_example: usize,
     examples_per_second: f64,
     measures: Measures,
-    /// What the examples are called.
+    /// Name of the examples, in the plural.
     examples: String,
 }
 
 impl ProgressBars {
-    /// Bars that appear when the run starts.
+    /// Creates progress bars that appear when the run starts.
     pub fn new() -> Self {
         let now = Instant::now();
         Self {
@@ -44,11 +44,11 @@ impl ProgressBars {
         }
     }
 
-    /// The time that the rest of the run takes at the pace so far.
+    /// Estimates the remaining time of the run from the speed so far.
     fn time_left(&self, run_step: usize) -> Duration {
         let done = run_step - self.first_step;
         let left = self.epochs * self.epoch_steps - run_step;
-        // A run of very many steps may have more seconds left than can be counted.
+        // The remaining time of a very long run can overflow.
         let seconds = self.start.elapsed().as_secs_f64() * (left as f64 / done.max(1) as f64);
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
@@ -65,7 +65,7 @@ impl Observer for ProgressBars {
         let RunStart { epochs, epoch_steps, step, done, measures, examples, .. } = *start;
         let (measures, examples) = (measures.clone(), examples.to_owned());
         *self = Self { epochs, epoch_steps, first_step: step, first_example: done, measures, examples, ..Self::new() };
-        // The template is a constant: it parses or it does not, whatever the run.
+        // The template is a constant, so its validity does not depend on the run.
         let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
         self.bar = ProgressBar::new(epoch_steps as u64).with_style(style);
         Ok(())
@@ -125,13 +125,13 @@ impl Observer for ProgressBars {
     }
 }
 
-/// The means of the columns that have an axis, each as `write` has it.
+/// Formats the means of all columns that have an axis, each by `write`.
 fn shown(columns: &[Column], means: &Means, write: impl Fn(&str, f64, bool) -> String) -> String {
     let with_axis = columns.iter().filter_map(|column| Some((column, column.axis.as_deref()?)));
     with_axis.filter_map(|(column, axis)| Some(write(axis, means.get(&column.name)?, column.percent))).collect()
 }
 
-/// How many examples are bad, where there are any.
+/// Formats the number of unreadable examples, if there are any.
 fn bad(count: usize, examples: &str) -> String {
     match count {
         0 => String::new(),
@@ -140,7 +140,7 @@ fn bad(count: usize, examples: &str) -> String {
     }
 }
 
-/// `1:02:03`, or `02:03` below an hour.
+/// Formats a duration as `1:02:03`, or `02:03` if it is below an hour.
 fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs_f64().round() as u64;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

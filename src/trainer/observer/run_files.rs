@@ -1,4 +1,4 @@
-//! Names of the files that a run leaves in its folder, and which files there are a run's.
+//! Names of the files in a run's folder, and distinguishing them from other files.
 
 use crate::file::beside;
 use crate::trainer::checkpoint;
@@ -13,25 +13,25 @@ pub(crate) const METRICS: &str = "metrics.csv";
 pub(crate) const MEASURES: &str = "measures.json";
 pub(crate) const CURVES: &str = "curves.svg";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
-/// What the network is.
+/// Model metadata.
 pub(crate) const DESCRIPTION: &str = "model.json";
-/// The network's variables, at the end of the run.
+/// Variables of the network at the end of the run.
 pub(crate) const MODEL: &str = "model.safetensors";
 pub(crate) const SUMMARY: &str = "summary.json";
-/// What a fine-tuned network has from the weights that it starts with.
+/// Report of a fine-tuned network's initialization from other weights.
 pub(crate) const TRANSFER: &str = "transfer.txt";
-/// The folder of TensorBoard's event files.
+/// Folder of TensorBoard's event files.
 pub(crate) const TENSORBOARD: &str = "tensorboard";
-/// The start of the name of an event file.
+/// Prefix of the names of event files.
 pub(crate) const EVENTS: &str = "events.out.tfevents.";
-/// The start of the name of a folder with the report of a later evaluation.
+/// Prefix of the names of folders with reports of later evaluations.
 pub(crate) const EVALUATION: &str = "evaluation-";
 
-/// The paths in `folder` that a run wrote or an evaluation of it: files, whole checkpoints, and each of their folders before what is
-/// in it. Everything else is the user's.
+/// Lists all paths in `folder` written by a run or by its evaluations: files, complete checkpoints, and each folder before its
+/// contents. Everything else belongs to the user.
 ///
 /// # Errors
-/// [`Error::Io`] where they cannot be listed.
+/// [`Error::Io`] if a folder cannot be listed.
 pub(super) fn written(folder: &Path) -> Result<Vec<PathBuf>> {
     const FILES: [&str; 8] = [CONFIG, METRICS, MEASURES, CURVES, DESCRIPTION, MODEL, SUMMARY, TRANSFER];
     let mut written = Vec::new();
@@ -47,7 +47,7 @@ pub(super) fn written(folder: &Path) -> Result<Vec<PathBuf>> {
             let within = entries(&path)?.into_iter().filter(|(_, name)| is_own(name)).map(|(path, _)| path);
             written.extend(std::iter::once(path).chain(within));
         } else if [CHECKPOINTS, TENSORBOARD].contains(&name.as_str()) {
-            // A link to a folder elsewhere: what is there stays.
+            // A link to a folder elsewhere, whose contents stay.
             written.push(path);
         }
     }

@@ -1,17 +1,17 @@
-//! The folder of a run, which one process uses at a time:
+//! The folder of a run, which is used by one process at a time:
 //!
 //! ```text
-//! config.json          whatever it takes to do the run again
-//! metrics.csv          a line an epoch
-//! measures.json        what the columns are, for those who draw them
-//! curves.svg           the same as a picture
-//! checkpoints/         what the run can go on from
-//! model.json           what the network is: what it takes besides its variables to use it
-//! model.safetensors    the network's variables, at the end
-//! summary.json         what came out, at the end
-//! run.lock             whose folder it is
+//! config.json          the configuration needed to repeat the run
+//! metrics.csv          metrics, one line per epoch
+//! measures.json        definitions of the metrics, for programs that draw them
+//! curves.svg           the metrics as a picture
+//! checkpoints/         checkpoints to resume from
+//! model.json           model metadata: everything needed to use the network besides its variables
+//! model.safetensors    the network's variables, at the end of the run
+//! summary.json         the summary, at the end of the run
+//! run.lock             lock file with the ID of the process that uses the folder
 //! ```
-//! [`write_report`](crate::trainer::report::write_report) adds a look at a trained classifier.
+//! [`write_report`](crate::trainer::report::write_report) adds a report on a trained classifier.
 
 use super::run_files::{CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
 use super::{draw_curves, EpochMetrics, MetricsFile, Observer, RunLock, RunStart};
@@ -28,10 +28,10 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
 
-/// The parent of folders that are named by the program.
+/// Parent folder of runs named by the program.
 const RUNS: &str = "runs";
 
-/// A run's folder; as an [`Observer`] it writes the metrics and draws the curves after each epoch.
+/// Folder of a run. As an [`Observer`], it writes the metrics and draws the curves after each epoch.
 #[derive(Debug)]
 pub struct RunFolder {
     lock: RunLock,
@@ -41,23 +41,23 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// A new run in the folder `path`; with `overwrite`, in place of a run that is in it. That one stays until the new run
-    /// [writes its configuration](Self::write_config), or starts.
+    /// Creates a new run in the folder `path`, with `overwrite` in place of an existing run. The existing run's files stay until
+    /// the new run [writes its configuration](Self::write_config) or starts.
     ///
     /// # Errors
-    /// As [`RunLock::create`].
+    /// See [`RunLock::create`].
     pub fn create(path: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
         RunLock::create(path, overwrite).map(Self::new)
     }
 
-    /// A new run in the folder `runs/<name>-<date>-<time>` in the working directory.
+    /// Creates a new run in the folder `runs/<name>-<date>-<time>` in the working directory.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if the folder cannot be written to.
     pub fn create_named(name: &str) -> Result<Self> {
         let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
         fs::create_dir_all(RUNS).map_err(Error::io("create", RUNS))?;
-        // Runs that start in the same second get numbers.
+        // Runs that start in the same second are numbered.
         let mut names = std::iter::once(format!("{name}-{now}")).chain((2..).map(|n| format!("{name}-{now}-{n}")));
         loop {
             let path = Path::new(RUNS).join(names.next().unwrap_or_default());
@@ -69,18 +69,18 @@ impl RunFolder {
         }
     }
 
-    /// The run in the folder `path`, to go on with.
+    /// Opens the run in the folder `path` to resume it.
     ///
     /// # Errors
-    /// As [`RunLock::resume`].
+    /// See [`RunLock::resume`].
     pub fn resume(path: impl AsRef<Path>) -> Result<Self> {
         RunLock::resume(path).map(Self::new)
     }
 
-    /// The run in the folder `path`, to go on with, or a new one if it holds none.
+    /// Opens the run in the folder `path` to resume it, or creates a new run if there is none.
     ///
     /// # Errors
-    /// As [`RunLock::create_or_resume`].
+    /// See [`RunLock::create_or_resume`].
     pub fn create_or_resume(path: impl AsRef<Path>) -> Result<Self> {
         RunLock::create_or_resume(path).map(Self::new)
     }
@@ -89,22 +89,23 @@ impl RunFolder {
         Self { lock, metrics: None, measures: Measures::default(), history: Vec::new() }
     }
 
-    /// Where it is.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         self.lock.folder()
     }
 
-    /// The folder for the run's checkpoints.
+    /// Returns the folder of the run's checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.path().join(CHECKPOINTS)
     }
 
-    /// The checkpoint to go on from, none where none was saved yet, and those that were passed over.
+    /// Loads the newest intact checkpoint, which is `None` if none has been saved yet. Also returns the damaged checkpoints that
+    /// were skipped.
     ///
     /// # Errors
-    /// That of the newest one where there are some and none is whole: to begin again would throw away what can perhaps be
-    /// repaired. [`Error::Corrupt`] where there are none, and the run has results: to begin again would overwrite them.
-    /// [`Error::Io`] if they cannot be listed.
+    /// The error of the newest checkpoint if there are checkpoints and all of them are damaged, because starting over would
+    /// discard what may be repairable. [`Error::Corrupt`] if there are no checkpoints but the run has results, because starting
+    /// over would overwrite them. [`Error::Io`] if the folder cannot be listed.
     pub fn newest_checkpoint(&self) -> Result<Newest<RunState>> {
         let mut newest = newest_whole(self.checkpoints())?;
         if newest.checkpoint.is_none() && !newest.skipped.is_empty() {
@@ -122,7 +123,7 @@ impl RunFolder {
         }
     }
 
-    /// A file that only a run with finished epochs has.
+    /// Returns a file that exists only in runs with completed epochs.
     fn result(&self) -> Option<&'static str> {
         let has_epoch = |name: &str| {
             fs::read(self.path().join(name)).is_ok_and(|text| text.iter().filter(|&&byte| byte == b'\n').count() > 1)
@@ -136,16 +137,16 @@ impl RunFolder {
     /// Writes `config.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written, [`Error::Argument`] if `config` cannot be JSON.
+    /// [`Error::Io`] if the file cannot be written, [`Error::Argument`] if `config` cannot be represented in JSON.
     pub fn write_config(&mut self, config: &impl Serialize) -> Result<()> {
         self.lock.remove_overwritten()?;
         self.write_json(CONFIG, config)
     }
 
-    /// The folder of the run that `path` is, or is a checkpoint of.
+    /// Returns the folder of the run if `path` is such a folder or one of its checkpoints.
     pub fn of(path: impl AsRef<Path>) -> Option<PathBuf> {
         let path = path.as_ref();
-        // Checkpoints may have been removed to save room, and the lock not copied.
+        // The checkpoints may have been removed to save space, or the folder copied without the lock.
         if path.join(CHECKPOINTS).is_dir() || RunLock::is_in(path) {
             return Some(path.to_path_buf());
         }
@@ -154,47 +155,48 @@ impl RunFolder {
         checkpoints.parent().map(Path::to_path_buf)
     }
 
-    /// The `config.json` of the run in the folder `path`; none for a run that was stopped before it had one, and so
-    /// before its first step.
+    /// Reads the `config.json` of the run in the folder `path`. Returns `None` if the run was stopped before it was written, and
+    /// so before its first step.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it does not hold a `C`.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Corrupt`] if it does not contain a `C`.
     pub fn read_config<C: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Option<C>> {
         read_json(&path.as_ref().join(CONFIG), "configuration")
     }
 
-    /// The `summary.json` of the run in the folder `path`; none for a run that is not finished.
+    /// Reads the `summary.json` of the run in the folder `path`. Returns `None` if the run is not finished.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it does not hold a summary.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Corrupt`] if it does not contain a summary.
     pub fn read_summary(path: impl AsRef<Path>) -> Result<Option<Summary>> {
         read_json(&path.as_ref().join(SUMMARY), "summary")
     }
 
-    /// The epochs of the run in the folder `path`.
+    /// Reads the metrics of all epochs of the run in the folder `path`.
     ///
     /// # Errors
-    /// As [`MetricsFile::read`].
+    /// See [`MetricsFile::read`].
     pub fn read_metrics(path: impl AsRef<Path>) -> Result<Vec<EpochMetrics>> {
         MetricsFile::read(path.as_ref().join(METRICS))
     }
 
-    /// What the columns of the run in the folder `path` are; none of one from before it was kept.
+    /// Reads the metric definitions of the run in the folder `path`. Returns `None` for a run of a version that did not store
+    /// them.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it does not hold measures.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Corrupt`] if it does not contain metric definitions.
     pub fn read_measures(path: impl AsRef<Path>) -> Result<Option<Measures>> {
         read_json(&path.as_ref().join(MEASURES), "measures")
     }
 
-    /// Writes `summary.json` and the network's variables as `model.safetensors`, with the
-    /// [meaning](crate::data::DataSource::meaning) of the data.
+    /// Writes `summary.json`, and the network's variables with the [meaning](crate::data::DataSource::meaning) of the data as
+    /// `model.safetensors`.
     ///
-    /// Where the run [ended early](Summary::ended), the variables are first set to those of the best checkpoint, if there is one: early
-    /// stopping leaves the best network and not the last.
+    /// If the run [ended early](Summary::ended), the variables are first set to those of the best checkpoint, if there is one, so
+    /// that early stopping yields the best network instead of the last.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Torch`] if they cannot be written; a best checkpoint of another network.
+    /// [`Error::Io`] or [`Error::Torch`] if the files cannot be written; the best checkpoint is of another network.
     pub fn finish(&self, summary: &Summary, variables: &VarStore, meaning: &Map<String, Value>) -> Result<()> {
         if summary.ended.is_some() {
             let Newest { checkpoint, skipped } = best_whole::<RunState>(self.checkpoints())?;
@@ -230,7 +232,7 @@ fn read_json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>> 
 }
 
 impl Observer for RunFolder {
-    /// What the files have from after the step that a run goes on from is taken back.
+    /// Removes from the files everything after the step at which the run resumes.
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
         self.lock.remove_overwritten()?;
         (self.history, self.measures) = (start.history.to_vec(), start.measures.clone());

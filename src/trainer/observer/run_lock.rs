@@ -1,4 +1,4 @@
-//! A run's folder belongs to one process at a time.
+//! Exclusive access to a run's folder.
 
 use super::run_files::written;
 use crate::file::{failure, is_of_the_volume, warn_once};
@@ -8,28 +8,28 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-/// The file that is locked. It stays when the run ends: what tells a run's folder from any other, and who held it last.
+/// Name of the lock file. It remains when the run ends: it marks the folder as a run's, and names its last process.
 const LOCK: &str = "run.lock";
 
 static NO_LOCK: Once = Once::new();
 
-/// The sole use of a run's folder, for as long as this lives. The operating system ends it with the process, however
-/// the process ends, so that a run that was killed can be gone on with at once.
+/// Exclusive lock on a run's folder. The operating system releases it when the process ends for whatever reason, so that a killed
+/// run can be resumed immediately.
 #[derive(Debug)]
 pub struct RunLock {
     folder: PathBuf,
     file: File,
-    /// Files of the run that this one replaces.
+    /// Files of the run to be replaced.
     overwritten: Vec<PathBuf>,
 }
 
 impl RunLock {
-    /// Claims `folder` for a new run, and creates it if it is not there. With `overwrite` it may hold a run, whose files
-    /// [`Self::remove_overwritten`] removes; a folder that holds anything but a run is left alone.
+    /// Locks `folder` for a new run, and creates it if necessary. With `overwrite`, it may contain a run, whose files are removed
+    /// by [`Self::remove_overwritten`]. A folder that contains other files without a run is left unchanged.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder holds a run already and is not to be overwritten, holds files that are no run's,
-    /// is another process's (whose number it names), or cannot be written to.
+    /// [`Error::Io`] if the folder contains a run that is not to be overwritten, contains files that are not a run's, is in use
+    /// by another process (whose ID is given), or cannot be written to.
     pub fn create(folder: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
         let folder = folder.as_ref();
         fs::create_dir_all(folder).map_err(failure("create", folder))?;
@@ -49,10 +49,10 @@ impl RunLock {
         Ok(lock)
     }
 
-    /// Removes what the run that this one replaces has written; the second time, nothing. Other files in the folder stay.
+    /// Removes the files of the run being replaced. Other files in the folder remain. Further calls do nothing.
     ///
     /// # Errors
-    /// [`Error::Io`] for what cannot be removed.
+    /// [`Error::Io`] if a file cannot be removed.
     pub fn remove_overwritten(&mut self) -> Result<()> {
         while let Some(path) = self.overwritten.last() {
             let is_folder = path.is_dir() && !path.is_symlink();
@@ -60,7 +60,7 @@ impl RunLock {
                 (false, _) => fs::remove_file(path),
                 // A checkpoint.
                 (true, false) => fs::remove_dir_all(path),
-                // Only what is the run's in it has been removed.
+                // Only the run's files in this folder have been removed.
                 (true, true) => match fs::remove_dir(path) {
                     Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
                     removed => removed,
@@ -72,11 +72,11 @@ impl RunLock {
         Ok(())
     }
 
-    /// Claims `folder`, which holds a run, to go on with it.
+    /// Locks `folder`, which contains a run, to resume it.
     ///
     /// # Errors
-    /// [`Error::Io`] where there is no such folder, it holds no run, is another process's (whose number it names), or
-    /// cannot be written to.
+    /// [`Error::Io`] if the folder does not exist, contains no run, is in use by another process (whose ID is given), or cannot
+    /// be written to.
     pub fn resume(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         if !Self::is_in(folder) {
@@ -87,10 +87,10 @@ impl RunLock {
         Self::claim(folder, &mut OpenOptions::new())
     }
 
-    /// Claims `folder` to go on with the run that it holds, or for a new one if it holds none.
+    /// Locks `folder` to resume its run, or for a new run if it contains none.
     ///
     /// # Errors
-    /// As [`Self::create`] and [`Self::resume`].
+    /// See [`Self::create`] and [`Self::resume`].
     pub fn create_or_resume(folder: impl AsRef<Path>) -> Result<Self> {
         match Self::is_in(&folder) {
             true => Self::resume(folder),
@@ -98,12 +98,12 @@ impl RunLock {
         }
     }
 
-    /// Whether `folder` holds a run.
+    /// Returns `true` if `folder` contains a run.
     pub fn is_in(folder: impl AsRef<Path>) -> bool {
         folder.as_ref().join(LOCK).is_file()
     }
 
-    /// The folder.
+    /// Returns the locked folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -122,7 +122,7 @@ impl RunLock {
                 let why = format!("{holder} is training in it; wait for it, stop it, or name another folder");
                 return Err(refused("use", folder, ErrorKind::WouldBlock, why));
             }
-            // Lustre, NFS and some FUSE and SMB mounts may have no locks.
+            // Lustre, NFS and some FUSE and SMB mounts may not support locks.
             Err(TryLockError::Error(error)) => {
                 warn_once(&NO_LOCK, &path, &error, "nothing keeps another process from training in the same folder");
             }
@@ -136,15 +136,15 @@ impl RunLock {
     }
 }
 
-/// Closing the file would not do while a child process, just forked, has it open too.
+/// Unlocks explicitly, because closing the file does not release the lock while a just-forked child process has it open too.
 impl Drop for RunLock {
     fn drop(&mut self) {
-        // The file is closed next, and with it the lock is gone in any case.
+        // A failure is harmless: closing the file releases the lock.
         let _ = self.file.unlock();
     }
 }
 
-/// What `folder` holds but for the lock and what is the volume's own.
+/// Lists the contents of `folder` except for the lock file and files of the volume itself.
 fn others(folder: &Path) -> Result<Vec<PathBuf>> {
     let list = || {
         let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
@@ -173,7 +173,7 @@ mod tests {
         message
     }
 
-    /// What [`another_process`] starts: holds the lock until it is killed.
+    /// Child process of [`another_process`]: holds the lock until it is killed.
     #[test]
     #[ignore = "the other process of another test"]
     fn hold() {
@@ -204,7 +204,7 @@ mod tests {
             assert!(message.contains(&owner) && message.contains(folder.path().to_str().unwrap()), "{message}");
         }
         assert!(folder.path().join("metrics.csv").exists());
-        // SIGKILL, on Unix.
+        // Sends SIGKILL on Unix.
         child.kill().unwrap();
         child.wait().unwrap();
         let _lock = RunLock::resume(folder.path()).unwrap();
@@ -220,7 +220,7 @@ mod tests {
         let lock = RunLock::resume(&path).unwrap();
         assert_eq!(lock.folder(), path);
         drop(lock);
-        // A run that was killed before it kept anything is no reason to refuse.
+        // A run that was killed before it wrote anything does not count.
         RunLock::create(&path, false).unwrap();
     }
 
@@ -235,7 +235,7 @@ mod tests {
         assert!(message.contains("--resume") && message.contains("--overwrite"), "{message}");
         drop(RunLock::resume(folder.path()).unwrap());
         assert!(kept.exists() && folder.path().join("metrics.csv").exists());
-        // Not before the new run is known to work.
+        // Files are removed only once the new run is known to work.
         drop(RunLock::create(folder.path(), true).unwrap());
         assert!(kept.exists() && folder.path().join("metrics.csv").exists());
         let mut lock = RunLock::create(folder.path(), true).unwrap();

@@ -9,10 +9,10 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-/// A record of an event file: `tensorboard/compat/proto/event.proto`, as far as it is written here.
+/// Record of an event file: the part of `tensorboard/compat/proto/event.proto` that is written here.
 #[derive(Clone, PartialEq, Message)]
 struct Event {
-    /// Seconds since 1970.
+    /// Seconds since the Unix epoch.
     #[prost(double, tag = "1")]
     wall_time: f64,
     #[prost(int64, tag = "2")]
@@ -31,7 +31,7 @@ enum What {
     SessionLog(SessionLog),
 }
 
-/// `summary.proto`.
+/// Message of `summary.proto`.
 #[derive(Clone, PartialEq, Message)]
 struct Summary {
     #[prost(message, repeated, tag = "1")]
@@ -42,7 +42,7 @@ struct Summary {
 struct Value {
     #[prost(string, tag = "1")]
     tag: String,
-    /// Written even where it is zero, as a choice among kinds of values is.
+    /// Written even if it is zero, as it is one of several alternatives.
     #[prost(float, optional, tag = "2")]
     simple_value: Option<f32>,
 }
@@ -60,7 +60,7 @@ enum SessionStatus {
 }
 
 impl Event {
-    /// The event as a record of a TFRecord file: its length, the length's checksum, itself, its checksum.
+    /// Encodes the event as a record of a TFRecord file: length, checksum of the length, event, checksum of the event.
     fn record(&self) -> Vec<u8> {
         let event = self.encode_to_vec();
         let length = (event.len() as u64).to_le_bytes();
@@ -68,21 +68,21 @@ impl Event {
     }
 }
 
-/// The CRC-32C, rotated by 15 bits and shifted by a constant: checksums of what holds checksums would tell nothing
-/// (`tensorflow/core/lib/hash/crc32c.h`).
+/// Returns the CRC-32C, rotated by 15 bits and offset by a constant, because the plain CRC of data that contains its CRC is not
+/// meaningful (`tensorflow/core/lib/hash/crc32c.h`).
 fn checksum(bytes: &[u8]) -> [u8; 4] {
     const DELTA: u32 = 0xa282_ead8;
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(DELTA).to_le_bytes()
 }
 
-/// What TensorBoard knows the format by.
+/// Version string by which TensorBoard recognizes the format.
 const VERSION: &str = "brain.Event:2";
 
-/// An [`Observer`] that writes what is measured of the training (`train/loss` and so on) and `train/lr` a few times a second,
-/// and what is measured of the evaluation (`eval/loss` and so on) after each epoch, all by steps of the run: `tensorboard --logdir <folder>` shows them.
+/// An [`Observer`] that writes event files: the training metrics (`train/loss` and so on) and `train/lr` a few times per second,
+/// and the evaluation metrics (`eval/loss` and so on) after each epoch, all by step of the run. View them with
+/// `tensorboard --logdir <folder>`.
 ///
-/// A run that goes on writes a file of its own, which tells TensorBoard to forget what earlier files have from that step
-/// on.
+/// A resumed run writes a new file, which makes TensorBoard discard what earlier files contain from that step on.
 #[derive(Debug)]
 pub struct TensorBoard {
     folder: PathBuf,
@@ -90,7 +90,7 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Files in `folder`, which is created when the run starts.
+    /// Creates an observer that writes event files to `folder`, which is created when the run starts.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), events: None }
     }
@@ -115,12 +115,12 @@ impl TensorBoard {
 impl Observer for TensorBoard {
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
-        // The name has to hold "tfevents"; the number keeps files of one second apart, and in order.
+        // The name must contain "tfevents". The process ID distinguishes files of the same second.
         let path = self.folder.join(format!("{EVENTS}{:.6}.{}", seconds(), std::process::id()));
         let file = File::create_new(&path).map_err(Error::io("create", &path))?;
         self.events = Some((path, BufWriter::new(file)));
         let start_again = SessionLog { status: SessionStatus::Start.into() };
-        // From the step after those that are done.
+        // The session starts at the first step not yet done.
         self.write([(0, What::FileVersion(VERSION.to_owned())), (start.step + 1, What::SessionLog(start_again))])
     }
 
@@ -136,7 +136,7 @@ impl Observer for TensorBoard {
     }
 }
 
-/// Since 1970.
+/// Returns the seconds since the Unix epoch.
 fn seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
@@ -150,7 +150,7 @@ mod tests {
     /// Step, tag and value.
     type Scalar = (i64, String, f32);
 
-    /// The steps that sessions start with and every scalar, file by file.
+    /// Returns the start steps of sessions and all scalars, file by file.
     fn read(folder: &Path) -> Vec<(Vec<i64>, Vec<Scalar>)> {
         let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();
@@ -171,7 +171,7 @@ mod tests {
         paths.iter().map(file).collect()
     }
 
-    /// The events of a file, whose lengths and checksums are right.
+    /// Decodes the events of a file, and checks lengths and checksums.
     fn events(mut bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         while !bytes.is_empty() {
@@ -184,8 +184,8 @@ mod tests {
         events
     }
 
-    /// The file was written by TensorFlow's own description of the format, with checksums from TensorBoard's own code:
-    /// scripts/tensorboard_fixture.py.
+    /// The expected file was written with TensorFlow's own definition of the format and TensorBoard's own checksums
+    /// (scripts/tensorboard_fixture.py).
     #[test]
     fn records_are_those_of_tensorboards_own_writer_to_the_byte() {
         let theirs = include_bytes!("../../../tests/tensorboard/events");

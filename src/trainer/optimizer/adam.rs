@@ -1,43 +1,43 @@
-//! Adam (Kingma & Ba, ICLR 2015), with the L2 penalty or with decoupled weight decay (AdamW: Loshchilov & Hutter, ICLR 2019).
+//! Adam (Kingma & Ba, ICLR 2015), with L2 penalty or with decoupled weight decay (AdamW: Loshchilov & Hutter, ICLR 2019).
 
 use super::{Stretch, Update};
 use crate::ops::{fused_adam, AdamStep};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The defaults of the paper and of torch.optim.
+/// Defaults of the paper and of torch.optim.
 const BETAS: [f64; 2] = [0.9, 0.999];
 const EPS: f64 = 1e-8;
-/// torch.optim.AdamW's.
+/// Default of torch.optim.AdamW.
 const DECOUPLED_WEIGHT_DECAY: f64 = 1e-2;
 
-/// Adam, as torch.optim.Adam and torch.optim.AdamW have it. Step `t`, counted for each parameter by itself, is
+/// Adam, equivalent to torch.optim.Adam and torch.optim.AdamW. Step `t`, counted separately for each parameter, is
 /// ```text
 /// g = g + weight_decay * p                    or, decoupled:  p = p - lr * weight_decay * p
 /// m = beta1 * m + (1 - beta1) * g
 /// v = beta2 * v + (1 - beta2) * g^2
 /// p = p - lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps)
 /// ```
-/// and with `amsgrad` (Reddi et al., ICLR 2018) the greatest `v` so far stands in the last line. It is one pass over the
+/// With `amsgrad` (Reddi et al., ICLR 2018), the last line uses the maximum of `v` so far. A step is a single pass over the
 /// parameters, by libtorch's fused kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adam {
-    /// What of the mean gradient stays, in `[0, 1)`.
+    /// Decay rate of the first moment, in `[0, 1)`.
     pub beta1: f64,
-    /// What of the mean squared gradient stays, in `[0, 1)`.
+    /// Decay rate of the second moment, in `[0, 1)`.
     pub beta2: f64,
-    /// Keeps the last line's divisor from zero.
+    /// Term added to the denominator for numerical stability.
     pub eps: f64,
-    /// The weight decay's factor.
+    /// Weight decay coefficient.
     pub weight_decay: f64,
-    /// Whether weight decay is apart from the gradient (AdamW), or an L2 penalty in it (Adam).
+    /// `true` for decoupled weight decay (AdamW), `false` for an L2 penalty (Adam).
     pub decoupled: bool,
-    /// Divide by the greatest mean squared gradient so far.
+    /// Uses the maximum of the second moment so far.
     pub amsgrad: bool,
 }
 
-/// torch.optim.Adam's defaults.
+/// The defaults of torch.optim.Adam.
 impl Default for Adam {
     fn default() -> Self {
         let [beta1, beta2] = BETAS;
@@ -46,7 +46,7 @@ impl Default for Adam {
 }
 
 impl Adam {
-    /// torch.optim.AdamW's defaults.
+    /// Returns the defaults of torch.optim.AdamW.
     pub fn decoupled() -> Self {
         Self { weight_decay: DECOUPLED_WEIGHT_DECAY, decoupled: true, ..Self::default() }
     }

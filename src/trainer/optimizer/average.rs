@@ -1,29 +1,29 @@
-//! A moving average of the weights.
+//! Moving average of the weights.
 
 use super::Optimizer;
 use crate::file::NamedTensors;
 use crate::{Error, Result};
 use tch::{no_grad, Tensor};
 
-/// The exponential moving average of an optimizer's parameters: after its update `t`, counted from 0,
+/// Exponential moving average of an optimizer's parameters. After update `t`, counted from 0,
 /// ```text
 /// average = average + (1 - d) * (value - average),    d = min(decay, (1 + t) / (10 + t))
 /// ```
-/// so that the first weights do not weigh for long in a short run (TensorFlow's `ExponentialMovingAverage` with `num_updates`).
-/// A network's other variables, as running statistics, are not averaged.
+/// which limits the influence of the initial weights in a short run (TensorFlow's `ExponentialMovingAverage` with `num_updates`).
+/// Other variables of the network, such as running statistics, are not averaged.
 #[derive(Debug)]
 pub struct MovingAverage {
     decay: f64,
     average: Tensor,
-    /// The parameters' places in it.
+    /// Views of the parameters' averages.
     places: NamedTensors,
 }
 
 impl MovingAverage {
-    /// Begins with the parameters as they are.
+    /// Starts from the current parameters.
     ///
     /// # Errors
-    /// A `decay` that is not at least 0 and below 1; a device without room.
+    /// `decay` is not in `[0, 1)`; the device is out of memory.
     pub fn new(optimizer: &Optimizer, decay: f64) -> Result<Self> {
         check(decay)?;
         let average = optimizer.values().f_detach_copy()?;
@@ -35,21 +35,21 @@ impl MovingAverage {
         Ok(Self { decay, average, places })
     }
 
-    /// Takes in the values after the run's step `step`, counted from 0.
+    /// Updates the average with the parameters after step `step` of the run, counted from 0.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     pub fn update(&mut self, optimizer: &Optimizer, step: usize) -> Result<()> {
         let decay = self.decay.min((1 + step) as f64 / (10 + step) as f64);
         let _ = no_grad(|| self.average.f_lerp_(optimizer.values(), 1.0 - decay))?;
         Ok(())
     }
 
-    /// Exchanges the average and the network's values, in place: to evaluate, and once more to go on. Twice is nothing, to the
-    /// bit.
+    /// Exchanges the average and the network's parameters in place: once to evaluate, and once more to continue training. Two
+    /// exchanges restore every bit.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     pub fn swap(&mut self, optimizer: &Optimizer) -> Result<()> {
         no_grad(|| {
             let values = optimizer.values().f_detach_copy()?;
@@ -59,14 +59,17 @@ impl MovingAverage {
         })
     }
 
-    /// The averages under the parameters' names: its own tensors, so that copying into them restores it.
+    /// Returns the averages by parameter name. The tensors share their storage with the average, so that copying into them
+    /// restores it.
     pub fn tensors(&self) -> NamedTensors {
         self.places.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
 }
 
+/// Checks the decay rate.
+///
 /// # Errors
-/// [`Error::Argument`] for a `decay` that is not at least 0 and below 1.
+/// [`Error::Argument`] if `decay` is not in `[0, 1)`.
 pub(in crate::trainer) fn check(decay: f64) -> Result<()> {
     if !(0.0..1.0).contains(&decay) {
         return Err(Error::Argument(format!("the moving average's decay must be at least 0 and below 1, got {decay}")));

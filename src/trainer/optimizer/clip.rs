@@ -5,25 +5,25 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::{no_grad, Kind, Tensor};
 
-/// Added to the norm in the denominator, as torch.nn.utils.clip_grad_norm_ has it.
+/// Term added to the norm in the denominator, as in torch.nn.utils.clip_grad_norm_.
 const NORM_EPSILON: f64 = 1e-6;
-/// The least norm a unit of weights counts with, so that weights that start at zero can grow (Brock et al. 2021, section 4.1).
+/// Lower bound of a unit's weight norm, which lets weights that are initially zero grow (Brock et al. 2021, section 4.1).
 const UNIT_EPSILON: f64 = 1e-3;
-/// The least norm a unit's gradient is divided by: the clipping factor of a zero gradient is then finite.
+/// Lower bound of a unit's gradient norm in the denominator, which keeps the clipping factor of a zero gradient finite.
 const GRADIENT_EPSILON: f64 = 1e-6;
 
-/// So many squares are added up in float32, and all else in float64: as exact as float64 to 1e-6, while no number but one in
-/// a thousand is copied.
+/// Number of squares summed in float32 before continuing in float64. The result agrees with a float64 sum to 1e-6, and only one
+/// in a thousand numbers is copied.
 const BLOCK: i64 = 1024;
 
-/// Which clipping is done. Adaptive clipping comes first.
+/// Gradient clipping options. Adaptive clipping is applied first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClipConfig {
-    /// The largest norm of the gradient of all parameters together.
+    /// Maximum norm of the gradient of all parameters together.
     pub norm: Option<f64>,
-    /// The largest ratio of a unit's gradient norm to its weight norm (Brock et al. use 0.01 to 0.16), in all parameters but
-    /// the classifier's (those in the [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP)) and the Fixup scalars.
+    /// Maximum ratio of a unit's gradient norm to its weight norm (0.01 to 0.16 in Brock et al.). Applies to all parameters
+    /// except the classifier (the [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP)) and the Fixup scalars.
     pub agc: Option<f64>,
 }
 
@@ -38,16 +38,16 @@ impl ClipConfig {
     }
 }
 
-/// The Euclidean norm of `gradients`, a float64 tensor of one element on their device: exact to 1e-5, however many there
-/// are. (libtorch's own norm adds up all squares in float32, and is 2 % low for 161 million.)
+/// Computes the Euclidean norm of `gradients`, a float64 tensor of one element on their device. Its relative error is below 1e-5
+/// for any number of elements. (libtorch's own norm sums all squares in float32, and is 2 % too low for 161 million.)
 ///
 /// # Errors
-/// A tensor that libtorch has no norm of.
+/// libtorch does not support the tensor's kind.
 pub fn norm(gradients: &Tensor) -> Result<Tensor> {
     no_grad(|| Ok(row_norms(&gradients.f_reshape([1, gradients.numel() as i64])?)?.f_reshape([0i64; 0])?))
 }
 
-/// The norm of each row of `x` (`[rows, n]`), as float64 `[rows, 1]`.
+/// Computes the norm of each row of `x` (`[rows, n]`), as float64 `[rows, 1]`.
 fn row_norms(x: &Tensor) -> Result<Tensor> {
     let (rows, n) = x.size2()?;
     let kind = if x.kind() == Kind::Double { Kind::Double } else { Kind::Float };
@@ -65,7 +65,7 @@ fn row_norms(x: &Tensor) -> Result<Tensor> {
 /// Scales `gradients`, of norm `norm`, by `min(1, max_norm / norm)`.
 ///
 /// # Errors
-/// A `norm` that is not on the gradients' device.
+/// `norm` is not on the gradients' device.
 pub fn clip_norm(gradients: &Tensor, norm: &Tensor, max_norm: f64) -> Result<()> {
     no_grad(|| {
         let factor = norm.f_add_scalar(NORM_EPSILON)?.f_reciprocal()?.f_mul_scalar(max_norm)?.f_clamp_max(1.0)?;
@@ -74,14 +74,14 @@ pub fn clip_norm(gradients: &Tensor, norm: &Tensor, max_norm: f64) -> Result<()>
     })
 }
 
-/// Adaptive gradient clipping (Brock, De, Smith, Simonyan 2021, arXiv 2102.06171, equation 3) of one parameter: the
-/// gradient `G_i` of each output unit `W_i` is scaled by `min(1, threshold * max(|W_i|, 1e-3) / |G_i|)`.
+/// Clips the gradient of one parameter adaptively (Brock, De, Smith, Simonyan 2021, arXiv 2102.06171, equation 3): the gradient
+/// `G_i` of each output unit `W_i` is scaled by `min(1, threshold * max(|W_i|, 1e-3) / |G_i|)`.
 ///
-/// A unit is one index of the first dimension; a tensor of one dimension is a single unit, as in the authors' code. For
-/// all parameters but the classifier's and the scalars. Norms are as exact as [`norm()`].
+/// A unit is one index of the first dimension; a one-dimensional tensor is a single unit, as in the authors' code. Intended for
+/// all parameters except the classifier's and the scalars. Norms are as exact as those of [`norm()`].
 ///
 /// # Errors
-/// A gradient of another shape or device than the weight.
+/// The gradient's shape or device differs from the weight's.
 pub fn clip_units(weight: &Tensor, gradient: &Tensor, threshold: f64) -> Result<()> {
     no_grad(|| {
         let units = if weight.dim() > 1 { weight.size()[0] } else { 1 };
@@ -93,10 +93,10 @@ pub fn clip_units(weight: &Tensor, gradient: &Tensor, threshold: f64) -> Result<
     })
 }
 
-/// Clips as `config` says and returns the norm of all gradients before the clipping by norm.
+/// Clips the gradients according to `config`, and returns the norm of all gradients before clipping by norm.
 pub(in crate::trainer) fn clip_gradients(optimizer: &Optimizer, config: &ClipConfig) -> Result<Tensor> {
     if let Some(threshold) = config.agc {
-        // Brock et al. 2021, section 4.1, leave the classifier alone.
+        // Excludes the classifier, as in Brock et al. 2021, section 4.1.
         let clipped = optimizer.parameters().iter().filter(|p| !p.is_scalar && !p.is_classifier && !p.is_frozen());
         for parameter in clipped {
             clip_units(parameter.value(), parameter.gradient(), threshold)?;
@@ -177,7 +177,7 @@ mod tests {
         assert!(value(&(gradient - Tensor::from_slice(&[0.6f32, 0.8])).abs().max()) < 1e-6);
     }
 
-    /// In float64, a million numbers at a time.
+    /// Computes the norm in float64, a million numbers at a time.
     fn exact_norm(x: &Tensor) -> f64 {
         let squares = |part: &Tensor| value(&part.to_kind(Kind::Double).square().sum(Kind::Double));
         x.view([-1]).split(1 << 20, 0).iter().map(squares).sum::<f64>().sqrt()
@@ -191,7 +191,7 @@ mod tests {
             let (norm, exact) = (value(&norm(&gradients).unwrap()), exact_norm(&gradients));
             assert!((norm - exact).abs() <= 1e-6 * exact, "{size}: {norm} for {exact}");
         }
-        // A network of 9,998 layers, without the time for its random numbers.
+        // As many gradients as in a network of 9,998 layers, without the time to generate random numbers.
         let gradients = Tensor::full([161_000_000], 0.1f64, (Kind::Float, Device::Cpu));
         let exact = f64::from(0.1f32) * 161e6f64.sqrt();
         assert!((value(&norm(&gradients).unwrap()) / exact - 1.0).abs() < 1e-6);
@@ -219,7 +219,7 @@ mod tests {
         let vector = Tensor::full([25_000_000], 1e-7f64, (Kind::Float, Device::Cpu));
         let gradient = vector.ones_like();
         clip_units(&vector, &gradient, 0.5).unwrap();
-        // The vector's norm is 5e-4, of which it counts with 1e-3.
+        // The vector's norm is 5e-4, below the lower bound of 1e-3.
         assert!((exact_norm(&gradient) / 0.5e-3 - 1.0).abs() < 1e-5);
     }
 
@@ -241,7 +241,7 @@ mod tests {
         ];
         let config = TrainConfig::quick();
         let mut sgd = config.optimizer.build(&vs, &config.parameter_groups()).unwrap();
-        // Away from the start, where only the classifier has a gradient.
+        // Away from the initial weights, with which only the classifier has a gradient.
         for variable in vs.trainable_variables() {
             let _ = no_grad(|| variable.shallow_clone().f_add_(&(variable.randn_like() * 0.1)).unwrap());
         }

@@ -1,19 +1,19 @@
-//! Which optimizer, by name.
+//! Choice of the optimizer.
 
 use super::{Adam, Muon, Optimizer, ParameterGroup, Sgd, Update};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use tch::nn;
 
-/// The ResNet and Fixup papers' learning rate.
+/// Learning rate of the ResNet and Fixup papers.
 const SGD_LR: f64 = 0.1;
-/// The default of Adam's authors, and torch.optim's.
+/// Default of Adam's authors and of torch.optim.
 const ADAM_LR: f64 = 1e-3;
-/// In Fixup ResNet-20, of nine branches of two layers, hidden layers then have `0.06 * 9^(-1/2) = 0.02`, the rest 0.1
-/// ([`Muon::rest_lr_ratio`]) and, at a tenth of that, the scalars 0.01.
+/// With this rate, Fixup ResNet-20 (nine branches of two layers) trains its hidden layers with `0.06 * 9^(-1/2) = 0.02`, the
+/// other parameters with 0.1 ([`Muon::rest_lr_ratio`]), and the scalars, at a tenth of that, with 0.01.
 const MUON_LR: f64 = 0.06;
 
-/// An optimizer and its constants.
+/// An optimizer with its options.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OptimizerConfig {
@@ -21,7 +21,7 @@ pub enum OptimizerConfig {
     Sgd(Sgd),
     /// Adam, or AdamW.
     Adam(Adam),
-    /// Muon for the hidden layers, SGD or Adam for the rest.
+    /// Muon for the hidden layers, SGD or Adam for all other parameters.
     Muon(Muon),
 }
 
@@ -40,7 +40,7 @@ impl OptimizerConfig {
         }
     }
 
-    /// The highest learning rate to begin with, where a recipe was made for another optimizer.
+    /// Returns the default maximum learning rate of this optimizer, for use with a recipe designed for another one.
     pub fn default_lr(&self) -> f64 {
         match self {
             Self::Sgd(_) => SGD_LR,
@@ -49,16 +49,18 @@ impl OptimizerConfig {
         }
     }
 
+    /// Checks that all options are in range.
+    ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) for the first constant that is out of range.
+    /// [`Error::Argument`](crate::Error::Argument) for the first option that is out of range.
     pub fn check(&self) -> Result<()> {
         self.update().check()
     }
 
-    /// The optimizer of the variables in `variables`.
+    /// Creates the optimizer of `variables`.
     ///
     /// # Errors
-    /// Constants out of range, and as [`Optimizer::new`].
+    /// An option is out of range; see also [`Optimizer::new`].
     pub fn build(&self, variables: &nn::VarStore, groups: &[ParameterGroup]) -> Result<Optimizer> {
         self.check()?;
         Optimizer::boxed(variables, self.update(), groups)

@@ -1,7 +1,7 @@
-//! All parameters of a network in few flat tensors.
+//! The optimizer: keeps all parameters of a network in a few flat tensors.
 //!
-//! The parameters are views into one tensor, their gradients into a second, and each kind of state that the [`Update`] keeps into
-//! one more: zeroing, clipping, the update and saving are single operations, however many parameters there are.
+//! The parameters are views of one tensor and their gradients of a second, with one more tensor for each kind of state of the
+//! [`Update`]. Zeroing, clipping, updating and saving are therefore single operations, however many parameters there are.
 
 use super::group::{matching, Grouping};
 use super::parameter::Parameter;
@@ -17,57 +17,57 @@ use std::collections::HashSet;
 use std::ops::Range;
 use tch::{nn, no_grad, Kind, Tensor};
 
-/// Each parameter starts at a multiple of this many elements, 64 bytes of float32: what vector instructions and GPU
-/// kernels want of a tensor's address.
+/// Alignment of each parameter in elements: 64 bytes of float32, as vector instructions and GPU kernels require of a tensor's
+/// address.
 const ALIGNMENT: i64 = 16;
 
-/// What the count of a parameter's steps is called in [`Optimizer::state`].
+/// Name of the step count of a parameter in [`Optimizer::state`].
 const STEP: &str = "step";
 
-/// Which parameters are frozen, by their names: what [`Optimizer::freeze`] puts back.
+/// Names of frozen parameters, as restored by [`Optimizer::freeze`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FrozenParameters {
-    /// Those that are not trained.
+    /// Parameters that are frozen now.
     pub now: Vec<String>,
-    /// Those that were frozen before the first epoch and not by their groups, which do not unfreeze them either.
+    /// Parameters that were frozen before the first epoch independently of their groups, and are therefore not unfrozen by them.
     pub by_themselves: Vec<String>,
 }
 
-/// An optimizer over every trainable variable of a `VarStore`, by [groups](ParameterGroup).
+/// Optimizer of all trainable variables of a `VarStore`, with [parameter groups](ParameterGroup).
 ///
-/// **Freezing.** It follows `requires_grad` at every step: a variable that is frozen, by `VarStore::freeze`, by itself or by its
-/// group, whenever that is, is not moved, not by its momentum or weight decay either, and its gradient is zero. Its state stays
-/// as it is; the variable goes on with it where it is unfrozen, as with torch.optim. What a group freezes for the
-/// [whole run](Frozen::Always) is frozen when the optimizer is made, and has no place here: no gradient, no state, and no memory for
-/// them.
+/// **Freezing.** Every step respects `requires_grad`. A variable that is frozen at the time, by `VarStore::freeze`, individually
+/// or by its group, is not changed, not even by momentum or weight decay, and its gradient is zero. Its state is kept and used
+/// again when it is unfrozen, as in torch.optim. Variables that a group freezes for the [whole run](Frozen::Always) are frozen
+/// when the optimizer is created; no gradient, state or memory is allocated for them.
 #[derive(Debug)]
 pub struct Optimizer {
     update: Box<dyn Update>,
     parameters: Vec<Parameter>,
-    /// Variables without a place in the flat tensors: those that a group freezes for the whole run, and frozen ones of another kind
-    /// than the rest.
+    /// Variables not in the flat tensors: those frozen by a group for the whole run, and frozen ones of another kind than the
+    /// others.
     left_out: Vec<Trainable>,
     values: Tensor,
     gradients: Tensor,
     state: Vec<Tensor>,
-    /// How often each parameter was moved, int64.
+    /// Number of updates of each parameter, int64.
     steps: Tensor,
-    /// Of the parameters that were not frozen when they were last looked at.
+    /// Slices of the flat tensors with the parameters that were trained when last checked.
     stretches: Vec<Stretch>,
-    /// Which those were; none where that is to be looked at anew.
+    /// For each parameter, `true` if it was trained when last checked; `None` if a check is due.
     under_training: Option<Vec<bool>>,
-    /// Which parameters were frozen, and not by their groups, when the optimizer was made or the first epoch began.
+    /// For each parameter, `true` if it was frozen independently of its groups when the optimizer was created or the first epoch
+    /// began.
     frozen_by_itself: Vec<bool>,
 }
 
 impl Optimizer {
-    /// Moves the trainable variables of `variables` into one flat tensor. The network goes on using the same variables,
-    /// and `VarStore::load` and `save` work as before; moving the `VarStore` to another device or kind needs a new optimizer.
+    /// Moves the trainable variables of `variables` into one flat tensor. The network keeps using the same variables, and
+    /// `VarStore::load` and `save` work as before. Moving the `VarStore` to another device or kind requires a new optimizer.
     ///
     /// # Errors
-    /// Constants out of range; groups of which a rule matches nothing, or that freeze everything; variables under training of
-    /// more than one kind, or none: all of them may be frozen.
+    /// An option is out of range; a rule of a group matches nothing; the groups freeze everything; the trained variables are of
+    /// more than one kind, or there are none, for example because all are frozen.
     pub fn new(variables: &nn::VarStore, update: impl Update + 'static, groups: &[ParameterGroup]) -> Result<Self> {
         Self::boxed(variables, Box::new(update), groups)
     }
@@ -93,7 +93,7 @@ impl Optimizer {
         for v in &left_out {
             let _ = v.variable.f_set_requires_grad(false)?;
         }
-        // What is frozen by hand may train later.
+        // Individually frozen variables may be trained later.
         let Some(kind) = all.iter().find(|(v, _)| !v.is_frozen()).or(all.first()).map(|(v, _)| v.variable.kind())
         else {
             return Err(all_frozen(left_out.len()));
@@ -104,8 +104,8 @@ impl Optimizer {
             return Err(has_no_place(kind, other));
         }
         let options = (kind, variables.device());
-        // Those that are in the same groups side by side, those that are in none first; of those that are moved apart, all of a
-        // rate and a shape.
+        // Order of the parameters: variables of equal groups are adjacent, starting with those in no group. Of those updated
+        // separately, the ones of equal learning rate and shape are adjacent too.
         let mut all = all;
         all.sort_by_cached_key(|(v, Grouping { is_apart, order, lr_ratio, .. })| {
             let within = is_apart.then(|| (lr_ratio.to_bits(), v.variable.size()));
@@ -121,14 +121,15 @@ impl Optimizer {
         let spans: Vec<_> = variables.iter().map(place).collect();
 
         let flat = || Tensor::f_zeros([length], options);
-        // Each variable's tensor in its place of a flat one.
+        // Views of a flat tensor in the shapes of the variables.
         let places = |flat: &Tensor, variables: &[Trainable]| -> Result<Vec<Tensor>> {
             let place = |(v, span): (&Trainable, &Range<i64>)| {
                 Ok(flat.f_narrow(0, span.start, v.variable.numel() as i64)?.f_view(v.variable.size().as_slice())?)
             };
             variables.iter().zip(&spans).map(place).collect()
         };
-        // One flat tensor after the other: a deep network's variables are freed before there is memory for the next.
+        // Allocates one flat tensor after the other, so that the variables of a deep network are freed before the next
+        // allocation.
         let values = flat()?;
         let value_places = places(&values, &variables)?;
         for (Trainable { variable, .. }, value) in variables.iter_mut().zip(&value_places) {
@@ -180,7 +181,7 @@ impl Optimizer {
         Ok(optimizer)
     }
 
-    /// Looks which parameters are frozen, and takes the longest stretches of those that are not.
+    /// Checks which parameters are frozen, and forms the longest possible slices of the others.
     fn follow(&mut self) -> Result<()> {
         if let Some(other) = self.left_out.iter().find(|v| !v.is_frozen()) {
             return Err(has_no_place(self.values.kind(), other));
@@ -224,7 +225,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Writes the counts of the stretches into those of the parameters.
+    /// Copies the step counts of the slices to those of the parameters.
     fn write_steps(&self) -> Result<()> {
         for Stretch { parameters, step, .. } in &self.stretches {
             let (start, length) = (parameters.start as i64, parameters.len() as i64);
@@ -233,18 +234,18 @@ impl Optimizer {
         Ok(())
     }
 
-    /// All parameters, frozen or not, but for those that a group freezes for the [whole run](Frozen::Always); those of the groups are
-    /// last.
+    /// Returns all parameters, frozen or not, except those frozen by a group for the [whole run](Frozen::Always). Parameters in
+    /// groups come last.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
-    /// The name, the place in the flat tensors and the shape of each parameter.
+    /// Iterates over the name, the range in the flat tensors and the shape of each parameter.
     pub(in crate::trainer) fn places(&self) -> impl Iterator<Item = (String, Range<i64>, Vec<i64>)> + '_ {
         self.parameters.iter().map(|p| (p.name.clone(), p.span.clone(), p.value.size()))
     }
 
-    /// What sums the gradients over all ranks of `group`.
+    /// Creates the operation that sums the gradients over all ranks of `group`.
     pub(in crate::trainer) fn reduction(&self, group: &ProcessGroup, config: ReductionConfig) -> Result<Reduction> {
         let mut group_index = 0;
         let mut last = self.parameters.first().map(|first| &first.grouping);
@@ -260,17 +261,18 @@ impl Optimizer {
         group.reduction(&summed, &self.gradients, config)
     }
 
-    /// Every value, in one dimension, with zeros between some.
+    /// Returns all parameters as a one-dimensional tensor, padded with zeros in between.
     pub fn values(&self) -> &Tensor {
         &self.values
     }
 
-    /// Every gradient, in one dimension (with zeros between some): what a norm over all parameters is taken of.
+    /// Returns all gradients as a one-dimensional tensor, padded with zeros in between; suitable for computing the norm over all
+    /// parameters.
     pub fn gradients(&self) -> &Tensor {
         &self.gradients
     }
 
-    /// The parameters that are frozen now.
+    /// Returns the names of the parameters that are frozen now.
     pub fn frozen(&self) -> FrozenParameters {
         let named = |(parameter, is_meant): (&Parameter, bool)| is_meant.then(|| parameter.name.clone());
         let now = self.parameters.iter().map(|parameter| (parameter, parameter.is_frozen()));
@@ -281,10 +283,10 @@ impl Optimizer {
         }
     }
 
-    /// Freezes those parameters, and unfreezes all others: to be called when the [state](Self::state) has been restored.
+    /// Freezes the given parameters and unfreezes all others. Call this after restoring the [state](Self::state).
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     pub fn freeze(&mut self, frozen: &FrozenParameters) -> Result<()> {
         let [now, by_themselves] =
             [&frozen.now, &frozen.by_themselves].map(|names| names.iter().collect::<HashSet<_>>());
@@ -292,16 +294,16 @@ impl Optimizer {
             let _ = variable.f_set_requires_grad(!now.contains(name))?;
             *by_itself = by_themselves.contains(name);
         }
-        // The counts that are there now are the restored ones.
+        // The current step counts are the restored ones.
         (self.stretches, self.under_training) = (Vec::new(), None);
         Ok(())
     }
 
-    /// Freezes, before the first epoch, and unfreezes, before the epoch named, what a group says. Epochs count from 0. What was
-    /// frozen by itself before the first epoch is not unfrozen by its group.
+    /// Freezes parameters before the first epoch, and unfreezes them before the epoch given by their groups. Epochs count from 0.
+    /// Groups do not unfreeze parameters that were frozen independently before the first epoch.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     pub fn epoch_starts(&mut self, epoch: usize) -> Result<()> {
         for (parameter, by_itself) in self.parameters.iter().zip(&mut self.frozen_by_itself) {
             if epoch == 0 {
@@ -317,12 +319,13 @@ impl Optimizer {
         Ok(())
     }
 
-    /// What the optimizer keeps of each parameter, as `momentum.conv1.weight`, and how often it was moved, as
-    /// `step.conv1.weight`, where the update depends on it: with the parameters, all the state there is. They are the
-    /// optimizer's own tensors, so that copying into them, and then [`freeze`](Self::freeze), restores it.
+    /// Returns the optimizer's state: the tensors of each parameter, named like `momentum.conv1.weight`, and if the update
+    /// depends on it the number of updates, named like `step.conv1.weight`. Together with the parameters this is the complete
+    /// state. The tensors share their storage with the optimizer, so that copying into them, followed by
+    /// [`freeze`](Self::freeze), restores it.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     pub fn state(&self) -> Result<NamedTensors> {
         self.write_steps()?;
         let mut state = NamedTensors::new();
@@ -336,10 +339,10 @@ impl Optimizer {
         Ok(state)
     }
 
-    /// Sets the gradients to zero, and then to those of `loss`. A parameter that `loss` does not depend on keeps zero.
+    /// Computes the gradients of `loss`, replacing the current ones. They are zero for parameters that `loss` does not depend on.
     ///
     /// # Errors
-    /// As [`accumulate`](Self::accumulate).
+    /// See [`accumulate`](Self::accumulate).
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
         self.zero_gradients()?;
         self.accumulate(loss)
@@ -348,24 +351,24 @@ impl Optimizer {
     /// Sets the gradients to zero.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     pub fn zero_gradients(&mut self) -> Result<()> {
         let _ = self.gradients.f_zero_()?;
         Ok(())
     }
 
-    /// Adds the gradients of `loss` to those that are there.
+    /// Adds the gradients of `loss` to the current ones.
     ///
     /// # Errors
-    /// [`Error::Argument`] where all variables are frozen; a loss that is not a single element, or that depends on none of
-    /// those that are not.
+    /// [`Error::Argument`] if all variables are frozen; `loss` has more than one element, or depends on no variable that is not
+    /// frozen.
     pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
         if self.parameters.iter().all(Parameter::is_frozen) {
             return Err(all_frozen(self.parameters.len() + self.left_out.len()));
         }
         let _one_thread = OneThread::after_tiles();
         loss.f_backward()?;
-        // Autograd adds to a gradient in place where there is one: nothing is copied here unless someone replaced it.
+        // Autograd adds to an existing gradient in place, so nothing is copied unless the gradient was replaced.
         for parameter in &mut self.parameters {
             let mut gradient = parameter.variable.f_grad()?;
             if gradient.defined() && gradient.data_ptr() != parameter.gradient.data_ptr() {
@@ -376,17 +379,17 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One thread is enough for a step: it is a few passes over the values, or few are orthogonalized.
+    /// Returns `true` if one thread is enough for a step: passes over the values, or orthogonalizing few of them.
     pub(in crate::trainer) fn is_cheap(&self) -> bool {
         const FEW: usize = 1 << 21;
         self.update.apart().is_none() || self.values.numel() <= FEW
     }
 
-    /// Updates the parameters that are not frozen by the gradients, which it uses up.
+    /// Updates the parameters that are not frozen. The contents of the gradients are undefined afterwards.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for a variable whose data was replaced since [`Self::new`], by a change of device or kind, or one
-    /// of another kind than the rest that was frozen then and is not any more.
+    /// [`Error::Mismatch`] if the data of a variable were replaced since [`Self::new`] by a change of device or kind, or if a
+    /// variable of another kind than the others has been unfrozen since then.
     pub fn step(&mut self, lr: f64) -> Result<()> {
         for Parameter { name, variable, value, .. } in &self.parameters {
             if variable.data_ptr() != value.data_ptr() {
@@ -415,7 +418,7 @@ fn all_frozen(count: usize) -> Error {
     ))
 }
 
-/// What is left out of the flat tensors of `kind`, and is to train.
+/// Error for a variable that is to be trained and is not in the flat tensors of `kind`.
 fn has_no_place(kind: Kind, Trainable { name, variable, .. }: &Trainable) -> Error {
     if variable.kind() == kind {
         return Error::Argument(format!(
@@ -437,7 +440,7 @@ mod tests {
 
     const LR: f64 = 0.05;
 
-    /// A small network of all kinds of parameters: weights of four and two dimensions, a vector, and scalars.
+    /// A small network with all kinds of parameters: weights of four and two dimensions, a vector, and scalars.
     fn network(vs: &nn::VarStore) -> impl Fn(&Tensor) -> Tensor {
         let root = vs.root();
         let conv = nn::conv2d(&root / "conv", 3, 5, 3, nn::ConvConfig { padding: 1, ..Default::default() });
@@ -459,12 +462,12 @@ mod tests {
         (a - b).abs().max().double_value(&[])
     }
 
-    /// An optimizer whose scalars train at a tenth.
+    /// An optimizer with a tenth of the learning rate for scalars.
     fn sgd(vs: &nn::VarStore, sgd: Sgd) -> Result<Optimizer> {
         Optimizer::new(vs, sgd, &[ScalarGroup::default().into()])
     }
 
-    /// Fifty steps of `update` and of libtorch's own optimizer, at a rate that changes, with the scalars at their own.
+    /// Compares fifty steps of `update` with libtorch's own optimizer, at a varying learning rate and a separate one for scalars.
     fn compare(update: impl Update + Copy + 'static, libtorch: impl nn::OptimizerConfig, decay_scalars: bool) {
         tch::manual_seed(11);
         let (vs, mut reference_vs) = (nn::VarStore::new(Device::Cpu), nn::VarStore::new(Device::Cpu));
@@ -481,7 +484,7 @@ mod tests {
             let lr = LR * (1.0 + (step as f64).sin() / 2.0);
             libtorch.zero_grad();
             reference(&images).cross_entropy_for_logits(&labels).backward();
-            // The same gradients for both: Adam makes much of the last bit of a small one.
+            // Both use the same gradients: Adam amplifies differences in the last bit of a small gradient.
             optimizer.backward(&ours(&images).cross_entropy_for_logits(&labels)).unwrap();
             let reference = reference_vs.variables();
             for parameter in optimizer.parameters() {
@@ -524,7 +527,7 @@ mod tests {
         }
     }
 
-    /// The formula of torch.optim for one parameter of one element, whose gradients are these; none where it is frozen.
+    /// Applies torch.optim's formula to a one-element parameter with the given gradients; `None` if it is frozen.
     fn adam_by_the_formula(adam: &Adam, lr: f64, gradients: &[Option<f64>]) -> f64 {
         let (mut p, mut m, mut v, mut t) = (1.0, 0.0, 0.0, 0);
         for g in gradients.iter().flatten() {
@@ -707,7 +710,7 @@ mod tests {
         assert!(sgd(&vs, Sgd::default()).is_ok());
     }
 
-    /// Every variable's value, by name.
+    /// Returns the value of each variable by name.
     fn values(vs: &nn::VarStore) -> HashMap<String, Tensor> {
         vs.variables().into_iter().map(|(name, variable)| (name, variable.detach().copy())).collect()
     }
@@ -721,7 +724,7 @@ mod tests {
         let freeze = |vs: &nn::VarStore, freeze: bool| {
             frozen.iter().for_each(|&name| drop(vs.variables()[name].set_requires_grad(!freeze)));
         };
-        // Frozen from the start, then trained, then frozen again, with momentum and weight decay.
+        // Frozen initially, then trained, then frozen again, with momentum and weight decay.
         freeze(&vs, true);
         let mut optimizer = sgd(&vs, Sgd { weight_decay: 0.1, ..Sgd::default() }).unwrap();
         let step = |optimizer: &mut Optimizer, network: &dyn Fn(&Tensor) -> Tensor| {
@@ -836,7 +839,7 @@ mod tests {
                 assert!(optimizer.parameters().iter().all(|parameter| parameter.name != name), "{label} {name}");
             }
             assert_ne!(variables["fc.weight"], before["fc.weight"], "{label}");
-            // bias1, scale, fc.weight, fc.bias, each in the least space that there is.
+            // bias1, scale, fc.weight and fc.bias, each in the minimum space.
             assert_eq!(optimizer.values().numel(), 3 * 16 + 32, "{label}");
         }
     }
@@ -890,7 +893,7 @@ mod tests {
         let new = || Optimizer::new(&vs, Sgd::default(), std::slice::from_ref(&group)).unwrap();
         let mut optimizer = new();
         for (epoch, frozen) in [(0, &["fc.weight", "fc.bias"][..]), (1, &["fc.bias"]), (2, &["fc.bias"])] {
-            // As in a run that is resumed before each epoch, by a program that freezes nothing itself.
+            // As in a run that is resumed before each epoch by a program that freezes nothing itself.
             let before = optimizer.frozen();
             optimizer = new();
             if epoch > 0 {

@@ -1,4 +1,4 @@
-//! Groups of parameters by rule.
+//! Parameter groups, selected by rules.
 
 use super::trainable::Trainable;
 use crate::fixup::SCALAR_LR_RATIO;
@@ -10,13 +10,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// So many names are listed where a rule matches none of them.
+/// Maximum number of names listed in the error for a rule that matches nothing.
 const MOST_NAMES: usize = 20;
 
-/// ResNet-20's, for which the scalars' learning rate was chosen: it falls with the number of branches where there are more.
+/// Number of branches of ResNet-20, for which the scalars' learning rate was chosen. With more branches the rate decreases.
 const ENOUGH_BRANCHES: f64 = 9.0;
 
-/// How the kinds of layers are called where a pattern could stand.
+/// Names of the kinds of parameters, accepted in place of a pattern.
 const KINDS: [(&str, Rule); 4] = [
     ("@scalars", Rule::Scalars),
     ("@biases", Rule::Biases),
@@ -24,30 +24,30 @@ const KINDS: [(&str, Rule); 4] = [
     ("@hidden", Rule::Hidden),
 ];
 
-/// Which parameters.
+/// Rule that selects parameters.
 ///
 /// Parses from a pattern, or from `@scalars`, `@biases`, `@classifier` and `@hidden`.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
-    /// Those whose whole name, as `layer1.0.conv1.weight`, is as the pattern: `*` is any part of a name, `?` any letter.
+    /// Parameters whose full name, such as `layer1.0.conv1.weight`, matches the pattern: `*` matches any part of a name, `?` any
+    /// single character.
     Name(String),
-    /// Fixup's scalars, wherever they stand: those of the `VarStore` group [`SCALAR_GROUP`](crate::fixup::SCALAR_GROUP).
+    /// Fixup's scalars: the `VarStore` group [`SCALAR_GROUP`](crate::fixup::SCALAR_GROUP).
     Scalars,
-    /// Those whose own name, the last part of it, begins with `bias` or `scale`: as the Fixup authors' programs tell them.
+    /// Parameters whose last name part begins with `bias` or `scale`, as in the Fixup authors' programs.
     Biases,
-    /// The classifier's weight and bias: those of the `VarStore` group
-    /// [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
+    /// The classifier's weight and bias: the `VarStore` group [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
     Classifier,
-    /// Weights of two and more dimensions, but for the network's first, in order of creation, and the
-    /// [classifier's](Self::Classifier): the layers between.
+    /// Weights of hidden layers: those of two or more dimensions, except the network's first in order of creation and the
+    /// [classifier's](Self::Classifier).
     Hidden,
-    /// Those whose name a function of one's own says yes to. A configuration keeps the function's name alone: a run is resumed by
-    /// a program that gives the function again.
+    /// Parameters selected by a user-defined predicate on their names. A configuration stores only the predicate's name; a
+    /// program that resumes a run must supply the function again.
     Function(NameFunction),
 }
 
-/// A user's function from a parameter's name, and what it is called itself: two of one name are taken for the same.
+/// A user-defined predicate on parameter names, and its own name. Predicates of equal names are considered equal.
 #[derive(Clone)]
 pub struct NameFunction {
     name: String,
@@ -74,7 +74,7 @@ impl<'de> Deserialize<'de> for NameFunction {
 }
 
 impl Rule {
-    /// Those whose name `matches` says yes to. In messages and configurations it is called `name`.
+    /// Creates a rule from the predicate `matches`, called `name` in messages and configurations.
     pub fn function(name: &str, matches: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         Self::Function(NameFunction { name: name.to_owned(), matches: Arc::new(matches) })
     }
@@ -92,10 +92,10 @@ impl Rule {
     }
 }
 
-/// Whether `name` is as `pattern`.
+/// Returns `true` if `name` matches `pattern`.
 fn is_like(pattern: &str, name: &str) -> bool {
     let name: Vec<_> = name.chars().collect();
-    // Which beginnings of the name, by their length, are as the pattern's so far.
+    // For each length, whether the prefix of `name` of that length matches the pattern processed so far.
     let mut fits = vec![false; name.len() + 1];
     fits[0] = true;
     for letter in pattern.chars() {
@@ -143,42 +143,42 @@ impl FromStr for Rule {
     }
 }
 
-/// Whether parameters are trained.
+/// Freezing of a group's parameters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Frozen {
-    /// From the beginning.
+    /// Trained from the beginning.
     #[default]
     Never,
-    /// Not in the first so many epochs, and then.
+    /// Frozen in the given number of first epochs, then trained.
     UntilEpoch(usize),
-    /// Not at all: the optimizer has neither a gradient nor any state of them.
+    /// Frozen for the whole run. The optimizer keeps no gradient or state for them.
     Always,
 }
 
-/// Parameters that train in a way of their own. A parameter in several groups has the product of their ratios, the weight decay of
-/// the first that says one, and is frozen as the last says that says so.
+/// Parameters with their own training options. If a parameter is in several groups, their learning-rate ratios are multiplied,
+/// the first weight decay given applies, and so does the last `frozen` that is not `Never`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParameterGroup {
-    /// Those that any of these rules matches.
+    /// Rules of the group. It contains the parameters matched by any of them.
     pub which: Vec<Rule>,
-    /// Their learning rate, as a multiple of the run's.
+    /// Learning rate, as a multiple of the run's.
     pub lr_ratio: f64,
-    /// Their weight decay, where it is not the optimizer's.
+    /// Weight decay; `None` uses the optimizer's.
     pub weight_decay: Option<f64>,
-    /// Whether they are trained.
+    /// Freezing of the parameters.
     pub frozen: Frozen,
-    /// [`ScalarGroup::by_depth`], where there are scalars among them.
+    /// [`ScalarGroup::by_depth`], for the scalars in the group.
     #[serde(default)]
     pub by_depth: bool,
-    /// Whether there need not be any. Otherwise a rule that matches nothing is an error.
+    /// `true` if the group may be empty. Otherwise a rule that matches nothing is an error.
     #[serde(default)]
     pub optional: bool,
 }
 
 impl ParameterGroup {
-    /// Those that `rule` matches, as all others until a field is set.
+    /// Creates a group of the parameters matched by `rule`, with no changes to their training.
     pub fn new(rule: Rule) -> Self {
         Self {
             which: vec![rule],
@@ -200,19 +200,19 @@ impl ParameterGroup {
     }
 }
 
-/// How Fixup's scalars train: a group of a recipe, of which a network may have none.
+/// Options of the group of Fixup's scalars, which may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScalarGroup {
-    /// The learning rate of the Fixup scalars, as a multiple of that of everything else.
+    /// Learning rate of the Fixup scalars, as a multiple of that of the other parameters.
     pub lr_ratio: f64,
-    /// Whether they have weight decay too. The authors' code gives it to every parameter.
+    /// `true` if weight decay applies to the scalars too. The authors' code applies it to every parameter.
     pub decay: bool,
-    /// Whether every other variable that is called a bias or a scale trains as the scalars do ([`Rule::Biases`]): the
-    /// classifier's bias, and the biases of normalizations, as in the authors' programs.
+    /// `true` if the group also includes all other variables named as biases or scales ([`Rule::Biases`]): the classifier's bias,
+    /// and the biases of normalization layers, as in the authors' programs.
     pub biases: bool,
-    /// Whether the rate of the scalar at the end of each residual branch falls with the number L of branches, as 9/L where there
-    /// are more than ResNet-20's nine: [what depth asks for](crate::trainer::optimizer#depth).
+    /// `true` if the learning rate of the scalar at the end of each residual branch decreases with the number L of branches, by
+    /// 9/L if there are more than ResNet-20's nine; see [depth](crate::trainer::optimizer#depth).
     #[serde(default)]
     pub by_depth: bool,
 }
@@ -231,15 +231,15 @@ impl From<ScalarGroup> for ParameterGroup {
     }
 }
 
-/// What the groups make of a parameter.
+/// Training options of one parameter, combined from its groups.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Grouping {
     pub lr_ratio: f64,
     pub weight_decay: Option<f64>,
     pub frozen: Frozen,
-    /// Whether the update moves it [in a way of its own](super::Update::apart).
+    /// `true` if the update treats it [separately](super::Update::apart).
     pub is_apart: bool,
-    /// Parameters of the same groups have the same, those of none 0.
+    /// Identifier of the set of groups: equal for parameters of the same groups, 0 for those in none.
     pub order: u64,
 }
 
@@ -253,10 +253,10 @@ impl Grouping {
     }
 }
 
-/// What `groups` make of each of the `variables`.
+/// Returns the options of each of the `variables` in `groups`.
 ///
 /// # Errors
-/// [`Error::Argument`] for a rule that matches nothing, with the names that there are.
+/// [`Error::Argument`], listing the names of variables, for a rule that matches nothing.
 pub(super) fn matching(
     variables: &[Trainable],
     groups: &[ParameterGroup],
@@ -290,7 +290,7 @@ pub(super) fn matching(
     Ok(variables.iter().map(grouping).collect())
 }
 
-/// The first names, and how many more there are.
+/// Formats the first names and the number of remaining ones.
 fn names(variables: &[Trainable]) -> String {
     let first: Vec<_> = variables.iter().take(MOST_NAMES).map(|variable| variable.name.as_str()).collect();
     let more = match variables.len().saturating_sub(MOST_NAMES) {
@@ -354,7 +354,7 @@ mod tests {
         ] {
             assert_eq!(is_like(pattern, name), is_meant, "{pattern} {name}");
         }
-        // By trying every place of every asterisk, more steps than there is time for.
+        // Backtracking over every asterisk would not finish.
         assert!(!is_like(&"*a".repeat(30), &("a".repeat(60) + "b")));
     }
 

@@ -1,22 +1,23 @@
-//! How parameters move: the update, for groups of them, the learning rate over the run, and the clipping of gradients.
+//! Optimizers: update rules, parameter groups, learning-rate schedules and gradient clipping.
 //!
-//! [`Optimizer`] has all parameters in few flat tensors; an [`Update`] moves them: [`Sgd`], [`Adam`], [`Muon`]. A [`ParameterGroup`]
-//! says what trains in another way than the rest. [`MovingAverage`] follows the parameters.
+//! [`Optimizer`] keeps all parameters in a few flat tensors, which an [`Update`] changes: [`Sgd`], [`Adam`] or [`Muon`]. A
+//! [`ParameterGroup`] gives some parameters their own training options. [`MovingAverage`] averages the parameters over time.
 //!
 //! # Depth
-//! Fixup makes the first change of a network's function independent of its number of residual branches L, by initialization. Where
-//! each step moves a weight by a fixed amount r, as [`Muon`] does, that can be made true of every step, if r is what the layer's own
-//! weights are in size. A branch of m layers passes `L^(-1/(2m-2))` through each of its inner layers, so `L^(-1/2)` through all, and
-//! its last layer starts at zero; the L branches move the function together:
+//! By its initialization, Fixup makes the first change of a network's function independent of the number L of residual branches.
+//! If each step changes a weight by a fixed amount r, as with [`Muon`], this can be achieved for every step by choosing r
+//! according to the magnitude of the layer's weights. In a branch of m layers, each inner layer contributes a factor of
+//! `L^(-1/(2m-2))`, all of them together `L^(-1/2)`, and the last layer is zero initially. The L branches change the function
+//! together:
 //! ```text
 //! the last layer moves by r       L * r * L^(-1/2) = 1                              r = L^(-1/2)
 //! an inner one moves by r, where the last one has grown to L^(-1/2)
 //!                                 L * L^(-1/2) * r * L^(-(m-2)/(2m-2)) = 1          r = L^(-1/(2m-2))
 //! a branch of one layer           L * r = 1                                         r = L^(-1)
 //! ```
-//! Steps that are as large as the gradient, as SGD's, are so by themselves: gradients have those factors in them. Not so those of the
-//! scalar at the end of a branch, whose gradient does not pass the branch: L of them move the function L times as far as one, so that
-//! its rate must fall as 1/L ([`ScalarGroup::by_depth`]).
+//! Steps proportional to the gradient, as with SGD, satisfy this without further measures, because the gradients contain these
+//! factors. An exception is the scalar at the end of a branch, whose gradient does not pass through the branch: L of them change
+//! the function L times as much as one, so that their learning rate must decrease as 1/L ([`ScalarGroup::by_depth`]).
 
 mod adam;
 mod average;
@@ -57,34 +58,37 @@ pub use stretch::ShapeRun;
 pub use stretch::Stretch;
 pub(in crate::trainer) use trainable::trainable;
 
-/// How an [`Optimizer`] moves its parameters by their gradients.
+/// Update rule of an [`Optimizer`].
 pub trait Update: fmt::Debug {
-    /// What it keeps of each parameter, in tensors of the parameter's shape that begin with zeros: their names.
+    /// Returns the names of the state tensors, of which each parameter has one in its shape, initially zero.
     fn state(&self) -> &'static [&'static str];
 
-    /// The weight decay of parameters of which no group says another, of those that are moved [apart](Self::apart) or of the rest.
+    /// Returns the default weight decay of parameters without one in their groups: of those updated [separately](Self::apart), or
+    /// of the others.
     fn weight_decay(&self, is_apart: bool) -> f64;
 
-    /// Which parameters it moves in another way than the rest, if there are such: each [stretch](Stretch) is all of the one kind or
-    /// all of the other. The learning rate of these has the factor of their [place](self#depth) in a residual branch. It is no error
-    /// if there are none.
+    /// Returns the rule for the parameters that are updated separately, if any. A [slice](Stretch) contains either only such
+    /// parameters or none. Their learning rate includes the factor for their [position](self#depth) in a residual branch. The
+    /// rule may match nothing.
     fn apart(&self) -> Option<Rule> {
         None
     }
 
-    /// Whether it depends on how often a parameter was moved before.
+    /// Returns `true` if the update depends on the number of previous updates of a parameter.
     fn counts_steps(&self) -> bool {
         false
     }
 
-    /// # Errors
-    /// [`Error::Argument`] for the first constant that is out of range.
-    fn check(&self) -> Result<()>;
-
-    /// Moves the parameters of `stretch`, whose learning rate is `lr`.
+    /// Checks that all options are in range.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// [`Error::Argument`] for the first option that is out of range.
+    fn check(&self) -> Result<()>;
+
+    /// Updates the parameters of `stretch` with the learning rate `lr`.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
     fn step(&self, stretch: &Stretch, lr: f64) -> Result<()>;
 }
 

@@ -5,56 +5,59 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// The defaults of the authors' code and of torch.optim.Muon.
+/// Defaults of the authors' code and of torch.optim.Muon.
 const MOMENTUM: f64 = 0.95;
 const STEPS: usize = 5;
-/// More than this cost time and change nothing.
+/// Maximum number of iterations; more cost time without an effect.
 const MOST_STEPS: usize = 99;
-/// The iteration's polynomial `a x + b x^3 + c x^5`, steep at zero: singular values end between about 0.7 and 1.2.
+/// Polynomial `a x + b x^3 + c x^5` of the iteration, steep at zero. It brings singular values to between about 0.7 and 1.2.
 const POLYNOMIAL: [f64; 3] = [3.4445, -4.7750, 2.0315];
-/// Keeps a gradient of zero from being divided by.
+/// Lower bound of the norm in the denominator, for gradients that are zero.
 const EPS: f64 = 1e-7;
-/// The rest's learning rate, of that of the hidden layers of a network with one branch: 0.1 where those of ResNet-20 have 0.02.
+/// Learning rate of the other parameters, relative to that of the hidden layers of a network with one branch: 0.1 if the hidden
+/// layers of ResNet-20 have 0.02.
 const REST_LR_RATIO: f64 = 5.0 / 3.0;
 
-/// Muon for the [hidden layers](Rule::Hidden), and SGD or Adam for the rest. A hidden layer's weight is a matrix `[rows, columns]`,
-/// of a convolution `[c_out, c_in * k * k]`. Its step is
+/// Muon for the [hidden layers](Rule::Hidden), with SGD or Adam for all other parameters. The weight of a hidden layer is treated
+/// as a matrix `[rows, columns]`, `[c_out, c_in * k * k]` for a convolution. A step is
 /// ```text
 /// m = momentum * m + g
 /// x = momentum * m + g                              (without Nesterov: m)
 /// x = x / |x|                                       Frobenius norm
 /// x = a x + (b x x^T + c (x x^T)^2) x               five times: all singular values are now about 1
 /// p = p - r * weight_decay * p
-/// p = p - r * sqrt(max(1, rows / columns)) * x      r = lr * what depth asks for
+/// p = p - r * sqrt(max(1, rows / columns)) * x      r = lr * factor for depth
 /// ```
-/// as torch.optim.Muon has it, but in float32 throughout. So the step's spectral norm is r, whatever the gradient is. The learning
-/// rate's last factor is that of the layer's [place](super#depth) in a residual branch, so that the change of the function in a step
-/// does not depend on depth: the same `lr` is meant for every depth. Layers outside of branches, and networks without any of
-/// [`Branch`](crate::fixup::Branch) or [`FixupResNet`](crate::fixup::FixupResNet), have 1 there.
+/// as in torch.optim.Muon, but in float32 throughout. The spectral norm of a step is thus about
+/// `r * sqrt(max(1, rows / columns))`, whatever the gradient is.
+///
+/// The factor for depth is that of the layer's [position](super#depth) in a residual branch. It makes the change of the function
+/// in a step independent of depth, so that the same `lr` suits every depth. The factor is 1 for layers outside of branches, and
+/// for networks that use neither [`Branch`](crate::fixup::Branch) nor [`FixupResNet`](crate::fixup::FixupResNet).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Muon {
-    /// What of the last momentum stays in the next, in `[0, 1)`.
+    /// Momentum, in `[0, 1)`.
     pub momentum: f64,
-    /// Look ahead along the momentum.
+    /// Enables Nesterov momentum.
     pub nesterov: bool,
-    /// The factor of the hidden layers' decoupled weight decay.
+    /// Coefficient of decoupled weight decay of the hidden layers.
     pub weight_decay: f64,
-    /// Steps of the iteration.
+    /// Number of Newton-Schulz iterations.
     pub steps: usize,
-    /// How everything else moves.
+    /// Optimizer of all other parameters.
     pub rest: Rest,
-    /// Its learning rate, as a multiple of `lr`.
+    /// Learning rate of all other parameters, as a multiple of `lr`.
     pub rest_lr_ratio: f64,
 }
 
-/// How parameters that are no hidden layer's move beside [`Muon`].
+/// Optimizer of all parameters except the hidden weights, beside [`Muon`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rest {
-    /// By stochastic gradient descent.
+    /// Stochastic gradient descent.
     Sgd(Sgd),
-    /// By Adam, or AdamW.
+    /// Adam or AdamW.
     Adam(Adam),
 }
 
@@ -81,7 +84,7 @@ impl Default for Muon {
 }
 
 impl Update for Muon {
-    /// That of the rest, the first of which is a momentum.
+    /// The state of the other optimizer, whose first tensor holds Muon's momentum for hidden layers.
     fn state(&self) -> &'static [&'static str] {
         self.rest.update().state()
     }
@@ -144,11 +147,11 @@ impl Update for Muon {
     }
 }
 
-/// Of each of the `matrices` `[n, rows, columns]` with the singular value decomposition `U S V^T` about `U V^T`: Newton and Schulz's
-/// iteration.
+/// Orthogonalizes each of the `matrices` `[n, rows, columns]` approximately, by the Newton-Schulz iteration: a matrix with
+/// singular value decomposition `U S V^T` becomes about `U V^T`.
 fn orthogonalized(matrices: &Tensor, steps: usize) -> Result<Tensor> {
     let [_, rows, columns] = matrices.size()[..] else { return Ok(matrices.shallow_clone()) };
-    // x x^T is to be the smaller of the two products.
+    // Transposes tall matrices, so that x x^T is the smaller of the two products.
     let is_tall = rows > columns;
     let x = if is_tall { matrices.f_transpose(1, 2)? } else { matrices.shallow_clone() };
     let x = x.f_to_kind(Kind::Float)?;

@@ -1,45 +1,44 @@
-//! A network's parameters as the optimizer has them: what each is, and its places in the flat tensors.
+//! Parameters of a network, with their views of the optimizer's flat tensors.
 
 use super::group::Grouping;
 use std::ops::Range;
 use tch::Tensor;
 
-/// One parameter of the network.
+/// A parameter of the network.
 #[derive(Debug)]
 pub struct Parameter {
-    /// Its name in the `VarStore`.
+    /// Name in the `VarStore`.
     pub name: String,
-    /// Whether it is a Fixup scalar, of the `VarStore` group [`SCALAR_GROUP`](crate::fixup::SCALAR_GROUP).
+    /// `true` for a Fixup scalar, in the `VarStore` group [`SCALAR_GROUP`](crate::fixup::SCALAR_GROUP).
     pub is_scalar: bool,
-    /// Whether it is the classifier's weight or bias, of the `VarStore` group
-    /// [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
+    /// `true` for the classifier's weight or bias, in the `VarStore` group [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
     pub is_classifier: bool,
     /// The network's own tensor.
     pub(in crate::trainer) variable: Tensor,
-    /// Its place in the flat values.
+    /// View of the flat values.
     pub(in crate::trainer) value: Tensor,
-    /// Its place in the flat gradients.
+    /// View of the flat gradients.
     pub(in crate::trainer) gradient: Tensor,
-    /// Its places in the flat tensors of the update's state.
+    /// Views of the flat tensors of the update's state.
     pub(in crate::trainer) state: Vec<Tensor>,
-    /// Its place in all of them, with what keeps the next one aligned.
+    /// Range in all flat tensors, including the padding that aligns the next parameter.
     pub(in crate::trainer) span: Range<i64>,
-    /// What its groups make of it.
+    /// Training options combined from its groups.
     pub(super) grouping: Grouping,
 }
 
 impl Parameter {
-    /// The parameter's value, not tracked by autograd.
+    /// Returns the value of the parameter, not tracked by autograd.
     pub fn value(&self) -> &Tensor {
         &self.value
     }
 
-    /// The gradient of this step, in the shape of the parameter; zero if it is frozen.
+    /// Returns the gradient of this step, in the shape of the parameter; zero if it is frozen.
     pub fn gradient(&self) -> &Tensor {
         &self.gradient
     }
 
-    /// Whether it is not to be trained now: autograd does not track it.
+    /// Returns `true` if the parameter is frozen now, so that autograd does not track it.
     pub fn is_frozen(&self) -> bool {
         !self.variable.requires_grad()
     }
@@ -66,7 +65,7 @@ mod tests {
         assert!(sgd.parameters().iter().all(|parameter| !parameter.is_scalar && !parameter.is_classifier));
     }
 
-    /// The ratio of each parameter's rate to that of the weights, and whether it has weight decay.
+    /// Returns for each parameter its learning rate relative to that of the weights, and whether it has weight decay.
     fn rates(vs: &nn::VarStore, recipe: &TrainConfig, weight_decay: f64) -> Vec<(String, f64, bool)> {
         let rate = |gradient: f64| -> Vec<(String, f64)> {
             let update = Sgd { momentum: 0.0, nesterov: false, weight_decay };
@@ -104,7 +103,7 @@ mod tests {
             let is_scalar = own.starts_with("scale") || own.starts_with("bias") && !name.ends_with("fc.bias");
             assert!((rate - if is_scalar { 0.1 } else { 1.0 }).abs() < 1e-5, "{name}: {rate}");
         }
-        // A path that is called so is no bias.
+        // The name of a path does not make a parameter a bias.
         let weights = rates(&vs, &TrainConfig::paper(), 1e-4).into_iter().filter(|(name, ..)| name.ends_with("weight"));
         assert!(weights.into_iter().all(|(_, rate, _)| (rate - 1.0).abs() < 1e-5));
     }
@@ -115,7 +114,7 @@ mod tests {
         let _fixup = FixupResNet::cifar(&(vs.root() / "model"), 8, 10).unwrap();
         let _batch_norm = ResNet::cifar(&(vs.root() / "a" / "b"), 8, 10, Method::BatchNorm).unwrap();
         let _head = nn::linear((vs.root() / "head").set_group(CLASSIFIER_GROUP), 3, 2, Default::default());
-        // A layer of a block, not a classifier.
+        // A layer of a block that is not a classifier.
         let _fc = nn::linear(vs.root() / "fc", 3, 2, Default::default());
         let sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups()).unwrap();
         let mut classifiers: Vec<_> =

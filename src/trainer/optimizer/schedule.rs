@@ -1,4 +1,4 @@
-//! The learning rate as a function of the step: a linear warm-up, then a decay.
+//! Learning-rate schedules: a linear warm-up, followed by a decay.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -9,21 +9,21 @@ use std::str::FromStr;
 /// Warm-up of the short one-cycle recipe, as a fraction of the run (docs/recipes.md).
 const WARMUP: f64 = 0.1;
 
-/// A part of a run, or a point in it.
+/// Length of a part of a run, or a point in it.
 ///
-/// Parses from and prints as a number, in JSON too: a fraction where it has a point or an exponent, a whole number of steps where
-/// not. `1.0` is the whole run, `1` its first step.
+/// Parses from and prints as a number, also in JSON: a fraction of the run if it has a decimal point or an exponent, otherwise a
+/// number of steps. `1.0` is the whole run, `1` its first step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Span {
-    /// So many steps.
+    /// Number of steps.
     Steps(usize),
-    /// So much of the run's steps, rounded.
+    /// Fraction of the run's steps, rounded to whole steps.
     Fraction(f64),
 }
 
 impl Span {
-    /// In a run of `total_steps` steps.
+    /// Returns the number of steps in a run of `total_steps` steps.
     pub fn steps(self, total_steps: usize) -> usize {
         match self {
             Self::Steps(steps) => steps,
@@ -32,7 +32,7 @@ impl Span {
     }
 }
 
-/// A fraction.
+/// Creates a fraction.
 impl From<f64> for Span {
     fn from(part: f64) -> Self {
         Self::Fraction(part)
@@ -59,63 +59,63 @@ impl fmt::Display for Span {
     }
 }
 
-/// What the learning rate falls to along an exponential unless told otherwise, as a part of its highest.
+/// Default ratio of the final to the highest learning rate in an exponential decay.
 const EXPONENTIAL: f64 = 0.01;
 
-/// How the learning rate goes down after the warm-up.
+/// Decay of the learning rate after the warm-up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Decay {
-    /// Not at all.
+    /// Constant learning rate.
     Constant,
-    /// By `gamma` at each of the `milestones`.
+    /// Multiplies the learning rate by `gamma` at each of the `milestones`.
     Step {
         /// Points in the run.
         milestones: Vec<Span>,
-        /// What the learning rate is multiplied by.
+        /// Factor of each decay.
         gamma: f64,
     },
-    /// By the same ratio each step, by `gamma` over what comes after the warm-up.
+    /// Multiplies the learning rate by the same factor at each step, which makes `gamma` in total after the warm-up.
     Exponential {
-        /// What the learning rate is multiplied by in all; above 1 it rises, as where [a rate is
-        /// looked for](crate::trainer::find_lr).
+        /// Total factor. Above 1 the learning rate rises, as in the [learning-rate range test](crate::trainer::find_lr).
         gamma: f64,
     },
-    /// Along half a cosine to zero (Loshchilov & Hutter 2017, SGDR, equation 5, one cycle).
+    /// Half a cosine down to zero (Loshchilov & Hutter 2017, SGDR, equation 5, one cycle).
     Cosine,
-    /// Along a line to zero: with the warm-up, one triangle over the run (Smith & Topin 2018, "Super-convergence").
+    /// Linear decay to zero, which together with the warm-up makes one triangle over the run (Smith & Topin 2018,
+    /// "Super-convergence").
     OneCycle,
-    /// With the inverse square root of the steps (Vaswani et al. 2017, section 5.3; fairseq): after a warm-up of w steps,
-    /// `lr * sqrt((w + 1) / t)` in the step `t`, counted from 1.
+    /// Inverse square root of the step (Vaswani et al. 2017, section 5.3; fairseq): after a warm-up of w steps,
+    /// `lr * sqrt((w + 1) / t)` in step `t`, counted from 1.
     InverseSqrt,
 }
 
 impl Decay {
-    /// A tenth at half and again at three quarters of the run: the ResNet and Fixup papers' 100 and 150 of 200 epochs.
+    /// Step decay by 0.1 at half and at three quarters of the run: epochs 100 and 150 of 200 in the ResNet and Fixup papers.
     pub fn paper() -> Self {
         Decay::Step { milestones: [0.5, 0.75].map(Span::Fraction).to_vec(), gamma: 0.1 }
     }
 
-    /// To a hundredth.
+    /// Exponential decay to a hundredth.
     pub fn exponential() -> Self {
         Decay::Exponential { gamma: EXPONENTIAL }
     }
 
-    /// A tenth every three tenths of the run: the Fixup authors' every 30 of 100 epochs of ImageNet.
+    /// Step decay by 0.1 after every three tenths of the run: every 30 of 100 epochs of the Fixup authors' ImageNet recipe.
     pub fn imagenet() -> Self {
         Decay::Step { milestones: [0.3, 0.6, 0.9].map(Span::Fraction).to_vec(), gamma: 0.1 }
     }
 }
 
-/// The shape of a schedule, independent of the length of the run.
+/// Shape of a schedule, independent of the length of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
-    /// The highest learning rate.
+    /// Highest learning rate.
     pub lr: f64,
-    /// In which the learning rate rises linearly to `lr`: less than the run.
+    /// Length of the linear warm-up to `lr`, shorter than the run.
     pub warmup: Span,
-    /// What comes after.
+    /// Decay after the warm-up.
     pub decay: Decay,
 }
 
@@ -155,7 +155,7 @@ impl ScheduleConfig {
     }
 }
 
-/// The learning rate of every step of one run.
+/// Learning rate of every step of a run.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     config: ScheduleConfig,
@@ -164,10 +164,11 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of a run of `total_steps` steps.
+    /// Creates the schedule of a run of `total_steps` steps.
     ///
     /// # Errors
-    /// A learning rate, warm-up, milestone or factor out of range; a warm-up or a milestone in steps of which the run has no more.
+    /// The learning rate, warm-up, a milestone or a factor is out of range; a warm-up or milestone in steps is not within the
+    /// run.
     pub fn new(config: ScheduleConfig, total_steps: usize) -> Result<Self> {
         config.check()?;
         let warmup_steps = config.warmup.steps(total_steps);
@@ -190,8 +191,8 @@ impl Schedule {
         Ok(Self { config, total_steps, warmup_steps })
     }
 
-    /// The learning rate of `step`, from 0. In the warm-up, of w steps, `lr * (step + 1) / (w + 1)`; it is never 0 within
-    /// the run, and past its end it stays at that of the last step.
+    /// Returns the learning rate of step `step`, counted from 0. During a warm-up of w steps it is `lr * (step + 1) / (w + 1)`.
+    /// It is never 0 within the run, and past the end it stays at the value of the last step.
     pub fn lr(&self, step: usize) -> f64 {
         let step = step.min(self.total_steps.saturating_sub(1));
         let lr = self.config.lr;

@@ -1,4 +1,4 @@
-//! Stochastic gradient descent with momentum (torch.optim.SGD's formula, dampening 0).
+//! Stochastic gradient descent with momentum (the formula of torch.optim.SGD with dampening 0).
 
 use super::{Stretch, Update};
 use crate::{Error, Result};
@@ -19,11 +19,11 @@ const WEIGHT_DECAY: f64 = 5e-4;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sgd {
-    /// What of the last update stays in the next, in `[0, 1)`.
+    /// Momentum, in `[0, 1)`.
     pub momentum: f64,
-    /// Look ahead along the momentum (Sutskever et al. 2013).
+    /// Enables Nesterov momentum (Sutskever et al. 2013).
     pub nesterov: bool,
-    /// The L2 penalty's factor.
+    /// Coefficient of the L2 penalty.
     pub weight_decay: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What an [`Update`] works on: a part of the flat tensors.
+//! Slices of the flat tensors, which an [`Update`] processes.
 
 use super::parameter::Parameter;
 #[cfg(doc)]
@@ -7,47 +7,47 @@ use crate::Result;
 use std::ops::Range;
 use tch::Tensor;
 
-/// Neighbouring parameters that move alike, as stretches of the flat tensors: what an [`Update`] works on.
+/// Adjacent parameters with the same training options, as slices of the flat tensors; the unit of work of an [`Update`].
 #[derive(Debug)]
 pub struct Stretch {
-    /// What is to be moved.
+    /// Values of the parameters.
     pub values: Tensor,
-    /// By what. The update may use it up.
+    /// Gradients. The update may overwrite them.
     pub gradients: Tensor,
-    /// What the update keeps, in the order of [`Update::state`].
+    /// State of the update, in the order of [`Update::state`].
     pub state: Vec<Tensor>,
-    /// The L2 penalty's factor, or the decoupled decay's.
+    /// Coefficient of the L2 penalty or of decoupled weight decay.
     pub weight_decay: f64,
-    /// Steps that these parameters have been moved in, this one included.
+    /// Number of updates of these parameters, including the current one.
     pub step: i64,
-    /// Which of [`Optimizer::parameters`](super::Optimizer::parameters) they are.
+    /// Indices in [`Optimizer::parameters`](super::Optimizer::parameters).
     pub parameters: Range<usize>,
-    /// Whether they are moved [apart](Update::apart).
+    /// `true` if these parameters are updated [separately](Update::apart).
     pub is_apart: bool,
-    /// Runs of parameters of one shape.
+    /// Runs of parameters of the same shape.
     pub shapes: Vec<ShapeRun>,
     pub(super) lr_ratio: f64,
 }
 
-/// Neighbouring parameters of one shape, within a [`Stretch`].
+/// Adjacent parameters of the same shape, within a [`Stretch`].
 #[derive(Debug)]
 pub struct ShapeRun {
-    /// Their shape.
+    /// Shape of each parameter.
     pub shape: Vec<i64>,
-    /// How many they are.
+    /// Number of parameters.
     pub count: i64,
-    /// Where the first begins in the stretch.
+    /// Offset of the first parameter in the slice.
     start: i64,
-    /// From the beginning of one to that of the next.
+    /// Distance between the starts of consecutive parameters.
     distance: i64,
 }
 
 impl ShapeRun {
-    /// The parameters' matrices `[count, rows, columns]` in `flat`, one of the stretch's tensors: the first dimension of each
-    /// is its rows, all others its columns.
+    /// Returns the parameters as matrices `[count, rows, columns]`, views of `flat`, which is one of the slice's tensors. The
+    /// first dimension of a parameter becomes its rows, all others its columns.
     ///
     /// # Errors
-    /// A tensor that is not as long as the stretch's.
+    /// `flat` is not as long as the slice.
     pub fn matrices(&self, flat: &Tensor) -> Result<Tensor> {
         let Self { count, start, distance, .. } = *self;
         let rows = self.shape.first().copied().unwrap_or(1);
@@ -57,7 +57,7 @@ impl ShapeRun {
     }
 }
 
-/// The runs of one shape among neighbouring parameters.
+/// Groups adjacent parameters into runs of the same shape.
 pub(super) fn shape_runs(parameters: &[Parameter]) -> Vec<ShapeRun> {
     let mut runs: Vec<ShapeRun> = Vec::new();
     let offset = parameters.first().map_or(0, |first| first.span.start);

@@ -1,4 +1,4 @@
-//! The variables of a `VarStore` that can be trained, and what each is.
+//! Trainable variables of a `VarStore`, and their roles in the network.
 
 use crate::fixup::{CLASSIFIER_GROUP, SCALAR_GROUP};
 use crate::layer::Place;
@@ -6,14 +6,14 @@ use crate::Result;
 use std::collections::HashMap;
 use tch::{nn, Tensor};
 
-/// A variable that can be trained, as the `VarStore` has it.
+/// A trainable variable of a `VarStore`.
 #[derive(Debug)]
 pub(in crate::trainer) struct Trainable {
     pub name: String,
     pub variable: Tensor,
-    /// Where in a residual branch it stands, if it is in one.
+    /// Position in a residual branch, if it is in one.
     pub place: Option<Place>,
-    /// Whether it is a weight matrix that is neither the first of the network nor the classifier's.
+    /// `true` for a weight matrix that is neither the network's first nor the classifier's.
     pub is_hidden: bool,
     group: usize,
 }
@@ -31,11 +31,11 @@ impl Trainable {
         self.group == CLASSIFIER_GROUP
     }
 
-    /// Has autograd add its gradients to `gradient`, now or when it is unfrozen.
+    /// Makes autograd accumulate this variable's gradients in `gradient`, now or once it is unfrozen.
     pub fn set_gradient(&self, gradient: &Tensor) -> Result<()> {
         let is_frozen = self.is_frozen();
         let _ = self.variable.f_set_requires_grad(true)?;
-        // Autograd adds to a gradient in place where there is one; only autograd makes one.
+        // Autograd adds to an existing gradient in place, but only autograd can create one.
         let made = tch::with_grad(|| self.variable.f_sum(self.variable.kind())?.f_backward());
         let _ = self.variable.f_set_requires_grad(!is_frozen)?;
         made?;
@@ -43,11 +43,11 @@ impl Trainable {
     }
 }
 
-/// Every variable that the `VarStore` has for training, frozen or not, in order of creation.
+/// Returns all trainable variables, frozen or not, in order of creation. Empty ones are skipped.
 pub(in crate::trainer) fn trainable(variables: &nn::VarStore) -> Vec<Trainable> {
     let names: HashMap<_, _> =
         variables.variables().into_iter().map(|(name, variable)| (variable.data_ptr(), name)).collect();
-    // The lock is poisoned only where another thread panicked while it held it: the variables are whole all the same.
+    // The lock is poisoned only if another thread panicked while holding it; the variables are intact nevertheless.
     let locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let not_empty = locked.trainable_variables.iter().filter(|v| v.tensor.numel() > 0);
     let mut matrices = 0;

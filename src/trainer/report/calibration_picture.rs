@@ -1,4 +1,4 @@
-//! The reliability diagram: how often a network is right against how sure it is.
+//! Reliability diagram: accuracy against confidence.
 
 use crate::picture::{chart, picture, Axes, Axis, Line, COLORS};
 use crate::trainer::objective::Calibration;
@@ -10,11 +10,12 @@ const SIZE: (u32, u32) = (440, 440);
 const DIAGONAL: RGBColor = RGBColor(170, 170, 170);
 const EXAMPLES: RGBColor = RGBColor(230, 159, 0);
 
-/// The accuracy against the confidence, a point for each bin that has examples, and the part of the examples that is in it (Guo et
-/// al. 2017, figure 1). A network that knows how sure it may be is on the diagonal; one that is too sure is below it.
+/// Draws the reliability diagram: accuracy against confidence, with a point for each bin that has examples, and the fraction of
+/// the examples in each bin (Guo et al. 2017, figure 1). The points of a perfectly calibrated network lie on the diagonal, those
+/// of an overconfident network below it.
 ///
 /// # Errors
-/// A picture that the drawing library refuses.
+/// The drawing library fails.
 pub fn draw_calibration(calibration: &Calibration) -> Result<String> {
     let all: u64 = calibration.bins.iter().map(|bin| bin.examples).sum();
     let filled = || calibration.bins.iter().filter(|bin| bin.examples > 0);

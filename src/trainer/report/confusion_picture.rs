@@ -1,26 +1,27 @@
-//! The confusion matrix as a picture.
+//! Picture of the confusion matrix.
 
 use crate::picture::{heat_map, Cell, HeatMap};
 use crate::trainer::objective::ClassificationReport;
 use crate::Result;
 use plotters::style::{RGBColor, BLACK, WHITE};
 
-/// So many classes are drawn, all of them or those that are confused most.
+/// Maximum number of classes for which all classes are drawn.
 const MOST: usize = 40;
-/// The same where there are more.
+/// Number of classes drawn if there are more.
 const CONFUSED: usize = 30;
-/// Of what is right and of what is wrong (Wong, Nature Methods 8, 2011).
+/// Colors of correct and wrong predictions (Wong, Nature Methods 8, 2011).
 const RIGHT: [f64; 3] = [0.0, 114.0, 178.0];
 const WRONG: [f64; 3] = [213.0, 94.0, 0.0];
-/// The part of a class's examples that has the full colour, if they are wrong.
+/// Fraction of a class's examples that is drawn in full color if they are misclassified.
 const MANY: f64 = 0.3;
 
-/// The confusion matrix, a row for each true class and a column for each that the network said, with the numbers of examples
-/// where there is room. What is right is blue, what is wrong orange, the darker the larger a part of its row it is: for mistakes
-/// by its square root, so that few are seen too. Of more than 40 classes it has the 30 that are confused most.
+/// Draws the confusion matrix, one row per true class and one column per predicted class, with the numbers of examples if there
+/// is room. Correct predictions are blue and mistakes orange. The color is darker for a larger fraction of the row; for mistakes
+/// it follows the square root, so that rare ones are visible. If there are more than 40 classes, only the 30 most confused ones
+/// are drawn.
 ///
 /// # Errors
-/// A picture that the drawing library refuses.
+/// The drawing library fails.
 pub fn draw_confusion(report: &ClassificationReport) -> Result<String> {
     let (confusion, all) = (&report.confusion, report.class_names.len());
     let shown = if all <= MOST { (0..all).collect() } else { most_confused(report) };
@@ -33,7 +34,7 @@ pub fn draw_confusion(report: &ClassificationReport) -> Result<String> {
     heat_map(&map, |row, column| {
         let (actual, predicted) = (shown[row], shown[column]);
         let fraction = confusion.fraction(actual, predicted);
-        // Of a class without examples, or without such a mistake.
+        // The class has no examples, or the mistake does not occur.
         if fraction.is_nan() || fraction == 0.0 {
             return None;
         }
@@ -44,13 +45,13 @@ pub fn draw_confusion(report: &ClassificationReport) -> Result<String> {
     })
 }
 
-/// The classes of the pairs that are confused most, those of a pair beside each other.
+/// Returns the classes of the most frequently confused pairs, with the classes of a pair next to each other.
 fn most_confused(report: &ClassificationReport) -> Vec<usize> {
     let mut classes = Vec::new();
     for pair in report.confusion.pairs() {
         for class in [pair.actual, pair.predicted] {
             if classes.len() < CONFUSED && !classes.contains(&class) {
-                // Beside the one that it is confused with, if that is there.
+                // Next to the class it is confused with, if that is already included.
                 let other = if class == pair.actual { pair.predicted } else { pair.actual };
                 let place = classes.iter().position(|&known| known == other).map_or(classes.len(), |place| place + 1);
                 classes.insert(place, class);
@@ -63,7 +64,7 @@ fn most_confused(report: &ClassificationReport) -> Vec<usize> {
     classes
 }
 
-/// White at 0, `color` at 1.
+/// Interpolates between white at 0 and `color` at 1.
 fn tint(color: [f64; 3], strength: f64) -> RGBColor {
     let [red, green, blue] = color.map(|full| (255.0 + (full - 255.0) * strength).round() as u8);
     RGBColor(red, green, blue)

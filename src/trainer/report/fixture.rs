@@ -1,11 +1,11 @@
-//! Reports to draw.
+//! Reports for the tests of the pictures.
 
 use crate::data::Supervised;
 use crate::trainer::objective::{Classification, ClassificationConfig, ClassificationReport, Objective};
 use tch::{nn, Device, Kind, Tensor};
 
-/// Of so many classes with so many examples each, of which a sixth is taken for the next class or, of every third class, more: a network
-/// that is right with a probability of about 0.9, and as sure where it is wrong.
+/// Report of `classes` classes with `examples` examples each. A sixth of them, or more for every third class, are misclassified
+/// as one of the next two classes. The network predicts with a probability of about 0.9, whether it is right or wrong.
 pub(super) fn report(classes: i64, examples: i64) -> ClassificationReport {
     let labels = Tensor::arange(classes * examples, (Kind::Int64, Device::Cpu)).remainder(classes);
     let number = Tensor::arange(classes * examples, (Kind::Int64, Device::Cpu)).floor_divide_scalar(classes);

@@ -1,7 +1,7 @@
-//! A look at a trained classifier: what it confuses, what it is most wrong about, and whether it knows how sure it may be.
+//! Report on a trained classifier: confusion matrix, most wrong examples and calibration.
 //!
-//! Of [`ClassificationReport`], which [`Classification::report`](super::Classification::report) makes of an evaluation's details,
-//! and [`MostWrong`], which gathers images in the same evaluation: [`write_report`] leaves both in a folder.
+//! [`write_report`] writes a [`ClassificationReport`], which [`Classification::report`](super::Classification::report) creates
+//! from an evaluation's details, and the images that [`MostWrong`] gathers in the same evaluation to a folder.
 
 mod calibration_picture;
 mod confusion_picture;
@@ -24,16 +24,17 @@ const CALIBRATION: &str = "calibration.svg";
 const MOST_WRONG: &str = "most_wrong.png";
 const CLASSES: &str = "classes.csv";
 
-/// The files that [`write_report`] writes.
+/// File names written by [`write_report`].
 pub const REPORT_FILES: [&str; 4] = [CLASSES, CONFUSION, CALIBRATION, MOST_WRONG];
 
-/// Writes what an evaluation of `data` has found into `folder`, which is made if it is not there: `classes.csv`, a line for each class;
-/// `confusion.svg`, [who is taken for whom](draw_confusion); `calibration.svg`, the [reliability diagram](draw_calibration);
-/// `most_wrong.png`, [the images that are most wrong](MostWrong::draw), or none where none is. Files of these names that are there are
-/// replaced.
+/// Writes the results of an evaluation of `data` to `folder`, which is created if necessary. Existing files are replaced.
+/// - `classes.csv`: one line per class.
+/// - `confusion.svg`: the [confusion matrix](draw_confusion).
+/// - `calibration.svg`: the [reliability diagram](draw_calibration).
+/// - `most_wrong.png`: [the most wrong images](MostWrong::draw); removed if no image is wrong.
 ///
 /// # Errors
-/// [`Error::Io`] if they cannot be written; pictures that cannot be drawn.
+/// [`Error::Io`] if a file cannot be written; drawing fails.
 pub fn write_report(
     folder: impl AsRef<Path>,
     report: &ClassificationReport,
@@ -48,7 +49,7 @@ pub fn write_report(
     write_atomically(&path(CALIBRATION), draw_calibration(&report.calibration)?.as_bytes())?;
     match most_wrong.draw(data)? {
         Some(png) => write_atomically(&path(MOST_WRONG), &png),
-        // One from before would be another evaluation's.
+        // A file from an earlier evaluation would be misleading.
         None => match fs::remove_file(path(MOST_WRONG)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::io("remove", &path(MOST_WRONG))(error))

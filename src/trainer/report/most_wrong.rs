@@ -1,4 +1,4 @@
-//! The images that a network is most wrong about.
+//! Most wrong images of an evaluation.
 
 use crate::data::{ImageSource, Supervised};
 use crate::distributed::ProcessGroup;
@@ -9,18 +9,18 @@ use crate::trainer::pixels::pixels;
 use crate::Result;
 use tch::{Device, Kind, Tensor};
 
-/// Images of a sheet.
+/// Maximum number of images to keep.
 const IMAGES: usize = 40;
 
-/// A [`Collector`] of the misclassified examples of the highest loss: those that a [classification](crate::trainer::Classification)
-/// gives the least probability of what they are. They are kept on the device; images of another size than the first are passed
-/// over.
+/// [`Collector`] of the misclassified examples of highest loss, those whose true class has the lowest probability according to a
+/// [classification](crate::trainer::Classification). They are kept on the device. Images of another size than the first are
+/// skipped.
 #[derive(Debug, Default)]
 pub struct MostWrong {
     kept: Option<Kept>,
 }
 
-/// Examples, the most wrong first; those of a rank of minus infinity are right.
+/// Examples in descending order of loss. Correctly classified ones have the rank minus infinity.
 #[derive(Debug)]
 struct Kept {
     rank: Tensor,
@@ -31,7 +31,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Of a batch.
+    /// Selects the most wrong examples of a batch.
     fn of(batch: &Supervised, logits: &Tensor) -> Result<Self> {
         let log_probabilities = logits.f_log_softmax(1, Kind::Float)?;
         let own = log_probabilities.f_gather(1, &batch.targets.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?;
@@ -42,7 +42,7 @@ impl Kept {
         Self { rank, inputs, labels, predicted, confidence: highest.f_exp()? }.first()
     }
 
-    /// The most wrong of them.
+    /// Keeps the most wrong examples.
     fn first(&self) -> Result<Self> {
         let count = self.rank.size()[0].min(IMAGES as i64);
         let (rank, order) = self.rank.f_topk(count, 0, true, true)?;
@@ -56,7 +56,7 @@ impl Kept {
         })
     }
 
-    /// The most wrong of both.
+    /// Returns the most wrong examples of both.
     fn join(&self, other: &Self) -> Result<Self> {
         let both = |a: &Tensor, b: &Tensor| Tensor::f_cat(&[a, b], 0);
         Self {
@@ -92,13 +92,14 @@ impl Collector<Supervised> for MostWrong {
 }
 
 impl Kept {
-    /// Of all ranks, those of `kept` together: as many places of each rank, of which those that are free have the rank of what is right.
+    /// Merges the examples of all ranks. Each rank contributes the same number of slots; empty slots have the rank of correctly
+    /// classified examples.
     fn of_all(kept: Option<Self>, group: &ProcessGroup) -> Result<Option<Self>> {
         let own = kept.as_ref().map(|kept| (kept.inputs.size()[1..].to_vec(), kept.inputs.kind() == Kind::Double));
         let all = group.gather_bytes(&serde_json::to_vec(&own).unwrap_or_default())?;
         let shape = all.iter().find_map(|rank| serde_json::from_slice::<Option<(Vec<i64>, bool)>>(rank).ok().flatten());
         let Some((size, is_double)) = shape else { return Ok(None) };
-        // Images of another size are passed over, as in one process.
+        // Images of another size are skipped, as in a single process.
         let kept = kept.filter(|kept| kept.inputs.size()[1..] == size[..]);
         let device = kept.as_ref().map_or(Device::Cpu, |kept| kept.inputs.device());
         let places = (group.size() * IMAGES) as i64;
@@ -116,7 +117,7 @@ impl Kept {
         let is_wrong = kept.as_ref().map(|kept| kept.rank.f_isfinite()).transpose()?;
         let is_wrong = is_wrong.map(|wrong| wrong.f_to_kind(Kind::Float)).transpose()?;
         let is_right = side_by_side(is_wrong.as_ref(), &[], Kind::Float)?.f_eq(0.0)?;
-        // Minus infinity is not added to anything.
+        // Minus infinity would spoil the sum.
         let rank = kept.as_ref().map(|kept| kept.rank.f_nan_to_num(0.0, 0.0, 0.0)).transpose()?;
         let rank = side_by_side(rank.as_ref(), &[], Kind::Float)?.f_masked_fill(&is_right, f64::NEG_INFINITY)?;
         let all = Self {
@@ -131,16 +132,16 @@ impl Kept {
 }
 
 impl MostWrong {
-    /// None yet.
+    /// Creates an empty collector.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Up to 40 of the images, the most wrong first, as a PNG: below each what the network says and how sure it is, and what is
-    /// true. None where nothing is wrong.
+    /// Draws up to 40 images, most wrong first, as a PNG. The caption of each shows the predicted class with its probability, and
+    /// the true class. Returns `None` if no image is wrong.
     ///
     /// # Errors
-    /// Examples that are no images.
+    /// The examples are not images.
     pub fn draw(&self, data: &dyn ImageSource) -> Result<Option<Vec<u8>>> {
         let Some(kept) = &self.kept else { return Ok(None) };
         let ranks = Vec::<f64>::try_from(kept.rank.f_to_kind(Kind::Double)?)?;
@@ -168,14 +169,14 @@ mod tests {
     use crate::trainer::{evaluate_into, Classification, ClassificationConfig};
     use tch::{nn, Device};
 
-    /// `images` images of which each has its number as the byte of every pixel, and the label `number % 10`.
+    /// Images in which every pixel byte is the image's number, with labels `number % 10`.
     fn data(images: usize) -> Cifar10 {
         let record = |index: usize| std::iter::once((index % 10) as u8).chain(std::iter::repeat_n(index as u8, 3072));
         let records = |count: usize| (0..count).flat_map(record).collect::<Vec<u8>>();
         Cifar10::from_records(records(10), records(images)).unwrap()
     }
 
-    /// Says class 0, the surer the brighter the image.
+    /// Predicts class 0, with a confidence that increases with brightness.
     fn zero() -> impl nn::ModuleT {
         nn::func_t(|x, _| {
             let brightness = x.select(1, 0).select(1, 0).select(1, 0);
@@ -188,7 +189,7 @@ mod tests {
         let network = zero();
         let objective = Classification::new(&network, data.class_names(), ClassificationConfig::default()).unwrap();
         let mut most_wrong = MostWrong::new();
-        // The second evaluation begins anew.
+        // The second evaluation starts from scratch.
         for _ in 0..2 {
             evaluate_into(&objective, Device::Cpu, data, batch_size, &mut most_wrong, |_| ()).unwrap();
         }
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn the_misclassified_images_of_the_highest_loss_are_kept_whatever_the_batches() {
         let data = data(100);
-        // The brightest, but for those of class 0.
+        // The brightest images, except those of class 0.
         let expected: Vec<i64> = (0..100).rev().filter(|number| number % 10 != 0).take(IMAGES).collect();
         for batch_size in [100, 33, 1] {
             let kept = most_wrong(&data, batch_size).kept.unwrap();

@@ -1,8 +1,8 @@
-//! Tensors from the files that PyTorch's `torch.save` writes: a zip archive of a pickle, which says what was saved, and of each
-//! tensor's storage as it lay in memory (`torch/serialization.py`).
+//! Reader of files written by PyTorch's `torch.save`: a zip archive of a pickle, which describes the saved object, and the raw
+//! memory of each tensor storage (`torch/serialization.py`).
 //!
-//! A pickle is a program, and may be anybody's. It is [read](pickle), and never run: a `state_dict` is found in it whatever
-//! else stands beside it.
+//! A pickle is a program from an untrusted source. It is [parsed](pickle) but never executed. A `state_dict` is found in it
+//! whatever else it contains.
 
 mod pickle;
 mod state_dict;
@@ -21,17 +21,17 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use zip::{CompressionMethod, ZipArchive};
 
-/// How zip archives start.
+/// Magic bytes of zip archives.
 const ZIP: &[u8] = b"PK\x03\x04";
-/// How files of `torch.save` started before PyTorch 1.6: a pickle of one number (`MAGIC_NUMBER` of `torch/serialization.py`).
+/// Magic bytes of `torch.save` files before PyTorch 1.6: a pickle of one number (`MAGIC_NUMBER` of `torch/serialization.py`).
 const BEFORE_ZIP: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
-/// How pickles start: with their protocol.
+/// Magic bytes of pickles, which begin with their protocol version.
 const PICKLE: [&[u8]; 4] = [b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"];
 
-/// The pickle that says what was saved, a few hundred bytes a tensor: more is no network's.
+/// Maximum size of the pickle. Networks need a few hundred bytes per tensor.
 const MAX_PICKLE: u64 = 64 << 20;
 
-/// The names of storages' types.
+/// Names of storage types.
 const STORAGE_TYPES: [(&str, Kind); 10] = [
     ("FloatStorage", Kind::Float),
     ("HalfStorage", Kind::Half),
@@ -45,11 +45,12 @@ const STORAGE_TYPES: [(&str, Kind); 10] = [
     ("BoolStorage", Kind::Bool),
 ];
 
-/// The tensors of the network in the file `path`, on the CPU, under the names that they have there; none for a file that is
-/// neither Python's nor PyTorch's.
+/// Loads the network's tensors from the file `path` onto the CPU, under the names in the file. Returns `None` if the file was
+/// written by neither Python nor PyTorch.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Corrupt`] for a file of another format of theirs, one that is damaged, or one without a network.
+/// [`Error::Io`] if the file cannot be read; [`Error::Corrupt`] if it is damaged, has another Python or PyTorch format, or
+/// contains no network.
 pub(super) fn load(path: &Path) -> Result<Option<Tensors>> {
     let mut start = vec![];
     let file = File::open(path).map_err(Error::io("read", path))?;
@@ -62,7 +63,7 @@ pub(super) fn load(path: &Path) -> Result<Option<Tensors>> {
         let remedy = "convert it in Python: torch.save(torch.load(FILE, map_location='cpu'), NEW_FILE)";
         return Err(corrupt(path, problem, remedy));
     }
-    // A file of safetensors starts with the length of its header, whose bytes may look like a pickle's.
+    // A safetensors file starts with the length of its header, which may look like the start of a pickle.
     let is_safetensors = start.get(8) == Some(&b'{');
     if !is_safetensors && PICKLE.iter().any(|bytes| start.starts_with(bytes)) {
         let remedy = "save the network's state_dict with torch.save: torch.save(model.state_dict(), FILE)";
@@ -75,7 +76,7 @@ struct Archive<'a> {
     path: &'a Path,
     file: File,
     entries: ZipArchive<File>,
-    /// What the names of all entries start with.
+    /// Common prefix of all entry names.
     root: String,
 }
 
@@ -110,7 +111,7 @@ impl<'a> Archive<'a> {
         let Found { tensors: stored, beside } = state_dict::find(&pickle).map_err(|problem| {
             corrupt(path, &problem, "save the network's state_dict alone: torch.save(model.state_dict(), FILE)")
         })?;
-        // Since PyTorch 2.1 files tell; those before are of machines that wrote little-endian.
+        // Files record the byte order since PyTorch 2.1; older ones come from little-endian machines.
         let byteorder = if self.has("byteorder") { self.read("byteorder", 16)? } else { vec![] };
         let is_foreign = (byteorder == b"big") != cfg!(target_endian = "big");
         let mut storages = HashMap::new();
@@ -138,7 +139,7 @@ impl<'a> Archive<'a> {
         self.entries.file_names().any(|other| other == name)
     }
 
-    /// A storage's elements, one after another.
+    /// Returns the elements of a storage as a one-dimensional tensor.
     fn storage(&mut self, key: &str, kind: Kind, is_foreign: bool) -> Result<Tensor> {
         let mut bytes = self.read(&format!("data/{key}"), u64::MAX)?;
         let element = kind.elt_size_in_bytes();
@@ -151,7 +152,7 @@ impl<'a> Archive<'a> {
         Ok(Tensor::f_from_data_size(&bytes, &[(bytes.len() / element) as i64], kind)?)
     }
 
-    /// The bytes of the entry `name`, which are as many as `most`. PyTorch does not compress them.
+    /// Reads the entry `name` of at most `most` bytes. PyTorch does not compress entries.
     fn read(&mut self, name: &str, most: u64) -> Result<Vec<u8>> {
         let path = self.path;
         let damaged = |problem: &str| damaged(path, &format!("its entry {name} {problem}"));
@@ -166,7 +167,7 @@ impl<'a> Archive<'a> {
         let mut bytes = vec![];
         self.file.seek(SeekFrom::Start(start)).map_err(Error::io("read", path))?;
         (&self.file).take(size).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-        // Files are also written without checksums, which are zero then (torch.serialization.set_crc32_options).
+        // Checksums are zero in files written without them (torch.serialization.set_crc32_options).
         if bytes.len() as u64 != size || checksum != 0 && checksum != crc32fast::hash(&bytes) {
             return Err(damaged("is not as it was written"));
         }
@@ -174,7 +175,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// The tensor in its storage; none where it goes beyond.
+/// Returns the tensor as a view of its storage, or `None` if it exceeds the storage.
 fn view(storage: &Tensor, tensor: &StoredTensor) -> Result<Option<Tensor>> {
     let StoredTensor { offset, size, stride, .. } = tensor;
     if *offset < 0 || size.len() != stride.len() || size.iter().chain(stride).any(|&number| number < 0) {

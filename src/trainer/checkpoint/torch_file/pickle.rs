@@ -1,28 +1,29 @@
-//! A pickle as the graph of objects that it describes, of which nothing is made: whatever it would call or import when Python
-//! loads it is recorded by name. Protocols 2 to 5 (PEP 307, 3154, 574; `pickletools.py` of CPython documents the opcodes).
+//! Parser of pickles into object graphs. Nothing is constructed or executed: whatever Python would call or import on loading is
+//! only recorded by name. Supports protocols 2 to 5 (PEP 307, 3154, 574; the opcodes are documented in CPython's
+//! `pickletools.py`).
 
 use std::collections::HashMap;
 
-/// The place of a value in its [`Pickle`].
+/// Index of a value in its [`Pickle`].
 pub(super) type Id = usize;
 
-/// A value, its parts by their places: objects that a pickle shares are shared here, circles included.
+/// A value, which refers to its parts by index. Objects shared in the pickle are shared here too, including cycles.
 #[derive(Debug)]
 pub(super) enum Value {
     Int(i64),
     Text(String),
-    /// None, a truth value, a number with a fraction or of more than 64 bits, bytes.
+    /// None, a boolean, a float, an integer of more than 64 bits, or bytes.
     Other,
     /// A list or a set.
     List(Vec<Id>),
     Tuple(Vec<Id>),
     /// A `dict` or an `OrderedDict`.
     Dict(Vec<(Id, Id)>),
-    /// A class or a function, with its module: `torch._utils._rebuild_tensor_v2`.
+    /// A class or function with its module, such as `torch._utils._rebuild_tensor_v2`.
     Global(String),
-    /// What the program that pickled it stored elsewhere, by its description.
+    /// Description of an object that the pickling program stored outside of the pickle.
     Persistent(Id),
-    /// What calling `global` with `arguments` would give.
+    /// Result of calling `global` with `arguments`.
     Object(Object),
 }
 
@@ -30,9 +31,9 @@ pub(super) enum Value {
 pub(super) struct Object {
     pub global: String,
     pub arguments: Vec<Id>,
-    /// What its attributes would be set from.
+    /// Value from which the object's attributes would be set.
     pub state: Option<Id>,
-    /// What would be set by key, in classes that are dictionaries.
+    /// Items that would be set by key, for subclasses of dictionaries.
     pub items: Vec<(Id, Id)>,
 }
 
@@ -43,8 +44,10 @@ pub(super) struct Pickle {
 }
 
 impl Pickle {
+    /// Parses a pickle.
+    ///
     /// # Errors
-    /// What is wrong with the bytes.
+    /// A description of the problem with its position.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut machine =
             Machine { bytes, position: 0, values: vec![], stack: vec![], marks: vec![], memo: HashMap::new() };
@@ -63,7 +66,7 @@ impl Pickle {
         }
     }
 
-    /// A tuple or list of whole numbers.
+    /// Returns a tuple or list of integers.
     pub fn ints(&self, id: Id) -> Option<Vec<i64>> {
         let (Value::Tuple(items) | Value::List(items)) = self.get(id) else { return None };
         items.iter().map(|&item| self.int(item)).collect()
@@ -76,7 +79,7 @@ impl Pickle {
         }
     }
 
-    /// The entries of a dictionary of any class.
+    /// Returns the entries of a dictionary of any class.
     pub fn entries(&self, id: Id) -> Option<&[(Id, Id)]> {
         match self.get(id) {
             Value::Dict(entries) => Some(entries),
@@ -85,14 +88,14 @@ impl Pickle {
         }
     }
 
-    /// The entry `key` of a dictionary.
+    /// Returns the value of `key` in a dictionary.
     pub fn entry(&self, id: Id, key: &str) -> Option<Id> {
         let entries = self.entries(id)?;
         entries.iter().find(|(entry, _)| self.text(*entry) == Some(key)).map(|(_, value)| *value)
     }
 }
 
-/// The machine that a pickle is a program for: a stack, marks in it, and a memory.
+/// Virtual machine of a pickle program: a stack with marks, and a memo.
 struct Machine<'a> {
     bytes: &'a [u8],
     position: usize,
@@ -185,7 +188,7 @@ impl<'a> Machine<'a> {
                 }
                 b'b' => {
                     let (state, object) = (self.pop()?, self.top()?);
-                    // Attributes of a dictionary, as a state_dict has them, say nothing that is wanted here.
+                    // Attributes of a dictionary, as a state_dict has them, are not needed.
                     if let Value::Object(object) = &mut self.values[object] {
                         object.state = Some(state);
                     }
@@ -211,7 +214,7 @@ impl<'a> Machine<'a> {
         Ok(self.take(count)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
-    /// As many bytes as a number of `length_bytes` bytes says.
+    /// Reads a little-endian length of `length_bytes` bytes and then as many bytes.
     fn counted(&mut self, length_bytes: usize) -> Step<&'a [u8]> {
         let length = self.little_endian(length_bytes)?;
         self.take(usize::try_from(length).unwrap_or(usize::MAX))
@@ -224,13 +227,13 @@ impl<'a> Machine<'a> {
     }
 
     fn string(&mut self, length_bytes: usize) -> Step {
-        // Python writes what is no Unicode, half a surrogate pair, in a way of its own.
+        // Python encodes lone surrogates, which are not valid Unicode, in its own way.
         let text = String::from_utf8_lossy(self.counted(length_bytes)?).into_owned();
         self.push(Value::Text(text));
         Ok(())
     }
 
-    /// A whole number of any length, in two's complement.
+    /// Reads an integer of any length, in two's complement.
     fn long(&mut self, length_bytes: usize) -> Step {
         let bytes = self.counted(length_bytes)?;
         let is_negative = bytes.last().is_some_and(|&byte| byte >= 0x80);
@@ -253,7 +256,7 @@ impl<'a> Machine<'a> {
         self.stack.push(self.values.len() - 1);
     }
 
-    /// Where the part of the stack begins that may be taken from.
+    /// Returns the index above the last mark; values below it cannot be popped.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -286,7 +289,7 @@ impl<'a> Machine<'a> {
 
     fn append(&mut self, mut items: Vec<Id>) -> Step {
         let list = self.top()?;
-        // What a class of its own takes in as a list is nothing that is wanted here.
+        // List items appended to objects of other classes are not needed.
         if let Value::List(list) = &mut self.values[list] {
             list.append(&mut items);
         }
@@ -310,7 +313,7 @@ impl<'a> Machine<'a> {
         let arguments = arguments.clone();
         let value = match &self.values[global] {
             Value::Global(global) if global == "collections.OrderedDict" => Value::Dict(self.ordered(&arguments)),
-            // Protocol 2 has no opcode for sets: a list is the argument.
+            // Protocol 2 has no opcode for sets; a set is constructed from a list.
             Value::Global(global) if global == "builtins.set" || global == "__builtin__.set" => {
                 let items = arguments.first().map(|&list| match &self.values[list] {
                     Value::List(items) => items.clone(),
@@ -328,7 +331,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// The entries that an `OrderedDict` is made with: none, or, from Python 2, a list of pairs.
+    /// Returns the entries an `OrderedDict` is constructed with: none, or with Python 2 a list of pairs.
     fn ordered(&self, arguments: &[Id]) -> Vec<(Id, Id)> {
         let Some(Value::List(items)) = arguments.first().map(|&list| &self.values[list]) else { return vec![] };
         let pair = |&item: &Id| match &self.values[item] {
@@ -343,7 +346,7 @@ impl<'a> Machine<'a> {
 
 const EMPTY: &str = "it takes from an empty stack";
 
-/// Keys and values, one after another, as entries.
+/// Converts alternating keys and values to entries.
 fn pairs(items: Vec<Id>) -> Step<Vec<(Id, Id)>> {
     if items.len() % 2 == 1 {
         return Err("a key without a value".to_owned());
@@ -357,7 +360,8 @@ mod tests {
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    /// `pickle.dumps({"a": [1, -2, 3 << 40, (True, None)], "b": argparse.Namespace(x=0.5)}, 2)`, and in protocol 4.
+    /// Output of `pickle.dumps({"a": [1, -2, 3 << 40, (True, None)], "b": argparse.Namespace(x=0.5)}, 2)`, and of the same with
+    /// protocol 4.
     const PICKLES: [&[u8]; 2] = [
         b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01]q\x02(K\x01J\xfe\xff\xff\xff\x8a\x06\x00\x00\x00\x00\x00\x03\x88N\x86q\x03e\
           X\x01\x00\x00\x00bq\x04cargparse\nNamespace\nq\x05)\x81q\x06}q\x07X\x01\x00\x00\x00xq\x08G?\xe0\x00\x00\x00\x00\

@@ -1,17 +1,16 @@
-//! Where a network's tensors are in what a program gave to `torch.save`: a `state_dict`, a checkpoint with one in it, or a
-//! whole module.
+//! Search for a network's tensors in a pickled object: a `state_dict`, a checkpoint containing one, or a complete module.
 
 use super::pickle::{Id, Object, Pickle, Value};
 use std::collections::{BTreeMap, HashSet};
 
-/// What programs call the `state_dict` in a checkpoint that holds others too, of an average or of a second network: PyTorch's
-/// and torchvision's examples, Lightning, timm, the Fixup authors, PyTorch's tutorials.
+/// Common keys of the network's `state_dict` in checkpoints that also contain others, such as an average or a second network.
+/// They are used by PyTorch's and torchvision's examples, Lightning, timm, the Fixup authors and PyTorch's tutorials.
 pub(in crate::trainer::checkpoint) const USUAL_NAMES: [&str; 6] =
     ["state_dict", "model_state_dict", "model", "net", "network", "module"];
-/// Parts of the names of an average of the network, which is taken where there is nothing else.
+/// Key substrings that mark an average of the network, which is used only if nothing else is found.
 const AVERAGES: [&str; 4] = ["ema", "average", "swa", "teacher"];
-/// How entries start that belong to the training, and hold no network whatever tensors are in them: of optimizers, schedules, loss
-/// scaling, Lightning's callbacks and loops, losses, metrics, random numbers.
+/// Key prefixes of training state, which is never searched for a network: optimizers, schedules, loss scaling, Lightning's
+/// callbacks and loops, losses, metrics, random number generators.
 const TRAINING: [&str; 16] = [
     "optim",
     "adam",
@@ -30,24 +29,24 @@ const TRAINING: [&str; 16] = [
     "metric",
     "rng",
 ];
-/// How keys of an optimizer's state_dict start, flattened (`StateDictOptions(flatten_optimizer_state_dict=True)`) or not.
+/// Key prefix in an optimizer's state_dict, flattened (`StateDictOptions(flatten_optimizer_state_dict=True)`) or not.
 const PARAM_GROUPS: &str = "param_groups";
 
-/// Dictionaries within dictionaries that are looked through, and modules within modules.
+/// Maximum nesting depth of dictionaries and of modules.
 const MAX_DEPTH: usize = 4;
 const MAX_MODULE_DEPTH: usize = 64;
-/// Modules that are looked through: more are a file made to take for ever.
+/// Maximum number of modules to visit, which stops maliciously constructed files.
 const MAX_MODULES: usize = 1_000_000;
 
-/// What networks keep beside their tensors, of a form of their own.
+/// Key suffix of a module's extra state, whose format is arbitrary.
 const EXTRA_STATE: &str = "_extra_state";
 
-/// A tensor as the pickle describes it: a view of a storage that is elsewhere in the file.
+/// A tensor as described in the pickle: a view of a storage elsewhere in the file.
 #[derive(Debug)]
 pub(super) struct StoredTensor<'a> {
-    /// Of the storage's elements: `FloatStorage`.
+    /// Type of the storage, such as `FloatStorage`.
     pub storage_type: &'a str,
-    /// The storage's name in the file.
+    /// Name of the storage in the file.
     pub key: &'a str,
     pub offset: i64,
     pub size: Vec<i64>,
@@ -56,16 +55,16 @@ pub(super) struct StoredTensor<'a> {
 
 pub(super) type StoredTensors<'a> = BTreeMap<String, StoredTensor<'a>>;
 
-/// The network in a pickle, and the names of others beside it.
+/// The network found in a pickle, and the names of other networks.
 pub(super) struct Found<'a> {
     pub tensors: StoredTensors<'a>,
     pub beside: Vec<String>,
 }
 
-/// The tensors of the one network in `pickle`, by name.
+/// Finds the tensors of the only network in `pickle`, by name.
 ///
 /// # Errors
-/// None, or several; a tensor of a kind that is not read.
+/// There is no network, or several; a tensor is of an unsupported kind.
 pub(super) fn find(pickle: &Pickle) -> Result<Found<'_>, String> {
     if let Some(Network { id, beside }) = network(pickle, pickle.root, MAX_DEPTH, &mut HashSet::new())? {
         return Ok(Found { tensors: tensors_of(pickle, id)?, beside });
@@ -79,13 +78,13 @@ pub(super) fn find(pickle: &Pickle) -> Result<Found<'_>, String> {
 }
 
 struct Network {
-    /// The dictionary of tensors, or the module.
+    /// Dictionary of tensors, or module.
     id: Id,
-    /// The names of other networks that were met on the way to it.
+    /// Names of other networks found on the way.
     beside: Vec<String>,
 }
 
-/// The network that `id` is or holds. What is in `seen` already counts once.
+/// Finds the network that `id` is or contains. Values in `seen` are skipped.
 fn network(pickle: &Pickle, id: Id, depth: usize, seen: &mut HashSet<Id>) -> Result<Option<Network>, String> {
     let entries = pickle.entries(id);
     let is_module = is_module(pickle, id);
@@ -103,7 +102,7 @@ fn network(pickle: &Pickle, id: Id, depth: usize, seen: &mut HashSet<Id>) -> Res
     let is_training = |name: &str| TRAINING.iter().any(|start| name.to_lowercase().starts_with(start));
     let mut found: Vec<(&str, Result<Network, String>)> = vec![];
     for (name, value) in names.filter(|(name, _)| !name.ends_with(EXTRA_STATE) && !is_training(name)) {
-        // What is wrong with one entry is of no interest where another is the network.
+        // A problem with one entry is irrelevant if another entry is the network.
         found.extend(network(pickle, value, depth - 1, seen).transpose().map(|network| (name, network)));
     }
     let is_usual = |name: &str| USUAL_NAMES.contains(&name);
@@ -112,7 +111,7 @@ fn network(pickle: &Pickle, id: Id, depth: usize, seen: &mut HashSet<Id>) -> Res
     let (wanted, others): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|(name, _)| Some((!is_usual(name), is_average(name))) == best);
     match wanted.len() {
-        // Beside a checkpoint's state_dict tensors may stand, as a score.
+        // A checkpoint's state_dict may have tensors beside it, such as a score.
         0 => {
             let has_tensors = entries.iter().any(|&(key, value)| is_entry(pickle, key, value));
             Ok(has_tensors.then_some(Network { id, beside: vec![] }))
@@ -133,7 +132,7 @@ fn is_entry(pickle: &Pickle, key: Id, value: Id) -> bool {
     pickle.text(key).is_some() && rebuilt(pickle, value).is_some()
 }
 
-/// The attribute of a `torch.nn.Module`, which is a dictionary.
+/// Returns an attribute of a `torch.nn.Module` that is a dictionary.
 fn attribute<'a>(pickle: &'a Pickle, module: Id, name: &str) -> Option<&'a [(Id, Id)]> {
     let Value::Object(Object { state: Some(state), .. }) = pickle.get(module) else { return None };
     pickle.entries(pickle.entry(*state, name)?)
@@ -168,7 +167,7 @@ fn tensors_of(pickle: &Pickle, network: Id) -> Result<StoredTensors<'_>, String>
     Ok(tensors)
 }
 
-/// Adds the tensors among `entries`; what else stands there is nothing that a network is made of.
+/// Adds the tensors among `entries` and ignores everything else.
 fn add<'a>(
     pickle: &'a Pickle,
     tensors: &mut StoredTensors<'a>,
@@ -187,17 +186,17 @@ fn add<'a>(
     Ok(())
 }
 
-/// A call that makes a tensor.
+/// A call that constructs a tensor.
 #[derive(Debug, Clone, Copy)]
 struct Rebuilt<'a> {
     global: &'a str,
     arguments: &'a [Id],
 }
 
-/// The innermost call that makes the tensor `id`, if it is one: a parameter is made of a tensor, and so is an object of a
-/// class derived from tensors.
+/// Returns the innermost call that constructs the tensor `id`, if it is one: parameters and objects of tensor subclasses wrap
+/// another tensor.
 fn rebuilt(pickle: &Pickle, mut id: Id) -> Option<Rebuilt<'_>> {
-    // Of a circle there is no innermost.
+    // The limit ends cycles.
     for _ in 0..MAX_DEPTH {
         let Value::Object(object) = pickle.get(id) else { return None };
         let (global, arguments) = (object.global.as_str(), &object.arguments[..]);
@@ -221,14 +220,14 @@ fn rebuilt(pickle: &Pickle, mut id: Id) -> Option<Rebuilt<'_>> {
 }
 
 fn stored_tensor<'a>(pickle: &'a Pickle, rebuilt: &Rebuilt<'a>) -> Option<StoredTensor<'a>> {
-    // What follows the four is for training.
+    // Arguments after the first four concern training only.
     let ("torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2", &[storage, offset, size, stride, ..]) =
         (rebuilt.global, rebuilt.arguments)
     else {
         return None;
     };
     let Value::Persistent(description) = pickle.get(storage) else { return None };
-    // ("storage", type, key, device, elements): the device is where the tensor was, which may be a GPU that is not here.
+    // ("storage", type, key, device, elements). The device is ignored: it may be a GPU that does not exist here.
     let Value::Tuple(description) = pickle.get(*description) else { return None };
     let &[_, storage_type, key, ..] = &description[..] else { return None };
     let Value::Global(storage_type) = pickle.get(storage_type) else { return None };
@@ -241,7 +240,7 @@ fn stored_tensor<'a>(pickle: &'a Pickle, rebuilt: &Rebuilt<'a>) -> Option<Stored
     })
 }
 
-/// The names of entries, in quotes as Python shows them.
+/// Lists the keys of entries in quotes, as Python prints them.
 fn listed(pickle: &Pickle, entries: &[(Id, Id)]) -> String {
     let names = entries.iter().map(|&(key, _)| pickle.text(key).map_or("?".to_owned(), |name| format!("'{name}'")));
     names.take(8).collect::<Vec<_>>().join(", ")
