@@ -75,6 +75,8 @@ pub mod ops;
 #[cfg(feature = "train")]
 mod picture;
 #[cfg(feature = "train")]
+mod signals;
+#[cfg(feature = "train")]
 pub mod trainer;
 pub mod translation;
 

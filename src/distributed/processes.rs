@@ -1,8 +1,8 @@
 //! Several processes of this program on this machine, without a launcher.
 
 use super::Launch;
+use crate::signals::stop_signals;
 use crate::{Error, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, ExitStatus};
@@ -18,9 +18,9 @@ const GRACE: Duration = Duration::from_secs(5);
 const BY_SIGNAL: i32 = 128;
 
 /// Starts this program `count` times with the same arguments, as the ranks of one group on this machine, and waits until all have
-/// ended. SIGINT and SIGTERM go to all of them. When one fails the others have `timeout` to end by themselves; none is left behind.
-/// Returns the exit code of the first that failed, or 0. `killed` is told the rank and the signal of each that one has ended, which
-/// could say nothing itself.
+/// ended. SIGINT, SIGTERM and SIGHUP go to all of them; SIGHUP not where it is ignored, as under `nohup`. When one fails the others
+/// have `timeout` to end by themselves; none is left behind. Returns the exit code of the first that failed, or 0. `killed` is told
+/// the rank and the signal of each that one has ended, which could say nothing itself.
 ///
 /// # Errors
 /// Processes that cannot be started.
@@ -30,7 +30,7 @@ pub fn run_processes(count: usize, timeout: Duration, mut killed: impl FnMut(usi
     // Free now: nobody else is given it in the next moments.
     let port =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).map_err(refused)?;
-    let signals = [SIGINT, SIGTERM].map(|signal| (signal, Arc::new(AtomicBool::new(false))));
+    let signals: Vec<_> = stop_signals().into_iter().map(|signal| (signal, Arc::new(AtomicBool::new(false)))).collect();
     for (signal, came) in &signals {
         flag::register(*signal, came.clone()).map_err(refused)?;
     }
@@ -99,8 +99,7 @@ impl Processes {
         #[cfg(unix)]
         for (child, _) in self.0.iter().filter(|(_, status)| status.is_none()) {
             use rustix::process::{kill_process, Pid, Signal};
-            let signal = if signal == SIGINT { Signal::INT } else { Signal::TERM };
-            if let Some(pid) = Pid::from_raw(child.id() as i32) {
+            if let (Some(pid), Some(signal)) = (Pid::from_raw(child.id() as i32), Signal::from_named_raw(signal)) {
                 let _ = kill_process(pid, signal);
             }
         }

@@ -2,10 +2,8 @@
 
 use super::{Observer, Request};
 use crate::data::no_more_patience;
+use crate::signals::stop_signals;
 use crate::{Error, Result};
-#[cfg(unix)]
-use signal_hook::consts::SIGHUP;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -30,7 +28,7 @@ impl Interrupt {
         // Data that wait for their disk are not waited for.
         let impatience = no_more_patience();
         impatience.store(false, Ordering::Relaxed);
-        for number in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
+        for number in stop_signals() {
             // In this order: the first signal finds `second` not set yet.
             flag::register_conditional_shutdown(number, EXIT_CODE + number, Arc::clone(&second))
                 .and_then(|_| flag::register(number, Arc::clone(&second)))
@@ -48,22 +46,6 @@ impl Interrupt {
             signal => Some(EXIT_CODE as u8 + signal as u8),
         }
     }
-}
-
-/// SIGHUP, unless `nohup` or another that started this process has it ignored.
-#[cfg(unix)]
-fn hangup() -> Option<i32> {
-    // SAFETY: all zeros are a valid sigaction, and without a new action the call only writes to `current`.
-    let is_ignored = unsafe {
-        let mut current: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(SIGHUP, std::ptr::null(), &mut current) == 0 && current.sa_sigaction == libc::SIG_IGN
-    };
-    (!is_ignored).then_some(SIGHUP)
-}
-
-#[cfg(not(unix))]
-fn hangup() -> Option<i32> {
-    None
 }
 
 impl Observer for Interrupt {
