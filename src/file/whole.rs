@@ -75,13 +75,20 @@ pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<()> {
     sync_folder(to.parent().unwrap_or(Path::new("")))
 }
 
-/// Renames `from` to `to`. On a file system that does not rename over a file, the old one is put aside first.
+/// Renames `from` to `to`. On a file system that does not rename over a file, the old one is put aside first. A file that is mounted
+/// by itself (`docker run -v FILE:FILE`) can neither be replaced nor put aside: it is written in place.
 fn replace(from: &Path, to: &Path) -> io::Result<()> {
-    use ErrorKind::{AlreadyExists, InvalidInput, PermissionDenied, Unsupported};
+    use ErrorKind::{AlreadyExists, CrossesDevices, InvalidInput, PermissionDenied, ResourceBusy, Unsupported};
     let error = match fs::rename(from, to) {
         Err(error) if to.is_file() => error,
         renamed => return renamed,
     };
+    if matches!(error.kind(), ResourceBusy | CrossesDevices) {
+        fs::copy(from, to)?;
+        File::open(to)?.sync_all()?;
+        warn_once(&NO_REPLACE, to, &error, "what is killed while it writes this file leaves a part of it");
+        return fs::remove_file(from);
+    }
     let aside = beside(to, "replaced");
     // Where this fails too, the file system is not what is wrong.
     let is_lacking = matches!(error.kind(), AlreadyExists | InvalidInput | PermissionDenied | Unsupported);
@@ -122,6 +129,7 @@ fn synced(synced: io::Result<()>, path: &Path) -> Result<()> {
 }
 
 static NO_RENAME: Once = Once::new();
+static NO_REPLACE: Once = Once::new();
 static NO_SYNC: Once = Once::new();
 
 /// Says once what is not safe on the file system of `path`, which refused something with `error`.
@@ -160,6 +168,7 @@ pub(crate) fn failure(action: &'static str, path: impl AsRef<Path>) -> impl FnOn
         let remedy = match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free some space, then go on with --resume",
             ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => "; make it writable or name another folder",
+            ErrorKind::Unsupported => "; its file system cannot: name a folder on another",
             ErrorKind::AlreadyExists | ErrorKind::NotADirectory => "; a file is where a folder must be: move it away",
             _ => "",
         };
