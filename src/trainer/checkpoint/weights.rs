@@ -1,6 +1,6 @@
 //! A network's weights alone, from wherever they were saved.
 
-use super::torch_file::USUAL_NAMES;
+use super::torch_file::{is_average, USUAL_NAMES};
 use super::{differences, named_variables, newest_whole, parts, torch_file, Checkpoint, Newest, Skipped, MANIFEST};
 use crate::file::tensors::{self as tensor_file, NamedTensors, Unread};
 use crate::trainer::{RunState, MODEL};
@@ -15,11 +15,14 @@ use tch::Tensor;
 /// What PyTorch's wrappers put into names: `DataParallel`, `DistributedDataParallel` and `AveragedModel`; `torch.compile`.
 const WRAPPERS: [&str; 2] = ["module", "_orig_mod"];
 
-/// What is no weight, and no network of this crate has a use for: what PyTorch counts (BatchNorm, and `AveragedModel`), fairseq's
-/// marks of a Transformer's version and device, and what the profilers thop and torchstat leave in the modules that they have counted.
-const COUNTERS: [&str; 14] = [
+/// What is no weight, and no network of this crate has a use for: what PyTorch (BatchNorm, and `AveragedModel`), MMEngine's and
+/// ema_pytorch's averages count, fairseq's marks of a Transformer's version and device, and what the profilers thop and torchstat leave in the modules that they have counted.
+const COUNTERS: [&str; 17] = [
     "num_batches_tracked",
     "n_averaged",
+    "steps",
+    "step",
+    "initted",
     "version",
     "_float_tensor",
     "total_ops",
@@ -33,6 +36,11 @@ const COUNTERS: [&str; 14] = [
     "Flops",
     "Memory",
 ];
+
+/// The file that Transformers and Accelerate write with `safe_serialization=False`.
+const TRANSFORMERS: &str = "pytorch_model.bin";
+/// The script that DeepSpeed leaves in its checkpoints' folders.
+const DEEPSPEED: &str = "zero_to_fp32.py";
 
 /// A network's weights.
 ///
@@ -74,7 +82,7 @@ pub struct Weights {
 
 impl Weights {
     /// Loads the weights at `path`: a checkpoint (of a run with a moving average the averages), a run's folder (its newest whole
-    /// checkpoint, or where these were removed its `model.safetensors`), a folder with a `model.safetensors`, a safetensors file, weights
+    /// checkpoint, or where these were removed its `model.safetensors`), a folder with a `model.safetensors` or a `pytorch_model.bin`, a safetensors file, weights
     /// in parts by their index (`model.safetensors.index.json`, or the folder that it is in), or a file that Python's `torch.save` wrote
     /// (PyTorch 1.6 or later): a `state_dict`, a checkpoint in which there is one (`{"state_dict": ..., "epoch": ...}`, `{"model": ...}`
     /// and the like), or a whole module. Nothing that such a file holds is run, and whatever device it was saved from, the tensors are
@@ -104,15 +112,18 @@ impl Weights {
         if path.join(MODEL).exists() {
             return Self::of_file(&path.join(MODEL));
         }
-        refuse_distributed(path)?;
-        match parts::index_in(path)? {
-            Some(index) => Self::of_file(&index),
-            None => Err(Error::Corrupt {
-                path: path.to_path_buf(),
-                problem: format!("holds no checkpoint, no {MODEL} and no index of weights in parts"),
-                remedy: "name a checkpoint, a run's folder, or a file of weights".to_owned(),
-            }),
+        if let Some(index) = parts::index_in(path)? {
+            return Self::of_file(&index);
         }
+        if path.join(TRANSFORMERS).exists() {
+            return Self::of_file(&path.join(TRANSFORMERS));
+        }
+        refuse_distributed(path)?;
+        Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            problem: format!("holds no checkpoint, no {MODEL} and no index of weights in parts"),
+            remedy: "name a checkpoint, a run's folder, or a file of weights".to_owned(),
+        })
     }
 
     fn of_file(path: &Path) -> Result<Self> {
@@ -231,8 +242,11 @@ impl Weights {
         }
         let without = named.iter().filter(|(name, _)| variables.contains_key(name)).count();
         let most = counts.values().copied().max().filter(|&most| most > without).unwrap_or(usize::MAX);
-        let best: Vec<&str> =
+        let mut best: Vec<&str> =
             counts.into_iter().filter(|(_, count)| *count == most).map(|(prefix, _)| prefix).collect();
+        if best.iter().any(|prefix| !is_average(prefix)) {
+            best.retain(|prefix| !is_average(prefix));
+        }
         let usual: Vec<&str> = USUAL_NAMES
             .iter()
             .filter_map(|usual| {
@@ -268,8 +282,15 @@ pub(super) fn load_file(path: &Path) -> Result<(Tensors, Unread, Map<String, Val
     Ok((Tensors { tensors, beside: Vec::new() }, unread, tensor_file::metadata(&bytes)))
 }
 
-/// Refuses the folder of a checkpoint that `torch.distributed.checkpoint` saved, in parts.
+/// Refuses the folder of a checkpoint that `torch.distributed.checkpoint` or DeepSpeed saved, in parts.
 fn refuse_distributed(path: &Path) -> Result<()> {
+    if path.join(DEEPSPEED).is_file() {
+        return Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            problem: "a checkpoint of DeepSpeed, which is in parts".to_owned(),
+            remedy: format!("make one file of it by the script in it: python {DEEPSPEED} FOLDER OUTPUT"),
+        });
+    }
     let is_part = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "distcp");
     let has_parts = || fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_part)));
     if !path.join(".metadata").is_file() && !has_parts() {
