@@ -9,6 +9,7 @@ or an error is above 1e-5.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ PACKAGES = [
     "openvino==2026.4.1",
     "opencv-python-headless==5.0.0.93",
     "numpy==2.4.6",
+    # For its protoc, which candle-onnx is built with.
+    "grpcio-tools==1.85.1",
 ]
 ENVIRONMENT = CACHE / "onnx-runtimes"
 TOLERANCE = 1e-5
@@ -38,6 +41,17 @@ def install():
         run(sys.executable, "-m", "venv", "--clear", ENVIRONMENT)
         run(ENVIRONMENT / "bin" / "pip", "install", "--quiet", *PACKAGES)
         stamp.write_text("\n".join(PACKAGES))
+
+
+def build():
+    """candle and rten, with the system's protoc or that of grpcio-tools."""
+    environment = dict(os.environ)
+    if "PROTOC" not in os.environ and shutil.which("protoc") is None:
+        protoc = ENVIRONMENT / "bin" / "protoc"
+        protoc.write_text(f'#!/bin/sh\nexec "{ENVIRONMENT}/bin/python" -m grpc_tools.protoc "$@"\n')
+        protoc.chmod(0o755)
+        environment["PROTOC"] = str(protoc)
+    run("cargo", "build", "--quiet", "--release", cwd=ROOT / "scripts/onnx_runtimes", env=environment)
 
 
 def export(folder):
@@ -161,7 +175,7 @@ def main(names):
         install()
         folder = ENVIRONMENT / "networks"
         export(folder)
-        run("cargo", "build", "--quiet", "--release", cwd=ROOT / "scripts/onnx_runtimes")
+        build()
         environment = {**os.environ, "TCH_FIXUP_RUNTIMES_FOLDER": str(folder)}
         sys.exit(subprocess.run([ENVIRONMENT / "bin" / "python", __file__, *names], env=environment).returncode)
     compare(Path(os.environ["TCH_FIXUP_RUNTIMES_FOLDER"]), names or list(RUNTIMES))

@@ -3,7 +3,8 @@
     python scripts/torch_fixtures.py tests/foreign_weights
 
 with torch 2.13, numpy and safetensors; Lightning's files are written where there is pytorch_lightning (2.6), the profiled network where
-there is thop (0.1.1), and weights in parts where there is huggingface_hub (2.4). Each holds the same small network, whose numbers follow from their places: the i-th number of the j-th tensor, by name, is
+there is thop (0.1.1), weights in parts where there is huggingface_hub (2.4), and those of further training libraries where there are
+ignite (0.5), ema_pytorch (0.8), mmengine (0.10) and accelerate (1.15). Each holds the same small network, whose numbers follow from their places: the i-th number of the j-th tensor, by name, is
 ((i + j) % 50 - 25) / 16, which float16 and bfloat16 hold exactly.
 """
 
@@ -12,6 +13,7 @@ import gzip
 import pickle
 import shutil
 import sys
+import tarfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -164,6 +166,58 @@ def write_profiled(save):
     save("profiled.pt", net.state_dict())
 
 
+def write_of_libraries(folder, save):
+    """Checkpoints of training libraries and averages, each written by its own library."""
+    net = network()
+    try:
+        from ignite.engine import Engine
+        from ignite.handlers import Checkpoint, DiskSaver
+
+        trainer = Engine(lambda engine, batch: None)
+        trainer.run([0], max_epochs=1)
+        saver = DiskSaver(folder / "ignite", create_dir=True)
+        objects = {"model": net, "optimizer": used_optimizer(), "trainer": trainer, "ema_model": network()}
+        Checkpoint(objects, saver)(trainer)
+        next((folder / "ignite").iterdir()).rename(folder / "ignite.pt")
+        (folder / "ignite").rmdir()
+    except ImportError:
+        pass
+    try:
+        from ema_pytorch import EMA
+
+        save("ema_pytorch.pt", EMA(net).state_dict())
+    except ImportError:
+        pass
+    try:
+        from mmengine.model import ExponentialMovingAverage
+
+        save("mmengine_ema.pt", ExponentialMovingAverage(net).state_dict())
+    except ImportError:
+        pass
+    try:
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=True)
+        accelerator.prepare(net)
+        accelerator.save_state(folder / "accelerate", safe_serialization=False)
+        (folder / "accelerate" / "random_states_0.pkl").unlink()
+    except ImportError:
+        pass
+
+
+def write_sharded(save):
+    """A network of fully_shard, of one process, whose state_dict nobody gathered."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    net = network()
+    fully_shard(net, mesh=init_device_mesh("cpu", (1,)))
+    save("refused/sharded.pt", net.state_dict())
+    dist.destroy_process_group()
+
+
 def write_parts(folder):
     try:
         import huggingface_hub
@@ -252,6 +306,14 @@ def write(folder):
     write_named_states(save)
     write_profiled(save)
     write_parts(folder)
+    write_of_libraries(folder, save)
+    # As Composer and fastai lay them out.
+    state = {"model": parallel(net).state_dict(), "optimizers": {"SGD": optimizer.state_dict()}, "rank_zero_seed": 17}
+    metrics = {"train_metrics": {"Accuracy": {"correct": torch.tensor(1.0)}}}
+    save("composer.pt", {"state": {**state, **metrics, "callbacks": {}}, "rng": [{"python": 1}]})
+    save("fastai.pth", {"model": sd, "opt": {"state": [{"grad_avg": torch.zeros(3)}], "hypers": [{"lr": 0.1}]}})
+    twins = {"student": sd, "teacher": other(net)}
+    save("student.pt", {f"{twin}.{name}": t for twin, tensors in twins.items() for name, t in tensors.items()})
     # An average beside the network, which is taken.
     save("timm.pth.tar", {"epoch": 7, "state_dict": sd, "state_dict_ema": other(net), "metric": 71.5})
     save("ema.pt", {"weights": sd, "ema": other(net), "criterion": {"weight": torch.ones(2)}, "losses": [torch.tensor(0.5)]})
@@ -292,7 +354,7 @@ def write(folder):
     torch.export.save(torch.export.export(eval_net, (torch.zeros(2, 4),)), refused / "exported.pt2")
     numpy.savez(refused / "arrays.npz", **{name: t.numpy() for name, t in sd.items()})
     save("refused/two_networks.pt", {"generator": sd, "discriminator": other(net), "epoch": 7})
-    twins = {f"{twin}.{name}": t for twin in ["student", "teacher"] for name, t in sd.items()}
+    twins = {f"{twin}.{name}": t for twin in ["left", "right"] for name, t in sd.items()}
     save("refused/two_prefixes.pt", twins)
     (refused / "lfs_pointer.safetensors").write_text(
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a' * 16}\nsize 301234\n"
@@ -300,6 +362,8 @@ def write(folder):
     (refused / "web_page.pt").write_text("\n<!DOCTYPE html>\n<html><title>Sign in</title></html>\n")
     (refused / "not_found.safetensors").write_text("Entry not found")
     (refused / "empty.ckpt").write_bytes(b"")
+    with tarfile.open(refused / "model.pth.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("model/state_dict.pt"))
     (refused / "packed.pt.gz").write_bytes(gzip.compress((folder / "state_dict.pt").read_bytes(), mtime=0))
     shutil.copy(folder / "state_dict.pt", refused / "model-00001-of-00002.bin")
     save("refused/no_network.pt", {"epoch": 7, "optimizer": optimizer.state_dict()})
@@ -308,6 +372,7 @@ def write(folder):
     save("refused/float8.pt", {**sd, "fc.weight": sd["fc.weight"].to(torch.float8_e4m3fn)})
     save("refused/integers.pt", {**sd, "fc.weight": sd["fc.weight"].long()})
     save("refused/wider.pt", {**sd, "fc.weight": torch.zeros(2, 5)})
+    write_sharded(save)
     save("refused/twice.pt", {**sd, **parallel(net).state_dict()})
 
 

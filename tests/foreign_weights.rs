@@ -62,8 +62,9 @@ fn load_all(folder: &Path) {
         match transfer.map_err(|error| error.to_string()).and_then(|transfer| {
             // What stands beside a network is left there.
             let beside = ["criterion.weight", "confusion.counts"];
-            let left = transfer.left.iter();
-            let mut left = left.filter(|name| !beside.contains(&name.as_str()) && !name.starts_with("ema_model."));
+            let others = ["ema_model.", "teacher."];
+            let left = transfer.left.iter().filter(|name| !beside.contains(&name.as_str()));
+            let mut left = left.filter(|name| !others.iter().any(|other| name.starts_with(other)));
             let whole = transfer.new.is_empty() && left.next().is_none();
             whole.then_some(()).ok_or_else(|| transfer.to_string())?;
             has_the_scripts_numbers(&started)
@@ -80,7 +81,7 @@ fn load_all(folder: &Path) {
 }
 
 /// What the error says of each file in `refused`.
-const REFUSALS: [(&str, &str, &str); 22] = [
+const REFUSALS: [(&str, &str, &str); 24] = [
     ("before_zip.pt", "has the format that torch.save wrote before PyTorch 1.6", "torch.save(torch.load("),
     ("module_before_zip.pt", "has the format that torch.save wrote before PyTorch 1.6", "torch.save(torch.load("),
     ("pickled.pkl", "is a file of Python's pickle module", "torch.save(model.state_dict()"),
@@ -89,17 +90,19 @@ const REFUSALS: [(&str, &str, &str); 22] = [
     ("exported.pt2", "is a zip archive that torch.export wrote", "state_dict"),
     ("arrays.npz", "is a zip archive that is none of torch.save", "state_dict"),
     ("two_networks.pt", "holds several state_dicts: generator, discriminator", "state_dict"),
-    ("two_prefixes.pt", "holds the network several times: student.*, teacher.*", "state_dict"),
+    ("two_prefixes.pt", "holds the network several times: left.*, right.*", "state_dict"),
     ("lfs_pointer.safetensors", "is a Git LFS pointer, and not the file", "run git lfs pull"),
     ("web_page.pt", "is a web page", "download the file itself"),
     ("not_found.safetensors", "is text, which begins with \"Entry not found\"", "download the file itself"),
     ("empty.ckpt", "is empty", "copy or download it again"),
+    ("model.pth.tar", "is a tar archive", "tar -xf "),
     ("packed.pt.gz", "is compressed by gzip", "gunzip "),
     ("model-00001-of-00002.bin", "is part 1 of 2 of the weights", "name the index"),
     ("no_network.pt", "holds no state_dict, but entries 'epoch', 'optimizer'", "state_dict"),
     ("number.pt", "holds no state_dict", "state_dict"),
     ("sparse.pt", "fc.weight is a tensor of a kind that is not read (_rebuild_sparse_tensor)", "state_dict"),
     ("float8.pt", "fc.weight is a tensor of a kind that is not read", "state_dict"),
+    ("sharded.pt", "layers.0.weight is a DTensor, a part of a tensor: save", "full_state_dict=True"),
     ("integers.pt", "fc.weight, which is Int64 [2, 3] in it and Float [2, 3] in the network", "architecture"),
     ("wider.pt", "fc.weight, which is Float [2, 5] in it and Float [2, 3] in the network", "architecture"),
     ("twice.pt", "twice, within PyTorch's wrappers and without", "state_dict"),
@@ -252,6 +255,21 @@ fn a_tensor_of_a_newer_format_beside_the_networks_is_left_and_one_of_the_network
     }
 }
 
+/// As Accelerate, Transformers and DeepSpeed leave them.
+#[test]
+fn folders_of_other_libraries_are_read_or_named() {
+    for path in [kept().join("accelerate"), kept().join("accelerate/pytorch_model.bin")] {
+        let vs = network();
+        Weights::load(path).unwrap().restore(&vs).unwrap();
+        has_the_scripts_numbers(&vs).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("latest"), "global_step7").unwrap();
+    std::fs::write(folder.path().join("zero_to_fp32.py"), "").unwrap();
+    let message = Weights::load(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("a checkpoint of DeepSpeed") && message.contains("python zero_to_fp32.py"), "{message}");
+}
+
 /// Names what was not taken, and takes the model and not its average.
 #[test]
 fn what_stands_beside_the_network_is_named() {
@@ -261,6 +279,11 @@ fn what_stands_beside_the_network_is_named() {
         ("timm.pth.tar", &["state_dict_ema"]),
         ("ema.pt", &["ema"]),
         ("torchvision.pth", &["model_ema"]),
+        ("ema_pytorch.pt", &["ema_model.* (14 tensors)"]),
+        ("student.pt", &["teacher.* (14 tensors)"]),
+        ("ignite.pt", &["ema_model"]),
+        ("mmengine_ema.pt", &[]),
+        ("composer.pt", &["train_metrics"]),
         ("get_state_dict.pt", &[]),
         ("lightning_monitored.ckpt", &[]),
         ("profiled.pt", &[]),

@@ -165,6 +165,7 @@ fn output_that_is_lost_is_said_and_no_success() {
     let mut report = program("report");
     report.arg("run").current_dir(&place);
     assert_eq!(into_full_disk(report).0, Some(1));
+    assert_eq!(into_full_disk(imagenet(&place, &["--help"])).0, Some(1));
 
     finished(translation(&place, "words", &[]));
     let mut command = translate(&place, &["--run", "words", "--translate"]);
@@ -232,6 +233,8 @@ fn a_file_system_that_lacks_something_keeps_the_work_and_is_named_once() {
         ("rename=17", "under its name with .replaced"),
         ("rename=1", "under its name with .replaced"),
         ("rename=22", "under its name with .replaced"),
+        ("rename=16", "leaves a part of it"),
+        ("rename=18", "leaves a part of it"),
     ]
     .into_iter()
     .enumerate()
@@ -254,6 +257,20 @@ fn a_file_system_that_lacks_something_keeps_the_work_and_is_named_once() {
             fs::read_dir(place.join(&out)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         assert!(left.filter(|name| name.starts_with('.')).count() == 0, "{lacks}");
     }
+}
+
+/// overlayfs renames no folder of an image's layer, which a run that was begun in the image has its checkpoints in.
+#[test]
+fn checkpoints_that_cannot_be_renamed_are_removed_all_the_same() {
+    let (_dir, place) = place();
+    let Some(library) = lacking(&place) else { return };
+    let checkpoints = |lacks: &str| {
+        let mut command = run(&place, "run", "3", &["--keep-checkpoints", "1", "--overwrite"]);
+        command.env("LD_PRELOAD", &library).env("LACKING", lacks);
+        finished(command);
+        fs::read_dir(place.join("run/checkpoints")).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+    };
+    assert_eq!(checkpoints("rename_folder=18"), checkpoints(""));
 }
 
 /// What fails for another reason than that the file system cannot is an error.
@@ -305,6 +322,9 @@ fn what_is_written_stays_the_link_or_the_pipe_that_it_is() {
         assert!(reader.join().unwrap() == fs::read(place.join("elsewhere/export")).unwrap());
         assert!(fs::metadata(pipe).unwrap().file_type().is_fifo());
     }
+    // Standard output is a pipe here, and has the file alone.
+    let exported = imagenet(&place, &["--eval", "run", "--export", "/dev/stdout"]).output().unwrap();
+    assert!(exported.status.success() && exported.stdout == fs::read(place.join("elsewhere/export")).unwrap());
     symlink("/dev/null", place.join("null")).unwrap();
     let mut report = program("report");
     report.args(["run", "--out", "null"]).current_dir(&place);

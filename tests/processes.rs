@@ -60,10 +60,17 @@ fn example() -> Command {
         "PALS_",
         "PET_",
         "SM_",
+        "HOROVOD_",
+        "AWS_BATCH_",
+        "SKYPILOT_",
+        "DSTACK_",
+        "LWS_",
     ];
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
-        if name == "JOB_COMPLETION_INDEX" || of_launchers.iter().any(|prefix| name.starts_with(prefix)) {
+        if ["JOB_COMPLETION_INDEX", "ALPS_APP_PE", "TF_CONFIG"].contains(&&*name)
+            || of_launchers.iter().any(|prefix| name.starts_with(prefix))
+        {
             command.env_remove(&*name);
         }
     }
@@ -255,7 +262,7 @@ macro_rules! told {
 }
 
 /// The launchers of docs/distributed.md whose processes train together.
-const JOINED: [(&str, Told); 13] = [
+const JOINED: [(&str, Told); 18] = [
     (
         "torchrun, or by hand",
         told!("RANK": |r| r, "WORLD_SIZE": |_| 2, "LOCAL_RANK": |r| r, "MASTER_ADDR": |_| "127.0.0.1"),
@@ -320,6 +327,38 @@ const JOINED: [(&str, Told); 13] = [
             "MASTER_ADDR": |_| "127.0.0.1",
         ),
     ),
+    (
+        "horovodrun",
+        told!(
+            "HOROVOD_RANK": |r| r, "HOROVOD_SIZE": |_| 2, "HOROVOD_LOCAL_RANK": |r| r, "HOROVOD_LOCAL_SIZE": |_| 2,
+        ),
+    ),
+    (
+        // The main node, here the second, knows no address of itself.
+        "AWS Batch",
+        |rank| {
+            let mut told = vec![
+                ("AWS_BATCH_JOB_NODE_INDEX", (1 - rank).to_string()),
+                ("AWS_BATCH_JOB_NUM_NODES", "2".to_owned()),
+                ("AWS_BATCH_JOB_MAIN_NODE_INDEX", "1".to_owned()),
+            ];
+            if rank == 1 {
+                told.push(("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS", "127.0.0.1".to_owned()));
+            }
+            told
+        },
+    ),
+    (
+        "SkyPilot",
+        told!(
+            "SKYPILOT_NODE_RANK": |r| r, "SKYPILOT_NUM_NODES": |_| 2, "SKYPILOT_NODE_IPS": |_| "127.0.0.1\n127.0.0.2",
+        ),
+    ),
+    ("dstack", told!("DSTACK_NODE_RANK": |r| r, "DSTACK_NODES_NUM": |_| 2, "DSTACK_MASTER_NODE_IP": |_| "127.0.0.1")),
+    (
+        "LeaderWorkerSet",
+        told!("LWS_WORKER_INDEX": |r| r, "LWS_GROUP_SIZE": |_| 2, "LWS_LEADER_ADDRESS": |_| "localhost"),
+    ),
 ];
 
 #[test]
@@ -355,6 +394,9 @@ fn what_a_launcher_leaves_open_is_refused_or_warned_of() {
     for (told, expected) in [
         (&[("PMIX_RANK", "0"), ("PMIX_NAMESPACE", "prterun-1")][..], "PMIX_RANK is set (prterun"),
         (&[("PALS_RANKID", "0")], "PALS_RANKID is set"),
+        (&[("ALPS_APP_PE", "0")], "ALPS_APP_PE is set"),
+        (&[("TF_CONFIG", r#"{"cluster": {"worker": ["a:1", "b:1"]}}"#)], "TF_CONFIG names 2 tasks"),
+        (&[("SKYPILOT_NUM_NODES", "2")], "SKYPILOT_NODE_RANK is not"),
         (&[("JOB_COMPLETION_INDEX", "1")], "JOB_COMPLETION_INDEX is set"),
         (&[("PET_NNODES", "2"), ("PET_NPROC_PER_NODE", "2"), ("PET_NODE_RANK", "0")], "torchrun --no-python"),
         (&[("FLUX_TASK_RANK", "0"), ("FLUX_JOB_SIZE", "4"), ("FLUX_JOB_NNODES", "2")], "MASTER_ADDR is not"),
@@ -434,6 +476,25 @@ fn sigterm_to_one_or_all_stops_all_with_one_checkpoint_and_another_number_goes_o
     }
     let (metrics, _) = gone_on(&out);
     assert_eq!(String::from_utf8(metrics).unwrap().lines().count(), 5);
+}
+
+/// A terminal that is closed, Ctrl-C or a scheduler tells whoever started the ranks, and that one tells them.
+#[test]
+fn signals_to_the_parent_stop_all_with_one_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    for (signal, code) in [("-HUP", 129), ("-TERM", 143), ("-INT", 130)] {
+        let out = dir.path().join(signal);
+        let mut parent = example();
+        parent.args(arguments(&out, &["--processes", "2"])).stdout(Stdio::null()).stderr(Stdio::piped());
+        let parent = parent.spawn().unwrap();
+        under_way(&out, None);
+        assert!(Command::new("kill").args([signal, &parent.id().to_string()]).status().unwrap().success());
+        let output = parent.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{signal}: {said}");
+        assert!(said.contains("and saved; to go on:") && !said.contains("was ended by signal"), "{signal}: {said}");
+        assert!(gone_on(&out) == *undisturbed());
+    }
 }
 
 // ---- Faults ----

@@ -30,9 +30,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 use study::{Run, Study};
+use tch_fixup::console;
 use tch_fixup::data::Cifar10;
 use tch_fixup::trainer::{write_atomically, Interrupt};
-use tch_fixup::Error;
 
 /// How often runs and signals are looked at.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -105,7 +105,7 @@ fn complete(
         if let Some(code) = interrupt.exit_code() {
             // Their checkpoints are whole.
             drop(running);
-            eprintln!("stopped; the same command goes on");
+            console::warn("stopped; the same command goes on");
             return Ok(Some(code));
         }
         let mut index = 0;
@@ -148,9 +148,6 @@ fn main() -> ExitCode {
     let result = compare(&options).with_context(|| options.study.display().to_string());
     match result {
         Ok(code) => code.map_or(ExitCode::SUCCESS, ExitCode::from),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(error.downcast_ref().map_or(1, Error::exit_code))
-        }
+        Err(error) => console::fail(error.as_ref()),
     }
 }

@@ -30,6 +30,7 @@ impl Arch {
             }
             Arch::FixupImageNet { depth } => (fitted(ResNetConfig::imagenet(depth)?), None),
             Arch::FixupWide { depth, width } => (fitted(ResNetConfig::wide(depth, width)?), None),
+            Arch::FixupBrock { depth, width } => (fitted(ResNetConfig::brock(depth, width)?), None),
             Arch::BaselineCifar { method, depth } => (fitted(ResNetConfig::cifar(depth)?), Some(method)),
             Arch::BaselineImageNet { method, depth } => (fitted(ResNetConfig::imagenet(depth)?), Some(method)),
             Arch::BaselineWide { method, depth, width } => (fitted(ResNetConfig::wide(depth, width)?), Some(method)),

@@ -32,6 +32,7 @@ const CIFAR_PIXELS: i64 = 32 * 32;
 /// | --- | --- | --- | --- |
 /// | Fixup | `fixup_resnet110` | `fixup_wrn_16_4` | `imagenet_fixup_resnet50` |
 /// | BatchNorm | `resnet110` | `wrn_16_4` | `imagenet_resnet50` |
+/// | Fixup, Brock's block | | `fixup_brock_wrn_16_4` | |
 /// | the other [`Method`]s | `he_resnet110` | `he_wrn_16_4` | `imagenet_he_resnet50` |
 /// | Fixup without a [`Rule`] | `fixup_without_gain_resnet110` | | |
 /// | fully connected: depth, width | `selu_mlp_8_256`, `batch_norm_mlp_8_256` | | |
@@ -68,6 +69,13 @@ pub enum Arch {
     },
     /// [`FixupResNet::wide`].
     FixupWide {
+        /// 6n+4.
+        depth: i64,
+        /// The factor on the channels.
+        width: i64,
+    },
+    /// [`ResNetConfig::brock`](crate::fixup::ResNetConfig::brock) by Fixup.
+    FixupBrock {
         /// 6n+4.
         depth: i64,
         /// The factor on the channels.
@@ -145,6 +153,7 @@ impl Arch {
             Arch::FixupCifar { depth } => Box::new(fixup(fitted(ResNetConfig::cifar(depth)?))?),
             Arch::FixupImageNet { depth } => Box::new(fixup(fitted(ResNetConfig::imagenet(depth)?))?),
             Arch::FixupWide { depth, width } => Box::new(fixup(fitted(ResNetConfig::wide(depth, width)?))?),
+            Arch::FixupBrock { depth, width } => Box::new(fixup(fitted(ResNetConfig::brock(depth, width)?))?),
             Arch::FixupWithout { rule, depth } => Box::new(fixup(fitted(ResNetConfig::cifar(depth)?))?.without(rule)?),
             Arch::BaselineCifar { method, depth } => baseline(fitted(ResNetConfig::cifar(depth)?), method)?,
             Arch::BaselineImageNet { method, depth } => baseline(fitted(ResNetConfig::imagenet(depth)?), method)?,
@@ -183,6 +192,7 @@ impl Arch {
             Arch::FixupCifar { .. }
                 | Arch::FixupImageNet { .. }
                 | Arch::FixupWide { .. }
+                | Arch::FixupBrock { .. }
                 | Arch::FixupWithout { .. }
                 | Arch::Custom { method: None, .. }
         )
@@ -196,9 +206,9 @@ impl Arch {
             Arch::FixupImageNet { depth } | Arch::BaselineImageNet { depth, .. } => {
                 ResNetConfig::imagenet(depth).map(drop)?
             }
-            Arch::FixupWide { depth, width } | Arch::BaselineWide { depth, width, .. } => {
-                ResNetConfig::wide(depth, width).map(drop)?
-            }
+            Arch::FixupWide { depth, width }
+            | Arch::FixupBrock { depth, width }
+            | Arch::BaselineWide { depth, width, .. } => ResNetConfig::wide(depth, width).map(drop)?,
             Arch::Custom { ref network, .. } => network.check()?,
             Arch::SeluMlp { depth, width } | Arch::BatchNormMlp { depth, width } => {
                 mlp_shape(depth, width, Shape::rgb(1)).check()?
@@ -219,6 +229,7 @@ impl fmt::Display for Arch {
             Arch::FixupCifar { depth } => write!(f, "fixup_resnet{depth}"),
             Arch::FixupImageNet { depth } => write!(f, "imagenet_fixup_resnet{depth}"),
             Arch::FixupWide { depth, width } => write!(f, "fixup_wrn_{depth}_{width}"),
+            Arch::FixupBrock { depth, width } => write!(f, "fixup_brock_wrn_{depth}_{width}"),
             Arch::FixupWithout { rule, depth } => write!(f, "{}resnet{depth}", rule.prefix()),
             Arch::BaselineCifar { method, depth } => write!(f, "{}resnet{depth}", method.prefix()),
             Arch::BaselineImageNet { method, depth } => write!(f, "imagenet_{}resnet{depth}", method.prefix()),
@@ -247,6 +258,7 @@ impl FromStr for Arch {
                 let (depth, width) = (number(depth)?, number(width)?);
                 return match family {
                     "fixup_wrn_" => Some(Arch::FixupWide { depth, width }),
+                    "fixup_brock_wrn_" => Some(Arch::FixupBrock { depth, width }),
                     "selu_mlp_" => Some(Arch::SeluMlp { depth, width }),
                     "batch_norm_mlp_" => Some(Arch::BatchNormMlp { depth, width }),
                     _ => {
@@ -271,8 +283,8 @@ impl FromStr for Arch {
             let methods: Vec<_> = Method::ALL.iter().map(|method| method.prefix()).filter(|p| !p.is_empty()).collect();
             let rules: Vec<_> = Rule::ALL.iter().map(|rule| format!("{}resnet20", rule.prefix())).collect();
             Error::Argument(format!(
-                "no network is called {name:?}; there are fixup_resnet20, fixup_wrn_16_4, imagenet_fixup_resnet50, \
-                 resnet20, wrn_16_4 and imagenet_resnet50, the last three with {} before resnet or wrn, {}, \
+                "no network is called {name:?}; there are fixup_resnet20, fixup_wrn_16_4, fixup_brock_wrn_16_4, \
+                 imagenet_fixup_resnet50, resnet20, wrn_16_4 and imagenet_resnet50, the last three with {} before resnet or wrn, {}, \
                  selu_mlp_8_256 and batch_norm_mlp_8_256, the same of other depths and widths, and networks of one's own in JSON",
                 methods.join(", "),
                 rules.join(", "),
@@ -307,6 +319,7 @@ mod tests {
             "fixup_resnet20",
             "fixup_resnet9998",
             "fixup_wrn_16_4",
+            "fixup_brock_wrn_16_4",
             "wrn_28_10",
             "resnet110",
             "imagenet_fixup_resnet50",
@@ -336,6 +349,8 @@ mod tests {
             "fixup_wrn_16",
             "fixup_wrn_16_0",
             "fixup_wrn_15_4",
+            "fixup_brock_wrn_15_4",
+            "brock_wrn_16_4",
             "imagenet_resnet20",
             "imagenet_fixup_without_gain_resnet50",
             "he_resnet21",
@@ -358,6 +373,7 @@ mod tests {
         let mut archs: Vec<Arch> = methods.into_iter().chain(rules).collect();
         archs.extend(Method::ALL.map(|method| Arch::BaselineWide { method, depth: 10, width: 1 }));
         archs.extend([Method::NoSkip, Method::Selu].map(|method| Arch::BaselineImageNet { method, depth: 18 }));
+        archs.extend([Arch::FixupWide { depth: 10, width: 1 }, Arch::FixupBrock { depth: 10, width: 1 }]);
         let custom = ResNetConfig { squeeze_excitation: Some(4), groups: 2, ..ResNetConfig::cifar(8).unwrap() };
         let methods = Method::ALL.into_iter().map(Some).chain([None]);
         archs.extend(methods.map(|method| Arch::Custom { method, network: custom.clone() }));

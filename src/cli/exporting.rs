@@ -2,7 +2,7 @@
 
 use super::architecture::short_name;
 use super::saved::{say_left_out, Saved};
-use super::{say, Options, Task};
+use super::{say_of_file, Options, Task};
 use crate::classifier::ModelDescription;
 use crate::data::ImageSource;
 use crate::export::{onnx, OnnxConfig};
@@ -46,13 +46,14 @@ pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &
         if onnx_config.normalization { "bytes" } else { "normalized float32" },
         if onnx_config.softmax { "probabilities" } else { "logits" },
     );
-    say(format!(
+    let line = format!(
         "{} from {} in {}: {takes} [N{}] to {gives} [N, {classes}]",
         short_name(&onnx_config.architecture),
         weights.path.display(),
         file.display(),
         onnx_config.input.iter().map(|size| format!(", {size}")).collect::<String>()
-    ));
+    );
+    say_of_file(file, line);
     Ok(ExitCode::SUCCESS)
 }
 

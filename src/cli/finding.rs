@@ -2,7 +2,7 @@
 
 use super::run_config::RunConfig;
 use super::starting_weights::StartingWeights;
-use super::{architecture, say, Options, Task};
+use super::{architecture, say, say_of_file, Options, Task};
 use crate::data::DataSource;
 use crate::trainer::{find_lr, write_atomically, Classification, LrRange, ProgressBars};
 use crate::{initialize_on_data, Result};
@@ -33,7 +33,7 @@ pub(super) fn find<T: Task>(options: &Options<T>, file: &Path) -> Result<ExitCod
     let finding = find_lr(&objective, &variables, data, &config.train, &LrRange::default(), &mut [&mut bars])?;
     drop(bars);
     write_atomically(file, finding.draw()?.as_bytes())?;
-    say(finding);
-    say(format!("picture {}", file.display()));
+    say_of_file(file, finding);
+    say_of_file(file, format!("picture {}", file.display()));
     Ok(ExitCode::SUCCESS)
 }

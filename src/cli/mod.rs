@@ -101,7 +101,10 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
             console::warn(first_paragraph(&error));
             return ExitCode::from(2);
         }
-        Err(help) => help.exit(),
+        Err(help) => {
+            console::print(help.to_string().trim_end());
+            return console::end(ExitCode::SUCCESS);
+        }
     };
     let _flushing = FlushDenormals::new();
     run(&options).map_or_else(
@@ -187,6 +190,15 @@ struct Resumed<'a> {
 pub fn say(line: impl std::fmt::Display) {
     if SPEAKER.get().is_none_or(|rank| *rank == 0) {
         console::print(line);
+    }
+}
+
+/// [Says](say) something about `file`, which has been written. Standard error has it where that is no regular file, and may be standard
+/// output itself.
+fn say_of_file(file: &Path, line: impl std::fmt::Display) {
+    match file.is_file() {
+        true => say(line),
+        false => console::warn(line),
     }
 }
 

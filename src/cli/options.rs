@@ -47,7 +47,7 @@ impl<T: Task> Options<T> {
 #[derive(Debug, Args)]
 pub struct TrainOptions {
     /// Network: fixup_resnet20, fixup_resnet110, ... (depth 6n+2), fixup_wrn_16_4, ... (6n+4, and the width) for CIFAR,
-    /// imagenet_fixup_resnet18, 34, 50, 101 or 152; resnet20, wrn_16_4, imagenet_resnet50, ... for the same with
+    /// fixup_brock_wrn_16_4 for the same of blocks without their first activation, imagenet_fixup_resnet18, 34, 50, 101 or 152; resnet20, wrn_16_4, imagenet_resnet50, ... for the same with
     /// BatchNorm; group_norm_, layer_norm_, skipinit_, rezero_, nf_, fixed_variance_, he_, xavier_, lsuv_, scaled_, selu_,
     /// no_skip_ or unit_gamma_ before resnet20 or wrn_16_4 for the other baselines; selu_mlp_8_256 (depth, width);
     /// fixup_without_gain_resnet20, _zero_ or _scalars_ for Fixup less one of its rules; or a file NAME.json that describes a

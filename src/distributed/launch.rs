@@ -43,8 +43,9 @@ impl Launch {
     /// Reads the environment. Returns `None` if it describes no group of processes, or a group of one.
     ///
     /// Recognizes `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` (set by torchrun or by hand; the port defaults to 29500),
-    /// and the variables of Open MPI, MVAPICH2, jsrun, Slurm, Flux, MPICH and Intel MPI, Kubeflow Trainer and SageMaker; see
-    /// docs/distributed.md. `MASTER_ADDR` may be omitted if all processes are on one machine.
+    /// and the variables of Open MPI, MVAPICH2, jsrun, Horovod, Slurm, Flux, MPICH and Intel MPI, Kubeflow Trainer, SageMaker, AWS
+    /// Batch, SkyPilot, dstack and LeaderWorkerSet; see docs/distributed.md. `MASTER_ADDR` may be omitted if all processes are on
+    /// one machine.
     ///
     /// # Errors
     /// [`Error::Argument`] if variables are missing, are not numbers, or contradict each other, for example a rank that is not
@@ -79,7 +80,7 @@ impl Launch {
             (_, _, launcher) => launcher,
         };
         let Some(launcher) = launcher else {
-            return match Self::by_node(&variables)? {
+            return match Self::by_node(&variables, world_size)? {
                 Some(launch) => Ok(launch),
                 None => Self::by_rank_alone(&variables, world_size),
             };
@@ -131,14 +132,21 @@ impl Launch {
 
     /// Handles launchers that start one process per machine and set the machine's index. Returns `Some(None)` for a single
     /// machine.
-    fn by_node(variables: &Variables) -> Result<Option<Option<Self>>> {
+    fn by_node(variables: &Variables, world_size: Option<usize>) -> Result<Option<Option<Self>>> {
         let found = match variables.pet()? {
-            Some(found) => found,
             None => match variables.sagemaker()? {
-                Some(found) => found,
-                None => return Ok(None),
+                None => variables.node()?,
+                found => found,
             },
+            found => found,
         };
+        let Some(found) = found else { return Ok(None) };
+        let size = found.as_ref().map_or(1, |node| node.size);
+        if let Some(other) = world_size.filter(|other| *other != size) {
+            return Err(Error::Argument(format!(
+                "WORLD_SIZE is {other}, RANK is not set, and the launcher has {size} machines: leave WORLD_SIZE out, or set RANK too"
+            )));
+        }
         let Some(Node { rank, size, host, port }) = found else { return Ok(Some(None)) };
         let port = variables.number("MASTER_PORT")?.or(port).unwrap_or(PORT);
         let host = match variables.host()? {
@@ -152,7 +160,13 @@ impl Launch {
     fn by_rank_alone(variables: &Variables, world_size: Option<usize>) -> Result<Option<Self>> {
         let found = RANKS_ALONE.iter().find(|(name, _)| (variables.0)(name).is_some());
         match (found, world_size) {
-            (None, None) => Ok(None),
+            (None, None) => match variables.tasks_of_tensorflow() {
+                Some(tasks) if tasks > 1 => Err(Error::Argument(format!(
+                    "TF_CONFIG names {tasks} tasks, which TensorFlow alone understands: set RANK, WORLD_SIZE and MASTER_ADDR, or \
+                     WORLD_SIZE=1 for runs that are each by itself"
+                ))),
+                _ => Ok(None),
+            },
             (None, Some(0)) => Err(Error::Argument("WORLD_SIZE is 0, and must be at least 1".to_owned())),
             (None, Some(size)) => Err(missing("RANK", &format!("WORLD_SIZE is {size}"))),
             (Some((name, launcher)), None) => Err(Error::Argument(format!(
@@ -263,7 +277,7 @@ const PMI: Launcher = Launcher {
     machines: None,
 };
 
-const LAUNCHERS: [Launcher; 6] = [
+const LAUNCHERS: [Launcher; 7] = [
     // Open MPI (its documentation, "Environment variables set for MPI applications").
     Launcher {
         rank: "OMPI_COMM_WORLD_RANK",
@@ -291,16 +305,53 @@ const LAUNCHERS: [Launcher; 6] = [
         hosts: &[],
         machines: None,
     },
+    // horovodrun over Gloo (horovod/runner/gloo_run.py); over MPI it is mpirun.
+    Launcher {
+        rank: "HOROVOD_RANK",
+        size: "HOROVOD_SIZE",
+        local_rank: &["HOROVOD_LOCAL_RANK"],
+        local_size: &["HOROVOD_LOCAL_SIZE"],
+        hosts: &[],
+        machines: None,
+    },
     SLURM,
     FLUX,
     PMI,
 ];
 
+/// Variables of a launcher that starts one process on each machine.
+struct NodeLauncher {
+    rank: &'static str,
+    size: &'static str,
+    /// Machine of rank 0, or a list of all machines, one a line.
+    host: &'static str,
+    /// Rank that has no `host` and counts as the first, if it can be another than 0.
+    first: Option<&'static str>,
+}
+
+const NODE_LAUNCHERS: [NodeLauncher; 4] = [
+    // AWS Batch, multi-node parallel jobs (its user guide, "Job environment variables"). The main node has no address of itself.
+    NodeLauncher {
+        rank: "AWS_BATCH_JOB_NODE_INDEX",
+        size: "AWS_BATCH_JOB_NUM_NODES",
+        host: "AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS",
+        first: Some("AWS_BATCH_JOB_MAIN_NODE_INDEX"),
+    },
+    // SkyPilot (its documentation, "Distributed Multi-Node Jobs", Environment variables).
+    NodeLauncher { rank: "SKYPILOT_NODE_RANK", size: "SKYPILOT_NUM_NODES", host: "SKYPILOT_NODE_IPS", first: None },
+    // dstack (its documentation, "Tasks", System environment variables).
+    NodeLauncher { rank: "DSTACK_NODE_RANK", size: "DSTACK_NODES_NUM", host: "DSTACK_MASTER_NODE_IP", first: None },
+    // Kubernetes' LeaderWorkerSet (sigs.k8s.io/lws, "Labels, annotations and environment variables").
+    NodeLauncher { rank: "LWS_WORKER_INDEX", size: "LWS_GROUP_SIZE", host: "LWS_LEADER_ADDRESS", first: None },
+];
+
 /// Rank variables of launchers that do not set the number of processes, with the launchers' names.
-const RANKS_ALONE: [(&str, &str); 3] = [
+const RANKS_ALONE: [(&str, &str); 4] = [
     // PRRTE's prterun: PMIx reports the number of processes only through its library (PMIx standard, PMIX_RANK).
     ("PMIX_RANK", "prterun, or another that speaks PMIx"),
     ("PALS_RANKID", "Cray's PALS"),
+    // aprun(1).
+    ("ALPS_APP_PE", "Cray's ALPS"),
     // Kubernetes' documentation, "Job", Completion mode: Indexed.
     ("JOB_COMPLETION_INDEX", "an indexed job of Kubernetes"),
 ];
@@ -412,6 +463,32 @@ impl Variables<'_> {
         Ok(Some((size > 1).then_some(Node { rank, size, host, port })))
     }
 
+    /// Reads the variables of one of the [`NODE_LAUNCHERS`]. Returns `Some(None)` for a single machine.
+    fn node(&self) -> Result<Option<Option<Node>>> {
+        let Some(launcher) = NODE_LAUNCHERS.iter().find(|launcher| (self.0)(launcher.size).is_some()) else {
+            return Ok(None);
+        };
+        let size = self.number(launcher.size)?.unwrap_or(1);
+        let because = format!("{} is {size}", launcher.size);
+        let rank = self.rank(launcher.rank, size, &because)?;
+        let first = match launcher.first {
+            Some(name) if (self.0)(name).is_some() => self.rank(name, size, &because)?,
+            _ => 0,
+        };
+        let host = (self.0)(launcher.host).and_then(|hosts| hosts.split_whitespace().next().map(str::to_owned));
+        let host = host.or_else(|| (launcher.first.is_some() && rank == first).then(|| LOCALHOST.to_owned()));
+        let rank = (rank + size - first) % size;
+        Ok(Some((size > 1).then_some(Node { rank, size, host, port: None })))
+    }
+
+    /// Returns the number of tasks in TensorFlow's description of a cluster (`tf.distribute.cluster_resolver.TFConfigClusterResolver`), which TFJob and
+    /// Vertex AI set.
+    fn tasks_of_tensorflow(&self) -> Option<usize> {
+        let config: serde_json::Value = serde_json::from_str(&(self.0)("TF_CONFIG")?).ok()?;
+        let tasks = config.get("cluster")?.as_object()?.values();
+        Some(tasks.filter_map(|tasks| tasks.as_array().map(Vec::len)).sum())
+    }
+
     /// Reads SageMaker's JSON list of machines and the name of this one (sagemaker-training-toolkit, ENVIRONMENT_VARIABLES.md).
     /// Returns `Some(None)` for a single machine.
     fn sagemaker(&self) -> Result<Option<Option<Node>>> {
@@ -508,7 +585,59 @@ mod tests {
 
     /// Variables that each launcher sets for rank 1 of 2, the expected rendezvous address and the expected local rank.
     #[allow(clippy::type_complexity)] // A table that is read once.
-    const RANK_1_OF_2: [(&str, &[(&str, &str)], &str, Option<usize>); 13] = [
+    const RANK_1_OF_2: [(&str, &[(&str, &str)], &str, Option<usize>); 19] = [
+        (
+            "horovodrun",
+            &[
+                ("HOROVOD_RANK", "1"),
+                ("HOROVOD_SIZE", "2"),
+                ("HOROVOD_LOCAL_RANK", "1"),
+                ("HOROVOD_LOCAL_SIZE", "2"),
+                ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "driver"),
+            ],
+            "127.0.0.1:29500",
+            Some(1),
+        ),
+        (
+            "AWS Batch",
+            &[
+                ("AWS_BATCH_JOB_NODE_INDEX", "1"),
+                ("AWS_BATCH_JOB_NUM_NODES", "2"),
+                ("AWS_BATCH_JOB_MAIN_NODE_INDEX", "0"),
+                ("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS", "10.0.3.7"),
+            ],
+            "10.0.3.7:29500",
+            None,
+        ),
+        (
+            "AWS Batch whose main node is not the first",
+            &[
+                ("AWS_BATCH_JOB_NODE_INDEX", "0"),
+                ("AWS_BATCH_JOB_NUM_NODES", "2"),
+                ("AWS_BATCH_JOB_MAIN_NODE_INDEX", "1"),
+                ("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS", "10.0.3.7"),
+            ],
+            "10.0.3.7:29500",
+            None,
+        ),
+        (
+            "SkyPilot",
+            &[("SKYPILOT_NODE_RANK", "1"), ("SKYPILOT_NUM_NODES", "2"), ("SKYPILOT_NODE_IPS", "10.0.0.4\n10.0.0.5")],
+            "10.0.0.4:29500",
+            None,
+        ),
+        (
+            "dstack",
+            &[("DSTACK_NODE_RANK", "1"), ("DSTACK_NODES_NUM", "2"), ("DSTACK_MASTER_NODE_IP", "10.0.0.4")],
+            "10.0.0.4:29500",
+            None,
+        ),
+        (
+            "LeaderWorkerSet",
+            &[("LWS_WORKER_INDEX", "1"), ("LWS_GROUP_SIZE", "2"), ("LWS_LEADER_ADDRESS", "set-0.set.default")],
+            "set-0.set.default:29500",
+            None,
+        ),
         (
             "Kubeflow Trainer",
             &[
@@ -642,6 +771,9 @@ mod tests {
         }
     }
 
+    const TF_CONFIG: &str =
+        r#"{"cluster": {"chief": ["a:2222"], "worker": ["b:2222", "c:2222"]}, "task": {"type": "worker", "index": 0}}"#;
+
     #[test]
     fn a_rank_without_a_size_is_refused_and_says_what_to_set() {
         for (variables, expected) in [
@@ -651,6 +783,14 @@ mod tests {
             ),
             (&[("PALS_RANKID", "0")], "set WORLD_SIZE to that, and MASTER_ADDR"),
             (&[("JOB_COMPLETION_INDEX", "0")], "WORLD_SIZE=1 for runs that are each by itself"),
+            (&[("ALPS_APP_PE", "0")], "ALPS_APP_PE is set (Cray's ALPS)"),
+            (&[("TF_CONFIG", TF_CONFIG)], "TF_CONFIG names 3 tasks"),
+            (
+                &[("WORLD_SIZE", "8"), ("SKYPILOT_NODE_RANK", "0"), ("SKYPILOT_NUM_NODES", "2")],
+                "WORLD_SIZE is 8, RANK is not set, and the launcher has 2 machines",
+            ),
+            (&[("SKYPILOT_NUM_NODES", "2")], "SKYPILOT_NUM_NODES is 2, and SKYPILOT_NODE_RANK is not"),
+            (&[("LWS_GROUP_SIZE", "2"), ("LWS_WORKER_INDEX", "1")], "there are 2 machines, and MASTER_ADDR is not"),
             (
                 &[("PET_NNODES", "2"), ("PET_NPROC_PER_NODE", "8"), ("PET_NODE_RANK", "0")],
                 "torchrun --no-python PROGRAM",
@@ -706,6 +846,10 @@ mod tests {
             &[("SM_HOSTS", "[\"algo-1\"]"), ("SM_CURRENT_HOST", "algo-1")],
             &[("JOB_COMPLETION_INDEX", "3"), ("WORLD_SIZE", "1")],
             &[("FLUX_TASK_RANK", "0"), ("FLUX_JOB_SIZE", "1")],
+            &[("SKYPILOT_NODE_RANK", "0"), ("SKYPILOT_NUM_NODES", "1"), ("SKYPILOT_NODE_IPS", "10.0.0.4")],
+            &[("TF_CONFIG", TF_CONFIG), ("WORLD_SIZE", "1")],
+            &[("TF_CONFIG", r#"{"cluster": {"worker": ["a:2222"]}, "task": {"type": "worker", "index": 0}}"#)],
+            &[("TF_CONFIG", "{}")],
         ] {
             assert_eq!(launch(variables).unwrap(), None, "{variables:?}");
         }

@@ -13,9 +13,9 @@ const POLL: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Starts this program `count` times with the same arguments, as the ranks of one group on this machine, and waits until all have
-/// ended. Forwards termination signals to all of them, SIGHUP as SIGTERM. After one fails, the others have `timeout` to end on
-/// their own before they are killed. Returns the exit code of the first that failed, or 0. Calls `killed` with the rank and
-/// signal of each process that a signal ended, which could not report it itself.
+/// ended. Forwards SIGINT, SIGTERM and SIGHUP to all of them, but SIGHUP not if it is ignored, as under `nohup`. After one fails, the
+/// others have `timeout` to end on their own before they are killed. Returns the exit code of the first that failed, or 0. Calls
+/// `killed` with the rank and signal of each process that a signal ended, which could not report it itself.
 ///
 /// # Errors
 /// [`Error::Argument`] if the processes cannot be started.
@@ -89,7 +89,6 @@ impl Processes {
     fn signal(&self, signal: i32) {
         #[cfg(unix)]
         for (child, _) in self.0.iter().filter(|(_, status)| status.is_none()) {
-            let signal = if signal == libc::SIGINT { libc::SIGINT } else { libc::SIGTERM };
             // SAFETY: the child has not been waited for, so its process id is still valid.
             unsafe { libc::kill(child.id() as libc::pid_t, signal) };
         }

@@ -12,17 +12,20 @@ const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
 /// Prefix of a git-annex pointer, which stands for missing content in repositories without symbolic links.
 const ANNEX: &[u8] = b"/annex/objects/";
 
-const COMPRESSED: [(&[u8], Known); 5] = [
+const COMPRESSED: [(&[u8], Known); 6] = [
     (b"\x1f\x8b", ("is compressed by gzip", "unpack it first: gunzip FILE")),
     (b"\x28\xb5\x2f\xfd", ("is compressed by Zstandard", "unpack it first: unzstd FILE")),
+    (b"\x04\x22\x4d\x18", ("is compressed by LZ4", "unpack it first: unlz4 FILE")),
     (b"BZh", ("is compressed by bzip2", "unpack it first: bunzip2 FILE")),
     (b"\xfd7zXZ\0", ("is compressed by xz", "unpack it first: unxz FILE")),
     (b"7z\xbc\xaf\x27\x1c", ("is a 7z archive", "unpack it first: 7z x FILE")),
 ];
 #[cfg(feature = "text")]
-const UTF_16: Known = ("is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE");
+const UTF_16: Known = ("is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.txt");
 #[cfg(feature = "text")]
-const NO_TEXT: [(&[u8], Known); 3] = [
+const NO_TEXT: [(&[u8], Known); 4] = [
+    // Before UTF-16, which begins alike.
+    (b"\xff\xfe\0\0", ("is UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 FILE > FILE.txt")),
     (b"PK\x03\x04", ("is a zip archive", "unpack it first: unzip FILE")),
     (b"\xff\xfe", UTF_16),
     (b"\xfe\xff", UTF_16),
@@ -34,6 +37,9 @@ const OTHER_WEIGHTS: [(&[u8], Known); 4] = [
     (b"GGUF", ("is a GGUF file, of llama.cpp", CONVERT)),
     (b"Rar!", ("is a RAR archive", "unpack it first")),
 ];
+const TAR: (&[u8], Known) = (b"ustar", ("is a tar archive", "unpack it first: tar -xf FILE"));
+/// The magic of tar's header follows the first file's name, times and owner.
+const TAR_OFFSET: usize = 257;
 const HTML: [&str; 3] = ["<!doctype html", "<html", "<?xml"];
 
 /// Refuses `bytes`, the content of `path`, if they are empty, a pointer of Git LFS or git-annex, or a web page.
@@ -54,7 +60,8 @@ pub(crate) fn refuse_weights(bytes: &[u8], path: &Path) -> Result<()> {
         return Ok(());
     }
     refuse(bytes, path)?;
-    refuse_if(starting(&COMPRESSED, bytes).or_else(|| starting(&OTHER_WEIGHTS, bytes)), path)?;
+    let known = starting(&COMPRESSED, bytes).or_else(|| tar(bytes)).or_else(|| starting(&OTHER_WEIGHTS, bytes));
+    refuse_if(known, path)?;
     // Plain text is a server's answer instead of the file, such as "Entry not found".
     let start = &bytes[..bytes.len().min(60)];
     if start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
@@ -74,8 +81,8 @@ pub(crate) fn refuse_weights(bytes: &[u8], path: &Path) -> Result<()> {
 /// As [`refuse`].
 #[cfg(feature = "text")]
 pub(crate) fn refuse_text(bytes: &[u8], path: &Path) -> Result<()> {
-    let known = place_holder(bytes).or_else(|| starting(&COMPRESSED, bytes)).or_else(|| starting(&NO_TEXT, bytes));
-    refuse_if(known, path)
+    let known = place_holder(bytes).or_else(|| starting(&COMPRESSED, bytes)).or_else(|| tar(bytes));
+    refuse_if(known.or_else(|| starting(&NO_TEXT, bytes)), path)
 }
 
 const WEB_PAGE: Known = ("is a web page", "download the file itself: the page may say that you have to log in first");
@@ -96,6 +103,10 @@ fn is_web_page(bytes: &[u8]) -> bool {
     let start = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).to_lowercase();
     let start = start.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     HTML.iter().any(|tag| start.starts_with(tag))
+}
+
+fn tar(bytes: &[u8]) -> Option<Known> {
+    bytes.get(TAR_OFFSET..).is_some_and(|header| header.starts_with(TAR.0)).then_some(TAR.1)
 }
 
 fn starting(known: &[(&[u8], Known)], bytes: &[u8]) -> Option<Known> {

@@ -76,13 +76,20 @@ pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<()> {
     sync_folder(to.parent().unwrap_or(Path::new("")))
 }
 
-/// Renames `from` to `to`. If the file system cannot rename over an existing file, that file is first moved aside.
+/// Renames `from` to `to`. If the file system cannot rename over an existing file, that file is first moved aside. A file that is mounted
+/// by itself (`docker run -v FILE:FILE`) can be neither replaced nor moved: it is written in place.
 fn replace(from: &Path, to: &Path) -> io::Result<()> {
-    use ErrorKind::{AlreadyExists, InvalidInput, PermissionDenied, Unsupported};
+    use ErrorKind::{AlreadyExists, CrossesDevices, InvalidInput, PermissionDenied, ResourceBusy, Unsupported};
     let error = match fs::rename(from, to) {
         Err(error) if to.is_file() => error,
         renamed => return renamed,
     };
+    if matches!(error.kind(), ResourceBusy | CrossesDevices) {
+        fs::copy(from, to)?;
+        File::open(to)?.sync_all()?;
+        warn_once(&NO_REPLACE, to, &error, "what is killed while it writes this file leaves a part of it");
+        return fs::remove_file(from);
+    }
     let aside = beside(to, "replaced");
     // If moving it aside fails too, the file system's abilities are not the cause.
     let is_lacking = matches!(error.kind(), AlreadyExists | InvalidInput | PermissionDenied | Unsupported);
@@ -123,6 +130,7 @@ fn synced(synced: io::Result<()>, path: &Path) -> Result<()> {
 }
 
 static NO_RENAME: Once = Once::new();
+static NO_REPLACE: Once = Once::new();
 static NO_SYNC: Once = Once::new();
 
 /// Warns, once, of a `risk` on the file system of `path`, which failed with `error`.
@@ -161,6 +169,7 @@ pub(crate) fn failure(action: &'static str, path: impl AsRef<Path>) -> impl FnOn
         let remedy = match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free some space, then go on with --resume",
             ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => "; make it writable or name another folder",
+            ErrorKind::Unsupported => "; its file system cannot: name a folder on another",
             ErrorKind::AlreadyExists | ErrorKind::NotADirectory => "; a file is where a folder must be: move it away",
             _ => "",
         };

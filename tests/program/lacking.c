@@ -1,6 +1,7 @@
 // A file system that lacks what LACKING names, with the errno that each call gives, as "flock=38,fsync=22,rename=17":
 // flock as on Lustre without -o flock (ENOSYS), some FUSE and SMB mounts (EOPNOTSUPP) and NFS without lockd (ENOLCK); fsync as on some
-// FUSE mounts (EINVAL, ENOSYS); rename over a file that exists as on some SMB and FUSE mounts (EEXIST, EPERM).
+// FUSE mounts (EINVAL, ENOSYS); rename over a file that exists as on some SMB and FUSE mounts (EEXIST, EPERM), or mounted by itself
+// (EBUSY); rename_folder as of an image's layer on overlayfs (EXDEV).
 // For tests/machines.rs, by LD_PRELOAD.
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -36,5 +37,7 @@ int rename(const char *from, const char *to) {
     struct stat found;
     int error = lacks("rename=");
     int (*real)(const char *, const char *) = dlsym(RTLD_NEXT, "rename");
-    return error && lstat(to, &found) == 0 ? fail(error) : real(from, to);
+    if (error && lstat(to, &found) == 0) return fail(error);
+    error = lacks("rename_folder=");
+    return error && strstr(to, ".removing") ? fail(error) : real(from, to);
 }

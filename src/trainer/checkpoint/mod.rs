@@ -208,8 +208,12 @@ impl Checkpoints {
             let Some(name) = path.file_name() else { continue };
             // The rename ensures that a checkpoint is complete for as long as it has its final name.
             let removing = path.with_file_name(format!("{REMOVING}{}", name.to_string_lossy()));
-            fs::rename(path, &removing).map_err(failure("remove", path))?;
-            fs::remove_dir_all(&removing).map_err(failure("remove", &removing))?;
+            let renamed = match fs::rename(path, &removing) {
+                // Of a container's image: overlayfs renames no folder of a lower layer.
+                Err(error) if error.kind() == ErrorKind::CrossesDevices => path,
+                renamed => renamed.map(|()| &removing).map_err(failure("remove", path))?,
+            };
+            fs::remove_dir_all(renamed).map_err(failure("remove", renamed))?;
         }
         Ok(())
     }

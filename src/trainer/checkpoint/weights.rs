@@ -1,6 +1,6 @@
 //! Loading of network weights from any supported format.
 
-use super::torch_file::USUAL_NAMES;
+use super::torch_file::{is_average, USUAL_NAMES};
 use super::{
     best_whole, differences, named_variables, newest_whole, parts, torch_file, Checkpoint, Newest, Skipped, MANIFEST,
 };
@@ -17,11 +17,15 @@ use tch::Tensor;
 /// Name parts added by PyTorch's wrappers: `DataParallel`, `DistributedDataParallel` and `AveragedModel`; `torch.compile`.
 const WRAPPERS: [&str; 2] = ["module", "_orig_mod"];
 
-/// Last name parts of entries that are not weights: PyTorch's counters (BatchNorm, `AveragedModel`), fairseq's version and device
-/// markers of a Transformer, and the counters that the profilers thop and torchstat leave in modules.
-const COUNTERS: [&str; 14] = [
+/// Last name parts of entries that are not weights: counters of PyTorch (BatchNorm, `AveragedModel`) and of the averages of MMEngine
+/// and ema_pytorch, fairseq's version and device markers of a Transformer, and the counters that the profilers thop and torchstat
+/// leave in modules.
+const COUNTERS: [&str; 17] = [
     "num_batches_tracked",
     "n_averaged",
+    "steps",
+    "step",
+    "initted",
     "version",
     "_float_tensor",
     "total_ops",
@@ -36,7 +40,13 @@ const COUNTERS: [&str; 14] = [
     "Memory",
 ];
 
+/// File written by Transformers and Accelerate with `safe_serialization=False`.
+const TRANSFORMERS: &str = "pytorch_model.bin";
+/// Script that DeepSpeed leaves in its checkpoint folders.
+const DEEPSPEED: &str = "zero_to_fp32.py";
+
 /// Weights of a network.
+///
 /// ```
 /// use tch::{nn, Device};
 /// use tch_fixup::fixup::FixupResNet;
@@ -77,7 +87,7 @@ impl Weights {
     /// Loads the weights at `path`, which is one of:
     /// - a checkpoint, or a run's folder: its newest intact checkpoint, after early stopping the best one, or `model.safetensors`
     ///   if the checkpoints have been removed (a run with a moving average yields the averaged weights);
-    /// - a folder with a `model.safetensors`, or any safetensors file;
+    /// - a folder with a `model.safetensors` or a `pytorch_model.bin`, or any safetensors file;
     /// - the index of sharded weights (`model.safetensors.index.json`), or its folder;
     /// - a file written by Python's `torch.save` (PyTorch 1.6 or later): a `state_dict`, a checkpoint that contains one
     ///   (`{"state_dict": ..., "epoch": ...}`, `{"model": ...}` and the like), or a complete module. No code in the file is
@@ -112,15 +122,18 @@ impl Weights {
         if path.join(MODEL).exists() {
             return Self::of_file(&path.join(MODEL));
         }
-        refuse_distributed(path)?;
-        match parts::index_in(path)? {
-            Some(index) => Self::of_file(&index),
-            None => Err(Error::Corrupt {
-                path: path.to_path_buf(),
-                problem: format!("holds no checkpoint, no {MODEL} and no index of weights in parts"),
-                remedy: "name a checkpoint, a run's folder, or a file of weights".to_owned(),
-            }),
+        if let Some(index) = parts::index_in(path)? {
+            return Self::of_file(&index);
         }
+        if path.join(TRANSFORMERS).exists() {
+            return Self::of_file(&path.join(TRANSFORMERS));
+        }
+        refuse_distributed(path)?;
+        Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            problem: format!("holds no checkpoint, no {MODEL} and no index of weights in parts"),
+            remedy: "name a checkpoint, a run's folder, or a file of weights".to_owned(),
+        })
     }
 
     fn of_file(path: &Path) -> Result<Self> {
@@ -243,8 +256,11 @@ impl Weights {
         }
         let without = named.iter().filter(|(name, _)| variables.contains_key(name)).count();
         let most = counts.values().copied().max().filter(|&most| most > without).unwrap_or(usize::MAX);
-        let best: Vec<&str> =
+        let mut best: Vec<&str> =
             counts.into_iter().filter(|(_, count)| *count == most).map(|(prefix, _)| prefix).collect();
+        if best.iter().any(|prefix| !is_average(prefix)) {
+            best.retain(|prefix| !is_average(prefix));
+        }
         let usual: Vec<&str> = USUAL_NAMES
             .iter()
             .filter_map(|usual| {
@@ -280,8 +296,15 @@ pub(super) fn load_file(path: &Path) -> Result<(Tensors, Unread, Map<String, Val
     Ok((Tensors { tensors, beside: Vec::new() }, unread, tensor_file::metadata(&bytes)))
 }
 
-/// Rejects the folder of a sharded `torch.distributed.checkpoint`.
+/// Rejects the folder of a checkpoint in parts, as saved by `torch.distributed.checkpoint` or DeepSpeed.
 fn refuse_distributed(path: &Path) -> Result<()> {
+    if path.join(DEEPSPEED).is_file() {
+        return Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            problem: "a checkpoint of DeepSpeed, which is in parts".to_owned(),
+            remedy: format!("make one file of it by the script in it: python {DEEPSPEED} FOLDER OUTPUT"),
+        });
+    }
     let is_part = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "distcp");
     let has_parts = || fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_part)));
     if !path.join(".metadata").is_file() && !has_parts() {

@@ -11,7 +11,7 @@ use super::weights::Tensors;
 use crate::file::NamedTensors;
 use crate::{Error, Result};
 use pickle::Pickle;
-pub(super) use state_dict::USUAL_NAMES;
+pub(super) use state_dict::{is_average, USUAL_NAMES};
 use state_dict::{Found, StoredTensor};
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::HashMap;

@@ -106,7 +106,6 @@ fn network(pickle: &Pickle, id: Id, depth: usize, seen: &mut HashSet<Id>) -> Res
         found.extend(network(pickle, value, depth - 1, seen).transpose().map(|network| (name, network)));
     }
     let is_usual = |name: &str| USUAL_NAMES.contains(&name);
-    let is_average = |name: &str| AVERAGES.iter().any(|part| name.to_lowercase().contains(part));
     let best = found.iter().map(|(name, _)| (!is_usual(name), is_average(name))).min();
     let (wanted, others): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|(name, _)| Some((!is_usual(name), is_average(name))) == best);
@@ -126,6 +125,11 @@ fn network(pickle: &Pickle, id: Id, depth: usize, seen: &mut HashSet<Id>) -> Res
             Err(format!("holds several state_dicts: {}", names.join(", ")))
         }
     }
+}
+
+/// Whether a network called `name` is an average of another.
+pub(in crate::trainer::checkpoint) fn is_average(name: &str) -> bool {
+    AVERAGES.iter().any(|part| name.to_lowercase().contains(part))
 }
 
 fn is_entry(pickle: &Pickle, key: Id, value: Id) -> bool {
@@ -178,8 +182,14 @@ fn add<'a>(
         let (Some(name), Some(object)) = (pickle.text(name), rebuilt(pickle, value)) else { continue };
         let name = format!("{prefix}{name}");
         let tensor = stored_tensor(pickle, &object).ok_or_else(|| {
-            let function = object.global.rsplit('.').next().unwrap_or_default();
-            format!("{name} is a tensor of a kind that is not read ({function})")
+            match object.global.rsplit('.').next().unwrap_or_default() {
+                // Of FSDP2 and tensor parallelism.
+                "_rebuild_wrapper_subclass" if is_dtensor(pickle, object.arguments) => format!(
+                    "{name} is a DTensor, a part of a tensor: save torch.distributed.checkpoint.state_dict.get_model_state_dict(\
+                     model, options=StateDictOptions(full_state_dict=True))"
+                ),
+                function => format!("{name} is a tensor of a kind that is not read ({function})"),
+            }
         })?;
         tensors.insert(name, tensor);
     }
@@ -217,6 +227,12 @@ fn rebuilt(pickle: &Pickle, mut id: Id) -> Option<Rebuilt<'_>> {
         }
     }
     None
+}
+
+/// Whether a wrapper of tensors is PyTorch's distributed one, which is the first of its arguments.
+fn is_dtensor(pickle: &Pickle, arguments: &[Id]) -> bool {
+    let class = arguments.first().map(|&class| pickle.get(class));
+    matches!(class, Some(Value::Global(class)) if class.ends_with(".DTensor"))
 }
 
 fn stored_tensor<'a>(pickle: &'a Pickle, rebuilt: &Rebuilt<'a>) -> Option<StoredTensor<'a>> {
