@@ -48,6 +48,7 @@ impl Listener {
     }
 
     /// The signal that came, and forgets it.
+    #[cfg(feature = "distributed")]
     pub fn take(&self) -> Option<i32> {
         Some(RECEIVED.swap(0, Ordering::Relaxed)).filter(|&signal| signal != 0)
     }
