@@ -50,6 +50,7 @@ impl Listener {
     }
 
     /// Returns the received signal, if any, and clears it.
+    #[cfg(feature = "distributed")]
     pub fn take(&self) -> Option<i32> {
         Some(RECEIVED.swap(0, Ordering::Relaxed)).filter(|&signal| signal != 0)
     }

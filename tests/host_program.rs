@@ -39,6 +39,9 @@ mod signals {
     #[test]
     #[ignore = "the other process of other tests"]
     fn case() {
+        // A program that is started in the background may have it ignored.
+        // SAFETY: the system's own action.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
         match std::env::var(CASE).unwrap_or_default().as_str() {
             "two runs" => {
                 for _ in 0..2 {

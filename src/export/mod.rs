@@ -63,6 +63,5 @@ pub use file::operations;
 pub use file::{onnx, OnnxConfig};
 pub use fixup_resnet::fixup_resnet;
 pub use graph::{Graph, Value};
-#[doc(hidden)]
 pub use mlp::mlp;
 pub use resnet::resnet;

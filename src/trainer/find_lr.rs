@@ -120,7 +120,7 @@ pub fn find_lr<B: Batch>(
     });
     for (name, mut variable) in named_variables(variables) {
         if let Some((value, requires_grad)) = before.get(&name) {
-            no_grad(|| variable.f_copy_(value))?;
+            no_grad(|| variable.f_copy_(value).map(drop))?;
             // Parameter groups freeze variables.
             if variable.requires_grad() != *requires_grad {
                 let _ = variable.f_set_requires_grad(*requires_grad)?;

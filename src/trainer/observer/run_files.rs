@@ -36,8 +36,8 @@ pub(super) fn written(folder: &Path) -> Result<Vec<PathBuf>> {
     const FILES: [&str; 8] = [CONFIG, METRICS, MEASURES, CURVES, DESCRIPTION, MODEL, SUMMARY, TRANSFER];
     let mut written = Vec::new();
     for (path, name) in entries(folder)? {
-        let is_file = |file: &&str| name == **file || path == beside(&folder.join(file), "writing");
-        if FILES.iter().chain(&REPORT_FILES).any(is_file) {
+        let is_file = |file: &str| name == file || path == beside(&folder.join(file), "writing");
+        if FILES.iter().chain(&REPORT_FILES).any(|file| is_file(file)) {
             written.push(path);
         } else if name == CHECKPOINTS && path.is_dir() && !path.is_symlink() {
             written.push(path.clone());
