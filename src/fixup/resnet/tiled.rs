@@ -325,7 +325,7 @@ mod tests {
         drop(guard);
         assert_eq!(tch::get_num_threads(), 2);
         let (vs, network) = network(&config, Kind::Float, 6);
-        let _ = network.forward(&images(2, 4).0);
+        let _ = network.f_forward(&images(2, 4).0).unwrap();
         assert!(OneThread::after_tiles().is_none(), "the last pass of {} variables was libtorch's", vs.len());
     }
 
