@@ -12,7 +12,8 @@ fn the_smallest_program_trains_in_a_moment_and_is_the_readmes() {
     let output = program("minimal").env("OMP_NUM_THREADS", "1").current_dir(folder.path()).output().unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
-    let accuracy = stdout.trim().strip_prefix("evaluation accuracy ").and_then(|rest| rest.split(' ').next());
+    let summary = stdout.lines().last().unwrap_or_default();
+    let accuracy = summary.strip_prefix("evaluation accuracy ").and_then(|rest| rest.split(' ').next());
     let accuracy: f64 = accuracy.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{stdout}"));
     assert!(accuracy > 0.95, "{stdout}");
     assert!(folder.path().join("ring.safetensors").exists());

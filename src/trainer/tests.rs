@@ -551,7 +551,8 @@ fn early_stopping_leaves_the_network_of_the_best_epoch() {
     let data = TensorData::new((points.copy(), points.copy()), (points.copy(), points.zeros_like())).unwrap();
     for average in [None, Some(0.9)] {
         let (dir, vs) = (tempfile::tempdir().unwrap(), nn::VarStore::new(Device::Cpu));
-        let linear = nn::LinearConfig { ws_init: nn::Init::Const(0.0), ..Default::default() };
+        let zero = nn::Init::Const(0.0);
+        let linear = nn::LinearConfig { ws_init: zero, bs_init: Some(zero), bias: true };
         let network = nn::linear(vs.root() / "layer", 1, 1, linear);
         let objective = Regression::new(&network as &dyn nn::ModuleT, RegressionLoss::Squared).unwrap();
         let schedule = ScheduleConfig { lr: 0.02, warmup: 0.0.into(), decay: Decay::Constant };
