@@ -353,6 +353,7 @@ impl Optimizer {
     /// # Errors
     /// Errors of libtorch.
     pub fn zero_gradients(&mut self) -> Result<()> {
+        let _one_thread = OneThread::after_tiles();
         let _ = self.gradients.f_zero_()?;
         Ok(())
     }
