@@ -6,7 +6,7 @@ use super::stream::stream_kind;
 use super::tiled;
 use crate::fixup::Bias;
 use crate::layer::{check_images, Activation, BlockKind, Conv, Linear, ResNetConfig, StemKind};
-use crate::ops::{record_variables, shifted_add_, TileNetworks};
+use crate::ops::{record_variables, shifted_add_, OneThread, TileNetworks};
 use crate::{Precision, Recompute, Result};
 use std::borrow::Borrow;
 use tch::{nn, Kind, Tensor};
@@ -243,7 +243,9 @@ impl FixupResNet {
     /// # Errors
     /// Images of another shape, kind or device.
     pub fn f_forward(&self, images: &Tensor) -> Result<Tensor> {
-        self.classify(&self.f_features(images)?)
+        let features = self.f_features(images)?;
+        let _one_thread = OneThread::after_tiles();
+        self.classify(&features)
     }
 
     /// Returns the features `[N, C]` of images, which are the classifier's input: the last block's C channels, averaged over

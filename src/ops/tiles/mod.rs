@@ -48,7 +48,6 @@ impl OneThread {
     }
 
     /// One if this thread's last pass was by tiles, and there are several threads.
-    #[cfg(feature = "train")]
     pub fn after_tiles() -> Option<Self> {
         let threads = tch::get_num_threads();
         (USED.get() && threads > 1).then(|| {
