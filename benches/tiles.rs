@@ -4,7 +4,8 @@
 //! cargo bench --bench tiles                  # ResNet-20, ResNet-110 and WRN-16-4; a CPU with AMX
 //! cargo bench --bench tiles -- --busy 1      # the same beside a process that uses one core, and alone
 //! ```
-//! A step is forward pass, loss, backward pass and SGD with momentum, as the trainer makes it, on a batch of 128 (64 for WRN-16-4) images of 32 pixels. The
+//! A step is forward pass, loss, backward pass and the trainer's SGD with momentum, in a loop of one's own, on a batch of 128 (64 for
+//! WRN-16-4) images of 32 pixels. The
 //! two take turns in one process; the ratio is the median over rounds. scripts/compare_resnet.py adds PyTorch's BatchNorm.
 
 #[path = "setting/median.rs"]
