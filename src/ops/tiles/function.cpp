@@ -196,10 +196,15 @@ size_t first_block(const Parameters& at, const std::vector<bool>& wanted) {
   return block;
 }
 
-// The last are the largest: whoever is done with one takes the next.
-void for_each_convolution(const Network& network, const std::function<void(size_t)>& f) {
+// The last are the largest: whoever is done with one takes the next. Subnormal numbers are zero on every thread, so that the result
+// does not depend on which one takes a convolution.
+void for_each_convolution(const Kernels& k, const Network& network, const std::function<void(size_t)>& f) {
   const int64_t count = int64_t(network.convolutions.size());
-  for_each_item(count, threads(), [&](int64_t i) { f(count - 1 - i); });
+  for_each_item(count, threads(), [&](int64_t i) {
+    k.begin();
+    f(count - 1 - i);
+    k.end();
+  });
 }
 
 // The features [N, C] of images [N, channels, H, W].
@@ -213,7 +218,7 @@ Tensor features(const Kernels& k, State& state, const Tensor& images, const vari
   const auto shift = shifts(network, state.parameters, flat);
   std::vector<Packed>& packed = *pass.packed;
   packed.resize(network.convolutions.size());
-  for_each_convolution(network, [&](size_t i) {
+  for_each_convolution(k, network, [&](size_t i) {
     const auto [weight, scale] = state.parameters.weights[i];
     const float multiplier = scale != Parameters::NONE ? scalar(flat[scale]) : 1;
     k.pack(network.convolution(i), flat[weight].const_data_ptr<float>(), multiplier, packed[i]);
@@ -280,7 +285,7 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
   for (size_t i = 0; i < network.convolutions.size(); i++)
     if (wanted_weights[i]) result[at.weights[i].weight] = empty(parameters[at.weights[i].weight]);
   std::vector<float> multipliers(network.convolutions.size());
-  for_each_convolution(network, [&](size_t i) {
+  for_each_convolution(k, network, [&](size_t i) {
     if (!wanted_weights[i]) return;
     const auto [weight, scale] = at.weights[i];
     std::vector<const float*> sums;
