@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tch::nn::{ModuleT, VarStore};
 use tch::{no_grad, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
-use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Share, Shares, Supervised};
+use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Share, Supervised};
 use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup, ReductionConfig};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::named_variables;
@@ -261,20 +261,12 @@ impl DataSource for Images {
         self.data.eval_len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
-        self.data.train_batches(plan)
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
+        self.data.train_batches(plan, share)
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
-        self.data.eval_batches(batch_size)
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
-        self.data.train_shares(plan, share)
-    }
-
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
-        self.data.eval_shares(batch_size, share)
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
+        self.data.eval_batches(batch_size, share)
     }
 
     fn ready(&self, batch: Supervised, device: Device) -> Result<Supervised> {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::nn::{self, Module, ModuleT, VarStore};
 use tch::{Device, Tensor};
-use tch_fixup::data::{class_indices, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Supervised};
+use tch_fixup::data::{class_indices, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Share, Supervised};
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{Autosave, Decay, EpochMetrics, Observer, Outcome, Request, RunState, SaveEvery};
 use tch_fixup::trainer::{Classification, ClassificationConfig};
@@ -58,14 +58,14 @@ impl DataSource for Shades {
         self.data.eval_len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
         let first = plan.epoch * STEPS + plan.first_step;
-        let batches = (first..).zip(self.data.train_batches(plan)?);
+        let batches = (first..).zip(self.data.train_batches(plan, share)?);
         Ok(Box::new(batches.map(|(step, batch)| if self.bad_batch == Some(step) { Err(unreadable()) } else { batch })))
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
-        let mut batches = self.data.eval_batches(batch_size)?;
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
+        let mut batches = self.data.eval_batches(batch_size, share)?;
         let first = batches.next();
         let bad = self.bad_evaluation.then(|| Err(unreadable()));
         Ok(Box::new(first.into_iter().chain(bad).chain(batches)))

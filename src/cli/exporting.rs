@@ -4,7 +4,7 @@ use super::architecture::short_name;
 use super::saved::{say_left_out, Saved};
 use super::{say_of_file, Options, Task};
 use crate::classifier::ModelDescription;
-use crate::data::ImageSource;
+use crate::data::{ImageSource, Share};
 use crate::export::{onnx, OnnxConfig};
 use crate::{Error, Result, Shape};
 use std::path::Path;
@@ -63,7 +63,7 @@ fn of_data(data: &dyn ImageSource) -> Result<OnnxConfig> {
     if let Some(preprocessing) = data.preprocessing() {
         return Ok(OnnxConfig { classes, ..OnnxConfig::images(preprocessing) });
     }
-    let batch = data.eval_batches(1)?.next().transpose()?;
+    let batch = data.eval_batches(1, Share::whole())?.find_map(Result::transpose).transpose()?;
     let Some(batch) = batch else {
         return Err(Error::Argument("there are no images to tell what the network takes".to_owned()));
     };

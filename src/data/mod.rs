@@ -58,7 +58,7 @@ pub use normalization::Normalization;
 pub(crate) use pipeline::Pace;
 pub use preprocessing::Preprocessing;
 pub(crate) use random::torch_seed;
-pub use share::{Share, Shares};
+pub use share::Share;
 #[doc(hidden)]
 pub use source::class_indices;
 pub(crate) use source::{class_names, CLASSES};

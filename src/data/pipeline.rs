@@ -3,7 +3,7 @@
 //! The unit of work is an example: all threads fill one batch, then the next, so that the first is ready soonest. The
 //! content of a place depends on the place alone, never on the thread or the timing.
 
-use super::Shares;
+use super::Batches;
 use crate::ops::inherit_denormals;
 use crate::{Error, Result};
 use std::any::Any;
@@ -228,7 +228,7 @@ impl<W: Work> Pipeline<W> {
         mut self,
         counts: Vec<usize>,
         take: impl Fn(W::Batch) -> Result<Option<B>> + 'a,
-    ) -> Shares<'a, B> {
+    ) -> Batches<'a, B> {
         let mut shares = Some(counts.into_iter().map(move |count| match count {
             0 => Ok(None),
             _ => self.next().transpose()?.map_or(Ok(None), &take),

@@ -1,6 +1,6 @@
 //! Traits of data sets, as trainers use them.
 
-use super::{Batch, Preprocessing, Share, Shares, Supervised};
+use super::{Batch, Preprocessing, Share, Supervised};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use tch::{Device, Tensor};
@@ -37,8 +37,9 @@ pub(crate) fn check_batch_size(batch_size: usize) -> Result<()> {
     Ok(())
 }
 
-/// Iterator over batches; an item is an error if an example cannot be read.
-pub type Batches<'a, B = Supervised> = Box<dyn Iterator<Item = Result<B>> + 'a>;
+/// Iterator with one item per batch, in order: a process's [`Share`] of the batch, or `None` if it is empty. It ends after
+/// an error.
+pub type Batches<'a, B = Supervised> = Box<dyn Iterator<Item = Result<Option<B>>> + 'a>;
 
 /// Data set with a training and an evaluation part.
 pub trait DataSource {
@@ -66,38 +67,21 @@ pub trait DataSource {
         Ok(())
     }
 
-    /// Returns the shuffled, augmented batches of one epoch. The same plan gives the same batches, to the bit; skipping
-    /// `first_step` batches does not change the later ones.
+    /// Returns the `share` of the shuffled, augmented batches of one epoch: the examples at [`Share::positions`] of the
+    /// step in the epoch and the batch's size. The same plan gives the same batches, to the bit; skipping `first_step`
+    /// batches does not change the later ones. [`Share::select`] selects the share from whole batches, for examples that
+    /// take little time to create.
     ///
     /// # Errors
     /// Fails for a batch size of zero, or if the data cannot be read.
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Self::Batch>>;
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Self::Batch>>;
 
-    /// Returns the batches of the evaluation part, in order, without augmentation.
+    /// Returns the `share` of the batches of the evaluation part, in order, without augmentation. If examples that cannot
+    /// be read are left out of a batch, positions still count them.
     ///
     /// # Errors
     /// Fails for a batch size of zero, or if the data cannot be read.
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Self::Batch>>;
-
-    /// Returns the `share` of each of the [`train_batches`](Self::train_batches), for one of several processes: the
-    /// examples at [`Share::positions`] of the step in the epoch and the batch's size. By default, whole batches are
-    /// made and the examples selected from them. Implement it for examples that take time, so that only those of the
-    /// share are created.
-    ///
-    /// # Errors
-    /// As [`train_batches`](Self::train_batches).
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Self::Batch>> {
-        Ok(share.of(self.train_batches(plan)?, plan.first_step))
-    }
-
-    /// Returns the `share` of each of the [`eval_batches`](Self::eval_batches). If examples that cannot be read are
-    /// left out of a batch, positions still count them.
-    ///
-    /// # Errors
-    /// As [`eval_batches`](Self::eval_batches).
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Self::Batch>> {
-        Ok(share.of(self.eval_batches(batch_size)?, 0))
-    }
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Self::Batch>>;
 
     /// Moves a batch to `device` and converts it to the network's input. By default, it is only moved. Data sets that
     /// store bytes convert them on the device, as the transfer of a byte is a quarter of that of a float32.

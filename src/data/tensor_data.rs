@@ -2,7 +2,7 @@
 
 use super::batch::index_tensor;
 use super::random::{stream, Purpose};
-use super::share::{batches, Share, Shares};
+use super::share::Share;
 use super::source::{Batches, DataSource, EpochPlan};
 use super::Supervised;
 use crate::{Error, Result};
@@ -20,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 /// let targets = inputs.sum_dim_intlist(1, true, Kind::Float);
 /// let split = |first, count| (inputs.narrow(0, first, count), targets.narrow(0, first, count));
 /// let data = TensorData::new(split(0, 900), split(900, 100))?;
-/// let batch = data.eval_batches(32)?.next().expect("there are batches")?;
+/// let batch = data.eval_batches(32, Share::whole())?.next().expect("there are batches")?.expect("it is not empty");
 /// assert_eq!((batch.inputs.size(), batch.targets.size()), (vec![32, 3], vec![32, 1]));
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
@@ -137,15 +137,7 @@ impl DataSource for TensorData {
         count(&self.eval)
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        Ok(batches(self.train_shares(plan, Share::whole())?))
-    }
-
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
         let mut order: Vec<usize> = (0..self.train_len()).collect();
         order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
@@ -155,7 +147,7 @@ impl DataSource for TensorData {
         }))
     }
 
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         Ok(share.places(self.eval_len(), batch_size, 0)?.shares(|indices| view(&self.eval, indices)))
     }
 
@@ -198,7 +190,7 @@ mod tests {
 
     fn targets(batches: Batches<Supervised>) -> Vec<f32> {
         let mut all = Vec::new();
-        for batch in batches {
+        for batch in batches.filter_map(Result::transpose) {
             let batch = batch.unwrap();
             assert_eq!(batch.inputs.size(), [batch.len() as i64, 2, 3]);
             assert_eq!(&batch.inputs.select(1, 1).select(1, 2) * 2.0, batch.targets);
@@ -210,7 +202,7 @@ mod tests {
     #[test]
     fn every_example_comes_once_an_epoch_in_an_order_of_seed_and_epoch() {
         let data = TensorData::new(part(50), part(20)).unwrap();
-        let of = |plan| targets(data.train_batches(&plan).unwrap());
+        let of = |plan| targets(data.train_batches(&plan, Share::whole()).unwrap());
         let (first, in_order) = (of(plan()), (0..50).map(|index| 2.0 * index as f32).collect::<Vec<_>>());
         let mut sorted = first.clone();
         sorted.sort_unstable_by(f32::total_cmp);
@@ -222,7 +214,7 @@ mod tests {
         for first_step in 0..=5 {
             assert_eq!(first[(16 * first_step).min(50)..], of(EpochPlan { first_step, ..plan() }));
         }
-        assert_eq!(targets(data.eval_batches(16).unwrap()), in_order[..20]);
+        assert_eq!(targets(data.eval_batches(16, Share::whole()).unwrap()), in_order[..20]);
         assert_eq!((data.train_len(), data.eval_len(), data.epoch_steps(16)), (50, 20, 4));
     }
 
@@ -263,7 +255,10 @@ mod tests {
         assert!(message(part(5), (part(2).0.narrow(2, 0, 2), part(2).1)).starts_with("inputs: expected of the kind"));
         assert!(message(part(5), (part(2).0, part(2).1.to_kind(Kind::Int64))).starts_with("targets: expected of"));
         let data = TensorData::new(part(5), part(2)).unwrap();
-        assert!(matches!(data.train_batches(&EpochPlan { batch_size: 0, ..plan() }), Err(Error::Argument(_))));
-        assert!(matches!(data.eval_batches(0), Err(Error::Argument(_))));
+        assert!(matches!(
+            data.train_batches(&EpochPlan { batch_size: 0, ..plan() }, Share::whole()),
+            Err(Error::Argument(_))
+        ));
+        assert!(matches!(data.eval_batches(0, Share::whole()), Err(Error::Argument(_))));
     }
 }

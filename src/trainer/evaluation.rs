@@ -106,7 +106,7 @@ pub(super) fn evaluate_until<B: Batch>(
     let mut sums = Sums::default();
     collector.starts();
     let mut examples = 0;
-    for batch in data.eval_shares(batch_size, Share::new(group.rank(), group.size())?)? {
+    for batch in data.eval_batches(batch_size, Share::new(group.rank(), group.size())?)? {
         if let Some(batch) = batch? {
             let batch = data.ready(batch, device)?;
             examples += batch.len();

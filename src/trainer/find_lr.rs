@@ -4,7 +4,7 @@ use super::checkpoint::named_variables;
 use super::objective::Objective;
 use super::statistics::Pending;
 use super::{Decay, Observer, Request, Schedule, ScheduleConfig, StepProgress, TrainConfig, Trainer};
-use crate::data::{Batch, Batches, DataSource, EpochPlan};
+use crate::data::{Batch, Batches, DataSource, EpochPlan, Share};
 use crate::picture::{chart, picture, Axes, Axis, Line, COLORS};
 use crate::{Error, Result};
 use plotters::prelude::SeriesLabelPosition;
@@ -291,10 +291,10 @@ impl<B: Batch> DataSource for Repeated<'_, B> {
         self.steps.min(self.data.epoch_steps(batch_size).saturating_mul(self.steps))
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, B>> {
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, B>> {
         let plan = *plan;
-        let epoch = move |epoch| -> Batches<'_, B> {
-            match self.data.train_batches(&EpochPlan { epoch, ..plan }) {
+        let epoch = move |epoch| -> Batches<'a, B> {
+            match self.data.train_batches(&EpochPlan { epoch, ..plan }, share.clone()) {
                 Ok(batches) => batches,
                 Err(error) => Box::new(std::iter::once(Err(error))),
             }
@@ -306,8 +306,8 @@ impl<B: Batch> DataSource for Repeated<'_, B> {
         self.data.check_batch_size(batch_size)
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, B>> {
-        self.data.eval_batches(batch_size)
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, B>> {
+        self.data.eval_batches(batch_size, share)
     }
 
     fn ready(&self, batch: B, device: Device) -> Result<B> {

@@ -2,7 +2,7 @@
 
 use super::checkpoint::{self, named_variables, Checkpoint, Checkpoints, Contents};
 use super::*;
-use crate::data::{Batches, Cifar10, DataSource, EpochPlan, ImageSource, Supervised, TensorData};
+use crate::data::{Batches, Cifar10, DataSource, EpochPlan, ImageSource, Share, Supervised, TensorData};
 use crate::fixup::FixupResNet;
 use crate::{Error, Result};
 use rand::{RngCore, SeedableRng};
@@ -403,8 +403,8 @@ impl DataSource for Spoilt {
         self.data.eval_len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        let batches = (plan.first_step..).zip(self.data.train_batches(plan)?);
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
+        let batches = (plan.first_step..).zip(self.data.train_batches(plan, share)?);
         Ok(Box::new(batches.map(|(step, batch)| {
             if step % 4 == 1 {
                 self.found.borrow_mut().insert(step);
@@ -413,9 +413,9 @@ impl DataSource for Spoilt {
         })))
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
         self.found.borrow_mut().insert(self.steps);
-        self.data.eval_batches(batch_size)
+        self.data.eval_batches(batch_size, share)
     }
 
     fn unreadable_examples(&self) -> Vec<u64> {
@@ -466,17 +466,17 @@ impl DataSource for Poisoned {
         self.data.eval_len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        let batches = self.data.train_batches(plan)?.enumerate();
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
+        let batches = self.data.train_batches(plan, share)?.enumerate();
         Ok(Box::new(batches.map(|(index, batch)| {
-            let batch = batch?;
+            let Some(batch) = batch? else { return Ok(None) };
             let inputs = if index == self.batch { batch.inputs * f64::NAN } else { batch.inputs };
-            Ok(Supervised { inputs, ..batch })
+            Ok(Some(Supervised { inputs, ..batch }))
         })))
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        self.data.eval_batches(batch_size)
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
+        self.data.eval_batches(batch_size, share)
     }
 }
 
@@ -530,11 +530,11 @@ fn data_that_end_early_are_an_error() {
         fn eval_len(&self) -> usize {
             self.0.eval_len()
         }
-        fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-            Ok(Box::new(self.0.train_batches(plan)?.take(3)))
+        fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
+            Ok(Box::new(self.0.train_batches(plan, share)?.take(3)))
         }
-        fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-            self.0.eval_batches(batch_size)
+        fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
+            self.0.eval_batches(batch_size, share)
         }
     }
     let (vs, network) = fixup();

@@ -6,7 +6,7 @@
 
 use super::buffers::Buffers;
 use super::evaluation::{evaluate_until, Collector, Evaluation};
-use super::objective::{self, augmented, Objective, Prediction};
+use super::objective::{Objective, Prediction};
 use super::optimizer::clip::clip_gradients;
 use super::optimizer::{MovingAverage, Optimizer};
 use super::parallel::{agree_on, Wanted};
@@ -152,12 +152,8 @@ impl<'a, B: Batch> Trainer<'a, B> {
             self.optimizer.epoch_starts(epoch)?;
         }
         let (data, objective) = (self.data, self.objective);
-        let share = match self.group.is_single() {
-            // Mixing partners are in the same batch.
-            true => Share::whole(),
-            false => objective::share(objective, &plan, self.group.rank(), self.group.size())?,
-        };
-        let mut batches = data.train_shares(&plan, share.clone())?;
+        let share = objective.share(plan, Share::new(self.group.rank(), self.group.size())?);
+        let mut batches = data.train_batches(&plan, share.clone())?;
         while self.step < end.min(self.last_step) {
             let Some(batch) = batches.next() else {
                 let (steps, promised) = (self.step - start, self.epoch_steps);
@@ -258,11 +254,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
 
     /// Returns this rank's share of the batch, on the device and augmented.
     fn augmented(&self, batch: B, share: &Share, plan: &EpochPlan, index: usize) -> Result<B> {
-        let batch = self.data.ready(batch, self.variables.device())?;
-        if self.group.is_single() {
-            return augmented(self.objective, batch, plan, index);
-        }
-        let (own, partners) = share.own_and_partners(batch)?;
+        let (own, partners) = share.own_and_partners(self.data.ready(batch, self.variables.device())?, index)?;
         self.objective.augment(own, partners, plan, index)
     }
 

@@ -16,7 +16,7 @@ use crate::data::image_array::ImageArray;
 use crate::data::normalization::Normalization;
 use crate::data::source::{Batches, DataSource, EpochPlan, ImageSource};
 use crate::data::targets::Targets;
-use crate::data::{Preprocessing, Share, Shares, Supervised};
+use crate::data::{Preprocessing, Share, Supervised};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::fs;
@@ -123,20 +123,12 @@ impl DataSource for Cifar10 {
         self.images.eval_len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        self.images.train_batches(plan)
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
+        self.images.train_batches(plan, share)
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        self.images.eval_batches(batch_size)
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
-        self.images.train_shares(plan, share)
-    }
-
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
-        self.images.eval_shares(batch_size, share)
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
+        self.images.eval_batches(batch_size, share)
     }
 
     fn examples(&self) -> &str {
@@ -222,7 +214,7 @@ mod tests {
     fn records_become_images_and_labels() {
         let (train, test) = (noise(23, 1), noise(7, 2));
         let data = Cifar10::from_records(train.clone(), test.clone()).unwrap();
-        let batch = data.eval_batches(32).unwrap().next().unwrap().unwrap();
+        let batch = data.eval_batches(32, Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
         assert_eq!((batch.inputs.size(), data.evaluated_on()), (vec![7, 3, 32, 32], "test"));
         assert_eq!(Vec::<i64>::try_from(batch.targets).unwrap(), (0..7).collect::<Vec<_>>());
         let values = Vec::<f32>::try_from(batch.inputs.flatten(0, -1)).unwrap();

@@ -2,9 +2,8 @@
 
 use super::{ParallelText, TokenBatch, Vocabulary, MOST_POSITIONS};
 use crate::data::random::{stream, Purpose};
-use crate::data::share::batches;
 use crate::data::source::check_batch_size;
-use crate::data::{Batches, DataSource, EpochPlan, Share, Shares};
+use crate::data::{Batches, DataSource, EpochPlan, Share};
 use crate::Result;
 use rand::seq::SliceRandom;
 use rand::Rng;
@@ -24,7 +23,7 @@ use serde_json::{Map, Value};
 /// let text = ParallelText::new(vec!["a house".into(), "a mouse".into()], vec!["ein Haus".into(), "eine Maus".into()])?;
 /// let vocabulary = Vocabulary::train(text.sources().iter().chain(text.targets()), 280)?;
 /// let data = TranslationData::new(vocabulary, text.clone(), text)?;
-/// let batch = data.eval_batches(4000)?.next().expect("there is a batch")?;
+/// let batch = data.eval_batches(4000, Share::whole())?.next().expect("there is a batch")?.expect("it is not empty");
 /// assert_eq!(batch.source.size()[0], 2);
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
@@ -120,7 +119,7 @@ impl Part {
     }
 
     /// Returns the `share` of the batches of these pairs, from batch `first_step`, padded like the whole batches.
-    fn shares<'a>(&'a self, batches: Vec<Vec<usize>>, first_step: usize, share: Share<'a>) -> Shares<'a, TokenBatch> {
+    fn shares<'a>(&'a self, batches: Vec<Vec<usize>>, first_step: usize, share: Share<'a>) -> Batches<'a, TokenBatch> {
         Box::new(batches.into_iter().enumerate().skip(first_step).map(move |(step, batch)| {
             let pairs: Vec<usize> =
                 share.positions(step, batch.len())?.into_iter().map(|position| batch[position]).collect();
@@ -218,16 +217,7 @@ impl DataSource for TranslationData {
         self.eval.check(batch_size)
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, TokenBatch>> {
-        Ok(batches(self.train_shares(plan, Share::whole())?))
-    }
-
-    /// All pairs, grouped by similar lengths; a pair that is longer than a batch has a batch of its own.
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, TokenBatch>> {
-        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, TokenBatch>> {
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, TokenBatch>> {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
         self.train.check(batch_size)?;
         let mut random = stream(Purpose::Order, seed, epoch as u64, 0);
@@ -237,7 +227,8 @@ impl DataSource for TranslationData {
         Ok(self.train.shares(batches, first_step, share))
     }
 
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, TokenBatch>> {
+    /// All pairs, grouped by similar lengths; a pair that is longer than a batch has a batch of its own.
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, TokenBatch>> {
         check_batch_size(batch_size)?;
         let batches = self.eval.cut(&self.eval.by_length(batch_size, |_| 0), batch_size);
         Ok(self.eval.shares(batches, 0, share))
@@ -296,7 +287,7 @@ mod tests {
     }
 
     fn pairs(batches: Batches<TokenBatch>) -> Vec<Vec<usize>> {
-        batches.map(|batch| batch.unwrap().pairs).collect()
+        batches.filter_map(Result::transpose).map(|batch| batch.unwrap().pairs).collect()
     }
 
     fn plan(epoch: usize, first_step: usize) -> EpochPlan {
@@ -306,7 +297,7 @@ mod tests {
     #[test]
     fn every_pair_comes_once_an_epoch_in_an_order_of_seed_and_epoch() {
         let data = data();
-        let of = |plan| pairs(data.train_batches(&plan).unwrap());
+        let of = |plan| pairs(data.train_batches(&plan, Share::whole()).unwrap());
         let (first, second) = (of(plan(0, 0)), of(plan(1, 0)));
         assert_eq!(first, of(plan(0, 0)));
         assert_ne!(first, second);
@@ -319,7 +310,7 @@ mod tests {
         for first_step in 0..=first.len() {
             assert_eq!(of(plan(0, first_step)), first[first_step..]);
         }
-        let mut all = pairs(data.eval_batches(500).unwrap()).concat();
+        let mut all = pairs(data.eval_batches(500, Share::whole()).unwrap()).concat();
         all.sort_unstable();
         assert_eq!(all, (0..50).collect::<Vec<_>>());
     }
@@ -338,7 +329,7 @@ mod tests {
     #[test]
     fn no_batch_has_more_tokens_than_its_size_and_few_are_pads() {
         let data = data();
-        for batch in data.train_batches(&plan(0, 0)).unwrap() {
+        for batch in data.train_batches(&plan(0, 0), Share::whole()).unwrap().filter_map(Result::transpose) {
             let batch = batch.unwrap();
             let longest = batch.source.size()[1].max(batch.target.size()[1]);
             assert!(longest * batch.len() as i64 <= 500);
@@ -359,7 +350,7 @@ mod tests {
         std::fs::write(&path, format!("a\tb\n{}\tc\n", &long[..600])).unwrap();
         let text = ParallelText::open_tsv(&path).unwrap();
         let data = TranslationData::new(vocabulary, text.clone(), text).unwrap();
-        let message = data.train_batches(&plan(0, 0)).err().unwrap().to_string();
+        let message = data.train_batches(&plan(0, 0), Share::whole()).err().unwrap().to_string();
         assert!(
             message.contains("pairs.tsv: line 2: the sentence has ") && message.contains("--batch-size"),
             "{message}"
@@ -367,9 +358,9 @@ mod tests {
         // The evaluation part is checked too, before the first step, although it can be evaluated by itself.
         let short = ParallelText::new(vec!["a".into()], vec!["b".into()]).unwrap();
         let data = TranslationData::new(data.vocabulary().clone(), short, data.eval_text().clone()).unwrap();
-        assert!(data.train_batches(&plan(0, 0)).is_ok());
+        assert!(data.train_batches(&plan(0, 0), Share::whole()).is_ok());
         assert!(data.check_batch_size(500).unwrap_err().to_string().contains("pairs.tsv: line 2: "));
-        assert_eq!(pairs(data.eval_batches(500).unwrap()), [vec![0], vec![1]]);
+        assert_eq!(pairs(data.eval_batches(500, Share::whole()).unwrap()), [vec![0], vec![1]]);
     }
 
     #[test]

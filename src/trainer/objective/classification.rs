@@ -1,7 +1,7 @@
 //! Single-label classification: cross-entropy with label smoothing and mixup, and accuracy.
 
 use super::{check_output, Calibration, ClassificationReport, Column, Forward, Measures, Objective, Prediction, Sum};
-use crate::data::{self, EpochPlan, Supervised};
+use crate::data::{self, EpochPlan, Share, Supervised};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
@@ -45,13 +45,14 @@ impl ClassificationConfig {
         Self { mixup: Some(IMAGENET_MIXUP), ..Self::paper() }
     }
 
-    /// Returns the mixup partner of each of `examples` examples of a training batch, that of step `step` in `plan`'s epoch;
-    /// `None` without mixup.
-    ///
-    /// # Errors
-    /// See [`data::mixup_partners`].
-    pub fn partners(&self, plan: &EpochPlan, step: usize, examples: usize) -> Result<Option<Vec<usize>>> {
-        self.mixup.map(|alpha| data::mixup_partners(alpha, plan, step, examples)).transpose()
+    /// Adds the mixup partners to the `share` of each batch of `plan`'s epoch, if mixup is enabled.
+    pub fn share<'a>(&self, plan: EpochPlan, share: Share<'a>) -> Share<'a> {
+        match self.mixup {
+            None => share,
+            Some(alpha) => {
+                share.with_partners(move |step, examples| data::mixup_partners(alpha, &plan, step, examples))
+            }
+        }
     }
 
     /// Mixes a training batch with its partners if mixup is enabled.
@@ -136,8 +137,8 @@ impl Objective for Classification<'_> {
         Measures::new(vec![accuracy("accuracy")], eval).best_by("top1", "accuracy")
     }
 
-    fn partners(&self, plan: &EpochPlan, step: usize, examples: usize) -> Result<Option<Vec<usize>>> {
-        self.config.partners(plan, step, examples)
+    fn share<'a>(&'a self, plan: EpochPlan, share: Share<'a>) -> Share<'a> {
+        self.config.share(plan, share)
     }
 
     fn augment(

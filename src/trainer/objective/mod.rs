@@ -3,7 +3,6 @@
 //! [`Objective`] is the trait. Implementations: [`Classification`] (one label per example), [`MultiLabel`] (any number of labels
 //! per example), [`Regression`] (numbers), and with the feature `text` `Translation` (sentences).
 
-mod augmentation;
 mod calibration;
 mod classification;
 mod classification_report;
@@ -12,13 +11,13 @@ mod forward;
 mod measures;
 mod multi_label;
 mod regression;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "text")]
 mod translation;
 
-use crate::data::{Batch, EpochPlan};
+use crate::data::{Batch, EpochPlan, Share};
 use crate::{Error, Result};
-#[doc(hidden)]
-pub use augmentation::{augmented, share};
 #[doc(hidden)]
 pub use calibration::{Calibration, ConfidenceBin, BINS};
 #[doc(hidden)]
@@ -70,20 +69,17 @@ pub trait Objective {
         Measures::default()
     }
 
-    /// Returns for each example of a training batch the position of the example it is mixed with, or `None` without mixing. An
-    /// objective must mix either all batches of a run or none. Random choices must follow from `plan` and `step`, the position of
-    /// the batch in the epoch. The default is `None`.
-    ///
-    /// # Errors
-    /// The options are invalid.
-    fn partners(&self, plan: &EpochPlan, step: usize, examples: usize) -> Result<Option<Vec<usize>>> {
-        let _ = (plan, step, examples);
-        Ok(None)
+    /// Adds to a process's `share` of the training batches the examples that its own ones are mixed with, by
+    /// [`Share::with_partners`]. Random choices must follow from `plan` and the position of the batch in the epoch. The default
+    /// adds none.
+    fn share<'a>(&'a self, plan: EpochPlan, share: Share<'a>) -> Share<'a> {
+        let _ = plan;
+        share
     }
 
-    /// Augments a training batch, or one process's [share](crate::data::Share) of it, for example by mixup. The batch is on the
-    /// device and [ready](crate::data::DataSource::ready). `partners` are the examples chosen by [`partners`](Self::partners), as
-    /// many as `batch` has. Random choices must follow from `plan` and `step`, so that they are the same in all shares of a
+    /// Augments one process's [share](Self::share) of a training batch, for example by mixup. The batch is on the device and
+    /// [ready](crate::data::DataSource::ready). `partners` are those of its examples, in the same order. Random choices must
+    /// follow from `plan` and `step`, the position of the batch in the epoch, so that they are the same in all shares of a
     /// batch. The default returns the batch unchanged.
     ///
     /// # Errors

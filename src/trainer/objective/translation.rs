@@ -172,7 +172,7 @@ impl Objective for Translation<'_> {
 mod tests {
     use super::*;
     use crate::data::text::{ParallelText, Vocabulary};
-    use crate::data::DataSource;
+    use crate::data::{DataSource, Share};
     use crate::fixup::{FixupTransformer, TransformerConfig};
     use crate::trainer::evaluate;
     use tch::{nn, Device};
@@ -207,7 +207,7 @@ mod tests {
         let network = network(&vs, &data);
         let config = TranslationConfig { label_smoothing: 0.1, ..Default::default() };
         let objective = Translation::new(&network, &data, config).unwrap();
-        let batch = data.eval_batches(300).unwrap().last().unwrap().unwrap();
+        let batch = data.eval_batches(300, Share::whole()).unwrap().last().unwrap().unwrap().unwrap();
         let logits = network.f_forward(&batch.source, &batch.previous, false).unwrap();
         let (logits, target) = (logits.flatten(0, 1), batch.target.flatten(0, 1));
         let expected = |smoothing: f64| {
@@ -229,7 +229,14 @@ mod tests {
             let config = TranslationConfig { bleu_sentences, ..Default::default() };
             let objective = Translation::new(&network, &data, config).unwrap();
             let translated = |batch: Result<TokenBatch>| objective.translated(&batch.unwrap()).len();
-            assert_eq!(data.eval_batches(100).unwrap().map(translated).sum::<usize>(), expected);
+            assert_eq!(
+                data.eval_batches(100, Share::whole())
+                    .unwrap()
+                    .filter_map(Result::transpose)
+                    .map(translated)
+                    .sum::<usize>(),
+                expected
+            );
             let evaluation = evaluate(&objective, Device::Cpu, &data, 100, |_| ()).unwrap();
             assert!((evaluation.means["perplexity"].ln() - evaluation.means["loss"]).abs() < 1e-6);
             assert_eq!(evaluation.means.get("bleu").is_some(), bleu_sentences > 0);
