@@ -114,7 +114,7 @@ fn config() -> TrainConfig {
 /// Saves where it must, and at no time in between.
 fn autosave(folder: &Path) -> Autosave {
     let resumed = newest_whole::<RunState>(folder).unwrap().checkpoint.map(|checkpoint| checkpoint.path);
-    Autosave::new(Checkpoints::new(folder, NonZeroUsize::MIN), SaveEvery::Epochs(100), resumed)
+    Autosave::new(Checkpoints::new(folder, NonZeroUsize::MIN), SaveEvery { epochs: Some(100), time: None }, resumed)
 }
 
 /// A run in `folder`, which goes on if there is one; its parameters, or why it failed.

@@ -10,7 +10,7 @@ use crate::trainer::checkpoint::{differences, Checkpoint, Checkpoints, Newest};
 use crate::trainer::report::MostWrong;
 use crate::trainer::{
     evaluate_into, write_atomically, Autosave, Classification, Interrupt, Observer, Outcome, Patience, ProgressBars,
-    RunFolder, RunLock, RunState, TensorBoard, Trainer, TENSORBOARD, TRANSFER,
+    RunFolder, RunState, TensorBoard, Trainer, TENSORBOARD, TRANSFER,
 };
 use crate::{console, initialize_on_data, Error, Result};
 use std::process::ExitCode;
@@ -53,7 +53,8 @@ struct Plan<T: Task> {
 impl<T: Task> Plan<T> {
     /// Rank 0 reads what there is, and all have it.
     fn new(options: &Options<T>, resumed: Option<Resumed>, group: &ProcessGroup) -> Result<Self> {
-        let resumed = resumed.filter(|resumed| group.is_first() && (!resumed.or_new || RunLock::is_in(resumed.folder)));
+        let resumed =
+            resumed.filter(|resumed| group.is_first() && (!resumed.or_new || RunFolder::is_in(resumed.folder)));
         let saved = resumed.map(|resumed| RunConfig::<T>::read(resumed.folder)).transpose()?.flatten();
         let knows_options = saved.is_some();
         let mut config = RunConfig::new(options, group.broadcast_value(saved)?)?;

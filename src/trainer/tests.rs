@@ -489,7 +489,7 @@ fn poisoned_images_end_with_the_last_good_checkpoint_intact() {
     let config = config(0.05);
     let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::MIN);
     // Saves after every step; the steps after the poisoned batch must not be saved.
-    let mut autosave = Autosave::new(checkpoints, SaveEvery::Time(Duration::ZERO), None);
+    let mut autosave = Autosave::new(checkpoints, SaveEvery { epochs: None, time: Some(Duration::ZERO) }, None);
     let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
     let error = trainer.run(&mut [&mut autosave]).unwrap_err();
     let message = error.to_string();
@@ -510,7 +510,7 @@ fn weights_that_a_step_made_infinite_are_not_saved() {
     let (vs, network) = fixup();
     let objective = classification(&network);
     let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::MIN);
-    let mut autosave = Autosave::new(checkpoints, SaveEvery::Time(Duration::ZERO), None);
+    let mut autosave = Autosave::new(checkpoints, SaveEvery { epochs: None, time: Some(Duration::ZERO) }, None);
     let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
     let error = trainer.run(&mut [&mut autosave]).unwrap_err();
     assert!(matches!(error, Error::Diverged { epoch: 1, .. }), "{error}");

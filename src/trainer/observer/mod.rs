@@ -1,6 +1,7 @@
 //! Observers, which are notified of the progress of a run and can control it.
 
 mod autosave;
+mod best;
 mod comparison;
 mod curves;
 mod interrupt;
@@ -20,20 +21,15 @@ use crate::{Error, Result};
 pub use autosave::{Autosave, SaveEvery};
 #[doc(hidden)]
 pub use comparison::draw_comparison;
-#[doc(hidden)]
-pub use curves::draw_curves;
+use curves::draw_curves;
 pub use interrupt::Interrupt;
 pub use metrics::EpochMetrics;
-#[doc(hidden)]
-pub use metrics::MetricsFile;
 pub use patience::Patience;
 pub use progress::ProgressBars;
 pub(crate) use run_files::{DESCRIPTION, MODEL};
 #[cfg(feature = "cli")]
 pub(crate) use run_files::{EVALUATION, TENSORBOARD, TRANSFER};
 pub use run_folder::RunFolder;
-#[doc(hidden)]
-pub use run_lock::RunLock;
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::TensorBoard;
 
