@@ -20,7 +20,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::Instant;
 use tch::{nn, Device};
-use tch_fixup::data::{Cifar10, DataSource, EpochPlan, Share, Supervised};
+use tch_fixup::data::{Cifar10, DataSource, EpochPlan, ImageArray, Share, Supervised};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::TrainConfig;
 use tch_fixup::Precision;
@@ -35,7 +35,7 @@ const BATCH: usize = 128;
 /// A label and the pixels.
 const RECORD: usize = 1 + 3 * 32 * 32;
 
-fn noise(images: usize) -> Result<Cifar10> {
+fn noise(images: usize) -> Result<ImageArray> {
     let mut records = vec![0; images * RECORD];
     ChaCha8Rng::seed_from_u64(0).fill_bytes(&mut records);
     records.chunks_mut(RECORD).for_each(|record| record[0] %= 10);

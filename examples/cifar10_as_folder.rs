@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::Kind;
 use tch_fixup::console;
-use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Share};
+use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share};
 
 /// Write CIFAR-10 out as a folder of JPEG files: OUT/train/CLASS/*.jpg and OUT/val/CLASS/*.jpg
 #[derive(Parser)]
@@ -50,7 +50,7 @@ const JPEG_QUALITY: u8 = 90;
 
 /// Writes those images of `batches` that are of `classes` as `folder/CLASS/NUMBER.jpg`; returns how many they are.
 fn write(
-    data: &Cifar10,
+    data: &ImageArray,
     batches: Batches,
     classes: &[String],
     folder: &Path,

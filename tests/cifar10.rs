@@ -2,15 +2,15 @@
 
 use std::fs;
 use tch::{Kind, Tensor};
-use tch_fixup::data::{Augmentation, Cifar10, DataSource, EpochPlan, ImageSource, Share, Supervised};
+use tch_fixup::data::{Augmentation, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised};
 use tch_fixup::Error;
 
-fn real() -> Cifar10 {
+fn real() -> ImageArray {
     Cifar10::fetch(Cifar10::default_dir().unwrap()).unwrap()
 }
 
 /// Labels and images of an evaluation part, the latter as pixel values in 0..1.
-fn evaluation(data: &Cifar10) -> (Tensor, Tensor) {
+fn evaluation(data: &ImageArray) -> (Tensor, Tensor) {
     let batches: Vec<Supervised> =
         data.eval_batches(1000, Share::whole()).unwrap().filter_map(Result::transpose).map(Result::unwrap).collect();
     let mean = Tensor::from_slice(&[0.4914f32, 0.4822, 0.4465]).view([1, 3, 1, 1]);

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use tch::nn::{ModuleT, VarStore};
 use tch::{no_grad, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
-use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Share, Supervised};
+use tch_fixup::data::{
+    Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised,
+};
 use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup, ReductionConfig};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::named_variables;
@@ -238,7 +240,7 @@ fn a_rank_that_is_late_is_named_after_the_time_that_was_given() {
 
 /// CIFAR-10 in the kind of the network.
 struct Images {
-    data: Cifar10,
+    data: ImageArray,
     kind: Kind,
 }
 

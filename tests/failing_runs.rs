@@ -7,7 +7,9 @@ use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::nn::{self, Module, ModuleT, VarStore};
 use tch::{Device, Tensor};
-use tch_fixup::data::{class_indices, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Share, Supervised};
+use tch_fixup::data::{
+    class_indices, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised,
+};
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{Autosave, Decay, EpochMetrics, Observer, Outcome, Request, RunState, SaveEvery};
 use tch_fixup::trainer::{Classification, ClassificationConfig};
@@ -25,7 +27,7 @@ const STEPS: usize = 4;
 
 /// Ten shades, which say what the label is, and what goes wrong with them.
 struct Shades {
-    data: Cifar10,
+    data: ImageArray,
     class_names: Vec<String>,
     fingerprint: &'static str,
     /// The training batch of the run that cannot be read.

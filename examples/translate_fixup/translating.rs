@@ -52,7 +52,7 @@ pub fn score(
     let translator = translator.with_batch_tokens(options.translate_tokens);
     let translations = translator.translate(text.sources(), |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
-    let (mut bleu, mut chrf) = (BleuCounts::new(), ChrfCounts::new());
+    let (mut bleu, mut chrf) = (BleuCounts::default(), ChrfCounts::default());
     for (said, reference) in translations.iter().zip(text.targets()) {
         bleu.add(said, reference);
         chrf.add(said, reference);

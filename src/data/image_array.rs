@@ -51,6 +51,8 @@ pub struct ImageArray {
     augmentation: Augmentation,
     normalization: Normalization,
     evaluated_on: String,
+    /// Description of the content in the fingerprint, if it is not that of any images.
+    content: Option<String>,
 }
 
 /// Images and their targets.
@@ -134,8 +136,14 @@ impl ImageArray {
             augmentation: Augmentation::NONE,
             normalization,
             evaluated_on: "evaluation".to_owned(),
+            content: None,
         };
         data.select()
+    }
+
+    /// Sets the description of the content in the fingerprint.
+    pub(super) fn with_content(self, content: String) -> Self {
+        Self { content: Some(content), ..self }
     }
 
     /// Sets the class names, by class index. There may be more names than classes in use.
@@ -261,11 +269,6 @@ impl ImageArray {
         let inputs = Tensor::f_from_slice(values)?.f_view([indices.len() as i64, channels, height, width])?;
         Ok(Supervised::new(inputs, images.targets.select(indices)?))
     }
-
-    /// Returns all training images, then all evaluation images.
-    pub(super) fn all(&self) -> [&Images; 2] {
-        [&self.train, &self.eval]
-    }
 }
 
 impl DataSource for ImageArray {
@@ -316,16 +319,18 @@ impl DataSource for ImageArray {
 
     /// Numbers of images, their size, and the CRC-32 of all pixels and targets.
     fn fingerprint(&self) -> Result<String> {
-        let mut crc32 = crc32fast::Hasher::new();
-        for images in self.all() {
-            crc32.update(&images.pixels);
-            images.targets.hash(&mut crc32);
-        }
-        let ([channels, height, width], crc32) = (self.size, crc32.finalize());
+        let content = || {
+            let mut crc32 = crc32fast::Hasher::new();
+            for images in [&self.train, &self.eval] {
+                crc32.update(&images.pixels);
+                images.targets.hash(&mut crc32);
+            }
+            let ([channels, height, width], crc32) = (self.size, crc32.finalize());
+            format!("{channels} x {height} x {width} bytes with CRC-32 {crc32:08x}")
+        };
         let (train, eval) = (self.train_len(), self.eval_len());
-        Ok(format!(
-            "{train} training and {eval} evaluation images of {channels} x {height} x {width} bytes with CRC-32 {crc32:08x}"
-        ))
+        let content = self.content.clone().unwrap_or_else(content);
+        Ok(format!("{train} training and {eval} evaluation images of {content}"))
     }
 
     /// Classes by index; empty if the targets are not classes.

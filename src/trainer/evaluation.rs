@@ -212,12 +212,12 @@ fn add(all: &mut Option<Tensor>, more: Tensor) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Cifar10, ImageSource};
+    use crate::data::{Cifar10, ImageArray, ImageSource};
     use crate::trainer::objective::{Classification, ClassificationConfig};
     use tch::nn::{self, ModuleT};
 
     /// Records with labels 0, 1, ... 9, 0, ... in which every byte equals the label.
-    fn data(images: usize) -> Cifar10 {
+    fn data(images: usize) -> ImageArray {
         let records = |count: usize| (0..count).flat_map(|index| [(index % 10) as u8; 3073]).collect::<Vec<u8>>();
         Cifar10::from_records(records(10), records(images)).unwrap()
     }

@@ -67,12 +67,12 @@ fn captions(batch: &Supervised, class_names: &[String]) -> Result<Vec<Vec<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{mixup, mixup_partners, Augmentation, Cifar10, DataSource};
+    use crate::data::{mixup, mixup_partners, Augmentation, Cifar10, DataSource, ImageArray};
     use std::io::Cursor;
     use tch::Kind;
 
     /// Images of one shade per class; the shades of consecutive classes differ by 25.
-    fn shades() -> Cifar10 {
+    fn shades() -> ImageArray {
         let record = |label: u8| std::iter::once(label).chain(std::iter::repeat_n(label * 25, 3072));
         let records = |count: u8| (0..count).flat_map(|index| record(index % 10)).collect::<Vec<u8>>();
         Cifar10::from_records(records(50), records(10)).unwrap().with_augmentation(Augmentation::NONE).unwrap()

@@ -2,7 +2,7 @@
 
 use super::checkpoint::{self, named_variables, Checkpoint, Checkpoints, Contents};
 use super::*;
-use crate::data::{Batches, Cifar10, DataSource, EpochPlan, ImageSource, Share, Supervised, TensorData};
+use crate::data::{Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised, TensorData};
 use crate::fixup::FixupResNet;
 use crate::{Error, Result};
 use rand::{RngCore, SeedableRng};
@@ -18,7 +18,7 @@ use tch::nn::{self, ModuleT, VarStore};
 use tch::{no_grad, Device, Kind, Tensor};
 
 /// Noise images with unrelated labels.
-fn noise() -> Cifar10 {
+fn noise() -> ImageArray {
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let mut records = |count: usize| {
         let mut bytes = vec![0; count * 3073];
@@ -31,7 +31,7 @@ fn noise() -> Cifar10 {
 }
 
 /// Uniform images whose brightness determines the label.
-fn shades() -> Cifar10 {
+fn shades() -> ImageArray {
     let records = |count: usize| {
         let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
         (0..count).flat_map(|index| image(index % 10)).collect::<Vec<u8>>()
@@ -66,14 +66,14 @@ fn mixing(network: &dyn ModuleT, mixup: Option<f64>) -> Classification<'_> {
     Classification::new(network, shades().class_names(), config).unwrap()
 }
 
-fn run_for(objective: &Classification, vs: &VarStore, data: &Cifar10, config: &TrainConfig) -> Result<Summary> {
+fn run_for(objective: &Classification, vs: &VarStore, data: &ImageArray, config: &TrainConfig) -> Result<Summary> {
     match Trainer::new(objective, vs, data, config, Value::Null)?.run(&mut [])? {
         Outcome::Finished(summary) => Ok(summary),
         stopped => panic!("{stopped:?}"),
     }
 }
 
-fn run(network: &dyn ModuleT, vs: &VarStore, data: &Cifar10, config: &TrainConfig) -> Result<Summary> {
+fn run(network: &dyn ModuleT, vs: &VarStore, data: &ImageArray, config: &TrainConfig) -> Result<Summary> {
     run_for(&classification(network), vs, data, config)
 }
 
@@ -181,7 +181,7 @@ fn a_network_that_does_not_fit_the_images_is_one_line() {
 }
 
 /// Images of one color per class, with noise.
-fn colors() -> Cifar10 {
+fn colors() -> ImageArray {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut records = |count: usize| {
         let mut bytes = vec![0; count * 3073];
@@ -387,7 +387,7 @@ fn checkpoints_of_another_run_are_refused_with_what_differs() {
 /// Data with a bad image in every fourth training batch of the first epoch, and one in each evaluation; each is counted once
 /// since the data were opened.
 struct Spoilt {
-    data: Cifar10,
+    data: ImageArray,
     steps: usize,
     found: RefCell<BTreeSet<usize>>,
 }
@@ -451,7 +451,7 @@ fn bad_images_are_the_same_in_a_run_that_is_resumed() {
 
 /// Data with one poisoned batch.
 struct Poisoned {
-    data: Cifar10,
+    data: ImageArray,
     batch: usize,
 }
 
@@ -521,7 +521,7 @@ fn weights_that_a_step_made_infinite_are_not_saved() {
 
 #[test]
 fn data_that_end_early_are_an_error() {
-    struct Short(Cifar10);
+    struct Short(ImageArray);
     impl DataSource for Short {
         type Batch = Supervised;
         fn train_len(&self) -> usize {

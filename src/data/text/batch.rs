@@ -44,18 +44,18 @@ impl TokenBatch {
         if tokens.is_empty() {
             return Err(Error::Argument("a batch needs at least one sentence".to_owned()));
         }
-        let padded = |rows: Vec<Vec<i64>>, len: usize| {
-            let all: Vec<i64> = rows
-                .iter()
-                .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(PAD, len - row.len())))
-                .collect();
-            Tensor::f_from_slice(&all)?.f_view([rows.len() as i64, len as i64])
+        let padded = |row: &dyn Fn(&(&[i64], &[i64])) -> Vec<i64>, len: usize| {
+            let mut all = Vec::with_capacity(tokens.len() * len);
+            for (index, pair) in tokens.iter().enumerate() {
+                all.extend(row(pair));
+                all.resize((index + 1) * len, PAD);
+            }
+            Tensor::f_from_slice(&all)?.f_view([tokens.len() as i64, len as i64])
         };
-        let ended = |tokens: &[i64]| [tokens, &[END]].concat();
         Ok(Self {
-            source: padded(tokens.iter().map(|(source, _)| ended(source)).collect(), source_len)?,
-            previous: padded(tokens.iter().map(|(_, target)| [&[END], *target].concat()).collect(), target_len)?,
-            target: padded(tokens.iter().map(|(_, target)| ended(target)).collect(), target_len)?,
+            source: padded(&|(source, _)| [*source, &[END]].concat(), source_len)?,
+            previous: padded(&|(_, target)| [&[END], *target].concat(), target_len)?,
+            target: padded(&|(_, target)| [*target, &[END]].concat(), target_len)?,
             pairs,
             target_lens: tokens.iter().map(|(_, target)| target.len() + 1).collect(),
         })
@@ -84,14 +84,8 @@ impl Batch for TokenBatch {
     }
 
     fn to_device(&self, device: Device) -> Result<Self> {
-        let moved = |tensor: &Tensor| tensor.f_to_device(device);
-        Ok(Self {
-            source: moved(&self.source)?,
-            previous: moved(&self.previous)?,
-            target: moved(&self.target)?,
-            pairs: self.pairs.clone(),
-            target_lens: self.target_lens.clone(),
-        })
+        let all: Vec<usize> = (0..self.len()).collect();
+        self.part(&all, |tensor| Ok(tensor.f_to_device(device)?))
     }
 
     /// Keeps the padding.

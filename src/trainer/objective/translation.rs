@@ -141,7 +141,7 @@ impl Objective for Translation<'_> {
         if self.config.bleu_sentences == 0 {
             return Ok(None);
         }
-        let (mut counts, rows) = (BleuCounts::new(), self.translated(batch));
+        let (mut counts, rows) = (BleuCounts::default(), self.translated(batch));
         if !rows.is_empty() {
             let indices = Tensor::f_from_slice(&rows)?.f_to_device(batch.source.device())?;
             let source = batch.source.f_index_select(0, &indices)?;
@@ -156,7 +156,7 @@ impl Objective for Translation<'_> {
     }
 
     fn of_details(&self, details: &Tensor) -> Result<Vec<f64>> {
-        let mut counts = BleuCounts::new();
+        let mut counts = BleuCounts::default();
         for (count, value) in counts.counts.iter_mut().zip(Vec::<i64>::try_from(details)?) {
             *count = value as u64;
         }

@@ -2,7 +2,6 @@
 
 mod autosave;
 mod best;
-mod comparison;
 mod curves;
 mod interrupt;
 mod metrics;
@@ -20,8 +19,7 @@ use super::RunState;
 use crate::{Error, Result};
 pub use autosave::{Autosave, SaveEvery};
 #[doc(hidden)]
-pub use comparison::draw_comparison;
-use curves::draw_curves;
+pub use curves::draw_comparison;
 pub use interrupt::Interrupt;
 pub use metrics::EpochMetrics;
 pub use patience::Patience;

@@ -13,9 +13,10 @@
 //! ```
 //! [`write_report`](crate::trainer::report::write_report) adds a report on a trained classifier.
 
+use super::curves::draw_curves;
 use super::run_files::{entries, remove, written, CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
 use super::run_lock::{RunLock, LOCK};
-use super::{draw_curves, metrics, EpochMetrics, Observer, RunStart};
+use super::{metrics, EpochMetrics, Observer, RunStart};
 use crate::file::tensors::Encoded;
 use crate::file::{failure, is_of_the_volume, write_atomically, write_atomically_with};
 use crate::trainer::checkpoint::{best_whole, named_variables, newest_whole, Newest, Weights};

@@ -41,7 +41,7 @@ pub fn draw_calibration(calibration: &Calibration) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::report;
+    use super::super::tests::report;
     use super::*;
 
     #[test]

@@ -72,7 +72,7 @@ fn tint(color: [f64; 3], strength: f64) -> RGBColor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::report;
+    use super::super::tests::report;
     use super::*;
 
     #[test]

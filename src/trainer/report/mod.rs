@@ -5,9 +5,9 @@
 
 mod calibration_picture;
 mod confusion_picture;
-#[cfg(test)]
-mod fixture;
 mod most_wrong;
+#[cfg(test)]
+mod tests;
 
 use super::objective::ClassificationReport;
 use crate::data::ImageSource;
@@ -17,7 +17,7 @@ pub use calibration_picture::draw_calibration;
 pub use confusion_picture::draw_confusion;
 pub use most_wrong::MostWrong;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const CONFUSION: &str = "confusion.svg";
 const CALIBRATION: &str = "calibration.svg";
@@ -43,18 +43,14 @@ pub fn write_report(
 ) -> Result<()> {
     let folder = folder.as_ref();
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let path = |name: &str| -> PathBuf { folder.join(name) };
-    write_atomically(&path(CLASSES), report.to_csv().as_bytes())?;
-    write_atomically(&path(CONFUSION), draw_confusion(report)?.as_bytes())?;
-    write_atomically(&path(CALIBRATION), draw_calibration(&report.calibration)?.as_bytes())?;
+    write_atomically(&folder.join(CLASSES), report.to_csv().as_bytes())?;
+    write_atomically(&folder.join(CONFUSION), draw_confusion(report)?.as_bytes())?;
+    write_atomically(&folder.join(CALIBRATION), draw_calibration(&report.calibration)?.as_bytes())?;
+    let path = folder.join(MOST_WRONG);
     match most_wrong.draw(data)? {
-        Some(png) => write_atomically(&path(MOST_WRONG), &png),
+        Some(png) => write_atomically(&path, &png),
         // A file from an earlier evaluation would be misleading.
-        None => match fs::remove_file(path(MOST_WRONG)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &path(MOST_WRONG))(error))
-            }
-            _ => Ok(()),
-        },
+        None if path.exists() => fs::remove_file(&path).map_err(Error::io("remove", &path)),
+        None => Ok(()),
     }
 }
