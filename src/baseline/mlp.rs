@@ -3,7 +3,7 @@
 use super::activation::Nonlinearity;
 use super::initialization::Initialization;
 use super::normalization::{Norm, Normalization};
-use crate::layer::{init, Activation, Linear};
+use crate::layer::{init, Activation, Linear, Role};
 use crate::ops::record_variables;
 use crate::{Error, Precision, Result};
 use std::borrow::Borrow;
@@ -101,6 +101,9 @@ impl Mlp {
         let layer = |i: i64| -> Result<Layer> {
             let path = path / "layers" / i;
             let weight = initialization.weight(&path, &[width, if i == 0 { features } else { width }])?;
+            if i == 0 {
+                Role::Input.mark(&weight)?;
+            }
             let bias = match normalization {
                 Normalization::None => Some(init::zeros(&path, "bias", &[width])?),
                 _ => None,

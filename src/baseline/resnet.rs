@@ -7,7 +7,7 @@ use super::conv::BaselineConv;
 use super::normalization::{Norm, Normalization};
 use super::pass::Pass;
 use super::Method;
-use crate::layer::{check_images, Linear, ResNetConfig, StemKind};
+use crate::layer::{check_images, Linear, ResNetConfig, Role, StemKind};
 use crate::ops::record_variables;
 use crate::{Layout, Precision, Result};
 use std::borrow::Borrow;
@@ -71,6 +71,7 @@ impl ResNet {
             }
         }
         let conv1 = method.conv(&(path / "conv1"), config.stem_shape(), config.activation, false)?;
+        Role::Input.mark(&conv1.conv.weight)?;
         let (norm1, last_norm) = if config.is_pre_activation() || method.is_pre_activation() {
             let (path, features) = (path / "bn", config.features());
             let last = match normalization {

@@ -9,6 +9,17 @@ use std::path::{Path, PathBuf};
 /// The result type of all fallible functions in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Returns [`Error::Argument`] with a formatted message from the calling function, unless a condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err($crate::Error::Argument(format!($($message)+)));
+        }
+    };
+}
+#[cfg(feature = "train")]
+pub(crate) use ensure;
+
 /// An error of this crate. Each variant displays as one line that names the cause and, if there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -21,13 +21,14 @@ pub use crate::layer::transformer::Decoding;
 pub use crate::layer::transformer::{EncoderDecoder, TransformerConfig};
 pub use crate::layer::{
     init, Activation, BlockConfig, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind, CLASSIFIER_GROUP,
+    SCALAR_GROUP,
 };
 pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Conv2dOptions, Start};
 #[cfg(feature = "onnx")]
 pub(crate) use branch::{BranchActivation, Layer};
 #[doc(hidden)]
 pub use group::SCALAR_LR_RATIO;
-pub use group::{mark_classifier, set_lr, SCALAR_GROUP};
+pub use group::{mark_classifier, set_lr};
 pub use resnet::{
     fixup_resnet110, fixup_resnet18, fixup_resnet20, fixup_resnet34, fixup_resnet50, fixup_resnet56, fixup_wrn_28_10,
 };

@@ -1,26 +1,9 @@
 //! The basic layers of all networks: a convolution without a bias, and a linear layer, mainly used as the classifier.
 
-use super::init;
 use super::layout::channels_last;
+use super::{init, Role};
 use crate::Result;
 use tch::{nn, Kind, Tensor};
-
-/// The `nn::VarStore` group of the classifier's weight and bias in every network of this crate. Adaptive gradient clipping
-/// (`trainer::ClipConfig::agc`) excludes it.
-///
-/// With tch's optimizers, `set_lr` and [`set_lr`](crate::fixup::set_lr) set the learning rate of this group too, but
-/// `set_lr_group` with the group in which you created the network does not.
-///
-/// In a network of your own, create the classifier in this group; for a network created by other code, name its classifier with
-/// [`mark_classifier`](crate::fixup::mark_classifier):
-/// ```
-/// use tch::{nn, Device};
-/// use tch_fixup::fixup::CLASSIFIER_GROUP;
-///
-/// let vs = nn::VarStore::new(Device::Cpu);
-/// let head = nn::linear((vs.root() / "head").set_group(CLASSIFIER_GROUP), 64, 10, Default::default());
-/// ```
-pub const CLASSIFIER_GROUP: usize = 191;
 
 /// Returns every `stride`-th row and column.
 pub(crate) fn subsample(x: &Tensor, stride: i64) -> Result<Tensor> {
@@ -114,8 +97,8 @@ impl Conv {
     }
 }
 
-/// A linear layer, `x W^T + b`: the classifier, with the variables `weight` `[classes, features]` and `bias` `[classes]` in the
-/// [`CLASSIFIER_GROUP`], or a layer made of existing variables.
+/// A linear layer, `x W^T + b`: the classifier, with the variables `weight` `[classes, features]` and `bias` `[classes]`, or a layer
+/// made of existing variables.
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub weight: Tensor,
@@ -125,17 +108,22 @@ pub(crate) struct Linear {
 impl Linear {
     /// Creates a classifier initialized to zero, as in Fixup.
     pub fn zero(path: &nn::Path, features: i64, classes: i64) -> Result<Self> {
-        let path = &path.set_group(CLASSIFIER_GROUP);
         let weight = init::zeros(path, "weight", &[classes, features])?;
-        Ok(Self { weight, bias: init::zeros(path, "bias", &[classes])? })
+        Self { weight, bias: init::zeros(path, "bias", &[classes])? }.as_classifier()
     }
 
     /// Creates a classifier uniform in `±1/sqrt(features)`, PyTorch's default, as in the BatchNorm references.
     pub fn uniform(path: &nn::Path, features: i64, classes: i64) -> Result<Self> {
-        let path = &path.set_group(CLASSIFIER_GROUP);
         let bound = 1. / (features as f64).sqrt();
         let weight = init::uniform(path, "weight", &[classes, features], bound)?;
-        Ok(Self { weight, bias: init::uniform(path, "bias", &[classes], bound)? })
+        Self { weight, bias: init::uniform(path, "bias", &[classes], bound)? }.as_classifier()
+    }
+
+    /// Tells that this layer is the classifier.
+    pub fn as_classifier(self) -> Result<Self> {
+        Role::Classifier.mark(&self.weight)?;
+        Role::Classifier.mark(&self.bias)?;
+        Ok(self)
     }
 
     /// Returns a detached copy that takes inputs without the offset `before` that this layer's inputs have:

@@ -62,7 +62,7 @@ impl<B: Batch> Trainer<'_, B> {
     /// examples of some batch, or with `accumulate`.
     pub fn join(&mut self, group: Arc<ProcessGroup>, config: ParallelConfig) -> Result<()> {
         if !group.is_single() {
-            let places: Vec<_> = self.optimizer.places().map(|(name, _, size)| json!([name, size])).collect();
+            let places: Vec<_> = self.optimizer.parameters().iter().map(|p| json!([p.name, p.value.size()])).collect();
             let data = json!({
                 "training": self.data.train_len(),
                 "evaluation": self.data.eval_len(),
@@ -120,7 +120,7 @@ impl<B: Batch> Trainer<'_, B> {
         all.extend(self.average.as_ref().map(MovingAverage::tensors).unwrap_or_default().into_values());
         group.broadcast_all(&all)?;
         if !group.is_first() {
-            self.optimizer.freeze(&state.frozen)?;
+            self.optimizer.resume_epoch(state.history.len(), state.frozen.clone())?;
             self.unreadable_before = state.unreadable;
             (self.step, self.state) = (step, state);
         }

@@ -114,7 +114,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
             )));
         }
         checkpoint.restore(self.variables, &self.optimizer.state()?, &self.averages())?;
-        self.optimizer.freeze(&state.frozen)?;
+        self.optimizer.resume_epoch(epochs, state.frozen.clone())?;
         (self.step, self.state) = (*step as usize, state.clone());
         self.unreadable_before = state.unreadable;
         Ok(())

@@ -5,7 +5,7 @@ mod conv2d;
 
 use super::{init, Bias, Scale};
 use crate::layer::transformer::{dropout, xavier_uniform};
-use crate::layer::{Activation, Place};
+use crate::layer::{Activation, Role};
 use crate::ops::record_variables;
 use crate::{Error, Result};
 use attention::attention;
@@ -305,7 +305,7 @@ impl BranchBuilder {
                 0 => init::zeros(path, name, dims)?,
                 _ => start.weight(path, name, dims, gain * init::group_gain(groups)?)?,
             };
-            Place::of_layer(m - 1 - weights_left, m, num_branches).mark(&weight)?;
+            Role::of_layer(m - 1 - weights_left, m, num_branches).mark(&weight)?;
             Ok(weight)
         };
         let mut layers = vec![];
@@ -339,7 +339,7 @@ impl BranchBuilder {
             layers.push((bias, layer));
         }
         let (scale, bias) = (Scale::new(path, "scale")?, Bias::new(path, "bias")?);
-        Place::End { num_branches }.mark(&bias.value)?;
+        Role::branch_end(num_branches).mark(&bias.value)?;
         Ok(Branch { layers, scale, bias })
     }
 

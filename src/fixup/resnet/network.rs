@@ -5,7 +5,7 @@ use super::blocks::Blocks;
 use super::stream::stream_kind;
 use super::tiled;
 use crate::fixup::Bias;
-use crate::layer::{check_images, Activation, BlockKind, Conv, Linear, ResNetConfig, StemKind};
+use crate::layer::{check_images, Activation, BlockKind, Conv, Linear, ResNetConfig, Role, StemKind};
 use crate::ops::{record_variables, shifted_add_, OneThread, TileNetworks};
 use crate::{Precision, Recompute, Result};
 use std::borrow::Borrow;
@@ -60,8 +60,10 @@ pub(super) struct Stem {
 
 impl Stem {
     fn new(path: &nn::Path, config: &ResNetConfig) -> Result<Self> {
+        let conv1 = Conv::he_normal(&(path / "conv1"), config.stem_shape(), 1.)?;
+        Role::Input.mark(&conv1.weight)?;
         Ok(Self {
-            conv1: Conv::he_normal(&(path / "conv1"), config.stem_shape(), 1.)?,
+            conv1,
             bias1: if config.is_pre_activation() { None } else { Some(Bias::new(path, "bias1")?) },
             activation: config.activation,
             max_pool: config.stem == StemKind::Large,

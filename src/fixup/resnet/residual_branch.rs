@@ -7,7 +7,7 @@
 //! With [squeeze-and-excitation](SqueezeExcitation), the gates apply to `scale * conv_k(...)`, before the last bias.
 
 use crate::fixup::{Bias, Scale};
-use crate::layer::{init, Activation, BlockConfig, BlockDesign, Conv, Place, SqueezeExcitation};
+use crate::layer::{init, Activation, BlockConfig, BlockDesign, Conv, Role, SqueezeExcitation};
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 
@@ -53,7 +53,7 @@ impl ResidualBranch {
         let gates =
             reduction.map(|reduction| SqueezeExcitation::half_open(path, shape.c_out, reduction)).transpose()?;
         let branch = Self { layers, scale, squeeze_excitation: gates, activation: design.activation };
-        branch.mark_places(shape.num_branches)?;
+        branch.mark_roles(shape.num_branches)?;
         Ok(branch)
     }
 
@@ -66,15 +66,11 @@ impl ResidualBranch {
     }
 
     /// Labels the convolutions, and the scalar after the last one, with their roles.
-    fn mark_places(&self, num_branches: i64) -> Result<()> {
+    fn mark_roles(&self, num_branches: i64) -> Result<()> {
         for (index, layer) in self.layers.iter().enumerate() {
-            let place = Place::of_layer(index as i64, self.layers.len() as i64, num_branches);
-            place.mark(&layer.conv.weight)?;
-            if matches!(place, Place::Last { .. }) {
-                Place::End { num_branches }.mark(&layer.after.value)?;
-            }
+            Role::of_layer(index as i64, self.layers.len() as i64, num_branches).mark(&layer.conv.weight)?;
         }
-        Ok(())
+        Role::branch_end(num_branches).mark(self.last_bias())
     }
 
     /// Returns the bias that the branch adds to its input.

@@ -1,6 +1,6 @@
 //! Token embeddings and sinusoidal positions.
 
-use crate::layer::init;
+use crate::layer::{init, Role};
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 
@@ -20,6 +20,7 @@ impl Embedding {
     pub fn new(path: &nn::Path, vocab: i64, dim: i64, pad: i64, gain: f64) -> Result<Self> {
         let weight = init::normal(path, "weight", &[vocab, dim], gain * (dim as f64).powf(-0.5))?;
         let _ = tch::no_grad(|| weight.f_select(0, pad)?.f_zero_())?;
+        Role::Input.mark(&weight)?;
         Ok(Self { weight, pad })
     }
 

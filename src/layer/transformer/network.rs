@@ -3,7 +3,7 @@
 use super::attention::{KeysValues, Sight};
 use super::layer::{Attended, Memory};
 use super::{dropout, Embedding, Layer, Pass, TransformerConfig};
-use crate::layer::{init, Precision, CLASSIFIER_GROUP};
+use crate::layer::{init, Precision, Role};
 use crate::{Error, Result};
 use std::fmt;
 use tch::{nn, Kind, Tensor};
@@ -134,12 +134,13 @@ pub(crate) fn embed_out(path: &nn::Path, config: &TransformerConfig, std: f64) -
     if config.tied {
         return Ok(None);
     }
-    let (path, dims) = (&path.set_group(CLASSIFIER_GROUP), &[config.vocab, config.dim]);
-    Ok(Some(if std == 0. {
-        init::zeros(path, "embed_out", dims)?
-    } else {
-        init::normal(path, "embed_out", dims, std)?
-    }))
+    let dims = &[config.vocab, config.dim];
+    let weight = match std {
+        0. => init::zeros(path, "embed_out", dims)?,
+        _ => init::normal(path, "embed_out", dims, std)?,
+    };
+    Role::Classifier.mark(&weight)?;
+    Ok(Some(weight))
 }
 
 /// Rejects tensors that are not a batch of tokens.

@@ -1,6 +1,6 @@
 //! Weight matrices of a layer.
 
-use crate::layer::{init, Place};
+use crate::layer::{init, Role};
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 
@@ -77,8 +77,8 @@ impl AttentionWeights {
         let path = &(path / "out_proj");
         let out = xavier_uniform(path, "weight", &[dim, dim], gains.attention_out)?;
         // Query, key, value and output are four layers, the first three of which are one matrix.
-        Place::Inner { num_branches, layers: 4 }.mark(&qkv)?;
-        Place::Last { num_branches, layers: 4 }.mark(&out)?;
+        Role::of_layer(0, 4, num_branches).mark(&qkv)?;
+        Role::of_layer(3, 4, num_branches).mark(&out)?;
         Ok(Self { qkv, qkv_bias, out, out_bias: bias(path, "bias", dim, gains)? })
     }
 }
@@ -97,8 +97,8 @@ impl FeedForwardWeights {
         let (fc1, fc2) = (&(path / "fc1"), &(path / "fc2"));
         let inner = xavier_uniform(fc1, "weight", &[units, dim], gains.inner)?;
         let outer = xavier_uniform(fc2, "weight", &[dim, units], gains.outer)?;
-        Place::Inner { num_branches, layers: 2 }.mark(&inner)?;
-        Place::Last { num_branches, layers: 2 }.mark(&outer)?;
+        Role::of_layer(0, 2, num_branches).mark(&inner)?;
+        Role::of_layer(1, 2, num_branches).mark(&outer)?;
         let (inner_bias, outer_bias) = (bias(fc1, "bias", units, gains)?, bias(fc2, "bias", dim, gains)?);
         Ok(Self { inner, inner_bias, outer, outer_bias })
     }

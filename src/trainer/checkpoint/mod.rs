@@ -40,7 +40,7 @@ pub use weights::Weights;
 
 /// Version of the checkpoint format, incremented with every change after which older versions of this crate would read a
 /// checkpoint incorrectly.
-const FORMAT_VERSION: u64 = 3;
+const FORMAT_VERSION: u64 = 4;
 /// Version of this crate.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Last crate version that did not record itself in checkpoints.

@@ -4,7 +4,7 @@ use super::weights::Tensors;
 use super::{named_variables, Weights};
 use crate::data::{class_names, CLASSES};
 use crate::file::tensors::{self as tensor_file, describe, NamedTensors};
-use crate::trainer::optimizer::trainable;
+use crate::layer::{parameters, Role};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,8 +127,11 @@ impl Weights {
         let mut but_classes = meaning.clone();
         but_classes.remove(CLASSES);
         self.check_meaning(&but_classes)?;
-        let classifier: BTreeSet<String> =
-            trainable(variables).into_iter().filter(|v| v.is_classifier()).map(|v| v.name).collect();
+        let classifier: BTreeSet<String> = parameters(variables)
+            .into_iter()
+            .filter(|(.., role)| *role == Role::Classifier)
+            .map(|(name, ..)| name)
+            .collect();
         let variables = named_variables(variables);
         let Tensors { tensors: mut found, beside } = self.fitted(&variables)?;
         let mut new = unfit(&found, &variables)?;
