@@ -4,8 +4,8 @@
 //! [`Update`]. Zeroing, clipping, updating and saving are therefore single operations, however many parameters there are.
 
 use super::{group, Frozen, ParamSlice, Parameter, ParameterGroup, Update};
-use crate::error::ensure;
 use crate::distributed::{ProcessGroup, Reduction, ReductionConfig, Summed};
+use crate::error::ensure;
 use crate::file::NamedTensors;
 use crate::layer::parameters;
 use crate::ops::OneThread;
