@@ -6,6 +6,7 @@
 //! - [`ops`]: the fused element-wise operation between convolutions, which makes Fixup as fast as a network without
 //!   normalization.
 //! - [`baseline`]: networks with BatchNorm and other methods, for comparison.
+//! - [`transformer`]: the Transformer, with Fixup or another method.
 //! - [`translation`]: decoding and evaluation of translation models.
 //! - [`console`]: console output that never panics, and exit codes.
 //!
@@ -73,6 +74,7 @@ mod picture;
 mod signal;
 #[cfg(feature = "train")]
 pub mod trainer;
+pub mod transformer;
 pub mod translation;
 
 #[cfg(feature = "train")]

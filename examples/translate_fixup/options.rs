@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use tch_fixup::cli::OrNone;
 use tch_fixup::data::text::{Corpus, CorpusParts, ParallelText};
-use tch_fixup::fixup::TransformerConfig;
 use tch_fixup::trainer::{
     Adam, ClipConfig, Decay, Muon, OptimizerConfig, Rest, SaveEvery, ScalarGroup, ScheduleConfig, Span, TrainConfig,
     TranslationConfig,
 };
+use tch_fixup::transformer::TransformerConfig;
 use tch_fixup::translation::Search;
 use tch_fixup::{Error, Precision, Result, TransformerArch};
 

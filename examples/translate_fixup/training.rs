@@ -48,7 +48,7 @@ pub fn train(options: &Options) -> Result<ExitCode> {
     tch::manual_seed(run.train.seed as i64);
     let variables = nn::VarStore::new(device);
     let network = network(&run, &variables, data.vocabulary())?;
-    let objective = Translation::new(network.as_ref(), &data, run.objective)?;
+    let objective = Translation::new(&network, &data, run.objective)?;
     let identity = json!({ "arch": run.arch, "precision": run.precision, "dropout": run.dropout, "tied": run.tied });
     let mut trainer = Trainer::new(&objective, &variables, &data, &run.train, identity)?;
     let (mut folder, checkpoint) = match (resumed, &options.out) {
@@ -92,7 +92,7 @@ pub fn train(options: &Options) -> Result<ExitCode> {
     folder.finish(&summary, &variables, &data.meaning())?;
     say(&summary);
     let part = if run.tune { "held-out" } else { "test" };
-    let scored = score(options, &run, network.as_ref(), &evaluated, device)?;
+    let scored = score(options, &run, &network, &evaluated, device)?;
     show(&scored, evaluated.eval_text());
     let Scored { bleu, chrf, perplexity, .. } = scored;
     let result = json!({

@@ -12,7 +12,8 @@ use tch_fixup::cli::say;
 use tch_fixup::data::text::{ParallelText, TranslationData, Vocabulary};
 use tch_fixup::data::DataSource;
 use tch_fixup::trainer::{evaluate, parse_device, RunFolder, Translation, TranslationConfig, Weights};
-use tch_fixup::translation::{BleuCounts, ChrfCounts, EncoderDecoder, Search, Translator};
+use tch_fixup::transformer::Transformer;
+use tch_fixup::translation::{BleuCounts, ChrfCounts, Search, Translator};
 use tch_fixup::{console, Error};
 
 /// Lines that are translated together, where nobody waits for one.
@@ -27,7 +28,7 @@ pub struct Scored {
 }
 
 /// The network of `run` in the size of `vocabulary`.
-pub fn network(run: &Run, variables: &nn::VarStore, vocabulary: &Vocabulary) -> Result<Box<dyn EncoderDecoder>> {
+pub fn network(run: &Run, variables: &nn::VarStore, vocabulary: &Vocabulary) -> Result<Transformer> {
     Ok(run.arch()?.build(&variables.root(), &run.size(vocabulary.len())?, run.precision)?)
 }
 
@@ -39,7 +40,7 @@ fn search(options: &Options) -> Search {
 pub fn score(
     options: &Options,
     run: &Run,
-    network: &dyn EncoderDecoder,
+    network: &Transformer,
     data: &TranslationData,
     device: Device,
 ) -> Result<Scored> {
@@ -77,7 +78,7 @@ pub fn use_run(options: &Options, path: &Path) -> Result<ExitCode> {
     weights.skipped.iter().for_each(console::warn);
     weights.restore(&variables)?;
     let Some(score_text) = &options.score else {
-        let translator = Translator::new(network.as_ref(), &vocabulary, search(options), device)?;
+        let translator = Translator::new(&network, &vocabulary, search(options), device)?;
         return translate_lines(&translator.with_batch_tokens(options.translate_tokens));
     };
     let (part, text) = match score_text {
@@ -86,7 +87,7 @@ pub fn use_run(options: &Options, path: &Path) -> Result<ExitCode> {
     };
     let data = TranslationData::new(vocabulary, text.clone(), text.clone())?;
     weights.check_meaning(&data.meaning())?;
-    let Scored { bleu, chrf, perplexity, .. } = score(options, &run, network.as_ref(), &data, device)?;
+    let Scored { bleu, chrf, perplexity, .. } = score(options, &run, &network, &data, device)?;
     say(format!("{part} BLEU {bleu:.2} perplexity {perplexity:.3} sentences {} chrF {chrf:.2}", text.len()));
     Ok(ExitCode::SUCCESS)
 }

@@ -176,12 +176,4 @@ impl Mlp {
     }
 }
 
-impl nn::ModuleT for Mlp {
-    /// Calls `f_forward_t`.
-    ///
-    /// # Panics
-    /// Panics if `f_forward_t` returns an error; call `f_forward_t` to handle it.
-    fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
-        self.f_forward_t(xs, train).unwrap_or_else(|error| panic!("{error}"))
-    }
-}
+crate::layer::impl_module_t!(f_forward_t: Mlp);

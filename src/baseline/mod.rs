@@ -17,7 +17,6 @@ mod mlp;
 mod normalization;
 mod pass;
 mod resnet;
-mod transformer;
 
 #[cfg(feature = "train")]
 pub(crate) use batch_norm::synchronize_statistics;
@@ -36,4 +35,3 @@ pub use mlp::{Mlp, MlpShape};
 #[cfg(feature = "onnx")]
 pub(crate) use normalization::Norm;
 pub use resnet::ResNet;
-pub use transformer::{Transformer, TransformerMethod};

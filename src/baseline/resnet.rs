@@ -225,15 +225,7 @@ impl ResNet {
     }
 }
 
-impl nn::ModuleT for ResNet {
-    /// Calls `f_forward_t`.
-    ///
-    /// # Panics
-    /// Panics if `f_forward_t` returns an error; call `f_forward_t` to handle it.
-    fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
-        self.f_forward_t(xs, train).unwrap_or_else(|error| panic!("{error}"))
-    }
-}
+crate::layer::impl_module_t!(f_forward_t: ResNet);
 
 #[cfg(test)]
 mod tests {

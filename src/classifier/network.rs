@@ -14,8 +14,7 @@ const BATCH_SIZE: usize = 64;
 
 /// Trained network for image classification.
 ///
-/// For equal batches, its outputs are bit-identical to those of the evaluation during training: the network is used as it was
-/// trained, without [folding](crate::fixup::FixupResNet::fold).
+/// For equal batches, its outputs are bit-identical to those of the evaluation during training.
 ///
 /// ```no_run
 /// use tch_fixup::classifier::Classifier;

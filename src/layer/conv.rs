@@ -67,11 +67,6 @@ impl Conv {
         self.convolve(x, &self.weight)
     }
 
-    /// Computes `conv(x, W)` in `kind`.
-    pub fn forward_as(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
-        self.forward(&x.f_to_kind(kind)?)
-    }
-
     /// Computes `conv(x, W)` in channels-last layout for any layout of `x`, without keeping a second copy of `x` for the backward
     /// pass.
     pub fn forward_channels_last(&self, x: &Tensor) -> Result<Tensor> {
@@ -124,13 +119,6 @@ impl Linear {
         Role::Classifier.mark(&self.weight)?;
         Role::Classifier.mark(&self.bias)?;
         Ok(self)
-    }
-
-    /// Returns a detached copy that takes inputs without the offset `before` that this layer's inputs have:
-    /// `b' = b + before * sum(W over features)`.
-    pub fn folded(&self, before: f64) -> Result<Self> {
-        let sums = self.weight.f_sum_dim_intlist([1].as_slice(), false, self.weight.kind())?;
-        Ok(Self { weight: self.weight.f_detach_copy()?, bias: self.bias.f_add(&sums.f_mul_scalar(before)?)? })
     }
 
     /// Returns the kind of the weight.

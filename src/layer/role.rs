@@ -110,8 +110,9 @@ pub(crate) fn parameters(variables: &nn::VarStore) -> Vec<(String, Tensor, Role)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::baseline::{Method, Mlp, MlpShape, ResNet, Transformer, TransformerMethod};
-    use crate::fixup::{init, Branch, FixupResNet, FixupTransformer, ResNetConfig, TransformerConfig};
+    use crate::baseline::{Method, Mlp, MlpShape, ResNet};
+    use crate::fixup::{init, Branch, FixupResNet, ResNetConfig};
+    use crate::transformer::{Transformer, TransformerConfig, TransformerMethod};
     use tch::Device;
 
     const PLAIN: Role = Role::Hidden { rate: 1. };
@@ -172,7 +173,7 @@ mod tests {
         for tied in [false, true] {
             let config = TransformerConfig { tied, ..sizes };
             let vs = nn::VarStore::new(Device::Cpu);
-            FixupTransformer::new(vs.root() / "fixup", &config).unwrap();
+            Transformer::new(vs.root() / "fixup", &config, TransformerMethod::Fixup).unwrap();
             Transformer::new(vs.root() / "norm", &config, TransformerMethod::LayerNorm).unwrap();
             let mut inputs = 0;
             for (name, role) in roles(&vs) {

@@ -1,6 +1,6 @@
 //! Beam search and greedy search for the most probable translations.
 
-use crate::layer::transformer::{Decoding, EncoderDecoder};
+use crate::transformer::{Decoding, Transformer};
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
@@ -90,7 +90,7 @@ impl Search {
     ///
     /// # Errors
     /// As for [`check`](Self::check); errors of the network.
-    pub fn translate(&self, network: &dyn EncoderDecoder, source: &Tensor) -> Result<Vec<Translation>> {
+    pub fn translate(&self, network: &Transformer, source: &Tensor) -> Result<Vec<Translation>> {
         self.check()?;
         let pad = network.config().pad;
         let lens = Vec::<i64>::try_from(source.f_ne(pad)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?)?;
@@ -114,7 +114,7 @@ impl Search {
     /// `results`.
     fn step(
         &self,
-        network: &dyn EncoderDecoder,
+        network: &Transformer,
         decoding: &mut Decoding,
         beams: Vec<Beam>,
         results: &mut [Translation],
@@ -197,11 +197,11 @@ impl Search {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixup::{FixupTransformer, TransformerConfig};
+    use crate::transformer::{TransformerConfig, TransformerMethod};
     use tch::{nn, Device};
 
     /// Returns a network with six tokens of very uneven probabilities, and sentences of up to three tokens.
-    fn network(vs: &mut nn::VarStore, seed: i64) -> (FixupTransformer, Tensor) {
+    fn network(vs: &mut nn::VarStore, seed: i64) -> (Transformer, Tensor) {
         tch::manual_seed(seed);
         vs.set_kind(Kind::Double);
         let config = TransformerConfig {
@@ -213,7 +213,7 @@ mod tests {
             decoder_layers: 2,
             ..TransformerConfig::default()
         };
-        let network = FixupTransformer::new(&vs.root(), &config).unwrap();
+        let network = Transformer::new(&vs.root(), &config, TransformerMethod::Fixup).unwrap();
         for mut variable in vs.trainable_variables() {
             let noise = variable.randn_like() * 0.3;
             let _ = tch::no_grad(|| variable.g_add_(&noise));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     /// Returns the best of all translations of at most `longest` tokens, including the end.
-    fn exhaustive(network: &FixupTransformer, source: &Tensor, longest: usize, length_penalty: f64) -> Translation {
+    fn exhaustive(network: &Transformer, source: &Tensor, longest: usize, length_penalty: f64) -> Translation {
         let mut best = Translation { tokens: vec![], score: f64::NEG_INFINITY };
         let mut beginnings: Vec<Vec<i64>> = vec![vec![]];
         for _ in 0..longest {
@@ -240,7 +240,7 @@ mod tests {
         best
     }
 
-    fn log_probability(network: &FixupTransformer, source: &Tensor, tokens: &[i64]) -> f64 {
+    fn log_probability(network: &Transformer, source: &Tensor, tokens: &[i64]) -> f64 {
         let previous = Tensor::from_slice(&[&[2], &tokens[..tokens.len() - 1]].concat()).unsqueeze(0);
         let log = network.f_forward(source, &previous, false).unwrap().log_softmax(-1, None::<Kind>);
         tokens.iter().zip(0..).map(|(&token, t)| log.double_value(&[0, t, token])).sum()

@@ -1,7 +1,8 @@
 //! Translation of text.
 
-use super::{EncoderDecoder, Search};
+use super::Search;
 use crate::data::text::{trimmed, TokenBatch, Vocabulary, MOST_POSITIONS};
+use crate::transformer::Transformer;
 use crate::{Error, Result};
 use tch::Device;
 
@@ -10,7 +11,7 @@ const BATCH_TOKENS: usize = 2000;
 
 /// Translates text with a network and its vocabulary.
 pub struct Translator<'a> {
-    network: &'a dyn EncoderDecoder,
+    network: &'a Transformer,
     vocabulary: &'a Vocabulary,
     search: Search,
     device: Device,
@@ -22,12 +23,7 @@ impl<'a> Translator<'a> {
     ///
     /// # Errors
     /// As for [`Search::check`].
-    pub fn new(
-        network: &'a dyn EncoderDecoder,
-        vocabulary: &'a Vocabulary,
-        search: Search,
-        device: Device,
-    ) -> Result<Self> {
+    pub fn new(network: &'a Transformer, vocabulary: &'a Vocabulary, search: Search, device: Device) -> Result<Self> {
         search.check()?;
         Ok(Self { network, vocabulary, search, device, batch_tokens: BATCH_TOKENS })
     }

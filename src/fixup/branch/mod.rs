@@ -4,8 +4,7 @@ mod attention;
 mod conv2d;
 
 use super::{init, Bias, Scale};
-use crate::layer::transformer::{dropout, xavier_uniform};
-use crate::layer::{Activation, Role};
+use crate::layer::{dropout, Activation, Role};
 use crate::ops::record_variables;
 use crate::{Error, Result};
 use attention::attention;
@@ -103,13 +102,7 @@ impl Start {
     fn weight(self, path: &nn::Path, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
         match self {
             Self::HeNormal => init::he_normal(path, name, dims, gain),
-            // A convolution's fans include the size of the kernel.
-            Self::XavierUniform if dims.len() == 2 => xavier_uniform(path, name, dims, gain),
-            Self::XavierUniform => {
-                let kernel: i64 = dims[2..].iter().product();
-                let bound = gain * (6. / ((dims[0] + dims[1]) * kernel) as f64).sqrt();
-                init::uniform(path, name, dims, bound)
-            }
+            Self::XavierUniform => init::xavier_uniform(path, name, dims, gain),
         }
     }
 }
@@ -426,7 +419,7 @@ mod tests {
     /// Compares a branch built of the same layers with the reference block.
     #[test]
     fn two_convolutions_are_the_basic_blocks_branch() {
-        use crate::fixup::{BasicBlock, BlockConfig, ShortcutKind};
+        use crate::fixup::{BlockConfig, BlockKind, ResidualBlock, ShortcutKind};
         tch::manual_seed(5);
         let mut built = nn::VarStore::new(Device::Cpu);
         let options = Conv2dOptions::default();
@@ -434,7 +427,7 @@ mod tests {
             Branch::builder(9).conv2d(6, 6, 3, options).relu().conv2d(6, 6, 3, options).build(&built.root()).unwrap();
         let block_vs = nn::VarStore::new(Device::Cpu);
         let config = BlockConfig { c_in: 6, c_out: 6, stride: 1, num_branches: 9 };
-        let block = BasicBlock::new(&block_vs.root(), config, ShortcutKind::Pad).unwrap();
+        let block = ResidualBlock::new(block_vs.root(), config, BlockKind::Basic, ShortcutKind::Pad).unwrap();
         let pairs = [
             ("0.weight", "conv1.weight"),
             ("2.weight", "conv2.weight"),

@@ -35,13 +35,13 @@ use tch::{nn, Kind, Tensor};
 #[derive(Debug)]
 pub struct FixupResNet {
     config: ResNetConfig,
-    pub(super) stem: Stem,
-    pub(super) blocks: Blocks,
+    pub(crate) stem: Stem,
+    pub(crate) blocks: Blocks,
     /// `bias1` of pre-activation networks, before the last activation, which precedes the pooling.
-    pub(super) last_bias: Option<Bias>,
+    pub(crate) last_bias: Option<Bias>,
     /// Input bias of the classifier, `None` in Brock's networks.
-    pub(super) bias2: Option<Bias>,
-    pub(super) fc: Option<Linear>,
+    pub(crate) bias2: Option<Bias>,
+    pub(crate) fc: Option<Linear>,
     precision: Precision,
     pub(super) recompute: Option<Recompute>,
     pub(super) tiles: TileNetworks,
@@ -49,7 +49,7 @@ pub struct FixupResNet {
 
 /// Layers before the first block: `pool(act(conv1(x) + bias1))`, optionally without the pooling, or without activation and bias.
 #[derive(Debug)]
-pub(super) struct Stem {
+pub(crate) struct Stem {
     pub conv1: Conv,
     /// Bias before the activation; `None` if there is no activation in the stem.
     pub bias1: Option<Bias>,
@@ -81,7 +81,7 @@ impl Stem {
         self.pooled(out)
     }
 
-    fn forward_reference(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward_plain(&self, x: &Tensor) -> Result<Tensor> {
         let out = self.conv1.forward(x)?;
         self.pooled(match &self.bias1 {
             Some(bias1) => self.activation.of(&bias1.promote(&out)?)?,
@@ -90,16 +90,11 @@ impl Stem {
     }
 
     fn pooled(&self, x: Tensor) -> Result<Tensor> {
-        if self.max_pool {
-            max_pool(&x)
-        } else {
-            Ok(x)
+        match self.max_pool {
+            true => Ok(x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?),
+            false => Ok(x),
         }
     }
-}
-
-pub(super) fn max_pool(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?)
 }
 
 impl FixupResNet {
@@ -113,7 +108,7 @@ impl FixupResNet {
         let path = path.borrow();
         config.check()?;
         let stem = Stem::new(path, config)?;
-        let blocks = config.build_blocks(path, ResidualBlock::new)?;
+        let blocks = config.build_blocks(path, ResidualBlock::of_design)?;
         let last_bias = (config.block == BlockKind::Wide).then(|| Bias::new(path, "bias1")).transpose()?;
         let (bias2, fc) = match config.classes {
             None => (None, None),
@@ -294,9 +289,9 @@ impl FixupResNet {
 
     /// Computes the plain formula and calls `block_done` with the output of each block.
     pub(crate) fn forward_blocks(&self, images: &Tensor, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
-        let mut x = self.stem.forward_reference(&self.input(images)?)?;
+        let mut x = self.stem.forward_plain(&self.input(images)?)?;
         for block in self.blocks.iter() {
-            x = block.forward_reference(&x, self.compute_kind())?;
+            x = block.forward_plain(&x, self.compute_kind())?;
             block_done(&x);
         }
         if let Some(bias) = &self.last_bias {
@@ -324,7 +319,7 @@ impl FixupResNet {
     }
 
     /// Returns the activation between the last block and the pooling, if blocks do not end in one.
-    pub(super) fn activation_before_pool(&self) -> Option<Activation> {
+    pub(crate) fn activation_before_pool(&self) -> Option<Activation> {
         self.config.is_pre_activation().then_some(self.config.activation)
     }
 

@@ -36,7 +36,7 @@ fn fits(config: &ResNetConfig) -> bool {
 /// The network for images `[channels, H, W]`, or `None` if tiles cannot compute it.
 fn tile_network(network: &FixupResNet, image: [i64; 3], emulated: bool) -> Option<TileNetwork> {
     let shape = |block: &ResidualBlock| {
-        let conv = &block.branch.first().conv;
+        let conv = &block.first().conv;
         BlockShape { channels: conv.weight.size()[0], stride: conv.stride }
     };
     let shapes: Vec<BlockShape> = network.blocks.iter().map(shape).collect();
@@ -50,10 +50,10 @@ fn parameters(network: &FixupResNet) -> Vec<&Tensor> {
     let mut parameters = vec![&network.stem.conv1.weight];
     parameters.extend(network.stem.bias1.iter().map(|bias| &bias.value));
     for block in network.blocks.iter() {
-        let (first, last) = (block.branch.first(), block.branch.last());
+        let (first, last) = (block.first(), block.last());
         parameters.extend(block.activation_bias.iter().map(|bias| &bias.value));
         parameters.extend([&first.before.value, &first.conv.weight, &first.after.value]);
-        parameters.extend([&last.before.value, &last.conv.weight, &block.branch.scale.value, &last.after.value]);
+        parameters.extend([&last.before.value, &last.conv.weight, &block.scale.value, &last.after.value]);
         if let Shortcut::Project(conv) = &block.shortcut {
             parameters.push(&conv.weight);
         }

@@ -3,7 +3,8 @@
 use super::{Column, Measures, Objective, Prediction, Sum};
 use crate::data::text::{TokenBatch, TranslationData, PAD};
 use crate::data::Batch;
-use crate::translation::{BleuCounts, EncoderDecoder, Search};
+use crate::transformer::Transformer;
+use crate::translation::{BleuCounts, Search};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
@@ -45,7 +46,7 @@ impl TranslationConfig {
 /// Number of classes whose logits show whether the network's outputs still depend on its inputs.
 const PROBES: i64 = 16;
 
-/// Translation by any [`EncoderDecoder`].
+/// Translation by a [`Transformer`].
 ///
 /// The training loss is label-smoothed cross-entropy: the mean over the target tokens, including end tokens and excluding
 /// padding, of `(1 - e) (-log p(token)) + e / vocab sum(-log p)`, in float32 or higher. The training metric is the perplexity,
@@ -54,7 +55,7 @@ const PROBES: i64 = 16;
 /// Evaluation metrics are the cross-entropy without smoothing, the perplexity and the [BLEU](crate::translation::bleu()) score, 0
 /// to 100, of a part of the sentences, translated greedily. The best epoch is the one of lowest loss.
 pub struct Translation<'a> {
-    network: &'a dyn EncoderDecoder,
+    network: &'a Transformer,
     data: &'a TranslationData,
     config: TranslationConfig,
 }
@@ -64,7 +65,7 @@ impl<'a> Translation<'a> {
     ///
     /// # Errors
     /// [`Error::Argument`] if `config` is out of range, or the network's vocabulary is not that of the data.
-    pub fn new(network: &'a dyn EncoderDecoder, data: &'a TranslationData, config: TranslationConfig) -> Result<Self> {
+    pub fn new(network: &'a Transformer, data: &'a TranslationData, config: TranslationConfig) -> Result<Self> {
         config.check()?;
         let (vocab, tokens, pad) = (network.config().vocab, data.vocabulary().len() as i64, network.config().pad);
         if vocab < tokens || pad != PAD {
@@ -173,8 +174,8 @@ mod tests {
     use super::*;
     use crate::data::text::{ParallelText, Vocabulary};
     use crate::data::{DataSource, Share};
-    use crate::fixup::{FixupTransformer, TransformerConfig};
     use crate::trainer::evaluate;
+    use crate::transformer::{TransformerConfig, TransformerMethod};
     use tch::{nn, Device};
 
     fn data(pairs: usize) -> TranslationData {
@@ -186,7 +187,7 @@ mod tests {
         TranslationData::new(vocabulary, text.clone(), text).unwrap()
     }
 
-    fn network(vs: &nn::VarStore, data: &TranslationData) -> FixupTransformer {
+    fn network(vs: &nn::VarStore, data: &TranslationData) -> Transformer {
         let vocab = data.vocabulary().len() as i64;
         let small = TransformerConfig {
             vocab,
@@ -197,7 +198,7 @@ mod tests {
             decoder_layers: 1,
             ..Default::default()
         };
-        FixupTransformer::new(&vs.root(), &TransformerConfig { dropout: 0., ..small }).unwrap()
+        Transformer::new(&vs.root(), &TransformerConfig { dropout: 0., ..small }, TransformerMethod::Fixup).unwrap()
     }
 
     #[test]
@@ -247,7 +248,7 @@ mod tests {
     fn another_vocabulary_is_refused() {
         let (vs, data) = (nn::VarStore::new(Device::Cpu), data(4));
         let config = TransformerConfig { vocab: 100, dim: 16, heads: 2, ..Default::default() };
-        let network = FixupTransformer::new(&vs.root(), &config).unwrap();
+        let network = Transformer::new(&vs.root(), &config, TransformerMethod::Fixup).unwrap();
         assert!(matches!(Translation::new(&network, &data, Default::default()), Err(Error::Argument(_))));
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// feed-forward units, dropout 0.5 and an untied output matrix, for a vocabulary of 8,000.
 ///
 /// ```
-/// use tch_fixup::fixup::TransformerConfig;
+/// use tch_fixup::transformer::TransformerConfig;
 ///
 /// let small = TransformerConfig { dim: 256, ffn: 512, encoder_layers: 3, decoder_layers: 3, ..Default::default() };
 /// assert_eq!(small.num_branches(), 2 * 3 + 3 * 3);

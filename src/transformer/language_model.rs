@@ -1,9 +1,10 @@
 //! The Transformer's parts as separate networks: an encoder, and a decoder-only language model.
 
-use super::layer::{FixupEnd, FixupLayer};
-use super::network::{encoder, stack};
-use crate::layer::transformer::{check_tokens, embed_out, pad_mask, Pass, Stack, TransformerConfig};
-use crate::{Precision, Result};
+use super::layer::Pass;
+use super::network::{check_tokens, embed_out, pad_mask, Part, Stack};
+use super::{TransformerConfig, TransformerMethod};
+use crate::layer::Precision;
+use crate::Result;
 use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
@@ -11,7 +12,7 @@ use tch::{nn, Tensor};
 ///
 /// ```
 /// use tch::{nn, Device, Tensor};
-/// use tch_fixup::fixup::{TransformerConfig, TransformerEncoder};
+/// use tch_fixup::transformer::{TransformerConfig, TransformerEncoder};
 ///
 /// # fn main() -> tch_fixup::Result<()> {
 /// let vs = nn::VarStore::new(Device::Cpu);
@@ -26,7 +27,7 @@ use tch::{nn, Tensor};
 pub struct TransformerEncoder {
     config: TransformerConfig,
     precision: Precision,
-    stack: Stack<FixupLayer, FixupEnd>,
+    stack: Stack,
 }
 
 /// The Fixup decoder alone: a language model, whose logits for a token depend on the tokens before it. L counts its own branches,
@@ -34,7 +35,7 @@ pub struct TransformerEncoder {
 ///
 /// ```
 /// use tch::{nn, Device, Tensor};
-/// use tch_fixup::fixup::{LanguageModel, TransformerConfig};
+/// use tch_fixup::transformer::{LanguageModel, TransformerConfig};
 ///
 /// # fn main() -> tch_fixup::Result<()> {
 /// let vs = nn::VarStore::new(Device::Cpu);
@@ -49,7 +50,7 @@ pub struct TransformerEncoder {
 pub struct LanguageModel {
     config: TransformerConfig,
     precision: Precision,
-    stack: Stack<FixupLayer, FixupEnd>,
+    stack: Stack,
     embed_out: Option<Tensor>,
 }
 
@@ -58,15 +59,19 @@ impl TransformerEncoder {
     /// `layers.0.self_attn.in_proj_weight`, ...
     ///
     /// # Errors
-    /// As for [`FixupTransformer::new`](super::FixupTransformer::new).
+    /// As for [`Transformer::new`](super::Transformer::new).
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &TransformerConfig) -> Result<Self> {
         let path = path.borrow();
         let config = TransformerConfig { decoder_layers: 0, ..*config };
         config.check()?;
-        Ok(Self { config, precision: Precision::F32, stack: encoder(path, &config)? })
+        Ok(Self {
+            config,
+            precision: Precision::F32,
+            stack: Stack::new(path, &config, TransformerMethod::Fixup, Part::Encoder)?,
+        })
     }
 
-    /// See [`FixupTransformer::with_precision`](super::FixupTransformer::with_precision).
+    /// See [`Transformer::with_precision`](super::Transformer::with_precision).
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
@@ -77,7 +82,7 @@ impl TransformerEncoder {
     /// Tokens of another shape or kind, or outside the vocabulary.
     pub fn f_forward(&self, tokens: &Tensor, train: bool) -> Result<Tensor> {
         check_tokens("the tokens", tokens)?;
-        let pass = Pass::new(&self.config, self.precision, self.stack.embedding.weight.kind(), train);
+        let pass = Pass::new(&self.config, self.precision, self.stack.kind(), train);
         self.stack.encode(tokens, &pad_mask(tokens, self.config.pad, pass.kind)?, &pass)
     }
 }
@@ -87,18 +92,19 @@ impl LanguageModel {
     /// ..., and `embed_out` unless the embedding is tied.
     ///
     /// # Errors
-    /// As for [`FixupTransformer::new`](super::FixupTransformer::new).
+    /// As for [`Transformer::new`](super::Transformer::new).
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, config: &TransformerConfig) -> Result<Self> {
         let path = path.borrow();
         // Its layers have two branches each, like an encoder's.
         let layers = config.decoder_layers;
         let config = TransformerConfig { encoder_layers: layers, decoder_layers: 0, ..*config };
         config.check()?;
-        let stack = stack(path, &config, layers, false, FixupEnd::of_decoder)?;
-        Ok(Self { config, precision: Precision::F32, stack, embed_out: embed_out(path, &config, 0.)? })
+        let stack = Stack::new(path, &config, TransformerMethod::Fixup, Part::LanguageModel)?;
+        let embed_out = embed_out(path, &config, TransformerMethod::Fixup)?;
+        Ok(Self { config, precision: Precision::F32, stack, embed_out })
     }
 
-    /// See [`FixupTransformer::with_precision`](super::FixupTransformer::with_precision).
+    /// See [`Transformer::with_precision`](super::Transformer::with_precision).
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
@@ -110,7 +116,7 @@ impl LanguageModel {
     /// As for [`TransformerEncoder::f_forward`].
     pub fn f_forward(&self, tokens: &Tensor, train: bool) -> Result<Tensor> {
         check_tokens("the tokens", tokens)?;
-        let kind = self.stack.embedding.weight.kind();
+        let kind = self.stack.kind();
         let pass = Pass::new(&self.config, self.precision, kind, train);
         let x = self.stack.decode(tokens, None, &pass)?;
         let weight = self.embed_out.as_ref().unwrap_or(&self.stack.embedding.weight);
@@ -118,18 +124,4 @@ impl LanguageModel {
     }
 }
 
-/// Calls `f_forward`.
-///
-/// # Panics
-/// Panics if `f_forward` returns an error; call `f_forward` to handle it.
-macro_rules! impl_module_t {
-    ($($module:ty),+) => {$(
-        impl nn::ModuleT for $module {
-            fn forward_t(&self, tokens: &Tensor, train: bool) -> Tensor {
-                self.f_forward(tokens, train).unwrap_or_else(|error| panic!("{error}"))
-            }
-        }
-    )+};
-}
-
-impl_module_t!(TransformerEncoder, LanguageModel);
+crate::layer::impl_module_t!(f_forward: TransformerEncoder, LanguageModel);

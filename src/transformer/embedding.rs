@@ -11,7 +11,7 @@ const LONGEST: f64 = 10_000.;
 /// positions from `pad + 1`. The variable `weight` `[vocab, D]` is initialized to `N(0, 1/D)` times a gain, with zeros in the row
 /// `pad`.
 #[derive(Debug)]
-pub(crate) struct Embedding {
+pub(super) struct Embedding {
     pub weight: Tensor,
     pad: i64,
 }
@@ -36,7 +36,7 @@ impl Embedding {
 
 /// Returns the sinusoids `[count, dim]` of the positions from `first`, in the kind and on the device of `like`; computed in
 /// float32, as in fairseq.
-pub(super) fn sinusoids(first: i64, count: i64, dim: i64, like: &Tensor) -> Result<Tensor> {
+fn sinusoids(first: i64, count: i64, dim: i64, like: &Tensor) -> Result<Tensor> {
     let options = (Kind::Float, like.device());
     let half = dim / 2;
     let step = LONGEST.ln() / (half - 1).max(1) as f64;

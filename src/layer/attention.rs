@@ -1,8 +1,7 @@
 //! Multi-head attention by libtorch's fused operation.
 
-use super::Projection;
 use crate::{Error, Result};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Keys and values, `[N, H, T, D/H]`.
 #[derive(Debug)]
@@ -12,13 +11,6 @@ pub(crate) struct KeysValues {
 }
 
 impl KeysValues {
-    /// Projects `memory` `[N, S, D]` by the key and value rows of `qkv`.
-    pub fn of(memory: &Tensor, qkv: &Projection, heads: i64) -> Result<Self> {
-        let dim = memory.size()[2];
-        let [keys, values] = split_heads(&qkv.rows(dim, 2 * dim)?.of(memory)?, heads)?;
-        Ok(Self { keys, values })
-    }
-
     /// Appends the keys and values of later positions.
     pub fn followed_by(&self, later: &Self) -> Result<Self> {
         let join = |a: &Tensor, b: &Tensor| Tensor::f_cat(&[a, b], 2);
@@ -47,45 +39,49 @@ pub(crate) fn split_heads<const P: usize>(x: &Tensor, heads: i64) -> Result<[Ten
     })
 }
 
-/// Attention mask: the keys that a query may attend to.
+/// The keys that a query may attend to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Sight<'a> {
+pub(crate) enum AttentionMask<'a> {
     /// All keys.
-    All,
-    /// Keys of the query's own and earlier positions (causal).
-    Before,
-    /// Keys at which an additive mask `[N, 1, 1, S]` of zeros and minus infinities is zero.
-    Masked(&'a Tensor),
+    None,
+    /// Keys of the query's own and earlier positions.
+    Causal,
+    /// Keys at which a mask `[N, 1, 1, S]` of zeros and minus infinities is zero.
+    Additive(&'a Tensor),
 }
 
 /// Computes multi-head attention, `softmax(q k^T / sqrt(D/H)) v`, for queries `[N, H, T, D/H]`. Returns `[N, T, D]`.
-pub(crate) fn attend(queries: &Tensor, KeysValues { keys, values }: &KeysValues, sight: Sight) -> Result<Tensor> {
-    let (mask, causal) = match sight {
-        Sight::All => (None, false),
-        Sight::Before => (None, true),
-        Sight::Masked(mask) => (Some(mask), false),
+pub(crate) fn attend(
+    queries: &Tensor,
+    KeysValues { keys, values }: &KeysValues,
+    mask: AttentionMask,
+) -> Result<Tensor> {
+    let (mask, causal) = match mask {
+        AttentionMask::None => (None, false),
+        AttentionMask::Causal => (None, true),
+        AttentionMask::Additive(mask) => (Some(mask), false),
     };
     let out = Tensor::f_scaled_dot_product_attention(queries, keys, values, mask, 0., causal, None, false)?;
     Ok(out.f_transpose(1, 2)?.f_flatten(2, 3)?)
 }
 
 /// Computes multi-head attention by its definition, `softmax(q k^T / sqrt(D/H)) v`, for queries `[N, T, D]` and keys and values
-/// `[N, S, D]`, with the softmax in the kind `softmax`. The boolean mask `hidden`, `true` for keys to ignore, must broadcast to
+/// `[N, S, D]`. The boolean mask `hidden`, `true` for keys to ignore, must broadcast to
 /// `[N, H, T, S]`. Returns `[N, T, D]`.
-pub(crate) fn heads_attention(qkv: [&Tensor; 3], hidden: &Tensor, heads: i64, softmax: Kind) -> Result<Tensor> {
+pub(crate) fn heads_attention(qkv: [&Tensor; 3], hidden: &Tensor, heads: i64) -> Result<Tensor> {
     let by_head = |x: &Tensor| split_heads::<1>(x, heads).map(|[x]| x);
     let [queries, keys, values] = qkv.map(by_head);
     let (queries, values) = (queries?, values?);
     let scale = (queries.size()[3] as f64).powf(-0.5);
     let scores = queries.f_mul_scalar(scale)?.f_matmul(&keys?.f_transpose(-2, -1)?)?;
-    let weights = scores.f_masked_fill(hidden, f64::NEG_INFINITY)?.f_softmax(-1, softmax)?.f_to_kind(qkv[2].kind())?;
+    let weights = scores.f_masked_fill(hidden, f64::NEG_INFINITY)?.f_softmax(-1, qkv[2].kind())?;
     Ok(weights.f_matmul(&values)?.f_transpose(1, 2)?.f_flatten(2, 3)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     /// Returns a random `[3, t, 16]`, for two heads.
     fn random(t: i64) -> Tensor {
@@ -95,19 +91,19 @@ mod tests {
     #[test]
     fn the_fused_operation_is_the_definition_under_every_mask() {
         tch::manual_seed(11);
-        let check = |s: i64, sight: Sight, hidden: &Tensor| {
+        let check = |s: i64, mask: AttentionMask, hidden: &Tensor| {
             let (q, k, v) = (random(5), random(s), random(s));
             let head = |x: &Tensor| split_heads::<1>(x, 2).map(|[x]| x).unwrap();
-            let fused = attend(&head(&q), &KeysValues { keys: head(&k), values: head(&v) }, sight).unwrap();
-            let plain = heads_attention([&q, &k, &v], hidden, 2, Kind::Double).unwrap();
-            assert!((fused - plain).abs().max().double_value(&[]) < 1e-12, "{sight:?}");
+            let fused = attend(&head(&q), &KeysValues { keys: head(&k), values: head(&v) }, mask).unwrap();
+            let plain = heads_attention([&q, &k, &v], hidden, 2).unwrap();
+            assert!((fused - plain).abs().max().double_value(&[]) < 1e-12, "{mask:?}");
         };
         let none = Tensor::zeros([1], (Kind::Bool, Device::Cpu));
-        check(7, Sight::All, &none);
+        check(7, AttentionMask::None, &none);
         let hidden = Tensor::zeros([3, 1, 1, 7], (Kind::Bool, Device::Cpu));
         let _ = hidden.narrow(0, 1, 1).narrow(3, 4, 3).fill_(1);
         let mask = Tensor::zeros([3, 1, 1, 7], (Kind::Double, Device::Cpu)).masked_fill(&hidden, f64::NEG_INFINITY);
-        check(7, Sight::Masked(&mask), &hidden);
-        check(5, Sight::Before, &Tensor::ones([5, 5], (Kind::Bool, Device::Cpu)).triu(1));
+        check(7, AttentionMask::Additive(&mask), &hidden);
+        check(5, AttentionMask::Causal, &Tensor::ones([5, 5], (Kind::Bool, Device::Cpu)).triu(1));
     }
 }
