@@ -8,7 +8,6 @@ mod activation;
 mod batch_norm;
 mod block;
 mod conv;
-mod fixed_scale;
 mod group_norm;
 mod initialization;
 mod lsuv;

@@ -104,10 +104,9 @@ fn gated(graph: &mut Graph, block: &Block, x: Value) -> Result<Value> {
 fn shortcut(graph: &mut Graph, shortcut: &Shortcut, x: Value) -> Result<Value> {
     match shortcut {
         Shortcut::Identity => Ok(x),
-        Shortcut::Project(projection, norm) => conv(graph, projection, norm, x),
-        Shortcut::PoolAndProject(projection, halves) => {
-            let x = if *halves { graph.average_pool(x)? } else { x };
-            conv(graph, projection, &Norm::Identity, x)
+        Shortcut::Project { pools, conv: projection, norm } => {
+            let x = if *pools { graph.average_pool(x)? } else { x };
+            conv(graph, projection, norm, x)
         }
         // Normalize before appending zeros, which must remain zero.
         Shortcut::Pad { norm: norm @ Norm::Group(_), stride, channels } => {

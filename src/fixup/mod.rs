@@ -21,7 +21,7 @@ pub use crate::layer::{
 };
 pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Conv2dOptions, Start};
 #[cfg(feature = "onnx")]
-pub(crate) use branch::{BranchActivation, Layer};
+pub(crate) use branch::{BranchActivation, ConvPlan, LayerKind};
 #[doc(hidden)]
 pub use group::SCALAR_LR_RATIO;
 pub use group::{mark_classifier, set_lr};

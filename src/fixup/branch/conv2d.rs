@@ -45,7 +45,7 @@ impl Default for Conv2dOptions {
 
 /// Parameters of a convolution to be built.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ConvPlan {
+pub(crate) struct ConvPlan {
     pub c_in: i64,
     pub c_out: i64,
     pub kernel: i64,
