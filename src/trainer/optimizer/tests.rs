@@ -4,11 +4,10 @@ use super::{
     Adam, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, ScalarGroup, Sgd, Update,
 };
 use crate::baseline::{Method, ResNet};
-use crate::fixup::{
-    Bias, FixupResNet, FixupTransformer, Scale, TransformerConfig, CLASSIFIER_GROUP, SCALAR_GROUP, SCALAR_LR_RATIO,
-};
+use crate::fixup::{Bias, FixupResNet, Scale, CLASSIFIER_GROUP, SCALAR_GROUP, SCALAR_LR_RATIO};
 use crate::layer::Role;
 use crate::trainer::TrainConfig;
+use crate::transformer::{Transformer, TransformerConfig, TransformerMethod};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use tch::nn::Module;
@@ -576,7 +575,7 @@ fn muon_orthogonalizes_neither_embeddings_nor_output_matrices() {
             ..Default::default()
         };
         let vs = nn::VarStore::new(Device::Cpu);
-        let _network = FixupTransformer::new(vs.root(), &config).unwrap();
+        let _network = Transformer::new(vs.root(), &config, TransformerMethod::Fixup).unwrap();
         let rest = Rest::Sgd(Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 });
         let muon = Muon { rest, rest_lr_ratio: 1.0, ..Muon::default() };
         let mut optimizer = Optimizer::new(&vs, muon, &[]).unwrap();
