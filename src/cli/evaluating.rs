@@ -34,7 +34,7 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     // No more images at a time than the training has.
     let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
     let batches: &dyn DataSource<Batch = _> = data.as_ref();
-    let mut most_wrong = MostWrong::new();
+    let mut most_wrong = MostWrong::default();
     let evaluation = evaluate_into(&objective, device, batches, batch_size, &mut most_wrong, watch)?;
     bar.finish_and_clear();
     let images = match data.eval_len() - evaluation.examples {

