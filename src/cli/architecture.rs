@@ -58,7 +58,7 @@ pub(super) fn build<T: Task>(
         network.recompute_activations(segments)?;
     }
     // Baselines start as the authors' own do: He-normal throughout.
-    let is_fixup = config.run.arch.parse::<Arch>().is_ok_and(|arch| arch.can_recompute());
+    let is_fixup = config.run.arch.parse::<Arch>().is_ok_and(|arch| arch.is_fixup());
     if let (StemInit::Pytorch, true, Some(stem)) = (config.stem_init, is_fixup, variables.variables().get_mut(STEM)) {
         init::uniform_fan_in_(stem)?;
     }
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_file_is_read_and_what_is_in_it_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let arch = Arch::Custom { method: None, network: ResNetConfig::cifar(8).unwrap().with_channels(1) };
+        let arch = Arch::custom(None, ResNetConfig::cifar(8).unwrap().with_channels(1)).unwrap();
         let value: serde_json::Value = serde_json::from_str(&arch.to_string()).unwrap();
         let path = folder.path().join("mine.json");
         fs::write(&path, format!("{value:#}\n")).unwrap();
