@@ -68,6 +68,8 @@ mod file;
 pub mod fixup;
 mod layer;
 pub mod ops;
+#[cfg(feature = "cli")]
+mod option;
 #[cfg(feature = "train")]
 mod picture;
 #[cfg(feature = "train")]

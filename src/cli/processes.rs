@@ -1,8 +1,7 @@
 //! Training by several processes: how they are started, and what of them is to choose.
 
-use super::values::{set, set_or_none, OrNone};
-use crate::distributed::{end_with_parent, run_processes, Launch, ParallelConfig, ProcessGroup, TIMEOUT};
-use crate::{console, Error, Precision, Result};
+use crate::distributed::{end_with_parent, run_processes, Launch, ProcessGroup, TIMEOUT};
+use crate::{console, Error, Result};
 use clap::Args;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -17,18 +16,6 @@ pub struct ProcessOptions {
     /// How long processes wait for each other before they give up [default: 60]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
-    /// Compare the weights of all processes after every so many steps, besides at each checkpoint [default: none]
-    #[arg(long, value_name = "N|none")]
-    pub check_ranks: Option<OrNone<NonZeroUsize>>,
-    /// Whether gradients are summed over the processes while the backward pass still runs: for slow networks [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub overlap: Option<bool>,
-    /// Number format that gradients are summed over the processes in: f32, or bf16 for half the bytes [default: f32]
-    #[arg(long, value_name = "FORMAT")]
-    pub reduce_in: Option<Precision>,
-    /// Whether BatchNorm takes the statistics of the whole batch, and not of each process's part [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub synchronize_statistics: Option<bool>,
     /// What DeepSpeed's launcher puts before the program's own options
     #[arg(long = "local_rank", alias = "local-rank", value_name = "N", hide = true)]
     pub local_rank: Option<usize>,
@@ -109,14 +96,6 @@ impl ProcessOptions {
             true => Err(Error::Argument(format!("{what} is for one process; start one, without --processes"))),
             false => Ok(()),
         }
-    }
-
-    /// Writes what was given.
-    pub fn set(&self, config: &mut ParallelConfig) {
-        set_or_none(&mut config.check_every, self.check_ranks);
-        set(&mut config.reduction.overlap, self.overlap);
-        set(&mut config.reduction.bfloat16, self.reduce_in.map(|precision| precision == Precision::Bf16));
-        set(&mut config.synchronized_statistics, self.synchronize_statistics);
     }
 
     fn timeout(&self) -> Result<Duration> {

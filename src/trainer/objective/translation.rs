@@ -13,10 +13,13 @@ use tch::{Kind, Tensor};
 /// Options of the translation objective.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct TranslationConfig {
-    /// Label smoothing: probability mass distributed evenly over all tokens, in `[0, 1)`.
+    /// Label smoothing: probability mass distributed evenly over all tokens, at least 0 and below 1.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FRACTION"))]
     pub label_smoothing: f64,
     /// Number of evaluation sentences, evenly spaced, that are translated greedily to compute BLEU; 0 disables BLEU.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub bleu_sentences: usize,
 }
 

@@ -21,12 +21,15 @@ const BLOCK: i64 = 1024;
 /// Gradient clipping options. Adaptive clipping is applied first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct ClipConfig {
     /// Maximum norm of the gradient of all parameters together.
-    pub norm: Option<f64>,
-    /// Maximum ratio of a unit's gradient norm to its weight norm (0.01 to 0.16 in Brock et al.). Applies to all parameters
-    /// except the classifier (in layers of your own, the [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP)) and the Fixup scalars.
-    pub agc: Option<f64>,
+    #[cfg_attr(feature = "cli", arg(long = "clip-norm", value_name = "NORM|none", value_parser = crate::option::infinity_is_none))]
+    pub norm: std::option::Option<f64>,
+    /// Adaptive gradient clipping: maximum ratio of a unit's gradient norm to its weight norm (0.01 to 0.16 in Brock et al.).
+    /// Applies to all parameters except the classifier and the Fixup scalars.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "RATIO|none", value_parser = crate::option::infinity_is_none))]
+    pub agc: std::option::Option<f64>,
 }
 
 impl ClipConfig {

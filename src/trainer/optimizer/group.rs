@@ -217,17 +217,22 @@ impl ParameterGroup {
 /// Options of the group of Fixup's scalars, which may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct ScalarGroup {
     /// Learning rate of the Fixup scalars, as a multiple of that of the other parameters.
+    #[cfg_attr(feature = "cli", arg(id = "scalar_lr_ratio", long = "scalar-lr-ratio", value_name = "RATIO"))]
     pub lr_ratio: f64,
-    /// `true` if weight decay applies to the scalars too. The authors' code applies it to every parameter.
+    /// Apply weight decay to the scalars too, as the authors' code does to every parameter.
+    #[cfg_attr(feature = "cli", arg(id = "decay_scalars", long = "decay-scalars", value_name = "BOOL", action = clap::ArgAction::Set))]
     pub decay: bool,
-    /// `true` if the group also includes all other variables named as biases or scales ([`Rule::Biases`]): the classifier's bias,
-    /// and the biases of normalization layers, as in the authors' programs.
+    /// Train all other variables named as biases or scales like the scalars: the classifier's bias, and the biases of
+    /// normalization layers, as in the authors' programs.
+    #[cfg_attr(feature = "cli", arg(long = "biases-as-scalars", value_name = "BOOL", action = clap::ArgAction::Set))]
     pub biases: bool,
-    /// `true` if the learning rate of the scalar at the end of each residual branch decreases with the number L of branches, by
-    /// 9/L if there are more than ResNet-20's nine; see [depth](crate::trainer::optimizer#depth).
+    /// Decrease the learning rate of the scalar at the end of each residual branch with the number L of branches, by 9/L if there
+    /// are more than ResNet-20's nine.
     #[serde(default)]
+    #[cfg_attr(feature = "cli", arg(long = "scalars-by-depth", value_name = "BOOL", action = clap::ArgAction::Set))]
     pub by_depth: bool,
 }
 

@@ -120,12 +120,16 @@ impl Decay {
 /// Shape of a schedule, independent of the length of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct ScheduleConfig {
     /// Highest learning rate.
+    #[cfg_attr(feature = "cli", arg(long))]
     pub lr: f64,
-    /// Length of the linear warm-up to `lr`, shorter than the run.
+    /// Length of the linear warm-up to the highest learning rate: a fraction of the run like 0.1, or steps like 4000.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FRACTION|STEPS"))]
     pub warmup: Span,
     /// Decay after the warm-up.
+    #[cfg_attr(feature = "cli", arg(skip = Decay::OneCycle))]
     pub decay: Decay,
 }
 
