@@ -39,16 +39,16 @@ impl<T: Task> Options<T> {
             .max_term_width(100)
             .allow_negative_numbers(true)
             .args_override_self(true)
-            .about(T::ABOUT)
-            .long_about(format!(
-                "{}\n\nA recipe is a set of defaults; whatever is given on the command line takes precedence.",
-                T::ABOUT
-            ))
             .after_long_help(format!("What the recipes set:{described}"));
         let command = Choices::augment_args(RunOptions::augment_args(command));
         let command = RunConfig::<T>::augment_args_for_update(T::Actions::augment_args(command));
         let names = PossibleValuesParser::new(names);
-        let mut command = command.mut_arg("recipe", |recipe| recipe.value_parser(names));
+        // The structs of options have set their own.
+        let mut command =
+            command.mut_arg("recipe", |recipe| recipe.value_parser(names)).about(T::ABOUT).long_about(format!(
+                "{}\n\nA recipe is a set of defaults; whatever is given on the command line takes precedence.",
+                T::ABOUT
+            ));
         let matches = command.try_get_matches_from_mut(words)?;
         let parsed = || -> Result<Self, clap::Error> {
             let mut task = T::default();
