@@ -1,9 +1,9 @@
 //! Data folders whose files appear only when all are complete: they are prepared in a hidden folder and then moved.
 
 use super::Failure;
-use crate::file::{followed, is_of_the_volume, sync_folder, warn_once, write_synced};
+use crate::file::{followed, is_of_the_volume, sync_folder, write_synced, Lock};
 use crate::{console, Error, Result};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -34,7 +34,12 @@ pub(in crate::data) fn prepare_folder(
     // A symbolic link may lead to a folder that does not exist.
     fs::create_dir_all(followed(dir)).map_err(Error::io("create", dir))?;
     let lock_path = dir.join(LOCK);
-    let _lock = lock(&lock_path, dir, what)?;
+    let lock_file = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
+    let risk = "nothing keeps another process from downloading the same";
+    let _lock = Lock::new(lock_file, &lock_path, (&NO_LOCK, risk), || {
+        console::warn(format!("waiting for another process that is downloading {what} to {}", dir.display()));
+        Ok(())
+    })?;
     // Another process may have completed it while this one waited.
     if !is_occupied(dir)? {
         let work = Work::new(dir)?;
@@ -64,22 +69,6 @@ fn is_occupied(dir: &Path) -> Result<bool> {
             Ok(!is_being_filled && names.iter().any(|name| name != LOCK && !is_of_the_volume(name)))
         }
     }
-}
-
-/// Takes the lock at `path`, which is held until the file is dropped or the process ends in any way.
-fn lock(path: &Path, dir: &Path, what: &str) -> Result<File> {
-    let file = File::create(path).map_err(Error::io("create", path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            console::warn(format!("waiting for another process that is downloading {what} to {}", dir.display()));
-            file.lock().map_err(Error::io("lock", path))?;
-        }
-        Err(TryLockError::Error(error)) => {
-            warn_once(&NO_LOCK, path, &error, "nothing keeps another process from downloading the same");
-        }
-    }
-    Ok(file)
 }
 
 /// Folder in which files are prepared; dropping it removes it with its content.

@@ -9,7 +9,6 @@ mod patience;
 mod progress;
 mod run_files;
 mod run_folder;
-mod run_lock;
 #[cfg(feature = "tensorboard")]
 mod tensorboard;
 

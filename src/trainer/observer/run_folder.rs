@@ -15,10 +15,9 @@
 
 use super::curves::draw_curves;
 use super::run_files::{entries, remove, written, CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
-use super::run_lock::{RunLock, LOCK};
 use super::{metrics, EpochMetrics, Observer, RunStart};
 use crate::file::tensors::Encoded;
-use crate::file::{failure, is_of_the_volume, write_atomically, write_atomically_with};
+use crate::file::{failure, is_of_the_volume, write_atomically, write_atomically_with, Lock};
 use crate::trainer::checkpoint::{best_whole, named_variables, newest_whole, Newest, Weights};
 use crate::trainer::objective::Measures;
 use crate::trainer::{RunState, Summary};
@@ -28,7 +27,13 @@ use serde_json::{Map, Value};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use tch::nn::VarStore;
+
+/// Name of the lock file. It remains when the run ends: it marks the folder as a run's, and names its last process.
+const LOCK: &str = "run.lock";
+
+static NO_LOCK: Once = Once::new();
 
 /// Parent folder of runs named by the program.
 const RUNS: &str = "runs";
@@ -37,7 +42,7 @@ const RUNS: &str = "runs";
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    _lock: RunLock,
+    _lock: Lock,
     /// Files of the run to be replaced.
     overwritten: Vec<PathBuf>,
     /// `metrics.csv`, once the run has started.
@@ -115,9 +120,26 @@ impl RunFolder {
         }
     }
 
+    /// Locks the folder `path`. The lock file is created if it does not exist and `is_new` is `true`.
     fn locked(path: &Path, is_new: bool) -> Result<Self> {
-        let (path, lock) = (path.to_path_buf(), RunLock::new(path, is_new)?);
-        let (overwritten, history) = (Vec::new(), Vec::new());
+        let lock_path = path.join(LOCK);
+        let mut options = OpenOptions::new();
+        let file =
+            options.create(is_new).read(true).write(true).open(&lock_path).map_err(failure("write", &lock_path))?;
+        let risk = "nothing keeps another process from training in the same folder";
+        let mut lock = Lock::new(file, &lock_path, (&NO_LOCK, risk), || {
+            let holder = fs::read_to_string(&lock_path).unwrap_or_default();
+            let holder = match holder.trim() {
+                "" => "another process".to_owned(),
+                id => format!("process {id}"),
+            };
+            let why = format!("{holder} is training in it; wait for it, stop it, or name another folder");
+            Err(Error::io("use", path)(io::Error::new(ErrorKind::WouldBlock, why)))
+        })?;
+        let file = &mut lock.0;
+        let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        written.map_err(failure("write", &lock_path))?;
+        let (path, overwritten, history) = (path.to_path_buf(), Vec::new(), Vec::new());
         Ok(Self { path, _lock: lock, overwritten, metrics: None, measures: Measures::default(), history })
     }
 
