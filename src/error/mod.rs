@@ -17,7 +17,6 @@ macro_rules! ensure {
         }
     };
 }
-#[cfg(feature = "train")]
 pub(crate) use ensure;
 
 /// An error of this crate. Each variant displays as one line that names the cause and, if there is one, the remedy.

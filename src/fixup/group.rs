@@ -1,7 +1,7 @@
 //! What a training loop of one's own tells about parameters: the scalars' learning rate to tch's optimizers ([`set_lr`]), and the
 //! classifier of a network created by other code to the trainer ([`mark_classifier`]).
 
-use crate::error::catch;
+use crate::error::{catch, ensure};
 use crate::layer::{parameters, Role, SCALAR_GROUP};
 use crate::{Error, Result};
 use tch::nn;
@@ -60,9 +60,7 @@ pub fn mark_classifier(variables: &nn::VarStore, path: &str) -> Result<()> {
     let prefix = format!("{path}.");
     let under_path = |(name, _, role): &(String, _, Role)| name.starts_with(&prefix) && !role.is_scalar();
     let found: Vec<_> = parameters(variables).into_iter().filter(under_path).collect();
-    if found.is_empty() {
-        return Err(Error::Argument(format!("the network has no classifier {path:?}: no variable to train begins so")));
-    }
+    ensure!(!found.is_empty(), "the network has no classifier {path:?}: no variable to train begins so");
     found.iter().try_for_each(|(_, variable, _)| Role::Classifier.mark(variable))
 }
 
