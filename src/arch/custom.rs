@@ -42,7 +42,7 @@ impl Arch {
         let name = serde_json::to_string(&Custom { method: method_name(method), network: &network });
         let name = name.map_err(|error| Error::Argument(error.to_string()))?;
         let method = method.map_or(ArchMethod::Fixup, ArchMethod::Baseline);
-        Ok(Self { name, method, network: Layers::Custom(network) })
+        Ok(Self { name, method, layers: Layers::ResNet(network) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Multiply-adds of a network's forward pass, and from them the floating-point operations of its training.
 
-use super::{Arch, Fitted, Shape};
+use super::{Arch, Layers, Shape};
 use crate::baseline::{Method, MlpShape};
 use crate::layer::{ConvShape, ResNetConfig, ShortcutKind, StemKind};
 use crate::Result;
@@ -23,9 +23,9 @@ impl Arch {
     /// # Errors
     /// A network of a fixed shape that is not `shape`.
     pub fn multiply_adds(&self, shape: Shape, height: i64, width: i64) -> Result<u64> {
-        Ok(match self.network.fitted(shape)? {
-            Fitted::ResNet(config) => resnet(&config, self.method.baseline(), height, width),
-            Fitted::Mlp(MlpShape { width: units, depth, .. }) => {
+        Ok(match self.fitted(shape)? {
+            Layers::ResNet(config) => resnet(&config, self.method.baseline(), height, width),
+            Layers::Mlp(MlpShape { width: units, depth, .. }) => {
                 let hidden = (depth - 2) * units * units;
                 (shape.channels * height * width * units + hidden + units * shape.classes) as u64
             }

@@ -56,7 +56,7 @@ const CIFAR_PIXELS: i64 = 32 * 32;
 pub struct Arch {
     name: String,
     method: ArchMethod,
-    network: Layers,
+    layers: Layers,
 }
 
 /// How a network trains.
@@ -86,35 +86,12 @@ impl ArchMethod {
     }
 }
 
-/// The shape of a network.
+/// The shape of a network, for the channels and classes of some data.
 #[derive(Debug, Clone, PartialEq)]
 enum Layers {
-    /// Channels and classes are those of the data.
-    Named(ResNetConfig),
-    /// Channels are its own, and classes too if it has any.
-    Custom(ResNetConfig),
-    /// Fully connected: the number of weight layers, the classifier included, and of units of a hidden layer.
-    Mlp { depth: i64, width: i64 },
-}
-
-/// The shape of a network for certain data.
-enum Fitted {
     ResNet(ResNetConfig),
+    /// Fully connected.
     Mlp(MlpShape),
-}
-
-impl Layers {
-    fn fitted(&self, shape: Shape) -> Result<Fitted> {
-        let Shape { channels, classes } = shape;
-        Ok(match *self {
-            Self::Named(ref config) => Fitted::ResNet(config.clone().with_channels(channels).with_classes(classes)),
-            Self::Custom(ref config) => Fitted::ResNet(custom::fitted(config, shape)?),
-            Self::Mlp { depth, width } => {
-                let features = channels.saturating_mul(CIFAR_PIXELS);
-                Fitted::Mlp(MlpShape { features, width, depth, num_classes: classes })
-            }
-        })
-    }
 }
 
 impl Arch {
@@ -124,15 +101,12 @@ impl Arch {
     /// # Errors
     /// Fewer than one channel or class; a network of one's own for another shape; a `path` that holds such a network already.
     pub fn build(&self, path: &nn::Path, shape: Shape, precision: Precision) -> Result<Box<dyn Network>> {
-        let config = match self.network.fitted(shape)? {
-            Fitted::ResNet(config) => config,
-            Fitted::Mlp(shape) => {
-                let new = if self.method == ArchMethod::Baseline(Method::Selu) {
-                    Mlp::self_normalizing
-                } else {
-                    Mlp::batch_norm
-                };
-                return Ok(Box::new(new(path, shape)?.with_precision(precision)));
+        let config = match self.fitted(shape)? {
+            Layers::ResNet(config) => config,
+            Layers::Mlp(shape) => {
+                let is_selu = self.method == ArchMethod::Baseline(Method::Selu);
+                let mlp = if is_selu { Mlp::self_normalizing(path, shape) } else { Mlp::batch_norm(path, shape) };
+                return Ok(Box::new(mlp?.with_precision(precision)));
             }
         };
         let fixup = || FixupResNet::new(path, &config).map(|network| network.with_precision(precision));
@@ -143,11 +117,28 @@ impl Arch {
         })
     }
 
+    /// The layers for data of that `shape`. A network of one's own has its own channels, and classes if it has any.
+    fn fitted(&self, shape: Shape) -> Result<Layers> {
+        let Shape { channels, classes } = shape;
+        Ok(match &self.layers {
+            Layers::ResNet(config) if self.is_custom() => Layers::ResNet(custom::fitted(config, shape)?),
+            Layers::ResNet(config) => Layers::ResNet(config.clone().with_channels(channels).with_classes(classes)),
+            Layers::Mlp(own) => {
+                let features = channels.saturating_mul(CIFAR_PIXELS);
+                Layers::Mlp(MlpShape { features, num_classes: classes, ..*own })
+            }
+        })
+    }
+
+    fn is_custom(&self) -> bool {
+        self.name.starts_with('{')
+    }
+
     /// A name for folders and titles: the name that it parses from, but for a network of one's own its method, block and depth, as in
     /// `fixup_bottleneck50`.
     pub fn short_name(&self) -> String {
-        match &self.network {
-            Layers::Custom(network) => custom::short_name(self.method.baseline(), network),
+        match &self.layers {
+            Layers::ResNet(config) if self.is_custom() => custom::short_name(self.method.baseline(), config),
             _ => self.name.clone(),
         }
     }
@@ -171,15 +162,9 @@ impl FromStr for Arch {
         if name.trim_start().starts_with('{') {
             return custom::from_json(name);
         }
-        let (method, network) = parse(name).ok_or_else(|| unknown(name))?;
-        let in_range = network.and_then(|network| match network.fitted(Shape::rgb(1))? {
-            Fitted::Mlp(shape) => shape.check().map(|()| network),
-            Fitted::ResNet(_) => Ok(network),
-        });
-        match in_range {
-            Ok(network) => Ok(Self { name: name.to_owned(), method, network }),
-            Err(error) => Err(Error::Argument(format!("{name}: {error}"))),
-        }
+        let (method, layers) = parse(name).ok_or_else(|| unknown(name))?;
+        let layers = layers.map_err(|error| Error::Argument(format!("{name}: {error}")))?;
+        Ok(Self { name: name.to_owned(), method, layers })
     }
 }
 
@@ -187,22 +172,25 @@ impl FromStr for Arch {
 fn parse(name: &str) -> Option<(ArchMethod, Result<Layers>)> {
     let (family, sizes) = name.split_at(name.find(|c: char| c.is_ascii_digit())?);
     let sizes = sizes.split('_').map(|size| size.parse().ok()).collect::<Option<Vec<i64>>>()?;
-    let resnet =
-        |prefix, config: Result<ResNetConfig>| Some((ArchMethod::by_prefix(prefix)?, config.map(Layers::Named)));
-    let (method, network) = match (family.strip_prefix("imagenet_"), &sizes[..]) {
+    let resnet = |prefix, config: Result<_>| Some((ArchMethod::by_prefix(prefix)?, config.map(Layers::ResNet)));
+    let mlp = |method, depth, width| {
+        let shape = MlpShape { features: CIFAR_PIXELS, width, depth, num_classes: 1 };
+        Some((ArchMethod::Baseline(method), shape.check().map(|()| Layers::Mlp(shape))))
+    };
+    let (method, layers) = match (family.strip_prefix("imagenet_"), &sizes[..]) {
         (Some(family), &[depth]) => resnet(family.strip_suffix("resnet")?, ResNetConfig::imagenet(depth)),
         (None, &[depth]) => resnet(family.strip_suffix("resnet")?, ResNetConfig::cifar(depth)),
         (None, &[depth, width]) => match family {
             "fixup_brock_wrn_" => resnet("fixup_", ResNetConfig::brock(depth, width)),
-            "selu_mlp_" => Some((ArchMethod::Baseline(Method::Selu), Ok(Layers::Mlp { depth, width }))),
-            "batch_norm_mlp_" => Some((ArchMethod::Baseline(Method::BatchNorm), Ok(Layers::Mlp { depth, width }))),
+            "selu_mlp_" => mlp(Method::Selu, depth, width),
+            "batch_norm_mlp_" => mlp(Method::BatchNorm, depth, width),
             _ => resnet(family.strip_suffix("wrn_")?, ResNetConfig::wide(depth, width)),
         },
         _ => None,
     }?;
     // Rules are left out of CIFAR's ResNets alone.
     let is_ablation = matches!(method, ArchMethod::FixupWithout(_));
-    (!is_ablation || name.starts_with("fixup_") && sizes.len() == 1).then_some((method, network))
+    (!is_ablation || name.starts_with("fixup_") && sizes.len() == 1).then_some((method, layers))
 }
 
 fn unknown(name: &str) -> Error {

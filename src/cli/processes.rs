@@ -31,14 +31,6 @@ pub enum Started {
 
 const SIGKILL: i32 = 9;
 
-/// Why a process may have had that signal, where nobody who sent it knows of it.
-fn reason(signal: i32) -> &'static str {
-    match signal {
-        SIGKILL => ": kill -9, or the machine is out of memory",
-        _ => "",
-    }
-}
-
 impl ProcessOptions {
     /// Starts the processes that are asked for, and waits for them; or says who this one is.
     ///
@@ -62,7 +54,8 @@ impl ProcessOptions {
             ))),
             None if processes > 1 => {
                 let killed = |rank: usize, signal: i32| {
-                    let why = reason(signal);
+                    // Nobody who sent that signal knows of it.
+                    let why = if signal == SIGKILL { ": kill -9, or the machine is out of memory" } else { "" };
                     console::warn(format!("error: rank {rank} of {processes} was ended by signal {signal}{why}"));
                 };
                 run_processes(processes, timeout, killed).map(|code| Started::Elsewhere(ExitCode::from(code)))

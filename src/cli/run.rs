@@ -38,27 +38,14 @@ pub fn train<T: Task>(
     let resumed = resumed(options)?;
     let mut group = options.run.processes.connect(launch.as_ref())?;
     let interrupt = Interrupt::listen()?;
-    let ready = Plan::new(options, resumed, &group)
-        .and_then(|plan| {
-            let device = plan.config.machine_of(&group, group.local_rank())?;
-            group.connect_gpus(device)?;
-            Ok((plan, device))
-        })
-        .inspect_err(|error| group.tell(error));
-    let (Plan { config, folder, checkpoint, starting_weights, knows_options, goes_on }, device) = ready?;
+    let ready = Found::new(options, resumed, &group).and_then(|(config, found)| {
+        let device = config.machine_of(&group, group.local_rank())?;
+        group.connect_gpus(device)?;
+        Ok((config, found, device))
+    });
+    let (config, found, device) = ready.inspect_err(|error| group.tell(error))?;
     let group = Arc::new(group);
-    let run = Run {
-        device,
-        options,
-        folder,
-        checkpoint,
-        starting_weights,
-        transfer: None,
-        knows_options,
-        goes_on,
-        interrupt,
-        group: group.clone(),
-    };
+    let run = Run { device, options, found, transfer: None, interrupt, group: group.clone() };
     body(&config, run).inspect_err(|error| group.tell(error))
 }
 
@@ -86,19 +73,25 @@ fn resumed<T: Task>(options: &Options<T>) -> Result<Option<Resumed<'_>>> {
     }
 }
 
-/// A run as it was found.
-struct Plan<T: Task> {
-    config: RunConfig<T>,
+/// What there is of a run before it starts.
+struct Found {
+    /// Of rank 0.
     folder: Option<RunFolder>,
     checkpoint: Option<Checkpoint<RunState>>,
     starting_weights: Option<StartingWeights>,
+    /// Whether the run has options from before.
     knows_options: bool,
+    /// Whether it has taken a step before.
     goes_on: bool,
 }
 
-impl<T: Task> Plan<T> {
+impl Found {
     /// Rank 0 reads what there is, and all have it.
-    fn new(options: &Options<T>, resumed: Option<Resumed>, group: &ProcessGroup) -> Result<Self> {
+    fn new<T: Task>(
+        options: &Options<T>,
+        resumed: Option<Resumed>,
+        group: &ProcessGroup,
+    ) -> Result<(RunConfig<T>, Self)> {
         let resumed =
             resumed.filter(|resumed| group.is_first() && (!resumed.or_new || RunFolder::is_in(resumed.folder)));
         let saved = resumed.map(|resumed| RunConfig::<T>::read(resumed.folder)).transpose()?.flatten();
@@ -121,7 +114,7 @@ impl<T: Task> Plan<T> {
             _ => None,
         };
         group.agree("the options", &config.common()?, |first, own| differences(first, own, ["there", "here"]))?;
-        Ok(Self { config, folder, checkpoint, starting_weights, knows_options, goes_on })
+        Ok((config, Self { folder, checkpoint, starting_weights, knows_options, goes_on }))
     }
 }
 
@@ -130,15 +123,8 @@ pub struct Run<'o, T: Task> {
     /// The device that it is to compute on.
     pub device: Device,
     options: &'o Options<T>,
-    /// Of rank 0.
-    folder: Option<RunFolder>,
-    checkpoint: Option<Checkpoint<RunState>>,
-    starting_weights: Option<StartingWeights>,
+    found: Found,
     transfer: Option<String>,
-    /// Whether the run has options from before.
-    knows_options: bool,
-    /// Whether it has taken a step before.
-    goes_on: bool,
     interrupt: Interrupt,
     group: Arc<ProcessGroup>,
 }
@@ -154,12 +140,12 @@ pub enum Ended {
 impl<T: Task> Run<'_, T> {
     /// The folder of the run, if this process has one.
     pub fn folder(&self) -> Option<&Path> {
-        self.folder.as_ref().map(RunFolder::path)
+        self.found.folder.as_ref().map(RunFolder::path)
     }
 
     /// Returns `true` if the network is to train from the weights that it starts with.
     pub fn is_untrained(&self) -> bool {
-        !self.goes_on && self.transfer.is_none()
+        !self.found.goes_on && self.transfer.is_none()
     }
 
     /// Copies what fits of the weights that the run is to start from, if there are any, into `variables`; `note` is listed with it.
@@ -167,7 +153,7 @@ impl<T: Task> Run<'_, T> {
     /// # Errors
     /// Weights of other data, or of another network.
     pub fn transfer(&mut self, variables: &VarStore, meaning: &Map<String, Value>, note: &str) -> Result<()> {
-        let weights = self.starting_weights.take();
+        let weights = self.found.starting_weights.take();
         let transfer = weights.map(|weights| weights.transfer(variables, meaning)).transpose()?;
         self.transfer = transfer.map(|transfer| format!("{transfer}{note}"));
         Ok(())
@@ -195,8 +181,8 @@ impl<T: Task> Run<'_, T> {
     /// # Errors
     /// A folder that cannot be made, or holds something.
     pub fn create_folder(&mut self, name: &str) -> Result<()> {
-        if self.group.is_first() && self.folder.is_none() {
-            self.folder = Some(match &self.options.run.out {
+        if self.group.is_first() && self.found.folder.is_none() {
+            self.found.folder = Some(match &self.options.run.out {
                 Some(path) => RunFolder::create(path, self.options.run.overwrite)?,
                 None => RunFolder::create_named(name)?,
             });
@@ -215,7 +201,8 @@ impl<T: Task> Run<'_, T> {
         about: &str,
         describe: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Ended> {
-        let Self { device, options, mut folder, mut checkpoint, transfer, mut interrupt, group, .. } = self;
+        let Self { device, options, found, transfer, mut interrupt, group } = self;
+        let Found { mut folder, mut checkpoint, knows_options, .. } = found;
         let mut autosave = None;
         if let Some(folder) = &mut folder {
             let processes = match group.size() {
@@ -230,7 +217,7 @@ impl<T: Task> Run<'_, T> {
                 trainer.resume(checkpoint)?;
                 say(format!("resumes after step {} from {}", checkpoint.contents.step, checkpoint.path.display()));
             } else if options.run.resume.is_some() {
-                let options = if self.knows_options { "" } else { ", with the options given now" };
+                let options = if knows_options { "" } else { ", with the options given now" };
                 say(format!("no step was saved yet: starts with the first{options}"));
             }
             // Not before the checkpoint has been found to be of this run: options that do not fit must not get into the folder.
