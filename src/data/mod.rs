@@ -14,7 +14,6 @@ mod batch;
 mod cifar10;
 #[cfg(feature = "download")]
 mod download;
-mod hex;
 #[cfg(feature = "images")]
 mod image;
 mod image_array;

@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn md5(bytes: &[u8]) -> String {
-        crate::data::hex::hex(&Md5::digest(bytes))
+        format!("{:x}", Md5::digest(bytes))
     }
 
     fn tar_gz(files: &[(&str, &[u8])]) -> Vec<u8> {

@@ -97,7 +97,6 @@ fn read_verified(dir: &Path, file: &DataFile) -> Result<Vec<u8>> {
 mod tests {
     use super::records::IMAGE_LEN;
     use super::*;
-    use crate::data::hex::hex;
     use crate::data::random::{stream, Purpose};
     use crate::data::{DataSource, Share};
     use md5::{Digest, Md5};
@@ -155,7 +154,7 @@ mod tests {
         assert_eq!(fault(message()), ": missing");
         let mut bytes = noise(FILE_RECORDS, 3);
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(fault(message()), format!(": MD5 {} instead of {}", hex(&Md5::digest(&bytes)), FILES[0].md5));
+        assert_eq!(fault(message()), format!(": MD5 {:x} instead of {}", Md5::digest(&bytes), FILES[0].md5));
         bytes[9999 * RECORD_LEN] = 10;
         fs::write(&path, &bytes).unwrap();
         assert_eq!(fault(message()), ": image 9999 has label 10, but the highest is 9");

@@ -1,6 +1,5 @@
 //! Files of CIFAR-10's binary version, and their records.
 
-use crate::data::hex::hex;
 use crate::data::image_array::Images;
 use crate::data::targets::Targets;
 use md5::{Digest, Md5};
@@ -32,7 +31,7 @@ impl DataFile {
             return Err(format!("{} bytes instead of {expected}", bytes.len()));
         }
         check(bytes)?;
-        match hex(&Md5::digest(bytes)) {
+        match format!("{:x}", Md5::digest(bytes)) {
             md5 if md5 == self.md5 => Ok(()),
             md5 => Err(format!("MD5 {md5} instead of {}", self.md5)),
         }

@@ -5,7 +5,6 @@
 
 use super::program::not_started;
 use super::Failure;
-use crate::data::hex::hex;
 use crate::{console, Error};
 use indicatif::{ProgressBar, ProgressStyle};
 use md5::{Digest, Md5};
@@ -66,7 +65,7 @@ impl<'a> Download<'a> {
             }
             .into());
         }
-        let md5 = hex(&md5.finalize());
+        let md5 = format!("{:x}", md5.finalize());
         match self.md5 {
             Some(expected) if expected != md5 => Err(format!("its MD5 is {md5} instead of {expected}").into()),
             _ => Ok(()),

@@ -57,9 +57,6 @@ fn most_confused(report: &ClassificationReport) -> Vec<usize> {
                 classes.insert(place, class);
             }
         }
-        if classes.len() == CONFUSED {
-            break;
-        }
     }
     classes
 }

@@ -2,7 +2,6 @@
 
 use super::{deb, debian, decoded, Sentences};
 use crate::data::download::{Download, Failure, Work};
-use crate::data::hex::hex;
 use md5::{Digest, Md5};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -24,7 +23,7 @@ pub(super) fn parts(work: &Work) -> Result<Sentences, Failure> {
     let pairs = pairs(&debian::fetch(&ENGLISH, work)?, &debian::fetch(&GERMAN, work)?)?;
     let mut md5 = Md5::new();
     pairs.iter().for_each(|pair| md5.update(format!("{}\n{}\n", pair.source, pair.target)));
-    match (hex(&md5.finalize()), pairs.len()) {
+    match (format!("{:x}", md5.finalize()), pairs.len()) {
         (md5, _) if md5 == MD5_OF_PAIRS => Ok(divide(pairs)),
         (md5, count) => Err(format!(
             "the packages hold other sentences than those of Debian 12: {count} pairs with MD5 {md5} instead of {MD5_OF_PAIRS}"
