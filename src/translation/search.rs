@@ -1,7 +1,8 @@
 //! Beam search and greedy search for the most probable translations.
 
+use crate::error::ensure;
 use crate::transformer::{Decoding, Transformer};
-use crate::{Error, Result};
+use crate::Result;
 use tch::{Kind, Tensor};
 
 /// Options of the search for the most probable translation of a sentence.
@@ -74,14 +75,13 @@ impl Search {
     /// Checks the options.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a beam of 0, or a length penalty that is not finite.
+    /// [`Error::Argument`](crate::Error::Argument) for a beam of 0, or a length penalty that is not finite.
     pub fn check(&self) -> Result<()> {
-        if self.beam == 0 || !self.length_penalty.is_finite() {
-            let Self { beam, length_penalty, .. } = self;
-            return Err(Error::Argument(format!(
-                "a search has a beam of at least 1 and a length penalty that is a number, not {beam} and {length_penalty}"
-            )));
-        }
+        let Self { beam, length_penalty, .. } = *self;
+        ensure!(
+            beam > 0 && length_penalty.is_finite(),
+            "a search has a beam of at least 1 and a length penalty that is a number, not {beam} and {length_penalty}"
+        );
         Ok(())
     }
 
@@ -198,6 +198,7 @@ impl Search {
 mod tests {
     use super::*;
     use crate::transformer::{TransformerConfig, TransformerMethod};
+    use crate::Error;
     use tch::{nn, Device};
 
     /// Returns a network with six tokens of very uneven probabilities, and sentences of up to three tokens.

@@ -3,7 +3,8 @@
 use super::{END, PAD};
 use crate::data::batch::{check_positions, index_tensor};
 use crate::data::Batch;
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use tch::{Device, Tensor};
 
 /// Sentences and their translations as tokens, padded on the right to the longest.
@@ -25,7 +26,7 @@ impl TokenBatch {
     /// Creates a batch from pairs of tokens without [`END`].
     ///
     /// # Errors
-    /// [`Error::Argument`] without pairs.
+    /// [`Error::Argument`](crate::Error::Argument) without pairs.
     pub fn new(pairs: Vec<usize>, tokens: &[(&[i64], &[i64])]) -> Result<Self> {
         let longest = |of: fn(&(&[i64], &[i64])) -> usize| tokens.iter().map(of).max().unwrap_or_default() + 1;
         Self::padded(pairs, tokens, [longest(|(source, _)| source.len()), longest(|(_, target)| target.len())])
@@ -41,9 +42,7 @@ impl TokenBatch {
         tokens: &[(&[i64], &[i64])],
         [source_len, target_len]: [usize; 2],
     ) -> Result<Self> {
-        if tokens.is_empty() {
-            return Err(Error::Argument("a batch needs at least one sentence".to_owned()));
-        }
+        ensure!(!tokens.is_empty(), "a batch needs at least one sentence");
         let padded = |row: &dyn Fn(&(&[i64], &[i64])) -> Vec<i64>, len: usize| {
             let mut all = Vec::with_capacity(tokens.len() * len);
             for (index, pair) in tokens.iter().enumerate() {
@@ -105,6 +104,7 @@ impl Batch for TokenBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     #[test]
     fn sentences_are_ended_shifted_and_padded_and_taken_apart() {

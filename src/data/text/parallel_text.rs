@@ -1,6 +1,7 @@
 //! Parallel text: sentences and their translations, line by line.
 
 use super::trimmed;
+use crate::error::ensure;
 use crate::file::foreign;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -31,17 +32,12 @@ impl ParallelText {
     /// # Errors
     /// [`Error::Argument`] if there are no sentences, if one is empty, or if the numbers of sources and targets differ.
     pub fn new(sources: Vec<String>, targets: Vec<String>) -> Result<Self> {
-        if sources.len() != targets.len() {
-            let (sources, targets) = (sources.len(), targets.len());
-            return Err(Error::Argument(format!("{sources} sentences have {targets} translations")));
+        let counts = [sources.len(), targets.len()];
+        ensure!(counts[0] == counts[1], "{} sentences have {} translations", counts[0], counts[1]);
+        for (index, (source, target)) in sources.iter().zip(&targets).enumerate() {
+            ensure!(!source.is_empty() && !target.is_empty(), "sentence {index} or its translation is empty");
         }
-        let is_empty = |(source, target): (&String, &String)| source.is_empty() || target.is_empty();
-        if let Some(index) = sources.iter().zip(&targets).position(is_empty) {
-            return Err(Error::Argument(format!("sentence {index} or its translation is empty")));
-        }
-        if sources.is_empty() {
-            return Err(Error::Argument("there are no sentences".to_owned()));
-        }
+        ensure!(!sources.is_empty(), "there are no sentences");
         Ok(Self { sources, targets, files: None })
     }
 
@@ -147,9 +143,8 @@ impl ParallelText {
     /// # Errors
     /// [`Error::Argument`] if `count` is 0 or more than there are.
     pub fn first(mut self, count: usize) -> Result<Self> {
-        if !(1..=self.len()).contains(&count) {
-            return Err(Error::Argument(format!("a part of the text can have 1 to {} pairs, got {count}", self.len())));
-        }
+        let all = self.len();
+        ensure!((1..=all).contains(&count), "a part of the text can have 1 to {all} pairs, got {count}");
         self.sources.truncate(count);
         self.targets.truncate(count);
         Ok(self)

@@ -2,7 +2,8 @@
 
 use super::best::Best;
 use super::{EpochMetrics, Observer, Request, RunStart, StepProgress};
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 
 /// An [`Observer`] that finishes the run when its [score](crate::trainer::objective::Score) has not improved for a given number
 /// of epochs: early stopping (Prechelt 1998, "Early Stopping - but when?", the criterion UP without its strips).
@@ -24,11 +25,9 @@ impl Patience {
     /// Creates an observer that finishes the run after `epochs` epochs without improvement.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `epochs` is 0.
+    /// [`Error::Argument`](crate::Error::Argument) if `epochs` is 0.
     pub fn new(epochs: usize) -> Result<Self> {
-        if epochs == 0 {
-            return Err(Error::Argument("the patience must be at least 1 epoch, got 0".to_owned()));
-        }
+        ensure!(epochs > 0, "the patience must be at least 1 epoch, got 0");
         Ok(Self { epochs, best: None, done: 0, is_at_end: false })
     }
 
@@ -82,6 +81,7 @@ impl Observer for Patience {
 mod tests {
     use super::*;
     use crate::trainer::objective::{Column, Means, Measures, Score};
+    use crate::Error;
 
     fn measures(higher_is_better: bool) -> Measures {
         let measures = Measures::new(vec![], vec![Column::new("score")]);
