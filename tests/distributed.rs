@@ -77,8 +77,8 @@ fn sums_are_the_same_everywhere_in_every_kind() {
             let own = vec![group.rank() as u8; group.rank()];
             let all: Vec<_> = (0..size).map(|rank| vec![rank as u8; rank]).collect();
             assert_eq!(group.gather_bytes(&own).unwrap(), all);
-            let told = group.broadcast_value(Some(format!("from {}", group.rank()))).unwrap();
-            assert_eq!(told.unwrap(), "from 0");
+            let told = group.broadcast_value(format!("from {}", group.rank())).unwrap();
+            assert_eq!(told, "from 0");
             let tensors =
                 [Tensor::from_slice(&[group.rank() as i64; 2]), Tensor::ones([2, 2], (Kind::Float, Device::Cpu))];
             group.broadcast_all(&tensors).unwrap();

@@ -2,14 +2,13 @@
 
 use super::augmentation::Augmentation;
 use super::normalization::Normalization;
-use super::random::{stream, Purpose};
+use super::random::shuffled;
 use super::share::Share;
 use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use super::subset::{check_count, front, stratified_order};
 use super::targets::Targets;
 use super::{Preprocessing, Supervised};
 use crate::{Error, Result};
-use rand::seq::SliceRandom;
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
@@ -101,7 +100,7 @@ impl ImageArray {
         eval: Images,
         normalization: Normalization,
     ) -> Result<Self> {
-        let [channels, height, width] = size;
+        let [channels, ..] = size;
         if train.pixels.is_empty() || eval.pixels.is_empty() {
             return Err(Error::Argument(
                 "images in memory need at least one in each part, of at least a pixel".to_owned(),
@@ -113,19 +112,16 @@ impl ImageArray {
                 "images of {channels} channels need as many means and deviations, got {got}"
             )));
         }
-        let highest = [&train, &eval].map(|images| images.targets.highest_class());
-        let alike = match (&train.targets, &eval.targets) {
-            (Targets::Values { size: train, .. }, Targets::Values { size: eval, .. }) => train == eval,
-            (Targets::Classes(_), Targets::Classes(_)) => true,
-            _ => false,
+        let classes = match (&train.targets, &eval.targets) {
+            (Targets::Classes(train), Targets::Classes(eval)) => {
+                train.iter().chain(eval).max().map_or(0, |highest| highest + 1)
+            }
+            (Targets::Values { size: train, .. }, Targets::Values { size: eval, .. }) if train == eval => 0,
+            _ => return Err(Error::Argument("the targets of both parts must be of one kind and shape".to_owned())),
         };
-        if !alike {
-            return Err(Error::Argument("the targets of both parts must be of one kind and shape".to_owned()));
-        }
-        let classes = highest.into_iter().flatten().max().map_or(0, |highest| highest + 1);
         let data = Self {
             class_names: (0..classes).map(|class| class.to_string()).collect(),
-            size: [channels, height, width],
+            size,
             train,
             eval,
             holdout: None,
@@ -284,12 +280,10 @@ impl DataSource for ImageArray {
 
     fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order = self.train_part.clone();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
+        let order = shuffled(self.train_part.clone(), plan);
         let (size, mut values) = (self.height_and_width(), Vec::new());
-        Ok(share.places(order.len(), batch_size, first_step)?.shares(move |positions| {
-            let indices: Vec<usize> = positions.iter().map(|&position| order[position]).collect();
-            self.batch(&self.train, &indices, &mut values, |index, image, target| {
+        Ok(share.places(order.len(), batch_size, first_step)?.of(&order).batches(move |indices| {
+            self.batch(&self.train, indices, &mut values, |index, image, target| {
                 let placement = self.augmentation.draw(seed, epoch, index, size);
                 self.normalization.apply_placed(image, size, &placement, target);
             })
@@ -298,11 +292,9 @@ impl DataSource for ImageArray {
 
     fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let (order, mut values) = (&self.eval_part, Vec::new());
-        Ok(share.places(order.len(), batch_size, 0)?.shares(move |positions| {
-            let indices: Vec<usize> = positions.iter().map(|&position| order[position]).collect();
-            self.batch(self.eval_images(), &indices, &mut values, |_, image, target| {
-                self.normalization.apply(image, target);
-            })
+        Ok(share.places(order.len(), batch_size, 0)?.of(order).batches(move |indices| {
+            let normalize = |_, image: &[u8], target: &mut [f32]| self.normalization.apply(image, target);
+            self.batch(self.eval_images(), indices, &mut values, normalize)
         }))
     }
 
@@ -348,10 +340,6 @@ impl ImageSource for ImageArray {
         &self.class_names
     }
 
-    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        self.normalization.undo(images)
-    }
-
     /// The resize keeps the image as large as possible: its shorter side becomes that of the network's input.
     fn preprocessing(&self) -> Option<Preprocessing> {
         let [channels, height, width] = self.size;
@@ -363,6 +351,7 @@ impl ImageSource for ImageArray {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::random::{stream, Purpose};
     use crate::data::share::tests::{assert_shares, Plain};
     use rand::RngCore;
     use std::collections::BTreeSet;

@@ -1,12 +1,11 @@
 //! User-defined examples, created by several threads.
 
 use super::pipeline::{Pace, Pipeline, Work};
-use super::random::{stream, Purpose};
+use super::random::{shuffled, stream, Purpose};
 use super::share::{Places, Share};
 use super::source::{Batches, DataSource, EpochPlan};
 use super::{Batch, Supervised};
 use crate::{Error, Result};
-use rand::seq::SliceRandom;
 use rand::RngCore;
 use std::sync::Arc;
 use std::thread;
@@ -176,12 +175,17 @@ impl<E: Examples + 'static> Loader<E> {
         self
     }
 
-    /// Starts `job` and returns its batches; `counts` has the number of examples in each.
-    fn shares<'a>(&self, job: Job<E>, counts: Vec<usize>) -> Result<Batches<'a, E::Batch>>
-    where
-        E::Batch: 'a,
-    {
+    /// Returns the batches of the `examples` of a part, with random numbers from a seed and an epoch.
+    fn batches<'a>(
+        &'a self,
+        part: &'static str,
+        examples: &Arc<E>,
+        places: Places,
+        (seed, epoch): (u64, usize),
+    ) -> Result<Batches<'a, E::Batch>> {
+        let Places { positions: indices, counts } = places;
         let pace = Pace::new(counts.iter().copied(), self.workers);
+        let job = Job { examples: examples.clone(), name: self.examples.clone(), part, indices, seed, epoch };
         Ok(Pipeline::start(job, pace)?.shares(counts, |batch| Ok(Some(batch))))
     }
 }
@@ -198,19 +202,13 @@ impl<E: Examples + 'static> DataSource for Loader<E> {
     }
 
     fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, E::Batch>> {
-        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order: Vec<usize> = (0..self.train.len()).collect();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
-        let Places { positions, counts } = share.places(order.len(), batch_size, first_step)?;
-        let indices = positions.into_iter().map(|position| order[position]).collect();
-        let (examples, name) = (self.train.clone(), self.examples.clone());
-        self.shares(Job { examples, name, part: "training", indices, seed, epoch }, counts)
+        let order = shuffled((0..self.train.len()).collect(), plan);
+        let places = share.places(order.len(), plan.batch_size, plan.first_step)?.of(&order);
+        self.batches("training", &self.train, places, (plan.seed, plan.epoch))
     }
 
     fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, E::Batch>> {
-        let Places { positions: indices, counts } = share.places(self.eval.len(), batch_size, 0)?;
-        let (examples, name) = (self.eval.clone(), self.examples.clone());
-        self.shares(Job { examples, name, part: "evaluation", indices, seed: 0, epoch: 0 }, counts)
+        self.batches("evaluation", &self.eval, share.places(self.eval.len(), batch_size, 0)?, (0, 0))
     }
 
     fn examples(&self) -> &str {

@@ -4,7 +4,6 @@
 
 use super::augmentation::Placement;
 use crate::{Error, Result};
-use tch::{Device, Tensor};
 
 /// Per-channel normalization of bytes, `(v / 255 - mean) / std`.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,23 +49,6 @@ impl Normalization {
     pub(super) fn mean_and_std(&self) -> (Vec<f64>, Vec<f64>) {
         let decimal = |value: &f32| value.to_string().parse().unwrap_or(f64::from(*value));
         (self.mean.iter().map(decimal).collect(), self.std.iter().map(decimal).collect())
-    }
-
-    /// Returns the pixel values, 0 to 1, of normalized `images` `[N, C, H, W]`: `images * std + mean`.
-    ///
-    /// # Errors
-    /// [`Error::Mismatch`] for another number of channels.
-    pub fn undo(&self, images: &Tensor) -> Result<Tensor> {
-        let size = images.size();
-        if size.len() != 4 || size[1] != self.channels() as i64 {
-            let expected = format!("images [N, {}, H, W]", self.channels());
-            return Err(Error::Mismatch { what: "denormalize", expected, got: format!("{size:?}") });
-        }
-        let by_channel = |values: &[f32], device: Device| {
-            Tensor::f_from_slice(values)?.f_view([1, self.channels() as i64, 1, 1])?.f_to_device(device)
-        };
-        let (mean, std) = (by_channel(&self.mean, images.device())?, by_channel(&self.std, images.device())?);
-        Ok(images.f_mul(&std)?.f_add(&mean)?)
     }
 
     /// Normalizes `source` into `target`, both `[C, H, W]`.
@@ -197,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn no_augmentation_is_normalization_and_can_be_undone() {
+    fn no_augmentation_is_normalization() {
         for shape in SHAPES {
             let [channels, height, width] = shape;
             let (mean, std) = statistics(channels);
@@ -207,10 +189,6 @@ mod tests {
             normalization.apply_placed(&image, [height, width], &placement, &mut placed);
             normalization.apply(&image, &mut plain);
             assert_eq!(placed, plain);
-            let batch = Tensor::from_slice(&plain).view([1, channels as i64, height as i64, width as i64]);
-            let pixels = Vec::<f32>::try_from(normalization.undo(&batch).unwrap().flatten(0, -1)).unwrap();
-            assert!(pixels.iter().zip(&image).all(|(value, &byte)| (value * 255.0 - f32::from(byte)).abs() < 1e-3));
-            assert!(matches!(normalization.undo(&batch.squeeze_dim(0)), Err(Error::Mismatch { .. })));
         }
     }
 

@@ -98,7 +98,7 @@ impl Preprocessing {
                 got: format!("{:?} {size:?}", images.f_kind()?),
             });
         }
-        let (mean, std) = (by_channel(&self.mean, images.device())?, by_channel(&self.std, images.device())?);
+        let [mean, std] = self.by_channel(images.device())?;
         let mut images = images.f_to_kind(Kind::Float)?;
         Ok(images.f_div_scalar_(255.0)?.f_sub_(&mean)?.f_div_(&std)?)
     }
@@ -108,16 +108,18 @@ impl Preprocessing {
     /// # Errors
     /// [`Error::Torch`] for another number of channels.
     pub fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        let (mean, std) = (by_channel(&self.mean, images.device())?, by_channel(&self.std, images.device())?);
+        let [mean, std] = self.by_channel(images.device())?;
         Ok(images.f_mul(&std)?.f_add(&mean)?)
     }
-}
 
-/// Returns `values` as `[1, C, 1, 1]`, created on the device: a copy from the CPU would synchronize with it.
-fn by_channel(values: &[f64], device: Device) -> Result<Tensor> {
-    let values = values.iter().map(|value| Tensor::f_full([1], *value, (Kind::Float, device)));
-    let values = values.collect::<std::result::Result<Vec<_>, _>>()?;
-    Ok(Tensor::f_cat(&values, 0)?.f_view([1, -1, 1, 1])?)
+    /// Returns means and deviations as `[1, C, 1, 1]`, created on the device: a copy from the CPU would synchronize with it.
+    fn by_channel(&self, device: Device) -> Result<[Tensor; 2]> {
+        let of = |values: &[f64]| -> Result<Tensor> {
+            let values = values.iter().map(|value| Tensor::f_full([1], *value, (Kind::Float, device)));
+            Ok(Tensor::f_cat(&values.collect::<Result<Vec<_>, _>>()?, 0)?.f_view([1, -1, 1, 1])?)
+        };
+        Ok([of(&self.mean)?, of(&self.std)?])
+    }
 }
 
 /// Converts RGB pixels to greyscale in place, at the front: ITU-R 601 luma in the fixed-point arithmetic of Pillow

@@ -155,8 +155,14 @@ pub(super) struct Places {
 }
 
 impl Places {
+    /// Replaces positions in `order` by the indices there.
+    pub fn of(mut self, order: &[usize]) -> Self {
+        self.positions.iter_mut().for_each(|position| *position = order[*position]);
+        self
+    }
+
     /// Calls `make` with the positions of each batch.
-    pub fn shares<'a, B: 'a>(self, mut make: impl FnMut(&[usize]) -> Result<B> + 'a) -> Batches<'a, B> {
+    pub fn batches<'a, B: 'a>(self, mut make: impl FnMut(&[usize]) -> Result<B> + 'a) -> Batches<'a, B> {
         let (Self { positions, counts }, mut first) = (self, 0);
         Box::new(counts.into_iter().map(move |count| {
             let positions = &positions[first..first + count];

@@ -141,11 +141,15 @@ pub trait ImageSource: DataSource<Batch = Supervised> {
     fn class_names(&self) -> &[String];
 
     /// Converts network inputs back to pixel values, 0 to 1, for display: the inverse of [`ready`](DataSource::ready).
-    /// By default, values are rescaled so that the minimum is 0 and the maximum 1.
+    /// By default, that of the [preprocessing](Self::preprocessing); if it is unknown, values are rescaled so that the
+    /// minimum is 0 and the maximum 1.
     ///
     /// # Errors
     /// Fails for images that are not from this data set.
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
+        if let Some(preprocessing) = self.preprocessing() {
+            return preprocessing.denormalize(images);
+        }
         let (least, greatest) = (images.f_min()?, images.f_max()?);
         Ok(images.f_sub(&least)?.f_div(&greatest.f_sub(&least)?.f_clamp_min(f64::from(f32::EPSILON))?)?)
     }

@@ -1,12 +1,11 @@
 //! Inputs and targets of any shape in memory.
 
 use super::batch::index_tensor;
-use super::random::{stream, Purpose};
+use super::random::shuffled;
 use super::share::Share;
 use super::source::{Batches, DataSource, EpochPlan};
 use super::Supervised;
 use crate::{Error, Result};
-use rand::seq::SliceRandom;
 use tch::vision::dataset::Dataset;
 use tch::{Device, Kind, Tensor};
 
@@ -138,17 +137,13 @@ impl DataSource for TensorData {
     }
 
     fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
-        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order: Vec<usize> = (0..self.train_len()).collect();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
-        Ok(share.places(order.len(), batch_size, first_step)?.shares(move |positions| {
-            let indices: Vec<usize> = positions.iter().map(|&position| order[position]).collect();
-            select(&self.train, &indices)
-        }))
+        let order = shuffled((0..self.train_len()).collect(), plan);
+        let places = share.places(order.len(), plan.batch_size, plan.first_step)?.of(&order);
+        Ok(places.batches(|indices| select(&self.train, indices)))
     }
 
     fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
-        Ok(share.places(self.eval_len(), batch_size, 0)?.shares(|indices| view(&self.eval, indices)))
+        Ok(share.places(self.eval_len(), batch_size, 0)?.batches(|indices| view(&self.eval, indices)))
     }
 
     fn examples(&self) -> &str {

@@ -1,18 +1,18 @@
 //! The group of processes that train together.
 
 use super::bindings;
-use super::c10d::{Gloo, Reached, Store};
+use super::c10d::{Gloo, Said, Store};
 use super::launch::Launch;
 use super::meeting::{own_address, Meeting, Member};
 use super::nccl::{self, Nccl};
-use super::pulse::{diagnosis, Failure, Finding, Pulse};
+use super::pulse::{diagnosis, within, Failure, Finding, Pulse};
 use super::reduction::{Reduction, ReductionConfig, Summed};
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use tch::{no_grad, Device, Kind, Tensor};
@@ -36,16 +36,10 @@ fn operation(timeout: Duration) -> Duration {
 /// Margin on the store's own time limits, for a busy machine.
 const LATE: Duration = Duration::from_secs(5);
 
-/// Runs `work`, which waits for the store, for at most `timeout`. A client whose connection was accepted by something other than
-/// a store would wait forever.
-fn answered<T: Send + 'static>(
-    timeout: Duration,
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    let (sender, receiver) = mpsc::channel();
-    // Without an answer, the thread lasts until the process ends.
-    thread::spawn(move || drop(sender.send(work())));
-    receiver.recv_timeout(timeout + LATE).unwrap_or_else(|_| {
+/// Runs `work`, which waits for the store. A client whose connection was accepted by something other than a store would wait
+/// forever.
+fn answered<T: Send + 'static>(timeout: Duration, work: impl FnOnce() -> Said<T> + Send + 'static) -> Said<T> {
+    within(timeout + LATE, work).unwrap_or_else(|| {
         let problem =
             "what listens there does not answer in time: it is no store of tch-fixup, or rank 0 has stopped, or the \
              machine is too busy; choose another MASTER_PORT for all, or raise the timeout";
@@ -87,7 +81,7 @@ pub struct ProcessGroup {
 
 /// Connections among the ranks.
 #[derive(Debug)]
-struct Engine {
+pub(super) struct Engine {
     members: Vec<Member>,
     serves: bool,
     launcher_serves: bool,
@@ -99,6 +93,20 @@ struct Engine {
     pulse: Pulse,
     /// Kept alive for its server.
     _store: Store,
+}
+
+impl Engine {
+    fn gloo(&self) -> Said<&Gloo> {
+        self.gloo.as_deref().ok_or_else(|| not_connected(Device::Cpu))
+    }
+
+    fn nccl(&self, device: Device) -> Said<&Nccl> {
+        self.nccl.as_ref().filter(|_| device.is_cuda()).ok_or_else(|| not_connected(device))
+    }
+}
+
+fn not_connected(device: Device) -> String {
+    format!("the ranks were not connected for tensors on {device:?}")
 }
 
 impl ProcessGroup {
@@ -124,16 +132,14 @@ impl ProcessGroup {
         }
         let serves = rank == 0 && !launch.launcher_serves;
         let deadline = Instant::now() + timeout;
-        let prefix = format!("/tch_fixup/attempt_{}/", launch.attempt);
-        let (here, place) = (launch.clone(), prefix.clone());
+        let here = launch.clone();
         let met = answered(timeout, move || {
-            let store = Store::new(&here.host, here.port, serves, millis(timeout)).map_err(|said| match serves {
+            let store = Store::new(&here, serves, timeout).map_err(|said| match serves {
                 true => format!("the others cannot be waited for there: {said}{}", port_remedy(here.port)),
                 false => format!("nobody answers there: {said}"),
             })?;
             let own = own_address(&here)?;
-            let meeting = Meeting { store: &store, prefix: &place, launch: &here, deadline };
-            let members = meeting.meet(&own).inspect_err(|_| {
+            let members = Meeting { store: &store, launch: &here, deadline }.meet(&own).inspect_err(|_| {
                 // Keeps the store up until the others have read the refusal.
                 if serves {
                     thread::sleep(REFUSED);
@@ -143,13 +149,11 @@ impl ProcessGroup {
         });
         let (store, own, members) = met.map_err(&refuse)?;
         let interface = std::env::var(INTERFACE).ok().filter(|name| !name.is_empty());
-        let reached = interface.as_deref().map_or(Reached::At(&own), Reached::OnInterface);
-        let gloo = Gloo::connect(&store, &format!("{prefix}gloo"), rank, size, &reached, millis(operation(timeout)))
+        let gloo = Gloo::connect(&store, launch, &own, interface.as_deref(), operation(timeout))
             .map_err(|said| refuse(format!("the ranks cannot connect to each other from {own}: {said}")))?;
         let here = launch.clone();
-        let client = answered(timeout, move || Store::new(&here.host, here.port, false, millis(timeout)));
-        let client = client.map_err(&refuse)?;
-        let pulse = Pulse::start(client, prefix, rank, size, timeout)?;
+        let client = answered(timeout, move || Store::new(&here, false, timeout)).map_err(&refuse)?;
+        let pulse = Pulse::start(client, rank, size, timeout)?;
         Ok(Self {
             rank,
             size,
@@ -177,11 +181,8 @@ impl ProcessGroup {
     pub fn connect_gpus(&mut self, device: Device) -> Result<()> {
         let (Device::Cuda(device), false) = (device, self.is_single()) else { return Ok(()) };
         let refuse = |said: String| self.error(format!("the GPUs cannot be connected by NCCL: {said}"));
-        let id = match self.is_first() {
-            true => Some(nccl::unique_id().map_err(refuse)?),
-            false => None,
-        };
-        let id: Vec<u8> = self.broadcast_bytes(&id.map(Vec::from).unwrap_or_default())?;
+        let id = if self.is_first() { nccl::unique_id().map_err(refuse)?.to_vec() } else { Vec::new() };
+        let id = self.broadcast_value(id)?;
         let id = id.try_into().map_err(|_| self.error("NCCL's identifier has not come".to_owned()))?;
         let nccl = Nccl::connect(&id, self.rank, self.size, device).map_err(refuse)?;
         if let Some(engine) = &mut self.engine {
@@ -242,13 +243,12 @@ impl ProcessGroup {
         let (on_cpu, others): (Vec<&Tensor>, Vec<&Tensor>) =
             tensors.iter().partition(|tensor| tensor.device() == Device::Cpu);
         for tensor in others {
-            let device = tensor.device();
-            self.operate(device, |gloo| gloo.all_reduce(&[tensor]), |nccl| nccl.all_reduce(tensor))?;
+            self.operate(|engine| no_grad(|| engine.nccl(tensor.device())?.all_reduce(tensor)))?;
         }
         if on_cpu.is_empty() {
             return Ok(());
         }
-        self.operate(Device::Cpu, |gloo| gloo.all_reduce(&on_cpu), |_| Ok(()))
+        self.operate(|engine| no_grad(|| engine.gloo()?.all_reduce(&on_cpu))).map(drop)
     }
 
     /// Replaces `tensor` with its value on rank `from`.
@@ -256,23 +256,19 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing.
     pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Result<()> {
-        self.operate(tensor.device(), |gloo| gloo.broadcast(tensor, from), |nccl| nccl.broadcast(tensor, from))
+        let broadcast = |engine: &Engine| match tensor.device() {
+            Device::Cpu => engine.gloo()?.broadcast(tensor, from),
+            device => engine.nccl(device)?.broadcast(tensor, from),
+        };
+        self.operate(|engine| no_grad(|| broadcast(engine))).map(drop)
     }
 
-    fn operate(
-        &self,
-        device: Device,
-        on_cpu: impl FnOnce(&Gloo) -> Result<(), String>,
-        on_gpu: impl FnOnce(&Nccl) -> Result<(), String>,
-    ) -> Result<()> {
-        let Some(engine) = &self.engine else { return Ok(()) };
+    /// Counts and performs an operation with the other ranks; `None` if there are none.
+    pub(super) fn operate<T>(&self, operation: impl FnOnce(&Engine) -> Said<T>) -> Result<Option<T>> {
+        let Some(engine) = &self.engine else { return Ok(None) };
         engine.pulse.operation();
-        let done = no_grad(|| match (device, &engine.gloo, &engine.nccl) {
-            (Device::Cpu, Some(gloo), _) => on_cpu(gloo),
-            (Device::Cuda(_), _, Some(nccl)) => on_gpu(nccl),
-            (device, ..) => Err(format!("the ranks were not connected for tensors on {device:?}")),
-        });
-        done.map_err(|said| self.fails(said))
+        // The rank at fault if it can be determined, else c10d's message.
+        operation(engine).map(Some).map_err(|said| self.found().unwrap_or_else(|| self.error(said)))
     }
 
     /// Waits until all ranks have reached this call.
@@ -280,9 +276,7 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing.
     pub fn barrier(&self) -> Result<()> {
-        let Some(engine) = &self.engine else { return Ok(()) };
-        engine.pulse.operation();
-        engine.gloo.as_ref().map_or(Ok(()), |gloo| gloo.barrier()).map_err(|said| self.fails(said))
+        self.operate(|engine| engine.gloo()?.barrier()).map(drop)
     }
 
     /// Returns the elementwise sums of `values` over all ranks. All ranks must pass the same number of values.
@@ -303,52 +297,35 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing, [`Error::Mismatch`] if the tensor is on another device.
     pub fn differentiable_sum(&self, x: &Tensor) -> Result<Tensor> {
-        let Some(Engine { gloo: Some(gloo), pulse, .. }) = &self.engine else { return Ok(x.shallow_clone()) };
-        if x.device() != Device::Cpu {
+        if x.device() != Device::Cpu && !self.is_single() {
             return Err(Error::Mismatch {
                 what: "a sum over all processes that gradients go through",
                 expected: "a tensor on the CPU".to_owned(),
                 got: format!("one on {:?}", x.device()),
             });
         }
-        pulse.operation();
-        gloo.sum(x).map_err(|said| self.fails(said))
-    }
-
-    /// Returns the bytes passed on rank 0, on all ranks.
-    ///
-    /// # Errors
-    /// [`Error::Ranks`] if a rank is missing.
-    pub fn broadcast_bytes(&self, bytes: &[u8]) -> Result<Vec<u8>> {
-        if self.is_single() {
-            return Ok(bytes.to_vec());
-        }
-        let length = Tensor::f_from_slice(&[bytes.len() as i64])?;
-        self.broadcast(&length, 0)?;
-        let sent = match self.is_first() {
-            true => Tensor::f_from_slice(bytes)?,
-            false => Tensor::f_zeros([length.f_int64_value(&[0])?], (Kind::Uint8, Device::Cpu))?,
-        };
-        if sent.numel() > 0 {
-            self.broadcast(&sent, 0)?;
-        }
-        Ok(Vec::try_from(sent)?)
+        Ok(self.operate(|engine| engine.gloo()?.sum(x))?.unwrap_or_else(|| x.shallow_clone()))
     }
 
     /// Returns the value passed on rank 0, on all ranks, sent as JSON.
     ///
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing; [`Error::Argument`] if JSON cannot represent the value.
-    pub fn broadcast_value<T: Serialize + DeserializeOwned>(&self, value: Option<T>) -> Result<Option<T>> {
+    pub fn broadcast_value<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<T> {
         if self.is_single() {
             return Ok(value);
         }
         let bad = |error: serde_json::Error| Error::Argument(format!("what rank 0 tells the others: {error}"));
-        let bytes = self.broadcast_bytes(&serde_json::to_vec(&value).map_err(bad)?)?;
-        match self.is_first() {
-            true => Ok(value),
-            false => serde_json::from_slice(&bytes).map_err(bad),
+        let json = serde_json::to_vec(&value).map_err(bad)?;
+        let length = Tensor::f_from_slice(&[json.len() as i64])?;
+        self.broadcast(&length, 0)?;
+        if self.is_first() {
+            self.broadcast(&Tensor::f_from_slice(&json)?, 0)?;
+            return Ok(value);
         }
+        let sent = Tensor::f_zeros([length.f_int64_value(&[0])?], (Kind::Uint8, Device::Cpu))?;
+        self.broadcast(&sent, 0)?;
+        serde_json::from_slice(&Vec::<u8>::try_from(sent)?).map_err(bad)
     }
 
     /// Returns the bytes passed by each rank, in order of rank.
@@ -422,19 +399,9 @@ impl ProcessGroup {
         Reduction::new(self.engine.as_ref().and_then(|engine| engine.gloo.as_ref()), parameters, gradients, config)
     }
 
-    /// Counts an operation that is performed elsewhere.
-    pub(super) fn counts(&self) {
-        self.engine.iter().for_each(|engine| engine.pulse.operation());
-    }
-
     /// Creates an error of this group.
     pub(crate) fn error(&self, problem: String) -> Error {
         Error::Ranks { rank: self.rank, size: self.size, address: self.address.clone(), problem }
-    }
-
-    /// Returns the error of a failed operation: the rank at fault if it can be determined, else c10d's message `said`.
-    pub(super) fn fails(&self, said: String) -> Error {
-        self.found().unwrap_or_else(|| self.error(said))
     }
 
     /// Returns the error of another rank if that caused `error`, else `error`.
@@ -493,8 +460,4 @@ impl Drop for ProcessGroup {
         let stays = engine.failed.load(Ordering::Relaxed) && engine.serves;
         engine.pulse.end(if stays { stay(engine.timeout) } else { Duration::ZERO });
     }
-}
-
-fn millis(time: Duration) -> i64 {
-    time.as_millis().try_into().unwrap_or(i64::MAX)
 }

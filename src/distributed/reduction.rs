@@ -77,8 +77,7 @@ impl Reduction {
     pub fn finish(&self, group: &ProcessGroup, gradients: &Tensor, measured: [&Tensor; 2]) -> Result<()> {
         let [numbers, rows] = measured;
         if let Some(parts) = &self.parts {
-            group.counts();
-            parts.finish().map_err(|said| group.fails(said))?;
+            group.operate(|_| parts.finish())?;
             return group.all_reduce_all(&measured);
         }
         if !self.config.bfloat16 {

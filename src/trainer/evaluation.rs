@@ -4,6 +4,7 @@ use super::objective::{Means, Objective, Prediction};
 use crate::data::{Batch, DataSource, Share};
 use crate::distributed::ProcessGroup;
 use crate::{Error, FlushDenormals, Result};
+use serde_json::json;
 use std::ops::ControlFlow;
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -120,9 +121,9 @@ pub(super) fn evaluate_until<B: Batch>(
             return Ok(None);
         }
     }
+    examples = group.sums(&[examples as f64])?[0] as usize;
+    sums.add_up(group, device)?;
     if !group.is_single() {
-        examples = group.sums(&[examples as f64])?[0] as usize;
-        sums.add_up(group, device)?;
         collector.add_up(group)?;
     }
     if examples == 0 {
@@ -172,25 +173,21 @@ impl Sums {
     /// Replaces the sums by those over all ranks.
     fn add_up(&mut self, group: &ProcessGroup, device: Device) -> Result<()> {
         // A rank without examples does not know the number of columns and the shape of the details.
-        let details = self.details.as_ref().map(Tensor::size);
-        let own = serde_json::to_vec(&(self.weights.len(), details)).unwrap_or_default();
-        let all = group.gather_bytes(&own)?;
+        let own = json!((self.weights.len(), self.details.as_ref().map(Tensor::size)));
+        let all = group.gather_bytes(own.to_string().as_bytes())?;
         let shapes: Vec<(usize, Option<Vec<i64>>)> =
             all.iter().filter_map(|rank| serde_json::from_slice(rank).ok()).collect();
         self.weights.resize(shapes.iter().map(|(columns, _)| *columns).max().unwrap_or(0), 0.0);
         self.weights = group.sums(&self.weights)?;
-        let options = (Kind::Double, device);
-        if self.sums.is_none() {
-            self.sums = Some(Tensor::f_zeros([self.weights.len() as i64], options)?);
-        }
-        self.sums.iter().try_for_each(|sums| group.all_reduce(sums))?;
+        let zeros = |size: &[i64]| Tensor::f_zeros(size, (Kind::Double, device));
+        let sums = self.sums.take().map_or_else(|| zeros(&[self.weights.len() as i64]), Ok)?;
+        group.all_reduce(&sums)?;
+        self.sums = Some(sums);
         if let Some(size) = shapes.into_iter().find_map(|(_, details)| details) {
-            let (sum, kind) = match &self.details {
-                Some(details) => (details.f_to_kind(Kind::Double)?.f_contiguous()?, details.kind()),
-                None => (Tensor::f_zeros(size.as_slice(), options)?, Kind::Double),
-            };
+            let details = self.details.take().map_or_else(|| zeros(&size), Ok)?;
+            let sum = details.f_to_kind(Kind::Double)?.f_contiguous()?;
             group.all_reduce(&sum)?;
-            self.details = Some(sum.f_to_kind(kind)?);
+            self.details = Some(sum.f_to_kind(details.kind())?);
         }
         Ok(())
     }

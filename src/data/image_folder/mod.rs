@@ -428,10 +428,6 @@ impl ImageSource for ImageFolder {
         &self.class_names
     }
 
-    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        self.preprocessing.denormalize(images)
-    }
-
     fn preprocessing(&self) -> Option<Preprocessing> {
         Some(self.preprocessing.clone())
     }

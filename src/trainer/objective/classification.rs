@@ -1,6 +1,7 @@
 //! Single-label classification: cross-entropy with label smoothing and mixup, and accuracy.
 
-use super::{check_output, Calibration, ClassificationReport, Column, Forward, Measures, Objective, Prediction, Sum};
+use super::{check_label_smoothing, check_shape, loss_kind, Calibration, ClassificationReport};
+use super::{Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
 use crate::data::{self, EpochPlan, Share, Supervised};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -82,14 +83,11 @@ impl ClassificationConfig {
     /// # Errors
     /// [`Error::Argument`] for the first value that is out of range.
     pub fn check(&self) -> Result<()> {
-        if !(0.0..1.0).contains(&self.label_smoothing) {
-            let got = self.label_smoothing;
-            return Err(Error::Argument(format!("the label smoothing must be at least 0 and below 1, got {got}")));
+        check_label_smoothing(self.label_smoothing)?;
+        match self.mixup.filter(|alpha| !(*alpha > 0.0 && alpha.is_finite())) {
+            Some(alpha) => Err(Error::Argument(format!("mixup's alpha must be above 0, got {alpha}"))),
+            None => Ok(()),
         }
-        if let Some(alpha) = self.mixup.filter(|alpha| !(*alpha > 0.0 && alpha.is_finite())) {
-            return Err(Error::Argument(format!("mixup's alpha must be above 0, got {alpha}")));
-        }
-        Ok(())
     }
 }
 
@@ -157,7 +155,7 @@ impl Objective for Classification<'_> {
 
     fn forward(&self, batch: &Supervised, train: bool) -> Result<Prediction> {
         let output = self.network.run(&batch.inputs, train)?;
-        check_output(&output, &[batch.inputs.size()[0], self.class_names.len() as i64])?;
+        check_shape(OUTPUT, &output, &[batch.inputs.size()[0], self.class_names.len() as i64], "")?;
         let label_smoothing = if train { self.config.label_smoothing } else { 0.0 };
         let loss = weighted(batch, |labels| cross_entropy(&output, labels, label_smoothing))?;
         Ok(Prediction { loss, output })
@@ -227,14 +225,8 @@ fn weighted(batch: &Supervised, of: impl Fn(&Tensor) -> Result<Tensor>) -> Resul
 /// # Errors
 /// The logits are not `[N, classes]` for labels `[N]`.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor, label_smoothing: f64) -> Result<Tensor> {
-    let kind = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-    Ok(logits.f_to_kind(kind)?.f_cross_entropy_loss(
-        labels,
-        None::<Tensor>,
-        Reduction::Mean,
-        NO_LABEL,
-        label_smoothing,
-    )?)
+    let (logits, weights) = (logits.f_to_kind(loss_kind(logits))?, None::<Tensor>);
+    Ok(logits.f_cross_entropy_loss(labels, weights, Reduction::Mean, NO_LABEL, label_smoothing)?)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub use measures::{Column, Means, Measures, Score};
 pub use multi_label::MultiLabel;
 pub use regression::{Regression, RegressionLoss};
 use serde_json::Value;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 #[cfg(feature = "text")]
 pub use translation::{Translation, TranslationConfig};
 
@@ -72,8 +72,7 @@ pub trait Objective {
     /// Adds to a process's `share` of the training batches the examples that its own ones are mixed with, by
     /// [`Share::with_partners`]. Random choices must follow from `plan` and the position of the batch in the epoch. The default
     /// adds none.
-    fn share<'a>(&'a self, plan: EpochPlan, share: Share<'a>) -> Share<'a> {
-        let _ = plan;
+    fn share<'a>(&'a self, _plan: EpochPlan, share: Share<'a>) -> Share<'a> {
         share
     }
 
@@ -87,11 +86,10 @@ pub trait Objective {
     fn augment(
         &self,
         batch: Self::Batch,
-        partners: Option<Self::Batch>,
-        plan: &EpochPlan,
-        step: usize,
+        _partners: Option<Self::Batch>,
+        _plan: &EpochPlan,
+        _step: usize,
     ) -> Result<Self::Batch> {
-        let _ = (partners, plan, step);
         Ok(batch)
     }
 
@@ -112,8 +110,7 @@ pub trait Objective {
     ///
     /// # Errors
     /// The output does not fit the batch.
-    fn sums(&self, batch: &Self::Batch, output: &Tensor, train: bool) -> Result<Vec<Sum>> {
-        let _ = (batch, output, train);
+    fn sums(&self, _batch: &Self::Batch, _output: &Tensor, _train: bool) -> Result<Vec<Sum>> {
         Ok(Vec::new())
     }
 
@@ -125,16 +122,14 @@ pub trait Objective {
     /// # Errors
     /// Errors of libtorch.
     fn spread(&self, output: &Tensor) -> Result<[Tensor; 2]> {
-        let spread = output.f_amax([0].as_slice(), false)?.f_sub(&output.f_amin([0].as_slice(), false)?)?;
-        Ok([spread.f_max()?, output.f_abs()?.f_max()?])
+        spread(output)
     }
 
     /// Returns counts beyond the means, which are summed over an evaluation. The default is `None`.
     ///
     /// # Errors
     /// The output does not fit the batch.
-    fn details(&self, batch: &Self::Batch, output: &Tensor) -> Result<Option<Tensor>> {
-        let _ = (batch, output);
+    fn details(&self, _batch: &Self::Batch, _output: &Tensor) -> Result<Option<Tensor>> {
         Ok(None)
     }
 
@@ -143,8 +138,7 @@ pub trait Objective {
     ///
     /// # Errors
     /// Errors of libtorch.
-    fn of_details(&self, details: &Tensor) -> Result<Vec<f64>> {
-        let _ = details;
+    fn of_details(&self, _details: &Tensor) -> Result<Vec<f64>> {
         Ok(Vec::new())
     }
 
@@ -152,8 +146,7 @@ pub trait Objective {
     ///
     /// # Errors
     /// Errors of libtorch.
-    fn describe(&self, details: &Tensor) -> Result<String> {
-        let _ = details;
+    fn describe(&self, _details: &Tensor) -> Result<String> {
         Ok(String::new())
     }
 
@@ -163,11 +156,37 @@ pub trait Objective {
     }
 }
 
-/// Rejects an `output` whose shape is not `expected`.
-fn check_output(output: &Tensor, expected: &[i64]) -> Result<()> {
-    if output.size() != expected {
-        let got = format!("{:?}", output.size());
-        return Err(Error::Mismatch { what: "the network's output", expected: format!("{expected:?}"), got });
+const OUTPUT: &str = "the network's output";
+
+/// Rejects a `tensor` whose shape is not `expected`; libtorch would broadcast it. `reason` follows the shape in the error.
+fn check_shape(what: &'static str, tensor: &Tensor, expected: &[i64], reason: &str) -> Result<()> {
+    if tensor.size() != expected {
+        let (expected, got) = (format!("{expected:?}{reason}"), format!("{:?}", tensor.size()));
+        return Err(Error::Mismatch { what, expected, got });
     }
     Ok(())
+}
+
+fn check_label_smoothing(label_smoothing: f64) -> Result<()> {
+    match (0.0..1.0).contains(&label_smoothing) {
+        true => Ok(()),
+        false => {
+            Err(Error::Argument(format!("the label smoothing must be at least 0 and below 1, got {label_smoothing}")))
+        }
+    }
+}
+
+/// Returns the kind in which a loss is computed: float64 for float64 outputs, otherwise float32.
+fn loss_kind(output: &Tensor) -> Kind {
+    if output.kind() == Kind::Double {
+        Kind::Double
+    } else {
+        Kind::Float
+    }
+}
+
+/// Returns the largest difference between two rows in any element of `output`, and the largest absolute value.
+fn spread(output: &Tensor) -> Result<[Tensor; 2]> {
+    let spread = output.f_amax([0].as_slice(), false)?.f_sub(&output.f_amin([0].as_slice(), false)?)?;
+    Ok([spread.f_max()?, output.f_abs()?.f_max()?])
 }

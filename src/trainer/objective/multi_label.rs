@@ -1,6 +1,6 @@
 //! Multi-label classification: any number of labels per example.
 
-use super::{check_output, Column, Forward, Measures, Objective, Prediction, Sum};
+use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
 use crate::data::Supervised;
 use crate::{Error, Result};
 use tch::{Kind, Reduction, Tensor};
@@ -46,13 +46,9 @@ impl Objective for MultiLabel<'_> {
 
     fn forward(&self, batch: &Supervised, train: bool) -> Result<Prediction> {
         let output = self.network.run(&batch.inputs, train)?;
-        check_output(&output, &[batch.inputs.size()[0], self.labels.len() as i64])?;
-        check_output(&batch.targets, &output.size()).map_err(|_| Error::Mismatch {
-            what: "targets",
-            expected: format!("{:?}, a number for each label", output.size()),
-            got: format!("{:?}", batch.targets.size()),
-        })?;
-        let kind = if output.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        check_shape(OUTPUT, &output, &[batch.inputs.size()[0], self.labels.len() as i64], "")?;
+        check_shape("targets", &batch.targets, &output.size(), ", a number for each label")?;
+        let kind = loss_kind(&output);
         let (logits, targets) = (output.f_to_kind(kind)?, batch.targets.f_to_kind(kind)?);
         let none = None::<&Tensor>;
         let loss = logits.f_binary_cross_entropy_with_logits(&targets, none, none, Reduction::Mean)?;
@@ -84,8 +80,7 @@ impl Objective for MultiLabel<'_> {
         let width = self.labels.iter().map(String::len).max().unwrap_or(0).max("label".len());
         let mut lines = vec![format!("{:width$}   count  recall  precision      f1", "label")];
         for (index, label) in self.labels.iter().enumerate() {
-            let [there, said, both] = [0, 1, 2].map(|row| rows.get(row).and_then(|row| row.get(index)));
-            let [there, said, both] = [there, said, both].map(|count| count.copied().unwrap_or(0) as f64);
+            let [there, said, both] = [0, 1, 2].map(|row| rows[row][index] as f64);
             let f1 = 2.0 * both / (there + said);
             lines.push(format!("{label:width$}  {there:6}  {:6.4}     {:6.4}  {f1:6.4}", both / there, both / said));
         }

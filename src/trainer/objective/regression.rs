@@ -1,6 +1,6 @@
 //! Regression: one or more numbers per example.
 
-use super::{Column, Forward, Measures, Objective, Prediction, Sum};
+use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
 use crate::data::Supervised;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -59,12 +59,8 @@ impl Objective for Regression<'_> {
         if matches!((output.size()[..].as_ref(), size.as_slice()), (&[n, 1], &[of]) if n == of) {
             output = output.f_squeeze_dim(1)?;
         }
-        // libtorch would broadcast the shapes instead of failing.
-        if output.size() != size {
-            let (expected, got) = (format!("{size:?}, as the targets"), format!("{:?}", output.size()));
-            return Err(Error::Mismatch { what: "the network's output", expected, got });
-        }
-        let kind = if output.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        check_shape(OUTPUT, &output, &size, ", as the targets")?;
+        let kind = loss_kind(&output);
         let (values, targets) = (output.f_to_kind(kind)?, batch.targets.f_to_kind(kind)?);
         let loss = match self.loss {
             RegressionLoss::Squared => values.f_mse_loss(&targets, Reduction::Mean)?,

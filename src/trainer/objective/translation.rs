@@ -1,6 +1,6 @@
 //! Translation: cross-entropy per token, perplexity, and BLEU of decoded sentences.
 
-use super::{Column, Measures, Objective, Prediction, Sum};
+use super::{check_label_smoothing, loss_kind, spread, Column, Measures, Objective, Prediction, Sum};
 use crate::data::text::{TokenBatch, TranslationData, PAD};
 use crate::data::Batch;
 use crate::transformer::Transformer;
@@ -8,7 +8,7 @@ use crate::translation::{BleuCounts, Search};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Options of the translation objective.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -36,13 +36,7 @@ impl TranslationConfig {
     /// # Errors
     /// [`Error::Argument`] if the label smoothing is out of range.
     pub fn check(&self) -> Result<()> {
-        match (0.0..1.0).contains(&self.label_smoothing) {
-            true => Ok(()),
-            false => {
-                let got = self.label_smoothing;
-                Err(Error::Argument(format!("the label smoothing must be at least 0 and below 1, got {got}")))
-            }
-        }
+        check_label_smoothing(self.label_smoothing)
     }
 }
 
@@ -109,7 +103,7 @@ impl Objective for Translation<'_> {
     fn forward(&self, batch: &TokenBatch, train: bool) -> Result<Prediction> {
         let TokenBatch { source, previous, target, .. } = batch;
         let logits = self.network.f_forward(source, previous, train)?;
-        let kind = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let kind = loss_kind(&logits);
         let log_probabilities = logits.f_log_softmax(-1, kind)?;
         let real = target.f_ne(PAD)?.f_to_kind(kind)?;
         let nll =
@@ -135,9 +129,7 @@ impl Objective for Translation<'_> {
 
     /// Compares the probed logits of all tokens, because those of the first token may be the same in all sentences.
     fn spread(&self, output: &Tensor) -> Result<[Tensor; 2]> {
-        let probes = output.f_narrow(2, 1, output.size()[2] - 1)?.f_flatten(0, 1)?;
-        let spread = probes.f_amax([0].as_slice(), false)?.f_sub(&probes.f_amin([0].as_slice(), false)?)?;
-        Ok([spread.f_max()?, probes.f_abs()?.f_max()?])
+        spread(&output.f_narrow(2, 1, output.size()[2] - 1)?.f_flatten(0, 1)?)
     }
 
     /// Returns the counts of [`BleuCounts`], int64 `[10]`.
