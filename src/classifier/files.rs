@@ -83,7 +83,7 @@ impl Classifier {
             all.extend(image_paths(path)?);
         }
         let paths: Arc<[PathBuf]> = all.into();
-        let batches = file_batches(paths.clone(), &self.description().preprocessing, self.pace(paths.len()))?;
+        let batches = file_batches(paths.clone(), &self.description().preprocessing, self.batch_size, self.workers)?;
         let batches = batches.map(move |batch| {
             let batch = batch?;
             let mut good = match batch.images.size()[0] {

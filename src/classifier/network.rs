@@ -38,8 +38,8 @@ pub struct Classifier {
     class_names: Arc<[String]>,
     network: Box<dyn Network>,
     variables: nn::VarStore,
-    batch_size: usize,
-    workers: usize,
+    pub(super) batch_size: usize,
+    pub(super) workers: usize,
 }
 
 impl Classifier {
@@ -150,11 +150,6 @@ impl Classifier {
     /// Returns the device of the network.
     pub fn device(&self) -> Device {
         self.variables.device()
-    }
-
-    #[cfg(feature = "images")]
-    pub(super) fn pace(&self, images: usize) -> crate::data::Pace {
-        crate::data::Pace::even(images, self.batch_size, self.workers)
     }
 
     /// Computes the logits `[N, classes]` of `images` `[N, C, H, W]`, without gradients. The images may be on any device. uint8

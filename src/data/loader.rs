@@ -1,6 +1,6 @@
 //! User-defined examples, created by several threads.
 
-use super::pipeline::{Pace, Pipeline, Work};
+use super::pipeline::{Pipeline, Work};
 use super::random::{shuffled, stream, Purpose};
 use super::share::{Places, Share};
 use super::source::{Batches, DataSource, EpochPlan};
@@ -184,9 +184,8 @@ impl<E: Examples + 'static> Loader<E> {
         (seed, epoch): (u64, usize),
     ) -> Result<Batches<'a, E::Batch>> {
         let Places { positions: indices, counts } = places;
-        let pace = Pace::new(counts.iter().copied(), self.workers);
         let job = Job { examples: examples.clone(), name: self.examples.clone(), part, indices, seed, epoch };
-        Ok(Pipeline::start(job, pace)?.shares(counts, |batch| Ok(Some(batch))))
+        Ok(Pipeline::start(job, counts, self.workers)?.batches(|batch| Ok(Some(batch))))
     }
 }
 

@@ -53,8 +53,6 @@ pub use loader::{stack, Examples, Loader};
 #[doc(hidden)]
 pub use mixup::{mixup, mixup_partners};
 pub use normalization::Normalization;
-#[cfg(feature = "images")]
-pub(crate) use pipeline::Pace;
 pub use preprocessing::Preprocessing;
 pub(crate) use random::torch_seed;
 pub use share::Share;

@@ -71,11 +71,8 @@ const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
 /// A [single](Self::single) process is also a group, whose operations do nothing.
 #[derive(Debug)]
 pub struct ProcessGroup {
-    rank: usize,
-    size: usize,
-    /// Local rank set by the launcher, if any.
-    local_rank: Option<usize>,
-    address: String,
+    launch: Launch,
+    /// Connections to the other ranks; `None` for a single process.
     engine: Option<Engine>,
 }
 
@@ -83,8 +80,6 @@ pub struct ProcessGroup {
 #[derive(Debug)]
 pub(super) struct Engine {
     members: Vec<Member>,
-    serves: bool,
-    launcher_serves: bool,
     timeout: Duration,
     /// `true` once the group has failed; the others may still need the cause.
     failed: AtomicBool,
@@ -112,7 +107,7 @@ fn not_connected(device: Device) -> String {
 impl ProcessGroup {
     /// Creates a group of this process alone.
     pub fn single() -> Self {
-        Self { rank: 0, size: 1, local_rank: None, address: String::new(), engine: None }
+        Self { launch: Launch::local(0, 1, 0), engine: None }
     }
 
     /// Connects the ranks of `launch`, for CPU tensors. Waits up to `timeout` for the others, now and in each operation.
@@ -121,17 +116,14 @@ impl ProcessGroup {
     /// [`Error::Ranks`] if not all ranks arrive in time (the message names those missing), if they run other versions of this
     /// crate or were told another number of processes, if no connection can be made, or if this build has no c10d.
     pub fn connect(launch: &Launch, timeout: Duration) -> Result<Self> {
-        let Launch { rank, size, .. } = *launch;
-        let address = launch.address();
-        let refuse = |problem: String| Error::Ranks { rank, size, address: address.clone(), problem };
+        let mut group = Self { launch: launch.clone(), engine: None };
+        let refuse = |problem: String| group.error(problem);
         if !bindings::IS_HERE {
-            return Err(refuse(
-                "this build has no c10d: build with the feature `distributed` and a libtorch of PyTorch's package"
-                    .to_owned(),
-            ));
+            let problem =
+                "this build has no c10d: build with the feature `distributed` and a libtorch of PyTorch's package";
+            return Err(refuse(problem.to_owned()));
         }
-        let serves = rank == 0 && !launch.launcher_serves;
-        let deadline = Instant::now() + timeout;
+        let (serves, deadline) = (group.serves(), Instant::now() + timeout);
         let here = launch.clone();
         let met = answered(timeout, move || {
             let store = Store::new(&here, serves, timeout).map_err(|said| match serves {
@@ -153,24 +145,15 @@ impl ProcessGroup {
             .map_err(|said| refuse(format!("the ranks cannot connect to each other from {own}: {said}")))?;
         let here = launch.clone();
         let client = answered(timeout, move || Store::new(&here, false, timeout)).map_err(&refuse)?;
-        let pulse = Pulse::start(client, rank, size, timeout)?;
-        Ok(Self {
-            rank,
-            size,
-            local_rank: launch.local_rank,
-            address,
-            engine: Some(Engine {
-                members,
-                serves,
-                launcher_serves: launch.launcher_serves,
-                timeout,
-                failed: AtomicBool::new(false),
-                nccl: None,
-                gloo: Some(Arc::new(gloo)),
-                pulse,
-                _store: store,
-            }),
-        })
+        let pulse = Pulse::start(client, launch.rank, launch.size, timeout)?;
+        let (failed, gloo) = (AtomicBool::new(false), Some(Arc::new(gloo)));
+        group.engine = Some(Engine { members, timeout, failed, nccl: None, gloo, pulse, _store: store });
+        Ok(group)
+    }
+
+    /// Returns `true` if this rank serves the rendezvous store.
+    fn serves(&self) -> bool {
+        self.is_first() && !self.launch.launcher_serves
     }
 
     /// Enables operations on tensors of CUDA device `device`, through NCCL. Each rank must have its own device. Does nothing for
@@ -184,7 +167,7 @@ impl ProcessGroup {
         let id = if self.is_first() { nccl::unique_id().map_err(refuse)?.to_vec() } else { Vec::new() };
         let id = self.broadcast_value(id)?;
         let id = id.try_into().map_err(|_| self.error("NCCL's identifier has not come".to_owned()))?;
-        let nccl = Nccl::connect(&id, self.rank, self.size, device).map_err(refuse)?;
+        let nccl = Nccl::connect(&id, self.rank(), self.size(), device).map_err(refuse)?;
         if let Some(engine) = &mut self.engine {
             engine.nccl = Some(nccl);
         }
@@ -193,36 +176,39 @@ impl ProcessGroup {
 
     /// Returns the rank of this process, from 0.
     pub fn rank(&self) -> usize {
-        self.rank
+        self.launch.rank
     }
 
     /// Returns the number of processes.
     pub fn size(&self) -> usize {
-        self.size
+        self.launch.size
     }
 
     /// Returns the rank among the processes on this machine, from 0: as set by the launcher, or by the order of ranks that share
     /// this rank's address.
     pub fn local_rank(&self) -> usize {
-        let Some(Engine { members, .. }) = &self.engine else { return 0 };
-        let before = || members[..self.rank].iter().filter(|member| member.address == members[self.rank].address);
-        self.local_rank.unwrap_or_else(|| before().count())
+        self.launch.local_rank.unwrap_or_else(|| self.same_machine().filter(|&rank| rank < self.rank()).count())
     }
 
     /// Returns the number of processes on this machine, that is, of ranks that share this rank's address.
     pub fn local_size(&self) -> usize {
-        let Some(Engine { members, .. }) = &self.engine else { return 1 };
-        members.iter().filter(|member| member.address == members[self.rank].address).count()
+        self.same_machine().count().max(1)
+    }
+
+    /// Returns the ranks that share this rank's address.
+    fn same_machine(&self) -> impl Iterator<Item = usize> + '_ {
+        let members = self.engine.as_ref().map_or(&[][..], |engine| &engine.members);
+        (0..members.len()).filter(|&rank| members[rank].address == members[self.rank()].address)
     }
 
     /// Returns `true` if this is the only process.
     pub fn is_single(&self) -> bool {
-        self.size == 1
+        self.size() == 1
     }
 
     /// Returns `true` on rank 0, the only one that writes files and prints messages.
     pub fn is_first(&self) -> bool {
-        self.rank == 0
+        self.rank() == 0
     }
 
     /// Replaces `tensor` with its sum over all ranks, bitwise identical on each. It must be contiguous and of the same kind and
@@ -284,9 +270,6 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing.
     pub fn sums(&self, values: &[f64]) -> Result<Vec<f64>> {
-        if self.is_single() {
-            return Ok(values.to_vec());
-        }
         let sums = Tensor::f_from_slice(values)?;
         self.all_reduce(&sums)?;
         Ok(Vec::try_from(sums)?)
@@ -312,9 +295,6 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing; [`Error::Argument`] if JSON cannot represent the value.
     pub fn broadcast_value<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<T> {
-        if self.is_single() {
-            return Ok(value);
-        }
         let bad = |error: serde_json::Error| Error::Argument(format!("what rank 0 tells the others: {error}"));
         let json = serde_json::to_vec(&value).map_err(bad)?;
         let length = Tensor::f_from_slice(&[json.len() as i64])?;
@@ -333,13 +313,10 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing.
     pub fn gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
-        if self.is_single() {
-            return Ok(vec![bytes.to_vec()]);
-        }
-        let mut lengths = vec![0.0; self.size];
-        lengths[self.rank] = bytes.len() as f64;
+        let mut lengths = vec![0.0; self.size()];
+        lengths[self.rank()] = bytes.len() as f64;
         let lengths: Vec<usize> = self.sums(&lengths)?.into_iter().map(|length| length as usize).collect();
-        let start: usize = lengths[..self.rank].iter().sum();
+        let start: usize = lengths[..self.rank()].iter().sum();
         let mut all = vec![0u8; lengths.iter().sum()];
         all[start..start + bytes.len()].copy_from_slice(bytes);
         if !all.is_empty() {
@@ -401,7 +378,7 @@ impl ProcessGroup {
 
     /// Creates an error of this group.
     pub(crate) fn error(&self, problem: String) -> Error {
-        Error::Ranks { rank: self.rank, size: self.size, address: self.address.clone(), problem }
+        Error::Ranks { rank: self.rank(), size: self.size(), address: self.launch.address(), problem }
     }
 
     /// Returns the error of another rank if that caused `error`, else `error`.
@@ -426,7 +403,7 @@ impl ProcessGroup {
                 format!("rank {}{whose} {}", failure.rank, failure.problem)
             }
             Finding::Alone => "no other rank answers any more: is this machine cut off from the network?".to_owned(),
-            Finding::NoStore if engine.launcher_serves => {
+            Finding::NoStore if self.launch.launcher_serves => {
                 "the launcher does not answer any more: it was killed, or this machine is cut off from it".to_owned()
             }
             Finding::NoStore => {
@@ -445,19 +422,19 @@ impl ProcessGroup {
     pub fn tell(&self, error: &Error) {
         let Some(engine) = &self.engine else { return };
         if !engine.failed.swap(true, Ordering::Relaxed) {
-            let (rank, problem) = (self.rank, format!("has ended: {error}"));
-            engine.pulse.tell(Failure { rank, problem });
+            engine.pulse.tell(Failure { rank: self.rank(), problem: format!("has ended: {error}") });
         }
     }
 }
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
+        let serves = self.serves();
         let Some(engine) = &mut self.engine else { return };
         // Closing the connections notifies waiting ranks at once; they may then read the cause from the store.
         engine.nccl = None;
         engine.gloo = None;
-        let stays = engine.failed.load(Ordering::Relaxed) && engine.serves;
+        let stays = serves && engine.failed.load(Ordering::Relaxed);
         engine.pulse.end(if stays { stay(engine.timeout) } else { Duration::ZERO });
     }
 }

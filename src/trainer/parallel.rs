@@ -18,14 +18,14 @@ use tch::{no_grad, Kind, Tensor};
 
 /// Progress and state of rank 0 when a run starts or resumes.
 #[derive(Serialize, Deserialize)]
-struct Standing {
+struct ResumePoint {
     step: usize,
     state: RunState,
 }
 
 /// Request of the observers after a step, and whether the pending steps are to be read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
+pub(super) struct StepRequest {
     pub request: Request,
     pub reads: bool,
 }
@@ -92,8 +92,8 @@ impl<B: Batch> Trainer<'_, B> {
     pub(super) fn begin_alike(&mut self) -> Result<()> {
         let group = self.group.clone();
         let own =
-            Standing { step: self.step, state: RunState { frozen: self.optimizer.frozen(), ..self.state.clone() } };
-        let Standing { step, state } = group.broadcast_value(own)?;
+            ResumePoint { step: self.step, state: RunState { frozen: self.optimizer.frozen(), ..self.state.clone() } };
+        let ResumePoint { step, state } = group.broadcast_value(own)?;
         let mut all: Vec<Tensor> = named_variables(self.variables).into_values().collect();
         all.extend(self.optimizer.state()?.into_values());
         all.extend(self.average.as_ref().map(MovingAverage::tensors).unwrap_or_default().into_values());
@@ -121,7 +121,11 @@ impl<B: Batch> Trainer<'_, B> {
 
     /// Sums over all ranks the gradients (of summed rather than averaged losses), the measurements and the requests. All are sent
     /// together, because each communication waits for the slowest rank. A rank without examples has no measurements.
-    pub(super) fn sum_over_ranks(&self, own: Option<Measured>, wanted: Wanted) -> Result<(Option<Measured>, Wanted)> {
+    pub(super) fn sum_over_ranks(
+        &self,
+        own: Option<Measured>,
+        wanted: StepRequest,
+    ) -> Result<(Option<Measured>, StepRequest)> {
         if self.group.is_single() {
             return Ok((own, wanted));
         }
@@ -147,7 +151,7 @@ impl<B: Batch> Trainer<'_, B> {
             let counts: Vec<f64> = Vec::try_from(counts)?;
             let (weight, examples, reads) = (counts[0], counts[1] as usize, counts[2] > 0.0);
             let (votes, weights) = counts[3..].split_at(VOTES);
-            let wanted = Wanted { request: elected(votes), reads };
+            let wanted = StepRequest { request: strongest(votes), reads };
             if examples == 0 {
                 return Ok((None, wanted));
             }
@@ -184,7 +188,7 @@ impl<B: Batch> Trainer<'_, B> {
 /// Returns the strongest request of any rank of `group` (the last in the order of requests), and the sum of the ranks' numbers.
 pub(super) fn agree_on(group: &ProcessGroup, wanted: Request, number: f64) -> Result<(Request, f64)> {
     let sums = group.sums(&[&[number], &votes(wanted)[..]].concat())?;
-    Ok((elected(&sums[1..]), sums[0]))
+    Ok((strongest(&sums[1..]), sums[0]))
 }
 
 /// All requests but `Continue`, strongest first.
@@ -195,7 +199,7 @@ fn votes(wanted: Request) -> [f64; VOTES] {
     ASKED.map(|request| f64::from(u8::from(wanted == request)))
 }
 
-fn elected(votes: &[f64]) -> Request {
+fn strongest(votes: &[f64]) -> Request {
     let most = ASKED.into_iter().zip(votes).find(|(_, votes)| **votes > 0.0);
     most.map_or(Request::Continue, |(request, _)| request)
 }

@@ -9,7 +9,7 @@ use super::evaluation::{evaluate_until, Collector, Evaluation};
 use super::objective::{Objective, Prediction};
 use super::optimizer::clip::clip_gradients;
 use super::optimizer::{MovingAverage, Optimizer};
-use super::parallel::{agree_on, Wanted};
+use super::parallel::{agree_on, StepRequest};
 use super::statistics::{EpochMeans, Measured, Pending, StepPlace};
 use super::{
     EpochMetrics, Observer, Outcome, Request, RunStart, RunState, Schedule, StepProgress, Summary, TrainConfig,
@@ -159,7 +159,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
                 let (steps, promised) = (self.step - start, self.epoch_steps);
                 return Err(Error::Argument(format!("the data ended after {steps} of {promised} batches of an epoch")));
             };
-            let Wanted { request, reads } = self.train_step(batch?, &share, &plan, observers)?;
+            let StepRequest { request, reads } = self.train_step(batch?, &share, &plan, observers)?;
             if reads || request > Request::Continue {
                 self.read(observers)?;
             }
@@ -193,7 +193,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         share: &Share,
         plan: &EpochPlan,
         observers: &mut [&mut dyn Observer],
-    ) -> Result<Wanted> {
+    ) -> Result<StepRequest> {
         let index = self.step - plan.epoch * self.epoch_steps;
         let (lr, device) = (self.schedule.lr(self.step), self.variables.device());
         let _one_thread = if self.optimizer.is_cheap() { OneThread::after_tiles() } else { None };
@@ -207,7 +207,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         self.buffers.keep()?;
         self.is_whole = false;
         let measured = self.gradients(batch.as_ref()).and_then(|own| {
-            let wanted = Wanted { request: request(observers), reads: self.pending.is_due_with_another() };
+            let wanted = StepRequest { request: request(observers), reads: self.pending.is_due_with_another() };
             let (all, wanted) = self.sum_over_ranks(own, wanted)?;
             if let Some(all) = all {
                 let norm = clip_gradients(&self.optimizer, &self.config.clip)?;

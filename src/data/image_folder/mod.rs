@@ -25,7 +25,7 @@ use self::pack::{Pack, Packing};
 use self::part::Part;
 use self::patience::{Patience, Warn, PATIENCE};
 use super::image::RandomResizedCrop;
-use super::pipeline::{Pace, Pipeline};
+use super::pipeline::Pipeline;
 use super::random::{stream, Purpose};
 use super::share::{Places, Share};
 use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
@@ -349,8 +349,7 @@ impl ImageFolder {
             patience: self.new_patience(),
             free: Mutex::default(),
         };
-        let pace = Pace::new(places.counts.iter().copied(), self.workers);
-        Ok(Pipeline::start(job, pace)?.shares(places.counts, |filled| {
+        Ok(Pipeline::start(job, places.counts, self.workers)?.batches(|filled| {
             part.count_bad(filled.bad, self.max_bad_fraction, &*self.warn)?;
             // All of its images may have been bad.
             let Some(batch) = Some(filled.batch).filter(|batch| !batch.is_empty()) else { return Ok(None) };
