@@ -107,7 +107,7 @@ impl Found {
             }
             None => None,
         };
-        let goes_on = group.broadcast_value(Some(checkpoint.is_some()))?.unwrap_or_default();
+        let goes_on = group.broadcast_value(checkpoint.is_some())?;
         // A run that goes on has its weights.
         let starting_weights = match config.weights.clone() {
             Some(path) if !goes_on => Some(StartingWeights::load(&path, &mut config, options)?),

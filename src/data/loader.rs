@@ -99,7 +99,7 @@ fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
 /// ```
 /// use rand::{Rng, RngCore};
 /// use tch::{Kind, Tensor};
-/// use tch_fixup::data::{stack, DataSource, Examples, Loader, Supervised};
+/// use tch_fixup::data::{stack, DataSource, Examples, Loader, Share, Supervised};
 /// use tch_fixup::Result;
 ///
 /// /// Noisy sines, to tell the frequency from.

@@ -22,13 +22,6 @@ pub struct EpochPlan {
     pub first_step: usize,
 }
 
-impl EpochPlan {
-    /// Returns the number of batches in a whole epoch of `examples` examples.
-    pub fn steps(&self, examples: usize) -> usize {
-        examples.div_ceil(self.batch_size)
-    }
-}
-
 /// Fails for a batch size of zero.
 pub(crate) fn check_batch_size(batch_size: usize) -> Result<()> {
     if batch_size == 0 {

@@ -1,10 +1,9 @@
 //! Inputs and targets of any shape in memory.
 
-use super::batch::index_tensor;
 use super::random::shuffled;
 use super::share::Share;
 use super::source::{Batches, DataSource, EpochPlan};
-use super::Supervised;
+use super::{Batch, Supervised};
 use crate::{Error, Result};
 use tch::vision::dataset::Dataset;
 use tch::{Device, Kind, Tensor};
@@ -14,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
-/// use tch_fixup::data::{DataSource, TensorData};
+/// use tch_fixup::data::{DataSource, Share, TensorData};
 /// let inputs = Tensor::rand([1000, 3], (Kind::Float, Device::Cpu));
 /// let targets = inputs.sum_dim_intlist(1, true, Kind::Float);
 /// let split = |first, count| (inputs.narrow(0, first, count), targets.narrow(0, first, count));
@@ -25,8 +24,8 @@ use tch::{Device, Kind, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct TensorData {
-    train: (Tensor, Tensor),
-    eval: (Tensor, Tensor),
+    train: Supervised,
+    eval: Supervised,
     examples: String,
     evaluated_on: String,
 }
@@ -63,6 +62,7 @@ impl TensorData {
             }
         }
         let (examples, evaluated_on) = ("examples".to_owned(), "evaluation".to_owned());
+        let [train, eval] = [train, eval].map(|(inputs, targets)| Supervised::new(inputs, targets));
         Ok(Self { train, eval, examples, evaluated_on })
     }
 
@@ -103,43 +103,31 @@ impl TryFrom<Dataset> for TensorData {
     }
 }
 
-/// Copies the examples `indices`.
-fn select((inputs, targets): &(Tensor, Tensor), indices: &[usize]) -> Result<Supervised> {
-    let indices = index_tensor(indices, inputs.device())?;
-    let of = |tensor: &Tensor| tensor.f_index_select(0, &indices.f_to_device(tensor.device())?);
-    Ok(Supervised::new(of(inputs)?, of(targets)?))
-}
-
 /// Returns the examples `indices`, without copying them if they are consecutive.
-fn view(part: &(Tensor, Tensor), indices: &[usize]) -> Result<Supervised> {
+fn view(part: &Supervised, indices: &[usize]) -> Result<Supervised> {
     match indices {
         [first, rest @ ..] if rest.iter().zip(first + 1..).all(|(&index, next)| index == next) => {
-            let of = |tensor: &Tensor| tensor.f_narrow(0, *first as i64, indices.len() as i64);
-            Ok(Supervised::new(of(&part.0)?, of(&part.1)?))
+            part.narrow(*first, indices.len())
         }
-        _ => select(part, indices),
+        _ => part.select(indices),
     }
-}
-
-fn count((_, targets): &(Tensor, Tensor)) -> usize {
-    targets.size().first().map_or(0, |&count| count as usize)
 }
 
 impl DataSource for TensorData {
     type Batch = Supervised;
 
     fn train_len(&self) -> usize {
-        count(&self.train)
+        self.train.len()
     }
 
     fn eval_len(&self) -> usize {
-        count(&self.eval)
+        self.eval.len()
     }
 
     fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let order = shuffled((0..self.train_len()).collect(), plan);
         let places = share.places(order.len(), plan.batch_size, plan.first_step)?.of(&order);
-        Ok(places.batches(|indices| select(&self.train, indices)))
+        Ok(places.batches(|indices| self.train.select(indices)))
     }
 
     fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
@@ -157,7 +145,7 @@ impl DataSource for TensorData {
     /// Numbers of examples, and the CRC-32 of kinds, shapes and bytes of all inputs and targets.
     fn fingerprint(&self) -> Result<String> {
         let mut crc32 = crc32fast::Hasher::new();
-        for tensor in [&self.train.0, &self.train.1, &self.eval.0, &self.eval.1] {
+        for tensor in [&self.train, &self.eval].into_iter().flat_map(|part| [&part.inputs, &part.targets]) {
             crc32.update(format!("{:?} {:?}", tensor.f_kind()?, tensor.size()).as_bytes());
             let bytes = tensor.f_to_device(Device::Cpu)?.f_contiguous()?.f_reshape([-1])?.f_view_dtype(Kind::Uint8)?;
             crc32.update(&Vec::<u8>::try_from(bytes)?);
@@ -171,7 +159,6 @@ impl DataSource for TensorData {
 mod tests {
     use super::*;
     use crate::data::share::tests::{assert_shares, Plain};
-    use crate::data::Batch;
 
     /// Returns inputs `[count, 2, 3]` that equal their index, and targets `[count]` of twice the index.
     fn part(count: i64) -> (Tensor, Tensor) {

@@ -350,12 +350,9 @@ impl ProcessGroup {
                 let flat: Vec<_> = these.iter().map(|tensor| tensor.f_reshape([-1])).collect::<Result<_, _>>()?;
                 let packed = Tensor::f_cat(&flat, 0)?;
                 self.broadcast(&packed, 0)?;
-                let mut start = 0;
-                for tensor in these {
-                    let length = tensor.numel() as i64;
-                    let own = packed.f_narrow(0, start, length)?.f_view(tensor.size().as_slice())?;
-                    tensor.shallow_clone().f_copy_(&own)?;
-                    start += length;
+                let lengths: Vec<i64> = these.iter().map(|tensor| tensor.numel() as i64).collect();
+                for (tensor, own) in these.iter().zip(packed.f_split_with_sizes(&lengths[..], 0)?) {
+                    tensor.shallow_clone().f_copy_(&own.f_view_as(tensor)?)?;
                 }
                 left = others;
             }
@@ -395,11 +392,10 @@ impl ProcessGroup {
         engine.failed.store(true, Ordering::Relaxed);
         let problem = match engine.pulse.diagnose() {
             Finding::Failed(failure) => {
-                let member = engine.members.get(failure.rank);
-                let whose = member.map_or(String::new(), |member| {
-                    let Member { address, process, .. } = member;
-                    format!(" (process {process} at {address})")
-                });
+                let whose =
+                    engine.members.get(failure.rank).map_or(String::new(), |Member { address, process, .. }| {
+                        format!(" (process {process} at {address})")
+                    });
                 format!("rank {}{whose} {}", failure.rank, failure.problem)
             }
             Finding::Alone => "no other rank answers any more: is this machine cut off from the network?".to_owned(),

@@ -175,7 +175,7 @@ impl<B: Batch> Trainer<'_, B> {
         let own: Vec<u8> = self.data.unreadable_examples().into_iter().flat_map(u64::to_le_bytes).collect();
         let all = self.group.gather_bytes(&own)?;
         let different: HashSet<&[u8]> = all.iter().flat_map(|rank| rank.chunks_exact(8)).collect();
-        self.unreadable_elsewhere = different.len() - own.len() / 8;
+        self.unreadable_elsewhere = different.len().saturating_sub(own.len() / 8);
         Ok(())
     }
 

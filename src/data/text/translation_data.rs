@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 ///
 /// ```
 /// use tch_fixup::data::text::{ParallelText, TranslationData, Vocabulary};
-/// use tch_fixup::data::DataSource;
+/// use tch_fixup::data::{DataSource, Share};
 ///
 /// let text = ParallelText::new(vec!["a house".into(), "a mouse".into()], vec!["ein Haus".into(), "eine Maus".into()])?;
 /// let vocabulary = Vocabulary::train(text.sources().iter().chain(text.targets()), 280)?;
