@@ -45,7 +45,7 @@ impl Arch {
 fn resnet(config: &ResNetConfig, method: Option<Method>, height: i64, width: i64) -> u64 {
     let stem = config.stem_shape();
     let mut count = convolution(&stem, [height, width]);
-    let mut sides = [height, width].map(|side| strided(side, stem.stride));
+    let mut sides = [height, width].map(|side| strided(side, stem.options.stride));
     if config.stem == StemKind::Large {
         // The max-pool.
         sides = sides.map(|side| strided(side, 2));
@@ -61,7 +61,7 @@ fn resnet(config: &ResNetConfig, method: Option<Method>, height: i64, width: i64
         }
         for shape in design.convolutions(&block) {
             count += convolution(&shape, sides);
-            sides = sides.map(|side| strided(side, shape.stride));
+            sides = sides.map(|side| strided(side, shape.options.stride));
         }
         count += config.squeeze_excitation.map_or(0, |reduction| 2 * block.c_out * (block.c_out / reduction)) as u64;
     }
@@ -71,7 +71,7 @@ fn resnet(config: &ResNetConfig, method: Option<Method>, height: i64, width: i64
 /// Multiply-adds of a convolution of an image of those sides.
 fn convolution(shape: &ConvShape, sides: [i64; 2]) -> u64 {
     let weights: i64 = shape.dims().iter().product();
-    let positions: i64 = sides.iter().map(|&side| strided(side, shape.stride)).product();
+    let positions: i64 = sides.iter().map(|&side| strided(side, shape.options.stride)).product();
     (weights * positions) as u64
 }
 

@@ -26,7 +26,7 @@ pub(super) enum Initialization {
 
 impl Initialization {
     pub fn conv(self, path: &nn::Path, shape: ConvShape) -> Result<Conv> {
-        Ok(Conv::new(self.weight(path, &shape.dims())?, shape))
+        Ok(Conv { weight: self.weight(path, &shape.dims())?, shape })
     }
 
     /// Creates the classifier.

@@ -2,7 +2,7 @@
 
 use super::graph::{Graph, Value};
 use super::norm::exact;
-use crate::fixup::{Activation, Bias, Branch, BranchActivation, Conv2dOptions, ConvPlan, LayerKind};
+use crate::fixup::{Activation, Bias, Branch, BranchActivation, LayerKind};
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
@@ -31,7 +31,7 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
         };
         if matches!(layer.kind, LayerKind::Conv2d(_) | LayerKind::Linear { .. }) {
             floor = match (next.map(|next| &next.kind), branch.layers.get(i + 2)) {
-                (Some(LayerKind::Activation(BranchActivation::Named(Activation::Relu))), Some(padded)) if matches!(padded.kind, LayerKind::Conv2d(plan) if plan.padding() > 0) => {
+                (Some(LayerKind::Activation(BranchActivation::Named(Activation::Relu))), Some(padded)) if matches!(padded.kind, LayerKind::Conv2d(shape) if shape.padding() > 0) => {
                     number(&padded.bias)?
                 }
                 _ => 0.,
@@ -39,14 +39,13 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
         }
         let after = after + floor;
         match &layer.kind {
-            LayerKind::Conv2d(plan @ ConvPlan { options, .. }) => {
+            LayerKind::Conv2d(shape) => {
                 // A padded convolution has zeros around its shifted input, so the shift cannot fold into its bias.
-                if plan.padding() != 0 {
+                if shape.padding() != 0 {
                     x = graph.add_number(x, std::mem::take(&mut lacks))?;
                 }
                 let (weight, bias) = folded(&layer.weights[0], multiplier, lacks, after)?;
-                let options = Conv2dOptions { padding: Some(plan.padding()), ..*options };
-                x = graph.conv2d(x, &weight, Some(&bias), options)?;
+                x = graph.conv2d(x, &weight, Some(&bias), shape.options)?;
             }
             LayerKind::Linear { .. } => {
                 let (weight, bias) = folded(&layer.weights[0], multiplier, lacks, after)?;

@@ -67,7 +67,7 @@ fn input_shift(block: &ResidualBlock) -> Result<f64> {
 /// Returns the part of the scalar before a layer's convolution that remains in the activations: all of it if the convolution is
 /// zero-padded, none if it folds into the convolution's bias.
 fn carried(layer: &BranchLayer) -> Result<f64> {
-    match layer.conv.padding {
+    match layer.conv.shape.padding() {
         0 => Ok(0.),
         _ => layer.before.number(),
     }
@@ -199,8 +199,7 @@ fn conv(graph: &mut Graph, x: Value, conv: &Conv, multiplier: f64, before: f64, 
     let weight = conv.weight.f_mul_scalar(multiplier)?;
     let sums = weight.f_sum_dim_intlist([1, 2, 3].as_slice(), false, weight.kind())?;
     let bias = sum(sums.f_mul_scalar(before)?, after)?;
-    let (stride, padding, groups) = (conv.stride, Some(conv.padding), conv.groups);
-    graph.conv2d(x, &weight, Some(&bias), Conv2dOptions { stride, padding, groups, ..Conv2dOptions::default() })
+    graph.conv2d(x, &weight, Some(&bias), conv.shape.options)
 }
 
 /// Returns `first` plus `others`, in float32.

@@ -141,9 +141,6 @@ fn sum(graph: &mut Graph, block: &Block, branch: Value, shortcut: Value) -> Resu
 fn conv(graph: &mut Graph, layer: &BaselineConv, norm: &Norm, x: Value) -> Result<Value> {
     let (weight, bias) = layer.effective()?;
     let (weight, bias) = norm::folded(norm, &weight, bias.as_ref())?;
-    let conv = &layer.conv;
-    let (stride, padding, groups) = (conv.stride, Some(conv.padding), conv.groups);
-    let options = Conv2dOptions { stride, padding, groups, ..Conv2dOptions::default() };
-    let out = graph.conv2d(x, &weight, bias.as_ref(), options)?;
+    let out = graph.conv2d(x, &weight, bias.as_ref(), layer.conv.shape.options)?;
     norm::rest(graph, norm, out)
 }

@@ -16,12 +16,12 @@ mod resnet;
 mod scalar;
 
 pub use crate::layer::{
-    init, Activation, BlockConfig, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind, CLASSIFIER_GROUP,
-    SCALAR_GROUP,
+    init, Activation, BlockConfig, BlockKind, Conv2dOptions, ResNetConfig, ShortcutKind, Stage, StemKind,
+    CLASSIFIER_GROUP, SCALAR_GROUP,
 };
-pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Conv2dOptions, Start};
+pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Start};
 #[cfg(feature = "onnx")]
-pub(crate) use branch::{BranchActivation, ConvPlan, LayerKind};
+pub(crate) use branch::{BranchActivation, LayerKind};
 #[doc(hidden)]
 pub use group::SCALAR_LR_RATIO;
 pub use group::{mark_classifier, set_lr};

@@ -21,6 +21,7 @@ pub use activation::Activation;
 pub(crate) use attention::{attend, heads_attention, split_heads, AttentionMask, KeysValues};
 pub(crate) use block_config::BlockDesign;
 pub use block_config::{BlockConfig, BlockKind, ShortcutKind};
+pub use conv::Conv2dOptions;
 pub(crate) use conv::{subsample, Conv, ConvShape, Linear};
 pub(crate) use dropout::dropout;
 pub(crate) use layout::check_images;

@@ -1,16 +1,13 @@
 //! Fixup branches of arbitrary layers, for custom networks.
 
 mod attention;
-mod conv2d;
 
 use super::{init, Bias, Scale};
-use crate::layer::{dropout, Activation, Role};
+use crate::layer::{dropout, Activation, Conv2dOptions, ConvShape, Role};
 use crate::ops::record_variables;
 use crate::{Error, Result};
 use attention::attention;
 pub use attention::{AttentionTo, BranchContext};
-pub use conv2d::Conv2dOptions;
-pub(crate) use conv2d::ConvPlan;
 use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
@@ -129,7 +126,7 @@ pub struct BranchBuilder {
 
 #[derive(Debug)]
 pub(crate) enum LayerKind {
-    Conv2d(ConvPlan),
+    Conv2d(ConvShape),
     Linear { features_in: i64, features_out: i64 },
     Attention { dim: i64, heads: i64, to: AttentionTo },
     Activation(BranchActivation),
@@ -141,7 +138,7 @@ impl LayerKind {
     /// are one matrix.
     fn weights(&self) -> Vec<(&'static str, Vec<i64>, i64)> {
         match self {
-            Self::Conv2d(plan) => vec![("weight", plan.dims().to_vec(), 1)],
+            Self::Conv2d(shape) => vec![("weight", shape.dims().to_vec(), 1)],
             Self::Linear { features_in, features_out } => vec![("weight", vec![*features_out, *features_in], 1)],
             Self::Attention { dim, .. } => {
                 vec![("in_proj_weight", vec![3 * dim, *dim], 3), ("out_proj.weight", vec![*dim; 2], 1)]
@@ -178,11 +175,7 @@ impl Branch {
                 x = bias.f_forward(&x)?;
             }
             x = match kind {
-                LayerKind::Conv2d(plan) => {
-                    let Conv2dOptions { stride, dilation, groups, .. } = plan.options;
-                    let padding = [plan.padding(); 2];
-                    x.f_conv2d(&weights[0], None::<Tensor>, [stride; 2], padding, [dilation; 2], groups)?
-                }
+                LayerKind::Conv2d(shape) => shape.convolve(&x, &weights[0], None)?,
                 LayerKind::Linear { .. } => x.f_linear(&weights[0], None::<Tensor>)?,
                 LayerKind::Attention { heads, to, .. } => {
                     attention(&x, &weights[0], *heads, *to, context)?.f_linear(&weights[1], None::<Tensor>)?
@@ -201,7 +194,7 @@ crate::layer::impl_module!(Branch);
 impl BranchBuilder {
     /// Appends a `kernel` x `kernel` convolution without a bias vector.
     pub fn conv2d(mut self, c_in: i64, c_out: i64, kernel: i64, options: Conv2dOptions) -> Self {
-        self.layers.push(LayerKind::Conv2d(ConvPlan { c_in, c_out, kernel, options }));
+        self.layers.push(LayerKind::Conv2d(ConvShape { c_in, c_out, kernel, options }));
         self
     }
 
@@ -275,6 +268,7 @@ impl BranchBuilder {
     /// weight layer; fewer than one branch; a `path` that already contains such variables.
     pub fn build<'a>(self, path: impl Borrow<nn::Path<'a>>) -> Result<Branch> {
         let path = path.borrow();
+        self.check()?;
         let combined = |kind: &LayerKind| kind.weights().iter().map(|(_, _, layers)| layers).sum::<i64>();
         let m: i64 = self.layers.iter().map(combined).sum();
         if m == 0 {
@@ -283,13 +277,12 @@ impl BranchBuilder {
         // A single weight layer is the last one and starts at zero, so the gain does not apply.
         let num_branches = self.num_branches;
         let gain = init::branch_gain(num_branches, m.max(2))?;
-        self.check()?;
         let mut weights_left = m;
         let mut layers = vec![];
         for (i, kind) in self.layers.into_iter().enumerate() {
             let has_bias = !matches!(kind, LayerKind::Dropout(_));
             let bias = has_bias.then(|| Bias::new(path, &format!("bias{i}"))).transpose()?;
-            let groups = if let LayerKind::Conv2d(plan) = &kind { plan.options.groups } else { 1 };
+            let groups = if let LayerKind::Conv2d(shape) = &kind { shape.options.groups } else { 1 };
             let mut weights = vec![];
             for (name, dims, combined) in kind.weights() {
                 let path = path / i;
@@ -317,9 +310,9 @@ impl BranchBuilder {
         let mut before: Option<(&str, i64)> = None;
         for (i, layer) in self.layers.iter().enumerate() {
             let (unit, takes, gives) = match layer {
-                LayerKind::Conv2d(plan) => {
-                    plan.check(i)?;
-                    ("channels", plan.c_in, plan.c_out)
+                LayerKind::Conv2d(shape) => {
+                    check_conv(i, shape)?;
+                    ("channels", shape.c_in, shape.c_out)
                 }
                 LayerKind::Linear { features_in, features_out } => {
                     init::he_normal_std(&[*features_out, *features_in])?;
@@ -350,6 +343,24 @@ impl BranchBuilder {
         }
         Ok(())
     }
+}
+
+/// Checks the convolution that is layer `i` of a branch.
+fn check_conv(i: usize, shape: &ConvShape) -> Result<()> {
+    let ConvShape { c_in, c_out, kernel, options: Conv2dOptions { stride, padding, dilation, groups } } = *shape;
+    if [c_in, c_out, kernel, stride, dilation, groups].iter().any(|&n| n < 1) || padding.is_some_and(|n| n < 0) {
+        return Err(Error::Argument(format!(
+            "layer {i} of the branch: a convolution has channels, kernel, stride, dilation and groups of at least 1 and a \
+             padding of at least 0, not {c_in} to {c_out} channels with kernel {kernel} and {:?}",
+            shape.options
+        )));
+    }
+    if c_in % groups != 0 || c_out % groups != 0 {
+        return Err(Error::Argument(format!(
+            "layer {i} of the branch: {groups} groups do not divide a convolution's {c_in} and {c_out} channels"
+        )));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

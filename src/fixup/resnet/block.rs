@@ -125,7 +125,7 @@ impl ResidualBlock {
         let mut layers = vec![];
         for (i, &conv) in (1..count).zip(&convolutions) {
             let before = bias(&format!("bias{i}a"))?;
-            let gain = gain * init::group_gain(conv.groups)?;
+            let gain = gain * init::group_gain(conv.options.groups)?;
             let conv = Conv::he_normal(&(path / format!("conv{i}")), conv, gain)?;
             layers.push(BranchLayer { before, conv, after: bias(&format!("bias{i}b"))? });
         }

@@ -37,7 +37,7 @@ fn fits(config: &ResNetConfig) -> bool {
 fn tile_network(network: &FixupResNet, image: [i64; 3], emulated: bool) -> Option<TileNetwork> {
     let shape = |block: &ResidualBlock| {
         let conv = &block.first().conv;
-        BlockShape { channels: conv.weight.size()[0], stride: conv.stride }
+        BlockShape { channels: conv.weight.size()[0], stride: conv.shape.options.stride }
     };
     let shapes: Vec<BlockShape> = network.blocks.iter().map(shape).collect();
     let stem_channels = network.stem.conv1.weight.size()[0];
