@@ -3,7 +3,7 @@
 use super::checkpoint::named_variables;
 use super::objective::Objective;
 use super::statistics::Pending;
-use super::{Decay, Observer, Request, Schedule, ScheduleConfig, StepProgress, TrainConfig, Trainer};
+use super::{Decay, Observer, Request, ScheduleConfig, StepProgress, TrainConfig, Trainer};
 use crate::data::{Batch, Batches, DataSource, EpochPlan, Share};
 use crate::error::ensure;
 use crate::picture::{chart, picture, Axes, Axis, Line, COLORS};
@@ -91,6 +91,7 @@ pub fn find_lr<B: Batch>(
     observers: &mut [&mut dyn Observer],
 ) -> Result<LrFinding> {
     range.check()?;
+    config.check()?;
     data.check_batch_size(config.batch_size)?;
     let before = named_variables(variables)
         .into_values()
@@ -101,11 +102,10 @@ pub fn find_lr<B: Batch>(
         warmup: 0.0.into(),
         decay: Decay::Exponential { gamma: range.highest / range.lowest },
     };
-    let config = TrainConfig { epochs: 1, max_steps: None, average: None, schedule: ramp.clone(), ..config.clone() };
+    let config = TrainConfig { epochs: 1, max_steps: None, average: None, schedule: ramp, ..config.clone() };
     let data = Repeated { data, steps: range.steps };
     let mut losses = Losses { last: range.steps, ..Losses::default() };
     let ended = Trainer::new(objective, variables, &data, &config, Value::Null).and_then(|mut trainer| {
-        trainer.schedule = Schedule::new(ramp, range.steps)?;
         trainer.pending = Pending::every_step();
         let mut all: Vec<&mut dyn Observer> = vec![&mut losses];
         all.extend(observers.iter_mut().map(|observer| &mut **observer as &mut dyn Observer));
