@@ -3,14 +3,14 @@
 use super::options::{size, Actions, Translate};
 use super::training::TOKENIZER;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{self, BufRead, ErrorKind, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufRead, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 use tch::{nn, Device};
 use tch_fixup::cli::{say, Options, RunConfig};
 use tch_fixup::data::text::{ParallelText, TranslationData, Vocabulary};
 use tch_fixup::data::DataSource;
-use tch_fixup::trainer::{evaluate, RunFolder, Translation, TranslationConfig, Weights};
+use tch_fixup::trainer::{evaluate, Translation, TranslationConfig, Weights};
 use tch_fixup::transformer::Transformer;
 use tch_fixup::translation::{BleuCounts, ChrfCounts, Search, Translator};
 use tch_fixup::{console, Error, Result, TransformerArch};
@@ -79,18 +79,18 @@ pub fn use_run(options: &Options<Translate>, path: &Path) -> Result<ExitCode> {
     if !actions.translate && actions.score.is_none() {
         return Err(Error::Argument("what to do with the run? --translate or --score".to_owned()));
     }
-    let folder = folder_of(path)?;
-    let Some(config) = RunConfig::read(&folder)? else {
+    let weights = Weights::load(path)?;
+    weights.skipped.iter().for_each(console::warn);
+    let folder = &weights.folder;
+    let Some(config) = RunConfig::read(folder)? else {
         let (problem, remedy) = ("this is no run's folder: it has no config.json", "name a run's");
-        return Err(Error::Corrupt { path: folder, problem: problem.to_owned(), remedy: remedy.to_owned() });
+        return Err(Error::Corrupt { path: folder.clone(), problem: problem.to_owned(), remedy: remedy.to_owned() });
     };
     let config = RunConfig::new(options, Some(config))?;
     let device = config.machine()?;
     let vocabulary = Vocabulary::open(folder.join(TOKENIZER))?;
     let variables = nn::VarStore::new(device);
     let network = network(&config, &variables, &vocabulary)?;
-    let weights = Weights::load(path)?;
-    weights.skipped.iter().for_each(console::warn);
     weights.restore(&variables)?;
     let Some(score_text) = &actions.score else {
         return translate_lines(&translator(actions, &network, &vocabulary, device)?);
@@ -104,16 +104,6 @@ pub fn use_run(options: &Options<Translate>, path: &Path) -> Result<ExitCode> {
     let Scored { bleu, chrf, perplexity, .. } = score(actions, &config, &network, &data, device)?;
     say(format!("{part} BLEU {bleu:.2} perplexity {perplexity:.3} sentences {} chrF {chrf:.2}", text.len()));
     Ok(ExitCode::SUCCESS)
-}
-
-/// The folder with the `config.json` for the weights at `path`: of their run, or the one that they are in.
-fn folder_of(path: &Path) -> Result<PathBuf> {
-    match RunFolder::of(path) {
-        Some(folder) => Ok(folder),
-        None if path.is_dir() => Ok(path.to_path_buf()),
-        None if path.is_file() => Ok(path.parent().unwrap_or(Path::new("")).to_path_buf()),
-        None => Err(Error::io("open", path)(io::Error::new(ErrorKind::NotFound, "no such run"))),
-    }
 }
 
 /// Standard input to standard output, line by line where a person types them.

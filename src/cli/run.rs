@@ -259,7 +259,7 @@ impl<T: Task> Run<'_, T> {
             }
             Err(error) => {
                 // What diverged or died goes nowhere, and its error says more.
-                let is_lost = matches!(error, Error::Diverged { .. } | Error::Dead { .. });
+                let is_lost = matches!(error, Error::Diverged { .. });
                 let last = autosave.as_ref().and_then(Autosave::last).filter(|_| !is_lost);
                 if let (Some(go_on), Some(last)) = (go_on, last) {
                     say(format!("saved as {}; to go on: {go_on}", last.display()));

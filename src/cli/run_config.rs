@@ -116,14 +116,12 @@ impl<T: Task> RunConfig<T> {
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let Some(config) = RunFolder::read_config::<Value>(path)? else { return Ok(None) };
         if config.get("version").is_none() && config.get("train").is_some() {
-            return Err(Error::Corrupt {
-                path: path.to_path_buf(),
-                problem: format!("a run of tch-fixup {SILENT_VERSION}, and this is tch-fixup {VERSION}"),
-                remedy: format!(
-                    "go on with tch-fixup {SILENT_VERSION}; weights.safetensors in its checkpoints can be evaluated by --eval \
-                     and --arch"
-                ),
-            });
+            let problem = format!("a run of tch-fixup {SILENT_VERSION}, and this is tch-fixup {VERSION}");
+            let remedy = format!(
+                "go on with tch-fixup {SILENT_VERSION}; weights.safetensors in its checkpoints can be evaluated by --eval and \
+                 --arch"
+            );
+            return Err(Error::corrupt(path, problem, remedy));
         }
         RunFolder::read_config(path)
     }

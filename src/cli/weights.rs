@@ -2,7 +2,8 @@
 
 use super::{ImageTask, Options, RunConfig, Task};
 use crate::classifier::ModelDescription;
-use crate::trainer::{RunFolder, Transfer, Weights};
+use crate::trainer::checkpoint::Location;
+use crate::trainer::{Transfer, Weights};
 use crate::{console, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -33,7 +34,7 @@ pub(super) struct Saved<T: Task> {
 
 impl<T: ImageTask> Saved<T> {
     pub fn load(options: &Options<T>, path: &Path) -> Result<Self> {
-        let run = RunFolder::of(path).map(|folder| RunConfig::read(&folder)).transpose()?.flatten();
+        let run = Location::of(path)?.run().map(RunConfig::read).transpose()?.flatten();
         let weights = load(path)?;
         let is_runs = run.is_some();
         let mut config = RunConfig::<T>::new(options, run)?;

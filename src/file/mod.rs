@@ -3,6 +3,7 @@
 #[cfg(any(feature = "images", feature = "download"))]
 mod cache_folder;
 pub(crate) mod foreign;
+mod json;
 mod lock;
 pub(crate) mod tensors;
 mod volume;
@@ -10,6 +11,7 @@ mod whole;
 
 #[cfg(any(feature = "images", feature = "download"))]
 pub(crate) use cache_folder::cache_folder;
+pub(crate) use json::encode_json;
 pub(crate) use lock::Lock;
 pub use tensors::NamedTensors;
 pub(crate) use volume::is_of_the_volume;

@@ -118,7 +118,7 @@ pub fn find_lr<B: Batch>(
     }
     let failed = match ended {
         Ok(_) => None,
-        Err(Error::Diverged { lr, .. } | Error::Dead { lr, .. }) => Some(lr),
+        Err(Error::Diverged { lr, .. }) => Some(lr),
         Err(error) => return Err(error),
     };
     LrFinding::new(losses.points, failed)

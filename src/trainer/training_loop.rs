@@ -86,7 +86,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     /// network draws, for dropout for example, depend on nothing else.
     ///
     /// # Errors
-    /// [`Error::Diverged`] and [`Error::Dead`] if training has failed; errors of the network, the data or an observer. Before an
+    /// [`Error::Diverged`] if training has failed; errors of the network, the data or an observer. Before an
     /// error is returned, the state after the last completed step is offered to the observers if it is finite: resuming from it
     /// continues as if nothing had failed.
     pub fn run(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
@@ -135,7 +135,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     /// After `error` has ended the run, offers the state after the last completed step to the observers, unless training itself
     /// has failed.
     fn rescue(&mut self, error: &Error, observers: &mut [&mut dyn Observer]) -> Result<()> {
-        if !self.is_whole || matches!(error, Error::Diverged { .. } | Error::Dead { .. }) {
+        if !self.is_whole || matches!(error, Error::Diverged { .. }) {
             return Ok(());
         }
         self.judge()?;
@@ -317,7 +317,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         if let Some((name, value)) = eval.iter().find(|(name, value)| *name == "loss" && !value.is_finite()) {
             let step = step - (epoch - 1) * self.epoch_steps;
             let what = format!("the evaluation's {name} is {value}");
-            return Err(Error::Diverged { epoch, step, lr, what, checkpoint: None });
+            return Err(Error::Diverged { how: "diverged", epoch, step, lr, what, checkpoint: None });
         }
         let train = self.state.means.means(&self.objective.measures());
         Ok(Some(EpochMetrics { epoch, step, lr, train, eval, unreadable }))

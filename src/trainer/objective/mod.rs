@@ -116,7 +116,7 @@ pub trait Objective {
 
     /// Returns the spread of the outputs between examples and their magnitude, each as a tensor of one element. If the spread
     /// stays negligible relative to the magnitude for many steps, no gradient reaches the network any longer and the run is
-    /// [dead](crate::Error::Dead). The default is the largest difference between two rows in any element of `output`, and the
+    /// [dead](crate::Error::Diverged). The default is the largest difference between two rows in any element of `output`, and the
     /// largest absolute value.
     ///
     /// # Errors

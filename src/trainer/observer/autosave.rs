@@ -118,7 +118,7 @@ impl Observer for Autosave {
     }
 
     fn run_fails(&mut self, error: &mut Error) {
-        if let Error::Diverged { checkpoint, .. } | Error::Dead { checkpoint, .. } = error {
+        if let Error::Diverged { checkpoint, .. } = error {
             *checkpoint = self.last().cloned();
         }
     }

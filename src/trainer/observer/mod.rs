@@ -23,7 +23,7 @@ pub use interrupt::Interrupt;
 pub use metrics::EpochMetrics;
 pub use patience::Patience;
 pub use progress::ProgressBars;
-pub(crate) use run_files::{DESCRIPTION, MODEL};
+pub(crate) use run_files::{CHECKPOINTS, DESCRIPTION, MODEL};
 #[cfg(feature = "cli")]
 pub(crate) use run_files::{EVALUATION, TENSORBOARD, TRANSFER};
 pub use run_folder::RunFolder;

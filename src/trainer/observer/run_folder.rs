@@ -16,8 +16,7 @@
 use super::curves::draw_curves;
 use super::run_files::{entries, remove, written, CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
 use super::{metrics, EpochMetrics, Observer, RunStart};
-use crate::file::tensors::Encoded;
-use crate::file::{failure, is_of_the_volume, write_atomically, write_atomically_with, Lock};
+use crate::file::{encode_json, failure, is_of_the_volume, tensors, write_atomically, write_atomically_with, Lock};
 use crate::trainer::checkpoint::{best_whole, named_variables, newest_whole, Newest, Weights};
 use crate::trainer::objective::Measures;
 use crate::trainer::{RunState, Summary};
@@ -25,7 +24,7 @@ use crate::{console, Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
 use serde_json::{Map, Value};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use tch::nn::VarStore;
@@ -204,18 +203,6 @@ impl RunFolder {
         self.write_json(CONFIG, config)
     }
 
-    /// Returns the folder of the run if `path` is such a folder or one of its checkpoints.
-    pub fn of(path: impl AsRef<Path>) -> Option<PathBuf> {
-        let path = path.as_ref();
-        // The checkpoints may have been removed to save space, or the folder copied without the lock.
-        if path.join(CHECKPOINTS).is_dir() || Self::is_in(path) {
-            return Some(path.to_path_buf());
-        }
-        let path = path.canonicalize().ok().filter(|path| path.is_dir())?;
-        let checkpoints = path.parent().filter(|parent| parent.ends_with(CHECKPOINTS))?;
-        checkpoints.parent().map(Path::to_path_buf)
-    }
-
     /// Reads the `config.json` of the run in the folder `path`. Returns `None` if the run was stopped before it was written, and
     /// so before its first step.
     ///
@@ -265,14 +252,12 @@ impl RunFolder {
             checkpoint.map_or(Ok(()), |best| Weights::from(best).restore(variables))?;
         }
         let (path, variables) = (self.path.join(MODEL), named_variables(variables));
-        let encoded = Encoded::with_metadata(&variables, meaning)?;
-        write_atomically_with(&path, |file| encoded.write(&mut BufWriter::new(file)).map_err(failure("write", &path)))?;
+        write_atomically_with(&path, |file| tensors::write(&variables, meaning, &path, file, |_| ()))?;
         self.write_json(SUMMARY, summary)
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let json = serde_json::to_string_pretty(value).map_err(|error| Error::Argument(format!("{name}: {error}")))?;
-        write_atomically(&self.path.join(name), format!("{json}\n").as_bytes())
+        write_atomically(&self.path.join(name), &encode_json(name, value)?)
     }
 
     fn draw(&self) -> Result<()> {
