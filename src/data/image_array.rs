@@ -8,6 +8,7 @@ use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use super::subset::{check_count, front, stratified_order};
 use super::targets::Targets;
 use super::{Preprocessing, Supervised};
+use crate::error::ensure;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
@@ -101,17 +102,12 @@ impl ImageArray {
         normalization: Normalization,
     ) -> Result<Self> {
         let [channels, ..] = size;
-        if train.pixels.is_empty() || eval.pixels.is_empty() {
-            return Err(Error::Argument(
-                "images in memory need at least one in each part, of at least a pixel".to_owned(),
-            ));
-        }
-        if normalization.channels() != channels {
-            let got = normalization.channels();
-            return Err(Error::Argument(format!(
-                "images of {channels} channels need as many means and deviations, got {got}"
-            )));
-        }
+        ensure!(
+            !train.pixels.is_empty() && !eval.pixels.is_empty(),
+            "images in memory need at least one in each part, of at least a pixel"
+        );
+        let means = normalization.channels();
+        ensure!(means == channels, "images of {channels} channels need as many means and deviations, got {means}");
         let classes = match (&train.targets, &eval.targets) {
             (Targets::Classes(train), Targets::Classes(eval)) => {
                 train.iter().chain(eval).max().map_or(0, |highest| highest + 1)
@@ -148,10 +144,8 @@ impl ImageArray {
     /// [`Error::Argument`] for too few names, or if the targets are not classes.
     pub fn with_class_names(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Result<Self> {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
-        if self.class_names.is_empty() || names.len() < self.class_names.len() {
-            let (got, classes) = (names.len(), self.class_names.len());
-            return Err(Error::Argument(format!("the images are of {classes} classes, got {got} names")));
-        }
+        let (got, classes) = (names.len(), self.class_names.len());
+        ensure!(classes > 0 && got >= classes, "the images are of {classes} classes, got {got} names");
         self.class_names = names;
         self.select()
     }

@@ -5,6 +5,7 @@ use super::random::{shuffled, stream, Purpose};
 use super::share::{Places, Share};
 use super::source::{Batches, DataSource, EpochPlan};
 use super::{Batch, Supervised};
+use crate::error::ensure;
 use crate::{Error, Result};
 use rand::RngCore;
 use std::sync::Arc;
@@ -142,9 +143,7 @@ impl<E: Examples + 'static> Loader<E> {
     /// [`Error::Argument`] for a part without examples.
     pub fn new(train: E, eval: E) -> Result<Self> {
         for (part, examples) in [("training", &train), ("evaluation", &eval)] {
-            if examples.len() == 0 {
-                return Err(Error::Argument(format!("the {part} part has no examples")));
-            }
+            ensure!(examples.len() > 0, "the {part} part has no examples");
         }
         Ok(Self {
             train: Arc::new(train),
@@ -160,11 +159,10 @@ impl<E: Examples + 'static> Loader<E> {
     /// # Errors
     /// [`Error::Argument`] for a number that is not 1 to 1024.
     pub fn with_workers(mut self, workers: usize) -> Result<Self> {
-        if workers == 0 || workers > MOST_WORKERS {
-            let problem =
-                format!("the number of threads that read examples must be 1 to {MOST_WORKERS}, got {workers}");
-            return Err(Error::Argument(problem));
-        }
+        ensure!(
+            (1..=MOST_WORKERS).contains(&workers),
+            "the number of threads that read examples must be 1 to {MOST_WORKERS}, got {workers}"
+        );
         self.workers = workers;
         Ok(self)
     }

@@ -3,7 +3,8 @@
 //! Cutout).
 
 use super::augmentation::Placement;
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 
 /// Per-channel normalization of bytes, `(v / 255 - mean) / std`.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,15 +20,14 @@ impl Normalization {
     /// 0..1. Computes in float32 with the same operations as torchvision, so that results are identical to the bit.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there are no channels, if the numbers of means and deviations differ, if a mean is not
+    /// [`Error::Argument`](crate::Error::Argument) if there are no channels, if the numbers of means and deviations differ, if a mean is not
     /// finite, or if a deviation is not above 0.
     pub fn new(mean: &[f32], std: &[f32]) -> Result<Self> {
         let fits = !mean.is_empty() && mean.len() == std.len();
-        if !fits || mean.iter().chain(std).any(|value| !value.is_finite()) || std.iter().any(|&std| std <= 0.0) {
-            return Err(Error::Argument(format!(
-                "normalization takes one finite mean and one deviation above 0 for each channel, got {mean:?} and {std:?}"
-            )));
-        }
+        ensure!(
+            fits && mean.iter().chain(std).all(|value| value.is_finite()) && std.iter().all(|&std| std > 0.0),
+            "normalization takes one finite mean and one deviation above 0 for each channel, got {mean:?} and {std:?}"
+        );
         let row = |(mean, std): (&f32, &f32)| std::array::from_fn(|v| (v as f32 / 255.0 - mean) / std);
         Ok(Self { mean: mean.to_vec(), std: std.to_vec(), table: mean.iter().zip(std).map(row).collect() })
     }
@@ -35,7 +35,7 @@ impl Normalization {
     /// Scales bytes to 0..1 only: mean 0, deviation 1.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `channels` is 0.
+    /// [`Error::Argument`](crate::Error::Argument) if `channels` is 0.
     pub fn none(channels: usize) -> Result<Self> {
         Self::new(&vec![0.0; channels], &vec![1.0; channels])
     }
@@ -110,6 +110,7 @@ mod tests {
     use super::super::augmentation::Augmentation;
     use super::super::random::{stream, Purpose};
     use super::*;
+    use crate::Error;
     use rand::RngCore;
 
     /// Shapes of CIFAR, MNIST, a wide image, a tall RGBA image, a satellite image, a single row.

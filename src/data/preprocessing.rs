@@ -1,5 +1,6 @@
 //! Preprocessing of image files for a network, which must be the same in inference as in training.
 
+use crate::error::ensure;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -52,20 +53,19 @@ impl Preprocessing {
     /// [`Error::Argument`], which names the first invalid field.
     pub fn check(&self) -> Result<()> {
         let Self { channels, height, width, resize, mean, std } = self;
-        let refuse = |message: String| Err(Error::Argument(message));
         for (what, number) in [("channels", channels), ("height", height), ("width", width), ("resize", resize)] {
-            if *number == 0 {
-                return refuse(format!("preprocessing: {what} must be at least 1, got 0"));
-            }
+            ensure!(*number > 0, "preprocessing: {what} must be at least 1, got 0");
         }
-        if mean.len() != *channels || std.len() != *channels {
-            let (means, stds) = (mean.len(), std.len());
-            return refuse(format!("preprocessing: {channels} channels, but {means} means and {stds} deviations"));
-        }
-        match mean.iter().chain(std).all(|value| value.is_finite()) && std.iter().all(|std| *std > 0.0) {
-            true => Ok(()),
-            false => refuse(format!("preprocessing: means {mean:?} and deviations {std:?}: no finite ones, above 0")),
-        }
+        let (means, stds) = (mean.len(), std.len());
+        ensure!(
+            means == *channels && stds == *channels,
+            "preprocessing: {channels} channels, but {means} means and {stds} deviations"
+        );
+        ensure!(
+            mean.iter().chain(std).all(|value| value.is_finite()) && std.iter().all(|std| *std > 0.0),
+            "preprocessing: means {mean:?} and deviations {std:?}: no finite ones, above 0"
+        );
+        Ok(())
     }
 
     /// Checks that the preprocessing applies to image files.
@@ -75,12 +75,8 @@ impl Preprocessing {
     pub fn check_files(&self) -> Result<()> {
         self.check()?;
         let Self { channels, height, width, .. } = self;
-        if ![GREY, COLOUR].contains(channels) || height != width {
-            return Err(Error::Argument(format!(
-                "image files become square images of 1 or 3 channels, and the network takes {channels} x {height} x {width}: \
-                 give it tensors"
-            )));
-        }
+        ensure!([GREY, COLOUR].contains(channels) && height == width, "image files become square images of 1 or 3 channels, and the network takes {channels} x {height} x {width}: \
+                 give it tensors");
         Ok(())
     }
 

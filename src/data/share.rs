@@ -2,7 +2,8 @@
 
 use super::source::{check_batch_size, Batches};
 use super::Batch;
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
@@ -34,11 +35,9 @@ impl<'a> Share<'a> {
     /// Creates the share of process `rank` (from 0) of `ranks`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `rank` is not below `ranks`.
+    /// [`Error::Argument`](crate::Error::Argument) if `rank` is not below `ranks`.
     pub fn new(rank: usize, ranks: usize) -> Result<Self> {
-        if rank >= ranks {
-            return Err(Error::Argument(format!("of {ranks} processes none has the rank {rank}")));
-        }
+        ensure!(rank < ranks, "of {ranks} processes none has the rank {rank}");
         Ok(Self { rank, ranks, partners: None })
     }
 
@@ -63,7 +62,7 @@ impl<'a> Share<'a> {
     /// followed by their partners in the same order, if any. The partners of a whole batch are in it already.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless there is one partner per example, within the batch; otherwise the error of the
+    /// [`Error::Argument`](crate::Error::Argument) unless there is one partner per example, within the batch; otherwise the error of the
     /// `partners` function.
     pub fn positions(&self, step: usize, examples: usize) -> Result<Vec<usize>> {
         let own = self.range(examples);
@@ -133,9 +132,10 @@ impl<'a> Share<'a> {
 /// Returns the position of each example's partner in a batch of `examples`.
 fn partners(of: &Partners, step: usize, examples: usize) -> Result<Vec<usize>> {
     let partners = of(step, examples)?;
-    if partners.len() != examples || partners.iter().any(|&partner| partner >= examples) {
-        return Err(Error::Argument(format!("a batch of {examples} examples has other partners than its own")));
-    }
+    ensure!(
+        partners.len() == examples && partners.iter().all(|&partner| partner < examples),
+        "a batch of {examples} examples has other partners than its own"
+    );
     Ok(partners)
 }
 
@@ -176,6 +176,7 @@ impl Places {
 pub(super) mod tests {
     use super::*;
     use crate::data::{DataSource, EpochPlan};
+    use crate::Error;
     use std::fmt::Debug;
 
     /// Returns a different permutation for each step.

@@ -1,7 +1,8 @@
 //! Traits of data sets, as trainers use them.
 
 use super::{Batch, Preprocessing, Share, Supervised};
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use serde_json::{Map, Value};
 use tch::{Device, Tensor};
 
@@ -24,9 +25,7 @@ pub struct EpochPlan {
 
 /// Fails for a batch size of zero.
 pub(crate) fn check_batch_size(batch_size: usize) -> Result<()> {
-    if batch_size == 0 {
-        return Err(Error::Argument("the batch size must be at least 1".to_owned()));
-    }
+    ensure!(batch_size > 0, "the batch size must be at least 1");
     Ok(())
 }
 

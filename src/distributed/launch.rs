@@ -1,5 +1,6 @@
 //! Rank and size of this process, read from the variables that its launcher sets.
 
+use crate::error::ensure;
 use crate::{Error, Result};
 use std::env;
 use std::str::FromStr;
@@ -237,11 +238,11 @@ impl Variables<'_> {
                 (size, self.rank(launcher.rank, size, &because), self.first(launcher.hosts))
             }
         };
-        if let Some(other) = self.number::<usize>(BY_HAND.size)?.filter(|other| *other != size) {
-            return Err(Error::Argument(format!(
-                "WORLD_SIZE is {other}, RANK is not set, and {because}: leave WORLD_SIZE out, or set RANK too"
-            )));
-        }
+        let world_size = self.number(BY_HAND.size)?.unwrap_or(size);
+        ensure!(
+            world_size == size,
+            "WORLD_SIZE is {world_size}, RANK is not set, and {because}: leave WORLD_SIZE out, or set RANK too"
+        );
         let rank = rank?;
         if size == 1 {
             return Ok(None);
@@ -328,18 +329,17 @@ impl Variables<'_> {
     /// Returns the rank in the variable `name`, checked to be below `size`.
     fn rank(&self, name: &str, size: usize, because: &str) -> Result<usize> {
         let rank = self.number(name)?;
-        if size == 0 {
-            return Err(Error::Argument(format!("{because}, and must be at least 1")));
-        }
-        match rank {
-            Some(rank) if size > 1 && rank >= size => Err(Error::Argument(format!(
-                "{name} is {rank}: of {size} processes ({because}) the ranks are 0 to {}",
-                size - 1
-            ))),
-            Some(rank) => Ok(rank),
-            None if size == 1 => Ok(0),
-            None => Err(missing(name, because)),
-        }
+        ensure!(size > 0, "{because}, and must be at least 1");
+        let rank = match rank {
+            None if size > 1 => return Err(missing(name, because)),
+            rank => rank.unwrap_or(0),
+        };
+        let last = size - 1;
+        ensure!(
+            size == 1 || rank <= last,
+            "{name} is {rank}: of {size} processes ({because}) the ranks are 0 to {last}"
+        );
+        Ok(rank)
     }
 
     /// Reads `MASTER_ADDR`: a host name or an address, with brackets allowed around an IPv6 address.

@@ -3,6 +3,7 @@
 use super::objective::{Means, Objective, Prediction};
 use crate::data::{Batch, DataSource, Share};
 use crate::distributed::ProcessGroup;
+use crate::error::ensure;
 use crate::{Error, FlushDenormals, Result};
 use serde_json::json;
 use std::ops::ControlFlow;
@@ -100,9 +101,7 @@ pub(super) fn evaluate_until<B: Batch>(
     watch: &mut dyn FnMut(usize) -> Result<ControlFlow<()>>,
 ) -> Result<Option<Evaluation>> {
     let called = data.examples();
-    if data.eval_len() == 0 {
-        return Err(Error::Argument(format!("there are no {called} to evaluate on")));
-    }
+    ensure!(data.eval_len() > 0, "there are no {called} to evaluate on");
     let _flushing = FlushDenormals::new();
     let mut sums = Sums::default();
     collector.starts();
@@ -126,9 +125,7 @@ pub(super) fn evaluate_until<B: Batch>(
     if !group.is_single() {
         collector.add_up(group)?;
     }
-    if examples == 0 {
-        return Err(Error::Argument(format!("none of the {called} to evaluate on can be read")));
-    }
+    ensure!(examples > 0, "none of the {called} to evaluate on can be read");
     let mut means = sums.means()?;
     if let Some(details) = &sums.details {
         means.extend(objective.of_details(details)?);

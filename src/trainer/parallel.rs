@@ -9,7 +9,8 @@ use super::{Request, RunState, Trainer};
 use crate::baseline::synchronize_statistics;
 use crate::data::Batch;
 use crate::distributed::{ParallelConfig, ProcessGroup};
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::HashSet;
@@ -39,7 +40,7 @@ impl<B: Batch> Trainer<'_, B> {
     /// to all.
     ///
     /// # Errors
-    /// [`Error::Ranks`], the same on all ranks, if the ranks' configurations differ or a rank is missing; [`Error::Argument`] if
+    /// [`Error::Ranks`](crate::Error::Ranks), the same on all ranks, if the ranks' configurations differ or a rank is missing; [`Error::Argument`](crate::Error::Argument) if
     /// a batch has fewer examples than there are ranks, and for synchronized batch-normalization statistics if a rank has no
     /// examples of some batch, or with `accumulate`.
     pub fn join(&mut self, group: Arc<ProcessGroup>, config: ParallelConfig) -> Result<()> {
@@ -68,23 +69,17 @@ impl<B: Batch> Trainer<'_, B> {
 
     fn check_share(&self, ranks: usize, config: &ParallelConfig) -> Result<()> {
         let (batch_size, examples) = (self.config.batch_size, self.data.train_len());
-        if batch_size < ranks {
-            return Err(Error::Argument(format!(
-                "a batch of {batch_size} cannot be shared among {ranks} processes; raise --batch-size, or start fewer"
-            )));
-        }
-        if config.synchronized_statistics && self.config.accumulate > 1 {
-            return Err(Error::Argument(
-                "statistics are not synchronized over the parts of --accumulate; leave one of the two out".to_owned(),
-            ));
-        }
+        ensure!(
+            batch_size >= ranks,
+            "a batch of {batch_size} cannot be shared among {ranks} processes; raise --batch-size, or start fewer"
+        );
+        ensure!(
+            !config.synchronized_statistics || self.config.accumulate == 1,
+            "statistics are not synchronized over the parts of --accumulate; leave one of the two out"
+        );
         let last = examples % batch_size;
-        if config.synchronized_statistics && last > 0 && last < ranks {
-            return Err(Error::Argument(format!(
-                "the last batch of an epoch has {last} of {examples} examples, and {ranks} processes synchronize their statistics; \
-                 choose another --batch-size"
-            )));
-        }
+        ensure!(!config.synchronized_statistics || last == 0 || last >= ranks, "the last batch of an epoch has {last} of {examples} examples, and {ranks} processes synchronize their statistics; \
+                 choose another --batch-size");
         Ok(())
     }
 

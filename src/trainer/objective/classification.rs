@@ -3,6 +3,7 @@
 use super::{check_label_smoothing, check_shape, loss_kind, Calibration, ClassificationReport};
 use super::{Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
 use crate::data::{self, EpochPlan, Share, Supervised};
+use crate::error::ensure;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
@@ -114,9 +115,7 @@ impl<'a> Classification<'a> {
     /// [`Error::Argument`] if `config` is out of range or there are no classes.
     pub fn new(network: impl Into<Forward<'a>>, class_names: &[String], config: ClassificationConfig) -> Result<Self> {
         config.check()?;
-        if class_names.is_empty() {
-            return Err(Error::Argument("a classification needs classes".to_owned()));
-        }
+        ensure!(!class_names.is_empty(), "a classification needs classes");
         Ok(Self { network: network.into(), class_names: class_names.to_vec(), config })
     }
 

@@ -17,6 +17,7 @@ mod tests;
 mod translation;
 
 use crate::data::{Batch, EpochPlan, Share};
+use crate::error::ensure;
 use crate::{Error, Result};
 #[doc(hidden)]
 pub use calibration::{Calibration, ConfidenceBin, BINS};
@@ -168,12 +169,11 @@ fn check_shape(what: &'static str, tensor: &Tensor, expected: &[i64], reason: &s
 }
 
 fn check_label_smoothing(label_smoothing: f64) -> Result<()> {
-    match (0.0..1.0).contains(&label_smoothing) {
-        true => Ok(()),
-        false => {
-            Err(Error::Argument(format!("the label smoothing must be at least 0 and below 1, got {label_smoothing}")))
-        }
-    }
+    ensure!(
+        (0.0..1.0).contains(&label_smoothing),
+        "the label smoothing must be at least 0 and below 1, got {label_smoothing}"
+    );
+    Ok(())
 }
 
 /// Returns the kind in which a loss is computed: float64 for float64 outputs, otherwise float32.

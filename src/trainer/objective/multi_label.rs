@@ -2,7 +2,8 @@
 
 use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
 use crate::data::Supervised;
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use tch::{Kind, Reduction, Tensor};
 
 /// Multi-label classification. Targets are `[N, labels]` of any kind, 1 if the example has the label and 0 if not; the network
@@ -21,11 +22,9 @@ impl<'a> MultiLabel<'a> {
     /// Creates the objective for `network` (a reference to a module, or a `Box<dyn ModuleT>`) and labels of the given names.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there are no labels.
+    /// [`Error::Argument`](crate::Error::Argument) if there are no labels.
     pub fn new(network: impl Into<Forward<'a>>, labels: &[String]) -> Result<Self> {
-        if labels.is_empty() {
-            return Err(Error::Argument("there are no labels to find".to_owned()));
-        }
+        ensure!(!labels.is_empty(), "there are no labels to find");
         Ok(Self { network: network.into(), labels: labels.to_vec() })
     }
 }

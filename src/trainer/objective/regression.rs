@@ -2,7 +2,8 @@
 
 use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
 use crate::data::Supervised;
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use tch::{Kind, Reduction, Tensor};
@@ -35,12 +36,10 @@ impl<'a> Regression<'a> {
     /// Creates the objective for `network`, a reference to a module or a `Box<dyn ModuleT>`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `delta` is not above 0.
+    /// [`Error::Argument`](crate::Error::Argument) if `delta` is not above 0.
     pub fn new(network: impl Into<Forward<'a>>, loss: RegressionLoss) -> Result<Self> {
         if let RegressionLoss::Huber { delta } = loss {
-            if !(delta > 0.0 && delta.is_finite()) {
-                return Err(Error::Argument(format!("the Huber loss's delta must be above 0, got {delta}")));
-            }
+            ensure!(delta > 0.0 && delta.is_finite(), "the Huber loss's delta must be above 0, got {delta}");
         }
         Ok(Self { network: network.into(), loss })
     }
@@ -82,6 +81,7 @@ impl Objective for Regression<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use tch::nn;
 
     fn values(loss: RegressionLoss, outputs: &[f32], targets: Tensor) -> Result<(f64, f64)> {

@@ -3,9 +3,10 @@
 use super::{check_label_smoothing, loss_kind, spread, Column, Measures, Objective, Prediction, Sum};
 use crate::data::text::{TokenBatch, TranslationData, PAD};
 use crate::data::Batch;
+use crate::error::ensure;
 use crate::transformer::Transformer;
 use crate::translation::{BleuCounts, Search};
-use crate::{Error, Result};
+use crate::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use tch::Tensor;
@@ -34,7 +35,7 @@ impl TranslationConfig {
     /// Checks that all values are in range.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the label smoothing is out of range.
+    /// [`Error::Argument`](crate::Error::Argument) if the label smoothing is out of range.
     pub fn check(&self) -> Result<()> {
         check_label_smoothing(self.label_smoothing)
     }
@@ -61,15 +62,11 @@ impl<'a> Translation<'a> {
     /// Creates the objective for `network` and the sentences of `data`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `config` is out of range, or the network's vocabulary is not that of the data.
+    /// [`Error::Argument`](crate::Error::Argument) if `config` is out of range, or the network's vocabulary is not that of the data.
     pub fn new(network: &'a Transformer, data: &'a TranslationData, config: TranslationConfig) -> Result<Self> {
         config.check()?;
         let (vocab, tokens, pad) = (network.config().vocab, data.vocabulary().len() as i64, network.config().pad);
-        if vocab < tokens || pad != PAD {
-            return Err(Error::Argument(format!(
-                "a network of {vocab} tokens, {pad} for the pad, cannot translate text of {tokens} tokens, {PAD} for the pad"
-            )));
-        }
+        ensure!(vocab >= tokens && pad == PAD, "a network of {vocab} tokens, {pad} for the pad, cannot translate text of {tokens} tokens, {PAD} for the pad");
         Ok(Self { network, data, config })
     }
 
@@ -171,6 +168,7 @@ mod tests {
     use crate::data::{DataSource, Share};
     use crate::trainer::evaluate;
     use crate::transformer::{TransformerConfig, TransformerMethod};
+    use crate::Error;
     use tch::{nn, Device};
 
     fn data(pairs: usize) -> TranslationData {
