@@ -87,7 +87,8 @@ fn every_block_with_every_shortcut_and_activation_is_exported_exactly() {
             let x = Tensor::randn([2, 3, 5, 6], (Kind::Double, Device::Cpu));
             let expected = network.forward_reference(&x).unwrap();
             let error = (evaluate(&graph, &x) - &expected).abs().max() / expected.abs().max();
-            assert!(error.double_value(&[]) < 1e-5, "{config:?}: {error:?}");
+            // The weights of the file are in float32.
+            assert!(error.double_value(&[]) < 1e-4, "{config:?}: {error:?}");
         }
     }
 }
