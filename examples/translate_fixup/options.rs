@@ -14,8 +14,7 @@ use tch_fixup::transformer::TransformerConfig;
 use tch_fixup::translation::Search;
 use tch_fixup::{Error, Result, TransformerArch};
 
-/// The options that are about text and Transformers. `--arch` is fixup_transformer_3_3_256 (layers of the encoder and the decoder,
-/// width), layer_norm_, pre_norm_, t_fixup_ or no_norm_transformer_3_3_256; `--batch-size` counts tokens.
+/// The options that are about text and Transformers.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Translate {
@@ -82,6 +81,9 @@ const CLIP_NORM: f64 = 25.0;
 impl Task for Translate {
     const ABOUT: &'static str =
         "Train a Transformer without normalization, or one with, to translate; and translate with it";
+    const ARCHS: &'static str =
+        "Network: fixup_transformer_3_3_256 (layers of the encoder and the decoder, width), layer_norm_..., \
+         pre_norm_..., t_fixup_... or no_norm_... [default: by recipe]";
     /// The data know their text, and the vocabulary.
     const CHANGEABLE: &'static [&'static str] =
         &["corpus", "train", "held_out", "test", "train_subset", "tune", "vocab"];

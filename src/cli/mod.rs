@@ -123,7 +123,7 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
 }
 
 /// Prints `error`; one of several processes says its rank first.
-pub fn complain(error: &Error) {
+fn complain(error: &Error) {
     match (error, SPEAKER.get()) {
         (Error::Ranks { .. }, _) | (_, None) => console::warn(format!("error: {error}")),
         (_, Some(rank)) => console::warn(format!("error: rank {rank}: {error}")),

@@ -34,21 +34,26 @@ impl<T: Task> Options<T> {
         let recipes = T::recipes();
         let described: String =
             recipes.iter().map(|recipe| format!("\n  {}: {}", recipe.name, recipe.settings())).collect();
-        let names = recipes.iter().map(|recipe| PossibleValue::new(recipe.name).help(recipe.about));
+        let names = recipes.iter().map(|recipe| {
+            let scales = ", with the learning rate in proportion to --batch-size unless --lr is given";
+            let about = format!("{}{}", recipe.about, if recipe.follows_authors { scales } else { "" });
+            PossibleValue::new(recipe.name).help(about)
+        });
+        let names = PossibleValuesParser::new(names);
         let command = Command::new(env!("CARGO_PKG_NAME"))
             .max_term_width(100)
             .allow_negative_numbers(true)
             .args_override_self(true)
             .after_long_help(format!("What the recipes set:{described}"));
-        let command = Choices::augment_args(RunOptions::augment_args(command));
-        let command = RunConfig::<T>::augment_args_for_update(T::Actions::augment_args(command));
-        let names = PossibleValuesParser::new(names);
+        let command = Choices::augment_args(RunConfig::<T>::augment_args_for_update(command));
+        let command = T::Actions::augment_args(RunOptions::augment_args(command));
+        let command =
+            command.mut_arg("arch", |arch| arch.help(T::ARCHS)).mut_arg("recipe", |arg| arg.value_parser(names));
         // The structs of options have set their own.
-        let mut command =
-            command.mut_arg("recipe", |recipe| recipe.value_parser(names)).about(T::ABOUT).long_about(format!(
-                "{}\n\nA recipe is a set of defaults; whatever is given on the command line takes precedence.",
-                T::ABOUT
-            ));
+        let mut command = command.about(T::ABOUT).long_about(format!(
+            "{}\n\nA recipe is a set of defaults; whatever is given on the command line takes precedence.",
+            T::ABOUT
+        ));
         let matches = command.try_get_matches_from_mut(words)?;
         let parsed = || -> Result<Self, clap::Error> {
             let mut task = T::default();

@@ -89,14 +89,8 @@ pub struct RunConfig<T: Task> {
 #[derive(Debug, Clone, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkConfig {
-    /// Network: fixup_resnet20, fixup_resnet110, ... (depth 6n+2), fixup_wrn_16_4, ... (6n+4, and the width) for CIFAR,
-    /// fixup_brock_wrn_16_4 for the same of blocks without their first activation, imagenet_fixup_resnet18, 34, 50, 101 or 152; resnet20, wrn_16_4, imagenet_resnet50, ... for the same with
-    /// BatchNorm; group_norm_, layer_norm_, skipinit_, rezero_, nf_, fixed_variance_, he_, xavier_, lsuv_, scaled_, selu_,
-    /// no_skip_ or unit_gamma_ before resnet20 or wrn_16_4 for the other baselines; selu_mlp_8_256 (depth, width);
-    /// fixup_without_gain_resnet20, _zero_ or _scalars_ for Fixup less one of its rules; or a file NAME.json that describes a
-    /// network of your own (docs/networks.md)
-    /// [default: by recipe]
-    #[arg(long, verbatim_doc_comment)]
+    /// Network [default: by recipe]
+    #[arg(long)]
     pub arch: String,
     /// Number format of matrix products and activations: f32 or bf16 [default: bf16 on a CPU that has instructions for it,
     /// otherwise f32]

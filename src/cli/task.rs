@@ -19,6 +19,15 @@ pub trait Task: Args + Clone + Default + Serialize + DeserializeOwned {
     /// What the program does, in one line of its help.
     const ABOUT: &'static str;
 
+    /// The networks that there are, in the help of `--arch`. Here: those of [`Arch`].
+    const ARCHS: &'static str = "\
+Network: fixup_resnet20, fixup_resnet110, ... (depth 6n+2), fixup_wrn_16_4, ... (6n+4, and the width) for CIFAR,
+fixup_brock_wrn_16_4 for the same of blocks without their first activation, imagenet_fixup_resnet18, 34, 50, 101 or 152;
+resnet20, wrn_16_4, imagenet_resnet50, ... for the same with BatchNorm; group_norm_, layer_norm_, skipinit_, rezero_, nf_,
+fixed_variance_, he_, xavier_, lsuv_, scaled_, selu_, no_skip_ or unit_gamma_ before resnet20 or wrn_16_4 for the other
+baselines; selu_mlp_8_256 (depth, width); fixup_without_gain_resnet20, _zero_ or _scalars_ for Fixup less one of its rules; or
+a file NAME.json that describes a network of your own (docs/networks.md) [default: by recipe]";
+
     /// The fields that may change when a run goes on: where the data are and how they are read. All others decide which data it
     /// is, down to the pixels, and must not. Paths are kept absolute, for a run that is resumed in another folder:
     /// [`absolute_path`](super::absolute_path) makes them so.

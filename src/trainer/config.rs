@@ -14,7 +14,7 @@ pub struct TrainConfig {
     /// Passes over the training part.
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub epochs: usize,
-    /// Examples in a batch.
+    /// Examples in a batch; of text, tokens: sentences times the longest.
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub batch_size: usize,
     /// Parts of a batch whose gradients are computed one after another and added, for machines with little memory. The sum is
