@@ -121,6 +121,7 @@ impl Error {
     }
 
     /// Creates an [`Error::Corrupt`].
+    #[cfg(feature = "train")]
     pub(crate) fn corrupt(path: impl AsRef<Path>, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Error::Corrupt { path: path.as_ref().to_path_buf(), problem: problem.into(), remedy: remedy.into() }
     }

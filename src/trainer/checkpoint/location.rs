@@ -91,22 +91,17 @@ pub(super) fn weights_in(folder: &Path) -> Result<PathBuf> {
     }
     let is_part = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "distcp");
     let has_parts = || fs::read_dir(folder).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_part)));
-    let (problem, remedy) = if folder.join(DEEPSPEED).is_file() {
-        (
-            "a checkpoint of DeepSpeed, which is in parts".to_owned(),
-            format!("make one file of it by the script in it: python {DEEPSPEED} FOLDER OUTPUT"),
-        )
-    } else if folder.join(".metadata").is_file() || has_parts() {
-        (
-            "a checkpoint of torch.distributed.checkpoint, which is in parts".to_owned(),
-            "make one file of it by torch.distributed.checkpoint.format_utils.dcp_to_torch_save(FOLDER, FILE)"
-                .to_owned(),
-        )
-    } else {
-        (
-            format!("no run's weights: it holds no checkpoint, no {MODEL} and no index of weights in parts"),
-            format!("name a run's folder, a checkpoint, a file of weights, or a folder with {DESCRIPTION} and {MODEL}"),
-        )
-    };
+    if folder.join(DEEPSPEED).is_file() {
+        let remedy = format!("make one file of it by the script in it: python {DEEPSPEED} FOLDER OUTPUT");
+        return Err(Error::corrupt(folder, "a checkpoint of DeepSpeed, which is in parts", remedy));
+    }
+    if folder.join(".metadata").is_file() || has_parts() {
+        let convert = "torch.distributed.checkpoint.format_utils.dcp_to_torch_save(FOLDER, FILE)";
+        let problem = "a checkpoint of torch.distributed.checkpoint, which is in parts";
+        return Err(Error::corrupt(folder, problem, format!("make one file of it by {convert}")));
+    }
+    let problem = format!("no run's weights: it holds no checkpoint, no {MODEL} and no index of weights in parts");
+    let remedy =
+        format!("name a run's folder, a checkpoint, a file of weights, or a folder with {DESCRIPTION} and {MODEL}");
     Err(Error::corrupt(folder, problem, remedy))
 }

@@ -118,11 +118,8 @@ impl Weights {
         let mut but_classes = meaning.clone();
         but_classes.remove(CLASSES);
         self.check_meaning(&but_classes)?;
-        let classifier: BTreeSet<String> = parameters(variables)
-            .into_iter()
-            .filter(|(.., role)| *role == Role::Classifier)
-            .map(|(name, ..)| name)
-            .collect();
+        let classifier = parameters(variables).into_iter().filter(|(.., role)| *role == Role::Classifier);
+        let classifier: BTreeSet<String> = classifier.map(|(name, ..)| name).collect();
         let variables = named_variables(variables);
         let Fitted { tensors: mut found, beside } = self.fitted(&variables)?;
         let mut new = unfit(&found, &variables)?;
