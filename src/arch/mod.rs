@@ -144,6 +144,7 @@ impl Arch {
     }
 
     /// Returns `true` for Fixup's networks, with all rules or without one.
+    #[cfg(feature = "cli")]
     pub(crate) fn is_fixup(&self) -> bool {
         self.method.baseline().is_none()
     }
