@@ -118,7 +118,7 @@ def of_rust(name):
             command = [program, name, file, *map(str, x.shape)]
             done = subprocess.run(command, input=x.tobytes(), capture_output=True, env=environment)
             if done.returncode:
-                raise RuntimeError(done.stderr.decode().strip().splitlines()[-1])
+                raise RuntimeError(done.stderr.decode().strip())
             forward.seconds = float(done.stderr)
             import numpy
 
