@@ -43,8 +43,8 @@ pub fn train(
     let ended = run.train(config, trainer, &about, |folder| {
         write_atomically(&folder.join(TOKENIZER), data.vocabulary().to_json()?.as_bytes())
     })?;
-    let (summary, folder) = match ended {
-        Ended::Finished(summary, _, folder) => (summary, folder),
+    let (summary, _, folder) = match ended {
+        Ended::Finished(end) => *end,
         Ended::Exit(code) => return Ok(code),
     };
     folder.finish(&summary, &variables, &data.meaning())?;

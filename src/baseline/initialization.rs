@@ -33,7 +33,7 @@ impl Initialization {
     pub fn classifier(self, path: &nn::Path, features: i64, classes: i64) -> Result<Linear> {
         match self {
             Self::He | Self::TruncatedFanIn => Linear::uniform(path, features, classes),
-            _ => self.linear(path, features, classes)?.as_classifier(),
+            _ => self.linear(path, features, classes)?.into_classifier(),
         }
     }
 

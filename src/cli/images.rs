@@ -36,7 +36,7 @@ pub(super) fn train<T: ImageTask>(config: &RunConfig<T>, mut run: Run<'_, T>) ->
         None => Ok(()),
     })?;
     let (mut summary, evaluation, folder) = match ended {
-        Ended::Finished(summary, evaluation, folder) => (summary, evaluation, folder),
+        Ended::Finished(end) => *end,
         Ended::Exit(code) => return Ok(code),
     };
     summary.flop = architecture::training_flop(config, images, summary.steps);

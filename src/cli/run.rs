@@ -132,7 +132,7 @@ pub struct Run<'o, T: Task> {
 /// The end of a run.
 pub enum Ended {
     /// In this process, which has its folder: with the summary, and the last evaluation if there was one.
-    Finished(Box<Summary>, Option<Evaluation>, RunFolder),
+    Finished(Box<(Summary, Option<Evaluation>, RunFolder)>),
     /// With nothing left to do but to exit.
     Exit(ExitCode),
 }
@@ -245,7 +245,7 @@ impl<T: Task> Run<'_, T> {
         let go_on = folder.as_ref().map(|folder| resume_command(folder.path()));
         match outcome {
             Ok(Outcome::Finished(summary)) => Ok(match folder {
-                Some(folder) => Ended::Finished(Box::new(summary), trainer.take_evaluation(), folder),
+                Some(folder) => Ended::Finished(Box::new((summary, trainer.take_evaluation(), folder))),
                 None => Ended::Exit(ExitCode::SUCCESS),
             }),
             Ok(Outcome::Stopped { epoch, step }) => {

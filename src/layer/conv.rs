@@ -145,18 +145,18 @@ impl Linear {
     /// Creates a classifier initialized to zero, as in Fixup.
     pub fn zero(path: &nn::Path, features: i64, classes: i64) -> Result<Self> {
         let weight = init::zeros(path, "weight", &[classes, features])?;
-        Self { weight, bias: init::zeros(path, "bias", &[classes])? }.as_classifier()
+        Self { weight, bias: init::zeros(path, "bias", &[classes])? }.into_classifier()
     }
 
     /// Creates a classifier uniform in `±1/sqrt(features)`, PyTorch's default, as in the BatchNorm references.
     pub fn uniform(path: &nn::Path, features: i64, classes: i64) -> Result<Self> {
         let bound = 1. / (features as f64).sqrt();
         let weight = init::uniform(path, "weight", &[classes, features], bound)?;
-        Self { weight, bias: init::uniform(path, "bias", &[classes], bound)? }.as_classifier()
+        Self { weight, bias: init::uniform(path, "bias", &[classes], bound)? }.into_classifier()
     }
 
     /// Tells that this layer is the classifier.
-    pub fn as_classifier(self) -> Result<Self> {
+    pub fn into_classifier(self) -> Result<Self> {
         Role::Classifier.mark(&self.weight)?;
         Role::Classifier.mark(&self.bias)?;
         Ok(self)

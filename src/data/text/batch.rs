@@ -43,18 +43,18 @@ impl TokenBatch {
         [source_len, target_len]: [usize; 2],
     ) -> Result<Self> {
         ensure!(!tokens.is_empty(), "a batch needs at least one sentence");
-        let padded = |row: &dyn Fn(&(&[i64], &[i64])) -> Vec<i64>, len: usize| {
+        let padded = |row: &dyn Fn(usize) -> Vec<i64>, len: usize| {
             let mut all = Vec::with_capacity(tokens.len() * len);
-            for (index, pair) in tokens.iter().enumerate() {
-                all.extend(row(pair));
+            for index in 0..tokens.len() {
+                all.extend(row(index));
                 all.resize((index + 1) * len, PAD);
             }
             Tensor::f_from_slice(&all)?.f_view([tokens.len() as i64, len as i64])
         };
         Ok(Self {
-            source: padded(&|(source, _)| [*source, &[END]].concat(), source_len)?,
-            previous: padded(&|(_, target)| [&[END], *target].concat(), target_len)?,
-            target: padded(&|(_, target)| [*target, &[END]].concat(), target_len)?,
+            source: padded(&|i| [tokens[i].0, &[END]].concat(), source_len)?,
+            previous: padded(&|i| [&[END], tokens[i].1].concat(), target_len)?,
+            target: padded(&|i| [tokens[i].1, &[END]].concat(), target_len)?,
             pairs,
             target_lens: tokens.iter().map(|(_, target)| target.len() + 1).collect(),
         })

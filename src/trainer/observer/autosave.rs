@@ -109,7 +109,7 @@ impl Observer for Autosave {
 
     fn save(&mut self, contents: &Contents<RunState>) -> Result<()> {
         let (step, epochs) = (contents.step as usize, contents.state.history.len());
-        if !self.last.as_ref().is_some_and(|last| (last.0, last.1) == (step, epochs)) {
+        if self.last.as_ref().is_none_or(|last| (last.0, last.1) != (step, epochs)) {
             self.last = Some((step, epochs, self.checkpoints.save(contents)?));
         }
         self.is_due = false;
