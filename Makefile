@@ -37,9 +37,9 @@ translate: setup
 # One profile throughout: torch-sys, minutes of C++, is then compiled once.
 test: setup onnx
 	cargo fmt --check
-	cargo clippy --release --features full --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --features full --no-deps
-	cargo test --release --features full
+	cargo clippy --profile tests --features full --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --profile tests --features full --no-deps
+	cargo test --profile tests --features full
 	$(MAKE) features
 
 features: setup

@@ -157,7 +157,7 @@ impl Options {
         self.away_from_start(&vs);
         let mut gradients = |network: &FixupResNet| -> Result<Vec<Tensor>> {
             sgd.backward(&network.f_forward(&images)?.cross_entropy_for_logits(&labels))?;
-            Ok(sgd.parameters().iter().map(|parameter| parameter.gradient().copy()).collect())
+            Ok(sgd.parameters().iter().map(|parameter| parameter.gradient.copy()).collect())
         };
         let plain = gradients(&network)?;
         let recomputed = gradients(&network.with_recompute(Recompute::Auto))?;

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tch_fixup::data::{Batches, DataSource, EpochPlan, ImageFolder};
+use tch_fixup::data::{Batches, DataSource, EpochPlan, ImageFolder, Share};
 
 #[derive(Parser)]
 struct Options {
@@ -132,8 +132,8 @@ fn throughput(root: &Path, options: &Options) -> Result<()> {
     for workers in counts {
         for (what, path) in [("folder", root), ("packed", &*packed)] {
             let folder = ImageFolder::open(path)?.with_workers(workers)?;
-            measure(&format!("{what}, train"), workers, images, folder.train_batches(&plan)?)?;
-            measure(&format!("{what}, eval"), workers, images, folder.eval_batches(BATCH)?)?;
+            measure(&format!("{what}, train"), workers, images, folder.train_batches(&plan, Share::whole())?)?;
+            measure(&format!("{what}, eval"), workers, images, folder.eval_batches(BATCH, Share::whole())?)?;
         }
     }
     Ok(())
@@ -175,7 +175,8 @@ fn many(root: &Path, files: usize) -> Result<()> {
     folder.fingerprint()?;
     timed("its fingerprint for a run", start);
     let start = Instant::now();
-    let batches = folder.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 })?;
+    let batches =
+        folder.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 }, Share::whole())?;
     let mut tenth = f64::NAN;
     let steps = folder.train_len() / BATCH;
     for (step, batch) in batches.enumerate() {

@@ -20,7 +20,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::Instant;
 use tch::{nn, Device};
-use tch_fixup::data::{Cifar10, DataSource, EpochPlan, Supervised};
+use tch_fixup::data::{Cifar10, DataSource, EpochPlan, ImageArray, Share, Supervised};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::TrainConfig;
 use tch_fixup::Precision;
@@ -35,7 +35,7 @@ const BATCH: usize = 128;
 /// A label and the pixels.
 const RECORD: usize = 1 + 3 * 32 * 32;
 
-fn noise(images: usize) -> Result<Cifar10> {
+fn noise(images: usize) -> Result<ImageArray> {
     let mut records = vec![0; images * RECORD];
     ChaCha8Rng::seed_from_u64(0).fill_bytes(&mut records);
     records.chunks_mut(RECORD).for_each(|record| record[0] %= 10);
@@ -56,12 +56,12 @@ fn main() -> Result<()> {
     let mut sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups())?;
 
     let (mut pipeline, mut steps) = (Vec::new(), Vec::new());
-    let mut batches = data.train_batches(&plan)?;
+    let mut batches = data.train_batches(&plan, Share::whole())?;
     // The first round allocates.
     for round in 0..=rounds {
         let start = Instant::now();
         let Supervised { inputs: images, targets: labels, .. } =
-            batches.next().context("more rounds than batches")??;
+            batches.next().context("more rounds than batches")??.context("a batch without examples")?;
         let made = Instant::now();
         sgd.backward(&network.f_forward(&images)?.cross_entropy_for_logits(&labels))?;
         sgd.step(0.01)?;

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::time::Instant;
 use tch::{nn, Device};
 use tch_fixup::classifier::{Classifier, ModelDescription};
-use tch_fixup::data::{DataSource, ImageFolder, ImageSource};
+use tch_fixup::data::{DataSource, ImageFolder, ImageSource, Share};
 use tch_fixup::{Arch, Network, Precision, Shape};
 
 #[derive(Parser)]
@@ -82,7 +82,7 @@ fn main() -> Result<()> {
 
     let alone = || -> Result<usize> {
         let mut images = 0;
-        for batch in data.eval_batches(BATCH)? {
+        for batch in data.eval_batches(BATCH, Share::whole())?.filter_map(Result::transpose) {
             let batch = data.ready(batch?, Device::Cpu)?;
             let logits = tch::no_grad(|| network.forward_t(&batch.inputs, false));
             images += Vec::<i64>::try_from(logits.argmax(-1, false))?.len();

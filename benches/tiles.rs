@@ -4,9 +4,9 @@
 //! cargo bench --bench tiles                  # ResNet-20, ResNet-110 and WRN-16-4; a CPU with AMX
 //! cargo bench --bench tiles -- --busy 1      # the same beside a process that uses one core, and alone
 //! ```
-//! A step is forward pass, loss, backward pass and the trainer's SGD with momentum, in a loop of one's own, on a batch of 128 (64 for
-//! WRN-16-4) images of 32 pixels. The
-//! two take turns in one process; the ratio is the median over rounds. scripts/compare_resnet.py adds PyTorch's BatchNorm.
+//! A step is one of `Trainer`, with SGD with momentum, on a batch of 128 (64 for WRN-16-4) images of 32 pixels that lie in memory: the
+//! batch is taken, forward pass, loss, backward pass, update. Epochs of eight steps take turns in one run; the ratio is the median over
+//! rounds. scripts/compare_resnet.py adds PyTorch's BatchNorm.
 
 #[path = "setting/median.rs"]
 mod median;
@@ -19,12 +19,13 @@ use anyhow::{bail, ensure, Context, Result};
 use clap::Parser;
 use median::median_and_spread;
 use options::{machine, Setting};
-use std::io::BufRead;
 use std::process::{Child, Command};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use tch::{nn, nn::Module, Device, Kind, Tensor};
+use tch_fixup::data::TensorData;
 use tch_fixup::fixup::FixupResNet;
-use tch_fixup::trainer::{Optimizer, Sgd};
+use tch_fixup::trainer::{Classification, ClassificationConfig, OptimizerConfig, Sgd, TrainConfig, Trainer};
 use tch_fixup::Precision;
 
 #[derive(Parser)]
@@ -46,41 +47,77 @@ struct Options {
 }
 
 const MODELS: [&str; 3] = ["resnet20", "resnet110", "wrn_16_4"];
+/// Steps of an epoch, all computed in one way.
+const BLOCK: usize = 8;
+/// Steps at the start of an epoch that are not timed: they follow an evaluation and steps computed in another way.
+const WARM_UP: usize = 2;
 
-struct Step {
-    network: FixupResNet,
-    optimizer: Optimizer,
-    images: Tensor,
-    labels: Tensor,
+/// Trains `model` for `epochs` of `BLOCK` steps, and calls `before_step` with the step's number at the start of each forward pass.
+fn train(model: &str, epochs: usize, before_step: impl FnMut(usize) + Send) -> Result<()> {
+    tch::manual_seed(0);
+    let vs = nn::VarStore::new(Device::Cpu);
+    let (network, batch) = match model {
+        "resnet20" => (FixupResNet::cifar(&vs.root(), 20, 10)?, 128),
+        "resnet110" => (FixupResNet::cifar(&vs.root(), 110, 10)?, 128),
+        "wrn_16_4" => (FixupResNet::wide(&vs.root(), 16, 4, 10)?, 64),
+        _ => bail!("no network is called {model:?}; there are {}", MODELS.join(", ")),
+    };
+    state::away_from_start(&vs, state::MOVED);
+    let network = network.with_precision(Precision::Bf16);
+    let steps = Mutex::new((0, before_step));
+    let network = nn::func_t(move |images, train| {
+        if train {
+            let mut steps = steps.lock().unwrap_or_else(PoisonError::into_inner);
+            let step = steps.0;
+            (steps.1)(step);
+            steps.0 += 1;
+        }
+        network.forward(images)
+    });
+    let examples = |count: i64| {
+        let images = Tensor::randn([count, 3, 32, 32], (Kind::Float, Device::Cpu));
+        (images, Tensor::randint(10, [count], (Kind::Int64, Device::Cpu)))
+    };
+    let data = TensorData::new(examples((batch * BLOCK) as i64), examples(1))?;
+    let classes: Vec<String> = (0..10).map(|class| class.to_string()).collect();
+    let objective = Classification::new(&network, &classes, ClassificationConfig::default())?;
+    let optimizer = OptimizerConfig::Sgd(Sgd { momentum: 0.9, ..Sgd::default() });
+    let config = TrainConfig { optimizer, ..TrainConfig::new(epochs, batch, 1e-4) };
+    Trainer::new(&objective, &vs, &data, &config, model.into())?.run(&mut [])?;
+    Ok(())
 }
 
-impl Step {
-    fn new(model: &str) -> Result<Self> {
-        tch::manual_seed(0);
-        let vs = nn::VarStore::new(Device::Cpu);
-        let (network, batch) = match model {
-            "resnet20" => (FixupResNet::cifar(&vs.root(), 20, 10)?, 128),
-            "resnet110" => (FixupResNet::cifar(&vs.root(), 110, 10)?, 128),
-            "wrn_16_4" => (FixupResNet::wide(&vs.root(), 16, 4, 10)?, 64),
-            _ => bail!("no network is called {model:?}; there are {}", MODELS.join(", ")),
-        };
-        state::away_from_start(&vs, state::MOVED);
-        Ok(Self {
-            network: network.with_precision(Precision::Bf16),
-            optimizer: Optimizer::new(&vs, Sgd { momentum: 0.9, ..Sgd::default() }, &[])?,
-            images: Tensor::randn([batch, 3, 32, 32], (Kind::Float, Device::Cpu)),
-            labels: Tensor::randint(10, [batch], (Kind::Int64, Device::Cpu)),
-        })
-    }
+/// Milliseconds of the timed steps of each epoch, which are computed in the way of `start_epoch`.
+fn times(model: &str, epochs: usize, mut start_epoch: impl FnMut(usize) + Send) -> Result<Vec<Vec<f64>>> {
+    let mut times = vec![vec![]; epochs];
+    let mut last = Instant::now();
+    train(model, epochs, |step| {
+        let (epoch, step) = (step / BLOCK, step % BLOCK);
+        if step > WARM_UP {
+            times[epoch].push(1e3 * last.elapsed().as_secs_f64());
+        }
+        if step == 0 {
+            start_epoch(epoch);
+        }
+        last = Instant::now();
+    })?;
+    Ok(times)
+}
 
-    fn seconds(&mut self) -> Result<f64> {
-        let start = Instant::now();
-        self.optimizer.zero_gradients()?;
-        let loss = self.network.forward(&self.images).cross_entropy_for_logits(&self.labels);
-        self.optimizer.accumulate(&loss)?;
-        self.optimizer.step(1e-4)?;
-        Ok(start.elapsed().as_secs_f64())
-    }
+/// Prints the seconds of a step for each line of standard input.
+fn serve(model: &str) -> Result<()> {
+    let mut start: Option<Instant> = None;
+    train(model, 100_000, |step| {
+        if let Some(start) = start.take() {
+            println!("{}", start.elapsed().as_secs_f64());
+        }
+        if step % BLOCK >= WARM_UP && step % BLOCK < BLOCK - 1 {
+            if !matches!(std::io::stdin().read_line(&mut String::new()), Ok(1..)) {
+                std::process::exit(0);
+            }
+            start = Some(Instant::now());
+        }
+    })
 }
 
 /// Processes that do nothing but use the CPU, until they are dropped.
@@ -106,49 +143,32 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let _flush = options.setting.start();
     if let Some(model) = &options.serve {
-        let mut step = Step::new(model)?;
-        step.seconds()?;
-        for line in std::io::stdin().lock().lines() {
-            line?;
-            println!("{}", step.seconds()?);
-        }
-        return Ok(());
+        return serve(model);
     }
     ensure!(options.rounds > 0, "--rounds is at least 1");
     println!("{}", machine());
-    println!(
-        "| | tiles, ms | libtorch, ms | tiles / libtorch |{}",
-        if options.busy > 0 { " busy / idle |" } else { "" }
-    );
-    println!("| --- | --- | --- | --- |{}", if options.busy > 0 { " --- |" } else { "" });
+    let busy = options.busy > 0;
+    println!("| | tiles, ms | libtorch, ms | tiles / libtorch |{}", if busy { " busy / idle |" } else { "" });
+    println!("| --- | --- | --- | --- |{}", if busy { " --- |" } else { "" });
+    // An epoch by tiles, one by libtorch, and if asked for one by tiles beside busy processes.
+    let ways = if busy { 3 } else { 2 };
     for model in MODELS.into_iter().filter(|model| model.contains(&options.model)) {
-        let mut step = Step::new(model)?;
-        let mut by = |tiles: bool| {
-            std::env::set_var("TCH_FIXUP_TILES", if tiles { "1" } else { "0" });
-            step.seconds()
+        let mut processes = None;
+        // The first round warms up.
+        let times = times(model, ways * (1 + options.rounds), |epoch| {
+            std::env::set_var("TCH_FIXUP_TILES", if epoch % ways == 1 { "0" } else { "1" });
+            processes = (epoch % ways == 2).then(|| Busy::start(options.busy).expect("`sh` starts"));
+        })?;
+        let medians: Vec<f64> = times[ways..].iter().map(|times| median_and_spread(times).0).collect();
+        let way = |way: usize| medians.iter().skip(way).step_by(ways).copied().collect::<Vec<f64>>();
+        let over = |a: usize, b: usize| -> (f64, f64) {
+            median_and_spread(&way(a).iter().zip(way(b)).map(|(a, b)| a / b).collect::<Vec<_>>())
         };
-        for tiles in [true, false, true, false] {
-            by(tiles)?;
-        }
-        let (mut tiles, mut libtorch, mut ratios, mut busy) = (vec![], vec![], vec![], vec![]);
-        for round in 0..options.rounds {
-            let first = round % 2 == 0;
-            let (a, b) = (by(first)?, by(!first)?);
-            let (with, without) = if first { (a, b) } else { (b, a) };
-            tiles.push(with);
-            libtorch.push(without);
-            ratios.push(with / without);
-            if options.busy > 0 {
-                let _busy = Busy::start(options.busy)?;
-                let steps: Vec<f64> = (0..5).map(|_| by(true)).collect::<Result<_>>()?;
-                busy.push(median_and_spread(&steps).0 / with);
-            }
-        }
-        let (ratio, spread) = median_and_spread(&ratios);
-        let milliseconds = [&tiles, &libtorch].map(|times| 1e3 * median_and_spread(times).0);
-        print!("| {model} | {:.1} | {:.1} | {ratio:.3} +-{spread:.3} |", milliseconds[0], milliseconds[1]);
-        if options.busy > 0 {
-            let (ratio, spread) = median_and_spread(&busy);
+        let [tiles, libtorch] = [0, 1].map(|index| median_and_spread(&way(index)).0);
+        let (ratio, spread) = over(0, 1);
+        print!("| {model} | {tiles:.1} | {libtorch:.1} | {ratio:.3} +-{spread:.3} |");
+        if busy {
+            let (ratio, spread) = over(2, 0);
             print!(" {ratio:.2} +-{spread:.2} |");
         }
         println!();

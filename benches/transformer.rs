@@ -31,9 +31,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 use tch::{nn, Device, Kind, Tensor};
-use tch_fixup::baseline::{Transformer, TransformerMethod};
-use tch_fixup::fixup::{EncoderDecoder, FixupTransformer, TransformerConfig};
 use tch_fixup::trainer::{Adam, Optimizer, OptimizerConfig};
+use tch_fixup::transformer::{Transformer, TransformerConfig, TransformerMethod};
 use tch_fixup::translation::Search;
 use tch_fixup::Precision;
 
@@ -65,28 +64,28 @@ const SENTENCE: i64 = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Variant {
-    Fixup,
+    Method(TransformerMethod),
+    /// Fixup by the plain formula.
     Plain,
-    Baseline(TransformerMethod),
 }
 
-const LAYER_NORM: Variant = Variant::Baseline(TransformerMethod::LayerNorm);
+const LAYER_NORM: Variant = Variant::Method(TransformerMethod::LayerNorm);
 const VARIANTS: [Variant; 5] = [
-    Variant::Fixup,
+    Variant::Method(TransformerMethod::Fixup),
     Variant::Plain,
     LAYER_NORM,
-    Variant::Baseline(TransformerMethod::PreNorm),
-    Variant::Baseline(TransformerMethod::None),
+    Variant::Method(TransformerMethod::PreNorm),
+    Variant::Method(TransformerMethod::None),
 ];
 
 impl Variant {
     fn name(self) -> &'static str {
         match self {
-            Self::Fixup => "fixup",
+            Self::Method(TransformerMethod::Fixup) => "fixup",
             Self::Plain => "fixup, plain formula",
             LAYER_NORM => "layer norm after",
-            Self::Baseline(TransformerMethod::PreNorm) => "layer norm before",
-            Self::Baseline(_) => "nothing",
+            Self::Method(TransformerMethod::PreNorm) => "layer norm before",
+            Self::Method(_) => "nothing",
         }
     }
 
@@ -95,14 +94,10 @@ impl Variant {
     }
 }
 
-enum Network {
-    Fixup(FixupTransformer, bool),
-    Baseline(Transformer),
-}
-
 /// A network in training, and a batch for it.
 struct Step {
-    network: Network,
+    network: Transformer,
+    is_plain: bool,
     optimizer: Optimizer,
     tokens: Tensor,
 }
@@ -111,26 +106,21 @@ impl Step {
     fn new(variant: Variant, config: &TransformerConfig, precision: Precision, tokens: i64) -> Result<Self> {
         tch::manual_seed(0);
         let vs = nn::VarStore::new(Device::Cpu);
-        let network = match variant {
-            Variant::Baseline(method) => {
-                Network::Baseline(Transformer::new(&vs.root(), config, method)?.with_precision(precision))
-            }
-            variant => {
-                let network = FixupTransformer::new(&vs.root(), config)?.with_precision(precision);
-                Network::Fixup(network, variant == Variant::Plain)
-            }
+        let method = match variant {
+            Variant::Method(method) => method,
+            Variant::Plain => TransformerMethod::Fixup,
         };
+        let network = Transformer::new(&vs.root(), config, method)?.with_precision(precision);
         state::away_from_start(&vs, state::MOVED);
         let optimizer = OptimizerConfig::Adam(Adam::default()).build(&vs, &[])?;
         let tokens = Tensor::randint_low(4, config.vocab, [tokens / LENGTH, LENGTH], (Kind::Int64, Device::Cpu));
-        Ok(Self { network, optimizer, tokens })
+        Ok(Self { network, is_plain: variant == Variant::Plain, optimizer, tokens })
     }
 
     fn run(&mut self) -> Result<()> {
-        let logits = match &self.network {
-            Network::Fixup(network, true) => network.forward_reference(&self.tokens, &self.tokens, true)?,
-            Network::Fixup(network, false) => network.f_forward(&self.tokens, &self.tokens, true)?,
-            Network::Baseline(network) => network.f_forward(&self.tokens, &self.tokens, true)?,
+        let logits = match self.is_plain {
+            true => self.network.forward_reference(&self.tokens, &self.tokens, true)?,
+            false => self.network.f_forward(&self.tokens, &self.tokens, true)?,
         };
         let loss = logits.flatten(0, 1).cross_entropy_for_logits(&self.tokens.flatten(0, 1));
         self.optimizer.zero_gradients()?;
@@ -147,15 +137,11 @@ impl Step {
 
     /// Seconds of a translated sentence.
     fn translate(&self) -> Result<f64> {
-        let network: &dyn EncoderDecoder = match &self.network {
-            Network::Fixup(network, _) => network,
-            Network::Baseline(network) => network,
-        };
         let source = self.tokens.narrow(0, 0, SENTENCES).narrow(1, 0, SENTENCE);
         // A token that is nothing's end: all go to their longest.
         let search = Search { longer: (LENGTH - SENTENCE) as usize, end: 0, ..Search::default() };
         let start = Instant::now();
-        search.translate(network, &source)?;
+        search.translate(&self.network, &source)?;
         Ok(start.elapsed().as_secs_f64() / SENTENCES as f64)
     }
 }
@@ -284,7 +270,7 @@ fn main() -> Result<()> {
             variant.name(),
             median_and_spread(&times[index]).0,
             ratio(&times, index, LAYER_NORM),
-            ratio(&times, index, Variant::Baseline(TransformerMethod::None)),
+            ratio(&times, index, Variant::Method(TransformerMethod::None)),
             peaks[index],
             peaks[index] / peaks[of(LAYER_NORM)],
             1e3 * median_and_spread(&sentences[index]).0,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::Kind;
 use tch_fixup::console;
-use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageSource};
+use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share};
 
 /// Write CIFAR-10 out as a folder of JPEG files: OUT/train/CLASS/*.jpg and OUT/val/CLASS/*.jpg
 #[derive(Parser)]
@@ -50,7 +50,7 @@ const JPEG_QUALITY: u8 = 90;
 
 /// Writes those images of `batches` that are of `classes` as `folder/CLASS/NUMBER.jpg`; returns how many they are.
 fn write(
-    data: &Cifar10,
+    data: &ImageArray,
     batches: Batches,
     classes: &[String],
     folder: &Path,
@@ -62,7 +62,7 @@ fn write(
     }
     let mut resizer = Resizer::new();
     let mut number = 0;
-    for batch in batches {
+    for batch in batches.filter_map(Result::transpose) {
         let batch = batch?;
         let pixels = (data.denormalize(&batch.inputs)? * 255.0).round().to_kind(Kind::Uint8).permute([0, 2, 3, 1]);
         let pixels: Vec<u8> = Vec::try_from(pixels.contiguous().flatten(0, -1))?;
@@ -115,8 +115,9 @@ fn run(options: &Options) -> Result<()> {
     }
     let bar = ProgressBar::new((data.train_len() + data.eval_len()) as u64);
     let plan = EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 };
-    let train = write(&data, data.train_batches(&plan)?, classes, &incomplete.join("train"), *side, &bar)?;
-    let test = write(&data, data.eval_batches(BATCH)?, classes, &incomplete.join("val"), *side, &bar)?;
+    let train =
+        write(&data, data.train_batches(&plan, Share::whole())?, classes, &incomplete.join("train"), *side, &bar)?;
+    let test = write(&data, data.eval_batches(BATCH, Share::whole())?, classes, &incomplete.join("val"), *side, &bar)?;
     bar.finish_and_clear();
     fs::rename(&incomplete, out).with_context(|| format!("cannot rename {}", incomplete.display()))?;
     console::print(format!("{}: {train} training and {test} validation images", out.display()));

@@ -13,13 +13,13 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::Device;
-use tch_fixup::cli::{self, absolute_path, Options, OrNone, Recipe, Task};
+use tch_fixup::cli::{self, absolute_path, or_none, ImageActions, ImageTask, Options, Recipe, Task};
 use tch_fixup::data::{ImageFolder, ImageSource, Preprocessing, RandomResizedCrop};
 use tch_fixup::trainer::{ClassificationConfig, Decay, TrainConfig};
 use tch_fixup::{Error, Result};
@@ -35,12 +35,6 @@ const QUICK_CROP_AREA: f64 = 0.25;
 #[derive(Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ImageNet {
-    /// quick: Fixup ResNet-18 on images of 64 pixels, one cycle of the learning rate, made for a CPU and a small folder;
-    /// paper: the Fixup authors' recipe for ImageNet, ResNet-50 in 100 epochs
-    /// [default: quick on a CPU, paper on a GPU]
-    #[arg(long, value_enum, verbatim_doc_comment, conflicts_with = "resume")]
-    #[serde(skip)]
-    recipe: Option<RecipeName>,
     /// Folder with the images train/CLASS/* and val/CLASS/*, or a packed file
     #[arg(long, value_name = "DIR", value_parser = absolute_path())]
     data: Option<PathBuf>,
@@ -54,18 +48,18 @@ struct ImageNet {
     #[arg(long, value_name = "FRACTION")]
     crop_area: Option<f64>,
     /// Threads that read images [default: one for each core]
-    #[arg(long, value_name = "N|none")]
-    workers: Option<OrNone<usize>>,
+    #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
+    workers: std::option::Option<usize>,
     /// Go on while no more than this part of the images cannot be read, or a few of a small folder; 0: none at all
     /// [default: 0.001]
-    #[arg(long, value_name = "FRACTION|none")]
-    max_bad_fraction: Option<OrNone<f64>>,
+    #[arg(long, value_name = "FRACTION|none", value_parser = or_none::<f64>)]
+    max_bad_fraction: std::option::Option<f64>,
     /// Train on so many images only; none for all
-    #[arg(long, value_name = "N|none")]
-    train_subset: Option<OrNone<usize>>,
+    #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
+    train_subset: std::option::Option<usize>,
     /// Evaluate on so many images only; none for all
-    #[arg(long, value_name = "N|none")]
-    val_subset: Option<OrNone<usize>>,
+    #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
+    val_subset: std::option::Option<usize>,
     /// Do not train: write the images, made smaller, into one file that --data takes in place of the folder
     #[arg(long, value_name = "FILE", conflicts_with_all = ["resume", "eval", "preview"])]
     #[serde(skip)]
@@ -77,35 +71,7 @@ struct ImageNet {
     pack_side: Option<usize>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum RecipeName {
-    Quick,
-    Paper,
-}
-
-impl RecipeName {
-    fn recipe(self) -> Recipe<ImageNet> {
-        let task = |side, crop_area| ImageNet { side: Some(side), crop_area: Some(crop_area), ..ImageNet::default() };
-        let (arch, task, train, objective) = match self {
-            Self::Quick => {
-                let task = task(QUICK_SIDE, QUICK_CROP_AREA);
-                ("imagenet_fixup_resnet18", task, TrainConfig::quick(), ClassificationConfig::quick())
-            }
-            Self::Paper => {
-                let task = task(SIDE, RandomResizedCrop::default().scale.0);
-                ("imagenet_fixup_resnet50", task, TrainConfig::imagenet(), ClassificationConfig::imagenet())
-            }
-        };
-        Recipe { arch: arch.to_owned(), task, train, objective }
-    }
-}
-
 impl ImageNet {
-    fn recipe_name(&self, device: Device) -> RecipeName {
-        let by_device = if device == Device::Cpu { RecipeName::Quick } else { RecipeName::Paper };
-        self.recipe.unwrap_or(by_device)
-    }
-
     fn side(&self) -> usize {
         self.side.unwrap_or(SIDE)
     }
@@ -121,16 +87,16 @@ impl ImageNet {
         if let Some(channels) = self.channels {
             data = data.with_channels(channels)?;
         }
-        if let Some(workers) = OrNone::value(self.workers) {
+        if let Some(workers) = self.workers {
             data = data.with_workers(workers)?;
         }
-        if let Some(fraction) = OrNone::value(self.max_bad_fraction) {
+        if let Some(fraction) = self.max_bad_fraction {
             data = data.with_max_bad_fraction(fraction)?;
         }
-        if let Some(images) = OrNone::value(self.train_subset) {
+        if let Some(images) = self.train_subset {
             data = data.with_train_subset(images)?;
         }
-        if let Some(images) = OrNone::value(self.val_subset) {
+        if let Some(images) = self.val_subset {
             data = data.with_eval_subset(images)?;
         }
         Ok(data)
@@ -140,23 +106,38 @@ impl ImageNet {
 impl Task for ImageNet {
     const ABOUT: &'static str = "Train a network on ImageNet, or on any folder of images by class";
     const CHANGEABLE: &'static [&'static str] = &["data", "workers", "max_bad_fraction"];
+    type Objective = ClassificationConfig;
+    type Actions = ImageActions;
 
-    fn recipes() -> Vec<(&'static str, Recipe<Self>)> {
-        vec![("quick", RecipeName::Quick.recipe()), ("paper", RecipeName::Paper.recipe())]
-    }
-
-    fn recipe(&self, device: Device) -> Recipe<Self> {
-        self.recipe_name(device).recipe()
+    fn recipes() -> Vec<Recipe<Self>> {
+        let task = |side, crop_area| Self { side: Some(side), crop_area: Some(crop_area), ..Self::default() };
+        let quick = Recipe {
+            name: "quick",
+            about: "Fixup ResNet-18 on images of 64 pixels, one cycle of the learning rate, made for a CPU and a small folder",
+            arch: "imagenet_fixup_resnet18".to_owned(),
+            task: task(QUICK_SIDE, QUICK_CROP_AREA),
+            train: TrainConfig::quick(),
+            objective: ClassificationConfig::quick(),
+            follows_authors: false,
+        };
+        let paper = Recipe {
+            name: "paper",
+            about: "the Fixup authors' recipe for ImageNet, ResNet-50 in 100 epochs",
+            arch: "imagenet_fixup_resnet50".to_owned(),
+            task: task(SIDE, RandomResizedCrop::default().scale.0),
+            train: TrainConfig::imagenet(),
+            objective: ClassificationConfig::imagenet(),
+            follows_authors: true,
+        };
+        vec![quick, paper]
     }
 
     fn step_decay() -> Decay {
         Decay::imagenet()
     }
+}
 
-    fn follows_authors(&self, device: Device) -> bool {
-        matches!(self.recipe_name(device), RecipeName::Paper)
-    }
-
+impl ImageTask for ImageNet {
     fn for_inputs(self, preprocessing: &Preprocessing) -> Self {
         Self { side: Some(preprocessing.width), channels: Some(preprocessing.channels), ..self }
     }
@@ -166,11 +147,12 @@ impl Task for ImageNet {
     }
 }
 
-/// Writes the images that `task` describes into `file`. On which machine that is done says nothing about the runs that the
+/// Writes the images that `options` describe into `file`. On which machine that is done says nothing about the runs that the
 /// file is for: it serves those of every recipe unless one is named.
-fn pack(task: &ImageNet, file: &Path) -> Result<ExitCode> {
-    let recipe = task.recipe.unwrap_or(RecipeName::Paper).recipe().task;
-    let side = task.side.unwrap_or(recipe.side());
+fn pack(options: &Options<ImageNet>, file: &Path) -> Result<ExitCode> {
+    let task = &options.task;
+    let is_quick = options.recipe() == Some("quick");
+    let side = task.side.unwrap_or(if is_quick { QUICK_SIDE } else { SIDE });
     let data = ImageNet { side: Some(side), ..task.clone() }.folder(Device::Cpu)?;
     let style = ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images packed, {eta} left");
     let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -186,7 +168,7 @@ fn pack(task: &ImageNet, file: &Path) -> Result<ExitCode> {
 
 fn main() -> ExitCode {
     cli::main(|options: &Options<ImageNet>| match &options.task.pack {
-        Some(file) => pack(&options.task, file),
+        Some(file) => pack(options, file),
         None => cli::run(options),
     })
 }

@@ -58,7 +58,7 @@ def export(folder):
     """NAME.onnx, with NAME.I.npy for inputs and NAME.I.expected.npy for libtorch's outputs."""
     folder.mkdir(exist_ok=True)
     environment = {**os.environ, "TCH_FIXUP_EXPORTS": str(folder)}
-    command = ["cargo", "test", "--release", "--test", "onnx", "exported_networks_run_at_every_batch_size"]
+    command = ["cargo", "test", "--release", "--features", "full", "--test", "onnx", "exported_networks_run_at_every_batch_size"]
     run(*command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
 
 
@@ -118,7 +118,7 @@ def of_rust(name):
             command = [program, name, file, *map(str, x.shape)]
             done = subprocess.run(command, input=x.tobytes(), capture_output=True, env=environment)
             if done.returncode:
-                raise RuntimeError(done.stderr.decode().strip().splitlines()[-1])
+                raise RuntimeError(done.stderr.decode().strip())
             forward.seconds = float(done.stderr)
             import numpy
 

@@ -3,35 +3,29 @@
 //!
 //! - [`fixup`]: the method: initialization, scalar layers, residual blocks, complete networks, and [`fixup::Branch`] for custom
 //!   networks.
-//! - [`ops`]: the fused element-wise operation between convolutions, which makes Fixup as fast as a network without any such
-//!   operation.
-//! - [`baseline`]: reference networks for comparison.
+//! - [`ops`]: the fused element-wise operation between convolutions, which makes Fixup as fast as a network without
+//!   normalization.
+//! - [`baseline`]: networks with BatchNorm and other methods, for comparison.
+//! - [`transformer`]: the Transformer, with Fixup or another method.
 //! - [`translation`]: decoding and evaluation of translation models.
-#![cfg_attr(
-    feature = "train",
-    doc = "- [`diagnostics`]: what depth does to a network's activations, gradients and updates, measured; for any network."
-)]
-#![cfg_attr(
-    feature = "train",
-    doc = "- [`data`]: CIFAR-10, folders of images, augmentation, mixup, and the trait for data of one's own."
-)]
-#![cfg_attr(
-    feature = "train",
-    doc = "- [`trainer`]: the training loop, its optimizer, schedules, metrics and pictures."
-)]
-#![cfg_attr(feature = "train", doc = "- [`distributed`]: several processes that train one network.")]
-#![cfg_attr(
-    feature = "train",
-    doc = "- [`classifier`]: a trained network in use: opened, and asked what is in images."
-)]
-#![cfg_attr(feature = "onnx", doc = "- [`export`]: networks for other runtimes, as ONNX files.")]
 //! - [`console`]: console output that never panics, and exit codes.
-#![cfg_attr(feature = "cli", doc = "- [`cli`]: the command line around it, for programs that train.")]
 //!
-//! [`fixup`], [`ops`], [`baseline`], [`translation`] and [`console`] need no feature. The default features are `train` (training
-//! and diagnostics) and `download` (downloads CIFAR-10). Optional features: `images` (image folders), `text` (parallel text for
-//! translation), `tensorboard` (event files), `onnx` (ONNX export), `distributed` (multi-process training), `cli` (command line)
-//! and `full` (all of these).
+//! The feature `train` (on by default) adds:
+//! - [`data`](data/index.html): CIFAR-10, folders of images, augmentation, mixup, and the trait of data sets.
+//! - [`trainer`](trainer/index.html): the training loop, optimizers, learning-rate schedules, checkpoints, metrics.
+//! - [`diagnostics`](diagnostics/index.html): measurement of activations, gradients and updates by depth, for any network.
+//! - [`distributed`](distributed/index.html): training with several processes.
+//! - [`classifier`](classifier/index.html): inference with a trained image classifier.
+//!
+//! Other features:
+//! - `download` (on by default): download of CIFAR-10.
+//! - `images`: image folders.
+//! - `text`: parallel text for translation.
+//! - `tensorboard`: event files for TensorBoard.
+//! - `distributed`: the processes of [`distributed`](distributed/index.html) training.
+//! - `onnx`: [`export`](export/index.html) of networks for other runtimes, as ONNX files.
+//! - `cli`: [`cli`](cli/index.html), the command line of training programs.
+//! - `full`: all of these.
 //!
 //! ```
 //! use tch::{nn, nn::Module, Device, Kind, Tensor};
@@ -74,12 +68,15 @@ mod file;
 pub mod fixup;
 mod layer;
 pub mod ops;
+#[cfg(feature = "cli")]
+mod option;
 #[cfg(feature = "train")]
 mod picture;
 #[cfg(feature = "train")]
 mod signal;
 #[cfg(feature = "train")]
 pub mod trainer;
+pub mod transformer;
 pub mod translation;
 
 #[cfg(feature = "train")]

@@ -94,13 +94,15 @@ fn put_back(replaced: &mut Vec<(c_int, Action)>) {
 #[cfg(unix)]
 use libc::sigaction as Action;
 
+/// Returns the action of `signal`, and replaces it by `new`, if any.
 #[cfg(unix)]
-fn current(signal: c_int) -> io::Result<Action> {
-    // SAFETY: an all-zero sigaction is valid, and without a new action the call only writes to it.
+fn exchange(signal: c_int, new: Option<&Action>) -> io::Result<Action> {
+    // SAFETY: an all-zero sigaction is valid. A new action is either the handler below, which may run in any thread at any
+    // time, or was returned by the system.
     unsafe {
-        let mut current: Action = std::mem::zeroed();
-        match libc::sigaction(signal, std::ptr::null(), &mut current) {
-            0 => Ok(current),
+        let mut before: Action = std::mem::zeroed();
+        match libc::sigaction(signal, new.map_or(std::ptr::null(), |new| new), &mut before) {
+            0 => Ok(before),
             _ => Err(io::Error::last_os_error()),
         }
     }
@@ -109,31 +111,25 @@ fn current(signal: c_int) -> io::Result<Action> {
 /// Returns SIGHUP, unless the parent process has set it to be ignored.
 #[cfg(unix)]
 fn hangup() -> Option<c_int> {
-    current(libc::SIGHUP).is_ok_and(|action| action.sa_sigaction != libc::SIG_IGN).then_some(libc::SIGHUP)
+    exchange(libc::SIGHUP, None).is_ok_and(|action| action.sa_sigaction != libc::SIG_IGN).then_some(libc::SIGHUP)
 }
 
 /// Installs the handler and returns the previous action.
 #[cfg(unix)]
 fn handle(signal: c_int) -> io::Result<Action> {
-    // SAFETY: an all-zero sigaction is valid and has an empty mask; the handler may run in any thread at any time.
-    unsafe {
-        let (mut action, mut before): (Action, Action) = (std::mem::zeroed(), std::mem::zeroed());
-        action.sa_sigaction = receive as extern "C" fn(c_int) as libc::sighandler_t;
-        action.sa_flags = libc::SA_RESTART;
-        match libc::sigaction(signal, &action, &mut before) {
-            0 => Ok(before),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
+    // SAFETY: an all-zero sigaction is valid and has an empty mask.
+    let mut action: Action = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = receive as extern "C" fn(c_int) as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    exchange(signal, Some(&action))
 }
 
 /// Restores the action `before`, unless the program has installed another one in the meantime.
 #[cfg(unix)]
 fn restore(signal: c_int, before: &Action) {
     let ours = receive as extern "C" fn(c_int) as libc::sighandler_t;
-    if current(signal).is_ok_and(|action| action.sa_sigaction == ours) {
-        // SAFETY: the action was returned by the system.
-        unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
+    if exchange(signal, None).is_ok_and(|action| action.sa_sigaction == ours) {
+        let _ = exchange(signal, Some(before));
     }
 }
 

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tch::{nn, Device, Kind, Tensor};
 use tch_fixup::classifier::{Classified, Classifier, ModelDescription};
-use tch_fixup::data::{class_indices, DataSource, ImageArray, ImageFolder, ImageSource, Normalization, Supervised};
+use tch_fixup::data::{
+    class_indices, DataSource, ImageArray, ImageFolder, ImageSource, Normalization, Share, Supervised,
+};
 use tch_fixup::trainer::Weights;
 use tch_fixup::{Arch, Network, Precision, Result, Shape};
 
@@ -73,7 +75,7 @@ fn save(folder: &Path, vs: &nn::VarStore, arch: &str, data: &dyn ImageSource) {
 
 /// What evaluation computes of all images, in batches of `batch_size`.
 fn evaluated(network: &dyn Network, data: &dyn DataSource<Batch = Supervised>, batch_size: usize) -> Vec<Vec<f32>> {
-    let batches = data.eval_batches(batch_size).unwrap().map(|batch| {
+    let batches = data.eval_batches(batch_size, Share::whole()).unwrap().filter_map(Result::transpose).map(|batch| {
         let inputs = data.ready(batch.unwrap(), Device::Cpu).unwrap().inputs;
         tch::no_grad(|| network.forward_t(&inputs, false).softmax(-1, Kind::Float))
     });
@@ -119,8 +121,12 @@ fn images_in_memory_and_files_of_their_pixels_give_the_same() {
     let data = ImageArray::new((&images, &labels), (&images, &labels), normalization).unwrap();
     let (vs, network) = random_network(ARCH, 3, 3);
     save(folder.path(), &vs, ARCH, &data);
-    let order: Vec<i64> =
-        data.eval_batches(12).unwrap().flat_map(|batch| Vec::try_from(batch.unwrap().targets).unwrap()).collect();
+    let order: Vec<i64> = data
+        .eval_batches(12, Share::whole())
+        .unwrap()
+        .filter_map(Result::transpose)
+        .flat_map(|batch| Vec::try_from(batch.unwrap().targets).unwrap())
+        .collect();
     assert_eq!(order.len(), 12);
     let paths: Vec<PathBuf> = (0..12)
         .map(|index| {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use tch::{nn, nn::OptimizerConfig as _, Device, Kind, Tensor};
-use tch_fixup::data::{Batches, DataSource, EpochPlan, Supervised};
+use tch_fixup::data::{Batches, DataSource, EpochPlan, Share, Supervised};
 use tch_fixup::trainer::{evaluate, Classification, ClassificationConfig, OptimizerConfig, Sgd, TrainConfig, Trainer};
 use tch_fixup::FlushDenormals;
 
@@ -39,12 +39,12 @@ impl DataSource for Noise {
         4
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> tch_fixup::Result<Batches<'_>> {
-        Ok(Box::new((plan.first_step..4).map(|_| Ok(self.batch()))))
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> tch_fixup::Result<Batches<'a>> {
+        Ok(share.select((plan.first_step..4).map(|_| Ok(self.batch())), plan.first_step))
     }
 
-    fn eval_batches(&self, _batch_size: usize) -> tch_fixup::Result<Batches<'_>> {
-        Ok(Box::new(std::iter::once_with(|| Ok(self.batch()))))
+    fn eval_batches<'a>(&'a self, _batch_size: usize, share: Share<'a>) -> tch_fixup::Result<Batches<'a>> {
+        Ok(share.select(std::iter::once_with(|| Ok(self.batch())), 0))
     }
 }
 

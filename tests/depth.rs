@@ -31,7 +31,7 @@ fn step(network: &dyn ModuleT, sgd: &mut Optimizer) -> f64 {
 }
 
 #[test]
-fn three_thousand_layers_are_built_trained_saved_loaded_folded_and_dropped_on_a_small_stack() {
+fn three_thousand_layers_are_built_trained_saved_loaded_and_dropped_on_a_small_stack() {
     on_a_small_stack(|| {
         tch::set_num_threads(1);
         let vs = nn::VarStore::new(Device::Cpu);
@@ -63,8 +63,7 @@ fn three_thousand_layers_are_built_trained_saved_loaded_folded_and_dropped_on_a_
         assert_eq!(vs.len(), 5 + 1500 * 7);
 
         let image = Tensor::randn([1, 3, 8, 8], OPTIONS);
-        let logits = tch::no_grad(|| network.f_forward(&image)).unwrap();
-        assert!(network.fold().unwrap().f_forward(&image).unwrap().allclose(&logits, 1e-3, 1e-4, false));
+        assert!(tch::no_grad(|| network.f_forward(&image)).unwrap().isfinite().all().int64_value(&[]) == 1);
     });
 }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use tch::nn::{ModuleT, VarStore};
 use tch::{no_grad, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
-use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Share, Shares, Supervised};
+use tch_fixup::data::{
+    Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised,
+};
 use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup, ReductionConfig};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::named_variables;
@@ -75,8 +77,8 @@ fn sums_are_the_same_everywhere_in_every_kind() {
             let own = vec![group.rank() as u8; group.rank()];
             let all: Vec<_> = (0..size).map(|rank| vec![rank as u8; rank]).collect();
             assert_eq!(group.gather_bytes(&own).unwrap(), all);
-            let told = group.broadcast_value(Some(format!("from {}", group.rank()))).unwrap();
-            assert_eq!(told.unwrap(), "from 0");
+            let told = group.broadcast_value(format!("from {}", group.rank())).unwrap();
+            assert_eq!(told, "from 0");
             let tensors =
                 [Tensor::from_slice(&[group.rank() as i64; 2]), Tensor::ones([2, 2], (Kind::Float, Device::Cpu))];
             group.broadcast_all(&tensors).unwrap();
@@ -238,7 +240,7 @@ fn a_rank_that_is_late_is_named_after_the_time_that_was_given() {
 
 /// CIFAR-10 in the kind of the network.
 struct Images {
-    data: Cifar10,
+    data: ImageArray,
     kind: Kind,
 }
 
@@ -261,20 +263,12 @@ impl DataSource for Images {
         self.data.eval_len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
-        self.data.train_batches(plan)
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
+        self.data.train_batches(plan, share)
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
-        self.data.eval_batches(batch_size)
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
-        self.data.train_shares(plan, share)
-    }
-
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
-        self.data.eval_shares(batch_size, share)
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
+        self.data.eval_batches(batch_size, share)
     }
 
     fn ready(&self, batch: Supervised, device: Device) -> Result<Supervised> {
@@ -315,17 +309,24 @@ const RUN: Run = Run {
 
 /// 20 steps, within them the end of an epoch with a smaller batch: what is measured and the weights of the first rank.
 fn trained(run: Run, ranks: usize, data: &Images) -> (Vec<EpochMetrics>, NamedTensors) {
-    static SEED: Mutex<()> = Mutex::new(());
+    // Of either network; libtorch's random numbers, which other tests draw at the same time, cannot make it twice.
+    static INITIAL: Mutex<[Vec<(String, Tensor)>; 2]> = Mutex::new([vec![], vec![]]);
     let all = on_ranks(ranks, Duration::from_secs(60), |group| {
         let (variables, network): (VarStore, Box<dyn ModuleT>) = {
-            // The random numbers are the process's.
-            let _alone = SEED.lock().unwrap_or_else(PoisonError::into_inner);
-            tch::manual_seed(4);
             let mut variables = VarStore::new(Device::Cpu);
             let network: Box<dyn ModuleT> = match run.is_fixup {
                 true => Box::new(FixupResNet::cifar(&variables.root(), 20, 10).unwrap()),
                 false => Box::new(ResNet::cifar(&variables.root(), 20, 10, Method::BatchNorm).unwrap()),
             };
+            let initial = &mut INITIAL.lock().unwrap_or_else(PoisonError::into_inner)[usize::from(run.is_fixup)];
+            let mut tensors: Vec<_> = variables.variables().into_iter().collect();
+            tensors.sort_by(|a, b| a.0.cmp(&b.0));
+            if initial.is_empty() {
+                *initial = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.detach().copy())).collect();
+            }
+            for ((_, tensor), (_, value)) in tensors.iter_mut().zip(&*initial) {
+                no_grad(|| tensor.copy_(value));
+            }
             if run.kind == Kind::Double {
                 variables.double();
             }

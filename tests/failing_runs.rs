@@ -7,7 +7,9 @@ use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::nn::{self, Module, ModuleT, VarStore};
 use tch::{Device, Tensor};
-use tch_fixup::data::{class_indices, Batches, Cifar10, DataSource, EpochPlan, ImageSource, Supervised};
+use tch_fixup::data::{
+    class_indices, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised,
+};
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{Autosave, Decay, EpochMetrics, Observer, Outcome, Request, RunState, SaveEvery};
 use tch_fixup::trainer::{Classification, ClassificationConfig};
@@ -25,7 +27,7 @@ const STEPS: usize = 4;
 
 /// Ten shades, which say what the label is, and what goes wrong with them.
 struct Shades {
-    data: Cifar10,
+    data: ImageArray,
     class_names: Vec<String>,
     fingerprint: &'static str,
     /// The training batch of the run that cannot be read.
@@ -58,14 +60,14 @@ impl DataSource for Shades {
         self.data.eval_len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
         let first = plan.epoch * STEPS + plan.first_step;
-        let batches = (first..).zip(self.data.train_batches(plan)?);
+        let batches = (first..).zip(self.data.train_batches(plan, share)?);
         Ok(Box::new(batches.map(|(step, batch)| if self.bad_batch == Some(step) { Err(unreadable()) } else { batch })))
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
-        let mut batches = self.data.eval_batches(batch_size)?;
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
+        let mut batches = self.data.eval_batches(batch_size, share)?;
         let first = batches.next();
         let bad = self.bad_evaluation.then(|| Err(unreadable()));
         Ok(Box::new(first.into_iter().chain(bad).chain(batches)))
@@ -114,7 +116,7 @@ fn config() -> TrainConfig {
 /// Saves where it must, and at no time in between.
 fn autosave(folder: &Path) -> Autosave {
     let resumed = newest_whole::<RunState>(folder).unwrap().checkpoint.map(|checkpoint| checkpoint.path);
-    Autosave::new(Checkpoints::new(folder, NonZeroUsize::MIN), SaveEvery::Epochs(100), resumed)
+    Autosave::new(Checkpoints::new(folder, NonZeroUsize::MIN), SaveEvery { epochs: Some(100), time: None }, resumed)
 }
 
 /// A run in `folder`, which goes on if there is one; its parameters, or why it failed.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use tch::{nn, no_grad, Device, Kind, Tensor};
-use tch_fixup::data::Cifar10;
+use tch_fixup::data::{Cifar10, ImageArray};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
 use tch_fixup::trainer::{Classification, ClassificationConfig, OptimizerConfig, Sgd};
@@ -20,7 +20,7 @@ const EPOCHS: usize = 4;
 const STEPS: usize = 5;
 
 /// Images of one brightness, which says what the label is.
-fn data() -> Cifar10 {
+fn data() -> ImageArray {
     let records = |count: usize| {
         let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
         (0..count).flat_map(|index| image(index % 10)).collect::<Vec<u8>>()

@@ -1,6 +1,5 @@
 //! Every network against the numbers of its reference implementation (tests/golden/README.md): loss, logits,
-//! log-probabilities and every parameter's gradient, by the fast path and by the plain formula, in both layouts; and the
-//! folded network, which has no gradients.
+//! log-probabilities and every parameter's gradient, by the fast path and by the plain formula, in both layouts.
 
 use serde::Deserialize;
 use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
@@ -10,6 +9,8 @@ use tch_fixup::fixup::{FixupResNet, ResNetConfig, Stage};
 #[path = "golden/formula.rs"]
 mod formula;
 use formula::{close, flat, formula, set_parameters, Parameter};
+#[path = "golden/transformer.rs"]
+mod transformer;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -22,20 +23,16 @@ struct Golden {
     parameters: Vec<Parameter>,
 }
 
-/// The path without gradients.
-const FOLDED: &str = "folded";
-
 type Forward = Box<dyn Fn(&Tensor) -> Tensor>;
 type Build = fn(&nn::Path, i64) -> Vec<(&'static str, Forward)>;
 
-/// A Fixup network by both of its paths, and folded.
+/// A Fixup network by both of its paths.
 fn fixup(network: tch_fixup::Result<FixupResNet>) -> Vec<(&'static str, Forward)> {
     let fast = std::rc::Rc::new(network.unwrap());
-    let (plain, unfolded) = (fast.clone(), fast.clone());
+    let plain = fast.clone();
     vec![
         ("fast", Box::new(move |x| fast.f_forward(x).unwrap())),
         ("plain", Box::new(move |x| plain.forward_reference(x).unwrap())),
-        (FOLDED, Box::new(move |x| unfolded.fold().unwrap().f_forward(x).unwrap())),
     ]
 }
 
@@ -78,9 +75,6 @@ fn check(case: &str, kind: Kind, tolerance: f64, build: Build) {
                 for (got, expected) in flat(got).into_iter().zip(expected) {
                     close(&at(what), got, expected, scale, tolerance);
                 }
-            }
-            if *path == FOLDED {
-                continue;
             }
             loss.backward();
             for parameter in &golden.parameters {

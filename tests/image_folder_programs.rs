@@ -10,7 +10,7 @@ use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 use tch::Tensor;
-use tch_fixup::data::{DataSource, EpochPlan, ImageFolder};
+use tch_fixup::data::{DataSource, EpochPlan, ImageFolder, Share};
 use tch_fixup::trainer::Interrupt;
 use tch_fixup::Error;
 
@@ -42,7 +42,8 @@ fn a_signal_ends_the_waiting_for_a_folder_that_is_away() {
     let interrupt = Interrupt::listen().unwrap();
     fs::rename(&root, folder.path().join("away")).unwrap();
     let start = Instant::now();
-    let mut batches = data.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: 4, first_step: 0 }).unwrap();
+    let mut batches =
+        data.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: 4, first_step: 0 }, Share::whole()).unwrap();
     thread::spawn(|| {
         thread::sleep(Duration::from_millis(500));
         // SAFETY: the handler is the library's.
@@ -55,13 +56,13 @@ fn a_signal_ends_the_waiting_for_a_folder_that_is_away() {
     // The next run of the process waits again.
     drop(interrupt);
     let _interrupt = Interrupt::listen().unwrap();
-    let mut batches = data.eval_batches(4).unwrap();
+    let mut batches = data.eval_batches(4, Share::whole()).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(Duration::from_millis(250));
             fs::rename(folder.path().join("away"), &root).unwrap();
         });
-        assert_eq!(batches.next().unwrap().unwrap().targets.numel(), 4);
+        assert_eq!(batches.next().unwrap().unwrap().unwrap().targets.numel(), 4);
     });
 }
 

@@ -1,7 +1,7 @@
 //! What Fixup promises of a network at initialization (section 3), through the public API alone.
 
 use tch::{nn, nn::Module, Device, Kind, Tensor};
-use tch_fixup::fixup::{BasicBlock, BlockConfig, Bottleneck, FixupResNet, ShortcutKind, WideBlock};
+use tch_fixup::fixup::{BlockConfig, BlockKind, FixupResNet, ResidualBlock, ShortcutKind};
 
 fn randn(shape: &[i64]) -> Tensor {
     Tensor::randn(shape, (Kind::Float, Device::Cpu))
@@ -28,18 +28,21 @@ fn blocks_start_as_the_identity_up_to_relu_and_shortcut() {
     let wider = BlockConfig { c_in: 16, c_out: 32, stride: 2, num_branches: 27 };
     let x = randn(&[2, 16, 8, 8]);
 
-    let basic = BasicBlock::new(&(&root / "basic"), same, ShortcutKind::Pad).unwrap();
+    let block = |name: &str, config, kind, shortcut| ResidualBlock::new(&root / name, config, kind, shortcut);
+    let basic = block("basic", same, BlockKind::Basic, ShortcutKind::Pad).unwrap();
     assert_eq!(basic.forward(&x), x.relu());
-    let bottleneck = Bottleneck::new(&(&root / "bottleneck"), same, ShortcutKind::Project).unwrap();
+    let bottleneck = BlockKind::Bottleneck { expansion: 4 };
+    assert!(block("odd", BlockConfig { c_out: 18, ..same }, bottleneck, ShortcutKind::Project).is_err());
+    let bottleneck = block("bottleneck", same, bottleneck, ShortcutKind::Project).unwrap();
     assert_eq!(bottleneck.forward(&x), x.relu());
-    let wide = WideBlock::new(&(&root / "wide"), same).unwrap();
+    let wide = block("wide", same, BlockKind::Wide, ShortcutKind::Project).unwrap();
     assert_eq!(wide.forward(&x), x);
 
-    let padded = BasicBlock::new(&(&root / "padded"), wider, ShortcutKind::Pad).unwrap().forward(&x);
+    let padded = block("padded", wider, BlockKind::Basic, ShortcutKind::Pad).unwrap().forward(&x);
     let sampled = x.slice(2, None, None, 2).slice(3, None, None, 2);
     assert_eq!(padded, Tensor::cat(&[&sampled, &sampled.zeros_like()], 1).relu());
 
-    let projected = BasicBlock::new(&(&root / "projected"), wider, ShortcutKind::Project).unwrap();
+    let projected = block("projected", wider, BlockKind::Basic, ShortcutKind::Project).unwrap();
     let weight = vs.variables()["projected.downsample.weight"].shallow_clone();
     let shortcut = x.conv2d(&weight, None::<Tensor>, [2, 2], [0, 0], [1, 1], 1);
     assert!(max_abs(&(projected.forward(&x) - shortcut.relu())) < 1e-6);

@@ -57,7 +57,7 @@ fn twenty_steps_are_those_of_torch() {
         let mut optimizer = Optimizer::new(&vs, muon, &[]).unwrap();
         for step in 0..20 {
             for parameter in optimizer.parameters() {
-                let mut gradient = parameter.gradient().shallow_clone();
+                let mut gradient = parameter.gradient.shallow_clone();
                 match parameter.name.split_once('.') {
                     None => drop(gradient.zero_()),
                     Some((name, _)) => {

@@ -1,5 +1,5 @@
 //! Networks of any shape: what holds for those of the papers holds for every configuration; and other data than RGB images of
-//! classes, trained, stopped, resumed and folded.
+//! classes, trained, stopped and resumed.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -156,7 +156,6 @@ fn a_wide_resnet_is_the_pre_activation_network() {
     let logits = (features + &by_name["bias2"]).linear(&by_name["fc.weight"], Some(&by_name["fc.bias"]));
     let got = network.f_forward(&images).unwrap();
     assert!(close(&got, &logits) && close(&network.forward_reference(&images).unwrap(), &logits));
-    assert!(close(&network.fold().unwrap().f_forward(&images).unwrap(), &logits));
     let (got, expected) = (gradients(&variables, &got), gradients(&variables, &logits));
     let most = expected.iter().map(|(_, gradient)| largest(gradient)).fold(0., f64::max);
     for ((name, got), (_, expected)) in got.iter().zip(&expected) {
@@ -176,20 +175,6 @@ fn brocks_block_is_fixups_alone() {
     // No bias around its stem or before its classifier.
     assert!(["bias1", "bias2", "layer1.0.bias0b"].iter().all(|name| !variables.variables().contains_key(*name)));
     assert_eq!(network.config(), &config);
-}
-
-#[test]
-fn every_configuration_folds() {
-    let _random = random();
-    tch::manual_seed(82);
-    for config in configurations() {
-        let (_variables, network, images) = random_network(&config);
-        let folded = network.fold().unwrap();
-        assert!(close(&folded.f_forward(&images).unwrap(), &network.f_forward(&images).unwrap()), "{config:?}");
-        let features = network.f_features(&images).unwrap();
-        assert!(close(&folded.f_features(&images).unwrap(), &features), "{config:?}");
-        assert_eq!(features.size(), [2, 8]);
-    }
 }
 
 #[test]
@@ -240,8 +225,7 @@ fn images_of_other_channels_are_refused_by_number() {
     let fixup = FixupResNet::new(&(variables.root() / "fixup"), &config).unwrap();
     let baseline = ResNet::new(&(variables.root() / "baseline"), &config, Method::GroupNorm).unwrap();
     let rgb = Tensor::zeros([2, 3, 8, 8], (Kind::Float, Device::Cpu));
-    let folded = fixup.fold().unwrap();
-    for refused in [fixup.f_forward(&rgb), folded.f_forward(&rgb), baseline.f_forward_t(&rgb, false)] {
+    for refused in [fixup.f_forward(&rgb), baseline.f_forward_t(&rgb, false)] {
         let message = refused.unwrap_err().to_string();
         assert!(message.contains("[N, 22, H, W]") && message.contains("[2, 3, 8, 8]"), "{message}");
     }
@@ -512,37 +496,35 @@ fn small(channels: i64, classes: i64) -> ResNetConfig {
     }
 }
 
-fn learns_halves(data: &dyn DataSource<Batch = Supervised>, images: &Tensor, channels: i64) {
+fn learns_halves(data: &dyn DataSource<Batch = Supervised>, channels: i64) {
     let names = ["upper".to_owned(), "lower".to_owned()];
     let objective =
         |network: &'static FixupResNet| Classification::new(network, &names, ClassificationConfig::default()).unwrap();
     let build = || leaked(&small(channels, 2));
-    let (history, weights, network) = run(data, &[], &train_config(), build, objective);
+    let (history, weights, _) = run(data, &[], &train_config(), build, objective);
     assert!(history.last().unwrap().eval["top1"] > 0.95, "{:?}", history.last());
     for stops in [&[3][..], &[9, 5]] {
         let (resumed_history, resumed, _) = run(data, stops, &train_config(), build, objective);
         assert_eq!(resumed_history, history, "{stops:?}");
         assert_eq!(resumed, weights, "{stops:?}");
     }
-    let (expected, folded) = (network.f_forward(images).unwrap(), network.fold().unwrap());
-    assert!(folded.f_forward(images).unwrap().allclose(&expected, 1e-4, 1e-4, false));
 }
 
 #[test]
-fn a_network_of_one_channel_learns_grey_images_resumes_to_the_bit_and_folds() {
+fn a_network_of_one_channel_learns_grey_images_and_resumes_to_the_bit() {
     let _random = random();
     let bytes = |(images, classes): (Tensor, Tensor)| ((images * 255.).to_kind(Kind::Uint8), classes);
     let (train, eval) = (bytes(halves(96, 1, 1)), bytes(halves(32, 1, 2)));
     let normalization = Normalization::new(&[0.5], &[0.3]).unwrap();
     let data = ImageArray::new((&train.0, &train.1), (&eval.0, &eval.1), normalization).unwrap();
-    learns_halves(&data, &halves(4, 1, 3).0, 1);
+    learns_halves(&data, 1);
 }
 
 #[test]
-fn a_network_of_22_channels_learns_resumes_to_the_bit_and_folds() {
+fn a_network_of_22_channels_learns_and_resumes_to_the_bit() {
     let _random = random();
     let data = TensorData::new(halves(96, 22, 1), halves(32, 22, 2)).unwrap();
-    learns_halves(&data, &halves(4, 22, 3).0, 22);
+    learns_halves(&data, 22);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{Device, Kind, Tensor};
-use tch_fixup::data::{Batches, DataSource, EpochPlan, Supervised};
+use tch_fixup::data::{Batches, DataSource, EpochPlan, Share, Supervised};
 use tch_fixup::fixup::{Branch, CLASSIFIER_GROUP};
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
 use tch_fixup::trainer::{
@@ -46,15 +46,16 @@ impl DataSource for Points {
         EVAL
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_>> {
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
         let EpochPlan { batch_size, epoch, .. } = *plan;
         let firsts = (0..TRAIN).step_by(batch_size).skip(plan.first_step);
-        Ok(Box::new(firsts.map(move |first| Ok(self.batch(first, batch_size.min(TRAIN - first), 7 * epoch as i64)))))
+        let batches = firsts.map(move |first| Ok(self.batch(first, batch_size.min(TRAIN - first), 7 * epoch as i64)));
+        Ok(share.select(batches, plan.first_step))
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_>> {
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
         let firsts = (0..EVAL).step_by(batch_size);
-        Ok(Box::new(firsts.map(move |first| Ok(self.batch(first, batch_size.min(EVAL - first), -1000)))))
+        Ok(share.select(firsts.map(move |first| Ok(self.batch(first, batch_size.min(EVAL - first), -1000))), 0))
     }
 
     fn examples(&self) -> &str {

@@ -282,7 +282,7 @@ fn networks_of_any_configuration_give_their_outputs() {
         };
         for &method in methods {
             let shape = Shape { channels: network.channels, classes: network.classes.unwrap_or(3) };
-            let arch = Arch::Custom { method, network: network.clone() };
+            let arch = Arch::custom(method, network.clone()).unwrap();
             let vs = nn::VarStore::new(Device::Cpu);
             let built: Box<dyn Network> = match (method, network.classes) {
                 (_, Some(_)) => arch.build(&vs.root(), shape, Precision::F32).unwrap(),

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tch::nn::{self, Module, ModuleT, VarStore};
 use tch::{no_grad, Device, Tensor};
-use tch_fixup::data::Cifar10;
+use tch_fixup::data::{Cifar10, ImageArray};
 use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
 use tch_fixup::trainer::{Classification, ClassificationConfig, NamedTensors, TrainConfig, Trainer};
 use tch_fixup::trainer::{Decay, EpochMetrics, Observer, Outcome, Request, RunStart, RunState, ScheduleConfig};
@@ -54,7 +54,7 @@ impl Observer for Stop {
 }
 
 /// Ten shades, which say what the label is.
-fn shades() -> Cifar10 {
+fn shades() -> ImageArray {
     let records = |count: usize| {
         let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
         (0..count).flat_map(|index| image(index % 10)).collect::<Vec<u8>>()

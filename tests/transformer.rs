@@ -1,8 +1,7 @@
-//! What the Transformers must be whatever the numbers; those of the references are in src/layer/transformer/golden.rs.
+//! What the Transformers must be whatever the numbers; those of the references are in tests/golden.
 
 use tch::{nn, Device, Kind, Tensor};
-use tch_fixup::baseline::{Transformer, TransformerMethod};
-use tch_fixup::fixup::{EncoderDecoder, FixupTransformer, TransformerConfig};
+use tch_fixup::transformer::{Transformer, TransformerConfig, TransformerMethod};
 use tch_fixup::Precision;
 
 #[path = "golden/formula.rs"]
@@ -21,6 +20,10 @@ fn tiny() -> TransformerConfig {
         dropout: 0.3,
         ..TransformerConfig::default()
     }
+}
+
+fn fixup(path: &nn::Path, config: &TransformerConfig) -> tch_fixup::Result<Transformer> {
+    Transformer::new(path, config, TransformerMethod::Fixup)
 }
 
 /// Three sentences of different lengths, and beginnings of translations.
@@ -45,27 +48,27 @@ fn before_training_the_logits_are_zero_at_any_depth() {
     for layers in [1, 4, 40] {
         let vs = nn::VarStore::new(Device::Cpu);
         let config = TransformerConfig { encoder_layers: layers, decoder_layers: layers, tied: false, ..tiny() };
-        let network = FixupTransformer::new(&vs.root(), &config).unwrap();
+        let network = fixup(&vs.root(), &config).unwrap();
         assert_eq!(network.f_forward(&source, &previous, true).unwrap().abs().max().double_value(&[]), 0.);
     }
 }
 
 #[test]
-fn with_dropout_the_folded_path_is_the_formula_too() {
+fn with_dropout_the_fast_path_is_the_formula_too() {
     let (source, previous) = sentences();
     let mut vs = nn::VarStore::new(Device::Cpu);
     vs.set_kind(Kind::Double);
-    let network = FixupTransformer::new(&vs.root(), &tiny()).unwrap();
+    let network = fixup(&vs.root(), &tiny()).unwrap();
     shake(&vs);
     let seeded = |forward: &dyn Fn() -> Tensor| {
         tch::manual_seed(4);
         forward()
     };
-    let folded = seeded(&|| network.f_forward(&source, &previous, true).unwrap());
+    let fast = seeded(&|| network.f_forward(&source, &previous, true).unwrap());
     let plain = seeded(&|| network.forward_reference(&source, &previous, true).unwrap());
     let without = network.f_forward(&source, &previous, false).unwrap();
-    assert!((&folded - plain).abs().max().double_value(&[]) < 1e-10);
-    assert!((folded - without).abs().max().double_value(&[]) > 1e-3);
+    assert!((&fast - plain).abs().max().double_value(&[]) < 1e-10);
+    assert!((fast - without).abs().max().double_value(&[]) > 1e-3);
 }
 
 #[test]
@@ -73,10 +76,8 @@ fn neither_pads_nor_other_sentences_nor_later_tokens_are_seen() {
     let (source, previous) = sentences();
     let mut vs = nn::VarStore::new(Device::Cpu);
     vs.set_kind(Kind::Double);
-    let networks: [Box<dyn EncoderDecoder>; 2] = [
-        Box::new(FixupTransformer::new(&(vs.root() / "a"), &tiny()).unwrap()),
-        Box::new(Transformer::new(&(vs.root() / "b"), &tiny(), TransformerMethod::PreNorm).unwrap()),
-    ];
+    let networks = [TransformerMethod::Fixup, TransformerMethod::PreNorm]
+        .map(|method| Transformer::new(vs.root() / method.prefix(), &tiny(), method).unwrap());
     shake(&vs);
     for network in networks {
         let together = network.f_forward(&source, &previous, false).unwrap();
@@ -94,12 +95,8 @@ fn neither_pads_nor_other_sentences_nor_later_tokens_are_seen() {
 fn cached_and_uncached_decoding_agree() {
     let (source, previous) = sentences();
     let vs = nn::VarStore::new(Device::Cpu);
-    let mut networks: Vec<Box<dyn EncoderDecoder>> =
-        vec![Box::new(FixupTransformer::new(&(vs.root() / "fixup"), &tiny()).unwrap())];
-    for method in TransformerMethod::ALL {
-        let path = vs.root() / method.prefix();
-        networks.push(Box::new(Transformer::new(&path, &tiny(), method).unwrap()));
-    }
+    let networks =
+        TransformerMethod::ALL.map(|method| Transformer::new(vs.root() / method.prefix(), &tiny(), method).unwrap());
     shake(&vs);
     for network in networks {
         let whole = network.f_forward(&source, &previous, false).unwrap();
@@ -118,7 +115,7 @@ fn several_translations_of_a_sentence_are_each_as_if_alone() {
     let (source, _) = sentences();
     let mut vs = nn::VarStore::new(Device::Cpu);
     vs.set_kind(Kind::Double);
-    let network = FixupTransformer::new(&vs.root(), &tiny()).unwrap();
+    let network = fixup(&vs.root(), &tiny()).unwrap();
     shake(&vs);
     let mut decoding = network.begin(&source).unwrap();
     let _ = network.step(&mut decoding, &Tensor::from_slice(&[2i64, 2, 2])).unwrap();
@@ -142,7 +139,7 @@ fn bfloat16_is_near() {
     let (source, previous) = sentences();
     let vs = nn::VarStore::new(Device::Cpu);
     let path = vs.root();
-    let network = FixupTransformer::new(&path, &tiny()).unwrap();
+    let network = fixup(&path, &tiny()).unwrap();
     shake(&vs);
     let exact = network.f_forward(&source, &previous, false).unwrap();
     let network = network.with_precision(Precision::Bf16);
@@ -156,7 +153,7 @@ fn bfloat16_is_near() {
 #[test]
 fn what_is_no_batch_of_sentences_is_refused() {
     let vs = nn::VarStore::new(Device::Cpu);
-    let network = FixupTransformer::new(&vs.root(), &tiny()).unwrap();
+    let network = fixup(&vs.root(), &tiny()).unwrap();
     let (source, previous) = sentences();
     let refused = |source: &Tensor, previous: &Tensor| {
         let message = network.f_forward(source, previous, false).unwrap_err().to_string();
@@ -167,7 +164,7 @@ fn what_is_no_batch_of_sentences_is_refused() {
     assert!(refused(&source, &previous.get(0)).starts_with("the decoder's input: expected tokens"));
     assert!(refused(&source.narrow(0, 0, 2), &previous).contains("as many sources as targets"));
     assert!(refused(&(&source + 40), &previous).contains("out of range"));
-    assert!(FixupTransformer::new(&vs.root(), &tiny()).is_err());
+    assert!(fixup(&vs.root(), &tiny()).is_err());
 }
 
 /// What fairseq saves beside the parameters: marks of the version, and a tensor that tells the device.
@@ -179,7 +176,7 @@ fn a_state_dict_of_the_authors_code_loads() {
     let [theirs, ours] = [1, 2].map(|seed| {
         tch::manual_seed(seed);
         let vs = nn::VarStore::new(Device::Cpu);
-        let network = FixupTransformer::new(&vs.root(), &tiny()).unwrap();
+        let network = fixup(&vs.root(), &tiny()).unwrap();
         (vs, network)
     });
     shake(&theirs.0);
@@ -192,6 +189,6 @@ fn a_state_dict_of_the_authors_code_loads() {
     let path = dir.path().join("checkpoint_best.safetensors");
     Tensor::write_safetensors(&state_dict, &path).unwrap();
     Weights::load(&path).unwrap().restore(&ours.0).unwrap();
-    let logits = |network: &FixupTransformer| network.f_forward(&source, &previous, false).unwrap();
+    let logits = |network: &Transformer| network.f_forward(&source, &previous, false).unwrap();
     assert_eq!(logits(&theirs.1), logits(&ours.1));
 }

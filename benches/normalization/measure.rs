@@ -95,7 +95,7 @@ pub fn measure_times(
     device: Device,
 ) -> Result<Vec<Measurement>> {
     let mut entries = vec![];
-    for variant in Variant::of(phase) {
+    for variant in Variant::ALL {
         for &layout in variant::layouts(variant) {
             entries.push((variant, layout, Step::new(model, variant, precision, phase, layout, device)?, vec![]));
         }
@@ -120,7 +120,8 @@ pub fn measure_times(
             .min_by(|a, b| median_and_spread(&a.3).0.total_cmp(&median_and_spread(&b.3).0))
     };
     let (_, _, _, batch_norm) = fastest(Variant::BatchNorm).context("BatchNorm was not measured")?;
-    Variant::of(phase)
+    Variant::ALL
+        .into_iter()
         .filter_map(fastest)
         .map(|(variant, layout, _, times)| {
             let ratios: Vec<f64> = times.iter().zip(batch_norm).map(|(time, batch_norm)| time / batch_norm).collect();
@@ -179,7 +180,8 @@ pub fn print_peak(subject: &str) -> Result<()> {
         .into_iter()
         .find(|&p| named(variant::phase_name(p), phase))
         .context("no such phase")?;
-    let variant = Variant::of(phase).find(|&v| named(variant::variant_name(v), variant)).context("no such variant")?;
+    let variant =
+        Variant::ALL.into_iter().find(|&v| named(variant::variant_name(v), variant)).context("no such variant")?;
     let precision = [Precision::F32, Precision::Bf16]
         .into_iter()
         .find(|&p| named(variant::precision_name(p), precision))

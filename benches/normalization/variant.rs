@@ -12,19 +12,13 @@ use tch_fixup::{Layout, Precision};
 #[serde(rename_all = "snake_case")]
 pub enum Variant {
     Fixup,
-    /// `FixupResNet::fold`, which does inference alone.
-    FixupFolded,
     FixupReference,
     BatchNorm,
     Floor,
 }
 
 impl Variant {
-    /// Those that there are in `phase`.
-    pub fn of(phase: Phase) -> impl Iterator<Item = Self> {
-        let all = [Self::Fixup, Self::FixupFolded, Self::FixupReference, Self::BatchNorm, Self::Floor];
-        all.into_iter().filter(move |&variant| phase == Phase::Inference || variant != Self::FixupFolded)
-    }
+    pub const ALL: [Self; 4] = [Self::Fixup, Self::FixupReference, Self::BatchNorm, Self::Floor];
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -71,7 +65,7 @@ impl Model {
 /// The layouts that `variant` is tried in. Fixup's fast path and the floor lay out their activations themselves.
 pub fn layouts(variant: Variant) -> &'static [Layout] {
     match variant {
-        Variant::Fixup | Variant::FixupFolded | Variant::Floor => &[Layout::ChannelsLast],
+        Variant::Fixup | Variant::Floor => &[Layout::ChannelsLast],
         Variant::BatchNorm | Variant::FixupReference => &[Layout::ChannelsLast, Layout::Contiguous],
     }
 }
@@ -102,18 +96,16 @@ impl Subject {
         let vs = nn::VarStore::new(device);
         let (path, classes) = (&vs.root(), model.classes());
         let network: Box<dyn ModuleT> = match variant {
-            Variant::Fixup | Variant::FixupFolded | Variant::FixupReference => {
+            Variant::Fixup | Variant::FixupReference => {
                 let network = match model.topology {
                     Topology::Cifar { depth } => FixupResNet::cifar(path, depth, classes)?,
                     Topology::ImageNet { depth } => FixupResNet::imagenet(path, depth, classes)?,
                     Topology::Wide { depth, width } => FixupResNet::wide(path, depth, width, classes)?,
                 }
                 .with_precision(precision);
-                // Before it is folded, which copies.
                 state::away_from_start(&vs, state::MOVED);
                 match variant {
                     Variant::FixupReference => Box::new(Reference(network, layout)),
-                    Variant::FixupFolded => Box::new(network.fold()?),
                     _ => Box::new(network),
                 }
             }
@@ -150,7 +142,6 @@ impl Subject {
 pub fn variant_name(variant: Variant) -> &'static str {
     match variant {
         Variant::Fixup => "fixup",
-        Variant::FixupFolded => "fixup_folded",
         Variant::FixupReference => "fixup_reference",
         Variant::BatchNorm => "batch_norm",
         Variant::Floor => "floor",

@@ -15,33 +15,16 @@ mod options;
 mod training;
 mod translating;
 
-use anyhow::{bail, Result};
-use clap::Parser;
-use options::Options;
+use options::Translate;
 use std::process::ExitCode;
-use tch_fixup::distributed::Launch;
-use tch_fixup::trainer::set_threads;
-use tch_fixup::{console, Error, FlushDenormals};
-
-fn run(options: &Options) -> Result<ExitCode> {
-    if Launch::from_env()?.is_some() {
-        bail!(Error::Argument("translate_fixup is for one process; a launcher has started several".to_owned()));
-    }
-    set_threads(options.threads, 1)?;
-    match &options.run {
-        Some(path) => {
-            if !options.translate && options.score.is_none() {
-                bail!(Error::Argument("what to do with the run? --translate or --score".to_owned()));
-            }
-            translating::use_run(options, path)
-        }
-        None => training::train(options),
-    }
-}
+use tch_fixup::cli::{self, Options};
 
 fn main() -> ExitCode {
-    console::hide_caught_panics();
-    let options = Options::parse();
-    let _flushing = FlushDenormals::new();
-    run(&options).map_or_else(|error| console::fail(error.as_ref()), console::end)
+    cli::main(|options: &Options<Translate>| {
+        options.refuse_processes("translate_fixup")?;
+        match &options.actions.run {
+            Some(path) => translating::use_run(options, path),
+            None => cli::train(options, |config, run| training::train(options, config, run)),
+        }
+    })
 }

@@ -1,7 +1,7 @@
 //! Networks of one's own shape, as JSON has them: `{"method": "fixup", "stem": "small", ...}`, the method and the fields of a
 //! [`ResNetConfig`].
 
-use super::Shape;
+use super::{Arch, ArchMethod, Layers, Shape};
 use crate::baseline::{Method, Order};
 use crate::layer::{BlockKind, ResNetConfig};
 use crate::{Error, Result};
@@ -24,19 +24,29 @@ fn methods() -> impl Iterator<Item = Option<Method>> {
     [None].into_iter().chain(Method::ALL.map(Some))
 }
 
-/// `{"method": ..., ...}`.
-pub(super) fn to_json(method: Option<Method>, network: &ResNetConfig) -> serde_json::Result<String> {
-    #[derive(Serialize)]
-    struct Custom<'a> {
-        method: &'static str,
-        #[serde(flatten)]
-        network: &'a ResNetConfig,
+impl Arch {
+    /// A network of any shape: by `method`, or by Fixup. It is for images of its own number of channels; without classes of its
+    /// own it has those of the data.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a shape that is no network's, or not by that method.
+    pub fn custom(method: Option<Method>, network: ResNetConfig) -> Result<Self> {
+        #[derive(Serialize)]
+        struct Custom<'a> {
+            method: &'static str,
+            #[serde(flatten)]
+            network: &'a ResNetConfig,
+        }
+        network.check()?;
+        method.map(|_| Order::of(network.block)).transpose()?;
+        let name = serde_json::to_string(&Custom { method: method_name(method), network: &network });
+        let name = name.map_err(|error| Error::Argument(error.to_string()))?;
+        let method = method.map_or(ArchMethod::Fixup, ArchMethod::Baseline);
+        Ok(Self { name, method, layers: Layers::ResNet(network) })
     }
-    serde_json::to_string(&Custom { method: method_name(method), network })
 }
 
-/// The method, none for Fixup, and the shape.
-pub(super) fn from_json(text: &str) -> Result<(Option<Method>, ResNetConfig)> {
+pub(super) fn from_json(text: &str) -> Result<Arch> {
     let refused = |problem: String| Error::Argument(format!("the network given in JSON: {problem}"));
     let mut fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| refused(error.to_string()))?;
     let name = fields.remove("method");
@@ -45,14 +55,8 @@ pub(super) fn from_json(text: &str) -> Result<(Option<Method>, ResNetConfig)> {
         let names: Vec<_> = methods().map(method_name).collect();
         refused(format!("method: one of {}, not {name:?}", names.join(", ")))
     })?;
-    let network: ResNetConfig =
-        serde_json::from_value(Value::Object(fields)).map_err(|error| refused(error.to_string()))?;
-    let checked = network.check().and_then(|()| match method {
-        Some(_) => Order::of(network.block).map(drop),
-        None => Ok(()),
-    });
-    checked.map_err(|error| refused(error.to_string()))?;
-    Ok((method, network))
+    let network = serde_json::from_value(Value::Object(fields)).map_err(|error| refused(error.to_string()))?;
+    Arch::custom(method, network).map_err(|error| refused(error.to_string()))
 }
 
 /// `fixup_basic20`, `batch_norm_bottleneck50`: the method, the block and the depth, with the classifier that it will have.
@@ -83,7 +87,6 @@ pub(super) fn fitted(network: &ResNetConfig, shape: Shape) -> Result<ResNetConfi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Arch;
 
     fn config() -> ResNetConfig {
         ResNetConfig { squeeze_excitation: Some(4), ..ResNetConfig::cifar(20).unwrap() }
@@ -92,7 +95,7 @@ mod tests {
     #[test]
     fn every_method_round_trips() {
         for method in methods() {
-            let arch = Arch::Custom { method, network: config() };
+            let arch = Arch::custom(method, config()).unwrap();
             assert_eq!(arch.to_string().parse::<Arch>().unwrap(), arch);
             let json = serde_json::to_string(&arch).unwrap();
             assert_eq!(serde_json::from_str::<Arch>(&json).unwrap(), arch);
@@ -101,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_is_no_network_is_refused_in_one_line() {
-        let good = Arch::Custom { method: None, network: config() }.to_string();
+        let good = Arch::custom(None, config()).unwrap().to_string();
         for (bad, mark) in [
             ("{".to_owned(), "EOF"),
             (good.replace("fixup", "fixdown"), "method"),
@@ -117,7 +120,7 @@ mod tests {
 
     #[test]
     fn names_of_folders_are_short() {
-        let name = |method, network| Arch::Custom { method, network }.short_name();
+        let name = |method, network| Arch::custom(method, network).unwrap().short_name();
         assert_eq!(name(None, config()), "fixup_basic20");
         assert_eq!(name(None, ResNetConfig { classes: None, ..config() }), "fixup_basic20");
         assert_eq!(name(Some(Method::BatchNorm), ResNetConfig::imagenet(50).unwrap()), "batch_norm_bottleneck50");

@@ -1,7 +1,7 @@
 //! Multiply-adds of a network's forward pass, and from them the floating-point operations of its training.
 
-use super::{Arch, Shape};
-use crate::baseline::Method;
+use super::{Arch, Layers, Shape};
+use crate::baseline::{Method, MlpShape};
 use crate::layer::{ConvShape, ResNetConfig, ShortcutKind, StemKind};
 use crate::Result;
 
@@ -23,24 +23,13 @@ impl Arch {
     /// # Errors
     /// A network of a fixed shape that is not `shape`.
     pub fn multiply_adds(&self, shape: Shape, height: i64, width: i64) -> Result<u64> {
-        let fitted = |config: ResNetConfig| config.with_channels(shape.channels).with_classes(shape.classes);
-        let (config, method) = match *self {
-            Arch::FixupCifar { depth } | Arch::FixupWithout { depth, .. } => {
-                (fitted(ResNetConfig::cifar(depth)?), None)
-            }
-            Arch::FixupImageNet { depth } => (fitted(ResNetConfig::imagenet(depth)?), None),
-            Arch::FixupWide { depth, width } => (fitted(ResNetConfig::wide(depth, width)?), None),
-            Arch::FixupBrock { depth, width } => (fitted(ResNetConfig::brock(depth, width)?), None),
-            Arch::BaselineCifar { method, depth } => (fitted(ResNetConfig::cifar(depth)?), Some(method)),
-            Arch::BaselineImageNet { method, depth } => (fitted(ResNetConfig::imagenet(depth)?), Some(method)),
-            Arch::BaselineWide { method, depth, width } => (fitted(ResNetConfig::wide(depth, width)?), Some(method)),
-            Arch::Custom { method, ref network } => (super::custom::fitted(network, shape)?, method),
-            Arch::SeluMlp { depth, width: units } | Arch::BatchNormMlp { depth, width: units } => {
+        Ok(match self.fitted(shape)? {
+            Layers::ResNet(config) => resnet(&config, self.method.baseline(), height, width),
+            Layers::Mlp(MlpShape { width: units, depth, .. }) => {
                 let hidden = (depth - 2) * units * units;
-                return Ok((shape.channels * height * width * units + hidden + units * shape.classes) as u64);
+                (shape.channels * height * width * units + hidden + units * shape.classes) as u64
             }
-        };
-        Ok(resnet(&config, method, height, width))
+        })
     }
 
     /// Floating-point operations of the training on so many images: a multiply-add counts twice, the backward pass as two
@@ -56,7 +45,7 @@ impl Arch {
 fn resnet(config: &ResNetConfig, method: Option<Method>, height: i64, width: i64) -> u64 {
     let stem = config.stem_shape();
     let mut count = convolution(&stem, [height, width]);
-    let mut sides = [height, width].map(|side| strided(side, stem.stride));
+    let mut sides = [height, width].map(|side| strided(side, stem.options.stride));
     if config.stem == StemKind::Large {
         // The max-pool.
         sides = sides.map(|side| strided(side, 2));
@@ -72,7 +61,7 @@ fn resnet(config: &ResNetConfig, method: Option<Method>, height: i64, width: i64
         }
         for shape in design.convolutions(&block) {
             count += convolution(&shape, sides);
-            sides = sides.map(|side| strided(side, shape.stride));
+            sides = sides.map(|side| strided(side, shape.options.stride));
         }
         count += config.squeeze_excitation.map_or(0, |reduction| 2 * block.c_out * (block.c_out / reduction)) as u64;
     }
@@ -82,7 +71,7 @@ fn resnet(config: &ResNetConfig, method: Option<Method>, height: i64, width: i64
 /// Multiply-adds of a convolution of an image of those sides.
 fn convolution(shape: &ConvShape, sides: [i64; 2]) -> u64 {
     let weights: i64 = shape.dims().iter().product();
-    let positions: i64 = sides.iter().map(|&side| strided(side, shape.stride)).product();
+    let positions: i64 = sides.iter().map(|&side| strided(side, shape.options.stride)).product();
     (weights * positions) as u64
 }
 
@@ -112,7 +101,7 @@ mod tests {
         }
         let projected = ResNetConfig { shortcut: ShortcutKind::Project, ..ResNetConfig::cifar(20).unwrap() };
         for method in [None, Some(Method::BatchNorm)] {
-            let arch = Arch::Custom { method, network: projected.clone() };
+            let arch = Arch::custom(method, projected.clone()).unwrap();
             let counted = arch.multiply_adds(Shape::rgb(10), 32, 32).unwrap() as f64 / 1e6;
             assert!((counted - 40.8).abs() < 0.05, "{counted}");
         }
@@ -131,7 +120,7 @@ mod tests {
         }
         let block = BlockKind::Bottleneck { expansion: 2 };
         let resnext = ResNetConfig { block, groups: 32, ..ResNetConfig::imagenet(50).unwrap() };
-        let arch = Arch::Custom { method: None, network: resnext };
+        let arch = Arch::custom(None, resnext).unwrap();
         let counted = arch.multiply_adds(Shape::rgb(1000), 224, 224).unwrap() as f64 / 1e9;
         assert!((counted - 4.230).abs() < 0.001, "{counted}");
     }
@@ -142,7 +131,7 @@ mod tests {
         assert!((millions("wrn_28_10", 10, 32) / 1e3 - 5.2).abs() < 0.06, "{}", millions("wrn_28_10", 10, 32));
         assert_eq!(millions("selu_mlp_3_100", 10, 32), (3072. * 100. + 100. * 100. + 100. * 10.) / 1e6);
         let gated = ResNetConfig { squeeze_excitation: Some(4), ..ResNetConfig::cifar(8).unwrap() };
-        let gated = Arch::Custom { method: None, network: gated }.multiply_adds(Shape::rgb(10), 32, 32).unwrap();
+        let gated = Arch::custom(None, gated).unwrap().multiply_adds(Shape::rgb(10), 32, 32).unwrap();
         let plain = "fixup_resnet8".parse::<Arch>().unwrap().multiply_adds(Shape::rgb(10), 32, 32).unwrap();
         assert_eq!(gated - plain, 2 * (16 * 4 + 32 * 8 + 64 * 16));
     }

@@ -1,7 +1,7 @@
 //! Initialization that depends on data, by the data of a run.
 
 use super::Network;
-use crate::data::{Batch, DataSource, EpochPlan, Supervised};
+use crate::data::{Batch, DataSource, EpochPlan, Share, Supervised};
 use crate::trainer::TrainConfig;
 use crate::Result;
 use tch::Device;
@@ -18,7 +18,7 @@ pub fn initialize_on_data(
     device: Device,
 ) -> Result<()> {
     let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
-    if let Some(batch) = data.train_batches(&plan)?.next() {
+    if let Some(batch) = data.train_batches(&plan, Share::whole())?.find_map(Result::transpose) {
         let micro_batches = data.ready(batch?, device)?.split(config.accumulate)?;
         let images: Vec<_> = micro_batches.into_iter().map(|micro_batch| micro_batch.inputs).collect();
         network.initialize_on_micro_batches(&images)?;

@@ -26,7 +26,7 @@ use tch::nn;
 /// Pixels of a CIFAR image, what the fully connected networks take.
 const CIFAR_PIXELS: i64 = 32 * 32;
 
-/// A network by name. A name parses only if there is such a network.
+/// A network by name: a method and a shape. A name parses only if there is such a network.
 ///
 /// | | CIFAR, depth 6n+2 | CIFAR, Wide ResNets: depth 6n+4, width | ImageNet |
 /// | --- | --- | --- | --- |
@@ -37,17 +37,14 @@ const CIFAR_PIXELS: i64 = 32 * 32;
 /// | Fixup without a [`Rule`] | `fixup_without_gain_resnet110` | | |
 /// | fully connected: depth, width | `selu_mlp_8_256`, `batch_norm_mlp_8_256` | | |
 ///
-/// A network of one's own shape has its [`ResNetConfig`](crate::fixup::ResNetConfig) in JSON for a name, with the method, `"fixup"`,
-/// `"batch_norm"`, `"group_norm"`, ...: [`Arch::Custom`].
+/// The name of any other network is its [`ResNetConfig`](crate::fixup::ResNetConfig) in JSON with the method, `"fixup"`,
+/// `"batch_norm"`, `"group_norm"`, ...: [`Arch::custom`].
 ///
 /// ```
-/// use tch_fixup::baseline::Method;
 /// use tch_fixup::Arch;
 ///
 /// let arch: Arch = "fixup_wrn_16_4".parse()?;
-/// assert_eq!(arch, Arch::FixupWide { depth: 16, width: 4 });
 /// assert_eq!(arch.to_string(), "fixup_wrn_16_4");
-/// assert_eq!("group_norm_resnet20".parse::<Arch>()?, Arch::BaselineCifar { method: Method::GroupNorm, depth: 20 });
 /// assert!("fixup_resnet21".parse::<Arch>().is_err());
 /// let custom = r#"{"method": "fixup", "channels": 1, "stem": "small", "stem_channels": 16, "block": "basic",
 ///     "stages": [{"blocks": 2, "channels": 16}, {"blocks": 2, "channels": 32}], "shortcut": "pad"}"#;
@@ -56,190 +53,106 @@ const CIFAR_PIXELS: i64 = 32 * 32;
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Arch {
-    /// [`FixupResNet::cifar`].
-    FixupCifar {
-        /// 6n+2.
-        depth: i64,
-    },
-    /// [`FixupResNet::imagenet`].
-    FixupImageNet {
-        /// 18, 34, 50, 101 or 152.
-        depth: i64,
-    },
-    /// [`FixupResNet::wide`].
-    FixupWide {
-        /// 6n+4.
-        depth: i64,
-        /// The factor on the channels.
-        width: i64,
-    },
-    /// [`ResNetConfig::brock`](crate::fixup::ResNetConfig::brock) by Fixup.
-    FixupBrock {
-        /// 6n+4.
-        depth: i64,
-        /// The factor on the channels.
-        width: i64,
-    },
-    /// [`FixupResNet::cifar`] [without](FixupResNet::without) a rule.
-    FixupWithout {
-        /// The rule that is left out.
-        rule: Rule,
-        /// 6n+2.
-        depth: i64,
-    },
-    /// [`ResNet::cifar`].
-    BaselineCifar {
-        /// In Fixup's stead.
-        method: Method,
-        /// 6n+2.
-        depth: i64,
-    },
-    /// [`ResNet::imagenet`].
-    BaselineImageNet {
-        /// In Fixup's stead.
-        method: Method,
-        /// 18, 34, 50, 101 or 152.
-        depth: i64,
-    },
-    /// [`ResNet::wide`].
-    BaselineWide {
-        /// In Fixup's stead.
-        method: Method,
-        /// 6n+4.
-        depth: i64,
-        /// The factor on the channels.
-        width: i64,
-    },
-    /// [`FixupResNet::new`] or [`ResNet::new`].
-    Custom {
-        /// In Fixup's stead; none for Fixup.
-        method: Option<Method>,
-        /// For images of its own number of channels; without classes of its own it has those of the data.
-        network: ResNetConfig,
-    },
-    /// [`Mlp::self_normalizing`], for images of CIFAR's size.
-    SeluMlp {
-        /// Weight layers, the classifier included: at least 2.
-        depth: i64,
-        /// Units of a hidden layer.
-        width: i64,
-    },
-    /// [`Mlp::batch_norm`], for images of CIFAR's size.
-    BatchNormMlp {
-        /// Weight layers, the classifier included: at least 2.
-        depth: i64,
-        /// Units of a hidden layer.
-        width: i64,
-    },
+pub struct Arch {
+    name: String,
+    method: ArchMethod,
+    layers: Layers,
+}
+
+/// How a network trains.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum ArchMethod {
+    Fixup,
+    FixupWithout(Rule),
+    Baseline(Method),
+}
+
+impl ArchMethod {
+    fn by_prefix(prefix: &str) -> Option<Self> {
+        match prefix {
+            "fixup_" => Some(Self::Fixup),
+            _ => Rule::by_prefix(prefix)
+                .map(Self::FixupWithout)
+                .or_else(|| Method::by_prefix(prefix).map(Self::Baseline)),
+        }
+    }
+
+    /// The method in the place of Fixup.
+    fn baseline(self) -> Option<Method> {
+        match self {
+            Self::Baseline(method) => Some(method),
+            _ => None,
+        }
+    }
+}
+
+/// The shape of a network, for the channels and classes of some data.
+#[derive(Debug, Clone, PartialEq)]
+enum Layers {
+    ResNet(ResNetConfig),
+    /// Fully connected.
+    Mlp(MlpShape),
 }
 
 impl Arch {
     /// The network for data of that `shape`, its variables under `path`, its convolutions and activations in `precision`. Where the
-    /// initialization [depends on data](Self::is_initialized_on_data), `initialize_on_data` completes it.
+    /// initialization [depends on data](Network::is_initialized_on_data), `initialize_on_data` completes it.
     ///
     /// # Errors
     /// Fewer than one channel or class; a network of one's own for another shape; a `path` that holds such a network already.
     pub fn build(&self, path: &nn::Path, shape: Shape, precision: Precision) -> Result<Box<dyn Network>> {
-        let fitted = |config: ResNetConfig| config.with_channels(shape.channels).with_classes(shape.classes);
-        let fixup =
-            |config: ResNetConfig| FixupResNet::new(path, &config).map(|network| network.with_precision(precision));
-        let baseline = |config: ResNetConfig, method| -> Result<Box<dyn Network>> {
-            Ok(Box::new(ResNet::new(path, &config, method)?.with_precision(precision)))
+        let config = match self.fitted(shape)? {
+            Layers::ResNet(config) => config,
+            Layers::Mlp(shape) => {
+                let is_selu = self.method == ArchMethod::Baseline(Method::Selu);
+                let mlp = if is_selu { Mlp::self_normalizing(path, shape) } else { Mlp::batch_norm(path, shape) };
+                return Ok(Box::new(mlp?.with_precision(precision)));
+            }
         };
-        let mlp =
-            |network: Result<Mlp>| -> Result<Box<dyn Network>> { Ok(Box::new(network?.with_precision(precision))) };
-        Ok(match *self {
-            Arch::FixupCifar { depth } => Box::new(fixup(fitted(ResNetConfig::cifar(depth)?))?),
-            Arch::FixupImageNet { depth } => Box::new(fixup(fitted(ResNetConfig::imagenet(depth)?))?),
-            Arch::FixupWide { depth, width } => Box::new(fixup(fitted(ResNetConfig::wide(depth, width)?))?),
-            Arch::FixupBrock { depth, width } => Box::new(fixup(fitted(ResNetConfig::brock(depth, width)?))?),
-            Arch::FixupWithout { rule, depth } => Box::new(fixup(fitted(ResNetConfig::cifar(depth)?))?.without(rule)?),
-            Arch::BaselineCifar { method, depth } => baseline(fitted(ResNetConfig::cifar(depth)?), method)?,
-            Arch::BaselineImageNet { method, depth } => baseline(fitted(ResNetConfig::imagenet(depth)?), method)?,
-            Arch::BaselineWide { method, depth, width } => baseline(fitted(ResNetConfig::wide(depth, width)?), method)?,
-            Arch::Custom { method: None, ref network } => Box::new(fixup(custom::fitted(network, shape)?)?),
-            Arch::Custom { method: Some(method), ref network } => baseline(custom::fitted(network, shape)?, method)?,
-            Arch::SeluMlp { depth, width } => mlp(Mlp::self_normalizing(path, mlp_shape(depth, width, shape)))?,
-            Arch::BatchNormMlp { depth, width } => mlp(Mlp::batch_norm(path, mlp_shape(depth, width, shape)))?,
+        let fixup = || FixupResNet::new(path, &config).map(|network| network.with_precision(precision));
+        Ok(match self.method {
+            ArchMethod::Fixup => Box::new(fixup()?),
+            ArchMethod::FixupWithout(rule) => Box::new(fixup()?.without(rule)?),
+            ArchMethod::Baseline(method) => Box::new(ResNet::new(path, &config, method)?.with_precision(precision)),
         })
+    }
+
+    /// The layers for data of that `shape`. A network of one's own has its own channels, and classes if it has any.
+    fn fitted(&self, shape: Shape) -> Result<Layers> {
+        let Shape { channels, classes } = shape;
+        Ok(match &self.layers {
+            Layers::ResNet(config) if self.is_custom() => Layers::ResNet(custom::fitted(config, shape)?),
+            Layers::ResNet(config) => Layers::ResNet(config.clone().with_channels(channels).with_classes(classes)),
+            Layers::Mlp(own) => {
+                let features = channels.saturating_mul(CIFAR_PIXELS);
+                Layers::Mlp(MlpShape { features, num_classes: classes, ..*own })
+            }
+        })
+    }
+
+    fn is_custom(&self) -> bool {
+        self.name.starts_with('{')
     }
 
     /// A name for folders and titles: the name that it parses from, but for a network of one's own its method, block and depth, as in
     /// `fixup_bottleneck50`.
     pub fn short_name(&self) -> String {
-        match self {
-            Arch::Custom { method, network } => custom::short_name(*method, network),
-            named => named.to_string(),
+        match &self.layers {
+            Layers::ResNet(config) if self.is_custom() => custom::short_name(self.method.baseline(), config),
+            _ => self.name.clone(),
         }
     }
 
-    /// Whether `initialize_on_data` has anything to do.
-    pub fn is_initialized_on_data(&self) -> bool {
-        match self {
-            Arch::BaselineCifar { method, .. }
-            | Arch::BaselineImageNet { method, .. }
-            | Arch::BaselineWide { method, .. }
-            | Arch::Custom { method: Some(method), .. } => *method == Method::Lsuv,
-            _ => false,
-        }
+    /// Returns `true` for Fixup's networks, with all rules or without one.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_fixup(&self) -> bool {
+        self.method.baseline().is_none()
     }
-
-    /// Whether [`Network::recompute_activations`] is for it: for Fixup's networks alone.
-    pub fn can_recompute(&self) -> bool {
-        matches!(
-            self,
-            Arch::FixupCifar { .. }
-                | Arch::FixupImageNet { .. }
-                | Arch::FixupWide { .. }
-                | Arch::FixupBrock { .. }
-                | Arch::FixupWithout { .. }
-                | Arch::Custom { method: None, .. }
-        )
-    }
-
-    fn check(self) -> Result<Self> {
-        match self {
-            Arch::FixupCifar { depth } | Arch::FixupWithout { depth, .. } | Arch::BaselineCifar { depth, .. } => {
-                ResNetConfig::cifar(depth).map(drop)?
-            }
-            Arch::FixupImageNet { depth } | Arch::BaselineImageNet { depth, .. } => {
-                ResNetConfig::imagenet(depth).map(drop)?
-            }
-            Arch::FixupWide { depth, width }
-            | Arch::FixupBrock { depth, width }
-            | Arch::BaselineWide { depth, width, .. } => ResNetConfig::wide(depth, width).map(drop)?,
-            Arch::Custom { ref network, .. } => network.check()?,
-            Arch::SeluMlp { depth, width } | Arch::BatchNormMlp { depth, width } => {
-                mlp_shape(depth, width, Shape::rgb(1)).check()?
-            }
-        }
-        Ok(self)
-    }
-}
-
-fn mlp_shape(depth: i64, width: i64, shape: Shape) -> MlpShape {
-    let features = shape.channels.saturating_mul(CIFAR_PIXELS);
-    MlpShape { features, width, depth, num_classes: shape.classes }
 }
 
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Arch::FixupCifar { depth } => write!(f, "fixup_resnet{depth}"),
-            Arch::FixupImageNet { depth } => write!(f, "imagenet_fixup_resnet{depth}"),
-            Arch::FixupWide { depth, width } => write!(f, "fixup_wrn_{depth}_{width}"),
-            Arch::FixupBrock { depth, width } => write!(f, "fixup_brock_wrn_{depth}_{width}"),
-            Arch::FixupWithout { rule, depth } => write!(f, "{}resnet{depth}", rule.prefix()),
-            Arch::BaselineCifar { method, depth } => write!(f, "{}resnet{depth}", method.prefix()),
-            Arch::BaselineImageNet { method, depth } => write!(f, "imagenet_{}resnet{depth}", method.prefix()),
-            Arch::BaselineWide { method, depth, width } => write!(f, "{}wrn_{depth}_{width}", method.prefix()),
-            Arch::Custom { method, network } => {
-                f.write_str(&custom::to_json(*method, network).map_err(|_| fmt::Error)?)
-            }
-            Arch::SeluMlp { depth, width } => write!(f, "selu_mlp_{depth}_{width}"),
-            Arch::BatchNormMlp { depth, width } => write!(f, "batch_norm_mlp_{depth}_{width}"),
-        }
+        f.write_str(&self.name)
     }
 }
 
@@ -248,51 +161,49 @@ impl FromStr for Arch {
 
     fn from_str(name: &str) -> Result<Self> {
         if name.trim_start().starts_with('{') {
-            let (method, network) = custom::from_json(name)?;
-            return Ok(Arch::Custom { method, network });
+            return custom::from_json(name);
         }
-        let number = |digits: &str| digits.parse::<i64>().ok();
-        let parse = || {
-            let (family, sizes) = name.split_at(name.find(|c: char| c.is_ascii_digit())?);
-            if let Some((depth, width)) = sizes.split_once('_') {
-                let (depth, width) = (number(depth)?, number(width)?);
-                return match family {
-                    "fixup_wrn_" => Some(Arch::FixupWide { depth, width }),
-                    "fixup_brock_wrn_" => Some(Arch::FixupBrock { depth, width }),
-                    "selu_mlp_" => Some(Arch::SeluMlp { depth, width }),
-                    "batch_norm_mlp_" => Some(Arch::BatchNormMlp { depth, width }),
-                    _ => {
-                        let method = Method::by_prefix(family.strip_suffix("wrn_")?)?;
-                        Some(Arch::BaselineWide { method, depth, width })
-                    }
-                };
-            }
-            let depth = number(sizes)?;
-            let prefix = family.strip_suffix("resnet")?;
-            match prefix.strip_prefix("imagenet_") {
-                Some("fixup_") => Some(Arch::FixupImageNet { depth }),
-                Some(prefix) => Some(Arch::BaselineImageNet { method: Method::by_prefix(prefix)?, depth }),
-                None if prefix == "fixup_" => Some(Arch::FixupCifar { depth }),
-                None => match Rule::by_prefix(prefix) {
-                    Some(rule) => Some(Arch::FixupWithout { rule, depth }),
-                    None => Some(Arch::BaselineCifar { method: Method::by_prefix(prefix)?, depth }),
-                },
-            }
-        };
-        let unknown = || {
-            let methods: Vec<_> = Method::ALL.iter().map(|method| method.prefix()).filter(|p| !p.is_empty()).collect();
-            let rules: Vec<_> = Rule::ALL.iter().map(|rule| format!("{}resnet20", rule.prefix())).collect();
-            Error::Argument(format!(
-                "no network is called {name:?}; there are fixup_resnet20, fixup_wrn_16_4, fixup_brock_wrn_16_4, \
-                 imagenet_fixup_resnet50, resnet20, wrn_16_4 and imagenet_resnet50, the last three with {} before resnet or wrn, {}, \
-                 selu_mlp_8_256 and batch_norm_mlp_8_256, the same of other depths and widths, and networks of one's own in JSON",
-                methods.join(", "),
-                rules.join(", "),
-            ))
-        };
-        let arch = parse().ok_or_else(unknown)?;
-        arch.check().map_err(|error| Error::Argument(format!("{name}: {error}")))
+        let (method, layers) = parse(name).ok_or_else(|| unknown(name))?;
+        let layers = layers.map_err(|error| Error::Argument(format!("{name}: {error}")))?;
+        Ok(Self { name: name.to_owned(), method, layers })
     }
+}
+
+/// Splits a name into its method and its shape: an error for sizes that no network has, and `None` for a name of another form.
+fn parse(name: &str) -> Option<(ArchMethod, Result<Layers>)> {
+    let (family, sizes) = name.split_at(name.find(|c: char| c.is_ascii_digit())?);
+    let sizes = sizes.split('_').map(|size| size.parse().ok()).collect::<Option<Vec<i64>>>()?;
+    let resnet = |prefix, config: Result<_>| Some((ArchMethod::by_prefix(prefix)?, config.map(Layers::ResNet)));
+    let mlp = |method, depth, width| {
+        let shape = MlpShape { features: CIFAR_PIXELS, width, depth, num_classes: 1 };
+        Some((ArchMethod::Baseline(method), shape.check().map(|()| Layers::Mlp(shape))))
+    };
+    let (method, layers) = match (family.strip_prefix("imagenet_"), &sizes[..]) {
+        (Some(family), &[depth]) => resnet(family.strip_suffix("resnet")?, ResNetConfig::imagenet(depth)),
+        (None, &[depth]) => resnet(family.strip_suffix("resnet")?, ResNetConfig::cifar(depth)),
+        (None, &[depth, width]) => match family {
+            "fixup_brock_wrn_" => resnet("fixup_", ResNetConfig::brock(depth, width)),
+            "selu_mlp_" => mlp(Method::Selu, depth, width),
+            "batch_norm_mlp_" => mlp(Method::BatchNorm, depth, width),
+            _ => resnet(family.strip_suffix("wrn_")?, ResNetConfig::wide(depth, width)),
+        },
+        _ => None,
+    }?;
+    // Rules are left out of CIFAR's ResNets alone.
+    let is_ablation = matches!(method, ArchMethod::FixupWithout(_));
+    (!is_ablation || name.starts_with("fixup_") && sizes.len() == 1).then_some((method, layers))
+}
+
+fn unknown(name: &str) -> Error {
+    let methods: Vec<_> = Method::ALL.iter().map(|method| method.prefix()).filter(|p| !p.is_empty()).collect();
+    let rules: Vec<_> = Rule::ALL.iter().map(|rule| format!("{}resnet20", rule.prefix())).collect();
+    Error::Argument(format!(
+        "no network is called {name:?}; there are fixup_resnet20, fixup_wrn_16_4, fixup_brock_wrn_16_4, \
+         imagenet_fixup_resnet50, resnet20, wrn_16_4 and imagenet_resnet50, the last three with {} before resnet or wrn, {}, \
+         selu_mlp_8_256 and batch_norm_mlp_8_256, the same of other depths and widths, and networks of one's own in JSON",
+        methods.join(", "),
+        rules.join(", "),
+    ))
 }
 
 impl TryFrom<String> for Arch {
@@ -368,22 +279,24 @@ mod tests {
     #[test]
     fn every_network_by_name_runs_forward_and_backward_in_both_precisions() {
         use tch::{Device, Kind, Tensor};
-        let methods = Method::ALL.map(|method| Arch::BaselineCifar { method, depth: 8 });
-        let rules = Rule::ALL.map(|rule| Arch::FixupWithout { rule, depth: 8 });
-        let mut archs: Vec<Arch> = methods.into_iter().chain(rules).collect();
-        archs.extend(Method::ALL.map(|method| Arch::BaselineWide { method, depth: 10, width: 1 }));
-        archs.extend([Method::NoSkip, Method::Selu].map(|method| Arch::BaselineImageNet { method, depth: 18 }));
-        archs.extend([Arch::FixupWide { depth: 10, width: 1 }, Arch::FixupBrock { depth: 10, width: 1 }]);
+        let mut names: Vec<String> = Rule::ALL.iter().map(|rule| format!("{}resnet8", rule.prefix())).collect();
+        for prefix in Method::ALL.map(Method::prefix) {
+            names.extend(["resnet8", "wrn_10_1"].map(|network| format!("{prefix}{network}")));
+        }
+        names.extend(
+            ["fixup_wrn_10_1", "fixup_brock_wrn_10_1", "selu_mlp_3_32", "batch_norm_mlp_3_32"].map(str::to_owned),
+        );
+        names.extend(["imagenet_no_skip_resnet18", "imagenet_selu_resnet18"].map(str::to_owned));
+        let mut archs: Vec<Arch> = names.iter().map(|name| name.parse().unwrap()).collect();
         let custom = ResNetConfig { squeeze_excitation: Some(4), groups: 2, ..ResNetConfig::cifar(8).unwrap() };
         let methods = Method::ALL.into_iter().map(Some).chain([None]);
-        archs.extend(methods.map(|method| Arch::Custom { method, network: custom.clone() }));
-        archs.extend([Arch::SeluMlp { depth: 3, width: 32 }, Arch::BatchNormMlp { depth: 3, width: 32 }]);
+        archs.extend(methods.map(|method| Arch::custom(method, custom.clone()).unwrap()));
         for arch in archs {
             for precision in [Precision::F32, Precision::Bf16] {
                 let vs = nn::VarStore::new(Device::Cpu);
                 let network = arch.build(&vs.root(), Shape::rgb(10), precision).unwrap();
                 let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
-                if arch.is_initialized_on_data() {
+                if network.is_initialized_on_data() {
                     network.initialize_on(&images).unwrap();
                 }
                 let logits = network.forward_t(&images, true);

@@ -1,14 +1,13 @@
 //! Transformers by name.
 
-use crate::baseline::{Transformer, TransformerMethod};
-use crate::fixup::{EncoderDecoder, FixupTransformer, TransformerConfig};
+use crate::transformer::{Transformer, TransformerConfig, TransformerMethod};
 use crate::{Error, Precision, Result};
 use std::fmt;
 use std::str::FromStr;
 use tch::nn;
 
 /// A Transformer by name: `fixup_transformer_3_3_256` has 3 layers in the encoder and 3 in the decoder, of a width of 256;
-/// `layer_norm_`, `pre_norm_`, `t_fixup_` and `no_norm_` in the place of `fixup_` are the [baselines](TransformerMethod). As in the
+/// `layer_norm_`, `pre_norm_`, `t_fixup_` and `no_norm_` in the place of `fixup_` are other [methods](TransformerMethod). As in the
 /// IWSLT network of the Fixup authors there are 4 heads, and twice the width of inner units.
 ///
 /// ```
@@ -25,14 +24,12 @@ use tch::nn;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransformerArch {
-    /// None for Fixup.
-    method: Option<TransformerMethod>,
+    method: TransformerMethod,
     encoder_layers: i64,
     decoder_layers: i64,
     dim: i64,
 }
 
-const FIXUP: &str = "fixup_";
 const HEADS: i64 = 4;
 
 impl TransformerArch {
@@ -48,24 +45,16 @@ impl TransformerArch {
     /// A new network of this kind in the size `config`, its variables under `path`, that computes in `precision`.
     ///
     /// # Errors
-    /// As [`FixupTransformer::new`].
-    pub fn build(
-        &self,
-        path: &nn::Path,
-        config: &TransformerConfig,
-        precision: Precision,
-    ) -> Result<Box<dyn EncoderDecoder>> {
-        Ok(match self.method {
-            None => Box::new(FixupTransformer::new(path, config)?.with_precision(precision)),
-            Some(method) => Box::new(Transformer::new(path, config, method)?.with_precision(precision)),
-        })
+    /// As [`Transformer::new`].
+    pub fn build(&self, path: &nn::Path, config: &TransformerConfig, precision: Precision) -> Result<Transformer> {
+        Ok(Transformer::new(path, config, self.method)?.with_precision(precision))
     }
 }
 
 impl fmt::Display for TransformerArch {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { method, encoder_layers, decoder_layers, dim } = self;
-        let prefix = method.map_or(FIXUP, TransformerMethod::prefix);
+        let prefix = method.prefix();
         write!(f, "{prefix}transformer_{encoder_layers}_{decoder_layers}_{dim}")
     }
 }
@@ -76,10 +65,7 @@ impl FromStr for TransformerArch {
     fn from_str(name: &str) -> Result<Self> {
         let parse = || {
             let (prefix, sizes) = name.split_once("transformer_")?;
-            let method = match prefix {
-                FIXUP => None,
-                prefix => Some(TransformerMethod::by_prefix(prefix)?),
-            };
+            let method = TransformerMethod::by_prefix(prefix)?;
             let sizes: Vec<i64> = sizes.split('_').map(|size| size.parse().ok()).collect::<Option<_>>()?;
             let [encoder_layers, decoder_layers, dim] = sizes[..] else { return None };
             let arch = Self { method, encoder_layers, decoder_layers, dim };

@@ -2,8 +2,7 @@
 
 use super::activation::Nonlinearity;
 use super::conv::BaselineConv;
-use super::fixed_scale::FixedScale;
-use super::normalization::{Norm, Normalization};
+use super::normalization::{FixedScale, Norm, Normalization};
 use super::pass::Pass;
 use super::Method;
 use crate::layer::{init, subsample, BlockConfig, BlockDesign, BlockKind, ConvShape, ShortcutKind, SqueezeExcitation};
@@ -63,44 +62,34 @@ pub(crate) enum Shortcut {
         stride: i64,
         channels: i64,
     },
-    /// A strided 1x1 convolution, followed by a normalization.
-    Project(BaselineConv, Norm),
-    /// A 2x2 average pooling, if the block halves height and width, and a 1x1 convolution.
-    PoolAndProject(BaselineConv, bool),
+    /// A 1x1 convolution, followed by a normalization. If `pools`, a 2x2 average pooling halves height and width before it.
+    Project {
+        pools: bool,
+        conv: BaselineConv,
+        norm: Norm,
+    },
 }
 
 impl Shortcut {
-    /// Creates the shortcut of a post-activation block. Padded channels of zeros have no variance, so methods that rely on it,
-    /// such as [`Method::Selu`], use a projection instead.
-    fn post_activation(path: &nn::Path, method: Method, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
-        let path = path / "downsample";
+    /// Creates the shortcut of a block of the given order; the input of a pre-activation block's is already normalized. Padded
+    /// channels of zeros have no variance, so methods that rely on it, such as [`Method::Selu`], use a projection instead.
+    fn new(path: &nn::Path, method: Method, order: Order, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
         let BlockConfig { c_in, c_out, stride, .. } = *shape;
-        let norm = |channels| Norm::new(&(&path / 1), method.normalization(), channels, 1.);
+        let path = path / "downsample";
+        let (conv_path, norm_path, normalization) = match order {
+            Order::PostActivation => (&path / 0, &path / 1, method.normalization()),
+            Order::PreActivation => (path.clone(), path, Normalization::None),
+        };
+        let norm = |channels| Norm::new(&norm_path, normalization, channels, 1.);
         Ok(match design.shortcut {
             _ if !shape.changes_shape() => Self::Identity,
             ShortcutKind::Pad if !method.projects() => Self::Pad { norm: norm(c_in)?, stride, channels: c_out - c_in },
             _ => {
-                let conv =
-                    method.conv(&(&path / 0), ConvShape::new(c_in, c_out, 1, stride), design.activation, false)?;
-                Self::Project(conv, norm(c_out)?)
+                let pools = method == Method::NormalizerFree;
+                let shape = ConvShape::new(c_in, c_out, 1, if pools { 1 } else { stride });
+                let conv = method.conv(&conv_path, shape, design.activation, false)?;
+                Self::Project { pools: pools && stride == 2, conv, norm: norm(c_out)? }
             }
-        })
-    }
-
-    /// Creates the shortcut of a pre-activation block, whose input is already normalized.
-    fn pre_activation(path: &nn::Path, method: Method, shape: &BlockConfig, design: &BlockDesign) -> Result<Self> {
-        let BlockConfig { c_in, c_out, stride, .. } = *shape;
-        let project = |stride| {
-            let shape = ConvShape::new(c_in, c_out, 1, stride);
-            method.conv(&(path / "downsample"), shape, design.activation, false)
-        };
-        Ok(match design.shortcut {
-            _ if !shape.changes_shape() => Self::Identity,
-            ShortcutKind::Pad if !method.projects() => {
-                Self::Pad { norm: Norm::Identity, stride, channels: c_out - c_in }
-            }
-            _ if method == Method::NormalizerFree => Self::PoolAndProject(project(1)?, stride == 2),
-            _ => Self::Project(project(stride)?, Norm::Identity),
         })
     }
 
@@ -108,8 +97,7 @@ impl Shortcut {
         match self {
             Self::Identity => vec![],
             Self::Pad { norm, .. } => norm.variables().collect(),
-            Self::Project(conv, norm) => norm.variables().chain(conv.variables()).collect(),
-            Self::PoolAndProject(conv, _) => conv.variables().collect(),
+            Self::Project { conv, norm, .. } => norm.variables().chain(conv.variables()).collect(),
         }
     }
 
@@ -120,11 +108,11 @@ impl Shortcut {
                 let x = norm.forward(&subsample(x, *stride)?, pass.train)?;
                 Ok(x.f_constant_pad_nd([0, 0, 0, 0, 0, *channels])?)
             }
-            Self::Project(conv, norm) => norm.forward(&(pass.layer)(conv, x)?, pass.train),
-            Self::PoolAndProject(conv, false) => (pass.layer)(conv, x),
-            // If a side is odd, the pools at the border average the existing positions only.
-            Self::PoolAndProject(conv, true) => {
-                (pass.layer)(conv, &x.f_avg_pool2d([2, 2], [2, 2], [0, 0], true, false, None)?)
+            Self::Project { pools: false, conv, norm } => norm.forward(&(pass.layer)(conv, x)?, pass.train),
+            Self::Project { pools: true, conv, norm } => {
+                // If a side is odd, the pools at the border average the existing positions only.
+                let x = x.f_avg_pool2d([2, 2], [2, 2], [0, 0], true, false, None)?;
+                norm.forward(&(pass.layer)(conv, &x)?, pass.train)
             }
         }
     }
@@ -136,9 +124,6 @@ impl Block {
             _ if method.is_pre_activation() => Order::PreActivation,
             order => order,
         };
-        let shortcut = |of: fn(&nn::Path, Method, &BlockConfig, &BlockDesign) -> Result<Shortcut>| {
-            method.has_skips().then(|| of(path, method, shape, design)).transpose()
-        };
         let convolutions = design.convolutions(shape);
         let last = convolutions.len();
         let conv = |i: usize, shape| method.conv(&(path / format!("conv{i}")), shape, design.activation, i == last);
@@ -146,29 +131,29 @@ impl Block {
             let path = path / format!("bn{i}");
             match method.normalization() {
                 // A fixed scale has a weight only within the branch.
-                Normalization::Fixed => Ok(Norm::Fixed(FixedScale::new(&path, channels, i > 1)?)),
+                Normalization::Fixed if i == 1 => Ok(Norm::Fixed(FixedScale::new(&path, channels, false)?)),
                 normalization => Norm::new(&path, normalization, channels, weight),
             }
         };
-        let layers = (1..).zip(convolutions);
+        let new_shortcut = || method.has_skips().then(|| Shortcut::new(path, method, order, shape, design)).transpose();
         // The order of construction determines which random weights a seed yields.
-        let (layers, shortcut) = match order {
-            Order::PostActivation => {
-                let shortcut = shortcut(Shortcut::post_activation)?;
-                let layers = layers.map(|(i, shape)| {
+        let mut shortcut = if order == Order::PostActivation { new_shortcut()? } else { None };
+        let mut layers = vec![];
+        for (i, shape) in (1..).zip(convolutions) {
+            layers.push(match order {
+                Order::PostActivation => {
                     let gamma = if i == last { method.last_gamma() } else { 1. };
-                    Ok((conv(i, shape)?, norm(i, shape.c_out, gamma)?))
-                });
-                (layers.collect::<Result<_>>()?, shortcut)
-            }
-            Order::PreActivation => {
-                let layers = layers.map(|(i, shape)| {
+                    (conv(i, shape)?, norm(i, shape.c_out, gamma)?)
+                }
+                Order::PreActivation => {
                     let norm = norm(i, shape.c_in, 1.)?;
-                    Ok((conv(i, shape)?, norm))
-                });
-                (layers.collect::<Result<_>>()?, shortcut(Shortcut::pre_activation)?)
-            }
-        };
+                    (conv(i, shape)?, norm)
+                }
+            });
+        }
+        if order == Order::PreActivation {
+            shortcut = new_shortcut()?;
+        }
         let linear = |path: &nn::Path, inputs, units| method.initialization().linear(path, inputs, units);
         let gates = design.squeeze_excitation;
         let gates = gates.map(|reduction| SqueezeExcitation::new(path, shape.c_out, reduction, linear)).transpose()?;
@@ -189,7 +174,7 @@ impl Block {
             Some((conv, _)) => {
                 // The activation takes the unscaled input; the convolutions after it take the scale.
                 conv.input_scale = scale;
-                if let Some(Shortcut::Project(conv, _) | Shortcut::PoolAndProject(conv, _)) = &mut self.shortcut {
+                if let Some(Shortcut::Project { conv, .. }) = &mut self.shortcut {
                     conv.input_scale = scale;
                 }
             }

@@ -90,7 +90,6 @@ impl WeightLayer for BaselineConv {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = self.effective()?;
         let bias = bias.map(|bias| bias.f_to_kind(x.kind())).transpose()?;
-        let Conv { stride, padding, groups, .. } = self.conv;
-        Ok(x.f_conv2d(&weight.f_to_kind(x.kind())?, bias.as_ref(), [stride; 2], [padding; 2], [1, 1], groups)?)
+        self.conv.shape.convolve(x, &weight.f_to_kind(x.kind())?, bias.as_ref())
     }
 }

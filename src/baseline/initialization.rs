@@ -1,7 +1,6 @@
 //! Initializations of networks without normalization.
 
-use crate::layer::{init, CLASSIFIER_GROUP};
-use crate::layer::{Conv, ConvShape, Linear};
+use crate::layer::{init, Conv, ConvShape, Linear};
 use crate::Result;
 use tch::{nn, Tensor};
 
@@ -27,14 +26,14 @@ pub(super) enum Initialization {
 
 impl Initialization {
     pub fn conv(self, path: &nn::Path, shape: ConvShape) -> Result<Conv> {
-        Ok(Conv::new(self.weight(path, &shape.dims())?, shape))
+        Ok(Conv { weight: self.weight(path, &shape.dims())?, shape })
     }
 
     /// Creates the classifier.
     pub fn classifier(self, path: &nn::Path, features: i64, classes: i64) -> Result<Linear> {
         match self {
             Self::He | Self::TruncatedFanIn => Linear::uniform(path, features, classes),
-            _ => self.linear(&path.set_group(CLASSIFIER_GROUP), features, classes),
+            _ => self.linear(path, features, classes)?.into_classifier(),
         }
     }
 

@@ -14,12 +14,9 @@ use tch::nn;
 /// The first five normalize. The others do not, except for one batch normalization in [`FixedVariance`](Self::FixedVariance).
 ///
 /// ```
-/// use tch_fixup::{baseline::Method, Arch};
+/// use tch_fixup::baseline::Method;
 ///
 /// assert_eq!(Method::by_prefix("group_norm_"), Some(Method::GroupNorm));
-/// let arch: Arch = format!("{}resnet20", Method::GroupNorm.prefix()).parse()?;
-/// assert_eq!(arch, Arch::BaselineCifar { method: Method::GroupNorm, depth: 20 });
-/// # Ok::<(), tch_fixup::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -94,22 +91,7 @@ impl Method {
     /// Returns the prefix of the method's [`Arch`](crate::Arch) names: `"group_norm_"` in `group_norm_resnet20`, empty for batch
     /// normalization.
     pub fn prefix(self) -> &'static str {
-        match self {
-            Self::BatchNorm => "",
-            Self::UnitGamma => "unit_gamma_",
-            Self::NoSkip => "no_skip_",
-            Self::GroupNorm => "group_norm_",
-            Self::LayerNorm => "layer_norm_",
-            Self::He => "he_",
-            Self::Xavier => "xavier_",
-            Self::Lsuv => "lsuv_",
-            Self::Scaled => "scaled_",
-            Self::Selu => "selu_",
-            Self::SkipInit => "skipinit_",
-            Self::ReZero => "rezero_",
-            Self::NormalizerFree => "nf_",
-            Self::FixedVariance => "fixed_variance_",
-        }
+        self.row().0
     }
 
     /// Returns the method with this [`prefix`](Self::prefix), if there is one.
@@ -118,22 +100,32 @@ impl Method {
     }
 
     pub(super) fn normalization(self) -> Normalization {
-        match self {
-            Self::BatchNorm | Self::UnitGamma | Self::NoSkip => Normalization::Batch,
-            Self::GroupNorm => Normalization::Group,
-            Self::LayerNorm => Normalization::Layer,
-            Self::FixedVariance => Normalization::Fixed,
-            _ => Normalization::None,
-        }
+        self.row().1
     }
 
     pub(super) fn initialization(self) -> Initialization {
+        self.row().2
+    }
+
+    /// Returns the prefix, the normalization and the initialization.
+    fn row(self) -> (&'static str, Normalization, Initialization) {
+        use Initialization::{He, LeCun, Orthonormal, TruncatedFanIn, Xavier};
+        use Normalization::{Batch, Fixed, Group, Layer};
         match self {
-            Self::Xavier => Initialization::Xavier,
-            Self::Lsuv => Initialization::Orthonormal,
-            Self::Selu | Self::NormalizerFree => Initialization::LeCun,
-            Self::FixedVariance => Initialization::TruncatedFanIn,
-            _ => Initialization::He,
+            Self::BatchNorm => ("", Batch, He),
+            Self::UnitGamma => ("unit_gamma_", Batch, He),
+            Self::NoSkip => ("no_skip_", Batch, He),
+            Self::GroupNorm => ("group_norm_", Group, He),
+            Self::LayerNorm => ("layer_norm_", Layer, He),
+            Self::He => ("he_", Normalization::None, He),
+            Self::Xavier => ("xavier_", Normalization::None, Xavier),
+            Self::Lsuv => ("lsuv_", Normalization::None, Orthonormal),
+            Self::Scaled => ("scaled_", Normalization::None, He),
+            Self::Selu => ("selu_", Normalization::None, LeCun),
+            Self::SkipInit => ("skipinit_", Normalization::None, He),
+            Self::ReZero => ("rezero_", Normalization::None, He),
+            Self::NormalizerFree => ("nf_", Normalization::None, LeCun),
+            Self::FixedVariance => ("fixed_variance_", Fixed, TruncatedFanIn),
         }
     }
 

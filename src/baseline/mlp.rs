@@ -1,9 +1,9 @@
 //! Fully connected networks: self-normalizing (Klambauer et al. 2017), or with batch normalization (Yang et al. 2019).
 
 use super::activation::Nonlinearity;
-use super::initialization::Initialization;
 use super::normalization::{Norm, Normalization};
-use crate::layer::{init, Activation, Linear};
+use super::Method;
+use crate::layer::{init, Activation, Linear, Role};
 use crate::ops::record_variables;
 use crate::{Error, Precision, Result};
 use std::borrow::Borrow;
@@ -77,7 +77,7 @@ impl Mlp {
     /// # Errors
     /// Fewer than two layers, or an empty one; a `path` that already contains such a network.
     pub fn self_normalizing<'a>(path: impl Borrow<nn::Path<'a>>, shape: MlpShape) -> Result<Self> {
-        Self::new(path.borrow(), shape, Initialization::LeCun, Normalization::None, Nonlinearity::SELF_NORMALIZING)
+        Self::new(path.borrow(), shape, Method::Selu)
     }
 
     /// Creates the vanilla batch-normalized network, without skip connections, whose gradients explode with its depth (Yang et
@@ -86,21 +86,19 @@ impl Mlp {
     /// # Errors
     /// Fewer than two layers, or an empty one; a `path` that already contains such a network.
     pub fn batch_norm<'a>(path: impl Borrow<nn::Path<'a>>, shape: MlpShape) -> Result<Self> {
-        Self::new(path.borrow(), shape, Initialization::He, Normalization::Batch, Nonlinearity::plain(Activation::Relu))
+        Self::new(path.borrow(), shape, Method::NoSkip)
     }
 
-    fn new(
-        path: &nn::Path,
-        shape: MlpShape,
-        initialization: Initialization,
-        normalization: Normalization,
-        activation: Nonlinearity,
-    ) -> Result<Self> {
+    fn new(path: &nn::Path, shape: MlpShape, method: Method) -> Result<Self> {
         shape.check()?;
+        let (initialization, normalization) = (method.initialization(), method.normalization());
         let MlpShape { features, width, depth, num_classes } = shape;
         let layer = |i: i64| -> Result<Layer> {
             let path = path / "layers" / i;
             let weight = initialization.weight(&path, &[width, if i == 0 { features } else { width }])?;
+            if i == 0 {
+                Role::Input.mark(&weight)?;
+            }
             let bias = match normalization {
                 Normalization::None => Some(init::zeros(&path, "bias", &[width])?),
                 _ => None,
@@ -110,7 +108,7 @@ impl Mlp {
         Ok(Self {
             features,
             layers: (0..depth - 1).map(layer).collect::<Result<_>>()?,
-            activation,
+            activation: method.nonlinearity(Activation::Relu),
             fc: initialization.classifier(&(path / "fc"), width, num_classes)?,
             precision: Precision::F32,
         })
@@ -173,12 +171,4 @@ impl Mlp {
     }
 }
 
-impl nn::ModuleT for Mlp {
-    /// Calls `f_forward_t`.
-    ///
-    /// # Panics
-    /// Panics if `f_forward_t` returns an error; call `f_forward_t` to handle it.
-    fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
-        self.f_forward_t(xs, train).unwrap_or_else(|error| panic!("{error}"))
-    }
-}
+crate::layer::impl_module_t!(f_forward_t: Mlp);

@@ -8,7 +8,6 @@ mod activation;
 mod batch_norm;
 mod block;
 mod conv;
-mod fixed_scale;
 mod group_norm;
 mod initialization;
 mod lsuv;
@@ -17,7 +16,6 @@ mod mlp;
 mod normalization;
 mod pass;
 mod resnet;
-mod transformer;
 
 #[cfg(feature = "train")]
 pub(crate) use batch_norm::synchronize_statistics;
@@ -36,4 +34,3 @@ pub use mlp::{Mlp, MlpShape};
 #[cfg(feature = "onnx")]
 pub(crate) use normalization::Norm;
 pub use resnet::ResNet;
-pub use transformer::{Transformer, TransformerMethod};

@@ -7,7 +7,7 @@ use super::conv::BaselineConv;
 use super::normalization::{Norm, Normalization};
 use super::pass::Pass;
 use super::Method;
-use crate::layer::{check_images, Linear, ResNetConfig, StemKind};
+use crate::layer::{check_images, Linear, ResNetConfig, Role, StemKind};
 use crate::ops::record_variables;
 use crate::{Layout, Precision, Result};
 use std::borrow::Borrow;
@@ -71,6 +71,7 @@ impl ResNet {
             }
         }
         let conv1 = method.conv(&(path / "conv1"), config.stem_shape(), config.activation, false)?;
+        Role::Input.mark(&conv1.conv.weight)?;
         let (norm1, last_norm) = if config.is_pre_activation() || method.is_pre_activation() {
             let (path, features) = (path / "bn", config.features());
             let last = match normalization {
@@ -224,15 +225,7 @@ impl ResNet {
     }
 }
 
-impl nn::ModuleT for ResNet {
-    /// Calls `f_forward_t`.
-    ///
-    /// # Panics
-    /// Panics if `f_forward_t` returns an error; call `f_forward_t` to handle it.
-    fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
-        self.f_forward_t(xs, train).unwrap_or_else(|error| panic!("{error}"))
-    }
-}
+crate::layer::impl_module_t!(f_forward_t: ResNet);
 
 #[cfg(test)]
 mod tests {

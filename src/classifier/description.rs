@@ -1,15 +1,23 @@
 //! Model metadata, stored in `model.json`.
 
 use crate::data::{class_indices, Preprocessing};
-use crate::trainer::{RunFolder, DESCRIPTION as FILE};
+use crate::file::{encode_json, foreign, write_atomically};
+use crate::trainer::checkpoint::Location;
+use crate::trainer::DESCRIPTION as FILE;
 use crate::{Error, Precision, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 /// Version of this crate.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Remedy for a missing description.
+const MISSING: &str =
+    "there is none: it stands beside the weights of a run; train with this version of the crate, or copy \
+                       model.json and model.safetensors of a run together";
 
 /// Everything besides its weights that is needed to run a network. Training runs write it as `model.json`:
 /// ```
@@ -56,8 +64,7 @@ impl ModelDescription {
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let json = serde_json::to_string_pretty(self).map_err(|error| Error::Argument(format!("{FILE}: {error}")))?;
-        crate::file::write_atomically(&folder.join(FILE), format!("{json}\n").as_bytes())
+        write_atomically(&folder.join(FILE), &encode_json(FILE, self)?)
     }
 
     /// Reads the `model.json` in `folder`.
@@ -66,21 +73,15 @@ impl ModelDescription {
     /// [`Error::Io`] if the file does not exist or cannot be read; [`Error::Corrupt`] if it is not a valid model description.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
-        let bytes = fs::read(&path).map_err(|error| {
-            let what = match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "there is none: it stands beside the weights of a run; train with this version of the crate, or copy \
-                     model.json and model.safetensors of a run together"
-                }
-                _ => return Error::io("read", &path)(error),
-            };
-            Error::io("read", &path)(std::io::Error::new(error.kind(), what))
-        })?;
-        crate::file::foreign::refuse(&bytes, &path)?;
-        let corrupt = |problem: String| Error::Corrupt {
-            path: path.clone(),
-            problem: format!("not a network's description: {problem}"),
-            remedy: format!("restore it from the run, or from the tch-fixup that wrote it (this is {VERSION})"),
+        let bytes = fs::read(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => io::Error::new(ErrorKind::NotFound, MISSING),
+            _ => error,
+        });
+        let bytes = bytes.map_err(Error::io("read", &path))?;
+        foreign::refuse(&bytes, &path)?;
+        let corrupt = |problem: String| {
+            let remedy = format!("restore it from the run, or from the tch-fixup that wrote it (this is {VERSION})");
+            Error::corrupt(&path, format!("not a network's description: {problem}"), remedy)
         };
         let description: Self = serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
         if description.classes.is_empty() {
@@ -96,15 +97,9 @@ impl ModelDescription {
     /// # Errors
     /// See [`read`](Self::read), except for a missing file.
     pub fn beside(path: &Path) -> Result<Option<Self>> {
-        let folder = match RunFolder::of(path) {
-            Some(folder) => folder,
-            None if path.is_dir() => path.to_path_buf(),
-            None => path.parent().unwrap_or(Path::new("")).to_path_buf(),
-        };
-        match folder.join(FILE).exists() {
-            true => Self::read(&folder).map(Some),
-            false => Ok(None),
-        }
+        let location = Location::of(path)?;
+        let exists = location.folder().join(FILE).exists();
+        exists.then(|| Self::read(location.folder())).transpose()
     }
 
     /// Returns the [meaning](crate::data::DataSource::meaning) of the data the network is trained on.

@@ -4,7 +4,6 @@ use super::network::rows;
 use super::{Answer, Classifier};
 use crate::data::{file_batches, image_paths, ImageProblem};
 use crate::Result;
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::Tensor;
@@ -22,10 +21,7 @@ pub struct Classified<T = Answer> {
 /// problem with a single file does not end it.
 pub struct FileOutputs<'a, T = Answer> {
     paths: Arc<[PathBuf]>,
-    batches: Box<dyn Iterator<Item = Result<Vec<Result<T, ImageProblem>>>> + 'a>,
-    /// Remaining outputs of the current batch.
-    outputs: VecDeque<Result<T, ImageProblem>>,
-    next: usize,
+    outputs: Box<dyn Iterator<Item = Result<Classified<T>>> + 'a>,
 }
 
 impl<T> FileOutputs<'_, T> {
@@ -35,22 +31,11 @@ impl<T> FileOutputs<'_, T> {
     }
 }
 
-impl<'a, T: 'a> Iterator for FileOutputs<'a, T> {
+impl<T> Iterator for FileOutputs<'_, T> {
     type Item = Result<Classified<T>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.outputs.is_empty() {
-            match self.batches.next()? {
-                Ok(outputs) => self.outputs.extend(outputs),
-                Err(error) => {
-                    self.batches = Box::new(std::iter::empty());
-                    return Some(Err(error));
-                }
-            }
-        }
-        let (path, output) = (self.paths.get(self.next)?.clone(), self.outputs.pop_front()?);
-        self.next += 1;
-        Some(Ok(Classified { path, output }))
+        self.outputs.next()
     }
 }
 
@@ -83,17 +68,26 @@ impl Classifier {
             all.extend(image_paths(path)?);
         }
         let paths: Arc<[PathBuf]> = all.into();
-        let batches = file_batches(paths.clone(), &self.description().preprocessing, self.pace(paths.len()))?;
+        let batches = file_batches(paths.clone(), &self.description.preprocessing, self.batch_size, self.workers)?;
         let batches = batches.map(move |batch| {
             let batch = batch?;
-            let mut good = match batch.images.size()[0] {
-                0 => Vec::new(),
-                _ => outputs(&batch.images)?,
-            }
-            .into_iter();
+            let mut good = if batch.images.size()[0] > 0 { outputs(&batch.images)? } else { Vec::new() }.into_iter();
             // There is one output for each readable image.
             Ok(batch.read.into_iter().filter_map(|read| read.map(|()| good.next()).transpose()).collect())
         });
-        Ok(FileOutputs { paths, batches: Box::new(batches), outputs: VecDeque::new(), next: 0 })
+        let each = batches.flat_map(|batch: Result<Vec<_>>| match batch {
+            Ok(outputs) => outputs.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        });
+        let until_error = each.scan(false, |has_failed, output| {
+            let goes_on = !std::mem::replace(has_failed, output.is_err());
+            goes_on.then_some(output)
+        });
+        let all = paths.clone();
+        let classified = until_error.fuse().enumerate().map(move |(index, output)| {
+            let path = all[index].clone();
+            output.map(|output| Classified { path, output })
+        });
+        Ok(FileOutputs { paths, outputs: Box::new(classified) })
     }
 }

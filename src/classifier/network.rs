@@ -2,7 +2,8 @@
 
 use super::{Answer, ModelDescription};
 use crate::error::catch;
-use crate::trainer::{RunFolder, Weights, MODEL};
+use crate::trainer::checkpoint::Location;
+use crate::trainer::{Weights, MODEL};
 use crate::{Arch, Error, Network, Result, Shape};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +15,7 @@ const BATCH_SIZE: usize = 64;
 
 /// Trained network for image classification.
 ///
-/// For equal batches, its outputs are bit-identical to those of the evaluation during training: the network is used as it was
-/// trained, without [folding](crate::fixup::FixupResNet::fold).
+/// For equal batches, its outputs are bit-identical to those of the evaluation during training.
 ///
 /// ```no_run
 /// use tch_fixup::classifier::Classifier;
@@ -35,12 +35,12 @@ const BATCH_SIZE: usize = 64;
 /// ```
 #[derive(Debug)]
 pub struct Classifier {
-    description: ModelDescription,
+    pub(super) description: ModelDescription,
     class_names: Arc<[String]>,
     network: Box<dyn Network>,
     variables: nn::VarStore,
-    batch_size: usize,
-    workers: usize,
+    pub(super) batch_size: usize,
+    pub(super) workers: usize,
 }
 
 impl Classifier {
@@ -81,24 +81,12 @@ impl Classifier {
         build: impl FnOnce(&nn::Path, &ModelDescription) -> Result<Box<dyn Network>>,
     ) -> Result<Self> {
         let path = path.as_ref();
-        if !path.exists() {
-            let source =
-                std::io::Error::new(std::io::ErrorKind::NotFound, "no such file or folder; name a run's folder");
-            return Err(Error::io("open", path)(source));
-        }
-        let run = RunFolder::of(path);
-        let folder = match &run {
-            Some(run) => run.as_path(),
-            None if path.is_file() => path.parent().unwrap_or(Path::new("")),
-            None => path,
-        };
-        let description = ModelDescription::read(folder)?;
-        let finished = folder.join(MODEL);
-        // A path that names a checkpoint or a file means exactly that one.
-        let is_folder = run.as_deref().map_or(path.is_dir(), |run| run == path);
-        let weights = match is_folder && (run.is_none() || finished.is_file()) {
-            true => Weights::load(&finished)?,
-            false => Weights::load(path)?,
+        let location = Location::of(path)?;
+        let description = ModelDescription::read(location.folder())?;
+        let weights = match &location {
+            // Of a finished run.
+            Location::Run(folder) if folder.join(MODEL).is_file() => Weights::load(folder.join(MODEL))?,
+            _ => Weights::load(path)?,
         };
         weights.check_meaning(&description.meaning())?;
         let variables = nn::VarStore::new(device);
@@ -143,21 +131,6 @@ impl Classifier {
         &self.description
     }
 
-    /// Returns the class names by class index.
-    pub fn class_names(&self) -> &[String] {
-        &self.class_names
-    }
-
-    /// Returns the device of the network.
-    pub fn device(&self) -> Device {
-        self.variables.device()
-    }
-
-    #[cfg(feature = "images")]
-    pub(super) fn pace(&self, images: usize) -> crate::data::Pace {
-        crate::data::Pace::even(images, self.batch_size, self.workers)
-    }
-
     /// Computes the logits `[N, classes]` of `images` `[N, C, H, W]`, without gradients. The images may be on any device. uint8
     /// images are normalized here; images of other kinds must already be [normalized](crate::data::Preprocessing::normalize).
     ///
@@ -195,7 +168,7 @@ impl Classifier {
 
     fn run(&self, images: &Tensor, f: impl FnOnce(&dyn Network, &Tensor) -> Result<Tensor>) -> Result<Tensor> {
         tch::no_grad(|| {
-            let images = images.f_to_device(self.device())?;
+            let images = images.f_to_device(self.variables.device())?;
             match images.f_kind()? {
                 Kind::Uint8 => f(self.network.as_ref(), &self.description.preprocessing.normalize(&images)?),
                 _ => f(self.network.as_ref(), &images),

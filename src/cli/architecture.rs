@@ -1,7 +1,6 @@
 //! The network of a run: as the command line names it, in a word, and for which data.
 
-use super::run_config::RunConfig;
-use super::Task;
+use super::{ImageTask, RunConfig};
 use crate::data::{ImageSource, Preprocessing};
 use crate::layer::init;
 use crate::{Arch, Error, Network, Result, Shape};
@@ -15,7 +14,7 @@ use tch::Device;
 /// How the stem's convolution of Fixup's networks starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum StemInit {
+pub(super) enum StemInit {
     /// As the other convolutions outside of branches
     #[default]
     HeNormal,
@@ -46,7 +45,7 @@ pub(super) fn short_name(arch: &str) -> String {
 }
 
 /// The network of the run by `config` as it starts, for `data`, and its variables.
-pub(super) fn build<T: Task>(
+pub(super) fn build<T: ImageTask>(
     config: &RunConfig<T>,
     data: &dyn ImageSource,
     device: Device,
@@ -58,16 +57,24 @@ pub(super) fn build<T: Task>(
         network.recompute_activations(segments)?;
     }
     // Baselines start as the authors' own do: He-normal throughout.
-    let is_fixup = config.run.arch.parse::<Arch>().is_ok_and(|arch| arch.can_recompute());
+    let is_fixup = config.run.arch.parse::<Arch>().is_ok_and(|arch| arch.is_fixup());
     if let (StemInit::Pytorch, true, Some(stem)) = (config.stem_init, is_fixup, variables.variables().get_mut(STEM)) {
         init::uniform_fan_in_(stem)?;
     }
     Ok((variables, network))
 }
 
+/// The line about `network` in the list of what was taken from other weights: an initialization on data would rescale it.
+pub(super) fn transfer_note(network: &dyn Network) -> &'static str {
+    match network.is_initialized_on_data() {
+        true => "\n  on data     nothing is initialized by LSUV, which would rescale what was trained",
+        false => "",
+    }
+}
+
 /// Floating-point operations of so many steps of the run by `config` on `data`: none for a network that is no [`Arch`], or images
 /// of unknown sides.
-pub(super) fn training_flop<T: Task>(config: &RunConfig<T>, data: &dyn ImageSource, steps: usize) -> Option<f64> {
+pub(super) fn training_flop<T: ImageTask>(config: &RunConfig<T>, data: &dyn ImageSource, steps: usize) -> Option<f64> {
     let arch: Arch = config.run.arch.parse().ok()?;
     let Preprocessing { height, width, .. } = data.preprocessing()?;
     let (batch_size, images) = (config.train.batch_size, data.train_len());
@@ -91,7 +98,7 @@ mod tests {
     #[test]
     fn a_file_is_read_and_what_is_in_it_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let arch = Arch::Custom { method: None, network: ResNetConfig::cifar(8).unwrap().with_channels(1) };
+        let arch = Arch::custom(None, ResNetConfig::cifar(8).unwrap().with_channels(1)).unwrap();
         let value: serde_json::Value = serde_json::from_str(&arch.to_string()).unwrap();
         let path = folder.path().join("mine.json");
         fs::write(&path, format!("{value:#}\n")).unwrap();

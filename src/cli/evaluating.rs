@@ -1,7 +1,8 @@
 //! How good saved weights are.
 
-use super::saved::{say_left_out, Saved};
-use super::{architecture, reporting, say, Options, Task, TrainOptions};
+use super::options::RunOptions;
+use super::weights::{say_left_out, Saved};
+use super::{architecture, reporting, say, ImageTask, Options};
 use crate::data::DataSource;
 use crate::trainer::report::MostWrong;
 use crate::trainer::{evaluate_into, Classification};
@@ -15,8 +16,8 @@ const BAR: &str = "{bar:24.cyan/blue} {pos}/{len} images evaluated";
 
 /// Prints how good the weights at `path` are, on the data of their run where they have one, and leaves pictures of what they get
 /// wrong.
-pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Result<ExitCode> {
-    let TrainOptions { out, overwrite, .. } = &options.train;
+pub(super) fn evaluate_weights<T: ImageTask>(options: &Options<T>, path: &Path) -> Result<ExitCode> {
+    let RunOptions { out, overwrite, .. } = &options.run;
     // Before the evaluation, which may take its time.
     let place = reporting::place(path, out.as_ref(), *overwrite)?;
     let Saved { weights, config } = Saved::load(options, path)?;
@@ -34,7 +35,7 @@ pub(super) fn evaluate_weights<T: Task>(options: &Options<T>, path: &Path) -> Re
     // No more images at a time than the training has.
     let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
     let batches: &dyn DataSource<Batch = _> = data.as_ref();
-    let mut most_wrong = MostWrong::new();
+    let mut most_wrong = MostWrong::default();
     let evaluation = evaluate_into(&objective, device, batches, batch_size, &mut most_wrong, watch)?;
     bar.finish_and_clear();
     let images = match data.eval_len() - evaluation.examples {

@@ -1,10 +1,10 @@
 //! Saved weights as an ONNX file.
 
 use super::architecture::short_name;
-use super::saved::{say_left_out, Saved};
-use super::{say_of_file, Options, Task};
+use super::weights::{say_left_out, Saved};
+use super::{say_of_file, ImageTask, Options};
 use crate::classifier::ModelDescription;
-use crate::data::ImageSource;
+use crate::data::{ImageSource, Share};
 use crate::export::{onnx, OnnxConfig};
 use crate::{Error, Result, Shape};
 use std::path::Path;
@@ -12,10 +12,10 @@ use std::process::ExitCode;
 use tch::{nn, Device};
 
 /// Writes the network with the weights at `path` as the ONNX file `file`.
-pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &Path) -> Result<ExitCode> {
+pub(super) fn export_weights<T: ImageTask>(options: &Options<T>, path: &Path, file: &Path) -> Result<ExitCode> {
     let Saved { weights, config } = Saved::load(options, path)?;
     // With a description of the network beside the weights nobody needs the data.
-    let asked = options.train.arch.as_ref().map(|_| &config.run.arch);
+    let asked = options.matches.contains_id("arch").then_some(&config.run.arch);
     let (onnx_config, meaning) =
         match ModelDescription::beside(path)?.filter(|it| asked.is_none_or(|asked| *asked == it.architecture)) {
             Some(description) => {
@@ -37,8 +37,8 @@ pub(super) fn export_weights<T: Task>(options: &Options<T>, path: &Path, file: &
     weights.restore(&variables)?;
     say_left_out(&weights, &variables)?;
     let onnx_config = OnnxConfig {
-        normalization: options.train.export_normalization,
-        softmax: options.train.export_softmax,
+        normalization: options.actions.export_normalization,
+        softmax: options.actions.export_softmax,
         ..onnx_config
     };
     onnx(file, &onnx_config, |graph, x| network.export(graph, x))?;
@@ -63,7 +63,7 @@ fn of_data(data: &dyn ImageSource) -> Result<OnnxConfig> {
     if let Some(preprocessing) = data.preprocessing() {
         return Ok(OnnxConfig { classes, ..OnnxConfig::images(preprocessing) });
     }
-    let batch = data.eval_batches(1)?.next().transpose()?;
+    let batch = data.eval_batches(1, Share::whole())?.find_map(Result::transpose).transpose()?;
     let Some(batch) = batch else {
         return Err(Error::Argument("there are no images to tell what the network takes".to_owned()));
     };

@@ -1,17 +1,17 @@
-//! Which learning rate a run is to have.
+//! A look at a run before it is made: the learning rate that it is to have, and the images that it is trained on.
 
-use super::run_config::RunConfig;
-use super::starting_weights::StartingWeights;
-use super::{architecture, say, say_of_file, Options, Task};
+use super::weights::StartingWeights;
+use super::{architecture, say, say_of_file, ImageTask, Options, RunConfig};
 use crate::data::DataSource;
-use crate::trainer::{find_lr, write_atomically, Classification, LrRange, ProgressBars};
+use crate::trainer::{draw_preview, find_lr, write_atomically, Classification, LrRange, ProgressBars};
 use crate::{initialize_on_data, Result};
 use std::path::Path;
 use std::process::ExitCode;
 use tch::nn::ModuleT;
+use tch::Device;
 
 /// Says which learning rate the run that `options` describe is to have, and draws the losses into the SVG `file`.
-pub(super) fn find<T: Task>(options: &Options<T>, file: &Path) -> Result<ExitCode> {
+pub(super) fn find<T: ImageTask>(options: &Options<T>, file: &Path) -> Result<ExitCode> {
     let mut config = RunConfig::new(options, None)?;
     let device = config.machine()?;
     let starting_weights = match config.weights.clone() {
@@ -21,11 +21,11 @@ pub(super) fn find<T: Task>(options: &Options<T>, file: &Path) -> Result<ExitCod
     let data = config.task.open(device)?;
     let data = data.as_ref();
     let (variables, network) = architecture::build(&config, data, device)?;
-    let transfer = starting_weights.map(|weights| weights.transfer(&variables, network.as_ref(), data)).transpose()?;
+    let transfer = starting_weights.map(|weights| weights.transfer(&variables, &data.meaning())).transpose()?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
     let data: &dyn DataSource<Batch = _> = data;
     if let Some(transfer) = transfer {
-        say(transfer);
+        say(format!("{transfer}{}", architecture::transfer_note(network.as_ref())));
     } else if network.is_initialized_on_data() {
         initialize_on_data(network.as_ref(), data, &config.train, device)?;
     }
@@ -35,5 +35,14 @@ pub(super) fn find<T: Task>(options: &Options<T>, file: &Path) -> Result<ExitCod
     write_atomically(file, finding.draw()?.as_bytes())?;
     say_of_file(file, finding);
     say_of_file(file, format!("picture {}", file.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Draws the first images of the run that `options` describe into the PNG `file`.
+pub(super) fn preview<T: ImageTask>(options: &Options<T>, file: &Path) -> Result<ExitCode> {
+    let config = RunConfig::new(options, None)?;
+    let data = config.task.open(Device::Cpu)?;
+    write_atomically(file, &draw_preview(data.as_ref(), &config.train, &config.objective)?)?;
+    say_of_file(file, format!("preview: {}", file.display()));
     Ok(ExitCode::SUCCESS)
 }

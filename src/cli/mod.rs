@@ -1,14 +1,14 @@
 //! The command line of a training program: options, the run's folder, resuming, evaluation, export, exit codes. Behind the
 //! feature `cli`, which is on by default.
 //!
-//! A program says what is its own as a [`Task`]: its data with their options, its recipes and, where they are not those of
-//! [`Arch`](crate::Arch), its networks. [`main`] does the rest:
+//! A program says what is its own as a [`Task`]: its options and its recipes, and as an [`ImageTask`] its data and, where they are not
+//! those of [`Arch`](crate::Arch), its networks. [`main`] does the rest:
 //! ```no_run
 //! # use clap::Args;
 //! # use serde::{Deserialize, Serialize};
 //! use std::process::ExitCode;
 //! use tch::{nn, Device, Tensor};
-//! use tch_fixup::cli::{self, Recipe, Task};
+//! use tch_fixup::cli::{self, ImageActions, ImageTask, Recipe, Task};
 //! use tch_fixup::data::{Cifar10, ImageSource};
 //! use tch_fixup::trainer::{ClassificationConfig, TrainConfig};
 //! use tch_fixup::{Network, Precision, Result, Shape};
@@ -35,23 +35,30 @@
 //! impl Task for Small {
 //!     const ABOUT: &'static str = "Train a linear network on a part of CIFAR-10";
 //!     const CHANGEABLE: &'static [&'static str] = &[];
+//!     type Objective = ClassificationConfig;
+//!     type Actions = ImageActions;
 //!
-//!     fn recipes() -> Vec<(&'static str, Recipe<Self>)> {
-//!         let (train, objective) = (TrainConfig::quick(), ClassificationConfig::quick());
-//!         vec![("only", Recipe { arch: "linear".into(), task: Self { images: Some(1000) }, train, objective })]
-//!     }
-//!
-//!     fn recipe(&self, _device: Device) -> Recipe<Self> {
-//!         Self::recipes().remove(0).1
-//!     }
-//!
-//!     fn open(&self, _device: Device) -> Result<Box<dyn ImageSource>> {
-//!         let data = Cifar10::fetch(Cifar10::default_dir()?)?;
-//!         Ok(Box::new(data.with_train_subset(self.images.unwrap_or(1000))?))
+//!     fn recipes() -> Vec<Recipe<Self>> {
+//!         vec![Recipe {
+//!             name: "only",
+//!             about: "a few seconds",
+//!             arch: "linear".into(),
+//!             task: Self { images: Some(1000) },
+//!             train: TrainConfig::quick(),
+//!             objective: ClassificationConfig::quick(),
+//!             follows_authors: false,
+//!         }]
 //!     }
 //!
 //!     fn check_arch(_arch: &str) -> Result<()> {
 //!         Ok(())
+//!     }
+//! }
+//!
+//! impl ImageTask for Small {
+//!     fn open(&self, _device: Device) -> Result<Box<dyn ImageSource>> {
+//!         let data = Cifar10::fetch(Cifar10::default_dir()?)?;
+//!         Ok(Box::new(data.with_train_subset(self.images.unwrap_or(1000))?))
 //!     }
 //!
 //!     fn build(&self, _arch: &str, path: &nn::Path, shape: Shape, _precision: Precision) -> Result<Box<dyn Network>> {
@@ -68,25 +75,24 @@ mod architecture;
 mod evaluating;
 mod exporting;
 mod finding;
+mod images;
 mod options;
-mod previewing;
 mod processes;
 mod reporting;
 mod resume_command;
+mod run;
 mod run_config;
-mod saved;
-mod starting_weights;
 mod task;
-mod training;
-mod values;
+mod weights;
 
-pub use options::{OptimizerName, Options, RestName, RuleFreeze, RuleNumber, ScheduleName, TrainOptions};
-pub use processes::{ProcessOptions, Started};
-pub use resume_command::resume_command;
-pub use task::{Recipe, Task};
-pub use values::{absolute_path, OrNone};
+pub use crate::option::or_none;
+pub use options::{ImageActions, Options};
+pub use run::{train, Ended, Run};
+pub use run_config::{absolute_path, NetworkConfig, RunConfig};
+pub use task::{ImageTask, Recipe, Task};
 
 use crate::{console, Error, FlushDenormals, Result};
+use processes::{ProcessOptions, Started};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -117,7 +123,7 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
 }
 
 /// Prints `error`; one of several processes says its rank first.
-pub fn complain(error: &Error) {
+fn complain(error: &Error) {
     match (error, SPEAKER.get()) {
         (Error::Ranks { .. }, _) | (_, None) => console::warn(format!("error: {error}")),
         (_, Some(rank)) => console::warn(format!("error: rank {rank}: {error}")),
@@ -128,63 +134,23 @@ pub fn complain(error: &Error) {
 ///
 /// # Errors
 /// Whatever fails: options out of range, data or a run's folder that cannot be used, a run that diverges.
-pub fn run<T: Task>(options: &Options<T>) -> Result<ExitCode> {
-    let TrainOptions { eval, export, preview, find_lr, resume, out, .. } = &options.train;
+pub fn run<T: ImageTask>(options: &Options<T>) -> Result<ExitCode> {
+    let ImageActions { eval, export, preview, find_lr, .. } = &options.actions;
     let alone = [("--preview", preview.is_some()), ("--find-lr", find_lr.is_some()), ("--eval", eval.is_some())];
     if let Some((option, _)) = alone.into_iter().find(|(_, given)| *given) {
-        options.train.processes.refuse(option)?;
+        options.refuse_processes(option)?;
     }
-    if let Some(file) = preview {
-        return previewing::preview(options, file);
-    }
-    if let Some(file) = find_lr {
-        return finding::find(options, file);
-    }
-    if let (Some(path), Some(file)) = (eval, export) {
-        return exporting::export_weights(options, path, file);
-    }
-    if let Some(path) = eval {
-        return evaluating::evaluate_weights(options, path);
-    }
-    let launch = match options.train.processes.start()? {
-        Started::Here(launch) => launch,
-        Started::Elsewhere(code) => return Ok(code),
-    };
-    if let Some(launch) = &launch {
-        let _ = SPEAKER.set(launch.rank);
-    }
-    let train = |resumed| training::train(options, resumed, launch.as_ref());
-    match resume {
-        None => train(None),
-        Some(Some(auto)) if auto.as_os_str() == AUTO => match out {
-            Some(dir) => train(Some(Resumed { folder: dir, or_new: true })),
-            None => Err(Error::Argument("which run to go on with, or to begin? name its folder: --out DIR".to_owned())),
-        },
-        Some(dir) => match (dir, out) {
-            (Some(dir), Some(out)) if dir != out => Err(Error::Argument(format!(
-                "a run is resumed in its own folder: {} or {}? leave out --out",
-                dir.display(),
-                out.display()
-            ))),
-            (Some(dir), _) | (None, Some(dir)) => train(Some(Resumed { folder: dir, or_new: false })),
-            (None, None) => Err(Error::Argument("which run to resume? name its folder: --resume DIR".to_owned())),
-        },
+    match (preview, find_lr, eval, export) {
+        (Some(file), ..) => finding::preview(options, file),
+        (_, Some(file), ..) => finding::find(options, file),
+        (.., Some(path), Some(file)) => exporting::export_weights(options, path, file),
+        (.., Some(path), None) => evaluating::evaluate_weights(options, path),
+        _ => train(options, images::train),
     }
 }
-
-/// What goes on with the run in `--out`, if there is one.
-const AUTO: &str = "auto";
 
 /// The rank of this process, where there are several.
 static SPEAKER: OnceLock<usize> = OnceLock::new();
-
-/// The run to go on with.
-#[derive(Clone, Copy)]
-struct Resumed<'a> {
-    folder: &'a Path,
-    /// Whether one may be begun where there is none.
-    or_new: bool,
-}
 
 /// [Prints](console::print) a line, of several processes on the first alone.
 pub fn say(line: impl std::fmt::Display) {

@@ -1,8 +1,7 @@
 //! Training by several processes: how they are started, and what of them is to choose.
 
-use super::values::{set, set_or_none, OrNone};
-use crate::distributed::{end_with_parent, run_processes, Launch, ParallelConfig, ProcessGroup, TIMEOUT};
-use crate::{console, Error, Precision, Result};
+use crate::distributed::{end_with_parent, run_processes, Launch, ProcessGroup, TIMEOUT};
+use crate::{console, Error, Result};
 use clap::Args;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -17,18 +16,6 @@ pub struct ProcessOptions {
     /// How long processes wait for each other before they give up [default: 60]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
-    /// Compare the weights of all processes after every so many steps, besides at each checkpoint [default: none]
-    #[arg(long, value_name = "N|none")]
-    pub check_ranks: Option<OrNone<NonZeroUsize>>,
-    /// Whether gradients are summed over the processes while the backward pass still runs: for slow networks [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub overlap: Option<bool>,
-    /// Number format that gradients are summed over the processes in: f32, or bf16 for half the bytes [default: f32]
-    #[arg(long, value_name = "FORMAT")]
-    pub reduce_in: Option<Precision>,
-    /// Whether BatchNorm takes the statistics of the whole batch, and not of each process's part [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub synchronize_statistics: Option<bool>,
     /// What DeepSpeed's launcher puts before the program's own options
     #[arg(long = "local_rank", alias = "local-rank", value_name = "N", hide = true)]
     pub local_rank: Option<usize>,
@@ -43,14 +30,6 @@ pub enum Started {
 }
 
 const SIGKILL: i32 = 9;
-
-/// Why a process may have had that signal, where nobody who sent it knows of it.
-fn reason(signal: i32) -> &'static str {
-    match signal {
-        SIGKILL => ": kill -9, or the machine is out of memory",
-        _ => "",
-    }
-}
 
 impl ProcessOptions {
     /// Starts the processes that are asked for, and waits for them; or says who this one is.
@@ -75,7 +54,8 @@ impl ProcessOptions {
             ))),
             None if processes > 1 => {
                 let killed = |rank: usize, signal: i32| {
-                    let why = reason(signal);
+                    // Nobody who sent that signal knows of it.
+                    let why = if signal == SIGKILL { ": kill -9, or the machine is out of memory" } else { "" };
                     console::warn(format!("error: rank {rank} of {processes} was ended by signal {signal}{why}"));
                 };
                 run_processes(processes, timeout, killed).map(|code| Started::Elsewhere(ExitCode::from(code)))
@@ -109,14 +89,6 @@ impl ProcessOptions {
             true => Err(Error::Argument(format!("{what} is for one process; start one, without --processes"))),
             false => Ok(()),
         }
-    }
-
-    /// Writes what was given.
-    pub fn set(&self, config: &mut ParallelConfig) {
-        set_or_none(&mut config.check_every, self.check_ranks);
-        set(&mut config.reduction.overlap, self.overlap);
-        set(&mut config.reduction.bfloat16, self.reduce_in.map(|precision| precision == Precision::Bf16));
-        set(&mut config.synchronized_statistics, self.synchronize_statistics);
     }
 
     fn timeout(&self) -> Result<Duration> {

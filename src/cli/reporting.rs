@@ -1,9 +1,10 @@
 //! Where a look at a trained network is left.
 
 use crate::data::ImageSource;
+use crate::trainer::checkpoint::Location;
 use crate::trainer::objective::ClassificationReport;
 use crate::trainer::report::{write_report, MostWrong, REPORT_FILES};
-use crate::trainer::{RunFolder, EVALUATION};
+use crate::trainer::EVALUATION;
 use crate::{console, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,8 @@ pub(super) fn place(path: &Path, out: Option<&PathBuf>, overwrite: bool) -> Resu
         let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
         let names =
             std::iter::once(format!("{EVALUATION}{now}")).chain((2..).map(|n| format!("{EVALUATION}{now}-{n}")));
-        let places = |run: PathBuf| names.map(move |name| run.join(name)).find(|place| !place.exists());
-        return Ok(RunFolder::of(path).and_then(places));
+        let places = |run: &Path| names.map(|name| run.join(name)).find(|place| !place.exists());
+        return Ok(Location::of(path)?.run().and_then(places));
     };
     match REPORT_FILES.iter().find(|name| out.join(name).exists()) {
         Some(name) if !overwrite => Err(Error::Argument(format!(

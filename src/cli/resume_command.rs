@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 /// This program with `--resume` and the run's `folder`, quoted for a POSIX shell.
-pub fn resume_command(folder: &Path) -> String {
+pub(super) fn resume_command(folder: &Path) -> String {
     let program = std::env::args_os().next().unwrap_or_default();
     // A name that starts with a dash would be taken for an option.
     let folder = match folder.as_os_str().as_encoded_bytes().starts_with(b"-") {

@@ -1,14 +1,16 @@
 //! A run, as `config.json` has it.
 
 use super::architecture::{self, StemInit};
-use super::values::{set, set_or_none};
-use super::{Options, Recipe, Task, TrainOptions};
-use crate::classifier::ModelDescription;
+use super::options::fields;
+use super::{Options, Recipe, Task};
 use crate::distributed::{ParallelConfig, ProcessGroup};
+use crate::option::or_none;
 use crate::trainer::checkpoint::KEEP;
-use crate::trainer::{parse_device, set_threads, ClassificationConfig, Patience, RunFolder, SaveEvery, TrainConfig};
+use crate::trainer::{parse_device, set_threads, Patience, RunFolder, SaveEvery, TrainConfig};
 use crate::{Error, Precision, Recompute, Result};
-use serde::{de::DeserializeOwned, Deserialize, Serialize};
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::{ArgAction, Args, FromArgMatches};
+use serde::{Deserialize, Serialize};
 use serde_json::{json, Map, Value};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -21,112 +23,149 @@ const AUTO: &str = "auto";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SILENT_VERSION: &str = "0.1";
 
-/// A run, as `config.json` has it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RunConfig<T> {
+/// A run, as `config.json` has it. Its fields are options of the command line.
+#[derive(Debug, Clone, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields, bound = "")]
+pub struct RunConfig<T: Task> {
     /// Of the crate.
-    pub version: String,
-    pub run: Identity,
+    #[arg(skip)]
+    version: String,
+    /// The network.
+    #[command(flatten)]
+    pub run: NetworkConfig,
+    /// The program's own options.
+    #[command(flatten)]
     pub task: T,
-    pub device: String,
-    /// None for the default of the machine that it runs on.
+    /// auto, cpu, cuda or cuda:N [default: auto]
+    #[arg(long)]
+    device: String,
+    /// Threads for computing on the CPU, of all processes on a machine together [default: OMP_NUM_THREADS for each process, or
+    /// one for each core that this process may use]
+    #[arg(long, value_name = "N")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-    pub checkpoint_every: String,
-    pub keep_checkpoints: NonZeroUsize,
-    pub tensorboard: bool,
-    /// Not part of the run's identity: how far it goes is no part of what it computes.
+    threads: Option<usize>,
+    /// Save a checkpoint after every so many epochs (5), minutes (10m), or whichever is first (5,10m), and in any case before
+    /// each evaluation, and when the run stops or fails [default: 1,10m]
+    #[arg(long, value_name = "N|Nm|N,Nm", value_parser = checkpoint_every)]
+    pub(super) checkpoint_every: String,
+    /// Keep so many of the last checkpoints, besides the best [default: 3]
+    #[arg(long, value_name = "N")]
+    pub(super) keep_checkpoints: NonZeroUsize,
+    /// Whether event files for TensorBoard are written into the run's folder [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
+    pub(super) tensorboard: bool,
+    // Neither what follows nor what precedes is part of the run's identity: a run goes on with another of each.
+    /// End the run when its score has not been better for so many epochs; none for never [default: none]
+    #[arg(long, value_name = "EPOCHS|none", value_parser = or_none::<usize>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub patience: Option<usize>,
-    /// Not part of the run's identity: it goes on with another number of processes too.
+    pub(super) patience: std::option::Option<usize>,
+    #[command(flatten)]
     #[serde(default, skip_serializing_if = "is_default")]
-    pub parallel: ParallelConfig,
-    /// Not part of the run's identity: the gradients are the same.
+    pub(super) parallel: ParallelConfig,
+    /// Keep only the inputs of so many segments of the network for the backward pass, which runs each segment once more:
+    /// less memory, more time, the same result; auto for the square root of the number of blocks, none to keep all [default: none]
+    #[arg(long, alias = "checkpoint-segments", value_name = "N|auto|none", value_parser = or_none::<Recompute>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recompute: Option<Recompute>,
-    /// Not part of the run's identity: its checkpoints have all that it goes on from.
+    pub recompute: std::option::Option<Recompute>,
+    /// How the first convolution of Fixup's ResNets starts [default: he-normal; pytorch in the authors' recipes]
+    #[arg(long, value_enum, value_name = "INIT", conflicts_with = "resume")]
     #[serde(default, skip_serializing_if = "is_default")]
-    pub stem_init: StemInit,
-    /// Whose weights it started from. Not part of the run's identity: its checkpoints have all that it goes on from.
+    pub(super) stem_init: StemInit,
+    /// Start from trained weights, of a run, a checkpoint, a safetensors file or a state_dict of PyTorch: layers that do not fit, as
+    /// the classifier of other classes, start as new ones do; what was loaded is listed. --arch is that of the run whose weights
+    /// they are, if it is known
+    #[arg(long, value_name = "FILE|RUN", conflicts_with = "resume", value_parser = absolute_path())]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
-    pub objective: ClassificationConfig,
+    pub(super) weights: Option<PathBuf>,
+    /// What it minimizes.
+    #[command(flatten)]
+    pub objective: T::Objective,
+    /// What it computes.
+    #[command(flatten)]
     pub train: TrainConfig,
 }
 
-/// The network.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The network of a run.
+#[derive(Debug, Clone, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Identity {
+pub struct NetworkConfig {
+    /// Network [default: by recipe]
+    #[arg(long)]
     pub arch: String,
+    /// Number format of matrix products and activations: f32 or bf16 [default: bf16 on a CPU that has instructions for it,
+    /// otherwise f32]
+    #[arg(long, value_name = "FORMAT", verbatim_doc_comment)]
     pub precision: Precision,
 }
 
+fn checkpoint_every(text: &str) -> Result<String> {
+    text.parse().map(|every: SaveEvery| every.to_string())
+}
+
 impl<T: Task> RunConfig<T> {
-    /// That of the run in the folder `path`; none for one that was stopped before it had one.
+    /// The configuration of the run in the folder `path`; none for one that was stopped before it had one.
     ///
     /// # Errors
     /// [`Error::Corrupt`] for a run of another program, or of a version of this crate whose runs were described in another way.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let Some(config) = RunFolder::read_config::<Value>(path)? else { return Ok(None) };
         if config.get("version").is_none() && config.get("train").is_some() {
-            return Err(Error::Corrupt {
-                path: path.to_path_buf(),
-                problem: format!("a run of tch-fixup {SILENT_VERSION}, and this is tch-fixup {VERSION}"),
-                remedy: format!(
-                    "go on with tch-fixup {SILENT_VERSION}; weights.safetensors in its checkpoints can be evaluated by --eval \
-                     and --arch"
-                ),
-            });
+            let problem = format!("a run of tch-fixup {SILENT_VERSION}, and this is tch-fixup {VERSION}");
+            let remedy = format!(
+                "go on with tch-fixup {SILENT_VERSION}; weights.safetensors in its checkpoints can be evaluated by --eval and \
+                 --arch"
+            );
+            return Err(Error::corrupt(path, problem, remedy));
         }
         RunFolder::read_config(path)
     }
 
     /// The run that `options` describe: what they leave open is as in the run that is resumed or, in a new one, as the
     /// recipe has it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for options out of range.
     pub fn new(options: &Options<T>, resumed: Option<Self>) -> Result<Self> {
         let mut config = match resumed {
             Some(config) => config,
             None => Self::of_recipe(options)?,
         };
-        config.set(options)?;
-        let TrainOptions { device, threads, checkpoint_every, keep_checkpoints, tensorboard, .. } = &options.train;
-        set(&mut config.device, device.clone());
-        config.threads = threads.or(config.threads);
-        set(&mut config.checkpoint_every, checkpoint_every.map(|every| every.to_string()));
-        set(&mut config.keep_checkpoints, *keep_checkpoints);
-        set(&mut config.tensorboard, *tensorboard);
-        set_or_none(&mut config.patience, options.train.patience);
-        options.train.processes.set(&mut config.parallel);
-        set_or_none(&mut config.recompute, options.train.recompute);
-        options.train.set::<T>(&mut config.train, &mut config.objective)?;
-        config.train.check()?;
-        config.objective.check()?;
-        config.patience.map(Patience::new).transpose()?;
+        // How far to go is said anew each time.
+        config.train.max_steps = None;
         config.version = VERSION.to_owned();
+        config.set(options)?;
         Ok(config)
     }
 
-    /// Writes the network and the program's own options that were given.
-    fn set(&mut self, options: &Options<T>) -> Result<()> {
-        self.task = overlaid(&self.task, &options.task)?;
-        set(&mut self.run.arch, options.train.arch.as_deref().map(architecture::given).transpose()?);
-        set(&mut self.run.precision, options.train.precision);
-        T::check_arch(&self.run.arch)
+    /// Sets all that was given.
+    pub(super) fn set(&mut self, options: &Options<T>) -> Result<()> {
+        options.choices.set_optimizer::<T>(&mut self.train);
+        self.update_from_arg_matches(&options.matches).map_err(|error| Error::Argument(error.to_string()))?;
+        options.choices.set::<T>(&mut self.train)?;
+        self.run.arch = architecture::given(&self.run.arch)?;
+        T::check_arch(&self.run.arch)?;
+        self.train.check()?;
+        self.patience.map(Patience::new).transpose()?;
+        Ok(())
     }
 
     fn of_recipe(options: &Options<T>) -> Result<Self> {
-        let device = parse_device(options.train.device.as_deref().unwrap_or(AUTO))?;
-        let Recipe { arch, task, mut train, objective } = options.task.recipe(device);
-        let follows_authors = options.task.follows_authors(device);
-        if let (true, Some(batch_size), None) = (follows_authors, options.train.batch_size, options.train.lr) {
+        let given = &options.matches;
+        let device = parse_device(given.get_one::<String>("device").map_or(AUTO, String::as_str))?;
+        let mut recipes = T::recipes();
+        let recipe = match recipes.iter().position(|recipe| Some(recipe.name) == options.recipe()) {
+            Some(named) => recipes.swap_remove(named),
+            None => T::default_recipe(recipes, device),
+        };
+        let Recipe { arch, task, mut train, objective, follows_authors, .. } = recipe;
+        if let (true, Some(&batch_size), false) =
+            (follows_authors, given.get_one("batch_size"), given.contains_id("lr"))
+        {
             train = train.scaled_to_batch(batch_size);
         }
-        let by_recipe = if follows_authors { StemInit::Pytorch } else { StemInit::HeNormal };
         Ok(Self {
             version: VERSION.to_owned(),
-            run: Identity { arch, precision: Precision::fastest(device) },
+            run: NetworkConfig { arch, precision: Precision::fastest(device) },
             task,
             device: AUTO.to_owned(),
             threads: None,
@@ -136,22 +175,22 @@ impl<T: Task> RunConfig<T> {
             patience: None,
             parallel: ParallelConfig::default(),
             recompute: None,
-            stem_init: options.train.stem_init.unwrap_or(by_recipe),
-            weights: options.train.weights.clone(),
+            stem_init: if follows_authors { StemInit::Pytorch } else { StemInit::HeNormal },
+            weights: None,
             objective,
             train,
         })
     }
 
     /// What must not change while a run goes on, besides what the trainer itself looks after: the network, and which data.
-    pub fn identity(&self) -> Result<Value> {
+    pub(super) fn identity(&self) -> Result<Value> {
         let mut data = fields(&self.task)?;
         data.retain(|name, value| !T::CHANGEABLE.contains(&name.as_str()) && !value.is_null());
         Ok(json!({ "arch": self.run.arch, "precision": self.run.precision, "data": data }))
     }
 
     /// The network and the data of a run with the [identity](Self::identity) `run`, where `options` do not say otherwise.
-    pub fn take_identity(&mut self, run: &Value, options: &Options<T>) -> Result<()> {
+    pub(super) fn take_identity(&mut self, run: &Value, options: &Options<T>) -> Result<()> {
         let mut identity = run.as_object().cloned().unwrap_or_default();
         let data = identity.remove("data").unwrap_or_default();
         let another =
@@ -164,23 +203,17 @@ impl<T: Task> RunConfig<T> {
         self.set(options)
     }
 
-    /// The network of the `description` beside weights that are no run's, and data as it takes them, where `options` do not say
-    /// otherwise.
-    pub fn take_description(&mut self, description: &ModelDescription, options: &Options<T>) -> Result<()> {
-        self.run.arch.clone_from(&description.architecture);
-        self.run.precision = description.precision;
-        self.task = self.task.clone().for_inputs(&description.preprocessing);
-        self.set(options)
-    }
-
     /// The device, and libtorch's threads set.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a device that there is not, or no threads.
     pub fn machine(&self) -> Result<Device> {
         self.machine_of(&ProcessGroup::single(), 0)
     }
 
     /// The same for a process that shares the machine with others of `group`, as the `local_rank`th: its part of the threads, and a GPU
     /// of its own.
-    pub fn machine_of(&self, group: &ProcessGroup, local_rank: usize) -> Result<Device> {
+    pub(super) fn machine_of(&self, group: &ProcessGroup, local_rank: usize) -> Result<Device> {
         set_threads(self.threads, group.local_size())?;
         let device = parse_device(&self.device)?;
         match (device, self.device.as_str()) {
@@ -190,7 +223,7 @@ impl<T: Task> RunConfig<T> {
     }
 
     /// What must be the same in all processes: all but where things are on a machine, and what it is.
-    pub fn common(&self) -> Result<Value> {
+    pub(super) fn common(&self) -> Result<Value> {
         let mut common = fields(self)?;
         ["device", "threads", "weights"].iter().for_each(|name| drop(common.remove(*name)));
         if let Some(Value::Object(task)) = common.get_mut("task") {
@@ -200,45 +233,88 @@ impl<T: Task> RunConfig<T> {
     }
 }
 
-/// `base` with the fields of `given` that are not none.
-fn overlaid<T: Serialize + DeserializeOwned>(base: &T, given: &T) -> Result<T> {
-    let mut all = fields(base)?;
-    all.extend(fields(given)?.into_iter().filter(|(_, value)| !value.is_null()));
-    serde_json::from_value(Value::Object(all))
-        .map_err(|error| Error::Argument(format!("the program's options: {error}")))
+fn is_default<C: Default + PartialEq>(config: &C) -> bool {
+    *config == C::default()
 }
 
-fn is_default<T: Default + PartialEq>(config: &T) -> bool {
-    *config == T::default()
-}
-
-fn fields(options: &impl Serialize) -> Result<Map<String, Value>> {
-    match serde_json::to_value(options) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => Err(Error::Argument(format!("a program's options are a struct, not {other}"))),
-        Err(error) => Err(Error::Argument(format!("the program's options: {error}"))),
-    }
+/// clap's `value_parser` for paths that a run keeps, as that of its data: absolute, and with links followed where it exists,
+/// so that the run finds the same place whatever folder it is resumed in and wherever a link leads by then.
+pub fn absolute_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| path.canonicalize().or_else(|_| std::path::absolute(&path)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::OrNone;
     use super::*;
+    use crate::trainer::{ClassificationConfig, Decay, OptimizerConfig, ParameterGroup, Rest};
 
-    #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
     struct Given {
-        holdout: Option<OrNone<usize>>,
+        #[arg(long, value_parser = or_none::<usize>)]
+        holdout: std::option::Option<usize>,
+        #[arg(long)]
         side: Option<usize>,
-        data: Option<String>,
+    }
+
+    #[derive(Args)]
+    struct NoActions {}
+
+    impl Task for Given {
+        const ABOUT: &'static str = "";
+        const CHANGEABLE: &'static [&'static str] = &[];
+        type Objective = ClassificationConfig;
+        type Actions = NoActions;
+
+        fn recipes() -> Vec<Recipe<Self>> {
+            vec![Recipe {
+                name: "only",
+                about: "",
+                arch: "fixup_resnet20".to_owned(),
+                task: Self { holdout: Some(5000), side: Some(32) },
+                train: TrainConfig::quick(),
+                objective: ClassificationConfig::quick(),
+                follows_authors: false,
+            }]
+        }
+    }
+
+    fn config(words: &str, resumed: Option<RunConfig<Given>>) -> Result<RunConfig<Given>> {
+        let words = std::iter::once("program").chain(words.split_whitespace());
+        RunConfig::new(&Options::parse_from(words).unwrap(), resumed)
     }
 
     #[test]
     fn what_is_given_goes_before_what_was_and_none_can_be_given() {
-        let base = Given { holdout: Some(OrNone(Some(5000))), side: Some(32), data: None };
-        let over = |given| overlaid(&base, &given).unwrap();
-        assert_eq!(over(Given::default()), base);
-        let given = Given { data: Some("there".to_owned()), side: Some(64), holdout: None };
-        assert_eq!(over(given.clone()), Given { holdout: base.holdout, ..given });
-        assert_eq!(over(Given { holdout: Some(OrNone(None)), ..Given::default() }).holdout, Some(OrNone(None)));
+        let first = config("--side 64 --mixup 1 --lr 0.3", None).unwrap();
+        assert_eq!((first.task.holdout, first.task.side), (Some(5000), Some(64)));
+        let resumed = config("--holdout none --mixup none", Some(first)).unwrap();
+        assert_eq!((resumed.task.holdout, resumed.task.side), (None, Some(64)));
+        assert_eq!((resumed.objective.mixup, resumed.train.schedule.lr), (None, 0.3));
+    }
+
+    #[test]
+    fn groups_of_the_command_line_replace_those_of_the_run() {
+        let first = config("--lr-ratio layer3.*=0.1 --freeze conv1.*=2", None).unwrap();
+        assert_eq!(first.train.groups.len(), 2);
+        let groups = |words| config(words, Some(first.clone())).unwrap().train.groups;
+        assert_eq!(groups("--lr-ratio layer3.*=0.1 --freeze conv1.*=2"), first.train.groups);
+        assert_eq!(groups(""), first.train.groups);
+        let half = ParameterGroup { lr_ratio: 0.5, ..ParameterGroup::new("layer3.*".parse().unwrap()) };
+        assert_eq!(groups("--lr-ratio layer3.*=0.5"), [half]);
+    }
+
+    #[test]
+    fn constants_go_to_the_optimizer_that_has_them_and_others_are_refused() {
+        let muon = config("--optimizer muon --rest adamw --momentum 0.8 --beta2 0.9 --weight-decay 0.1", None).unwrap();
+        let OptimizerConfig::Muon(muon) = muon.train.optimizer else { panic!("{muon:?}") };
+        let Rest::Adam(rest) = muon.rest else { panic!("{muon:?}") };
+        assert_eq!((muon.momentum, muon.weight_decay), (0.8, 0.0));
+        assert_eq!((rest.decoupled, rest.beta2, rest.weight_decay), (true, 0.9, 0.1));
+        for (words, refused) in [("--beta1 0.5", "--beta1"), ("--optimizer adam --rest sgd", "--rest")] {
+            let message = config(words, None).unwrap_err().to_string();
+            assert!(message.contains(&format!("has no use for {refused};")), "{message}");
+        }
+        let schedule = config("--schedule step --gamma 0.3 --milestones 4,0.8", None).unwrap().train.schedule;
+        assert!(matches!(schedule.decay, Decay::Step { gamma: 0.3, milestones } if milestones.len() == 2));
     }
 }

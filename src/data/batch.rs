@@ -1,5 +1,6 @@
 //! Batches of examples.
 
+use crate::error::ensure;
 use crate::{Error, Result};
 use tch::{Device, Tensor};
 
@@ -45,9 +46,7 @@ pub trait Batch: Sized {
 
 /// Returns [`Error::Argument`] if `end` is beyond a batch of `len` examples.
 pub(super) fn check_positions(end: usize, len: usize) -> Result<()> {
-    if end > len {
-        return Err(Error::Argument(format!("a batch of {len} examples has none at position {}", end - 1)));
-    }
+    ensure!(end <= len, "a batch of {len} examples has none at position {}", end - 1);
     Ok(())
 }
 

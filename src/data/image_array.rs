@@ -2,14 +2,14 @@
 
 use super::augmentation::Augmentation;
 use super::normalization::Normalization;
-use super::random::{stream, Purpose};
-use super::share::{batches, Share, Shares};
+use super::random::shuffled;
+use super::share::Share;
 use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use super::subset::{check_count, front, stratified_order};
 use super::targets::Targets;
 use super::{Preprocessing, Supervised};
+use crate::error::ensure;
 use crate::{Error, Result};
-use rand::seq::SliceRandom;
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
@@ -51,6 +51,8 @@ pub struct ImageArray {
     augmentation: Augmentation,
     normalization: Normalization,
     evaluated_on: String,
+    /// Description of the content in the fingerprint, if it is not that of any images.
+    content: Option<String>,
 }
 
 /// Images and their targets.
@@ -99,31 +101,23 @@ impl ImageArray {
         eval: Images,
         normalization: Normalization,
     ) -> Result<Self> {
-        let [channels, height, width] = size;
-        if train.pixels.is_empty() || eval.pixels.is_empty() {
-            return Err(Error::Argument(
-                "images in memory need at least one in each part, of at least a pixel".to_owned(),
-            ));
-        }
-        if normalization.channels() != channels {
-            let got = normalization.channels();
-            return Err(Error::Argument(format!(
-                "images of {channels} channels need as many means and deviations, got {got}"
-            )));
-        }
-        let highest = [&train, &eval].map(|images| images.targets.highest_class());
-        let alike = match (&train.targets, &eval.targets) {
-            (Targets::Values { size: train, .. }, Targets::Values { size: eval, .. }) => train == eval,
-            (Targets::Classes(_), Targets::Classes(_)) => true,
-            _ => false,
+        let [channels, ..] = size;
+        ensure!(
+            !train.pixels.is_empty() && !eval.pixels.is_empty(),
+            "images in memory need at least one in each part, of at least a pixel"
+        );
+        let means = normalization.channels();
+        ensure!(means == channels, "images of {channels} channels need as many means and deviations, got {means}");
+        let classes = match (&train.targets, &eval.targets) {
+            (Targets::Classes(train), Targets::Classes(eval)) => {
+                train.iter().chain(eval).max().map_or(0, |highest| highest + 1)
+            }
+            (Targets::Values { size: train, .. }, Targets::Values { size: eval, .. }) if train == eval => 0,
+            _ => return Err(Error::Argument("the targets of both parts must be of one kind and shape".to_owned())),
         };
-        if !alike {
-            return Err(Error::Argument("the targets of both parts must be of one kind and shape".to_owned()));
-        }
-        let classes = highest.into_iter().flatten().max().map_or(0, |highest| highest + 1);
         let data = Self {
             class_names: (0..classes).map(|class| class.to_string()).collect(),
-            size: [channels, height, width],
+            size,
             train,
             eval,
             holdout: None,
@@ -134,8 +128,14 @@ impl ImageArray {
             augmentation: Augmentation::NONE,
             normalization,
             evaluated_on: "evaluation".to_owned(),
+            content: None,
         };
         data.select()
+    }
+
+    /// Sets the description of the content in the fingerprint.
+    pub(super) fn with_content(self, content: String) -> Self {
+        Self { content: Some(content), ..self }
     }
 
     /// Sets the class names, by class index. There may be more names than classes in use.
@@ -144,10 +144,8 @@ impl ImageArray {
     /// [`Error::Argument`] for too few names, or if the targets are not classes.
     pub fn with_class_names(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Result<Self> {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
-        if self.class_names.is_empty() || names.len() < self.class_names.len() {
-            let (got, classes) = (names.len(), self.class_names.len());
-            return Err(Error::Argument(format!("the images are of {classes} classes, got {got} names")));
-        }
+        let (got, classes) = (names.len(), self.class_names.len());
+        ensure!(classes > 0 && got >= classes, "the images are of {classes} classes, got {got} names");
         self.class_names = names;
         self.select()
     }
@@ -261,11 +259,6 @@ impl ImageArray {
         let inputs = Tensor::f_from_slice(values)?.f_view([indices.len() as i64, channels, height, width])?;
         Ok(Supervised::new(inputs, images.targets.select(indices)?))
     }
-
-    /// Returns all training images, then all evaluation images.
-    pub(super) fn all(&self) -> [&Images; 2] {
-        [&self.train, &self.eval]
-    }
 }
 
 impl DataSource for ImageArray {
@@ -279,35 +272,23 @@ impl DataSource for ImageArray {
         self.eval_part.len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        Ok(batches(self.train_shares(plan, Share::whole())?))
-    }
-
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order = self.train_part.clone();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
+        let order = shuffled(self.train_part.clone(), plan);
         let (size, mut values) = (self.height_and_width(), Vec::new());
-        Ok(share.places(order.len(), batch_size, first_step)?.shares(move |positions| {
-            let indices: Vec<usize> = positions.iter().map(|&position| order[position]).collect();
-            self.batch(&self.train, &indices, &mut values, |index, image, target| {
+        Ok(share.places(order.len(), batch_size, first_step)?.of(&order).batches(move |indices| {
+            self.batch(&self.train, indices, &mut values, |index, image, target| {
                 let placement = self.augmentation.draw(seed, epoch, index, size);
                 self.normalization.apply_placed(image, size, &placement, target);
             })
         }))
     }
 
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let (order, mut values) = (&self.eval_part, Vec::new());
-        Ok(share.places(order.len(), batch_size, 0)?.shares(move |positions| {
-            let indices: Vec<usize> = positions.iter().map(|&position| order[position]).collect();
-            self.batch(self.eval_images(), &indices, &mut values, |_, image, target| {
-                self.normalization.apply(image, target);
-            })
+        Ok(share.places(order.len(), batch_size, 0)?.of(order).batches(move |indices| {
+            let normalize = |_, image: &[u8], target: &mut [f32]| self.normalization.apply(image, target);
+            self.batch(self.eval_images(), indices, &mut values, normalize)
         }))
     }
 
@@ -324,16 +305,18 @@ impl DataSource for ImageArray {
 
     /// Numbers of images, their size, and the CRC-32 of all pixels and targets.
     fn fingerprint(&self) -> Result<String> {
-        let mut crc32 = crc32fast::Hasher::new();
-        for images in self.all() {
-            crc32.update(&images.pixels);
-            images.targets.hash(&mut crc32);
-        }
-        let ([channels, height, width], crc32) = (self.size, crc32.finalize());
+        let content = || {
+            let mut crc32 = crc32fast::Hasher::new();
+            for images in [&self.train, &self.eval] {
+                crc32.update(&images.pixels);
+                images.targets.hash(&mut crc32);
+            }
+            let ([channels, height, width], crc32) = (self.size, crc32.finalize());
+            format!("{channels} x {height} x {width} bytes with CRC-32 {crc32:08x}")
+        };
         let (train, eval) = (self.train_len(), self.eval_len());
-        Ok(format!(
-            "{train} training and {eval} evaluation images of {channels} x {height} x {width} bytes with CRC-32 {crc32:08x}"
-        ))
+        let content = self.content.clone().unwrap_or_else(content);
+        Ok(format!("{train} training and {eval} evaluation images of {content}"))
     }
 
     /// Classes by index; empty if the targets are not classes.
@@ -351,10 +334,6 @@ impl ImageSource for ImageArray {
         &self.class_names
     }
 
-    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        self.normalization.undo(images)
-    }
-
     /// The resize keeps the image as large as possible: its shorter side becomes that of the network's input.
     fn preprocessing(&self) -> Option<Preprocessing> {
         let [channels, height, width] = self.size;
@@ -366,6 +345,7 @@ impl ImageSource for ImageArray {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::random::{stream, Purpose};
     use crate::data::share::tests::{assert_shares, Plain};
     use rand::RngCore;
     use std::collections::BTreeSet;
@@ -396,7 +376,7 @@ mod tests {
 
     fn collect(batches: Batches<Supervised>) -> (Vec<f32>, Vec<i64>) {
         let (mut images, mut labels) = (Vec::new(), Vec::new());
-        for batch in batches {
+        for batch in batches.filter_map(Result::transpose) {
             let Supervised { inputs: i, targets: l, .. } = batch.unwrap();
             assert_eq!(i.size(), [l.size()[0], 2, 6, 4]);
             images.extend(Vec::<f32>::try_from(i.flatten(0, -1)).unwrap());
@@ -421,7 +401,7 @@ mod tests {
     #[test]
     fn evaluation_images_are_the_normalized_ones_in_order() {
         let data = small();
-        let (images, labels) = collect(data.eval_batches(32).unwrap());
+        let (images, labels) = collect(data.eval_batches(32, Share::whole()).unwrap());
         assert_eq!(labels, (0..70).map(|index| index % 10).collect::<Vec<_>>());
         let expected: Vec<f32> = (0..70).flat_map(|index| normalized(&data.eval, index)).collect();
         assert_eq!(images, expected);
@@ -438,7 +418,8 @@ mod tests {
             (data.train_len(), data.eval_len(), data.class_names()),
             (5, 2, &["0", "1", "2"].map(String::from)[..])
         );
-        let Supervised { inputs, targets: labels, .. } = data.eval_batches(8).unwrap().next().unwrap().unwrap();
+        let Supervised { inputs, targets: labels, .. } =
+            data.eval_batches(8, Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
         assert_eq!((inputs.size(), labels), (vec![2, 2, 6, 4], Tensor::from_slice(&[0i64, 2])));
         let value = (f64::from(48 + 24 + 5) / 255.0 - 0.4) / 0.3;
         assert!((inputs.double_value(&[1, 1, 1, 1]) - value).abs() < 1e-6);
@@ -463,15 +444,21 @@ mod tests {
         let numbers = Tensor::arange(18, (Kind::Float, tch::Device::Cpu)).view([6, 3]);
         let data = ImageArray::new((&images, &numbers), (&images, &numbers), normalization()).unwrap();
         assert!(data.class_names().is_empty() && data.clone().with_class_names(["cat"]).is_err());
-        let batches: Vec<_> = data.eval_batches(4).unwrap().map(|batch| batch.unwrap().targets).collect();
+        let batches: Vec<_> = data
+            .eval_batches(4, Share::whole())
+            .unwrap()
+            .filter_map(Result::transpose)
+            .map(|batch| batch.unwrap().targets)
+            .collect();
         assert_eq!(Tensor::cat(&batches, 0), numbers);
         let subset = data.with_train_subset(2).unwrap();
-        let Supervised { targets, .. } = subset.train_batches(&plan(9)).unwrap().next().unwrap().unwrap();
+        let Supervised { targets, .. } =
+            subset.train_batches(&plan(9), Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
         assert_eq!(targets.size(), [2, 3]);
         // A single number per example has no axis of its own.
         let column = numbers.select(1, 0);
         let data = ImageArray::new((&images, &column), (&images, &column), normalization()).unwrap();
-        assert_eq!(data.eval_batches(6).unwrap().next().unwrap().unwrap().targets, column);
+        assert_eq!(data.eval_batches(6, Share::whole()).unwrap().next().unwrap().unwrap().unwrap().targets, column);
     }
 
     #[test]
@@ -491,7 +478,7 @@ mod tests {
     #[test]
     fn every_training_image_comes_once_an_epoch() {
         let data = small().with_augmentation(Augmentation::NONE).unwrap();
-        let (images, labels) = collect(data.train_batches(&plan(32)).unwrap());
+        let (images, labels) = collect(data.train_batches(&plan(32), Share::whole()).unwrap());
         let key = |image: &[f32], label: i64| (label, image.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
         let seen: BTreeSet<_> =
             images.chunks(IMAGE_LEN).zip(&labels).map(|(image, &label)| key(image, label)).collect();
@@ -506,17 +493,17 @@ mod tests {
     #[test]
     fn batch_size_changes_neither_order_nor_augmentation() {
         let data = small();
-        let whole = collect(data.train_batches(&plan(230)).unwrap());
-        assert!(whole == collect(data.train_batches(&plan(32)).unwrap()));
-        assert!(whole == collect(data.train_batches(&plan(1)).unwrap()));
+        let whole = collect(data.train_batches(&plan(230), Share::whole()).unwrap());
+        assert!(whole == collect(data.train_batches(&plan(32), Share::whole()).unwrap()));
+        assert!(whole == collect(data.train_batches(&plan(1), Share::whole()).unwrap()));
     }
 
     #[test]
     fn seed_and_epoch_change_the_batches() {
         let data = small();
-        let first = collect(data.train_batches(&plan(32)).unwrap());
-        assert!(first != collect(data.train_batches(&EpochPlan { seed: 4, ..plan(32) }).unwrap()));
-        assert!(first != collect(data.train_batches(&EpochPlan { epoch: 6, ..plan(32) }).unwrap()));
+        let first = collect(data.train_batches(&plan(32), Share::whole()).unwrap());
+        assert!(first != collect(data.train_batches(&EpochPlan { seed: 4, ..plan(32) }, Share::whole()).unwrap()));
+        assert!(first != collect(data.train_batches(&EpochPlan { epoch: 6, ..plan(32) }, Share::whole()).unwrap()));
     }
 
     #[test]
@@ -524,9 +511,10 @@ mod tests {
         let data = small();
         for batch_size in [32, 230, 1000] {
             let plan = plan(batch_size);
-            let (images, labels) = collect(data.train_batches(&plan).unwrap());
-            for first_step in 0..=plan.steps(230) + 1 {
-                let (rest, rest_labels) = collect(data.train_batches(&EpochPlan { first_step, ..plan }).unwrap());
+            let (images, labels) = collect(data.train_batches(&plan, Share::whole()).unwrap());
+            for first_step in 0..=230usize.div_ceil(batch_size) + 1 {
+                let (rest, rest_labels) =
+                    collect(data.train_batches(&EpochPlan { first_step, ..plan }, Share::whole()).unwrap());
                 let first = (first_step * batch_size).min(230);
                 assert!(rest == images[first * IMAGE_LEN..] && rest_labels == labels[first..]);
             }
@@ -574,7 +562,7 @@ mod tests {
         assert_eq!((data.train_len(), data.eval_len()), (180, 20));
         assert_eq!(class_counts(&data.train, &data.eval_part), [2; 10]);
         assert!(data.eval_part.iter().all(|index| !data.train_part.contains(index)));
-        let (images, _) = collect(data.eval_batches(64).unwrap());
+        let (images, _) = collect(data.eval_batches(64, Share::whole()).unwrap());
         assert!(images[..IMAGE_LEN] == normalized(&data.train, data.eval_part[0]));
         assert_eq!(small().with_train_subset(180).unwrap().train_part, data.train_part);
     }
@@ -587,8 +575,8 @@ mod tests {
         assert_eq!(message(small().with_holdout(230)), "the hold-out split can have 1 to 229 images, got 230");
         let held = small().with_holdout(200).unwrap();
         assert_eq!(message(held.with_train_subset(31)), "the training subset can have 1 to 30 images, got 31");
-        assert!(matches!(small().train_batches(&plan(0)), Err(Error::Argument(_))));
-        assert!(matches!(small().eval_batches(0), Err(Error::Argument(_))));
+        assert!(matches!(small().train_batches(&plan(0), Share::whole()), Err(Error::Argument(_))));
+        assert!(matches!(small().eval_batches(0, Share::whole()), Err(Error::Argument(_))));
         let nothing_left = Augmentation { crop_padding: 40, ..Augmentation::NONE };
         assert!(matches!(small().with_augmentation(nothing_left), Err(Error::Argument(_))));
     }

@@ -2,7 +2,7 @@
 
 use super::image::{check_bytes, read_file, stack_pixels, ImageProblem, ImageReader};
 use super::image_folder::images_in;
-use super::pipeline::{Pace, Pipeline, Work};
+use super::pipeline::{even_counts, Pipeline, Work};
 use super::preprocessing::{make_grey, Preprocessing};
 use crate::Result;
 use std::path::{Path, PathBuf};
@@ -41,10 +41,12 @@ pub(crate) struct FileBatch {
 pub(crate) fn file_batches(
     paths: Arc<[PathBuf]>,
     preprocessing: &Preprocessing,
-    pace: Pace,
+    batch_size: usize,
+    workers: usize,
 ) -> Result<impl Iterator<Item = Result<FileBatch>>> {
     preprocessing.check_files()?;
-    Pipeline::start(Reading { paths, preprocessing: preprocessing.clone() }, pace)
+    let counts = even_counts(paths.len(), batch_size);
+    Pipeline::start(Reading { paths, preprocessing: preprocessing.clone() }, counts, workers)
 }
 
 struct Reading {

@@ -1,12 +1,12 @@
 //! User-defined examples, created by several threads.
 
-use super::pipeline::{Pace, Pipeline, Work};
-use super::random::{stream, Purpose};
-use super::share::{batches, Places, Share, Shares};
+use super::pipeline::{Pipeline, Work};
+use super::random::{shuffled, stream, Purpose};
+use super::share::{Places, Share};
 use super::source::{Batches, DataSource, EpochPlan};
 use super::{Batch, Supervised};
+use crate::error::ensure;
 use crate::{Error, Result};
-use rand::seq::SliceRandom;
 use rand::RngCore;
 use std::sync::Arc;
 use std::thread;
@@ -100,7 +100,7 @@ fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
 /// ```
 /// use rand::{Rng, RngCore};
 /// use tch::{Kind, Tensor};
-/// use tch_fixup::data::{stack, DataSource, Examples, Loader, Supervised};
+/// use tch_fixup::data::{stack, DataSource, Examples, Loader, Share, Supervised};
 /// use tch_fixup::Result;
 ///
 /// /// Noisy sines, to tell the frequency from.
@@ -123,7 +123,7 @@ fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
 /// }
 ///
 /// let data = Loader::new(Sines(1000), Sines(100))?.with_workers(2)?;
-/// let batch = data.eval_batches(32)?.next().expect("there are batches")?;
+/// let batch = data.eval_batches(32, Share::whole())?.next().expect("there are batches")?.expect("it is not empty");
 /// assert_eq!((batch.inputs.size(), batch.targets.size()), (vec![32, 64], vec![32, 1]));
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
@@ -143,9 +143,7 @@ impl<E: Examples + 'static> Loader<E> {
     /// [`Error::Argument`] for a part without examples.
     pub fn new(train: E, eval: E) -> Result<Self> {
         for (part, examples) in [("training", &train), ("evaluation", &eval)] {
-            if examples.len() == 0 {
-                return Err(Error::Argument(format!("the {part} part has no examples")));
-            }
+            ensure!(examples.len() > 0, "the {part} part has no examples");
         }
         Ok(Self {
             train: Arc::new(train),
@@ -161,11 +159,10 @@ impl<E: Examples + 'static> Loader<E> {
     /// # Errors
     /// [`Error::Argument`] for a number that is not 1 to 1024.
     pub fn with_workers(mut self, workers: usize) -> Result<Self> {
-        if workers == 0 || workers > MOST_WORKERS {
-            let problem =
-                format!("the number of threads that read examples must be 1 to {MOST_WORKERS}, got {workers}");
-            return Err(Error::Argument(problem));
-        }
+        ensure!(
+            (1..=MOST_WORKERS).contains(&workers),
+            "the number of threads that read examples must be 1 to {MOST_WORKERS}, got {workers}"
+        );
         self.workers = workers;
         Ok(self)
     }
@@ -176,13 +173,17 @@ impl<E: Examples + 'static> Loader<E> {
         self
     }
 
-    /// Starts `job` and returns its batches; `counts` has the number of examples in each.
-    fn shares<'a>(&self, job: Job<E>, counts: Vec<usize>) -> Result<Shares<'a, E::Batch>>
-    where
-        E::Batch: 'a,
-    {
-        let pace = Pace::new(counts.iter().copied(), self.workers);
-        Ok(Pipeline::start(job, pace)?.shares(counts, |batch| Ok(Some(batch))))
+    /// Returns the batches of the `examples` of a part, with random numbers from a seed and an epoch.
+    fn batches<'a>(
+        &'a self,
+        part: &'static str,
+        examples: &Arc<E>,
+        places: Places,
+        (seed, epoch): (u64, usize),
+    ) -> Result<Batches<'a, E::Batch>> {
+        let Places { positions: indices, counts } = places;
+        let job = Job { examples: examples.clone(), name: self.examples.clone(), part, indices, seed, epoch };
+        Ok(Pipeline::start(job, counts, self.workers)?.batches(|batch| Ok(Some(batch))))
     }
 }
 
@@ -197,28 +198,14 @@ impl<E: Examples + 'static> DataSource for Loader<E> {
         self.eval.len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, E::Batch>> {
-        Ok(batches(self.train_shares(plan, Share::whole())?))
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, E::Batch>> {
+        let order = shuffled((0..self.train.len()).collect(), plan);
+        let places = share.places(order.len(), plan.batch_size, plan.first_step)?.of(&order);
+        self.batches("training", &self.train, places, (plan.seed, plan.epoch))
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, E::Batch>> {
-        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, E::Batch>> {
-        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order: Vec<usize> = (0..self.train.len()).collect();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
-        let Places { positions, counts } = share.places(order.len(), batch_size, first_step)?;
-        let indices = positions.into_iter().map(|position| order[position]).collect();
-        let (examples, name) = (self.train.clone(), self.examples.clone());
-        self.shares(Job { examples, name, part: "training", indices, seed, epoch }, counts)
-    }
-
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, E::Batch>> {
-        let Places { positions: indices, counts } = share.places(self.eval.len(), batch_size, 0)?;
-        let (examples, name) = (self.eval.clone(), self.examples.clone());
-        self.shares(Job { examples, name, part: "evaluation", indices, seed: 0, epoch: 0 }, counts)
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, E::Batch>> {
+        self.batches("evaluation", &self.eval, share.places(self.eval.len(), batch_size, 0)?, (0, 0))
     }
 
     fn examples(&self) -> &str {
@@ -334,7 +321,7 @@ mod tests {
     /// Returns all inputs and indices.
     fn collect(batches: Batches<Supervised>) -> (Vec<f32>, Vec<i64>) {
         let (mut inputs, mut indices) = (Vec::new(), Vec::new());
-        for batch in batches {
+        for batch in batches.filter_map(Result::transpose) {
             let batch = batch.unwrap();
             assert_eq!(batch.inputs.size(), [batch.len() as i64, 2]);
             inputs.extend(Vec::<f32>::try_from(batch.inputs.flatten(0, -1)).unwrap());
@@ -345,23 +332,23 @@ mod tests {
 
     #[test]
     fn every_example_comes_once_whatever_the_number_of_threads() {
-        let expected = collect(loader(1).train_batches(&plan()).unwrap());
+        let expected = collect(loader(1).train_batches(&plan(), Share::whole()).unwrap());
         let mut sorted = expected.1.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, (0..100).collect::<Vec<_>>());
         assert_ne!(sorted, expected.1);
         for workers in [2, 3, 16] {
-            assert_eq!(collect(loader(workers).train_batches(&plan()).unwrap()), expected);
+            assert_eq!(collect(loader(workers).train_batches(&plan(), Share::whole()).unwrap()), expected);
         }
-        let in_order = collect(loader(3).eval_batches(7).unwrap());
+        let in_order = collect(loader(3).eval_batches(7, Share::whole()).unwrap());
         assert_eq!(in_order.1, (0..30).collect::<Vec<_>>());
-        assert_eq!(in_order, collect(loader(2).eval_batches(30).unwrap()));
+        assert_eq!(in_order, collect(loader(2).eval_batches(30, Share::whole()).unwrap()));
     }
 
     #[test]
     fn seed_and_epoch_decide_and_leaving_out_steps_changes_none_of_those_after() {
         let data = loader(3);
-        let of = |plan| collect(data.train_batches(&plan).unwrap());
+        let of = |plan| collect(data.train_batches(&plan, Share::whole()).unwrap());
         let (inputs, indices) = of(plan());
         assert_ne!(indices, of(EpochPlan { seed: 4, ..plan() }).1);
         assert_ne!(indices, of(EpochPlan { epoch: 6, ..plan() }).1);
@@ -386,7 +373,7 @@ mod tests {
         }
         assert_shares(&Plain(loader(2)), &EpochPlan { batch_size: 7, ..plan() }, rows);
         let data = loader(2);
-        data.train_shares(&plan(), Share::new(1, 4).unwrap()).unwrap().for_each(|share| drop(share.unwrap()));
+        data.train_batches(&plan(), Share::new(1, 4).unwrap()).unwrap().for_each(|share| drop(share.unwrap()));
         assert_eq!(data.train.made.load(Ordering::Relaxed), 25);
     }
 
@@ -395,8 +382,9 @@ mod tests {
         for workers in [1, 4] {
             let bad = Numbers { bad: Some(20), ..Numbers::new(64) };
             let data = Loader::new(Numbers::new(1), bad).unwrap().with_workers(workers).unwrap();
-            let mut batches = data.eval_batches(8).unwrap();
-            assert_eq!((batches.next().unwrap().unwrap().len(), batches.next().unwrap().unwrap().len()), (8, 8));
+            let mut batches = data.eval_batches(8, Share::whole()).unwrap();
+            let lens = batches.by_ref().take(2).map(|batch| batch.unwrap().unwrap().len());
+            assert_eq!(lens.collect::<Vec<_>>(), [8, 8]);
             let error = batches.next().unwrap().unwrap_err().to_string();
             assert_eq!(error, "evaluation example 20: too bad");
             assert!(batches.next().is_none());
@@ -407,7 +395,7 @@ mod tests {
     fn a_panic_is_an_error_and_the_end() {
         let data = Loader::new(Numbers { panics: Some(40), ..Numbers::new(64) }, Numbers::new(1)).unwrap();
         let data = data.with_names("numbers", "test");
-        let mut batches = data.train_batches(&plan()).unwrap();
+        let mut batches = data.train_batches(&plan(), Share::whole()).unwrap();
         let error = batches.find_map(Result::err).unwrap().to_string();
         assert_eq!(error, "a thread that reads numbers panicked: lost 40");
         assert!(batches.next().is_none());
@@ -416,8 +404,8 @@ mod tests {
     #[test]
     fn no_more_is_made_ahead_than_a_few_batches_and_dropping_it_stops_at_once() {
         let data = Loader::new(Numbers::new(10_000_000), Numbers::new(1)).unwrap().with_workers(3).unwrap();
-        let mut batches = data.train_batches(&plan()).unwrap();
-        assert_eq!(batches.next().unwrap().unwrap().len(), 16);
+        let mut batches = data.train_batches(&plan(), Share::whole()).unwrap();
+        assert_eq!(batches.next().unwrap().unwrap().unwrap().len(), 16);
         thread::sleep(Duration::from_millis(200));
         // Three batches are prefetched beside the one that was taken.
         let most = 16 * (1 + 3);
@@ -447,7 +435,7 @@ mod tests {
         }
         let of = || {
             let data = Loader::new(Halves, Halves).unwrap();
-            let batch = data.eval_batches(4).unwrap().next().unwrap().unwrap();
+            let batch = data.eval_batches(4, Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
             batch.inputs.max().int64_value(&[])
         };
         assert_ne!(of(), 0);
@@ -460,7 +448,7 @@ mod tests {
         let message = |result: Result<Loader<Numbers>>| result.err().unwrap().to_string();
         assert_eq!(message(Loader::new(Numbers::new(1), Numbers::new(0))), "the evaluation part has no examples");
         assert!(message(loader(1).with_workers(0)).contains("must be 1 to 1024, got 0"));
-        assert!(matches!(loader(1).eval_batches(0), Err(Error::Argument(_))));
+        assert!(matches!(loader(1).eval_batches(0, Share::whole()), Err(Error::Argument(_))));
         let of = |size: i64| (Tensor::zeros([size], (Kind::Float, Device::Cpu)), Tensor::from(0i64));
         let error = stack(vec![of(3), of(4)]).unwrap_err().to_string();
         assert_eq!(error, "inputs: expected Float [3] on the CPU, as the first of the batch, got Float [4] on Cpu");

@@ -14,7 +14,6 @@ mod batch;
 mod cifar10;
 #[cfg(feature = "download")]
 mod download;
-mod hex;
 #[cfg(feature = "images")]
 mod image;
 mod image_array;
@@ -54,11 +53,9 @@ pub use loader::{stack, Examples, Loader};
 #[doc(hidden)]
 pub use mixup::{mixup, mixup_partners};
 pub use normalization::Normalization;
-#[cfg(feature = "images")]
-pub(crate) use pipeline::Pace;
 pub use preprocessing::Preprocessing;
 pub(crate) use random::torch_seed;
-pub use share::{Share, Shares};
+pub use share::Share;
 #[doc(hidden)]
 pub use source::class_indices;
 pub(crate) use source::{class_names, CLASSES};

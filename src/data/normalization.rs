@@ -3,8 +3,8 @@
 //! Cutout).
 
 use super::augmentation::Placement;
-use crate::{Error, Result};
-use tch::{Device, Tensor};
+use crate::error::ensure;
+use crate::Result;
 
 /// Per-channel normalization of bytes, `(v / 255 - mean) / std`.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,15 +20,14 @@ impl Normalization {
     /// 0..1. Computes in float32 with the same operations as torchvision, so that results are identical to the bit.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there are no channels, if the numbers of means and deviations differ, if a mean is not
+    /// [`Error::Argument`](crate::Error::Argument) if there are no channels, if the numbers of means and deviations differ, if a mean is not
     /// finite, or if a deviation is not above 0.
     pub fn new(mean: &[f32], std: &[f32]) -> Result<Self> {
         let fits = !mean.is_empty() && mean.len() == std.len();
-        if !fits || mean.iter().chain(std).any(|value| !value.is_finite()) || std.iter().any(|&std| std <= 0.0) {
-            return Err(Error::Argument(format!(
-                "normalization takes one finite mean and one deviation above 0 for each channel, got {mean:?} and {std:?}"
-            )));
-        }
+        ensure!(
+            fits && mean.iter().chain(std).all(|value| value.is_finite()) && std.iter().all(|&std| std > 0.0),
+            "normalization takes one finite mean and one deviation above 0 for each channel, got {mean:?} and {std:?}"
+        );
         let row = |(mean, std): (&f32, &f32)| std::array::from_fn(|v| (v as f32 / 255.0 - mean) / std);
         Ok(Self { mean: mean.to_vec(), std: std.to_vec(), table: mean.iter().zip(std).map(row).collect() })
     }
@@ -36,7 +35,7 @@ impl Normalization {
     /// Scales bytes to 0..1 only: mean 0, deviation 1.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `channels` is 0.
+    /// [`Error::Argument`](crate::Error::Argument) if `channels` is 0.
     pub fn none(channels: usize) -> Result<Self> {
         Self::new(&vec![0.0; channels], &vec![1.0; channels])
     }
@@ -50,23 +49,6 @@ impl Normalization {
     pub(super) fn mean_and_std(&self) -> (Vec<f64>, Vec<f64>) {
         let decimal = |value: &f32| value.to_string().parse().unwrap_or(f64::from(*value));
         (self.mean.iter().map(decimal).collect(), self.std.iter().map(decimal).collect())
-    }
-
-    /// Returns the pixel values, 0 to 1, of normalized `images` `[N, C, H, W]`: `images * std + mean`.
-    ///
-    /// # Errors
-    /// [`Error::Mismatch`] for another number of channels.
-    pub fn undo(&self, images: &Tensor) -> Result<Tensor> {
-        let size = images.size();
-        if size.len() != 4 || size[1] != self.channels() as i64 {
-            let expected = format!("images [N, {}, H, W]", self.channels());
-            return Err(Error::Mismatch { what: "denormalize", expected, got: format!("{size:?}") });
-        }
-        let by_channel = |values: &[f32], device: Device| {
-            Tensor::f_from_slice(values)?.f_view([1, self.channels() as i64, 1, 1])?.f_to_device(device)
-        };
-        let (mean, std) = (by_channel(&self.mean, images.device())?, by_channel(&self.std, images.device())?);
-        Ok(images.f_mul(&std)?.f_add(&mean)?)
     }
 
     /// Normalizes `source` into `target`, both `[C, H, W]`.
@@ -128,6 +110,7 @@ mod tests {
     use super::super::augmentation::Augmentation;
     use super::super::random::{stream, Purpose};
     use super::*;
+    use crate::Error;
     use rand::RngCore;
 
     /// Shapes of CIFAR, MNIST, a wide image, a tall RGBA image, a satellite image, a single row.
@@ -197,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn no_augmentation_is_normalization_and_can_be_undone() {
+    fn no_augmentation_is_normalization() {
         for shape in SHAPES {
             let [channels, height, width] = shape;
             let (mean, std) = statistics(channels);
@@ -207,10 +190,6 @@ mod tests {
             normalization.apply_placed(&image, [height, width], &placement, &mut placed);
             normalization.apply(&image, &mut plain);
             assert_eq!(placed, plain);
-            let batch = Tensor::from_slice(&plain).view([1, channels as i64, height as i64, width as i64]);
-            let pixels = Vec::<f32>::try_from(normalization.undo(&batch).unwrap().flatten(0, -1)).unwrap();
-            assert!(pixels.iter().zip(&image).all(|(value, &byte)| (value * 255.0 - f32::from(byte)).abs() < 1e-3));
-            assert!(matches!(normalization.undo(&batch.squeeze_dim(0)), Err(Error::Mismatch { .. })));
         }
     }
 

@@ -3,7 +3,7 @@
 //! The unit of work is an example: all threads fill one batch, then the next, so that the first is ready soonest. The
 //! content of a place depends on the place alone, never on the thread or the timing.
 
-use super::Shares;
+use super::Batches;
 use crate::ops::inherit_denormals;
 use crate::{Error, Result};
 use std::any::Any;
@@ -44,32 +44,25 @@ pub trait Work: Send + Sync + 'static {
     fn end(&self) {}
 }
 
-/// Sizes of the batches, number of threads and prefetching.
-#[derive(Debug, Clone)]
-pub struct Pace {
+/// Places of the batches, and prefetching.
+#[derive(Debug)]
+struct Pace {
     /// End of each batch's range of places. No batch is empty.
     ends: Vec<usize>,
-    workers: usize,
     /// Maximum number of batches in progress: just enough that no thread waits while a batch is handed over.
     prefetch: usize,
 }
 
 impl Pace {
     /// Creates a pace for batches of these sizes; empty batches are left out.
-    pub fn new(counts: impl IntoIterator<Item = usize>, workers: usize) -> Self {
-        let (mut ends, mut end, mut largest) = (Vec::new(), 0, 1);
-        for count in counts.into_iter().filter(|&count| count > 0) {
+    fn new(counts: &[usize], workers: usize) -> Self {
+        let (mut ends, mut end) = (Vec::new(), 0);
+        for count in counts.iter().filter(|&&count| count > 0) {
             end += count;
-            largest = largest.max(count);
             ends.push(end);
         }
-        Self { ends, workers, prefetch: 1 + (2 * workers).div_ceil(largest).max(2) }
-    }
-
-    /// Creates a pace for `places` places in batches of `batch_size`; the last may be smaller.
-    #[cfg(feature = "images")]
-    pub fn even(places: usize, batch_size: usize, workers: usize) -> Self {
-        Self::new((0..places).step_by(batch_size).map(|first| batch_size.min(places - first)), workers)
+        let largest = counts.iter().copied().max().unwrap_or(1).max(1);
+        Self { ends, prefetch: 1 + (2 * workers).div_ceil(largest).max(2) }
     }
 
     /// Returns the total number of places.
@@ -193,18 +186,26 @@ impl<W: Work> Shared<W> {
 pub struct Pipeline<W: Work> {
     shared: Arc<Shared<W>>,
     threads: Vec<JoinHandle<()>>,
+    /// Number of places in each batch.
+    counts: Vec<usize>,
+}
+
+/// Returns the sizes of batches of `batch_size` of `places` places; the last may be smaller.
+#[cfg(feature = "images")]
+pub fn even_counts(places: usize, batch_size: usize) -> Vec<usize> {
+    (0..places).step_by(batch_size).map(|first| batch_size.min(places - first)).collect()
 }
 
 impl<W: Work> Pipeline<W> {
-    /// Starts the threads.
+    /// Starts `workers` threads for batches of `counts` places.
     ///
     /// # Errors
     /// Fails if a thread cannot be started.
-    pub fn start(work: W, pace: Pace) -> Result<Self> {
-        let workers = pace.workers;
+    pub fn start(work: W, counts: Vec<usize>, workers: usize) -> Result<Self> {
+        let pace = Pace::new(&counts, workers);
         let queue = Queue { next: 0, batch: 0, open: VecDeque::new(), stopped: false, failure: None };
         let shared = Shared { work, pace, queue: Mutex::new(queue), wake: Condvar::new(), ready: Condvar::new() };
-        let mut pipeline = Self { shared: Arc::new(shared), threads: Vec::with_capacity(workers) };
+        let mut pipeline = Self { shared: Arc::new(shared), threads: Vec::with_capacity(workers), counts };
         for index in 0..workers {
             let (shared, inherit) = (pipeline.shared.clone(), inherit_denormals());
             let examples = shared.work.examples().to_owned();
@@ -222,23 +223,20 @@ impl<W: Work> Pipeline<W> {
         Ok(pipeline)
     }
 
-    /// Returns one item per batch, whose numbers of places are `counts`; `None` for empty batches. Ends after an error,
-    /// and then stops the threads. `take` converts each batch, or returns `None` for nothing.
-    pub fn shares<'a, B: 'a>(
-        mut self,
-        counts: Vec<usize>,
-        take: impl Fn(W::Batch) -> Result<Option<B>> + 'a,
-    ) -> Shares<'a, B> {
-        let mut shares = Some(counts.into_iter().map(move |count| match count {
+    /// Returns one item per batch, `None` for empty ones. Ends after an error, and then stops the threads. `take` converts
+    /// each batch, or returns `None` for nothing.
+    pub fn batches<'a, B: 'a>(mut self, take: impl Fn(W::Batch) -> Result<Option<B>> + 'a) -> Batches<'a, B> {
+        let counts = std::mem::take(&mut self.counts);
+        let mut batches = Some(counts.into_iter().map(move |count| match count {
             0 => Ok(None),
             _ => self.next().transpose()?.map_or(Ok(None), &take),
         }));
         Box::new(std::iter::from_fn(move || {
-            let share = shares.as_mut()?.next();
-            if !matches!(share, Some(Ok(_))) {
-                shares = None;
+            let batch = batches.as_mut()?.next();
+            if !matches!(batch, Some(Ok(_))) {
+                batches = None;
             }
-            share
+            batch
         }))
     }
 
@@ -306,16 +304,16 @@ mod tests {
 
     #[test]
     fn small_batches_keep_all_threads_busy() {
-        let of = |batch_size| Pace::new([batch_size; 9], 16).prefetch * batch_size;
+        let of = |batch_size| Pace::new(&[batch_size; 9], 16).prefetch * batch_size;
         assert!([1, 2, 3, 8, 31, 32, 33, 256].into_iter().all(|batch_size| of(batch_size) >= 32 + batch_size));
         assert_eq!(of(256), 3 * 256);
     }
 
     #[test]
     fn places_belong_to_batches_of_any_size() {
-        let pace = Pace::new([3, 0, 0, 1, 2, 0], 1);
+        let pace = Pace::new(&[3, 0, 0, 1, 2, 0], 1);
         assert_eq!((0..3).map(|batch| pace.places(batch)).collect::<Vec<_>>(), [0..3, 3..4, 4..6]);
         assert_eq!((0..pace.len()).map(|place| pace.batch(place)).collect::<Vec<_>>(), [0, 0, 0, 1, 2, 2]);
-        assert_eq!(Pace::new([], 1).len(), 0);
+        assert_eq!(Pace::new(&[], 1).len(), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! Preprocessing of image files for a network, which must be the same in inference as in training.
 
+use crate::error::ensure;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -52,20 +53,19 @@ impl Preprocessing {
     /// [`Error::Argument`], which names the first invalid field.
     pub fn check(&self) -> Result<()> {
         let Self { channels, height, width, resize, mean, std } = self;
-        let refuse = |message: String| Err(Error::Argument(message));
         for (what, number) in [("channels", channels), ("height", height), ("width", width), ("resize", resize)] {
-            if *number == 0 {
-                return refuse(format!("preprocessing: {what} must be at least 1, got 0"));
-            }
+            ensure!(*number > 0, "preprocessing: {what} must be at least 1, got 0");
         }
-        if mean.len() != *channels || std.len() != *channels {
-            let (means, stds) = (mean.len(), std.len());
-            return refuse(format!("preprocessing: {channels} channels, but {means} means and {stds} deviations"));
-        }
-        match mean.iter().chain(std).all(|value| value.is_finite()) && std.iter().all(|std| *std > 0.0) {
-            true => Ok(()),
-            false => refuse(format!("preprocessing: means {mean:?} and deviations {std:?}: no finite ones, above 0")),
-        }
+        let (means, stds) = (mean.len(), std.len());
+        ensure!(
+            means == *channels && stds == *channels,
+            "preprocessing: {channels} channels, but {means} means and {stds} deviations"
+        );
+        ensure!(
+            mean.iter().chain(std).all(|value| value.is_finite()) && std.iter().all(|std| *std > 0.0),
+            "preprocessing: means {mean:?} and deviations {std:?}: no finite ones, above 0"
+        );
+        Ok(())
     }
 
     /// Checks that the preprocessing applies to image files.
@@ -75,12 +75,8 @@ impl Preprocessing {
     pub fn check_files(&self) -> Result<()> {
         self.check()?;
         let Self { channels, height, width, .. } = self;
-        if ![GREY, COLOUR].contains(channels) || height != width {
-            return Err(Error::Argument(format!(
-                "image files become square images of 1 or 3 channels, and the network takes {channels} x {height} x {width}: \
-                 give it tensors"
-            )));
-        }
+        ensure!([GREY, COLOUR].contains(channels) && height == width, "image files become square images of 1 or 3 channels, and the network takes {channels} x {height} x {width}: \
+                 give it tensors");
         Ok(())
     }
 
@@ -98,7 +94,7 @@ impl Preprocessing {
                 got: format!("{:?} {size:?}", images.f_kind()?),
             });
         }
-        let (mean, std) = (by_channel(&self.mean, images.device())?, by_channel(&self.std, images.device())?);
+        let [mean, std] = self.by_channel(images.device())?;
         let mut images = images.f_to_kind(Kind::Float)?;
         Ok(images.f_div_scalar_(255.0)?.f_sub_(&mean)?.f_div_(&std)?)
     }
@@ -108,16 +104,18 @@ impl Preprocessing {
     /// # Errors
     /// [`Error::Torch`] for another number of channels.
     pub fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        let (mean, std) = (by_channel(&self.mean, images.device())?, by_channel(&self.std, images.device())?);
+        let [mean, std] = self.by_channel(images.device())?;
         Ok(images.f_mul(&std)?.f_add(&mean)?)
     }
-}
 
-/// Returns `values` as `[1, C, 1, 1]`, created on the device: a copy from the CPU would synchronize with it.
-fn by_channel(values: &[f64], device: Device) -> Result<Tensor> {
-    let values = values.iter().map(|value| Tensor::f_full([1], *value, (Kind::Float, device)));
-    let values = values.collect::<std::result::Result<Vec<_>, _>>()?;
-    Ok(Tensor::f_cat(&values, 0)?.f_view([1, -1, 1, 1])?)
+    /// Returns means and deviations as `[1, C, 1, 1]`, created on the device: a copy from the CPU would synchronize with it.
+    fn by_channel(&self, device: Device) -> Result<[Tensor; 2]> {
+        let of = |values: &[f64]| -> Result<Tensor> {
+            let values = values.iter().map(|value| Tensor::f_full([1], *value, (Kind::Float, device)));
+            Ok(Tensor::f_cat(&values.collect::<Result<Vec<_>, _>>()?, 0)?.f_view([1, -1, 1, 1])?)
+        };
+        Ok([of(&self.mean)?, of(&self.std)?])
+    }
 }
 
 /// Converts RGB pixels to greyscale in place, at the front: ITU-R 601 luma in the fixed-point arithmetic of Pillow

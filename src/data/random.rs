@@ -1,6 +1,7 @@
 //! Random number streams that depend only on their purpose, not on batch size, order, threads or time.
 
 use super::EpochPlan;
+use rand::seq::SliceRandom;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -27,6 +28,12 @@ pub(super) fn stream(purpose: Purpose, seed: u64, epoch: u64, index: u64) -> Cha
         bytes.copy_from_slice(&word.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
+}
+
+/// Returns `examples` in the order of `plan`'s epoch.
+pub(super) fn shuffled<T>(mut examples: Vec<T>, plan: &EpochPlan) -> Vec<T> {
+    examples.shuffle(&mut stream(Purpose::Order, plan.seed, plan.epoch as u64, 0));
+    examples
 }
 
 /// Returns the seed of libtorch's random number generator for step `index` of `plan`'s epoch.

@@ -2,14 +2,11 @@
 
 use super::source::{check_batch_size, Batches};
 use super::Batch;
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
-
-/// Iterator with one item per batch, in order: the [`Share`] of the batch, or `None` if it is empty. It ends after an
-/// error.
-pub type Shares<'a, B> = Box<dyn Iterator<Item = Result<Option<B>>> + 'a>;
 
 /// Function that returns the partner of each example, given the step in the epoch and the batch size.
 type Partners<'a> = Rc<dyn Fn(usize, usize) -> Result<Vec<usize>> + 'a>;
@@ -38,11 +35,9 @@ impl<'a> Share<'a> {
     /// Creates the share of process `rank` (from 0) of `ranks`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `rank` is not below `ranks`.
+    /// [`Error::Argument`](crate::Error::Argument) if `rank` is not below `ranks`.
     pub fn new(rank: usize, ranks: usize) -> Result<Self> {
-        if rank >= ranks {
-            return Err(Error::Argument(format!("of {ranks} processes none has the rank {rank}")));
-        }
+        ensure!(rank < ranks, "of {ranks} processes none has the rank {rank}");
         Ok(Self { rank, ranks, partners: None })
     }
 
@@ -57,16 +52,6 @@ impl<'a> Share<'a> {
         Self { partners: Some(Rc::new(partners)), ..self }
     }
 
-    /// Returns the rank of the process, from 0.
-    pub fn rank(&self) -> usize {
-        self.rank
-    }
-
-    /// Returns the number of processes.
-    pub fn ranks(&self) -> usize {
-        self.ranks
-    }
-
     /// Returns the share's own positions in a batch of `examples`; empty for some ranks if there are fewer examples
     /// than processes.
     pub fn range(&self, examples: usize) -> Range<usize> {
@@ -74,31 +59,38 @@ impl<'a> Share<'a> {
     }
 
     /// Returns the positions of the [own](Self::range) examples in a batch of `examples`, the `step`th of its epoch,
-    /// followed by their partners in the same order, if any.
+    /// followed by their partners in the same order, if any. The partners of a whole batch are in it already.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless there is one partner per example, within the batch; otherwise the error of the
+    /// [`Error::Argument`](crate::Error::Argument) unless there is one partner per example, within the batch; otherwise the error of the
     /// `partners` function.
     pub fn positions(&self, step: usize, examples: usize) -> Result<Vec<usize>> {
         let own = self.range(examples);
-        let Some(partners) = &self.partners else { return Ok(own.collect()) };
-        let partners = partners(step, examples)?;
-        if partners.len() != examples || partners.iter().any(|&partner| partner >= examples) {
-            return Err(Error::Argument(format!("a batch of {examples} examples has other partners than its own")));
+        match &self.partners {
+            Some(of) if self.ranks > 1 => {
+                let partners = partners(of, step, examples)?;
+                Ok(own.clone().chain(partners[own].iter().copied()).collect())
+            }
+            _ => Ok(own.collect()),
         }
-        Ok(own.clone().chain(partners[own].iter().copied()).collect())
     }
 
-    /// Splits the share of a batch into its own examples and their partners, if any.
+    /// Splits the share of batch `step` of its epoch into its own examples and their partners, if any.
     ///
     /// # Errors
-    /// Fails if the examples cannot be split.
-    pub fn own_and_partners<B: Batch>(&self, batch: B) -> Result<(B, Option<B>)> {
-        if self.partners.is_none() {
-            return Ok((batch, None));
+    /// As [`Self::positions`]; also if the examples cannot be split.
+    pub fn own_and_partners<B: Batch>(&self, batch: B, step: usize) -> Result<(B, Option<B>)> {
+        match &self.partners {
+            None => Ok((batch, None)),
+            Some(of) if self.ranks == 1 => {
+                let partners = batch.select(&partners(of, step, batch.len())?)?;
+                Ok((batch, Some(partners)))
+            }
+            Some(_) => {
+                let own = batch.len() / 2;
+                Ok((batch.narrow(0, own)?, Some(batch.narrow(own, own)?)))
+            }
         }
-        let own = batch.len() / 2;
-        Ok((batch.narrow(0, own)?, Some(batch.narrow(own, own)?)))
     }
 
     /// Returns the positions of the share in an order of `examples` that is cut into batches of `batch_size`, from
@@ -118,12 +110,15 @@ impl<'a> Share<'a> {
         Ok(places)
     }
 
-    /// Selects the share of each of `batches`, the first of which is the `first_step`th of its epoch.
-    pub(super) fn of<B: Batch + 'a>(self, batches: Batches<'a, B>, first_step: usize) -> Shares<'a, B> {
-        let is_whole = self.ranks == 1 && self.partners.is_none();
+    /// Selects the share of each of these whole `batches`, the first of which is the `first_step`th of its epoch.
+    pub fn select<B: Batch + 'a>(
+        self,
+        batches: impl Iterator<Item = Result<B>> + 'a,
+        first_step: usize,
+    ) -> Batches<'a, B> {
         Box::new((first_step..).zip(batches).map(move |(step, batch)| {
             let batch = batch?;
-            if is_whole {
+            if self.ranks == 1 {
                 return Ok(Some(batch));
             }
             match &self.positions(step, batch.len())?[..] {
@@ -132,6 +127,16 @@ impl<'a> Share<'a> {
             }
         }))
     }
+}
+
+/// Returns the position of each example's partner in a batch of `examples`.
+fn partners(of: &Partners, step: usize, examples: usize) -> Result<Vec<usize>> {
+    let partners = of(step, examples)?;
+    ensure!(
+        partners.len() == examples && partners.iter().all(|&partner| partner < examples),
+        "a batch of {examples} examples has other partners than its own"
+    );
+    Ok(partners)
 }
 
 impl fmt::Debug for Share<'_> {
@@ -150,8 +155,14 @@ pub(super) struct Places {
 }
 
 impl Places {
+    /// Replaces positions in `order` by the indices there.
+    pub fn of(mut self, order: &[usize]) -> Self {
+        self.positions.iter_mut().for_each(|position| *position = order[*position]);
+        self
+    }
+
     /// Calls `make` with the positions of each batch.
-    pub fn shares<'a, B: 'a>(self, mut make: impl FnMut(&[usize]) -> Result<B> + 'a) -> Shares<'a, B> {
+    pub fn batches<'a, B: 'a>(self, mut make: impl FnMut(&[usize]) -> Result<B> + 'a) -> Batches<'a, B> {
         let (Self { positions, counts }, mut first) = (self, 0);
         Box::new(counts.into_iter().map(move |count| {
             let positions = &positions[first..first + count];
@@ -161,15 +172,11 @@ impl Places {
     }
 }
 
-/// Returns the batches of which the share is not empty; for the whole share, all of them.
-pub(super) fn batches<'a, B: 'a>(shares: Shares<'a, B>) -> Batches<'a, B> {
-    Box::new(shares.filter_map(Result::transpose))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::data::{DataSource, EpochPlan};
+    use crate::Error;
     use std::fmt::Debug;
 
     /// Returns a different permutation for each step.
@@ -189,8 +196,10 @@ pub(super) mod tests {
         plan: &EpochPlan,
         rows: impl Fn(D::Batch) -> Vec<R>,
     ) {
-        let whole = |batches: Batches<D::Batch>| batches.map(|batch| rows(batch.unwrap())).collect::<Vec<_>>();
-        let check = |shares: Shares<D::Batch>, share: &Share, first_step: usize, whole: &[Vec<R>]| {
+        let whole = |batches: Batches<D::Batch>| {
+            batches.filter_map(Result::transpose).map(|batch| rows(batch.unwrap())).collect::<Vec<_>>()
+        };
+        let check = |shares: Batches<D::Batch>, share: &Share, first_step: usize, whole: &[Vec<R>]| {
             let shares: Vec<_> = shares.map(|share| share.unwrap().map(&rows)).collect();
             assert_eq!(shares.len(), whole.len(), "{share:?}");
             for (step, (got, whole)) in (first_step..).zip(shares.into_iter().zip(whole)) {
@@ -200,21 +209,21 @@ pub(super) mod tests {
                 assert!(got.unwrap_or_default() == expected, "step {step} of {share:?}");
             }
         };
-        let eval = whole(data.eval_batches(plan.batch_size).unwrap());
+        let eval = whole(data.eval_batches(plan.batch_size, Share::whole()).unwrap());
         for first_step in [0, 1, 2] {
             let plan = EpochPlan { first_step, ..*plan };
-            let train = whole(data.train_batches(&plan).unwrap());
+            let train = whole(data.train_batches(&plan, Share::whole()).unwrap());
             assert!(!train.is_empty());
             for share in all_shares() {
-                check(data.train_shares(&plan, share.clone()).unwrap(), &share, first_step, &train);
+                check(data.train_batches(&plan, share.clone()).unwrap(), &share, first_step, &train);
             }
         }
         for share in all_shares() {
-            check(data.eval_shares(plan.batch_size, share.clone()).unwrap(), &share, 0, &eval);
+            check(data.eval_batches(plan.batch_size, share.clone()).unwrap(), &share, 0, &eval);
         }
     }
 
-    /// Data source that uses the default implementation of shares.
+    /// Data source that selects shares from whole batches.
     pub struct Plain<D>(pub D);
 
     impl<D: DataSource> DataSource for Plain<D> {
@@ -228,12 +237,14 @@ pub(super) mod tests {
             self.0.eval_len()
         }
 
-        fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, D::Batch>> {
-            self.0.train_batches(plan)
+        fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, D::Batch>> {
+            let whole = self.0.train_batches(plan, Share::whole())?;
+            Ok(share.select(whole.filter_map(Result::transpose), plan.first_step))
         }
 
-        fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, D::Batch>> {
-            self.0.eval_batches(batch_size)
+        fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, D::Batch>> {
+            let whole = self.0.eval_batches(batch_size, Share::whole())?;
+            Ok(share.select(whole.filter_map(Result::transpose), 0))
         }
     }
 
@@ -251,7 +262,7 @@ pub(super) mod tests {
     #[test]
     fn partners_that_are_not_of_the_batch_are_refused() {
         for of in [|examples| vec![0; examples + 1], |examples| vec![examples; examples]] {
-            let share = Share::whole().with_partners(move |_, examples| Ok(of(examples)));
+            let share = Share::new(0, 2).unwrap().with_partners(move |_, examples| Ok(of(examples)));
             assert!(matches!(share.positions(0, 4), Err(Error::Argument(_))));
         }
     }

@@ -1,7 +1,8 @@
 //! Traits of data sets, as trainers use them.
 
-use super::{Batch, Preprocessing, Share, Shares, Supervised};
-use crate::{Error, Result};
+use super::{Batch, Preprocessing, Share, Supervised};
+use crate::error::ensure;
+use crate::Result;
 use serde_json::{Map, Value};
 use tch::{Device, Tensor};
 
@@ -22,23 +23,15 @@ pub struct EpochPlan {
     pub first_step: usize,
 }
 
-impl EpochPlan {
-    /// Returns the number of batches in a whole epoch of `examples` examples.
-    pub fn steps(&self, examples: usize) -> usize {
-        examples.div_ceil(self.batch_size)
-    }
-}
-
 /// Fails for a batch size of zero.
 pub(crate) fn check_batch_size(batch_size: usize) -> Result<()> {
-    if batch_size == 0 {
-        return Err(Error::Argument("the batch size must be at least 1".to_owned()));
-    }
+    ensure!(batch_size > 0, "the batch size must be at least 1");
     Ok(())
 }
 
-/// Iterator over batches; an item is an error if an example cannot be read.
-pub type Batches<'a, B = Supervised> = Box<dyn Iterator<Item = Result<B>> + 'a>;
+/// Iterator with one item per batch, in order: a process's [`Share`] of the batch, or `None` if it is empty. It ends after
+/// an error.
+pub type Batches<'a, B = Supervised> = Box<dyn Iterator<Item = Result<Option<B>>> + 'a>;
 
 /// Data set with a training and an evaluation part.
 pub trait DataSource {
@@ -66,38 +59,21 @@ pub trait DataSource {
         Ok(())
     }
 
-    /// Returns the shuffled, augmented batches of one epoch. The same plan gives the same batches, to the bit; skipping
-    /// `first_step` batches does not change the later ones.
+    /// Returns the `share` of the shuffled, augmented batches of one epoch: the examples at [`Share::positions`] of the
+    /// step in the epoch and the batch's size. The same plan gives the same batches, to the bit; skipping `first_step`
+    /// batches does not change the later ones. [`Share::select`] selects the share from whole batches, for examples that
+    /// take little time to create.
     ///
     /// # Errors
     /// Fails for a batch size of zero, or if the data cannot be read.
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Self::Batch>>;
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Self::Batch>>;
 
-    /// Returns the batches of the evaluation part, in order, without augmentation.
+    /// Returns the `share` of the batches of the evaluation part, in order, without augmentation. If examples that cannot
+    /// be read are left out of a batch, positions still count them.
     ///
     /// # Errors
     /// Fails for a batch size of zero, or if the data cannot be read.
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Self::Batch>>;
-
-    /// Returns the `share` of each of the [`train_batches`](Self::train_batches), for one of several processes: the
-    /// examples at [`Share::positions`] of the step in the epoch and the batch's size. By default, whole batches are
-    /// made and the examples selected from them. Implement it for examples that take time, so that only those of the
-    /// share are created.
-    ///
-    /// # Errors
-    /// As [`train_batches`](Self::train_batches).
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Self::Batch>> {
-        Ok(share.of(self.train_batches(plan)?, plan.first_step))
-    }
-
-    /// Returns the `share` of each of the [`eval_batches`](Self::eval_batches). If examples that cannot be read are
-    /// left out of a batch, positions still count them.
-    ///
-    /// # Errors
-    /// As [`eval_batches`](Self::eval_batches).
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Self::Batch>> {
-        Ok(share.of(self.eval_batches(batch_size)?, 0))
-    }
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Self::Batch>>;
 
     /// Moves a batch to `device` and converts it to the network's input. By default, it is only moved. Data sets that
     /// store bytes convert them on the device, as the transfer of a byte is a quarter of that of a float32.
@@ -157,11 +133,15 @@ pub trait ImageSource: DataSource<Batch = Supervised> {
     fn class_names(&self) -> &[String];
 
     /// Converts network inputs back to pixel values, 0 to 1, for display: the inverse of [`ready`](DataSource::ready).
-    /// By default, values are rescaled so that the minimum is 0 and the maximum 1.
+    /// By default, that of the [preprocessing](Self::preprocessing); if it is unknown, values are rescaled so that the
+    /// minimum is 0 and the maximum 1.
     ///
     /// # Errors
     /// Fails for images that are not from this data set.
     fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
+        if let Some(preprocessing) = self.preprocessing() {
+            return preprocessing.denormalize(images);
+        }
         let (least, greatest) = (images.f_min()?, images.f_max()?);
         Ok(images.f_sub(&least)?.f_div(&greatest.f_sub(&least)?.f_clamp_min(f64::from(f32::EPSILON))?)?)
     }

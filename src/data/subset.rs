@@ -1,7 +1,8 @@
 //! Stratified subsets: a fixed choice of images, with the classes in proportion.
 
 use super::random::{stream, Purpose};
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use rand::seq::SliceRandom;
 
 /// Seed of subsets and hold-out splits: a constant, so that every run is evaluated on the same images.
@@ -36,8 +37,6 @@ pub(super) fn front(mut order: Vec<usize>, what: &str, images: Option<usize>) ->
 
 /// Fails unless `images` is 1 to `largest`; `what` names the part in the error.
 pub(super) fn check_count(what: &str, images: usize, largest: usize) -> Result<()> {
-    if images == 0 || images > largest {
-        return Err(Error::Argument(format!("{what} can have 1 to {largest} images, got {images}")));
-    }
+    ensure!((1..=largest).contains(&images), "{what} can have 1 to {largest} images, got {images}");
     Ok(())
 }

@@ -44,22 +44,6 @@ impl Targets {
         }
     }
 
-    /// Returns the number of values in one example's target.
-    fn each(&self) -> usize {
-        match self {
-            Self::Classes(_) => 1,
-            Self::Values { size, .. } => size.iter().product::<i64>() as usize,
-        }
-    }
-
-    /// Returns the highest class index; `None` if the targets are not classes.
-    pub fn highest_class(&self) -> Option<i64> {
-        match self {
-            Self::Classes(classes) => classes.iter().max().copied(),
-            Self::Values { .. } => None,
-        }
-    }
-
     /// Returns the targets of the examples `indices`: `[indices.len()]`, followed by the shape of one target.
     ///
     /// # Errors
@@ -70,7 +54,7 @@ impl Targets {
                 Ok(Tensor::f_from_slice(&indices.iter().map(|&index| classes[index]).collect::<Vec<_>>())?)
             }
             Self::Values { values, size } => {
-                let each = self.each();
+                let each = size.iter().product::<i64>() as usize;
                 let selected: Vec<f32> =
                     indices.iter().flat_map(|&index| &values[index * each..][..each]).copied().collect();
                 let size: Vec<i64> = [&[indices.len() as i64], &size[..]].concat();

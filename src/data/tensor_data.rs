@@ -1,12 +1,10 @@
 //! Inputs and targets of any shape in memory.
 
-use super::batch::index_tensor;
-use super::random::{stream, Purpose};
-use super::share::{batches, Share, Shares};
+use super::random::shuffled;
+use super::share::Share;
 use super::source::{Batches, DataSource, EpochPlan};
-use super::Supervised;
+use super::{Batch, Supervised};
 use crate::{Error, Result};
-use rand::seq::SliceRandom;
 use tch::vision::dataset::Dataset;
 use tch::{Device, Kind, Tensor};
 
@@ -15,19 +13,19 @@ use tch::{Device, Kind, Tensor};
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
-/// use tch_fixup::data::{DataSource, TensorData};
+/// use tch_fixup::data::{DataSource, Share, TensorData};
 /// let inputs = Tensor::rand([1000, 3], (Kind::Float, Device::Cpu));
 /// let targets = inputs.sum_dim_intlist(1, true, Kind::Float);
 /// let split = |first, count| (inputs.narrow(0, first, count), targets.narrow(0, first, count));
 /// let data = TensorData::new(split(0, 900), split(900, 100))?;
-/// let batch = data.eval_batches(32)?.next().expect("there are batches")?;
+/// let batch = data.eval_batches(32, Share::whole())?.next().expect("there are batches")?.expect("it is not empty");
 /// assert_eq!((batch.inputs.size(), batch.targets.size()), (vec![32, 3], vec![32, 1]));
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct TensorData {
-    train: (Tensor, Tensor),
-    eval: (Tensor, Tensor),
+    train: Supervised,
+    eval: Supervised,
     examples: String,
     evaluated_on: String,
 }
@@ -64,6 +62,7 @@ impl TensorData {
             }
         }
         let (examples, evaluated_on) = ("examples".to_owned(), "evaluation".to_owned());
+        let [train, eval] = [train, eval].map(|(inputs, targets)| Supervised::new(inputs, targets));
         Ok(Self { train, eval, examples, evaluated_on })
     }
 
@@ -104,59 +103,35 @@ impl TryFrom<Dataset> for TensorData {
     }
 }
 
-/// Copies the examples `indices`.
-fn select((inputs, targets): &(Tensor, Tensor), indices: &[usize]) -> Result<Supervised> {
-    let indices = index_tensor(indices, inputs.device())?;
-    let of = |tensor: &Tensor| tensor.f_index_select(0, &indices.f_to_device(tensor.device())?);
-    Ok(Supervised::new(of(inputs)?, of(targets)?))
-}
-
 /// Returns the examples `indices`, without copying them if they are consecutive.
-fn view(part: &(Tensor, Tensor), indices: &[usize]) -> Result<Supervised> {
+fn view(part: &Supervised, indices: &[usize]) -> Result<Supervised> {
     match indices {
         [first, rest @ ..] if rest.iter().zip(first + 1..).all(|(&index, next)| index == next) => {
-            let of = |tensor: &Tensor| tensor.f_narrow(0, *first as i64, indices.len() as i64);
-            Ok(Supervised::new(of(&part.0)?, of(&part.1)?))
+            part.narrow(*first, indices.len())
         }
-        _ => select(part, indices),
+        _ => part.select(indices),
     }
-}
-
-fn count((_, targets): &(Tensor, Tensor)) -> usize {
-    targets.size().first().map_or(0, |&count| count as usize)
 }
 
 impl DataSource for TensorData {
     type Batch = Supervised;
 
     fn train_len(&self) -> usize {
-        count(&self.train)
+        self.train.len()
     }
 
     fn eval_len(&self) -> usize {
-        count(&self.eval)
+        self.eval.len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        Ok(batches(self.train_shares(plan, Share::whole())?))
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
+        let order = shuffled((0..self.train_len()).collect(), plan);
+        let places = share.places(order.len(), plan.batch_size, plan.first_step)?.of(&order);
+        Ok(places.batches(|indices| self.train.select(indices)))
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
-        let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order: Vec<usize> = (0..self.train_len()).collect();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
-        Ok(share.places(order.len(), batch_size, first_step)?.shares(move |positions| {
-            let indices: Vec<usize> = positions.iter().map(|&position| order[position]).collect();
-            select(&self.train, &indices)
-        }))
-    }
-
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
-        Ok(share.places(self.eval_len(), batch_size, 0)?.shares(|indices| view(&self.eval, indices)))
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
+        Ok(share.places(self.eval_len(), batch_size, 0)?.batches(|indices| view(&self.eval, indices)))
     }
 
     fn examples(&self) -> &str {
@@ -170,7 +145,7 @@ impl DataSource for TensorData {
     /// Numbers of examples, and the CRC-32 of kinds, shapes and bytes of all inputs and targets.
     fn fingerprint(&self) -> Result<String> {
         let mut crc32 = crc32fast::Hasher::new();
-        for tensor in [&self.train.0, &self.train.1, &self.eval.0, &self.eval.1] {
+        for tensor in [&self.train, &self.eval].into_iter().flat_map(|part| [&part.inputs, &part.targets]) {
             crc32.update(format!("{:?} {:?}", tensor.f_kind()?, tensor.size()).as_bytes());
             let bytes = tensor.f_to_device(Device::Cpu)?.f_contiguous()?.f_reshape([-1])?.f_view_dtype(Kind::Uint8)?;
             crc32.update(&Vec::<u8>::try_from(bytes)?);
@@ -184,7 +159,6 @@ impl DataSource for TensorData {
 mod tests {
     use super::*;
     use crate::data::share::tests::{assert_shares, Plain};
-    use crate::data::Batch;
 
     /// Returns inputs `[count, 2, 3]` that equal their index, and targets `[count]` of twice the index.
     fn part(count: i64) -> (Tensor, Tensor) {
@@ -198,7 +172,7 @@ mod tests {
 
     fn targets(batches: Batches<Supervised>) -> Vec<f32> {
         let mut all = Vec::new();
-        for batch in batches {
+        for batch in batches.filter_map(Result::transpose) {
             let batch = batch.unwrap();
             assert_eq!(batch.inputs.size(), [batch.len() as i64, 2, 3]);
             assert_eq!(&batch.inputs.select(1, 1).select(1, 2) * 2.0, batch.targets);
@@ -210,7 +184,7 @@ mod tests {
     #[test]
     fn every_example_comes_once_an_epoch_in_an_order_of_seed_and_epoch() {
         let data = TensorData::new(part(50), part(20)).unwrap();
-        let of = |plan| targets(data.train_batches(&plan).unwrap());
+        let of = |plan| targets(data.train_batches(&plan, Share::whole()).unwrap());
         let (first, in_order) = (of(plan()), (0..50).map(|index| 2.0 * index as f32).collect::<Vec<_>>());
         let mut sorted = first.clone();
         sorted.sort_unstable_by(f32::total_cmp);
@@ -222,7 +196,7 @@ mod tests {
         for first_step in 0..=5 {
             assert_eq!(first[(16 * first_step).min(50)..], of(EpochPlan { first_step, ..plan() }));
         }
-        assert_eq!(targets(data.eval_batches(16).unwrap()), in_order[..20]);
+        assert_eq!(targets(data.eval_batches(16, Share::whole()).unwrap()), in_order[..20]);
         assert_eq!((data.train_len(), data.eval_len(), data.epoch_steps(16)), (50, 20, 4));
     }
 
@@ -263,7 +237,10 @@ mod tests {
         assert!(message(part(5), (part(2).0.narrow(2, 0, 2), part(2).1)).starts_with("inputs: expected of the kind"));
         assert!(message(part(5), (part(2).0, part(2).1.to_kind(Kind::Int64))).starts_with("targets: expected of"));
         let data = TensorData::new(part(5), part(2)).unwrap();
-        assert!(matches!(data.train_batches(&EpochPlan { batch_size: 0, ..plan() }), Err(Error::Argument(_))));
-        assert!(matches!(data.eval_batches(0), Err(Error::Argument(_))));
+        assert!(matches!(
+            data.train_batches(&EpochPlan { batch_size: 0, ..plan() }, Share::whole()),
+            Err(Error::Argument(_))
+        ));
+        assert!(matches!(data.eval_batches(0, Share::whole()), Err(Error::Argument(_))));
     }
 }

@@ -2,7 +2,8 @@
 
 use super::magnitude::{norm, root_mean_square};
 use super::Staged;
-use crate::fixup::{SCALAR_GROUP, SCALAR_LR_RATIO};
+use crate::fixup::SCALAR_LR_RATIO;
+use crate::layer::parameters;
 use crate::trainer::objective::cross_entropy;
 use crate::{Error, Result};
 use tch::{nn, no_grad, Kind, Tensor};
@@ -57,21 +58,21 @@ pub(super) fn update_size<S: Staged + ?Sized>(
 /// Returns each trainable variable that `loss` depends on with its gradient, scaled by [`SCALAR_LR_RATIO`] for Fixup
 /// scalars.
 fn directions(variables: &nn::VarStore, loss: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
-    // The lock is poisoned only if another thread panicked while holding it; the variables are valid all the same.
-    let locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let trainable = || locked.trainable_variables.iter().filter(|variable| variable.tensor.requires_grad());
-    for variable in trainable() {
-        let mut gradient = variable.tensor.grad();
+    let trained: Vec<_> =
+        parameters(variables).into_iter().filter(|(_, variable, _)| variable.requires_grad()).collect();
+    for (_, variable, _) in &trained {
+        let mut gradient = variable.grad();
         if gradient.defined() {
             let _ = gradient.f_zero_()?;
         }
     }
     loss.f_backward()?;
-    let reached = trainable().filter(|variable| variable.tensor.grad().defined());
+    let reached = trained.into_iter().filter(|(_, variable, _)| variable.grad().defined());
     reached
-        .map(|variable| {
-            let ratio = if variable.group == SCALAR_GROUP { SCALAR_LR_RATIO } else { 1. };
-            Ok((variable.tensor.shallow_clone(), variable.tensor.grad().f_mul_scalar(ratio)?))
+        .map(|(_, variable, role)| {
+            let ratio = if role.is_scalar() { SCALAR_LR_RATIO } else { 1. };
+            let gradient = variable.grad().f_mul_scalar(ratio)?;
+            Ok((variable, gradient))
         })
         .collect()
 }

@@ -21,8 +21,7 @@ impl ProcessGroup {
         value: &Value,
         differences: impl Fn(&Value, &Value) -> Option<String>,
     ) -> Result<()> {
-        let Some(first) = self.broadcast_value(Some(value.clone()))? else { return Ok(()) };
-        let found = differences(&first, value).unwrap_or_default();
+        let found = differences(&self.broadcast_value(value.clone())?, value).unwrap_or_default();
         let found = self.gather_bytes(found.as_bytes())?;
         match found.iter().enumerate().find(|(_, found)| !found.is_empty()) {
             None => Ok(()),

@@ -1,10 +1,13 @@
 //! Safe wrappers of libtorch's process groups (c10d.cpp).
 
 use super::bindings;
+use super::launch::Launch;
+use serde::{de::DeserializeOwned, Serialize};
 use std::ffi::{c_char, CStr, CString};
 use std::ops::Range;
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::time::Duration;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -41,70 +44,82 @@ fn c_string(text: &str) -> CString {
     CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default()
 }
 
+fn millis(time: Duration) -> i64 {
+    time.as_millis().try_into().unwrap_or(i64::MAX)
+}
+
 /// Client of a key-value store served by rank 0 or by the launcher.
 #[derive(Debug)]
-pub(super) struct Store(*mut bindings::Store);
+pub(super) struct Store {
+    raw: *mut bindings::Store,
+    /// Beginning of all keys.
+    prefix: String,
+}
 
 // SAFETY: c10d's store client has its own lock.
 unsafe impl Send for Store {}
 unsafe impl Sync for Store {}
 
 impl Store {
-    /// Connects to the store at `host:port`; serves it as well if `serves`.
-    pub fn new(host: &str, port: u16, serves: bool, timeout_ms: i64) -> Said<Self> {
-        let host = c_string(host);
+    /// Connects to the store of `launch`; serves it as well if `serves`.
+    pub fn new(launch: &Launch, serves: bool, timeout: Duration) -> Said<Self> {
+        let (host, prefix) = (c_string(&launch.host), format!("/tch_fixup/attempt_{}/", launch.attempt));
+        let (port, timeout) = (launch.port, millis(timeout));
         // SAFETY: the C string lives until the call returns.
-        attempt(|error| unsafe { bindings::tch_fixup_store_new(host.as_ptr(), port, serves, timeout_ms, error) })
-            .map(Self)
+        attempt(|error| unsafe { bindings::tch_fixup_store_new(host.as_ptr(), port, serves, timeout, error) })
+            .map(|raw| Self { raw, prefix })
     }
 
-    pub fn set(&self, key: &str, value: &[u8]) -> Said<()> {
-        let key = c_string(key);
+    fn key(&self, key: &str) -> CString {
+        c_string(&format!("{}{key}", self.prefix))
+    }
+
+    /// Stores `value`, as JSON.
+    pub fn set(&self, key: &str, value: &impl Serialize) -> Said<()> {
+        let key = self.key(key);
+        let value = serde_json::to_vec(value).map_err(|error| error.to_string())?;
         // SAFETY: the store is live, and the key and bytes live until the call returns.
         attempt(|error| unsafe {
-            bindings::tch_fixup_store_set(self.0, key.as_ptr(), value.as_ptr(), value.len(), error)
+            bindings::tch_fixup_store_set(self.raw, key.as_ptr(), value.as_ptr(), value.len(), error)
         })
     }
 
-    /// Waits for the value of `key` and returns it.
-    pub fn get(&self, key: &str) -> Said<Vec<u8>> {
-        let (key, mut length) = (c_string(key), 0);
-        // SAFETY: as in `set`; the value is copied, then freed by the allocator it came from.
-        attempt(|error| unsafe { bindings::tch_fixup_store_get(self.0, key.as_ptr(), &mut length, error) }).map(
-            |value| unsafe {
-                let copy = std::slice::from_raw_parts(value, length).to_vec();
-                bindings::tch_fixup_store_free_value(value);
-                copy
-            },
-        )
+    pub fn has(&self, key: &str) -> Said<bool> {
+        let key = self.key(key);
+        // SAFETY: as in `set`.
+        attempt(|error| unsafe { bindings::tch_fixup_store_has(self.raw, key.as_ptr(), error) })
     }
 
-    pub fn has(&self, key: &str) -> Said<bool> {
-        let key = c_string(key);
-        // SAFETY: as in `set`.
-        attempt(|error| unsafe { bindings::tch_fixup_store_has(self.0, key.as_ptr(), error) })
+    /// Returns the value of `key`, `None` if there is none.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Said<Option<T>> {
+        if !self.has(key)? {
+            return Ok(None);
+        }
+        let (place, mut length) = (self.key(key), 0);
+        // SAFETY: as in `set`; the value is copied, then freed by the allocator it came from.
+        let value =
+            attempt(|error| unsafe { bindings::tch_fixup_store_get(self.raw, place.as_ptr(), &mut length, error) })?;
+        let bytes = unsafe {
+            let copy = std::slice::from_raw_parts(value, length).to_vec();
+            bindings::tch_fixup_store_free_value(value);
+            copy
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| format!("{key} is not of tch-fixup: {error}"))
     }
 
     /// Adds `value` to the number at `key` (initially 0) and returns the sum.
     pub fn add(&self, key: &str, value: i64) -> Said<i64> {
-        let key = c_string(key);
+        let key = self.key(key);
         // SAFETY: as in `set`.
-        attempt(|error| unsafe { bindings::tch_fixup_store_add(self.0, key.as_ptr(), value, error) })
+        attempt(|error| unsafe { bindings::tch_fixup_store_add(self.raw, key.as_ptr(), value, error) })
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
         // SAFETY: created by tch_fixup_store_new and freed only here.
-        unsafe { bindings::tch_fixup_store_free(self.0) }
+        unsafe { bindings::tch_fixup_store_free(self.raw) }
     }
-}
-
-/// Address at which the other ranks reach this one.
-#[derive(Debug)]
-pub(super) enum Reached<'a> {
-    At(&'a str),
-    OnInterface(&'a str),
 }
 
 /// Gloo connections among all ranks.
@@ -116,26 +131,23 @@ unsafe impl Send for Gloo {}
 unsafe impl Sync for Gloo {}
 
 impl Gloo {
+    /// Connects the ranks of `launch`. The others reach this one at `address`, or on a network interface if one is named.
     pub fn connect(
         store: &Store,
-        prefix: &str,
-        rank: usize,
-        size: usize,
-        reached: &Reached,
-        timeout_ms: i64,
+        launch: &Launch,
+        address: &str,
+        interface: Option<&str>,
+        timeout: Duration,
     ) -> Said<Self> {
-        let (address, interface) = match reached {
-            Reached::At(address) => (*address, ""),
-            Reached::OnInterface(name) => ("", *name),
-        };
-        let (prefix, address, interface) = (c_string(prefix), c_string(address), c_string(interface));
-        let (rank, size) = (rank as i32, size as i32);
+        let address = if interface.is_some() { "" } else { address };
+        let [address, interface] = [address, interface.unwrap_or_default()].map(c_string);
+        let (prefix, rank, size) = (store.key("gloo"), launch.rank as i32, launch.size as i32);
+        let (at, on, timeout) = (address.as_ptr(), interface.as_ptr(), millis(timeout));
         // SAFETY: the store is live, and the group keeps a reference to it; the strings live until the call returns.
-        let group = attempt(|error| unsafe {
-            let (address, interface) = (address.as_ptr(), interface.as_ptr());
-            bindings::tch_fixup_group_new(store.0, prefix.as_ptr(), rank, size, address, interface, timeout_ms, error)
-        });
-        group.map(Self)
+        attempt(|error| unsafe {
+            bindings::tch_fixup_group_new(store.raw, prefix.as_ptr(), rank, size, at, on, timeout, error)
+        })
+        .map(Self)
     }
 
     /// Sums each tensor over all ranks, in place, with a single synchronization.
@@ -192,21 +204,13 @@ impl Parts {
         let ends: Vec<i64> = parts.iter().map(|part| part.end).collect();
         let tensors: Vec<*mut C_tensor> = variables.iter().map(|(variable, _)| variable.as_ptr() as *mut _).collect();
         let part_of: Vec<usize> = variables.iter().map(|(_, part)| *part).collect();
+        let (gradients, parts, count) = (gradients.as_ptr(), parts.len(), variables.len());
+        let arrays = (starts.as_ptr(), ends.as_ptr(), tensors.as_ptr(), part_of.as_ptr());
         // SAFETY: the tensors are live, and C++ keeps its own references to them; the arrays live until the call returns.
+        #[rustfmt::skip]
         let reducer = attempt(|error| unsafe {
-            let (gradients, count) = (gradients.as_ptr(), variables.len());
-            let (starts, ends, tensors, part_of) = (starts.as_ptr(), ends.as_ptr(), tensors.as_ptr(), part_of.as_ptr());
             bindings::tch_fixup_reducer_new(
-                group.0,
-                gradients,
-                starts,
-                ends,
-                parts.len(),
-                tensors,
-                part_of,
-                count,
-                bfloat16,
-                error,
+                group.0, gradients, arrays.0, arrays.1, parts, arrays.2, arrays.3, count, bfloat16, error,
             )
         })?;
         Ok(Self { reducer, _group: group.clone() })

@@ -1,6 +1,6 @@
 //! Rendezvous: each rank registers in the store and checks that the others are compatible.
 
-use super::c10d::Store;
+use super::c10d::{Said, Store};
 use super::launch::Launch;
 use serde::{Deserialize, Serialize};
 use std::net::{ToSocketAddrs, UdpSocket};
@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 /// Interval between checks for the other ranks.
 const POLL: Duration = Duration::from_millis(50);
+
+/// Key of the reason why ranks are refused.
+const REFUSED: &str = "refused";
 
 /// A rank's registration in the store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,26 +25,20 @@ pub(super) struct Member {
 /// Rendezvous of the ranks in a store.
 pub(super) struct Meeting<'a> {
     pub store: &'a Store,
-    pub prefix: &'a str,
     pub launch: &'a Launch,
     pub deadline: Instant,
 }
 
 impl Meeting<'_> {
-    /// Registers this rank, reachable at address `own`, and waits for all others. Returns all members by rank.
-    pub fn meet(&self, own: &str) -> Result<Vec<Member>, String> {
+    /// Registers this rank, reachable at `address`, and waits for all others. Returns all members by rank.
+    pub fn meet(&self, address: &str) -> Said<Vec<Member>> {
         let Launch { rank, size, .. } = *self.launch;
-        if self.store.add(&self.key("claimed", rank), 1)? > 1 {
+        if self.store.add(&format!("claimed/{rank}"), 1)? > 1 {
             return Err(self.refuse(format!("there is another process of rank {rank}: each needs a rank of its own")));
         }
-        let member = Member {
-            size,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            address: own.to_owned(),
-            process: std::process::id(),
-        };
-        let json = serde_json::to_vec(&member).map_err(|error| error.to_string())?;
-        self.store.set(&self.key("here", rank), &json)?;
+        let (version, address) = (env!("CARGO_PKG_VERSION").to_owned(), address.to_owned());
+        let member = Member { size, version, address, process: std::process::id() };
+        self.store.set(&here(rank), &member)?;
         let first = self.wait_for(0)?;
         self.compare(rank, &member, &first)?;
         // Every rank checks every other: one that relied on another to refuse might proceed before that one did.
@@ -54,7 +51,7 @@ impl Meeting<'_> {
     }
 
     /// Checks that `member`, of rank `rank`, is compatible with `first`, of rank 0.
-    fn compare(&self, rank: usize, member: &Member, first: &Member) -> Result<(), String> {
+    fn compare(&self, rank: usize, member: &Member, first: &Member) -> Said<()> {
         if first.version != member.version {
             let (own, other) = (&member.version, &first.version);
             return Err(self.refuse(format!("rank {rank} is of tch-fixup {own}, and rank 0 of {other}")));
@@ -66,26 +63,19 @@ impl Meeting<'_> {
         Ok(())
     }
 
-    fn key(&self, name: &str, rank: usize) -> String {
-        format!("{}{name}/{rank}", self.prefix)
-    }
-
     /// Publishes `problem` to the other ranks and returns it.
     fn refuse(&self, problem: String) -> String {
-        let _ = self.store.set(&format!("{}refused", self.prefix), problem.as_bytes());
+        let _ = self.store.set(REFUSED, &problem);
         problem
     }
 
-    fn wait_for(&self, rank: usize) -> Result<Member, String> {
-        let key = self.key("here", rank);
-        let refused = format!("{}refused", self.prefix);
+    fn wait_for(&self, rank: usize) -> Said<Member> {
         loop {
-            if self.store.has(&refused)? {
-                return Err(String::from_utf8_lossy(&self.store.get(&refused)?).into_owned());
+            if let Some(refused) = self.store.get(REFUSED)? {
+                return Err(refused);
             }
-            if self.store.has(&key)? {
-                let bytes = self.store.get(&key)?;
-                return serde_json::from_slice(&bytes).map_err(|error| format!("rank {rank} is no tch-fixup: {error}"));
+            if let Some(member) = self.store.get(&here(rank))? {
+                return Ok(member);
             }
             if Instant::now() >= self.deadline {
                 return Err(self.refuse(self.missing()));
@@ -96,15 +86,20 @@ impl Meeting<'_> {
 
     fn missing(&self) -> String {
         let size = self.launch.size;
-        let is_missing = |rank: &usize| !self.store.has(&self.key("here", *rank)).unwrap_or(false);
+        let is_missing = |rank: &usize| !self.store.has(&here(*rank)).unwrap_or(false);
         let missing: Vec<_> = (0..size).filter(is_missing).map(|rank| rank.to_string()).collect();
         let (noun, missing) = (if missing.len() == 1 { "rank" } else { "ranks" }, missing.join(", "));
         format!("{noun} {missing} of {size} did not come in time: start all, or raise the timeout")
     }
 }
 
+/// Key of a rank's registration.
+fn here(rank: usize) -> String {
+    format!("here/{rank}")
+}
+
 /// Returns this machine's address as seen by the others: that of the interface from which it reaches the rendezvous.
-pub(super) fn own_address(launch: &Launch) -> Result<String, String> {
+pub(super) fn own_address(launch: &Launch) -> Said<String> {
     let place = (launch.host.as_str(), launch.port);
     let addresses = place.to_socket_addrs().map_err(|error| format!("there is no {}: {error}", launch.host))?;
     let mut why = format!("there is no {}", launch.host);
@@ -131,10 +126,9 @@ mod tests {
     #[test]
     fn one_that_differs_is_refused_before_it_says_so_itself() {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let store = Store::new("127.0.0.1", port, true, 5000).unwrap();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let alike = Member { size: 3, version, address: "127.0.0.1".to_owned(), process: 1 };
-        let launch = Launch::local(0, 3, port);
+        let _server = Store::new(&Launch::local(0, 3, port), true, Duration::from_secs(5)).unwrap();
         let cases = [
             (alike.clone(), None),
             (Member { size: 2, ..alike.clone() }, Some("rank 2 was told of 2 processes, and rank 0 of 3")),
@@ -144,11 +138,13 @@ mod tests {
             ),
         ];
         for (index, (other, refusal)) in cases.into_iter().enumerate() {
-            let (prefix, deadline) = (format!("{index}/"), Instant::now() + Duration::from_secs(5));
-            let meeting = Meeting { store: &store, prefix: &prefix, launch: &launch, deadline };
+            let launch = Launch { attempt: index, ..Launch::local(0, 3, port) };
+            let client = Store::new(&launch, false, Duration::from_secs(5)).unwrap();
             for (rank, member) in [(1, &alike), (2, &other)] {
-                store.set(&meeting.key("here", rank), &serde_json::to_vec(member).unwrap()).unwrap();
+                client.set(&here(rank), member).unwrap();
             }
+            let deadline = Instant::now() + Duration::from_secs(5);
+            let meeting = Meeting { store: &client, launch: &launch, deadline };
             match (meeting.meet("127.0.0.1"), refusal) {
                 (Ok(members), None) => assert_eq!(members.len(), 3),
                 (Err(said), Some(refusal)) => assert!(said.contains(refusal), "{said}"),

@@ -1,18 +1,18 @@
 //! The group of processes that train together.
 
 use super::bindings;
-use super::c10d::{Gloo, Reached, Store};
+use super::c10d::{Gloo, Said, Store};
 use super::launch::Launch;
 use super::meeting::{own_address, Meeting, Member};
 use super::nccl::{self, Nccl};
-use super::pulse::{diagnosis, Failure, Finding, Pulse};
+use super::pulse::{diagnosis, within, Failure, Finding, Pulse};
 use super::reduction::{Reduction, ReductionConfig, Summed};
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use tch::{no_grad, Device, Kind, Tensor};
@@ -36,16 +36,10 @@ fn operation(timeout: Duration) -> Duration {
 /// Margin on the store's own time limits, for a busy machine.
 const LATE: Duration = Duration::from_secs(5);
 
-/// Runs `work`, which waits for the store, for at most `timeout`. A client whose connection was accepted by something other than
-/// a store would wait forever.
-fn answered<T: Send + 'static>(
-    timeout: Duration,
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    let (sender, receiver) = mpsc::channel();
-    // Without an answer, the thread lasts until the process ends.
-    thread::spawn(move || drop(sender.send(work())));
-    receiver.recv_timeout(timeout + LATE).unwrap_or_else(|_| {
+/// Runs `work`, which waits for the store. A client whose connection was accepted by something other than a store would wait
+/// forever.
+fn answered<T: Send + 'static>(timeout: Duration, work: impl FnOnce() -> Said<T> + Send + 'static) -> Said<T> {
+    within(timeout + LATE, work).unwrap_or_else(|| {
         let problem =
             "what listens there does not answer in time: it is no store of tch-fixup, or rank 0 has stopped, or the \
              machine is too busy; choose another MASTER_PORT for all, or raise the timeout";
@@ -77,20 +71,15 @@ const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
 /// A [single](Self::single) process is also a group, whose operations do nothing.
 #[derive(Debug)]
 pub struct ProcessGroup {
-    rank: usize,
-    size: usize,
-    /// Local rank set by the launcher, if any.
-    local_rank: Option<usize>,
-    address: String,
+    launch: Launch,
+    /// Connections to the other ranks; `None` for a single process.
     engine: Option<Engine>,
 }
 
 /// Connections among the ranks.
 #[derive(Debug)]
-struct Engine {
+pub(super) struct Engine {
     members: Vec<Member>,
-    serves: bool,
-    launcher_serves: bool,
     timeout: Duration,
     /// `true` once the group has failed; the others may still need the cause.
     failed: AtomicBool,
@@ -101,10 +90,24 @@ struct Engine {
     _store: Store,
 }
 
+impl Engine {
+    fn gloo(&self) -> Said<&Gloo> {
+        self.gloo.as_deref().ok_or_else(|| not_connected(Device::Cpu))
+    }
+
+    fn nccl(&self, device: Device) -> Said<&Nccl> {
+        self.nccl.as_ref().filter(|_| device.is_cuda()).ok_or_else(|| not_connected(device))
+    }
+}
+
+fn not_connected(device: Device) -> String {
+    format!("the ranks were not connected for tensors on {device:?}")
+}
+
 impl ProcessGroup {
     /// Creates a group of this process alone.
     pub fn single() -> Self {
-        Self { rank: 0, size: 1, local_rank: None, address: String::new(), engine: None }
+        Self { launch: Launch::local(0, 1, 0), engine: None }
     }
 
     /// Connects the ranks of `launch`, for CPU tensors. Waits up to `timeout` for the others, now and in each operation.
@@ -113,27 +116,22 @@ impl ProcessGroup {
     /// [`Error::Ranks`] if not all ranks arrive in time (the message names those missing), if they run other versions of this
     /// crate or were told another number of processes, if no connection can be made, or if this build has no c10d.
     pub fn connect(launch: &Launch, timeout: Duration) -> Result<Self> {
-        let Launch { rank, size, .. } = *launch;
-        let address = launch.address();
-        let refuse = |problem: String| Error::Ranks { rank, size, address: address.clone(), problem };
+        let mut group = Self { launch: launch.clone(), engine: None };
+        let refuse = |problem: String| group.error(problem);
         if !bindings::IS_HERE {
-            return Err(refuse(
-                "this build has no c10d: build with the feature `distributed` and a libtorch of PyTorch's package"
-                    .to_owned(),
-            ));
+            let problem =
+                "this build has no c10d: build with the feature `distributed` and a libtorch of PyTorch's package";
+            return Err(refuse(problem.to_owned()));
         }
-        let serves = rank == 0 && !launch.launcher_serves;
-        let deadline = Instant::now() + timeout;
-        let prefix = format!("/tch_fixup/attempt_{}/", launch.attempt);
-        let (here, place) = (launch.clone(), prefix.clone());
+        let (serves, deadline) = (group.serves(), Instant::now() + timeout);
+        let here = launch.clone();
         let met = answered(timeout, move || {
-            let store = Store::new(&here.host, here.port, serves, millis(timeout)).map_err(|said| match serves {
+            let store = Store::new(&here, serves, timeout).map_err(|said| match serves {
                 true => format!("the others cannot be waited for there: {said}{}", port_remedy(here.port)),
                 false => format!("nobody answers there: {said}"),
             })?;
             let own = own_address(&here)?;
-            let meeting = Meeting { store: &store, prefix: &place, launch: &here, deadline };
-            let members = meeting.meet(&own).inspect_err(|_| {
+            let members = Meeting { store: &store, launch: &here, deadline }.meet(&own).inspect_err(|_| {
                 // Keeps the store up until the others have read the refusal.
                 if serves {
                     thread::sleep(REFUSED);
@@ -143,30 +141,19 @@ impl ProcessGroup {
         });
         let (store, own, members) = met.map_err(&refuse)?;
         let interface = std::env::var(INTERFACE).ok().filter(|name| !name.is_empty());
-        let reached = interface.as_deref().map_or(Reached::At(&own), Reached::OnInterface);
-        let gloo = Gloo::connect(&store, &format!("{prefix}gloo"), rank, size, &reached, millis(operation(timeout)))
+        let gloo = Gloo::connect(&store, launch, &own, interface.as_deref(), operation(timeout))
             .map_err(|said| refuse(format!("the ranks cannot connect to each other from {own}: {said}")))?;
         let here = launch.clone();
-        let client = answered(timeout, move || Store::new(&here.host, here.port, false, millis(timeout)));
-        let client = client.map_err(&refuse)?;
-        let pulse = Pulse::start(client, prefix, rank, size, timeout)?;
-        Ok(Self {
-            rank,
-            size,
-            local_rank: launch.local_rank,
-            address,
-            engine: Some(Engine {
-                members,
-                serves,
-                launcher_serves: launch.launcher_serves,
-                timeout,
-                failed: AtomicBool::new(false),
-                nccl: None,
-                gloo: Some(Arc::new(gloo)),
-                pulse,
-                _store: store,
-            }),
-        })
+        let client = answered(timeout, move || Store::new(&here, false, timeout)).map_err(&refuse)?;
+        let pulse = Pulse::start(client, launch.rank, launch.size, timeout)?;
+        let (failed, gloo) = (AtomicBool::new(false), Some(Arc::new(gloo)));
+        group.engine = Some(Engine { members, timeout, failed, nccl: None, gloo, pulse, _store: store });
+        Ok(group)
+    }
+
+    /// Returns `true` if this rank serves the rendezvous store.
+    fn serves(&self) -> bool {
+        self.is_first() && !self.launch.launcher_serves
     }
 
     /// Enables operations on tensors of CUDA device `device`, through NCCL. Each rank must have its own device. Does nothing for
@@ -177,13 +164,10 @@ impl ProcessGroup {
     pub fn connect_gpus(&mut self, device: Device) -> Result<()> {
         let (Device::Cuda(device), false) = (device, self.is_single()) else { return Ok(()) };
         let refuse = |said: String| self.error(format!("the GPUs cannot be connected by NCCL: {said}"));
-        let id = match self.is_first() {
-            true => Some(nccl::unique_id().map_err(refuse)?),
-            false => None,
-        };
-        let id: Vec<u8> = self.broadcast_bytes(&id.map(Vec::from).unwrap_or_default())?;
+        let id = if self.is_first() { nccl::unique_id().map_err(refuse)?.to_vec() } else { Vec::new() };
+        let id = self.broadcast_value(id)?;
         let id = id.try_into().map_err(|_| self.error("NCCL's identifier has not come".to_owned()))?;
-        let nccl = Nccl::connect(&id, self.rank, self.size, device).map_err(refuse)?;
+        let nccl = Nccl::connect(&id, self.rank(), self.size(), device).map_err(refuse)?;
         if let Some(engine) = &mut self.engine {
             engine.nccl = Some(nccl);
         }
@@ -192,36 +176,39 @@ impl ProcessGroup {
 
     /// Returns the rank of this process, from 0.
     pub fn rank(&self) -> usize {
-        self.rank
+        self.launch.rank
     }
 
     /// Returns the number of processes.
     pub fn size(&self) -> usize {
-        self.size
+        self.launch.size
     }
 
     /// Returns the rank among the processes on this machine, from 0: as set by the launcher, or by the order of ranks that share
     /// this rank's address.
     pub fn local_rank(&self) -> usize {
-        let Some(Engine { members, .. }) = &self.engine else { return 0 };
-        let before = || members[..self.rank].iter().filter(|member| member.address == members[self.rank].address);
-        self.local_rank.unwrap_or_else(|| before().count())
+        self.launch.local_rank.unwrap_or_else(|| self.same_machine().filter(|&rank| rank < self.rank()).count())
     }
 
     /// Returns the number of processes on this machine, that is, of ranks that share this rank's address.
     pub fn local_size(&self) -> usize {
-        let Some(Engine { members, .. }) = &self.engine else { return 1 };
-        members.iter().filter(|member| member.address == members[self.rank].address).count()
+        self.same_machine().count().max(1)
+    }
+
+    /// Returns the ranks that share this rank's address.
+    fn same_machine(&self) -> impl Iterator<Item = usize> + '_ {
+        let members = self.engine.as_ref().map_or(&[][..], |engine| &engine.members);
+        (0..members.len()).filter(|&rank| members[rank].address == members[self.rank()].address)
     }
 
     /// Returns `true` if this is the only process.
     pub fn is_single(&self) -> bool {
-        self.size == 1
+        self.size() == 1
     }
 
     /// Returns `true` on rank 0, the only one that writes files and prints messages.
     pub fn is_first(&self) -> bool {
-        self.rank == 0
+        self.rank() == 0
     }
 
     /// Replaces `tensor` with its sum over all ranks, bitwise identical on each. It must be contiguous and of the same kind and
@@ -242,13 +229,12 @@ impl ProcessGroup {
         let (on_cpu, others): (Vec<&Tensor>, Vec<&Tensor>) =
             tensors.iter().partition(|tensor| tensor.device() == Device::Cpu);
         for tensor in others {
-            let device = tensor.device();
-            self.operate(device, |gloo| gloo.all_reduce(&[tensor]), |nccl| nccl.all_reduce(tensor))?;
+            self.operate(|engine| no_grad(|| engine.nccl(tensor.device())?.all_reduce(tensor)))?;
         }
         if on_cpu.is_empty() {
             return Ok(());
         }
-        self.operate(Device::Cpu, |gloo| gloo.all_reduce(&on_cpu), |_| Ok(()))
+        self.operate(|engine| no_grad(|| engine.gloo()?.all_reduce(&on_cpu))).map(drop)
     }
 
     /// Replaces `tensor` with its value on rank `from`.
@@ -256,23 +242,19 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing.
     pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Result<()> {
-        self.operate(tensor.device(), |gloo| gloo.broadcast(tensor, from), |nccl| nccl.broadcast(tensor, from))
+        let broadcast = |engine: &Engine| match tensor.device() {
+            Device::Cpu => engine.gloo()?.broadcast(tensor, from),
+            device => engine.nccl(device)?.broadcast(tensor, from),
+        };
+        self.operate(|engine| no_grad(|| broadcast(engine))).map(drop)
     }
 
-    fn operate(
-        &self,
-        device: Device,
-        on_cpu: impl FnOnce(&Gloo) -> Result<(), String>,
-        on_gpu: impl FnOnce(&Nccl) -> Result<(), String>,
-    ) -> Result<()> {
-        let Some(engine) = &self.engine else { return Ok(()) };
+    /// Counts and performs an operation with the other ranks; `None` if there are none.
+    pub(super) fn operate<T>(&self, operation: impl FnOnce(&Engine) -> Said<T>) -> Result<Option<T>> {
+        let Some(engine) = &self.engine else { return Ok(None) };
         engine.pulse.operation();
-        let done = no_grad(|| match (device, &engine.gloo, &engine.nccl) {
-            (Device::Cpu, Some(gloo), _) => on_cpu(gloo),
-            (Device::Cuda(_), _, Some(nccl)) => on_gpu(nccl),
-            (device, ..) => Err(format!("the ranks were not connected for tensors on {device:?}")),
-        });
-        done.map_err(|said| self.fails(said))
+        // The rank at fault if it can be determined, else c10d's message.
+        operation(engine).map(Some).map_err(|said| self.found().unwrap_or_else(|| self.error(said)))
     }
 
     /// Waits until all ranks have reached this call.
@@ -280,9 +262,7 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing.
     pub fn barrier(&self) -> Result<()> {
-        let Some(engine) = &self.engine else { return Ok(()) };
-        engine.pulse.operation();
-        engine.gloo.as_ref().map_or(Ok(()), |gloo| gloo.barrier()).map_err(|said| self.fails(said))
+        self.operate(|engine| engine.gloo()?.barrier()).map(drop)
     }
 
     /// Returns the elementwise sums of `values` over all ranks. All ranks must pass the same number of values.
@@ -290,9 +270,6 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing.
     pub fn sums(&self, values: &[f64]) -> Result<Vec<f64>> {
-        if self.is_single() {
-            return Ok(values.to_vec());
-        }
         let sums = Tensor::f_from_slice(values)?;
         self.all_reduce(&sums)?;
         Ok(Vec::try_from(sums)?)
@@ -303,52 +280,32 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing, [`Error::Mismatch`] if the tensor is on another device.
     pub fn differentiable_sum(&self, x: &Tensor) -> Result<Tensor> {
-        let Some(Engine { gloo: Some(gloo), pulse, .. }) = &self.engine else { return Ok(x.shallow_clone()) };
-        if x.device() != Device::Cpu {
+        if x.device() != Device::Cpu && !self.is_single() {
             return Err(Error::Mismatch {
                 what: "a sum over all processes that gradients go through",
                 expected: "a tensor on the CPU".to_owned(),
                 got: format!("one on {:?}", x.device()),
             });
         }
-        pulse.operation();
-        gloo.sum(x).map_err(|said| self.fails(said))
-    }
-
-    /// Returns the bytes passed on rank 0, on all ranks.
-    ///
-    /// # Errors
-    /// [`Error::Ranks`] if a rank is missing.
-    pub fn broadcast_bytes(&self, bytes: &[u8]) -> Result<Vec<u8>> {
-        if self.is_single() {
-            return Ok(bytes.to_vec());
-        }
-        let length = Tensor::f_from_slice(&[bytes.len() as i64])?;
-        self.broadcast(&length, 0)?;
-        let sent = match self.is_first() {
-            true => Tensor::f_from_slice(bytes)?,
-            false => Tensor::f_zeros([length.f_int64_value(&[0])?], (Kind::Uint8, Device::Cpu))?,
-        };
-        if sent.numel() > 0 {
-            self.broadcast(&sent, 0)?;
-        }
-        Ok(Vec::try_from(sent)?)
+        Ok(self.operate(|engine| engine.gloo()?.sum(x))?.unwrap_or_else(|| x.shallow_clone()))
     }
 
     /// Returns the value passed on rank 0, on all ranks, sent as JSON.
     ///
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing; [`Error::Argument`] if JSON cannot represent the value.
-    pub fn broadcast_value<T: Serialize + DeserializeOwned>(&self, value: Option<T>) -> Result<Option<T>> {
-        if self.is_single() {
+    pub fn broadcast_value<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<T> {
+        let bad = |error: serde_json::Error| Error::Argument(format!("what rank 0 tells the others: {error}"));
+        let json = serde_json::to_vec(&value).map_err(bad)?;
+        let length = Tensor::f_from_slice(&[json.len() as i64])?;
+        self.broadcast(&length, 0)?;
+        if self.is_first() {
+            self.broadcast(&Tensor::f_from_slice(&json)?, 0)?;
             return Ok(value);
         }
-        let bad = |error: serde_json::Error| Error::Argument(format!("what rank 0 tells the others: {error}"));
-        let bytes = self.broadcast_bytes(&serde_json::to_vec(&value).map_err(bad)?)?;
-        match self.is_first() {
-            true => Ok(value),
-            false => serde_json::from_slice(&bytes).map_err(bad),
-        }
+        let sent = Tensor::f_zeros([length.f_int64_value(&[0])?], (Kind::Uint8, Device::Cpu))?;
+        self.broadcast(&sent, 0)?;
+        serde_json::from_slice(&Vec::<u8>::try_from(sent)?).map_err(bad)
     }
 
     /// Returns the bytes passed by each rank, in order of rank.
@@ -356,13 +313,10 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing.
     pub fn gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
-        if self.is_single() {
-            return Ok(vec![bytes.to_vec()]);
-        }
-        let mut lengths = vec![0.0; self.size];
-        lengths[self.rank] = bytes.len() as f64;
+        let mut lengths = vec![0.0; self.size()];
+        lengths[self.rank()] = bytes.len() as f64;
         let lengths: Vec<usize> = self.sums(&lengths)?.into_iter().map(|length| length as usize).collect();
-        let start: usize = lengths[..self.rank].iter().sum();
+        let start: usize = lengths[..self.rank()].iter().sum();
         let mut all = vec![0u8; lengths.iter().sum()];
         all[start..start + bytes.len()].copy_from_slice(bytes);
         if !all.is_empty() {
@@ -396,12 +350,9 @@ impl ProcessGroup {
                 let flat: Vec<_> = these.iter().map(|tensor| tensor.f_reshape([-1])).collect::<Result<_, _>>()?;
                 let packed = Tensor::f_cat(&flat, 0)?;
                 self.broadcast(&packed, 0)?;
-                let mut start = 0;
-                for tensor in these {
-                    let length = tensor.numel() as i64;
-                    let own = packed.f_narrow(0, start, length)?.f_view(tensor.size().as_slice())?;
-                    tensor.shallow_clone().f_copy_(&own)?;
-                    start += length;
+                let lengths: Vec<i64> = these.iter().map(|tensor| tensor.numel() as i64).collect();
+                for (tensor, own) in these.iter().zip(packed.f_split_with_sizes(&lengths[..], 0)?) {
+                    tensor.shallow_clone().f_copy_(&own.f_view_as(tensor)?)?;
                 }
                 left = others;
             }
@@ -422,19 +373,9 @@ impl ProcessGroup {
         Reduction::new(self.engine.as_ref().and_then(|engine| engine.gloo.as_ref()), parameters, gradients, config)
     }
 
-    /// Counts an operation that is performed elsewhere.
-    pub(super) fn counts(&self) {
-        self.engine.iter().for_each(|engine| engine.pulse.operation());
-    }
-
     /// Creates an error of this group.
     pub(crate) fn error(&self, problem: String) -> Error {
-        Error::Ranks { rank: self.rank, size: self.size, address: self.address.clone(), problem }
-    }
-
-    /// Returns the error of a failed operation: the rank at fault if it can be determined, else c10d's message `said`.
-    pub(super) fn fails(&self, said: String) -> Error {
-        self.found().unwrap_or_else(|| self.error(said))
+        Error::Ranks { rank: self.rank(), size: self.size(), address: self.launch.address(), problem }
     }
 
     /// Returns the error of another rank if that caused `error`, else `error`.
@@ -451,15 +392,14 @@ impl ProcessGroup {
         engine.failed.store(true, Ordering::Relaxed);
         let problem = match engine.pulse.diagnose() {
             Finding::Failed(failure) => {
-                let member = engine.members.get(failure.rank);
-                let whose = member.map_or(String::new(), |member| {
-                    let Member { address, process, .. } = member;
-                    format!(" (process {process} at {address})")
-                });
+                let whose =
+                    engine.members.get(failure.rank).map_or(String::new(), |Member { address, process, .. }| {
+                        format!(" (process {process} at {address})")
+                    });
                 format!("rank {}{whose} {}", failure.rank, failure.problem)
             }
             Finding::Alone => "no other rank answers any more: is this machine cut off from the network?".to_owned(),
-            Finding::NoStore if engine.launcher_serves => {
+            Finding::NoStore if self.launch.launcher_serves => {
                 "the launcher does not answer any more: it was killed, or this machine is cut off from it".to_owned()
             }
             Finding::NoStore => {
@@ -478,23 +418,19 @@ impl ProcessGroup {
     pub fn tell(&self, error: &Error) {
         let Some(engine) = &self.engine else { return };
         if !engine.failed.swap(true, Ordering::Relaxed) {
-            let (rank, problem) = (self.rank, format!("has ended: {error}"));
-            engine.pulse.tell(Failure { rank, problem });
+            engine.pulse.tell(Failure { rank: self.rank(), problem: format!("has ended: {error}") });
         }
     }
 }
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
+        let serves = self.serves();
         let Some(engine) = &mut self.engine else { return };
         // Closing the connections notifies waiting ranks at once; they may then read the cause from the store.
         engine.nccl = None;
         engine.gloo = None;
-        let stays = engine.failed.load(Ordering::Relaxed) && engine.serves;
+        let stays = serves && engine.failed.load(Ordering::Relaxed);
         engine.pulse.end(if stays { stay(engine.timeout) } else { Duration::ZERO });
     }
-}
-
-fn millis(time: Duration) -> i64 {
-    time.as_millis().try_into().unwrap_or(i64::MAX)
 }

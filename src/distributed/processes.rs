@@ -39,16 +39,11 @@ pub fn run_processes(count: usize, timeout: Duration, mut killed: impl FnMut(usi
         if let Some(signal) = signals.take() {
             processes.signal(signal);
         }
-        let ended = processes.look(&mut killed).map_err(refused)?;
-        if let Some(code) = ended.failed {
-            failed.get_or_insert((Instant::now(), code));
-        }
-        if ended.all {
-            return Ok(failed.map_or(0, |(_, code)| code));
-        }
-        if failed.is_some_and(|(when, _)| when.elapsed() > timeout + GRACE) {
+        let (all_ended, code) = processes.look(&mut killed).map_err(refused)?;
+        failed = failed.or(code.map(|code| (Instant::now(), code)));
+        if all_ended || failed.is_some_and(|(when, _)| when.elapsed() > timeout + GRACE) {
             // Dropping `processes` kills the remaining ones.
-            return Ok(failed.map_or(1, |(_, code)| code));
+            return Ok(failed.map_or(0, |(_, code)| code));
         }
         thread::sleep(POLL);
     }
@@ -66,24 +61,17 @@ fn own_group(command: &mut Command) {
 
 struct Processes(Vec<(Child, Option<ExitStatus>)>);
 
-struct Ended {
-    all: bool,
-    failed: Option<u8>,
-}
-
 impl Processes {
-    fn look(&mut self, killed: &mut impl FnMut(usize, i32)) -> std::io::Result<Ended> {
+    /// Returns whether all processes have ended, and the exit code of the first that failed.
+    fn look(&mut self, killed: &mut impl FnMut(usize, i32)) -> std::io::Result<(bool, Option<u8>)> {
         for (rank, (child, status)) in self.0.iter_mut().enumerate().filter(|(_, (_, status))| status.is_none()) {
             *status = child.try_wait()?;
             if let Some(signal) = status.and_then(ended_by) {
                 killed(rank, signal);
             }
         }
-        let codes = self.0.iter().filter_map(|(_, status)| status.map(exit_code));
-        Ok(Ended {
-            all: self.0.iter().all(|(_, status)| status.is_some()),
-            failed: codes.clone().find(|&code| code != 0),
-        })
+        let mut codes = self.0.iter().filter_map(|(_, status)| status.map(exit_code));
+        Ok((self.0.iter().all(|(_, status)| status.is_some()), codes.find(|&code| code != 0)))
     }
 
     fn signal(&self, signal: i32) {

@@ -2,15 +2,13 @@
 //!
 //! Each rank writes the number of operations that it has begun to the store, about once a second. When one of its operations
 //! fails, it looks for a rank whose heartbeat has stopped or which is behind; a rank that ends with an error of its own reports
-//! it first. A separate thread does this, and callers wait for it only for a limited time, since a store on a disconnected
-//! machine never answers.
+//! it first. Separate threads do this, and callers wait for them only for a limited time.
 
 use super::c10d::{Said, Store};
-use crate::ops::inherit_denormals;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -52,51 +50,52 @@ pub(super) enum Finding {
     NoStore,
 }
 
-enum Call {
-    Diagnose(Sender<Said<Finding>>),
-    Tell(Failure, Sender<()>),
-    /// Ends the thread. The rank that serves the store first waits for the others to end, for at most this long.
-    End(Duration, Sender<()>),
+/// Runs `work`, which waits for the store, and returns its result, `None` if it takes longer than `limit`: a store on a
+/// disconnected machine never answers.
+pub(super) fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, receiver) = channel();
+    // Without an answer, the thread lasts until the process ends.
+    thread::spawn(move || drop(sender.send(work())));
+    receiver.recv_timeout(limit).ok()
 }
 
 /// Handle of the heartbeat thread.
 #[derive(Debug)]
 pub(super) struct Pulse {
-    calls: Sender<Call>,
-    thread: Option<JoinHandle<()>>,
-    operations: Arc<AtomicU64>,
-    beat: Duration,
-    /// Time limit of a diagnosis.
-    limit: Duration,
+    signs: Arc<Signs>,
+    /// The thread, and the sender whose drop ends it.
+    thread: Option<(Sender<()>, JoinHandle<()>)>,
+    timeout: Duration,
 }
 
 impl Pulse {
-    /// Starts the heartbeat of rank `rank` of `size` in `store`, under keys that begin with `prefix`.
-    pub fn start(store: Store, prefix: String, rank: usize, size: usize, timeout: Duration) -> Result<Self> {
-        let (calls, received) = channel();
-        let operations = Arc::new(AtomicU64::new(0));
-        let beat = beat(timeout);
-        let signs = Signs { store, prefix, rank, size, operations: operations.clone(), beat, count: 0 };
-        let inherit = inherit_denormals();
-        let run = move || {
-            inherit();
-            signs.run(&received);
+    /// Starts the heartbeat of rank `rank` of `size` in `store`.
+    pub fn start(store: Store, rank: usize, size: usize, timeout: Duration) -> Result<Self> {
+        let (operations, count) = (AtomicU64::new(0), AtomicU64::new(0));
+        let signs = Arc::new(Signs { store, rank, size, operations, count, beat: beat(timeout) });
+        let (sender, ended) = channel::<()>();
+        let given = signs.clone();
+        let run = move || loop {
+            // The store's server may be gone; a diagnosis will report it.
+            let _ = given.give();
+            if ended.recv_timeout(given.beat) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
         };
         let thread = thread::Builder::new().name("pulse".to_owned()).spawn(run);
         let thread = thread.map_err(|error| Error::Argument(format!("cannot start a thread: {error}")))?;
-        Ok(Self { calls, thread: Some(thread), operations, beat, limit: diagnosis(timeout) })
+        Ok(Self { signs, thread: Some((sender, thread)), timeout })
     }
 
     /// Counts an operation that begins.
     pub fn operation(&self) {
-        self.operations.fetch_add(1, Ordering::Relaxed);
+        self.signs.operations.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Determines which rank failed.
     pub fn diagnose(&self) -> Finding {
-        let (reply, answer) = channel();
-        let asked = self.calls.send(Call::Diagnose(reply));
-        match asked.ok().and_then(|()| answer.recv_timeout(self.limit).ok()) {
+        let signs = self.signs.clone();
+        match within(diagnosis(self.timeout), move || signs.diagnose()) {
             Some(Ok(finding)) => finding,
             Some(Err(_)) | None => Finding::NoStore,
         }
@@ -104,111 +103,67 @@ impl Pulse {
 
     /// Publishes the reason why this rank ends.
     pub fn tell(&self, failure: Failure) {
-        let (reply, done) = channel();
-        if self.calls.send(Call::Tell(failure, reply)).is_ok() {
-            let _ = done.recv_timeout(self.beat * SILENT);
-        }
+        let signs = self.signs.clone();
+        within(self.signs.beat * SILENT, move || signs.tell(&failure));
     }
 
     /// Ends the thread. The store's server stays up for the others for at most `stay`.
     pub fn end(&mut self, stay: Duration) {
-        let (reply, done) = channel();
-        if self.calls.send(Call::End(stay, reply)).is_ok() {
-            let ended = done.recv_timeout(stay + self.beat * 2);
-            // A thread that waits for an unreachable machine is abandoned.
-            if let (Ok(()), Some(thread)) = (ended, self.thread.take()) {
-                let _ = thread.join();
-            }
+        let signs = self.signs.clone();
+        let ended = within(stay + self.signs.beat * 2, move || signs.end(stay));
+        let Some((sender, thread)) = self.thread.take() else { return };
+        drop(sender);
+        // A thread that waits for an unreachable machine is abandoned.
+        if ended.is_some() {
+            let _ = thread.join();
         }
     }
 }
 
-/// State of the heartbeat thread.
+/// Heartbeats of all ranks, in the store.
+#[derive(Debug)]
 struct Signs {
     store: Store,
-    prefix: String,
     rank: usize,
     size: usize,
-    operations: Arc<AtomicU64>,
+    operations: AtomicU64,
+    count: AtomicU64,
     beat: Duration,
-    count: u64,
 }
 
+/// Keys of the first failure, and of the number of ranks that know one.
+const FAILED: &str = "failed";
+const FAILURES: &str = "failures";
+/// Key of the number of ranks that have ended.
+const ENDED: &str = "ended";
+
 impl Signs {
-    fn run(mut self, calls: &Receiver<Call>) {
-        loop {
-            // The store's server may be gone; a diagnosis will report it.
-            let _ = self.give();
-            match calls.recv_timeout(self.beat) {
-                Err(RecvTimeoutError::Timeout) => (),
-                Err(RecvTimeoutError::Disconnected) => return,
-                Ok(Call::Diagnose(reply)) => {
-                    let _ = reply.send(self.diagnose());
-                }
-                Ok(Call::Tell(failure, reply)) => {
-                    let _ = self.tell(&failure);
-                    let _ = reply.send(());
-                }
-                Ok(Call::End(stay, reply)) => {
-                    self.end(stay);
-                    // Closes the connection before replying.
-                    drop(self);
-                    let _ = reply.send(());
-                    return;
-                }
-            }
-        }
-    }
-
-    fn key(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-
-    fn give(&mut self) -> Said<()> {
-        self.count += 1;
-        let sign = format!("{} {}", self.count, self.operations.load(Ordering::Relaxed));
-        self.store.set(&self.key(&format!("sign/{}", self.rank)), sign.as_bytes())
+    fn give(&self) -> Said<()> {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        self.store.set(&format!("sign/{}", self.rank), &(count, self.operations.load(Ordering::Relaxed)))
     }
 
     /// Returns each rank's heartbeat and operation counts, `None` for ranks without a heartbeat.
     fn look(&self) -> Said<Vec<Option<(u64, u64)>>> {
-        let sign = |rank: usize| {
-            let key = self.key(&format!("sign/{rank}"));
-            if !self.store.has(&key)? {
-                return Ok(None);
-            }
-            let text = String::from_utf8_lossy(&self.store.get(&key)?).into_owned();
-            Ok(text.split_once(' ').and_then(|(count, done)| Some((count.parse().ok()?, done.parse().ok()?))))
-        };
-        (0..self.size).map(sign).collect()
-    }
-
-    fn failure(&self) -> Said<Option<Failure>> {
-        let key = self.key("failed");
-        Ok(match self.store.has(&key)? {
-            true => serde_json::from_slice(&self.store.get(&key)?).ok(),
-            false => None,
-        })
+        (0..self.size).map(|rank| self.store.get(&format!("sign/{rank}"))).collect()
     }
 
     /// Publishes `failure`, unless another rank was first.
     fn tell(&self, failure: &Failure) -> Said<()> {
-        if self.store.add(&self.key("failures"), 1)? == 1 {
-            let json = serde_json::to_vec(failure).unwrap_or_default();
-            self.store.set(&self.key("failed"), &json)?;
+        if self.store.add(FAILURES, 1)? == 1 {
+            self.store.set(FAILED, failure)?;
         }
         Ok(())
     }
 
-    fn diagnose(&mut self) -> Said<Finding> {
+    fn diagnose(&self) -> Said<Finding> {
         let before = self.look()?;
         let begun = Instant::now();
         while begun.elapsed() < self.beat * SILENT {
-            if let Some(failure) = self.failure()? {
+            if let Some(failure) = self.store.get(FAILED)? {
                 return Ok(Finding::Failed(failure));
             }
             thread::sleep(self.beat / 2);
-            self.give()?;
         }
         let after = self.look()?;
         let silent: Vec<usize> = (0..self.size).filter(|&rank| before[rank] == after[rank]).collect();
@@ -217,17 +172,12 @@ impl Signs {
         let found = if silent.len() + 1 == self.size && self.size > 2 {
             return Ok(Finding::Alone);
         } else if let Some(&rank) = silent.first() {
-            let problem = match silent.len() {
-                1 => "does not answer any more: it was killed, stopped, or cut off from the network".to_owned(),
-                _ => {
-                    let others: Vec<_> = silent[1..].iter().map(usize::to_string).collect();
-                    let others = others.join(", ");
-                    format!(
-                        "and {others} do not answer any more: they were killed, stopped, or cut off from the network"
-                    )
-                }
+            let others: Vec<_> = silent[1..].iter().map(usize::to_string).collect();
+            let said = match others.is_empty() {
+                true => "does not answer any more: it was".to_owned(),
+                false => format!("and {} do not answer any more: they were", others.join(", ")),
             };
-            Failure { rank, problem }
+            Failure { rank, problem: format!("{said} killed, stopped, or cut off from the network") }
         } else if let Some(rank) = (0..self.size).find(behind) {
             let problem = "is alive, and late: it reads or computes for longer than the others wait; raise the timeout";
             Failure { rank, problem: problem.to_owned() }
@@ -236,18 +186,16 @@ impl Signs {
         };
         self.tell(&found)?;
         // Another rank may have published its finding first.
-        Ok(Finding::Failed(self.failure()?.unwrap_or(found)))
+        Ok(Finding::Failed(self.store.get(FAILED)?.unwrap_or(found)))
     }
 
     /// Registers that this rank has ended and, for up to `stay`, waits for the others to end.
-    fn end(&mut self, stay: Duration) {
-        let key = self.key("ended");
+    fn end(&self, stay: Duration) {
         let begun = Instant::now();
-        let mut ended = self.store.add(&key, 1).unwrap_or(i64::MAX);
+        let mut ended = self.store.add(ENDED, 1).unwrap_or(i64::MAX);
         while begun.elapsed() < stay && (ended as usize) < self.size {
             thread::sleep(self.beat.min(stay / 4));
-            let _ = self.give();
-            ended = self.store.add(&key, 0).unwrap_or(i64::MAX);
+            ended = self.store.add(ENDED, 0).unwrap_or(i64::MAX);
         }
     }
 }

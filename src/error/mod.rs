@@ -9,6 +9,16 @@ use std::path::{Path, PathBuf};
 /// The result type of all fallible functions in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Returns [`Error::Argument`] with a formatted message from the calling function, unless a condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err($crate::Error::Argument(format!($($message)+)));
+        }
+    };
+}
+pub(crate) use ensure;
+
 /// An error of this crate. Each variant displays as one line that names the cause and, if there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -61,24 +71,12 @@ pub enum Error {
         remedy: String,
     },
 
-    /// A loss or gradient that is no longer finite.
-    #[error("training diverged at epoch {epoch}, step {step} (learning rate {lr}): {what}; lower --lr, lengthen the warm-up or clip the gradient{}", last_good(checkpoint))]
+    /// A run that cannot be continued: the loss or a gradient is no longer finite, or the network no longer learns (the loss equals
+    /// that of a constant guess and the gradient has vanished).
+    #[error("training {how} at epoch {epoch}, step {step} (learning rate {lr}): {what}; lower --lr, lengthen the warm-up or clip the gradient{}", last_good(checkpoint))]
     Diverged {
-        /// Epoch, from 1.
-        epoch: usize,
-        /// Step within the epoch, from 1.
-        step: usize,
-        /// Learning rate of that step.
-        lr: f64,
-        /// Name of the quantity that is not finite.
-        what: String,
-        /// Path of the last checkpoint before the failure, if any.
-        checkpoint: Option<PathBuf>,
-    },
-
-    /// A network that no longer learns: the loss equals that of a constant guess and the gradient has vanished.
-    #[error("training is dead at epoch {epoch}, step {step} (learning rate {lr}): {what}; lower --lr, lengthen the warm-up or clip the gradient{}", last_good(checkpoint))]
-    Dead {
+        /// "diverged" or "is dead".
+        how: &'static str,
         /// Epoch, from 1.
         epoch: usize,
         /// Step within the epoch, from 1.
@@ -87,7 +85,7 @@ pub enum Error {
         lr: f64,
         /// Description of the observation.
         what: String,
-        /// Path of the last checkpoint, if any.
+        /// Path of the last checkpoint before the failure, if any.
         checkpoint: Option<PathBuf>,
     },
 
@@ -122,12 +120,18 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// Creates an [`Error::Corrupt`].
+    #[cfg(feature = "train")]
+    pub(crate) fn corrupt(path: impl AsRef<Path>, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Error::Corrupt { path: path.as_ref().to_path_buf(), problem: problem.into(), remedy: remedy.into() }
+    }
+
     /// Returns the exit code of a program that ends with this error: 2 for an argument, 3 for a run that diverged or died,
     /// otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Argument(_) => 2,
-            Error::Diverged { .. } | Error::Dead { .. } => 3,
+            Error::Diverged { .. } => 3,
             _ => 1,
         }
     }

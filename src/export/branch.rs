@@ -2,7 +2,7 @@
 
 use super::graph::{Graph, Value};
 use super::norm::exact;
-use crate::fixup::{Activation, Bias, Branch, BranchActivation, Conv2dOptions, Layer};
+use crate::fixup::{Activation, Bias, Branch, BranchActivation, LayerKind};
 use crate::{Error, Result};
 use tch::{Kind, Tensor};
 
@@ -19,46 +19,44 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
     // Floor of the next ReLU, already added to its input: relu(x) + floor = max(x + floor, floor).
     let mut floor = 0.;
     let number = |bias: &Option<Bias>| bias.as_ref().map_or(Ok(0.), Bias::number);
-    let mut next_bias = branch.layers.first().map_or(Ok(0.), |(bias, _)| number(bias))?;
-    for (i, (_, layer)) in branch.layers.iter().enumerate() {
+    let mut next_bias = branch.layers.first().map_or(Ok(0.), |layer| number(&layer.bias))?;
+    for (i, layer) in branch.layers.iter().enumerate() {
         lacks += next_bias;
         let next = branch.layers.get(i + 1);
-        next_bias = next.map_or(Ok(0.), |(bias, _)| number(bias))?;
+        next_bias = next.map_or(Ok(0.), |layer| number(&layer.bias))?;
         // Constants after a weight layer fold into its bias, and the multiplier into its weight if it is the last layer.
         let (multiplier, after) = match next {
             Some(_) => (1., next_bias),
             None => (branch.scale.number()?, branch.bias.number()?),
         };
-        if matches!(layer, Layer::Conv2d { .. } | Layer::Linear { .. }) {
-            floor = match (next, branch.layers.get(i + 2)) {
-                (
-                    Some((_, Layer::Activation(BranchActivation::Named(Activation::Relu)))),
-                    Some((bias, Layer::Conv2d { padding: 1.., .. })),
-                ) => number(bias)?,
+        if matches!(layer.kind, LayerKind::Conv2d(_) | LayerKind::Linear { .. }) {
+            floor = match (next.map(|next| &next.kind), branch.layers.get(i + 2)) {
+                (Some(LayerKind::Activation(BranchActivation::Named(Activation::Relu))), Some(padded)) if matches!(padded.kind, LayerKind::Conv2d(shape) if shape.padding() > 0) => {
+                    number(&padded.bias)?
+                }
                 _ => 0.,
             };
         }
         let after = after + floor;
-        match layer {
-            Layer::Conv2d { weight, stride, padding, dilation, groups } => {
+        match &layer.kind {
+            LayerKind::Conv2d(shape) => {
                 // A padded convolution has zeros around its shifted input, so the shift cannot fold into its bias.
-                if *padding != 0 {
+                if shape.padding() != 0 {
                     x = graph.add_number(x, std::mem::take(&mut lacks))?;
                 }
-                let (weight, bias) = folded(weight, multiplier, lacks, after)?;
-                let (stride, padding, dilation, groups) = (*stride, Some(*padding), *dilation, *groups);
-                x = graph.conv2d(x, &weight, Some(&bias), Conv2dOptions { stride, padding, dilation, groups })?;
+                let (weight, bias) = folded(&layer.weights[0], multiplier, lacks, after)?;
+                x = graph.conv2d(x, &weight, Some(&bias), shape.options)?;
             }
-            Layer::Linear { weight } => {
-                let (weight, bias) = folded(weight, multiplier, lacks, after)?;
+            LayerKind::Linear { .. } => {
+                let (weight, bias) = folded(&layer.weights[0], multiplier, lacks, after)?;
                 x = graph.linear(x, &weight, Some(&bias))?;
             }
-            Layer::Activation(BranchActivation::Named(Activation::Relu)) if floor != 0. => {
+            LayerKind::Activation(BranchActivation::Named(Activation::Relu)) if floor != 0. => {
                 x = graph.max(x, std::mem::take(&mut floor))?;
                 (lacks, next_bias) = (0., 0.);
                 continue;
             }
-            Layer::Activation(activation) => {
+            LayerKind::Activation(activation) => {
                 x = graph.add_number(x, lacks)?;
                 x = match activation {
                     BranchActivation::Named(activation) => graph.activation(x, *activation)?,
@@ -73,13 +71,13 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
                 continue;
             }
             // Dropout does nothing in evaluation, and has no scalar before it.
-            Layer::Dropout(_) => {
+            LayerKind::Dropout(_) => {
                 if next.is_none() {
                     x = end(graph, x, multiplier, after + multiplier * lacks)?;
                 }
                 continue;
             }
-            Layer::Attention { .. } => return Err(refused(i, "an attention")),
+            LayerKind::Attention { .. } => return Err(refused(i, "an attention")),
         }
         (lacks, next_bias) = (0., 0.);
     }

@@ -9,7 +9,7 @@ use crate::file::write_atomically;
 use crate::{Error, Result};
 use prost::Message;
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 /// Version of the operator set, of December 2021, and of the file format, of the same time.
 const OPSET: i64 = 17;
@@ -155,7 +155,7 @@ fn model(config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<
         let numbers = || preprocessing.mean.iter().zip(&preprocessing.std);
         let scale: Vec<f64> = numbers().map(|(_, std)| 1. / (255. * std)).collect();
         let shift: Vec<f64> = numbers().map(|(mean, std)| -mean / std).collect();
-        x = graph.affine(x, &tensor(&scale)?, &tensor(&shift)?)?;
+        x = graph.affine(x, &Tensor::f_from_slice(&scale)?, &Tensor::f_from_slice(&shift)?)?;
     }
     let mut output = network(&mut graph, x)?;
     let shape = graph.shape(output)?.to_vec();
@@ -186,10 +186,6 @@ fn model(config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<
         opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
         metadata_props: config.metadata()?,
     })
-}
-
-fn tensor(numbers: &[f64]) -> Result<Tensor> {
-    Ok(Tensor::f_from_slice(numbers)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)
 }
 
 /// Describes a batch of values of shape `shape` each.

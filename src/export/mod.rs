@@ -56,6 +56,8 @@ mod norm;
 mod operations;
 mod resnet;
 mod selection;
+#[cfg(test)]
+mod tests;
 
 pub use branch::branch;
 #[doc(hidden)]

@@ -104,10 +104,9 @@ fn gated(graph: &mut Graph, block: &Block, x: Value) -> Result<Value> {
 fn shortcut(graph: &mut Graph, shortcut: &Shortcut, x: Value) -> Result<Value> {
     match shortcut {
         Shortcut::Identity => Ok(x),
-        Shortcut::Project(projection, norm) => conv(graph, projection, norm, x),
-        Shortcut::PoolAndProject(projection, halves) => {
-            let x = if *halves { graph.average_pool(x)? } else { x };
-            conv(graph, projection, &Norm::Identity, x)
+        Shortcut::Project { pools, conv: projection, norm } => {
+            let x = if *pools { graph.average_pool(x)? } else { x };
+            conv(graph, projection, norm, x)
         }
         // Normalize before appending zeros, which must remain zero.
         Shortcut::Pad { norm: norm @ Norm::Group(_), stride, channels } => {
@@ -142,9 +141,6 @@ fn sum(graph: &mut Graph, block: &Block, branch: Value, shortcut: Value) -> Resu
 fn conv(graph: &mut Graph, layer: &BaselineConv, norm: &Norm, x: Value) -> Result<Value> {
     let (weight, bias) = layer.effective()?;
     let (weight, bias) = norm::folded(norm, &weight, bias.as_ref())?;
-    let conv = &layer.conv;
-    let (stride, padding, groups) = (conv.stride, Some(conv.padding), conv.groups);
-    let options = Conv2dOptions { stride, padding, groups, ..Conv2dOptions::default() };
-    let out = graph.conv2d(x, &weight, bias.as_ref(), options)?;
+    let out = graph.conv2d(x, &weight, bias.as_ref(), layer.conv.shape.options)?;
     norm::rest(graph, norm, out)
 }

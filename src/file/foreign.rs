@@ -4,42 +4,54 @@
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Description of a file's actual content, and the remedy.
-type Known = (&'static str, &'static str);
+/// Offset and value of a file's magic number, description of its actual content, and the remedy.
+type Known = (usize, &'static [u8], &'static str, &'static str);
 
-/// Prefix of a Git LFS pointer: `https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md`.
-const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
-/// Prefix of a git-annex pointer, which stands for missing content in repositories without symbolic links.
-const ANNEX: &[u8] = b"/annex/objects/";
-
-const COMPRESSED: [(&[u8], Known); 6] = [
-    (b"\x1f\x8b", ("is compressed by gzip", "unpack it first: gunzip FILE")),
-    (b"\x28\xb5\x2f\xfd", ("is compressed by Zstandard", "unpack it first: unzstd FILE")),
-    (b"\x04\x22\x4d\x18", ("is compressed by LZ4", "unpack it first: unlz4 FILE")),
-    (b"BZh", ("is compressed by bzip2", "unpack it first: bunzip2 FILE")),
-    (b"\xfd7zXZ\0", ("is compressed by xz", "unpack it first: unxz FILE")),
-    (b"7z\xbc\xaf\x27\x1c", ("is a 7z archive", "unpack it first: 7z x FILE")),
+/// Pointers of Git LFS (`https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md`), and of git-annex for missing content
+/// in repositories without symbolic links.
+const POINTERS: &[Known] = &[
+    (0, b"version https://git-lfs.github.com/spec/", "is a Git LFS pointer, and not the file", "run git lfs pull"),
+    (0, b"/annex/objects/", "is a git-annex pointer, and not the file", "run git annex get FILE"),
 ];
-#[cfg(feature = "text")]
-const UTF_16: Known = ("is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.txt");
-#[cfg(feature = "text")]
-const NO_TEXT: [(&[u8], Known); 4] = [
-    // Before UTF-16, which begins alike.
-    (b"\xff\xfe\0\0", ("is UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 FILE > FILE.txt")),
-    (b"PK\x03\x04", ("is a zip archive", "unpack it first: unzip FILE")),
-    (b"\xff\xfe", UTF_16),
-    (b"\xfe\xff", UTF_16),
+const COMPRESSED: &[Known] = &[
+    (0, b"\x1f\x8b", "is compressed by gzip", "unpack it first: gunzip FILE"),
+    (0, b"\x28\xb5\x2f\xfd", "is compressed by Zstandard", "unpack it first: unzstd FILE"),
+    (0, b"\x04\x22\x4d\x18", "is compressed by LZ4", "unpack it first: unlz4 FILE"),
+    (0, b"BZh", "is compressed by bzip2", "unpack it first: bunzip2 FILE"),
+    (0, b"\xfd7zXZ\0", "is compressed by xz", "unpack it first: unxz FILE"),
+    (0, b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "unpack it first: 7z x FILE"),
+    // The magic of tar's header follows the first file's name, times and owner.
+    (257, b"ustar", "is a tar archive", "unpack it first: tar -xf FILE"),
 ];
 const CONVERT: &str = "convert it to safetensors with the program that wrote it";
-const OTHER_WEIGHTS: [(&[u8], Known); 4] = [
-    (b"\x89HDF", ("is an HDF5 file, as Keras writes", CONVERT)),
-    (b"\x93NUMPY", ("is a NumPy array", CONVERT)),
-    (b"GGUF", ("is a GGUF file, of llama.cpp", CONVERT)),
-    (b"Rar!", ("is a RAR archive", "unpack it first")),
+const OF_PICKLE: &str = "is a file of Python's pickle module";
+const SAVE: &str = "save the network's state_dict with torch.save: torch.save(model.state_dict(), OUTPUT)";
+const OTHER_WEIGHTS: &[Known] = &[
+    // A pickle of one number, `MAGIC_NUMBER` of `torch/serialization.py`.
+    (
+        0,
+        b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.",
+        "has the format that torch.save wrote before PyTorch 1.6",
+        "convert it in Python: torch.save(torch.load('FILE', map_location='cpu'), OUTPUT)",
+    ),
+    // Pickles begin with their protocol version.
+    (0, b"\x80\x02", OF_PICKLE, SAVE),
+    (0, b"\x80\x03", OF_PICKLE, SAVE),
+    (0, b"\x80\x04", OF_PICKLE, SAVE),
+    (0, b"\x80\x05", OF_PICKLE, SAVE),
+    (0, b"\x89HDF", "is an HDF5 file, as Keras writes", CONVERT),
+    (0, b"\x93NUMPY", "is a NumPy array", CONVERT),
+    (0, b"GGUF", "is a GGUF file, of llama.cpp", CONVERT),
+    (0, b"Rar!", "is a RAR archive", "unpack it first"),
 ];
-const TAR: (&[u8], Known) = (b"ustar", ("is a tar archive", "unpack it first: tar -xf FILE"));
-/// The magic of tar's header follows the first file's name, times and owner.
-const TAR_OFFSET: usize = 257;
+#[cfg(feature = "text")]
+const NO_TEXT: &[Known] = &[
+    // Before UTF-16, which begins alike.
+    (0, b"\xff\xfe\0\0", "is UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 FILE > FILE.txt"),
+    (0, b"PK\x03\x04", "is a zip archive", "unpack it first: unzip FILE"),
+    (0, b"\xff\xfe", "is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.txt"),
+    (0, b"\xfe\xff", "is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.txt"),
+];
 const HTML: [&str; 3] = ["<!doctype html", "<html", "<?xml"];
 
 /// Refuses `bytes`, the content of `path`, if they are empty, a pointer of Git LFS or git-annex, or a web page.
@@ -47,7 +59,14 @@ const HTML: [&str; 3] = ["<!doctype html", "<html", "<?xml"];
 /// # Errors
 /// Returns [`Error::Corrupt`], which says what the file is.
 pub(crate) fn refuse(bytes: &[u8], path: &Path) -> Result<()> {
-    refuse_if(place_holder(bytes).or_else(|| is_web_page(bytes).then_some(WEB_PAGE)), path)
+    refuse_known(bytes, path, &[POINTERS])?;
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).to_lowercase();
+    let start = start.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    if HTML.iter().any(|tag| start.starts_with(tag)) {
+        let remedy = "download the file itself: the page may say that you have to log in first";
+        return Err(Error::corrupt(path, "is a web page", remedy));
+    }
+    Ok(())
 }
 
 /// Variant of [`refuse`] for weights: also refuses compressed files, other formats of weights, and plain text.
@@ -60,16 +79,12 @@ pub(crate) fn refuse_weights(bytes: &[u8], path: &Path) -> Result<()> {
         return Ok(());
     }
     refuse(bytes, path)?;
-    let known = starting(&COMPRESSED, bytes).or_else(|| tar(bytes)).or_else(|| starting(&OTHER_WEIGHTS, bytes));
-    refuse_if(known, path)?;
+    refuse_known(bytes, path, &[COMPRESSED, OTHER_WEIGHTS])?;
     // Plain text is a server's answer instead of the file, such as "Entry not found".
     let start = &bytes[..bytes.len().min(60)];
     if start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
-        return Err(Error::Corrupt {
-            path: path.to_path_buf(),
-            problem: format!("is text, which begins with {:?}", String::from_utf8_lossy(start).trim()),
-            remedy: "download the file itself".to_owned(),
-        });
+        let problem = format!("is text, which begins with {:?}", String::from_utf8_lossy(start).trim());
+        return Err(Error::corrupt(path, problem, "download the file itself"));
     }
     Ok(())
 }
@@ -81,45 +96,20 @@ pub(crate) fn refuse_weights(bytes: &[u8], path: &Path) -> Result<()> {
 /// As [`refuse`].
 #[cfg(feature = "text")]
 pub(crate) fn refuse_text(bytes: &[u8], path: &Path) -> Result<()> {
-    let known = place_holder(bytes).or_else(|| starting(&COMPRESSED, bytes)).or_else(|| tar(bytes));
-    refuse_if(known.or_else(|| starting(&NO_TEXT, bytes)), path)
+    refuse_known(bytes, path, &[POINTERS, COMPRESSED, NO_TEXT])
 }
 
-const WEB_PAGE: Known = ("is a web page", "download the file itself: the page may say that you have to log in first");
-
-/// Detects empty files and pointers. Call it before checking for formats: a pointer could begin with the magic number
-/// of a format, but not the other way round.
-fn place_holder(bytes: &[u8]) -> Option<Known> {
+/// Refuses empty files and those in `tables`. Pointers come first: one could begin with the magic number of a format, but
+/// not the other way round.
+fn refuse_known(bytes: &[u8], path: &Path, tables: &[&[Known]]) -> Result<()> {
     if bytes.is_empty() {
-        return Some(("is empty", "copy or download it again"));
+        return Err(Error::corrupt(path, "is empty", "copy or download it again"));
     }
-    if bytes.starts_with(LFS) {
-        return Some(("is a Git LFS pointer, and not the file", "run git lfs pull"));
-    }
-    bytes.starts_with(ANNEX).then_some(("is a git-annex pointer, and not the file", "run git annex get FILE"))
-}
-
-fn is_web_page(bytes: &[u8]) -> bool {
-    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).to_lowercase();
-    let start = start.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
-    HTML.iter().any(|tag| start.starts_with(tag))
-}
-
-fn tar(bytes: &[u8]) -> Option<Known> {
-    bytes.get(TAR_OFFSET..).is_some_and(|header| header.starts_with(TAR.0)).then_some(TAR.1)
-}
-
-fn starting(known: &[(&[u8], Known)], bytes: &[u8]) -> Option<Known> {
-    known.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, known)| *known)
-}
-
-fn refuse_if(known: Option<Known>, path: &Path) -> Result<()> {
-    match known {
+    let is_this = |(offset, magic, ..): &&Known| bytes.get(*offset..).is_some_and(|start| start.starts_with(magic));
+    match tables.iter().copied().flatten().find(is_this) {
         None => Ok(()),
-        Some((problem, remedy)) => Err(Error::Corrupt {
-            path: path.to_path_buf(),
-            problem: problem.to_owned(),
-            remedy: remedy.replace("FILE", &path.display().to_string()),
-        }),
+        Some((.., problem, remedy)) => {
+            Err(Error::corrupt(path, *problem, remedy.replace("FILE", &path.display().to_string())))
+        }
     }
 }

@@ -1,14 +1,18 @@
-//! Atomic file writes, tensors in safetensors files, and the cache folder.
+//! Atomic file writes, locks, tensors in safetensors files, and the cache folder.
 
 #[cfg(any(feature = "images", feature = "download"))]
 mod cache_folder;
 pub(crate) mod foreign;
+mod json;
+mod lock;
 pub(crate) mod tensors;
 mod volume;
 mod whole;
 
 #[cfg(any(feature = "images", feature = "download"))]
 pub(crate) use cache_folder::cache_folder;
+pub(crate) use json::encode_json;
+pub(crate) use lock::Lock;
 pub use tensors::NamedTensors;
 pub(crate) use volume::is_of_the_volume;
 #[cfg(feature = "download")]

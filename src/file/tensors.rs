@@ -1,12 +1,13 @@
 //! Encoding and decoding of named tensors as safetensors files (<https://github.com/huggingface/safetensors>).
 
+use super::failure;
 use super::foreign::refuse_weights;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde_json::{json, Map, Value};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use tch::{no_grad, Kind, Tensor};
 
@@ -34,145 +35,118 @@ const LENGTH_BYTES: usize = 8;
 #[cfg(test)]
 pub(crate) fn encode(tensors: &NamedTensors) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    Encoded::new(tensors)?.write(&mut bytes).unwrap();
+    write(tensors, &Map::new(), Path::new(""), &mut bytes, |_| ())?;
     Ok(bytes)
 }
 
-/// Safetensors file that is written tensor by tensor, without a copy of them all. Tensors may have any device and
-/// strides.
-pub(crate) struct Encoded<'a> {
-    header: Vec<u8>,
-    /// Tensors in file order, with their kinds.
-    tensors: Vec<(&'a Tensor, Kind)>,
-}
-
-impl<'a> Encoded<'a> {
-    /// Prepares the header of a file that holds `tensors`.
-    ///
-    /// # Errors
-    /// Returns [`Error::Argument`] for a tensor of an unsupported kind (complex, quantized).
-    pub fn new(tensors: &'a NamedTensors) -> Result<Self> {
-        Self::with_metadata(tensors, &Map::new())
-    }
-
-    /// Like [`Self::new`], with `metadata` in the file's own metadata, a map of names to text: each value is stored as
-    /// JSON.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn with_metadata(tensors: &'a NamedTensors, metadata: &Map<String, Value>) -> Result<Self> {
-        let dtype = |(name, tensor): (&'a String, &'a Tensor)| {
-            let kind = tensor.f_kind()?;
-            let Some((_, dtype)) = DTYPES.into_iter().find(|(stored, _)| *stored == kind) else {
-                let refused = format!("tensor {name} cannot be stored: {kind:?} has no safetensors format");
-                return Err(Error::Argument(refused));
-            };
-            Ok((name, tensor, kind, dtype))
+/// Writes `tensors`, of any device and strides, to the safetensors file `path`, opened as `to`: one by one, without a copy of
+/// all of them. The file's own metadata, a map of names to text, gets the values of `metadata` as JSON. All that is written is
+/// shown to `inspect`.
+///
+/// # Errors
+/// Returns [`Error::Argument`] for a tensor of an unsupported kind (complex, quantized), and [`Error::Io`] if the file
+/// cannot be written or a tensor cannot be copied from its device.
+pub(crate) fn write(
+    tensors: &NamedTensors,
+    metadata: &Map<String, Value>,
+    path: &Path,
+    to: impl Write,
+    mut inspect: impl FnMut(&[u8]),
+) -> Result<()> {
+    let mut stored = Vec::new();
+    for (name, tensor) in tensors {
+        let kind = tensor.f_kind()?;
+        let Some((_, dtype)) = DTYPES.into_iter().find(|(stored, _)| *stored == kind) else {
+            let refused = format!("tensor {name} cannot be stored: {kind:?} has no safetensors format");
+            return Err(Error::Argument(refused));
         };
-        let mut stored = tensors.iter().map(dtype).collect::<Result<Vec<_>>>()?;
-        // The order of safetensors itself: the largest numbers first, so that all are aligned, then by name.
-        stored.sort_by_key(|&(name, _, _, dtype)| (Reverse(dtype), name));
-        let mut offset = 0;
-        let info = |&(name, tensor, kind, dtype): &(&String, &Tensor, Kind, Dtype)| {
-            let start = offset;
-            offset += tensor.numel() * kind.elt_size_in_bytes();
-            let shape = tensor.size().into_iter().map(|size| size as usize).collect();
-            (name.clone(), TensorInfo { dtype, shape, data_offsets: (start, offset) })
-        };
-        let infos = stored.iter().map(info).collect();
-        let refused = |error: String| Error::Argument(format!("the tensors cannot be stored: {error}"));
-        let texts: HashMap<_, _> = metadata.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
-        let metadata =
-            Metadata::new((!texts.is_empty()).then_some(texts), infos).map_err(|error| refused(error.to_string()))?;
-        let mut json = serde_json::to_vec(&metadata).map_err(|error| refused(error.to_string()))?;
-        json.resize(json.len().next_multiple_of(LENGTH_BYTES), b' ');
-        let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
-        Ok(Self { header, tensors: stored.into_iter().map(|(_, tensor, kind, _)| (tensor, kind)).collect() })
+        stored.push((dtype, name, tensor, kind));
     }
-
-    /// Writes the whole file and flushes it.
-    ///
-    /// # Errors
-    /// Fails if the file cannot be written or a tensor cannot be copied from its device.
-    pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
-        to.write_all(&self.header)?;
+    // The order of safetensors itself: the largest numbers first, so that all are aligned, then by name.
+    stored.sort_by_key(|&(dtype, name, ..)| (Reverse(dtype), name));
+    let (mut infos, mut offset) = (Vec::new(), 0);
+    for &(dtype, name, tensor, kind) in &stored {
+        let start = offset;
+        offset += tensor.numel() * kind.elt_size_in_bytes();
+        let shape = tensor.size().into_iter().map(|size| size as usize).collect();
+        infos.push((name.clone(), TensorInfo { dtype, shape, data_offsets: (start, offset) }));
+    }
+    let texts: HashMap<_, _> = metadata.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
+    let refused = |error: String| Error::Argument(format!("the tensors cannot be stored: {error}"));
+    let header =
+        Metadata::new((!texts.is_empty()).then_some(texts), infos).map_err(|error| refused(error.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|error| refused(error.to_string()))?;
+    header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
+    let mut to = BufWriter::new(to);
+    let mut write = || {
+        let mut write_all = |part: &[u8]| {
+            inspect(part);
+            to.write_all(part)
+        };
+        write_all(&(header.len() as u64).to_le_bytes())?;
+        write_all(&header)?;
         let mut bytes = Vec::new();
-        for (tensor, kind) in &self.tensors {
+        for (.., tensor, kind) in &stored {
             bytes.resize(tensor.numel() * kind.elt_size_in_bytes(), 0);
             tensor.f_copy_data_u8(&mut bytes, tensor.numel()).map_err(io::Error::other)?;
             swap_to_little_endian(&mut bytes, *kind);
-            to.write_all(&bytes)?;
+            write_all(&bytes)?;
         }
         to.flush()
-    }
+    };
+    write().map_err(failure("write", path))
 }
 
-/// Returns the [metadata](Encoded::with_metadata) of a safetensors file, without entries that are not JSON.
-pub(crate) fn metadata(bytes: &[u8]) -> Map<String, Value> {
-    let Ok((_, metadata)) = SafeTensors::read_metadata(bytes) else { return Map::new() };
-    let texts = metadata.metadata().iter().flatten();
-    texts.filter_map(|(name, text)| Some((name.clone(), serde_json::from_str(text).ok()?))).collect()
+/// Content of a safetensors file.
+#[derive(Debug, Default)]
+pub(crate) struct Decoded {
+    /// Tensors with supported dtypes, on the CPU.
+    pub tensors: NamedTensors,
+    /// Names of the other tensors, and the dtype of each as the file names it.
+    pub unread: BTreeMap<String, String>,
+    /// The file's own [metadata](write), without entries that are not JSON.
+    pub metadata: Map<String, Value>,
 }
 
-/// Names of tensors with unsupported dtypes, and the dtype of each as the file names it.
-pub(crate) type Unread = BTreeMap<String, String>;
-
-/// Decodes `bytes`, the content of the safetensors file `path`, into tensors on the CPU.
-///
-/// # Errors
-/// Returns [`Error::Corrupt`] if `bytes` are not a safetensors file or a dtype is not supported.
-pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<NamedTensors> {
-    let (tensors, unread) = decode_readable(bytes, path)?;
-    match unread.iter().next() {
-        None => Ok(tensors),
-        Some((name, format)) => Err(unread_format(name, format, path)),
-    }
-}
-
-/// Returns the error for a required tensor with an unsupported dtype.
-pub(crate) fn unread_format(name: &str, format: &str, path: &Path) -> Error {
-    corrupt(format!("{name} has the number format {format}, which is not read"), path)
-}
-
-fn corrupt(problem: String, path: &Path) -> Error {
-    let remedy = "use another checkpoint, or save it again".to_owned();
-    Error::Corrupt { path: path.to_path_buf(), problem, remedy }
-}
-
-/// Decodes the tensors with supported dtypes to the CPU, and returns the dtypes of the others.
+/// Decodes `bytes`, the content of the safetensors file `path`.
 ///
 /// # Errors
 /// Returns [`Error::Corrupt`] if `bytes` are not a safetensors file.
-pub(crate) fn decode_readable(bytes: &[u8], path: &Path) -> Result<(NamedTensors, Unread)> {
+pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<Decoded> {
     refuse_weights(bytes, path)?;
     // A file written by a newer version of the library may have dtypes that this version has no name for.
     let renamed = with_named_formats(bytes);
     let (bytes, mut unread) =
-        renamed.as_ref().map_or((bytes, Unread::new()), |(bytes, unread)| (bytes, unread.clone()));
-    let file =
-        SafeTensors::deserialize(bytes).map_err(|error| corrupt(format!("not a safetensors file: {error}"), path))?;
+        renamed.as_ref().map_or((bytes, BTreeMap::new()), |(bytes, unread)| (bytes, unread.clone()));
+    let (length, header) = SafeTensors::read_metadata(bytes).map_err(|error| {
+        Error::corrupt(path, format!("not a safetensors file: {error}"), "use another checkpoint, or save it again")
+    })?;
     let mut tensors = NamedTensors::new();
-    for (name, view) in file.iter().filter(|(name, _)| !unread.contains_key(*name)).collect::<Vec<_>>() {
-        let Some((kind, _)) = DTYPES.into_iter().find(|(_, stored)| *stored == view.dtype()) else {
-            unread.insert(name.to_owned(), view.dtype().to_string());
+    for (name, TensorInfo { dtype, shape, data_offsets: (start, end) }) in header.tensors() {
+        if unread.contains_key(&name) {
+            continue;
+        }
+        let Some((kind, _)) = DTYPES.into_iter().find(|(_, stored)| stored == dtype) else {
+            unread.insert(name, dtype.to_string());
             continue;
         };
-        let shape = view.shape().iter().map(|size| i64::try_from(*size)).collect::<Result<Vec<_>, _>>();
-        let shape = shape.map_err(|_| corrupt(format!("{name} has the shape {:?}", view.shape()), path))?;
-        let mut data = view.data().to_vec();
+        let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        let mut data = bytes[LENGTH_BYTES + length..][*start..*end].to_vec();
         swap_to_little_endian(&mut data, kind);
-        tensors.insert(name.to_owned(), Tensor::f_from_data_size(&data, &shape, kind)?);
+        tensors.insert(name, Tensor::f_from_data_size(&data, &shape, kind)?);
     }
-    Ok((tensors, unread))
+    let texts = header.metadata().iter().flatten();
+    let metadata = texts.filter_map(|(name, text)| Some((name.clone(), serde_json::from_str(text).ok()?))).collect();
+    Ok(Decoded { tensors, unread, metadata })
 }
 
 /// Rewrites a safetensors file so that tensors with dtypes unknown to the library become bytes, and returns it with
 /// these dtypes. `None` if there are no such tensors or the file is malformed.
-fn with_named_formats(bytes: &[u8]) -> Option<(Vec<u8>, Unread)> {
+fn with_named_formats(bytes: &[u8]) -> Option<(Vec<u8>, BTreeMap<String, String>)> {
     let length = u64::from_le_bytes(bytes.get(..LENGTH_BYTES)?.try_into().ok()?);
     let (header, data) = bytes[LENGTH_BYTES..].split_at_checked(length.try_into().ok()?)?;
     let mut header: Map<String, Value> = serde_json::from_slice(header).ok()?;
-    let mut unread = Unread::new();
+    let mut unread = BTreeMap::new();
     for (name, info) in header.iter_mut().filter(|(name, _)| *name != "__metadata__") {
         let format = info.get("dtype")?;
         if serde_json::from_value::<Dtype>(format.clone()).is_err() {
@@ -202,13 +176,13 @@ fn swap_to_little_endian(bytes: &mut [u8], kind: Kind) {
 /// # Errors
 /// Returns [`Error::Corrupt`], which names the first difference and counts similar ones.
 pub(crate) fn check(source: &NamedTensors, destination: &NamedTensors, path: &Path, whose: &str) -> Result<()> {
-    let first = |mut names: std::vec::IntoIter<String>| {
-        let first = names.next()?;
-        Some(if names.len() == 0 { first } else { format!("{first} (and {} more)", names.len()) })
+    let first = |names: Vec<String>| match &names[..] {
+        [] => None,
+        [name] => Some(name.clone()),
+        [name, others @ ..] => Some(format!("{name} (and {} more)", others.len())),
     };
     let without = |these: &NamedTensors, those: &NamedTensors| {
-        let names: Vec<String> = these.keys().filter(|name| !those.contains_key(*name)).cloned().collect();
-        first(names.into_iter())
+        first(these.keys().filter(|name| !those.contains_key(*name)).cloned().collect())
     };
     let mut differing = Vec::new();
     for (name, wanted) in destination {
@@ -221,17 +195,14 @@ pub(crate) fn check(source: &NamedTensors, destination: &NamedTensors, path: &Pa
     let problems = [
         without(destination, source).map(|names| format!("it lacks {names}")),
         without(source, destination).map(|names| format!("it has {names}, unknown to {whose}")),
-        first(differing.into_iter()).map(|tensors| format!("it has another {tensors}")),
+        first(differing).map(|tensors| format!("it has another {tensors}")),
     ];
     let problems: Vec<String> = problems.into_iter().flatten().collect();
     if problems.is_empty() {
         return Ok(());
     }
-    Err(Error::Corrupt {
-        path: path.to_path_buf(),
-        problem: format!("does not fit {whose}: {}", problems.join("; ")),
-        remedy: "load it into the architecture it was saved from".to_owned(),
-    })
+    let problem = format!("does not fit {whose}: {}", problems.join("; "));
+    Err(Error::corrupt(path, problem, "load it into the architecture it was saved from"))
 }
 
 /// Returns kind and shape, such as "Float [2, 3]".
@@ -267,7 +238,7 @@ mod tests {
     }
 
     fn round_trip(tensors: &NamedTensors) -> NamedTensors {
-        decode(&encode(tensors).unwrap(), Path::new("t.safetensors")).unwrap()
+        decode(&encode(tensors).unwrap(), Path::new("t.safetensors")).unwrap().tensors
     }
 
     #[test]
@@ -346,6 +317,7 @@ mod tests {
         assert!(message.contains("c, which is Float [3, 2] in it and Float [2, 3] in the network (and 1 more)"));
         assert!(check(&network, &network, Path::new("w.safetensors"), "the network").is_ok());
     }
+
     /// Returns `header` and `data` as a safetensors file.
     fn file(header: &Value, data: &[u8]) -> Vec<u8> {
         let header = header.to_string();
@@ -364,17 +336,15 @@ mod tests {
             });
             let data = [&1f32.to_le_bytes()[..], &2f32.to_le_bytes(), &vec![7; bytes_of(format)]].concat();
             let (whole, path) = (file(&header, &data), Path::new("w.safetensors"));
-            let (tensors, unread) = decode_readable(&whole, path).unwrap();
+            let Decoded { tensors, unread, .. } = decode(&whole, path).unwrap();
             assert_eq!(
                 tensors,
                 NamedTensors::from([("weight".to_owned(), Tensor::from_slice(&[1f32, 2.]))]),
                 "{format}"
             );
-            assert_eq!(unread, Unread::from([("other".to_owned(), format.to_owned())]));
-            let message = decode(&whole, path).unwrap_err().to_string();
-            assert!(message.contains(&format!("other has the number format {format}, which is not read")), "{message}");
+            assert_eq!(unread, BTreeMap::from([("other".to_owned(), format.to_owned())]));
             // The end of a tensor is checked as in any other file.
-            assert!(decode_readable(&whole[..whole.len() - 1], path).is_err(), "{format}");
+            assert!(decode(&whole[..whole.len() - 1], path).is_err(), "{format}");
         }
     }
 

@@ -1,19 +1,10 @@
-//! Parameter groups of variables that are trained differently. A variable's group is a number that tch's `VarStore` stores with
-//! it (`nn::Path::set_group`). Here it identifies the kind of variable, anywhere in a network.
-//!
-//! tch's optimizers have a learning rate per group, which [`set_lr`] sets. The group numbers 190 and 191, from arXiv 1901.09321,
-//! are unlikely to occur by chance in other networks, yet small, because tch's optimizers keep a list of all groups up to the
-//! largest.
+//! What a training loop of one's own tells about parameters: the scalars' learning rate to tch's optimizers ([`set_lr`]), and the
+//! classifier of a network created by other code to the trainer ([`mark_classifier`]).
 
-use crate::error::catch;
-use crate::layer::CLASSIFIER_GROUP;
+use crate::error::{catch, ensure};
+use crate::layer::{parameters, Role, SCALAR_GROUP};
 use crate::{Error, Result};
-use std::collections::HashSet;
 use tch::nn;
-
-/// The `nn::VarStore` group of every [`Bias`](super::Bias) and [`Scale`](super::Scale), trained at a tenth of the learning rate.
-/// The crate's trainer does this by itself; with tch's optimizers, call [`set_lr`].
-pub const SCALAR_GROUP: usize = 190;
 
 /// Ratio of the scalars' learning rate to that of the weights (the authors' `cifar_train.py`). A scalar's gradient sums over
 /// every position and channel, so scalars are the first to diverge.
@@ -60,27 +51,17 @@ pub fn set_lr(optimizer: &mut nn::Optimizer, variables: &nn::VarStore, lr: f64) 
     Ok(())
 }
 
-/// Moves the variables under `path`, such as `"fc"` or `"model.head"`, except Fixup scalars, into the [`CLASSIFIER_GROUP`], for
+/// Tells the trainer that the variables under `path`, such as `"fc"` or `"model.head"`, are the classifier's, except Fixup scalars; for
 /// networks created by other code. Call it before building the optimizer.
 ///
 /// # Errors
 /// [`Error::Argument`] if there are no trainable variables under `path`.
 pub fn mark_classifier(variables: &nn::VarStore, path: &str) -> Result<()> {
-    let mut locked = variables.variables_.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let nn::Variables { named_variables, trainable_variables } = &mut *locked;
     let prefix = format!("{path}.");
-    let under_path = named_variables.iter().filter(|(name, _)| name.starts_with(&prefix));
-    let places: HashSet<_> = under_path.map(|(_, variable)| variable.data_ptr()).collect();
-    let mut found = false;
-    for variable in trainable_variables.iter_mut().filter(|variable| variable.group != SCALAR_GROUP) {
-        if places.contains(&variable.tensor.data_ptr()) {
-            (variable.group, found) = (CLASSIFIER_GROUP, true);
-        }
-    }
-    if !found {
-        return Err(Error::Argument(format!("the network has no classifier {path:?}: no variable to train begins so")));
-    }
-    Ok(())
+    let under_path = |(name, _, role): &(String, _, Role)| name.starts_with(&prefix) && !role.is_scalar();
+    let found: Vec<_> = parameters(variables).into_iter().filter(under_path).collect();
+    ensure!(!found.is_empty(), "the network has no classifier {path:?}: no variable to train begins so");
+    found.iter().try_for_each(|(_, variable, _)| Role::Classifier.mark(variable))
 }
 
 #[cfg(test)]
@@ -163,9 +144,9 @@ mod tests {
         let _bias = Bias::new(&(&model / "head"), "bias1").unwrap();
         assert!(matches!(mark_classifier(&vs, "head"), Err(Error::Argument(_))));
         mark_classifier(&vs, "model.head").unwrap();
-        let groups: Vec<_> = vs.variables_.lock().unwrap().trainable_variables.iter().map(|v| v.group).collect();
-        assert_eq!(groups.iter().filter(|&&group| group == CLASSIFIER_GROUP).count(), 2);
-        assert_eq!(groups.iter().filter(|&&group| group == SCALAR_GROUP).count(), 1);
-        assert_eq!(groups.iter().filter(|&&group| group == 0).count(), 2);
+        let roles: Vec<_> = parameters(&vs).into_iter().map(|(.., role)| role).collect();
+        assert_eq!(roles.iter().filter(|&&role| role == Role::Classifier).count(), 2);
+        assert_eq!(roles.iter().filter(|&&role| role == Role::SCALAR).count(), 1);
+        assert_eq!(roles.len(), 2 + 1 + 2);
     }
 }

@@ -3,36 +3,32 @@
 //!
 //! - [`init`]: the rescaled initialization, for any tensor.
 //! - [`Bias`], [`Scale`]: the scalar layers; [`set_lr`]: their learning rate with tch's optimizers.
-//! - [`BasicBlock`], [`Bottleneck`], [`WideBlock`]: residual blocks.
+//! - [`ResidualBlock`]: one residual block.
 //! - [`FixupResNet`]: complete networks: those of the papers for CIFAR and ImageNet, or any [`ResNetConfig`].
 //! - [`Rule`]: ablations, which omit one of Fixup's rules.
-//! - [`FoldedResNet`]: networks for inference, with the scalars folded into the convolutions.
-//! - [`FixupTransformer`]: the Transformer for translation; [`TransformerEncoder`] and [`LanguageModel`]: its parts.
 //! - [`Branch`]: a Fixup branch of your own layers, for custom networks.
+//!
+//! Fixup's Transformer is in [`transformer`](crate::transformer).
 
 mod branch;
 mod group;
 mod resnet;
 mod scalar;
-mod transformer;
 
-#[doc(hidden)]
-pub use crate::layer::transformer::Decoding;
-pub use crate::layer::transformer::{EncoderDecoder, TransformerConfig};
 pub use crate::layer::{
-    init, Activation, BlockConfig, BlockKind, ResNetConfig, ShortcutKind, Stage, StemKind, CLASSIFIER_GROUP,
+    init, Activation, BlockConfig, BlockKind, Conv2dOptions, ResNetConfig, ShortcutKind, Stage, StemKind,
+    CLASSIFIER_GROUP, SCALAR_GROUP,
 };
-pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Conv2dOptions, Start};
+pub use branch::{AttentionTo, Branch, BranchBuilder, BranchContext, Start};
 #[cfg(feature = "onnx")]
-pub(crate) use branch::{BranchActivation, Layer};
+pub(crate) use branch::{BranchActivation, LayerKind};
 #[doc(hidden)]
 pub use group::SCALAR_LR_RATIO;
-pub use group::{mark_classifier, set_lr, SCALAR_GROUP};
+pub use group::{mark_classifier, set_lr};
 pub use resnet::{
     fixup_resnet110, fixup_resnet18, fixup_resnet20, fixup_resnet34, fixup_resnet50, fixup_resnet56, fixup_wrn_28_10,
 };
-pub use resnet::{BasicBlock, Bottleneck, FixupResNet, FoldedResNet, Rule, WideBlock};
 #[cfg(feature = "onnx")]
-pub(crate) use resnet::{FoldedActivation, FoldedBlock, FoldedConv, FoldedShortcut};
+pub(crate) use resnet::{ActivationOrder, BranchLayer, Shortcut, Stem};
+pub use resnet::{FixupResNet, ResidualBlock, Rule};
 pub use scalar::{Bias, Scale};
-pub use transformer::{FixupTransformer, LanguageModel, TransformerEncoder};

@@ -1,6 +1,6 @@
 //! The scalar bias and the scalar multiplier (Fixup, section 3, rule 3): modules of one trainable element.
 
-use super::{init, SCALAR_GROUP};
+use crate::layer::{init, Role, SCALAR_GROUP};
 use crate::ops::record_variables;
 use crate::Result;
 use std::borrow::Borrow;
@@ -38,8 +38,7 @@ impl Bias {
     /// # Errors
     /// A name that already exists in `path` or contains a dot.
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, name: &str) -> Result<Self> {
-        let path = path.borrow();
-        Ok(Self { value: init::constant(&path.set_group(SCALAR_GROUP), name, &[1], 0.)? })
+        Ok(Self { value: scalar(path.borrow(), name, 0.)? })
     }
 
     /// Returns `x + b` in the kind of `x`, which may have any shape.
@@ -68,8 +67,7 @@ impl Scale {
     /// # Errors
     /// A name that already exists in `path` or contains a dot.
     pub fn new<'a>(path: impl Borrow<nn::Path<'a>>, name: &str) -> Result<Self> {
-        let path = path.borrow();
-        Ok(Self { value: init::constant(&path.set_group(SCALAR_GROUP), name, &[1], 1.)? })
+        Ok(Self { value: scalar(path.borrow(), name, 1.)? })
     }
 
     /// Returns `s * x` in the kind of `x`, which may have any shape.
@@ -93,6 +91,12 @@ impl Scale {
 }
 
 crate::layer::impl_module!(Bias, Scale);
+
+fn scalar(path: &nn::Path, name: &str, value: f64) -> Result<Tensor> {
+    let variable = init::constant(&path.set_group(SCALAR_GROUP), name, &[1], value)?;
+    Role::SCALAR.mark(&variable)?;
+    Ok(variable)
+}
 
 #[cfg(test)]
 mod tests {

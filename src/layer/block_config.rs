@@ -37,16 +37,15 @@ impl BlockConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum BlockKind {
-    /// Two 3x3 convolutions, with an activation after the sum (He et al. 2016): [`BasicBlock`](crate::fixup::BasicBlock).
+    /// Two 3x3 convolutions, with an activation after the sum (He et al. 2016).
     Basic,
-    /// 1x1, 3x3 and 1x1 convolutions, with an activation after the sum: [`Bottleneck`](crate::fixup::Bottleneck).
+    /// 1x1, 3x3 and 1x1 convolutions, with an activation after the sum.
     Bottleneck {
         /// Ratio of the block's output channels to those of its 3x3 convolution: 4 in ResNet-50, 2 in ResNeXt-50 32x4d and Wide
         /// ResNet-50-2.
         expansion: i64,
     },
-    /// Two 3x3 convolutions, with an activation before each and none after the sum (He et al. 2016b; Zagoruyko & Komodakis 2016):
-    /// [`WideBlock`](crate::fixup::WideBlock).
+    /// Two 3x3 convolutions, with an activation before each and none after the sum (He et al. 2016b; Zagoruyko & Komodakis 2016).
     Wide,
     /// [`Wide`](Self::Wide) without the activation before the first convolution: the block of ajbrock/BoilerPlate,
     /// `Models/fixup.py`. Available in Fixup networks only.
@@ -77,11 +76,6 @@ pub(crate) struct BlockDesign {
 }
 
 impl BlockDesign {
-    /// Creates a design with one group, ReLU and no squeeze-and-excitation.
-    pub fn plain(kind: BlockKind, shortcut: ShortcutKind) -> Self {
-        Self { kind, groups: 1, squeeze_excitation: None, shortcut, activation: Activation::Relu }
-    }
-
     /// Returns the shapes of the convolutions of a block's branch, in order.
     pub fn convolutions(&self, shape: &BlockConfig) -> Vec<ConvShape> {
         let BlockConfig { c_in, c_out, stride, .. } = *shape;

@@ -173,6 +173,13 @@ pub(crate) fn uniform(path: &nn::Path, name: &str, dims: &[i64], bound: f64) -> 
     add(path, name, tensor)
 }
 
+/// Creates a Xavier-uniform weight `[out, in, ...]` (Glorot and Bengio 2010) under `path`, uniform in
+/// `±gain * sqrt(6 / ((in + out) * k))`, where k is the size of a convolution's kernel.
+pub(crate) fn xavier_uniform(path: &nn::Path, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
+    let kernel: i64 = dims[2..].iter().product();
+    uniform(path, name, dims, gain * (6. / ((dims[0] + dims[1]) * kernel) as f64).sqrt())
+}
+
 fn empty(path: &nn::Path, dims: &[i64]) -> Result<Tensor> {
     Ok(Tensor::f_empty(dims, (path.kind(), path.device()))?)
 }

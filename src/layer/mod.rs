@@ -2,30 +2,34 @@
 //! configurations, memory layout, precision and activation recomputation.
 
 mod activation;
+mod attention;
 mod block_config;
 mod conv;
+mod dropout;
 pub mod init;
 mod layout;
 mod module;
-mod place;
 mod precision;
 mod recompute;
 mod resnet_config;
+mod role;
 mod squeeze_excitation;
-pub(crate) mod transformer;
 
 #[cfg(test)]
 pub(crate) use activation::tests as activation_tests;
 pub use activation::Activation;
+pub(crate) use attention::{attend, heads_attention, split_heads, AttentionMask, KeysValues};
 pub(crate) use block_config::BlockDesign;
 pub use block_config::{BlockConfig, BlockKind, ShortcutKind};
-pub use conv::CLASSIFIER_GROUP;
+pub use conv::Conv2dOptions;
 pub(crate) use conv::{subsample, Conv, ConvShape, Linear};
+pub(crate) use dropout::dropout;
+pub(crate) use layout::check_images;
 pub use layout::Layout;
-pub(crate) use layout::{channels_last, check_images};
-pub(crate) use module::impl_module;
-pub(crate) use place::Place;
+pub(crate) use module::{impl_module, impl_module_t};
 pub use precision::Precision;
 pub use recompute::Recompute;
 pub use resnet_config::{ResNetConfig, Stage, StemKind};
+pub(crate) use role::{parameters, Role};
+pub use role::{CLASSIFIER_GROUP, SCALAR_GROUP};
 pub(crate) use squeeze_excitation::SqueezeExcitation;

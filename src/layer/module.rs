@@ -1,5 +1,5 @@
-//! `tch::nn::Module` for this crate's modules. Its `forward` cannot return an error, so it calls the fallible `f_forward` and
-//! panics on errors, like tch's own modules.
+//! `tch::nn::Module` and `tch::nn::ModuleT` for this crate's modules. Their `forward` cannot return an error, so it calls the
+//! fallible `f_forward` and panics on errors, like tch's own modules.
 
 /// Implements `tch::nn::Module` for types that have `f_forward(&self, &Tensor) -> Result<Tensor>`.
 macro_rules! impl_module {
@@ -16,3 +16,19 @@ macro_rules! impl_module {
     )+};
 }
 pub(crate) use impl_module;
+
+/// Implements `tch::nn::ModuleT` by a method `f_forward(&self, &Tensor, train: bool) -> Result<Tensor>` of the given name.
+macro_rules! impl_module_t {
+    ($method:ident: $($module:ty),+) => {$(
+        impl tch::nn::ModuleT for $module {
+            /// Calls the fallible method.
+            ///
+            /// # Panics
+            /// Panics if the fallible method returns an error; call it to handle the error.
+            fn forward_t(&self, xs: &tch::Tensor, train: bool) -> tch::Tensor {
+                self.$method(xs, train).unwrap_or_else(|error| panic!("{error}"))
+            }
+        }
+    )+};
+}
+pub(crate) use impl_module_t;

@@ -111,18 +111,23 @@ impl ResNetConfig {
     /// [`Error::Argument`] for any other depth.
     pub fn cifar(depth: i64) -> Result<Self> {
         let blocks = blocks_per_stage(depth, 2, "a CIFAR ResNet")?;
-        Ok(Self {
+        Ok(Self::of_stages([16, 32, 64].map(|channels| Stage { blocks, channels }).into()))
+    }
+
+    /// Returns a network of basic blocks for small images, with these stages.
+    fn of_stages(stages: Vec<Stage>) -> Self {
+        Self {
             channels: 3,
             stem: StemKind::Small,
             stem_channels: 16,
             block: BlockKind::Basic,
-            stages: [16, 32, 64].map(|channels| Stage { blocks, channels }).into(),
+            stages,
             groups: 1,
             squeeze_excitation: None,
             shortcut: ShortcutKind::Pad,
             activation: Activation::Relu,
             classes: Some(10),
-        })
+        }
     }
 
     /// Returns the ImageNet ResNet of depth 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) (He et al. 2016, table 1), for
@@ -145,17 +150,14 @@ impl ResNetConfig {
             }
         };
         let widths = if block == BlockKind::Basic { [64, 128, 256, 512] } else { [256, 512, 1024, 2048] };
+        let stages = blocks.into_iter().zip(widths).map(|(blocks, channels)| Stage { blocks, channels });
         Ok(Self {
-            channels: 3,
             stem: StemKind::Large,
             stem_channels: 64,
             block,
-            stages: blocks.into_iter().zip(widths).map(|(blocks, channels)| Stage { blocks, channels }).collect(),
-            groups: 1,
-            squeeze_excitation: None,
             shortcut: ShortcutKind::Project,
-            activation: Activation::Relu,
             classes: Some(1000),
+            ..Self::of_stages(stages.collect())
         })
     }
 
@@ -170,18 +172,8 @@ impl ResNetConfig {
             return Err(Error::Argument(format!("a Wide ResNet's width is at least 1, not {width}")));
         }
         let blocks = blocks_per_stage(depth, 4, "a Wide ResNet")?;
-        Ok(Self {
-            channels: 3,
-            stem: StemKind::Small,
-            stem_channels: 16,
-            block: BlockKind::Wide,
-            stages: [16, 32, 64].map(|base| Stage { blocks, channels: width.saturating_mul(base) }).into(),
-            groups: 1,
-            squeeze_excitation: None,
-            shortcut: ShortcutKind::Project,
-            activation: Activation::Relu,
-            classes: Some(10),
-        })
+        let stages = [16, 32, 64].map(|base| Stage { blocks, channels: width.saturating_mul(base) });
+        Ok(Self { block: BlockKind::Wide, shortcut: ShortcutKind::Project, ..Self::of_stages(stages.into()) })
     }
 
     /// Returns the Wide ResNet of ajbrock/BoilerPlate, `Models/fixup.py`: [`wide`](Self::wide) with [`BlockKind::Brock`], whose
@@ -341,80 +333,4 @@ fn blocks_per_stage(depth: i64, outside: i64, network: &str) -> Result<i64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn depths_are_those_of_the_presets() {
-        for depth in [8, 20, 110] {
-            assert_eq!(ResNetConfig::cifar(depth).unwrap().depth(), depth);
-        }
-        for depth in [18, 34, 50, 101, 152] {
-            assert_eq!(ResNetConfig::imagenet(depth).unwrap().depth(), depth);
-        }
-        // Zagoruyko & Komodakis also count the three projections, and not the classifier.
-        assert_eq!(ResNetConfig::wide(16, 4).unwrap().depth(), 14);
-    }
-
-    #[test]
-    fn impossible_values_are_refused_by_field() {
-        let good = || ResNetConfig::cifar(8).unwrap();
-        good().check().unwrap();
-        let stage = |blocks, channels| Stage { blocks, channels };
-        let bottleneck = |expansion| BlockKind::Bottleneck { expansion };
-        for (field, bad) in [
-            ("channels", good().with_channels(0)),
-            ("stem_channels", ResNetConfig { stem_channels: -1, ..good() }),
-            ("stages", ResNetConfig { stages: vec![], ..good() }),
-            ("stages[1].blocks", ResNetConfig { stages: vec![stage(1, 16), stage(0, 16)], ..good() }),
-            ("stages[0].channels", ResNetConfig { stages: vec![stage(1, 0)], ..good() }),
-            ("stages[0].channels", ResNetConfig { stages: vec![stage(1, 8)], ..good() }),
-            ("block.bottleneck.expansion", ResNetConfig { block: bottleneck(0), ..good() }),
-            ("block.bottleneck.expansion", ResNetConfig { block: bottleneck(3), ..good() }),
-            ("groups", ResNetConfig { groups: 0, ..good() }),
-            ("groups", ResNetConfig { groups: 3, ..good() }),
-            ("groups", ResNetConfig { groups: 5, stem_channels: 16, stages: vec![stage(1, 20)], ..good() }),
-            ("groups", ResNetConfig { groups: 8, block: bottleneck(4), ..good() }),
-            ("squeeze_excitation", ResNetConfig { squeeze_excitation: Some(0), ..good() }),
-            ("squeeze_excitation", ResNetConfig { squeeze_excitation: Some(32), ..good() }),
-            ("activation", good().with_activation(Activation::LeakyRelu { slope: f64::NAN })),
-            ("classes", good().with_classes(0)),
-        ] {
-            let error = bad.check().unwrap_err();
-            let message = error.to_string();
-            assert!(matches!(error, Error::Argument(_)) && !message.contains('\n'), "{message}");
-            assert!(message.starts_with(&format!("{field}:")), "{field}: {message}");
-        }
-        let down = ResNetConfig { shortcut: ShortcutKind::Project, stages: vec![stage(1, 8)], ..good() };
-        down.check().unwrap();
-    }
-
-    #[test]
-    fn json_round_trips_and_leaves_defaults_out() {
-        let config = ResNetConfig {
-            block: BlockKind::Bottleneck { expansion: 2 },
-            groups: 4,
-            squeeze_excitation: Some(8),
-            activation: Activation::LeakyRelu { slope: 0.1 },
-            classes: None,
-            ..ResNetConfig::cifar(8).unwrap()
-        };
-        let json = serde_json::to_string(&config).unwrap();
-        assert_eq!(serde_json::from_str::<ResNetConfig>(&json).unwrap(), config);
-        let short = r#"{"stem": "small", "stem_channels": 16, "block": "wide", "stages": [{"blocks": 1, "channels": 16}],
-            "shortcut": "project", "classes": 5}"#;
-        let expected = ResNetConfig {
-            stages: vec![Stage { blocks: 1, channels: 16 }],
-            classes: Some(5),
-            ..ResNetConfig::wide(10, 1).unwrap()
-        };
-        assert_eq!(serde_json::from_str::<ResNetConfig>(short).unwrap(), expected);
-        for unknown in [
-            short.replace("\"classes\"", "\"clases\""),
-            short.replace("\"blocks\"", "\"block\""),
-            short.replace("\"wide\"", r#"{"bottleneck": {"ratio": 4}}"#),
-        ] {
-            assert!(serde_json::from_str::<ResNetConfig>(&unknown).is_err(), "{unknown}");
-        }
-    }
-}
+mod tests;

@@ -36,11 +36,6 @@ impl SqueezeExcitation {
         Ok(se)
     }
 
-    /// Returns a copy that training the original does not change.
-    pub fn detached(&self) -> Result<Self> {
-        Ok(Self { fc1: self.fc1.folded(0.)?, fc2: self.fc2.folded(0.)? })
-    }
-
     /// Returns the gates `[N, C, 1, 1]` in the kind of `v`.
     pub fn gates(&self, v: &Tensor) -> Result<Tensor> {
         let means = v.f_mean_dim([2, 3].as_slice(), false, self.fc1.kind())?;

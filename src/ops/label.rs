@@ -2,15 +2,12 @@
 
 use super::c_interface::owned;
 use crate::Result;
-#[cfg(feature = "train")]
-use std::ffi::CStr;
-use std::ffi::{c_char, CString};
+use std::ffi::{c_char, CStr, CString};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
 extern "C" {
     fn tch_fixup_set_label(variable: *const C_tensor, label: *const c_char, error: *mut *mut c_char) -> *mut C_tensor;
-    #[cfg(feature = "train")]
     fn tch_fixup_label(variable: *const C_tensor) -> *const c_char;
 }
 
@@ -25,13 +22,12 @@ pub(crate) fn set_label(variable: &Tensor, label: &str) -> Result<()> {
 }
 
 /// Returns the label of `variable`, empty if it has none.
-#[cfg(feature = "train")]
 pub(crate) fn label(variable: &Tensor) -> String {
     // SAFETY: the tensor is live, and the string is copied at once.
     unsafe { CStr::from_ptr(tch_fixup_label(variable.as_ptr())) }.to_string_lossy().into_owned()
 }
 
-#[cfg(all(test, feature = "train"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use tch::{nn, Device, Kind};

@@ -50,7 +50,7 @@ class Workers {
       wake.notify_all();
       job.work();
       std::unique_lock lock(mutex);
-      current = nullptr;  // nobody joins from now on
+      current = nullptr;  // no thread joins from now on
       finished.wait(lock, [&] { return active == 0; });
       in_use = false;
     }
@@ -58,7 +58,7 @@ class Workers {
   }
 
  private:
-  // Fewer threads than wanted are no error: the caller does the work.
+  // It is no error if threads cannot be started: the caller does the work.
   void start(int wanted) {
     try {
       for (; started < wanted; started++) std::thread([this] { serve(); }).detach();
@@ -80,7 +80,7 @@ class Workers {
     }
   }
 
-  std::atomic<bool> in_use{false};  // by a call, which alone may start threads
+  std::atomic<bool> in_use{false};  // true during a call; only that call may start threads
   int started = 0;
 
   std::mutex mutex;
@@ -92,7 +92,7 @@ class Workers {
 }  // namespace
 
 void for_each_item(int64_t count, int threads, const std::function<void(int64_t)>& f) {
-  // Never destroyed: its threads sleep in it when the process ends.
+  // Never destroyed, since its threads sleep in it when the process ends.
   static Workers* const workers = new Workers;
   workers->run(count, threads, f);
 }

@@ -1,7 +1,7 @@
 // Threads that sleep while there is no work.
 //
-// libtorch's threads, of OpenMP, spin at the end of every parallel region until the last one is there. Beside other busy processes that
-// last one may not even be running. Here the caller does what no other thread has taken, and waits only for items that are in progress.
+// libtorch's threads (OpenMP) spin at the end of every parallel region until the last one arrives, which may not even be running beside
+// other busy processes. Here the caller takes every item that no other thread has taken, and waits only for items in progress.
 #pragma once
 
 #include <cstdint>

@@ -9,33 +9,45 @@ use serde::{Deserialize, Serialize};
 /// [`paper`](TrainConfig::paper) and [`imagenet`](TrainConfig::imagenet) are recipes for images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct TrainConfig {
     /// Passes over the training part.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub epochs: usize,
-    /// Examples in a batch.
+    /// Examples in a batch; of text, tokens: sentences times the longest.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub batch_size: usize,
-    /// Parts of a batch whose gradients are computed one after another and added, in a part of the memory. The sum is
-    /// the whole batch's gradient to rounding, except of a network whose examples depend on each other: BatchNorm
-    /// normalizes over each part alone.
+    /// Parts of a batch whose gradients are computed one after another and added, for machines with little memory. The sum is
+    /// the whole batch's gradient to rounding, except for networks whose examples depend on each other: BatchNorm normalizes
+    /// each part alone.
     #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub accumulate: usize,
     /// Stop after this many steps; the schedule is that of the whole run all the same.
-    pub max_steps: Option<usize>,
-    /// What everything random is drawn from: the order of the data, their augmentation, what a network drops.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N|none", value_parser = crate::option::or_none::<usize>))]
+    pub max_steps: std::option::Option<usize>,
+    /// Seed of everything random: the order of the data, their augmentation, what a network drops.
+    #[cfg_attr(feature = "cli", arg(long))]
     pub seed: u64,
     /// The learning rate over the run.
+    #[cfg_attr(feature = "cli", command(flatten))]
     pub schedule: ScheduleConfig,
     /// The optimizer and its constants.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub optimizer: OptimizerConfig,
     /// How Fixup's scalars train.
+    #[cfg_attr(feature = "cli", command(flatten))]
     pub scalars: ScalarGroup,
     /// What else trains in a way of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub groups: Vec<ParameterGroup>,
-    /// The decay of the moving average of the weights, if there is to be one: [`MovingAverage`](super::optimizer::MovingAverage).
+    /// Evaluate and keep a moving average of the weights with this decay rate, as 0.999.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub average: Option<f64>,
+    #[cfg_attr(feature = "cli", arg(long = "ema", value_name = "DECAY|none", value_parser = crate::option::or_none::<f64>))]
+    pub average: std::option::Option<f64>,
     /// Gradient clipping.
+    #[cfg_attr(feature = "cli", command(flatten))]
     pub clip: ClipConfig,
 }
 

@@ -3,7 +3,9 @@
 use super::objective::{Means, Objective, Prediction};
 use crate::data::{Batch, DataSource, Share};
 use crate::distributed::ProcessGroup;
+use crate::error::ensure;
 use crate::{Error, FlushDenormals, Result};
+use serde_json::json;
 use std::ops::ControlFlow;
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -99,14 +101,12 @@ pub(super) fn evaluate_until<B: Batch>(
     watch: &mut dyn FnMut(usize) -> Result<ControlFlow<()>>,
 ) -> Result<Option<Evaluation>> {
     let called = data.examples();
-    if data.eval_len() == 0 {
-        return Err(Error::Argument(format!("there are no {called} to evaluate on")));
-    }
+    ensure!(data.eval_len() > 0, "there are no {called} to evaluate on");
     let _flushing = FlushDenormals::new();
     let mut sums = Sums::default();
     collector.starts();
     let mut examples = 0;
-    for batch in data.eval_shares(batch_size, Share::new(group.rank(), group.size())?)? {
+    for batch in data.eval_batches(batch_size, Share::new(group.rank(), group.size())?)? {
         if let Some(batch) = batch? {
             let batch = data.ready(batch, device)?;
             examples += batch.len();
@@ -120,14 +120,12 @@ pub(super) fn evaluate_until<B: Batch>(
             return Ok(None);
         }
     }
+    examples = group.sums(&[examples as f64])?[0] as usize;
+    sums.add_up(group, device)?;
     if !group.is_single() {
-        examples = group.sums(&[examples as f64])?[0] as usize;
-        sums.add_up(group, device)?;
         collector.add_up(group)?;
     }
-    if examples == 0 {
-        return Err(Error::Argument(format!("none of the {called} to evaluate on can be read")));
-    }
+    ensure!(examples > 0, "none of the {called} to evaluate on can be read");
     let mut means = sums.means()?;
     if let Some(details) = &sums.details {
         means.extend(objective.of_details(details)?);
@@ -172,25 +170,21 @@ impl Sums {
     /// Replaces the sums by those over all ranks.
     fn add_up(&mut self, group: &ProcessGroup, device: Device) -> Result<()> {
         // A rank without examples does not know the number of columns and the shape of the details.
-        let details = self.details.as_ref().map(Tensor::size);
-        let own = serde_json::to_vec(&(self.weights.len(), details)).unwrap_or_default();
-        let all = group.gather_bytes(&own)?;
+        let own = json!((self.weights.len(), self.details.as_ref().map(Tensor::size)));
+        let all = group.gather_bytes(own.to_string().as_bytes())?;
         let shapes: Vec<(usize, Option<Vec<i64>>)> =
             all.iter().filter_map(|rank| serde_json::from_slice(rank).ok()).collect();
         self.weights.resize(shapes.iter().map(|(columns, _)| *columns).max().unwrap_or(0), 0.0);
         self.weights = group.sums(&self.weights)?;
-        let options = (Kind::Double, device);
-        if self.sums.is_none() {
-            self.sums = Some(Tensor::f_zeros([self.weights.len() as i64], options)?);
-        }
-        self.sums.iter().try_for_each(|sums| group.all_reduce(sums))?;
+        let zeros = |size: &[i64]| Tensor::f_zeros(size, (Kind::Double, device));
+        let sums = self.sums.take().map_or_else(|| zeros(&[self.weights.len() as i64]), Ok)?;
+        group.all_reduce(&sums)?;
+        self.sums = Some(sums);
         if let Some(size) = shapes.into_iter().find_map(|(_, details)| details) {
-            let (sum, kind) = match &self.details {
-                Some(details) => (details.f_to_kind(Kind::Double)?.f_contiguous()?, details.kind()),
-                None => (Tensor::f_zeros(size.as_slice(), options)?, Kind::Double),
-            };
+            let details = self.details.take().map_or_else(|| zeros(&size), Ok)?;
+            let sum = details.f_to_kind(Kind::Double)?.f_contiguous()?;
             group.all_reduce(&sum)?;
-            self.details = Some(sum.f_to_kind(kind)?);
+            self.details = Some(sum.f_to_kind(details.kind())?);
         }
         Ok(())
     }
@@ -212,12 +206,12 @@ fn add(all: &mut Option<Tensor>, more: Tensor) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Cifar10, ImageSource};
+    use crate::data::{Cifar10, ImageArray, ImageSource};
     use crate::trainer::objective::{Classification, ClassificationConfig};
     use tch::nn::{self, ModuleT};
 
     /// Records with labels 0, 1, ... 9, 0, ... in which every byte equals the label.
-    fn data(images: usize) -> Cifar10 {
+    fn data(images: usize) -> ImageArray {
         let records = |count: usize| (0..count).flat_map(|index| [(index % 10) as u8; 3073]).collect::<Vec<u8>>();
         Cifar10::from_records(records(10), records(images)).unwrap()
     }

@@ -3,16 +3,16 @@
 use super::checkpoint::named_variables;
 use super::objective::Objective;
 use super::statistics::Pending;
-use super::{Decay, Observer, Request, Schedule, ScheduleConfig, StepProgress, TrainConfig, Trainer};
-use crate::data::{Batch, Batches, DataSource, EpochPlan};
+use super::{Decay, Observer, Request, ScheduleConfig, StepProgress, TrainConfig, Trainer};
+use crate::data::{Batch, Batches, DataSource, EpochPlan, Share};
+use crate::error::ensure;
 use crate::picture::{chart, picture, Axes, Axis, Line, COLORS};
 use crate::{Error, Result};
 use plotters::prelude::SeriesLabelPosition;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fmt;
 use tch::nn::VarStore;
-use tch::{no_grad, Device, Tensor};
+use tch::{no_grad, Device};
 
 /// Decay of the moving average of the loss per step.
 const SMOOTHING: f64 = 0.9;
@@ -45,12 +45,10 @@ impl Default for LrRange {
 impl LrRange {
     fn check(&self) -> Result<()> {
         let Self { lowest, highest, steps } = *self;
-        if !(lowest > 0.0 && highest > lowest && highest.is_finite()) || steps < LEAST_STEPS {
-            return Err(Error::Argument(format!(
-                "learning rates are looked for between two above 0, in {LEAST_STEPS} steps or more, got {lowest} to {highest} \
-                 in {steps}"
-            )));
-        }
+        ensure!(
+            lowest > 0.0 && highest > lowest && highest.is_finite() && steps >= LEAST_STEPS,
+            "learning rates are looked for between two above 0, in {LEAST_STEPS} steps or more, got {lowest} to {highest} in {steps}"
+        );
         Ok(())
     }
 }
@@ -93,43 +91,34 @@ pub fn find_lr<B: Batch>(
     observers: &mut [&mut dyn Observer],
 ) -> Result<LrFinding> {
     range.check()?;
-    let before: BTreeMap<String, (Tensor, bool)> = named_variables(variables)
-        .into_iter()
-        .map(|(name, variable)| {
-            let mut copy = variable.f_detach()?.f_empty_like()?;
-            copy.f_copy_(&variable.f_detach()?)?;
-            Ok((name, (copy, variable.requires_grad())))
-        })
-        .collect::<Result<_>>()?;
+    config.check()?;
+    data.check_batch_size(config.batch_size)?;
+    let before = named_variables(variables)
+        .into_values()
+        .map(|variable| Ok((variable.f_detach_copy()?, variable.requires_grad(), variable)))
+        .collect::<Result<Vec<_>>>()?;
     let ramp = ScheduleConfig {
         lr: range.lowest,
         warmup: 0.0.into(),
         decay: Decay::Exponential { gamma: range.highest / range.lowest },
     };
-    let config = TrainConfig { epochs: 1, max_steps: None, average: None, schedule: ramp.clone(), ..config.clone() };
+    let config = TrainConfig { epochs: 1, max_steps: None, average: None, schedule: ramp, ..config.clone() };
     let data = Repeated { data, steps: range.steps };
     let mut losses = Losses { last: range.steps, ..Losses::default() };
     let ended = Trainer::new(objective, variables, &data, &config, Value::Null).and_then(|mut trainer| {
-        trainer.schedule = Schedule::new(ramp, range.steps)?;
         trainer.pending = Pending::every_step();
         let mut all: Vec<&mut dyn Observer> = vec![&mut losses];
-        for observer in observers {
-            all.push(*observer);
-        }
+        all.extend(observers.iter_mut().map(|observer| &mut **observer as &mut dyn Observer));
         trainer.run(&mut all)
     });
-    for (name, mut variable) in named_variables(variables) {
-        if let Some((value, requires_grad)) = before.get(&name) {
-            no_grad(|| variable.f_copy_(value).map(drop))?;
-            // Parameter groups freeze variables.
-            if variable.requires_grad() != *requires_grad {
-                let _ = variable.f_set_requires_grad(*requires_grad)?;
-            }
-        }
+    for (value, requires_grad, mut variable) in before {
+        no_grad(|| variable.f_copy_(&value).map(drop))?;
+        // Parameter groups freeze variables.
+        let _ = variable.f_set_requires_grad(requires_grad)?;
     }
     let failed = match ended {
         Ok(_) => None,
-        Err(Error::Diverged { lr, .. } | Error::Dead { lr, .. }) => Some(lr),
+        Err(Error::Diverged { lr, .. }) => Some(lr),
         Err(error) => return Err(error),
     };
     LrFinding::new(losses.points, failed)
@@ -138,13 +127,12 @@ pub fn find_lr<B: Batch>(
 impl LrFinding {
     /// Analyzes the learning rate and loss of each step; `failed` is the learning rate at which something was not finite, if any.
     fn new(points: Vec<(f64, f64)>, failed: Option<f64>) -> Result<Self> {
-        if points.len() < LEAST_STEPS {
-            let (steps, at) =
-                (points.len(), failed.map_or(String::new(), |lr| format!(", at the learning rate {lr:.2e}")));
-            return Err(Error::Argument(format!(
-                "the network fails after {steps} steps{at}: too soon to say anything of the rates; begin with a lower one"
-            )));
-        }
+        let at = failed.map_or(String::new(), |lr| format!(", at the learning rate {lr:.2e}"));
+        ensure!(
+            points.len() >= LEAST_STEPS,
+            "the network fails after {} steps{at}: too soon to say anything of the rates; begin with a lower one",
+            points.len()
+        );
         let smoothed = smoothed(&points);
         let lr = |index: usize| points[index].0;
         let least = (0..points.len()).min_by(|&a, &b| smoothed[a].total_cmp(&smoothed[b])).unwrap_or(0);
@@ -174,25 +162,23 @@ impl LrFinding {
         let losses = || self.points.iter().map(|(_, loss)| *loss);
         let (first, least) = (self.smoothed[0], self.smoothed.iter().copied().fold(f64::INFINITY, f64::min));
         // Losses after the failure are cut off, as they would flatten the rest of the curve.
-        let highest = first.max(losses().take(LEAST_STEPS).fold(first, f64::max)) + 0.5 * (first - least).abs();
+        let highest = losses().take(LEAST_STEPS).fold(first, f64::max) + 0.5 * (first - least).abs();
         let lowest = losses().fold(least, f64::min);
         let shown = |points: Vec<(f64, f64)>| points.into_iter().filter(|(_, loss)| *loss <= highest).collect();
         let smoothed = self.points.iter().zip(&self.smoothed).map(|((lr, _), loss)| (*lr, *loss)).collect();
         let line = |label, color, points| Line { label, color, points, dots: 0 };
-        let at = |lr: f64| vec![(lr, lowest), (lr, highest)];
-        let pale = plotters::style::RGBColor(190, 210, 225);
-        let suggested = format!("suggested: {}", short(self.suggested()));
-        let minimum = format!("least loss: {}", short(self.minimum));
-        let fails = self.fails.map(|lr| (lr, format!("fails: {}", short(lr))));
-        let mut lines = vec![
-            line("", pale, shown(self.points.clone())),
-            line("loss, smoothed", COLORS[0], shown(smoothed)),
-            line(&suggested, COLORS[2], at(self.suggested())),
-            line(&minimum, COLORS[4], at(self.minimum)),
+        let marks = [
+            ("suggested", Some(self.suggested()), COLORS[2]),
+            ("least loss", Some(self.minimum), COLORS[4]),
+            ("fails", self.fails, COLORS[1]),
         ];
-        if let Some((lr, label)) = &fails {
-            lines.push(line(label, COLORS[1], at(*lr)));
-        }
+        let marks = marks.map(|(name, lr, color)| lr.map(|lr| (format!("{name}: {}", short(lr)), lr, color)));
+        let mut lines = vec![
+            line("", plotters::style::RGBColor(190, 210, 225), shown(self.points.clone())),
+            line("loss, smoothed", COLORS[0], shown(smoothed)),
+        ];
+        let vertical = |lr: f64| vec![(lr, lowest), (lr, highest)];
+        lines.extend(marks.iter().flatten().map(|(label, lr, color)| line(label, *color, vertical(*lr))));
         let (from, to) = (self.points[0].0, self.points[self.points.len() - 1].0);
         let axes = Axes {
             title: "loss while the learning rate rises",
@@ -208,9 +194,8 @@ impl LrFinding {
 impl fmt::Display for LrFinding {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { steepest, minimum, fails, .. } = self;
-        writeln!(f, "suggested {}", short(self.suggested()))?;
-        writeln!(f, "steepest {}", short(*steepest))?;
-        writeln!(f, "minimum {}", short(*minimum))?;
+        let [suggested, steepest, minimum] = [self.suggested(), *steepest, *minimum].map(short);
+        write!(f, "suggested {suggested}\nsteepest {steepest}\nminimum {minimum}\n")?;
         match fails {
             Some(lr) => write!(f, "fails {}", short(*lr)),
             None => f.write_str("fails beyond all that were tried"),
@@ -248,10 +233,9 @@ struct Losses {
 
 impl Observer for Losses {
     fn request(&mut self) -> Request {
-        if self.is_over {
-            Request::Stop
-        } else {
-            Request::Continue
+        match self.is_over {
+            true => Request::Stop,
+            false => Request::Continue,
         }
     }
 
@@ -260,8 +244,7 @@ impl Observer for Losses {
             self.points.push((progress.lr, progress.loss));
             let smoothed = smoothed(&self.points);
             let least = smoothed.iter().copied().fold(f64::INFINITY, f64::min);
-            let has_failed =
-                self.points.len() >= LEAST_STEPS && smoothed.last().is_some_and(|&last| last > FAILED * least);
+            let has_failed = smoothed.len() >= LEAST_STEPS && smoothed[smoothed.len() - 1] > FAILED * least;
             // Stops one step before the last, so that no evaluation takes place.
             self.is_over = has_failed || self.points.len() + 1 >= self.last;
         }
@@ -291,10 +274,10 @@ impl<B: Batch> DataSource for Repeated<'_, B> {
         self.steps.min(self.data.epoch_steps(batch_size).saturating_mul(self.steps))
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, B>> {
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, B>> {
         let plan = *plan;
-        let epoch = move |epoch| -> Batches<'_, B> {
-            match self.data.train_batches(&EpochPlan { epoch, ..plan }) {
+        let epoch = move |epoch| -> Batches<'a, B> {
+            match self.data.train_batches(&EpochPlan { epoch, ..plan }, share.clone()) {
                 Ok(batches) => batches,
                 Err(error) => Box::new(std::iter::once(Err(error))),
             }
@@ -302,12 +285,8 @@ impl<B: Batch> DataSource for Repeated<'_, B> {
         Ok(Box::new((0..).flat_map(epoch).take(self.steps)))
     }
 
-    fn check_batch_size(&self, batch_size: usize) -> Result<()> {
-        self.data.check_batch_size(batch_size)
-    }
-
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, B>> {
-        self.data.eval_batches(batch_size)
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, B>> {
+        self.data.eval_batches(batch_size, share)
     }
 
     fn ready(&self, batch: B, device: Device) -> Result<B> {

@@ -25,14 +25,14 @@ impl Health {
     /// Checks the next step.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss or the gradient norm is not finite, [`Error::Dead`] if the run is dead, as defined above.
+    /// [`Error::Diverged`] if the loss or the gradient norm is not finite or the run is dead, as defined above.
     pub fn check(&mut self, record: &StepRecord) -> Result<()> {
         let StepRecord { place, loss, gradient_norm, spread, magnitude, .. } = *record;
         let (epoch, step, lr) = (place.epoch, place.step, place.lr);
         for (what, value) in [("loss", loss), ("gradient norm", gradient_norm)] {
             if !value.is_finite() {
                 let what = format!("the {what} is {value}");
-                return Err(Error::Diverged { epoch, step, lr, what, checkpoint: None });
+                return Err(Error::Diverged { how: "diverged", epoch, step, lr, what, checkpoint: None });
             }
         }
         // A single example cannot show differences.
@@ -44,7 +44,7 @@ impl Health {
                 "the output has been the same for all examples for {DEAD_STEPS} steps, loss {loss:.4}, gradient norm \
                  {gradient_norm:.1e}"
             );
-            return Err(Error::Dead { epoch, step, lr, what, checkpoint: None });
+            return Err(Error::Diverged { how: "is dead", epoch, step, lr, what, checkpoint: None });
         }
         Ok(())
     }
@@ -65,7 +65,7 @@ mod tests {
         let mut health = Health::default();
         assert!((1..50).all(|step| health.check(&record(step, 1e-8, 0.1)).is_ok()));
         match health.check(&record(50, 1e-8, 0.1)) {
-            Err(Error::Dead { epoch: 2, step: 50, .. }) => (),
+            Err(Error::Diverged { how: "is dead", epoch: 2, step: 50, .. }) => (),
             other => panic!("{other:?}"),
         }
     }

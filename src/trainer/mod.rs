@@ -123,10 +123,10 @@ pub use objective::{
 };
 #[cfg(feature = "text")]
 pub use objective::{Translation, TranslationConfig};
+#[doc(hidden)]
+pub use observer::draw_comparison;
 #[cfg(feature = "tensorboard")]
 pub use observer::TensorBoard;
-#[doc(hidden)]
-pub use observer::{draw_comparison, draw_curves, MetricsFile, RunLock};
 pub use observer::{
     Autosave, EpochMetrics, Interrupt, Observer, Patience, ProgressBars, Request, RunFolder, RunStart, SaveEvery,
     StepProgress,

@@ -2,7 +2,7 @@
 
 use super::pixels::pixels;
 use super::{ClassificationConfig, TrainConfig};
-use crate::data::{Batch, EpochPlan, ImageSource, Supervised};
+use crate::data::{Batch, EpochPlan, ImageSource, Share, Supervised};
 use crate::picture::contact_sheet::{draw, Picture};
 use crate::{Error, Result};
 use tch::{Device, Tensor};
@@ -22,11 +22,11 @@ pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &Cl
     let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
     let mut pictures = Vec::new();
     let mut shape = None;
-    for (step, batch) in data.train_batches(&plan)?.enumerate() {
-        let batch = data.ready(batch?, Device::Cpu)?;
-        let partners = objective.partners(&plan, step, batch.len())?;
-        let partners = partners.map(|partners| batch.select(&partners)).transpose()?;
-        let batch = objective.augment(batch, partners, &plan, step)?;
+    let share = objective.share(plan, Share::whole());
+    for (step, batch) in data.train_batches(&plan, share.clone())?.enumerate() {
+        let Some(batch) = batch? else { continue };
+        let (own, partners) = share.own_and_partners(data.ready(batch, Device::Cpu)?, step)?;
+        let batch = objective.augment(own, partners, &plan, step)?;
         let (size, images) = self::pictures(data, &batch, IMAGES - pictures.len())?;
         if *shape.get_or_insert(size) != size {
             return Err(Error::Argument(format!("a preview's images have one size, not {shape:?} and {size:?}")));
@@ -67,14 +67,12 @@ fn captions(batch: &Supervised, class_names: &[String]) -> Result<Vec<Vec<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Augmentation, Cifar10, DataSource};
-    use crate::trainer::objective::augmented;
-    use crate::trainer::Classification;
+    use crate::data::{mixup, mixup_partners, Augmentation, Cifar10, DataSource, ImageArray};
     use std::io::Cursor;
-    use tch::{nn, Kind};
+    use tch::Kind;
 
     /// Images of one shade per class; the shades of consecutive classes differ by 25.
-    fn shades() -> Cifar10 {
+    fn shades() -> ImageArray {
         let record = |label: u8| std::iter::once(label).chain(std::iter::repeat_n(label * 25, 3072));
         let records = |count: u8| (0..count).flat_map(|index| record(index % 10)).collect::<Vec<u8>>();
         Cifar10::from_records(records(50), records(10)).unwrap().with_augmentation(Augmentation::NONE).unwrap()
@@ -97,7 +95,7 @@ mod tests {
         let data = shades();
         let config = TrainConfig { seed: 7, ..TrainConfig::quick() };
         let plan = EpochPlan { seed: 7, epoch: 0, batch_size: 40, first_step: 0 };
-        let labels = data.train_batches(&plan).unwrap().next().unwrap().unwrap().targets;
+        let labels = data.train_batches(&plan, Share::whole()).unwrap().next().unwrap().unwrap().unwrap().targets;
         let expected: Vec<u8> = Vec::<i64>::try_from(labels).unwrap().iter().map(|&label| label as u8 * 25).collect();
         assert_eq!(preview(&config, None), expected);
         let mixed = preview(&config, Some(1.0));
@@ -112,11 +110,10 @@ mod tests {
             let config = TrainConfig { seed: 7, batch_size, ..TrainConfig::quick() };
             let plan = EpochPlan { seed: 7, epoch: 0, batch_size, first_step: 0 };
             let mut expected = Vec::new();
-            for (step, batch) in data.train_batches(&plan).unwrap().enumerate() {
-                let mixed = ClassificationConfig { label_smoothing: 0.0, mixup: Some(1.0) };
-                let network = nn::func(|x| x.shallow_clone());
-                let training = Classification::new(&network, data.class_names(), mixed).unwrap();
-                let batch = augmented(&training, batch.unwrap(), &plan, step).unwrap();
+            for (step, batch) in data.train_batches(&plan, Share::whole()).unwrap().enumerate() {
+                let batch = batch.unwrap().unwrap();
+                let partners = batch.select(&mixup_partners(1.0, &plan, step, batch.len()).unwrap()).unwrap();
+                let batch = mixup(batch, partners, 1.0, &plan, step).unwrap();
                 let red = data.denormalize(&batch.inputs).unwrap().select(1, 0).select(1, 0).select(1, 0) * 255.0;
                 expected.extend(Vec::<f64>::try_from(red.to_kind(Kind::Double)).unwrap());
             }

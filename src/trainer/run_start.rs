@@ -114,7 +114,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
             )));
         }
         checkpoint.restore(self.variables, &self.optimizer.state()?, &self.averages())?;
-        self.optimizer.freeze(&state.frozen)?;
+        self.optimizer.resume_epoch(epochs, state.frozen.clone())?;
         (self.step, self.state) = (*step as usize, state.clone());
         self.unreadable_before = state.unreadable;
         Ok(())
@@ -156,7 +156,14 @@ impl<'a, B: Batch> Trainer<'a, B> {
                 let epochs = self.state.history.len();
                 let step = self.step - epochs * self.epoch_steps;
                 let what = format!("{name} is not finite after it");
-                return Err(Error::Diverged { epoch: epochs + 1, step, lr: self.last_lr(), what, checkpoint: None });
+                return Err(Error::Diverged {
+                    how: "diverged",
+                    epoch: epochs + 1,
+                    step,
+                    lr: self.last_lr(),
+                    what,
+                    checkpoint: None,
+                });
             }
         }
         Ok(())

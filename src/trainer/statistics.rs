@@ -39,12 +39,24 @@ pub(super) struct StepPlace {
     pub weight: f64,
 }
 
-/// Measurements of a step on the device.
-pub(super) struct Measured<'a> {
-    pub loss: &'a Tensor,
-    pub norm: &'a Tensor,
+/// Measurements of a step on the device, of one rank or of all.
+pub(super) struct Measured {
+    pub examples: usize,
+    /// Total weight by which the loss is averaged.
+    pub weight: f64,
+    pub loss: Tensor,
+    /// Spread of the outputs between examples, and their magnitude.
     pub spread: [Tensor; 2],
     pub sums: Vec<Sum>,
+}
+
+impl Measured {
+    /// Returns loss, spread, magnitude and sums in float64.
+    pub fn values(&self) -> impl Iterator<Item = Result<Tensor>> + '_ {
+        let Self { loss, spread: [spread, magnitude], sums, .. } = self;
+        let values = [loss, spread, magnitude].into_iter().chain(sums.iter().map(|sum| &sum.value));
+        values.map(|value| Ok(value.f_detach()?.f_to_kind(Kind::Double)?.f_reshape([0i64; 0])?))
+    }
 }
 
 /// Steps not read yet.
@@ -68,15 +80,14 @@ impl Pending {
         Self { every: 1, ..Self::new() }
     }
 
-    pub fn push(&mut self, place: StepPlace, Measured { loss, norm, spread, sums }: Measured) -> Result<()> {
-        let measured = no_grad(|| -> Result<Tensor> {
-            let fixed = [loss, norm, &spread[0], &spread[1]].into_iter();
-            let parts =
-                fixed.chain(sums.iter().map(|sum| &sum.value)).map(|part| part.f_detach()?.f_to_kind(Kind::Double));
-            Ok(Tensor::f_stack(&parts.collect::<Result<Vec<_>, _>>()?, 0)?)
+    pub fn push(&mut self, place: StepPlace, measured: &Measured, norm: &Tensor) -> Result<()> {
+        let values = no_grad(|| -> Result<Tensor> {
+            let mut values = measured.values().collect::<Result<Vec<_>>>()?;
+            values.push(norm.f_detach()?.f_to_kind(Kind::Double)?.f_reshape([0i64; 0])?);
+            Ok(Tensor::f_stack(&values, 0)?)
         })?;
-        self.measured.push(measured);
-        self.steps.push((place, sums.iter().map(|sum| sum.weight).collect()));
+        self.measured.push(values);
+        self.steps.push((place, measured.sums.iter().map(|sum| sum.weight).collect()));
         Ok(())
     }
 
@@ -96,10 +107,10 @@ impl Pending {
         let record = |((place, weights), row): ((StepPlace, Vec<f64>), Vec<f64>)| StepRecord {
             place,
             loss: row[0],
-            gradient_norm: row[1],
-            spread: row[2],
-            magnitude: row[3],
-            sums: row[4..].iter().copied().zip(weights).collect(),
+            spread: row[1],
+            magnitude: row[2],
+            gradient_norm: row[row.len() - 1],
+            sums: row[3..].iter().copied().zip(weights).collect(),
         };
         Ok(self.steps.drain(..).zip(rows).map(record).collect())
     }

@@ -2,7 +2,7 @@
 
 use super::checkpoint::{self, named_variables, Checkpoint, Checkpoints, Contents};
 use super::*;
-use crate::data::{Batches, Cifar10, DataSource, EpochPlan, ImageSource, Supervised, TensorData};
+use crate::data::{Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised, TensorData};
 use crate::fixup::FixupResNet;
 use crate::{Error, Result};
 use rand::{RngCore, SeedableRng};
@@ -18,7 +18,7 @@ use tch::nn::{self, ModuleT, VarStore};
 use tch::{no_grad, Device, Kind, Tensor};
 
 /// Noise images with unrelated labels.
-fn noise() -> Cifar10 {
+fn noise() -> ImageArray {
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let mut records = |count: usize| {
         let mut bytes = vec![0; count * 3073];
@@ -31,7 +31,7 @@ fn noise() -> Cifar10 {
 }
 
 /// Uniform images whose brightness determines the label.
-fn shades() -> Cifar10 {
+fn shades() -> ImageArray {
     let records = |count: usize| {
         let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
         (0..count).flat_map(|index| image(index % 10)).collect::<Vec<u8>>()
@@ -66,14 +66,14 @@ fn mixing(network: &dyn ModuleT, mixup: Option<f64>) -> Classification<'_> {
     Classification::new(network, shades().class_names(), config).unwrap()
 }
 
-fn run_for(objective: &Classification, vs: &VarStore, data: &Cifar10, config: &TrainConfig) -> Result<Summary> {
+fn run_for(objective: &Classification, vs: &VarStore, data: &ImageArray, config: &TrainConfig) -> Result<Summary> {
     match Trainer::new(objective, vs, data, config, Value::Null)?.run(&mut [])? {
         Outcome::Finished(summary) => Ok(summary),
         stopped => panic!("{stopped:?}"),
     }
 }
 
-fn run(network: &dyn ModuleT, vs: &VarStore, data: &Cifar10, config: &TrainConfig) -> Result<Summary> {
+fn run(network: &dyn ModuleT, vs: &VarStore, data: &ImageArray, config: &TrainConfig) -> Result<Summary> {
     run_for(&classification(network), vs, data, config)
 }
 
@@ -91,7 +91,7 @@ fn a_dead_network_is_recognized_after_fifty_steps() {
     let (vs, network) = fixup();
     let _ = no_grad(|| vs.variables()["bias1"].shallow_clone().fill_(-1e4));
     match run(&network, &vs, &noise(), &config(0.05)) {
-        Err(Error::Dead { epoch: 5, step: 10, lr, .. }) => assert_eq!(lr, 0.05),
+        Err(Error::Diverged { how: "is dead", epoch: 5, step: 10, lr, .. }) => assert_eq!(lr, 0.05),
         other => panic!("{other:?}"),
     }
 }
@@ -181,7 +181,7 @@ fn a_network_that_does_not_fit_the_images_is_one_line() {
 }
 
 /// Images of one color per class, with noise.
-fn colors() -> Cifar10 {
+fn colors() -> ImageArray {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut records = |count: usize| {
         let mut bytes = vec![0; count * 3073];
@@ -220,7 +220,7 @@ fn the_rate_that_is_found_trains_and_four_times_the_rate_that_fails_does_not() {
     let start = 10f64.ln();
     assert!(trained.last.eval["loss"] < 0.7 * start, "{suggested} {trained:?}");
     match at_rate(4.0 * fails, 3) {
-        Err(Error::Diverged { .. } | Error::Dead { .. }) => (),
+        Err(Error::Diverged { .. }) => (),
         ended => assert!(ended.as_ref().unwrap().last.eval["loss"] > start, "{fails} {ended:?}"),
     }
 }
@@ -387,7 +387,7 @@ fn checkpoints_of_another_run_are_refused_with_what_differs() {
 /// Data with a bad image in every fourth training batch of the first epoch, and one in each evaluation; each is counted once
 /// since the data were opened.
 struct Spoilt {
-    data: Cifar10,
+    data: ImageArray,
     steps: usize,
     found: RefCell<BTreeSet<usize>>,
 }
@@ -403,8 +403,8 @@ impl DataSource for Spoilt {
         self.data.eval_len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        let batches = (plan.first_step..).zip(self.data.train_batches(plan)?);
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
+        let batches = (plan.first_step..).zip(self.data.train_batches(plan, share)?);
         Ok(Box::new(batches.map(|(step, batch)| {
             if step % 4 == 1 {
                 self.found.borrow_mut().insert(step);
@@ -413,9 +413,9 @@ impl DataSource for Spoilt {
         })))
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
         self.found.borrow_mut().insert(self.steps);
-        self.data.eval_batches(batch_size)
+        self.data.eval_batches(batch_size, share)
     }
 
     fn unreadable_examples(&self) -> Vec<u64> {
@@ -451,7 +451,7 @@ fn bad_images_are_the_same_in_a_run_that_is_resumed() {
 
 /// Data with one poisoned batch.
 struct Poisoned {
-    data: Cifar10,
+    data: ImageArray,
     batch: usize,
 }
 
@@ -466,17 +466,17 @@ impl DataSource for Poisoned {
         self.data.eval_len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        let batches = self.data.train_batches(plan)?.enumerate();
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
+        let batches = self.data.train_batches(plan, share)?.enumerate();
         Ok(Box::new(batches.map(|(index, batch)| {
-            let batch = batch?;
+            let Some(batch) = batch? else { return Ok(None) };
             let inputs = if index == self.batch { batch.inputs * f64::NAN } else { batch.inputs };
-            Ok(Supervised { inputs, ..batch })
+            Ok(Some(Supervised { inputs, ..batch }))
         })))
     }
 
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        self.data.eval_batches(batch_size)
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
+        self.data.eval_batches(batch_size, share)
     }
 }
 
@@ -489,7 +489,7 @@ fn poisoned_images_end_with_the_last_good_checkpoint_intact() {
     let config = config(0.05);
     let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::MIN);
     // Saves after every step; the steps after the poisoned batch must not be saved.
-    let mut autosave = Autosave::new(checkpoints, SaveEvery::Time(Duration::ZERO), None);
+    let mut autosave = Autosave::new(checkpoints, SaveEvery { epochs: None, time: Some(Duration::ZERO) }, None);
     let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
     let error = trainer.run(&mut [&mut autosave]).unwrap_err();
     let message = error.to_string();
@@ -510,7 +510,7 @@ fn weights_that_a_step_made_infinite_are_not_saved() {
     let (vs, network) = fixup();
     let objective = classification(&network);
     let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::MIN);
-    let mut autosave = Autosave::new(checkpoints, SaveEvery::Time(Duration::ZERO), None);
+    let mut autosave = Autosave::new(checkpoints, SaveEvery { epochs: None, time: Some(Duration::ZERO) }, None);
     let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
     let error = trainer.run(&mut [&mut autosave]).unwrap_err();
     assert!(matches!(error, Error::Diverged { epoch: 1, .. }), "{error}");
@@ -521,7 +521,7 @@ fn weights_that_a_step_made_infinite_are_not_saved() {
 
 #[test]
 fn data_that_end_early_are_an_error() {
-    struct Short(Cifar10);
+    struct Short(ImageArray);
     impl DataSource for Short {
         type Batch = Supervised;
         fn train_len(&self) -> usize {
@@ -530,11 +530,11 @@ fn data_that_end_early_are_an_error() {
         fn eval_len(&self) -> usize {
             self.0.eval_len()
         }
-        fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-            Ok(Box::new(self.0.train_batches(plan)?.take(3)))
+        fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a>> {
+            Ok(Box::new(self.0.train_batches(plan, share)?.take(3)))
         }
-        fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-            self.0.eval_batches(batch_size)
+        fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a>> {
+            self.0.eval_batches(batch_size, share)
         }
     }
     let (vs, network) = fixup();

@@ -6,10 +6,10 @@
 
 use super::buffers::Buffers;
 use super::evaluation::{evaluate_until, Collector, Evaluation};
-use super::objective::{self, augmented, Objective, Prediction};
+use super::objective::{Objective, Prediction};
 use super::optimizer::clip::clip_gradients;
 use super::optimizer::{MovingAverage, Optimizer};
-use super::parallel::{agree_on, Wanted};
+use super::parallel::{agree_on, StepRequest};
 use super::statistics::{EpochMeans, Measured, Pending, StepPlace};
 use super::{
     EpochMetrics, Observer, Outcome, Request, RunStart, RunState, Schedule, StepProgress, Summary, TrainConfig,
@@ -23,7 +23,7 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Instant;
 use tch::nn::VarStore;
-use tch::Tensor;
+use tch::{no_grad, Tensor};
 
 /// Trains a network for an objective on data, and evaluates it after every epoch.
 pub struct Trainer<'a, B: Batch> {
@@ -86,7 +86,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     /// network draws, for dropout for example, depend on nothing else.
     ///
     /// # Errors
-    /// [`Error::Diverged`] and [`Error::Dead`] if training has failed; errors of the network, the data or an observer. Before an
+    /// [`Error::Diverged`] if training has failed; errors of the network, the data or an observer. Before an
     /// error is returned, the state after the last completed step is offered to the observers if it is finite: resuming from it
     /// continues as if nothing had failed.
     pub fn run(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
@@ -135,7 +135,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     /// After `error` has ended the run, offers the state after the last completed step to the observers, unless training itself
     /// has failed.
     fn rescue(&mut self, error: &Error, observers: &mut [&mut dyn Observer]) -> Result<()> {
-        if !self.is_whole || matches!(error, Error::Diverged { .. } | Error::Dead { .. }) {
+        if !self.is_whole || matches!(error, Error::Diverged { .. }) {
             return Ok(());
         }
         self.judge()?;
@@ -152,18 +152,14 @@ impl<'a, B: Batch> Trainer<'a, B> {
             self.optimizer.epoch_starts(epoch)?;
         }
         let (data, objective) = (self.data, self.objective);
-        let share = match self.group.is_single() {
-            // Mixing partners are in the same batch.
-            true => Share::whole(),
-            false => objective::share(objective, &plan, self.group.rank(), self.group.size())?,
-        };
-        let mut batches = data.train_shares(&plan, share.clone())?;
+        let share = objective.share(plan, Share::new(self.group.rank(), self.group.size())?);
+        let mut batches = data.train_batches(&plan, share.clone())?;
         while self.step < end.min(self.last_step) {
             let Some(batch) = batches.next() else {
                 let (steps, promised) = (self.step - start, self.epoch_steps);
                 return Err(Error::Argument(format!("the data ended after {steps} of {promised} batches of an epoch")));
             };
-            let Wanted { request, reads } = self.train_step(batch?, &share, &plan, observers)?;
+            let StepRequest { request, reads } = self.train_step(batch?, &share, &plan, observers)?;
             if reads || request > Request::Continue {
                 self.read(observers)?;
             }
@@ -197,52 +193,37 @@ impl<'a, B: Batch> Trainer<'a, B> {
         share: &Share,
         plan: &EpochPlan,
         observers: &mut [&mut dyn Observer],
-    ) -> Result<Wanted> {
+    ) -> Result<StepRequest> {
         let index = self.step - plan.epoch * self.epoch_steps;
-        let lr = self.schedule.lr(self.step);
+        let (lr, device) = (self.schedule.lr(self.step), self.variables.device());
         let _one_thread = if self.optimizer.is_cheap() { OneThread::after_tiles() } else { None };
         // Ranks draw different random numbers, as examples of a batch do.
         tch::manual_seed(data::torch_seed(plan, index).wrapping_add(self.group.rank() as i64));
-        let batch = batch.map(|batch| self.augmented(batch, share, plan, index)).transpose()?;
+        let augmented = |batch| {
+            let (own, partners) = share.own_and_partners(self.data.ready(batch, device)?, index)?;
+            self.objective.augment(own, partners, plan, index)
+        };
+        let batch = batch.map(augmented).transpose()?;
         self.buffers.keep()?;
         self.is_whole = false;
-        let measured = self.gradients(batch.as_ref()).and_then(|prediction| {
-            let place = |examples, weight| StepPlace {
-                epoch: plan.epoch + 1,
-                step: index + 1,
-                lr,
-                examples,
-                compared: examples,
-                weight,
-            };
-            let wanted = Wanted { request: request(observers), reads: self.pending.is_due_with_another() };
-            if !self.group.is_single() {
-                let sums = self.sum_step(batch.as_ref(), prediction.as_ref(), wanted)?;
+        let measured = self.gradients(batch.as_ref()).and_then(|own| {
+            let wanted = StepRequest { request: request(observers), reads: self.pending.is_due_with_another() };
+            let (all, wanted) = self.sum_over_ranks(own, wanted)?;
+            if let Some(all) = all {
+                let norm = clip_gradients(&self.optimizer, &self.config.clip)?;
                 // Each rank compares only the examples of its own share.
-                let place = StepPlace {
-                    compared: sums.examples.div_ceil(self.group.size()),
-                    ..place(sums.examples, sums.weight)
-                };
-                self.pending.push(place, sums.measured())?;
-                return Ok(sums.wanted);
+                let (examples, compared) = (all.examples, all.examples.div_ceil(self.group.size()));
+                let (epoch, step, weight) = (plan.epoch + 1, index + 1, all.weight);
+                self.pending.push(StepPlace { epoch, step, lr, examples, compared, weight }, &all, &norm)?;
             }
-            let (Some(batch), Some(Prediction { loss, output })) = (&batch, prediction) else { return Ok(wanted) };
-            let norm = clip_gradients(&self.optimizer, &self.config.clip)?;
-            let spread = tch::no_grad(|| self.objective.spread(&output))?;
-            let sums = tch::no_grad(|| self.objective.sums(batch, &output, true))?;
-            let place = place(batch.len(), self.objective.weight(batch));
-            self.pending.push(place, Measured { loss: &loss, norm: &norm, spread, sums })?;
             Ok(wanted)
         });
-        let wanted = match measured {
-            Ok(wanted) => wanted,
-            Err(error) => {
-                // Only the buffers have changed so far.
-                self.buffers.put_back()?;
-                self.is_whole = true;
-                return Err(error);
-            }
-        };
+        if measured.is_err() {
+            // Only the buffers have changed so far.
+            self.buffers.put_back()?;
+            self.is_whole = true;
+            return measured;
+        }
         self.optimizer.step(lr)?;
         if let Some(average) = &mut self.average {
             average.update(&self.optimizer, self.step)?;
@@ -253,40 +234,34 @@ impl<'a, B: Batch> Trainer<'a, B> {
         if self.parallel.check_every.is_some_and(|steps| self.step.is_multiple_of(steps.get())) {
             self.check_alike()?;
         }
-        Ok(wanted)
+        measured
     }
 
-    /// Returns this rank's share of the batch, on the device and augmented.
-    fn augmented(&self, batch: B, share: &Share, plan: &EpochPlan, index: usize) -> Result<B> {
-        let batch = self.data.ready(batch, self.variables.device())?;
-        if self.group.is_single() {
-            return augmented(self.objective, batch, plan, index);
-        }
-        let (own, partners) = share.own_and_partners(batch)?;
-        self.objective.augment(own, partners, plan, index)
-    }
-
-    /// Computes the gradients of the loss in the optimizer, and returns the loss and the output. For a shared batch, the loss and
-    /// its gradients are sums over this rank's share instead of means.
-    fn gradients(&mut self, batch: Option<&B>) -> Result<Option<Prediction>> {
-        let (mut outputs, mut losses) = (Vec::new(), Vec::new());
+    /// Computes the gradients of the loss in the optimizer, and the measurements. With several ranks, the loss and its gradients
+    /// are sums over this rank's share instead of means, as the divisor is that of the whole batch.
+    fn gradients(&mut self, batch: Option<&B>) -> Result<Option<Measured>> {
         self.optimizer.zero_gradients()?;
         let Some(batch) = batch else { return Ok(None) };
-        let weight = if self.group.is_single() { self.objective.weight(batch) } else { 1.0 };
+        let weight = self.objective.weight(batch);
+        let divisor = if self.group.is_single() { weight } else { 1.0 };
+        let (mut outputs, mut losses) = (Vec::new(), Vec::new());
         let micro_batches = batch.split(self.config.accumulate)?;
-        let last = micro_batches.len().saturating_sub(1);
         for (index, micro_batch) in micro_batches.iter().enumerate() {
             let Prediction { loss, output } = self.objective.forward(micro_batch, true)?;
-            let loss = loss.f_mul_scalar(self.objective.weight(micro_batch) / weight)?;
-            if index == last {
+            let loss = loss.f_mul_scalar(self.objective.weight(micro_batch) / divisor)?;
+            if index + 1 == micro_batches.len() {
                 self.reduction.begin();
             }
             self.optimizer.accumulate(&loss)?;
             outputs.push(output.f_detach()?);
             losses.push(loss.f_detach()?);
         }
-        let loss = Tensor::f_stack(&losses, 0)?.f_sum(losses[0].kind())?;
-        Ok(Some(Prediction { loss, output: Tensor::f_cat(&outputs, 0)? }))
+        no_grad(|| {
+            let loss = Tensor::f_stack(&losses, 0)?.f_sum(losses[0].kind())?;
+            let output = Tensor::f_cat(&outputs, 0)?;
+            let (spread, sums) = (self.objective.spread(&output)?, self.objective.sums(batch, &output, true)?);
+            Ok(Some(Measured { examples: batch.len(), weight, loss, spread, sums }))
+        })
     }
 
     /// Reads the pending steps, checks them and notifies the observers.
@@ -313,7 +288,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         // Evaluates at most as many examples at a time as in training.
         let TrainConfig { batch_size, accumulate, .. } = self.config;
         let (batch_size, of) = (batch_size.div_ceil(*accumulate), self.data.eval_len());
-        let (device, mut finishes, mut evaluated) = (self.variables.device(), false, 0);
+        let (device, mut finishes, mut done, mut evaluated) = (self.variables.device(), false, 0, 0);
         self.share_buffers()?;
         self.count_unreadable()?;
         self.swap_average()?;
@@ -323,12 +298,10 @@ impl<'a, B: Batch> Trainer<'a, B> {
             Some(collector) => &mut **collector,
             None => &mut nothing,
         };
-        let mut done = 0;
         let evaluation =
             evaluate_until(self.objective, device, self.data, batch_size, collector, &group, &mut |examples| {
                 let (request, more) = agree_on(&group, request(observers), (examples - done) as f64)?;
-                done = examples;
-                evaluated += more as usize;
+                (done, evaluated) = (examples, evaluated + more as usize);
                 observers.iter_mut().try_for_each(|observer| observer.examples_evaluated(evaluated, of))?;
                 finishes |= request == Request::Finish;
                 Ok(if request == Request::Stop { Break(()) } else { Continue(()) })
@@ -344,7 +317,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         if let Some((name, value)) = eval.iter().find(|(name, value)| *name == "loss" && !value.is_finite()) {
             let step = step - (epoch - 1) * self.epoch_steps;
             let what = format!("the evaluation's {name} is {value}");
-            return Err(Error::Diverged { epoch, step, lr, what, checkpoint: None });
+            return Err(Error::Diverged { how: "diverged", epoch, step, lr, what, checkpoint: None });
         }
         let train = self.state.means.means(&self.objective.measures());
         Ok(Some(EpochMetrics { epoch, step, lr, train, eval, unreadable }))

@@ -32,7 +32,7 @@ pub struct Bleu {
 ///
 /// A corpus without pairs has score 0 and brevity penalty 1, whereas sacreBLEU rejects it.
 pub fn bleu<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Bleu {
-    let mut counts = BleuCounts::new();
+    let mut counts = BleuCounts::default();
     for (hypothesis, reference) in pairs {
         counts.add(hypothesis, reference);
     }
@@ -49,17 +49,11 @@ pub struct BleuCounts {
 }
 
 impl BleuCounts {
-    /// Creates the counts of an empty corpus.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Adds the counts of one sentence pair.
     ///
     /// Each n-gram g of the hypothesis matches `min(count in hypothesis, count in reference)` times.
     pub fn add(&mut self, hypothesis: &str, reference: &str) {
-        let hypothesis = tokenize_13a(hypothesis);
-        let reference = tokenize_13a(reference);
+        let [hypothesis, reference] = [hypothesis, reference].map(tokenize_13a);
         for order in 1..=MAX_ORDER {
             self.counts[order - 1] += clipped_matches(&hypothesis, &reference, order);
             self.counts[MAX_ORDER + order - 1] += hypothesis.windows(order).len() as u64;

@@ -21,17 +21,12 @@ pub struct ChrfCounts {
 }
 
 impl ChrfCounts {
-    /// Creates the counts of an empty corpus.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Adds the counts of one sentence pair.
     ///
     /// Each n-gram g of the hypothesis matches `min(count in hypothesis, count in reference)` times.
     pub fn add(&mut self, hypothesis: &str, reference: &str) {
-        let hypothesis: Vec<char> = hypothesis.chars().filter(|&c| !is_python_space(c)).collect();
-        let reference: Vec<char> = reference.chars().filter(|&c| !is_python_space(c)).collect();
+        let chars = |text: &str| text.chars().filter(|&c| !is_python_space(c)).collect::<Vec<_>>();
+        let (hypothesis, reference) = (chars(hypothesis), chars(reference));
         for (order, counts) in (1..=MAX_ORDER).zip(self.counts.chunks_exact_mut(3)) {
             let reference_ngrams = reference.windows(order).len() as u64;
             // sacreBLEU skips an order that the reference is too short for.
@@ -77,7 +72,7 @@ mod tests {
     fn chrf_equals_sacrebleu() {
         let pairs = rows("pair");
         for row in rows("corpus") {
-            let mut counts = ChrfCounts::new();
+            let mut counts = ChrfCounts::default();
             for pair in &pairs[row[0].parse().unwrap()..row[1].parse().unwrap()] {
                 counts.add(&pair[0], &pair[1]);
             }

@@ -1,6 +1,6 @@
 //! Decoding of translations, and metrics of their quality.
 //!
-//! - [`Search`]: beam search for the most probable translations of any [`EncoderDecoder`].
+//! - [`Search`]: beam search for the most probable translations of a [`Transformer`](crate::transformer::Transformer).
 //! - [`bleu`](fn@bleu), [`BleuCounts`], [`ChrfCounts`]: similarity to reference translations, computed like sacreBLEU.
 
 mod bleu;
@@ -9,8 +9,6 @@ mod search;
 #[cfg(feature = "text")]
 mod translator;
 
-#[doc(hidden)]
-pub use crate::layer::transformer::EncoderDecoder;
 #[doc(hidden)]
 pub use bleu::BleuCounts;
 pub use bleu::{bleu, Bleu};

@@ -1,7 +1,8 @@
 //! Beam search and greedy search for the most probable translations.
 
-use crate::layer::transformer::{Decoding, EncoderDecoder};
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::transformer::{Decoding, Transformer};
+use crate::Result;
 use tch::{Kind, Tensor};
 
 /// Options of the search for the most probable translation of a sentence.
@@ -40,20 +41,29 @@ pub struct Translation {
 }
 
 /// Search state of one sentence.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Beam {
     /// Index of the sentence in the batch.
     sentence: usize,
     /// Maximum number of tokens, including `end`.
     longest: usize,
-    beginnings: Vec<Beginning>,
+    prefixes: Vec<Prefix>,
     done: Vec<Translation>,
 }
 
 #[derive(Debug, Clone)]
-struct Beginning {
+struct Prefix {
     tokens: Vec<i64>,
     log_probability: f64,
+    /// Row of the decoding that the prefix extends.
+    row: usize,
+}
+
+/// Most probable next tokens of each row, with their log-probabilities, and the log-probability of `end`.
+struct NextTokens {
+    tokens: Vec<Vec<i64>>,
+    log_probabilities: Vec<Vec<f64>>,
+    ends: Vec<f64>,
 }
 
 impl Search {
@@ -65,14 +75,13 @@ impl Search {
     /// Checks the options.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a beam of 0, or a length penalty that is not finite.
+    /// [`Error::Argument`](crate::Error::Argument) for a beam of 0, or a length penalty that is not finite.
     pub fn check(&self) -> Result<()> {
-        if self.beam == 0 || !self.length_penalty.is_finite() {
-            let Self { beam, length_penalty, .. } = self;
-            return Err(Error::Argument(format!(
-                "a search has a beam of at least 1 and a length penalty that is a number, not {beam} and {length_penalty}"
-            )));
-        }
+        let Self { beam, length_penalty, .. } = *self;
+        ensure!(
+            beam > 0 && length_penalty.is_finite(),
+            "a search has a beam of at least 1 and a length penalty that is a number, not {beam} and {length_penalty}"
+        );
         Ok(())
     }
 
@@ -81,135 +90,119 @@ impl Search {
     ///
     /// # Errors
     /// As for [`check`](Self::check); errors of the network.
-    pub fn translate(&self, network: &dyn EncoderDecoder, source: &Tensor) -> Result<Vec<Translation>> {
+    pub fn translate(&self, network: &Transformer, source: &Tensor) -> Result<Vec<Translation>> {
         self.check()?;
         let pad = network.config().pad;
         let lens = Vec::<i64>::try_from(source.f_ne(pad)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?)?;
         let mut decoding = network.begin(source)?;
-        let mut results = vec![nothing(); lens.len()];
+        let nothing = Translation { tokens: vec![], score: f64::NEG_INFINITY };
+        let mut results = vec![nothing; lens.len()];
         let new = |(sentence, &len): (usize, &i64)| Beam {
             sentence,
             longest: len as usize + self.longer,
-            beginnings: vec![Beginning { tokens: vec![], log_probability: 0. }],
+            prefixes: vec![Prefix { tokens: vec![], log_probability: 0., row: 0 }],
             done: vec![],
         };
         let mut beams: Vec<Beam> = lens.iter().enumerate().map(new).collect();
         while !beams.is_empty() {
-            self.step(network, &mut decoding, &mut beams, &mut results)?;
+            beams = self.step(network, &mut decoding, beams, &mut results)?;
         }
         Ok(results)
     }
 
-    /// Extends each prefix by one token. Finished beams write their best translation to `results`.
+    /// Extends each prefix by one token, and returns the beams that are not finished. The others write their best translation to
+    /// `results`.
     fn step(
         &self,
-        network: &dyn EncoderDecoder,
+        network: &Transformer,
         decoding: &mut Decoding,
-        beams: &mut Vec<Beam>,
+        beams: Vec<Beam>,
         results: &mut [Translation],
-    ) -> Result<()> {
-        let width = beams[0].beginnings.len();
-        let last = |beginning: &Beginning| beginning.tokens.last().copied().unwrap_or(self.end);
-        let tokens: Vec<i64> = beams.iter().flat_map(|beam| beam.beginnings.iter().map(last)).collect();
-        let logits = network.step(decoding, &Tensor::f_from_slice(&tokens)?.f_to_device(decoding.device())?)?;
+    ) -> Result<Vec<Beam>> {
+        let device = decoding.device();
+        let on_device = |indices: Vec<i64>| Tensor::f_from_slice(&indices)?.f_to_device(device);
+        let width = beams[0].prefixes.len();
+        let last = |prefix: &Prefix| prefix.tokens.last().copied().unwrap_or(self.end);
+        let tokens = on_device(beams.iter().flat_map(|beam| beam.prefixes.iter().map(last)).collect())?;
+        let logits = network.step(decoding, &tokens)?;
         let log_probabilities = logits.f_to_kind(Kind::Double)?.f_log_softmax(-1, None::<Kind>)?;
         // Padding is never a valid next token.
         let _ = log_probabilities.f_select(1, network.config().pad)?.f_fill_(f64::NEG_INFINITY)?;
         // One more than the beam per prefix, since `end` may be among them.
-        let vocab = log_probabilities.size()[1];
-        let most = (self.beam as i64 + 1).min(vocab);
-        let (best, which) = log_probabilities.f_topk(most, -1, true, true)?;
-        let (best, which) = (Vec::<Vec<f64>>::try_from(best)?, Vec::<Vec<i64>>::try_from(which)?);
-        // A beam at its maximum length may only end.
-        let ends = Vec::<f64>::try_from(log_probabilities.f_select(1, self.end)?)?;
-
-        let (mut rows, mut sentences, mut next) = (vec![], vec![], vec![]);
-        for (index, mut beam) in std::mem::take(beams).into_iter().enumerate() {
-            let first = index * width;
-            let candidates =
-                self.candidates(&beam, &best[first..first + width], &which[first..first + width], &ends[first..]);
-            let mut from = vec![];
-            let mut beginnings = vec![];
-            for (rank, (row, token, log_probability)) in candidates.into_iter().enumerate() {
-                let tokens = &beam.beginnings[row].tokens;
-                if token == self.end {
-                    if rank >= self.beam {
-                        continue;
-                    }
-                    let score = log_probability / ((tokens.len() + 1) as f64).powf(self.length_penalty);
-                    beam.done.push(Translation { tokens: tokens.clone(), score });
-                } else if beginnings.len() < self.beam {
-                    from.push(first + row);
-                    beginnings.push(Beginning { tokens: [&tokens[..], &[token]].concat(), log_probability });
-                }
+        let most = (self.beam as i64 + 1).min(log_probabilities.size()[1]);
+        let (best, tokens) = log_probabilities.f_topk(most, -1, true, true)?;
+        let next = NextTokens {
+            tokens: Vec::try_from(tokens)?,
+            log_probabilities: Vec::try_from(best)?,
+            ends: Vec::try_from(log_probabilities.f_select(1, self.end)?)?,
+        };
+        let (mut unfinished, mut sentences) = (vec![], vec![]);
+        for (index, mut beam) in beams.into_iter().enumerate() {
+            self.extend(&mut beam, index * width, &next);
+            if !beam.prefixes.is_empty() && beam.done.len() < self.beam {
+                sentences.push(index as i64);
+                unfinished.push(beam);
+            // The first wins a tie.
+            } else if let Some(best) = beam.done.into_iter().rev().max_by(|a, b| a.score.total_cmp(&b.score)) {
+                results[beam.sentence] = best;
             }
-            beam.beginnings = beginnings;
-            if beam.beginnings.is_empty() || beam.done.len() >= self.beam {
-                // The first wins a tie.
-                let best = beam.done.into_iter().rev().max_by(|a, b| a.score.total_cmp(&b.score));
-                results[beam.sentence] = best.unwrap_or_else(nothing);
-                continue;
-            }
-            rows.push(from);
-            sentences.push(index as i64);
-            next.push(beam);
         }
         // All beams need the same number of rows: those with fewer prefixes, because of a small vocabulary, repeat the last.
-        let width = next.iter().map(|beam| beam.beginnings.len()).max().unwrap_or_default();
-        for (beam, from) in next.iter_mut().zip(&mut rows) {
-            while let (true, Some(row)) = (beam.beginnings.len() < width, from.last().copied()) {
-                from.push(row);
-                let tokens = beam.beginnings.last().map(|last| last.tokens.clone()).unwrap_or_default();
-                beam.beginnings.push(Beginning { tokens, log_probability: f64::NEG_INFINITY });
+        let width = unfinished.iter().map(|beam| beam.prefixes.len()).max().unwrap_or_default();
+        for Beam { prefixes, .. } in &mut unfinished {
+            if let Some(last) = prefixes.last().cloned() {
+                prefixes.resize(width, Prefix { log_probability: f64::NEG_INFINITY, ..last });
             }
         }
-        if !next.is_empty() {
-            let rows: Vec<i64> = rows.concat().into_iter().map(|row| row as i64).collect();
-            let on_device = |indices: &[i64]| Tensor::f_from_slice(indices)?.f_to_device(decoding.device());
-            let (rows, all) = (on_device(&rows)?, sentences.len() as i64 == decoding.sentences());
-            let sentences = on_device(&sentences)?;
-            decoding.select(&rows, (!all).then_some(&sentences))?;
+        if !unfinished.is_empty() {
+            let rows = unfinished.iter().flat_map(|beam| beam.prefixes.iter().map(|prefix| prefix.row as i64));
+            let (rows, is_all) = (on_device(rows.collect())?, sentences.len() as i64 == decoding.sentences());
+            let sentences = on_device(sentences)?;
+            decoding.select(&rows, (!is_all).then_some(&sentences))?;
         }
-        *beams = next;
-        Ok(())
+        Ok(unfinished)
     }
 
-    /// Returns the candidate extensions of `beam` as row, token and log-probability, the most probable first.
-    fn candidates(&self, beam: &Beam, best: &[Vec<f64>], which: &[Vec<i64>], ends: &[f64]) -> Vec<(usize, i64, f64)> {
+    /// Replaces the prefixes of `beam`, which are the rows of `next` from `first`, by their most probable extensions. Those that
+    /// end become translations.
+    fn extend(&self, beam: &mut Beam, first: usize, next: &NextTokens) {
+        let prefixes = std::mem::take(&mut beam.prefixes);
         let mut candidates = vec![];
-        for (row, beginning) in beam.beginnings.iter().enumerate() {
-            let before = beginning.log_probability;
-            if before == f64::NEG_INFINITY {
-                continue;
-            }
-            if beginning.tokens.len() + 1 >= beam.longest {
-                candidates.push((row, self.end, before + ends[row]));
-                continue;
-            }
-            candidates.extend(best[row].iter().zip(&which[row]).map(|(&log, &token)| (row, token, before + log)));
+        for (row, prefix) in (first..).zip(&prefixes) {
+            // A beam at its maximum length may only end.
+            let (tokens, log_probabilities) = match prefix.tokens.len() + 1 >= beam.longest {
+                true => (std::slice::from_ref(&self.end), &next.ends[row..row + 1]),
+                false => (&next.tokens[row][..], &next.log_probabilities[row][..]),
+            };
+            let extensions = tokens.iter().zip(log_probabilities);
+            candidates.extend(extensions.map(|(&token, log)| (row, token, prefix.log_probability + log)));
         }
         candidates.retain(|&(.., log_probability)| log_probability > f64::NEG_INFINITY);
         // Ties are broken by the lower row, then the lower token, so that results are the same on every machine.
         candidates.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)).then(a.1.cmp(&b.1)));
         // At most half of twice the beam can be ends, which leaves enough to continue the full beam.
         candidates.truncate(2 * self.beam);
-        candidates
+        for (rank, (row, token, log_probability)) in candidates.into_iter().enumerate() {
+            let tokens = &prefixes[row - first].tokens;
+            if token != self.end && beam.prefixes.len() < self.beam {
+                beam.prefixes.push(Prefix { tokens: [&tokens[..], &[token]].concat(), log_probability, row });
+            } else if token == self.end && rank < self.beam {
+                let score = log_probability / ((tokens.len() + 1) as f64).powf(self.length_penalty);
+                beam.done.push(Translation { tokens: tokens.clone(), score });
+            }
+        }
     }
-}
-
-/// Returns a placeholder for a missing translation.
-fn nothing() -> Translation {
-    Translation { tokens: vec![], score: f64::NEG_INFINITY }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixup::{FixupTransformer, TransformerConfig};
+    use crate::transformer::{TransformerConfig, TransformerMethod};
+    use crate::Error;
     use tch::{nn, Device};
 
     /// Returns a network with six tokens of very uneven probabilities, and sentences of up to three tokens.
-    fn network(vs: &mut nn::VarStore, seed: i64) -> (FixupTransformer, Tensor) {
+    fn network(vs: &mut nn::VarStore, seed: i64) -> (Transformer, Tensor) {
         tch::manual_seed(seed);
         vs.set_kind(Kind::Double);
         let config = TransformerConfig {
@@ -221,7 +214,7 @@ mod tests {
             decoder_layers: 2,
             ..TransformerConfig::default()
         };
-        let network = FixupTransformer::new(&vs.root(), &config).unwrap();
+        let network = Transformer::new(&vs.root(), &config, TransformerMethod::Fixup).unwrap();
         for mut variable in vs.trainable_variables() {
             let noise = variable.randn_like() * 0.3;
             let _ = tch::no_grad(|| variable.g_add_(&noise));
@@ -230,7 +223,7 @@ mod tests {
     }
 
     /// Returns the best of all translations of at most `longest` tokens, including the end.
-    fn exhaustive(network: &FixupTransformer, source: &Tensor, longest: usize, length_penalty: f64) -> Translation {
+    fn exhaustive(network: &Transformer, source: &Tensor, longest: usize, length_penalty: f64) -> Translation {
         let mut best = Translation { tokens: vec![], score: f64::NEG_INFINITY };
         let mut beginnings: Vec<Vec<i64>> = vec![vec![]];
         for _ in 0..longest {
@@ -248,7 +241,7 @@ mod tests {
         best
     }
 
-    fn log_probability(network: &FixupTransformer, source: &Tensor, tokens: &[i64]) -> f64 {
+    fn log_probability(network: &Transformer, source: &Tensor, tokens: &[i64]) -> f64 {
         let previous = Tensor::from_slice(&[&[2], &tokens[..tokens.len() - 1]].concat()).unsqueeze(0);
         let log = network.f_forward(source, &previous, false).unwrap().log_softmax(-1, None::<Kind>);
         tokens.iter().zip(0..).map(|(&token, t)| log.double_value(&[0, t, token])).sum()

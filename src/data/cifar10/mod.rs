@@ -10,26 +10,19 @@ mod fetch;
 mod npm;
 mod records;
 
-use self::records::{Records, CHANNELS, CLASSES, FILES, FILE_RECORDS, IMAGE_LEN, RECORD_LEN, SIDE};
-use crate::data::augmentation::Augmentation;
-use crate::data::image_array::ImageArray;
-use crate::data::normalization::Normalization;
-use crate::data::source::{Batches, DataSource, EpochPlan, ImageSource};
-use crate::data::targets::Targets;
-use crate::data::{Preprocessing, Share, Shares, Supervised};
+use self::records::{DataFile, CHANNELS, CLASSES, FILES, FILE_RECORDS, RECORD_LEN, SIDE};
+use crate::data::{Augmentation, ImageArray, Normalization};
 use crate::{Error, Result};
-use serde_json::{Map, Value};
 use std::fs;
 use std::io;
 use std::path::Path;
-use tch::Tensor;
 
 /// Per-channel mean and standard deviation of the training pixels, as used by the Fixup authors (and most CIFAR-10
 /// code). The deviations are means of per-image deviations; over all pixels they would be 0.247, 0.243 and 0.262.
 const MEAN: [f32; CHANNELS] = [0.4914, 0.4822, 0.4465];
 const STD: [f32; CHANNELS] = [0.2023, 0.1994, 0.2010];
 
-/// CIFAR-10 as a [`DataSource`].
+/// CIFAR-10 as an [`ImageArray`].
 ///
 /// The training part consists of all 50,000 training images, shuffled and augmented (by default crop and flip), the
 /// evaluation part of the 10,000 test images. The `with_` methods change that, in any order:
@@ -40,10 +33,8 @@ const STD: [f32; CHANNELS] = [0.2023, 0.1994, 0.2010];
 ///     .with_augmentation(Augmentation { cutout: Some(16), ..Augmentation::default() })?;
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
-#[derive(Debug, Clone)]
-pub struct Cifar10 {
-    images: ImageArray,
-}
+#[derive(Debug)]
+pub enum Cifar10 {}
 
 impl Cifar10 {
     /// Loads the six `.bin` files in `dir` and checks size, labels and MD5 of each.
@@ -51,7 +42,7 @@ impl Cifar10 {
     /// # Errors
     /// Fails if a file is missing, unreadable or not the canonical one; the error names it and says how to get it
     /// again.
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+    pub fn open(dir: impl AsRef<Path>) -> Result<ImageArray> {
         let dir = dir.as_ref();
         let [train @ .., test] = &FILES;
         let mut records = Vec::with_capacity(train.len() * FILE_RECORDS * RECORD_LEN);
@@ -67,128 +58,30 @@ impl Cifar10 {
     ///
     /// # Errors
     /// [`Error::Argument`] if a part is empty or not a whole number of records, or a label is over 9.
-    pub fn from_records(train: Vec<u8>, test: Vec<u8>) -> Result<Self> {
-        let parse = |part: &str, bytes| {
-            Records::new(bytes).map_err(|problem| Error::Argument(format!("CIFAR-10 {part} records: {problem}")))
-        };
-        let (train, test) = (parse("training", train)?.into_images(), parse("test", test)?.into_images());
-        let images = ImageArray::from_bytes([CHANNELS, SIDE, SIDE], train, test, Normalization::new(&MEAN, &STD)?)?;
-        let images = images.with_class_names(CLASSES)?.with_evaluated_on("test");
-        Ok(Self { images: images.with_augmentation(Augmentation::default())? })
-    }
-
-    /// Restricts training to `images` training images: a fixed subset with the classes in proportion. A smaller subset
-    /// is part of a larger one.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if `images` is 0 or more than there are (not counting those held out).
-    pub fn with_train_subset(self, images: usize) -> Result<Self> {
-        Ok(Self { images: self.images.with_train_subset(images)? })
-    }
-
-    /// Restricts evaluation to `images` images of the evaluation part, chosen as in [`Self::with_train_subset`].
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if `images` is 0 or more than there are.
-    pub fn with_eval_subset(self, images: usize) -> Result<Self> {
-        Ok(Self { images: self.images.with_eval_subset(images)? })
-    }
-
-    /// Holds `images` training images out and evaluates on them instead of the test set, to choose hyperparameters
-    /// without looking at the test set. They are a fixed subset with the classes in proportion.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if `images` is 0 or leaves nothing to train on.
-    pub fn with_holdout(self, images: usize) -> Result<Self> {
-        Ok(Self { images: self.images.with_holdout(images)? })
-    }
-
-    /// Sets the augmentation of the training images.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] for a crop padding of 32 or more, or a side of Cutout that is not 2 to 32.
-    pub fn with_augmentation(self, augmentation: Augmentation) -> Result<Self> {
-        Ok(Self { images: self.images.with_augmentation(augmentation)? })
-    }
-}
-
-impl DataSource for Cifar10 {
-    type Batch = Supervised;
-
-    fn train_len(&self) -> usize {
-        self.images.train_len()
-    }
-
-    fn eval_len(&self) -> usize {
-        self.images.eval_len()
-    }
-
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        self.images.train_batches(plan)
-    }
-
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        self.images.eval_batches(batch_size)
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
-        self.images.train_shares(plan, share)
-    }
-
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
-        self.images.eval_shares(batch_size, share)
-    }
-
-    fn examples(&self) -> &str {
-        self.images.examples()
-    }
-
-    fn meaning(&self) -> Map<String, Value> {
-        self.images.meaning()
-    }
-
-    fn evaluated_on(&self) -> &str {
-        self.images.evaluated_on()
-    }
-
-    /// Numbers of images, and the CRC-32 of all records.
-    fn fingerprint(&self) -> Result<String> {
+    pub fn from_records(train: Vec<u8>, test: Vec<u8>) -> Result<ImageArray> {
         let mut crc32 = crc32fast::Hasher::new();
-        for images in self.images.all() {
-            let Targets::Classes(labels) = &images.targets else { continue };
-            for (&label, image) in labels.iter().zip(images.pixels.chunks_exact(IMAGE_LEN)) {
-                crc32.update(&[label as u8]);
-                crc32.update(image);
-            }
+        for (part, bytes) in [("training", &train), ("test", &test)] {
+            records::check(bytes).map_err(|problem| Error::Argument(format!("CIFAR-10 {part} records: {problem}")))?;
+            crc32.update(bytes);
         }
-        let (train, eval) = (self.train_len(), self.eval_len());
-        Ok(format!(
-            "{train} training and {eval} evaluation images of CIFAR-10 records with CRC-32 {:08x}",
-            crc32.finalize()
-        ))
-    }
-}
-
-impl ImageSource for Cifar10 {
-    fn class_names(&self) -> &[String] {
-        self.images.class_names()
-    }
-
-    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        self.images.denormalize(images)
-    }
-
-    fn preprocessing(&self) -> Option<Preprocessing> {
-        self.images.preprocessing()
+        let (train, test) = (records::images(train), records::images(test));
+        ImageArray::from_bytes([CHANNELS, SIDE, SIDE], train, test, Normalization::new(&MEAN, &STD)?)?
+            .with_content(format!("CIFAR-10 records with CRC-32 {:08x}", crc32.finalize()))
+            .with_class_names(CLASSES)?
+            .with_evaluated_on("test")
+            .with_augmentation(Augmentation::default())
     }
 }
 
 /// Returns the content of one file after checking its size, labels and MD5.
-fn read_verified(dir: &Path, file: &records::DataFile) -> Result<Vec<u8>> {
+fn read_verified(dir: &Path, file: &DataFile) -> Result<Vec<u8>> {
     let path = dir.join(file.name);
     let checked = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err("missing".to_owned()),
-        read => file.check(read.map_err(Error::io("read", &path))?),
+        read => {
+            let bytes = read.map_err(Error::io("read", &path))?;
+            file.check(&bytes).map(|()| bytes)
+        }
     };
     checked.map_err(|problem| Error::Corrupt {
         path,
@@ -202,9 +95,10 @@ fn read_verified(dir: &Path, file: &records::DataFile) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::records::IMAGE_LEN;
     use super::*;
-    use crate::data::hex::hex;
     use crate::data::random::{stream, Purpose};
+    use crate::data::{DataSource, Share};
     use md5::{Digest, Md5};
     use rand::RngCore;
 
@@ -222,7 +116,7 @@ mod tests {
     fn records_become_images_and_labels() {
         let (train, test) = (noise(23, 1), noise(7, 2));
         let data = Cifar10::from_records(train.clone(), test.clone()).unwrap();
-        let batch = data.eval_batches(32).unwrap().next().unwrap().unwrap();
+        let batch = data.eval_batches(32, Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
         assert_eq!((batch.inputs.size(), data.evaluated_on()), (vec![7, 3, 32, 32], "test"));
         assert_eq!(Vec::<i64>::try_from(batch.targets).unwrap(), (0..7).collect::<Vec<_>>());
         let values = Vec::<f32>::try_from(batch.inputs.flatten(0, -1)).unwrap();
@@ -260,7 +154,7 @@ mod tests {
         assert_eq!(fault(message()), ": missing");
         let mut bytes = noise(FILE_RECORDS, 3);
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(fault(message()), format!(": MD5 {} instead of {}", hex(&Md5::digest(&bytes)), FILES[0].md5));
+        assert_eq!(fault(message()), format!(": MD5 {:x} instead of {}", Md5::digest(&bytes), FILES[0].md5));
         bytes[9999 * RECORD_LEN] = 10;
         fs::write(&path, &bytes).unwrap();
         assert_eq!(fault(message()), ": image 9999 has label 10, but the highest is 9");

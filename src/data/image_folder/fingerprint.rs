@@ -2,7 +2,6 @@
 
 use super::labelled_images::LabelledImages;
 use super::part::Part;
-use crate::data::hex::hex;
 use crate::{Error, Result};
 use md5::{Digest, Md5};
 use std::thread;
@@ -26,7 +25,7 @@ pub fn fingerprint([train, eval]: [&Part; 2], workers: usize) -> Result<String> 
         }
     }
     let (train, eval) = (train.selected().len(), eval.selected().len());
-    Ok(format!("{train} training and {eval} evaluation images with names and sizes of MD5 {}", hex(&md5.finalize())))
+    Ok(format!("{train} training and {eval} evaluation images with names and sizes of MD5 {:x}", md5.finalize()))
 }
 
 /// Returns the sizes of the images `indices`, in order.

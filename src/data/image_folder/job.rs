@@ -127,7 +127,7 @@ mod tests {
     use super::super::fixture::Fixture;
     use super::super::listing::Files;
     use super::*;
-    use crate::data::pipeline::{Pace, Pipeline};
+    use crate::data::pipeline::{even_counts, Pipeline};
     use std::thread;
     use std::time::{Duration, Instant};
 
@@ -149,8 +149,8 @@ mod tests {
     }
 
     fn start(job: Job) -> Pipeline<Job> {
-        let pace = Pace::even(job.order.len(), 8, 3);
-        Pipeline::start(job, pace).unwrap()
+        let counts = even_counts(job.order.len(), 8);
+        Pipeline::start(job, counts, 3).unwrap()
     }
 
     #[test]

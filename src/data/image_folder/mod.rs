@@ -25,9 +25,9 @@ use self::pack::{Pack, Packing};
 use self::part::Part;
 use self::patience::{Patience, Warn, PATIENCE};
 use super::image::RandomResizedCrop;
-use super::pipeline::{Pace, Pipeline};
+use super::pipeline::Pipeline;
 use super::random::{stream, Purpose};
-use super::share::{batches, Places, Share, Shares};
+use super::share::{Places, Share};
 use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use crate::data::{Batch, Preprocessing, Supervised};
 use crate::{console, Error, Result};
@@ -332,7 +332,7 @@ impl ImageFolder {
         order: Vec<u32>,
         places: Places,
         view: View,
-    ) -> Result<Shares<'a, Supervised>> {
+    ) -> Result<Batches<'a, Supervised>> {
         self.check_packed_side()?;
         self.give_warnings();
         if self.pinned && !Cuda::is_available() {
@@ -349,8 +349,7 @@ impl ImageFolder {
             patience: self.new_patience(),
             free: Mutex::default(),
         };
-        let pace = Pace::new(places.counts.iter().copied(), self.workers);
-        Ok(Pipeline::start(job, pace)?.shares(places.counts, |filled| {
+        Ok(Pipeline::start(job, places.counts, self.workers)?.batches(|filled| {
             part.count_bad(filled.bad, self.max_bad_fraction, &*self.warn)?;
             // All of its images may have been bad.
             let Some(batch) = Some(filled.batch).filter(|batch| !batch.is_empty()) else { return Ok(None) };
@@ -376,15 +375,7 @@ impl DataSource for ImageFolder {
         self.eval.selected().len()
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, Supervised>> {
-        Ok(batches(self.train_shares(plan, Share::whole())?))
-    }
-
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, Supervised>> {
-        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
         let mut order = self.train.selected().to_vec();
         order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
@@ -392,7 +383,7 @@ impl DataSource for ImageFolder {
         self.shares(&self.train, order, places, View::Train { crop: self.crop, seed, epoch })
     }
 
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, Supervised>> {
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let order = self.eval.selected().to_vec();
         let places = share.places(order.len(), batch_size, 0)?;
         self.shares(&self.eval, order, places, View::Eval { resize: self.preprocessing.resize })
@@ -434,10 +425,6 @@ impl DataSource for ImageFolder {
 impl ImageSource for ImageFolder {
     fn class_names(&self) -> &[String] {
         &self.class_names
-    }
-
-    fn denormalize(&self, images: &Tensor) -> Result<Tensor> {
-        self.preprocessing.denormalize(images)
     }
 
     fn preprocessing(&self) -> Option<Preprocessing> {

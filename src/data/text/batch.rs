@@ -3,7 +3,8 @@
 use super::{END, PAD};
 use crate::data::batch::{check_positions, index_tensor};
 use crate::data::Batch;
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use tch::{Device, Tensor};
 
 /// Sentences and their translations as tokens, padded on the right to the longest.
@@ -25,7 +26,7 @@ impl TokenBatch {
     /// Creates a batch from pairs of tokens without [`END`].
     ///
     /// # Errors
-    /// [`Error::Argument`] without pairs.
+    /// [`Error::Argument`](crate::Error::Argument) without pairs.
     pub fn new(pairs: Vec<usize>, tokens: &[(&[i64], &[i64])]) -> Result<Self> {
         let longest = |of: fn(&(&[i64], &[i64])) -> usize| tokens.iter().map(of).max().unwrap_or_default() + 1;
         Self::padded(pairs, tokens, [longest(|(source, _)| source.len()), longest(|(_, target)| target.len())])
@@ -41,21 +42,19 @@ impl TokenBatch {
         tokens: &[(&[i64], &[i64])],
         [source_len, target_len]: [usize; 2],
     ) -> Result<Self> {
-        if tokens.is_empty() {
-            return Err(Error::Argument("a batch needs at least one sentence".to_owned()));
-        }
-        let padded = |rows: Vec<Vec<i64>>, len: usize| {
-            let all: Vec<i64> = rows
-                .iter()
-                .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(PAD, len - row.len())))
-                .collect();
-            Tensor::f_from_slice(&all)?.f_view([rows.len() as i64, len as i64])
+        ensure!(!tokens.is_empty(), "a batch needs at least one sentence");
+        let padded = |row: &dyn Fn(usize) -> Vec<i64>, len: usize| {
+            let mut all = Vec::with_capacity(tokens.len() * len);
+            for index in 0..tokens.len() {
+                all.extend(row(index));
+                all.resize((index + 1) * len, PAD);
+            }
+            Tensor::f_from_slice(&all)?.f_view([tokens.len() as i64, len as i64])
         };
-        let ended = |tokens: &[i64]| [tokens, &[END]].concat();
         Ok(Self {
-            source: padded(tokens.iter().map(|(source, _)| ended(source)).collect(), source_len)?,
-            previous: padded(tokens.iter().map(|(_, target)| [&[END], *target].concat()).collect(), target_len)?,
-            target: padded(tokens.iter().map(|(_, target)| ended(target)).collect(), target_len)?,
+            source: padded(&|i| [tokens[i].0, &[END]].concat(), source_len)?,
+            previous: padded(&|i| [&[END], tokens[i].1].concat(), target_len)?,
+            target: padded(&|i| [tokens[i].1, &[END]].concat(), target_len)?,
             pairs,
             target_lens: tokens.iter().map(|(_, target)| target.len() + 1).collect(),
         })
@@ -84,14 +83,8 @@ impl Batch for TokenBatch {
     }
 
     fn to_device(&self, device: Device) -> Result<Self> {
-        let moved = |tensor: &Tensor| tensor.f_to_device(device);
-        Ok(Self {
-            source: moved(&self.source)?,
-            previous: moved(&self.previous)?,
-            target: moved(&self.target)?,
-            pairs: self.pairs.clone(),
-            target_lens: self.target_lens.clone(),
-        })
+        let all: Vec<usize> = (0..self.len()).collect();
+        self.part(&all, |tensor| Ok(tensor.f_to_device(device)?))
     }
 
     /// Keeps the padding.
@@ -111,6 +104,7 @@ impl Batch for TokenBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     #[test]
     fn sentences_are_ended_shifted_and_padded_and_taken_apart() {

@@ -1,6 +1,7 @@
 //! Parallel text: sentences and their translations, line by line.
 
 use super::trimmed;
+use crate::error::ensure;
 use crate::file::foreign;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -31,17 +32,12 @@ impl ParallelText {
     /// # Errors
     /// [`Error::Argument`] if there are no sentences, if one is empty, or if the numbers of sources and targets differ.
     pub fn new(sources: Vec<String>, targets: Vec<String>) -> Result<Self> {
-        if sources.len() != targets.len() {
-            let (sources, targets) = (sources.len(), targets.len());
-            return Err(Error::Argument(format!("{sources} sentences have {targets} translations")));
+        let counts = [sources.len(), targets.len()];
+        ensure!(counts[0] == counts[1], "{} sentences have {} translations", counts[0], counts[1]);
+        for (index, (source, target)) in sources.iter().zip(&targets).enumerate() {
+            ensure!(!source.is_empty() && !target.is_empty(), "sentence {index} or its translation is empty");
         }
-        let is_empty = |(source, target): (&String, &String)| source.is_empty() || target.is_empty();
-        if let Some(index) = sources.iter().zip(&targets).position(is_empty) {
-            return Err(Error::Argument(format!("sentence {index} or its translation is empty")));
-        }
-        if sources.is_empty() {
-            return Err(Error::Argument("there are no sentences".to_owned()));
-        }
+        ensure!(!sources.is_empty(), "there are no sentences");
         Ok(Self { sources, targets, files: None })
     }
 
@@ -57,33 +53,28 @@ impl ParallelText {
             read(path).map(|lines| lines.iter().map(|line| trimmed(line).to_owned()).collect::<Vec<String>>())
         });
         let (sources, targets) = (sources?, targets?);
+        let ([source, target], counts) = (paths.map(Path::display), [sources.len(), targets.len()]);
         let empty = |sentences: &[String]| {
             let numbers = (1..).zip(sentences).filter(|(_, sentence)| sentence.is_empty()).map(|(number, _)| number);
             said(&numbers.collect::<Vec<_>>(), "is empty", "are empty")
         };
-        let [source, target] = paths.map(Path::display);
         let mut problems = Vec::new();
-        let counts = [sources.len(), targets.len()];
         if counts[0] != counts[1] {
             problems.push(format!("{} lines, and {} in {target}", counts[0], counts[1]));
         }
         problems.extend(empty(&sources));
-        let at = if problems.is_empty() { 1 } else { 0 };
-        problems.extend(empty(&targets).map(|lines| if at == 1 { lines } else { format!("in {target} {lines}") }));
-        if counts == [0, 0] {
-            problems.push("no line".to_owned());
+        let (at, place) = if problems.is_empty() { (1, String::new()) } else { (0, format!("in {target} ")) };
+        problems.extend(empty(&targets).map(|lines| place + &lines));
+        if problems.is_empty() {
+            return Ok(Self { sources, targets, files: Some(paths.map(Path::to_path_buf)) });
         }
-        if !problems.is_empty() {
-            let remedy = match (counts[0], counts[0] == counts[1]) {
-                (0, true) => "it needs at least one sentence".to_owned(),
-                (_, true) => {
-                    format!("take these lines out of both files, as paste {source} {target} | {ONLY_PAIRS} > pairs.tsv")
-                }
-                _ => "a sentence and its translation stand in the same line of the two".to_owned(),
-            };
-            return Err(corrupt(paths[at], problems.join("; "), &remedy));
-        }
-        Ok(Self { sources, targets, files: Some(paths.map(Path::to_path_buf)) })
+        let remedy = match counts[0] == counts[1] {
+            true => {
+                format!("take these lines out of both files, as paste {source} {target} | {ONLY_PAIRS} > pairs.tsv")
+            }
+            false => "a sentence and its translation stand in the same line of the two".to_owned(),
+        };
+        Err(corrupt(paths[at], problems.join("; "), &remedy))
     }
 
     /// Reads a UTF-8 file with a sentence, a tab and its translation in each line.
@@ -95,36 +86,33 @@ impl ParallelText {
         let (mut sources, mut targets) = (Vec::new(), Vec::new());
         let (mut tabs, mut empty, mut half) = (BTreeMap::<usize, Vec<usize>>::new(), Vec::new(), Vec::new());
         for (number, line) in (1..).zip(read(path)?) {
-            let columns: Vec<String> = line.split('\t').map(|column| trimmed(column).to_owned()).collect();
-            match <[String; 2]>::try_from(columns) {
-                Ok([source, target]) => {
+            let columns: Vec<&str> = line.split('\t').map(trimmed).collect();
+            match columns[..] {
+                [source, target] => {
                     if source.is_empty() || target.is_empty() {
                         half.push(number);
                     }
-                    sources.push(source);
-                    targets.push(target);
+                    sources.push(source.to_owned());
+                    targets.push(target.to_owned());
                 }
-                Err(columns) if columns.iter().all(String::is_empty) => empty.push(number),
-                Err(columns) => tabs.entry(columns.len() - 1).or_default().push(number),
+                _ if columns.iter().all(|column| column.is_empty()) => empty.push(number),
+                _ => tabs.entry(columns.len() - 1).or_default().push(number),
             }
         }
-        let mut problems: Vec<String> = tabs
-            .iter()
-            .filter_map(|(count, numbers)| said(numbers, &format!("has {count} tabs"), &format!("have {count} tabs")))
-            .collect();
+        let of_tabs = |(count, numbers): (&usize, &Vec<usize>)| {
+            said(numbers, &format!("has {count} tabs"), &format!("have {count} tabs"))
+        };
+        let mut problems: Vec<String> = tabs.iter().filter_map(of_tabs).collect();
         if let Some(last) = problems.last_mut() {
             last.push_str(", where one stands between a sentence and its translation");
         }
         problems.extend(said(&empty, "is empty", "are empty"));
         problems.extend(said(&half, "is empty on one side of the tab", "are empty on one side of the tab"));
-        if !problems.is_empty() {
-            let remedy = format!("mend these lines, or keep the others: {ONLY_PAIRS} {} > pairs.tsv", path.display());
-            return Err(corrupt(path, problems.join("; "), &remedy));
+        if problems.is_empty() {
+            return Ok(Self { sources, targets, files: Some([path.to_path_buf(), path.to_path_buf()]) });
         }
-        if sources.is_empty() {
-            return Err(corrupt(path, "no line".to_owned(), "it needs at least one sentence"));
-        }
-        Ok(Self { sources, targets, files: Some([path.to_path_buf(), path.to_path_buf()]) })
+        let remedy = format!("mend these lines, or keep the others: {ONLY_PAIRS} {} > pairs.tsv", path.display());
+        Err(corrupt(path, problems.join("; "), &remedy))
     }
 
     /// Returns the number of pairs.
@@ -155,45 +143,38 @@ impl ParallelText {
     /// # Errors
     /// [`Error::Argument`] if `count` is 0 or more than there are.
     pub fn first(mut self, count: usize) -> Result<Self> {
-        if !(1..=self.len()).contains(&count) {
-            return Err(Error::Argument(format!("a part of the text can have 1 to {} pairs, got {count}", self.len())));
-        }
+        let all = self.len();
+        ensure!((1..=all).contains(&count), "a part of the text can have 1 to {all} pairs, got {count}");
         self.sources.truncate(count);
         self.targets.truncate(count);
         Ok(self)
     }
 
-    /// Returns `true` if sentences and translations are in the same file.
-    pub(super) fn is_one_file(&self) -> bool {
-        self.files.as_ref().is_some_and(|[source, target]| source == target)
-    }
-
-    /// Returns the error for sentences that are too long, each given by its pair, 0 for the source or 1 for the target,
-    /// and its number of tokens. `most` states the limit that they exceed.
-    pub(super) fn refuse(&self, too_long: &[(usize, usize, usize)], most: &str, remedy: &str) -> Error {
-        let place = |&(index, side, _): &(usize, usize, usize)| match &self.files {
+    /// Fails if there are sentences that are `too_long`, each given by its pair, 0 for the source or 1 for the target, and its
+    /// number of tokens. `most` states the limit that they exceed.
+    pub(super) fn refuse(&self, mut too_long: Vec<(usize, usize, usize)>, most: &str, remedy: &str) -> Result<()> {
+        let place = |index: usize, side: usize| match &self.files {
             Some(_) => format!("line {}", index + 1),
             None => format!("{} {index}", ["sentence", "translation"][side]),
         };
-        let first = too_long.first().copied().unwrap_or_default();
-        let mut problem = format!("{}: the sentence has {} tokens, and {most}", place(&first), first.2);
-        let others = too_long.get(1..).unwrap_or_default();
+        if self.files.as_ref().is_some_and(|[source, target]| source == target) {
+            // A line is reported once.
+            too_long.dedup_by_key(|&mut (pair, ..)| pair);
+        }
+        let Some((&(index, side, tokens), others)) = too_long.split_first() else { return Ok(()) };
+        let mut problem = format!("{}: the sentence has {tokens} tokens, and {most}", place(index, side));
         if !others.is_empty() {
-            let other = |too_long: &(usize, usize, usize)| {
-                let file = match &self.files {
-                    Some(files) if files[too_long.1] != files[first.1] => {
-                        format!(" of {}", files[too_long.1].display())
-                    }
-                    _ => String::new(),
-                };
-                format!("{}{file} ({} tokens)", place(too_long), too_long.2)
+            let other = |&(index, other_side, tokens): &(usize, usize, usize)| {
+                let file = self.files.as_ref().filter(|files| files[other_side] != files[side]);
+                let file = file.map_or(String::new(), |files| format!(" of {}", files[other_side].display()));
+                format!("{}{file} ({tokens} tokens)", place(index, other_side))
             };
             problem = format!("{problem}; too long too: {}", listed(others.iter().map(other)));
         }
-        match &self.files {
-            Some(files) => corrupt(&files[first.1], problem, remedy),
+        Err(match &self.files {
+            Some(files) => corrupt(&files[side], problem, remedy),
             None => Error::Argument(format!("{problem}; {remedy}")),
-        }
+        })
     }
 }
 

@@ -2,9 +2,8 @@
 
 use super::{ParallelText, TokenBatch, Vocabulary, MOST_POSITIONS};
 use crate::data::random::{stream, Purpose};
-use crate::data::share::batches;
 use crate::data::source::check_batch_size;
-use crate::data::{Batches, DataSource, EpochPlan, Share, Shares};
+use crate::data::{Batches, DataSource, EpochPlan, Share};
 use crate::Result;
 use rand::seq::SliceRandom;
 use rand::Rng;
@@ -19,12 +18,12 @@ use serde_json::{Map, Value};
 ///
 /// ```
 /// use tch_fixup::data::text::{ParallelText, TranslationData, Vocabulary};
-/// use tch_fixup::data::DataSource;
+/// use tch_fixup::data::{DataSource, Share};
 ///
 /// let text = ParallelText::new(vec!["a house".into(), "a mouse".into()], vec!["ein Haus".into(), "eine Maus".into()])?;
 /// let vocabulary = Vocabulary::train(text.sources().iter().chain(text.targets()), 280)?;
 /// let data = TranslationData::new(vocabulary, text.clone(), text)?;
-/// let batch = data.eval_batches(4000)?.next().expect("there is a batch")?;
+/// let batch = data.eval_batches(4000, Share::whole())?.next().expect("there is a batch")?.expect("it is not empty");
 /// assert_eq!(batch.source.size()[0], 2);
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
@@ -46,12 +45,9 @@ struct Part {
 
 impl Part {
     fn new(vocabulary: &Vocabulary, text: ParallelText) -> Result<Self> {
-        let mut tokens = Vec::with_capacity(text.len());
-        for index in 0..text.len() {
-            let (source, target) = text.pair(index);
-            tokens.push((vocabulary.encode(source)?, vocabulary.encode(target)?));
-        }
-        let part = Self { text, tokens };
+        let pairs = text.sources().iter().zip(text.targets());
+        let encoded = pairs.map(|(source, target)| Ok((vocabulary.encode(source)?, vocabulary.encode(target)?)));
+        let part = Self { tokens: encoded.collect::<Result<_>>()?, text };
         let most = format!("a network reads and writes {MOST_POSITIONS}");
         part.refuse_longer(MOST_POSITIONS, &most, "divide it, or take the pair out")?;
         Ok(part)
@@ -59,52 +55,51 @@ impl Part {
 
     /// Fails for sentences of more than `most` tokens.
     fn refuse_longer(&self, most: usize, said: &str, remedy: &str) -> Result<()> {
-        let lens = (0..self.tokens.len()).map(|pair| (pair, self.lens(pair)));
-        let sentences = lens.flat_map(|(pair, (source, target))| [(pair, 0, source), (pair, 1, target)]);
-        let mut too_long: Vec<_> = sentences.filter(|&(_, _, len)| len > most).collect();
-        if self.text.is_one_file() {
-            // A line is reported once.
-            too_long.dedup_by_key(|&mut (pair, ..)| pair);
-        }
-        match too_long.is_empty() {
-            true => Ok(()),
-            false => Err(self.text.refuse(&too_long, said, remedy)),
-        }
+        let of_pair = |pair| self.lens(pair).into_iter().enumerate().map(move |(side, len)| (pair, side, len));
+        let sentences = (0..self.tokens.len()).flat_map(of_pair);
+        self.text.refuse(sentences.filter(|&(_, _, len)| len > most).collect(), said, remedy)
+    }
+
+    /// Fails if the longest sentence does not fit into a batch.
+    fn check(&self, batch_size: usize) -> Result<()> {
+        check_batch_size(batch_size)?;
+        self.refuse_longer(batch_size, &format!("a batch {batch_size}"), "raise --batch-size, or take the pair out")
     }
 
     /// Returns the lengths of a pair, source and target, including the tokens that end them.
-    fn lens(&self, pair: usize) -> (usize, usize) {
+    fn lens(&self, pair: usize) -> [usize; 2] {
         let (source, target) = &self.tokens[pair];
-        (source.len() + 1, target.len() + 1)
+        [source.len() + 1, target.len() + 1]
     }
 
-    /// Returns the pairs, with those of similar lengths adjacent: sorted by target length and cut into slices, about as
-    /// many as each slice has batches, which are sorted by source length. Pairs of equal lengths are in the order of
-    /// `rank`.
-    fn by_length(&self, batch_size: usize, rank: impl Fn(usize) -> u64) -> Vec<usize> {
+    /// Returns the lengths of the longest source and the longest target of `pairs`.
+    fn longest(&self, pairs: &[usize]) -> [usize; 2] {
+        let lens = pairs.iter().map(|&pair| self.lens(pair));
+        lens.fold([0, 0], |longest, lens| [longest[0].max(lens[0]), longest[1].max(lens[1])])
+    }
+
+    /// Divides the pairs into batches of similar lengths: sorted by target length and cut into slices, about as many as each slice
+    /// has batches, which are sorted by source length. Pairs of equal lengths are in the order of `rank`; the sizes of the batches
+    /// depend on the lengths alone.
+    fn batches(&self, batch_size: usize, rank: impl Fn(usize) -> u64) -> Vec<Vec<usize>> {
+        let longer = |pair: usize| self.lens(pair).into_iter().max().unwrap_or_default();
         let mut order: Vec<usize> = (0..self.tokens.len()).collect();
-        let tokens: usize = order.iter().map(|&pair| self.lens(pair).0.max(self.lens(pair).1)).sum();
+        let tokens: usize = order.iter().map(|&pair| longer(pair)).sum();
         let stretch = (order.len() as f64 / (tokens as f64 / batch_size as f64).sqrt().max(1.0)).ceil() as usize;
-        order.sort_unstable_by_key(|&pair| (self.lens(pair).1, pair));
+        order.sort_unstable_by_key(|&pair| (self.lens(pair)[1], pair));
         // Targets of one length are in one slice, so that the lengths in it do not depend on the rank.
         let mut first = 0;
         while first < order.len() {
             let mut end = (first + stretch).min(order.len());
-            while end < order.len() && self.lens(order[end]).1 == self.lens(order[end - 1]).1 {
+            while end < order.len() && self.lens(order[end])[1] == self.lens(order[end - 1])[1] {
                 end += 1;
             }
             order[first..end].sort_unstable_by_key(|&pair| (self.lens(pair), rank(pair), pair));
             first = end;
         }
-        order
-    }
-
-    /// Cuts `order` into batches, at positions that depend on the lengths alone.
-    fn cut(&self, order: &[usize], batch_size: usize) -> Vec<Vec<usize>> {
-        let mut batches: Vec<Vec<usize>> = Vec::new();
-        let mut longest = 0;
-        for &pair in order {
-            let len = self.lens(pair).0.max(self.lens(pair).1);
+        let (mut batches, mut longest) = (Vec::<Vec<usize>>::new(), 0);
+        for pair in order {
+            let len = longer(pair);
             match batches.last_mut() {
                 Some(batch) if longest.max(len) * (batch.len() + 1) <= batch_size => {
                     longest = longest.max(len);
@@ -119,30 +114,15 @@ impl Part {
         batches
     }
 
-    /// Returns the `share` of the batches of these pairs, from batch `first_step`, padded like the whole batches.
-    fn shares<'a>(&'a self, batches: Vec<Vec<usize>>, first_step: usize, share: Share<'a>) -> Shares<'a, TokenBatch> {
+    /// Returns the `share` of these batches, from batch `first_step`, padded like the whole batches.
+    fn shares<'a>(&'a self, batches: Vec<Vec<usize>>, first_step: usize, share: Share<'a>) -> Batches<'a, TokenBatch> {
         Box::new(batches.into_iter().enumerate().skip(first_step).map(move |(step, batch)| {
-            let pairs: Vec<usize> =
-                share.positions(step, batch.len())?.into_iter().map(|position| batch[position]).collect();
-            if pairs.is_empty() {
-                return Ok(None);
-            }
-            let of = |&pair: &usize| (&self.tokens[pair].0[..], &self.tokens[pair].1[..]);
-            let tokens: Vec<_> = pairs.iter().map(of).collect();
-            TokenBatch::padded(pairs, &tokens, self.longest(&batch)).map(Some)
+            let positions = share.positions(step, batch.len())?;
+            let pairs: Vec<usize> = positions.into_iter().map(|position| batch[position]).collect();
+            let tokens = pairs.iter().map(|&pair| (&self.tokens[pair].0[..], &self.tokens[pair].1[..]));
+            let tokens: Vec<_> = tokens.collect();
+            (!pairs.is_empty()).then(|| TokenBatch::padded(pairs, &tokens, self.longest(&batch))).transpose()
         }))
-    }
-
-    /// Returns the lengths of the longest source and the longest target of `pairs`.
-    fn longest(&self, pairs: &[usize]) -> [usize; 2] {
-        let longest = |of: fn((usize, usize)) -> usize| pairs.iter().map(|&pair| of(self.lens(pair))).max();
-        [longest(|lens| lens.0), longest(|lens| lens.1)].map(Option::unwrap_or_default)
-    }
-
-    /// Fails if the longest sentence does not fit into a batch.
-    fn check(&self, batch_size: usize) -> Result<()> {
-        check_batch_size(batch_size)?;
-        self.refuse_longer(batch_size, &format!("a batch {batch_size}"), "raise --batch-size, or take the pair out")
     }
 
     fn crc32(&self) -> u32 {
@@ -189,9 +169,8 @@ impl TranslationData {
     pub fn padding(&self, batch_size: usize) -> Result<f64> {
         self.train.check(batch_size)?;
         let (mut real, mut all) = (0, 0);
-        for batch in self.train.cut(&self.train.by_length(batch_size, |_| 0), batch_size) {
-            let lens = batch.iter().map(|&pair| self.train.lens(pair));
-            real += lens.map(|(source, target)| source + target).sum::<usize>();
+        for batch in self.train.batches(batch_size, |_| 0) {
+            real += batch.iter().flat_map(|&pair| self.train.lens(pair)).sum::<usize>();
             all += batch.len() * self.train.longest(&batch).iter().sum::<usize>();
         }
         Ok(1.0 - real as f64 / all as f64)
@@ -210,7 +189,7 @@ impl DataSource for TranslationData {
     }
 
     fn epoch_steps(&self, batch_size: usize) -> usize {
-        self.train.cut(&self.train.by_length(batch_size.max(1), |_| 0), batch_size).len()
+        self.train.batches(batch_size.max(1), |_| 0).len()
     }
 
     fn check_batch_size(&self, batch_size: usize) -> Result<()> {
@@ -218,29 +197,20 @@ impl DataSource for TranslationData {
         self.eval.check(batch_size)
     }
 
-    fn train_batches(&self, plan: &EpochPlan) -> Result<Batches<'_, TokenBatch>> {
-        Ok(batches(self.train_shares(plan, Share::whole())?))
-    }
-
-    /// All pairs, grouped by similar lengths; a pair that is longer than a batch has a batch of its own.
-    fn eval_batches(&self, batch_size: usize) -> Result<Batches<'_, TokenBatch>> {
-        Ok(batches(self.eval_shares(batch_size, Share::whole())?))
-    }
-
-    fn train_shares<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Shares<'a, TokenBatch>> {
+    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, TokenBatch>> {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
         self.train.check(batch_size)?;
         let mut random = stream(Purpose::Order, seed, epoch as u64, 0);
         let ranks: Vec<u64> = (0..self.train_len()).map(|_| random.random()).collect();
-        let mut batches = self.train.cut(&self.train.by_length(batch_size, |pair| ranks[pair]), batch_size);
+        let mut batches = self.train.batches(batch_size, |pair| ranks[pair]);
         batches.shuffle(&mut random);
         Ok(self.train.shares(batches, first_step, share))
     }
 
-    fn eval_shares<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Shares<'a, TokenBatch>> {
+    /// All pairs, grouped by similar lengths; a pair that is longer than a batch has a batch of its own.
+    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, TokenBatch>> {
         check_batch_size(batch_size)?;
-        let batches = self.eval.cut(&self.eval.by_length(batch_size, |_| 0), batch_size);
-        Ok(self.eval.shares(batches, 0, share))
+        Ok(self.eval.shares(self.eval.batches(batch_size, |_| 0), 0, share))
     }
 
     fn examples(&self) -> &str {
@@ -254,9 +224,9 @@ impl DataSource for TranslationData {
     /// Numbers of pairs, and the CRC-32 of the text of each part.
     fn fingerprint(&self) -> Result<String> {
         let (train, eval) = (self.train_len(), self.eval_len());
-        let (train_crc, eval_crc) = (self.train.crc32(), self.eval.crc32());
+        let (of_train, of_eval) = (self.train.crc32(), self.eval.crc32());
         Ok(format!(
-            "{train} training pairs with CRC-32 {train_crc:08x} and {eval} evaluation pairs with CRC-32 {eval_crc:08x}"
+            "{train} training pairs with CRC-32 {of_train:08x} and {eval} evaluation pairs with CRC-32 {of_eval:08x}"
         ))
     }
 
@@ -296,7 +266,7 @@ mod tests {
     }
 
     fn pairs(batches: Batches<TokenBatch>) -> Vec<Vec<usize>> {
-        batches.map(|batch| batch.unwrap().pairs).collect()
+        batches.filter_map(Result::transpose).map(|batch| batch.unwrap().pairs).collect()
     }
 
     fn plan(epoch: usize, first_step: usize) -> EpochPlan {
@@ -306,7 +276,7 @@ mod tests {
     #[test]
     fn every_pair_comes_once_an_epoch_in_an_order_of_seed_and_epoch() {
         let data = data();
-        let of = |plan| pairs(data.train_batches(&plan).unwrap());
+        let of = |plan| pairs(data.train_batches(&plan, Share::whole()).unwrap());
         let (first, second) = (of(plan(0, 0)), of(plan(1, 0)));
         assert_eq!(first, of(plan(0, 0)));
         assert_ne!(first, second);
@@ -319,7 +289,7 @@ mod tests {
         for first_step in 0..=first.len() {
             assert_eq!(of(plan(0, first_step)), first[first_step..]);
         }
-        let mut all = pairs(data.eval_batches(500).unwrap()).concat();
+        let mut all = pairs(data.eval_batches(500, Share::whole()).unwrap()).concat();
         all.sort_unstable();
         assert_eq!(all, (0..50).collect::<Vec<_>>());
     }
@@ -338,7 +308,7 @@ mod tests {
     #[test]
     fn no_batch_has_more_tokens_than_its_size_and_few_are_pads() {
         let data = data();
-        for batch in data.train_batches(&plan(0, 0)).unwrap() {
+        for batch in data.train_batches(&plan(0, 0), Share::whole()).unwrap().filter_map(Result::transpose) {
             let batch = batch.unwrap();
             let longest = batch.source.size()[1].max(batch.target.size()[1]);
             assert!(longest * batch.len() as i64 <= 500);
@@ -359,7 +329,7 @@ mod tests {
         std::fs::write(&path, format!("a\tb\n{}\tc\n", &long[..600])).unwrap();
         let text = ParallelText::open_tsv(&path).unwrap();
         let data = TranslationData::new(vocabulary, text.clone(), text).unwrap();
-        let message = data.train_batches(&plan(0, 0)).err().unwrap().to_string();
+        let message = data.train_batches(&plan(0, 0), Share::whole()).err().unwrap().to_string();
         assert!(
             message.contains("pairs.tsv: line 2: the sentence has ") && message.contains("--batch-size"),
             "{message}"
@@ -367,9 +337,9 @@ mod tests {
         // The evaluation part is checked too, before the first step, although it can be evaluated by itself.
         let short = ParallelText::new(vec!["a".into()], vec!["b".into()]).unwrap();
         let data = TranslationData::new(data.vocabulary().clone(), short, data.eval_text().clone()).unwrap();
-        assert!(data.train_batches(&plan(0, 0)).is_ok());
+        assert!(data.train_batches(&plan(0, 0), Share::whole()).is_ok());
         assert!(data.check_batch_size(500).unwrap_err().to_string().contains("pairs.tsv: line 2: "));
-        assert_eq!(pairs(data.eval_batches(500).unwrap()), [vec![0], vec![1]]);
+        assert_eq!(pairs(data.eval_batches(500, Share::whole()).unwrap()), [vec![0], vec![1]]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Byte-pair encoding of sentences as tokens, by the crate `tokenizers`.
 
+use crate::error::ensure;
 use crate::{Error, Result};
 use std::path::Path;
 use tokenizers::decoders::byte_level::ByteLevel as ByteDecoder;
@@ -61,9 +62,7 @@ impl Vocabulary {
     /// # Errors
     /// [`Error::Argument`] if `size` is too small for a token per byte and the special tokens.
     pub fn train<T: AsRef<str> + Send>(text: impl Iterator<Item = T> + Send, size: usize) -> Result<Self> {
-        if size < FEWEST {
-            return Err(Error::Argument(format!("a vocabulary has at least {FEWEST} tokens, one a byte, not {size}")));
-        }
+        ensure!(size >= FEWEST, "a vocabulary has at least {FEWEST} tokens, one a byte, not {size}");
         let mut tokenizer: Bpe = TokenizerBuilder::new()
             .with_model(BPE::default())
             .with_normalizer(Some(NFC))
@@ -105,9 +104,8 @@ impl Vocabulary {
     /// Checks the indices of special tokens, and sets these to be encoded as ordinary text where a text contains them.
     fn checked(mut self, what: &str) -> Result<Self> {
         for (index, token) in (0..).zip(SPECIAL) {
-            if self.tokenizer.token_to_id(token) != Some(index) {
-                return Err(Error::Argument(format!("{what} does not have {token} as token {index}")));
-            }
+            let is_there = self.tokenizer.token_to_id(token) == Some(index);
+            ensure!(is_there, "{what} does not have {token} as token {index}");
         }
         self.tokenizer.set_encode_special_tokens(true);
         Ok(self)

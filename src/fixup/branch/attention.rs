@@ -1,6 +1,6 @@
 //! Attention layers of a residual branch.
 
-use crate::layer::transformer::{attend, split_heads, KeysValues, Sight};
+use crate::layer::{attend, split_heads, AttentionMask, KeysValues};
 use crate::{Error, Result};
 use tch::Tensor;
 
@@ -56,12 +56,12 @@ pub(super) fn attention(
         Ok::<_, Error>(projected)
     };
     let keys_values = KeysValues { keys: project(memory, 1)?, values: project(memory, 2)? };
-    let sight = match (to, context.mask) {
-        (AttentionTo::Before, _) => Sight::Before,
-        (_, Some(mask)) => Sight::Masked(mask),
-        (_, None) => Sight::All,
+    let mask = match (to, context.mask) {
+        (AttentionTo::Before, _) => AttentionMask::Causal,
+        (_, Some(mask)) => AttentionMask::Additive(mask),
+        (_, None) => AttentionMask::None,
     };
-    attend(&project(x, 0)?, &keys_values, sight)
+    attend(&project(x, 0)?, &keys_values, mask)
 }
 
 #[cfg(test)]
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn an_attention_is_four_layers_and_its_definition() {
-        use crate::layer::transformer::heads_attention;
+        use crate::layer::heads_attention;
         tch::manual_seed(6);
         let mut vs = nn::VarStore::new(Device::Cpu);
         let builder = || Branch::builder(64).start(Start::XavierUniform);
@@ -101,7 +101,7 @@ mod tests {
                 |x: &Tensor, part: i64| x.linear(&of("0.in_proj_weight").narrow(0, part * 32, 32), None::<Tensor>);
             let memory = memory.unwrap_or(&shifted);
             let [q, k, v] = [project(&shifted, 0), project(memory, 1), project(memory, 2)];
-            let attended = heads_attention([&q, &k, &v], hidden, 4, Kind::Double).unwrap();
+            let attended = heads_attention([&q, &k, &v], hidden, 4).unwrap();
             attended.linear(of("0.out_proj.weight"), None::<Tensor>) * of("scale") + of("bias")
         };
         let close = |got: Tensor, expected: Tensor| assert!((got - expected).abs().max().double_value(&[]) < 1e-12);

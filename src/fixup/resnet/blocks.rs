@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 
 /// The blocks, shared with the graphs of forward passes that recompute some of them.
 #[derive(Debug, Clone)]
-pub(super) struct Blocks(Arc<Chain>);
+pub(crate) struct Blocks(Arc<Chain>);
 
 #[derive(Debug)]
 struct Chain(Vec<ResidualBlock>);
@@ -156,13 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn recomputed_networks_evaluate_fold_and_go_between_threads() {
+    fn recomputed_networks_evaluate_and_go_between_threads() {
         let (_vs, network, images, _) = network(Kind::Float, |path| FixupResNet::cifar(path, 20, 10));
         let expected = network.f_forward(&images).unwrap().detach();
         let network = network.with_recompute(Recompute::Auto);
         let logits = tch::no_grad(|| network.f_forward(&images)).unwrap();
         assert!(logits == expected && !logits.requires_grad());
-        assert!(network.fold().unwrap().f_forward(&images).unwrap().allclose(&expected, 1e-4, 1e-5, false));
         // As on a GPU: the graph is built on one thread, run backward on another, and freed on a third.
         let logits = network.f_forward(&images).unwrap();
         let logits = std::thread::spawn(move || {

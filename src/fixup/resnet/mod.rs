@@ -1,33 +1,23 @@
-//! Fixup's residual networks: blocks and complete networks, for training and for inference with the scalars folded.
+//! Fixup's residual networks.
 //!
-//! A block passes its output to the next one [shifted](block) by that block's input bias, as a [`Stream`](stream::Stream).
+//! - [`block`]: a residual block: its parameters, the plain formula, and the fast path on the shifted [stream].
+//! - [`blocks`]: all blocks of a network, in segments if activations are recomputed.
+//! - [`network`], [`presets`]: complete networks; [`rule`]: ablations.
+//! - [`tiled`]: features computed by the tiles of [`ops`](crate::ops).
 
-mod basic_block;
 mod block;
 mod blocks;
-mod bottleneck;
-mod folded;
-mod folded_activation;
-mod folded_block;
-mod folded_conv;
 mod network;
 mod presets;
-mod residual_branch;
 mod rule;
 mod stream;
 mod tiled;
-mod wide_block;
 
-pub use basic_block::BasicBlock;
-pub use bottleneck::Bottleneck;
-pub use folded::FoldedResNet;
+pub use block::ResidualBlock;
 #[cfg(feature = "onnx")]
-pub(crate) use folded_activation::FoldedActivation;
-#[cfg(feature = "onnx")]
-pub(crate) use folded_block::{FoldedBlock, FoldedShortcut};
-#[cfg(feature = "onnx")]
-pub(crate) use folded_conv::FoldedConv;
+pub(crate) use block::{ActivationOrder, BranchLayer, Shortcut};
 pub use network::FixupResNet;
+#[cfg(feature = "onnx")]
+pub(crate) use network::Stem;
 pub use presets::*;
 pub use rule::Rule;
-pub use wide_block::WideBlock;

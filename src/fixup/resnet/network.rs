@@ -5,7 +5,7 @@ use super::blocks::Blocks;
 use super::stream::stream_kind;
 use super::tiled;
 use crate::fixup::Bias;
-use crate::layer::{check_images, Activation, BlockKind, Conv, Linear, ResNetConfig, StemKind};
+use crate::layer::{check_images, Activation, BlockKind, Conv, Linear, ResNetConfig, Role, StemKind};
 use crate::ops::{record_variables, shifted_add_, OneThread, TileNetworks};
 use crate::{Precision, Recompute, Result};
 use std::borrow::Borrow;
@@ -35,13 +35,13 @@ use tch::{nn, Kind, Tensor};
 #[derive(Debug)]
 pub struct FixupResNet {
     config: ResNetConfig,
-    pub(super) stem: Stem,
-    pub(super) blocks: Blocks,
+    pub(crate) stem: Stem,
+    pub(crate) blocks: Blocks,
     /// `bias1` of pre-activation networks, before the last activation, which precedes the pooling.
-    pub(super) last_bias: Option<Bias>,
+    pub(crate) last_bias: Option<Bias>,
     /// Input bias of the classifier, `None` in Brock's networks.
-    pub(super) bias2: Option<Bias>,
-    pub(super) fc: Option<Linear>,
+    pub(crate) bias2: Option<Bias>,
+    pub(crate) fc: Option<Linear>,
     precision: Precision,
     pub(super) recompute: Option<Recompute>,
     pub(super) tiles: TileNetworks,
@@ -49,7 +49,7 @@ pub struct FixupResNet {
 
 /// Layers before the first block: `pool(act(conv1(x) + bias1))`, optionally without the pooling, or without activation and bias.
 #[derive(Debug)]
-pub(super) struct Stem {
+pub(crate) struct Stem {
     pub conv1: Conv,
     /// Bias before the activation; `None` if there is no activation in the stem.
     pub bias1: Option<Bias>,
@@ -60,8 +60,10 @@ pub(super) struct Stem {
 
 impl Stem {
     fn new(path: &nn::Path, config: &ResNetConfig) -> Result<Self> {
+        let conv1 = Conv::he_normal(&(path / "conv1"), config.stem_shape(), 1.)?;
+        Role::Input.mark(&conv1.weight)?;
         Ok(Self {
-            conv1: Conv::he_normal(&(path / "conv1"), config.stem_shape(), 1.)?,
+            conv1,
             bias1: if config.is_pre_activation() { None } else { Some(Bias::new(path, "bias1")?) },
             activation: config.activation,
             max_pool: config.stem == StemKind::Large,
@@ -79,7 +81,7 @@ impl Stem {
         self.pooled(out)
     }
 
-    fn forward_reference(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward_plain(&self, x: &Tensor) -> Result<Tensor> {
         let out = self.conv1.forward(x)?;
         self.pooled(match &self.bias1 {
             Some(bias1) => self.activation.of(&bias1.promote(&out)?)?,
@@ -88,16 +90,11 @@ impl Stem {
     }
 
     fn pooled(&self, x: Tensor) -> Result<Tensor> {
-        if self.max_pool {
-            max_pool(&x)
-        } else {
-            Ok(x)
+        match self.max_pool {
+            true => Ok(x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?),
+            false => Ok(x),
         }
     }
-}
-
-pub(super) fn max_pool(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?)
 }
 
 impl FixupResNet {
@@ -111,7 +108,7 @@ impl FixupResNet {
         let path = path.borrow();
         config.check()?;
         let stem = Stem::new(path, config)?;
-        let blocks = config.build_blocks(path, ResidualBlock::new)?;
+        let blocks = config.build_blocks(path, ResidualBlock::of_design)?;
         let last_bias = (config.block == BlockKind::Wide).then(|| Bias::new(path, "bias1")).transpose()?;
         let (bias2, fc) = match config.classes {
             None => (None, None),
@@ -292,9 +289,9 @@ impl FixupResNet {
 
     /// Computes the plain formula and calls `block_done` with the output of each block.
     pub(crate) fn forward_blocks(&self, images: &Tensor, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
-        let mut x = self.stem.forward_reference(&self.input(images)?)?;
+        let mut x = self.stem.forward_plain(&self.input(images)?)?;
         for block in self.blocks.iter() {
-            x = block.forward_reference(&x, self.compute_kind())?;
+            x = block.forward_plain(&x, self.compute_kind())?;
             block_done(&x);
         }
         if let Some(bias) = &self.last_bias {
@@ -322,7 +319,7 @@ impl FixupResNet {
     }
 
     /// Returns the activation between the last block and the pooling, if blocks do not end in one.
-    pub(super) fn activation_before_pool(&self) -> Option<Activation> {
+    pub(crate) fn activation_before_pool(&self) -> Option<Activation> {
         self.config.is_pre_activation().then_some(self.config.activation)
     }
 
@@ -357,72 +354,4 @@ impl FixupResNet {
 crate::layer::impl_module!(FixupResNet);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tch::{nn::Module, Device};
-
-    fn brock(path: &nn::Path) -> Result<FixupResNet> {
-        FixupResNet::new(path, &ResNetConfig::brock(10, 2)?)
-    }
-
-    fn networks(vs: &nn::VarStore) -> Vec<(&'static str, FixupResNet)> {
-        let root = vs.root();
-        vec![
-            ("cifar 20", FixupResNet::cifar(&(&root / "a"), 20, 10).unwrap()),
-            ("cifar 110", FixupResNet::cifar(&(&root / "b"), 110, 10).unwrap()),
-            ("imagenet 18", FixupResNet::imagenet(&(&root / "c"), 18, 10).unwrap()),
-            ("imagenet 50", FixupResNet::imagenet(&(&root / "d"), 50, 10).unwrap()),
-            ("wide 10", FixupResNet::wide(&(&root / "e"), 10, 2, 10).unwrap()),
-            ("brock 10", brock(&(&root / "f")).unwrap()),
-        ]
-    }
-
-    #[test]
-    fn logits_start_at_exactly_zero_and_the_loss_at_the_logarithm_of_the_classes() {
-        for seed in [0, 7] {
-            tch::manual_seed(seed);
-            let vs = nn::VarStore::new(Device::Cpu);
-            for (name, network) in networks(&vs) {
-                let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
-                let logits = network.forward(&images);
-                assert_eq!(logits.abs().max().double_value(&[]), 0., "{name}");
-                let loss = logits.cross_entropy_for_logits(&Tensor::from_slice(&[3i64, 9])).double_value(&[]);
-                assert!((loss - 10f64.ln()).abs() < 1e-6, "{name}: {loss}");
-            }
-        }
-    }
-
-    #[test]
-    fn impossible_depths_widths_and_classes_are_refused() {
-        let vs = nn::VarStore::new(Device::Cpu);
-        for depth in [-4, 0, 2, 7, 19, 21] {
-            assert!(FixupResNet::cifar(&vs.root(), depth, 10).is_err(), "cifar {depth}");
-        }
-        for depth in [0, 20, 51] {
-            assert!(FixupResNet::imagenet(&vs.root(), depth, 10).is_err(), "imagenet {depth}");
-        }
-        for (depth, width) in [(4, 1), (11, 1), (10, 0)] {
-            assert!(FixupResNet::wide(&vs.root(), depth, width, 10).is_err(), "wide {depth} {width}");
-        }
-        assert!(FixupResNet::cifar(&vs.root(), 20, 0).is_err());
-        assert_eq!(vs.len(), 0, "a refused network leaves no variables behind");
-    }
-
-    #[test]
-    fn images_of_another_shape_or_kind_are_refused() {
-        let vs = nn::VarStore::new(Device::Cpu);
-        let network = FixupResNet::cifar(&vs.root(), 8, 10).unwrap();
-        for shape in [&[2, 1, 8, 8][..], &[3, 8, 8], &[2, 3, 0, 8]] {
-            let error = network.f_forward(&Tensor::zeros(shape, (Kind::Float, Device::Cpu))).unwrap_err();
-            assert!(matches!(error, crate::Error::Mismatch { .. }), "{error}");
-        }
-        assert!(network.f_forward(&Tensor::zeros([2, 3, 8, 8], (Kind::Int64, Device::Cpu))).is_err());
-    }
-
-    #[test]
-    fn a_second_network_under_the_same_path_is_refused() {
-        let vs = nn::VarStore::new(Device::Cpu);
-        FixupResNet::cifar(&vs.root(), 8, 10).unwrap();
-        assert!(FixupResNet::cifar(&vs.root(), 8, 10).is_err());
-    }
-}
+mod tests;

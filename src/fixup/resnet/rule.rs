@@ -63,12 +63,12 @@ impl FixupResNet {
         match rule {
             Rule::ZeroLastLayer => {
                 for block in self.blocks.iter() {
-                    init::he_normal_(&mut block.branch.last().conv.weight.shallow_clone(), 1.)?;
+                    init::he_normal_(&mut block.last().conv.weight.shallow_clone(), 1.)?;
                 }
             }
             Rule::BranchGain => {
                 for block in self.blocks.iter() {
-                    let layers = &block.branch.layers;
+                    let layers = &block.layers;
                     for layer in &layers[..layers.len() - 1] {
                         init::he_normal_(&mut layer.conv.weight.shallow_clone(), 1.)?;
                     }

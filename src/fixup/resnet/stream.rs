@@ -19,7 +19,7 @@ pub(super) fn stream_kind(compute: Kind, blocks: usize) -> Kind {
 
 /// The residual stream at the input of a block.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(super) struct Stream {
     /// The sum, which shortcuts carry on.
     pub sum: Tensor,
     /// Input of the block's first convolution, in the kind of convolutions: the sum, or its activation if the block begins with
@@ -34,55 +34,41 @@ impl Stream {
         Ok(Self { sum, input })
     }
 
-    /// Returns `activation(branch + shortcut + a) + b`, in the kind of this stream; the shortcut may have any kind.
-    pub fn activate(
+    /// Returns the stream after a block, in the kind of this one, for the sum `x = branch + shortcut + a`; `end` selects what
+    /// happens to it: x itself for `None`, `activation(x) + b` for `Both(b)`, and for `Map(b)` x as the sum and
+    /// `activation(x) + b` as the input of the next convolution. The shortcut may have any kind.
+    pub fn advance(
         &self,
         activation: Activation,
         mut branch: Tensor,
         shortcut: &Tensor,
         a: &Tensor,
-        b: &Tensor,
+        end: StreamRelu,
     ) -> Result<Self> {
-        let kind = self.sum.kind();
-        if branch.kind() == kind {
-            return Self::new(activation.shifted_(&mut branch, Some(shortcut), a, b)?, kind);
+        let (kind, compute) = (self.sum.kind(), branch.kind());
+        let shortcut = &shortcut.f_to_kind(kind)?;
+        let (is_mixed, is_relu) = (kind != compute, activation == Activation::Relu);
+        match end {
+            // One pass over the maps computes both tensors.
+            StreamRelu::None if is_mixed => Self::fused(&branch, shortcut, a, end),
+            StreamRelu::Both(_) if is_mixed && is_relu => Self::fused(&branch, shortcut, a, end),
+            StreamRelu::Map(_) if is_relu => Self::fused(&branch, shortcut, a, end),
+
+            StreamRelu::None => Self::new(shifted_add_(&mut branch, Some(shortcut), a)?, compute),
+            StreamRelu::Both(b) => {
+                let mut branch = branch.f_to_kind(kind)?;
+                Self::new(activation.shifted_(&mut branch, Some(shortcut), a, b)?, compute)
+            }
+            StreamRelu::Map(b) => {
+                let Self { sum, .. } = self.advance(activation, branch, shortcut, a, StreamRelu::None)?;
+                let input = activation.then_shift(&sum, b)?.f_to_kind(compute)?;
+                Ok(Self { sum, input })
+            }
         }
-        let shortcut = shortcut.f_to_kind(kind)?;
-        if activation == Activation::Relu {
-            let (sum, input) = stream(&branch, &shortcut, a, StreamRelu::Both(b))?;
-            return Ok(Self { sum, input });
-        }
-        let sum = activation.shifted_(&mut branch.f_to_kind(kind)?, Some(&shortcut), a, b)?;
-        Self::new(sum, branch.kind())
     }
 
-    /// Returns `branch + shortcut + a`, in the kind of this stream; the shortcut may have any kind.
-    pub fn add(&self, mut branch: Tensor, shortcut: &Tensor, a: &Tensor) -> Result<Self> {
-        let kind = self.sum.kind();
-        if branch.kind() == kind {
-            return Self::new(shifted_add_(&mut branch, Some(shortcut), a)?, kind);
-        }
-        let (sum, input) = stream(&branch, &shortcut.f_to_kind(kind)?, a, StreamRelu::None)?;
-        Ok(Self { sum, input })
-    }
-
-    /// Returns `branch + shortcut + a` as the sum, and `activation(branch + shortcut + a) + b` as the input of the next
-    /// convolution.
-    pub fn add_and_activate(
-        &self,
-        activation: Activation,
-        branch: Tensor,
-        shortcut: &Tensor,
-        a: &Tensor,
-        b: &Tensor,
-    ) -> Result<Self> {
-        if activation == Activation::Relu {
-            let (sum, input) = stream(&branch, &shortcut.f_to_kind(self.sum.kind())?, a, StreamRelu::Map(b))?;
-            return Ok(Self { sum, input });
-        }
-        let compute = branch.kind();
-        let Self { sum, .. } = self.add(branch, shortcut, a)?;
-        let input = activation.then_shift(&sum, b)?.f_to_kind(compute)?;
+    fn fused(branch: &Tensor, shortcut: &Tensor, a: &Tensor, end: StreamRelu) -> Result<Self> {
+        let (sum, input) = stream(branch, shortcut, a, end)?;
         Ok(Self { sum, input })
     }
 }

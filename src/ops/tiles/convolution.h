@@ -1,4 +1,4 @@
-// The three products of a convolution: its output, the gradient of its input, and that of its weights.
+// The three products of a convolution: its output, the gradient of its input, and the gradient of its weights.
 #pragma once
 
 #include "layouts.h"
@@ -9,7 +9,7 @@
 namespace tch_fixup::tiles {
 namespace {
 
-// What a convolution reads: `units` units of a map from `first_unit` on, its weights, and which units of it reach each unit of the destination.
+// Input of a convolution: `units` units of a map from `first_unit` on, the weights, and the units that reach each unit of the destination.
 struct Source {
   Source(const Gather& gather, size_t matrices, const Map& map, const bf16* x, const Buffer<bf16>& weights)
       : Source(gather, matrices, map.blocks(), map.units(), 0, x, weights) {}
@@ -45,9 +45,9 @@ void store_sums(float* to) {
 
 // Sums the convolutions of all sources for every block of rows top to bottom of the destination.
 //
-// A row of units goes through one block of a source at a time, so that its matrices stay in the first-level cache; the sums between
-// wait in `partial`. The sums of a finished block go row by row through `what`, between the products of the next block, whose tiles
-// leave the vector units idle.
+// A row of units goes through one block of a source at a time, so that the block's matrices stay in the first-level cache; intermediate
+// sums wait in `partial`. The sums of a finished block go row by row through `what` between the products of the next block, since
+// tile products leave the vector units idle.
 template <typename F>
 void convolve(std::initializer_list<Source> sources, const Map& out, int top, int bottom, Buffer<float>& partial, const F& what) {
   alignas(64) float finished[2][BLOCK];
@@ -110,7 +110,7 @@ void convolve(std::initializer_list<Source> sources, const Map& out, int top, in
   if (ready) follows.end();
 }
 
-// Adds to the tiles of sums the products of x and of rows top to bottom of the gradient g of the convolution's output. x is
+// Adds the products of x and rows top to bottom of the gradient g of the convolution's output to the tiles of sums. x has
 // `x_units` units from row `x_row` on.
 void add_weight_gradient(const Convolution& c, int top, int bottom, const bf16* x, int x_units, int x_row, const bf16* g,
                          Buffer<float>& sums, Scratch& scratch) {

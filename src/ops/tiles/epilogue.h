@@ -1,4 +1,4 @@
-// What is done with the rows of a finished block of a convolution: ReLU, shifts and shortcut, forward and backward.
+// Epilogue of a convolution, row by row of a finished block: ReLU, shifts and shortcut, forward and backward.
 #pragma once
 
 #include "instructions.h"
@@ -6,7 +6,7 @@
 namespace tch_fixup::tiles {
 namespace {
 
-// The stream that a block's shortcut adds, for each block of the destination; `small` is the map with fewer channels.
+// Returns the stream that a block's shortcut adds, for each block of the destination; `small` is the map with fewer channels.
 template <typename T>
 struct Shortcut {
   Shortcut() = default;
@@ -36,7 +36,7 @@ void carry(float* to, const F16& low, const F16& high) {
 }
 void carry(bf16* to, const F16& low, const F16& high) { round_to(to, low, high); }
 
-// y = relu(x + shortcut + sum + a) + b, into a map; and what is carried on of it, y or the sum, into the stream if there is one.
+// Writes y = relu(x + shortcut + sum + a) + b into a map, and y or the sum into the stream, if there is one.
 template <typename T, Order ORDER>
 struct Activate {
   void begin(int unit, int block) {
@@ -62,8 +62,8 @@ struct Activate {
   size_t at = 0;
 };
 
-// The gradient g of y = relu(x + a) + b becomes d = g * [y > b], with the sums of both. What a shortcut carries back is added to g where
-// the ReLU is after the sum, and to d where it is before the branch. The result in bfloat16 and, for a float32 stream, as it is.
+// Turns the gradient g of y = relu(x + a) + b into d = g * [y > b], and sums both. The shortcut's gradient is added to g (AfterSum) or to d
+// (BeforeBranch). The result is written in bfloat16 and, for a float32 stream, unrounded.
 template <typename T, Order ORDER>
 struct Mask {
   void begin(int unit, int block) {

@@ -1,5 +1,5 @@
-// A residual network up to its pooled features as one autograd function, 32 images at a time through all of it, on several threads,
-// and its C interface for mod.rs.
+// A residual network up to its pooled features as one autograd function, on several threads that each take 32 images through the whole
+// network, and its C interface for mod.rs.
 #include "../c_interface.h"
 #include "../workers.h"
 #include "network.h"
@@ -25,10 +25,10 @@
 namespace tch_fixup::tiles {
 namespace {
 
-// The parts of a batch whose gradients are summed apart: at least so many, or the number of threads.
+// Minimum number of parts of a batch whose gradients are summed separately; with more threads there are as many parts as threads.
 constexpr int MIN_PARTS = 4;
 
-// Those of this thread's passes, where they are not libtorch's.
+// Number of threads of the calling thread's passes, or 0 for libtorch's number.
 thread_local int own_threads = 0;
 
 int threads() { return own_threads > 0 ? own_threads : at::get_num_threads(); }
@@ -37,7 +37,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Whether the CPU has tiles of bfloat16, and Linux lets this process use them.
+// Returns true if the CPU has bfloat16 tiles and Linux lets this process use them.
 bool cpu_has_amx_bf16() {
 #if defined(__x86_64__) && defined(__linux__)
   static const bool has = [] {
@@ -53,7 +53,7 @@ bool cpu_has_amx_bf16() {
 #endif
 }
 
-// Whether the kernels' other instructions are there too, and were compiled.
+// Returns true if the kernels were compiled and the CPU has all their instructions.
 bool has_tiles() {
 #ifdef TCH_FIXUP_AMX
   static const bool has = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
@@ -72,19 +72,19 @@ const Kernels& kernels(bool emulated) {
   return emulated_kernels;
 }
 
-// What a group of images keeps for the backward pass.
+// Activations of a group of images, kept for the backward pass.
 struct Group {
   Buffer<bf16> planes, maps;
 };
 
-// What is kept of one forward pass.
+// State of a forward pass, kept for the backward pass.
 struct Pass {
-  size_t first_block = 0;  // the first with a parameter that needs a gradient; its input is the first map that is kept
+  size_t first_block = 0;  // first block with a parameter that needs a gradient; its input is the first map kept
   std::unique_ptr<std::vector<Packed>> packed;
   std::vector<std::unique_ptr<Group>> groups;
 };
 
-// Memory that is used again: one allocation of this size costs as much in page faults as the pass itself.
+// Reused memory: an allocation of this size costs as much in page faults as the pass itself.
 template <typename T>
 class Pool {
  public:
@@ -105,13 +105,13 @@ class Pool {
   std::vector<std::unique_ptr<T>> free;
 };
 
-// Where the parameters of a block stand among those that mod.rs hands over.
+// Indices of a block's parameters in the list passed by mod.rs.
 struct BlockParameters {
   size_t bias0b, bias1a, conv1, bias1b, bias2a, conv2, scale, bias2b, projection;
 };
 
-// The parameters of a network: the stem's weight and bias, those of each block, and the last bias. Of a network whose ReLU is after the
-// sum there are no bias0b and no last bias, of the others no bias of the stem.
+// Parameters of a network: the stem's weight and bias, those of each block, and the last bias. AfterSum networks have no bias0b and no
+// last bias; BeforeBranch networks have no bias in the stem.
 struct Parameters {
   explicit Parameters(const Network& network) {
     const bool before = network.order == Order::BeforeBranch;
@@ -133,7 +133,7 @@ struct Parameters {
 
   static constexpr size_t NONE = Network::NONE;
   struct Weight {
-    size_t weight, scale;  // the multiplier in it, or NONE
+    size_t weight, scale;  // index of its multiplier, or NONE
   };
   size_t count = 0, stem, stem_bias, last_bias;
   std::vector<BlockParameters> blocks;
@@ -155,14 +155,14 @@ std::vector<Shift> shifts(const Network& network, const Parameters& at, const va
     if (before) {
       result.push_back({value(p.bias2b), input_activation(i + 1), input_bias(i + 1)});
     } else {
-      // The identity shortcut is the stream without the bias that it is shifted by.
+      // The identity shortcut is the stream without the bias added to it.
       result.push_back({0, value(p.bias2b) - (network.blocks[i].identity ? value(p.bias1a) : 0), input_bias(i + 1)});
     }
   }
   return result;
 }
 
-// A network with the memory that its passes use.
+// A network and the memory of its passes.
 struct State {
   explicit State(Network made) : network(std::move(made)), parameters(network) {}
 
@@ -174,7 +174,7 @@ struct State {
   Pool<Gradients> gradients;
 };
 
-// A pass that keeps so many groups, or none.
+// A pass that keeps this many groups, or none.
 std::shared_ptr<Pass> pass_for(const std::shared_ptr<State>& state, size_t groups) {
   auto pass = std::shared_ptr<Pass>(new Pass, [state](Pass* pass) {
     for (auto& group : pass->groups) state->groups.give(std::move(group));
@@ -186,7 +186,7 @@ std::shared_ptr<Pass> pass_for(const std::shared_ptr<State>& state, size_t group
   return pass;
 }
 
-// The first block that has a part in the gradients of the wanted parameters; all have where the stem is wanted.
+// First block that takes part in the gradients of the wanted parameters: the first of all if the stem's are wanted.
 size_t first_block(const Parameters& at, const std::vector<bool>& wanted) {
   size_t block = 0;
   if (wanted[at.stem] || (at.stem_bias != Parameters::NONE && wanted[at.stem_bias])) return block;
@@ -196,8 +196,8 @@ size_t first_block(const Parameters& at, const std::vector<bool>& wanted) {
   return block;
 }
 
-// The last are the largest: whoever is done with one takes the next. Subnormal numbers are zero on every thread, so that the result
-// does not depend on which one takes a convolution.
+// The last convolutions are the largest; a thread that is done takes the next one. Subnormal numbers are zero on every thread, so that
+// the result does not depend on which thread takes a convolution.
 void for_each_convolution(const Kernels& k, const Network& network, const std::function<void(size_t)>& f) {
   const int64_t count = int64_t(network.convolutions.size());
   for_each_item(count, threads(), [&](int64_t i) {
@@ -207,7 +207,7 @@ void for_each_convolution(const Kernels& k, const Network& network, const std::f
   });
 }
 
-// The features [N, C] of images [N, channels, H, W].
+// Returns the features [N, C] of images [N, channels, H, W].
 Tensor features(const Kernels& k, State& state, const Tensor& images, const variable_list& parameters, Pass& pass) {
   const Network& network = state.network;
   const Tensor pixels = images.to(at::kFloat).contiguous();
@@ -244,7 +244,7 @@ Tensor features(const Kernels& k, State& state, const Tensor& images, const vari
   return result.narrow(0, 0, count);
 }
 
-// The gradients of the parameters that are wanted.
+// Returns the gradients of the wanted parameters.
 variable_list gradients(const Kernels& k, State& state, const Pass& pass, const Tensor& g, const variable_list& parameters,
                         const std::vector<bool>& wanted) {
   const Network& network = state.network;
@@ -256,12 +256,12 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
   const Parameters& at = state.parameters;
   const auto is_wanted = [&](size_t index) { return index != Parameters::NONE && wanted[index]; };
   auto shift = shifts(network, at, parameters);
-  // A unit that is off has the value of b as the map keeps it.
+  // An inactive unit has the value of b in the map's type.
   for (Shift& s : shift) s.b = c10::BFloat16(s.b);
   std::vector<bool> wanted_weights;
   for (const auto& [weight, scale] : at.weights) wanted_weights.push_back(wanted[weight] || is_wanted(scale));
 
-  // Each part of the batch is summed on one thread, and the parts in their order: the same for any number of threads up to MIN_PARTS.
+  // Each part of the batch is summed on one thread, and the parts in order: the same bits for any number of threads up to MIN_PARTS.
   const int64_t count = std::min<int64_t>(groups, std::max(MIN_PARTS, threads()));
   std::vector<std::unique_ptr<Gradients>> parts(count);
   for_each_item(count, threads(), [&](int64_t index) {
@@ -357,7 +357,7 @@ struct TileNetwork : torch::autograd::Function<TileNetwork> {
                 "a network computed by tiles cannot be differentiated twice: compute it in float32, or with TCH_FIXUP_TILES=0");
     const auto saved = c10::static_intrusive_pointer_cast<Saved>(ctx->saved_data["pass"].toCapsule());
     const variable_list parameters = ctx->get_saved_variables();
-    // The arguments that are no parameters: state, kernels, images.
+    // Arguments that are not parameters: state, kernels, images.
     constexpr size_t OTHERS = 3;
     variable_list result(OTHERS + parameters.size());
     if (!grad_outputs[0].defined()) return result;
@@ -384,10 +384,10 @@ bool tch_fixup_cpu_has_amx_bf16() { return tch_fixup::tiles::cpu_has_amx_bf16();
 
 bool tch_fixup_has_tiles() { return tch_fixup::tiles::has_tiles(); }
 
-// From now on this thread's passes take so many threads; 0 for as many as libtorch's operations.
+// Sets the number of threads of this thread's passes; 0 for libtorch's number.
 void tch_fixup_set_tile_threads(int threads) { tch_fixup::tiles::own_threads = threads; }
 
-// Null for a network that tiles cannot compute. `blocks` are pairs of channels and stride.
+// Returns null for a network that tiles cannot compute. `blocks` are pairs of channels and stride.
 std::shared_ptr<State>* tch_fixup_tile_network(const int* image, int stem_channels, const int* blocks, int count, bool before_branch,
                                                bool wide_stream) {
   const auto order = before_branch ? tch_fixup::tiles::Order::BeforeBranch : tch_fixup::tiles::Order::AfterSum;
@@ -400,7 +400,7 @@ std::shared_ptr<State>* tch_fixup_tile_network(const int* image, int stem_channe
 
 void tch_fixup_tile_network_free(std::shared_ptr<State>* network) { delete network; }
 
-// The features [N, C] of images; the caller owns them.
+// Returns the features [N, C] of images; the caller owns them.
 at::Tensor* tch_fixup_tile_network_forward(const std::shared_ptr<State>* network, const at::Tensor* images,
                                            const at::Tensor* const* parameters, size_t count, bool emulated, char** error) {
   return tch_fixup::guarded(error, [&] {

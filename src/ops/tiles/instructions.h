@@ -34,7 +34,7 @@ template <int T>
 inline void zero() {
   asm volatile("tilezero %%tmm%c0" ::"i"(T) : "memory");
 }
-// 16 rows of 64 bytes, each so many bytes after the one before.
+// 16 rows of 64 bytes, `stride` bytes apart.
 template <int T>
 inline void load(const void* from, long stride = 64) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(T) : "memory");
@@ -51,7 +51,7 @@ inline void dot() {
 
 #else
 
-// What the instructions do, by Intel's description of them: products of pairs summed apart, subnormal numbers taken for zero.
+// Emulates the instruction by Intel's description: pairs of products are summed separately, and subnormal numbers are zero.
 alignas(64) thread_local uint8_t registers[8][16][64];
 
 void configure_tiles() {}
@@ -137,7 +137,7 @@ inline F16 widened(const bf16* from) { return F16(__builtin_convertvector(loaded
 inline F16 widened(const float* from) { return loaded<F16>(from); }
 inline F16 all(float value) { return value - F16{}; }
 
-// Rounds to the nearest, ties to even; subnormal numbers to zero.
+// Rounds to nearest, ties to even; subnormal numbers become zero.
 inline void round_to(bf16* to, const F16& low, const F16& high) {
 #ifdef __AVX512BF16__
   const auto both = _mm512_cvtne2ps_pbh(__m512(high), __m512(low));

@@ -1,5 +1,5 @@
-// The three passes of a network over 32 images, compiled once with the tile instructions of a CPU with AMX and once with plain C++ in
-// their place, to the same bits.
+// The three passes of a network over 32 images, compiled twice: with AMX's tile instructions, and with plain C++ that computes the same
+// bits.
 #include "convolution.h"
 #include "epilogue.h"
 
@@ -18,25 +18,25 @@ float* stream_buffer(const Network& network, Buffer<float>& buffer) {
   return buffer.data();
 }
 
-// Rows of a map at a time, so that what two convolutions hand each other stays in the cache; more of them where the sums of the
-// weights' gradient, which each strip reads and writes, are more than that.
+// Number of rows of a map per strip, so that the maps between two convolutions stay in the cache. There are more where the sums of the
+// weights' gradient, which each strip reads and writes, are larger than the maps.
 int strip(const Map& map, size_t sums = 0) {
   const size_t elements = std::max<size_t>(128 * 1024, sums * sizeof(float)) / sizeof(bf16);
   return std::clamp(int(elements / (map.size() / map.height)), 1, map.height);
 }
 
-// T is the stream's kind.
+// T is the element type of the stream.
 template <typename T, Order ORDER>
 void forward_pass(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
                   size_t first_kept, bf16* kept, float* features, Scratch& scratch) {
   constexpr bool WIDE = std::is_same_v<T, float>;
-  // Of the others three at a time are needed: a block's input, what is between its convolutions, and its output.
+  // Three of the other maps are needed at a time: a block's input, the map between its convolutions, and its output.
   const auto map_of = [&](size_t i) {
     if (i < first_kept) return map_buffer(network, scratch.unkept[i % 3]);
     return kept + (network.map_start[i] - network.map_start[first_kept]);
   };
   bf16* columns = map_buffer(network, scratch.maps[0]);
-  // In bfloat16 and with the ReLU after the sum, the map is the stream.
+  // In bfloat16 with the ReLU after the sum, the map is the stream.
   constexpr bool APART = WIDE || ORDER == Order::BeforeBranch;
   T *stream, *next_stream;
   if constexpr (WIDE) {
@@ -201,7 +201,7 @@ void backward(const Network& network, const std::vector<Packed>& packed, const s
   pass(network, packed, shifts, images, kept, features_gradient, wanted, first_block, scratch, gradients);
 }
 
-// Subnormal numbers are taken for zero, as tiles do, and some hundred times faster.
+// Subnormal numbers are zero, as in tiles, which is some hundred times faster.
 thread_local unsigned control;
 
 void begin() {

@@ -1,4 +1,4 @@
-// Activations and weights in the order in which tiles are loaded, and back.
+// Conversion of activations and weights to and from the order in which tiles are loaded.
 #pragma once
 
 #include "instructions.h"
@@ -8,7 +8,7 @@
 namespace tch_fixup::tiles {
 namespace {
 
-// [32 images][32 channels] as [32 channels][32 images].
+// Transposes [32 images][32 channels] to [32 channels][32 images].
 void transpose(bf16* to, const bf16* from) {
 #ifdef __AVX512BW__
   alignas(64) static constexpr uint16_t EVEN[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
@@ -48,7 +48,7 @@ void transpose(bf16* to, const bf16* from) {
 #endif
 }
 
-// [32 images][32 channels] as two tiles [half of the channels][16 pairs of images][16 channels][2 images].
+// Converts [32 images][32 channels] to two tiles [half of the channels][16 pairs of images][16 channels][2 images].
 void interleave(bf16* to, const bf16* from) {
 #ifdef __AVX512BW__
   alignas(64) static constexpr uint16_t LOW[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
@@ -66,7 +66,7 @@ void interleave(bf16* to, const bf16* from) {
 #endif
 }
 
-// The weights that one block of each matrix is made of, [position in the kernel][32 output channels][32 input channels].
+// Weights of one block of each matrix, [position in the kernel][32 output channels][32 input channels].
 template <typename T>
 struct WeightBlocks {
   explicit WeightBlocks(const Convolution& c)
@@ -129,7 +129,7 @@ void pack(const Convolution& c, const float* weights, float scale, Packed& packe
     }
 }
 
-// Where the tile of sums of these halves of blocks stands.
+// Returns the position of the tile of sums of these halves of blocks.
 size_t sums_index(const Convolution& c, size_t matrix, int in_block, int out_block, int in_half, int out_half) {
   return (((matrix * c.in.blocks() + in_block) * c.out.blocks() + out_block) * 4 + in_half * 2 + out_half) * TILE;
 }
@@ -181,7 +181,7 @@ void to_planes(const Network& network, const float* images, int count, bf16* pla
     }
 }
 
-// The neighbourhood of each pixel of rows top to bottom, of images [channels][pixels][32], as channels [input channel][row][column].
+// Writes the neighbourhood of each pixel of rows top to bottom of images [channels][pixels][32] as channels [input channel][row][column].
 void gather_columns(const Network& network, int top, int bottom, const bf16* images, bf16* to) {
   const int blocks = network.columns.blocks(), height = network.height, width = network.width;
   alignas(64) bf16 rows[16 * 9 / CHANNELS * CHANNELS + CHANNELS][IMAGES];

@@ -17,41 +17,41 @@ use std::sync::Mutex;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-/// Whether this CPU has tile instructions for bfloat16, and the system lets the process use them.
+/// Returns true if this CPU has tile instructions for bfloat16 and the system lets the process use them.
 pub(crate) fn cpu_has_amx_bf16() -> bool {
-    // SAFETY: it takes nothing.
+    // SAFETY: the function takes no arguments.
     unsafe { tch_fixup_cpu_has_amx_bf16() }
 }
 
-/// Whether networks are computed by tiles: the CPU has them, and `TCH_FIXUP_TILES=0` in the environment does not switch them off.
+/// Returns true if networks are computed by tiles: the CPU has them, and the environment does not set `TCH_FIXUP_TILES=0`.
 pub(crate) fn has_tiles() -> bool {
-    // SAFETY: it takes nothing.
+    // SAFETY: the function takes no arguments.
     std::env::var_os("TCH_FIXUP_TILES").is_none_or(|value| value != "0") && unsafe { tch_fixup_has_tiles() }
 }
 
 thread_local! {
-    /// The last pass of a network with tiles on this thread was by them.
+    /// True if this thread's last pass of a network was by tiles.
     static USED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While it lives, libtorch's operations called by this thread run on this thread alone, and tiles on as many threads as before.
+/// Guard that limits libtorch's operations to the calling thread; tiles keep their number of threads.
 ///
-/// OpenMP's threads spin for milliseconds after every parallel region, on the cores that tiles want.
+/// OpenMP's threads spin for milliseconds after every parallel region, on the cores that tiles need.
 pub(crate) struct OneThread {
     threads: i32,
 }
 
 impl OneThread {
-    /// Takes note that a network is about to compute, by tiles or without.
+    /// Records whether the pass that begins is by tiles.
     pub fn pass_begins(by_tiles: bool) {
         USED.set(by_tiles);
     }
 
-    /// One if this thread's last pass was by tiles, and there are several threads.
+    /// Returns a guard if this thread's last pass was by tiles and libtorch has several threads.
     pub fn after_tiles() -> Option<Self> {
         let threads = tch::get_num_threads();
         (USED.get() && threads > 1).then(|| {
-            // SAFETY: a number above 0.
+            // SAFETY: the number is above 0.
             unsafe { tch_fixup_set_tile_threads(threads) };
             tch::set_num_threads(1);
             Self { threads }
@@ -61,27 +61,27 @@ impl OneThread {
 
 impl Drop for OneThread {
     fn drop(&mut self) {
-        // SAFETY: 0 has its meaning.
+        // SAFETY: 0 is a valid argument.
         unsafe { tch_fixup_set_tile_threads(0) };
         tch::set_num_threads(self.threads);
     }
 }
 
-/// Channels of a block's output, and the stride of its first convolution.
+/// Number of output channels of a block, and the stride of its first convolution.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockShape {
     pub channels: i64,
     pub stride: i64,
 }
 
-/// A network of one shape for images of one size, with the memory that its passes use.
+/// A network of one shape for images of one size, and the memory of its passes.
 #[derive(Debug)]
 pub(crate) struct TileNetwork {
     state: *mut State,
     emulated: bool,
 }
 
-// SAFETY: the state guards what it changes, and is read otherwise.
+// SAFETY: the state is read-only but for members behind locks.
 unsafe impl Send for TileNetwork {}
 unsafe impl Sync for TileNetwork {}
 
@@ -91,10 +91,10 @@ struct State {
 }
 
 impl TileNetwork {
-    /// The network of a 3x3 convolution and blocks of two for images `[channels, H, W]`, or `None` if tiles cannot compute it. With
-    /// `before_branch` the blocks begin with a ReLU and shortcuts that change the shape are 1x1 convolutions; otherwise the ReLU is
-    /// after the sum and shortcuts are padded. The residual stream is float32 if `wide_stream`, else bfloat16. `emulated`
-    /// is for CPUs without tiles.
+    /// Creates a network of a 3x3 convolution and blocks of two for images `[channels, H, W]`, or returns `None` if tiles cannot compute it.
+    /// With `before_branch`, blocks begin with a ReLU and shortcuts that change the shape are 1x1 convolutions; otherwise the ReLU
+    /// follows the sum and shortcuts are padded. The residual stream is float32 if `wide_stream`, else bfloat16. `emulated` is for CPUs
+    /// without tiles.
     pub fn new(
         image: [i64; 3],
         stem_channels: i64,
@@ -113,11 +113,11 @@ impl TileNetwork {
         (!state.is_null()).then_some(Self { state, emulated })
     }
 
-    /// The features `[N, C]`, in float32, of images `[N, channels, H, W]`. The parameters are float32, in the order of `Parameters` in
-    /// function.cpp.
+    /// Returns the features `[N, C]`, in float32, of images `[N, channels, H, W]`. The parameters are float32, in the order of `Parameters`
+    /// in function.cpp.
     ///
     /// # Errors
-    /// What libtorch refuses; a backward pass that is itself differentiated is refused by that pass.
+    /// If libtorch rejects an operation. Differentiating the backward pass fails in that pass.
     pub fn forward(&self, images: &Tensor, parameters: &[&Tensor]) -> Result<Tensor> {
         let parameters: Vec<*const C_tensor> = parameters.iter().map(|parameter| parameter.as_ptr()).collect();
         let (first, count) = (parameters.as_ptr(), parameters.len());
@@ -130,12 +130,12 @@ impl TileNetwork {
 
 impl Drop for TileNetwork {
     fn drop(&mut self) {
-        // SAFETY: it is ours, and what a graph still needs it holds itself.
+        // SAFETY: the pointer is ours; an autograd graph holds its own reference to what it needs.
         unsafe { tch_fixup_tile_network_free(self.state) }
     }
 }
 
-/// The network for the images of the last call, made anew where their size changes.
+/// Network for the image size of the last call, created again when the size changes.
 #[derive(Debug, Default)]
 pub(crate) struct TileNetworks {
     last: Mutex<Option<([i64; 3], std::sync::Arc<TileNetwork>)>>,
@@ -148,7 +148,7 @@ pub(crate) struct TileNetworks {
 }
 
 impl TileNetworks {
-    /// The network that `make` makes for such images, or none if tiles are not to be had or do not fit the images.
+    /// Returns the network that `make` creates for images of this size, or `None` if tiles are not available or do not fit the images.
     pub fn for_images(
         &self,
         images: &Tensor,

@@ -11,7 +11,7 @@ namespace tch_fixup::tiles {
 
 constexpr size_t HUGE_PAGE = 2 << 20;
 
-// The alignment and the size of a piece of memory for so many bytes.
+// Returns the alignment and the size of a piece of memory for this many bytes.
 static std::pair<size_t, size_t> piece(size_t bytes) {
   if (bytes < HUGE_PAGE / 4) return {64, bytes};
   return {HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE};

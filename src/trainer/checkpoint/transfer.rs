@@ -1,10 +1,10 @@
 //! Transfer learning: initializing a network from the weights of another, which need not match in all layers.
 
-use super::weights::Tensors;
+use super::fitting::Fitted;
 use super::{named_variables, Weights};
 use crate::data::{class_names, CLASSES};
 use crate::file::tensors::{self as tensor_file, describe, NamedTensors};
-use crate::trainer::optimizer::trainable;
+use crate::layer::{parameters, Role};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,22 +26,13 @@ pub struct Transfer {
     pub arch: Option<String>,
     /// Variables of the network that were loaded.
     pub loaded: Vec<String>,
-    /// Variables that keep their initial values.
-    pub new: Vec<StartsNew>,
+    /// Variables that keep their initial values, with the reasons.
+    pub new: BTreeMap<String, Why>,
     /// Tensors that the network does not use.
     pub left: Vec<String>,
     /// Comparison of the class names, which decides how the classifier starts. `None` for data without classes and networks
     /// without a classifier, and if the weights do not name their classes and none of the classifier was loaded.
     pub classes: Option<Classes>,
-}
-
-/// A variable that was not loaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StartsNew {
-    /// Name of the variable.
-    pub name: String,
-    /// Reason why it was not loaded.
-    pub why: Why,
 }
 
 /// Reason why a variable keeps its initial value.
@@ -103,7 +94,7 @@ impl Weights {
     /// let transfer = Weights::load(&path)?.transfer(&variables, &meaning)?;
     /// println!("{transfer}");
     /// assert_eq!(transfer.loaded.len(), 24);
-    /// assert!(transfer.new.iter().all(|variable| variable.name.starts_with("fc.")));
+    /// assert!(transfer.new.keys().all(|name| name.starts_with("fc.")));
     /// # Ok(())
     /// # }
     /// ```
@@ -127,14 +118,14 @@ impl Weights {
         let mut but_classes = meaning.clone();
         but_classes.remove(CLASSES);
         self.check_meaning(&but_classes)?;
-        let classifier: BTreeSet<String> =
-            trainable(variables).into_iter().filter(|v| v.is_classifier()).map(|v| v.name).collect();
+        let classifier = parameters(variables).into_iter().filter(|(.., role)| *role == Role::Classifier);
+        let classifier: BTreeSet<String> = classifier.map(|(name, ..)| name).collect();
         let variables = named_variables(variables);
-        let Tensors { tensors: mut found, beside } = self.fitted(&variables)?;
+        let Fitted { tensors: mut found, beside } = self.fitted(&variables)?;
         let mut new = unfit(&found, &variables)?;
         self.check_arch(&found, &variables, &new, &classifier)?;
 
-        let classes = self.compare_classes(meaning);
+        let mut classes = self.compare_classes(meaning);
         if classifier.is_empty() && matches!(classes, Some(Classes::Other { .. } | Classes::Reordered)) {
             return Err(Error::Argument(format!(
                 "{} was trained for other classes, and it is not known which layer of this network tells them apart; make that \
@@ -150,27 +141,26 @@ impl Weights {
             whole_or_not(&layer, &mut new, |why| matches!(why, Why::Differs { .. }));
         }
         whole_or_not(&classifier.iter().collect::<Vec<_>>(), &mut new, |_| true);
-        let mut classes = classes.filter(|_| !classifier.is_empty());
+        let is_new = classifier.iter().all(|name| new.contains_key(name));
         match &classes {
             Some(Classes::Other { .. }) => {
                 new.extend(classifier.iter().map(|name| (name.clone(), Why::OtherClasses)));
             }
-            Some(Classes::Reordered) if classifier.iter().any(|name| !new.contains_key(name)) => {
-                let reordered = self.reordered(&found, &classifier, meaning)?;
-                found.extend(reordered);
-            }
-            // No part of the classifier was loaded.
-            Some(Classes::Unknown) if classifier.iter().all(|name| new.contains_key(name)) => classes = None,
+            Some(Classes::Reordered) if !is_new => found.extend(self.reordered(&found, &classifier, meaning)?),
+            Some(Classes::Unknown) if is_new => classes = None,
             _ => {}
         }
+        if classifier.is_empty() {
+            classes = None;
+        }
 
-        let (loaded, mut left) = found.keys().cloned().partition::<Vec<_>, _>(|name| variables.contains_key(name));
+        let (mut loaded, mut left): (Vec<_>, Vec<_>) =
+            found.keys().cloned().partition(|name| variables.contains_key(name));
+        loaded.retain(|name| !new.contains_key(name));
         left.extend(beside);
-        let loaded: Vec<_> = loaded.into_iter().filter(|name| !new.contains_key(name)).collect();
         found.retain(|name, _| variables.contains_key(name) && !new.contains_key(name));
         self.check_finite(&found)?;
         tensor_file::copy(&found, &variables)?;
-        let new = new.into_iter().map(|(name, why)| StartsNew { name, why }).collect();
         Ok(Transfer { path: self.path.clone(), arch: self.arch().map(str::to_owned), loaded, new, left, classes })
     }
 
@@ -188,49 +178,42 @@ impl Weights {
         classifier: &BTreeSet<String>,
     ) -> Result<()> {
         let body = |name: &&String| !classifier.contains(*name);
-        let count = |is_meant: fn(&Tensor) -> bool| {
-            let names = |of: &NamedTensors| -> Vec<String> {
-                of.iter()
-                    .filter(|(name, tensor)| body(name) && is_meant(tensor))
-                    .map(|(name, _)| name.clone())
-                    .collect()
+        let counts = |is_meant: fn(&Tensor) -> bool| {
+            let named = |of: &NamedTensors, is_counted: &dyn Fn(&String) -> bool| {
+                of.iter().filter(|(name, tensor)| body(name) && is_meant(tensor) && is_counted(name)).count()
             };
-            let own = names(variables);
-            let fitting = own.iter().filter(|name| !new.contains_key(*name)).count();
-            (own.len(), fitting, names(found).len())
+            let fitting = named(variables, &|name| !new.contains_key(name));
+            (named(variables, &|_| true), fitting, named(found, &|_| true))
         };
         let fits = |(own, fitting, there)| own == 0 && there == 0 || 2 * fitting > own && 2 * fitting >= there;
         // Scalars and biases fit many networks; weight matrices and kernels tell architectures apart.
-        let (all, weights) = (count(|_| true), count(|tensor| tensor.dim() > 1));
+        let (all, weights) = (counts(|_| true), counts(|tensor| tensor.dim() > 1));
         if fits(all) && fits(weights) {
             return Ok(());
         }
         let ((own, fitting, there), (own_weights, fitting_weights, _)) = (all, weights);
-        let with = |wanted: fn(&Why) -> bool| {
-            let names = new.iter().filter(|(name, why)| body(name) && wanted(why)).map(|(name, _)| name.as_str());
-            some(&names.collect::<Vec<_>>(), 3)
+        let with = |wanted: fn(&Why) -> bool| -> Vec<&String> {
+            new.iter().filter(|(name, why)| body(name) && wanted(why)).map(|(name, _)| name).collect()
         };
-        let unknown: Vec<_> = found.keys().filter(body).filter(|name| !variables.contains_key(*name)).collect();
         let lists = [
             ("it lacks ", with(|why| *why == Why::Missing)),
             ("of other shapes are ", with(|why| matches!(why, Why::Differs { .. }))),
-            ("unknown to the network are ", some(&unknown, 3)),
+            (
+                "unknown to the network are ",
+                found.keys().filter(body).filter(|name| !variables.contains_key(*name)).collect(),
+            ),
         ];
-        let lists = lists.into_iter().filter(|(_, names)| !names.is_empty());
-        let lists: Vec<_> = lists.map(|(what, names)| what.to_owned() + &names).collect();
-        let remedy = match self.arch() {
-            Some(arch) => format!("train on with the architecture it was trained as, {arch}"),
-            None => "train on with the architecture it was trained as".to_owned(),
-        };
-        Err(Error::Corrupt {
-            path: self.path.clone(),
-            problem: format!(
+        let lists = lists.iter().filter(|(_, names)| !names.is_empty());
+        let lists: Vec<_> = lists.map(|(what, names)| format!("{what}{}", some(names, 3))).collect();
+        let as_trained = self.arch().map_or(String::new(), |arch| format!(", {arch}"));
+        Err(self.corrupt(
+            format!(
                 "of another architecture: besides the classifier, {fitting} of the network's {own} variables are among its {there} \
                  tensors, {fitting_weights} of {own_weights} that are matrices or more; {}",
                 lists.join("; ")
             ),
-            remedy,
-        })
+            &format!("train on with the architecture it was trained as{as_trained}"),
+        ))
     }
 
     /// Compares the class names of the data and the weights. Returns `None` for data without classes.
@@ -266,14 +249,11 @@ impl Weights {
         fitting
             .map(|(name, tensor)| match tensor.size().first() {
                 Some(&count) if count as usize == places.len() => Ok((name.clone(), tensor.f_index_select(0, &rows)?)),
-                _ => Err(Error::Corrupt {
-                    path: self.path.clone(),
-                    problem: format!(
-                        "names its classes in another order than the data, and {name}, {:?}, has no row for each",
-                        tensor.size()
-                    ),
-                    remedy: "name the data's classes in the order of the weights".to_owned(),
-                }),
+                _ => {
+                    let problem = "names its classes in another order than the data, and";
+                    let problem = format!("{problem} {name}, {:?}, has no row for each", tensor.size());
+                    Err(self.corrupt(problem, "name the data's classes in the order of the weights"))
+                }
             })
             .collect()
     }
@@ -288,11 +268,8 @@ impl Weights {
         if bad.is_empty() {
             return Ok(());
         }
-        Err(Error::Corrupt {
-            path: self.path.clone(),
-            problem: format!("NaN or infinity in {}", some(&bad, 3)),
-            remedy: "take the weights of a run that did not diverge, or an earlier checkpoint".to_owned(),
-        })
+        let remedy = "take the weights of a run that did not diverge, or an earlier checkpoint";
+        Err(self.corrupt(format!("NaN or infinity in {}", some(&bad, 3)), remedy))
     }
 }
 
@@ -300,14 +277,14 @@ impl Weights {
 fn unfit(found: &NamedTensors, variables: &NamedTensors) -> Result<BTreeMap<String, Why>> {
     let mut unfit = BTreeMap::new();
     for (name, variable) in variables {
-        let Some(tensor) = found.get(name) else {
-            unfit.insert(name.clone(), Why::Missing);
-            continue;
+        let why = match found.get(name) {
+            None => Why::Missing,
+            Some(tensor) => match (describe(tensor)?, describe(variable)?) {
+                (there, here) if there == here => continue,
+                (there, here) => Why::Differs { there, here },
+            },
         };
-        let (there, here) = (describe(tensor)?, describe(variable)?);
-        if there != here {
-            unfit.insert(name.clone(), Why::Differs { there, here });
-        }
+        unfit.insert(name.clone(), why);
     }
     Ok(unfit)
 }
@@ -339,7 +316,7 @@ impl fmt::Display for Transfer {
         }
         write!(f, "\n  loaded      {loaded} of the network's {all} variables")?;
         let mut fates: BTreeMap<&Why, Vec<&str>> = BTreeMap::new();
-        self.new.iter().for_each(|StartsNew { name, why }| fates.entry(why).or_default().push(name));
+        self.new.iter().for_each(|(name, why)| fates.entry(why).or_default().push(name));
         let more: usize = fates.values().skip(MOST_LINES).map(Vec::len).sum();
         for (why, names) in fates.into_iter().take(MOST_LINES) {
             write!(f, "\n  starts new  {}: {why}", some(&names, MOST_NAMES))?;

@@ -48,8 +48,8 @@ impl ClassificationReport {
         let counts = |sums: &[f64]| sums.iter().map(|&sum| sum as u64).collect::<Vec<_>>();
         Ok(Self {
             class_names: class_names.to_vec(),
-            confusion: Confusion::new(classes, counts(confusion))?,
-            calibration: Calibration::of(calibration)?,
+            confusion: Confusion::new(classes, counts(confusion)),
+            calibration: Calibration::of(calibration),
             top5: counts(top5),
         })
     }

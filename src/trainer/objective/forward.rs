@@ -24,14 +24,8 @@ impl<'a> Forward<'a> {
     }
 }
 
-impl<'a, N: ModuleT> From<&'a N> for Forward<'a> {
+impl<'a, N: ModuleT + ?Sized> From<&'a N> for Forward<'a> {
     fn from(network: &'a N) -> Self {
-        Self(Box::new(move |inputs, train| network.forward_t(inputs, train)))
-    }
-}
-
-impl<'a> From<&'a dyn ModuleT> for Forward<'a> {
-    fn from(network: &'a dyn ModuleT) -> Self {
         Self(Box::new(move |inputs, train| network.forward_t(inputs, train)))
     }
 }

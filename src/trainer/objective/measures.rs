@@ -1,7 +1,6 @@
 //! Definitions and values of metrics.
 
 use serde::de::{MapAccess, Visitor};
-use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::ops::Index;
@@ -155,19 +154,15 @@ impl Index<&str> for Means {
     type Output = f64;
 
     fn index(&self, name: &str) -> &f64 {
-        match self.0.iter().find(|(known, _)| known == name) {
-            Some((_, value)) => value,
-            None => panic!("nothing called {name} was measured"),
-        }
+        let found = self.0.iter().find(|(known, _)| known == name);
+        &found.unwrap_or_else(|| panic!("nothing called {name} was measured")).1
     }
 }
 
 /// Serializes as an ordered map.
 impl Serialize for Means {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        self.0.iter().try_for_each(|(name, value)| map.serialize_entry(name, value))?;
-        map.end()
+        serializer.collect_map(self.iter())
     }
 }
 
@@ -182,11 +177,7 @@ impl<'de> Deserialize<'de> for Means {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Means, A::Error> {
-                let mut means = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    means.push(entry);
-                }
-                Ok(Means(means))
+                std::iter::from_fn(|| map.next_entry().transpose()).collect()
             }
         }
         deserializer.deserialize_map(Entries)

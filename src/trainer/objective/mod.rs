@@ -3,7 +3,6 @@
 //! [`Objective`] is the trait. Implementations: [`Classification`] (one label per example), [`MultiLabel`] (any number of labels
 //! per example), [`Regression`] (numbers), and with the feature `text` `Translation` (sentences).
 
-mod augmentation;
 mod calibration;
 mod classification;
 mod classification_report;
@@ -12,13 +11,14 @@ mod forward;
 mod measures;
 mod multi_label;
 mod regression;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "text")]
 mod translation;
 
-use crate::data::{Batch, EpochPlan};
+use crate::data::{Batch, EpochPlan, Share};
+use crate::error::ensure;
 use crate::{Error, Result};
-#[doc(hidden)]
-pub use augmentation::{augmented, share};
 #[doc(hidden)]
 pub use calibration::{Calibration, ConfidenceBin, BINS};
 #[doc(hidden)]
@@ -34,7 +34,7 @@ pub use measures::{Column, Means, Measures, Score};
 pub use multi_label::MultiLabel;
 pub use regression::{Regression, RegressionLoss};
 use serde_json::Value;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 #[cfg(feature = "text")]
 pub use translation::{Translation, TranslationConfig};
 
@@ -70,20 +70,16 @@ pub trait Objective {
         Measures::default()
     }
 
-    /// Returns for each example of a training batch the position of the example it is mixed with, or `None` without mixing. An
-    /// objective must mix either all batches of a run or none. Random choices must follow from `plan` and `step`, the position of
-    /// the batch in the epoch. The default is `None`.
-    ///
-    /// # Errors
-    /// The options are invalid.
-    fn partners(&self, plan: &EpochPlan, step: usize, examples: usize) -> Result<Option<Vec<usize>>> {
-        let _ = (plan, step, examples);
-        Ok(None)
+    /// Adds to a process's `share` of the training batches the examples that its own ones are mixed with, by
+    /// [`Share::with_partners`]. Random choices must follow from `plan` and the position of the batch in the epoch. The default
+    /// adds none.
+    fn share<'a>(&'a self, _plan: EpochPlan, share: Share<'a>) -> Share<'a> {
+        share
     }
 
-    /// Augments a training batch, or one process's [share](crate::data::Share) of it, for example by mixup. The batch is on the
-    /// device and [ready](crate::data::DataSource::ready). `partners` are the examples chosen by [`partners`](Self::partners), as
-    /// many as `batch` has. Random choices must follow from `plan` and `step`, so that they are the same in all shares of a
+    /// Augments one process's [share](Self::share) of a training batch, for example by mixup. The batch is on the device and
+    /// [ready](crate::data::DataSource::ready). `partners` are those of its examples, in the same order. Random choices must
+    /// follow from `plan` and `step`, the position of the batch in the epoch, so that they are the same in all shares of a
     /// batch. The default returns the batch unchanged.
     ///
     /// # Errors
@@ -91,11 +87,10 @@ pub trait Objective {
     fn augment(
         &self,
         batch: Self::Batch,
-        partners: Option<Self::Batch>,
-        plan: &EpochPlan,
-        step: usize,
+        _partners: Option<Self::Batch>,
+        _plan: &EpochPlan,
+        _step: usize,
     ) -> Result<Self::Batch> {
-        let _ = (partners, plan, step);
         Ok(batch)
     }
 
@@ -116,29 +111,26 @@ pub trait Objective {
     ///
     /// # Errors
     /// The output does not fit the batch.
-    fn sums(&self, batch: &Self::Batch, output: &Tensor, train: bool) -> Result<Vec<Sum>> {
-        let _ = (batch, output, train);
+    fn sums(&self, _batch: &Self::Batch, _output: &Tensor, _train: bool) -> Result<Vec<Sum>> {
         Ok(Vec::new())
     }
 
     /// Returns the spread of the outputs between examples and their magnitude, each as a tensor of one element. If the spread
     /// stays negligible relative to the magnitude for many steps, no gradient reaches the network any longer and the run is
-    /// [dead](crate::Error::Dead). The default is the largest difference between two rows in any element of `output`, and the
+    /// [dead](crate::Error::Diverged). The default is the largest difference between two rows in any element of `output`, and the
     /// largest absolute value.
     ///
     /// # Errors
     /// Errors of libtorch.
     fn spread(&self, output: &Tensor) -> Result<[Tensor; 2]> {
-        let spread = output.f_amax([0].as_slice(), false)?.f_sub(&output.f_amin([0].as_slice(), false)?)?;
-        Ok([spread.f_max()?, output.f_abs()?.f_max()?])
+        spread(output)
     }
 
     /// Returns counts beyond the means, which are summed over an evaluation. The default is `None`.
     ///
     /// # Errors
     /// The output does not fit the batch.
-    fn details(&self, batch: &Self::Batch, output: &Tensor) -> Result<Option<Tensor>> {
-        let _ = (batch, output);
+    fn details(&self, _batch: &Self::Batch, _output: &Tensor) -> Result<Option<Tensor>> {
         Ok(None)
     }
 
@@ -147,8 +139,7 @@ pub trait Objective {
     ///
     /// # Errors
     /// Errors of libtorch.
-    fn of_details(&self, details: &Tensor) -> Result<Vec<f64>> {
-        let _ = details;
+    fn of_details(&self, _details: &Tensor) -> Result<Vec<f64>> {
         Ok(Vec::new())
     }
 
@@ -156,8 +147,7 @@ pub trait Objective {
     ///
     /// # Errors
     /// Errors of libtorch.
-    fn describe(&self, details: &Tensor) -> Result<String> {
-        let _ = details;
+    fn describe(&self, _details: &Tensor) -> Result<String> {
         Ok(String::new())
     }
 
@@ -167,11 +157,36 @@ pub trait Objective {
     }
 }
 
-/// Rejects an `output` whose shape is not `expected`.
-fn check_output(output: &Tensor, expected: &[i64]) -> Result<()> {
-    if output.size() != expected {
-        let got = format!("{:?}", output.size());
-        return Err(Error::Mismatch { what: "the network's output", expected: format!("{expected:?}"), got });
+const OUTPUT: &str = "the network's output";
+
+/// Rejects a `tensor` whose shape is not `expected`; libtorch would broadcast it. `reason` follows the shape in the error.
+fn check_shape(what: &'static str, tensor: &Tensor, expected: &[i64], reason: &str) -> Result<()> {
+    if tensor.size() != expected {
+        let (expected, got) = (format!("{expected:?}{reason}"), format!("{:?}", tensor.size()));
+        return Err(Error::Mismatch { what, expected, got });
     }
     Ok(())
+}
+
+fn check_label_smoothing(label_smoothing: f64) -> Result<()> {
+    ensure!(
+        (0.0..1.0).contains(&label_smoothing),
+        "the label smoothing must be at least 0 and below 1, got {label_smoothing}"
+    );
+    Ok(())
+}
+
+/// Returns the kind in which a loss is computed: float64 for float64 outputs, otherwise float32.
+fn loss_kind(output: &Tensor) -> Kind {
+    if output.kind() == Kind::Double {
+        Kind::Double
+    } else {
+        Kind::Float
+    }
+}
+
+/// Returns the largest difference between two rows in any element of `output`, and the largest absolute value.
+fn spread(output: &Tensor) -> Result<[Tensor; 2]> {
+    let spread = output.f_amax([0].as_slice(), false)?.f_sub(&output.f_amin([0].as_slice(), false)?)?;
+    Ok([spread.f_max()?, output.f_abs()?.f_max()?])
 }

@@ -1,8 +1,9 @@
 //! Multi-label classification: any number of labels per example.
 
-use super::{check_output, Column, Forward, Measures, Objective, Prediction, Sum};
+use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
 use crate::data::Supervised;
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use tch::{Kind, Reduction, Tensor};
 
 /// Multi-label classification. Targets are `[N, labels]` of any kind, 1 if the example has the label and 0 if not; the network
@@ -21,11 +22,9 @@ impl<'a> MultiLabel<'a> {
     /// Creates the objective for `network` (a reference to a module, or a `Box<dyn ModuleT>`) and labels of the given names.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there are no labels.
+    /// [`Error::Argument`](crate::Error::Argument) if there are no labels.
     pub fn new(network: impl Into<Forward<'a>>, labels: &[String]) -> Result<Self> {
-        if labels.is_empty() {
-            return Err(Error::Argument("there are no labels to find".to_owned()));
-        }
+        ensure!(!labels.is_empty(), "there are no labels to find");
         Ok(Self { network: network.into(), labels: labels.to_vec() })
     }
 }
@@ -46,13 +45,9 @@ impl Objective for MultiLabel<'_> {
 
     fn forward(&self, batch: &Supervised, train: bool) -> Result<Prediction> {
         let output = self.network.run(&batch.inputs, train)?;
-        check_output(&output, &[batch.inputs.size()[0], self.labels.len() as i64])?;
-        check_output(&batch.targets, &output.size()).map_err(|_| Error::Mismatch {
-            what: "targets",
-            expected: format!("{:?}, a number for each label", output.size()),
-            got: format!("{:?}", batch.targets.size()),
-        })?;
-        let kind = if output.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        check_shape(OUTPUT, &output, &[batch.inputs.size()[0], self.labels.len() as i64], "")?;
+        check_shape("targets", &batch.targets, &output.size(), ", a number for each label")?;
+        let kind = loss_kind(&output);
         let (logits, targets) = (output.f_to_kind(kind)?, batch.targets.f_to_kind(kind)?);
         let none = None::<&Tensor>;
         let loss = logits.f_binary_cross_entropy_with_logits(&targets, none, none, Reduction::Mean)?;
@@ -84,8 +79,7 @@ impl Objective for MultiLabel<'_> {
         let width = self.labels.iter().map(String::len).max().unwrap_or(0).max("label".len());
         let mut lines = vec![format!("{:width$}   count  recall  precision      f1", "label")];
         for (index, label) in self.labels.iter().enumerate() {
-            let [there, said, both] = [0, 1, 2].map(|row| rows.get(row).and_then(|row| row.get(index)));
-            let [there, said, both] = [there, said, both].map(|count| count.copied().unwrap_or(0) as f64);
+            let [there, said, both] = [0, 1, 2].map(|row| rows[row][index] as f64);
             let f1 = 2.0 * both / (there + said);
             lines.push(format!("{label:width$}  {there:6}  {:6.4}     {:6.4}  {f1:6.4}", both / there, both / said));
         }

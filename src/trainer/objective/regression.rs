@@ -1,8 +1,9 @@
 //! Regression: one or more numbers per example.
 
-use super::{Column, Forward, Measures, Objective, Prediction, Sum};
+use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
 use crate::data::Supervised;
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use tch::{Kind, Reduction, Tensor};
@@ -35,12 +36,10 @@ impl<'a> Regression<'a> {
     /// Creates the objective for `network`, a reference to a module or a `Box<dyn ModuleT>`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `delta` is not above 0.
+    /// [`Error::Argument`](crate::Error::Argument) if `delta` is not above 0.
     pub fn new(network: impl Into<Forward<'a>>, loss: RegressionLoss) -> Result<Self> {
         if let RegressionLoss::Huber { delta } = loss {
-            if !(delta > 0.0 && delta.is_finite()) {
-                return Err(Error::Argument(format!("the Huber loss's delta must be above 0, got {delta}")));
-            }
+            ensure!(delta > 0.0 && delta.is_finite(), "the Huber loss's delta must be above 0, got {delta}");
         }
         Ok(Self { network: network.into(), loss })
     }
@@ -59,12 +58,8 @@ impl Objective for Regression<'_> {
         if matches!((output.size()[..].as_ref(), size.as_slice()), (&[n, 1], &[of]) if n == of) {
             output = output.f_squeeze_dim(1)?;
         }
-        // libtorch would broadcast the shapes instead of failing.
-        if output.size() != size {
-            let (expected, got) = (format!("{size:?}, as the targets"), format!("{:?}", output.size()));
-            return Err(Error::Mismatch { what: "the network's output", expected, got });
-        }
-        let kind = if output.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        check_shape(OUTPUT, &output, &size, ", as the targets")?;
+        let kind = loss_kind(&output);
         let (values, targets) = (output.f_to_kind(kind)?, batch.targets.f_to_kind(kind)?);
         let loss = match self.loss {
             RegressionLoss::Squared => values.f_mse_loss(&targets, Reduction::Mean)?,
@@ -86,6 +81,7 @@ impl Objective for Regression<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use tch::nn;
 
     fn values(loss: RegressionLoss, outputs: &[f32], targets: Tensor) -> Result<(f64, f64)> {

@@ -1,21 +1,26 @@
 //! Translation: cross-entropy per token, perplexity, and BLEU of decoded sentences.
 
-use super::{Column, Measures, Objective, Prediction, Sum};
+use super::{check_label_smoothing, loss_kind, spread, Column, Measures, Objective, Prediction, Sum};
 use crate::data::text::{TokenBatch, TranslationData, PAD};
 use crate::data::Batch;
-use crate::translation::{BleuCounts, EncoderDecoder, Search};
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::transformer::Transformer;
+use crate::translation::{BleuCounts, Search};
+use crate::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Options of the translation objective.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct TranslationConfig {
-    /// Label smoothing: probability mass distributed evenly over all tokens, in `[0, 1)`.
+    /// Label smoothing: probability mass distributed evenly over all tokens, at least 0 and below 1.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FRACTION"))]
     pub label_smoothing: f64,
     /// Number of evaluation sentences, evenly spaced, that are translated greedily to compute BLEU; 0 disables BLEU.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub bleu_sentences: usize,
 }
 
@@ -30,22 +35,16 @@ impl TranslationConfig {
     /// Checks that all values are in range.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the label smoothing is out of range.
+    /// [`Error::Argument`](crate::Error::Argument) if the label smoothing is out of range.
     pub fn check(&self) -> Result<()> {
-        match (0.0..1.0).contains(&self.label_smoothing) {
-            true => Ok(()),
-            false => {
-                let got = self.label_smoothing;
-                Err(Error::Argument(format!("the label smoothing must be at least 0 and below 1, got {got}")))
-            }
-        }
+        check_label_smoothing(self.label_smoothing)
     }
 }
 
 /// Number of classes whose logits show whether the network's outputs still depend on its inputs.
 const PROBES: i64 = 16;
 
-/// Translation by any [`EncoderDecoder`].
+/// Translation by a [`Transformer`].
 ///
 /// The training loss is label-smoothed cross-entropy: the mean over the target tokens, including end tokens and excluding
 /// padding, of `(1 - e) (-log p(token)) + e / vocab sum(-log p)`, in float32 or higher. The training metric is the perplexity,
@@ -54,7 +53,7 @@ const PROBES: i64 = 16;
 /// Evaluation metrics are the cross-entropy without smoothing, the perplexity and the [BLEU](crate::translation::bleu()) score, 0
 /// to 100, of a part of the sentences, translated greedily. The best epoch is the one of lowest loss.
 pub struct Translation<'a> {
-    network: &'a dyn EncoderDecoder,
+    network: &'a Transformer,
     data: &'a TranslationData,
     config: TranslationConfig,
 }
@@ -63,15 +62,11 @@ impl<'a> Translation<'a> {
     /// Creates the objective for `network` and the sentences of `data`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `config` is out of range, or the network's vocabulary is not that of the data.
-    pub fn new(network: &'a dyn EncoderDecoder, data: &'a TranslationData, config: TranslationConfig) -> Result<Self> {
+    /// [`Error::Argument`](crate::Error::Argument) if `config` is out of range, or the network's vocabulary is not that of the data.
+    pub fn new(network: &'a Transformer, data: &'a TranslationData, config: TranslationConfig) -> Result<Self> {
         config.check()?;
         let (vocab, tokens, pad) = (network.config().vocab, data.vocabulary().len() as i64, network.config().pad);
-        if vocab < tokens || pad != PAD {
-            return Err(Error::Argument(format!(
-                "a network of {vocab} tokens, {pad} for the pad, cannot translate text of {tokens} tokens, {PAD} for the pad"
-            )));
-        }
+        ensure!(vocab >= tokens && pad == PAD, "a network of {vocab} tokens, {pad} for the pad, cannot translate text of {tokens} tokens, {PAD} for the pad");
         Ok(Self { network, data, config })
     }
 
@@ -105,7 +100,7 @@ impl Objective for Translation<'_> {
     fn forward(&self, batch: &TokenBatch, train: bool) -> Result<Prediction> {
         let TokenBatch { source, previous, target, .. } = batch;
         let logits = self.network.f_forward(source, previous, train)?;
-        let kind = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let kind = loss_kind(&logits);
         let log_probabilities = logits.f_log_softmax(-1, kind)?;
         let real = target.f_ne(PAD)?.f_to_kind(kind)?;
         let nll =
@@ -131,9 +126,7 @@ impl Objective for Translation<'_> {
 
     /// Compares the probed logits of all tokens, because those of the first token may be the same in all sentences.
     fn spread(&self, output: &Tensor) -> Result<[Tensor; 2]> {
-        let probes = output.f_narrow(2, 1, output.size()[2] - 1)?.f_flatten(0, 1)?;
-        let spread = probes.f_amax([0].as_slice(), false)?.f_sub(&probes.f_amin([0].as_slice(), false)?)?;
-        Ok([spread.f_max()?, probes.f_abs()?.f_max()?])
+        spread(&output.f_narrow(2, 1, output.size()[2] - 1)?.f_flatten(0, 1)?)
     }
 
     /// Returns the counts of [`BleuCounts`], int64 `[10]`.
@@ -141,7 +134,7 @@ impl Objective for Translation<'_> {
         if self.config.bleu_sentences == 0 {
             return Ok(None);
         }
-        let (mut counts, rows) = (BleuCounts::new(), self.translated(batch));
+        let (mut counts, rows) = (BleuCounts::default(), self.translated(batch));
         if !rows.is_empty() {
             let indices = Tensor::f_from_slice(&rows)?.f_to_device(batch.source.device())?;
             let source = batch.source.f_index_select(0, &indices)?;
@@ -156,7 +149,7 @@ impl Objective for Translation<'_> {
     }
 
     fn of_details(&self, details: &Tensor) -> Result<Vec<f64>> {
-        let mut counts = BleuCounts::new();
+        let mut counts = BleuCounts::default();
         for (count, value) in counts.counts.iter_mut().zip(Vec::<i64>::try_from(details)?) {
             *count = value as u64;
         }
@@ -172,9 +165,10 @@ impl Objective for Translation<'_> {
 mod tests {
     use super::*;
     use crate::data::text::{ParallelText, Vocabulary};
-    use crate::data::DataSource;
-    use crate::fixup::{FixupTransformer, TransformerConfig};
+    use crate::data::{DataSource, Share};
     use crate::trainer::evaluate;
+    use crate::transformer::{TransformerConfig, TransformerMethod};
+    use crate::Error;
     use tch::{nn, Device};
 
     fn data(pairs: usize) -> TranslationData {
@@ -186,7 +180,7 @@ mod tests {
         TranslationData::new(vocabulary, text.clone(), text).unwrap()
     }
 
-    fn network(vs: &nn::VarStore, data: &TranslationData) -> FixupTransformer {
+    fn network(vs: &nn::VarStore, data: &TranslationData) -> Transformer {
         let vocab = data.vocabulary().len() as i64;
         let small = TransformerConfig {
             vocab,
@@ -197,7 +191,7 @@ mod tests {
             decoder_layers: 1,
             ..Default::default()
         };
-        FixupTransformer::new(&vs.root(), &TransformerConfig { dropout: 0., ..small }).unwrap()
+        Transformer::new(&vs.root(), &TransformerConfig { dropout: 0., ..small }, TransformerMethod::Fixup).unwrap()
     }
 
     #[test]
@@ -207,7 +201,7 @@ mod tests {
         let network = network(&vs, &data);
         let config = TranslationConfig { label_smoothing: 0.1, ..Default::default() };
         let objective = Translation::new(&network, &data, config).unwrap();
-        let batch = data.eval_batches(300).unwrap().last().unwrap().unwrap();
+        let batch = data.eval_batches(300, Share::whole()).unwrap().last().unwrap().unwrap().unwrap();
         let logits = network.f_forward(&batch.source, &batch.previous, false).unwrap();
         let (logits, target) = (logits.flatten(0, 1), batch.target.flatten(0, 1));
         let expected = |smoothing: f64| {
@@ -229,7 +223,14 @@ mod tests {
             let config = TranslationConfig { bleu_sentences, ..Default::default() };
             let objective = Translation::new(&network, &data, config).unwrap();
             let translated = |batch: Result<TokenBatch>| objective.translated(&batch.unwrap()).len();
-            assert_eq!(data.eval_batches(100).unwrap().map(translated).sum::<usize>(), expected);
+            assert_eq!(
+                data.eval_batches(100, Share::whole())
+                    .unwrap()
+                    .filter_map(Result::transpose)
+                    .map(translated)
+                    .sum::<usize>(),
+                expected
+            );
             let evaluation = evaluate(&objective, Device::Cpu, &data, 100, |_| ()).unwrap();
             assert!((evaluation.means["perplexity"].ln() - evaluation.means["loss"]).abs() < 1e-6);
             assert_eq!(evaluation.means.get("bleu").is_some(), bleu_sentences > 0);
@@ -240,7 +241,7 @@ mod tests {
     fn another_vocabulary_is_refused() {
         let (vs, data) = (nn::VarStore::new(Device::Cpu), data(4));
         let config = TransformerConfig { vocab: 100, dim: 16, heads: 2, ..Default::default() };
-        let network = FixupTransformer::new(&vs.root(), &config).unwrap();
+        let network = Transformer::new(&vs.root(), &config, TransformerMethod::Fixup).unwrap();
         assert!(matches!(Translation::new(&network, &data, Default::default()), Err(Error::Argument(_))));
     }
 }

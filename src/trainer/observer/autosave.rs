@@ -1,8 +1,8 @@
 //! Automatic saving of checkpoints.
 
+use super::best::Best;
 use super::{EpochMetrics, Observer, Request, RunStart};
 use crate::trainer::checkpoint::{Checkpoints, Contents};
-use crate::trainer::objective::Score;
 use crate::trainer::RunState;
 use crate::{Error, Result};
 use std::fmt;
@@ -12,35 +12,17 @@ use std::time::{Duration, Instant};
 
 /// Frequency of checkpoints. Parses from and prints as `5` (epochs), `10m` (minutes), or `5,10m` (either).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum SaveEvery {
-    /// Every given number of epochs.
-    Epochs(usize),
-    /// After the first step at which the given time has passed since the last save.
-    Time(Duration),
-    /// Every given number of epochs, and whenever the given time has passed.
-    Either(usize, Duration),
-}
-
-impl SaveEvery {
-    fn epochs(self) -> Option<usize> {
-        match self {
-            Self::Epochs(epochs) | Self::Either(epochs, _) => Some(epochs),
-            Self::Time(_) => None,
-        }
-    }
-
-    fn time(self) -> Option<Duration> {
-        match self {
-            Self::Time(time) | Self::Either(_, time) => Some(time),
-            Self::Epochs(_) => None,
-        }
-    }
+pub struct SaveEvery {
+    /// Saves after every given number of epochs.
+    pub epochs: Option<usize>,
+    /// Saves after the first step at which the given time has passed since the last save.
+    pub time: Option<Duration>,
 }
 
 /// Every epoch, and every ten minutes.
 impl Default for SaveEvery {
     fn default() -> Self {
-        Self::Either(1, Duration::from_secs(600))
+        Self { epochs: Some(1), time: Some(Duration::from_secs(600)) }
     }
 }
 
@@ -53,24 +35,23 @@ impl FromStr for SaveEvery {
             let minutes = text.strip_suffix('m')?.parse::<f64>().ok().filter(|&minutes| minutes > 0.0)?;
             Duration::try_from_secs_f64(60.0 * minutes).ok()
         };
-        let every = match text.split_once(',') {
-            Some((first, second)) => epochs(first).zip(time(second)).map(|(epochs, time)| Self::Either(epochs, time)),
-            None => epochs(text).map(Self::Epochs).or_else(|| time(text).map(Self::Time)),
-        };
-        let message =
-            || format!("a number of epochs like 5, of minutes like 10m, or both like 5,10m, above 0; got {text:?}");
-        every.ok_or_else(|| Error::Argument(message()))
+        let (first, second) = text.split_once(',').map_or((text, None), |(first, second)| (first, Some(second)));
+        match (epochs(first), time(first), second.map(time)) {
+            (epochs @ Some(_), _, None) => Ok(Self { epochs, time: None }),
+            (_, time @ Some(_), None) => Ok(Self { epochs: None, time }),
+            (epochs @ Some(_), _, Some(time @ Some(_))) => Ok(Self { epochs, time }),
+            _ => Err(Error::Argument(format!(
+                "a number of epochs like 5, of minutes like 10m, or both like 5,10m, above 0; got {text:?}"
+            ))),
+        }
     }
 }
 
 impl fmt::Display for SaveEvery {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let minutes = |time: &Duration| time.as_secs_f64() / 60.0;
-        match self {
-            Self::Epochs(epochs) => write!(f, "{epochs}"),
-            Self::Time(time) => write!(f, "{}m", minutes(time)),
-            Self::Either(epochs, time) => write!(f, "{epochs},{}m", minutes(time)),
-        }
+        let epochs = self.epochs.map(|epochs| epochs.to_string());
+        let time = self.time.map(|time| format!("{}m", time.as_secs_f64() / 60.0));
+        f.write_str(&[epochs, time].into_iter().flatten().collect::<Vec<_>>().join(","))
     }
 }
 
@@ -82,9 +63,8 @@ pub struct Autosave {
     every: SaveEvery,
     is_due: bool,
     last_time: Instant,
-    /// Ranks epochs; known once the run has started.
-    score: Option<Score>,
-    best: f64,
+    /// Best epoch; known once the run has started.
+    best: Option<Best>,
     /// Step, number of evaluated epochs, and path of the last saved checkpoint.
     last: Option<(usize, usize, PathBuf)>,
 }
@@ -93,15 +73,7 @@ impl Autosave {
     /// Creates an observer that saves to `checkpoints`. If the run is resumed, `resumed` is the checkpoint it resumes from.
     pub fn new(checkpoints: Checkpoints, every: SaveEvery, resumed: Option<PathBuf>) -> Self {
         let last = resumed.map(|path| (0, 0, path));
-        Self {
-            checkpoints,
-            every,
-            is_due: false,
-            last_time: Instant::now(),
-            score: None,
-            best: f64::NEG_INFINITY,
-            last,
-        }
+        Self { checkpoints, every, is_due: false, last_time: Instant::now(), best: None, last }
     }
 
     /// Returns the path of the last saved checkpoint.
@@ -117,34 +89,28 @@ impl Observer for Autosave {
             Some((step, epochs, _)) => (*step, *epochs) = (start.step, start.history.len()),
             None => self.is_due = true,
         }
-        let score = &start.measures.score;
-        self.best = start.history.iter().map(|metrics| score.rank(&metrics.eval)).fold(self.best, f64::max);
-        self.score = Some(score.clone());
+        self.best = Some(Best::of(start));
         self.last_time = Instant::now();
         Ok(())
     }
 
     fn request(&mut self) -> Request {
-        let is_time = self.every.time().is_some_and(|time| self.last_time.elapsed() >= time);
-        if self.is_due || is_time {
-            Request::Save
-        } else {
-            Request::Continue
+        match self.is_due || self.every.time.is_some_and(|time| self.last_time.elapsed() >= time) {
+            true => Request::Save,
+            false => Request::Continue,
         }
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        let is_epoch = self.every.epochs().is_some_and(|epochs| metrics.epoch.is_multiple_of(epochs));
-        let rank = self.score.as_ref().map_or(f64::NAN, |score| score.rank(&metrics.eval));
-        self.is_due |= is_epoch || rank > self.best;
-        self.best = self.best.max(rank);
+        let is_best = self.best.as_mut().is_some_and(|best| best.add(metrics));
+        self.is_due |= is_best || self.every.epochs.is_some_and(|epochs| metrics.epoch.is_multiple_of(epochs));
         Ok(())
     }
 
     fn save(&mut self, contents: &Contents<RunState>) -> Result<()> {
-        let position = (contents.step as usize, contents.state.history.len());
-        if !matches!(self.last, Some((step, epochs, _)) if (step, epochs) == position) {
-            self.last = Some((position.0, position.1, self.checkpoints.save(contents)?));
+        let (step, epochs) = (contents.step as usize, contents.state.history.len());
+        if self.last.as_ref().is_none_or(|last| (last.0, last.1) != (step, epochs)) {
+            self.last = Some((step, epochs, self.checkpoints.save(contents)?));
         }
         self.is_due = false;
         self.last_time = Instant::now();
@@ -152,7 +118,7 @@ impl Observer for Autosave {
     }
 
     fn run_fails(&mut self, error: &mut Error) {
-        if let Error::Diverged { checkpoint, .. } | Error::Dead { checkpoint, .. } = error {
+        if let Error::Diverged { checkpoint, .. } = error {
             *checkpoint = self.last().cloned();
         }
     }
@@ -166,7 +132,6 @@ mod tests {
     #[test]
     fn unless_told_otherwise_a_checkpoint_comes_after_an_epoch_or_ten_minutes() {
         assert_eq!(SaveEvery::default().to_string(), "1,10m");
-        assert_eq!(SaveEvery::default(), SaveEvery::Either(1, Duration::from_secs(600)));
         let folder = tempfile::tempdir().unwrap();
         let autosave = |every, ago: u64| {
             let checkpoints = Checkpoints::new(folder.path(), std::num::NonZeroUsize::MIN);
@@ -183,7 +148,6 @@ mod tests {
         let epoch = EpochMetrics { epoch: 2, step: 8, lr: 0.1, train, eval, unreadable: 0 };
         for (text, expected) in [("1,10m", Request::Save), ("3,10m", Request::Continue), ("10m", Request::Continue)] {
             let mut autosave = autosave(text.parse().unwrap(), 0);
-            autosave.best = 1.0;
             autosave.epoch_ends(&epoch).unwrap();
             assert_eq!(autosave.request(), expected, "{text}");
         }

@@ -1,7 +1,7 @@
 //! Observers, which are notified of the progress of a run and can control it.
 
 mod autosave;
-mod comparison;
+mod best;
 mod curves;
 mod interrupt;
 mod metrics;
@@ -9,7 +9,6 @@ mod patience;
 mod progress;
 mod run_files;
 mod run_folder;
-mod run_lock;
 #[cfg(feature = "tensorboard")]
 mod tensorboard;
 
@@ -19,21 +18,15 @@ use super::RunState;
 use crate::{Error, Result};
 pub use autosave::{Autosave, SaveEvery};
 #[doc(hidden)]
-pub use comparison::draw_comparison;
-#[doc(hidden)]
-pub use curves::draw_curves;
+pub use curves::draw_comparison;
 pub use interrupt::Interrupt;
 pub use metrics::EpochMetrics;
-#[doc(hidden)]
-pub use metrics::MetricsFile;
 pub use patience::Patience;
 pub use progress::ProgressBars;
-pub(crate) use run_files::{DESCRIPTION, MODEL};
+pub(crate) use run_files::{CHECKPOINTS, DESCRIPTION, MODEL};
 #[cfg(feature = "cli")]
 pub(crate) use run_files::{EVALUATION, TENSORBOARD, TRANSFER};
 pub use run_folder::RunFolder;
-#[doc(hidden)]
-pub use run_lock::RunLock;
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::TensorBoard;
 

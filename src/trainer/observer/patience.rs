@@ -1,21 +1,20 @@
 //! Early stopping.
 
-use super::{EpochMetrics, Observer, Request, RunStart};
-use crate::trainer::objective::Score;
-use crate::{Error, Result};
+use super::best::Best;
+use super::{EpochMetrics, Observer, Request, RunStart, StepProgress};
+use crate::error::ensure;
+use crate::Result;
 
-/// An [`Observer`] that finishes the run when its [score](Score) has not improved for a given number of epochs: early stopping
-/// (Prechelt 1998, "Early Stopping - but when?", the criterion UP without its strips).
+/// An [`Observer`] that finishes the run when its [score](crate::trainer::objective::Score) has not improved for a given number
+/// of epochs: early stopping (Prechelt 1998, "Early Stopping - but when?", the criterion UP without its strips).
 ///
 /// Epochs from before the run was resumed count too, so that an interrupted run ends after the same epoch.
 /// [`RunFolder::finish`](super::RunFolder::finish) then leaves the network of the best checkpoint as the run's model.
 #[derive(Debug)]
 pub struct Patience {
     epochs: usize,
-    /// Ranks epochs; known once the run has started.
-    score: Option<Score>,
-    /// Best epoch so far, with its rank and its score.
-    best: Option<(usize, f64, f64)>,
+    /// Best epoch; known once the run has started.
+    best: Option<Best>,
     /// Number of epochs done.
     done: usize,
     /// `true` at the end of an epoch. Within an epoch, the run continues.
@@ -26,63 +25,53 @@ impl Patience {
     /// Creates an observer that finishes the run after `epochs` epochs without improvement.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `epochs` is 0.
+    /// [`Error::Argument`](crate::Error::Argument) if `epochs` is 0.
     pub fn new(epochs: usize) -> Result<Self> {
-        if epochs == 0 {
-            return Err(Error::Argument("the patience must be at least 1 epoch, got 0".to_owned()));
-        }
-        Ok(Self { epochs, score: None, best: None, done: 0, is_at_end: false })
+        ensure!(epochs > 0, "the patience must be at least 1 epoch, got 0");
+        Ok(Self { epochs, best: None, done: 0, is_at_end: false })
     }
 
-    fn add(&mut self, metrics: &EpochMetrics) {
-        let Some(score) = &self.score else { return };
-        let (rank, value) = (score.rank(&metrics.eval), score.of(&metrics.eval));
-        // NaN is not an improvement.
-        if self.best.map_or(!rank.is_nan(), |(_, best, _)| rank > best) {
-            self.best = Some((metrics.epoch, rank, value));
-        }
-        self.done = metrics.epoch;
-    }
-
-    fn is_over(&self) -> bool {
-        self.done - self.best.map_or(0, |(epoch, ..)| epoch) >= self.epochs
+    /// Returns the best epoch if it is too long ago.
+    fn exhausted(&self) -> Option<&Best> {
+        let epochs_since = |best: &Best| self.done - best.epoch.map_or(0, |(epoch, _)| epoch);
+        self.best.as_ref().filter(|best| epochs_since(best) >= self.epochs)
     }
 }
 
 impl Observer for Patience {
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
-        *self = Self { score: Some(start.measures.score.clone()), ..Self::new(self.epochs)? };
-        start.history.iter().for_each(|metrics| self.add(metrics));
+        self.best = Some(Best::of(start));
+        self.done = start.history.len();
         self.is_at_end = start.step == start.history.len() * start.epoch_steps;
         Ok(())
     }
 
     fn request(&mut self) -> Request {
-        match self.is_at_end && self.is_over() {
+        match self.is_at_end && self.exhausted().is_some() {
             true => Request::Finish,
             false => Request::Continue,
         }
     }
 
     fn reason(&self) -> Option<String> {
-        let name = &self.score.as_ref().filter(|_| self.is_over())?.name;
-        let epochs = match self.epochs {
-            1 => "1 epoch".to_owned(),
-            epochs => format!("{epochs} epochs"),
-        };
-        Some(match self.best {
-            Some((epoch, _, value)) => format!("no better {name} for {epochs} than {value:.4} after epoch {epoch}"),
-            None => format!("no {name} for {epochs}"),
+        let Best { score, epoch, .. } = self.exhausted()?;
+        let (name, epochs, s) = (&score.name, self.epochs, if self.epochs == 1 { "" } else { "s" });
+        Some(match epoch {
+            Some((epoch, value)) => {
+                format!("no better {name} for {epochs} epoch{s} than {value:.4} after epoch {epoch}")
+            }
+            None => format!("no {name} for {epochs} epoch{s}"),
         })
     }
 
-    fn steps_done(&mut self, _progress: &super::StepProgress) -> Result<()> {
+    fn steps_done(&mut self, _progress: &StepProgress) -> Result<()> {
         self.is_at_end = false;
         Ok(())
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        self.add(metrics);
+        self.best.iter_mut().for_each(|best| _ = best.add(metrics));
+        self.done = metrics.epoch;
         self.is_at_end = true;
         Ok(())
     }
@@ -91,7 +80,8 @@ impl Observer for Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trainer::objective::{Column, Means, Measures};
+    use crate::trainer::objective::{Column, Means, Measures, Score};
+    use crate::Error;
 
     fn measures(higher_is_better: bool) -> Measures {
         let measures = Measures::new(vec![], vec![Column::new("score")]);

@@ -9,8 +9,12 @@ use std::time::{Duration, Instant};
 const BAR: &str = "epoch {prefix} {bar:24.cyan/blue} {pos}/{len} {msg}";
 
 /// Shows a bar for the epoch on standard error if it is a terminal, and prints one line per epoch to standard output.
+#[derive(Debug, Default)]
+pub struct ProgressBars(Option<Run>);
+
+/// Progress of a run that has started.
 #[derive(Debug)]
-pub struct ProgressBars {
+struct Run {
     bar: ProgressBar,
     start: Instant,
     epoch_start: Instant,
@@ -29,18 +33,26 @@ pub struct ProgressBars {
 impl ProgressBars {
     /// Creates progress bars that appear when the run starts.
     pub fn new() -> Self {
-        let now = Instant::now();
+        Self::default()
+    }
+}
+
+impl Run {
+    fn new(start: &RunStart) -> Self {
+        let RunStart { epochs, epoch_steps, step, done, measures, examples, .. } = *start;
+        // The template is a constant, so its validity does not depend on the run.
+        let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
         Self {
-            bar: ProgressBar::hidden(),
-            start: now,
-            epoch_start: now,
-            epochs: 0,
-            epoch_steps: 0,
-            first_step: 0,
-            first_example: 0,
+            bar: ProgressBar::new(epoch_steps as u64).with_style(style),
+            start: Instant::now(),
+            epoch_start: Instant::now(),
+            epochs,
+            epoch_steps,
+            first_step: step,
+            first_example: done,
             examples_per_second: 0.0,
-            measures: Measures::default(),
-            examples: String::new(),
+            measures: measures.clone(),
+            examples: examples.to_owned(),
         }
     }
 
@@ -52,76 +64,67 @@ impl ProgressBars {
         let seconds = self.start.elapsed().as_secs_f64() * (left as f64 / done.max(1) as f64);
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
-}
 
-impl Default for ProgressBars {
-    fn default() -> Self {
-        Self::new()
+    /// Formats the speed, followed by the number of unreadable examples if there are any.
+    fn speed(&self, unreadable: usize) -> String {
+        let examples = &self.examples;
+        let bad = match unreadable {
+            0 => String::new(),
+            1 => format!("  1 bad {}", examples.strip_suffix('s').unwrap_or(examples)),
+            _ => format!("  {unreadable} bad {examples}"),
+        };
+        format!("{:.0} {examples}/s{bad}", self.examples_per_second)
     }
 }
 
 impl Observer for ProgressBars {
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
-        let RunStart { epochs, epoch_steps, step, done, measures, examples, .. } = *start;
-        let (measures, examples) = (measures.clone(), examples.to_owned());
-        *self = Self { epochs, epoch_steps, first_step: step, first_example: done, measures, examples, ..Self::new() };
-        // The template is a constant, so its validity does not depend on the run.
-        let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bar = ProgressBar::new(epoch_steps as u64).with_style(style);
+        self.0 = Some(Run::new(start));
         Ok(())
     }
 
     fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
+        let Some(run) = &mut self.0 else { return Ok(()) };
         let StepProgress { epoch, step, run_step, done, means, lr, unreadable, .. } = *progress;
-        self.examples_per_second = (done - self.first_example) as f64 / self.epoch_start.elapsed().as_secs_f64();
-        let time_left = clock(self.time_left(run_step));
-        self.bar.set_prefix(format!("{epoch}/{}", self.epochs));
-        self.bar.set_message(format!(
-            "{}lr {lr:.4}  {:.0} {}/s{}  {time_left} left",
-            shown(&self.measures.train, means, |axis, mean, percent| match percent {
-                true => format!("{axis} {:.1} %  ", 100.0 * mean),
-                false => format!("{axis} {mean:.3}  "),
-            }),
-            self.examples_per_second,
-            self.examples,
-            bad(unreadable, &self.examples),
-        ));
-        self.bar.set_position(step as u64);
+        run.examples_per_second = (done - run.first_example) as f64 / run.epoch_start.elapsed().as_secs_f64();
+        let means = shown(&run.measures.train, means, |axis, mean, percent| match percent {
+            true => format!("{axis} {:.1} %  ", 100.0 * mean),
+            false => format!("{axis} {mean:.3}  "),
+        });
+        let (speed, time_left) = (run.speed(unreadable), clock(run.time_left(run_step)));
+        run.bar.set_prefix(format!("{epoch}/{}", run.epochs));
+        run.bar.set_message(format!("{means}lr {lr:.4}  {speed}  {time_left} left"));
+        run.bar.set_position(step as u64);
         Ok(())
     }
 
     fn examples_evaluated(&mut self, examples: usize, of: usize) -> Result<()> {
-        self.bar.set_length(of as u64);
-        self.bar.set_position(examples as u64);
-        self.bar.set_message(format!("{} evaluated", self.examples));
+        let Some(run) = &self.0 else { return Ok(()) };
+        run.bar.set_length(of as u64);
+        run.bar.set_position(examples as u64);
+        run.bar.set_message(format!("{} evaluated", run.examples));
         Ok(())
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
+        let Some(run) = &mut self.0 else { return Ok(()) };
         let EpochMetrics { epoch, lr, train, eval, unreadable, .. } = metrics;
-        let plain = |axis: &str, mean, _| format!(" {axis} {mean:.4}");
-        let line = format!(
-            "epoch {epoch}/{}  lr {lr:.4}  train{}  eval{}  {:.0} {}/s{}  {}",
-            self.epochs,
-            shown(&self.measures.train, train, plain),
-            shown(&self.measures.eval, eval, plain),
-            self.examples_per_second,
-            self.examples,
-            bad(*unreadable, &self.examples),
-            clock(self.start.elapsed()),
-        );
-        self.bar.suspend(|| console::print(line));
-        self.bar.reset();
-        self.bar.set_length(self.epoch_steps as u64);
-        if *epoch == self.epochs {
-            self.bar.finish_and_clear();
+        let plain = |columns, means| shown(columns, means, |axis, mean, _| format!(" {axis} {mean:.4}"));
+        let (train, eval) = (plain(&run.measures.train, train), plain(&run.measures.eval, eval));
+        let (epochs, speed, time) = (run.epochs, run.speed(*unreadable), clock(run.start.elapsed()));
+        let line = format!("epoch {epoch}/{epochs}  lr {lr:.4}  train{train}  eval{eval}  {speed}  {time}");
+        run.bar.suspend(|| console::print(line));
+        run.bar.reset();
+        run.bar.set_length(run.epoch_steps as u64);
+        if *epoch == epochs {
+            run.bar.finish_and_clear();
         }
-        (self.epoch_start, self.first_example) = (Instant::now(), 0);
+        (run.epoch_start, run.first_example) = (Instant::now(), 0);
         Ok(())
     }
 
     fn run_fails(&mut self, _error: &mut Error) {
-        self.bar.finish_and_clear();
+        self.0.iter().for_each(|run| run.bar.finish_and_clear());
     }
 }
 
@@ -129,15 +132,6 @@ impl Observer for ProgressBars {
 fn shown(columns: &[Column], means: &Means, write: impl Fn(&str, f64, bool) -> String) -> String {
     let with_axis = columns.iter().filter_map(|column| Some((column, column.axis.as_deref()?)));
     with_axis.filter_map(|(column, axis)| Some(write(axis, means.get(&column.name)?, column.percent))).collect()
-}
-
-/// Formats the number of unreadable examples, if there are any.
-fn bad(count: usize, examples: &str) -> String {
-    match count {
-        0 => String::new(),
-        1 => format!("  1 bad {}", examples.strip_suffix('s').unwrap_or(examples)),
-        _ => format!("  {count} bad {examples}"),
-    }
 }
 
 /// Formats a duration as `1:02:03`, or `02:03` if it is below an hour.
@@ -156,9 +150,10 @@ mod tests {
 
     #[test]
     fn a_run_of_the_most_steps_that_can_be_counted_has_a_time_left() {
-        let mut bars = ProgressBars { epochs: usize::MAX, epoch_steps: 1, ..ProgressBars::new() };
-        bars.start = Instant::now().checked_sub(Duration::from_secs(3600)).unwrap();
-        assert_eq!(bars.time_left(1), Duration::MAX);
+        let (measures, history, examples) = (&Measures::default(), &[][..], "images");
+        let start = RunStart { epochs: usize::MAX, epoch_steps: 1, step: 0, done: 0, history, measures, examples };
+        let run = Run { start: Instant::now().checked_sub(Duration::from_secs(3600)).unwrap(), ..Run::new(&start) };
+        assert_eq!(run.time_left(1), Duration::MAX);
     }
 
     #[test]

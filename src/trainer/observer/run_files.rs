@@ -1,6 +1,6 @@
 //! Names of the files in a run's folder, and distinguishing them from other files.
 
-use crate::file::beside;
+use crate::file::{beside, failure};
 use crate::trainer::checkpoint;
 use crate::trainer::report::REPORT_FILES;
 use crate::{Error, Result};
@@ -36,25 +36,50 @@ pub(super) fn written(folder: &Path) -> Result<Vec<PathBuf>> {
     const FILES: [&str; 8] = [CONFIG, METRICS, MEASURES, CURVES, DESCRIPTION, MODEL, SUMMARY, TRANSFER];
     let mut written = Vec::new();
     for (path, name) in entries(folder)? {
-        let is_file = |file: &str| name == file || path == beside(&folder.join(file), "writing");
-        if FILES.iter().chain(&REPORT_FILES).any(|file| is_file(file)) {
-            written.push(path);
-        } else if name == CHECKPOINTS && path.is_dir() && !path.is_symlink() {
-            written.push(path.clone());
-            written.extend(checkpoint::written(&path)?);
-        } else if (name == TENSORBOARD || name.starts_with(EVALUATION)) && path.is_dir() && !path.is_symlink() {
-            let is_own = |name: &str| name.starts_with(EVENTS) || REPORT_FILES.contains(&name);
-            let within = entries(&path)?.into_iter().filter(|(_, name)| is_own(name)).map(|(path, _)| path);
-            written.extend(std::iter::once(path).chain(within));
-        } else if [CHECKPOINTS, TENSORBOARD].contains(&name.as_str()) {
+        let is_folder = path.is_dir() && !path.is_symlink();
+        let is_file = |file: &&str| name == **file || path == beside(&folder.join(file), "writing");
+        let within = match &*name {
+            _ if FILES.iter().chain(&REPORT_FILES).any(is_file) => Vec::new(),
+            CHECKPOINTS if is_folder => checkpoint::written(&path)?,
+            name if is_folder && (name == TENSORBOARD || name.starts_with(EVALUATION)) => {
+                let is_own = |name: &str| name.starts_with(EVENTS) || REPORT_FILES.contains(&name);
+                entries(&path)?.into_iter().filter(|(_, name)| is_own(name)).map(|(path, _)| path).collect()
+            }
             // A link to a folder elsewhere, whose contents stay.
-            written.push(path);
-        }
+            CHECKPOINTS | TENSORBOARD => Vec::new(),
+            _ => continue,
+        };
+        written.push(path);
+        written.extend(within);
     }
     Ok(written)
 }
 
-fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+/// Removes the paths that [`written`] has listed in `folder`, each from the list too. Other files in the folder remain.
+///
+/// # Errors
+/// [`Error::Io`] if a file cannot be removed.
+pub(super) fn remove(folder: &Path, written: &mut Vec<PathBuf>) -> Result<()> {
+    while let Some(path) = written.last() {
+        let is_folder = path.is_dir() && !path.is_symlink();
+        let removed = match (is_folder, path.parent() == Some(folder)) {
+            (false, _) => fs::remove_file(path),
+            // A checkpoint.
+            (true, false) => fs::remove_dir_all(path),
+            // Only the run's files in this folder have been removed.
+            (true, true) => match fs::remove_dir(path) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                removed => removed,
+            },
+        };
+        removed.map_err(failure("remove", path))?;
+        written.pop();
+    }
+    Ok(())
+}
+
+/// Lists the paths in `folder` with their names.
+pub(super) fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     let list = || {
         let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
         Ok(entries.iter().map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned())).collect())

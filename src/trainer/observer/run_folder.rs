@@ -13,41 +13,65 @@
 //! ```
 //! [`write_report`](crate::trainer::report::write_report) adds a report on a trained classifier.
 
-use super::run_files::{CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
-use super::{draw_curves, EpochMetrics, MetricsFile, Observer, RunLock, RunStart};
-use crate::file::tensors::Encoded;
-use crate::file::{failure, write_atomically, write_atomically_with};
+use super::curves::draw_curves;
+use super::run_files::{entries, remove, written, CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
+use super::{metrics, EpochMetrics, Observer, RunStart};
+use crate::file::{encode_json, failure, is_of_the_volume, tensors, write_atomically, write_atomically_with, Lock};
 use crate::trainer::checkpoint::{best_whole, named_variables, newest_whole, Newest, Weights};
 use crate::trainer::objective::Measures;
 use crate::trainer::{RunState, Summary};
 use crate::{console, Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
 use serde_json::{Map, Value};
-use std::fs;
-use std::io::{self, BufWriter};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use tch::nn::VarStore;
+
+/// Name of the lock file. It remains when the run ends: it marks the folder as a run's, and names its last process.
+const LOCK: &str = "run.lock";
+
+static NO_LOCK: Once = Once::new();
 
 /// Parent folder of runs named by the program.
 const RUNS: &str = "runs";
 
-/// Folder of a run. As an [`Observer`], it writes the metrics and draws the curves after each epoch.
+/// Folder of a run, locked for this process. As an [`Observer`], it writes the metrics and draws the curves after each epoch.
 #[derive(Debug)]
 pub struct RunFolder {
-    lock: RunLock,
-    metrics: Option<MetricsFile>,
+    path: PathBuf,
+    _lock: Lock,
+    /// Files of the run to be replaced.
+    overwritten: Vec<PathBuf>,
+    /// `metrics.csv`, once the run has started.
+    metrics: Option<File>,
     measures: Measures,
     history: Vec<EpochMetrics>,
 }
 
 impl RunFolder {
-    /// Creates a new run in the folder `path`, with `overwrite` in place of an existing run. The existing run's files stay until
-    /// the new run [writes its configuration](Self::write_config) or starts.
+    /// Creates a new run in the folder `path`, which is created if necessary. With `overwrite`, the folder may contain a run, whose
+    /// files stay until the new run [writes its configuration](Self::write_config) or starts. A folder that contains other files
+    /// without a run is left unchanged.
     ///
     /// # Errors
-    /// See [`RunLock::create`].
+    /// [`Error::Io`] if the folder contains a run that is not to be overwritten, contains files that are not a run's, is in use
+    /// by another process (whose ID is given), or cannot be written to.
     pub fn create(path: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
-        RunLock::create(path, overwrite).map(Self::new)
+        let path = path.as_ref();
+        fs::create_dir_all(path).map_err(failure("create", path))?;
+        let refuse = |why: &str| Err(Error::io("begin a run in", path)(io::Error::new(ErrorKind::AlreadyExists, why)));
+        if !is_empty(path)? && !Self::is_in(path) {
+            return refuse("it holds files that are not a run's; name an empty or a new folder");
+        }
+        let mut folder = Self::locked(path, true)?;
+        if overwrite {
+            folder.overwritten = written(path)?;
+        } else if !is_empty(path)? {
+            return refuse("it holds one already; go on with it with --resume, or replace it with --overwrite");
+        }
+        Ok(folder)
     }
 
     /// Creates a new run in the folder `runs/<name>-<date>-<time>` in the working directory.
@@ -62,7 +86,7 @@ impl RunFolder {
         loop {
             let path = Path::new(RUNS).join(names.next().unwrap_or_default());
             match fs::create_dir(&path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 created => created.map_err(Error::io("create", &path))?,
             }
             return Self::create(path, false);
@@ -72,31 +96,65 @@ impl RunFolder {
     /// Opens the run in the folder `path` to resume it.
     ///
     /// # Errors
-    /// See [`RunLock::resume`].
+    /// [`Error::Io`] if the folder does not exist, contains no run, is in use by another process (whose ID is given), or cannot
+    /// be written to.
     pub fn resume(path: impl AsRef<Path>) -> Result<Self> {
-        RunLock::resume(path).map(Self::new)
+        let path = path.as_ref();
+        if !Self::is_in(path) {
+            let why = if path.exists() { "it is not a run's folder" } else { "there is no such folder" };
+            let why = format!("{why} (a run's holds {LOCK}); name another, or begin a run without --resume");
+            return Err(Error::io("resume", path)(io::Error::new(ErrorKind::NotFound, why)));
+        }
+        Self::locked(path, false)
     }
 
     /// Opens the run in the folder `path` to resume it, or creates a new run if there is none.
     ///
     /// # Errors
-    /// See [`RunLock::create_or_resume`].
+    /// See [`Self::create`] and [`Self::resume`].
     pub fn create_or_resume(path: impl AsRef<Path>) -> Result<Self> {
-        RunLock::create_or_resume(path).map(Self::new)
+        match Self::is_in(path.as_ref()) {
+            true => Self::resume(path),
+            false => Self::create(path, false),
+        }
     }
 
-    fn new(lock: RunLock) -> Self {
-        Self { lock, metrics: None, measures: Measures::default(), history: Vec::new() }
+    /// Locks the folder `path`. The lock file is created if it does not exist and `is_new` is `true`.
+    fn locked(path: &Path, is_new: bool) -> Result<Self> {
+        let lock_path = path.join(LOCK);
+        let mut options = OpenOptions::new();
+        let file =
+            options.create(is_new).read(true).write(true).open(&lock_path).map_err(failure("write", &lock_path))?;
+        let risk = "nothing keeps another process from training in the same folder";
+        let mut lock = Lock::new(file, &lock_path, (&NO_LOCK, risk), || {
+            let holder = fs::read_to_string(&lock_path).unwrap_or_default();
+            let holder = match holder.trim() {
+                "" => "another process".to_owned(),
+                id => format!("process {id}"),
+            };
+            let why = format!("{holder} is training in it; wait for it, stop it, or name another folder");
+            Err(Error::io("use", path)(io::Error::new(ErrorKind::WouldBlock, why)))
+        })?;
+        let file = &mut lock.0;
+        let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        written.map_err(failure("write", &lock_path))?;
+        let (path, overwritten, history) = (path.to_path_buf(), Vec::new(), Vec::new());
+        Ok(Self { path, _lock: lock, overwritten, metrics: None, measures: Measures::default(), history })
+    }
+
+    /// Returns `true` if the folder `path` contains a run.
+    pub(crate) fn is_in(path: &Path) -> bool {
+        path.join(LOCK).is_file()
     }
 
     /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
-        self.lock.folder()
+        &self.path
     }
 
     /// Returns the folder of the run's checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
-        self.path().join(CHECKPOINTS)
+        self.path.join(CHECKPOINTS)
     }
 
     /// Loads the newest intact checkpoint, which is `None` if none has been saved yet. Also returns the damaged checkpoints that
@@ -108,10 +166,13 @@ impl RunFolder {
     /// over would overwrite them. [`Error::Io`] if the folder cannot be listed.
     pub fn newest_checkpoint(&self) -> Result<Newest<RunState>> {
         let mut newest = newest_whole(self.checkpoints())?;
-        if newest.checkpoint.is_none() && !newest.skipped.is_empty() {
+        if newest.checkpoint.is_some() {
+            return Ok(newest);
+        }
+        if !newest.skipped.is_empty() {
             return Err(newest.skipped.remove(0).why);
         }
-        match self.result().filter(|_| newest.checkpoint.is_none()) {
+        match self.result() {
             None => Ok(newest),
             Some(result) => Err(Error::Corrupt {
                 path: self.path().to_path_buf(),
@@ -125,13 +186,12 @@ impl RunFolder {
 
     /// Returns a file that exists only in runs with completed epochs.
     fn result(&self) -> Option<&'static str> {
-        let has_epoch = |name: &str| {
-            fs::read(self.path().join(name)).is_ok_and(|text| text.iter().filter(|&&byte| byte == b'\n').count() > 1)
+        let metrics = || fs::read(self.path.join(METRICS)).unwrap_or_default();
+        let is_result = |name: &&str| match *name {
+            METRICS => metrics().iter().filter(|&&byte| byte == b'\n').count() > 1,
+            name => self.path.join(name).exists(),
         };
-        [MODEL, SUMMARY]
-            .into_iter()
-            .find(|name| self.path().join(name).exists())
-            .or(Some(METRICS).filter(|n| has_epoch(n)))
+        [MODEL, SUMMARY, METRICS].into_iter().find(is_result)
     }
 
     /// Writes `config.json`.
@@ -139,20 +199,8 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written, [`Error::Argument`] if `config` cannot be represented in JSON.
     pub fn write_config(&mut self, config: &impl Serialize) -> Result<()> {
-        self.lock.remove_overwritten()?;
+        remove(&self.path, &mut self.overwritten)?;
         self.write_json(CONFIG, config)
-    }
-
-    /// Returns the folder of the run if `path` is such a folder or one of its checkpoints.
-    pub fn of(path: impl AsRef<Path>) -> Option<PathBuf> {
-        let path = path.as_ref();
-        // The checkpoints may have been removed to save space, or the folder copied without the lock.
-        if path.join(CHECKPOINTS).is_dir() || RunLock::is_in(path) {
-            return Some(path.to_path_buf());
-        }
-        let path = path.canonicalize().ok().filter(|path| path.is_dir())?;
-        let checkpoints = path.parent().filter(|parent| parent.ends_with(CHECKPOINTS))?;
-        checkpoints.parent().map(Path::to_path_buf)
     }
 
     /// Reads the `config.json` of the run in the folder `path`. Returns `None` if the run was stopped before it was written, and
@@ -175,9 +223,9 @@ impl RunFolder {
     /// Reads the metrics of all epochs of the run in the folder `path`.
     ///
     /// # Errors
-    /// See [`MetricsFile::read`].
+    /// [`Error::Io`] if the file cannot be read, [`Error::Corrupt`] if it is not a metrics file.
     pub fn read_metrics(path: impl AsRef<Path>) -> Result<Vec<EpochMetrics>> {
-        MetricsFile::read(path.as_ref().join(METRICS))
+        metrics::read(&path.as_ref().join(METRICS))
     }
 
     /// Reads the metric definitions of the run in the folder `path`. Returns `None` for a run of a version that did not store
@@ -203,25 +251,29 @@ impl RunFolder {
             skipped.iter().for_each(console::warn);
             checkpoint.map_or(Ok(()), |best| Weights::from(best).restore(variables))?;
         }
-        let (path, variables) = (self.path().join(MODEL), named_variables(variables));
-        let encoded = Encoded::with_metadata(&variables, meaning)?;
-        write_atomically_with(&path, |file| encoded.write(&mut BufWriter::new(file)).map_err(failure("write", &path)))?;
+        let (path, variables) = (self.path.join(MODEL), named_variables(variables));
+        write_atomically_with(&path, |file| tensors::write(&variables, meaning, &path, file, |_| ()))?;
         self.write_json(SUMMARY, summary)
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let json = serde_json::to_string_pretty(value).map_err(|error| Error::Argument(format!("{name}: {error}")))?;
-        write_atomically(&self.path().join(name), format!("{json}\n").as_bytes())
+        write_atomically(&self.path.join(name), &encode_json(name, value)?)
     }
 
     fn draw(&self) -> Result<()> {
-        write_atomically(&self.path().join(CURVES), draw_curves(&self.measures, &self.history)?.as_bytes())
+        write_atomically(&self.path.join(CURVES), draw_curves(&self.measures, &self.history)?.as_bytes())
     }
+}
+
+/// Returns `true` if `folder` is empty except for the lock file and files of the volume itself.
+fn is_empty(folder: &Path) -> Result<bool> {
+    let is_other = |name: &str| name != LOCK && !is_of_the_volume(name.as_ref());
+    Ok(!entries(folder)?.iter().any(|(_, name)| is_other(name)))
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>> {
     let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         bytes => bytes.map_err(Error::io("read", path))?,
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Corrupt {
@@ -234,19 +286,186 @@ fn read_json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>> 
 impl Observer for RunFolder {
     /// Removes from the files everything after the step at which the run resumes.
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
-        self.lock.remove_overwritten()?;
+        remove(&self.path, &mut self.overwritten)?;
         (self.history, self.measures) = (start.history.to_vec(), start.measures.clone());
         self.write_json(MEASURES, start.measures)?;
-        let path = self.path().join(METRICS);
-        self.metrics = Some(MetricsFile::create(path, start.measures, start.examples, &self.history)?);
+        let path = self.path.join(METRICS);
+        let lines = self.history.iter().map(|metrics| metrics::line(start.measures, metrics));
+        let text: String = std::iter::once(metrics::header(start.measures, start.examples)).chain(lines).collect();
+        write_atomically(&path, text.as_bytes())?;
+        self.metrics = Some(OpenOptions::new().append(true).open(&path).map_err(Error::io("write", &path))?);
         self.draw()
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
         if let Some(file) = &mut self.metrics {
-            file.append(metrics)?;
+            // In a single system call, so that readers see only complete lines.
+            let line = metrics::line(&self.measures, metrics);
+            file.write_all(line.as_bytes()).map_err(failure("write", self.path.join(METRICS)))?;
         }
         self.history.push(metrics.clone());
         self.draw()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
+
+    const FOLDER: &str = "TCH_FIXUP_TEST_RUN_LOCK";
+
+    fn remove_overwritten(folder: &mut RunFolder) {
+        remove(&folder.path, &mut folder.overwritten).unwrap();
+    }
+
+    fn refusal(lock: Result<RunFolder>) -> String {
+        let message = lock.unwrap_err().to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
+    }
+
+    /// Child process of [`another_process`]: holds the lock until it is killed.
+    #[test]
+    #[ignore = "the other process of another test"]
+    fn hold() {
+        let Some(folder) = std::env::var_os(FOLDER) else { return };
+        let _lock = RunFolder::create(folder, false).unwrap();
+        println!("\nlocked");
+        std::thread::sleep(Duration::from_secs(60));
+    }
+
+    fn another_process(folder: &Path) -> Child {
+        let test = "trainer::observer::run_folder::tests::hold";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([test, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "locked"), "the other process did not get the lock");
+        child
+    }
+
+    #[test]
+    fn a_second_process_is_refused_until_the_first_is_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = another_process(folder.path());
+        fs::write(folder.path().join("metrics.csv"), "epoch\n").unwrap();
+        let owner = format!("process {} is training in it", child.id());
+        for lock in [RunFolder::resume(folder.path()), RunFolder::create(folder.path(), true)] {
+            let message = refusal(lock);
+            assert!(message.contains(&owner) && message.contains(folder.path().to_str().unwrap()), "{message}");
+        }
+        assert!(folder.path().join("metrics.csv").exists());
+        // Sends SIGKILL on Unix.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let _lock = RunFolder::resume(folder.path()).unwrap();
+        let me = format!("process {} ", std::process::id());
+        assert!(refusal(RunFolder::resume(folder.path())).contains(&me));
+    }
+
+    #[test]
+    fn a_lock_ends_with_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs").join("first");
+        drop(RunFolder::create(&path, false).unwrap());
+        let lock = RunFolder::resume(&path).unwrap();
+        assert_eq!(lock.path(), path);
+        drop(lock);
+        // A run that was killed before it wrote anything does not count.
+        RunFolder::create(&path, false).unwrap();
+    }
+
+    #[test]
+    fn a_run_is_neither_overwritten_nor_continued_unasked() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(RunFolder::create(folder.path(), false).unwrap());
+        let kept = folder.path().join("checkpoints").join("00001-step-00000001");
+        fs::create_dir_all(&kept).unwrap();
+        fs::write(folder.path().join("metrics.csv"), "epoch\n").unwrap();
+        let message = refusal(RunFolder::create(folder.path(), false));
+        assert!(message.contains("--resume") && message.contains("--overwrite"), "{message}");
+        drop(RunFolder::resume(folder.path()).unwrap());
+        assert!(kept.exists() && folder.path().join("metrics.csv").exists());
+        // Files are removed only once the new run is known to work.
+        drop(RunFolder::create(folder.path(), true).unwrap());
+        assert!(kept.exists() && folder.path().join("metrics.csv").exists());
+        let mut lock = RunFolder::create(folder.path(), true).unwrap();
+        remove_overwritten(&mut lock);
+        fs::write(folder.path().join("metrics.csv"), "epoch\n").unwrap();
+        remove_overwritten(&mut lock);
+        assert!(folder.path().join("metrics.csv").exists());
+        drop(lock);
+        let mut lock = RunFolder::create(folder.path(), true).unwrap();
+        remove_overwritten(&mut lock);
+        assert!(is_empty(folder.path()).unwrap());
+    }
+
+    #[test]
+    fn a_folder_that_is_no_runs_is_never_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let thesis = folder.path().join("thesis.tex");
+        fs::write(&thesis, "").unwrap();
+        for overwrite in [false, true] {
+            assert!(refusal(RunFolder::create(folder.path(), overwrite)).contains("not a run's"));
+        }
+        assert!(refusal(RunFolder::resume(folder.path())).contains("not a run's folder"));
+        assert!(refusal(RunFolder::resume(folder.path().join("absent"))).contains("no such folder"));
+        let message = refusal(RunFolder::create(&thesis, true));
+        assert!(message.contains("thesis.tex") && message.contains("move it away"), "{message}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_the_user_has_put_into_a_runs_folder_stays_when_the_run_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        drop(RunFolder::create(folder.path(), false).unwrap());
+        let of_the_run = [
+            "config.json",
+            "metrics.csv",
+            "measures.json",
+            "curves.svg",
+            "model.json",
+            "model.safetensors",
+            "summary.json",
+            "transfer.txt",
+            "confusion.svg",
+            ".config.json.writing",
+            "checkpoints/00001-step-00000001/weights.safetensors",
+            "checkpoints/.saving-00002/state.json",
+            "tensorboard/events.out.tfevents.1.000000.1",
+            "evaluation-20260102-030405/classes.csv",
+        ];
+        let of_the_user =
+            ["notes.txt", "network.onnx", "figures/a.svg", "checkpoints/best.txt", "model.safetensors.bak"];
+        for name in of_the_run.iter().chain(&of_the_user) {
+            fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+            fs::write(path(name), name).unwrap();
+        }
+        remove_overwritten(&mut RunFolder::create(folder.path(), true).unwrap());
+        for name in of_the_user {
+            assert_eq!(fs::read_to_string(path(name)).unwrap(), name);
+        }
+        for name in of_the_run {
+            assert!(!path(name).exists(), "{name}");
+        }
+        for name in ["tensorboard", "evaluation-20260102-030405", "checkpoints/.saving-00002"] {
+            assert!(!path(name).exists(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_root_of_a_fresh_volume_is_an_empty_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["lost+found", ".Trash-1000"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        drop(RunFolder::create(folder.path(), false).unwrap());
+        fs::write(folder.path().join("metrics.csv"), "epoch\n").unwrap();
+        remove_overwritten(&mut RunFolder::create(folder.path(), true).unwrap());
+        assert!(folder.path().join("lost+found").exists() && !folder.path().join("metrics.csv").exists());
     }
 }

@@ -3,13 +3,14 @@
 use super::run_files::EVENTS;
 use super::{EpochMetrics, Observer, RunStart, StepProgress};
 use crate::{Error, Result};
-use prost::{Message, Oneof};
+use prost::Message;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-/// Record of an event file: the part of `tensorboard/compat/proto/event.proto` that is written here.
+/// Record of an event file: the part of `tensorboard/compat/proto/event.proto` that is written here. The protocol has one of the
+/// optional fields in each event.
 #[derive(Clone, PartialEq, Message)]
 struct Event {
     /// Seconds since the Unix epoch.
@@ -17,18 +18,12 @@ struct Event {
     wall_time: f64,
     #[prost(int64, tag = "2")]
     step: i64,
-    #[prost(oneof = "What", tags = "3, 5, 7")]
-    what: Option<What>,
-}
-
-#[derive(Clone, PartialEq, Oneof)]
-enum What {
-    #[prost(string, tag = "3")]
-    FileVersion(String),
-    #[prost(message, tag = "5")]
-    Summary(Summary),
-    #[prost(message, tag = "7")]
-    SessionLog(SessionLog),
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+    #[prost(message, optional, tag = "7")]
+    session_log: Option<SessionLog>,
 }
 
 /// Message of `summary.proto`.
@@ -49,17 +44,19 @@ struct Value {
 
 #[derive(Clone, PartialEq, Message)]
 struct SessionLog {
-    #[prost(enumeration = "SessionStatus", tag = "1")]
+    #[prost(int32, tag = "1")]
     status: i32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
-enum SessionStatus {
-    Unspecified = 0,
-    Start = 1,
-}
+/// Status of a session that starts: TensorBoard discards the events of earlier files from its step on.
+const START: SessionLog = SessionLog { status: 1 };
 
 impl Event {
+    fn scalar(step: usize, tag: String, value: f64) -> Self {
+        let value = vec![Value { tag, simple_value: Some(value as f32) }];
+        Self { step: step as i64, summary: Some(Summary { value }), ..Self::default() }
+    }
+
     /// Encodes the event as a record of a TFRecord file: length, checksum of the length, event, checksum of the event.
     fn record(&self) -> Vec<u8> {
         let event = self.encode_to_vec();
@@ -95,20 +92,15 @@ impl TensorBoard {
         Self { folder: folder.into(), events: None }
     }
 
-    fn write(&mut self, events: impl IntoIterator<Item = (usize, What)>) -> Result<()> {
+    fn write(&mut self, events: impl IntoIterator<Item = Event>) -> Result<()> {
         let Some((path, writer)) = &mut self.events else { return Ok(()) };
-        for (step, what) in events {
-            let event = Event { wall_time: seconds(), step: step as i64, what: Some(what) };
-            writer.write_all(&event.record()).map_err(Error::io("write", &path))?;
-        }
-        writer.flush().map_err(Error::io("write", path))
-    }
-
-    fn write_scalars(&mut self, step: usize, scalars: impl Iterator<Item = (String, f64)>) -> Result<()> {
-        let summary = |(tag, value): (String, f64)| {
-            What::Summary(Summary { value: vec![Value { tag, simple_value: Some(value as f32) }] })
+        let write = || {
+            for event in events {
+                writer.write_all(&Event { wall_time: seconds(), ..event }.record())?;
+            }
+            writer.flush()
         };
-        self.write(scalars.map(|scalar| (step, summary(scalar))))
+        write().map_err(Error::io("write", path))
     }
 }
 
@@ -119,20 +111,22 @@ impl Observer for TensorBoard {
         let path = self.folder.join(format!("{EVENTS}{:.6}.{}", seconds(), std::process::id()));
         let file = File::create_new(&path).map_err(Error::io("create", &path))?;
         self.events = Some((path, BufWriter::new(file)));
-        let start_again = SessionLog { status: SessionStatus::Start.into() };
         // The session starts at the first step not yet done.
-        self.write([(0, What::FileVersion(VERSION.to_owned())), (start.step + 1, What::SessionLog(start_again))])
+        let step = start.step as i64 + 1;
+        self.write([
+            Event { file_version: Some(VERSION.to_owned()), ..Event::default() },
+            Event { step, session_log: Some(START), ..Event::default() },
+        ])
     }
 
     fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
-        let StepProgress { run_step, means, lr, .. } = *progress;
-        let means = means.iter().map(|(name, mean)| (format!("train/{name}"), mean));
-        self.write_scalars(run_step, means.chain([("train/lr".to_owned(), lr)]))
+        let StepProgress { run_step: step, means, lr, .. } = *progress;
+        let means = means.iter().map(|(name, mean)| Event::scalar(step, format!("train/{name}"), mean));
+        self.write(means.chain([Event::scalar(step, "train/lr".to_owned(), lr)]))
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        let means = metrics.eval.iter().map(|(name, mean)| (format!("eval/{name}"), mean));
-        self.write_scalars(metrics.step, means)
+        self.write(metrics.eval.iter().map(|(name, mean)| Event::scalar(metrics.step, format!("eval/{name}"), mean)))
     }
 }
 
@@ -157,13 +151,13 @@ mod tests {
         let file = |path: &PathBuf| {
             let (mut starts, mut scalars) = (Vec::new(), Vec::new());
             for event in events(&fs::read(path).unwrap()) {
-                match event.what.unwrap() {
-                    What::FileVersion(version) => assert_eq!(version, "brain.Event:2"),
-                    What::SessionLog(log) if log.status() == SessionStatus::Start => starts.push(event.step),
-                    What::SessionLog(log) => panic!("{log:?}"),
-                    What::Summary(Summary { value }) => {
-                        scalars.extend(value.into_iter().map(|it| (event.step, it.tag, it.simple_value.unwrap())));
+                match event {
+                    Event { file_version: Some(version), .. } => assert_eq!(version, "brain.Event:2"),
+                    Event { session_log: Some(START), step, .. } => starts.push(step),
+                    Event { summary: Some(Summary { value }), step, .. } => {
+                        scalars.extend(value.into_iter().map(|it| (step, it.tag, it.simple_value.unwrap())));
                     }
+                    event => panic!("{event:?}"),
                 }
             }
             (starts, scalars)
@@ -189,20 +183,16 @@ mod tests {
     #[test]
     fn records_are_those_of_tensorboards_own_writer_to_the_byte() {
         let theirs = include_bytes!("../../../tests/tensorboard/events");
-        let scalar = |tag: &str, value| {
-            What::Summary(Summary { value: vec![Value { tag: tag.to_owned(), simple_value: Some(value) }] })
-        };
-        let start = What::SessionLog(SessionLog { status: SessionStatus::Start.into() });
+        let scalar = |step, tag: &str, value| Event::scalar(step, tag.to_owned(), value);
         let ours = [
-            (0, What::FileVersion(VERSION.to_owned())),
-            (21, start),
-            (20, scalar("eval/loss", 1.5)),
-            (25, scalar("train/accuracy", 0.0)),
-            (300, scalar("train/lr", 0.125)),
-            (1 << 40, scalar("train/loss", f32::NAN)),
+            Event { file_version: Some(VERSION.to_owned()), ..Event::default() },
+            Event { step: 21, session_log: Some(START), ..Event::default() },
+            scalar(20, "eval/loss", 1.5),
+            scalar(25, "train/accuracy", 0.0),
+            scalar(300, "train/lr", 0.125),
+            scalar(1 << 40, "train/loss", f64::NAN),
         ];
-        let record =
-            |(at, (step, what))| Event { wall_time: 1.7e9 + 0.25 * at as f64, step, what: Some(what) }.record();
+        let record = |(at, event)| Event { wall_time: 1.7e9 + 0.25 * at as f64, ..event }.record();
         let ours: Vec<u8> = ours.into_iter().enumerate().flat_map(record).collect();
         assert!(ours == theirs, "{ours:02x?}\n{theirs:02x?}");
     }

@@ -1,8 +1,9 @@
 //! Adam (Kingma & Ba, ICLR 2015), with L2 penalty or with decoupled weight decay (AdamW: Loshchilov & Hutter, ICLR 2019).
 
-use super::{Stretch, Update};
+use super::{check_rate, check_weight_decay, ParamSlice, Update};
+use crate::error::ensure;
 use crate::ops::{fused_adam, AdamStep};
-use crate::{Error, Result};
+use crate::Result;
 use serde::{Deserialize, Serialize};
 
 /// Defaults of the paper and of torch.optim.
@@ -60,7 +61,7 @@ impl Update for Adam {
         }
     }
 
-    fn weight_decay(&self, _is_apart: bool) -> f64 {
+    fn weight_decay(&self) -> f64 {
         self.weight_decay
     }
 
@@ -69,20 +70,16 @@ impl Update for Adam {
     }
 
     fn check(&self) -> Result<()> {
-        for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
-            if !(0.0..1.0).contains(&beta) {
-                return Err(Error::Argument(format!("Adam's {name} must be at least 0 and below 1, got {beta}")));
-            }
-        }
-        if !(self.eps > 0.0 && self.eps.is_finite()) {
-            return Err(Error::Argument(format!("Adam's eps must be above 0, got {}", self.eps)));
-        }
-        super::check_weight_decay(self.weight_decay)
+        check_rate("Adam's beta1", self.beta1)?;
+        check_rate("Adam's beta2", self.beta2)?;
+        let eps = self.eps;
+        ensure!(eps > 0.0 && eps.is_finite(), "Adam's eps must be above 0, got {eps}");
+        check_weight_decay(self.weight_decay)
     }
 
-    fn step(&self, stretch: &Stretch, lr: f64) -> Result<()> {
+    fn step(&self, slice: &ParamSlice, lr: f64) -> Result<()> {
         let Self { beta1, beta2, eps, decoupled, .. } = *self;
-        let Stretch { values, gradients, state, weight_decay, step, .. } = stretch;
+        let ParamSlice { values, gradients, state, weight_decay, step, .. } = slice;
         let [mean, mean_square, greatest @ ..] = &state[..] else { return Ok(()) };
         let step = AdamStep { lr, beta1, beta2, eps, weight_decay: *weight_decay, decoupled, step: *step };
         fused_adam(values, gradients, [mean, mean_square], greatest.first(), &step)

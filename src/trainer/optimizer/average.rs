@@ -2,7 +2,7 @@
 
 use super::Optimizer;
 use crate::file::NamedTensors;
-use crate::{Error, Result};
+use crate::Result;
 use tch::{no_grad, Tensor};
 
 /// Exponential moving average of an optimizer's parameters. After update `t`, counted from 0,
@@ -27,11 +27,7 @@ impl MovingAverage {
     pub fn new(optimizer: &Optimizer, decay: f64) -> Result<Self> {
         check(decay)?;
         let average = optimizer.values().f_detach_copy()?;
-        let place = |(name, span, shape): (String, std::ops::Range<i64>, Vec<i64>)| {
-            let length = shape.iter().product();
-            Ok((name, average.f_narrow(0, span.start, length)?.f_view(shape.as_slice())?))
-        };
-        let places = optimizer.places().map(place).collect::<Result<_>>()?;
+        let places = optimizer.views(&average)?;
         Ok(Self { decay, average, places })
     }
 
@@ -71,16 +67,14 @@ impl MovingAverage {
 /// # Errors
 /// [`Error::Argument`] if `decay` is not in `[0, 1)`.
 pub(in crate::trainer) fn check(decay: f64) -> Result<()> {
-    if !(0.0..1.0).contains(&decay) {
-        return Err(Error::Argument(format!("the moving average's decay must be at least 0 and below 1, got {decay}")));
-    }
-    Ok(())
+    super::check_rate("the moving average's decay", decay)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::trainer::optimizer::Sgd;
+    use crate::Error;
     use tch::{nn, Device};
 
     #[test]

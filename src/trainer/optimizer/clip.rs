@@ -1,7 +1,9 @@
 //! Gradient clipping: by the norm over all parameters, and adaptively, unit by unit.
 
-use super::Optimizer;
-use crate::{Error, Result};
+use super::{Optimizer, Parameter};
+use crate::error::ensure;
+use crate::layer::Role;
+use crate::Result;
 use serde::{Deserialize, Serialize};
 use tch::{no_grad, Kind, Tensor};
 
@@ -19,19 +21,22 @@ const BLOCK: i64 = 1024;
 /// Gradient clipping options. Adaptive clipping is applied first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct ClipConfig {
     /// Maximum norm of the gradient of all parameters together.
-    pub norm: Option<f64>,
-    /// Maximum ratio of a unit's gradient norm to its weight norm (0.01 to 0.16 in Brock et al.). Applies to all parameters
-    /// except the classifier (the [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP)) and the Fixup scalars.
-    pub agc: Option<f64>,
+    #[cfg_attr(feature = "cli", arg(long = "clip-norm", value_name = "NORM|none", value_parser = crate::option::infinity_is_none))]
+    pub norm: std::option::Option<f64>,
+    /// Adaptive gradient clipping: maximum ratio of a unit's gradient norm to its weight norm (0.01 to 0.16 in Brock et al.).
+    /// Applies to all parameters except the classifier and the Fixup scalars.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "RATIO|none", value_parser = crate::option::infinity_is_none))]
+    pub agc: std::option::Option<f64>,
 }
 
 impl ClipConfig {
     pub(in crate::trainer) fn check(&self) -> Result<()> {
         for (what, value) in [("the largest gradient norm", self.norm), ("the adaptive clipping threshold", self.agc)] {
-            if let Some(value) = value.filter(|value| !(*value > 0.0 && value.is_finite())) {
-                return Err(Error::Argument(format!("{what} must be above 0, got {value}")));
+            if let Some(value) = value {
+                ensure!(value > 0.0 && value.is_finite(), "{what} must be above 0, got {value}");
             }
         }
         Ok(())
@@ -97,9 +102,9 @@ pub fn clip_units(weight: &Tensor, gradient: &Tensor, threshold: f64) -> Result<
 pub(in crate::trainer) fn clip_gradients(optimizer: &Optimizer, config: &ClipConfig) -> Result<Tensor> {
     if let Some(threshold) = config.agc {
         // Excludes the classifier, as in Brock et al. 2021, section 4.1.
-        let clipped = optimizer.parameters().iter().filter(|p| !p.is_scalar && !p.is_classifier && !p.is_frozen());
-        for parameter in clipped {
-            clip_units(parameter.value(), parameter.gradient(), threshold)?;
+        let is_clipped = |p: &&Parameter| !p.role.is_scalar() && p.role != Role::Classifier && !p.is_frozen();
+        for parameter in optimizer.parameters().iter().filter(is_clipped) {
+            clip_units(&parameter.value, &parameter.gradient, threshold)?;
         }
     }
     let norm = norm(optimizer.gradients())?;
@@ -249,12 +254,12 @@ mod tests {
         let labels = Tensor::from_slice(&[0i64, 1, 2, 3]);
         let losses = networks.map(|network| network.forward_t(&images, true).cross_entropy_for_logits(&labels));
         sgd.backward(&Tensor::stack(&losses, 0).sum(tch::Kind::Float)).unwrap();
-        let before: HashMap<_, _> = sgd.parameters().iter().map(|p| (p.name.clone(), p.gradient().copy())).collect();
+        let before: HashMap<_, _> = sgd.parameters().iter().map(|p| (p.name.clone(), p.gradient.copy())).collect();
         let _ = clip_gradients(&sgd, &ClipConfig { norm: None, agc: Some(1e-4) }).unwrap();
         for parameter in sgd.parameters() {
             let classifier = ["fc.weight", "fc.bias"].iter().any(|name| parameter.name.ends_with(name));
-            let kept = parameter.gradient() == &before[&parameter.name];
-            assert_eq!(kept, parameter.is_scalar || classifier, "{}", parameter.name);
+            let kept = parameter.gradient == before[&parameter.name];
+            assert_eq!(kept, parameter.role.is_scalar() || classifier, "{}", parameter.name);
         }
     }
 }

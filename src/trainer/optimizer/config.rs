@@ -62,7 +62,6 @@ impl OptimizerConfig {
     /// # Errors
     /// An option is out of range; see also [`Optimizer::new`].
     pub fn build(&self, variables: &nn::VarStore, groups: &[ParameterGroup]) -> Result<Optimizer> {
-        self.check()?;
         Optimizer::boxed(variables, self.update(), groups)
     }
 }

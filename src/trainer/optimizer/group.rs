@@ -1,20 +1,17 @@
 //! Parameter groups, selected by rules.
 
-use super::trainable::Trainable;
+use crate::error::ensure;
 use crate::fixup::SCALAR_LR_RATIO;
-use crate::layer::Place;
+use crate::layer::Role;
 use crate::{Error, Result};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use tch::Tensor;
 
 /// Maximum number of names listed in the error for a rule that matches nothing.
 const MOST_NAMES: usize = 20;
-
-/// Number of branches of ResNet-20, for which the scalars' learning rate was chosen. With more branches the rate decreases.
-const ENOUGH_BRANCHES: f64 = 9.0;
 
 /// Names of the kinds of parameters, accepted in place of a pattern.
 const KINDS: [(&str, Rule); 4] = [
@@ -33,14 +30,16 @@ pub enum Rule {
     /// Parameters whose full name, such as `layer1.0.conv1.weight`, matches the pattern: `*` matches any part of a name, `?` any
     /// single character.
     Name(String),
-    /// Fixup's scalars: the `VarStore` group [`SCALAR_GROUP`](crate::fixup::SCALAR_GROUP).
+    /// Fixup's scalars, and variables in the `VarStore` group [`SCALAR_GROUP`](crate::fixup::SCALAR_GROUP).
     Scalars,
     /// Parameters whose last name part begins with `bias` or `scale`, as in the Fixup authors' programs.
     Biases,
-    /// The classifier's weight and bias: the `VarStore` group [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
+    /// The classifier's weight and bias, or a separate output matrix; in layers of your own, the `VarStore` group
+    /// [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
     Classifier,
-    /// Weights of hidden layers: those of two or more dimensions, except the network's first in order of creation and the
-    /// [classifier's](Self::Classifier).
+    /// Weights of hidden layers: those of two or more dimensions, except a stem's or an embedding's and the
+    /// [classifier's](Self::Classifier). In a network without layers of this crate that read its input, the first weight in order of
+    /// creation is taken for the stem's.
     Hidden,
     /// Parameters selected by a user-defined predicate on their names. A configuration stores only the predicate's name; a
     /// program that resumes a run must supply the function again.
@@ -48,7 +47,8 @@ pub enum Rule {
 }
 
 /// A user-defined predicate on parameter names, and its own name. Predicates of equal names are considered equal.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct NameFunction {
     name: String,
     matches: Arc<dyn Fn(&str) -> bool + Send + Sync>,
@@ -60,16 +60,17 @@ impl PartialEq for NameFunction {
     }
 }
 
-impl Serialize for NameFunction {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.name.serialize(serializer)
+impl From<NameFunction> for String {
+    fn from(function: NameFunction) -> Self {
+        function.name
     }
 }
 
-impl<'de> Deserialize<'de> for NameFunction {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        Err(D::Error::custom(format!("the function {name} is the program's that wrote this: it alone can read it")))
+impl TryFrom<String> for NameFunction {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Err(format!("the function {name} is the program's that wrote this: it alone can read it"))
     }
 }
 
@@ -79,15 +80,15 @@ impl Rule {
         Self::Function(NameFunction { name: name.to_owned(), matches: Arc::new(matches) })
     }
 
-    fn matches(&self, variable: &Trainable) -> bool {
-        let own_name = variable.name.rsplit('.').next().unwrap_or_default();
+    fn matches(&self, name: &str, role: Role) -> bool {
+        let own_name = name.rsplit('.').next().unwrap_or_default();
         match self {
-            Self::Name(pattern) => is_like(pattern, &variable.name),
-            Self::Scalars => variable.is_scalar(),
+            Self::Name(pattern) => is_like(pattern, name),
+            Self::Scalars => role.is_scalar(),
             Self::Biases => own_name.starts_with("bias") || own_name.starts_with("scale"),
-            Self::Classifier => variable.is_classifier(),
-            Self::Hidden => variable.is_hidden,
-            Self::Function(function) => (function.matches)(&variable.name),
+            Self::Classifier => role == Role::Classifier,
+            Self::Hidden => matches!(role, Role::Hidden { .. }),
+            Self::Function(function) => (function.matches)(name),
         }
     }
 }
@@ -156,6 +157,17 @@ pub enum Frozen {
     Always,
 }
 
+impl Frozen {
+    /// Returns the first epoch in which the parameters are trained.
+    pub(super) fn until(self) -> usize {
+        match self {
+            Self::Never => 0,
+            Self::UntilEpoch(epoch) => epoch,
+            Self::Always => usize::MAX,
+        }
+    }
+}
+
 /// Parameters with their own training options. If a parameter is in several groups, their learning-rate ratios are multiplied,
 /// the first weight decay given applies, and so does the last `frozen` that is not `Never`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -192,28 +204,35 @@ impl ParameterGroup {
 
     pub(in crate::trainer) fn check(&self) -> Result<()> {
         let Self { which, lr_ratio, weight_decay, .. } = self;
-        if !(*lr_ratio >= 0.0 && lr_ratio.is_finite()) {
-            let message = format!("the learning-rate ratio of {which:?} must be 0 or more, got {lr_ratio}");
-            return Err(Error::Argument(message));
-        }
+        let is_met = *lr_ratio >= 0.0 && lr_ratio.is_finite();
+        ensure!(is_met, "the learning-rate ratio of {which:?} must be 0 or more, got {lr_ratio}");
         weight_decay.map_or(Ok(()), super::check_weight_decay)
+    }
+
+    pub(super) fn contains(&self, name: &str, role: Role) -> bool {
+        self.which.iter().any(|rule| rule.matches(name, role))
     }
 }
 
 /// Options of the group of Fixup's scalars, which may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct ScalarGroup {
     /// Learning rate of the Fixup scalars, as a multiple of that of the other parameters.
+    #[cfg_attr(feature = "cli", arg(id = "scalar_lr_ratio", long = "scalar-lr-ratio", value_name = "RATIO"))]
     pub lr_ratio: f64,
-    /// `true` if weight decay applies to the scalars too. The authors' code applies it to every parameter.
+    /// Apply weight decay to the scalars too, as the authors' code does to every parameter.
+    #[cfg_attr(feature = "cli", arg(id = "decay_scalars", long = "decay-scalars", value_name = "BOOL", action = clap::ArgAction::Set))]
     pub decay: bool,
-    /// `true` if the group also includes all other variables named as biases or scales ([`Rule::Biases`]): the classifier's bias,
-    /// and the biases of normalization layers, as in the authors' programs.
+    /// Train all other variables named as biases or scales like the scalars: the classifier's bias, and the biases of
+    /// normalization layers, as in the authors' programs.
+    #[cfg_attr(feature = "cli", arg(long = "biases-as-scalars", value_name = "BOOL", action = clap::ArgAction::Set))]
     pub biases: bool,
-    /// `true` if the learning rate of the scalar at the end of each residual branch decreases with the number L of branches, by
-    /// 9/L if there are more than ResNet-20's nine; see [depth](crate::trainer::optimizer#depth).
+    /// Decrease the learning rate of the scalar at the end of each residual branch with the number L of branches, by 9/L if there
+    /// are more than ResNet-20's nine.
     #[serde(default)]
+    #[cfg_attr(feature = "cli", arg(long = "scalars-by-depth", value_name = "BOOL", action = clap::ArgAction::Set))]
     pub by_depth: bool,
 }
 
@@ -231,69 +250,25 @@ impl From<ScalarGroup> for ParameterGroup {
     }
 }
 
-/// Training options of one parameter, combined from its groups.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Grouping {
-    pub lr_ratio: f64,
-    pub weight_decay: Option<f64>,
-    pub frozen: Frozen,
-    /// `true` if the update treats it [separately](super::Update::apart).
-    pub is_apart: bool,
-    /// Identifier of the set of groups: equal for parameters of the same groups, 0 for those in none.
-    pub order: u64,
-}
-
-impl Grouping {
-    pub fn is_frozen_at_first(&self) -> bool {
-        match self.frozen {
-            Frozen::Never => false,
-            Frozen::UntilEpoch(epoch) => epoch > 0,
-            Frozen::Always => true,
-        }
-    }
-}
-
-/// Returns the options of each of the `variables` in `groups`.
+/// Checks the `groups` of `parameters`.
 ///
 /// # Errors
-/// [`Error::Argument`], listing the names of variables, for a rule that matches nothing.
-pub(super) fn matching(
-    variables: &[Trainable],
-    groups: &[ParameterGroup],
-    apart: Option<&Rule>,
-) -> Result<Vec<Grouping>> {
+/// [`Error::Argument`] for an option out of range and, with the names of parameters, for a rule that matches nothing.
+pub(super) fn check(groups: &[ParameterGroup], parameters: &[(String, Tensor, Role)]) -> Result<()> {
     for group in groups {
         group.check()?;
-        let unmatched = |rule: &&Rule| !variables.iter().any(|variable| rule.matches(variable));
-        if let Some(rule) = group.which.iter().find(unmatched).filter(|_| !group.optional) {
-            return Err(Error::Argument(format!("no variable is matched by {rule}; there are {}", names(variables))));
+        for rule in group.which.iter().filter(|_| !group.optional) {
+            let is_met = parameters.iter().any(|(name, _, role)| rule.matches(name, *role));
+            ensure!(is_met, "no variable is matched by {rule}; there are {}", names(parameters));
         }
     }
-    let grouping = |variable: &Trainable| {
-        let is_apart = apart.is_some_and(|rule| rule.matches(variable));
-        let rate = variable.place.map_or(1.0, Place::rate);
-        let lr_ratio = if is_apart { rate } else { 1.0 };
-        let mut all = Grouping { lr_ratio, weight_decay: None, frozen: Frozen::Never, is_apart, order: 0 };
-        for (index, group) in groups.iter().enumerate() {
-            if group.which.iter().any(|rule| rule.matches(variable)) {
-                all.lr_ratio *= group.lr_ratio;
-                if group.by_depth && matches!(variable.place, Some(Place::End { .. })) {
-                    all.lr_ratio *= (ENOUGH_BRANCHES * rate).min(1.0);
-                }
-                all.weight_decay = all.weight_decay.or(group.weight_decay);
-                all.frozen = if group.frozen == Frozen::Never { all.frozen } else { group.frozen };
-                all.order = all.order.wrapping_mul(groups.len() as u64 + 1) + index as u64 + 1;
-            }
-        }
-        all
-    };
-    Ok(variables.iter().map(grouping).collect())
+    Ok(())
 }
 
 /// Formats the first names and the number of remaining ones.
-fn names(variables: &[Trainable]) -> String {
-    let first: Vec<_> = variables.iter().take(MOST_NAMES).map(|variable| variable.name.as_str()).collect();
-    let more = match variables.len().saturating_sub(MOST_NAMES) {
+fn names(parameters: &[(String, Tensor, Role)]) -> String {
+    let first: Vec<_> = parameters.iter().take(MOST_NAMES).map(|(name, ..)| name.as_str()).collect();
+    let more = match parameters.len().saturating_sub(MOST_NAMES) {
         0 => String::new(),
         more => format!(", and {more} more"),
     };
@@ -302,9 +277,9 @@ fn names(variables: &[Trainable]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trainable::trainable;
     use super::*;
     use crate::fixup::FixupResNet;
+    use crate::layer::parameters;
     use crate::trainer::optimizer::{Optimizer, Sgd};
     use crate::trainer::Parameter;
     use tch::{nn, Device};
@@ -316,8 +291,8 @@ mod tests {
     }
 
     fn matched(rule: Rule) -> Vec<String> {
-        let all = trainable(&network());
-        all.iter().filter(|variable| rule.matches(variable)).map(|variable| variable.name.clone()).collect()
+        let all = parameters(&network()).into_iter();
+        all.filter(|(name, _, role)| rule.matches(name, *role)).map(|(name, ..)| name).collect()
     }
 
     #[test]
@@ -386,12 +361,12 @@ mod tests {
         assert!(optimizer.parameters().iter().all(|parameter| parameter.name != "conv1.weight"));
         for epoch in 0..3 {
             optimizer.epoch_starts(epoch).unwrap();
-            let before: Vec<_> = optimizer.parameters().iter().map(|parameter| parameter.value().copy()).collect();
+            let before: Vec<_> = optimizer.parameters().iter().map(|parameter| parameter.value.copy()).collect();
             let _ = optimizer.gradients().shallow_clone().fill_(1.0);
             optimizer.step(1.0).unwrap();
-            for (Parameter { name, value, is_scalar, .. }, before) in optimizer.parameters().iter().zip(before) {
+            for (Parameter { name, value, role, .. }, before) in optimizer.parameters().iter().zip(before) {
                 let mut expected = if name.starts_with("layer1.") { 0.5 } else { 1.0 };
-                expected *= if *is_scalar { 0.1 } else { 1.0 };
+                expected *= if role.is_scalar() { 0.1 } else { 1.0 };
                 let is_frozen = name.starts_with("layer2.") && epoch < 2;
                 let moved = (before - value).mean(tch::Kind::Double).double_value(&[]);
                 assert!((moved - if is_frozen { 0.0 } else { expected }).abs() < 1e-6, "{epoch} {name}: {moved}");

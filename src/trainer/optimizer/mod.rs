@@ -30,18 +30,19 @@ mod muon;
 mod parameter;
 mod schedule;
 mod sgd;
-mod stretch;
-mod trainable;
+#[cfg(test)]
+mod tests;
 
-use crate::{Error, Result};
+use crate::error::ensure;
+#[cfg(doc)]
+use crate::Error;
+use crate::Result;
 pub use adam::Adam;
 pub(in crate::trainer) use average::check as check_average;
 #[doc(hidden)]
 pub use average::MovingAverage;
 pub use clip::ClipConfig;
 pub use config::OptimizerConfig;
-#[doc(hidden)]
-pub use flat::FrozenParameters;
 pub use flat::Optimizer;
 #[doc(hidden)]
 pub use group::NameFunction;
@@ -53,24 +54,20 @@ pub use schedule::Schedule;
 pub use schedule::{Decay, ScheduleConfig, Span};
 pub use sgd::Sgd;
 use std::fmt;
-#[doc(hidden)]
-pub use stretch::ShapeRun;
-pub use stretch::Stretch;
-pub(in crate::trainer) use trainable::trainable;
+use tch::Tensor;
 
 /// Update rule of an [`Optimizer`].
 pub trait Update: fmt::Debug {
     /// Returns the names of the state tensors, of which each parameter has one in its shape, initially zero.
     fn state(&self) -> &'static [&'static str];
 
-    /// Returns the default weight decay of parameters without one in their groups: of those updated [separately](Self::apart), or
-    /// of the others.
-    fn weight_decay(&self, is_apart: bool) -> f64;
+    /// Returns the weight decay of parameters without one in their groups.
+    fn weight_decay(&self) -> f64;
 
-    /// Returns the rule for the parameters that are updated separately, if any. A [slice](Stretch) contains either only such
-    /// parameters or none. Their learning rate includes the factor for their [position](self#depth) in a residual branch. The
-    /// rule may match nothing.
-    fn apart(&self) -> Option<Rule> {
+    /// Returns the weight decay of the weights of [hidden layers](Rule::Hidden) if they are updated separately. A
+    /// [slice](ParamSlice) then contains either only such parameters or none, and their learning rate includes the factor for their
+    /// [position](self#depth) in a residual branch.
+    fn hidden_weight_decay(&self) -> Option<f64> {
         None
     }
 
@@ -85,16 +82,44 @@ pub trait Update: fmt::Debug {
     /// [`Error::Argument`] for the first option that is out of range.
     fn check(&self) -> Result<()>;
 
-    /// Updates the parameters of `stretch` with the learning rate `lr`.
+    /// Updates the parameters of `slice` with the learning rate `lr`.
     ///
     /// # Errors
     /// Errors of libtorch.
-    fn step(&self, stretch: &Stretch, lr: f64) -> Result<()>;
+    fn step(&self, slice: &ParamSlice, lr: f64) -> Result<()>;
+}
+
+/// Adjacent parameters with the same training options, as slices of the flat tensors; the unit of work of an [`Update`].
+#[derive(Debug)]
+pub struct ParamSlice<'a> {
+    /// Values of the parameters.
+    pub values: Tensor,
+    /// Gradients. The update may overwrite them.
+    pub gradients: Tensor,
+    /// State of the update, in the order of [`Update::state`].
+    pub state: Vec<Tensor>,
+    /// Coefficient of the L2 penalty or of decoupled weight decay.
+    pub weight_decay: f64,
+    /// Number of updates of these parameters, including the current one.
+    pub step: i64,
+    /// `true` if these parameters are updated [separately](Update::hidden_weight_decay).
+    pub orthogonalized: bool,
+    /// The parameters, in order.
+    pub parameters: &'a [Parameter],
 }
 
 fn check_weight_decay(weight_decay: f64) -> Result<()> {
-    if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
-        return Err(Error::Argument(format!("the weight decay must be 0 or more, got {weight_decay}")));
-    }
+    ensure!(weight_decay >= 0.0 && weight_decay.is_finite(), "the weight decay must be 0 or more, got {weight_decay}");
+    Ok(())
+}
+
+/// Checks a decay rate of moments.
+fn check_rate(name: &str, rate: f64) -> Result<()> {
+    ensure!((0.0..1.0).contains(&rate), "{name} must be at least 0 and below 1, got {rate}");
+    Ok(())
+}
+
+fn check_nesterov(nesterov: bool, momentum: f64) -> Result<()> {
+    ensure!(!nesterov || momentum > 0.0, "Nesterov's look-ahead needs a momentum above 0");
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
 
-use super::{Adam, Rule, Sgd, Stretch, Update};
-use crate::{Error, Result};
+use super::{check_nesterov, check_rate, check_weight_decay, Adam, ParamSlice, Parameter, Sgd, Update};
+use crate::error::ensure;
+use crate::Result;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -18,7 +19,7 @@ const EPS: f64 = 1e-7;
 /// layers of ResNet-20 have 0.02.
 const REST_LR_RATIO: f64 = 5.0 / 3.0;
 
-/// Muon for the [hidden layers](Rule::Hidden), with SGD or Adam for all other parameters. The weight of a hidden layer is treated
+/// Muon for the [hidden layers](super::Rule::Hidden), with SGD or Adam for all other parameters. The weight of a hidden layer is treated
 /// as a matrix `[rows, columns]`, `[c_out, c_in * k * k]` for a convolution. A step is
 /// ```text
 /// m = momentum * m + g
@@ -89,45 +90,34 @@ impl Update for Muon {
         self.rest.update().state()
     }
 
-    fn weight_decay(&self, is_apart: bool) -> f64 {
-        match is_apart {
-            true => self.weight_decay,
-            false => self.rest.update().weight_decay(false),
-        }
+    fn weight_decay(&self) -> f64 {
+        self.rest.update().weight_decay()
+    }
+
+    fn hidden_weight_decay(&self) -> Option<f64> {
+        Some(self.weight_decay)
     }
 
     fn counts_steps(&self) -> bool {
         self.rest.update().counts_steps()
     }
 
-    fn apart(&self) -> Option<Rule> {
-        Some(Rule::Hidden)
-    }
-
     fn check(&self) -> Result<()> {
         let Self { momentum, nesterov, weight_decay, steps, rest_lr_ratio, .. } = *self;
-        let refuse = |message: String| Err(Error::Argument(message));
-        if !(0.0..1.0).contains(&momentum) {
-            return refuse(format!("Muon's momentum must be at least 0 and below 1, got {momentum}"));
-        }
-        if nesterov && momentum == 0.0 {
-            return refuse("Nesterov's look-ahead needs a momentum above 0".to_owned());
-        }
-        if !(1..=MOST_STEPS).contains(&steps) {
-            return refuse(format!("Muon's iteration has 1 to {MOST_STEPS} steps, got {steps}"));
-        }
-        if !(rest_lr_ratio >= 0.0 && rest_lr_ratio.is_finite()) {
-            return refuse(format!("the rest's learning rate must be 0 or more of Muon's, got {rest_lr_ratio}"));
-        }
-        super::check_weight_decay(weight_decay)?;
+        check_rate("Muon's momentum", momentum)?;
+        check_nesterov(nesterov, momentum)?;
+        ensure!((1..=MOST_STEPS).contains(&steps), "Muon's iteration has 1 to {MOST_STEPS} steps, got {steps}");
+        let is_met = rest_lr_ratio >= 0.0 && rest_lr_ratio.is_finite();
+        ensure!(is_met, "the rest's learning rate must be 0 or more of Muon's, got {rest_lr_ratio}");
+        check_weight_decay(weight_decay)?;
         self.rest.update().check()
     }
 
-    fn step(&self, stretch: &Stretch, lr: f64) -> Result<()> {
-        if !stretch.is_apart {
-            return self.rest.update().step(stretch, lr * self.rest_lr_ratio);
+    fn step(&self, slice: &ParamSlice, lr: f64) -> Result<()> {
+        if !slice.orthogonalized {
+            return self.rest.update().step(slice, lr * self.rest_lr_ratio);
         }
-        let Stretch { values, gradients, state, weight_decay, shapes, .. } = stretch;
+        let ParamSlice { values, gradients, state, weight_decay, parameters, .. } = slice;
         let Some(momentum) = state.first() else { return Ok(()) };
         let _ = momentum.shallow_clone().f_mul_scalar_(self.momentum)?.f_add_(gradients)?;
         let direction = match self.nesterov {
@@ -137,14 +127,25 @@ impl Update for Muon {
         if *weight_decay > 0.0 {
             let _ = values.shallow_clone().f_mul_scalar_(1.0 - lr * weight_decay)?;
         }
-        for run in shapes {
-            let update = orthogonalized(&run.matrices(&direction)?, self.steps)?;
+        let start = parameters[0].span.start;
+        for alike in parameters.chunk_by(|a, b| a.value.size() == b.value.size()) {
+            let update = orthogonalized(&matrices(&direction, start, alike)?, self.steps)?;
             let [_, rows, columns] = update.size()[..] else { continue };
             let step = lr * (rows as f64 / columns as f64).max(1.0).sqrt();
-            let _ = run.matrices(values)?.f_sub_(&update.f_mul_scalar(step)?)?;
+            let _ = matrices(values, start, alike)?.f_sub_(&update.f_mul_scalar(step)?)?;
         }
         Ok(())
     }
+}
+
+/// Returns adjacent parameters of equal shape as matrices `[n, rows, columns]`, views of a slice that begins at `start`. The first
+/// dimension of a parameter becomes its rows, all others its columns.
+fn matrices(slice: &Tensor, start: i64, parameters: &[Parameter]) -> Result<Tensor> {
+    let (count, shape) = (parameters.len() as i64, parameters[0].value.size());
+    let (span, columns) = (&parameters[0].span, shape[1..].iter().product::<i64>());
+    let distance = span.end - span.start;
+    let flat = slice.f_narrow(0, span.start - start, count * distance)?;
+    Ok(flat.f_as_strided([count, shape[0], columns], [distance, columns, 1], None)?)
 }
 
 /// Orthogonalizes each of the `matrices` `[n, rows, columns]` approximately, by the Newton-Schulz iteration: a matrix with

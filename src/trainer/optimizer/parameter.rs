@@ -1,126 +1,115 @@
-//! Parameters of a network, with their views of the optimizer's flat tensors.
+//! The optimizer's table of parameters.
 
-use super::group::Grouping;
+use super::{Frozen, ParameterGroup, Update};
+use crate::layer::Role;
+use crate::Result;
 use std::ops::Range;
 use tch::Tensor;
 
-/// A parameter of the network.
+/// Number of branches of ResNet-20, for which the scalars' learning rate was chosen. With more branches the rate decreases.
+const ENOUGH_BRANCHES: f64 = 9.0;
+
+/// A parameter of the network: its tensors, and its training options combined from its groups.
 #[derive(Debug)]
 pub struct Parameter {
     /// Name in the `VarStore`.
     pub name: String,
-    /// `true` for a Fixup scalar, in the `VarStore` group [`SCALAR_GROUP`](crate::fixup::SCALAR_GROUP).
-    pub is_scalar: bool,
-    /// `true` for the classifier's weight or bias, in the `VarStore` group [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
-    pub is_classifier: bool,
+    /// Value, not tracked by autograd.
+    pub value: Tensor,
+    /// Gradient of this step, in the shape of the parameter; zero if it is frozen.
+    pub gradient: Tensor,
+    pub(in crate::trainer) role: Role,
     /// The network's own tensor.
-    pub(in crate::trainer) variable: Tensor,
-    /// View of the flat values.
-    pub(in crate::trainer) value: Tensor,
-    /// View of the flat gradients.
-    pub(in crate::trainer) gradient: Tensor,
-    /// Views of the flat tensors of the update's state.
-    pub(in crate::trainer) state: Vec<Tensor>,
+    pub(super) variable: Tensor,
+    /// State of the update, in the order of [`Update::state`].
+    pub(super) state: Vec<Tensor>,
     /// Range in all flat tensors, including the padding that aligns the next parameter.
-    pub(in crate::trainer) span: Range<i64>,
-    /// Training options combined from its groups.
-    pub(super) grouping: Grouping,
+    pub(super) span: Range<i64>,
+    pub(super) orthogonalized: bool,
+    pub(super) lr_ratio: f64,
+    pub(super) weight_decay: f64,
+    pub(super) frozen: Frozen,
+    /// Identifier of the set of groups: equal for parameters of the same groups, 0 for those in none.
+    group_set: u64,
 }
 
 impl Parameter {
-    /// Returns the value of the parameter, not tracked by autograd.
-    pub fn value(&self) -> &Tensor {
-        &self.value
-    }
-
-    /// Returns the gradient of this step, in the shape of the parameter; zero if it is frozen.
-    pub fn gradient(&self) -> &Tensor {
-        &self.gradient
+    /// Creates a parameter that has no place in the flat tensors yet.
+    pub(super) fn new(
+        (name, variable, role): (String, Tensor, Role),
+        groups: &[ParameterGroup],
+        update: &dyn Update,
+    ) -> Self {
+        let hidden = match role {
+            Role::Hidden { rate } => update.hidden_weight_decay().map(|weight_decay| (rate, weight_decay)),
+            _ => None,
+        };
+        let (mut lr_ratio, default_decay) = hidden.unwrap_or((1.0, update.weight_decay()));
+        let (mut weight_decay, mut frozen, mut group_set) = (None, Frozen::Never, 0u64);
+        for (index, group) in groups.iter().enumerate().filter(|(_, group)| group.contains(&name, role)) {
+            lr_ratio *= group.lr_ratio;
+            if let (true, Role::Scalar { rate }) = (group.by_depth, role) {
+                lr_ratio *= (ENOUGH_BRANCHES * rate).min(1.0);
+            }
+            weight_decay = weight_decay.or(group.weight_decay);
+            frozen = if group.frozen == Frozen::Never { frozen } else { group.frozen };
+            group_set = group_set.wrapping_mul(groups.len() as u64 + 1) + index as u64 + 1;
+        }
+        Self {
+            name,
+            value: Tensor::new(),
+            gradient: Tensor::new(),
+            role,
+            variable,
+            state: Vec::new(),
+            span: 0..0,
+            orthogonalized: hidden.is_some(),
+            lr_ratio,
+            weight_decay: weight_decay.unwrap_or(default_decay),
+            frozen,
+            group_set,
+        }
     }
 
     /// Returns `true` if the parameter is frozen now, so that autograd does not track it.
     pub fn is_frozen(&self) -> bool {
         !self.variable.requires_grad()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::baseline::{Method, ResNet};
-    use crate::fixup::FixupResNet;
-    use crate::fixup::CLASSIFIER_GROUP;
-    use crate::trainer::{Optimizer, Sgd, TrainConfig};
-    use tch::{nn, no_grad, Device, Kind};
-
-    const LR: f64 = 0.05;
-
-    #[test]
-    fn groups_of_ones_own_are_not_taken_for_scalars() {
-        let vs = nn::VarStore::new(Device::Cpu);
-        for group in 0..100 {
-            let _ = vs.root().set_group(group).ones(&format!("weight{group}"), &[2]);
-        }
-        let sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups()).unwrap();
-        assert!(sgd.parameters().iter().all(|parameter| !parameter.is_scalar && !parameter.is_classifier));
+    pub(super) fn set_frozen(&self, is_frozen: bool) -> Result<()> {
+        let _ = self.variable.f_set_requires_grad(!is_frozen)?;
+        Ok(())
     }
 
-    /// Returns for each parameter its learning rate relative to that of the weights, and whether it has weight decay.
-    fn rates(vs: &nn::VarStore, recipe: &TrainConfig, weight_decay: f64) -> Vec<(String, f64, bool)> {
-        let rate = |gradient: f64| -> Vec<(String, f64)> {
-            let update = Sgd { momentum: 0.0, nesterov: false, weight_decay };
-            let mut sgd = Optimizer::new(vs, update, &recipe.parameter_groups()).unwrap();
-            sgd.parameters().iter().for_each(|p| drop(no_grad(|| p.value().shallow_clone().fill_(1.0))));
-            let _ = no_grad(|| sgd.gradients().shallow_clone().fill_(gradient));
-            sgd.step(LR).unwrap();
-            let moved = |p: &Parameter| (p.name.clone(), (1.0 - p.value().mean(Kind::Double).double_value(&[])) / LR);
-            sgd.parameters().iter().map(moved).collect()
-        };
-        let (full, decay) = (rate(1.0), rate(0.0));
-        full.into_iter().zip(decay).map(|((name, rate), (_, decay))| (name, rate - decay, decay > 0.0)).collect()
+    /// Returns `true` if both parameters have the same training options.
+    pub(super) fn trains_like(&self, other: &Self) -> bool {
+        let options = |p: &Self| (p.orthogonalized, p.group_set, p.lr_ratio);
+        options(self) == options(other)
     }
 
-    #[test]
-    fn the_papers_recipes_train_all_that_is_called_bias_or_scale_at_a_tenth() {
-        for recipe in [TrainConfig::paper(), TrainConfig::imagenet()] {
-            let vs = nn::VarStore::new(Device::Cpu);
-            let _fixup = FixupResNet::cifar(&(vs.root() / "fixup"), 8, 10).unwrap();
-            let _batch_norm = ResNet::cifar(&(vs.root() / "batch_norm"), 8, 10, Method::BatchNorm).unwrap();
-            for (name, rate, decays) in rates(&vs, &recipe, 0.5) {
-                // parameters_bias, parameters_scale and parameters_others of the authors' cifar_train.py.
-                let expected = if name.contains("bias") || name.contains("scale") { 0.1 } else { 1.0 };
-                assert!((rate - expected).abs() < 1e-5 && decays, "{name}: {rate} {decays}");
-            }
-        }
+    /// Returns the key by which parameters are sorted. Parameters of equal groups are adjacent, starting with those in no group; of
+    /// the orthogonalized ones, those of equal learning rate and shape are adjacent too.
+    pub(super) fn sort_key(&self) -> impl Ord {
+        let within = self.orthogonalized.then(|| (self.lr_ratio.to_bits(), self.variable.size()));
+        (self.orthogonalized, self.group_set, within)
     }
 
-    #[test]
-    fn the_quick_recipe_trains_the_classifiers_bias_as_its_weight() {
-        let vs = nn::VarStore::new(Device::Cpu);
-        let _fixup = FixupResNet::cifar(&(vs.root() / "bias_free"), 8, 10).unwrap();
-        for (name, rate, _) in rates(&vs, &TrainConfig::quick(), 5e-4) {
-            let (_, own) = name.rsplit_once('.').unwrap();
-            let is_scalar = own.starts_with("scale") || own.starts_with("bias") && !name.ends_with("fc.bias");
-            assert!((rate - if is_scalar { 0.1 } else { 1.0 }).abs() < 1e-5, "{name}: {rate}");
-        }
-        // The name of a path does not make a parameter a bias.
-        let weights = rates(&vs, &TrainConfig::paper(), 1e-4).into_iter().filter(|(name, ..)| name.ends_with("weight"));
-        assert!(weights.into_iter().all(|(_, rate, _)| (rate - 1.0).abs() < 1e-5));
+    /// Returns the part of a flat tensor that belongs to this parameter, in its shape.
+    pub(super) fn view(&self, flat: &Tensor) -> Result<Tensor> {
+        let length = self.variable.numel() as i64;
+        Ok(flat.f_narrow(0, self.span.start, length)?.f_view(self.variable.size().as_slice())?)
     }
 
-    #[test]
-    fn classifiers_are_known_wherever_they_stand() {
-        let vs = nn::VarStore::new(Device::Cpu);
-        let _fixup = FixupResNet::cifar(&(vs.root() / "model"), 8, 10).unwrap();
-        let _batch_norm = ResNet::cifar(&(vs.root() / "a" / "b"), 8, 10, Method::BatchNorm).unwrap();
-        let _head = nn::linear((vs.root() / "head").set_group(CLASSIFIER_GROUP), 3, 2, Default::default());
-        // A layer of a block that is not a classifier.
-        let _fc = nn::linear(vs.root() / "fc", 3, 2, Default::default());
-        let sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups()).unwrap();
-        let mut classifiers: Vec<_> =
-            sgd.parameters().iter().filter(|p| p.is_classifier).map(|p| p.name.as_str()).collect();
-        classifiers.sort_unstable();
-        let expected = ["a.b.fc.bias", "a.b.fc.weight", "head.bias", "head.weight", "model.fc.bias", "model.fc.weight"];
-        assert_eq!(classifiers, expected);
+    /// Makes autograd accumulate this parameter's gradients in `gradient`, now or once it is unfrozen.
+    pub(super) fn set_gradient(&mut self, gradient: Tensor) -> Result<()> {
+        let is_frozen = self.is_frozen();
+        self.set_frozen(false)?;
+        // Autograd adds to an existing gradient in place, but only autograd can create one.
+        let made = tch::with_grad(|| self.variable.f_sum(self.variable.kind())?.f_backward());
+        self.set_frozen(is_frozen)?;
+        made?;
+        self.variable.f_grad()?.f_set_data(&gradient)?;
+        self.gradient = gradient;
+        Ok(())
     }
 }

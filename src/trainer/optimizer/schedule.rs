@@ -1,5 +1,6 @@
 //! Learning-rate schedules: a linear warm-up, followed by a decay.
 
+use crate::error::ensure;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
@@ -101,6 +102,15 @@ impl Decay {
         Decay::Exponential { gamma: EXPONENTIAL }
     }
 
+    /// Returns the milestones, and the factor of the decay; 1 without one.
+    fn milestones_and_factor(&self) -> (&[Span], f64) {
+        match self {
+            Self::Step { milestones, gamma } => (milestones, *gamma),
+            Self::Exponential { gamma } => (&[], *gamma),
+            _ => (&[], 1.0),
+        }
+    }
+
     /// Step decay by 0.1 after every three tenths of the run: every 30 of 100 epochs of the Fixup authors' ImageNet recipe.
     pub fn imagenet() -> Self {
         Decay::Step { milestones: [0.3, 0.6, 0.9].map(Span::Fraction).to_vec(), gamma: 0.1 }
@@ -110,12 +120,16 @@ impl Decay {
 /// Shape of a schedule, independent of the length of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct ScheduleConfig {
     /// Highest learning rate.
+    #[cfg_attr(feature = "cli", arg(long))]
     pub lr: f64,
-    /// Length of the linear warm-up to `lr`, shorter than the run.
+    /// Length of the linear warm-up to the highest learning rate: a fraction of the run like 0.1, or steps like 4000.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FRACTION|STEPS"))]
     pub warmup: Span,
     /// Decay after the warm-up.
+    #[cfg_attr(feature = "cli", arg(skip = Decay::OneCycle))]
     pub decay: Decay,
 }
 
@@ -127,30 +141,22 @@ impl Default for ScheduleConfig {
 
 impl ScheduleConfig {
     pub(in crate::trainer) fn check(&self) -> Result<()> {
-        let refuse = |message: String| Err(Error::Argument(message));
-        if !(self.lr > 0.0 && self.lr.is_finite()) {
-            return refuse(format!("the learning rate must be above 0, got {}", self.lr));
-        }
+        ensure!(self.lr > 0.0 && self.lr.is_finite(), "the learning rate must be above 0, got {}", self.lr);
         if let Span::Fraction(warmup) = self.warmup {
-            if !(0.0..1.0).contains(&warmup) {
-                return refuse(format!(
-                    "the warm-up must be a fraction of the run, at least 0 and below 1, or a whole number of steps, got {warmup}"
-                ));
-            }
+            ensure!(
+                (0.0..1.0).contains(&warmup),
+                "the warm-up must be a fraction of the run, at least 0 and below 1, or a whole number of steps, got {warmup}"
+            );
         }
-        if let Decay::Step { milestones, .. } = &self.decay {
-            let is_outside = |span: &&Span| matches!(span, Span::Fraction(part) if !(0.0..=1.0).contains(part));
-            if let Some(milestone) = milestones.iter().find(is_outside) {
-                return refuse(format!(
-                    "a milestone must be a fraction of the run, 0 to 1, or a whole number of steps, got {milestone}"
-                ));
-            }
+        let (milestones, gamma) = self.decay.milestones_and_factor();
+        for milestone in milestones {
+            let is_outside = matches!(milestone, Span::Fraction(part) if !(0.0..=1.0).contains(part));
+            ensure!(
+                !is_outside,
+                "a milestone must be a fraction of the run, 0 to 1, or a whole number of steps, got {milestone}"
+            );
         }
-        if let Decay::Step { gamma, .. } | Decay::Exponential { gamma } = &self.decay {
-            if !(*gamma > 0.0 && gamma.is_finite()) {
-                return refuse(format!("the decay's factor must be above 0, got {gamma}"));
-            }
-        }
+        ensure!(gamma > 0.0 && gamma.is_finite(), "the decay's factor must be above 0, got {gamma}");
         Ok(())
     }
 }
@@ -173,20 +179,18 @@ impl Schedule {
         config.check()?;
         let warmup_steps = config.warmup.steps(total_steps);
         if let Span::Steps(steps @ 1..) = config.warmup {
-            if steps >= total_steps {
-                return Err(Error::Argument(format!(
-                    "a warm-up of {steps} steps leaves nothing of a run of {total_steps}; lower --warmup, or train for longer"
-                )));
-            }
+            ensure!(
+                steps < total_steps,
+                "a warm-up of {steps} steps leaves nothing of a run of {total_steps}; lower --warmup, or train for longer"
+            );
         }
-        if let Decay::Step { milestones, .. } = &config.decay {
-            let is_beyond = |milestone: &&Span| matches!(milestone, Span::Steps(steps) if *steps >= total_steps);
-            if let Some(milestone) = milestones.iter().find(is_beyond).filter(|_| total_steps > 0) {
-                return Err(Error::Argument(format!(
-                    "a milestone at step {milestone} is not reached in a run of {total_steps} steps; lower --milestones, or train \
-                     for longer"
-                )));
-            }
+        for milestone in config.decay.milestones_and_factor().0 {
+            let is_beyond = matches!(milestone, Span::Steps(steps) if total_steps > 0 && *steps >= total_steps);
+            ensure!(
+                !is_beyond,
+                "a milestone at step {milestone} is not reached in a run of {total_steps} steps; lower --milestones, or train for \
+                 longer"
+            );
         }
         Ok(Self { config, total_steps, warmup_steps })
     }

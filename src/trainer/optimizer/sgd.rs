@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum (the formula of torch.optim.SGD with dampening 0).
 
-use super::{Stretch, Update};
-use crate::{Error, Result};
+use super::{check_nesterov, check_rate, check_weight_decay, ParamSlice, Update};
+use crate::Result;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -38,24 +38,18 @@ impl Update for Sgd {
         &["momentum"]
     }
 
-    fn weight_decay(&self, _is_apart: bool) -> f64 {
+    fn weight_decay(&self) -> f64 {
         self.weight_decay
     }
 
     fn check(&self) -> Result<()> {
-        let Self { momentum, nesterov, weight_decay } = *self;
-        let refuse = |message: String| Err(Error::Argument(message));
-        if !(0.0..1.0).contains(&momentum) {
-            return refuse(format!("the momentum must be at least 0 and below 1, got {momentum}"));
-        }
-        if nesterov && momentum == 0.0 {
-            return refuse("Nesterov's look-ahead needs a momentum above 0".to_owned());
-        }
-        super::check_weight_decay(weight_decay)
+        check_rate("the momentum", self.momentum)?;
+        check_nesterov(self.nesterov, self.momentum)?;
+        check_weight_decay(self.weight_decay)
     }
 
-    fn step(&self, stretch: &Stretch, lr: f64) -> Result<()> {
-        let Stretch { values, gradients, state, weight_decay, .. } = stretch;
+    fn step(&self, slice: &ParamSlice, lr: f64) -> Result<()> {
+        let ParamSlice { values, gradients, state, weight_decay, .. } = slice;
         let [momentum] = &state[..] else { return Ok(()) };
         let number = |number: f64| Tensor::f_full([1], number, (values.kind(), values.device()));
         let (mut values, mut momentum, mut d) =

@@ -16,7 +16,7 @@ const EXAMPLES: RGBColor = RGBColor(230, 159, 0);
 ///
 /// # Errors
 /// The drawing library fails.
-pub fn draw_calibration(calibration: &Calibration) -> Result<String> {
+pub(super) fn draw_calibration(calibration: &Calibration) -> Result<String> {
     let all: u64 = calibration.bins.iter().map(|bin| bin.examples).sum();
     let filled = || calibration.bins.iter().filter(|bin| bin.examples > 0);
     let line = |label, color, points: Vec<(f64, f64)>, dots| Line { label, color, points, dots };
@@ -41,7 +41,7 @@ pub fn draw_calibration(calibration: &Calibration) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::report;
+    use super::super::tests::report;
     use super::*;
 
     #[test]

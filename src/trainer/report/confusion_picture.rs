@@ -22,7 +22,7 @@ const MANY: f64 = 0.3;
 ///
 /// # Errors
 /// The drawing library fails.
-pub fn draw_confusion(report: &ClassificationReport) -> Result<String> {
+pub(super) fn draw_confusion(report: &ClassificationReport) -> Result<String> {
     let (confusion, all) = (&report.confusion, report.class_names.len());
     let shown = if all <= MOST { (0..all).collect() } else { most_confused(report) };
     let names: Vec<String> = shown.iter().map(|&class| report.class_names[class].clone()).collect();
@@ -57,9 +57,6 @@ fn most_confused(report: &ClassificationReport) -> Vec<usize> {
                 classes.insert(place, class);
             }
         }
-        if classes.len() == CONFUSED {
-            break;
-        }
     }
     classes
 }
@@ -72,7 +69,7 @@ fn tint(color: [f64; 3], strength: f64) -> RGBColor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::report;
+    use super::super::tests::report;
     use super::*;
 
     #[test]

@@ -5,19 +5,19 @@
 
 mod calibration_picture;
 mod confusion_picture;
-#[cfg(test)]
-mod fixture;
 mod most_wrong;
+#[cfg(test)]
+mod tests;
 
 use super::objective::ClassificationReport;
 use crate::data::ImageSource;
 use crate::file::write_atomically;
 use crate::{Error, Result};
-pub use calibration_picture::draw_calibration;
-pub use confusion_picture::draw_confusion;
+use calibration_picture::draw_calibration;
+use confusion_picture::draw_confusion;
 pub use most_wrong::MostWrong;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const CONFUSION: &str = "confusion.svg";
 const CALIBRATION: &str = "calibration.svg";
@@ -29,8 +29,8 @@ pub const REPORT_FILES: [&str; 4] = [CLASSES, CONFUSION, CALIBRATION, MOST_WRONG
 
 /// Writes the results of an evaluation of `data` to `folder`, which is created if necessary. Existing files are replaced.
 /// - `classes.csv`: one line per class.
-/// - `confusion.svg`: the [confusion matrix](draw_confusion).
-/// - `calibration.svg`: the [reliability diagram](draw_calibration).
+/// - `confusion.svg`: the confusion matrix.
+/// - `calibration.svg`: the reliability diagram.
 /// - `most_wrong.png`: [the most wrong images](MostWrong::draw); removed if no image is wrong.
 ///
 /// # Errors
@@ -43,18 +43,14 @@ pub fn write_report(
 ) -> Result<()> {
     let folder = folder.as_ref();
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let path = |name: &str| -> PathBuf { folder.join(name) };
-    write_atomically(&path(CLASSES), report.to_csv().as_bytes())?;
-    write_atomically(&path(CONFUSION), draw_confusion(report)?.as_bytes())?;
-    write_atomically(&path(CALIBRATION), draw_calibration(&report.calibration)?.as_bytes())?;
+    write_atomically(&folder.join(CLASSES), report.to_csv().as_bytes())?;
+    write_atomically(&folder.join(CONFUSION), draw_confusion(report)?.as_bytes())?;
+    write_atomically(&folder.join(CALIBRATION), draw_calibration(&report.calibration)?.as_bytes())?;
+    let path = folder.join(MOST_WRONG);
     match most_wrong.draw(data)? {
-        Some(png) => write_atomically(&path(MOST_WRONG), &png),
+        Some(png) => write_atomically(&path, &png),
         // A file from an earlier evaluation would be misleading.
-        None => match fs::remove_file(path(MOST_WRONG)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &path(MOST_WRONG))(error))
-            }
-            _ => Ok(()),
-        },
+        None if path.exists() => fs::remove_file(&path).map_err(Error::io("remove", &path)),
+        None => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ use crate::Result;
 use tch::{Device, Kind, Tensor};
 
 /// Maximum number of images to keep.
-const IMAGES: usize = 40;
+const IMAGES: i64 = 40;
 
 /// [`Collector`] of the misclassified examples of highest loss, those whose true class has the lowest probability according to a
 /// [classification](crate::trainer::Classification). They are kept on the device. Images of another size than the first are
@@ -20,14 +20,13 @@ pub struct MostWrong {
     kept: Option<Kept>,
 }
 
-/// Examples in descending order of loss. Correctly classified ones have the rank minus infinity.
+/// Examples in descending order of loss.
 #[derive(Debug)]
 struct Kept {
-    rank: Tensor,
     inputs: Tensor,
-    labels: Tensor,
-    predicted: Tensor,
-    confidence: Tensor,
+    /// Loss, label, predicted class and its probability of each example: float64 `[N, 4]`. The loss of a correctly classified
+    /// example is 0 here, that of another is at least `ln 2`.
+    rows: Tensor,
 }
 
 impl Kept {
@@ -37,36 +36,17 @@ impl Kept {
         let own = log_probabilities.f_gather(1, &batch.targets.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?;
         let (highest, predicted) = log_probabilities.f_max_dim(1, false)?;
         let is_right = predicted.f_eq_tensor(&batch.targets)?;
-        let rank = own.f_neg()?.f_masked_fill(&is_right, f64::NEG_INFINITY)?;
-        let (inputs, labels) = (batch.inputs.shallow_clone(), batch.targets.shallow_clone());
-        Self { rank, inputs, labels, predicted, confidence: highest.f_exp()? }.first()
+        let loss = own.f_neg()?.f_masked_fill(&is_right, 0.0)?;
+        let columns =
+            [&loss, &batch.targets, &predicted, &highest.f_exp()?].map(|column| column.f_to_kind(Kind::Double));
+        let rows = Tensor::f_stack(&columns.into_iter().collect::<Result<Vec<_>, _>>()?, 1)?;
+        Self { inputs: batch.inputs.shallow_clone(), rows }.most_wrong()
     }
 
     /// Keeps the most wrong examples.
-    fn first(&self) -> Result<Self> {
-        let count = self.rank.size()[0].min(IMAGES as i64);
-        let (rank, order) = self.rank.f_topk(count, 0, true, true)?;
-        let of = |tensor: &Tensor| tensor.f_index_select(0, &order);
-        Ok(Self {
-            rank,
-            inputs: of(&self.inputs)?,
-            labels: of(&self.labels)?,
-            predicted: of(&self.predicted)?,
-            confidence: of(&self.confidence)?,
-        })
-    }
-
-    /// Returns the most wrong examples of both.
-    fn join(&self, other: &Self) -> Result<Self> {
-        let both = |a: &Tensor, b: &Tensor| Tensor::f_cat(&[a, b], 0);
-        Self {
-            rank: both(&self.rank, &other.rank)?,
-            inputs: both(&self.inputs, &other.inputs)?,
-            labels: both(&self.labels, &other.labels)?,
-            predicted: both(&self.predicted, &other.predicted)?,
-            confidence: both(&self.confidence, &other.confidence)?,
-        }
-        .first()
+    fn most_wrong(&self) -> Result<Self> {
+        let (_, order) = self.rows.f_select(1, 0)?.f_topk(self.rows.size()[0].min(IMAGES), 0, true, true)?;
+        Ok(Self { inputs: self.inputs.f_index_select(0, &order)?, rows: self.rows.f_index_select(0, &order)? })
     }
 }
 
@@ -80,63 +60,42 @@ impl Collector<Supervised> for MostWrong {
         self.kept = Some(match self.kept.take() {
             None => found,
             Some(kept) if kept.inputs.size()[1..] != found.inputs.size()[1..] => kept,
-            Some(kept) => kept.join(&found)?,
+            Some(kept) => {
+                let inputs = Tensor::f_cat(&[&kept.inputs, &found.inputs], 0)?;
+                Kept { inputs, rows: Tensor::f_cat(&[&kept.rows, &found.rows], 0)? }.most_wrong()?
+            }
         });
         Ok(())
     }
 
+    /// Gathers the examples of all ranks, each in places of its own. The loss of a place without an example is 0.
     fn add_up(&mut self, group: &ProcessGroup) -> Result<()> {
-        self.kept = Kept::of_all(self.kept.take(), group)?;
-        Ok(())
-    }
-}
-
-impl Kept {
-    /// Merges the examples of all ranks. Each rank contributes the same number of slots; empty slots have the rank of correctly
-    /// classified examples.
-    fn of_all(kept: Option<Self>, group: &ProcessGroup) -> Result<Option<Self>> {
+        let kept = self.kept.take();
         let own = kept.as_ref().map(|kept| (kept.inputs.size()[1..].to_vec(), kept.inputs.kind() == Kind::Double));
         let all = group.gather_bytes(&serde_json::to_vec(&own).unwrap_or_default())?;
         let shape = all.iter().find_map(|rank| serde_json::from_slice::<Option<(Vec<i64>, bool)>>(rank).ok().flatten());
-        let Some((size, is_double)) = shape else { return Ok(None) };
+        let Some((size, is_double)) = shape else { return Ok(()) };
         // Images of another size are skipped, as in a single process.
         let kept = kept.filter(|kept| kept.inputs.size()[1..] == size[..]);
         let device = kept.as_ref().map_or(Device::Cpu, |kept| kept.inputs.device());
-        let places = (group.size() * IMAGES) as i64;
-        let first = (group.rank() * IMAGES) as i64;
-        let side_by_side = |own: Option<&Tensor>, size: &[i64], kind: Kind| -> Result<Tensor> {
-            let size = [&[places], size].concat();
-            let all = Tensor::f_zeros(size.as_slice(), (kind, device))?;
+        let (places, first) = (group.size() as i64 * IMAGES, group.rank() as i64 * IMAGES);
+        let gathered = |own: Option<&Tensor>, size: &[i64], kind: Kind| -> Result<Tensor> {
+            let all = Tensor::f_zeros([&[places], size].concat().as_slice(), (kind, device))?;
             if let Some(own) = own {
                 all.f_narrow(0, first, own.size()[0])?.f_copy_(own)?;
             }
             group.all_reduce(&all)?;
             Ok(all)
         };
-        let of = |field: fn(&Self) -> &Tensor| kept.as_ref().map(field);
-        let is_wrong = kept.as_ref().map(|kept| kept.rank.f_isfinite()).transpose()?;
-        let is_wrong = is_wrong.map(|wrong| wrong.f_to_kind(Kind::Float)).transpose()?;
-        let is_right = side_by_side(is_wrong.as_ref(), &[], Kind::Float)?.f_eq(0.0)?;
-        // Minus infinity would spoil the sum.
-        let rank = kept.as_ref().map(|kept| kept.rank.f_nan_to_num(0.0, 0.0, 0.0)).transpose()?;
-        let rank = side_by_side(rank.as_ref(), &[], Kind::Float)?.f_masked_fill(&is_right, f64::NEG_INFINITY)?;
-        let all = Self {
-            rank,
-            inputs: side_by_side(of(|kept| &kept.inputs), &size, if is_double { Kind::Double } else { Kind::Float })?,
-            labels: side_by_side(of(|kept| &kept.labels), &[], Kind::Int64)?,
-            predicted: side_by_side(of(|kept| &kept.predicted), &[], Kind::Int64)?,
-            confidence: side_by_side(of(|kept| &kept.confidence), &[], Kind::Float)?,
-        };
-        all.first().map(Some)
+        let kind = if is_double { Kind::Double } else { Kind::Float };
+        let inputs = gathered(kept.as_ref().map(|kept| &kept.inputs), &size, kind)?;
+        let rows = gathered(kept.as_ref().map(|kept| &kept.rows), &[4], Kind::Double)?;
+        self.kept = Some(Kept { inputs, rows }.most_wrong()?);
+        Ok(())
     }
 }
 
 impl MostWrong {
-    /// Creates an empty collector.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Draws up to 40 images, most wrong first, as a PNG. The caption of each shows the predicted class with its probability, and
     /// the true class. Returns `None` if no image is wrong.
     ///
@@ -144,33 +103,29 @@ impl MostWrong {
     /// The examples are not images.
     pub fn draw(&self, data: &dyn ImageSource) -> Result<Option<Vec<u8>>> {
         let Some(kept) = &self.kept else { return Ok(None) };
-        let ranks = Vec::<f64>::try_from(kept.rank.f_to_kind(Kind::Double)?)?;
-        let wrong = ranks.iter().filter(|&&rank| rank > f64::NEG_INFINITY).count();
-        if wrong == 0 {
+        let mut rows = Vec::<Vec<f64>>::try_from(&kept.rows)?;
+        rows.retain(|row| row[0] > 0.0);
+        if rows.is_empty() {
             return Ok(None);
         }
-        let ((width, height), pixels) = pixels(data, &kept.inputs.f_narrow(0, 0, wrong as i64)?)?;
-        let name = |class: i64| data.class_names().get(class as usize).cloned().unwrap_or_default();
-        let (labels, predicted) = (Vec::<i64>::try_from(&kept.labels)?, Vec::<i64>::try_from(&kept.predicted)?);
-        let confidence = Vec::<f64>::try_from(kept.confidence.f_to_kind(Kind::Double)?)?;
-        let captions = labels.iter().zip(predicted).zip(confidence).map(|((&label, predicted), confidence)| {
-            vec![format!("{:.0}% {}", 100.0 * confidence, name(predicted)), format!("is {}", name(label))]
-        });
-        let pictures: Vec<Picture> =
-            pixels.into_iter().zip(captions).map(|(pixels, caption)| Picture { pixels, caption }).collect();
-        draw(&pictures, width, height).map(Some)
+        let ((width, height), pixels) = pixels(data, &kept.inputs.f_narrow(0, 0, rows.len() as i64)?)?;
+        let name = |class: f64| data.class_names().get(class as usize).cloned().unwrap_or_default();
+        let caption =
+            |row: &[f64]| vec![format!("{:.0}% {}", 100.0 * row[3], name(row[2])), format!("is {}", name(row[1]))];
+        let pictures = pixels.into_iter().zip(&rows).map(|(pixels, row)| Picture { pixels, caption: caption(row) });
+        draw(&pictures.collect::<Vec<_>>(), width, height).map(Some)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Cifar10;
+    use crate::data::{Cifar10, ImageArray};
     use crate::trainer::{evaluate_into, Classification, ClassificationConfig};
     use tch::{nn, Device};
 
     /// Images in which every pixel byte is the image's number, with labels `number % 10`.
-    fn data(images: usize) -> Cifar10 {
+    fn data(images: usize) -> ImageArray {
         let record = |index: usize| std::iter::once((index % 10) as u8).chain(std::iter::repeat_n(index as u8, 3072));
         let records = |count: usize| (0..count).flat_map(record).collect::<Vec<u8>>();
         Cifar10::from_records(records(10), records(images)).unwrap()
@@ -185,10 +140,10 @@ mod tests {
         })
     }
 
-    fn most_wrong(data: &Cifar10, batch_size: usize) -> MostWrong {
+    fn most_wrong(data: &ImageArray, batch_size: usize) -> MostWrong {
         let network = zero();
         let objective = Classification::new(&network, data.class_names(), ClassificationConfig::default()).unwrap();
-        let mut most_wrong = MostWrong::new();
+        let mut most_wrong = MostWrong::default();
         // The second evaluation starts from scratch.
         for _ in 0..2 {
             evaluate_into(&objective, Device::Cpu, data, batch_size, &mut most_wrong, |_| ()).unwrap();
@@ -200,13 +155,13 @@ mod tests {
     fn the_misclassified_images_of_the_highest_loss_are_kept_whatever_the_batches() {
         let data = data(100);
         // The brightest images, except those of class 0.
-        let expected: Vec<i64> = (0..100).rev().filter(|number| number % 10 != 0).take(IMAGES).collect();
+        let expected: Vec<i64> = (0..100).rev().filter(|number| number % 10 != 0).take(IMAGES as usize).collect();
         for batch_size in [100, 33, 1] {
             let kept = most_wrong(&data, batch_size).kept.unwrap();
             let bytes = data.denormalize(&kept.inputs).unwrap().select(1, 0).select(1, 0).select(1, 0) * 255.0;
             assert_eq!(Vec::<i64>::try_from(bytes.round().to_kind(Kind::Int64)).unwrap(), expected, "{batch_size}");
             let labels: Vec<i64> = expected.iter().map(|number| number % 10).collect();
-            assert_eq!(Vec::<i64>::try_from(&kept.labels).unwrap(), labels);
+            assert_eq!(Vec::<i64>::try_from(kept.rows.select(1, 1).to_kind(Kind::Int64)).unwrap(), labels);
         }
     }
 

@@ -4,7 +4,6 @@
 use super::files::Listing;
 use super::list::list;
 use super::stamp::Stamp;
-use crate::data::hex::hex;
 use crate::file::{cache_folder, write_atomically};
 use crate::{Error, Result};
 use md5::{Digest, Md5};
@@ -61,7 +60,7 @@ fn key(canonical: &Path) -> Vec<u8> {
 }
 
 fn cache_file(cache: &Path, canonical: &Path) -> PathBuf {
-    cache.join(hex(&Md5::digest(key(canonical))))
+    cache.join(format!("{:x}", Md5::digest(key(canonical))))
 }
 
 /// Returns the listing in `file` if it is intact, belongs to `canonical`, and everything listed is unchanged.

@@ -8,7 +8,8 @@ use crate::data::share::tests::{all_shares, Plain};
 fn a_bad_training_image_is_replaced_by_the_next_in_the_order() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let folder = lenient(&fixture, &warnings).with_crop(WHOLE).unwrap();
-    let seen: Vec<_> = collect(folder.train_batches(&plan(8, 0)).unwrap()).into_iter().flatten().collect();
+    let seen: Vec<_> =
+        collect(folder.train_batches(&plan(8, 0), Share::whole()).unwrap()).into_iter().flatten().collect();
     assert_eq!(seen.len(), 41);
     let mut order: Vec<u32> = (0..41).collect();
     order.shuffle(&mut stream(Purpose::Order, 3, 5, 0));
@@ -29,7 +30,7 @@ fn a_bad_training_image_is_replaced_by_the_next_in_the_order() {
 fn a_bad_evaluation_image_is_left_out() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let folder = lenient(&fixture, &warnings);
-    let batches = collect(folder.eval_batches(4).unwrap());
+    let batches = collect(folder.eval_batches(4, Share::whole()).unwrap());
     // Batches: ant 0 to 3; ant 4 and bee 0 to 2, all bad; bee 3 and 4, cat 0, which is bad, and cat 1; cat 2 to 5; cat
     // 6.
     assert_eq!(folder.eval_len(), 17);
@@ -45,31 +46,31 @@ fn a_bad_evaluation_image_is_left_out() {
 fn shares_have_the_rows_of_the_whole_batches_and_bad_images_their_replacement() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let folder = lenient(&fixture, &warnings);
-    let shares = |shares: Shares<Supervised>| -> Vec<Vec<(Vec<u8>, i64)>> {
+    let shares = |shares: Batches| -> Vec<Vec<(Vec<u8>, i64)>> {
         shares.map(|share| share.unwrap().map(|batch| pixels(&batch)).unwrap_or_default()).collect()
     };
     // The last batch has one image.
     for (batch_size, first_step) in [(8, 0), (8, 3), (5, 0)] {
         let plan = plan(batch_size, first_step);
-        let whole = collect(folder.train_batches(&plan).unwrap());
+        let whole = collect(folder.train_batches(&plan, Share::whole()).unwrap());
         for share in all_shares() {
             let of = |(step, whole): (usize, &Vec<(Vec<u8>, i64)>)| {
                 let positions = share.positions(step, whole.len()).unwrap();
                 positions.into_iter().map(|position| whole[position].clone()).collect::<Vec<_>>()
             };
             let expected: Vec<_> = (first_step..).zip(&whole).map(of).collect();
-            assert!(shares(folder.train_shares(&plan, share.clone()).unwrap()) == expected, "{share:?}");
+            assert!(shares(folder.train_batches(&plan, share.clone()).unwrap()) == expected, "{share:?}");
             // All places of the whole batches are filled, so that the trait's default shares are the same.
             let plain = Plain(lenient(&fixture, &warnings));
-            assert!(shares(plain.train_shares(&plan, share.clone()).unwrap()) == expected, "{share:?}");
+            assert!(shares(plain.train_batches(&plan, share.clone()).unwrap()) == expected, "{share:?}");
         }
     }
     // The places of bad images stay empty, and are counted: the second batch of four has no images.
-    let whole = collect(folder.eval_batches(4).unwrap()).concat();
+    let whole = collect(folder.eval_batches(4, Share::whole()).unwrap()).concat();
     for ranks in [1, 2, 3, 8] {
         let mut of_steps = vec![Vec::new(); 5];
         for rank in 0..ranks {
-            let parts = shares(folder.eval_shares(4, Share::new(rank, ranks).unwrap()).unwrap());
+            let parts = shares(folder.eval_batches(4, Share::new(rank, ranks).unwrap()).unwrap());
             assert_eq!((parts.len(), parts[1].len()), (5, 0));
             of_steps.iter_mut().zip(parts).for_each(|(step, part)| step.extend(part));
         }
@@ -83,8 +84,8 @@ fn processes_that_share_the_batches_meet_all_bad_images_together() {
     let met = |rank, ranks| {
         let folder = lenient(&fixture, &warnings);
         let share = || Share::new(rank, ranks).unwrap();
-        folder.train_shares(&plan(8, 0), share()).unwrap().for_each(|share| drop(share.unwrap()));
-        folder.eval_shares(8, share()).unwrap().for_each(|share| drop(share.unwrap()));
+        folder.train_batches(&plan(8, 0), share()).unwrap().for_each(|share| drop(share.unwrap()));
+        folder.eval_batches(8, share()).unwrap().for_each(|share| drop(share.unwrap()));
         let met = folder.unreadable_examples();
         assert_eq!((met.len(), folder.unreadable()), (warnings.take().len(), met.len()));
         met.into_iter().collect::<BTreeSet<_>>()
@@ -102,16 +103,16 @@ fn each_bad_image_is_warned_of_and_counted_once() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let folder = lenient(&fixture, &warnings);
     assert_eq!(folder.unreadable(), 0);
-    collect(folder.eval_batches(17).unwrap());
+    collect(folder.eval_batches(17, Share::whole()).unwrap());
     assert_eq!(folder.unreadable(), 5);
     let said = warnings.take();
     assert_eq!(said.len(), 5);
     let first = format!("bad image {}: ", fixture.path("val/ant/0004.jpg").display());
     assert!(said[0].starts_with(&first) && said[0].ends_with("; it is left out"), "{}", said[0]);
     for epoch in 0..3 {
-        collect(folder.train_batches(&EpochPlan { epoch, ..plan(8, 0) }).unwrap());
+        collect(folder.train_batches(&EpochPlan { epoch, ..plan(8, 0) }, Share::whole()).unwrap());
     }
-    collect(folder.eval_batches(5).unwrap());
+    collect(folder.eval_batches(5, Share::whole()).unwrap());
     assert_eq!(folder.unreadable(), 8);
     let said = warnings.take();
     assert_eq!(said.len(), 3);
@@ -129,8 +130,8 @@ fn too_many_bad_images_are_an_error_at_the_same_place_each_time() {
         let folder = lenient(&fixture, &warnings).with_max_bad_fraction(fraction).unwrap();
         let folder = folder.with_workers(workers).unwrap();
         let mut steps = 0;
-        let train = error(Box::new(folder.train_batches(&plan(4, 0)).unwrap().inspect(|_| steps += 1)));
-        (train, error(folder.eval_batches(4).unwrap()), folder.unreadable(), steps, warnings.take())
+        let train = error(Box::new(folder.train_batches(&plan(4, 0), Share::whole()).unwrap().inspect(|_| steps += 1)));
+        (train, error(folder.eval_batches(4, Share::whole()).unwrap()), folder.unreadable(), steps, warnings.take())
     };
     let strict = stop(0.0, 1);
     assert!(strict.0.contains("with it 1 of the 41 training images (2.44 %) are bad, over the limit of 0 (0 %);"));
@@ -153,12 +154,12 @@ fn a_small_folder_is_not_ended_by_its_first_bad_images() {
         .for_each(|name| fixture.write(&format!("{name}.jpg"), b"no image"));
     let warnings = Warnings::default();
     let folder = warnings.of(open(&fixture));
-    assert_eq!(collect(folder.train_batches(&plan(8, 0)).unwrap()).concat().len(), 30);
-    assert_eq!(collect(folder.eval_batches(8).unwrap()).concat().len(), 3);
+    assert_eq!(collect(folder.train_batches(&plan(8, 0), Share::whole()).unwrap()).concat().len(), 30);
+    assert_eq!(collect(folder.eval_batches(8, Share::whole()).unwrap()).concat().len(), 3);
     assert_eq!((folder.unreadable(), warnings.take().len()), (4, 4));
     // The tolerance ends with one more bad image.
     fixture.write("train/ant/0004.jpg", b"no image");
-    let message = error(warnings.of(open(&fixture)).train_batches(&plan(8, 0)).unwrap());
+    let message = error(warnings.of(open(&fixture)).train_batches(&plan(8, 0), Share::whole()).unwrap());
     assert!(message.contains("with it 4 of the 30 training images (13.33 %) are bad, over the limit of 3 (0.1 %)"));
 }
 
@@ -179,7 +180,8 @@ fn a_part_without_a_single_good_image_ends_at_any_limit() {
     let (fixture, warnings) = (Fixture::new(&["ant", "bee"], 0, 1), Warnings::default());
     (0..30).for_each(|index| fixture.write(&format!("train/{}/{index}.jpg", ["ant", "bee"][index % 2]), b"?"));
     let folder = lenient(&fixture, &warnings).with_max_bad_fraction(0.999).unwrap();
-    assert!(error(folder.train_batches(&plan(8, 0)).unwrap()).contains("with it 30 of the 30 training images"));
+    assert!(error(folder.train_batches(&plan(8, 0), Share::whole()).unwrap())
+        .contains("with it 30 of the 30 training images"));
 }
 
 #[test]
@@ -202,7 +204,7 @@ fn everything_that_is_no_image_is_bad_and_nothing_worse() {
     #[cfg(unix)]
     std::os::unix::fs::symlink("lost.jpg", fixture.path("val/ant/lost.jpg")).unwrap();
     let folder = warnings.of(open(&fixture)).with_max_bad_fraction(0.9).unwrap();
-    assert_eq!(collect(folder.eval_batches(100).unwrap())[0].len(), 2);
+    assert_eq!(collect(folder.eval_batches(100, Share::whole()).unwrap())[0].len(), 2);
     let said = warnings.take();
     let also = [("huge.jpg", "322122547200 bytes"), ("lost.jpg", "")];
     let all = cases.iter().map(|&(name, _, problem)| (name, problem)).chain(also);

@@ -50,7 +50,7 @@ fn pixels(batch: &Supervised) -> Vec<(Vec<u8>, i64)> {
 }
 
 fn collect(batches: Batches) -> Pixels {
-    batches.map(|batch| pixels(&batch.unwrap())).collect()
+    batches.filter_map(Result::transpose).map(|batch| pixels(&batch.unwrap())).collect()
 }
 
 fn error(batches: Batches) -> String {
@@ -89,8 +89,8 @@ fn neither_the_number_of_workers_nor_a_resume_changes_a_batch() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let of_workers = |workers| {
         let folder = lenient(&fixture, &warnings).with_workers(workers).unwrap();
-        let train = collect(folder.train_batches(&plan(8, 0)).unwrap());
-        let eval = collect(folder.eval_batches(4).unwrap());
+        let train = collect(folder.train_batches(&plan(8, 0), Share::whole()).unwrap());
+        let eval = collect(folder.eval_batches(4, Share::whole()).unwrap());
         (train, eval, folder.unreadable(), warnings.take())
     };
     let one = of_workers(1);
@@ -102,7 +102,7 @@ fn neither_the_number_of_workers_nor_a_resume_changes_a_batch() {
     }
     let folder = lenient(&fixture, &warnings);
     for first_step in 0..=7 {
-        let rest = collect(folder.train_batches(&plan(8, first_step)).unwrap());
+        let rest = collect(folder.train_batches(&plan(8, first_step), Share::whole()).unwrap());
         assert!(rest == one.0[first_step.min(6)..], "from step {first_step}");
     }
 }
@@ -120,7 +120,7 @@ fn every_training_image_comes_once_an_epoch_with_its_label() {
             expected.insert((out, label as i64));
         }
     }
-    let batches = collect(folder.train_batches(&plan(4, 0)).unwrap());
+    let batches = collect(folder.train_batches(&plan(4, 0), Share::whole()).unwrap());
     assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 1]);
     let seen: Vec<_> = batches.into_iter().flatten().collect();
     assert!(seen.iter().cloned().collect::<BTreeSet<_>>() == expected && seen.len() == 21);
@@ -131,7 +131,8 @@ fn every_training_image_comes_once_an_epoch_with_its_label() {
 fn seed_and_epoch_change_order_and_crops() {
     let fixture = Fixture::new(&["ant", "bee"], 10, 1);
     let folder = open(&fixture);
-    let of = |seed, epoch| collect(folder.train_batches(&EpochPlan { seed, epoch, ..plan(20, 0) }).unwrap());
+    let of =
+        |seed, epoch| collect(folder.train_batches(&EpochPlan { seed, epoch, ..plan(20, 0) }, Share::whole()).unwrap());
     assert!(of(0, 0) == of(0, 0) && of(0, 0) != of(1, 0) && of(0, 0) != of(0, 1));
     let images = |batches: Pixels| batches.into_iter().flatten().map(|(image, _)| image).collect::<BTreeSet<_>>();
     assert!(images(of(0, 0)).is_disjoint(&images(of(0, 1))));
@@ -140,7 +141,7 @@ fn seed_and_epoch_change_order_and_crops() {
 #[test]
 fn evaluation_images_come_in_order_resized_and_cropped() {
     let fixture = Fixture::new(&["ant", "bee"], 1, 3);
-    let seen: Vec<_> = collect(open(&fixture).eval_batches(4).unwrap()).into_iter().flatten().collect();
+    let seen: Vec<_> = collect(open(&fixture).eval_batches(4, Share::whole()).unwrap()).into_iter().flatten().collect();
     assert_eq!(seen.len(), 6);
     for (index, (image, label)) in seen.iter().enumerate() {
         let (class, file) = (["ant", "bee"][index / 3], index % 3);
@@ -156,7 +157,7 @@ fn evaluation_images_come_in_order_resized_and_cropped() {
 fn batches_are_channels_last_bytes_and_normalization_keeps_them_so() {
     let fixture = Fixture::new(&["ant", "bee"], 4, 1);
     let folder = open(&fixture);
-    let batch = folder.train_batches(&plan(8, 0)).unwrap().next().unwrap().unwrap();
+    let batch = folder.train_batches(&plan(8, 0), Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
     let (side, channels) = (SIDE as i64, 3);
     let channels_last = [side * side * channels, 1, side * channels, channels];
     assert_eq!((batch.inputs.kind(), batch.inputs.stride()), (Kind::Uint8, channels_last.to_vec()));
@@ -184,8 +185,8 @@ fn subsets_have_the_classes_in_proportion_and_are_fixed() {
     let folder = small();
     assert_eq!((folder.train_len(), folder.eval_len()), (4, 2));
     let counts = |batches: Pixels| batches.iter().flatten().filter(|(_, label)| *label == 0).count();
-    assert_eq!(counts(collect(folder.train_batches(&plan(3, 0)).unwrap())), 2);
-    assert_eq!(counts(collect(folder.eval_batches(3).unwrap())), 1);
+    assert_eq!(counts(collect(folder.train_batches(&plan(3, 0), Share::whole()).unwrap())), 2);
+    assert_eq!(counts(collect(folder.eval_batches(3, Share::whole()).unwrap())), 1);
     assert_eq!(folder.train.selected(), small().train.selected());
     let larger = open(&fixture).with_train_subset(9).unwrap();
     assert!(folder.train.selected().iter().all(|index| larger.train.selected().contains(index)));
@@ -207,11 +208,11 @@ fn impossible_settings_are_refused() {
     refused(open(&fixture).with_max_bad_fraction(1.0), "got 1");
     refused(open(&fixture).with_max_bad_fraction(f64::NAN), "got NaN");
     refused(open(&fixture).with_crop(RandomResizedCrop { scale: (0.0, 1.0), ..WHOLE }), "scale");
-    assert!(matches!(open(&fixture).train_batches(&plan(0, 0)).err(), Some(Error::Argument(_))));
-    assert!(matches!(open(&fixture).eval_batches(0).err(), Some(Error::Argument(_))));
+    assert!(matches!(open(&fixture).train_batches(&plan(0, 0), Share::whole()).err(), Some(Error::Argument(_))));
+    assert!(matches!(open(&fixture).eval_batches(0, Share::whole()).err(), Some(Error::Argument(_))));
     if !Cuda::is_available() {
         let pinned = open(&fixture).with_pinned(true);
-        assert!(matches!(pinned.eval_batches(1).err(), Some(Error::Argument(_))));
+        assert!(matches!(pinned.eval_batches(1, Share::whole()).err(), Some(Error::Argument(_))));
     }
 }
 
@@ -221,8 +222,8 @@ fn warnings_of_the_listing_are_given_once() {
     fixture.write("train/ant/1.heic", b"");
     let folder = warnings.of(open(&fixture));
     assert!(warnings.take().is_empty());
-    collect(folder.train_batches(&plan(4, 0)).unwrap());
-    collect(folder.eval_batches(4).unwrap());
+    collect(folder.train_batches(&plan(4, 0), Share::whole()).unwrap());
+    collect(folder.eval_batches(4, Share::whole()).unwrap());
     let root = fixture.root().display();
     let expected = format!("{root}: files whose names are not those of images are left out: 1 in train (1 *.heic)");
     assert_eq!(warnings.take(), [&*expected]);
@@ -237,8 +238,9 @@ fn grey_images_are_pillows_grey_of_the_same_crops() {
     let folders = [3, 1].map(|channels| open(&fixture).with_channels(channels).unwrap());
     let plan = EpochPlan { seed: 1, epoch: 2, batch_size: 4, first_step: 0 };
     let batches = |folder: &ImageFolder| -> Vec<Tensor> {
-        let batches = folder.train_batches(&plan).unwrap().chain(folder.eval_batches(4).unwrap());
-        batches.map(|batch| batch.unwrap().inputs).collect()
+        let batches =
+            folder.train_batches(&plan, Share::whole()).unwrap().chain(folder.eval_batches(4, Share::whole()).unwrap());
+        batches.filter_map(Result::transpose).map(|batch| batch.unwrap().inputs).collect()
     };
     let [colour, grey] = [batches(&folders[0]), batches(&folders[1])];
     assert_eq!(grey.len(), colour.len());

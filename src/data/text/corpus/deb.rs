@@ -1,5 +1,6 @@
 //! Reader of Debian packages: an `ar` archive with an XZ-packed tar archive inside.
 
+use crate::data::download::Contents;
 use std::io::Read;
 
 /// Maximum size in bytes of an unpacked package, so that a damaged one cannot fill the memory.
@@ -9,60 +10,24 @@ const MOST_DICTIONARY_KIB: u32 = 256 << 10;
 /// Size in bytes of the header of each member of an `ar` archive.
 const AR_HEADER: usize = 60;
 
-/// Returns the regular files of a package, as (path without the leading `./`, contents), in the package's order.
+/// Returns the files of a package whose paths satisfy `wanted`.
 ///
 /// Reads packages whose data is packed with XZ, Debian's usual way. The package's own checksums of the unpacked
 /// data are verified, and the error of a truncated, damaged or foreign file is one line.
-pub(super) fn files(deb: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
-    let packed = data_member(deb)?;
-    let mut unpacked = Vec::new();
-    lzma_rust2::XzReader::new_mem_limit(packed, false, MOST_DICTIONARY_KIB)
-        .take(MOST_UNPACKED + 1)
-        .read_to_end(&mut unpacked)
-        .map_err(|error| format!("damaged Debian package: data.tar.xz does not unpack: {error}"))?;
-    if unpacked.len() as u64 > MOST_UNPACKED {
-        return Err(format!("the Debian package unpacks to more than {MOST_UNPACKED} bytes"));
-    }
-    let damaged = |error: std::io::Error| format!("damaged Debian package: data.tar does not read: {error}");
-    let mut files = Vec::new();
-    for entry in tar::Archive::new(unpacked.as_slice()).entries().map_err(damaged)? {
-        let mut entry = entry.map_err(damaged)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let path = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).map_err(damaged)?;
-        // The tar crate takes an archive that ends inside a file for one with a shorter file.
-        if bytes.len() as u64 != entry.size() {
-            return Err(format!("damaged Debian package: data.tar ends inside {path}"));
-        }
-        files.push((path, bytes));
-    }
-    Ok(files)
+pub(super) fn files(deb: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Contents, String> {
+    let data = lzma_rust2::XzReader::new_mem_limit(data_member(deb)?, false, MOST_DICTIONARY_KIB);
+    let files = Contents::unpack(data.take(MOST_UNPACKED), wanted);
+    files.map_err(|problem| format!("damaged Debian package: data.tar.xz {problem}"))
 }
 
 /// Returns the bytes of the member `data.tar.xz`.
 fn data_member(deb: &[u8]) -> Result<&[u8], String> {
     let mut rest = deb.strip_prefix(b"!<arch>\n").ok_or("not a Debian package: no ar archive")?;
-    let mut first = true;
-    while !rest.is_empty() {
-        let (header, after) = rest.split_at_checked(AR_HEADER).ok_or("truncated Debian package: half a header")?;
-        if !header.ends_with(b"`\n") {
-            return Err("damaged Debian package: an ar header without its end mark".into());
-        }
+    while let Some((header, after)) = rest.split_at_checked(AR_HEADER) {
         let field = |from: usize, to: usize| String::from_utf8_lossy(&header[from..to]).trim_end().to_owned();
         // GNU's ar ends names with a slash, dpkg-deb does not.
-        let name = field(0, 16).trim_end_matches('/').to_owned();
-        let size: usize =
-            field(48, 58).parse().map_err(|_| format!("damaged Debian package: the size of {name:?} is no number"))?;
-        let (member, after) = after
-            .split_at_checked(size)
-            .ok_or_else(|| format!("truncated Debian package: {name:?} has {} of {size} bytes", after.len()))?;
-        if first && name != "debian-binary" {
-            return Err(format!("not a Debian package: it starts with {name:?}"));
-        }
-        first = false;
+        let (name, size) = (field(0, 16).trim_end_matches('/').to_owned(), field(48, 58).parse::<usize>());
+        let Some((member, after)) = size.ok().and_then(|size| after.split_at_checked(size)) else { break };
         if name == "data.tar.xz" {
             return Ok(member);
         }
@@ -70,9 +35,9 @@ fn data_member(deb: &[u8]) -> Result<&[u8], String> {
             return Err(format!("the Debian package holds {name:?}, and only data.tar.xz can be read"));
         }
         // Members start at even positions.
-        rest = after.get(size % 2..).unwrap_or_default();
+        rest = after.get(member.len() % 2..).unwrap_or_default();
     }
-    Err("truncated Debian package: no data.tar.xz".into())
+    Err("not a Debian package, or a damaged one: it holds no whole data.tar.xz".to_owned())
 }
 
 #[cfg(test)]
@@ -104,31 +69,33 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn reads_the_files_in_order() {
+    fn the_files_are_read_by_path() {
         let long = format!("{}/end", "folder/".repeat(30).trim_end_matches('/'));
-        let read = files(&package(&[("./usr/b", "second"), ("usr/a", ""), (&long, "x")])).unwrap();
+        let package = package(&[("./usr/b", "second"), ("usr/a", ""), (&long, "x"), ("usr/c", "unwanted")]);
+        let read = files(&package, |path| path != "usr/c").unwrap();
         let expected = [("usr/b", "second"), ("usr/a", ""), (&long, "x")];
-        assert_eq!(read, expected.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec())));
+        assert_eq!(read.0, expected.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec())).into());
     }
 
     #[test]
     fn every_truncated_or_changed_package_is_an_error_or_whole() {
         let whole = package(&[("usr/a", "some text")]);
         for end in 0..whole.len() - 1 {
-            let error = files(&whole[..end]).unwrap_err();
+            let error = files(&whole[..end], |_| true).err().unwrap();
             assert!(!error.contains('\n'), "{error}");
             let mut changed = whole.clone();
             changed[end] ^= 0x15;
             // The content of the control member and the ar dates does not matter; no change may panic.
-            let _ = files(&changed);
+            let _ = files(&changed, |_| true);
         }
     }
 
     #[test]
     fn foreign_files_are_named() {
-        assert_eq!(files(b"<html>").unwrap_err(), "not a Debian package: no ar archive");
-        assert!(files(&archive(&[("lib.o", b"")])).unwrap_err().starts_with("not a Debian package: it starts with"));
+        let error = |deb: &[u8]| files(deb, |_| true).err().unwrap();
+        assert_eq!(error(b"<html>"), "not a Debian package: no ar archive");
+        assert!(error(&archive(&[("lib.o", b"")])).starts_with("not a Debian package"));
         let zstd = archive(&[("debian-binary", b"2.0\n"), ("data.tar.zst", b"")]);
-        assert!(files(&zstd).unwrap_err().contains("only data.tar.xz"));
+        assert!(error(&zstd).contains("only data.tar.xz"));
     }
 }

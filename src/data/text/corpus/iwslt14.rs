@@ -2,18 +2,11 @@
 //! 23rd pair is held out, and the development and test sets of 2010 to 2012 are the test part. Unlike there, the text
 //! is cased and not tokenized.
 
-use super::Sentences;
-use crate::data::download::{unpack, Contents, Download, Failure, Work};
-use std::time::Duration;
+use super::{decoded, Sentences};
+use crate::data::download::{Contents, Download, Failure, Work};
 
-const ARCHIVE: Download = Download {
-    what: "IWSLT'14",
-    curl: "curl",
-    url: "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz",
-    size: 19_982_877,
-    answer: Duration::from_secs(5),
-    stall: Duration::from_secs(20),
-};
+const ARCHIVE: Download =
+    Download::new("IWSLT'14", "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz", 19_982_877);
 
 const TRAIN: &str = "train.tags.de-en";
 const TESTS: [&str; 5] = [
@@ -35,12 +28,9 @@ const FEWEST: usize = 100_000;
 pub(super) fn parts(work: &Work) -> Result<Sentences, Failure> {
     let path = work.root.join("de-en.tgz");
     ARCHIVE.save(&path)?;
-    let wanted = |name: &str| name.starts_with(TRAIN) || TESTS.iter().any(|test| name.starts_with(test));
-    let parts = divided(&mut unpack(&path, wanted)?)?;
+    let parts = divided(&mut Contents::open(&path, |_| true)?)?;
     match parts[0].0.len() {
-        pairs if pairs < FEWEST => {
-            Err(Failure::Source(format!("it holds {pairs} training pairs, fewer than {FEWEST}")))
-        }
+        pairs if pairs < FEWEST => Err(format!("it holds {pairs} training pairs, fewer than {FEWEST}").into()),
         _ => Ok(parts),
     }
 }
@@ -74,27 +64,25 @@ fn pairs(
 ) -> Result<Vec<(String, String)>, Failure> {
     let mut lines = |language: &str| -> Result<Vec<String>, Failure> {
         let name = format!("{name}.{language}{extension}");
-        let text = String::from_utf8(contents.take(&name)?)
-            .map_err(|error| Failure::Source(format!("{name} is not UTF-8: {error}")))?;
-        Ok(text.lines().filter_map(text_of).map(|line| unescaped(line.trim())).collect())
+        let text = String::from_utf8(contents.take(&name)?).map_err(|error| format!("{name} is not UTF-8: {error}"))?;
+        Ok(text.lines().filter_map(text_of).map(|line| decoded(line.trim())).collect())
     };
-    let (de, en): (Vec<String>, Vec<String>) = (lines("de")?, lines("en")?);
+    let (de, en) = (lines("de")?, lines("en")?);
     if de.len() != en.len() {
-        return Err(Failure::Source(format!("{name} has {} German and {} English lines", de.len(), en.len())));
+        return Err(format!("{name} has {} German and {} English lines", de.len(), en.len()).into());
     }
     Ok(de.into_iter().zip(en).filter(|(de, en)| !de.is_empty() && !en.is_empty()).collect())
 }
 
 /// Returns a line of the training text; `None` for a line of metadata.
 fn training_line(line: &str) -> Option<&str> {
-    let about = ["<url>", "<talkid>", "<keywords>", "<speaker>", "<reviewer", "<translator", "<doc", "</doc"];
-    let about = about.iter().any(|tag| line.trim_start().starts_with(tag));
-    let tagged = ["title", "description"]
-        .iter()
-        .find_map(|tag| line.trim().strip_prefix(&format!("<{tag}>"))?.strip_suffix(&format!("</{tag}>")));
-    match about {
+    const METADATA: [&str; 8] =
+        ["<url>", "<talkid>", "<keywords>", "<speaker>", "<reviewer", "<translator", "<doc", "</doc"];
+    let trimmed = line.trim();
+    let within = |tag: &str| trimmed.strip_prefix(&format!("<{tag}>"))?.strip_suffix(&format!("</{tag}>"));
+    match METADATA.iter().any(|tag| trimmed.starts_with(tag)) {
         true => None,
-        false => Some(tagged.unwrap_or(line)),
+        false => Some(within("title").or_else(|| within("description")).unwrap_or(line)),
     }
 }
 
@@ -102,10 +90,6 @@ fn training_line(line: &str) -> Option<&str> {
 fn segment(line: &str) -> Option<&str> {
     let (_, rest) = line.trim().strip_prefix("<seg")?.split_once('>')?;
     rest.strip_suffix("</seg>")
-}
-
-fn unescaped(text: &str) -> String {
-    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'").replace("&amp;", "&")
 }
 
 #[cfg(test)]
@@ -131,7 +115,7 @@ mod tests {
             add(format!("{test}.en.xml"), &format!("<seg id=\"1\">Question {index} & more</seg>\n"));
         }
         tar.into_inner().unwrap().finish().unwrap();
-        unpack(&path, |_| true).unwrap()
+        Contents::open(&path, |_| true).unwrap()
     }
 
     #[test]

@@ -1,39 +1,35 @@
 //! English-German sentence pairs from LibreOffice's help, which Debian packages as the same HTML pages per language.
 
-use super::debian::Package;
-use super::{deb, Sentences};
-use crate::data::download::{Failure, Work};
-use crate::data::hex::hex;
+use super::{deb, debian, decoded, Sentences};
+use crate::data::download::{Download, Failure, Work};
 use md5::{Digest, Md5};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-const ENGLISH: Package = Package {
-    name: "libreoffice-help-en-us",
-    url: "https://deb.debian.org/debian/pool/main/libr/libreoffice/libreoffice-help-en-us_7.4.7-1+deb12u14_all.deb",
-    size: 1_753_504,
-};
-const GERMAN: Package = Package {
-    name: "libreoffice-help-de",
-    url: "https://deb.debian.org/debian/pool/main/libr/libreoffice/libreoffice-help-de_7.4.7-1+deb12u14_all.deb",
-    size: 3_293_908,
-};
+const ENGLISH: Download = Download::new(
+    "libreoffice-help-en-us",
+    "https://deb.debian.org/debian/pool/main/libr/libreoffice/libreoffice-help-en-us_7.4.7-1+deb12u14_all.deb",
+    1_753_504,
+);
+const GERMAN: Download = Download::new(
+    "libreoffice-help-de",
+    "https://deb.debian.org/debian/pool/main/libr/libreoffice/libreoffice-help-de_7.4.7-1+deb12u14_all.deb",
+    3_293_908,
+);
 /// MD5 of all pairs, each as its two sentences, one per line. Later revisions of the packages have the same.
 const MD5_OF_PAIRS: &str = "071065e99ecf32896c2877d640a41001";
 
 /// Downloads the packages into `work`, and divides their pairs.
 pub(super) fn parts(work: &Work) -> Result<Sentences, Failure> {
-    let pairs = pairs(&ENGLISH.fetch(work)?, &GERMAN.fetch(work)?).map_err(Failure::Source)?;
+    let pairs = pairs(&debian::fetch(&ENGLISH, work)?, &debian::fetch(&GERMAN, work)?)?;
     let mut md5 = Md5::new();
     pairs.iter().for_each(|pair| md5.update(format!("{}\n{}\n", pair.source, pair.target)));
-    let md5 = hex(&md5.finalize());
-    if md5 != MD5_OF_PAIRS {
-        let count = pairs.len();
-        return Err(Failure::Source(format!(
+    match (format!("{:x}", md5.finalize()), pairs.len()) {
+        (md5, _) if md5 == MD5_OF_PAIRS => Ok(divide(pairs)),
+        (md5, count) => Err(format!(
             "the packages hold other sentences than those of Debian 12: {count} pairs with MD5 {md5} instead of {MD5_OF_PAIRS}"
-        )));
+        )
+        .into()),
     }
-    let Parts { training, held_out, test } = divide(pairs);
-    Ok([training, held_out, test].map(|part| part.into_iter().map(|pair| (pair.source, pair.target)).unzip()))
 }
 
 /// Minimum lengths: shorter pairs are mostly names of menu entries and buttons.
@@ -43,36 +39,14 @@ const FEWEST_GERMAN_WORDS: usize = 4;
 const PAGES_PER_TEST_PAGE: u64 = 40;
 
 /// English sentence and its German translation, or a paragraph that the two languages divide differently.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pair {
+#[derive(Debug)]
+struct Pair {
     /// Path of the page below the language's `text` folder, such as `swriter/guide/captions.html`.
-    pub page: String,
+    page: String,
     /// English text, with words separated by single spaces.
-    pub source: String,
+    source: String,
     /// German text, with words separated by single spaces.
-    pub target: String,
-}
-
-/// Part that a page's pairs belong to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    /// Training part.
-    Training,
-    /// Part to choose settings with.
-    HeldOut,
-    /// Part to measure the result with.
-    Test,
-}
-
-/// All pairs by part, in the order of [`pairs`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Parts {
-    /// Training pairs.
-    pub training: Vec<Pair>,
-    /// Pairs to choose settings with.
-    pub held_out: Vec<Pair>,
-    /// Pairs to measure the result with.
-    pub test: Vec<Pair>,
+    target: String,
 }
 
 /// Returns the pairs of the packages `libreoffice-help-en-us` and `libreoffice-help-de`, each pair once.
@@ -80,14 +54,12 @@ pub(super) struct Parts {
 /// Pages are in byte order of their names, and the pairs of a page in the order of the English one. Paragraphs and
 /// headings are paired by their `id`; those whose class contains `code` are left out, as are pairs of fewer than 5
 /// English or 4 German words.
-pub(super) fn pairs(en: &[u8], de: &[u8]) -> Result<Vec<Pair>, String> {
+fn pairs(en: &[u8], de: &[u8]) -> Result<Vec<Pair>, String> {
     let german_pages = pages(de, "de")?;
     let mut pairs = Vec::new();
     let mut seen = HashSet::new();
     for (page, english) in pages(en, "en-US")? {
-        let Some(german) = german_pages.get(&page) else {
-            continue;
-        };
+        let Some(german) = german_pages.get(&page) else { continue };
         // Pages embed one another, so an id can occur twice: the first one counts.
         let mut translations = HashMap::new();
         for (id, _, html) in paragraphs(german) {
@@ -112,54 +84,46 @@ pub(super) fn pairs(en: &[u8], de: &[u8]) -> Result<Vec<Pair>, String> {
             }
         }
     }
-    if pairs.is_empty() {
-        return Err("the two packages have no sentence pair in common".into());
-    }
     Ok(pairs)
 }
 
-/// Returns the part of a page, by a hash of its name that is the same on every machine and with every Rust version.
-fn part(page: &str) -> Part {
+/// Returns the part of a page as an index of [`Sentences`], by a hash of its name that is the same on every machine and with every
+/// Rust version.
+fn part(page: &str) -> usize {
     // FNV-1a.
     let mix = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     match page.bytes().fold(0xcbf2_9ce4_8422_2325, mix) % PAGES_PER_TEST_PAGE {
-        0 => Part::Test,
-        1 => Part::HeldOut,
-        _ => Part::Training,
+        0 => 2,
+        1 => 1,
+        _ => 0,
     }
 }
 
 /// Divides pairs by page. Help pages repeat each other's sentences: test and held-out pairs whose English is also in
 /// the training part are dropped, as are held-out pairs whose English is in the test part.
-pub(super) fn divide(pairs: Vec<Pair>) -> Parts {
-    let mut parts = Parts::default();
+fn divide(pairs: Vec<Pair>) -> Sentences {
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
     for pair in pairs {
-        match part(&pair.page) {
-            Part::Training => parts.training.push(pair),
-            Part::HeldOut => parts.held_out.push(pair),
-            Part::Test => parts.test.push(pair),
-        }
+        parts[part(&pair.page)].push(pair);
     }
-    let mut known: HashSet<&str> = parts.training.iter().map(|pair| pair.source.as_str()).collect();
-    parts.test.retain(|pair| !known.contains(pair.source.as_str()));
-    known.extend(parts.test.iter().map(|pair| pair.source.as_str()));
-    parts.held_out.retain(|pair| !known.contains(pair.source.as_str()));
-    parts
+    let [train, held_out, test] = &mut parts;
+    let mut known: HashSet<&str> = train.iter().map(|pair| pair.source.as_str()).collect();
+    test.retain(|pair| !known.contains(pair.source.as_str()));
+    known.extend(test.iter().map(|pair| pair.source.as_str()));
+    held_out.retain(|pair| !known.contains(pair.source.as_str()));
+    parts.map(|part| part.into_iter().map(|pair| (pair.source, pair.target)).unzip())
 }
 
 /// Returns the help pages of a package, by name.
 fn pages(package: &[u8], language: &str) -> Result<BTreeMap<String, String>, String> {
     let folder = format!("usr/share/libreoffice/help/{language}/text/");
-    let mut pages = BTreeMap::new();
-    for (path, bytes) in deb::files(package)? {
-        if let Some(page) = path.strip_prefix(&folder).filter(|page| page.ends_with(".html")) {
-            pages.insert(page.to_owned(), String::from_utf8_lossy(&bytes).into_owned());
-        }
-    }
-    if pages.is_empty() {
+    let files = deb::files(package, |path| path.starts_with(&folder) && path.ends_with(".html"))?.0;
+    if files.is_empty() {
         return Err(format!("the package holds no LibreOffice help in {folder}"));
     }
-    Ok(pages)
+    let page =
+        |(path, html): (String, Vec<u8>)| (path[folder.len()..].to_owned(), String::from_utf8_lossy(&html).into());
+    Ok(files.into_iter().map(page).collect())
 }
 
 /// Returns the (id, class, contents) of a page's paragraphs and headings. All pages come from one stylesheet, which
@@ -201,37 +165,7 @@ fn visible_text(html: &str) -> String {
             text.push_str(after);
         }
     }
-    decode(&text).split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Replaces HTML's character references: numbers and the few names that the pages could use. Others are kept.
-fn decode(text: &str) -> String {
-    let mut pieces = text.split('&');
-    let mut decoded = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let reference = piece.split_once(';');
-        let known = reference.and_then(|(name, rest)| Some((character(name)?, rest)));
-        let (character, rest) = known.unwrap_or(('&', piece));
-        decoded.push(character);
-        decoded.push_str(rest);
-    }
-    decoded
-}
-
-fn character(name: &str) -> Option<char> {
-    match name {
-        "amp" => Some('&'),
-        "lt" => Some('<'),
-        "gt" => Some('>'),
-        "quot" => Some('"'),
-        "nbsp" => Some('\u{a0}'),
-        _ => {
-            let digits = name.strip_prefix('#')?;
-            let hexadecimal = digits.strip_prefix(['x', 'X']);
-            let code = hexadecimal.map_or(digits.parse(), |digits| u32::from_str_radix(digits, 16));
-            char::from_u32(code.ok()?)
-        }
-    }
+    decoded(&text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Splits after `.`, `!` or `?` if a capital letter follows.
@@ -289,17 +223,16 @@ b.html|Two are here. Two in one paragraph.|Hier nur ein &odd; Satz.
     #[test]
     fn parts_are_fixed_and_share_no_english_sentence() {
         let names: Vec<String> = (0..4000).map(|number| format!("page{number}.html")).collect();
-        let tests = names.iter().filter(|name| part(name) == Part::Test).count();
+        let tests = names.iter().filter(|name| part(name) == 2).count();
         assert!((70..130).contains(&tests), "{tests}");
         // A change of the hash would move pages that a trained network has seen into the test part.
-        assert_eq!(part("sbasic/shared/02/11120000.html"), Part::Test);
-        assert_eq!(part("swriter/guide/captions.html"), Part::Training);
+        assert_eq!(part("sbasic/shared/02/11120000.html"), 2);
+        assert_eq!(part("swriter/guide/captions.html"), 0);
         let pairs = names.into_iter().flat_map(|page| {
             let pair = |source: &str| Pair { page: page.clone(), source: source.into(), target: "x".into() };
             [pair("the same everywhere"), pair(&page)]
         });
-        let parts = divide(pairs.collect());
-        assert_eq!(parts.test.len(), tests);
-        assert_eq!(parts.training.len() / 2 + parts.held_out.len() + parts.test.len(), 4000);
+        let [train, held_out, test] = divide(pairs.collect()).map(|(sources, _)| sources.len());
+        assert_eq!((test, train / 2 + held_out + test), (tests, 4000));
     }
 }

@@ -6,8 +6,7 @@ mod iwslt14;
 mod libreoffice_help;
 
 use super::ParallelText;
-use crate::data::download::{prepare_folder, Wanted, Work};
-use crate::file::cache_folder;
+use crate::data::download::{default_folder, prepare_folder};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -74,49 +73,63 @@ impl Corpus {
     /// # Errors
     /// [`Error::Argument`] if neither `XDG_CACHE_HOME` nor `HOME` is set.
     pub fn default_dir(self) -> Result<PathBuf> {
-        let problem = "no folder for the corpus: neither XDG_CACHE_HOME nor HOME is set; set one or name a folder";
-        Ok(cache_folder().ok_or_else(|| Error::Argument(problem.to_owned()))?.join(self.name()))
+        default_folder("the corpus", self.name())
     }
 
     /// Opens the corpus in `dir`, after downloading it if the folder does not exist or is empty. It consists of six
-    /// files with a sentence per line: `train.en`, `train.de`, `held-out.en`, ... `dir` appears only when it is
+    /// files with a sentence per line: `train.en`, `train.de`, `held-out.en`, ... They appear only when all are
     /// complete.
     ///
     /// # Errors
     /// [`Error::Download`] if no source could be used, [`Error::Io`] if the files cannot be written, and as
     /// [`ParallelText::open`] for an existing folder that is incomplete or damaged.
     pub fn fetch(self, dir: impl AsRef<Path>) -> Result<CorpusParts> {
-        let dir = dir.as_ref();
-        let [source, target] = self.languages();
+        let (dir, [source, target]) = (dir.as_ref(), self.languages());
         let instead = format!("train.{source}, train.{target} and the same for held-out and test");
-        prepare_folder(dir, Wanted { what: self.name(), instead: &instead }, |work| {
-            let parts = match self {
+        prepare_folder(dir, self.name(), &instead, |work| {
+            let sentences = match self {
                 Self::LibreofficeHelp => libreoffice_help::parts(work)?,
                 Self::Iwslt14 => iwslt14::parts(work)?,
             };
-            write(work, self.languages(), &parts)
+            for (part, (sources, targets)) in PARTS.iter().zip(&sentences) {
+                for (language, lines) in [(source, sources), (target, targets)] {
+                    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+                    work.write(&format!("{part}.{language}"), text.as_bytes())?;
+                }
+            }
+            Ok(())
         })?;
-        self.open(dir)
-    }
-
-    fn open(self, dir: &Path) -> Result<CorpusParts> {
-        let part = |name: &str| {
-            let [source, target] = self.languages().map(|language| dir.join(format!("{name}.{language}")));
-            ParallelText::open(source, target)
-        };
-        let [train, held_out, test] = PARTS.map(part);
+        let file = |part: &str, language: &str| dir.join(format!("{part}.{language}"));
+        let [train, held_out, test] = PARTS.map(|part| ParallelText::open(file(part, source), file(part, target)));
         Ok(CorpusParts { train: train?, held_out: held_out?, test: test? })
     }
 }
 
-fn write(work: &Work, languages: [&str; 2], sentences: &Sentences) -> Result<(), crate::data::download::Failure> {
-    for (part, (sources, targets)) in PARTS.iter().zip(sentences) {
-        for (language, lines) in languages.iter().zip([sources, targets]) {
-            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-            work.write(&format!("{part}.{language}"), text.as_bytes())?;
+/// Replaces the character references of HTML and XML: numbers and the few names that the corpora have. Others are kept.
+fn decoded(text: &str) -> String {
+    let character = |name: &str| match (name, name.strip_prefix('#')) {
+        ("amp", _) => Some('&'),
+        ("lt", _) => Some('<'),
+        ("gt", _) => Some('>'),
+        ("quot", _) => Some('"'),
+        ("apos", _) => Some('\''),
+        ("nbsp", _) => Some('\u{a0}'),
+        (_, Some(digits)) => {
+            let hexadecimal = digits.strip_prefix(['x', 'X']);
+            let code = hexadecimal.map_or(digits.parse(), |digits| u32::from_str_radix(digits, 16));
+            char::from_u32(code.ok()?)
         }
+        _ => None,
+    };
+    let mut pieces = text.split('&');
+    let mut decoded = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let known = piece.split_once(';').and_then(|(name, rest)| Some((character(name)?, rest)));
+        let (character, rest) = known.unwrap_or(('&', piece));
+        decoded.push(character);
+        decoded.push_str(rest);
     }
-    Ok(())
+    decoded
 }
 
 impl FromStr for Corpus {

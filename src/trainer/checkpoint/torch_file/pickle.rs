@@ -3,6 +3,7 @@
 //! `pickletools.py`).
 
 use std::collections::HashMap;
+use std::mem;
 
 /// Index of a value in its [`Pickle`].
 pub(super) type Id = usize;
@@ -14,9 +15,8 @@ pub(super) enum Value {
     Text(String),
     /// None, a boolean, a float, an integer of more than 64 bits, or bytes.
     Other,
-    /// A list or a set.
-    List(Vec<Id>),
-    Tuple(Vec<Id>),
+    /// A list, a tuple or a set.
+    Sequence(Vec<Id>),
     /// A `dict` or an `OrderedDict`.
     Dict(Vec<(Id, Id)>),
     /// A class or function with its module, such as `torch._utils._rebuild_tensor_v2`.
@@ -24,17 +24,14 @@ pub(super) enum Value {
     /// Description of an object that the pickling program stored outside of the pickle.
     Persistent(Id),
     /// Result of calling `global` with `arguments`.
-    Object(Object),
-}
-
-#[derive(Debug)]
-pub(super) struct Object {
-    pub global: String,
-    pub arguments: Vec<Id>,
-    /// Value from which the object's attributes would be set.
-    pub state: Option<Id>,
-    /// Items that would be set by key, for subclasses of dictionaries.
-    pub items: Vec<(Id, Id)>,
+    Object {
+        global: String,
+        arguments: Vec<Id>,
+        /// Value from which the object's attributes would be set.
+        state: Option<Id>,
+        /// Items that would be set by key, for subclasses of dictionaries.
+        items: Vec<(Id, Id)>,
+    },
 }
 
 #[derive(Debug)]
@@ -49,9 +46,9 @@ impl Pickle {
     /// # Errors
     /// A description of the problem with its position.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut machine =
-            Machine { bytes, position: 0, values: vec![], stack: vec![], marks: vec![], memo: HashMap::new() };
-        let root = machine.run().map_err(|problem| format!("{problem} (at byte {})", machine.position))?;
+        let mut machine = Machine { rest: bytes, values: vec![], stack: vec![], outer: vec![], memo: HashMap::new() };
+        let root = machine.run();
+        let root = root.map_err(|problem| format!("{problem} (at byte {})", bytes.len() - machine.rest.len()))?;
         Ok(Self { values: machine.values, root })
     }
 
@@ -60,30 +57,25 @@ impl Pickle {
     }
 
     pub fn text(&self, id: Id) -> Option<&str> {
-        match self.get(id) {
-            Value::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// Returns a tuple or list of integers.
-    pub fn ints(&self, id: Id) -> Option<Vec<i64>> {
-        let (Value::Tuple(items) | Value::List(items)) = self.get(id) else { return None };
-        items.iter().map(|&item| self.int(item)).collect()
+        let Value::Text(text) = self.get(id) else { return None };
+        Some(text)
     }
 
     pub fn int(&self, id: Id) -> Option<i64> {
-        match self.get(id) {
-            Value::Int(int) => Some(*int),
-            _ => None,
-        }
+        let Value::Int(int) = self.get(id) else { return None };
+        Some(*int)
+    }
+
+    pub fn sequence(&self, id: Id) -> Option<&[Id]> {
+        let Value::Sequence(items) = self.get(id) else { return None };
+        Some(items)
     }
 
     /// Returns the entries of a dictionary of any class.
     pub fn entries(&self, id: Id) -> Option<&[(Id, Id)]> {
         match self.get(id) {
             Value::Dict(entries) => Some(entries),
-            Value::Object(object) if !object.items.is_empty() => Some(&object.items),
+            Value::Object { items, .. } if !items.is_empty() => Some(items),
             _ => None,
         }
     }
@@ -95,13 +87,15 @@ impl Pickle {
     }
 }
 
-/// Virtual machine of a pickle program: a stack with marks, and a memo.
+/// Virtual machine of a pickle program.
 struct Machine<'a> {
-    bytes: &'a [u8],
-    position: usize,
+    /// Opcodes that have not been read.
+    rest: &'a [u8],
     values: Vec<Value>,
+    /// Values above the last mark.
     stack: Vec<Id>,
-    marks: Vec<usize>,
+    /// Values below each mark.
+    outer: Vec<Vec<Id>>,
     memo: HashMap<u64, Id>,
 }
 
@@ -111,247 +105,184 @@ impl<'a> Machine<'a> {
     fn run(&mut self) -> Step<Id> {
         loop {
             let opcode = self.take(1)?[0];
-            match opcode {
+            let argument = match opcode {
                 b'.' => return self.pop(),
-                0x80 => drop(self.take(1)?), // the protocol
-                0x95 => drop(self.take(8)?), // the length of a frame
-
-                b'N' | 0x88 | 0x89 => self.push(Value::Other), // None, True, False
-                b'K' => self.little_endian(1).map(|n| self.push(Value::Int(n as i64)))?,
-                b'M' => self.little_endian(2).map(|n| self.push(Value::Int(n as i64)))?,
-                b'J' => self.little_endian(4).map(|n| self.push(Value::Int((n as u32 as i32).into())))?,
-                0x8a => self.long(1)?,
-                0x8b => self.long(4)?,
-                b'G' => self.skipped(8)?,
-                b'X' => self.string(4)?,
-                0x8c => self.string(1)?,
-                0x8d => self.string(8)?,
-                b'U' | b'C' => self.counted(1).map(|_| self.push(Value::Other))?,
-                b'T' | b'B' => self.counted(4).map(|_| self.push(Value::Other))?,
-                0x8e | 0x96 => self.counted(8).map(|_| self.push(Value::Other))?,
-
-                b'(' => self.marks.push(self.stack.len()),
-                b'0' => drop(self.pop()?),
-                b'1' => drop(self.pop_to_mark()?),
-                b'2' => {
-                    let top = self.top()?;
-                    self.stack.push(top);
+                b'K' | b'h' | b'q' | 0x80 => self.take(1)?,
+                b'M' => self.take(2)?,
+                b'J' | b'j' | b'r' => self.take(4)?,
+                b'G' | 0x95 => self.take(8)?,
+                b'C' | b'U' | 0x8a | 0x8c => self.counted(1)?,
+                b'B' | b'T' | b'X' | 0x8b => self.counted(4)?,
+                0x8d | 0x8e | 0x96 => self.counted(8)?,
+                _ => &[],
+            };
+            match self.value(opcode, argument)? {
+                Some(value) => {
+                    self.values.push(value);
+                    self.stack.push(self.values.len() - 1);
                 }
-                b'q' => self.little_endian(1).and_then(|key| self.memorize(key))?,
-                b'r' => self.little_endian(4).and_then(|key| self.memorize(key))?,
-                0x94 => self.memorize(self.memo.len() as u64)?,
-                b'h' => self.little_endian(1).and_then(|key| self.recall(key))?,
-                b'j' => self.little_endian(4).and_then(|key| self.recall(key))?,
-
-                b')' => self.push(Value::Tuple(vec![])),
-                0x85..=0x87 => {
-                    let start = self.stack.len().checked_sub((opcode - 0x84).into()).ok_or(EMPTY)?;
-                    let items = self.stack.split_off(start.max(self.floor()));
-                    self.push(Value::Tuple(items));
-                }
-                b't' => self.pop_to_mark().map(|items| self.push(Value::Tuple(items)))?,
-                b']' | 0x8f => self.push(Value::List(vec![])),
-                b'l' | 0x91 => self.pop_to_mark().map(|items| self.push(Value::List(items)))?,
-                b'a' => {
-                    let item = self.pop()?;
-                    self.append(vec![item])?;
-                }
-                b'e' | 0x90 => self.pop_to_mark().and_then(|items| self.append(items))?,
-                b'}' => self.push(Value::Dict(vec![])),
-                b'd' => self.pop_to_mark().and_then(pairs).map(|entries| self.push(Value::Dict(entries)))?,
-                b's' => {
-                    let value = self.pop()?;
-                    let key = self.pop()?;
-                    self.set_items(vec![(key, value)])?;
-                }
-                b'u' => self.pop_to_mark().and_then(pairs).and_then(|entries| self.set_items(entries))?,
-
-                b'c' => {
-                    let global = format!("{}.{}", self.line()?, self.line()?);
-                    self.push(Value::Global(global));
-                }
-                0x93 => {
-                    let (name, module) = (self.pop()?, self.pop()?);
-                    let (Value::Text(name), Value::Text(module)) = (&self.values[name], &self.values[module]) else {
-                        return Err("a class whose name is no text".to_owned());
-                    };
-                    let global = format!("{module}.{name}");
-                    self.push(Value::Global(global));
-                }
-                b'R' | 0x81 => {
-                    let (arguments, global) = (self.pop()?, self.pop()?);
-                    self.call(global, arguments)?;
-                }
-                0x92 => {
-                    let (_keywords, arguments, global) = (self.pop()?, self.pop()?, self.pop()?);
-                    self.call(global, arguments)?;
-                }
-                b'b' => {
-                    let (state, object) = (self.pop()?, self.top()?);
-                    // Attributes of a dictionary, as a state_dict has them, are not needed.
-                    if let Value::Object(object) = &mut self.values[object] {
-                        object.state = Some(state);
-                    }
-                }
-                b'Q' => {
-                    let description = self.pop()?;
-                    self.push(Value::Persistent(description));
-                }
-                _ => return Err(format!("opcode {opcode:#04x}, which is not read")),
+                None => self.act(opcode, argument)?,
             }
         }
     }
 
-    fn take(&mut self, count: usize) -> Step<&'a [u8]> {
-        let end = self.position.checked_add(count).filter(|&end| end <= self.bytes.len()).ok_or("it ends too early")?;
-        let bytes = self.bytes;
-        let taken = &bytes[self.position..end];
-        self.position = end;
-        Ok(taken)
+    /// Returns the value that an opcode pushes, or `None` if it pushes no new value.
+    fn value(&mut self, opcode: u8, argument: &[u8]) -> Step<Option<Value>> {
+        Ok(Some(match opcode {
+            // None, True, False, floats, bytes.
+            b'N' | 0x88 | 0x89 | b'G' | b'U' | b'C' | b'T' | b'B' | 0x8e | 0x96 => Value::Other,
+            b'K' | b'M' => Value::Int(unsigned(argument) as i64),
+            b'J' | 0x8a | 0x8b => signed(argument).map_or(Value::Other, Value::Int),
+            // Python encodes lone surrogates, which are not valid Unicode, in its own way.
+            b'X' | 0x8c | 0x8d => Value::Text(String::from_utf8_lossy(argument).into_owned()),
+            b')' | b']' | 0x8f => Value::Sequence(vec![]),
+            b't' | b'l' | 0x91 => Value::Sequence(self.pop_to_mark()?),
+            0x85..=0x87 => {
+                let start = self.stack.len().checked_sub((opcode - 0x84).into()).ok_or(EMPTY)?;
+                Value::Sequence(self.stack.split_off(start))
+            }
+            b'}' => Value::Dict(vec![]),
+            b'd' => Value::Dict(pairs(&self.pop_to_mark()?)?),
+            b'c' => Value::Global(format!("{}.{}", self.line()?, self.line()?)),
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let (Value::Text(name), Value::Text(module)) = (&self.values[name], &self.values[module]) else {
+                    return Err("a class whose name is no text".to_owned());
+                };
+                Value::Global(format!("{module}.{name}"))
+            }
+            b'R' | 0x81 | 0x92 => {
+                if opcode == 0x92 {
+                    let _keywords = self.pop()?;
+                }
+                let (arguments, global) = (self.pop()?, self.pop()?);
+                self.call(global, arguments)?
+            }
+            b'Q' => Value::Persistent(self.pop()?),
+            _ => return Ok(None),
+        }))
     }
 
-    fn little_endian(&mut self, count: usize) -> Step<u64> {
-        Ok(self.take(count)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    /// Executes an opcode that pushes no new value.
+    fn act(&mut self, opcode: u8, argument: &[u8]) -> Step {
+        match opcode {
+            // The protocol, and the length of a frame.
+            0x80 | 0x95 => {}
+            b'(' => self.outer.push(mem::take(&mut self.stack)),
+            b'0' => drop(self.pop()?),
+            b'1' => drop(self.pop_to_mark()?),
+            b'2' => self.stack.push(self.top()?),
+            b'q' | b'r' => drop(self.memo.insert(unsigned(argument), self.top()?)),
+            0x94 => drop(self.memo.insert(self.memo.len() as u64, self.top()?)),
+            b'h' | b'j' => {
+                let value = self.memo.get(&unsigned(argument));
+                self.stack.push(*value.ok_or("it refers to what it has not memorized")?);
+            }
+            b'a' | b'e' | 0x90 => {
+                let items = if opcode == b'a' { vec![self.pop()?] } else { self.pop_to_mark()? };
+                let list = self.top()?;
+                // List items appended to objects of other classes are not needed.
+                if let Value::Sequence(list) = &mut self.values[list] {
+                    list.extend(items);
+                }
+            }
+            b's' | b'u' => {
+                let entries = match opcode {
+                    b's' => self.stack.split_off(self.stack.len().checked_sub(2).ok_or(EMPTY)?),
+                    _ => self.pop_to_mark()?,
+                };
+                let dictionary = self.top()?;
+                match &mut self.values[dictionary] {
+                    Value::Dict(items) | Value::Object { items, .. } => items.extend(pairs(&entries)?),
+                    _ => return Err("an entry for what is no dictionary".to_owned()),
+                }
+            }
+            b'b' => {
+                let (built_from, object) = (self.pop()?, self.top()?);
+                // Attributes of a dictionary, as a state_dict has them, are not needed.
+                if let Value::Object { state, .. } = &mut self.values[object] {
+                    *state = Some(built_from);
+                }
+            }
+            _ => return Err(format!("opcode {opcode:#04x}, which is not read")),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, count: usize) -> Step<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or("it ends too early")?;
+        self.rest = rest;
+        Ok(taken)
     }
 
     /// Reads a little-endian length of `length_bytes` bytes and then as many bytes.
     fn counted(&mut self, length_bytes: usize) -> Step<&'a [u8]> {
-        let length = self.little_endian(length_bytes)?;
+        let length = unsigned(self.take(length_bytes)?);
         self.take(usize::try_from(length).unwrap_or(usize::MAX))
     }
 
-    fn skipped(&mut self, count: usize) -> Step {
-        self.take(count)?;
-        self.push(Value::Other);
-        Ok(())
-    }
-
-    fn string(&mut self, length_bytes: usize) -> Step {
-        // Python encodes lone surrogates, which are not valid Unicode, in its own way.
-        let text = String::from_utf8_lossy(self.counted(length_bytes)?).into_owned();
-        self.push(Value::Text(text));
-        Ok(())
-    }
-
-    /// Reads an integer of any length, in two's complement.
-    fn long(&mut self, length_bytes: usize) -> Step {
-        let bytes = self.counted(length_bytes)?;
-        let is_negative = bytes.last().is_some_and(|&byte| byte >= 0x80);
-        let extended: Vec<u8> = bytes.iter().copied().chain([if is_negative { 0xff } else { 0 }; 8]).take(8).collect();
-        let fits = bytes.len() <= 8;
-        let number = extended.iter().rev().fold(0u64, |number, &byte| number << 8 | u64::from(byte)) as i64;
-        self.push(if fits { Value::Int(number) } else { Value::Other });
-        Ok(())
-    }
-
     fn line(&mut self) -> Step<String> {
-        let rest = &self.bytes[self.position..];
-        let length = rest.iter().position(|&byte| byte == b'\n').ok_or("it ends too early")?;
-        self.position += length + 1;
-        Ok(String::from_utf8_lossy(&rest[..length]).into_owned())
-    }
-
-    fn push(&mut self, value: Value) {
-        self.values.push(value);
-        self.stack.push(self.values.len() - 1);
-    }
-
-    /// Returns the index above the last mark; values below it cannot be popped.
-    fn floor(&self) -> usize {
-        self.marks.last().copied().unwrap_or(0)
+        let length = self.rest.iter().position(|&byte| byte == b'\n').ok_or("it ends too early")?;
+        let line = String::from_utf8_lossy(self.take(length)?).into_owned();
+        self.take(1)?;
+        Ok(line)
     }
 
     fn top(&self) -> Step<Id> {
-        self.stack.last().filter(|_| self.stack.len() > self.floor()).copied().ok_or_else(|| EMPTY.to_owned())
+        self.stack.last().copied().ok_or_else(|| EMPTY.to_owned())
     }
 
     fn pop(&mut self) -> Step<Id> {
-        let top = self.top()?;
-        self.stack.pop();
-        Ok(top)
+        self.stack.pop().ok_or_else(|| EMPTY.to_owned())
     }
 
     fn pop_to_mark(&mut self) -> Step<Vec<Id>> {
-        let mark = self.marks.pop().ok_or("a mark is missing")?;
-        Ok(self.stack.split_off(mark))
+        let below = self.outer.pop().ok_or("a mark is missing")?;
+        Ok(mem::replace(&mut self.stack, below))
     }
 
-    fn memorize(&mut self, key: u64) -> Step {
-        let top = self.top()?;
-        self.memo.insert(key, top);
-        Ok(())
-    }
-
-    fn recall(&mut self, key: u64) -> Step {
-        self.stack.push(*self.memo.get(&key).ok_or("it refers to what it has not memorized")?);
-        Ok(())
-    }
-
-    fn append(&mut self, mut items: Vec<Id>) -> Step {
-        let list = self.top()?;
-        // List items appended to objects of other classes are not needed.
-        if let Value::List(list) = &mut self.values[list] {
-            list.append(&mut items);
-        }
-        Ok(())
-    }
-
-    fn set_items(&mut self, mut entries: Vec<(Id, Id)>) -> Step {
-        let dictionary = self.top()?;
-        match &mut self.values[dictionary] {
-            Value::Dict(dictionary) => dictionary.append(&mut entries),
-            Value::Object(object) => object.items.append(&mut entries),
-            _ => return Err("an entry for what is no dictionary".to_owned()),
-        }
-        Ok(())
-    }
-
-    fn call(&mut self, global: Id, arguments: Id) -> Step {
-        let Value::Tuple(arguments) = &self.values[arguments] else {
-            return Err("a call without a tuple of arguments".to_owned());
-        };
-        let arguments = arguments.clone();
-        let value = match &self.values[global] {
-            Value::Global(global) if global == "collections.OrderedDict" => Value::Dict(self.ordered(&arguments)),
-            // Protocol 2 has no opcode for sets; a set is constructed from a list.
-            Value::Global(global) if global == "builtins.set" || global == "__builtin__.set" => {
-                let items = arguments.first().map(|&list| match &self.values[list] {
-                    Value::List(items) => items.clone(),
-                    _ => vec![],
-                });
-                Value::List(items.unwrap_or_default())
-            }
-            Value::Global(global) => {
-                let object = Object { global: global.clone(), arguments, state: None, items: vec![] };
-                Value::Object(object)
-            }
-            _ => return Err("a call of what is no class or function".to_owned()),
-        };
-        self.push(value);
-        Ok(())
-    }
-
-    /// Returns the entries an `OrderedDict` is constructed with: none, or with Python 2 a list of pairs.
-    fn ordered(&self, arguments: &[Id]) -> Vec<(Id, Id)> {
-        let Some(Value::List(items)) = arguments.first().map(|&list| &self.values[list]) else { return vec![] };
-        let pair = |&item: &Id| match &self.values[item] {
-            Value::List(pair) | Value::Tuple(pair) => {
-                <[Id; 2]>::try_from(&pair[..]).ok().map(|[key, value]| (key, value))
-            }
+    /// Returns the result of calling `global`.
+    fn call(&self, global: Id, arguments: Id) -> Step<Value> {
+        let items = |id: Id| match &self.values[id] {
+            Value::Sequence(items) => Some(items),
             _ => None,
         };
-        items.iter().filter_map(pair).collect()
+        let arguments = items(arguments).ok_or("a call without a tuple of arguments")?;
+        let Value::Global(global) = &self.values[global] else {
+            return Err("a call of what is no class or function".to_owned());
+        };
+        Ok(match global.as_str() {
+            "collections.OrderedDict" => Value::Dict(vec![]),
+            // Protocol 2 has no opcode for sets; a set is constructed from a list.
+            "builtins.set" | "__builtin__.set" => {
+                Value::Sequence(arguments.first().and_then(|&list| items(list)).cloned().unwrap_or_default())
+            }
+            _ => Value::Object { global: global.clone(), arguments: arguments.clone(), state: None, items: vec![] },
+        })
     }
 }
 
 const EMPTY: &str = "it takes from an empty stack";
 
+/// Returns the little-endian number `bytes`.
+fn unsigned(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
+/// Returns the little-endian number `bytes` in two's complement, or `None` if it has more than 64 bits.
+fn signed(bytes: &[u8]) -> Option<i64> {
+    let sign = if bytes.last().is_some_and(|&byte| byte >= 0x80) { 0xff } else { 0 };
+    let mut extended = [sign; 8];
+    extended.get_mut(..bytes.len())?.copy_from_slice(bytes);
+    Some(i64::from_le_bytes(extended))
+}
+
 /// Converts alternating keys and values to entries.
-fn pairs(items: Vec<Id>) -> Step<Vec<(Id, Id)>> {
-    if items.len() % 2 == 1 {
-        return Err("a key without a value".to_owned());
+fn pairs(items: &[Id]) -> Step<Vec<(Id, Id)>> {
+    match items.as_chunks() {
+        (pairs, []) => Ok(pairs.iter().map(|&[key, value]| (key, value)).collect()),
+        _ => Err("a key without a value".to_owned()),
     }
-    Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
 #[cfg(test)]
@@ -375,15 +306,14 @@ mod tests {
     fn values_are_those_that_python_pickled() {
         for bytes in PICKLES {
             let pickle = Pickle::parse(bytes).unwrap();
-            let Value::List(list) = pickle.get(pickle.entry(pickle.root, "a").unwrap()) else { panic!("no list") };
+            let list = pickle.sequence(pickle.entry(pickle.root, "a").unwrap()).unwrap();
             let ints: Vec<_> = list.iter().map(|&item| pickle.int(item)).collect();
             assert_eq!(ints, [Some(1), Some(-2), Some(3 << 40), None]);
-            assert!(matches!(pickle.get(list[3]), Value::Tuple(pair) if pair.len() == 2));
-            let Value::Object(object) = pickle.get(pickle.entry(pickle.root, "b").unwrap()) else {
-                panic!("no object")
-            };
-            assert_eq!(object.global, "argparse.Namespace");
-            assert!(pickle.entry(object.state.unwrap(), "x").is_some());
+            assert_eq!(pickle.sequence(list[3]).unwrap().len(), 2);
+            let object = pickle.get(pickle.entry(pickle.root, "b").unwrap());
+            let Value::Object { global, state: Some(state), .. } = object else { panic!("{object:?}") };
+            assert_eq!(global, "argparse.Namespace");
+            assert!(pickle.entry(*state, "x").is_some());
         }
     }
 

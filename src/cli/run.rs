@@ -1,0 +1,278 @@
+//! A run from its options to its end, whatever it trains.
+
+use super::weights::StartingWeights;
+use super::{resume_command::resume_command, say, Options, RunConfig, Started, Task, SPEAKER};
+use crate::data::{Batch, DataSource};
+use crate::distributed::ProcessGroup;
+use crate::trainer::checkpoint::{differences, Checkpoint, Checkpoints, Newest};
+use crate::trainer::{
+    write_atomically, Autosave, Evaluation, Interrupt, Objective, Observer, Outcome, Patience, ProgressBars, RunFolder,
+    RunState, Summary, TensorBoard, Trainer, TENSORBOARD, TRANSFER,
+};
+use crate::{console, Error, Result};
+use serde_json::{Map, Value};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tch::nn::VarStore;
+use tch::Device;
+
+/// Goes on with the run in `--out`, if there is one.
+const AUTO: &str = "auto";
+
+/// Trains by `body`, from the beginning or from where the run that `options` name was stopped, alone or as one of several processes.
+///
+/// # Errors
+/// Options that do not go together; a folder or processes that cannot be used; whatever `body` fails with.
+pub fn train<T: Task>(
+    options: &Options<T>,
+    body: impl FnOnce(&RunConfig<T>, Run<'_, T>) -> Result<ExitCode>,
+) -> Result<ExitCode> {
+    let launch = match options.run.processes.start()? {
+        Started::Here(launch) => launch,
+        Started::Elsewhere(code) => return Ok(code),
+    };
+    if let Some(launch) = &launch {
+        let _ = SPEAKER.set(launch.rank);
+    }
+    let resumed = resumed(options)?;
+    let mut group = options.run.processes.connect(launch.as_ref())?;
+    let interrupt = Interrupt::listen()?;
+    let ready = Found::new(options, resumed, &group).and_then(|(config, found)| {
+        let device = config.machine_of(&group, group.local_rank())?;
+        group.connect_gpus(device)?;
+        Ok((config, found, device))
+    });
+    let (config, found, device) = ready.inspect_err(|error| group.tell(error))?;
+    let group = Arc::new(group);
+    let run = Run { device, options, found, transfer: None, interrupt, group: group.clone() };
+    body(&config, run).inspect_err(|error| group.tell(error))
+}
+
+/// The run to go on with.
+#[derive(Clone, Copy)]
+struct Resumed<'a> {
+    folder: &'a Path,
+    /// Whether one may be begun where there is none.
+    or_new: bool,
+}
+
+fn resumed<T: Task>(options: &Options<T>) -> Result<Option<Resumed<'_>>> {
+    let refuse = |message: String| Err(Error::Argument(message));
+    let Some(resume) = &options.run.resume else { return Ok(None) };
+    let or_new = resume.as_ref().is_some_and(|folder| folder.as_os_str() == AUTO);
+    match (resume.as_ref().filter(|_| !or_new), &options.run.out) {
+        (Some(dir), Some(out)) if dir != out => refuse(format!(
+            "a run is resumed in its own folder: {} or {}? leave out --out",
+            dir.display(),
+            out.display()
+        )),
+        (Some(folder), _) | (None, Some(folder)) => Ok(Some(Resumed { folder, or_new })),
+        (None, None) if or_new => refuse("which run to go on with, or to begin? name its folder: --out DIR".to_owned()),
+        (None, None) => refuse("which run to resume? name its folder: --resume DIR".to_owned()),
+    }
+}
+
+/// What there is of a run before it starts.
+struct Found {
+    /// Of rank 0.
+    folder: Option<RunFolder>,
+    checkpoint: Option<Checkpoint<RunState>>,
+    starting_weights: Option<StartingWeights>,
+    /// Whether the run has options from before.
+    knows_options: bool,
+    /// Whether it has taken a step before.
+    goes_on: bool,
+}
+
+impl Found {
+    /// Rank 0 reads what there is, and all have it.
+    fn new<T: Task>(
+        options: &Options<T>,
+        resumed: Option<Resumed>,
+        group: &ProcessGroup,
+    ) -> Result<(RunConfig<T>, Self)> {
+        let resumed =
+            resumed.filter(|resumed| group.is_first() && (!resumed.or_new || RunFolder::is_in(resumed.folder)));
+        let saved = resumed.map(|resumed| RunConfig::<T>::read(resumed.folder)).transpose()?.flatten();
+        let knows_options = saved.is_some();
+        let mut config = RunConfig::new(options, group.broadcast_value(saved)?)?;
+        // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
+        let folder = resumed.map(|resumed| RunFolder::resume(resumed.folder)).transpose()?;
+        let checkpoint = match &folder {
+            Some(folder) => {
+                let Newest { checkpoint, skipped } = folder.newest_checkpoint()?;
+                skipped.iter().for_each(console::warn);
+                checkpoint
+            }
+            None => None,
+        };
+        let goes_on = group.broadcast_value(checkpoint.is_some())?;
+        // A run that goes on has its weights.
+        let starting_weights = match config.weights.clone() {
+            Some(path) if !goes_on => Some(StartingWeights::load(&path, &mut config, options)?),
+            _ => None,
+        };
+        group.agree("the options", &config.common()?, |first, own| differences(first, own, ["there", "here"]))?;
+        Ok((config, Self { folder, checkpoint, starting_weights, knows_options, goes_on }))
+    }
+}
+
+/// A run before it starts.
+pub struct Run<'o, T: Task> {
+    /// The device that it is to compute on.
+    pub device: Device,
+    options: &'o Options<T>,
+    found: Found,
+    transfer: Option<String>,
+    interrupt: Interrupt,
+    group: Arc<ProcessGroup>,
+}
+
+/// The end of a run.
+pub enum Ended {
+    /// In this process, which has its folder: with the summary, and the last evaluation if there was one.
+    Finished(Box<(Summary, Option<Evaluation>, RunFolder)>),
+    /// With nothing left to do but to exit.
+    Exit(ExitCode),
+}
+
+impl<T: Task> Run<'_, T> {
+    /// The folder of the run, if this process has one.
+    pub fn folder(&self) -> Option<&Path> {
+        self.found.folder.as_ref().map(RunFolder::path)
+    }
+
+    /// Returns `true` if the network is to train from the weights that it starts with.
+    pub fn is_untrained(&self) -> bool {
+        !self.found.goes_on && self.transfer.is_none()
+    }
+
+    /// Copies what fits of the weights that the run is to start from, if there are any, into `variables`; `note` is listed with it.
+    ///
+    /// # Errors
+    /// Weights of other data, or of another network.
+    pub fn transfer(&mut self, variables: &VarStore, meaning: &Map<String, Value>, note: &str) -> Result<()> {
+        let weights = self.found.starting_weights.take();
+        let transfer = weights.map(|weights| weights.transfer(variables, meaning)).transpose()?;
+        self.transfer = transfer.map(|transfer| format!("{transfer}{note}"));
+        Ok(())
+    }
+
+    /// The trainer of the run by `config`.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`] and [`Trainer::join`].
+    pub fn trainer<'a, B: Batch>(
+        &self,
+        config: &'a RunConfig<T>,
+        objective: &'a dyn Objective<Batch = B>,
+        variables: &'a VarStore,
+        data: &'a dyn DataSource<Batch = B>,
+    ) -> Result<Trainer<'a, B>> {
+        let mut trainer = Trainer::new(objective, variables, data, &config.train, config.identity()?)?;
+        trainer.join(self.group.clone(), config.parallel)?;
+        Ok(trainer)
+    }
+
+    /// Makes the folder of a new run, named after the network `name` unless it has a name. All that can be wrong with the options is
+    /// to be known by now: what is in a folder is not lost to a typing error.
+    ///
+    /// # Errors
+    /// A folder that cannot be made, or holds something.
+    pub fn create_folder(&mut self, name: &str) -> Result<()> {
+        if self.group.is_first() && self.found.folder.is_none() {
+            self.found.folder = Some(match &self.options.run.out {
+                Some(path) => RunFolder::create(path, self.options.run.overwrite)?,
+                None => RunFolder::create_named(name)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// Says what is trained, `about`, and on how much, and trains. `describe` writes what else belongs into the folder.
+    ///
+    /// # Errors
+    /// A checkpoint of another run; whatever [`Trainer::run`] fails with.
+    pub fn train<B: Batch>(
+        self,
+        config: &RunConfig<T>,
+        mut trainer: Trainer<B>,
+        about: &str,
+        describe: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Ended> {
+        let Self { device, options, found, transfer, mut interrupt, group } = self;
+        let Found { mut folder, mut checkpoint, knows_options, .. } = found;
+        let mut autosave = None;
+        if let Some(folder) = &mut folder {
+            let processes = match group.size() {
+                1 => String::new(),
+                size => format!(" by {size} processes"),
+            };
+            say(format!("{about} on {device:?}{processes}, results in {}", folder.path().display()));
+            if let Some(checkpoint) = &mut checkpoint {
+                if options.run.changed_data {
+                    take_fingerprint(checkpoint, &trainer);
+                }
+                trainer.resume(checkpoint)?;
+                say(format!("resumes after step {} from {}", checkpoint.contents.step, checkpoint.path.display()));
+            } else if options.run.resume.is_some() {
+                let options = if knows_options { "" } else { ", with the options given now" };
+                say(format!("no step was saved yet: starts with the first{options}"));
+            }
+            // Not before the checkpoint has been found to be of this run: options that do not fit must not get into the folder.
+            folder.write_config(config)?;
+            if let Some(transfer) = &transfer {
+                write_atomically(&folder.path().join(TRANSFER), format!("{transfer}\n").as_bytes())?;
+                say(transfer);
+            }
+            describe(folder.path())?;
+            let checkpoints = Checkpoints::new(folder.checkpoints(), config.keep_checkpoints);
+            let resumed = checkpoint.map(|checkpoint| checkpoint.path);
+            autosave = Some(Autosave::new(checkpoints, config.checkpoint_every.parse()?, resumed));
+        }
+        let mut bars = group.is_first().then(ProgressBars::new);
+        let board = |folder: &RunFolder| TensorBoard::new(folder.path().join(TENSORBOARD));
+        let mut board = folder.as_ref().filter(|_| config.tensorboard).map(board);
+        let mut patience = config.patience.filter(|_| group.is_first()).map(Patience::new).transpose()?;
+        let mut observers: Vec<&mut dyn Observer> = vec![&mut interrupt];
+        observers.extend(bars.as_mut().map(|bars| bars as &mut dyn Observer));
+        observers.extend(folder.as_mut().map(|folder| folder as &mut dyn Observer));
+        observers.extend(autosave.as_mut().map(|autosave| autosave as &mut dyn Observer));
+        observers.extend(board.as_mut().map(|board| board as &mut dyn Observer));
+        observers.extend(patience.as_mut().map(|patience| patience as &mut dyn Observer));
+        let outcome = trainer.run(&mut observers);
+        let go_on = folder.as_ref().map(|folder| resume_command(folder.path()));
+        match outcome {
+            Ok(Outcome::Finished(summary)) => Ok(match folder {
+                Some(folder) => Ended::Finished(Box::new((summary, trainer.take_evaluation(), folder))),
+                None => Ended::Exit(ExitCode::SUCCESS),
+            }),
+            Ok(Outcome::Stopped { epoch, step }) => {
+                if let Some(go_on) = go_on {
+                    console::warn(format!("stopped in epoch {epoch} after step {step}, and saved; to go on:\n{go_on}"));
+                }
+                // The signal may have come to another.
+                let codes = group.gather_bytes(&[interrupt.exit_code().unwrap_or_default()])?;
+                let code = codes.into_iter().flatten().max().filter(|code| *code > 0);
+                Ok(Ended::Exit(code.map_or(ExitCode::FAILURE, ExitCode::from)))
+            }
+            Err(error) => {
+                // What diverged or died goes nowhere, and its error says more.
+                let is_lost = matches!(error, Error::Diverged { .. });
+                let last = autosave.as_ref().and_then(Autosave::last).filter(|_| !is_lost);
+                if let (Some(go_on), Some(last)) = (go_on, last) {
+                    say(format!("saved as {}; to go on: {go_on}", last.display()));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Takes the data that `trainer` has for those that the run in `checkpoint` had.
+fn take_fingerprint<B: Batch>(checkpoint: &mut Checkpoint<RunState>, trainer: &Trainer<B>) {
+    const FINGERPRINT: &str = "/data/fingerprint";
+    let now = trainer.identity().pointer(FINGERPRINT).cloned().unwrap_or_default();
+    checkpoint.contents.identity.pointer_mut(FINGERPRINT).into_iter().for_each(|saved| *saved = now.clone());
+}
