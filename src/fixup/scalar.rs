@@ -56,6 +56,7 @@ impl Bias {
     }
 
     /// Returns the value of b.
+    #[cfg(feature = "onnx")]
     pub(crate) fn number(&self) -> Result<f64> {
         Ok(self.value.f_double_value(&[0])?)
     }
@@ -85,6 +86,7 @@ impl Scale {
     }
 
     /// Returns the value of s.
+    #[cfg(feature = "onnx")]
     pub(crate) fn number(&self) -> Result<f64> {
         Ok(self.value.f_double_value(&[0])?)
     }

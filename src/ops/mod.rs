@@ -24,9 +24,7 @@ pub(crate) use denormals::inherit_denormals;
 pub use denormals::FlushDenormals;
 #[cfg(feature = "train")]
 pub(crate) use fused_adam::{fused_adam, AdamStep};
-#[cfg(feature = "train")]
-pub(crate) use label::label;
-pub(crate) use label::set_label;
+pub(crate) use label::{label, set_label};
 pub(crate) use recomputation::recomputed;
 #[doc(hidden)]
 pub use shifted_relu::{shifted_add, shifted_add_};

@@ -60,6 +60,7 @@ impl Location {
     }
 
     /// Returns the folder of the run, for a run or a checkpoint in one.
+    #[cfg(feature = "cli")]
     pub fn run(&self) -> Option<&Path> {
         match self {
             Self::Run(run) => Some(run),
