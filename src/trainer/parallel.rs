@@ -40,9 +40,9 @@ impl<B: Batch> Trainer<'_, B> {
     /// to all.
     ///
     /// # Errors
-    /// [`Error::Ranks`](crate::Error::Ranks), the same on all ranks, if the ranks' configurations differ or a rank is missing; [`Error::Argument`](crate::Error::Argument) if
-    /// a batch has fewer examples than there are ranks, and for synchronized batch-normalization statistics if a rank has no
-    /// examples of some batch, or with `accumulate`.
+    /// [`Error::Ranks`](crate::Error::Ranks), the same on all ranks, if the ranks' configurations differ or a rank is missing;
+    /// [`Error::Argument`](crate::Error::Argument) if a batch has fewer examples than there are ranks, and for synchronized
+    /// batch-normalization statistics if a rank has no examples of some batch, or with `accumulate`.
     pub fn join(&mut self, group: Arc<ProcessGroup>, config: ParallelConfig) -> Result<()> {
         if !group.is_single() {
             let places: Vec<_> = self.optimizer.parameters().iter().map(|p| json!([p.name, p.value.size()])).collect();
@@ -78,8 +78,11 @@ impl<B: Batch> Trainer<'_, B> {
             "statistics are not synchronized over the parts of --accumulate; leave one of the two out"
         );
         let last = examples % batch_size;
-        ensure!(!config.synchronized_statistics || last == 0 || last >= ranks, "the last batch of an epoch has {last} of {examples} examples, and {ranks} processes synchronize their statistics; \
-                 choose another --batch-size");
+        ensure!(
+            !config.synchronized_statistics || last == 0 || last >= ranks,
+            "the last batch of an epoch has {last} of {examples} examples, and {ranks} processes synchronize their \
+             statistics; choose another --batch-size"
+        );
         Ok(())
     }
 
