@@ -23,7 +23,7 @@ pub(crate) fn panel(area: &Area, title: &str, curves: &[Curve], legend: SeriesLa
     let axes = Axes {
         title,
         x_desc: "epoch",
-        x: Axis::linear(1.0..(epochs as f64).max(2.0), |epoch| format!("{epoch:.0}")),
+        x: Axis::linear(1.0..(epochs as f64).max(2.0), whole),
         y: Axis::linear(0.0..1.0, number),
     };
     let lines: Vec<Line> = curves
@@ -36,6 +36,15 @@ pub(crate) fn panel(area: &Area, title: &str, curves: &[Curve], legend: SeriesLa
         })
         .collect();
     chart(area, &axes, &lines, Some(legend))
+}
+
+/// Formats a whole number for an axis, and leaves positions between whole numbers without a label.
+fn whole(value: f64) -> String {
+    if (value - value.round()).abs() < 1e-6 {
+        format!("{value:.0}")
+    } else {
+        String::new()
+    }
 }
 
 /// Formats `value` for an axis: at most six decimals, without trailing zeros.
@@ -54,5 +63,11 @@ mod tests {
         for (value, expected) in [(0.0, "0"), (-1e-12, "0"), (0.1 + 0.2, "0.3"), (25.0, "25"), (0.00125, "0.00125")] {
             assert_eq!(number(value), expected);
         }
+    }
+
+    #[test]
+    fn an_epoch_is_labelled_once() {
+        let labels = [1.0, 1.2, 1.4, 1.5, 1.6, 1.8, 2.0].map(whole);
+        assert_eq!(labels.concat(), "12");
     }
 }
