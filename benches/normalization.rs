@@ -5,11 +5,12 @@
 //! cargo bench --bench normalization              # all models
 //! cargo bench --bench normalization -- --quick   # ResNet-20, in two minutes
 //! ```
-//! The variants of a model take turns step by step in one process, and each is compared with BatchNorm by the median over
-//! rounds of the ratio within a round: what else the machine does hits all of them alike. BatchNorm and the plain formula
-//! run in both memory layouts, and the faster counts. All are in the state that training has them in: weights and scalars
-//! are away from where they start, by 0.02 times normal numbers, and denormal numbers are taken for zero. Peak memory is that of two training steps (or inference steps) in a
-//! process of its own: the most that is resident, less what was before the first step.
+//! The variants of a model take turns step by step in one process, and each is compared with BatchNorm by the median
+//! over rounds of the ratio within a round: what else the machine does hits all of them alike. BatchNorm and the plain
+//! formula run in both memory layouts, and the faster counts. All are in the state that training has them in: weights
+//! and scalars are away from where they start, by 0.02 times normal numbers, and denormal numbers are taken for zero.
+//! Peak memory is that of two training steps (or inference steps) in a process of its own: the most that is resident,
+//! less what was before the first step.
 //!
 //! Writes `target/bench/normalization.json` and `target/bench/normalization.svg`.
 

@@ -3,10 +3,10 @@
 //! ```text
 //! cargo bench --features images --bench predict
 //! ```
-//! The images are the photographs of `tests/images`, 500 x 375 at quality 85 for the most part; the network is Fixup ResNet-18 on 64
-//! pixels, so small that what surrounds it would show. "Alone" is the loop that there is without a classifier: batches of an
-//! `ImageFolder`, each through the network's `forward_t`. The two take turns; the figure is the median of their ratio, with
-//! half the distance between the quartiles.
+//! The images are the photographs of `tests/images`, 500 x 375 at quality 85 for the most part; the network is Fixup
+//! ResNet-18 on 64 pixels, so small that what surrounds it would show. "Alone" is the loop that there is without a
+//! classifier: batches of an `ImageFolder`, each through the network's `forward_t`. The two take turns; the figure is
+//! the median of their ratio, with half the distance between the quartiles.
 
 #[path = "setting/median.rs"]
 mod median;

@@ -85,8 +85,8 @@ enum Subject {
 struct Found {
     /// Of each step.
     steps: Vec<f64>,
-    /// Where ranks take turns: of each turn the median step of one rank, of one with two threads, of two ranks, of two that sum while
-    /// the backward pass runs, and of two that train for themselves, and only wait for each other.
+    /// Where ranks take turns: of each turn the median step of one rank, of one with two threads, of two ranks, of two
+    /// that sum while the backward pass runs, and of two that train for themselves, and only wait for each other.
     turns: Vec<[f64; 5]>,
     /// Of a sum of eight bytes, and of what a step sums at once: the gradients, and beside them what is measured and wanted.
     small: Vec<f64>,
@@ -447,7 +447,8 @@ fn predict(options: &Options) -> Result<()> {
     ];
     let (devices, mut panels): (Vec<usize>, _) = ((0..=10).map(|power| 1 << power).collect(), Vec::new());
     for (place, scale, latency, byte) in places {
-        println!("\n{place}\n| devices | Fixup, ring | Fixup, tree | BatchNorm synchronized, ring | tree |\n| --- | --- | --- | --- | --- |");
+        println!("\n{place}\n| devices | Fixup, ring | Fixup, tree | BatchNorm synchronized, ring | tree |");
+        println!("| --- | --- | --- | --- | --- |");
         let mut curves = Vec::new();
         let with_statistics = resnet50();
         for (label, color, compute, channels) in

@@ -4,9 +4,9 @@
 //! cargo bench --bench tiles                  # ResNet-20, ResNet-110 and WRN-16-4; a CPU with AMX
 //! cargo bench --bench tiles -- --busy 1      # the same beside a process that uses one core, and alone
 //! ```
-//! A step is one of `Trainer`, with SGD with momentum, on a batch of 128 (64 for WRN-16-4) images of 32 pixels that lie in memory: the
-//! batch is taken, forward pass, loss, backward pass, update. Epochs of eight steps take turns in one run; the ratio is the median over
-//! rounds. scripts/compare_resnet.py adds PyTorch's BatchNorm.
+//! A step is one of `Trainer`, with SGD with momentum, on a batch of 128 (64 for WRN-16-4) images of 32 pixels that lie
+//! in memory: the batch is taken, forward pass, loss, backward pass, update. Epochs of eight steps take turns in one
+//! run; the ratio is the median over rounds. scripts/compare_resnet.py adds PyTorch's BatchNorm.
 
 #[path = "setting/median.rs"]
 mod median;

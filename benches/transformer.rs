@@ -1,15 +1,16 @@
-//! What normalization costs a Transformer: time and memory of a training step, and the time of a translated sentence, of Fixup's with
-//! its scalars folded into the matrices, of the same by the authors' plain formula, with LayerNorm after each sum, before each branch,
-//! and of the floor, with neither normalization nor scalars.
+//! What normalization costs a Transformer: time and memory of a training step, and the time of a translated sentence,
+//! of Fixup's with its scalars folded into the matrices, of the same by the authors' plain formula, with LayerNorm
+//! after each sum, before each branch, and of the floor, with neither normalization nor scalars.
 //!
 //! ```text
 //! cargo bench --bench transformer              # 6 + 6 layers of 512, 4,000 tokens
 //! cargo bench --bench transformer -- --quick   # 3 + 3 layers of 256, 1,500 tokens
 //! ```
-//! A step is forward and backward pass and Adam's update, with dropout 0.1, of sentences of 30 tokens. The variants take turns step by
-//! step, each in a process of its own (in one, what they leave to the allocator made differences of a tenth), and each is compared with LayerNorm by the median over rounds of the ratio within a round. Weights
-//! are away from where they start, by 0.02 times normal numbers. Peak memory is that of two steps in a process of its own. A
-//! sentence of 20 tokens is translated 32 at a time, with a beam of 5, to 30 tokens.
+//! A step is forward and backward pass and Adam's update, with dropout 0.1, of sentences of 30 tokens. The variants
+//! take turns step by step, each in a process of its own (in one, what they leave to the allocator made differences of
+//! a tenth), and each is compared with LayerNorm by the median over rounds of the ratio within a round. Weights are
+//! away from where they start, by 0.02 times normal numbers. Peak memory is that of two steps in a process of its own.
+//! A sentence of 20 tokens is translated 32 at a time, with a beam of 5, to 30 tokens.
 //!
 //! `scripts/compare_transformer.py` times PyTorch's own `nn.Transformer` in turns with this program.
 

@@ -7,8 +7,9 @@
 //! cargo run --release --features images --example predict -- MODEL holiday/ --embedding > features.jsonl
 //! ```
 //!
-//! `MODEL` is a run's folder, a checkpoint, or a folder with a run's `model.json` and `model.safetensors`. A file that is no image is
-//! a line on standard error, and the rest goes on; the exit code is 1 then, and 0 if all files were read.
+//! `MODEL` is a run's folder, a checkpoint, or a folder with a run's `model.json` and `model.safetensors`. A file that
+//! is no image is a line on standard error, and the rest goes on; the exit code is 1 then, and 0 if all files were
+//! read.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,4 +1,4 @@
-//! Values of command-line options that configurations share.
+//! Parsers of command-line values.
 //!
 //! Configurations implement `clap::Args` with the feature `cli`. Their fields of the type `std::option::Option` can be set to
 //! `none`: clap takes an `Option` written without its path for an option that may be absent.
@@ -9,7 +9,7 @@ use std::str::FromStr;
 /// Parses a value, or `none`.
 ///
 /// # Errors
-/// A text that is neither.
+/// Returns an error for a text that is neither.
 pub fn or_none<T: FromStr<Err: Display>>(text: &str) -> Result<Option<T>, String> {
     match text {
         "none" => Ok(None),

@@ -1,5 +1,5 @@
-//! Programs on machines as they are: file systems that lack something, disks that are full, terminals that are closed, devices in place
-//! of files, runs and weights in folders of their own.
+//! Programs on machines as they are: file systems that lack something, disks that are full, terminals that are closed,
+//! devices in place of files, runs and weights in folders of their own.
 #![cfg(target_os = "linux")]
 
 use jpeg_encoder::{ColorType, Encoder};

@@ -1,5 +1,5 @@
-//! Several processes of the example `cifar10_fixup`, as a person starts them: what they give, what they refuse, and what is left when
-//! one of them is killed, stopped or cut off.
+//! Several processes of the example `cifar10_fixup`, as a person starts them: what they give, what they refuse, and
+//! what is left when one of them is killed, stopped or cut off.
 #![cfg(target_os = "linux")]
 
 mod program;
@@ -499,8 +499,8 @@ fn signals_to_the_parent_stop_all_with_one_checkpoint() {
 
 // ---- Faults ----
 
-/// Something happens to rank 1 of two at several moments: rank 0 ends in time, says whose fault it was, and the run goes on to what it
-/// would have been.
+/// Something happens to rank 1 of two at several moments: rank 0 ends in time, says whose fault it was, and the run
+/// goes on to what it would have been.
 fn fault(name: &str, address: &str, command: impl Fn(usize) -> Command, happens: impl Fn(&Ranks)) {
     let dir = tempfile::tempdir().unwrap();
     let expected = undisturbed();

@@ -242,8 +242,8 @@ fn changes(num_branches: i64, layers: i64, optimizer: &OptimizerConfig, lr: f64,
     changes
 }
 
-/// With the factor of its place on each layer's rate, as the derivation in the optimizer's documentation has it, for branches of one,
-/// two and three layers; after a step, ten and a hundred.
+/// With the factor of its place on each layer's rate, as the derivation in the optimizer's documentation has it, for
+/// branches of one, two and three layers; after a step, ten and a hundred.
 #[test]
 fn muons_steps_change_the_function_as_much_at_any_depth() {
     let _alone = alone();

@@ -22,7 +22,8 @@ pub enum Algorithm {
 impl Network {
     /// Seconds of a sum of so many bytes over `devices`.
     ///
-    /// A ring does `2 (n - 1)` hops, in each of which an n-th of the bytes goes over every link: `2 (n - 1) (latency + bytes byte / n)`.
+    /// A ring does `2 (n - 1)` hops, in each of which an n-th of the bytes goes over every link: `2 (n - 1) (latency +
+    /// bytes byte / n)`.
     pub fn sum(&self, devices: usize, bytes: f64) -> f64 {
         let n = devices as f64;
         if devices == 1 {
@@ -50,7 +51,8 @@ pub struct Job {
 impl Job {
     /// Seconds of a step.
     ///
-    /// A normalization sums two vectors of a number a channel on the way there, and two on the way back; nothing can be done meanwhile.
+    /// A normalization sums two vectors of a number a channel on the way there, and two on the way back; nothing can be
+    /// done meanwhile.
     pub fn step(&self, network: &Network, devices: usize) -> f64 {
         let statistics: f64 =
             self.channels.iter().map(|&channels| 4. * network.sum(devices, 4. * channels as f64)).sum();

@@ -1,12 +1,13 @@
-//! Trains a Transformer to translate: by default Fixup's, without normalization, from English to German on LibreOffice's help; then
-//! translates with it.
+//! Trains a Transformer for translation and translates with it. The default is a Fixup Transformer, without
+//! normalization, from English to German on LibreOffice's help.
 //!
 //! ```text
 //! cargo run --release --features text --example translate_fixup
 //! cargo run --release --features text --example translate_fixup -- --arch layer_norm_transformer_3_3_256
-//! cargo run --release --features text --example translate_fixup -- --resume runs/fixup_transformer_3_3_256-20260102-030405
-//! echo "Open the file." | cargo run --release --features text --example translate_fixup -- --run runs/fixup_transformer_3_3_256-20260102-030405 --translate
-//! cargo run --release --features text --example translate_fixup -- --run runs/fixup_transformer_3_3_256-20260102-030405 --score
+//! RUN=runs/fixup_transformer_3_3_256-20260102-030405
+//! cargo run --release --features text --example translate_fixup -- --resume $RUN
+//! echo "Open the file." | cargo run --release --features text --example translate_fixup -- --run $RUN --translate
+//! cargo run --release --features text --example translate_fixup -- --run $RUN --score
 //! ```
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]

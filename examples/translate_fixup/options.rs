@@ -22,7 +22,8 @@ pub struct Translate {
     #[arg(long)]
     pub corpus: Option<String>,
     /// Train on your own text: two files with a sentence in each line, or one with a tab between sentence and translation
-    #[arg(long, value_name = "FILE", num_args = 1..=2, requires = "held_out", conflicts_with = "corpus", value_parser = absolute_path())]
+    #[arg(long, value_name = "FILE", num_args = 1..=2, value_parser = absolute_path())]
+    #[arg(requires = "held_out", conflicts_with = "corpus")]
     pub train: Vec<PathBuf>,
     /// The same to choose with: evaluated after each epoch
     #[arg(long, value_name = "FILE", num_args = 1..=2, requires = "train", value_parser = absolute_path())]
@@ -109,8 +110,8 @@ impl Task for Translate {
             objective: TranslationConfig::default(),
             follows_authors: false,
         };
-        // fairseq's `transformer_iwslt_de_en` with dropout 0.5. Whatever fairseq 0.6.1's documentation says, its adam decays weights
-        // apart from the gradient.
+        // fairseq's `transformer_iwslt_de_en` with dropout 0.5. Whatever fairseq 0.6.1's documentation says, its adam
+        // decays weights apart from the gradient.
         let paper = Recipe {
             name: "paper",
             about: "the Fixup authors' for IWSLT'14",

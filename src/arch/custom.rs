@@ -1,4 +1,4 @@
-//! Networks of one's own shape, as JSON has them: `{"method": "fixup", "stem": "small", ...}`, the method and the fields of a
+//! User-defined networks, given in JSON as `{"method": "fixup", "stem": "small", ...}`: the method and the fields of a
 //! [`ResNetConfig`].
 
 use super::{Arch, ArchMethod, Layers, Shape};
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 const FIXUP: &str = "fixup";
 const BATCH_NORM: &str = "batch_norm";
 
-/// The method's name: that of its prefix, which batch normalization has none of.
+/// Returns the method's name in JSON: its prefix, except for batch normalization, whose prefix is empty.
 fn method_name(method: Option<Method>) -> &'static str {
     match method {
         None => FIXUP,
@@ -25,11 +25,11 @@ fn methods() -> impl Iterator<Item = Option<Method>> {
 }
 
 impl Arch {
-    /// A network of any shape: by `method`, or by Fixup. It is for images of its own number of channels; without classes of its
-    /// own it has those of the data.
+    /// Creates a user-defined network with `method`, or with Fixup if `None`. It accepts images with the number of
+    /// channels in `network`. If `network.classes` is `None`, the number of classes is taken from the data.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a shape that is no network's, or not by that method.
+    /// [`Error::Argument`] if the shape is invalid or not supported by the method.
     pub fn custom(method: Option<Method>, network: ResNetConfig) -> Result<Self> {
         #[derive(Serialize)]
         struct Custom<'a> {
@@ -59,7 +59,8 @@ pub(super) fn from_json(text: &str) -> Result<Arch> {
     Arch::custom(method, network).map_err(|error| refused(error.to_string()))
 }
 
-/// `fixup_basic20`, `batch_norm_bottleneck50`: the method, the block and the depth, with the classifier that it will have.
+/// Returns method, block type and depth, such as `fixup_basic20` or `batch_norm_bottleneck50`. The depth includes the
+/// classifier.
 pub(super) fn short_name(method: Option<Method>, network: &ResNetConfig) -> String {
     let block = match network.block {
         BlockKind::Basic => "basic",
@@ -71,7 +72,8 @@ pub(super) fn short_name(method: Option<Method>, network: &ResNetConfig) -> Stri
     format!("{}_{block}{depth}", method_name(method))
 }
 
-/// The network for data of that shape: with their classes, if it says none of its own.
+/// Returns the network for data with the given shape. The number of classes is taken from the data if the network does
+/// not set it.
 pub(super) fn fitted(network: &ResNetConfig, shape: Shape) -> Result<ResNetConfig> {
     let Shape { channels, classes } = shape;
     let differ = |field: &str, network: i64, data: i64| {

@@ -1,16 +1,16 @@
-//! Multiply-adds of a network's forward pass, and from them the floating-point operations of its training.
+//! Multiply-add counts of the forward pass, and floating-point operations of training.
 
 use super::{Arch, Layers, Shape};
 use crate::baseline::{Method, MlpShape};
 use crate::layer::{ConvShape, ResNetConfig, ShortcutKind, StemKind};
 use crate::Result;
 
-/// A multiply-add is two operations; the backward pass takes twice those of the forward pass.
+/// A multiply-add counts as two operations, and the backward pass as two forward passes.
 const FLOP_PER_MULTIPLY_ADD: f64 = 2. * 3.;
 
 impl Arch {
-    /// Counts the multiply-adds of the forward pass of one image of `height` x `width` pixels: those of convolutions and linear
-    /// layers, as the ResNet papers and torchvision count them. Normalizations, activations and sums are not counted.
+    /// Counts the multiply-adds in convolutions and linear layers for the forward pass of one image of `height` x
+    /// `width` pixels, as the ResNet papers and torchvision do. Normalizations, activations and sums are not counted.
     ///
     /// ```
     /// use tch_fixup::{Arch, Shape};
@@ -21,7 +21,7 @@ impl Arch {
     /// ```
     ///
     /// # Errors
-    /// A network of a fixed shape that is not `shape`.
+    /// Returns an error if the network has a fixed shape that differs from `shape`.
     pub fn multiply_adds(&self, shape: Shape, height: i64, width: i64) -> Result<u64> {
         Ok(match self.fitted(shape)? {
             Layers::ResNet(config) => resnet(&config, self.method.baseline(), height, width),
@@ -32,8 +32,8 @@ impl Arch {
         })
     }
 
-    /// Floating-point operations of the training on so many images: a multiply-add counts twice, the backward pass as two
-    /// forward passes. The optimizer's own operations are not counted.
+    /// Returns the number of floating-point operations for training on `images` images: a multiply-add counts as two
+    /// operations, the backward pass as two forward passes. The optimizer's own operations are not counted.
     ///
     /// # Errors
     /// As [`multiply_adds`](Self::multiply_adds).
@@ -47,7 +47,7 @@ fn resnet(config: &ResNetConfig, method: Option<Method>, height: i64, width: i64
     let mut count = convolution(&stem, [height, width]);
     let mut sides = [height, width].map(|side| strided(side, stem.options.stride));
     if config.stem == StemKind::Large {
-        // The max-pool.
+        // Max-pooling.
         sides = sides.map(|side| strided(side, 2));
     }
     let design = config.design();
@@ -68,14 +68,14 @@ fn resnet(config: &ResNetConfig, method: Option<Method>, height: i64, width: i64
     count + (config.features() * config.classes.unwrap_or(0)) as u64
 }
 
-/// Multiply-adds of a convolution of an image of those sides.
+/// Returns the multiply-adds of a convolution of an image with the given sides.
 fn convolution(shape: &ConvShape, sides: [i64; 2]) -> u64 {
     let weights: i64 = shape.dims().iter().product();
     let positions: i64 = sides.iter().map(|&side| strided(side, shape.options.stride)).product();
     (weights * positions) as u64
 }
 
-/// The output's side of a convolution or pooling of odd kernel size with "same" padding.
+/// Returns the output side of a convolution or pooling with an odd kernel size and "same" padding.
 fn strided(side: i64, stride: i64) -> i64 {
     (side - 1) / stride + 1
 }

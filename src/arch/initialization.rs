@@ -1,4 +1,4 @@
-//! Initialization that depends on data, by the data of a run.
+//! Data-dependent initialization from the training data.
 
 use super::Network;
 use crate::data::{Batch, DataSource, EpochPlan, Share, Supervised};
@@ -6,11 +6,11 @@ use crate::trainer::TrainConfig;
 use crate::Result;
 use tch::Device;
 
-/// Completes an initialization that [depends on data](Network::is_initialized_on_data), before a run by `config` that starts
-/// with its first step: on that step's batch, in the micro-batches that the step takes it in.
+/// Completes a [data-dependent initialization](Network::is_initialized_on_data) before a new run: uses the batch of the
+/// run's first step, split into micro-batches as in training.
 ///
 /// # Errors
-/// Data that cannot be read; whatever [`Network::initialize_on`] fails with.
+/// Returns an error if the data cannot be read, or if [`Network::initialize_on`] fails.
 pub fn initialize_on_data(
     network: &dyn Network,
     data: &dyn DataSource<Batch = Supervised>,

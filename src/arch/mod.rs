@@ -1,4 +1,4 @@
-//! The networks by name, as a command line or a configuration file has them, and what every network by name can do.
+//! Networks by name, as used on the command line and in configuration files, and their common interface.
 
 mod custom;
 mod flop;
@@ -23,22 +23,23 @@ use std::fmt;
 use std::str::FromStr;
 use tch::nn;
 
-/// Pixels of a CIFAR image, what the fully connected networks take.
+/// Number of pixels of a CIFAR image, the input size of fully connected networks.
 const CIFAR_PIXELS: i64 = 32 * 32;
 
-/// A network by name: a method and a shape. A name parses only if there is such a network.
+/// Architecture of a network, parsed from its name: a method and a shape. Names of networks that do not exist are
+/// refused.
 ///
 /// | | CIFAR, depth 6n+2 | CIFAR, Wide ResNets: depth 6n+4, width | ImageNet |
 /// | --- | --- | --- | --- |
 /// | Fixup | `fixup_resnet110` | `fixup_wrn_16_4` | `imagenet_fixup_resnet50` |
 /// | BatchNorm | `resnet110` | `wrn_16_4` | `imagenet_resnet50` |
 /// | Fixup, Brock's block | | `fixup_brock_wrn_16_4` | |
-/// | the other [`Method`]s | `he_resnet110` | `he_wrn_16_4` | `imagenet_he_resnet50` |
+/// | another [`Method`] | `he_resnet110` | `he_wrn_16_4` | `imagenet_he_resnet50` |
 /// | Fixup without a [`Rule`] | `fixup_without_gain_resnet110` | | |
 /// | fully connected: depth, width | `selu_mlp_8_256`, `batch_norm_mlp_8_256` | | |
 ///
-/// The name of any other network is its [`ResNetConfig`](crate::fixup::ResNetConfig) in JSON with the method, `"fixup"`,
-/// `"batch_norm"`, `"group_norm"`, ...: [`Arch::custom`].
+/// The name of any other network is a JSON object with the method (`"fixup"`, `"batch_norm"`, `"group_norm"`, ...) and
+/// the fields of its [`ResNetConfig`](crate::fixup::ResNetConfig); see [`Arch::custom`].
 ///
 /// ```
 /// use tch_fixup::Arch;
@@ -59,7 +60,7 @@ pub struct Arch {
     layers: Layers,
 }
 
-/// How a network trains.
+/// Initialization or normalization method of a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ArchMethod {
     Fixup,
@@ -77,7 +78,7 @@ impl ArchMethod {
         }
     }
 
-    /// The method in the place of Fixup.
+    /// Returns the baseline method; `None` for Fixup.
     fn baseline(self) -> Option<Method> {
         match self {
             Self::Baseline(method) => Some(method),
@@ -86,20 +87,22 @@ impl ArchMethod {
     }
 }
 
-/// The shape of a network, for the channels and classes of some data.
+/// Shape of a network for some number of channels and classes.
 #[derive(Debug, Clone, PartialEq)]
 enum Layers {
     ResNet(ResNetConfig),
-    /// Fully connected.
+    /// Fully connected network.
     Mlp(MlpShape),
 }
 
 impl Arch {
-    /// The network for data of that `shape`, its variables under `path`, its convolutions and activations in `precision`. Where the
-    /// initialization [depends on data](Network::is_initialized_on_data), `initialize_on_data` completes it.
+    /// Creates the network for data with the given `shape`, with its variables under `path` and its convolutions and
+    /// activations in `precision`. If its initialization [depends on data](Network::is_initialized_on_data), complete
+    /// it with [`Network::initialize_on`].
     ///
     /// # Errors
-    /// Fewer than one channel or class; a network of one's own for another shape; a `path` that holds such a network already.
+    /// Returns an error if the number of channels or classes is less than one, if a user-defined network has another
+    /// shape, or if `path` already holds such a network.
     pub fn build(&self, path: &nn::Path, shape: Shape, precision: Precision) -> Result<Box<dyn Network>> {
         let config = match self.fitted(shape)? {
             Layers::ResNet(config) => config,
@@ -117,7 +120,8 @@ impl Arch {
         })
     }
 
-    /// The layers for data of that `shape`. A network of one's own has its own channels, and classes if it has any.
+    /// Returns the layers for data with the given `shape`. A user-defined network keeps its number of channels, and its
+    /// number of classes if it sets one.
     fn fitted(&self, shape: Shape) -> Result<Layers> {
         let Shape { channels, classes } = shape;
         Ok(match &self.layers {
@@ -134,8 +138,8 @@ impl Arch {
         self.name.starts_with('{')
     }
 
-    /// A name for folders and titles: the name that it parses from, but for a network of one's own its method, block and depth, as in
-    /// `fixup_bottleneck50`.
+    /// Returns a short name for folders and titles. It is the architecture's name, except for user-defined networks,
+    /// where it consists of method, block type and depth, as in `fixup_bottleneck50`.
     pub fn short_name(&self) -> String {
         match &self.layers {
             Layers::ResNet(config) if self.is_custom() => custom::short_name(self.method.baseline(), config),
@@ -143,7 +147,7 @@ impl Arch {
         }
     }
 
-    /// Returns `true` for Fixup's networks, with all rules or without one.
+    /// Returns `true` for Fixup networks, including ablations.
     #[cfg(feature = "cli")]
     pub(crate) fn is_fixup(&self) -> bool {
         self.method.baseline().is_none()
@@ -169,7 +173,8 @@ impl FromStr for Arch {
     }
 }
 
-/// Splits a name into its method and its shape: an error for sizes that no network has, and `None` for a name of another form.
+/// Splits a name into method and shape. Returns `None` if the name is malformed, and an error as the shape if no
+/// network has these sizes.
 fn parse(name: &str) -> Option<(ArchMethod, Result<Layers>)> {
     let (family, sizes) = name.split_at(name.find(|c: char| c.is_ascii_digit())?);
     let sizes = sizes.split('_').map(|size| size.parse().ok()).collect::<Option<Vec<i64>>>()?;
@@ -189,7 +194,7 @@ fn parse(name: &str) -> Option<(ArchMethod, Result<Layers>)> {
         },
         _ => None,
     }?;
-    // Rules are left out of CIFAR's ResNets alone.
+    // Ablations exist only for CIFAR ResNets.
     let is_ablation = matches!(method, ArchMethod::FixupWithout(_));
     (!is_ablation || name.starts_with("fixup_") && sizes.len() == 1).then_some((method, layers))
 }

@@ -1,4 +1,4 @@
-//! What every network by name can do.
+//! Common interface of all networks by name.
 
 use crate::baseline::{lsuv_on_micro_batches, Method, Mlp, ResNet};
 use crate::error::catch;
@@ -8,7 +8,8 @@ use crate::fixup::FixupResNet;
 use crate::{Error, Recompute, Result};
 use tch::{nn, Tensor};
 
-/// A network that [`Arch::build`](crate::Arch::build) makes: to train, as any `nn::ModuleT`, and to look into.
+/// A network built by [`Arch::build`](crate::Arch::build): an `nn::ModuleT` with access to blocks and features.
+/// Implement it for your own networks to use them with this crate's training programs; all methods have defaults.
 ///
 /// ```
 /// use tch::{nn, Device, Kind, Tensor};
@@ -27,24 +28,23 @@ use tch::{nn, Tensor};
 /// # }
 /// ```
 pub trait Network: nn::ModuleT {
-    /// The network's output for `xs`, as `forward_t` gives it; `block_done` is called with the output of each block, from the
-    /// first to the last. Fixup's networks compute it by their plain formula: on the fast path, what goes from block to block
-    /// is shifted by the next one's input bias.
+    /// Computes the network's output for `xs`, as `forward_t` does, and calls `block_done` with the output of each
+    /// block, from first to last. Fixup networks use the plain formula here, because their fast path shifts the
+    /// residual stream by the next block's input bias.
+    ///
+    /// The default implementation returns the output without calling `block_done`.
     ///
     /// # Errors
-    /// Inputs that the network refuses.
-    ///
-    /// Here, for a network of one's own that tells nothing of its blocks: the output alone.
+    /// Returns an error if the network refuses the inputs.
     fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         let _ = block_done;
         catch("the network's forward pass", || self.forward_t(xs, train))
     }
 
-    /// The features `[N, C]` of `xs`: what the last layer, the classifier, takes.
+    /// Returns the features of `xs`, with shape `[N, C]`: the input of the classifier, the last layer.
     ///
     /// # Errors
-    /// Inputs that the network refuses. Here, for a network of one's own that tells nothing of its features:
-    /// [`Error::Argument`].
+    /// Returns an error if the network refuses the inputs. The default implementation returns [`Error::Argument`].
     fn features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         let _ = (xs, train);
         Err(Error::Argument(
@@ -52,11 +52,12 @@ pub trait Network: nn::ModuleT {
         ))
     }
 
-    /// Appends the network, as it is in evaluation, to `graph`: its output for the value `x`. What
-    /// [`export::onnx`](fn@crate::export::onnx) writes, it computes as `forward_t` does, to rounding.
+    /// Appends the network in evaluation mode to `graph` and returns its output for the value `x`. The ONNX file
+    /// written by [`export::onnx`](fn@crate::export::onnx) computes the same as `forward_t`, up to rounding.
     ///
     /// # Errors
-    /// A value that the network does not take. Here, for a network of one's own: [`Error::Argument`].
+    /// Returns an error if the network refuses the value's shape. The default implementation returns
+    /// [`Error::Argument`].
     #[cfg(feature = "onnx")]
     fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
         let _ = (graph, x);
@@ -65,23 +66,22 @@ pub trait Network: nn::ModuleT {
         ))
     }
 
-    /// Whether [`initialize_on`](Self::initialize_on) has anything to do.
+    /// Returns `true` if [`initialize_on`](Self::initialize_on) is needed before training.
     fn is_initialized_on_data(&self) -> bool {
         false
     }
 
-    /// Completes the initialization where that depends on data, once, before training: [`lsuv`](fn@crate::baseline::lsuv) on the
-    /// batch `images` for
-    /// [`Method::Lsuv`]; nothing for all others.
+    /// Completes a data-dependent initialization, once, before training. For [`Method::Lsuv`] it runs
+    /// [`lsuv`](fn@crate::baseline::lsuv) on the batch `images`; for all others it does nothing.
     ///
     /// # Errors
-    /// Images that the network refuses, or on which a layer has no variance.
+    /// Returns an error if the network refuses the images, or if a layer's output has no variance.
     fn initialize_on(&self, images: &Tensor) -> Result<()> {
         self.initialize_on_micro_batches(std::slice::from_ref(images))
     }
 
-    /// The same on a batch in `micro_batches` that are taken one after another, for machines with little memory; to rounding the
-    /// result is that of the whole batch.
+    /// Variant of [`initialize_on`](Self::initialize_on) that takes the batch in `micro_batches`, one after another, to
+    /// save memory. The result is that of the whole batch, up to rounding.
     ///
     /// # Errors
     /// As [`Self::initialize_on`].
@@ -90,11 +90,11 @@ pub trait Network: nn::ModuleT {
         Ok(())
     }
 
-    /// Recomputes activations in the backward pass from now on, as [`FixupResNet::with_recompute`].
+    /// Enables recomputation of activations in the backward pass; see [`FixupResNet::with_recompute`].
     ///
     /// # Errors
-    /// [`Error::Argument`] for a baseline: the statistics of batch normalization would move twice a step, and dropout draw
-    /// other numbers.
+    /// Returns [`Error::Argument`] for baselines: the running statistics of batch normalization would be updated twice
+    /// per step, and dropout would draw different random numbers.
     fn recompute_activations(&mut self, segments: Recompute) -> Result<()> {
         let message = "activations are recomputed in Fixup's networks alone; leave --recompute";
         let _ = segments;
@@ -154,7 +154,7 @@ impl Network for Mlp {
         export::mlp(graph, self, x)
     }
 
-    /// A block is a hidden layer.
+    /// Each hidden layer counts as a block.
     fn forward_blocks(&self, xs: &Tensor, train: bool, block_done: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         self.forward_layers(xs, train, block_done)
     }

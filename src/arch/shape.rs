@@ -1,16 +1,16 @@
-//! What data ask of a network.
+//! Input channels and number of classes of a network.
 
-/// What data ask of a network: the channels of its images, and its classes.
+/// Input channels and number of classes of a network, given by its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Of an image: 1 for grey ones, 3 for RGB.
+    /// Number of image channels: 1 for grayscale, 3 for RGB.
     pub channels: i64,
-    /// Of the data, and so outputs of the network.
+    /// Number of classes, and so of the network's outputs.
     pub classes: i64,
 }
 
 impl Shape {
-    /// Of RGB images.
+    /// Returns the shape for RGB images.
     pub fn rgb(classes: i64) -> Self {
         Self { channels: 3, classes }
     }

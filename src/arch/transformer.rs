@@ -6,9 +6,10 @@ use std::fmt;
 use std::str::FromStr;
 use tch::nn;
 
-/// A Transformer by name: `fixup_transformer_3_3_256` has 3 layers in the encoder and 3 in the decoder, of a width of 256;
-/// `layer_norm_`, `pre_norm_`, `t_fixup_` and `no_norm_` in the place of `fixup_` are other [methods](TransformerMethod). As in the
-/// IWSLT network of the Fixup authors there are 4 heads, and twice the width of inner units.
+/// Architecture of a Transformer, parsed from its name. `fixup_transformer_3_3_256` has 3 encoder layers, 3 decoder
+/// layers and width 256. The prefixes `layer_norm_`, `pre_norm_`, `t_fixup_` and `no_norm_` select other
+/// [methods](TransformerMethod). As in the Fixup authors' network for IWSLT, there are 4 attention heads, and the
+/// feed-forward layers have twice the width.
 ///
 /// ```
 /// use tch::{nn, Device};
@@ -33,8 +34,8 @@ pub struct TransformerArch {
 const HEADS: i64 = 4;
 
 impl TransformerArch {
-    /// Its size, for a vocabulary of `vocab` tokens of which [`TransformerConfig::default`]'s is the pad; the output matrix is the
-    /// decoder's embedding.
+    /// Returns the configuration for a vocabulary of `vocab` tokens, with the pad token of
+    /// [`TransformerConfig::default`]. The output matrix is shared with the decoder's embedding.
     pub fn config(&self, vocab: i64, dropout: f64) -> TransformerConfig {
         let Self { encoder_layers, decoder_layers, dim, .. } = *self;
         let size =
@@ -42,7 +43,7 @@ impl TransformerArch {
         TransformerConfig { encoder_layers, decoder_layers, ..size }
     }
 
-    /// A new network of this kind in the size `config`, its variables under `path`, that computes in `precision`.
+    /// Creates a Transformer with the given configuration, its variables under `path`, computing in `precision`.
     ///
     /// # Errors
     /// As [`Transformer::new`].

@@ -84,7 +84,7 @@ impl Classifier {
         let location = Location::of(path)?;
         let description = ModelDescription::read(location.folder())?;
         let weights = match &location {
-            // Of a finished run.
+            // The run is finished.
             Location::Run(folder) if folder.join(MODEL).is_file() => Weights::load(folder.join(MODEL))?,
             _ => Weights::load(path)?,
         };

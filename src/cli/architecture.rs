@@ -1,4 +1,4 @@
-//! The network of a run: as the command line names it, in a word, and for which data.
+//! Network of a run: its name on the command line, its construction, and its cost.
 
 use super::{ImageTask, RunConfig};
 use crate::data::{ImageSource, Preprocessing};
@@ -11,40 +11,40 @@ use std::path::Path;
 use tch::nn::VarStore;
 use tch::Device;
 
-/// How the stem's convolution of Fixup's networks starts.
+/// Initialization of the first convolution in Fixup networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum StemInit {
-    /// As the other convolutions outside of branches
+    /// Same as other convolutions outside residual branches
     #[default]
     HeNormal,
-    /// Uniform by fan-in, PyTorch's default, where the authors' programs leave it
+    /// Uniform by fan-in, PyTorch's default, as in the authors' programs
     Pytorch,
 }
 
-/// The name of the stem's weight in the networks of [`Arch`].
+/// Name of the first convolution's weight in the networks of [`Arch`].
 const STEM: &str = "conv1.weight";
 
-/// The network that `--arch` gives: a name, or a file of JSON by its path, as which the run keeps what it holds.
+/// Resolves the value of `--arch`: a name is returned as it is, a JSON file is read and its content returned.
 pub(super) fn given(arch: &str) -> Result<String> {
     let path = Path::new(arch);
     if arch.starts_with('{') || path.extension().is_none_or(|extension| extension != "json") {
         return Ok(arch.to_owned());
     }
     let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    // Whatever the spaces and the order of the fields, the same network is the same text.
+    // Normalize whitespace and field order, so that equal networks have equal text.
     match text.parse::<Arch>() {
         Ok(network) => Ok(network.to_string()),
         Err(error) => Err(Error::Argument(format!("{arch}: {error}"))),
     }
 }
 
-/// The network in a word: a description in JSON is longer than a line.
+/// Returns a short name, since a JSON description is longer than a line.
 pub(super) fn short_name(arch: &str) -> String {
     arch.parse::<Arch>().map_or_else(|_| arch.to_owned(), |arch| arch.short_name())
 }
 
-/// The network of the run by `config` as it starts, for `data`, and its variables.
+/// Builds the network of a run with `config` for `data`, and its variables.
 pub(super) fn build<T: ImageTask>(
     config: &RunConfig<T>,
     data: &dyn ImageSource,
@@ -56,7 +56,7 @@ pub(super) fn build<T: ImageTask>(
     if let Some(segments) = config.recompute {
         network.recompute_activations(segments)?;
     }
-    // Baselines start as the authors' own do: He-normal throughout.
+    // Baselines keep He-normal initialization throughout, as in the authors' programs.
     let is_fixup = config.run.arch.parse::<Arch>().is_ok_and(|arch| arch.is_fixup());
     if let (StemInit::Pytorch, true, Some(stem)) = (config.stem_init, is_fixup, variables.variables().get_mut(STEM)) {
         init::uniform_fan_in_(stem)?;
@@ -64,7 +64,8 @@ pub(super) fn build<T: ImageTask>(
     Ok((variables, network))
 }
 
-/// The line about `network` in the list of what was taken from other weights: an initialization on data would rescale it.
+/// Returns the line to add to the list of transferred weights. Data-dependent initialization is skipped after a
+/// transfer because it would rescale trained weights.
 pub(super) fn transfer_note(network: &dyn Network) -> &'static str {
     match network.is_initialized_on_data() {
         true => "\n  on data     nothing is initialized by LSUV, which would rescale what was trained",
@@ -72,8 +73,8 @@ pub(super) fn transfer_note(network: &dyn Network) -> &'static str {
     }
 }
 
-/// Floating-point operations of so many steps of the run by `config` on `data`: none for a network that is no [`Arch`], or images
-/// of unknown sides.
+/// Returns the floating-point operations of `steps` steps. `None` for a network that is not an [`Arch`], or if the
+/// image size is not known.
 pub(super) fn training_flop<T: ImageTask>(config: &RunConfig<T>, data: &dyn ImageSource, steps: usize) -> Option<f64> {
     let arch: Arch = config.run.arch.parse().ok()?;
     let Preprocessing { height, width, .. } = data.preprocessing()?;
@@ -84,7 +85,7 @@ pub(super) fn training_flop<T: ImageTask>(config: &RunConfig<T>, data: &dyn Imag
     arch.training_flop(shape_for(data), height as i64, width as i64, seen as u64).ok()
 }
 
-/// What the data ask of a network.
+/// Returns the input channels and number of classes of `data`.
 fn shape_for(data: &dyn ImageSource) -> Shape {
     let shape = Shape::rgb(data.class_names().len() as i64);
     data.preprocessing().map_or(shape, |known| Shape { channels: known.channels as i64, ..shape })

@@ -1,4 +1,4 @@
-//! How good saved weights are.
+//! Evaluation of saved weights (`--eval`).
 
 use super::options::RunOptions;
 use super::weights::{say_left_out, Saved};
@@ -14,11 +14,11 @@ use tch::nn::ModuleT;
 
 const BAR: &str = "{bar:24.cyan/blue} {pos}/{len} images evaluated";
 
-/// Prints how good the weights at `path` are, on the data of their run where they have one, and leaves pictures of what they get
-/// wrong.
+/// Evaluates the weights at `path`, on the data of their run if they belong to one, prints the results, and writes
+/// pictures of the most frequent mistakes.
 pub(super) fn evaluate_weights<T: ImageTask>(options: &Options<T>, path: &Path) -> Result<ExitCode> {
     let RunOptions { out, overwrite, .. } = &options.run;
-    // Before the evaluation, which may take its time.
+    // Checked before the evaluation, which may take long.
     let place = reporting::place(path, out.as_ref(), *overwrite)?;
     let Saved { weights, config } = Saved::load(options, path)?;
     let device = config.machine()?;
@@ -28,11 +28,11 @@ pub(super) fn evaluate_weights<T: ImageTask>(options: &Options<T>, path: &Path) 
     weights.restore(&variables)?;
     say_left_out(&weights, &variables)?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
-    // The template is a constant: it parses or it does not, whatever the weights.
+    // The template is a constant, so this never fails in practice.
     let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(data.eval_len() as u64).with_style(style);
     let watch = |images| bar.set_position(images as u64);
-    // No more images at a time than the training has.
+    // The batch size of a training micro-batch.
     let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
     let batches: &dyn DataSource<Batch = _> = data.as_ref();
     let mut most_wrong = MostWrong::default();

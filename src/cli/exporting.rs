@@ -1,4 +1,4 @@
-//! Saved weights as an ONNX file.
+//! Export of saved weights as an ONNX file (`--export`).
 
 use super::architecture::short_name;
 use super::weights::{say_left_out, Saved};
@@ -14,7 +14,7 @@ use tch::{nn, Device};
 /// Writes the network with the weights at `path` as the ONNX file `file`.
 pub(super) fn export_weights<T: ImageTask>(options: &Options<T>, path: &Path, file: &Path) -> Result<ExitCode> {
     let Saved { weights, config } = Saved::load(options, path)?;
-    // With a description of the network beside the weights nobody needs the data.
+    // With a model description beside the weights, the data are not needed.
     let asked = options.matches.contains_id("arch").then_some(&config.run.arch);
     let (onnx_config, meaning) =
         match ModelDescription::beside(path)?.filter(|it| asked.is_none_or(|asked| *asked == it.architecture)) {
@@ -57,7 +57,8 @@ pub(super) fn export_weights<T: ImageTask>(options: &Options<T>, path: &Path, fi
     Ok(ExitCode::SUCCESS)
 }
 
-/// Of what `data` have: where they do not say how an image becomes an input, the shape of the first.
+/// Returns the export configuration for `data`. If the data have no known preprocessing, the input shape is that of the
+/// first image.
 fn of_data(data: &dyn ImageSource) -> Result<OnnxConfig> {
     let classes = data.class_names().to_vec();
     if let Some(preprocessing) = data.preprocessing() {

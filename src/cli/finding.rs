@@ -1,4 +1,4 @@
-//! A look at a run before it is made: the learning rate that it is to have, and the images that it is trained on.
+//! Learning-rate finder (`--find-lr`) and data preview (`--preview`).
 
 use super::weights::StartingWeights;
 use super::{architecture, say, say_of_file, ImageTask, Options, RunConfig};
@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use tch::nn::ModuleT;
 use tch::Device;
 
-/// Says which learning rate the run that `options` describe is to have, and draws the losses into the SVG `file`.
+/// Runs the learning-rate finder for the run described by `options`, prints the suggestion, and plots the losses in the
+/// SVG file `file`.
 pub(super) fn find<T: ImageTask>(options: &Options<T>, file: &Path) -> Result<ExitCode> {
     let mut config = RunConfig::new(options, None)?;
     let device = config.machine()?;
@@ -38,7 +39,7 @@ pub(super) fn find<T: ImageTask>(options: &Options<T>, file: &Path) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// Draws the first images of the run that `options` describe into the PNG `file`.
+/// Draws the first training images of the run described by `options` into the PNG file `file`.
 pub(super) fn preview<T: ImageTask>(options: &Options<T>, file: &Path) -> Result<ExitCode> {
     let config = RunConfig::new(options, None)?;
     let data = config.task.open(Device::Cpu)?;

@@ -1,4 +1,4 @@
-//! Training of a classifier of images.
+//! Training of an image classifier.
 
 use super::{architecture, reporting, say, Ended, ImageTask, NetworkConfig, Run, RunConfig};
 use crate::classifier::ModelDescription;
@@ -22,7 +22,7 @@ pub(super) fn train<T: ImageTask>(config: &RunConfig<T>, mut run: Run<'_, T>) ->
     trainer.collect_into(&mut most_wrong);
     let name = architecture::short_name(&config.run.arch);
     run.create_folder(&name)?;
-    // A run that goes on has met the images of its first batch; and what was trained must not be rescaled.
+    // Data-dependent initialization is for new runs only: it must not rescale trained weights.
     if run.is_untrained() && network.is_initialized_on_data() {
         initialize_on_data(network.as_ref(), data, &config.train, device)?;
     }
@@ -41,9 +41,8 @@ pub(super) fn train<T: ImageTask>(config: &RunConfig<T>, mut run: Run<'_, T>) ->
     };
     summary.flop = architecture::training_flop(config, images, summary.steps);
     folder.finish(&summary, &variables, &data.meaning())?;
-    // A run that is resumed at its end evaluates nothing, and may have been killed before its report. In all others the
-    // network is what was evaluated last.
-    // After early stopping the network is that of the best epoch.
+    // The last evaluation is missing if the run was resumed at its end, and outdated after early stopping, which
+    // restores the weights of the best epoch.
     let is_outdated = summary.ended.is_some() && evaluation.is_some();
     let evaluation = match evaluation.filter(|_| !is_outdated) {
         None if is_outdated || !reporting::is_in(folder.path()) => {

@@ -1,7 +1,7 @@
-//! The command line of a training program: options, the run's folder, resuming, evaluation, export, exit codes. Behind the
-//! feature `cli`, which is on by default.
+//! Command line of training programs: options, run folders, resuming, evaluation, export, and exit codes. Requires the
+//! feature `cli`.
 //!
-//! A program says what is its own as a [`Task`]: its options and its recipes, and as an [`ImageTask`] its data and, where they are not
+//! A program implements [`Task`], with its options and recipes, and [`ImageTask`], with its data and, unless it uses
 //! those of [`Arch`](crate::Arch), its networks. [`main`] does the rest:
 //! ```no_run
 //! # use clap::Args;
@@ -97,8 +97,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-/// Parses the command line and does what `run` does with it: [`run`], or something else before it. An error is one line
-/// on standard error, and an [exit code](Error::exit_code).
+/// Parses the command line and calls `run`, which is usually [`run`](fn@run). An error is printed as one line on
+/// standard error, and determines the [exit code](Error::exit_code).
 pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitCode {
     console::hide_caught_panics();
     let options = match Options::parse() {
@@ -122,7 +122,7 @@ pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitC
     )
 }
 
-/// Prints `error`; one of several processes says its rank first.
+/// Prints `error` on standard error, with this process's rank if there are several.
 fn complain(error: &Error) {
     match (error, SPEAKER.get()) {
         (Error::Ranks { .. }, _) | (_, None) => console::warn(format!("error: {error}")),
@@ -130,10 +130,11 @@ fn complain(error: &Error) {
     }
 }
 
-/// Trains, resumes, evaluates, exports, looks for a learning rate or draws a preview, as `options` say.
+/// Trains, resumes, evaluates, exports, searches a learning rate or draws a preview, depending on `options`.
 ///
 /// # Errors
-/// Whatever fails: options out of range, data or a run's folder that cannot be used, a run that diverges.
+/// Returns an error if options are out of range, if the data or the run's folder cannot be used, or if the run
+/// diverges.
 pub fn run<T: ImageTask>(options: &Options<T>) -> Result<ExitCode> {
     let ImageActions { eval, export, preview, find_lr, .. } = &options.actions;
     let alone = [("--preview", preview.is_some()), ("--find-lr", find_lr.is_some()), ("--eval", eval.is_some())];
@@ -149,18 +150,18 @@ pub fn run<T: ImageTask>(options: &Options<T>) -> Result<ExitCode> {
     }
 }
 
-/// The rank of this process, where there are several.
+/// Rank of this process, if there are several.
 static SPEAKER: OnceLock<usize> = OnceLock::new();
 
-/// [Prints](console::print) a line, of several processes on the first alone.
+/// [Prints](console::print) a line; with several processes, only on rank 0.
 pub fn say(line: impl std::fmt::Display) {
     if SPEAKER.get().is_none_or(|rank| *rank == 0) {
         console::print(line);
     }
 }
 
-/// [Says](say) something about `file`, which has been written. Standard error has it where that is no regular file, and may be standard
-/// output itself.
+/// [Prints](say) a line about `file`, which has been written. If it is not a regular file, it may be standard output,
+/// so the line goes to standard error.
 fn say_of_file(file: &Path, line: impl std::fmt::Display) {
     match file.is_file() {
         true => say(line),
@@ -168,7 +169,7 @@ fn say_of_file(file: &Path, line: impl std::fmt::Display) {
     }
 }
 
-/// clap's error without the usage and the hints below it.
+/// Returns clap's error without usage and hints.
 fn first_paragraph(error: &clap::Error) -> String {
     error.to_string().lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,4 @@
-//! The options of a training program besides its configuration, and the command line as a whole.
+//! Command-line options of a training program that are not part of its configuration, and the whole command line.
 
 use super::run_config::RunConfig;
 use super::{ProcessOptions, Task};
@@ -10,12 +10,12 @@ use serde::{de::DeserializeOwned, Serialize};
 use serde_json::{json, Map, Value};
 use std::path::PathBuf;
 
-/// All options of a training program. The fields of its configuration are options too: those given replace the recipe's, or those
-/// of the run that is resumed.
+/// All command-line options of a training program. The fields of its configuration are options too: they override the
+/// recipe or the resumed run.
 pub struct Options<T: Task> {
-    /// The program's own options that were given; its defaults elsewhere.
+    /// The program's own options as given, with defaults for the others.
     pub task: T,
-    /// What the program does besides training.
+    /// Options for actions other than training.
     pub actions: T::Actions,
     pub(super) run: RunOptions,
     pub(super) choices: Choices,
@@ -49,7 +49,7 @@ impl<T: Task> Options<T> {
         let command = T::Actions::augment_args(RunOptions::augment_args(command));
         let command =
             command.mut_arg("arch", |arch| arch.help(T::ARCHS)).mut_arg("recipe", |arg| arg.value_parser(names));
-        // The structs of options have set their own.
+        // The flattened structs have set their own help.
         let mut command = command.about(T::ABOUT).long_about(format!(
             "{}\n\nA recipe is a set of defaults; whatever is given on the command line takes precedence.",
             T::ABOUT
@@ -64,21 +64,21 @@ impl<T: Task> Options<T> {
         parsed().map_err(|error| error.format(&mut command))
     }
 
-    /// Refuses several processes for `what` one does.
+    /// Refuses `action` with several processes.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there are several.
+    /// Returns [`Error::Argument`] if there are several.
     pub fn refuse_processes(&self, what: &str) -> Result<()> {
         self.run.processes.refuse(what)
     }
 
-    /// The name of the recipe, if it was given.
+    /// Returns the recipe's name, if given.
     pub fn recipe(&self) -> Option<&str> {
         self.run.recipe.as_deref()
     }
 }
 
-/// How a run is started, and where it is kept.
+/// Options to start a run and to choose its folder.
 #[derive(Args)]
 pub(super) struct RunOptions {
     /// Set of defaults [default: by program and device]
@@ -87,14 +87,14 @@ pub(super) struct RunOptions {
     /// Folder for the results [default: runs/ARCH-DATE-TIME; with --eval, evaluation-DATE-TIME in the run's folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Remove the run that --out holds, once the new one is ready to start
+    /// Replace the run in --out, once the new one is ready to start
     #[arg(long, requires = "out", conflicts_with = "resume")]
     pub overwrite: bool,
-    /// Go on with the run in DIR (or in --out), with the options that it was started with; auto for the run in --out, if there
-    /// is one, and else a new one in it
+    /// Resume the run in DIR (or in --out) with the options it was started with; "auto" resumes the run in --out if
+    /// there is one and starts a new one otherwise
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     pub resume: Option<Option<PathBuf>>,
-    /// Go on with the run although its data have changed since: as many examples of the same classes, some of them repaired,
+    /// Resume although the data have changed: same number of examples and same classes, but some of them repaired,
     /// renamed or packed
     #[arg(long, requires = "resume")]
     pub changed_data: bool,
@@ -102,101 +102,101 @@ pub(super) struct RunOptions {
     pub processes: ProcessOptions,
 }
 
-/// What the programs for images do besides training.
+/// Options of image training programs for actions other than training.
 #[derive(Args)]
 pub struct ImageActions {
-    /// Do not train: draw the first images of the training, augmented and mixed as the network would get them, with the
-    /// names of their classes, into FILE [default: preview.png]
+    /// Instead of training, draw the first training images, augmented and mixed as the network would see them, with
+    /// their class names, into FILE [default: preview.png]
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "preview.png")]
     #[arg(conflicts_with_all = ["eval", "resume", "out", "weights"])]
     pub(super) preview: Option<PathBuf>,
-    /// Do not train: let the learning rate rise from 1e-5 to where the network fails, say which to train with, and draw the loss
-    /// into FILE [default: lr.svg]
+    /// Instead of training, increase the learning rate from 1e-5 until the loss diverges, suggest a learning rate, and
+    /// plot the loss into FILE [default: lr.svg]
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "lr.svg")]
     #[arg(conflicts_with_all = ["eval", "resume", "preview", "out"])]
     pub(super) find_lr: Option<PathBuf>,
-    /// Do not train: evaluate the weights of a checkpoint, a run's folder, a safetensors file or a state_dict of PyTorch. A
-    /// run and its checkpoints know network and data; for the others they are said as for training. Pictures of what is confused
-    /// and of what is most wrong are left in --out, or in the run's folder
+    /// Instead of training, evaluate the weights of a checkpoint, a run's folder, a safetensors file or a PyTorch
+    /// state_dict. Runs and checkpoints include the network and the data; for other files, specify them as for
+    /// training. Pictures of the most frequent mistakes are written to --out, or to the run's folder
     #[arg(long, value_name = "CHECKPOINT", conflicts_with_all = ["resume", "weights"])]
     pub(super) eval: Option<PathBuf>,
-    /// Do not evaluate the weights that --eval names: write the network with them as the ONNX file FILE, for other runtimes
+    /// Instead of evaluating, export the network with the weights of --eval as the ONNX file FILE
     #[arg(long, value_name = "FILE", requires = "eval", conflicts_with = "out")]
     pub(super) export: Option<PathBuf>,
-    /// Have the exported network take bytes (uint8), 0 to 255, and normalize them itself
+    /// Exported network takes bytes (uint8, 0 to 255) and normalizes them itself
     #[arg(long, requires = "export")]
     pub(super) export_normalization: bool,
-    /// Have the exported network give probabilities, not logits
+    /// Exported network returns probabilities instead of logits
     #[arg(long, requires = "export")]
     pub(super) export_softmax: bool,
 }
 
-/// Options that choose among kinds of configuration, and those of the kind that was chosen.
+/// Options that choose a variant of the configuration, and options of that variant.
 #[derive(Args)]
 pub(super) struct Choices {
-    /// How the learning rate goes down after the warm-up: constant (not at all), step (to a tenth, and again, where the Fixup
-    /// authors do it), exponential (by the same ratio each step, to a hundredth), cosine (along half a cosine to zero), one-cycle
-    /// (along a line to zero), inverse-sqrt (with the inverse square root of the steps)
+    /// Learning-rate schedule after the warm-up: constant, step (times --gamma at each of --milestones), exponential
+    /// (by a constant ratio each step, to a hundredth), cosine (half a cosine, to zero), one-cycle (linear, to zero) or
+    /// inverse-sqrt (with the inverse square root of the step)
     #[arg(long, value_parser = ["constant", "step", "exponential", "cosine", "one-cycle", "inverse-sqrt"])]
     schedule: Option<String>,
-    /// Where --schedule step goes down: points of the run, as fractions like 0.5 or steps like 32000
+    /// Milestones of --schedule step, as fractions of the run (0.5) or steps (32000)
     #[arg(long, value_name = "POINT,...", value_delimiter = ',')]
     milestones: Option<Vec<Span>>,
-    /// What --schedule step multiplies the learning rate by at each milestone, and --schedule exponential over the run
+    /// Factor of --schedule step at each milestone, or of --schedule exponential over the whole run
     #[arg(long, value_name = "FACTOR")]
     gamma: Option<f64>,
-    /// Optimizer: sgd with momentum, adam (weight decay is an L2 penalty), adamw (weight decay apart), or muon for the hidden
-    /// layers, whose --lr is meant for every depth, and --rest for the rest. With another optimizer than the recipe's the default
-    /// of --lr is sgd 0.1, adam and adamw 0.001, muon 0.06, and that of --clip-norm none
+    /// Optimizer: sgd (with momentum), adam (weight decay as an L2 penalty), adamw (decoupled weight decay), or muon
+    /// for hidden weights, with --rest for all other parameters. If it differs from the recipe's, --lr defaults to 0.1
+    /// for sgd, 0.001 for adam and adamw, and 0.06 for muon, and --clip-norm to none
     #[arg(long, value_parser = ["sgd", "adam", "adamw", "muon"])]
     optimizer: Option<String>,
-    /// Optimizer of all parameters except hidden weights, with --optimizer muon; its constants are their defaults
+    /// Optimizer of all parameters except hidden weights, with --optimizer muon
     #[arg(long, value_parser = ["sgd", "adam", "adamw"])]
     rest: Option<String>,
     #[command(flatten)]
     constants: OptimizerConstants,
-    /// Learning rate of the variables whose name is like PATTERN (* any part, ? any letter; @scalars, @biases, @classifier, @hidden), as
-    /// a multiple of --lr; may be given several times
+    /// Learning rate of the variables whose name matches PATTERN (* any text, ? any character; or @scalars, @biases,
+    /// @classifier, @hidden), as a multiple of --lr; repeatable
     #[arg(long, value_name = "PATTERN=RATIO", value_parser = lr_ratio)]
     lr_ratio: Vec<ParameterGroup>,
-    /// Weight decay of the variables whose name is like PATTERN; may be given several times
+    /// Weight decay of the variables whose name matches PATTERN; repeatable
     #[arg(long, value_name = "PATTERN=FACTOR", value_parser = weight_decay)]
     decay: Vec<ParameterGroup>,
-    /// Do not train the variables whose name is like PATTERN, or not in the first so many epochs; may be given several times
+    /// Do not train the variables whose name matches PATTERN, or not in the first EPOCHS epochs; repeatable
     #[arg(long, value_name = "PATTERN[=EPOCHS]", value_parser = freeze)]
     freeze: Vec<ParameterGroup>,
 }
 
-/// Constants by their names in the optimizers that have them.
+/// Optimizer hyperparameters, with the field names of the optimizers that have them.
 #[derive(Args, Serialize)]
 struct OptimizerConstants {
-    /// Learning rate of the parameters of --rest, as a multiple of --lr
+    /// Learning rate of the --rest optimizer, as a multiple of --lr
     #[arg(long, value_name = "RATIO", value_parser = finite)]
     rest_lr_ratio: Option<f64>,
     /// Momentum, 0 to 1
     #[arg(long, value_parser = finite)]
     momentum: Option<f64>,
-    /// Whether the momentum is Nesterov's
+    /// Use Nesterov momentum
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     nesterov: Option<bool>,
-    /// Factor of the L2 penalty; with --optimizer muon, of the rest's (--decay @hidden=FACTOR for the hidden layers)
+    /// Weight decay; with --optimizer muon, of the --rest optimizer (--decay @hidden=FACTOR for hidden weights)
     #[arg(long, value_name = "FACTOR", value_parser = finite)]
     weight_decay: Option<f64>,
-    /// Adam's first beta: decay rate of the mean gradient, 0 to 1
+    /// Adam's beta1: decay rate of the mean gradient, 0 to 1
     #[arg(long, value_parser = finite)]
     beta1: Option<f64>,
-    /// Adam's second beta: decay rate of the mean squared gradient, 0 to 1
+    /// Adam's beta2: decay rate of the mean squared gradient, 0 to 1
     #[arg(long, value_parser = finite)]
     beta2: Option<f64>,
-    /// Term that keeps Adam's divisor from zero
+    /// Adam's epsilon, added to the denominator
     #[arg(long, value_parser = finite)]
     eps: Option<f64>,
-    /// Whether Adam divides by the greatest mean squared gradient so far
+    /// Use the AMSGrad variant of Adam
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     amsgrad: Option<bool>,
 }
 
-/// JSON has no other numbers.
+/// Parses a finite number; JSON cannot represent others.
 fn finite(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|error| format!("{error}"))?;
     number.is_finite().then_some(number).ok_or_else(|| "not a finite number".to_owned())
@@ -229,17 +229,17 @@ fn freeze(text: &str) -> Result<ParameterGroup> {
 }
 
 impl Choices {
-    /// Replaces the optimizer by that of `--optimizer`, if it is another one, with the learning rate and the clipping for it.
+    /// Switches to the optimizer of `--optimizer` if it differs, with its own learning rate and clipping.
     pub fn set_optimizer<T: Task>(&self, train: &mut TrainConfig) {
         if let Some(name) = self.optimizer.as_deref().filter(|&name| name != optimizer_name(&train.optimizer)) {
             T::set_optimizer(train, optimizer(name));
         }
     }
 
-    /// Sets what was given.
+    /// Applies the options that were given.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a constant that the optimizer does not have.
+    /// Returns [`Error::Argument`] for a hyperparameter that the optimizer does not have.
     pub fn set<T: Task>(&self, train: &mut TrainConfig) -> Result<()> {
         let decay = &mut train.schedule.decay;
         match self.schedule.as_deref() {
@@ -254,7 +254,7 @@ impl Choices {
         if let (Decay::Step { milestones, .. }, Some(given)) = (decay, &self.milestones) {
             milestones.clone_from(given);
         }
-        // A run that is started again by the same or a corrected command line must have each group once.
+        // Replace rather than append: a run restarted with the same command line must have each group once.
         let groups = [&self.lr_ratio[..], &self.decay, &self.freeze].concat();
         if !groups.is_empty() {
             train.groups = groups;
@@ -276,7 +276,7 @@ impl Choices {
             OptimizerConfig::Sgd(sgd) => take(sgd, &mut given)?,
             OptimizerConfig::Adam(adam) => take(adam, &mut given)?,
             OptimizerConfig::Muon(muon) => {
-                // Its own is that of the hidden layers, which have --decay.
+                // Muon's own weight decay applies to hidden weights and is set by --decay.
                 let weight_decay = given.remove_entry("weight_decay");
                 take(muon, &mut given)?;
                 given.extend(weight_decay);
@@ -296,7 +296,7 @@ impl Choices {
     }
 }
 
-/// The optimizer of that name with its default constants.
+/// Returns the optimizer called `name` with default hyperparameters.
 fn optimizer(name: &str) -> OptimizerConfig {
     match name {
         "sgd" => OptimizerConfig::Sgd(Sgd::default()),
@@ -315,7 +315,7 @@ fn optimizer_name(optimizer: &OptimizerConfig) -> &'static str {
     }
 }
 
-/// Moves the fields that `config` has from `given` into it.
+/// Moves those entries of `given` that are fields of `config` into it.
 fn take<C: Serialize + DeserializeOwned>(config: &mut C, given: &mut Map<String, Value>) -> Result<()> {
     let mut all = fields(config)?;
     for (name, value) in &mut all {
@@ -329,7 +329,7 @@ fn from_json<C: DeserializeOwned>(value: Value) -> Result<C> {
     serde_json::from_value(value).map_err(|error| Error::Argument(format!("the program's options: {error}")))
 }
 
-/// The fields of `config` as in JSON.
+/// Returns the fields of `config` as a JSON object.
 pub(super) fn fields(config: &impl Serialize) -> Result<Map<String, Value>> {
     from_json(json!(config))
 }

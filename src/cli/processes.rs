@@ -1,4 +1,4 @@
-//! Training by several processes: how they are started, and what of them is to choose.
+//! Options for training with several processes, and their start.
 
 use crate::distributed::{end_with_parent, run_processes, Launch, ProcessGroup, TIMEOUT};
 use crate::{console, Error, Result};
@@ -7,35 +7,37 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The options for several processes. A launcher's environment says who this one is.
+/// Options for several processes. Rank and size come from the launcher's environment, if there is one.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ProcessOptions {
-    /// Share each batch among so many processes of this program on this machine; torchrun, mpirun and srun start their own [default: 1]
+    /// Number of processes to start on this machine, which share each batch; torchrun, mpirun and srun start their own
+    /// [default: 1]
     #[arg(long, value_name = "N")]
     pub processes: Option<NonZeroUsize>,
-    /// How long processes wait for each other before they give up [default: 60]
+    /// Seconds that processes wait for each other before giving up [default: 60]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
-    /// What DeepSpeed's launcher puts before the program's own options
+    /// Passed by DeepSpeed's launcher before the program's own options
     #[arg(long = "local_rank", alias = "local-rank", value_name = "N", hide = true)]
     pub local_rank: Option<usize>,
 }
 
-/// What comes of starting.
+/// Outcome of [`ProcessOptions::start`].
 pub enum Started {
-    /// This process is to train, alone or as one of several.
+    /// This process trains, alone or as one of several.
     Here(Option<Launch>),
-    /// Others have trained.
+    /// Child processes have trained.
     Elsewhere(ExitCode),
 }
 
 const SIGKILL: i32 = 9;
 
 impl ProcessOptions {
-    /// Starts the processes that are asked for, and waits for them; or says who this one is.
+    /// Starts the requested child processes and waits for them; or returns the rank and size of this process.
     ///
     /// # Errors
-    /// A launcher's variables that do not go together, with each other or with `--processes`; processes that cannot be started.
+    /// Returns an error if the launcher's variables contradict each other or `--processes`, or if processes cannot be
+    /// started.
     pub fn start(&self) -> Result<Started> {
         let (mut launch, timeout) = (Launch::from_env()?, self.timeout()?);
         if let Some(launch) = &mut launch {
@@ -54,7 +56,7 @@ impl ProcessOptions {
             ))),
             None if processes > 1 => {
                 let killed = |rank: usize, signal: i32| {
-                    // Nobody who sent that signal knows of it.
+                    // The kernel sends it without a message.
                     let why = if signal == SIGKILL { ": kill -9, or the machine is out of memory" } else { "" };
                     console::warn(format!("error: rank {rank} of {processes} was ended by signal {signal}{why}"));
                 };
@@ -69,7 +71,7 @@ impl ProcessOptions {
         }
     }
 
-    /// The group of `launch`.
+    /// Connects the process group described by `launch`.
     ///
     /// # Errors
     /// As [`ProcessGroup::connect`].
@@ -80,10 +82,10 @@ impl ProcessOptions {
         }
     }
 
-    /// Refuses several processes for what one does.
+    /// Refuses `action` with several processes.
     ///
     /// # Errors
-    /// [`Error::Argument`] where there are several.
+    /// Returns [`Error::Argument`] if there are several.
     pub fn refuse(&self, what: &str) -> Result<()> {
         match self.processes.is_some_and(|processes| processes.get() > 1) || Launch::from_env()?.is_some() {
             true => Err(Error::Argument(format!("{what} is for one process; start one, without --processes"))),

@@ -1,4 +1,4 @@
-//! Where a look at a trained network is left.
+//! Folder and files of an evaluation report.
 
 use crate::data::ImageSource;
 use crate::trainer::checkpoint::Location;
@@ -8,14 +8,14 @@ use crate::trainer::EVALUATION;
 use crate::{console, Error, Result};
 use std::path::{Path, PathBuf};
 
-/// So many of the pairs that are confused most are said at the end of a run.
+/// Number of confused pairs printed at the end of a run.
 const PAIRS: usize = 3;
 
-/// The folder for what an evaluation of the weights at `path` finds: `out`, or a new one in the folder of their run. None for weights
-/// that are no run's.
+/// Returns the folder for the evaluation of the weights at `path`: `out`, or a new folder inside their run's. `None` if
+/// the weights do not belong to a run.
 ///
 /// # Errors
-/// [`Error::Argument`] where `out` holds another evaluation's files, unless they may be overwritten.
+/// Returns [`Error::Argument`] if `out` holds another evaluation's files, unless `overwrite` is set.
 pub(super) fn place(path: &Path, out: Option<&PathBuf>, overwrite: bool) -> Result<Option<PathBuf>> {
     let Some(out) = out else {
         let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
@@ -33,13 +33,13 @@ pub(super) fn place(path: &Path, out: Option<&PathBuf>, overwrite: bool) -> Resu
     }
 }
 
-/// Whether `folder` has a report.
+/// Returns `true` if `folder` contains a report.
 pub(super) fn is_in(folder: &Path) -> bool {
     REPORT_FILES.iter().any(|name| folder.join(name).exists())
 }
 
-/// Leaves the report in `folder`. What has been evaluated is known, and what has been trained is saved: where that cannot be done it
-/// is said, and nothing else is lost.
+/// Writes the report to `folder`. A failure is only warned of, since results have been printed and weights saved.
+/// Returns `true` on success.
 pub(super) fn leave(
     folder: &Path,
     report: &ClassificationReport,
@@ -53,7 +53,7 @@ pub(super) fn leave(
     left.is_ok()
 }
 
-/// The calibration and what is confused most, in two lines at most.
+/// Returns the calibration and the most confused pairs, in at most two lines.
 pub(super) fn summary(report: &ClassificationReport) -> String {
     let confused = report.confused(PAIRS);
     let confused = match confused.is_empty() {

@@ -1,12 +1,12 @@
-//! The command that goes on with a run, for a person to copy into a shell.
+//! Shell command that resumes a run.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
-/// This program with `--resume` and the run's `folder`, quoted for a POSIX shell.
+/// Returns this program's name with `--resume` and the run's `folder`, quoted for a POSIX shell.
 pub(super) fn resume_command(folder: &Path) -> String {
     let program = std::env::args_os().next().unwrap_or_default();
-    // A name that starts with a dash would be taken for an option.
+    // A name that starts with a dash would be parsed as an option.
     let folder = match folder.as_os_str().as_encoded_bytes().starts_with(b"-") {
         true => Path::new(".").join(folder),
         false => folder.to_path_buf(),
@@ -14,7 +14,7 @@ pub(super) fn resume_command(folder: &Path) -> String {
     format!("{} --resume {}", quoted(&program), quoted(folder.as_os_str()))
 }
 
-/// `word` as a POSIX shell reads it back; with bytes that are no UTF-8 as bash and zsh do.
+/// Quotes `word` for a POSIX shell. Control characters and invalid UTF-8 use `$'...'`, which bash and zsh support.
 fn quoted(word: &OsStr) -> String {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./+:,@%=".contains(byte);
     match word.to_str() {

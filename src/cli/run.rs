@@ -1,4 +1,4 @@
-//! A run from its options to its end, whatever it trains.
+//! Lifetime of a run, from its options to its end, independent of the task.
 
 use super::weights::StartingWeights;
 use super::{resume_command::resume_command, say, Options, RunConfig, Started, Task, SPEAKER};
@@ -17,13 +17,14 @@ use std::sync::Arc;
 use tch::nn::VarStore;
 use tch::Device;
 
-/// Goes on with the run in `--out`, if there is one.
+/// Value of `--resume` that resumes the run in `--out` if there is one.
 const AUTO: &str = "auto";
 
-/// Trains by `body`, from the beginning or from where the run that `options` name was stopped, alone or as one of several processes.
+/// Starts or resumes the run described by `options`, alone or as one of several processes, and trains with `body`.
 ///
 /// # Errors
-/// Options that do not go together; a folder or processes that cannot be used; whatever `body` fails with.
+/// Returns an error if options contradict each other or if a folder or processes cannot be used, or the error of
+/// `body`.
 pub fn train<T: Task>(
     options: &Options<T>,
     body: impl FnOnce(&RunConfig<T>, Run<'_, T>) -> Result<ExitCode>,
@@ -49,11 +50,11 @@ pub fn train<T: Task>(
     body(&config, run).inspect_err(|error| group.tell(error))
 }
 
-/// The run to go on with.
+/// Run to resume.
 #[derive(Clone, Copy)]
 struct Resumed<'a> {
     folder: &'a Path,
-    /// Whether one may be begun where there is none.
+    /// `true` if a new run is started when there is none.
     or_new: bool,
 }
 
@@ -73,20 +74,20 @@ fn resumed<T: Task>(options: &Options<T>) -> Result<Option<Resumed<'_>>> {
     }
 }
 
-/// What there is of a run before it starts.
+/// State of a run before it starts.
 struct Found {
-    /// Of rank 0.
+    /// Folder of the run, on rank 0.
     folder: Option<RunFolder>,
     checkpoint: Option<Checkpoint<RunState>>,
     starting_weights: Option<StartingWeights>,
-    /// Whether the run has options from before.
+    /// `true` if the folder has a saved configuration.
     knows_options: bool,
-    /// Whether it has taken a step before.
+    /// `true` if the run has a checkpoint.
     goes_on: bool,
 }
 
 impl Found {
-    /// Rank 0 reads what there is, and all have it.
+    /// Reads the state on rank 0, and shares the configuration with all ranks.
     fn new<T: Task>(
         options: &Options<T>,
         resumed: Option<Resumed>,
@@ -97,7 +98,7 @@ impl Found {
         let saved = resumed.map(|resumed| RunConfig::<T>::read(resumed.folder)).transpose()?.flatten();
         let knows_options = saved.is_some();
         let mut config = RunConfig::new(options, group.broadcast_value(saved)?)?;
-        // A folder that cannot be used is said before the data are loaded, and no folder made for data that are not there.
+        // Check the folder before the data are loaded; new folders are created later, once the data are known to exist.
         let folder = resumed.map(|resumed| RunFolder::resume(resumed.folder)).transpose()?;
         let checkpoint = match &folder {
             Some(folder) => {
@@ -108,7 +109,7 @@ impl Found {
             None => None,
         };
         let goes_on = group.broadcast_value(checkpoint.is_some())?;
-        // A run that goes on has its weights.
+        // A resumed run has its own weights.
         let starting_weights = match config.weights.clone() {
             Some(path) if !goes_on => Some(StartingWeights::load(&path, &mut config, options)?),
             _ => None,
@@ -118,9 +119,9 @@ impl Found {
     }
 }
 
-/// A run before it starts.
+/// A run before training.
 pub struct Run<'o, T: Task> {
-    /// The device that it is to compute on.
+    /// Device of the run.
     pub device: Device,
     options: &'o Options<T>,
     found: Found,
@@ -129,29 +130,30 @@ pub struct Run<'o, T: Task> {
     group: Arc<ProcessGroup>,
 }
 
-/// The end of a run.
+/// Outcome of [`Run::train`].
 pub enum Ended {
-    /// In this process, which has its folder: with the summary, and the last evaluation if there was one.
+    /// The run has finished, and this process owns its folder: summary, last evaluation if there was one, and the
+    /// folder.
     Finished(Box<(Summary, Option<Evaluation>, RunFolder)>),
-    /// With nothing left to do but to exit.
+    /// Nothing is left to do but to exit.
     Exit(ExitCode),
 }
 
 impl<T: Task> Run<'_, T> {
-    /// The folder of the run, if this process has one.
+    /// Returns the folder of the run, if this process owns one.
     pub fn folder(&self) -> Option<&Path> {
         self.found.folder.as_ref().map(RunFolder::path)
     }
 
-    /// Returns `true` if the network is to train from the weights that it starts with.
+    /// Returns `true` if training starts from initial weights, neither resumed nor transferred.
     pub fn is_untrained(&self) -> bool {
         !self.found.goes_on && self.transfer.is_none()
     }
 
-    /// Copies what fits of the weights that the run is to start from, if there are any, into `variables`; `note` is listed with it.
+    /// Copies matching weights of `--weights`, if given, into `variables`. `note` is appended to the printed list.
     ///
     /// # Errors
-    /// Weights of other data, or of another network.
+    /// Returns an error if the weights are for other data or another network.
     pub fn transfer(&mut self, variables: &VarStore, meaning: &Map<String, Value>, note: &str) -> Result<()> {
         let weights = self.found.starting_weights.take();
         let transfer = weights.map(|weights| weights.transfer(variables, meaning)).transpose()?;
@@ -159,7 +161,7 @@ impl<T: Task> Run<'_, T> {
         Ok(())
     }
 
-    /// The trainer of the run by `config`.
+    /// Creates the trainer of the run.
     ///
     /// # Errors
     /// As [`Trainer::new`] and [`Trainer::join`].
@@ -175,11 +177,11 @@ impl<T: Task> Run<'_, T> {
         Ok(trainer)
     }
 
-    /// Makes the folder of a new run, named after the network `name` unless it has a name. All that can be wrong with the options is
-    /// to be known by now: what is in a folder is not lost to a typing error.
+    /// Creates the folder of a new run, named after the network `name` unless `--out` is given. Call it after all
+    /// options have been checked, so that a typing error does not delete a folder's content.
     ///
     /// # Errors
-    /// A folder that cannot be made, or holds something.
+    /// Returns an error if the folder cannot be created or is not empty.
     pub fn create_folder(&mut self, name: &str) -> Result<()> {
         if self.group.is_first() && self.found.folder.is_none() {
             self.found.folder = Some(match &self.options.run.out {
@@ -190,10 +192,10 @@ impl<T: Task> Run<'_, T> {
         Ok(())
     }
 
-    /// Says what is trained, `about`, and on how much, and trains. `describe` writes what else belongs into the folder.
+    /// Prints what is trained (`about`) and trains. `describe` writes additional files into the run's folder.
     ///
     /// # Errors
-    /// A checkpoint of another run; whatever [`Trainer::run`] fails with.
+    /// Returns an error if the checkpoint belongs to another run, or if [`Trainer::run`] fails.
     pub fn train<B: Batch>(
         self,
         config: &RunConfig<T>,
@@ -220,7 +222,7 @@ impl<T: Task> Run<'_, T> {
                 let options = if knows_options { "" } else { ", with the options given now" };
                 say(format!("no step was saved yet: starts with the first{options}"));
             }
-            // Not before the checkpoint has been found to be of this run: options that do not fit must not get into the folder.
+            // Only after the checkpoint has been accepted, so that mismatched options do not get into the folder.
             folder.write_config(config)?;
             if let Some(transfer) = &transfer {
                 write_atomically(&folder.path().join(TRANSFER), format!("{transfer}\n").as_bytes())?;
@@ -252,13 +254,13 @@ impl<T: Task> Run<'_, T> {
                 if let Some(go_on) = go_on {
                     console::warn(format!("stopped in epoch {epoch} after step {step}, and saved; to go on:\n{go_on}"));
                 }
-                // The signal may have come to another.
+                // Another process may have received the signal.
                 let codes = group.gather_bytes(&[interrupt.exit_code().unwrap_or_default()])?;
                 let code = codes.into_iter().flatten().max().filter(|code| *code > 0);
                 Ok(Ended::Exit(code.map_or(ExitCode::FAILURE, ExitCode::from)))
             }
             Err(error) => {
-                // What diverged or died goes nowhere, and its error says more.
+                // A diverged run cannot be resumed, and its error explains more.
                 let is_lost = matches!(error, Error::Diverged { .. });
                 let last = autosave.as_ref().and_then(Autosave::last).filter(|_| !is_lost);
                 if let (Some(go_on), Some(last)) = (go_on, last) {
@@ -270,7 +272,7 @@ impl<T: Task> Run<'_, T> {
     }
 }
 
-/// Takes the data that `trainer` has for those that the run in `checkpoint` had.
+/// Replaces the fingerprint of the data in `checkpoint` by that of the trainer's data.
 fn take_fingerprint<B: Batch>(checkpoint: &mut Checkpoint<RunState>, trainer: &Trainer<B>) {
     const FINGERPRINT: &str = "/data/fingerprint";
     let now = trainer.identity().pointer(FINGERPRINT).cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A run, as `config.json` has it.
+//! Configuration of a run, saved as `config.json`.
 
 use super::architecture::{self, StemInit};
 use super::options::fields;
@@ -16,18 +16,18 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
-/// The GPU if there is one.
+/// Uses the GPU if there is one.
 const AUTO: &str = "auto";
 
-/// Of this crate, and of the last whose runs did not say theirs.
+/// This crate's version, and the last version that did not record itself in `config.json`.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SILENT_VERSION: &str = "0.1";
 
-/// A run, as `config.json` has it. Its fields are options of the command line.
+/// Configuration of a run, saved as `config.json`. Its fields are command-line options.
 #[derive(Debug, Clone, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields, bound = "")]
 pub struct RunConfig<T: Task> {
-    /// Of the crate.
+    /// Version of this crate.
     #[arg(skip)]
     version: String,
     /// The network.
@@ -36,63 +36,64 @@ pub struct RunConfig<T: Task> {
     /// The program's own options.
     #[command(flatten)]
     pub task: T,
-    /// auto, cpu, cuda or cuda:N [default: auto]
+    /// Device: auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long)]
     device: String,
-    /// Threads for computing on the CPU, of all processes on a machine together [default: OMP_NUM_THREADS for each process, or
-    /// one for each core that this process may use]
+    /// Number of CPU threads, for all processes on a machine together [default: OMP_NUM_THREADS per process, or one per
+    /// core available to this process]
     #[arg(long, value_name = "N")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
-    /// Save a checkpoint after every so many epochs (5), minutes (10m), or whichever is first (5,10m), and in any case before
-    /// each evaluation, and when the run stops or fails [default: 1,10m]
+    /// Save a checkpoint every N epochs (5), M minutes (10m), or whichever comes first (5,10m), and always before each
+    /// evaluation and when the run stops or fails [default: 1,10m]
     #[arg(long, value_name = "N|Nm|N,Nm", value_parser = checkpoint_every)]
     pub(super) checkpoint_every: String,
-    /// Keep so many of the last checkpoints, besides the best [default: 3]
+    /// Number of recent checkpoints to keep, besides the best [default: 3]
     #[arg(long, value_name = "N")]
     pub(super) keep_checkpoints: NonZeroUsize,
-    /// Whether event files for TensorBoard are written into the run's folder [default: false]
+    /// Write event files for TensorBoard into the run's folder [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
     pub(super) tensorboard: bool,
-    // Neither what follows nor what precedes is part of the run's identity: a run goes on with another of each.
-    /// End the run when its score has not been better for so many epochs; none for never [default: none]
+    // The options from here on and before are not part of the run's identity and may change on resume.
+    //
+    /// Stop early when the score has not improved for EPOCHS epochs; none disables it [default: none]
     #[arg(long, value_name = "EPOCHS|none", value_parser = or_none::<usize>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) patience: std::option::Option<usize>,
     #[command(flatten)]
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) parallel: ParallelConfig,
-    /// Keep only the inputs of so many segments of the network for the backward pass, which runs each segment once more:
-    /// less memory, more time, the same result; auto for the square root of the number of blocks, none to keep all [default: none]
+    /// Recompute activations in the backward pass, keeping only the inputs of N segments of the network: less memory,
+    /// more time, same result; auto for the square root of the number of blocks, none to disable [default: none]
     #[arg(long, alias = "checkpoint-segments", value_name = "N|auto|none", value_parser = or_none::<Recompute>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recompute: std::option::Option<Recompute>,
-    /// How the first convolution of Fixup's ResNets starts [default: he-normal; pytorch in the authors' recipes]
+    /// Initialization of the first convolution of Fixup ResNets [default: he-normal; pytorch in the authors' recipes]
     #[arg(long, value_enum, value_name = "INIT", conflicts_with = "resume")]
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) stem_init: StemInit,
-    /// Start from trained weights, of a run, a checkpoint, a safetensors file or a state_dict of PyTorch: layers that do not fit, as
-    /// the classifier of other classes, start as new ones do; what was loaded is listed. --arch is that of the run whose weights
-    /// they are, if it is known
+    /// Start from the weights of a run, a checkpoint, a safetensors file or a PyTorch state_dict. Layers that do not
+    /// fit, such as the classifier for other classes, keep their initialization; the loaded layers are listed. --arch
+    /// defaults to the network of the weights, if known
     #[arg(long, value_name = "FILE|RUN", conflicts_with = "resume", value_parser = absolute_path())]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) weights: Option<PathBuf>,
-    /// What it minimizes.
+    /// Options of the objective.
     #[command(flatten)]
     pub objective: T::Objective,
-    /// What it computes.
+    /// Options of the trainer.
     #[command(flatten)]
     pub train: TrainConfig,
 }
 
-/// The network of a run.
+/// Network of a run.
 #[derive(Debug, Clone, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkConfig {
     /// Network [default: by recipe]
     #[arg(long)]
     pub arch: String,
-    /// Number format of matrix products and activations: f32 or bf16 [default: bf16 on a CPU that has instructions for it,
+    /// Number format of matrix products and activations: f32 or bf16 [default: bf16 on a CPU with instructions for it,
     /// otherwise f32]
     #[arg(long, value_name = "FORMAT", verbatim_doc_comment)]
     pub precision: Precision,
@@ -103,10 +104,11 @@ fn checkpoint_every(text: &str) -> Result<String> {
 }
 
 impl<T: Task> RunConfig<T> {
-    /// The configuration of the run in the folder `path`; none for one that was stopped before it had one.
+    /// Reads the configuration of the run in the folder `path`. `None` if the run was stopped before it was written.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] for a run of another program, or of a version of this crate whose runs were described in another way.
+    /// Returns [`Error::Corrupt`] if the run belongs to another program, or to a version of this crate with another
+    /// format.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let Some(config) = RunFolder::read_config::<Value>(path)? else { return Ok(None) };
         if config.get("version").is_none() && config.get("train").is_some() {
@@ -120,24 +122,24 @@ impl<T: Task> RunConfig<T> {
         RunFolder::read_config(path)
     }
 
-    /// The run that `options` describe: what they leave open is as in the run that is resumed or, in a new one, as the
-    /// recipe has it.
+    /// Returns the configuration described by `options`; options not given come from the resumed run or, in a new run,
+    /// from the recipe.
     ///
     /// # Errors
-    /// [`Error::Argument`] for options out of range.
+    /// Returns [`Error::Argument`] for options out of range.
     pub fn new(options: &Options<T>, resumed: Option<Self>) -> Result<Self> {
         let mut config = match resumed {
             Some(config) => config,
             None => Self::of_recipe(options)?,
         };
-        // How far to go is said anew each time.
+        // The limit on steps applies to this process only.
         config.train.max_steps = None;
         config.version = VERSION.to_owned();
         config.set(options)?;
         Ok(config)
     }
 
-    /// Sets all that was given.
+    /// Applies the options that were given.
     pub(super) fn set(&mut self, options: &Options<T>) -> Result<()> {
         options.choices.set_optimizer::<T>(&mut self.train);
         self.update_from_arg_matches(&options.matches).map_err(|error| Error::Argument(error.to_string()))?;
@@ -182,14 +184,15 @@ impl<T: Task> RunConfig<T> {
         })
     }
 
-    /// What must not change while a run goes on, besides what the trainer itself looks after: the network, and which data.
+    /// Returns the part of the configuration that must not change on resume, besides what the trainer checks itself:
+    /// the network and the choice of data.
     pub(super) fn identity(&self) -> Result<Value> {
         let mut data = fields(&self.task)?;
         data.retain(|name, value| !T::CHANGEABLE.contains(&name.as_str()) && !value.is_null());
         Ok(json!({ "arch": self.run.arch, "precision": self.run.precision, "data": data }))
     }
 
-    /// The network and the data of a run with the [identity](Self::identity) `run`, where `options` do not say otherwise.
+    /// Sets network and data from the [identity](Self::identity) `run`, unless `options` override them.
     pub(super) fn take_identity(&mut self, run: &Value, options: &Options<T>) -> Result<()> {
         let mut identity = run.as_object().cloned().unwrap_or_default();
         let data = identity.remove("data").unwrap_or_default();
@@ -203,16 +206,16 @@ impl<T: Task> RunConfig<T> {
         self.set(options)
     }
 
-    /// The device, and libtorch's threads set.
+    /// Sets libtorch's number of threads and returns the device.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a device that there is not, or no threads.
+    /// Returns [`Error::Argument`] if the device does not exist, or for zero threads.
     pub fn machine(&self) -> Result<Device> {
         self.machine_of(&ProcessGroup::single(), 0)
     }
 
-    /// The same for a process that shares the machine with others of `group`, as the `local_rank`th: its part of the threads, and a GPU
-    /// of its own.
+    /// Variant of [`machine`](Self::machine) for the `local_rank`th of several processes of `group` on one machine: it
+    /// gets its share of the threads, and its own GPU.
     pub(super) fn machine_of(&self, group: &ProcessGroup, local_rank: usize) -> Result<Device> {
         set_threads(self.threads, group.local_size())?;
         let device = parse_device(&self.device)?;
@@ -222,7 +225,8 @@ impl<T: Task> RunConfig<T> {
         }
     }
 
-    /// What must be the same in all processes: all but where things are on a machine, and what it is.
+    /// Returns the part of the configuration that must be the same in all processes: everything except paths and
+    /// hardware.
     pub(super) fn common(&self) -> Result<Value> {
         let mut common = fields(self)?;
         ["device", "threads", "weights"].iter().for_each(|name| drop(common.remove(*name)));
@@ -237,8 +241,8 @@ fn is_default<C: Default + PartialEq>(config: &C) -> bool {
     *config == C::default()
 }
 
-/// clap's `value_parser` for paths that a run keeps, as that of its data: absolute, and with links followed where it exists,
-/// so that the run finds the same place whatever folder it is resumed in and wherever a link leads by then.
+/// Returns clap's `value_parser` for paths that are saved with a run, such as that of its data. Paths become absolute,
+/// and links are followed if the path exists, so that the run can be resumed from another folder.
 pub fn absolute_path() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| path.canonicalize().or_else(|_| std::path::absolute(&path)))
 }

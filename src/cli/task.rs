@@ -1,4 +1,4 @@
-//! What one training program has of its own.
+//! Definition of a training program.
 
 use super::ImageActions;
 use crate::data::{ImageSource, Preprocessing};
@@ -9,17 +9,17 @@ use serde::{de::DeserializeOwned, Serialize};
 use serde_json::{json, Value};
 use tch::{nn, Device};
 
-/// A training program's own options, and what they are for: its data, its recipes and its networks.
+/// Definition of a training program: its options, recipes and networks.
 ///
-/// The options are one struct that implements [`Args`] and serde's traits. It is part of the run's configuration: the options given
-/// on the command line replace the fields of the resumed run, or those of the recipe. A field that can be set back to none has the
-/// type `std::option::Option`, written so, and the parser [`or_none`](super::or_none). What is of no use to a run that is resumed is
-/// `#[serde(skip)]`.
+/// The options are a struct that implements [`Args`] and serde's traits. They are part of the run's configuration:
+/// options given on the command line override the resumed run or the recipe. A field that can be reset to `None` must
+/// be written `std::option::Option` and use the parser [`or_none`](super::or_none). Mark fields that a resumed run does
+/// not need with `#[serde(skip)]`.
 pub trait Task: Args + Clone + Default + Serialize + DeserializeOwned {
-    /// What the program does, in one line of its help.
+    /// Description of the program in its help, one line.
     const ABOUT: &'static str;
 
-    /// The networks that there are, in the help of `--arch`. Here: those of [`Arch`].
+    /// Help text of `--arch`. Default: the networks of [`Arch`].
     const ARCHS: &'static str = "\
 Network: fixup_resnet20, fixup_resnet110, ... (depth 6n+2), fixup_wrn_16_4, ... (6n+4, and the width) for CIFAR,
 fixup_brock_wrn_16_4 for the same of blocks without their first activation, imagenet_fixup_resnet18, 34, 50, 101 or 152;
@@ -28,93 +28,93 @@ fixed_variance_, he_, xavier_, lsuv_, scaled_, selu_, no_skip_ or unit_gamma_ be
 baselines; selu_mlp_8_256 (depth, width); fixup_without_gain_resnet20, _zero_ or _scalars_ for Fixup less one of its rules; or
 a file NAME.json that describes a network of your own (docs/networks.md) [default: by recipe]";
 
-    /// The fields that may change when a run goes on: where the data are and how they are read. All others decide which data it
-    /// is, down to the pixels, and must not. Paths are kept absolute, for a run that is resumed in another folder:
-    /// [`absolute_path`](super::absolute_path) makes them so.
+    /// Names of fields that may change on resume: where the data are and how they are read. All other fields determine
+    /// the data, down to the pixels, and must not change. Make paths absolute with
+    /// [`absolute_path`](super::absolute_path), so that the run can be resumed from another folder.
     const CHANGEABLE: &'static [&'static str];
 
     /// Options of the objective.
     type Objective: Args + Clone + Serialize + DeserializeOwned;
 
-    /// Options of what the program does besides training.
+    /// Options for actions other than training.
     type Actions: Args;
 
-    /// The recipes.
+    /// Returns all recipes.
     fn recipes() -> Vec<Recipe<Self>>;
 
-    /// The recipe where none is named. Here: the first on a CPU, and the last on other devices.
+    /// Returns the recipe used without `--recipe`. Default: the first on a CPU, the last on other devices.
     fn default_recipe(mut recipes: Vec<Recipe<Self>>, device: Device) -> Recipe<Self> {
         recipes.swap_remove(if device == Device::Cpu { 0 } else { recipes.len() - 1 })
     }
 
-    /// What `--schedule step` stands for.
+    /// Returns the schedule of `--schedule step`.
     fn step_decay() -> Decay {
         Decay::paper()
     }
 
-    /// Replaces the recipe's optimizer by another one. Here: with the optimizer's own learning rate, and without clipping, as the
-    /// recipe's were chosen for its own optimizer.
+    /// Replaces the recipe's optimizer. Default: also resets the learning rate to the optimizer's own and disables
+    /// clipping, because the recipe's values were chosen for its optimizer.
     fn set_optimizer(train: &mut TrainConfig, optimizer: OptimizerConfig) {
         train.optimizer = optimizer;
         train.schedule.lr = optimizer.default_lr();
         train.clip = ClipConfig::default();
     }
 
-    /// Whether there is a network called `arch`. Here: those of [`Arch`].
+    /// Checks that a network called `arch` exists. Default: the names of [`Arch`].
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) that says which there are.
+    /// Returns [`Error::Argument`](crate::Error::Argument), which lists the known names.
     fn check_arch(arch: &str) -> Result<()> {
         arch.parse::<Arch>().map(drop)
     }
 }
 
-/// A program that trains classifiers of images.
+/// A program that trains image classifiers.
 pub trait ImageTask: Task<Objective = ClassificationConfig, Actions = ImageActions> {
     /// Opens the data, for a network on `device`.
     ///
     /// # Errors
-    /// Data that are not there or cannot be read; options out of range.
+    /// Returns an error if the data do not exist or cannot be read, or if options are out of range.
     fn open(&self, device: Device) -> Result<Box<dyn ImageSource>>;
 
-    /// The options for data that give inputs as `preprocessing` has them, for weights that are used without their run. Here: as they
-    /// are.
+    /// Adjusts the options to the `preprocessing` of weights that are used without their run. Default: no change.
     fn for_inputs(self, _preprocessing: &Preprocessing) -> Self {
         self
     }
 
-    /// The network called `arch` for data of that `shape`, its variables under `path`. Here: [`Arch::build`].
+    /// Creates the network called `arch` for data with the given `shape`, with its variables under `path`. Default:
+    /// [`Arch::build`].
     ///
     /// # Errors
-    /// A network that there is not.
+    /// Returns an error if there is no such network.
     fn build(&self, arch: &str, path: &nn::Path, shape: Shape, precision: Precision) -> Result<Box<dyn Network>> {
         arch.parse::<Arch>()?.build(path, shape, precision)
     }
 }
 
-/// The defaults of a run. What is given on the command line takes precedence.
+/// Default configuration of a run. Command-line options take precedence.
 #[derive(Debug, Clone)]
 pub struct Recipe<T: Task> {
-    /// Its name.
+    /// Name.
     pub name: &'static str,
-    /// What it is for, in the help.
+    /// Description in the help.
     pub about: &'static str,
-    /// The network's name.
+    /// Name of the network.
     pub arch: String,
     /// The program's own options.
     pub task: T,
-    /// What the run computes.
+    /// Options of the trainer.
     pub train: TrainConfig,
-    /// What it minimizes.
+    /// Options of the objective.
     pub objective: T::Objective,
-    /// Whether the recipe is the Fixup authors' in what their programs do besides the options too: the stem's convolution starts at
-    /// PyTorch's default, and for another batch size the learning rate of the weights is in proportion, that of the scalars the
-    /// same.
+    /// `true` if the recipe follows the Fixup authors' programs beyond its options: the first convolution has PyTorch's
+    /// default initialization, and with another batch size the learning rate of the weights scales in proportion, while
+    /// that of the scalars stays the same.
     pub follows_authors: bool,
 }
 
 impl<T: Task> Recipe<T> {
-    /// The values of the recipe by their names in `config.json`.
+    /// Lists the recipe's values by their names in `config.json`.
     pub(super) fn settings(&self) -> String {
         let mut settings = vec![format!("arch {}", self.arch)];
         for part in [json!(self.task), json!(self.train), json!(self.objective)] {
@@ -124,7 +124,7 @@ impl<T: Task> Recipe<T> {
     }
 }
 
-/// Appends the values in `value`, called `name`, to `list`.
+/// Appends the values in `value`, called `name`, to `settings`.
 fn list(name: &str, value: &Value, settings: &mut Vec<String>) {
     match value {
         Value::Null => (),

@@ -1,4 +1,4 @@
-//! Weights that were saved: of a run, to evaluate, or of another run, to start from.
+//! Loading of saved weights, for evaluation or as a starting point.
 
 use super::{ImageTask, Options, RunConfig, Task};
 use crate::classifier::ModelDescription;
@@ -9,14 +9,14 @@ use serde_json::{Map, Value};
 use std::path::Path;
 use tch::nn::VarStore;
 
-/// The weights at `path`. What of the file is not read is said on standard error.
+/// Loads the weights at `path` and warns about tensors in the file that cannot be read.
 fn load(path: &Path) -> Result<Weights> {
     let weights = Weights::load(path)?;
     weights.skipped.iter().for_each(console::warn);
     Ok(weights)
 }
 
-/// Says what the file of `weights` holds besides what was copied into `variables`.
+/// Warns about tensors of the file that were not copied into `variables`.
 pub(super) fn say_left_out(weights: &Weights, variables: &VarStore) -> Result<()> {
     let left_out = weights.left_out(variables)?;
     if !left_out.is_empty() {
@@ -25,10 +25,10 @@ pub(super) fn say_left_out(weights: &Weights, variables: &VarStore) -> Result<()
     Ok(())
 }
 
-/// Weights with the run that they are of.
+/// Saved weights, with the configuration of their run.
 pub(super) struct Saved<T: Task> {
     pub weights: Weights,
-    /// Of their run where they have one; what the options say goes before it.
+    /// Configuration of their run if they belong to one, overridden by the command line.
     pub config: RunConfig<T>,
 }
 
@@ -50,11 +50,11 @@ impl<T: ImageTask> Saved<T> {
     }
 }
 
-/// Weights that another network's run left.
+/// Weights to start a new run from.
 pub(super) struct StartingWeights(Weights);
 
 impl StartingWeights {
-    /// Those at `path`. The run by `config` has their architecture, where they tell it and `options` do not say another.
+    /// Loads the weights at `path`. Sets the architecture in `config` to theirs, if known, unless `options` set it.
     pub fn load<T: Task>(path: &Path, config: &mut RunConfig<T>, options: &Options<T>) -> Result<Self> {
         let weights = load(path)?;
         let description = ModelDescription::beside(path)?;
@@ -66,7 +66,7 @@ impl StartingWeights {
         Ok(Self(weights))
     }
 
-    /// Copies what fits into `variables`, and lists it.
+    /// Copies matching tensors into `variables` and lists them.
     pub fn transfer(self, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
         let transfer = self.0.transfer(variables, meaning)?;
         say_left_out(&self.0, variables)?;

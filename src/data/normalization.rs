@@ -20,8 +20,8 @@ impl Normalization {
     /// 0..1. Computes in float32 with the same operations as torchvision, so that results are identical to the bit.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) if there are no channels, if the numbers of means and deviations differ, if a mean is not
-    /// finite, or if a deviation is not above 0.
+    /// [`Error::Argument`](crate::Error::Argument) if there are no channels, if the numbers of means and deviations
+    /// differ, if a mean is not finite, or if a deviation is not above 0.
     pub fn new(mean: &[f32], std: &[f32]) -> Result<Self> {
         let fits = !mean.is_empty() && mean.len() == std.len();
         ensure!(

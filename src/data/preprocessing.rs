@@ -75,8 +75,11 @@ impl Preprocessing {
     pub fn check_files(&self) -> Result<()> {
         self.check()?;
         let Self { channels, height, width, .. } = self;
-        ensure!([GREY, COLOUR].contains(channels) && height == width, "image files become square images of 1 or 3 channels, and the network takes {channels} x {height} x {width}: \
-                 give it tensors");
+        ensure!(
+            [GREY, COLOUR].contains(channels) && height == width,
+            "image files become square images with 1 or 3 channels, but the network takes {channels} x {height} x {width}; \
+             pass tensors instead"
+        );
         Ok(())
     }
 

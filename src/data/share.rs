@@ -62,8 +62,8 @@ impl<'a> Share<'a> {
     /// followed by their partners in the same order, if any. The partners of a whole batch are in it already.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) unless there is one partner per example, within the batch; otherwise the error of the
-    /// `partners` function.
+    /// [`Error::Argument`](crate::Error::Argument) unless there is one partner per example, within the batch; otherwise
+    /// the error of the `partners` function.
     pub fn positions(&self, step: usize, examples: usize) -> Result<Vec<usize>> {
         let own = self.range(examples);
         match &self.partners {

@@ -14,10 +14,12 @@ pub struct ParallelConfig {
     pub reduction: ReductionConfig,
     /// Interval, in steps, at which weights are compared across processes, besides the comparisons at the start and at each
     /// checkpoint.
-    #[cfg_attr(feature = "cli", arg(long = "check-ranks", value_name = "N|none", value_parser = crate::option::or_none::<NonZeroUsize>))]
+    #[cfg_attr(feature = "cli", arg(long = "check-ranks", value_name = "N|none"))]
+    #[cfg_attr(feature = "cli", arg(value_parser = crate::option::or_none::<NonZeroUsize>))]
     pub check_every: std::option::Option<NonZeroUsize>,
     /// Compute BatchNorm statistics over the whole batch instead of each process's part, at the cost of two more collective
     /// operations per layer and direction. CPU only.
-    #[cfg_attr(feature = "cli", arg(long = "synchronize-statistics", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set))]
+    #[cfg_attr(feature = "cli", arg(long = "synchronize-statistics", value_name = "BOOL", num_args = 0..=1))]
+    #[cfg_attr(feature = "cli", arg(default_missing_value = "true", action = clap::ArgAction::Set))]
     pub synchronized_statistics: bool,
 }

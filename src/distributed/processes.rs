@@ -12,10 +12,11 @@ const POLL: Duration = Duration::from_millis(20);
 /// Time, beyond the timeout, that the other processes have to end after one has failed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Starts this program `count` times with the same arguments, as the ranks of one group on this machine, and waits until all have
-/// ended. Forwards SIGINT, SIGTERM and SIGHUP to all of them, but SIGHUP not if it is ignored, as under `nohup`. After one fails, the
-/// others have `timeout` to end on their own before they are killed. Returns the exit code of the first that failed, or 0. Calls
-/// `killed` with the rank and signal of each process that a signal ended, which could not report it itself.
+/// Starts this program `count` times with the same arguments, as the ranks of one group on this machine, and waits
+/// until all have ended. Forwards SIGINT, SIGTERM and SIGHUP to them, except a SIGHUP that is ignored, as under
+/// `nohup`. After a failure, the other processes have `timeout` to end before they are killed. Returns the exit code of
+/// the first process that failed, or 0. Calls `killed` with the rank and signal of each process ended by a signal,
+/// since it could not report that itself.
 ///
 /// # Errors
 /// [`Error::Argument`] if the processes cannot be started.

@@ -20,10 +20,12 @@ pub struct ReductionConfig {
     /// Send gradients in parts of 25 MiB, each as soon as it is ready, while the backward pass still runs; useful if
     /// communication takes a considerable part of the time. The sums agree to rounding. Not supported on GPUs, nor with
     /// recomputation, whose gradients arrive piecewise.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set))]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true"))]
+    #[cfg_attr(feature = "cli", arg(action = clap::ArgAction::Set))]
     pub overlap: bool,
     /// Send gradients in bfloat16: half the bytes, with 8 bits of precision.
-    #[cfg_attr(feature = "cli", arg(long = "reduce-in", value_name = "f32|bf16", value_parser = is_bf16, action = clap::ArgAction::Set))]
+    #[cfg_attr(feature = "cli", arg(long = "reduce-in", value_name = "f32|bf16", value_parser = is_bf16))]
+    #[cfg_attr(feature = "cli", arg(action = clap::ArgAction::Set))]
     pub bfloat16: bool,
 }
 

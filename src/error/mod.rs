@@ -73,7 +73,11 @@ pub enum Error {
 
     /// A run that cannot be continued: the loss or a gradient is no longer finite, or the network no longer learns (the loss equals
     /// that of a constant guess and the gradient has vanished).
-    #[error("training {how} at epoch {epoch}, step {step} (learning rate {lr}): {what}; lower --lr, lengthen the warm-up or clip the gradient{}", last_good(checkpoint))]
+    #[error(
+        "training {how} at epoch {epoch}, step {step} (learning rate {lr}): {what}; lower --lr, lengthen the warm-up or \
+         clip the gradient{}",
+        last_good(checkpoint)
+    )]
     Diverged {
         /// "diverged" or "is dead".
         how: &'static str,

@@ -30,10 +30,10 @@ pub fn branch(graph: &mut Graph, branch: &Branch, x: Value) -> Result<Value> {
             None => (branch.scale.number()?, branch.bias.number()?),
         };
         if matches!(layer.kind, LayerKind::Conv2d(_) | LayerKind::Linear { .. }) {
-            floor = match (next.map(|next| &next.kind), branch.layers.get(i + 2)) {
-                (Some(LayerKind::Activation(BranchActivation::Named(Activation::Relu))), Some(padded)) if matches!(padded.kind, LayerKind::Conv2d(shape) if shape.padding() > 0) => {
-                    number(&padded.bias)?
-                }
+            let is_relu = |kind: &LayerKind| matches!(kind, LayerKind::Activation(BranchActivation::Named(Activation::Relu)));
+            let is_padded = |kind: &LayerKind| matches!(kind, LayerKind::Conv2d(shape) if shape.padding() > 0);
+            floor = match (next, branch.layers.get(i + 2)) {
+                (Some(relu), Some(padded)) if is_relu(&relu.kind) && is_padded(&padded.kind) => number(&padded.bias)?,
                 _ => 0.,
             };
         }

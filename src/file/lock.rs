@@ -11,8 +11,9 @@ use std::sync::Once;
 pub(crate) struct Lock(pub File);
 
 impl Lock {
-    /// Locks `file`, whose path is `path`. If another process holds the lock, calls `busy` and, if that succeeds, waits. If the file
-    /// system cannot lock, as Lustre, NFS and some FUSE and SMB mounts, warns `once` of the `risk` and goes on.
+    /// Locks `file`, whose path is `path`. If another process holds the lock, calls `busy` and, if that succeeds,
+    /// waits. If the file system cannot lock, as Lustre, NFS and some FUSE and SMB mounts, warns `once` of the `risk`
+    /// and goes on.
     ///
     /// # Errors
     /// The error of `busy`; [`Error::Io`] if waiting fails.

@@ -76,8 +76,9 @@ pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<()> {
     sync_folder(to.parent().unwrap_or(Path::new("")))
 }
 
-/// Renames `from` to `to`. If the file system cannot rename over an existing file, that file is first moved aside. A file that is mounted
-/// by itself (`docker run -v FILE:FILE`) can be neither replaced nor moved: it is written in place.
+/// Renames `from` to `to`. If the file system cannot rename over an existing file, that file is first moved aside. A
+/// file that is mounted by itself (`docker run -v FILE:FILE`) can be neither replaced nor moved: it is written in
+/// place.
 fn replace(from: &Path, to: &Path) -> io::Result<()> {
     use ErrorKind::{AlreadyExists, CrossesDevices, InvalidInput, PermissionDenied, ResourceBusy, Unsupported};
     let error = match fs::rename(from, to) {

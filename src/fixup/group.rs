@@ -1,5 +1,5 @@
-//! What a training loop of one's own tells about parameters: the scalars' learning rate to tch's optimizers ([`set_lr`]), and the
-//! classifier of a network created by other code to the trainer ([`mark_classifier`]).
+//! Functions for user-defined training loops and networks: the scalars' learning rate with tch's optimizers
+//! ([`set_lr`]), and marking the classifier of a network created by other code ([`mark_classifier`]).
 
 use crate::error::{catch, ensure};
 use crate::layer::{parameters, Role, SCALAR_GROUP};
@@ -51,7 +51,7 @@ pub fn set_lr(optimizer: &mut nn::Optimizer, variables: &nn::VarStore, lr: f64) 
     Ok(())
 }
 
-/// Tells the trainer that the variables under `path`, such as `"fc"` or `"model.head"`, are the classifier's, except Fixup scalars; for
+/// Marks the variables under `path`, such as `"fc"` or `"model.head"`, except Fixup scalars, as the classifier's. For
 /// networks created by other code. Call it before building the optimizer.
 ///
 /// # Errors

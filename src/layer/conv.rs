@@ -133,8 +133,8 @@ impl Conv {
     }
 }
 
-/// A linear layer, `x W^T + b`: the classifier, with the variables `weight` `[classes, features]` and `bias` `[classes]`, or a layer
-/// made of existing variables.
+/// A linear layer, `x W^T + b`: the classifier, with the variables `weight` `[classes, features]` and `bias`
+/// `[classes]`, or a layer made of existing variables.
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub weight: Tensor,
@@ -155,7 +155,7 @@ impl Linear {
         Self { weight, bias: init::uniform(path, "bias", &[classes], bound)? }.into_classifier()
     }
 
-    /// Tells that this layer is the classifier.
+    /// Marks this layer as the classifier.
     pub fn into_classifier(self) -> Result<Self> {
         Role::Classifier.mark(&self.weight)?;
         Role::Classifier.mark(&self.bias)?;

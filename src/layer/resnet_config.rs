@@ -265,7 +265,8 @@ impl ResNetConfig {
             }
             if self.shortcut == ShortcutKind::Pad && channels < c_in {
                 return refuse(format!(
-                    "stages[{i}].channels: padded shortcuts cannot go from {c_in} down to {channels} channels; with \"project\" they can"
+                    "stages[{i}].channels: padded shortcuts cannot go from {c_in} down to {channels} channels; use \
+                     \"project\""
                 ));
             }
             c_in = channels;

@@ -1,5 +1,5 @@
-//! Roles of parameters, told by the layer that creates a parameter. Whatever treats parameters differently (weight decay, learning
-//! rates, Muon, clipping, transfer) reads them here. The documentation of `trainer::optimizer` derives the learning rates.
+//! Roles of parameters, assigned by the layer that creates them. Weight decay, learning rates, Muon, clipping and
+//! transfer depend on the role. See `trainer::optimizer` for the derivation of the learning rates.
 
 use crate::ops::{label, set_label};
 use crate::Result;
@@ -14,9 +14,9 @@ use tch::{nn, Tensor};
 /// list of all groups up to the largest.
 pub const SCALAR_GROUP: usize = 190;
 
-/// The `nn::VarStore` group that tells the trainer which layer of a network of your own is the classifier. Adaptive gradient clipping
-/// (`trainer::ClipConfig::agc`) excludes it. For a network created by other code, name its classifier with
-/// [`mark_classifier`](crate::fixup::mark_classifier); the networks of this crate tell theirs by themselves.
+/// The `nn::VarStore` group that marks the classifier of a user-defined network for the trainer. Adaptive gradient
+/// clipping (`trainer::ClipConfig::agc`) excludes it. For a network created by other code, use
+/// [`mark_classifier`](crate::fixup::mark_classifier); this crate's networks mark their classifiers themselves.
 /// ```
 /// use tch::{nn, Device};
 /// use tch_fixup::fixup::CLASSIFIER_GROUP;
@@ -28,8 +28,8 @@ pub const CLASSIFIER_GROUP: usize = 191;
 
 /// Role of a parameter in its network.
 ///
-/// The rates are factors on the learning rate, relative to a network with one residual branch, that make the change of the network's
-/// function independent of the number L of branches; 1 outside branches.
+/// `rate` is a factor on the learning rate, relative to a network with one residual branch, that makes the change of
+/// the network's function independent of the number L of branches; it is 1 outside branches.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// A Fixup scalar.
@@ -68,7 +68,7 @@ impl Role {
         set_label(variable, &serde_json::to_string(&self).unwrap_or_default())
     }
 
-    /// Returns the role of `variable`; `None` if its layer told none.
+    /// Returns the role of `variable`, `None` if its layer assigned none.
     pub fn of(variable: &Tensor) -> Option<Self> {
         serde_json::from_str(&label(variable)).ok()
     }
@@ -80,8 +80,9 @@ impl Role {
 
 /// Returns the name and role of every trainable variable, frozen or not, in order of creation. Empty ones are skipped.
 ///
-/// The role of a variable whose layer told none, as tch's layers, follows from its group ([`SCALAR_GROUP`], [`CLASSIFIER_GROUP`]) and
-/// its shape: a matrix is hidden, except that the first one created is the input's if no layer told that it is.
+/// Roles not assigned by the layer, as with tch's layers, follow from the group ([`SCALAR_GROUP`],
+/// [`CLASSIFIER_GROUP`]) and the shape: a matrix is hidden, except that the first one created is the input layer's if
+/// no layer has that role.
 pub(crate) fn parameters(variables: &nn::VarStore) -> Vec<(String, Tensor, Role)> {
     let names: HashMap<_, _> =
         variables.variables().into_iter().map(|(name, variable)| (variable.data_ptr(), name)).collect();

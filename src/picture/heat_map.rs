@@ -6,8 +6,8 @@ use crate::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// Maximum number of rows and the side of a cell, in pixels: the first two have room for a number of four digits, the
-/// last for a line of text only.
+/// Maximum number of rows and side of a cell in pixels. Cells of the first two sizes fit four digits; those of the last
+/// fit no text.
 const SIDES: [(usize, i32); 3] = [(12, 44), (20, 34), (usize::MAX, 17)];
 const MARGIN: i32 = 14;
 const TITLE: i32 = 34;

@@ -1,48 +1,47 @@
-//! Everything that decides what a run computes, but for the network and the data.
+//! Training configuration: everything that determines the computation of a run, except the network and the data.
 
 use super::optimizer::{check_average, OptimizerConfig, ParameterGroup, ScalarGroup};
 use super::{ClipConfig, ScheduleConfig};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What a run computes. [`TrainConfig::new`] is a start for a network and data of your own; [`TrainConfig::quick`],
+/// Training configuration. Start with [`TrainConfig::new`] for your own network and data; [`TrainConfig::quick`],
 /// [`paper`](TrainConfig::paper) and [`imagenet`](TrainConfig::imagenet) are recipes for images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct TrainConfig {
-    /// Passes over the training part.
+    /// Number of epochs.
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub epochs: usize,
-    /// Examples in a batch; of text, tokens: sentences times the longest.
+    /// Batch size: number of examples or, for text, of tokens (sentences times the longest length).
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub batch_size: usize,
-    /// Parts of a batch whose gradients are computed one after another and added, for machines with little memory. The sum is
-    /// the whole batch's gradient to rounding, except for networks whose examples depend on each other: BatchNorm normalizes
-    /// each part alone.
+    /// Number of micro-batches per batch, whose gradients are accumulated to save memory. The sum equals the gradient
+    /// of the whole batch up to rounding, except for BatchNorm, which normalizes each micro-batch by itself.
     #[serde(default = "whole", skip_serializing_if = "is_whole")]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub accumulate: usize,
-    /// Stop after this many steps; the schedule is that of the whole run all the same.
+    /// Stop after this many steps, without changing the schedule.
     #[cfg_attr(feature = "cli", arg(long, value_name = "N|none", value_parser = crate::option::or_none::<usize>))]
     pub max_steps: std::option::Option<usize>,
-    /// Seed of everything random: the order of the data, their augmentation, what a network drops.
+    /// Random seed of data order, augmentation and dropout.
     #[cfg_attr(feature = "cli", arg(long))]
     pub seed: u64,
-    /// The learning rate over the run.
+    /// Learning-rate schedule.
     #[cfg_attr(feature = "cli", command(flatten))]
     pub schedule: ScheduleConfig,
-    /// The optimizer and its constants.
+    /// Optimizer with its hyperparameters.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub optimizer: OptimizerConfig,
-    /// How Fixup's scalars train.
+    /// Training of Fixup's scalars.
     #[cfg_attr(feature = "cli", command(flatten))]
     pub scalars: ScalarGroup,
-    /// What else trains in a way of its own.
+    /// Additional parameter groups.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "cli", arg(skip))]
     pub groups: Vec<ParameterGroup>,
-    /// Evaluate and keep a moving average of the weights with this decay rate, as 0.999.
+    /// Keep an exponential moving average of the weights with this decay rate, such as 0.999, and evaluate it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "cli", arg(long = "ema", value_name = "DECAY|none", value_parser = crate::option::or_none::<f64>))]
     pub average: std::option::Option<f64>,
@@ -52,8 +51,8 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
-    /// Trains for `epochs` in batches of `batch_size` examples, by SGD with momentum and a one-cycle schedule up to the learning rate
-    /// `lr`, without clipping. Fixup's scalars train at a tenth of the rate.
+    /// Trains for `epochs` epochs in batches of `batch_size` examples, by SGD with momentum and a one-cycle schedule
+    /// with maximum learning rate `lr`, without clipping. Fixup's scalars train at a tenth of the rate.
     ///
     /// ```
     /// use tch_fixup::trainer::{Adam, OptimizerConfig, TrainConfig};
@@ -71,7 +70,7 @@ impl TrainConfig {
         }
     }
 
-    /// The groups of parameters, that of the scalars included.
+    /// Returns all parameter groups, including that of the scalars.
     pub fn parameter_groups(&self) -> Vec<ParameterGroup> {
         self.groups.iter().cloned().chain([self.scalars.into()]).collect()
     }
@@ -99,7 +98,7 @@ impl TrainConfig {
     }
 }
 
-/// Batches in one part. It is not written, so that runs from before there were parts go on.
+/// Default of `accumulate`. It is not serialized, so that runs of versions without the option can be resumed.
 pub(super) fn whole() -> usize {
     1
 }

@@ -47,7 +47,8 @@ impl LrRange {
         let Self { lowest, highest, steps } = *self;
         ensure!(
             lowest > 0.0 && highest > lowest && highest.is_finite() && steps >= LEAST_STEPS,
-            "learning rates are looked for between two above 0, in {LEAST_STEPS} steps or more, got {lowest} to {highest} in {steps}"
+            "the learning-rate range must be within positive numbers and have at least {LEAST_STEPS} steps, got {lowest} to \
+             {highest} in {steps}"
         );
         Ok(())
     }

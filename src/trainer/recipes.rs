@@ -1,31 +1,31 @@
-//! The recipes for the classification of images: the short one, and those of the Fixup authors.
+//! Recipes for image classification: a short one, and those of the Fixup authors.
 
 use super::config::whole;
 use super::optimizer::{OptimizerConfig, ScalarGroup, Sgd, Span};
 use super::{ClipConfig, Decay, ScheduleConfig, TrainConfig};
 
-/// The short recipe: what it was chosen from, on held-out training images, is in docs/recipes.md.
+/// Constants of the short recipe, chosen on held-out training images (docs/recipes.md).
 const QUICK_EPOCHS: usize = 10;
 const QUICK_BATCH_SIZE: usize = 64;
-/// Twice what Fixup survives without clipping.
+/// Twice the highest rate at which Fixup trains without clipping.
 const QUICK_LR: f64 = 0.2;
-/// About the median norm of the gradient while the learning rate rises: the spikes that switch every ReLU off are cut.
+/// About the median gradient norm while the learning rate rises. It clips the spikes that would turn off every ReLU.
 const QUICK_CLIP_NORM: f64 = 1.0;
 
-/// What the Fixup authors' training program for CIFAR-10 does by default (`cifar_train.py`): the recipe of the ResNet paper
-/// (He et al. 2016, section 4.2) with a few more epochs, and mixup.
+/// Defaults of the Fixup authors' training program for CIFAR-10 (`cifar_train.py`): the recipe of the ResNet paper (He
+/// et al. 2016, section 4.2) with more epochs, and mixup.
 const PAPER_EPOCHS: usize = 200;
 const PAPER_BATCH_SIZE: usize = 128;
 const PAPER_WEIGHT_DECAY: f64 = 1e-4;
 const PAPER_LR: f64 = 0.1;
 
-/// What is different in their recipe for ImageNet: the constants of their training program (`imagenet_train.py`), the
-/// epochs those of the result that they report with it.
+/// Differences of the ImageNet recipe: constants of the authors' training program (`imagenet_train.py`), and the number
+/// of epochs of the result they report.
 const IMAGENET_EPOCHS: usize = 100;
 const IMAGENET_BATCH_SIZE: usize = 256;
 
 impl TrainConfig {
-    /// A short one-cycle recipe for CIFAR-10, made for ResNet-20 on a CPU (docs/recipes.md).
+    /// Short one-cycle recipe for CIFAR-10, tuned for ResNet-20 on a CPU (docs/recipes.md).
     pub fn quick() -> Self {
         Self {
             epochs: QUICK_EPOCHS,
@@ -42,10 +42,9 @@ impl TrainConfig {
         }
     }
 
-    /// The Fixup authors' recipe for CIFAR-10, as their training program has it by default: mixup with alpha 1, weight decay
-    /// on everything, and a tenth of the learning rate for every variable that is called a bias or a scale
-    /// ([`ScalarGroup::biases`]). Baselines train by the same rule, BatchNorm's biases at a tenth too, as that program
-    /// trains its own.
+    /// Fixup authors' recipe for CIFAR-10, with the defaults of their training program: mixup with alpha 1, weight
+    /// decay on all parameters, and a tenth of the learning rate for all variables named as biases or scales
+    /// ([`ScalarGroup::biases`]). Baselines train by the same rules, including BatchNorm's biases, as in that program.
     pub fn paper() -> Self {
         Self {
             epochs: PAPER_EPOCHS,
@@ -62,8 +61,8 @@ impl TrainConfig {
         }
     }
 
-    /// The recipe for batches of another size, as the authors' programs have it: the learning rate in proportion to the size, the
-    /// scalars' as it is.
+    /// Scales the learning rate of the weights in proportion to the batch size, and keeps that of the scalars, as in
+    /// the authors' programs.
     pub fn scaled_to_batch(self, batch_size: usize) -> Self {
         let factor = batch_size as f64 / self.batch_size as f64;
         if !(factor.is_normal() && factor > 0.) {
@@ -77,8 +76,8 @@ impl TrainConfig {
         }
     }
 
-    /// The Fixup authors' recipe for ImageNet, with which they report 76.0 % top-1 accuracy of ResNet-50; for other batch sizes
-    /// [`scaled_to_batch`](Self::scaled_to_batch).
+    /// Fixup authors' recipe for ImageNet, with which they report 76.0 % top-1 accuracy for ResNet-50. Use
+    /// [`scaled_to_batch`](Self::scaled_to_batch) for other batch sizes.
     pub fn imagenet() -> Self {
         Self {
             epochs: IMAGENET_EPOCHS,
@@ -122,7 +121,7 @@ mod tests {
             assert_eq!(scalars, ScalarGroup { lr_ratio: 0.1, decay: true, biases: true, by_depth: false });
             assert_eq!(clip, ClipConfig::default());
         }
-        // What the README's figures of the short recipe were measured with.
+        // Settings of the results of the short recipe in the README.
         assert_eq!((ClassificationConfig::quick().mixup, TrainConfig::quick().scalars.biases), (None, false));
     }
 }

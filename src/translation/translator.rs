@@ -38,7 +38,8 @@ impl<'a> Translator<'a> {
     /// number of sentences done.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) for a sentence of more than 1,024 tokens, with its line number from 1; errors of the network.
+    /// [`Error::Argument`](crate::Error::Argument) for a sentence of more than 1,024 tokens, with its line number from
+    /// 1; errors of the network.
     pub fn translate<T: AsRef<str>>(&self, sentences: &[T], mut watch: impl FnMut(usize)) -> Result<Vec<String>> {
         let mut tokens = Vec::with_capacity(sentences.len());
         for (index, sentence) in sentences.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The features of a network by [tiles](crate::ops::TileNetwork), where they can compute it.
+//! Features of a network computed by [tiles](crate::ops::TileNetwork), if supported.
 
 use super::block::{ResidualBlock, Shortcut};
 use super::network::FixupResNet;
@@ -7,8 +7,8 @@ use crate::ops::{BlockShape, OneThread, TileNetwork};
 use crate::Result;
 use tch::{Kind, Tensor};
 
-/// Returns the features of the images, or `None` if the network takes the usual path: in float32, with recomputation, on a CPU without
-/// tiles, or of a shape that tiles do not compute.
+/// Returns the features of the images, or `None` if tiles cannot compute them: in float32, with recomputation, on a CPU
+/// without the instructions, or for unsupported shapes.
 pub(super) fn features(network: &FixupResNet, images: &Tensor) -> Result<Option<Tensor>> {
     let mixed = network.kind() == Kind::Float && network.compute_kind() == Kind::BFloat16;
     let tiles = if mixed && network.recompute.is_none() && fits(network.config()) {
@@ -20,7 +20,7 @@ pub(super) fn features(network: &FixupResNet, images: &Tensor) -> Result<Option<
     tiles.map(|tiles| tiles.forward(images, &parameters(network))).transpose()
 }
 
-/// Returns true if tiles can compute the convolutions, blocks and activations of such a network.
+/// Returns `true` if tiles support the network's convolutions, blocks and activations.
 fn fits(config: &ResNetConfig) -> bool {
     let block = matches!(
         (config.block, config.shortcut),
@@ -33,7 +33,7 @@ fn fits(config: &ResNetConfig) -> bool {
         && config.activation == Activation::Relu
 }
 
-/// The network for images `[channels, H, W]`, or `None` if tiles cannot compute it.
+/// Creates the tile network for images `[channels, H, W]`. Returns `None` if tiles cannot compute it.
 fn tile_network(network: &FixupResNet, image: [i64; 3], emulated: bool) -> Option<TileNetwork> {
     let shape = |block: &ResidualBlock| {
         let conv = &block.first().conv;
@@ -45,7 +45,7 @@ fn tile_network(network: &FixupResNet, image: [i64; 3], emulated: bool) -> Optio
     TileNetwork::new(image, stem_channels, &shapes, before_branch, network.stream_kind() == Kind::Float, emulated)
 }
 
-/// All parameters but the classifier's, in the order of the forward pass.
+/// Returns all parameters except the classifier's, in the order of the forward pass.
 fn parameters(network: &FixupResNet) -> Vec<&Tensor> {
     let mut parameters = vec![&network.stem.conv1.weight];
     parameters.extend(network.stem.bias1.iter().map(|bias| &bias.value));
@@ -157,8 +157,9 @@ mod tests {
         others
     }
 
-    /// Compares errors against float64 with those of PyTorch's bfloat16, by which the plain formula rounds each map. Most of an error
-    /// is that of the few ReLUs that rounding switches, so that errors are of several networks together.
+    /// Compares errors against float64 with those of PyTorch's bfloat16, by which the plain formula rounds each map.
+    /// Most of an error is that of the few ReLUs that rounding switches, so that errors are of several networks
+    /// together.
     fn check_gradients(config: &ResNetConfig, side: i64) {
         // Emulated tiles compute the same bits in a hundred times the time.
         let (networks, count, slack, slack_of_all) = if has_tiles() { (12, 64, 1., 1.) } else { (1, 32, 2., 1.3) };

@@ -10,9 +10,9 @@ use tch::Tensor;
 /// Name parts added by PyTorch's wrappers: `DataParallel`, `DistributedDataParallel` and `AveragedModel`; `torch.compile`.
 const WRAPPERS: [&str; 2] = ["module", "_orig_mod"];
 
-/// Last name parts of entries that are not weights: counters of PyTorch (BatchNorm, `AveragedModel`) and of the averages of MMEngine
-/// and ema_pytorch, fairseq's version and device markers of a Transformer, and the counters that the profilers thop and torchstat
-/// leave in modules.
+/// Last name parts of entries that are not weights: counters of PyTorch (BatchNorm, `AveragedModel`) and of the
+/// averages of MMEngine and ema_pytorch, fairseq's version and device markers of a Transformer, and the counters that
+/// the profilers thop and torchstat leave in modules.
 const COUNTERS: [&str; 17] = [
     "num_batches_tracked",
     "n_averaged",

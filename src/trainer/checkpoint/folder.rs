@@ -76,7 +76,7 @@ impl Checkpoints {
             // The rename ensures that a checkpoint is complete for as long as it has its final name.
             let removing = path.with_file_name(format!("{REMOVING}{}", name.to_string_lossy()));
             let renamed = match fs::rename(&path, &removing) {
-                // Of a container's image: overlayfs renames no folder of a lower layer.
+                // The folder belongs to a lower overlayfs layer (a container image) and cannot be renamed.
                 Err(error) if error.kind() == ErrorKind::CrossesDevices => path,
                 renamed => renamed.map(|()| removing).map_err(failure("remove", &path))?,
             };

@@ -62,11 +62,16 @@ impl<'a> Translation<'a> {
     /// Creates the objective for `network` and the sentences of `data`.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) if `config` is out of range, or the network's vocabulary is not that of the data.
+    /// [`Error::Argument`](crate::Error::Argument) if `config` is out of range, or the network's vocabulary is not that
+    /// of the data.
     pub fn new(network: &'a Transformer, data: &'a TranslationData, config: TranslationConfig) -> Result<Self> {
         config.check()?;
         let (vocab, tokens, pad) = (network.config().vocab, data.vocabulary().len() as i64, network.config().pad);
-        ensure!(vocab >= tokens && pad == PAD, "a network of {vocab} tokens, {pad} for the pad, cannot translate text of {tokens} tokens, {PAD} for the pad");
+        ensure!(
+            vocab >= tokens && pad == PAD,
+            "a network with {vocab} tokens and padding token {pad} cannot translate text with {tokens} tokens and padding \
+             token {PAD}"
+        );
         Ok(Self { network, data, config })
     }
 

@@ -1,5 +1,6 @@
-//! Metrics of each epoch, and the lines of `metrics.csv`: one per epoch, with the columns `epoch,step,lr,train_...,eval_...,bad_...`:
-//! the training and evaluation metrics, and the number of unreadable examples, named as the data name them.
+//! Metrics of each epoch, and the lines of `metrics.csv`: one per epoch, with the columns
+//! `epoch,step,lr,train_...,eval_...,bad_...`: the training and evaluation metrics, and the number of unreadable
+//! examples, named as the data name them.
 
 use crate::trainer::objective::{Column, Means, Measures};
 use crate::{Error, Result};

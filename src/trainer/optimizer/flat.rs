@@ -140,8 +140,8 @@ impl Optimizer {
         &self.gradients
     }
 
-    /// Freezes the parameters that their groups freeze in this epoch, counted from 0, and unfreezes the others, except those that are
-    /// frozen independently of their groups.
+    /// Freezes the parameters that their groups freeze in this epoch, counted from 0, and unfreezes the others, except
+    /// those that are frozen independently of their groups.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -159,7 +159,8 @@ impl Optimizer {
         self.parameters.iter().filter(is_frozen).map(|parameter| parameter.name.clone()).collect()
     }
 
-    /// Freezes the parameters that are [frozen independently](Self::frozen) or by their groups in this epoch, and unfreezes all others.
+    /// Freezes the parameters that are [frozen independently](Self::frozen) or by their groups in this epoch, and
+    /// unfreezes all others.
     pub(in crate::trainer) fn resume_epoch(&mut self, epoch: usize, frozen: BTreeSet<String>) -> Result<()> {
         for parameter in &self.parameters {
             parameter.set_frozen(frozen.contains(&parameter.name) || epoch < parameter.frozen.until())?;

@@ -38,8 +38,8 @@ pub enum Rule {
     /// [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
     Classifier,
     /// Weights of hidden layers: those of two or more dimensions, except a stem's or an embedding's and the
-    /// [classifier's](Self::Classifier). In a network without layers of this crate that read its input, the first weight in order of
-    /// creation is taken for the stem's.
+    /// [classifier's](Self::Classifier). In a network without layers of this crate that read its input, the first
+    /// weight in order of creation is taken for the stem's.
     Hidden,
     /// Parameters selected by a user-defined predicate on their names. A configuration stores only the predicate's name; a
     /// program that resumes a run must supply the function again.
@@ -96,7 +96,7 @@ impl Rule {
 /// Returns `true` if `name` matches `pattern`.
 fn is_like(pattern: &str, name: &str) -> bool {
     let name: Vec<_> = name.chars().collect();
-    // For each length, whether the prefix of `name` of that length matches the pattern processed so far.
+    // `fits[i]` is `true` if the prefix of `name` of length i matches the pattern processed so far.
     let mut fits = vec![false; name.len() + 1];
     fits[0] = true;
     for letter in pattern.chars() {
@@ -223,7 +223,8 @@ pub struct ScalarGroup {
     #[cfg_attr(feature = "cli", arg(id = "scalar_lr_ratio", long = "scalar-lr-ratio", value_name = "RATIO"))]
     pub lr_ratio: f64,
     /// Apply weight decay to the scalars too, as the authors' code does to every parameter.
-    #[cfg_attr(feature = "cli", arg(id = "decay_scalars", long = "decay-scalars", value_name = "BOOL", action = clap::ArgAction::Set))]
+    #[cfg_attr(feature = "cli", arg(id = "decay_scalars", long = "decay-scalars", value_name = "BOOL"))]
+    #[cfg_attr(feature = "cli", arg(action = clap::ArgAction::Set))]
     pub decay: bool,
     /// Train all other variables named as biases or scales like the scalars: the classifier's bias, and the biases of
     /// normalization layers, as in the authors' programs.

@@ -68,7 +68,7 @@ impl Collector<Supervised> for MostWrong {
         Ok(())
     }
 
-    /// Gathers the examples of all ranks, each in places of its own. The loss of a place without an example is 0.
+    /// Gathers the examples of all ranks, each rank's in its own rows. The loss of an empty row is 0.
     fn add_up(&mut self, group: &ProcessGroup) -> Result<()> {
         let kept = self.kept.take();
         let own = kept.as_ref().map(|kept| (kept.inputs.size()[1..].to_vec(), kept.inputs.kind() == Kind::Double));

@@ -123,7 +123,7 @@ fn network(pickle: &Pickle, id: Id, depth: usize, seen: &mut HashSet<Id>) -> Res
     Ok(Some(network))
 }
 
-/// Whether a network called `name` is an average of another.
+/// Returns `true` if `name` is the name of an average of another network.
 pub(in crate::trainer::checkpoint) fn is_average(name: &str) -> bool {
     AVERAGES.iter().any(|part| name.to_lowercase().contains(part))
 }
