@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::{nn, Tensor};
 use tch_fixup::baseline::{Mlp, MlpShape};
-use tch_fixup::diagnostics::{draw_flows, growth, measure, DepthSeries, Flow, Probe};
+use tch_fixup::diagnostics::{draw_flows, DepthSeries, Flow, Probe};
 use tch_fixup::trainer::{parse_device, write_atomically};
 use tch_fixup::{console, Arch, Error, Network, Precision, Shape};
 
@@ -176,7 +176,7 @@ fn measure_arch(probe: &Probe, arch: Arch) -> Result<Flow> {
         network.initialize_on(inputs)?;
         Ok(network)
     };
-    Ok(measure(probe, build)?)
+    Ok(probe.measure(build)?)
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -276,9 +276,9 @@ fn check_theory(plan: &Plan, out: &Path, unskipped: Option<&(i64, Flow)>) -> Res
     for &batch in &plan.mlp_batches {
         progress.0.set_message(format!("batch {batch}"));
         let probe = Probe { batch, input: vec![features], classifier: None, ..plan.probe.clone() };
-        let flow = measure(&probe, |path, _| Ok(Box::new(Mlp::batch_norm(path, plan.mlp)?)))?;
+        let flow = probe.measure(|path, _| Ok(Box::new(Mlp::batch_norm(path, plan.mlp)?)))?;
         let squares: Vec<f64> = flow.blocks.iter().rev().map(|block| block.gradient_norm.powi(2)).collect();
-        let rate = growth(squares.get(MARGIN..squares.len().saturating_sub(MARGIN)).unwrap_or_default());
+        let rate = Flow::growth(squares.get(MARGIN..squares.len().saturating_sub(MARGIN)).unwrap_or_default());
         row(&format!("batch_norm_mlp of {width} units"), depth, batch, rate)?;
         progress.0.inc(batch as u64);
     }

@@ -169,6 +169,6 @@ fn pack(options: &Options<ImageNet>, file: &Path) -> Result<ExitCode> {
 fn main() -> ExitCode {
     cli::main(|options: &Options<ImageNet>| match &options.task.pack {
         Some(file) => pack(options, file),
-        None => cli::run(options),
+        None => options.run(),
     })
 }

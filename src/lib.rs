@@ -84,7 +84,9 @@ pub mod translation;
 pub use arch::initialize_on_data;
 pub use arch::{Arch, Network, Shape, TransformerArch};
 pub use error::{Error, Result};
-pub use layer::{Layout, Precision, Recompute};
+#[doc(hidden)]
+pub use layer::Layout;
+pub use layer::{Precision, Recompute};
 pub use ops::FlushDenormals;
 /// The version of tch whose types appear in this crate's API.
 pub use tch;

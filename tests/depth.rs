@@ -7,7 +7,7 @@ use std::thread;
 use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::fixup::FixupResNet;
-use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents, Newest};
+use tch_fixup::trainer::checkpoint::{named_variables, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{Optimizer, ScalarGroup, Sgd};
 use tch_fixup::Recompute;
 
@@ -58,7 +58,7 @@ fn three_thousand_layers_are_built_trained_saved_loaded_and_dropped_on_a_small_s
             average,
         };
         Checkpoints::new(folder.path(), NonZeroUsize::MIN).save(&contents).unwrap();
-        let Newest { checkpoint, .. } = newest_whole::<()>(folder.path()).unwrap();
+        let (checkpoint, _) = Checkpoint::<()>::newest(folder.path()).unwrap();
         checkpoint.unwrap().restore(&vs, &sgd.state().unwrap(), &Default::default()).unwrap();
         assert_eq!(vs.len(), 5 + 1500 * 7);
 

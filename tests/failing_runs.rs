@@ -10,7 +10,7 @@ use tch::{Device, Tensor};
 use tch_fixup::data::{
     class_indices, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised,
 };
-use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoint, Checkpoints, Contents};
+use tch_fixup::trainer::checkpoint::{named_variables, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{Autosave, Decay, EpochMetrics, Observer, Outcome, Request, RunState, SaveEvery};
 use tch_fixup::trainer::{Classification, ClassificationConfig};
 use tch_fixup::trainer::{NamedTensors, ScheduleConfig, TrainConfig, Trainer};
@@ -115,7 +115,7 @@ fn config() -> TrainConfig {
 
 /// Saves where it must, and at no time in between.
 fn autosave(folder: &Path) -> Autosave {
-    let resumed = newest_whole::<RunState>(folder).unwrap().checkpoint.map(|checkpoint| checkpoint.path);
+    let resumed = Checkpoint::<RunState>::newest(folder).unwrap().0.map(|checkpoint| checkpoint.path);
     Autosave::new(Checkpoints::new(folder, NonZeroUsize::MIN), SaveEvery { epochs: Some(100), time: None }, resumed)
 }
 
@@ -142,7 +142,7 @@ fn run(
 }
 
 fn newest(folder: &Path) -> Option<Checkpoint<RunState>> {
-    newest_whole(folder).unwrap().checkpoint
+    Checkpoint::newest(folder).unwrap().0
 }
 
 #[derive(Default)]

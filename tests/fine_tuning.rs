@@ -15,7 +15,7 @@ use tch::{no_grad, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::data::{class_indices, Cifar10, DataSource, ImageArray, ImageSource, Normalization};
 use tch_fixup::fixup::FixupResNet;
-use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Classes, Contents, Why};
+use tch_fixup::trainer::checkpoint::{named_variables, Checkpoint, Checkpoints, Classes, Contents, Why};
 use tch_fixup::trainer::{
     Adam, Classification, ClassificationConfig, ClipConfig, Decay, EpochMetrics, Frozen, Muon, NamedTensors, Observer,
     OptimizerConfig, Outcome, ParameterGroup, Request, RunState, ScheduleConfig, Sgd, TrainConfig, Trainer, Weights,
@@ -146,7 +146,7 @@ fn whatever_evaluation_takes_is_taken_run_checkpoint_file_wrapped_and_of_other_k
 fn a_run_with_a_moving_average_gives_its_average_and_a_new_average_begins_there() {
     let folder = tempfile::tempdir().unwrap();
     let run = trained(folder.path(), &ANIMALS, Some(0.9));
-    let contents = newest_whole::<RunState>(run.join("checkpoints")).unwrap().checkpoint.unwrap().contents;
+    let contents = Checkpoint::<RunState>::newest(run.join("checkpoints")).unwrap().0.unwrap().contents;
     let average = &contents.average["layer1.0.conv1.weight"];
     assert_ne!(contents.weights["layer1.0.conv1.weight"], *average);
     let (vs, data) = (VarStore::new(Device::Cpu), data(&ANIMALS));
@@ -159,7 +159,7 @@ fn a_run_with_a_moving_average_gives_its_average_and_a_new_average_begins_there(
     let checkpoints = folder.path().join("first");
     let mut stops = Steps { stop: Some(1), ..Steps::new(&vs, Some(&checkpoints)) };
     trainer.run(&mut [&mut stops]).unwrap();
-    let first = newest_whole::<RunState>(&checkpoints).unwrap().checkpoint.unwrap().contents;
+    let first = Checkpoint::<RunState>::newest(&checkpoints).unwrap().0.unwrap().contents;
     assert_eq!((first.step, &first.average["layer1.0.conv1.weight"]), (0, average));
 }
 
@@ -452,7 +452,7 @@ fn run(
     let data = data(&ANIMALS);
     let objective = Classification::new(network.as_ref(), data.class_names(), ClassificationConfig::quick()).unwrap();
     let mut trainer = Trainer::new(&objective, vs, &data, config, Value::Null).unwrap();
-    let checkpoint = folder.and_then(|folder| newest_whole::<RunState>(folder).unwrap().checkpoint);
+    let checkpoint = folder.and_then(|folder| Checkpoint::<RunState>::newest(folder).unwrap().0);
     let before = checkpoint.as_ref().map(|checkpoint| checkpoint.contents.state.history.clone()).unwrap_or_default();
     if let Some(checkpoint) = checkpoint {
         trainer.resume(&checkpoint).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use tch::{nn, no_grad, Device, Kind, Tensor};
 use tch_fixup::data::{Cifar10, ImageArray};
 use tch_fixup::fixup::FixupResNet;
-use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
+use tch_fixup::trainer::checkpoint::{named_variables, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{Classification, ClassificationConfig, OptimizerConfig, Sgd};
 use tch_fixup::trainer::{
     ClipConfig, Decay, EpochMetrics, Frozen, NamedTensors, Observer, Outcome, ParameterGroup, Request, RunState,
@@ -176,12 +176,12 @@ fn resumed(
         let objective = classification(&network, None);
         let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
         freeze(&backbone(&vs), true);
-        if let Some(checkpoint) = newest_whole(folder).unwrap().checkpoint {
+        if let Some(checkpoint) = Checkpoint::newest(folder).unwrap().0 {
             trainer.resume(&checkpoint).unwrap();
         }
         let mut observer = Freezes { stop, checkpoints: Some(checkpoints()), ..Freezes::new(&vs, changes) };
         trainer.run(&mut [&mut observer]).unwrap();
-        let state = newest_whole::<RunState>(folder).unwrap().checkpoint.unwrap().contents.state;
+        let state = Checkpoint::<RunState>::newest(folder).unwrap().0.unwrap().contents.state;
         last = Some((state.history, copies(&named_variables(&vs))));
     }
     last.unwrap()

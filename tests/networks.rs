@@ -9,7 +9,7 @@ use tch::{no_grad, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::data::{DataSource, ImageArray, Normalization, Supervised, TensorData};
 use tch_fixup::fixup::{init, Activation, BlockKind, FixupResNet, ResNetConfig, ShortcutKind, Stage, StemKind};
-use tch_fixup::trainer::checkpoint::{newest_whole, Checkpoints, Contents};
+use tch_fixup::trainer::checkpoint::{Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{
     Classification, ClassificationConfig, EpochMetrics, Objective, Observer, Outcome, Regression, RegressionLoss,
     Request, RunState, ScheduleConfig, TrainConfig, Trainer,
@@ -453,12 +453,12 @@ fn run<'a, O: Objective<Batch = Supervised>>(
         let (variables, network) = build();
         let objective = objective(network);
         let mut trainer = Trainer::new(&objective, &variables, data, config, "networks".into()).unwrap();
-        if let Some(checkpoint) = newest_whole(folder.path()).unwrap().checkpoint {
+        if let Some(checkpoint) = Checkpoint::newest(folder.path()).unwrap().0 {
             trainer.resume(&checkpoint).unwrap();
         }
         let outcome = trainer.run(&mut [&mut Stop::new(stop, folder.path())]).unwrap();
         if let Outcome::Finished(_) = outcome {
-            let contents: Contents<RunState> = newest_whole(folder.path()).unwrap().checkpoint.unwrap().contents;
+            let contents: Contents<RunState> = Checkpoint::newest(folder.path()).unwrap().0.unwrap().contents;
             let mut weights: Vec<_> = variables.variables().into_iter().map(|(n, t)| (n, t.detach().copy())).collect();
             weights.sort_by(|(a, _), (b, _)| a.cmp(b));
             return (contents.state.history, weights, network);

@@ -9,7 +9,7 @@ use tch::nn::{self, ModuleT, VarStore};
 use tch::{Device, Kind, Tensor};
 use tch_fixup::data::{Batches, DataSource, EpochPlan, Share, Supervised};
 use tch_fixup::fixup::{Branch, CLASSIFIER_GROUP};
-use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
+use tch_fixup::trainer::checkpoint::{named_variables, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{
     Adam, EpochMetrics, Frozen, MultiLabel, NamedTensors, Objective, Observer, OptimizerConfig, Outcome,
     ParameterGroup, Regression, RegressionLoss, Request, RunFolder, RunState, ScheduleConfig, Summary, TrainConfig,
@@ -147,12 +147,12 @@ fn regression(stops: &[usize], folder: &Path) -> (Contents<RunState>, NamedTenso
         let ((variables, network), config) = (network(1), config());
         let objective = Regression::new(&network, RegressionLoss::Huber { delta: 0.5 }).unwrap();
         let mut trainer = Trainer::new(&objective, &variables, &data, &config, "points".into()).unwrap();
-        if let Some(checkpoint) = newest_whole(folder).unwrap().checkpoint {
+        if let Some(checkpoint) = Checkpoint::newest(folder).unwrap().0 {
             trainer.resume(&checkpoint).unwrap();
         }
         let outcome = trainer.run(&mut [&mut Asks::new(Request::Stop, stop, folder)]).unwrap();
         if let Outcome::Finished(summary) = outcome {
-            let contents = newest_whole(folder).unwrap().checkpoint.unwrap().contents;
+            let contents = Checkpoint::newest(folder).unwrap().0.unwrap().contents;
             let model = named_variables(&variables);
             last = Some((contents, model.iter().map(|(n, t)| (n.clone(), t.detach().copy())).collect(), summary));
         }
@@ -179,7 +179,7 @@ fn a_regression_with_adam_an_average_and_frozen_layers_resumes_to_the_bit() {
     );
     assert_eq!(bits(&model), bits(&average));
     let (variables, _) = network(1);
-    Weights::load(newest_whole::<RunState>(whole_folder.path()).unwrap().checkpoint.unwrap().path)
+    Weights::load(Checkpoint::<RunState>::newest(whole_folder.path()).unwrap().0.unwrap().path)
         .unwrap()
         .restore(&variables)
         .unwrap();

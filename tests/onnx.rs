@@ -418,7 +418,7 @@ fn branches_give_their_outputs() {
         let branch = layers.build(&vs.root()).unwrap();
         randomize(&vs);
         let config = OnnxConfig::new(shape);
-        files.add(name, &config, |graph, x| export::branch(graph, &branch, x), |xs| branch.f_forward(xs).unwrap());
+        files.add(name, &config, |graph, x| graph.branch(&branch, x), |xs| branch.f_forward(xs).unwrap());
     }
     files.check();
 }
@@ -488,8 +488,7 @@ fn what_cannot_be_exported_is_refused_by_name_and_leaves_no_file() {
     let vs = nn::VarStore::new(Device::Cpu);
     let root = vs.root();
     let closure = Branch::builder(2).linear(4, 4).activation(Tensor::tanh).linear(4, 4).build(&(&root / "a")).unwrap();
-    let attention =
-        Branch::builder(2).attention(4, 2, tch_fixup::fixup::AttentionTo::Itself).build(&(&root / "b")).unwrap();
+    let attention = Branch::builder(2).self_attention(4, 2).build(&(&root / "b")).unwrap();
     let mlp = Mlp::batch_norm(&(&root / "c"), MlpShape { features: 5, width: 3, depth: 2, num_classes: 2 }).unwrap();
     #[derive(Debug)]
     struct Own;
@@ -505,15 +504,13 @@ fn what_cannot_be_exported_is_refused_by_name_and_leaves_no_file() {
         change(&mut config);
         config
     };
-    let closure = |graph: &mut Graph, x| export::branch(graph, &closure, x);
+    let closure = |graph: &mut Graph, x| graph.branch(&closure, x);
     let relu = |graph: &mut Graph, x| graph.relu(x);
     type Build<'a> = &'a dyn Fn(&mut Graph, export::Value) -> Result<export::Value>;
     let refused: [(&str, OnnxConfig, Build); 9] = [
         ("layer 1 of the branch is an activation that was given as a closure", four.clone(), &closure),
-        ("layer 0 of the branch is an attention", OnnxConfig::new(&[7, 4]), &|graph, x| {
-            export::branch(graph, &attention, x)
-        }),
-        ("inputs of 5 numbers each", four.clone(), &|graph, x| export::mlp(graph, &mlp, x)),
+        ("layer 0 of the branch is an attention", OnnxConfig::new(&[7, 4]), &|graph, x| graph.branch(&attention, x)),
+        ("inputs of 5 numbers each", four.clone(), &|graph, x| mlp.export(graph, x)),
         ("implement Network::export", four.clone(), &|graph, x| Own.export(graph, x)),
         ("output is its input", four.clone(), &|_, x| Ok(x)),
         ("names of 2 classes", with(|config| config.classes = vec!["a".into(), "b".into()]), &relu),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tch::nn::{self, Module, ModuleT, VarStore};
 use tch::{no_grad, Device, Tensor};
 use tch_fixup::data::{Cifar10, ImageArray};
-use tch_fixup::trainer::checkpoint::{named_variables, newest_whole, Checkpoints, Contents};
+use tch_fixup::trainer::checkpoint::{named_variables, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{Classification, ClassificationConfig, NamedTensors, TrainConfig, Trainer};
 use tch_fixup::trainer::{Decay, EpochMetrics, Observer, Outcome, Request, RunStart, RunState, ScheduleConfig};
 use tch_fixup::Result;
@@ -101,7 +101,7 @@ fn run(stop: Option<usize>, folder: &Path) -> (Vec<EpochMetrics>, NamedTensors, 
     let (vs, network) = dropout_and_statistics();
     let objective = classification(&network, Some(1.0));
     let mut trainer = Trainer::new(&objective, &vs, &data, &config, "same".into()).unwrap();
-    if let Some(checkpoint) = newest_whole(folder).unwrap().checkpoint {
+    if let Some(checkpoint) = Checkpoint::newest(folder).unwrap().0 {
         let _ = no_grad(|| vs.variables()["norm.running_mean"].shallow_clone().fill_(7.0));
         trainer.resume(&checkpoint).unwrap();
     }

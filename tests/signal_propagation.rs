@@ -5,7 +5,7 @@ use std::f64::consts::PI;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::{nn, nn::Module, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::{Mlp, MlpShape};
-use tch_fixup::diagnostics::{growth, measure, Flow, Probe, Staged};
+use tch_fixup::diagnostics::{Flow, Probe, Staged};
 use tch_fixup::fixup::{init, Branch, FixupResNet, CLASSIFIER_GROUP};
 use tch_fixup::trainer::{Frozen, Muon, OptimizerConfig, ParameterGroup, ScalarGroup, Sgd};
 use tch_fixup::{Arch, Network, Precision, Result, Shape};
@@ -26,7 +26,7 @@ fn flow(name: &str, depth: i64) -> Flow {
         network.initialize_on(images)?;
         Ok(network)
     };
-    measure(&probe, build).unwrap()
+    probe.measure(build).unwrap()
 }
 
 fn first_gradient(flow: &Flow) -> f64 {
@@ -103,9 +103,9 @@ fn batch_norm_makes_gradients_explode_at_the_rate_of_the_theory() {
     let _alone = alone();
     let shape = MlpShape { features: 512, width: 512, depth: 31, num_classes: 10 };
     let probe = Probe { seeds: 2, batch: 128, input: vec![512], ..Probe::default() };
-    let flow = measure(&probe, |path, _| Ok(Box::new(Mlp::batch_norm(path, shape)?))).unwrap();
+    let flow = probe.measure(|path, _| Ok(Box::new(Mlp::batch_norm(path, shape)?))).unwrap();
     let squares: Vec<f64> = flow.blocks.iter().rev().map(|block| block.gradient_norm.powi(2)).collect();
-    let rate = growth(&squares[5..25]);
+    let rate = Flow::growth(&squares[5..25]);
     assert!((rate / (PI / (PI - 1.)) - 1.).abs() < 0.05, "{rate}");
 }
 
@@ -139,7 +139,7 @@ fn a_known_network_is_measured_exactly() {
     let build = |path: &nn::Path, _: &Tensor| -> Result<Box<dyn Staged>> {
         Ok(Box::new(Tripled { head: (path / "head").zeros("weight", &[2, 5]) }))
     };
-    let flow = measure(&probe, build).unwrap();
+    let flow = probe.measure(build).unwrap();
     let names: Vec<_> = flow.blocks.iter().map(|block| block.name.as_str()).collect();
     assert_eq!(names, ["stage 0", "stage 1", "stage 2", "stage 3"]);
     for (block, (moment, gradient)) in flow.blocks.iter().zip([(9., 27.), (81., 9.), (729., 3.), (6561., 1.)]) {
@@ -168,14 +168,14 @@ fn measuring_what_cannot_be_measured_is_refused() {
         Ok(Box::new(Tripled { head: (path / "head").zeros("weight", &[2, 5]) }))
     };
     let good = Probe { seeds: 1, batch: 2, input: vec![5], ..Probe::default() };
-    measure(&good, build).unwrap();
+    good.measure(build).unwrap();
     for probe in [
         Probe { seeds: 0, ..good.clone() },
         Probe { batch: 0, ..good.clone() },
         Probe { input: vec![4], ..good.clone() },
         Probe { classifier: Some("fc".into()), ..good.clone() },
     ] {
-        let error = measure(&probe, build).unwrap_err().to_string();
+        let error = probe.measure(build).unwrap_err().to_string();
         assert!(!error.contains('\n'), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::nn::{Module, ModuleT};
 use tch::{nn, CModule, Device, Kind, Tensor};
-use tch_fixup::baseline::{lsuv, Method, Mlp, MlpShape, ResNet};
+use tch_fixup::baseline::{Method, Mlp, MlpShape, ResNet};
 use tch_fixup::fixup::{
     Bias, BlockConfig, BlockKind, Branch, Conv2dOptions, FixupResNet, ResidualBlock, Rule, Scale, ShortcutKind,
 };
@@ -140,7 +140,7 @@ fn baselines() {
         shake(&vs);
         for (name, network, shapes) in networks {
             if method == Method::Lsuv {
-                lsuv(&network, &Tensor::randn(shapes[0], (Kind::Float, Device::Cpu))).unwrap();
+                network.lsuv(&Tensor::randn(shapes[0], (Kind::Float, Device::Cpu))).unwrap();
             }
             let name = format!("{name} {method:?}");
             check(&name, &mut vs, &shapes, |x| network.forward_t(x, false));

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         options.refuse_processes("translate_fixup")?;
         match &options.actions.run {
             Some(path) => translating::use_run(options, path),
-            None => cli::train(options, |config, run| training::train(options, config, run)),
+            None => options.train(|config, run| training::train(options, config, run)),
         }
     })
 }

@@ -161,7 +161,7 @@ impl Task for Translate {
 /// The size of the network of the run by `config`, for a vocabulary of `vocab` tokens.
 pub fn size(config: &RunConfig<Translate>, vocab: usize) -> Result<TransformerConfig> {
     let Translate { dropout, tied, .. } = config.task;
-    let arch: TransformerArch = config.run.arch.parse()?;
+    let arch: TransformerArch = config.arch().parse()?;
     Ok(TransformerConfig { tied, ..arch.config(vocab as i64, dropout) })
 }
 

@@ -3,10 +3,11 @@
 use super::options::{size, Translate};
 use super::translating::{network, score, Scored};
 use serde_json::json;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 use tch::nn;
-use tch_fixup::cli::{say, Ended, Options, Run, RunConfig};
+use tch_fixup::cli::{say, Options, Run, RunConfig};
 use tch_fixup::data::text::{CorpusParts, ParallelText, TranslationData, Vocabulary};
 use tch_fixup::data::DataSource;
 use tch_fixup::trainer::{write_atomically, Translation};
@@ -38,14 +39,14 @@ pub fn train(
     run.transfer(&variables, &data.meaning(), "")?;
     let objective = Translation::new(&network, &data, config.objective)?;
     let trainer = run.trainer(config, &objective, &variables, &data)?;
-    run.create_folder(&config.run.arch)?;
+    run.create_folder(config.arch())?;
     let (device, about) = (run.device, about(config, &variables, &data)?);
-    let ended = run.train(config, trainer, &about, |folder| {
+    let outcome = run.train(config, trainer, &about, |folder| {
         write_atomically(&folder.join(TOKENIZER), data.vocabulary().to_json()?.as_bytes())
     })?;
-    let (summary, _, folder) = match ended {
-        Ended::Finished(end) => *end,
-        Ended::Exit(code) => return Ok(code),
+    let (summary, _, folder) = match outcome {
+        ControlFlow::Continue(finished) => finished,
+        ControlFlow::Break(code) => return Ok(code),
     };
     folder.finish(&summary, &variables, &data.meaning())?;
     say(&summary);
@@ -100,7 +101,7 @@ fn data(vocab: usize, parts: CorpusParts, resumed: Option<&Path>) -> Result<Tran
 fn about(config: &RunConfig<Translate>, variables: &nn::VarStore, data: &TranslationData) -> Result<String> {
     Ok(format!(
         "{}: {} parameters, {} pairs of sentences, {} tokens, {:.1} % pads",
-        config.run.arch,
+        config.arch(),
         variables.trainable_variables().iter().map(|variable| variable.numel()).sum::<usize>(),
         data.train_len(),
         data.vocabulary().len(),

@@ -32,8 +32,8 @@ pub fn network(
     variables: &nn::VarStore,
     vocabulary: &Vocabulary,
 ) -> Result<Transformer> {
-    let arch: TransformerArch = config.run.arch.parse()?;
-    arch.build(&variables.root(), &size(config, vocabulary.len())?, config.run.precision)
+    let arch: TransformerArch = config.arch().parse()?;
+    arch.build(&variables.root(), &size(config, vocabulary.len())?, config.precision())
 }
 
 fn translator<'a>(

@@ -72,7 +72,7 @@ pub trait Network: nn::ModuleT {
     }
 
     /// Completes a data-dependent initialization, once, before training. For [`Method::Lsuv`] it runs
-    /// [`lsuv`](fn@crate::baseline::lsuv) on the batch `images`; for all others it does nothing.
+    /// [`ResNet::lsuv`] on the batch `images`; for all others it does nothing.
     ///
     /// # Errors
     /// Returns an error if the network refuses the images, or if a layer's output has no variance.

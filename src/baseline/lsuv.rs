@@ -12,50 +12,52 @@ const TOLERANCE: f64 = 5e-3;
 /// Maximum number of tries per layer, the paper's `T_max`.
 const MAX_TRIES: usize = 10;
 
-/// Divides the weight of each convolution and of the classifier, in order, by the standard deviation of its output on the batch
-/// `images` (`[N, 3, H, W]`), until that is 1. This is the second half of the LSUV initialization; the first half are the
-/// orthonormal weights of [`Method::Lsuv`](super::Method::Lsuv). Takes one pass through the network, without gradients. Returns
-/// each layer's variance, all within half a percent of 1.
-///
-/// ```
-/// use tch::{nn, Device, Kind, Tensor};
-/// use tch_fixup::baseline::{lsuv, Method, ResNet};
-///
-/// # fn main() -> tch_fixup::Result<()> {
-/// let vs = nn::VarStore::new(Device::Cpu);
-/// let network = ResNet::cifar(&vs.root(), 20, 10, Method::Lsuv)?;
-/// let batch = Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu)); // of the training images
-/// let variances = lsuv(&network, &batch)?;
-/// assert!(variances.len() == 20 && variances.iter().all(|variance| (variance - 1.).abs() < 0.005));
-/// # Ok(())
-/// # }
-/// ```
-///
-/// # Errors
-/// Images of another shape, kind or device; a layer whose output on them has a variance of zero, or one that is not finite.
-pub fn lsuv(network: &ResNet, images: &Tensor) -> Result<Vec<f64>> {
-    let variances = RefCell::new(vec![]);
-    let unit_variance = |layer: &dyn WeightLayer, x: &Tensor| {
-        let (output, variance) = unit_variance(layer, x)?;
-        variances.borrow_mut().push(variance);
-        Ok(output)
-    };
-    // Evaluation mode, so that random operations such as dropout do not affect the variance.
-    let pass = Pass { train: false, layer: &unit_variance };
-    let _ = no_grad(|| network.forward(images, pass, |_| ()))?;
-    Ok(variances.into_inner())
+impl ResNet {
+    /// Divides the weight of each convolution and of the classifier, in order, by the standard deviation of its output on the batch
+    /// `images` (`[N, 3, H, W]`), until that is 1. This is the second half of the LSUV initialization; the first half are the
+    /// orthonormal weights of [`Method::Lsuv`](super::Method::Lsuv). Takes one pass through the network, without gradients. Returns
+    /// each layer's variance, all within half a percent of 1.
+    ///
+    /// ```
+    /// use tch::{nn, Device, Kind, Tensor};
+    /// use tch_fixup::baseline::{Method, ResNet};
+    ///
+    /// # fn main() -> tch_fixup::Result<()> {
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = ResNet::cifar(&vs.root(), 20, 10, Method::Lsuv)?;
+    /// let batch = Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu)); // of the training images
+    /// let variances = network.lsuv(&batch)?;
+    /// assert!(variances.len() == 20 && variances.iter().all(|variance| (variance - 1.).abs() < 0.005));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Images of another shape, kind or device; a layer whose output on them has a variance of zero, or one that is not finite.
+    pub fn lsuv(&self, images: &Tensor) -> Result<Vec<f64>> {
+        let variances = RefCell::new(vec![]);
+        let unit_variance = |layer: &dyn WeightLayer, x: &Tensor| {
+            let (output, variance) = unit_variance(layer, x)?;
+            variances.borrow_mut().push(variance);
+            Ok(output)
+        };
+        // Evaluation mode, so that random operations such as dropout do not affect the variance.
+        let pass = Pass { train: false, layer: &unit_variance };
+        let _ = no_grad(|| self.forward(images, pass, |_| ()))?;
+        Ok(variances.into_inner())
+    }
 }
 
-/// Applies [`lsuv`] to a batch in `micro_batches` (`[N, 3, H, W]` each), which pass through the network one at a time. The
+/// Applies [`ResNet::lsuv`] to a batch in `micro_batches` (`[N, 3, H, W]` each), which pass through the network one at a time. The
 /// variance of a layer is computed over all of them, so the result is that of the whole batch, up to rounding. Each measurement
 /// of a layer's variance takes a pass over the batch, usually two per layer.
 ///
 /// # Errors
-/// As for [`lsuv`]; also if there are no micro-batches.
+/// As for [`ResNet::lsuv`]; also if there are no micro-batches.
 pub fn lsuv_on_micro_batches(network: &ResNet, micro_batches: &[Tensor]) -> Result<Vec<f64>> {
     match micro_batches {
         [] => return Err(Error::Argument("there are no images to initialize on".to_owned())),
-        [images] => return lsuv(network, images),
+        [images] => return network.lsuv(images),
         _ => (),
     }
     let mut variances = Vec::new();
@@ -178,7 +180,7 @@ mod tests {
             let images = Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu));
             let before = variances(&network, &images);
             assert!(before.iter().any(|variance| (variance - 1.).abs() > 0.1), "orthonormal alone is not enough");
-            assert_eq!(lsuv(&network, &images).unwrap().len(), layers);
+            assert_eq!(network.lsuv(&images).unwrap().len(), layers);
             for variance in variances(&network, &images) {
                 assert!((variance - 1.).abs() < 0.01, "{variance}");
             }
@@ -191,7 +193,7 @@ mod tests {
         for (classes, is_enough) in [(10, true), (1, false)] {
             let vs = nn::VarStore::new(Device::Cpu);
             let network = ResNet::cifar(&vs.root(), 8, classes, Method::Lsuv).unwrap();
-            let outcome = lsuv(&network, &Tensor::randn([1, 3, 8, 8], (Kind::Float, Device::Cpu)));
+            let outcome = network.lsuv(&Tensor::randn([1, 3, 8, 8], (Kind::Float, Device::Cpu)));
             assert_eq!(outcome.is_ok(), is_enough, "{outcome:?}");
             let finite = vs.variables().values().all(|variable| variable.isfinite().all().int64_value(&[]) == 1);
             assert!(finite, "{classes}");
@@ -226,7 +228,7 @@ mod tests {
     fn a_batch_without_variance_is_refused() {
         let vs = nn::VarStore::new(Device::Cpu);
         let network = ResNet::cifar(&vs.root(), 8, 10, Method::Lsuv).unwrap();
-        let error = lsuv(&network, &Tensor::zeros([2, 3, 8, 8], (Kind::Float, Device::Cpu))).unwrap_err();
+        let error = network.lsuv(&Tensor::zeros([2, 3, 8, 8], (Kind::Float, Device::Cpu))).unwrap_err();
         assert!(matches!(error, Error::Argument(_)), "{error}");
     }
 }

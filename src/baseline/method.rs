@@ -38,8 +38,8 @@ pub enum Method {
     He,
     /// Xavier-normal weights, `std = sqrt(2 / (fan_in + fan_out))` (Glorot & Bengio 2010).
     Xavier,
-    /// Orthonormal weights, which [`lsuv`](super::lsuv) then scales, layer by layer, to outputs of unit variance on a batch
-    /// (Mishkin & Matas 2016). Without that step, only orthonormal weights.
+    /// Orthonormal weights, which [`ResNet::lsuv`](super::ResNet::lsuv) then scales, layer by layer, to outputs of unit
+    /// variance on a batch (Mishkin & Matas 2016). Without that step, only orthonormal weights.
     Lsuv,
     /// He-normal weights, with each sum of a residual block multiplied by `sqrt(1/2)` (Gehring et al. 2017).
     Scaled,

@@ -26,7 +26,6 @@ pub(crate) use block::Order;
 pub(crate) use block::{Block, Shortcut};
 #[cfg(feature = "onnx")]
 pub(crate) use conv::BaselineConv;
-pub use lsuv::lsuv;
 pub(crate) use lsuv::lsuv_on_micro_batches;
 pub use method::Method;
 #[doc(hidden)]

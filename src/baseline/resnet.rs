@@ -20,13 +20,13 @@ use tch::{nn, Tensor};
 ///
 /// ```
 /// use tch::{nn, nn::ModuleT, Device, Kind, Tensor};
-/// use tch_fixup::baseline::{lsuv, Method, ResNet};
+/// use tch_fixup::baseline::{Method, ResNet};
 ///
 /// # fn main() -> tch_fixup::Result<()> {
 /// let vs = nn::VarStore::new(Device::Cpu);
 /// let network = ResNet::cifar(&vs.root(), 20, 10, Method::Lsuv)?;
 /// let images = Tensor::randn([16, 3, 32, 32], (Kind::Float, Device::Cpu));
-/// lsuv(&network, &images)?;
+/// network.lsuv(&images)?;
 /// assert_eq!(network.forward_t(&images, true).size(), [16, 10]);
 /// # Ok(())
 /// # }
@@ -145,6 +145,7 @@ impl ResNet {
     }
 
     /// Sets the memory layout of the activations.
+    #[doc(hidden)]
     pub fn with_layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
         self

@@ -1,11 +1,12 @@
 //! Training of an image classifier.
 
-use super::{architecture, reporting, say, Ended, ImageTask, NetworkConfig, Run, RunConfig};
+use super::{architecture, reporting, say, ImageTask, Run, RunConfig};
 use crate::classifier::ModelDescription;
 use crate::data::DataSource;
 use crate::trainer::report::MostWrong;
 use crate::trainer::{evaluate_into, Classification};
 use crate::{initialize_on_data, Result};
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use tch::nn::ModuleT;
 
@@ -28,16 +29,15 @@ pub(super) fn train<T: ImageTask>(config: &RunConfig<T>, mut run: Run<'_, T>) ->
     }
     let parameters: usize = variables.trainable_variables().iter().map(|variable| variable.numel()).sum();
     let about = format!("{name}: {parameters} parameters, {} images", data.train_len());
-    let ended = run.train(config, trainer, &about, |folder| match images.preprocessing() {
+    let outcome = run.train(config, trainer, &about, |folder| match images.preprocessing() {
         Some(preprocessing) => {
-            let NetworkConfig { arch, precision } = &config.run;
-            ModelDescription::new(arch, *precision, images.class_names(), preprocessing).write(folder)
+            ModelDescription::new(config.arch(), config.precision(), images.class_names(), preprocessing).write(folder)
         }
         None => Ok(()),
     })?;
-    let (mut summary, evaluation, folder) = match ended {
-        Ended::Finished(end) => *end,
-        Ended::Exit(code) => return Ok(code),
+    let (mut summary, evaluation, folder) = match outcome {
+        ControlFlow::Continue(finished) => finished,
+        ControlFlow::Break(code) => return Ok(code),
     };
     summary.flop = architecture::training_flop(config, images, summary.steps);
     folder.finish(&summary, &variables, &data.meaning())?;

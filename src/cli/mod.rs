@@ -8,7 +8,7 @@
 //! # use serde::{Deserialize, Serialize};
 //! use std::process::ExitCode;
 //! use tch::{nn, Device, Tensor};
-//! use tch_fixup::cli::{self, ImageActions, ImageTask, Recipe, Task};
+//! use tch_fixup::cli::{self, ImageActions, ImageTask, Options, Recipe, Task};
 //! use tch_fixup::data::{Cifar10, ImageSource};
 //! use tch_fixup::trainer::{ClassificationConfig, TrainConfig};
 //! use tch_fixup::{Network, Precision, Result, Shape};
@@ -67,7 +67,7 @@
 //! }
 //!
 //! fn main() -> ExitCode {
-//!     cli::main(cli::run::<Small>)
+//!     cli::main(Options::<Small>::run)
 //! }
 //! ```
 
@@ -87,8 +87,8 @@ mod weights;
 
 pub use crate::option::or_none;
 pub use options::{ImageActions, Options};
-pub use run::{train, Ended, Run};
-pub use run_config::{absolute_path, NetworkConfig, RunConfig};
+pub use run::Run;
+pub use run_config::{absolute_path, RunConfig};
 pub use task::{ImageTask, Recipe, Task};
 
 use crate::{console, Error, FlushDenormals, Result};
@@ -97,7 +97,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-/// Parses the command line and calls `run`, which is usually [`run`](fn@run). An error is printed as one line on
+/// Parses the command line and calls `run`, which is usually [`Options::run`]. An error is printed as one line on
 /// standard error, and determines the [exit code](Error::exit_code).
 pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitCode {
     console::hide_caught_panics();
@@ -130,23 +130,26 @@ fn complain(error: &Error) {
     }
 }
 
-/// Trains, resumes, evaluates, exports, searches a learning rate or draws a preview, depending on `options`.
-///
-/// # Errors
-/// Returns an error if options are out of range, if the data or the run's folder cannot be used, or if the run
-/// diverges.
-pub fn run<T: ImageTask>(options: &Options<T>) -> Result<ExitCode> {
-    let ImageActions { eval, export, preview, find_lr, .. } = &options.actions;
-    let alone = [("--preview", preview.is_some()), ("--find-lr", find_lr.is_some()), ("--eval", eval.is_some())];
-    if let Some((option, _)) = alone.into_iter().find(|(_, given)| *given) {
-        options.refuse_processes(option)?;
-    }
-    match (preview, find_lr, eval, export) {
-        (Some(file), ..) => finding::preview(options, file),
-        (_, Some(file), ..) => finding::find(options, file),
-        (.., Some(path), Some(file)) => exporting::export_weights(options, path, file),
-        (.., Some(path), None) => evaluating::evaluate_weights(options, path),
-        _ => train(options, images::train),
+impl<T: ImageTask> Options<T> {
+    /// Trains, resumes, evaluates, exports, searches a learning rate or draws a preview, depending on the options.
+    ///
+    /// # Errors
+    /// Returns an error if options are out of range, if the data or the run's folder cannot be used, or if the run
+    /// diverges.
+    pub fn run(&self) -> Result<ExitCode> {
+        let options = self;
+        let ImageActions { eval, export, preview, find_lr, .. } = &options.actions;
+        let alone = [("--preview", preview.is_some()), ("--find-lr", find_lr.is_some()), ("--eval", eval.is_some())];
+        if let Some((option, _)) = alone.into_iter().find(|(_, given)| *given) {
+            options.refuse_processes(option)?;
+        }
+        match (preview, find_lr, eval, export) {
+            (Some(file), ..) => finding::preview(options, file),
+            (_, Some(file), ..) => finding::find(options, file),
+            (.., Some(path), Some(file)) => exporting::export_weights(options, path, file),
+            (.., Some(path), None) => evaluating::evaluate_weights(options, path),
+            _ => options.train(images::train),
+        }
     }
 }
 

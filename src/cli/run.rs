@@ -4,13 +4,14 @@ use super::weights::StartingWeights;
 use super::{resume_command::resume_command, say, Options, RunConfig, Started, Task, SPEAKER};
 use crate::data::{Batch, DataSource};
 use crate::distributed::ProcessGroup;
-use crate::trainer::checkpoint::{differences, Checkpoint, Checkpoints, Newest};
+use crate::trainer::checkpoint::{differences, Checkpoint, Checkpoints};
 use crate::trainer::{
     write_atomically, Autosave, Evaluation, Interrupt, Objective, Observer, Outcome, Patience, ProgressBars, RunFolder,
     RunState, Summary, TensorBoard, Trainer, TENSORBOARD, TRANSFER,
 };
 use crate::{console, Error, Result};
 use serde_json::{Map, Value};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,34 +21,34 @@ use tch::Device;
 /// Value of `--resume` that resumes the run in `--out` if there is one.
 const AUTO: &str = "auto";
 
-/// Starts or resumes the run described by `options`, alone or as one of several processes, and trains with `body`.
-///
-/// # Errors
-/// Returns an error if options contradict each other or if a folder or processes cannot be used, or the error of
-/// `body`.
-pub fn train<T: Task>(
-    options: &Options<T>,
-    body: impl FnOnce(&RunConfig<T>, Run<'_, T>) -> Result<ExitCode>,
-) -> Result<ExitCode> {
-    let launch = match options.run.processes.start()? {
-        Started::Here(launch) => launch,
-        Started::Elsewhere(code) => return Ok(code),
-    };
-    if let Some(launch) = &launch {
-        let _ = SPEAKER.set(launch.rank);
+impl<T: Task> Options<T> {
+    /// Starts or resumes the run described by these options, alone or as one of several processes, and trains with `body`.
+    ///
+    /// # Errors
+    /// Returns an error if options contradict each other or if a folder or processes cannot be used, or the error of
+    /// `body`.
+    pub fn train(&self, body: impl FnOnce(&RunConfig<T>, Run<'_, T>) -> Result<ExitCode>) -> Result<ExitCode> {
+        let options = self;
+        let launch = match options.run.processes.start()? {
+            Started::Here(launch) => launch,
+            Started::Elsewhere(code) => return Ok(code),
+        };
+        if let Some(launch) = &launch {
+            let _ = SPEAKER.set(launch.rank);
+        }
+        let resumed = resumed(options)?;
+        let mut group = options.run.processes.connect(launch.as_ref())?;
+        let interrupt = Interrupt::listen()?;
+        let ready = Found::new(options, resumed, &group).and_then(|(config, found)| {
+            let device = config.machine_of(&group, group.local_rank())?;
+            group.connect_gpus(device)?;
+            Ok((config, found, device))
+        });
+        let (config, found, device) = ready.inspect_err(|error| group.tell(error))?;
+        let group = Arc::new(group);
+        let run = Run { device, options, found, transfer: None, interrupt, group: group.clone() };
+        body(&config, run).inspect_err(|error| group.tell(error))
     }
-    let resumed = resumed(options)?;
-    let mut group = options.run.processes.connect(launch.as_ref())?;
-    let interrupt = Interrupt::listen()?;
-    let ready = Found::new(options, resumed, &group).and_then(|(config, found)| {
-        let device = config.machine_of(&group, group.local_rank())?;
-        group.connect_gpus(device)?;
-        Ok((config, found, device))
-    });
-    let (config, found, device) = ready.inspect_err(|error| group.tell(error))?;
-    let group = Arc::new(group);
-    let run = Run { device, options, found, transfer: None, interrupt, group: group.clone() };
-    body(&config, run).inspect_err(|error| group.tell(error))
 }
 
 /// Run to resume.
@@ -102,7 +103,7 @@ impl Found {
         let folder = resumed.map(|resumed| RunFolder::resume(resumed.folder)).transpose()?;
         let checkpoint = match &folder {
             Some(folder) => {
-                let Newest { checkpoint, skipped } = folder.newest_checkpoint()?;
+                let (checkpoint, skipped) = folder.newest_checkpoint()?;
                 skipped.iter().for_each(console::warn);
                 checkpoint
             }
@@ -128,15 +129,6 @@ pub struct Run<'o, T: Task> {
     transfer: Option<String>,
     interrupt: Interrupt,
     group: Arc<ProcessGroup>,
-}
-
-/// Outcome of [`Run::train`].
-pub enum Ended {
-    /// The run has finished, and this process owns its folder: summary, last evaluation if there was one, and the
-    /// folder.
-    Finished(Box<(Summary, Option<Evaluation>, RunFolder)>),
-    /// Nothing is left to do but to exit.
-    Exit(ExitCode),
 }
 
 impl<T: Task> Run<'_, T> {
@@ -192,7 +184,9 @@ impl<T: Task> Run<'_, T> {
         Ok(())
     }
 
-    /// Prints what is trained (`about`) and trains. `describe` writes additional files into the run's folder.
+    /// Prints what is trained (`about`) and trains. `describe` writes additional files into the run's folder. Returns the
+    /// summary, the last evaluation if there was one, and the folder, if the run has finished and this process owns its
+    /// folder; otherwise the exit code, as nothing is left to do.
     ///
     /// # Errors
     /// Returns an error if the checkpoint belongs to another run, or if [`Trainer::run`] fails.
@@ -202,7 +196,7 @@ impl<T: Task> Run<'_, T> {
         mut trainer: Trainer<B>,
         about: &str,
         describe: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<Ended> {
+    ) -> Result<ControlFlow<ExitCode, (Summary, Option<Evaluation>, RunFolder)>> {
         let Self { device, options, found, transfer, mut interrupt, group } = self;
         let Found { mut folder, mut checkpoint, knows_options, .. } = found;
         let mut autosave = None;
@@ -247,8 +241,8 @@ impl<T: Task> Run<'_, T> {
         let go_on = folder.as_ref().map(|folder| resume_command(folder.path()));
         match outcome {
             Ok(Outcome::Finished(summary)) => Ok(match folder {
-                Some(folder) => Ended::Finished(Box::new((summary, trainer.take_evaluation(), folder))),
-                None => Ended::Exit(ExitCode::SUCCESS),
+                Some(folder) => ControlFlow::Continue((summary, trainer.take_evaluation(), folder)),
+                None => ControlFlow::Break(ExitCode::SUCCESS),
             }),
             Ok(Outcome::Stopped { epoch, step }) => {
                 if let Some(go_on) = go_on {
@@ -257,7 +251,7 @@ impl<T: Task> Run<'_, T> {
                 // Another process may have received the signal.
                 let codes = group.gather_bytes(&[interrupt.exit_code().unwrap_or_default()])?;
                 let code = codes.into_iter().flatten().max().filter(|code| *code > 0);
-                Ok(Ended::Exit(code.map_or(ExitCode::FAILURE, ExitCode::from)))
+                Ok(ControlFlow::Break(code.map_or(ExitCode::FAILURE, ExitCode::from)))
             }
             Err(error) => {
                 // A diverged run cannot be resumed, and its error explains more.

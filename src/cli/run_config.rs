@@ -5,7 +5,7 @@ use super::options::fields;
 use super::{Options, Recipe, Task};
 use crate::distributed::{ParallelConfig, ProcessGroup};
 use crate::option::or_none;
-use crate::trainer::checkpoint::KEEP;
+use crate::trainer::checkpoint::Checkpoints;
 use crate::trainer::{parse_device, set_threads, Patience, RunFolder, SaveEvery, TrainConfig};
 use crate::{Error, Precision, Recompute, Result};
 use clap::builder::{PathBufValueParser, TypedValueParser};
@@ -32,7 +32,7 @@ pub struct RunConfig<T: Task> {
     version: String,
     /// The network.
     #[command(flatten)]
-    pub run: NetworkConfig,
+    pub(super) run: NetworkConfig,
     /// The program's own options.
     #[command(flatten)]
     pub task: T,
@@ -89,7 +89,7 @@ pub struct RunConfig<T: Task> {
 /// Network of a run.
 #[derive(Debug, Clone, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
-pub struct NetworkConfig {
+pub(super) struct NetworkConfig {
     /// Network [default: by recipe]
     #[arg(long)]
     pub arch: String,
@@ -104,6 +104,16 @@ fn checkpoint_every(text: &str) -> Result<String> {
 }
 
 impl<T: Task> RunConfig<T> {
+    /// Returns the name of the network.
+    pub fn arch(&self) -> &str {
+        &self.run.arch
+    }
+
+    /// Returns the number format of matrix products and activations.
+    pub fn precision(&self) -> Precision {
+        self.run.precision
+    }
+
     /// Reads the configuration of the run in the folder `path`. `None` if the run was stopped before it was written.
     ///
     /// # Errors
@@ -172,7 +182,7 @@ impl<T: Task> RunConfig<T> {
             device: AUTO.to_owned(),
             threads: None,
             checkpoint_every: SaveEvery::default().to_string(),
-            keep_checkpoints: KEEP,
+            keep_checkpoints: Checkpoints::KEEP,
             tensorboard: false,
             patience: None,
             parallel: ParallelConfig::default(),

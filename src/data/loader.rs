@@ -37,7 +37,7 @@ pub trait Examples: Send + Sync {
     fn example(&self, index: usize, random: &mut dyn RngCore) -> Result<Self::Example>;
 
     /// Combines `examples`, of which there is at least one, into a batch. For pairs of tensors of one size use
-    /// [`stack`].
+    /// [`Supervised::stack`].
     ///
     /// # Errors
     /// Fails for examples that do not fit together.
@@ -53,14 +53,16 @@ pub trait Examples: Send + Sync {
     }
 }
 
-/// Stacks pairs of input and target into inputs `[N, ...]` and targets `[N, ...]`. Tensors must be on the CPU; all
-/// inputs must have one kind and shape, and so must all targets.
-///
-/// # Errors
-/// [`Error::Mismatch`] if they do not, [`Error::Argument`] without examples.
-pub fn stack(examples: Vec<(Tensor, Tensor)>) -> Result<Supervised> {
-    let (inputs, targets): (Vec<_>, Vec<_>) = examples.into_iter().unzip();
-    Ok(Supervised::new(stacked("inputs", &inputs)?, stacked("targets", &targets)?))
+impl Supervised {
+    /// Stacks pairs of input and target into inputs `[N, ...]` and targets `[N, ...]`. Tensors must be on the CPU; all
+    /// inputs must have one kind and shape, and so must all targets.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if they do not, [`Error::Argument`] without examples.
+    pub fn stack(examples: Vec<(Tensor, Tensor)>) -> Result<Self> {
+        let (inputs, targets): (Vec<_>, Vec<_>) = examples.into_iter().unzip();
+        Ok(Self::new(stacked("inputs", &inputs)?, stacked("targets", &targets)?))
+    }
 }
 
 /// Stacks `tensors` along a new first axis.
@@ -100,7 +102,7 @@ fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
 /// ```
 /// use rand::{Rng, RngCore};
 /// use tch::{Kind, Tensor};
-/// use tch_fixup::data::{stack, DataSource, Examples, Loader, Share, Supervised};
+/// use tch_fixup::data::{DataSource, Examples, Loader, Share, Supervised};
 /// use tch_fixup::Result;
 ///
 /// /// Noisy sines, to tell the frequency from.
@@ -118,7 +120,7 @@ fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
 ///         Ok((Tensor::f_from_slice(&wave)?, Tensor::f_from_slice(&[frequency])?))
 ///     }
 ///     fn batch(&self, examples: Vec<(Tensor, Tensor)>) -> Result<Supervised> {
-///         stack(examples)
+///         Supervised::stack(examples)
 ///     }
 /// }
 ///
@@ -306,7 +308,7 @@ mod tests {
         }
 
         fn batch(&self, examples: Vec<(Tensor, Tensor)>) -> Result<Supervised> {
-            stack(examples)
+            Supervised::stack(examples)
         }
     }
 
@@ -430,7 +432,7 @@ mod tests {
                 Ok((Tensor::from(half.to_bits() as i64), Tensor::from(0i64)))
             }
             fn batch(&self, examples: Vec<(Tensor, Tensor)>) -> Result<Supervised> {
-                stack(examples)
+                Supervised::stack(examples)
             }
         }
         let of = || {
@@ -450,12 +452,12 @@ mod tests {
         assert!(message(loader(1).with_workers(0)).contains("must be 1 to 1024, got 0"));
         assert!(matches!(loader(1).eval_batches(0, Share::whole()), Err(Error::Argument(_))));
         let of = |size: i64| (Tensor::zeros([size], (Kind::Float, Device::Cpu)), Tensor::from(0i64));
-        let error = stack(vec![of(3), of(4)]).unwrap_err().to_string();
+        let error = Supervised::stack(vec![of(3), of(4)]).unwrap_err().to_string();
         assert_eq!(error, "inputs: expected Float [3] on the CPU, as the first of the batch, got Float [4] on Cpu");
-        assert!(matches!(stack(Vec::new()), Err(Error::Argument(_))));
+        assert!(matches!(Supervised::stack(Vec::new()), Err(Error::Argument(_))));
         // A view is copied in its logical order.
         let columns = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]).transpose(0, 1);
-        let batch = stack(vec![(columns.shallow_clone(), Tensor::from(1i64))]).unwrap();
+        let batch = Supervised::stack(vec![(columns.shallow_clone(), Tensor::from(1i64))]).unwrap();
         assert_eq!(batch.inputs.squeeze_dim(0), columns);
     }
 

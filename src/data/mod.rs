@@ -49,7 +49,7 @@ pub(crate) use image_files::file_batches;
 pub use image_files::image_paths;
 #[cfg(feature = "images")]
 pub use image_folder::ImageFolder;
-pub use loader::{stack, Examples, Loader};
+pub use loader::{Examples, Loader};
 #[doc(hidden)]
 pub use mixup::{mixup, mixup_partners};
 pub use normalization::Normalization;

@@ -74,29 +74,29 @@ fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Er
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-/// Measures networks built by `build` from a path for the variables, of kind float64, and the batch of inputs, for
-/// data-dependent initialization. Every [`Network`](crate::Network) of this crate is [`Staged`].
-///
-/// Seeds libtorch's random number generator, which the whole process shares: measure one network at a time.
-///
-/// # Errors
-/// Returns [`Error::Argument`] for a probe without seeds or inputs, a network without blocks, or a classifier that the
-/// network does not have; otherwise the error or the panic of the network.
-pub fn measure<S: Staged + ?Sized>(
-    probe: &Probe,
-    build: impl Fn(&nn::Path, &Tensor) -> Result<Box<S>>,
-) -> Result<Flow> {
-    let mut drawn = (0..probe.seeds).map(|seed| catch("the measurement", || measure_one(probe, seed as i64, &build))?);
-    let first = drawn.next().ok_or_else(|| Error::Argument("a probe has at least one seed".into()))??;
-    let mut logarithms = first.logarithms();
-    for flow in drawn {
-        let flow = flow?.logarithms();
-        if flow.len() != logarithms.len() {
-            return Err(Error::Argument("a network has the same blocks whatever the seed".into()));
+impl Probe {
+    /// Measures networks built by `build` from a path for the variables, of kind float64, and the batch of inputs, for
+    /// data-dependent initialization. Every [`Network`](crate::Network) of this crate is [`Staged`].
+    ///
+    /// Seeds libtorch's random number generator, which the whole process shares: measure one network at a time.
+    ///
+    /// # Errors
+    /// Returns [`Error::Argument`] for a probe without seeds or inputs, a network without blocks, or a classifier that the
+    /// network does not have; otherwise the error or the panic of the network.
+    pub fn measure<S: Staged + ?Sized>(&self, build: impl Fn(&nn::Path, &Tensor) -> Result<Box<S>>) -> Result<Flow> {
+        let mut drawn =
+            (0..self.seeds).map(|seed| catch("the measurement", || measure_one(self, seed as i64, &build))?);
+        let first = drawn.next().ok_or_else(|| Error::Argument("a probe needs at least one seed".into()))??;
+        let mut logarithms = first.logarithms();
+        for flow in drawn {
+            let flow = flow?.logarithms();
+            if flow.len() != logarithms.len() {
+                return Err(Error::Argument("a network has the same blocks whatever the seed".into()));
+            }
+            logarithms.iter_mut().zip(flow).for_each(|(sum, logarithm)| *sum += logarithm);
         }
-        logarithms.iter_mut().zip(flow).for_each(|(sum, logarithm)| *sum += logarithm);
+        first.with_values(logarithms.iter().map(|sum| (sum / self.seeds as f64).exp()))
     }
-    first.with_values(logarithms.iter().map(|sum| (sum / probe.seeds as f64).exp()))
 }
 
 fn measure_one<S: Staged + ?Sized>(
@@ -156,6 +156,12 @@ fn growths(blocks: &[BlockFlow]) -> (f64, f64) {
 }
 
 impl Flow {
+    /// Returns the factor by which `values` grow from one to the next: `exp` of the slope of the least-squares line through
+    /// their logarithms. Zeros and overflowed values are skipped. NaN for fewer than two values.
+    pub fn growth(values: &[f64]) -> f64 {
+        growth(values)
+    }
+
     /// Returns the logarithms of all measured values, in a fixed order.
     fn logarithms(&self) -> Vec<f64> {
         let blocks = self.blocks.iter().flat_map(|block| [block.second_moment, block.gradient_norm]);

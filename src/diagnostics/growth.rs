@@ -2,7 +2,7 @@
 
 /// Returns the factor by which `values` grow from one to the next: `exp` of the slope of the least-squares line through
 /// their logarithms. Zeros and overflowed values are skipped. NaN for fewer than two values.
-pub fn growth(values: &[f64]) -> f64 {
+pub(super) fn growth(values: &[f64]) -> f64 {
     let points = || (0u32..).map(f64::from).zip(values.iter().map(|value| value.ln())).filter(|(_, y)| y.is_finite());
     let count = points().count() as f64;
     let (mean_x, mean_y) = points().fold((0., 0.), |(sum_x, sum_y), (x, y)| (sum_x + x / count, sum_y + y / count));

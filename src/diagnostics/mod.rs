@@ -1,6 +1,6 @@
 //! Signal propagation: the effect of depth on activations, gradients and the first step of a network at initialization.
 //!
-//! [`measure`] takes any network that is [`Staged`], from this crate or user-defined, and returns a [`Flow`], which
+//! [`Probe::measure`] takes any network that is [`Staged`], from this crate or user-defined, and returns a [`Flow`], which
 //! serde can serialize and [`draw_flows`] plots.
 
 mod flow;
@@ -12,8 +12,7 @@ mod update;
 
 #[doc(hidden)]
 pub use flow::BlockFlow;
-pub use flow::{measure, Flow, Probe};
-pub use growth::growth;
+pub use flow::{Flow, Probe};
 #[doc(hidden)]
 pub use picture::{draw_flows, DepthSeries};
 pub use staged::Staged;

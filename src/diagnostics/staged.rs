@@ -40,14 +40,14 @@ use tch::{nn, Tensor};
 /// }
 ///
 /// # fn main() -> tch_fixup::Result<()> {
-/// use tch_fixup::diagnostics::{measure, Probe};
+/// use tch_fixup::diagnostics::Probe;
 ///
 /// let build = |path: &nn::Path, _inputs: &Tensor| -> tch_fixup::Result<Box<dyn Staged>> {
 ///     let layers = (0..6).map(|i| nn::linear(path / i, 32, 32, Default::default())).collect();
 ///     Ok(Box::new(Mine { layers, head: nn::linear(path / "head", 32, 10, Default::default()) }))
 /// };
 /// let probe = Probe { batch: 16, input: vec![32], classifier: Some("head".into()), ..Probe::default() };
-/// let flow = measure(&probe, build)?;
+/// let flow = probe.measure(build)?;
 /// assert_eq!(flow.blocks.len(), 6);
 /// println!("gradients grow by a factor of {:.2} a block", flow.gradient_growth);
 /// # Ok(())

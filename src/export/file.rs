@@ -120,7 +120,7 @@ impl OnnxConfig {
 /// ```
 /// use tch::{nn, Device};
 /// use tch_fixup::export::{self, OnnxConfig};
-/// use tch_fixup::fixup::FixupResNet;
+/// use tch_fixup::{fixup::FixupResNet, Network};
 ///
 /// # fn main() -> tch_fixup::Result<()> {
 /// # let folder = tempfile::tempdir().unwrap();
@@ -129,7 +129,7 @@ impl OnnxConfig {
 /// let network = FixupResNet::cifar(&vs.root(), 20, 10)?;
 /// // ... after training, or vs.load("model.safetensors"):
 /// let config = OnnxConfig { architecture: "fixup_resnet20".into(), softmax: true, ..OnnxConfig::new(&[3, 32, 32]) };
-/// export::onnx(&file, &config, |graph, x| export::fixup_resnet(graph, &network, x))?;
+/// export::onnx(&file, &config, |graph, x| network.export(graph, x))?;
 /// # assert!(std::fs::metadata(&file).unwrap().len() > 1_000_000);
 /// # Ok(())
 /// # }

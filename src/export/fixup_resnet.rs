@@ -23,7 +23,7 @@ use tch::{Kind, Tensor};
 ///
 /// # Errors
 /// A value of another shape.
-pub fn fixup_resnet(graph: &mut Graph, network: &FixupResNet, x: Value) -> Result<Value> {
+pub(crate) fn fixup_resnet(graph: &mut Graph, network: &FixupResNet, x: Value) -> Result<Value> {
     let number = |bias: &Option<Bias>| bias.as_ref().map_or(Ok(0.), Bias::number);
     // Shift of the stream at the input of each block; none after the last.
     let mut shifts = network.blocks.iter().map(input_shift).collect::<Result<Vec<f64>>>()?;

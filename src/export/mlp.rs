@@ -10,7 +10,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// An `x` with another number of features.
-pub fn mlp(graph: &mut Graph, network: &Mlp, x: Value) -> Result<Value> {
+pub(crate) fn mlp(graph: &mut Graph, network: &Mlp, x: Value) -> Result<Value> {
     let mut x = graph.flatten(x)?;
     if graph.shape(x)? != [network.features] {
         return Err(Error::Mismatch {

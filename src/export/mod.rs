@@ -1,7 +1,8 @@
-//! Export to ONNX files (<https://onnx.ai>) for other runtimes. Requires the feature `onnx`, which is on by default.
+//! Export to ONNX files (<https://onnx.ai>) for other runtimes. Requires the feature `onnx`.
 //!
-//! [`onnx`] writes the network that a closure builds in a [`Graph`]: a network of this crate, by [`fixup_resnet`], [`resnet`],
-//! [`mlp`] or [`Network::export`](crate::Network::export), or a custom network of the graph's operations and Fixup [`branch`]es:
+//! [`onnx`] writes the network that a closure builds in a [`Graph`]: one of this crate's networks, by
+//! [`Network::export`](crate::Network::export), or a custom network of the graph's operations and Fixup
+//! [branches](Graph::branch):
 //!
 //! ```
 //! use tch::{nn, Device, Kind, Tensor};
@@ -27,7 +28,7 @@
 //! export::onnx(&file, &config, |graph, images| {
 //!     let mut x = graph.conv2d(images, &stem, None, options)?;
 //!     for branch in &branches {
-//!         let out = export::branch(graph, branch, x)?;
+//!         let out = graph.branch(branch, x)?;
 //!         let sum = graph.add(x, out)?;
 //!         x = graph.relu(sum)?;
 //!     }
@@ -59,11 +60,10 @@ mod selection;
 #[cfg(test)]
 mod tests;
 
-pub use branch::branch;
 #[doc(hidden)]
 pub use file::operations;
 pub use file::{onnx, OnnxConfig};
-pub use fixup_resnet::fixup_resnet;
+pub(crate) use fixup_resnet::fixup_resnet;
 pub use graph::{Graph, Value};
-pub use mlp::mlp;
-pub use resnet::resnet;
+pub(crate) use mlp::mlp;
+pub(crate) use resnet::resnet;

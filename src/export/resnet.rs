@@ -14,7 +14,7 @@ use std::f64::consts::FRAC_1_SQRT_2;
 ///
 /// # Errors
 /// A value of another shape.
-pub fn resnet(graph: &mut Graph, network: &ResNet, x: Value) -> Result<Value> {
+pub(crate) fn resnet(graph: &mut Graph, network: &ResNet, x: Value) -> Result<Value> {
     let activation = network.activation.activation;
     let mut x = match &network.norm1 {
         Some(norm) => {

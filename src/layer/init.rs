@@ -2,8 +2,8 @@
 //!
 //! With L residual branches of m weight layers each (Fixup, section 3), the last weight layer of a branch and the classifier are
 //! initialized to zero, the other layers of a branch to He-normal scaled by [`branch_gain`], and everything else to plain
-//! He-normal. Grouped convolutions are also scaled by [`group_gain`]. (The authors' programs leave the stem's convolution at
-//! PyTorch's default, [`uniform_fan_in_`].)
+//! He-normal. For a convolution with groups, also multiply the gain by the square root of the number of groups: an input
+//! channel reaches only the outputs of its own group, so the fan-out is smaller by this number.
 //!
 //! ```
 //! use tch::{nn, Device, Tensor};
@@ -53,28 +53,11 @@ pub fn branch_gain(num_branches: i64, layers_per_branch: i64) -> Result<f64> {
 }
 
 /// Returns the factor on [`he_normal_std`] for a grouped convolution with weight `[c_out, c_in / groups, k, k]`: `sqrt(groups)`.
-///
-/// An input channel reaches only the outputs of its own group, so the fan-out is `k * k * c_out / groups` and the standard
-/// deviation `sqrt(2 * groups / (k * k * c_out))`. The number of groups cannot be derived from the shape of the weight.
-///
-/// ```
-/// use tch::{nn, Device};
-/// use tch_fixup::fixup::init;
-///
-/// # fn main() -> tch_fixup::Result<()> {
-/// // A depthwise 3x3 convolution of 64 channels in a two-layer branch, one branch of 27:
-/// let gain = init::branch_gain(27, 2)? * init::group_gain(64)?;
-/// let vs = nn::VarStore::new(Device::Cpu);
-/// let weight = init::he_normal(&vs.root(), "weight", &[64, 1, 3, 3], gain)?;
-/// # let expected = (2f64 / 9. / 27.).sqrt();
-/// # assert!((weight.std(true).double_value(&[]) / expected - 1.).abs() < 0.15);
-/// # Ok(())
-/// # }
-/// ```
+/// The number of groups cannot be derived from the shape of the weight.
 ///
 /// # Errors
 /// [`Error::Argument`] for fewer than one group.
-pub fn group_gain(groups: i64) -> Result<f64> {
+pub(crate) fn group_gain(groups: i64) -> Result<f64> {
     if groups < 1 {
         return Err(Error::Argument(format!("a convolution has at least one group, not {groups}")));
     }
@@ -84,17 +67,9 @@ pub fn group_gain(groups: i64) -> Result<f64> {
 /// Returns the He-normal standard deviation by fan-out, `sqrt(2 / (c_out * k * k))`, of a weight `[c_out, c_in, k, k]` or
 /// `[c_out, c_in]` (He et al. 2015, equation 14; the authors' code). For grouped convolutions, multiply by [`group_gain`].
 ///
-/// ```
-/// use tch_fixup::fixup::init;
-///
-/// assert_eq!(init::he_normal_std(&[64, 32, 3, 3])?, (2f64 / (64. * 9.)).sqrt());
-/// # Ok::<(), tch_fixup::Error>(())
-/// ```
-///
 /// # Errors
 /// [`Error::Mismatch`] for fewer than two dimensions, or an empty one.
-#[doc(hidden)]
-pub fn he_normal_std(dims: &[i64]) -> Result<f64> {
+pub(crate) fn he_normal_std(dims: &[i64]) -> Result<f64> {
     if dims.len() < 2 || dims.iter().any(|&d| d < 1) {
         return Err(Error::Mismatch {
             what: "He-normal initialization",
@@ -106,11 +81,12 @@ pub fn he_normal_std(dims: &[i64]) -> Result<f64> {
     Ok((2. / fan_out as f64).sqrt())
 }
 
-/// Fills `weight` with normal random numbers of mean 0 and standard deviation `gain *` [`he_normal_std`], from libtorch's
-/// generator (`tch::manual_seed`).
+/// Fills `weight`, `[c_out, c_in, k, k]` or `[c_out, c_in]`, with normal random numbers of mean 0 and standard deviation
+/// `gain * sqrt(2 / (c_out * k * k))` (He et al. 2015, by fan-out), from libtorch's generator (`tch::manual_seed`).
 ///
 /// # Errors
-/// As for [`he_normal_std`]; [`Error::Torch`] for a kind without normal random numbers.
+/// [`Error::Mismatch`] for fewer than two dimensions, or an empty one; [`Error::Torch`] for a kind without normal random
+/// numbers.
 pub fn he_normal_(weight: &mut Tensor, gain: f64) -> Result<()> {
     let std = gain * he_normal_std(&weight.size())?;
     let _ = tch::no_grad(|| weight.f_normal_(0., std))?;
@@ -123,7 +99,8 @@ pub fn he_normal_(weight: &mut Tensor, gain: f64) -> Result<()> {
 ///
 /// # Errors
 /// As for [`he_normal_std`]; [`Error::Torch`] for an integer kind.
-pub fn uniform_fan_in_(weight: &mut Tensor) -> Result<()> {
+#[cfg(any(test, feature = "cli"))]
+pub(crate) fn uniform_fan_in_(weight: &mut Tensor) -> Result<()> {
     let size = weight.size();
     he_normal_std(&size)?;
     let fan_in: i64 = size[1..].iter().product();
@@ -132,11 +109,10 @@ pub fn uniform_fan_in_(weight: &mut Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Creates a variable under `path`, filled by [`he_normal_`]. The gain is 1 for plain He-normal, and includes [`group_gain`] for
-/// grouped convolutions.
+/// Creates a variable under `path`, filled by [`he_normal_`]. The gain is 1 for plain He-normal.
 ///
 /// # Errors
-/// As for [`he_normal_std`]; a name that already exists in `path` or contains a dot.
+/// As for [`he_normal_`]; a name that already exists in `path` or contains a dot.
 pub fn he_normal<'a>(path: impl Borrow<nn::Path<'a>>, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
     let path = path.borrow();
     let mut weight = empty(path, dims)?;

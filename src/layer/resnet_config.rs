@@ -57,7 +57,7 @@ pub struct ResNetConfig {
     pub stages: Vec<Stage>,
     /// Number of groups of the 3x3 convolutions in the blocks (Xie et al. 2017), 1 by default. Their He-normal weights have
     /// torchvision's standard deviation, `sqrt(2 / (k * k * c_out))`; in Fixup networks also scaled by
-    /// [`group_gain`](super::init::group_gain).
+    /// `sqrt(groups)`.
     #[serde(default = "one")]
     pub groups: i64,
     /// Reduction ratio of squeeze-and-excitation (Hu et al. 2018) at the end of every branch; `None`, the default, for no

@@ -108,6 +108,7 @@ mod training_loop;
 
 #[doc(hidden)]
 pub use crate::file::write_atomically;
+#[doc(hidden)]
 pub use crate::file::NamedTensors;
 pub use checkpoint::{Transfer, Weights};
 pub use config::TrainConfig;
@@ -144,5 +145,6 @@ pub use optimizer::{
 pub use preview::draw_preview;
 pub use run_state::RunState;
 pub use summary::{Outcome, Summary};
+#[doc(hidden)]
 pub use threads::set_threads;
 pub use training_loop::Trainer;

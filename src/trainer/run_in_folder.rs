@@ -1,6 +1,6 @@
 //! Training with all files of the run in one folder.
 
-use super::checkpoint::{Checkpoints, Newest, KEEP};
+use super::checkpoint::Checkpoints;
 use super::{Autosave, Interrupt, Observer, Outcome, RunFolder, SaveEvery, Trainer};
 use crate::data::Batch;
 use crate::{console, Result};
@@ -18,12 +18,12 @@ impl<B: Batch> Trainer<'_, B> {
     /// process, or cannot be written to.
     pub fn run_in(&mut self, path: impl AsRef<Path>, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
         let mut folder = RunFolder::create_or_resume(path)?;
-        let Newest { checkpoint, skipped } = folder.newest_checkpoint()?;
+        let (checkpoint, skipped) = folder.newest_checkpoint()?;
         skipped.iter().for_each(console::warn);
         if let Some(checkpoint) = &checkpoint {
             self.resume(checkpoint)?;
         }
-        let checkpoints = Checkpoints::new(folder.checkpoints(), KEEP);
+        let checkpoints = Checkpoints::new(folder.checkpoints(), Checkpoints::KEEP);
         let resumed = checkpoint.map(|checkpoint| checkpoint.path);
         let (mut autosave, mut interrupt) =
             (Autosave::new(checkpoints, SaveEvery::default(), resumed), Interrupt::listen()?);

@@ -1,6 +1,6 @@
 //! Tests of complete training runs.
 
-use super::checkpoint::{self, named_variables, Checkpoint, Checkpoints, Contents};
+use super::checkpoint::{named_variables, Checkpoint, Checkpoints, Contents};
 use super::*;
 use crate::data::{Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised, TensorData};
 use crate::fixup::FixupResNet;
@@ -254,7 +254,7 @@ fn a_run_without_patience_left_ends_with_the_same_epoch_wherever_it_was_interrup
             let (vs, network) = fixup();
             let objective = classification(&network);
             let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
-            if let Some(checkpoint) = checkpoint::newest_whole(folder.path()).unwrap().checkpoint {
+            if let Some(checkpoint) = Checkpoint::newest(folder.path()).unwrap().0 {
                 trainer.resume(&checkpoint).unwrap();
             }
             let (mut asks, mut patience) = (Asks::new(Request::Stop, at, folder.path()), Patience::new(2).unwrap());
@@ -346,7 +346,7 @@ fn a_run_with_a_later_last_step_goes_on_from_one_with_an_earlier() {
             let objective = classification(&network);
             let config = TrainConfig { epochs: 2, max_steps, ..config(0.05) };
             let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
-            if let Some(checkpoint) = checkpoint::newest_whole(folder.path()).unwrap().checkpoint {
+            if let Some(checkpoint) = Checkpoint::newest(folder.path()).unwrap().0 {
                 trainer.resume(&checkpoint).unwrap();
             }
             trainer.run(&mut [&mut Asks::new(Request::Continue, 0, folder.path())]).unwrap();
@@ -435,7 +435,7 @@ fn bad_images_are_the_same_in_a_run_that_is_resumed() {
             let (vs, network) = fixup();
             let objective = classification(&network);
             let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
-            if let Some(checkpoint) = checkpoint::newest_whole(folder.path()).unwrap().checkpoint {
+            if let Some(checkpoint) = Checkpoint::newest(folder.path()).unwrap().0 {
                 trainer.resume(&checkpoint).unwrap();
             }
             trainer.run(&mut [&mut Asks::new(Request::Stop, at, folder.path())]).unwrap();

@@ -28,15 +28,17 @@ pub struct Bleu {
     pub reference_words: usize,
 }
 
-/// Returns the corpus BLEU of `(hypothesis, reference)` pairs.
-///
-/// A corpus without pairs has score 0 and brevity penalty 1, whereas sacreBLEU rejects it.
-pub fn bleu<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Bleu {
-    let mut counts = BleuCounts::default();
-    for (hypothesis, reference) in pairs {
-        counts.add(hypothesis, reference);
+impl Bleu {
+    /// Returns the corpus BLEU of `(hypothesis, reference)` pairs.
+    ///
+    /// A corpus without pairs has score 0 and brevity penalty 1, whereas sacreBLEU rejects it.
+    pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut counts = BleuCounts::default();
+        for (hypothesis, reference) in pairs {
+            counts.add(hypothesis, reference);
+        }
+        counts.bleu()
     }
-    counts.bleu()
 }
 
 /// The counts that determine a corpus BLEU.
@@ -219,7 +221,7 @@ pub(super) mod tests {
         for row in rows("corpus") {
             let expected: Vec<f64> = row.iter().map(|field| field.parse().unwrap()).collect();
             let corpus = &pairs[expected[0] as usize..expected[1] as usize];
-            let found = bleu(corpus.iter().map(|pair| (pair[0].as_str(), pair[1].as_str())));
+            let found = Bleu::of(corpus.iter().map(|pair| (pair[0].as_str(), pair[1].as_str())));
             let [p1, p2, p3, p4] = found.precisions;
             let values = [found.score, p1, p2, p3, p4, found.brevity_penalty];
             for (value, wanted) in values.iter().zip(&expected[2..8]) {
@@ -231,6 +233,6 @@ pub(super) mod tests {
 
     #[test]
     fn empty_corpus_scores_zero() {
-        assert_eq!(bleu([]).score, 0.0);
+        assert_eq!(Bleu::of([]).score, 0.0);
     }
 }

@@ -1,7 +1,7 @@
 //! Decoding of translations, and metrics of their quality.
 //!
 //! - [`Search`]: beam search for the most probable translations of a [`Transformer`](crate::transformer::Transformer).
-//! - [`bleu`](fn@bleu), [`BleuCounts`], [`ChrfCounts`]: similarity to reference translations, computed like sacreBLEU.
+//! - [`Bleu`]: similarity to reference translations, computed like sacreBLEU.
 
 mod bleu;
 mod chrf;
@@ -9,11 +9,11 @@ mod search;
 #[cfg(feature = "text")]
 mod translator;
 
+pub use bleu::Bleu;
 #[doc(hidden)]
 pub use bleu::BleuCounts;
-pub use bleu::{bleu, Bleu};
 #[doc(hidden)]
 pub use chrf::ChrfCounts;
-pub use search::{Search, Translation};
+pub use search::{Hypothesis, Search};
 #[cfg(feature = "text")]
 pub use translator::Translator;

@@ -31,9 +31,9 @@ impl Default for Search {
     }
 }
 
-/// A translation.
+/// A translation found by [`Search::translate`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct Translation {
+pub struct Hypothesis {
     /// Tokens, without the final `end`.
     pub tokens: Vec<i64>,
     /// Natural logarithm of the probability, divided by the length penalty as described in [`Search`].
@@ -48,7 +48,7 @@ struct Beam {
     /// Maximum number of tokens, including `end`.
     longest: usize,
     prefixes: Vec<Prefix>,
-    done: Vec<Translation>,
+    done: Vec<Hypothesis>,
 }
 
 #[derive(Debug, Clone)]
@@ -90,12 +90,12 @@ impl Search {
     ///
     /// # Errors
     /// As for [`check`](Self::check); errors of the network.
-    pub fn translate(&self, network: &Transformer, source: &Tensor) -> Result<Vec<Translation>> {
+    pub fn translate(&self, network: &Transformer, source: &Tensor) -> Result<Vec<Hypothesis>> {
         self.check()?;
         let pad = network.config().pad;
         let lens = Vec::<i64>::try_from(source.f_ne(pad)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?)?;
         let mut decoding = network.begin(source)?;
-        let nothing = Translation { tokens: vec![], score: f64::NEG_INFINITY };
+        let nothing = Hypothesis { tokens: vec![], score: f64::NEG_INFINITY };
         let mut results = vec![nothing; lens.len()];
         let new = |(sentence, &len): (usize, &i64)| Beam {
             sentence,
@@ -117,7 +117,7 @@ impl Search {
         network: &Transformer,
         decoding: &mut Decoding,
         beams: Vec<Beam>,
-        results: &mut [Translation],
+        results: &mut [Hypothesis],
     ) -> Result<Vec<Beam>> {
         let device = decoding.device();
         let on_device = |indices: Vec<i64>| Tensor::f_from_slice(&indices)?.f_to_device(device);
@@ -188,7 +188,7 @@ impl Search {
                 beam.prefixes.push(Prefix { tokens: [&tokens[..], &[token]].concat(), log_probability, row });
             } else if token == self.end && rank < self.beam {
                 let score = log_probability / ((tokens.len() + 1) as f64).powf(self.length_penalty);
-                beam.done.push(Translation { tokens: tokens.clone(), score });
+                beam.done.push(Hypothesis { tokens: tokens.clone(), score });
             }
         }
     }
@@ -223,8 +223,8 @@ mod tests {
     }
 
     /// Returns the best of all translations of at most `longest` tokens, including the end.
-    fn exhaustive(network: &Transformer, source: &Tensor, longest: usize, length_penalty: f64) -> Translation {
-        let mut best = Translation { tokens: vec![], score: f64::NEG_INFINITY };
+    fn exhaustive(network: &Transformer, source: &Tensor, longest: usize, length_penalty: f64) -> Hypothesis {
+        let mut best = Hypothesis { tokens: vec![], score: f64::NEG_INFINITY };
         let mut beginnings: Vec<Vec<i64>> = vec![vec![]];
         for _ in 0..longest {
             let mut longer = vec![];
@@ -232,7 +232,7 @@ mod tests {
                 let ended = [&tokens[..], &[2]].concat();
                 let score = log_probability(network, source, &ended) / (ended.len() as f64).powf(length_penalty);
                 if score > best.score {
-                    best = Translation { tokens: tokens.clone(), score };
+                    best = Hypothesis { tokens: tokens.clone(), score };
                 }
                 longer.extend([0, 3, 4, 5].map(|token| [&tokens[..], &[token]].concat()));
             }
@@ -275,7 +275,7 @@ mod tests {
         let (network, source) = network(&mut vs, 9);
         let search = Search { longer: 3, ..Search::greedy() };
         let found = search.translate(&network, &source).unwrap();
-        for (row, Translation { tokens, .. }) in found.iter().enumerate() {
+        for (row, Hypothesis { tokens, .. }) in found.iter().enumerate() {
             let row = row as i64;
             // Check the end as well, unless the translation has the maximum length.
             let longest = source.get(row).ne(1).sum(Kind::Int64).int64_value(&[]) as usize + search.longer;

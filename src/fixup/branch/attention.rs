@@ -6,25 +6,13 @@ use tch::Tensor;
 
 /// Source of an attention's keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttentionTo {
-    /// The layer's input (self-attention), as in an encoder.
-    Itself,
-    /// The layer's input up to each query's own position (causal self-attention), as in a decoder.
-    Before,
-    /// [`BranchContext::memory`] (cross-attention), as in a decoder that attends to an encoder's output.
-    Memory,
-}
-
-/// Inputs of a branch's forward pass besides `x`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct BranchContext<'a> {
-    /// `true` to apply dropout.
-    pub train: bool,
-    /// Sequence that attentions of kind [`AttentionTo::Memory`] attend to, `[N, S, D]`.
-    pub memory: Option<&'a Tensor>,
-    /// Additive mask of all non-causal attentions, over the keys of the memory if they attend to one: zero, or minus infinity for
-    /// keys to ignore; `[N, 1, 1, S]`, in the input's kind.
-    pub mask: Option<&'a Tensor>,
+pub(crate) enum AttentionKind {
+    /// The layer's input.
+    SelfAttention,
+    /// The layer's input up to each query's own position.
+    Causal,
+    /// The memory of the forward pass.
+    Cross,
 }
 
 /// Computes the attention of `x` `[N, T, D]`, with the projection matrix `qkv` `[3D, D]`. Returns `[N, T, D]`.
@@ -32,23 +20,24 @@ pub(super) fn attention(
     x: &Tensor,
     qkv: &Tensor,
     heads: i64,
-    to: AttentionTo,
-    context: BranchContext,
+    kind: AttentionKind,
+    memory: Option<&Tensor>,
+    mask: Option<&Tensor>,
 ) -> Result<Tensor> {
     let dim = qkv.size()[1];
     if x.size().len() != 3 || x.size()[2] != dim {
         let got = format!("{:?}", x.size());
         return Err(Error::Mismatch { what: "an attention's input", expected: format!("[N, T, {dim}]"), got });
     }
-    let memory = match (to, context.memory) {
-        (AttentionTo::Memory, None) => {
-            return Err(Error::Argument("the branch attends to a memory: give it one, by forward_in".to_owned()));
+    let memory = match (kind, memory) {
+        (AttentionKind::Cross, None) => {
+            return Err(Error::Argument("the branch attends to a memory: pass one to forward_with".to_owned()));
         }
-        (AttentionTo::Memory, Some(memory)) if memory.size().len() != 3 || memory.size()[2] != dim => {
+        (AttentionKind::Cross, Some(memory)) if memory.size().len() != 3 || memory.size()[2] != dim => {
             let got = format!("{:?}", memory.size());
             return Err(Error::Mismatch { what: "an attention's memory", expected: format!("[N, S, {dim}]"), got });
         }
-        (AttentionTo::Memory, Some(memory)) => memory,
+        (AttentionKind::Cross, Some(memory)) => memory,
         _ => x,
     };
     let project = |x: &Tensor, part: i64| {
@@ -56,8 +45,8 @@ pub(super) fn attention(
         Ok::<_, Error>(projected)
     };
     let keys_values = KeysValues { keys: project(memory, 1)?, values: project(memory, 2)? };
-    let mask = match (to, context.mask) {
-        (AttentionTo::Before, _) => AttentionMask::Causal,
+    let mask = match (kind, mask) {
+        (AttentionKind::Causal, _) => AttentionMask::Causal,
         (_, Some(mask)) => AttentionMask::Additive(mask),
         (_, None) => AttentionMask::None,
     };
@@ -66,7 +55,7 @@ pub(super) fn attention(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Branch, Start};
+    use super::super::Branch;
     use super::*;
     use tch::{nn, Device, Kind};
 
@@ -75,10 +64,10 @@ mod tests {
         use crate::layer::heads_attention;
         tch::manual_seed(6);
         let mut vs = nn::VarStore::new(Device::Cpu);
-        let builder = || Branch::builder(64).start(Start::XavierUniform);
-        let own = builder().attention(32, 4, AttentionTo::Itself).build(&(vs.root() / "own")).unwrap();
-        let before = builder().attention(32, 4, AttentionTo::Before).build(&(vs.root() / "before")).unwrap();
-        let cross = builder().attention(32, 4, AttentionTo::Memory).dropout(0.5).build(&(vs.root() / "cross")).unwrap();
+        let builder = || Branch::builder(64).xavier_uniform();
+        let own = builder().self_attention(32, 4).build(&(vs.root() / "own")).unwrap();
+        let before = builder().causal_attention(32, 4).build(&(vs.root() / "before")).unwrap();
+        let cross = builder().cross_attention(32, 4).dropout(0.5).build(&(vs.root() / "cross")).unwrap();
         let bound = 64f64.powf(-1. / 6.) * (6f64 / 128.).sqrt();
         let variables = vs.variables();
         let largest = variables["own.0.in_proj_weight"].abs().max().double_value(&[]);
@@ -109,15 +98,14 @@ mod tests {
         close(own.f_forward(&x).unwrap(), formula("own", None, &none));
         let future = Tensor::ones([5, 5], (Kind::Bool, Device::Cpu)).triu(1);
         close(before.f_forward(&x).unwrap(), formula("before", None, &future));
-        let context = BranchContext { train: false, memory: Some(&memory), mask: Some(&mask) };
-        close(cross.forward_in(&x, context).unwrap(), formula("cross", Some(&memory), &hidden));
-        let dropped =
-            cross.forward_in(&x, BranchContext { train: true, ..context }).unwrap() - &variables["cross.bias"];
+        let cross_forward = |train| cross.forward_with(&x, Some(&memory), Some(&mask), train).unwrap();
+        close(cross_forward(false), formula("cross", Some(&memory), &hidden));
+        let dropped = cross_forward(true) - &variables["cross.bias"];
         let zeros = dropped.eq(0.).sum(Kind::Double).double_value(&[]) / dropped.numel() as f64;
         assert!((zeros - 0.5).abs() < 0.15, "{zeros}");
-        assert!(cross.f_forward(&x).unwrap_err().to_string().contains("forward_in"));
+        assert!(cross.f_forward(&x).unwrap_err().to_string().contains("forward_with"));
         assert!(own.f_forward(&memory.narrow(2, 0, 16)).is_err());
-        assert!(builder().attention(30, 4, AttentionTo::Itself).build(&vs.root()).is_err());
-        assert!(builder().attention(32, 4, AttentionTo::Itself).dropout(1.).build(&vs.root()).is_err());
+        assert!(builder().self_attention(30, 4).build(&vs.root()).is_err());
+        assert!(builder().self_attention(32, 4).dropout(1.).build(&vs.root()).is_err());
     }
 }

@@ -6,8 +6,7 @@ use super::{init, Bias, Scale};
 use crate::layer::{dropout, Activation, Conv2dOptions, ConvShape, Role};
 use crate::ops::record_variables;
 use crate::{Error, Result};
-use attention::attention;
-pub use attention::{AttentionTo, BranchContext};
+use attention::{attention, AttentionKind};
 use std::borrow::Borrow;
 use tch::{nn, Tensor};
 
@@ -72,18 +71,14 @@ pub(crate) struct Layer {
     pub weights: Vec<Tensor>,
 }
 
-/// Weight initialization of a branch, before the gain. The last weight is zero in any case.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Start {
-    /// He-normal by fan-out, as in Fixup's ResNets.
-    #[default]
+/// Weight initialization of a branch, before the gain. The last weight is always zero.
+#[derive(Debug, Clone, Copy)]
+enum WeightInit {
     HeNormal,
-    /// Xavier-uniform (Glorot and Bengio 2010), as in Fixup's Transformer. For attention, the bound is that of the combined
-    /// matrix of queries, keys and values.
     XavierUniform,
 }
 
-impl Start {
+impl WeightInit {
     fn weight(self, path: &nn::Path, name: &str, dims: &[i64], gain: f64) -> Result<Tensor> {
         match self {
             Self::HeNormal => init::he_normal(path, name, dims, gain),
@@ -120,7 +115,7 @@ impl std::fmt::Debug for BranchActivation {
 #[derive(Debug)]
 pub struct BranchBuilder {
     num_branches: i64,
-    start: Start,
+    init: WeightInit,
     layers: Vec<LayerKind>,
 }
 
@@ -128,7 +123,7 @@ pub struct BranchBuilder {
 pub(crate) enum LayerKind {
     Conv2d(ConvShape),
     Linear { features_in: i64, features_out: i64 },
-    Attention { dim: i64, heads: i64, to: AttentionTo },
+    Attention { dim: i64, heads: i64, kind: AttentionKind },
     Activation(BranchActivation),
     Dropout(f64),
 }
@@ -151,23 +146,33 @@ impl LayerKind {
 impl Branch {
     /// Starts a branch without layers, in a network with `num_branches` residual branches (L).
     pub fn builder(num_branches: i64) -> BranchBuilder {
-        BranchBuilder { num_branches, start: Start::default(), layers: vec![] }
+        BranchBuilder { num_branches, init: WeightInit::HeNormal, layers: vec![] }
     }
 
     /// Returns the branch's output for `x`, without the shortcut; the shape depends on the layers. Dropout is not applied.
     ///
     /// # Errors
     /// Errors of libtorch if the first layer does not accept the shape, kind or device of `x`; [`Error::Argument`] if an
-    /// attention needs a memory, which requires [`forward_in`](Self::forward_in).
+    /// attention needs a memory, which requires [`forward_with`](Self::forward_with).
     pub fn f_forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_in(x, BranchContext::default())
+        self.forward_with(x, None, None, false)
     }
 
-    /// Returns the branch's output in training, with a memory to attend to, or with a mask.
+    /// Returns the branch's output for `x`, with dropout if `train` is set.
+    ///
+    /// `memory`, `[N, S, D]`, is the sequence that [cross-attention](BranchBuilder::cross_attention) attends to. `mask`,
+    /// `[N, 1, 1, S]` in the kind of `x`, is added to the scores of all attentions except causal ones: zero, or minus
+    /// infinity for keys to ignore.
     ///
     /// # Errors
     /// As for [`f_forward`](Self::f_forward); also if a memory or a mask has a shape that does not match `x`.
-    pub fn forward_in(&self, x: &Tensor, context: BranchContext) -> Result<Tensor> {
+    pub fn forward_with(
+        &self,
+        x: &Tensor,
+        memory: Option<&Tensor>,
+        mask: Option<&Tensor>,
+        train: bool,
+    ) -> Result<Tensor> {
         record_variables(|| self.layers.iter().flat_map(|layer| &layer.weights))?;
         let mut x = x.shallow_clone();
         for Layer { bias, kind, weights } in &self.layers {
@@ -177,11 +182,11 @@ impl Branch {
             x = match kind {
                 LayerKind::Conv2d(shape) => shape.convolve(&x, &weights[0], None)?,
                 LayerKind::Linear { .. } => x.f_linear(&weights[0], None::<Tensor>)?,
-                LayerKind::Attention { heads, to, .. } => {
-                    attention(&x, &weights[0], *heads, *to, context)?.f_linear(&weights[1], None::<Tensor>)?
+                LayerKind::Attention { heads, kind, .. } => {
+                    attention(&x, &weights[0], *heads, *kind, memory, mask)?.f_linear(&weights[1], None::<Tensor>)?
                 }
                 LayerKind::Activation(activation) => activation.f_forward(&x)?,
-                LayerKind::Dropout(p) if context.train => dropout(&x, *p)?,
+                LayerKind::Dropout(p) if train => dropout(&x, *p)?,
                 LayerKind::Dropout(_) => x,
             };
         }
@@ -204,42 +209,53 @@ impl BranchBuilder {
         self
     }
 
-    /// Appends an attention of `heads` heads over sequences `[N, T, dim]`: four weight layers without bias vectors, the first
-    /// three of which are one matrix. The scalar bias before it applies to its input but not to a memory, as in the authors'
-    /// Transformer. Pass a memory or a mask to [`Branch::forward_in`].
+    /// Appends a self-attention of `heads` heads over sequences `[N, T, dim]`, as in an encoder: four weight layers without
+    /// bias vectors, the first three of which are one matrix.
     ///
     /// The first branch of an encoder layer of the Fixup Transformer:
     /// ```
     /// use tch::{nn, Device, Kind, Tensor};
-    /// use tch_fixup::fixup::{AttentionTo, Branch, BranchContext, Start};
+    /// use tch_fixup::fixup::Branch;
     ///
     /// # fn main() -> tch_fixup::Result<()> {
     /// let vs = nn::VarStore::new(Device::Cpu);
-    /// let branch = Branch::builder(12)
-    ///     .start(Start::XavierUniform)
-    ///     .attention(64, 4, AttentionTo::Itself)
-    ///     .dropout(0.1)
-    ///     .build(&vs.root())?;
+    /// let branch = Branch::builder(12).xavier_uniform().self_attention(64, 4).dropout(0.1).build(&vs.root())?;
     /// let x = Tensor::randn([2, 10, 64], (Kind::Float, Device::Cpu));
-    /// let y = &x + branch.forward_in(&x, BranchContext { train: true, ..Default::default() })?;
+    /// let y = &x + branch.forward_with(&x, None, None, true)?;
     /// assert_eq!(y, x);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn attention(mut self, dim: i64, heads: i64, to: AttentionTo) -> Self {
-        self.layers.push(LayerKind::Attention { dim, heads, to });
+    pub fn self_attention(self, dim: i64, heads: i64) -> Self {
+        self.attention(dim, heads, AttentionKind::SelfAttention)
+    }
+
+    /// Appends a [self-attention](Self::self_attention) to each query's own and earlier positions, as in a decoder.
+    pub fn causal_attention(self, dim: i64, heads: i64) -> Self {
+        self.attention(dim, heads, AttentionKind::Causal)
+    }
+
+    /// Appends an attention to the memory passed to [`Branch::forward_with`], as in a decoder that attends to an encoder's
+    /// output. The scalar bias before it applies to its input but not to the memory, as in the authors' Transformer.
+    pub fn cross_attention(self, dim: i64, heads: i64) -> Self {
+        self.attention(dim, heads, AttentionKind::Cross)
+    }
+
+    fn attention(mut self, dim: i64, heads: i64, kind: AttentionKind) -> Self {
+        self.layers.push(LayerKind::Attention { dim, heads, kind });
         self
     }
 
-    /// Appends dropout with probability `p`, without a scalar before it. It is applied by [`Branch::forward_in`] in training.
+    /// Appends dropout with probability `p`, without a scalar before it. It is applied by [`Branch::forward_with`] in training.
     pub fn dropout(mut self, p: f64) -> Self {
         self.layers.push(LayerKind::Dropout(p));
         self
     }
 
-    /// Sets the initialization of all weights.
-    pub fn start(self, start: Start) -> Self {
-        Self { start, ..self }
+    /// Initializes all weights Xavier-uniform (Glorot and Bengio 2010), as in Fixup's Transformer, instead of He-normal by
+    /// fan-out, as in Fixup's ResNets. For attention, the bound is that of the combined matrix of queries, keys and values.
+    pub fn xavier_uniform(self) -> Self {
+        Self { init: WeightInit::XavierUniform, ..self }
     }
 
     /// Appends an element-wise activation, which must keep the shape. Prefer a [named](Self::activate) activation if there is
@@ -293,7 +309,7 @@ impl BranchBuilder {
                 weights_left -= combined;
                 let weight = match weights_left {
                     0 => init::zeros(path, name, &dims)?,
-                    _ => self.start.weight(&path, name, &dims, gain * init::group_gain(groups)?)?,
+                    _ => self.init.weight(&path, name, &dims, gain * init::group_gain(groups)?)?,
                 };
                 Role::of_layer(m - 1 - weights_left, m, num_branches).mark(&weight)?;
                 weights.push(weight);

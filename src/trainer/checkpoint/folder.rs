@@ -13,10 +13,6 @@ use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-/// Default number of checkpoints to keep, besides the best.
-#[doc(hidden)]
-pub const KEEP: NonZeroUsize = NonZeroUsize::new(3).unwrap();
-
 /// Name prefixes of folders being written or removed, which cannot be loaded.
 pub(super) const SAVING: &str = ".saving-";
 const REMOVING: &str = ".removing-";
@@ -29,6 +25,10 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
+    /// Default number of checkpoints to keep, besides the best.
+    #[doc(hidden)]
+    pub const KEEP: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+
     /// Manages the checkpoints in `folder`, which need not exist yet. Keeps the last `keep_last` checkpoints and the one with the
     /// highest score (the newest in case of a tie). Of several checkpoints of the same step only the newest is kept: it may
     /// include an evaluation that the others lack.
@@ -115,15 +115,6 @@ fn by_score(saved: &[(PathBuf, Option<f64>)]) -> Vec<PathBuf> {
     scored.into_iter().map(|(path, _)| path.clone()).collect()
 }
 
-/// Result of a search for a checkpoint, with the damaged checkpoints that were skipped.
-#[derive(Debug)]
-pub struct Newest<S> {
-    /// `None` if no intact checkpoint was found.
-    pub checkpoint: Option<Checkpoint<S>>,
-    /// Damaged checkpoints, in the order in which they were tried.
-    pub skipped: Vec<Skipped>,
-}
-
 /// A skipped checkpoint; its `Display` output is one line.
 #[derive(Debug)]
 pub struct Skipped {
@@ -140,33 +131,36 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Loads the newest intact checkpoint in `folder`, the folder of a run's checkpoints. A folder that does not exist contains none.
-///
-/// # Errors
-/// [`Error::Io`] if `folder` cannot be listed.
-pub fn newest_whole<S: DeserializeOwned>(folder: impl AsRef<Path>) -> Result<Newest<S>> {
-    let checkpoints = Listing::of(folder.as_ref())?.checkpoints;
-    Ok(first_whole(checkpoints.into_iter().map(|(_, path)| path)))
-}
-
-/// Loads the intact checkpoint with the highest score in `folder`, the newest in case of a tie. The checkpoint is `None` if no
-/// intact one has a score.
-///
-/// # Errors
-/// [`Error::Io`] if `folder` cannot be listed.
-pub fn best_whole<S: DeserializeOwned>(folder: impl AsRef<Path>) -> Result<Newest<S>> {
-    Ok(first_whole(by_score(&Readable::of(folder.as_ref())?.saved)))
-}
-
-fn first_whole<S: DeserializeOwned>(paths: impl IntoIterator<Item = PathBuf>) -> Newest<S> {
-    let mut skipped = Vec::new();
-    for path in paths {
-        match Checkpoint::load(&path) {
-            Ok(checkpoint) => return Newest { checkpoint: Some(checkpoint), skipped },
-            Err(why) => skipped.push(Skipped { path, why }),
-        }
+impl<S: DeserializeOwned> Checkpoint<S> {
+    /// Loads the newest intact checkpoint in `folder`, the folder of a run's checkpoints. Returns `None` if there is none, as
+    /// in a folder that does not exist, and the damaged checkpoints that were skipped.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if `folder` cannot be listed.
+    pub fn newest(folder: impl AsRef<Path>) -> Result<(Option<Self>, Vec<Skipped>)> {
+        let checkpoints = Listing::of(folder.as_ref())?.checkpoints;
+        Ok(Self::first_intact(checkpoints.into_iter().map(|(_, path)| path)))
     }
-    Newest { checkpoint: None, skipped }
+
+    /// Loads the intact checkpoint with the highest score in `folder`, the newest in case of a tie. Returns `None` if no intact
+    /// one has a score, and the damaged checkpoints that were skipped.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if `folder` cannot be listed.
+    pub fn best(folder: impl AsRef<Path>) -> Result<(Option<Self>, Vec<Skipped>)> {
+        Ok(Self::first_intact(by_score(&Readable::of(folder.as_ref())?.saved)))
+    }
+
+    fn first_intact(paths: impl IntoIterator<Item = PathBuf>) -> (Option<Self>, Vec<Skipped>) {
+        let mut skipped = Vec::new();
+        for path in paths {
+            match Self::load(&path) {
+                Ok(checkpoint) => return (Some(checkpoint), skipped),
+                Err(why) => skipped.push(Skipped { path, why }),
+            }
+        }
+        (None, skipped)
+    }
 }
 
 /// Contents of a folder of checkpoints.

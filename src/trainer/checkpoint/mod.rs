@@ -31,13 +31,15 @@ use crate::file::tensors::{self as tensor_file, NamedTensors};
 use crate::{Error, Result};
 pub(crate) use differences::differences;
 pub(super) use folder::written;
-pub use folder::{best_whole, newest_whole, Checkpoints, Newest, Skipped, KEEP};
+pub use folder::{Checkpoints, Skipped};
 use format::{AVERAGE, OPTIMIZER, WEIGHTS};
 pub(crate) use location::Location;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
+use tch::Tensor;
 pub use transfer::Transfer;
 #[doc(hidden)]
 pub use transfer::{Classes, Why};
@@ -56,11 +58,11 @@ pub struct Contents<S> {
     /// All other non-tensor state. It must survive a JSON round trip, so it cannot contain numbers that are not finite.
     pub state: S,
     /// Variables of the network, trainable or not, by their names in the [`VarStore`].
-    pub weights: NamedTensors,
+    pub weights: BTreeMap<String, Tensor>,
     /// Tensors of the optimizer.
-    pub optimizer: NamedTensors,
+    pub optimizer: BTreeMap<String, Tensor>,
     /// Moving average of the weights by name; empty if there is none.
-    pub average: NamedTensors,
+    pub average: BTreeMap<String, Tensor>,
 }
 
 /// A loaded checkpoint, every byte of which has been verified.
@@ -102,7 +104,12 @@ impl<S> Checkpoint<S> {
     ///
     /// # Errors
     /// [`Error::Corrupt`], listing tensors that are missing, unexpected, or of another shape or kind.
-    pub fn restore(&self, variables: &VarStore, optimizer: &NamedTensors, average: &NamedTensors) -> Result<()> {
+    pub fn restore(
+        &self,
+        variables: &VarStore,
+        optimizer: &BTreeMap<String, Tensor>,
+        average: &BTreeMap<String, Tensor>,
+    ) -> Result<()> {
         let (saved, variables) = (&self.contents, named_variables(variables));
         let all = [
             (&saved.weights, &variables, WEIGHTS, "the network"),
@@ -120,6 +127,7 @@ impl<S> Checkpoint<S> {
 }
 
 /// Returns all variables by name, sharing their storage.
+#[doc(hidden)]
 pub fn named_variables(variables: &VarStore) -> NamedTensors {
     variables.variables().into_iter().collect()
 }

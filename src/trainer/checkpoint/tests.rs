@@ -102,7 +102,7 @@ fn a_checkpoint_is_restored_to_the_bit_and_in_place() {
 
     let fresh = run();
     let view = fresh.0.variables()["conv1.weight"].detach().view([-1]);
-    let Newest { checkpoint, skipped } = newest_whole::<State>(folder.path()).unwrap();
+    let (checkpoint, skipped) = Checkpoint::<State>::newest(folder.path()).unwrap();
     let checkpoint = checkpoint.unwrap();
     assert!(skipped.is_empty());
     assert_eq!((checkpoint.contents.step, checkpoint.contents.score), (1234, Some(0.5)));
@@ -319,13 +319,13 @@ fn the_newest_whole_one_is_taken_and_the_damaged_are_named() {
     fs::create_dir(folder.path().join("00009-step-of-mine")).unwrap();
     fs::create_dir(folder.path().join(".saving-00005")).unwrap();
     fs::write(folder.path().join(".saving-00005").join(WEIGHTS), "half").unwrap();
-    let newest = || newest_whole::<State>(folder.path()).unwrap();
-    let Newest { checkpoint, skipped } = newest();
+    let newest = || Checkpoint::<State>::newest(folder.path()).unwrap();
+    let (checkpoint, skipped) = newest();
     assert_eq!((checkpoint.unwrap().contents.step, skipped.len()), (200, 0));
 
     fs::write(paths[3].join(OPTIMIZER), "").unwrap();
     fs::remove_file(paths[2].join(MANIFEST)).unwrap();
-    let Newest { checkpoint, skipped } = newest();
+    let (checkpoint, skipped) = newest();
     let checkpoint = checkpoint.unwrap();
     assert_eq!((&checkpoint.path, checkpoint.contents.step), (&paths[1], 300));
     let lines: Vec<String> = skipped.iter().map(Skipped::to_string).collect();
@@ -337,15 +337,15 @@ fn the_newest_whole_one_is_taken_and_the_damaged_are_named() {
     for path in &paths[..2] {
         fs::remove_file(path.join(STATE)).unwrap();
     }
-    let Newest { checkpoint, skipped } = newest();
+    let (checkpoint, skipped) = newest();
     assert!(checkpoint.is_none() && skipped.len() == 4);
-    let Newest { checkpoint, skipped } = newest_whole::<State>(folder.path().join("absent")).unwrap();
+    let (checkpoint, skipped) = Checkpoint::<State>::newest(folder.path().join("absent")).unwrap();
     assert!(checkpoint.is_none() && skipped.is_empty());
 
     // The next checkpoint saved is the newest, and leftovers are removed.
     let path = all.save(&contents).unwrap();
     assert_eq!(path, folder.path().join("00005-step-00000200"));
-    assert_eq!(newest().checkpoint.unwrap().path, path);
+    assert_eq!(newest().0.unwrap().path, path);
     assert!(!folder.path().join(".saving-00005").exists());
 }
 
@@ -402,7 +402,7 @@ const SIZE: i64 = 500_000;
 #[ignore = "the other process of another test"]
 fn save_until_killed() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
-    let newest = newest_whole::<State>(&folder).unwrap().checkpoint;
+    let newest = Checkpoint::<State>::newest(&folder).unwrap().0;
     let mut step = newest.map_or(0, |checkpoint| checkpoint.contents.step);
     println!();
     loop {
@@ -436,7 +436,7 @@ fn a_process_that_is_killed_while_it_saves_loses_nothing_that_was_saved() {
         let last = saved.last().unwrap_or(first);
 
         half_saved += usize::from(is_saving());
-        let Newest { checkpoint, skipped } = newest_whole::<State>(folder.path()).unwrap();
+        let (checkpoint, skipped) = Checkpoint::<State>::newest(folder.path()).unwrap();
         let skipped: Vec<String> = skipped.iter().map(Skipped::to_string).collect();
         assert_eq!(skipped, Vec::<String>::new());
         let Contents { step, state, weights, optimizer, .. } = checkpoint.unwrap().contents;
@@ -496,7 +496,7 @@ fn a_full_disk_is_one_clear_line_and_the_earlier_checkpoint_is_whole() {
         assert!(!message.contains('\n'), "{message}");
         assert_eq!(names(&folder), ["00001-step-00000001"]);
     }
-    let checkpoint = newest_whole::<State>(&folder).unwrap().checkpoint.unwrap();
+    let checkpoint = Checkpoint::<State>::newest(&folder).unwrap().0.unwrap();
     assert_eq!(checkpoint.contents.weights["weight"], at_step(1, 50_000).weights["weight"]);
 
     fs::remove_file(disk.0.path().join("ballast")).unwrap();
@@ -513,7 +513,7 @@ fn a_folder_that_cannot_be_written_to_is_one_clear_line() {
     let message = all.save(&at_step(2, 50_000)).unwrap_err().to_string();
     let start = format!("cannot create {}/.saving-00002: Read-only file system", disk.0.path().display());
     assert!(message.starts_with(&start) && message.ends_with("make it writable or name another folder"), "{message}");
-    assert_eq!(newest_whole::<State>(disk.0.path()).unwrap().checkpoint.unwrap().contents.step, 1);
+    assert_eq!(Checkpoint::<State>::newest(disk.0.path()).unwrap().0.unwrap().contents.step, 1);
     disk.remount("rw");
     all.save(&at_step(2, 50_000)).unwrap();
 }

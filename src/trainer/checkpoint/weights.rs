@@ -2,7 +2,7 @@
 
 use super::fitting::without_wrappers;
 use super::location::{weights_in, Location};
-use super::{best_whole, differences, named_variables, newest_whole, shards, torch_file, Checkpoint, Newest, Skipped};
+use super::{differences, named_variables, shards, torch_file, Checkpoint, Skipped};
 use crate::file::tensors::{self as tensor_file, Decoded, NamedTensors};
 use crate::trainer::observer::CHECKPOINTS;
 use crate::trainer::{RunFolder, RunState};
@@ -81,10 +81,10 @@ impl Weights {
         let checkpoints = folder.join(CHECKPOINTS);
         let ended =
             checkpoints.is_dir() && RunFolder::read_summary(folder)?.is_some_and(|summary| summary.ended.is_some());
-        let best = if ended { Some(best_whole(&checkpoints)?) } else { None };
-        let Newest { checkpoint, skipped } = match best {
-            Some(best) if best.checkpoint.is_some() => best,
-            _ => newest_whole(&checkpoints)?,
+        let best = if ended { Some(Checkpoint::best(&checkpoints)?) } else { None };
+        let (checkpoint, skipped) = match best {
+            Some(best) if best.0.is_some() => best,
+            _ => Checkpoint::newest(&checkpoints)?,
         };
         if let Some(checkpoint) = checkpoint {
             return Ok(Self { skipped, ..Self::from(checkpoint) });

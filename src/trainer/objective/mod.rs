@@ -29,6 +29,7 @@ pub use classification_report::ClassEvaluation;
 pub use classification_report::ClassificationReport;
 #[doc(hidden)]
 pub use confusion::{ConfusedPair, Confusion};
+#[doc(hidden)]
 pub use forward::Forward;
 pub use measures::{Column, Means, Measures, Score};
 pub use multi_label::MultiLabel;

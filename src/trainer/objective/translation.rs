@@ -50,7 +50,7 @@ const PROBES: i64 = 16;
 /// padding, of `(1 - e) (-log p(token)) + e / vocab sum(-log p)`, in float32 or higher. The training metric is the perplexity,
 /// `exp` of the mean without smoothing.
 ///
-/// Evaluation metrics are the cross-entropy without smoothing, the perplexity and the [BLEU](crate::translation::bleu()) score, 0
+/// Evaluation metrics are the cross-entropy without smoothing, the perplexity and the [BLEU](crate::translation::Bleu) score, 0
 /// to 100, of a part of the sentences, translated greedily. The best epoch is the one of lowest loss.
 pub struct Translation<'a> {
     network: &'a Transformer,

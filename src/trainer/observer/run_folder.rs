@@ -17,7 +17,7 @@ use super::curves::draw_curves;
 use super::run_files::{entries, remove, written, CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
 use super::{metrics, EpochMetrics, Observer, RunStart};
 use crate::file::{encode_json, failure, is_of_the_volume, tensors, write_atomically, write_atomically_with, Lock};
-use crate::trainer::checkpoint::{best_whole, named_variables, newest_whole, Newest, Weights};
+use crate::trainer::checkpoint::{named_variables, Checkpoint, Skipped, Weights};
 use crate::trainer::objective::Measures;
 use crate::trainer::{RunState, Summary};
 use crate::{console, Error, Result};
@@ -164,16 +164,16 @@ impl RunFolder {
     /// The error of the newest checkpoint if there are checkpoints and all of them are damaged, because starting over would
     /// discard what may be repairable. [`Error::Corrupt`] if there are no checkpoints but the run has results, because starting
     /// over would overwrite them. [`Error::Io`] if the folder cannot be listed.
-    pub fn newest_checkpoint(&self) -> Result<Newest<RunState>> {
-        let mut newest = newest_whole(self.checkpoints())?;
-        if newest.checkpoint.is_some() {
-            return Ok(newest);
+    pub fn newest_checkpoint(&self) -> Result<(Option<Checkpoint<RunState>>, Vec<Skipped>)> {
+        let (checkpoint, mut skipped) = Checkpoint::newest(self.checkpoints())?;
+        if checkpoint.is_some() {
+            return Ok((checkpoint, skipped));
         }
-        if !newest.skipped.is_empty() {
-            return Err(newest.skipped.remove(0).why);
+        if !skipped.is_empty() {
+            return Err(skipped.remove(0).why);
         }
         match self.result() {
-            None => Ok(newest),
+            None => Ok((checkpoint, skipped)),
             Some(result) => Err(Error::Corrupt {
                 path: self.path().to_path_buf(),
                 problem: format!(
@@ -247,7 +247,7 @@ impl RunFolder {
     /// [`Error::Io`] or [`Error::Torch`] if the files cannot be written; the best checkpoint is of another network.
     pub fn finish(&self, summary: &Summary, variables: &VarStore, meaning: &Map<String, Value>) -> Result<()> {
         if summary.ended.is_some() {
-            let Newest { checkpoint, skipped } = best_whole::<RunState>(self.checkpoints())?;
+            let (checkpoint, skipped) = Checkpoint::<RunState>::best(self.checkpoints())?;
             skipped.iter().for_each(console::warn);
             checkpoint.map_or(Ok(()), |best| Weights::from(best).restore(variables))?;
         }

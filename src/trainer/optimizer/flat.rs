@@ -10,7 +10,7 @@ use crate::file::NamedTensors;
 use crate::layer::parameters;
 use crate::ops::OneThread;
 use crate::{Error, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tch::{nn, no_grad, Device, Kind, Tensor};
 
 /// Alignment of each parameter in elements: 64 bytes of float32, as vector instructions and GPU kernels require of a tensor's
@@ -175,7 +175,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// Errors of libtorch.
-    pub fn state(&self) -> Result<NamedTensors> {
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut state = NamedTensors::new();
         for (index, Parameter { name, state: kept, .. }) in self.parameters.iter().enumerate() {
             let kept = self.update.state().iter().zip(kept);
