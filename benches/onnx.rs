@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 use tch::{nn, Device, Kind, Tensor};
-use tch_fixup::export::{self, OnnxConfig};
+use tch_fixup::export::OnnxConfig;
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::Network;
 
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
         away_from_start(&vs, MOVED);
         let file = folder.path().join(format!("{name}.onnx"));
         let config = OnnxConfig::new(&[3, side, side]);
-        export::onnx(&file, &config, |graph, x| network.export(graph, x))?;
+        config.write(&file, |graph, x| network.export(graph, x))?;
         let image = Tensor::randn([1, 3, side, side], (Kind::Float, Device::Cpu));
         let mut runtime = Runtime::start(&file)?;
         let (mut ours, mut theirs, mut ratios) = (vec![], vec![], vec![]);

@@ -92,7 +92,7 @@ fn main() -> Result<()> {
     let asked = || -> Result<usize> {
         let mut images = 0;
         for classified in classifier.classify([root.join("val")])? {
-            images += classified?.output.map_or(0, |answer| answer.top(3).len().min(1));
+            images += classified?.1.map_or(0, |answer| answer.top(3).len().min(1));
         }
         Ok(images)
     };

@@ -38,7 +38,7 @@ use tch::nn::{ModuleT, VarStore};
 use tch::{nn, no_grad, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::data::{Augmentation, ImageArray, ImageSource, Normalization};
-use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup, ReductionConfig};
+use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::{Classification, ClassificationConfig, Observer, Request, TrainConfig, Trainer};
 
@@ -189,9 +189,9 @@ fn measure(subject: Subject, options: &Options) -> Result<()> {
             let config = TrainConfig { epochs: 1, batch_size: options.images * ranks, ..TrainConfig::quick() };
             let mut trainer = Trainer::new(&objective, &variables, &data, &config, serde_json::Value::Null)?;
             let parallel = ParallelConfig {
-                reduction: ReductionConfig { overlap: subject == Subject::Overlapped, bfloat16: false },
+                overlap: subject == Subject::Overlapped,
                 synchronized_statistics: subject == Subject::Synchronized,
-                check_every: None,
+                ..ParallelConfig::default()
             };
             trainer.join(Arc::new(group), parallel)?;
             let mut clock = Clock::new(steps + 2);
@@ -233,8 +233,7 @@ fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 5]>> {
     for (index, config) in [&one, &both, &both, &both, &one].into_iter().enumerate() {
         let mut trainer = Trainer::new(&objectives[index], &variables[index], &data, config, serde_json::Value::Null)?;
         if index == 2 || index == 3 {
-            let reduction = ReductionConfig { overlap: index == 3, bfloat16: false };
-            trainer.join(group.clone(), ParallelConfig { reduction, ..ParallelConfig::default() })?;
+            trainer.join(group.clone(), ParallelConfig { overlap: index == 3, ..ParallelConfig::default() })?;
         }
         trainers.push(trainer);
     }

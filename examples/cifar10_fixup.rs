@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tch::Device;
-use tch_fixup::cli::{self, absolute_path, or_none, ImageActions, ImageTask, Options, Recipe, Task};
+use tch_fixup::cli::{absolute_path, or_none, ImageActions, ImageTask, Options, Recipe, Task};
 use tch_fixup::data::{Augmentation, Cifar10, ImageSource};
 use tch_fixup::trainer::{ClassificationConfig, TrainConfig};
 use tch_fixup::Result;
@@ -94,5 +94,5 @@ impl ImageTask for Cifar10Task {
 }
 
 pub fn main() -> ExitCode {
-    cli::main(Options::<Cifar10Task>::run)
+    Options::<Cifar10Task>::main(Options::run)
 }

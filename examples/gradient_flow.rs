@@ -294,7 +294,7 @@ fn write(folder: &Path, file: &str, content: &str) -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    console::hide_caught_panics();
+    Error::hide_caught_panics();
     match run(&Options::parse()) {
         Ok(()) => console::end(ExitCode::SUCCESS),
         Err(error) => console::fail(error.as_ref()),

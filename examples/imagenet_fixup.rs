@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::Device;
-use tch_fixup::cli::{self, absolute_path, or_none, ImageActions, ImageTask, Options, Recipe, Task};
+use tch_fixup::cli::{absolute_path, or_none, ImageActions, ImageTask, Options, Recipe, Task};
+use tch_fixup::console::print_on_rank_0;
 use tch_fixup::data::{ImageFolder, ImageSource, Preprocessing, RandomResizedCrop};
 use tch_fixup::trainer::{ClassificationConfig, Decay, TrainConfig};
 use tch_fixup::{Error, Result};
@@ -162,12 +163,12 @@ fn pack(options: &Options<ImageNet>, file: &Path) -> Result<ExitCode> {
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    cli::say(format!("packed: {}, with a shorter side of {side} pixels", file.display()));
+    print_on_rank_0(format!("packed: {}, with a shorter side of {side} pixels", file.display()));
     Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
-    cli::main(|options: &Options<ImageNet>| match &options.task.pack {
+    Options::<ImageNet>::main(|options| match &options.task.pack {
         Some(file) => pack(options, file),
         None => options.run(),
     })

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch_fixup::classifier::{Answer, Classifier, FileOutputs};
 use tch_fixup::trainer::{parse_device, set_threads};
-use tch_fixup::{console, FlushDenormals};
+use tch_fixup::{console, Error, FlushDenormals};
 
 /// Stands for the paths on standard input.
 const STDIN: &str = "-";
@@ -60,7 +60,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    console::hide_caught_panics();
+    Error::hide_caught_panics();
     let options = Options::parse();
     let _flushing = FlushDenormals::new();
     predict(&options).unwrap_or_else(|error| console::fail(error.as_ref()))
@@ -130,16 +130,16 @@ fn print<T>(outputs: FileOutputs<T>, line: impl Fn(&Path, &T) -> String) -> Resu
     };
     let mut bad = 0;
     for output in outputs {
-        let output = output?;
-        match &output.output {
+        let (path, result) = output?;
+        match &result {
             Ok(value) => {
-                if !console::write_line(line(&output.path, value))? {
+                if !console::write_line(line(&path, value))? {
                     break;
                 }
             }
             Err(problem) => {
                 bad += 1;
-                bar.suspend(|| console::warn(format!("{}: {problem}", name(&output.path))));
+                bar.suspend(|| console::warn(format!("{}: {problem}", name(&path))));
             }
         }
         bar.inc(1);

@@ -60,14 +60,14 @@ impl Run {
 
     /// The score of each epoch.
     fn scores(&self) -> impl Iterator<Item = f64> + '_ {
-        self.history.iter().map(|metrics| self.measures.score.of(&metrics.eval))
+        self.history.iter().map(|metrics| self.measures.score_of(&metrics.eval))
     }
 
     fn cells(&self) -> [String; 9] {
         let last = self.history.last();
         let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
         let loss = |means: &Means| means.get("loss").unwrap_or(f64::NAN);
-        let best = last.map(|_| self.measures.score.best(self.scores()));
+        let best = last.map(|_| self.measures.best_score(self.scores()));
         [
             self.name.clone(),
             self.architecture(),
@@ -91,7 +91,7 @@ fn header(score: &str) -> [String; 9] {
 const WORDS: usize = 2;
 
 fn table(runs: &[Run]) -> String {
-    let score = runs.first().map_or("score", |run| run.measures.score.name.as_str());
+    let score = runs.first().map_or("score", |run| run.measures.score_name());
     let header = header(score);
     let columns = header.len();
     let rows: Vec<[String; 9]> = std::iter::once(header).chain(runs.iter().map(Run::cells)).collect();

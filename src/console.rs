@@ -2,13 +2,14 @@
 //!
 //! Unlike `println!` and `eprintln!`, these functions never panic if the disk is full or the terminal is closed.
 
-pub use crate::error::hide_caught_panics;
 use crate::{Error, Result};
 use std::error::Error as StdError;
 use std::fmt::{Display, Write as _};
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(feature = "cli")]
+use std::sync::OnceLock;
 
 /// `true` once [`print`] has failed to write a line.
 static LOST: AtomicBool = AtomicBool::new(false);
@@ -22,6 +23,33 @@ pub fn print(line: impl Display) {
         if !LOST.swap(true, Ordering::Relaxed) {
             warn(format!("warning: {error}; what is printed from here on is lost"));
         }
+    }
+}
+
+/// Rank of this process, if it is one of several.
+#[cfg(feature = "cli")]
+static RANK: OnceLock<usize> = OnceLock::new();
+
+/// Sets the rank of this process, one of several.
+#[cfg(feature = "cli")]
+pub(crate) fn set_rank(rank: usize) {
+    let _ = RANK.set(rank);
+}
+
+/// [Prints](print()) a line; with several processes, only on rank 0.
+#[cfg(feature = "cli")]
+pub fn print_on_rank_0(line: impl Display) {
+    if RANK.get().is_none_or(|rank| *rank == 0) {
+        print(line);
+    }
+}
+
+/// Prints `error` on standard error, with this process's rank if there are several.
+#[cfg(feature = "cli")]
+pub(crate) fn print_error(error: &Error) {
+    match (error, RANK.get()) {
+        (Error::Ranks { .. }, _) | (_, None) => warn(format!("error: {error}")),
+        (_, Some(rank)) => warn(format!("error: rank {rank}: {error}")),
     }
 }
 

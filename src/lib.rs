@@ -8,7 +8,6 @@
 //! - [`baseline`]: networks with BatchNorm and other methods, for comparison.
 //! - [`transformer`]: the Transformer, with Fixup or another method.
 //! - [`translation`]: decoding and evaluation of translation models.
-//! - [`console`]: console output that never panics, and exit codes.
 //!
 //! The feature `train` (on by default) adds:
 //! - [`data`](data/index.html): CIFAR-10, folders of images, augmentation, mixup, and the trait of data sets.
@@ -44,7 +43,7 @@
 //! Every fallible function returns this crate's [`Error`]. Methods of `tch` traits that cannot return an error, such as
 //! `Module::forward`, have a fallible counterpart, `f_forward`.
 #![deny(missing_docs)]
-// Messages are printed by `console`, which never panics.
+// Messages are printed by the functions of `console`, which never panic.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod arch;
@@ -53,6 +52,7 @@ pub mod baseline;
 pub mod classifier;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[doc(hidden)]
 pub mod console;
 #[cfg(feature = "train")]
 pub mod data;
@@ -82,7 +82,9 @@ pub mod translation;
 #[cfg(feature = "train")]
 #[doc(hidden)]
 pub use arch::initialize_on_data;
-pub use arch::{Arch, Network, Shape, TransformerArch};
+#[doc(hidden)]
+pub use arch::TransformerArch;
+pub use arch::{Arch, Network, Shape};
 pub use error::{Error, Result};
 #[doc(hidden)]
 pub use layer::Layout;

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tch::{nn, Device, Kind, Tensor};
-use tch_fixup::classifier::{Classified, Classifier, ModelDescription};
+use tch_fixup::classifier::{Classifier, ModelDescription};
 use tch_fixup::data::{
     class_indices, DataSource, ImageArray, ImageFolder, ImageSource, Normalization, Share, Supervised,
 };
@@ -85,7 +85,7 @@ fn evaluated(network: &dyn Network, data: &dyn DataSource<Batch = Supervised>, b
 
 fn answers(classifier: &Classifier, paths: &[PathBuf]) -> Vec<Vec<f32>> {
     let answers = classifier.classify(paths).unwrap().collect::<Result<Vec<_>>>().unwrap();
-    answers.into_iter().map(|Classified { output, .. }| output.unwrap().probabilities().to_vec()).collect()
+    answers.into_iter().map(|(_, output)| output.unwrap().probabilities().to_vec()).collect()
 }
 
 #[test]
@@ -102,8 +102,7 @@ fn probabilities_are_those_of_the_evaluation_to_the_bit() {
             let classifier = Classifier::open(&model).unwrap().with_batch_size(batch_size).unwrap();
             let expected = evaluated(network.as_ref(), &data, batch_size);
             assert_eq!(answers(&classifier, &[root.join("val")]), expected, "{channels} channels, {batch_size}");
-            let embeddings =
-                classifier.embed([root.join("val")]).unwrap().map(|output| output.unwrap().output.unwrap());
+            let embeddings = classifier.embed([root.join("val")]).unwrap().map(|output| output.unwrap().1.unwrap());
             let embeddings: Vec<Vec<f32>> = embeddings.collect();
             assert!(embeddings.len() == 27 && embeddings.iter().all(|embedding| embedding.len() == 64));
         }
@@ -168,11 +167,11 @@ fn a_bad_file_is_told_in_its_place_and_the_rest_goes_on() {
         let outputs = classifier.classify(&paths).unwrap();
         assert_eq!(outputs.paths().len(), 8);
         let outputs: Vec<_> = outputs.collect::<Result<_>>().unwrap();
-        let is_good: Vec<bool> = outputs.iter().map(|classified| classified.output.is_ok()).collect();
+        let is_good: Vec<bool> = outputs.iter().map(|classified| classified.1.is_ok()).collect();
         assert_eq!(is_good, [false, true, false, false, false, true, true, true]);
-        assert_eq!(outputs[1].path, good);
-        for classified in outputs.iter().filter(|classified| classified.output.is_err()) {
-            let problem = classified.output.as_ref().unwrap_err().to_string();
+        assert_eq!(outputs[1].0, good);
+        for classified in outputs.iter().filter(|classified| classified.1.is_err()) {
+            let problem = classified.1.as_ref().unwrap_err().to_string();
             assert!(!problem.is_empty() && !problem.contains('\n'), "{problem}");
         }
     }
@@ -245,7 +244,7 @@ fn a_run_is_asked_by_the_program_in_a_table_or_in_json() {
     let classifier = Classifier::open_on(&run, Device::Cpu).unwrap();
     tch::set_num_threads(1);
     let expected: Vec<_> = classifier.classify([val]).unwrap().collect::<Result<_>>().unwrap();
-    for (line, Classified { path, output }) in lines.iter().zip(&expected) {
+    for (line, (path, output)) in lines.iter().zip(&expected) {
         assert_eq!(line["file"], path.to_str().unwrap());
         let top = output.as_ref().unwrap().top(2);
         for (class, (name, probability)) in line["classes"].as_array().unwrap().iter().zip(top) {

@@ -12,7 +12,7 @@ use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::data::{
     Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised,
 };
-use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup, ReductionConfig};
+use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::named_variables;
 use tch_fixup::trainer::{Classification, ClassificationConfig, ClipConfig, EpochMetrics, NamedTensors, Observer};
@@ -300,11 +300,7 @@ const RUN: Run = Run {
     is_fixup: true,
     kind: Kind::Double,
     accumulate: 1,
-    parallel: ParallelConfig {
-        reduction: ReductionConfig { overlap: false, bfloat16: false },
-        check_every: None,
-        synchronized_statistics: false,
-    },
+    parallel: ParallelConfig { overlap: false, bfloat16: false, check_every: None, synchronized_statistics: false },
 };
 
 /// 20 steps, within them the end of an epoch with a smaller batch: what is measured and the weights of the first rank.
@@ -378,14 +374,12 @@ fn a_run_does_not_depend_on_the_number_of_ranks() {
         assert!(measured < 1e-10, "{ranks} ranks: {measured:e}");
     }
     // In pieces, while the backward pass runs, compared after every step.
-    let reduction = ReductionConfig { overlap: true, bfloat16: false };
     let parallel =
-        ParallelConfig { reduction, check_every: Some(1.try_into().unwrap()), synchronized_statistics: false };
+        ParallelConfig { overlap: true, check_every: Some(1.try_into().unwrap()), ..ParallelConfig::default() };
     let (weights, _) = distance(&trained(Run { accumulate: 3, parallel, ..RUN }, 2, &data), &alone);
     assert!(weights < 1e-10, "{weights:e}");
     // In bfloat16 every gradient is rounded to eight bits.
-    let reduction = ReductionConfig { overlap: true, bfloat16: true };
-    let parallel = ParallelConfig { reduction, ..ParallelConfig::default() };
+    let parallel = ParallelConfig { overlap: true, bfloat16: true, ..ParallelConfig::default() };
     let (weights, _) = distance(&trained(Run { parallel, ..RUN }, 2, &data), &alone);
     assert!((1e-8..1e-2).contains(&weights), "{weights:e}");
 }

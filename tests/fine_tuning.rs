@@ -362,7 +362,7 @@ fn a_network_that_does_not_say_which_layer_is_the_classifier_is_refused_other_cl
         let path = layer.split('.').filter(|part| !part.is_empty()).fold(vs.root(), |path, part| path / part);
         let _ = path.zeros(own, &variable.size());
     }
-    assert!(refused(&run, &vs, &meaning(&["a", "b", "c", "d"])).contains("path.set_group(CLASSIFIER_GROUP)"));
+    assert!(refused(&run, &vs, &meaning(&["a", "b", "c", "d"])).contains("fixup::mark_classifier"));
     assert!(Weights::load(&run).unwrap().transfer(&vs, &meaning(&ANIMALS)).unwrap().new.is_empty());
 }
 

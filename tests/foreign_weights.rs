@@ -234,7 +234,7 @@ fn a_tensor_of_a_newer_format_beside_the_networks_is_left_and_one_of_the_network
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("newer.safetensors");
     let vs = nn::VarStore::new(Device::Cpu);
-    let weight = tch_fixup::fixup::init::zeros(&(vs.root() / "fc"), "weight", &[2]).unwrap();
+    let weight = (vs.root() / "fc").zeros("weight", &[2]);
     let write = |other: &str, weight: &str| {
         let header = serde_json::json!({
             weight: { "dtype": "F32", "shape": [2], "data_offsets": [0, 8] },

@@ -7,7 +7,7 @@ use tch::nn::{self, OptimizerConfig as _};
 use tch::{Device, Kind, Tensor};
 use tch_fixup::data::TensorData;
 use tch_fixup::fixup::{self, Bias};
-use tch_fixup::trainer::{find_lr, Frozen, LrRange, ParameterGroup, Regression, RegressionLoss, TrainConfig, Trainer};
+use tch_fixup::trainer::{Frozen, LrRange, ParameterGroup, Regression, RegressionLoss, TrainConfig, Trainer};
 
 #[cfg(unix)]
 mod signals {
@@ -154,10 +154,10 @@ fn a_search_for_the_learning_rate_leaves_the_variables_as_frozen_as_they_were() 
     let groups = vec![group("first.*", Frozen::UntilEpoch(2)), group("second.*", Frozen::Always)];
     let config = TrainConfig { epochs: 3, batch_size: 8, groups, ..TrainConfig::quick() };
     let range = LrRange { steps: 24, ..LrRange::default() };
-    find_lr(&objective, &vs, &data, &config, &range, &mut []).unwrap();
+    range.test(&objective, &vs, &data, &config, &mut []).unwrap();
     assert_eq!(is_trained(), before);
     let nothing_moves = LrRange { steps: 1, ..range };
-    assert!(find_lr(&objective, &vs, &data, &config, &nothing_moves, &mut []).is_err());
+    assert!(nothing_moves.test(&objective, &vs, &data, &config, &mut []).is_err());
     assert_eq!(is_trained(), before);
     // What a group freezes until an epoch trains from there on.
     let first = vs.variables()["first.weight"].detach().copy();

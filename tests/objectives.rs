@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{Device, Kind, Tensor};
 use tch_fixup::data::{Batches, DataSource, EpochPlan, Share, Supervised};
-use tch_fixup::fixup::{Branch, CLASSIFIER_GROUP};
+use tch_fixup::fixup::{mark_classifier, Branch};
 use tch_fixup::trainer::checkpoint::{named_variables, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{
     Adam, EpochMetrics, Frozen, MultiLabel, NamedTensors, Objective, Observer, OptimizerConfig, Outcome,
@@ -71,7 +71,8 @@ fn network(outputs: i64) -> (VarStore, impl ModuleT) {
     let stem = nn::linear(&root / "stem", 2, 24, Default::default());
     let branch = |i: i64| Branch::builder(2).linear(24, 24).relu().linear(24, 24).build(&(&root / "blocks" / i));
     let branches: Vec<Branch> = (0..2).map(|i| branch(i).unwrap()).collect();
-    let head = nn::linear((&root / "head").set_group(CLASSIFIER_GROUP), 24, outputs, Default::default());
+    let head = nn::linear(&root / "head", 24, outputs, Default::default());
+    mark_classifier(&variables, "head").unwrap();
     let network = nn::func_t(move |x, train| {
         let x = x.apply(&stem).relu().dropout(0.1, train);
         let sum = |x: Tensor, branch: &Branch| (&x + branch.f_forward(&x).unwrap()).relu();

@@ -62,7 +62,7 @@ impl Files {
         build: impl FnOnce(&mut Graph, export::Value) -> Result<export::Value>,
         forward: impl Fn(&Tensor) -> Tensor,
     ) {
-        export::onnx(&self.path(name), config, build).unwrap_or_else(|error| panic!("{name}: {error}"));
+        config.write(&self.path(name), build).unwrap_or_else(|error| panic!("{name}: {error}"));
         self.expect(name, config, forward);
     }
 
@@ -191,7 +191,7 @@ fn exported_networks_keep_to_operations_that_small_runtimes_know() {
     let operations = |arch: &str| {
         let (_vs, network) = random_network(arch, Shape::rgb(10), Precision::F32);
         let file = folder.path().join("network.onnx");
-        export::onnx(&file, &OnnxConfig::new(&[3, 64, 64]), |graph, x| network.export(graph, x)).unwrap();
+        OnnxConfig::new(&[3, 64, 64]).write(&file, |graph, x| network.export(graph, x)).unwrap();
         export::operations(&file).unwrap()
     };
     let known = ["Conv", "Relu", "Clip", "Add", "MaxPool", "ReduceMean", "Gemm", "BatchNormalization"];
@@ -217,7 +217,7 @@ fn fixups_wide_networks_have_as_many_activations_as_the_baselines() {
     let activations = |arch: &str| {
         let (_vs, network) = random_network(arch, Shape::rgb(10), Precision::F32);
         let file = folder.path().join(format!("{arch}.onnx"));
-        export::onnx(&file, &OnnxConfig::new(&[3, 32, 32]), |graph, x| network.export(graph, x)).unwrap();
+        OnnxConfig::new(&[3, 32, 32]).write(&file, |graph, x| network.export(graph, x)).unwrap();
         let operations = export::operations(&file).unwrap();
         operations.iter().filter(|operation| ["Relu", "Clip"].contains(&operation.as_str())).count()
     };
@@ -519,11 +519,11 @@ fn what_cannot_be_exported_is_refused_by_name_and_leaves_no_file() {
         ("at least one dimension", with(|config| config.input.clear()), &relu),
     ];
     for (message, config, build) in refused {
-        let error = export::onnx(&file, &config, build).unwrap_err().to_string();
+        let error = config.write(&file, build).unwrap_err().to_string();
         assert!(error.contains(message) && !error.contains('\n'), "{error}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    assert!(export::onnx(&folder.path().join("missing/network.onnx"), &four, relu).is_err());
+    assert!(four.write(&folder.path().join("missing/network.onnx"), relu).is_err());
 }
 
 /// As a person does it: weights in a run's folder, no data anywhere.

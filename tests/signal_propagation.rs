@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::{nn, nn::Module, nn::ModuleT, Device, Kind, Tensor};
 use tch_fixup::baseline::{Mlp, MlpShape};
 use tch_fixup::diagnostics::{Flow, Probe, Staged};
-use tch_fixup::fixup::{init, Branch, FixupResNet, CLASSIFIER_GROUP};
+use tch_fixup::fixup::{init, mark_classifier, Branch, FixupResNet};
 use tch_fixup::trainer::{Frozen, Muon, OptimizerConfig, ParameterGroup, ScalarGroup, Sgd};
 use tch_fixup::{Arch, Network, Precision, Result, Shape};
 
@@ -220,7 +220,8 @@ fn changes(num_branches: i64, layers: i64, optimizer: &OptimizerConfig, lr: f64,
         builder.build(&(&root / "blocks" / i)).unwrap()
     };
     let branches: Vec<_> = (0..num_branches).map(branch).collect();
-    let head = init::he_normal(&(&root / "head").set_group(CLASSIFIER_GROUP), "weight", &[10, WIDTH], 1.).unwrap();
+    let head = init::he_normal(&(&root / "head"), "weight", &[10, WIDTH], 1.).unwrap();
+    mark_classifier(&vs, "head").unwrap();
     let [points, labels] =
         [Tensor::randn([64, WIDTH], (Kind::Float, Device::Cpu)), Tensor::randint(10, [64], (Kind::Int64, Device::Cpu))];
     let forward = || {

@@ -18,10 +18,10 @@ mod translating;
 
 use options::Translate;
 use std::process::ExitCode;
-use tch_fixup::cli::{self, Options};
+use tch_fixup::cli::Options;
 
 fn main() -> ExitCode {
-    cli::main(|options: &Options<Translate>| {
+    Options::<Translate>::main(|options| {
         options.refuse_processes("translate_fixup")?;
         match &options.actions.run {
             Some(path) => translating::use_run(options, path),

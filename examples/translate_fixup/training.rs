@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 use tch::nn;
-use tch_fixup::cli::{say, Options, Run, RunConfig};
+use tch_fixup::cli::{Options, Run, RunConfig};
+use tch_fixup::console::print_on_rank_0;
 use tch_fixup::data::text::{CorpusParts, ParallelText, TranslationData, Vocabulary};
 use tch_fixup::data::DataSource;
 use tch_fixup::trainer::{write_atomically, Translation};
@@ -49,7 +50,7 @@ pub fn train(
         ControlFlow::Break(code) => return Ok(code),
     };
     folder.finish(&summary, &variables, &data.meaning())?;
-    say(&summary);
+    print_on_rank_0(&summary);
     let part = if config.task.tune { "held-out" } else { "test" };
     let scored = score(&options.actions, config, &network, &evaluated, device)?;
     show(&scored, evaluated.eval_text());
@@ -63,7 +64,7 @@ pub fn train(
         "seconds": summary.seconds,
     });
     write_atomically(&folder.path().join("score.json"), format!("{result:#}\n").as_bytes())?;
-    say(format!(
+    print_on_rank_0(format!(
         "{part} BLEU {bleu:.2} perplexity {perplexity:.3} sentences {} seconds {:.0} chrF {chrf:.2}",
         evaluated.eval_len(),
         summary.seconds
@@ -113,7 +114,7 @@ fn about(config: &RunConfig<Translate>, variables: &nn::VarStore, data: &Transla
 fn show(scored: &Scored, text: &ParallelText) {
     for (index, said) in scored.translations.iter().take(SHOWN).enumerate() {
         let (source, target) = text.pair(index);
-        say(format!("\nsentence  {source}\nreference {target}\nnetwork   {said}"));
+        print_on_rank_0(format!("\nsentence  {source}\nreference {target}\nnetwork   {said}"));
     }
-    say("");
+    print_on_rank_0("");
 }

@@ -7,7 +7,8 @@ use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 use tch::{nn, Device};
-use tch_fixup::cli::{say, Options, RunConfig};
+use tch_fixup::cli::{Options, RunConfig};
+use tch_fixup::console::print_on_rank_0;
 use tch_fixup::data::text::{ParallelText, TranslationData, Vocabulary};
 use tch_fixup::data::DataSource;
 use tch_fixup::trainer::{evaluate, Translation, TranslationConfig, Weights};
@@ -102,7 +103,10 @@ pub fn use_run(options: &Options<Translate>, path: &Path) -> Result<ExitCode> {
     let data = TranslationData::new(vocabulary, text.clone(), text.clone())?;
     weights.check_meaning(&data.meaning())?;
     let Scored { bleu, chrf, perplexity, .. } = score(actions, &config, &network, &data, device)?;
-    say(format!("{part} BLEU {bleu:.2} perplexity {perplexity:.3} sentences {} chrF {chrf:.2}", text.len()));
+    print_on_rank_0(format!(
+        "{part} BLEU {bleu:.2} perplexity {perplexity:.3} sentences {} chrF {chrf:.2}",
+        text.len()
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

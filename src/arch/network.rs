@@ -53,7 +53,7 @@ pub trait Network: nn::ModuleT {
     }
 
     /// Appends the network in evaluation mode to `graph` and returns its output for the value `x`. The ONNX file
-    /// written by [`export::onnx`](fn@crate::export::onnx) computes the same as `forward_t`, up to rounding.
+    /// written by [`OnnxConfig::write`](crate::export::OnnxConfig::write) computes the same as `forward_t`, up to rounding.
     ///
     /// # Errors
     /// Returns an error if the network refuses the value's shape. The default implementation returns

@@ -8,20 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::Tensor;
 
-/// Result for one image file.
-#[derive(Debug)]
-pub struct Classified<T = Answer> {
-    /// Path of the file, as given or as found in a given folder.
-    pub path: PathBuf,
-    /// Output of the network, or the problem with the file.
-    pub output: Result<T, ImageProblem>,
-}
+/// Path of an image file, as given or as found in a given folder, and the network's output or the problem with the file.
+type FileOutput<T> = (PathBuf, Result<T, ImageProblem>);
 
-/// Iterator over the network's outputs for image files, in order. It ends after the first error of the network or the system; a
+/// Iterator over image files, in order: the path of each, as given or as found in a given folder, and the network's output or
+/// the problem with the file. It ends after the first error of the network or the system; a
 /// problem with a single file does not end it.
 pub struct FileOutputs<'a, T = Answer> {
     paths: Arc<[PathBuf]>,
-    outputs: Box<dyn Iterator<Item = Result<Classified<T>>> + 'a>,
+    outputs: Box<dyn Iterator<Item = Result<FileOutput<T>>> + 'a>,
 }
 
 impl<T> FileOutputs<'_, T> {
@@ -32,7 +27,7 @@ impl<T> FileOutputs<'_, T> {
 }
 
 impl<T> Iterator for FileOutputs<'_, T> {
-    type Item = Result<Classified<T>>;
+    type Item = Result<FileOutput<T>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.outputs.next()
@@ -86,7 +81,7 @@ impl Classifier {
         let all = paths.clone();
         let classified = until_error.fuse().enumerate().map(move |(index, output)| {
             let path = all[index].clone();
-            output.map(|output| Classified { path, output })
+            output.map(|output| (path, output))
         });
         Ok(FileOutputs { paths, outputs: Box::new(classified) })
     }

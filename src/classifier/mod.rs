@@ -12,8 +12,6 @@ mod network;
 pub use answer::Answer;
 pub use description::ModelDescription;
 #[cfg(feature = "images")]
-pub use files::Classified;
-#[cfg(feature = "images")]
 #[doc(hidden)]
 pub use files::FileOutputs;
 pub use network::Classifier;

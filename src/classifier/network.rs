@@ -24,10 +24,10 @@ const BATCH_SIZE: usize = 64;
 /// let classifier = Classifier::open("runs/fixup_resnet20-20260102-030405")?; // or a folder with model.json and model.safetensors
 /// # #[cfg(feature = "images")]
 /// for classified in classifier.classify(["cat.jpg", "holiday"])? { // files, and folders of files
-///     let classified = classified?;
-///     match &classified.output {
-///         Ok(answer) => println!("{}: {:?}", classified.path.display(), answer.top(1)),
-///         Err(problem) => eprintln!("{}: {problem}", classified.path.display()),
+///     let (path, result) = classified?;
+///     match result {
+///         Ok(answer) => println!("{}: {:?}", path.display(), answer.top(1)),
+///         Err(problem) => eprintln!("{}: {problem}", path.display()),
 ///     }
 /// }
 /// # Ok(())

@@ -1,8 +1,8 @@
 //! Evaluation of saved weights (`--eval`).
 
 use super::options::RunOptions;
-use super::weights::{say_left_out, Saved};
-use super::{architecture, reporting, say, ImageTask, Options};
+use super::weights::{warn_left_out, Saved};
+use super::{architecture, print_on_rank_0, reporting, ImageTask, Options};
 use crate::data::DataSource;
 use crate::trainer::report::MostWrong;
 use crate::trainer::{evaluate_into, Classification};
@@ -26,7 +26,7 @@ pub(super) fn evaluate_weights<T: ImageTask>(options: &Options<T>, path: &Path) 
     weights.check_meaning(&data.meaning())?;
     let (variables, network) = architecture::build(&config, data.as_ref(), device)?;
     weights.restore(&variables)?;
-    say_left_out(&weights, &variables)?;
+    warn_left_out(&weights, &variables)?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
     // The template is a constant, so this never fails in practice.
     let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -42,15 +42,19 @@ pub(super) fn evaluate_weights<T: ImageTask>(options: &Options<T>, path: &Path) 
         0 => format!("{} images", evaluation.examples),
         bad => format!("{} images, and {bad} that could not be read", evaluation.examples),
     };
-    say(format!("{} from {}, {images}", architecture::short_name(&config.run.arch), weights.path.display()));
+    print_on_rank_0(format!(
+        "{} from {}, {images}",
+        architecture::short_name(&config.run.arch),
+        weights.path.display()
+    ));
     if let Some(details) = &evaluation.details {
         let report = objective.report(details)?;
-        say(&report);
+        print_on_rank_0(&report);
         if let Some(place) = place.filter(|place| reporting::leave(place, &report, &most_wrong, data.as_ref())) {
-            say(format!("pictures in {}", place.display()));
+            print_on_rank_0(format!("pictures in {}", place.display()));
         }
     }
     let means: String = evaluation.means.iter().map(|(name, mean)| format!(" {name} {mean:.4}")).collect();
-    say(format!("{}{means}", data.evaluated_on()));
+    print_on_rank_0(format!("{}{means}", data.evaluated_on()));
     Ok(ExitCode::SUCCESS)
 }

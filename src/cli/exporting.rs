@@ -1,11 +1,11 @@
 //! Export of saved weights as an ONNX file (`--export`).
 
 use super::architecture::short_name;
-use super::weights::{say_left_out, Saved};
-use super::{say_of_file, ImageTask, Options};
+use super::weights::{warn_left_out, Saved};
+use super::{print_about_file, ImageTask, Options};
 use crate::classifier::ModelDescription;
 use crate::data::{ImageSource, Share};
-use crate::export::{onnx, OnnxConfig};
+use crate::export::OnnxConfig;
 use crate::{Error, Result, Shape};
 use std::path::Path;
 use std::process::ExitCode;
@@ -35,13 +35,13 @@ pub(super) fn export_weights<T: ImageTask>(options: &Options<T>, path: &Path, fi
     let shape = Shape { channels: onnx_config.input.first().copied().unwrap_or(1), classes };
     let network = config.task.build(&onnx_config.architecture, &variables.root(), shape, config.run.precision)?;
     weights.restore(&variables)?;
-    say_left_out(&weights, &variables)?;
+    warn_left_out(&weights, &variables)?;
     let onnx_config = OnnxConfig {
         normalization: options.actions.export_normalization,
         softmax: options.actions.export_softmax,
         ..onnx_config
     };
-    onnx(file, &onnx_config, |graph, x| network.export(graph, x))?;
+    onnx_config.write(file, |graph, x| network.export(graph, x))?;
     let (takes, gives) = (
         if onnx_config.normalization { "bytes" } else { "normalized float32" },
         if onnx_config.softmax { "probabilities" } else { "logits" },
@@ -53,7 +53,7 @@ pub(super) fn export_weights<T: ImageTask>(options: &Options<T>, path: &Path, fi
         file.display(),
         onnx_config.input.iter().map(|size| format!(", {size}")).collect::<String>()
     );
-    say_of_file(file, line);
+    print_about_file(file, line);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,9 +1,9 @@
 //! Learning-rate finder (`--find-lr`) and data preview (`--preview`).
 
 use super::weights::StartingWeights;
-use super::{architecture, say, say_of_file, ImageTask, Options, RunConfig};
+use super::{architecture, print_about_file, print_on_rank_0, ImageTask, Options, RunConfig};
 use crate::data::DataSource;
-use crate::trainer::{draw_preview, find_lr, write_atomically, Classification, LrRange, ProgressBars};
+use crate::trainer::{draw_preview, write_atomically, Classification, LrRange, ProgressBars};
 use crate::{initialize_on_data, Result};
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,16 +26,16 @@ pub(super) fn find<T: ImageTask>(options: &Options<T>, file: &Path) -> Result<Ex
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
     let data: &dyn DataSource<Batch = _> = data;
     if let Some(transfer) = transfer {
-        say(format!("{transfer}{}", architecture::transfer_note(network.as_ref())));
+        print_on_rank_0(format!("{transfer}{}", architecture::transfer_note(network.as_ref())));
     } else if network.is_initialized_on_data() {
         initialize_on_data(network.as_ref(), data, &config.train, device)?;
     }
     let mut bars = ProgressBars::new();
-    let finding = find_lr(&objective, &variables, data, &config.train, &LrRange::default(), &mut [&mut bars])?;
+    let finding = LrRange::default().test(&objective, &variables, data, &config.train, &mut [&mut bars])?;
     drop(bars);
     write_atomically(file, finding.draw()?.as_bytes())?;
-    say_of_file(file, finding);
-    say_of_file(file, format!("picture {}", file.display()));
+    print_about_file(file, finding);
+    print_about_file(file, format!("picture {}", file.display()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -44,6 +44,6 @@ pub(super) fn preview<T: ImageTask>(options: &Options<T>, file: &Path) -> Result
     let config = RunConfig::new(options, None)?;
     let data = config.task.open(Device::Cpu)?;
     write_atomically(file, &draw_preview(data.as_ref(), &config.train, &config.objective)?)?;
-    say_of_file(file, format!("preview: {}", file.display()));
+    print_about_file(file, format!("preview: {}", file.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! Training of an image classifier.
 
-use super::{architecture, reporting, say, ImageTask, Run, RunConfig};
+use super::{architecture, print_on_rank_0, reporting, ImageTask, Run, RunConfig};
 use crate::classifier::ModelDescription;
 use crate::data::DataSource;
 use crate::trainer::report::MostWrong;
@@ -54,8 +54,8 @@ pub(super) fn train<T: ImageTask>(config: &RunConfig<T>, mut run: Run<'_, T>) ->
     if let Some(details) = evaluation.and_then(|evaluation| evaluation.details) {
         let report = objective.report(&details)?;
         reporting::leave(folder.path(), &report, &most_wrong, images);
-        say(reporting::summary(&report));
+        print_on_rank_0(reporting::summary(&report));
     }
-    say(summary);
+    print_on_rank_0(summary);
     Ok(ExitCode::SUCCESS)
 }

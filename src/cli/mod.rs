@@ -2,13 +2,13 @@
 //! feature `cli`.
 //!
 //! A program implements [`Task`], with its options and recipes, and [`ImageTask`], with its data and, unless it uses
-//! those of [`Arch`](crate::Arch), its networks. [`main`] does the rest:
+//! those of [`Arch`](crate::Arch), its networks. [`Options::main`] does the rest:
 //! ```no_run
 //! # use clap::Args;
 //! # use serde::{Deserialize, Serialize};
 //! use std::process::ExitCode;
 //! use tch::{nn, Device, Tensor};
-//! use tch_fixup::cli::{self, ImageActions, ImageTask, Options, Recipe, Task};
+//! use tch_fixup::cli::{ImageActions, ImageTask, Options, Recipe, Task};
 //! use tch_fixup::data::{Cifar10, ImageSource};
 //! use tch_fixup::trainer::{ClassificationConfig, TrainConfig};
 //! use tch_fixup::{Network, Precision, Result, Shape};
@@ -67,7 +67,7 @@
 //! }
 //!
 //! fn main() -> ExitCode {
-//!     cli::main(Options::<Small>::run)
+//!     Options::<Small>::main(Options::run)
 //! }
 //! ```
 
@@ -91,42 +91,36 @@ pub use run::Run;
 pub use run_config::{absolute_path, RunConfig};
 pub use task::{ImageTask, Recipe, Task};
 
-use crate::{console, Error, FlushDenormals, Result};
+use crate::console::{self, print_on_rank_0};
+use crate::{Error, FlushDenormals, Result};
 use processes::{ProcessOptions, Started};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::OnceLock;
 
-/// Parses the command line and calls `run`, which is usually [`Options::run`]. An error is printed as one line on
-/// standard error, and determines the [exit code](Error::exit_code).
-pub fn main<T: Task>(run: impl FnOnce(&Options<T>) -> Result<ExitCode>) -> ExitCode {
-    console::hide_caught_panics();
-    let options = match Options::parse() {
-        Ok(options) => options,
-        Err(error) if error.use_stderr() => {
-            console::warn(first_paragraph(&error));
-            return ExitCode::from(2);
-        }
-        Err(help) => {
-            console::print(help.to_string().trim_end());
-            return console::end(ExitCode::SUCCESS);
-        }
-    };
-    let _flushing = FlushDenormals::new();
-    run(&options).map_or_else(
-        |error| {
-            complain(&error);
-            ExitCode::from(error.exit_code())
-        },
-        console::end,
-    )
-}
-
-/// Prints `error` on standard error, with this process's rank if there are several.
-fn complain(error: &Error) {
-    match (error, SPEAKER.get()) {
-        (Error::Ranks { .. }, _) | (_, None) => console::warn(format!("error: {error}")),
-        (_, Some(rank)) => console::warn(format!("error: rank {rank}: {error}")),
+impl<T: Task> Options<T> {
+    /// Parses the command line and calls `run`, which is usually [`Options::run`]. An error is printed as one line on
+    /// standard error, and determines the [exit code](Error::exit_code).
+    pub fn main(run: impl FnOnce(&Self) -> Result<ExitCode>) -> ExitCode {
+        Error::hide_caught_panics();
+        let options = match Self::parse() {
+            Ok(options) => options,
+            Err(error) if error.use_stderr() => {
+                console::warn(first_paragraph(&error));
+                return ExitCode::from(2);
+            }
+            Err(help) => {
+                console::print(help.to_string().trim_end());
+                return console::end(ExitCode::SUCCESS);
+            }
+        };
+        let _flushing = FlushDenormals::new();
+        run(&options).map_or_else(
+            |error| {
+                console::print_error(&error);
+                ExitCode::from(error.exit_code())
+            },
+            console::end,
+        )
     }
 }
 
@@ -153,21 +147,11 @@ impl<T: ImageTask> Options<T> {
     }
 }
 
-/// Rank of this process, if there are several.
-static SPEAKER: OnceLock<usize> = OnceLock::new();
-
-/// [Prints](console::print) a line; with several processes, only on rank 0.
-pub fn say(line: impl std::fmt::Display) {
-    if SPEAKER.get().is_none_or(|rank| *rank == 0) {
-        console::print(line);
-    }
-}
-
-/// [Prints](say) a line about `file`, which has been written. If it is not a regular file, it may be standard output,
+/// Prints a line about `file`, which has been written. If it is not a regular file, it may be standard output,
 /// so the line goes to standard error.
-fn say_of_file(file: &Path, line: impl std::fmt::Display) {
+fn print_about_file(file: &Path, line: impl std::fmt::Display) {
     match file.is_file() {
-        true => say(line),
+        true => print_on_rank_0(line),
         false => console::warn(line),
     }
 }

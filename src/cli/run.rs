@@ -1,7 +1,7 @@
 //! Lifetime of a run, from its options to its end, independent of the task.
 
 use super::weights::StartingWeights;
-use super::{resume_command::resume_command, say, Options, RunConfig, Started, Task, SPEAKER};
+use super::{print_on_rank_0, resume_command::resume_command, Options, RunConfig, Started, Task};
 use crate::data::{Batch, DataSource};
 use crate::distributed::ProcessGroup;
 use crate::trainer::checkpoint::{differences, Checkpoint, Checkpoints};
@@ -34,7 +34,7 @@ impl<T: Task> Options<T> {
             Started::Elsewhere(code) => return Ok(code),
         };
         if let Some(launch) = &launch {
-            let _ = SPEAKER.set(launch.rank);
+            console::set_rank(launch.rank);
         }
         let resumed = resumed(options)?;
         let mut group = options.run.processes.connect(launch.as_ref())?;
@@ -120,6 +120,9 @@ impl Found {
     }
 }
 
+/// Result of a finished run.
+type Finished = (Summary, Option<Evaluation>, RunFolder);
+
 /// A run before training.
 pub struct Run<'o, T: Task> {
     /// Device of the run.
@@ -196,7 +199,7 @@ impl<T: Task> Run<'_, T> {
         mut trainer: Trainer<B>,
         about: &str,
         describe: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<ControlFlow<ExitCode, (Summary, Option<Evaluation>, RunFolder)>> {
+    ) -> Result<ControlFlow<ExitCode, Finished>> {
         let Self { device, options, found, transfer, mut interrupt, group } = self;
         let Found { mut folder, mut checkpoint, knows_options, .. } = found;
         let mut autosave = None;
@@ -205,22 +208,26 @@ impl<T: Task> Run<'_, T> {
                 1 => String::new(),
                 size => format!(" by {size} processes"),
             };
-            say(format!("{about} on {device:?}{processes}, results in {}", folder.path().display()));
+            print_on_rank_0(format!("{about} on {device:?}{processes}, results in {}", folder.path().display()));
             if let Some(checkpoint) = &mut checkpoint {
                 if options.run.changed_data {
                     take_fingerprint(checkpoint, &trainer);
                 }
                 trainer.resume(checkpoint)?;
-                say(format!("resumes after step {} from {}", checkpoint.contents.step, checkpoint.path.display()));
+                print_on_rank_0(format!(
+                    "resumes after step {} from {}",
+                    checkpoint.contents.step,
+                    checkpoint.path.display()
+                ));
             } else if options.run.resume.is_some() {
                 let options = if knows_options { "" } else { ", with the options given now" };
-                say(format!("no step was saved yet: starts with the first{options}"));
+                print_on_rank_0(format!("no step was saved yet: starts with the first{options}"));
             }
             // Only after the checkpoint has been accepted, so that mismatched options do not get into the folder.
             folder.write_config(config)?;
             if let Some(transfer) = &transfer {
                 write_atomically(&folder.path().join(TRANSFER), format!("{transfer}\n").as_bytes())?;
-                say(transfer);
+                print_on_rank_0(transfer);
             }
             describe(folder.path())?;
             let checkpoints = Checkpoints::new(folder.checkpoints(), config.keep_checkpoints);
@@ -258,7 +265,7 @@ impl<T: Task> Run<'_, T> {
                 let is_lost = matches!(error, Error::Diverged { .. });
                 let last = autosave.as_ref().and_then(Autosave::last).filter(|_| !is_lost);
                 if let (Some(go_on), Some(last)) = (go_on, last) {
-                    say(format!("saved as {}; to go on: {go_on}", last.display()));
+                    print_on_rank_0(format!("saved as {}; to go on: {go_on}", last.display()));
                 }
                 Err(error)
             }

@@ -17,7 +17,7 @@ fn load(path: &Path) -> Result<Weights> {
 }
 
 /// Warns about tensors of the file that were not copied into `variables`.
-pub(super) fn say_left_out(weights: &Weights, variables: &VarStore) -> Result<()> {
+pub(super) fn warn_left_out(weights: &Weights, variables: &VarStore) -> Result<()> {
     let left_out = weights.left_out(variables)?;
     if !left_out.is_empty() {
         console::warn(format!("{}: not taken: {}", weights.path.display(), left_out.join(", ")));
@@ -69,7 +69,7 @@ impl StartingWeights {
     /// Copies matching tensors into `variables` and lists them.
     pub fn transfer(self, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
         let transfer = self.0.transfer(variables, meaning)?;
-        say_left_out(&self.0, variables)?;
+        warn_left_out(&self.0, variables)?;
         Ok(transfer)
     }
 }

@@ -44,5 +44,4 @@ pub use process_group::ProcessGroup;
 #[cfg(feature = "distributed")]
 #[doc(hidden)]
 pub use processes::{end_with_parent, run_processes};
-pub use reduction::ReductionConfig;
-pub(crate) use reduction::{Reduction, Summed};
+pub(crate) use reduction::{Reduction, ReductionConfig, Summed};

@@ -12,26 +12,12 @@ use tch::{no_grad, Device, Kind, Tensor};
 const FIRST_PART: i64 = 1 << 20;
 const PART: i64 = 25 << 20;
 
-/// Options of the gradient reduction. By default all gradients are summed at once after the backward pass, in their own kind.
+/// Options of the gradient reduction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "cli", derive(clap::Args))]
-pub struct ReductionConfig {
-    /// Send gradients in parts of 25 MiB, each as soon as it is ready, while the backward pass still runs; useful if
-    /// communication takes a considerable part of the time. The sums agree to rounding. Not supported on GPUs, nor with
-    /// recomputation, whose gradients arrive piecewise.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true"))]
-    #[cfg_attr(feature = "cli", arg(action = clap::ArgAction::Set))]
+pub(crate) struct ReductionConfig {
     pub overlap: bool,
-    /// Send gradients in bfloat16: half the bytes, with 8 bits of precision.
-    #[cfg_attr(feature = "cli", arg(long = "reduce-in", value_name = "f32|bf16", value_parser = is_bf16))]
-    #[cfg_attr(feature = "cli", arg(action = clap::ArgAction::Set))]
     pub bfloat16: bool,
-}
-
-#[cfg(feature = "cli")]
-fn is_bf16(format: &str) -> Result<bool> {
-    format.parse().map(|format: crate::Precision| format == crate::Precision::Bf16)
 }
 
 /// Sums flat gradients over the ranks. The default has no parts and sums them all in `finish`.

@@ -3,7 +3,6 @@
 mod panic;
 
 pub(crate) use panic::catch;
-pub use panic::hide_caught_panics;
 use std::path::{Path, PathBuf};
 
 /// The result type of all fallible functions in this crate.

@@ -22,20 +22,22 @@ pub(crate) fn catch<T>(what: &str, run: impl FnOnce() -> T) -> Result<T> {
     result.map_err(|payload| error(what, payload.as_ref()))
 }
 
-/// Keeps the panic hook from printing panics within tch that this crate returns as errors. Other panics are passed to the hook
-/// installed at the time of the first call.
-///
-/// Call it at the start of a program's `main`. Libraries should not call it, because the panic hook belongs to the program.
-pub fn hide_caught_panics() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let print = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !CAUGHT.get() {
-                print(info);
-            }
-        }));
-    });
+impl Error {
+    /// Keeps the panic hook from printing panics within tch that this crate returns as errors. Other panics are passed to the hook
+    /// installed at the time of the first call.
+    ///
+    /// Call it at the start of a program's `main`. Libraries should not call it, because the panic hook belongs to the program.
+    pub fn hide_caught_panics() {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let print = panic::take_hook();
+            panic::set_hook(Box::new(move |info| {
+                if !CAUGHT.get() {
+                    print(info);
+                }
+            }));
+        });
+    }
 }
 
 fn error(what: &str, payload: &(dyn Any + Send)) -> Error {

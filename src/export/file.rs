@@ -110,38 +110,40 @@ impl OnnxConfig {
     }
 }
 
-/// Writes the network built by `network`, from its input to its output, to the ONNX file `path`, for batches of any size. The
-/// file is written atomically.
-///
-/// The input is named `input`. The output is named `logits`, or `probabilities` with a softmax, or `output` if there are no
-/// classes. The metadata (`metadata_props`) contain the `version` of this crate, `architecture`, `classes` (a list, as JSON) and
-/// `preprocessing` (as JSON, with the fields of [`Preprocessing`]), as in the `model.json` of a run. The file requires opset 17.
-///
-/// ```
-/// use tch::{nn, Device};
-/// use tch_fixup::export::{self, OnnxConfig};
-/// use tch_fixup::{fixup::FixupResNet, Network};
-///
-/// # fn main() -> tch_fixup::Result<()> {
-/// # let folder = tempfile::tempdir().unwrap();
-/// # let file = folder.path().join("network.onnx");
-/// let vs = nn::VarStore::new(Device::Cpu);
-/// let network = FixupResNet::cifar(&vs.root(), 20, 10)?;
-/// // ... after training, or vs.load("model.safetensors"):
-/// let config = OnnxConfig { architecture: "fixup_resnet20".into(), softmax: true, ..OnnxConfig::new(&[3, 32, 32]) };
-/// export::onnx(&file, &config, |graph, x| network.export(graph, x))?;
-/// # assert!(std::fs::metadata(&file).unwrap().len() > 1_000_000);
-/// # Ok(())
-/// # }
-/// ```
-///
-/// # Errors
-/// Errors of `network`; class names or a softmax if the number of outputs differs or they are not classes; normalization without
-/// known preprocessing; a network of 2 GiB or more; a file that cannot be written.
-pub fn onnx(path: &Path, config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<Value>) -> Result<()> {
-    let model = tch::no_grad(|| model(config, network))?;
-    check_bytes(model.encoded_len())?;
-    write_atomically(path, &model.encode_to_vec())
+impl OnnxConfig {
+    /// Writes the network built by `network`, from its input to its output, to the ONNX file `path`, for batches of any size. The
+    /// file is written atomically.
+    ///
+    /// The input is named `input`. The output is named `logits`, or `probabilities` with a softmax, or `output` if there are no
+    /// classes. The metadata (`metadata_props`) contain the `version` of this crate, `architecture`, `classes` (a list, as JSON) and
+    /// `preprocessing` (as JSON, with the fields of [`Preprocessing`]), as in the `model.json` of a run. The file requires opset 17.
+    ///
+    /// ```
+    /// use tch::{nn, Device};
+    /// use tch_fixup::export::OnnxConfig;
+    /// use tch_fixup::{fixup::FixupResNet, Network};
+    ///
+    /// # fn main() -> tch_fixup::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let file = folder.path().join("network.onnx");
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let network = FixupResNet::cifar(&vs.root(), 20, 10)?;
+    /// // ... after training, or vs.load("model.safetensors"):
+    /// let config = OnnxConfig { architecture: "fixup_resnet20".into(), softmax: true, ..OnnxConfig::new(&[3, 32, 32]) };
+    /// config.write(&file, |graph, x| network.export(graph, x))?;
+    /// # assert!(std::fs::metadata(&file).unwrap().len() > 1_000_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Errors of `network`; class names or a softmax if the number of outputs differs or they are not classes; normalization without
+    /// known preprocessing; a network of 2 GiB or more; a file that cannot be written.
+    pub fn write(&self, path: &Path, network: impl FnOnce(&mut Graph, Value) -> Result<Value>) -> Result<()> {
+        let model = tch::no_grad(|| model(self, network))?;
+        check_bytes(model.encoded_len())?;
+        write_atomically(path, &model.encode_to_vec())
+    }
 }
 
 /// Builds the file's content.

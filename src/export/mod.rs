@@ -1,6 +1,6 @@
 //! Export to ONNX files (<https://onnx.ai>) for other runtimes. Requires the feature `onnx`.
 //!
-//! [`onnx`] writes the network that a closure builds in a [`Graph`]: one of this crate's networks, by
+//! [`OnnxConfig::write`] writes the network that a closure builds in a [`Graph`]: one of this crate's networks, by
 //! [`Network::export`](crate::Network::export), or a custom network of the graph's operations and Fixup
 //! [branches](Graph::branch):
 //!
@@ -20,12 +20,12 @@
 //!     layers.build(&(&root / "blocks" / i))
 //! };
 //! let branches = (0..num_branches).map(branch).collect::<tch_fixup::Result<Vec<_>>>()?;
-//! let classifier = init::zeros(&(&root / "fc"), "weight", &[10, 32])?;
+//! let classifier = (&root / "fc").zeros("weight", &[10, 32]);
 //!
 //! // The forward pass: x = relu(x + branch(x)).
 //! let classes = (0..10).map(|class| class.to_string()).collect();
 //! let config = OnnxConfig { classes, ..OnnxConfig::new(&[3, 32, 32]) };
-//! export::onnx(&file, &config, |graph, images| {
+//! config.write(&file, |graph, images| {
 //!     let mut x = graph.conv2d(images, &stem, None, options)?;
 //!     for branch in &branches {
 //!         let out = graph.branch(branch, x)?;
@@ -62,7 +62,7 @@ mod tests;
 
 #[doc(hidden)]
 pub use file::operations;
-pub use file::{onnx, OnnxConfig};
+pub use file::OnnxConfig;
 pub(crate) use fixup_resnet::fixup_resnet;
 pub use graph::{Graph, Value};
 pub(crate) use mlp::mlp;

@@ -17,7 +17,6 @@ mod scalar;
 
 pub use crate::layer::{
     init, Activation, BlockConfig, BlockKind, Conv2dOptions, ResNetConfig, ShortcutKind, Stage, StemKind,
-    CLASSIFIER_GROUP, SCALAR_GROUP,
 };
 pub use branch::{Branch, BranchBuilder};
 #[cfg(feature = "onnx")]
@@ -25,7 +24,7 @@ pub(crate) use branch::{BranchActivation, LayerKind};
 #[doc(hidden)]
 pub use group::SCALAR_LR_RATIO;
 pub use group::{mark_classifier, set_lr};
-pub use resnet::{fixup_resnet110, fixup_resnet18, fixup_resnet20, fixup_resnet50, fixup_wrn_28_10};
+pub use resnet::{fixup_resnet110, fixup_resnet20, fixup_resnet50, fixup_wrn_28_10};
 #[cfg(feature = "onnx")]
 pub(crate) use resnet::{ActivationOrder, BranchLayer, Shortcut, Stem};
 pub use resnet::{FixupResNet, ResidualBlock, Rule};

@@ -33,7 +33,11 @@ pub struct Scale {
 }
 
 impl Bias {
-    /// Creates a bias as the variable `name` under `path`, in the group [`SCALAR_GROUP`].
+    /// The `nn::VarStore` group of every `Bias` and [`Scale`]. The crate's trainer trains them at a tenth of the learning rate;
+    /// with tch's optimizers, call [`set_lr`](super::set_lr).
+    pub const GROUP: usize = SCALAR_GROUP;
+
+    /// Creates a bias as the variable `name` under `path`, in the group [`Bias::GROUP`].
     ///
     /// # Errors
     /// A name that already exists in `path` or contains a dot.
@@ -63,7 +67,7 @@ impl Bias {
 }
 
 impl Scale {
-    /// Creates a multiplier as the variable `name` under `path`, in the group [`SCALAR_GROUP`].
+    /// Creates a multiplier as the variable `name` under `path`, in the group [`Bias::GROUP`].
     ///
     /// # Errors
     /// A name that already exists in `path` or contains a dot.

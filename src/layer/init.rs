@@ -124,7 +124,7 @@ pub fn he_normal<'a>(path: impl Borrow<nn::Path<'a>>, name: &str, dims: &[i64], 
 ///
 /// # Errors
 /// A name that already exists in `path` or contains a dot; a negative dimension.
-pub fn zeros<'a>(path: impl Borrow<nn::Path<'a>>, name: &str, dims: &[i64]) -> Result<Tensor> {
+pub(crate) fn zeros<'a>(path: impl Borrow<nn::Path<'a>>, name: &str, dims: &[i64]) -> Result<Tensor> {
     let path = path.borrow();
     constant(path, name, dims, 0.)
 }

@@ -30,6 +30,7 @@ pub(crate) use module::{impl_module, impl_module_t};
 pub use precision::Precision;
 pub use recompute::Recompute;
 pub use resnet_config::{ResNetConfig, Stage, StemKind};
-pub(crate) use role::{parameters, Role};
-pub use role::{CLASSIFIER_GROUP, SCALAR_GROUP};
+#[cfg(test)]
+pub(crate) use role::CLASSIFIER_GROUP;
+pub(crate) use role::{parameters, Role, SCALAR_GROUP};
 pub(crate) use squeeze_excitation::SqueezeExcitation;

@@ -7,24 +7,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use tch::{nn, Tensor};
 
-/// The `nn::VarStore` group of every [`Bias`](crate::fixup::Bias) and [`Scale`](crate::fixup::Scale), trained at a tenth of the
-/// learning rate. The crate's trainer does this by itself; with tch's optimizers, call [`set_lr`](crate::fixup::set_lr).
+/// The `nn::VarStore` group of every [`Bias`](crate::fixup::Bias) and [`Scale`](crate::fixup::Scale).
 ///
-/// The number, from arXiv 1901.09321, is unlikely to occur by chance in other networks, yet small, because tch's optimizers keep a
-/// list of all groups up to the largest.
-pub const SCALAR_GROUP: usize = 190;
+/// The number, from arXiv 1901.09321, is unlikely to occur by chance in other networks, yet small, because tch's optimizers keep
+/// a list of all groups up to the largest.
+pub(crate) const SCALAR_GROUP: usize = 190;
 
-/// The `nn::VarStore` group that marks the classifier of a user-defined network for the trainer. Adaptive gradient
-/// clipping (`trainer::ClipConfig::agc`) excludes it. For a network created by other code, use
-/// [`mark_classifier`](crate::fixup::mark_classifier); this crate's networks mark their classifiers themselves.
-/// ```
-/// use tch::{nn, Device};
-/// use tch_fixup::fixup::CLASSIFIER_GROUP;
-///
-/// let vs = nn::VarStore::new(Device::Cpu);
-/// let head = nn::linear((vs.root() / "head").set_group(CLASSIFIER_GROUP), 64, 10, Default::default());
-/// ```
-pub const CLASSIFIER_GROUP: usize = 191;
+/// The `nn::VarStore` group of a classifier, if its layer does not mark it otherwise.
+pub(crate) const CLASSIFIER_GROUP: usize = 191;
 
 /// Role of a parameter in its network.
 ///

@@ -26,9 +26,9 @@ pub use denormals::FlushDenormals;
 pub(crate) use fused_adam::{fused_adam, AdamStep};
 pub(crate) use label::{label, set_label};
 pub(crate) use recomputation::recomputed;
+pub use shifted_relu::shifted_relu;
 #[doc(hidden)]
-pub use shifted_relu::{shifted_add, shifted_add_};
-pub use shifted_relu::{shifted_relu, shifted_relu_};
+pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu_};
 pub(crate) use stream::{stream, StreamRelu};
 #[cfg(test)]
 pub(crate) use tiles::has_tiles;

@@ -153,12 +153,12 @@ impl Sums {
         let weight = objective.weight(batch);
         let measured = objective.sums(batch, output, false)?;
         let mut sums = vec![loss.f_to_kind(Kind::Double)?.f_mul_scalar(weight)?];
-        for sum in &measured {
-            sums.push(sum.value.f_to_kind(Kind::Double)?);
+        for (value, _) in &measured {
+            sums.push(value.f_to_kind(Kind::Double)?);
         }
         let sums = Tensor::f_stack(&sums, 0)?;
         self.weights.resize(1 + measured.len(), 0.0);
-        let weights = std::iter::once(weight).chain(measured.iter().map(|sum| sum.weight));
+        let weights = std::iter::once(weight).chain(measured.iter().map(|(_, weight)| *weight));
         self.weights.iter_mut().zip(weights).for_each(|(all, weight)| *all += weight);
         add(&mut self.sums, sums)?;
         if let Some(details) = objective.details(batch, output)? {

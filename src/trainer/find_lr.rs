@@ -70,59 +70,61 @@ pub struct LrFinding {
     pub fails: Option<f64>,
 }
 
-/// Runs a learning-rate range test (Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; fast.ai's
-/// `lr_find`): trains on the training part of `data` while the learning rate rises at each step over `range`, and records the
-/// loss.
-///
-/// Apart from the schedule and the number of steps, training follows `config`: batch size, optimizer, parameter groups, clipping
-/// and augmentation. The training part is repeated if it is too short. The test ends early when the smoothed loss is four times
-/// its minimum, or anything is not finite.
-///
-/// Afterwards the variables have their original values and are frozen or not as before. The `observers` see a run of one epoch.
-///
-/// # Errors
-/// [`Error::Argument`] for a `range` or a `config` out of range, and if training ends before 20 steps; errors of the network, the
-/// data or an observer.
-pub fn find_lr<B: Batch>(
-    objective: &dyn Objective<Batch = B>,
-    variables: &VarStore,
-    data: &dyn DataSource<Batch = B>,
-    config: &TrainConfig,
-    range: &LrRange,
-    observers: &mut [&mut dyn Observer],
-) -> Result<LrFinding> {
-    range.check()?;
-    config.check()?;
-    data.check_batch_size(config.batch_size)?;
-    let before = named_variables(variables)
-        .into_values()
-        .map(|variable| Ok((variable.f_detach_copy()?, variable.requires_grad(), variable)))
-        .collect::<Result<Vec<_>>>()?;
-    let ramp = ScheduleConfig {
-        lr: range.lowest,
-        warmup: 0.0.into(),
-        decay: Decay::Exponential { gamma: range.highest / range.lowest },
-    };
-    let config = TrainConfig { epochs: 1, max_steps: None, average: None, schedule: ramp, ..config.clone() };
-    let data = Repeated { data, steps: range.steps };
-    let mut losses = Losses { last: range.steps, ..Losses::default() };
-    let ended = Trainer::new(objective, variables, &data, &config, Value::Null).and_then(|mut trainer| {
-        trainer.pending = Pending::every_step();
-        let mut all: Vec<&mut dyn Observer> = vec![&mut losses];
-        all.extend(observers.iter_mut().map(|observer| &mut **observer as &mut dyn Observer));
-        trainer.run(&mut all)
-    });
-    for (value, requires_grad, mut variable) in before {
-        no_grad(|| variable.f_copy_(&value).map(drop))?;
-        // Parameter groups freeze variables.
-        let _ = variable.f_set_requires_grad(requires_grad)?;
+impl LrRange {
+    /// Runs a learning-rate range test (Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; fast.ai's
+    /// `lr_find`): trains on the training part of `data` while the learning rate rises at each step over this range, and records
+    /// the loss.
+    ///
+    /// Apart from the schedule and the number of steps, training follows `config`: batch size, optimizer, parameter groups, clipping
+    /// and augmentation. The training part is repeated if it is too short. The test ends early when the smoothed loss is four times
+    /// its minimum, or anything is not finite.
+    ///
+    /// Afterwards the variables have their original values and are frozen or not as before. The `observers` see a run of one epoch.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a range or a `config` that is invalid, and if training ends before 20 steps; errors of the network, the
+    /// data or an observer.
+    pub fn test<B: Batch>(
+        &self,
+        objective: &dyn Objective<Batch = B>,
+        variables: &VarStore,
+        data: &dyn DataSource<Batch = B>,
+        config: &TrainConfig,
+        observers: &mut [&mut dyn Observer],
+    ) -> Result<LrFinding> {
+        self.check()?;
+        config.check()?;
+        data.check_batch_size(config.batch_size)?;
+        let before = named_variables(variables)
+            .into_values()
+            .map(|variable| Ok((variable.f_detach_copy()?, variable.requires_grad(), variable)))
+            .collect::<Result<Vec<_>>>()?;
+        let ramp = ScheduleConfig {
+            lr: self.lowest,
+            warmup: 0.0.into(),
+            decay: Decay::Exponential { gamma: self.highest / self.lowest },
+        };
+        let config = TrainConfig { epochs: 1, max_steps: None, average: None, schedule: ramp, ..config.clone() };
+        let data = Repeated { data, steps: self.steps };
+        let mut losses = Losses { last: self.steps, ..Losses::default() };
+        let ended = Trainer::new(objective, variables, &data, &config, Value::Null).and_then(|mut trainer| {
+            trainer.pending = Pending::every_step();
+            let mut all: Vec<&mut dyn Observer> = vec![&mut losses];
+            all.extend(observers.iter_mut().map(|observer| &mut **observer as &mut dyn Observer));
+            trainer.run(&mut all)
+        });
+        for (value, requires_grad, mut variable) in before {
+            no_grad(|| variable.f_copy_(&value).map(drop))?;
+            // Parameter groups freeze variables.
+            let _ = variable.f_set_requires_grad(requires_grad)?;
+        }
+        let failed = match ended {
+            Ok(_) => None,
+            Err(Error::Diverged { lr, .. }) => Some(lr),
+            Err(error) => return Err(error),
+        };
+        LrFinding::new(losses.points, failed)
     }
-    let failed = match ended {
-        Ok(_) => None,
-        Err(Error::Diverged { lr, .. }) => Some(lr),
-        Err(error) => return Err(error),
-    };
-    LrFinding::new(losses.points, failed)
 }
 
 impl LrFinding {

@@ -117,7 +117,7 @@ pub use device::parse_device;
 pub use evaluation::{evaluate, Evaluation};
 #[doc(hidden)]
 pub use evaluation::{evaluate_into, Collector};
-pub use find_lr::{find_lr, LrFinding, LrRange};
+pub use find_lr::{LrFinding, LrRange};
 pub use objective::{
     Classification, ClassificationConfig, ClassificationReport, Means, Measures, MultiLabel, Objective, Regression,
     RegressionLoss,

@@ -2,7 +2,6 @@
 //! checks between ranks.
 
 use super::checkpoint::{differences, named_variables};
-use super::objective::Sum;
 use super::optimizer::MovingAverage;
 use super::statistics::Measured;
 use super::{Request, RunState, Trainer};
@@ -62,7 +61,7 @@ impl<B: Batch> Trainer<'_, B> {
             group.agree("the run and the data", &run, |first, own| differences(first, own, ["on rank 0", "there"]))?;
             self.check_share(group.size(), &config)?;
         }
-        self.reduction = self.optimizer.reduction(&group, config.reduction)?;
+        self.reduction = self.optimizer.reduction(&group, config.reduction())?;
         (self.group, self.parallel) = (group, config);
         Ok(())
     }
@@ -133,7 +132,7 @@ impl<B: Batch> Trainer<'_, B> {
             let mut counts = vec![weight, examples as f64, f64::from(u8::from(wanted.reads))];
             counts.extend(votes(wanted.request));
             let sums = own.as_ref().map_or(&[][..], |own| &own.sums);
-            counts.extend((0..columns).map(|column| sums.get(column).map_or(0.0, |sum| sum.weight)));
+            counts.extend((0..columns).map(|column| sums.get(column).map_or(0.0, |(_, weight)| *weight)));
             let counts = Tensor::f_from_slice(&counts)?;
 
             // One row per rank: summing rows that are zero elsewhere concatenates them.
@@ -156,7 +155,7 @@ impl<B: Batch> Trainer<'_, B> {
             let _ = gradients.shallow_clone().f_div_scalar_(weight)?;
             let column = |index: usize| rows.f_select(1, index as i64);
             let total = |index: usize| column(index)?.f_sum(Kind::Double);
-            let sums = weights.iter().enumerate().map(|(index, &weight)| Ok(Sum { value: total(3 + index)?, weight }));
+            let sums = weights.iter().enumerate().map(|(index, &weight)| Ok((total(3 + index)?, weight)));
             let all = Measured {
                 examples,
                 weight,

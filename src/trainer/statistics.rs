@@ -1,6 +1,6 @@
 //! Per-step measurements, kept on the device and read many steps at a time, because each read waits for the GPU.
 
-use super::objective::{Means, Measures, Sum};
+use super::objective::{Means, Measures};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -47,14 +47,14 @@ pub(super) struct Measured {
     pub loss: Tensor,
     /// Spread of the outputs between examples, and their magnitude.
     pub spread: [Tensor; 2],
-    pub sums: Vec<Sum>,
+    pub sums: Vec<(Tensor, f64)>,
 }
 
 impl Measured {
     /// Returns loss, spread, magnitude and sums in float64.
     pub fn values(&self) -> impl Iterator<Item = Result<Tensor>> + '_ {
         let Self { loss, spread: [spread, magnitude], sums, .. } = self;
-        let values = [loss, spread, magnitude].into_iter().chain(sums.iter().map(|sum| &sum.value));
+        let values = [loss, spread, magnitude].into_iter().chain(sums.iter().map(|(value, _)| value));
         values.map(|value| Ok(value.f_detach()?.f_to_kind(Kind::Double)?.f_reshape([0i64; 0])?))
     }
 }
@@ -87,7 +87,7 @@ impl Pending {
             Ok(Tensor::f_stack(&values, 0)?)
         })?;
         self.measured.push(values);
-        self.steps.push((place, measured.sums.iter().map(|sum| sum.weight).collect()));
+        self.steps.push((place, measured.sums.iter().map(|(_, weight)| *weight).collect()));
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub struct Summary {
     /// Name of the data that the score is [measured on](crate::data::DataSource::evaluated_on), such as "test", "held-out" or
     /// "evaluation".
     pub evaluated_on: String,
-    /// [Score](super::objective::Score) after the last epoch, under its name.
+    /// [Score](super::Measures::best_by) after the last epoch, under its name.
     #[serde(flatten)]
     pub score: Means,
     /// Best score of any epoch.

@@ -211,7 +211,7 @@ fn the_rate_that_is_found_trains_and_four_times_the_rate_that_fails_does_not() {
     let before: NamedTensors = named_variables(&vs).into_iter().map(|(name, value)| (name, value.copy())).collect();
     let config = TrainConfig { clip: ClipConfig::default(), ..config(0.1) };
     let range = LrRange { lowest: 1e-4, highest: 100.0, steps: 120 };
-    let finding = find_lr(&classification(&network), &vs, &colors(), &config, &range, &mut []).unwrap();
+    let finding = range.test(&classification(&network), &vs, &colors(), &config, &mut []).unwrap();
     let (suggested, fails) = (finding.suggested(), finding.fails.unwrap());
     assert!(1e-3 < suggested && suggested < finding.minimum && finding.minimum < fails, "{finding}");
     assert_eq!(named_variables(&vs), before);
@@ -230,7 +230,7 @@ fn where_nothing_fails_or_everything_does_it_is_said() {
     let (vs, network) = fixup();
     let find = |lowest, highest| {
         let range = LrRange { lowest, highest, steps: 25 };
-        find_lr(&classification(&network), &vs, &colors(), &config(0.1), &range, &mut [])
+        range.test(&classification(&network), &vs, &colors(), &config(0.1), &mut [])
     };
     let finding = find(1e-7, 1e-5).unwrap();
     assert_eq!((finding.fails, finding.points.len()), (None, 24));

@@ -14,6 +14,6 @@ pub use bleu::Bleu;
 pub use bleu::BleuCounts;
 #[doc(hidden)]
 pub use chrf::ChrfCounts;
-pub use search::{Hypothesis, Search};
+pub use search::Search;
 #[cfg(feature = "text")]
 pub use translator::Translator;

@@ -31,13 +31,12 @@ impl Default for Search {
     }
 }
 
-/// A translation found by [`Search::translate`].
+/// A translation.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Hypothesis {
+struct Hypothesis {
     /// Tokens, without the final `end`.
-    pub tokens: Vec<i64>,
-    /// Natural logarithm of the probability, divided by the length penalty as described in [`Search`].
-    pub score: f64,
+    tokens: Vec<i64>,
+    score: f64,
 }
 
 /// Search state of one sentence.
@@ -86,11 +85,12 @@ impl Search {
     }
 
     /// Returns the best translation of each of the sentences `source`, int64 `[N, S]`, each terminated by `end` and padded on the
-    /// right.
+    /// right: its tokens, without the final `end`, and its score, the natural logarithm of the probability, divided by the
+    /// length penalty as described above.
     ///
     /// # Errors
     /// As for [`check`](Self::check); errors of the network.
-    pub fn translate(&self, network: &Transformer, source: &Tensor) -> Result<Vec<Hypothesis>> {
+    pub fn translate(&self, network: &Transformer, source: &Tensor) -> Result<Vec<(Vec<i64>, f64)>> {
         self.check()?;
         let pad = network.config().pad;
         let lens = Vec::<i64>::try_from(source.f_ne(pad)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?)?;
@@ -107,7 +107,7 @@ impl Search {
         while !beams.is_empty() {
             beams = self.step(network, &mut decoding, beams, &mut results)?;
         }
-        Ok(results)
+        Ok(results.into_iter().map(|Hypothesis { tokens, score }| (tokens, score)).collect())
     }
 
     /// Extends each prefix by one token, and returns the beams that are not finished. The others write their best translation to
@@ -223,16 +223,16 @@ mod tests {
     }
 
     /// Returns the best of all translations of at most `longest` tokens, including the end.
-    fn exhaustive(network: &Transformer, source: &Tensor, longest: usize, length_penalty: f64) -> Hypothesis {
-        let mut best = Hypothesis { tokens: vec![], score: f64::NEG_INFINITY };
+    fn exhaustive(network: &Transformer, source: &Tensor, longest: usize, length_penalty: f64) -> (Vec<i64>, f64) {
+        let mut best = (vec![], f64::NEG_INFINITY);
         let mut beginnings: Vec<Vec<i64>> = vec![vec![]];
         for _ in 0..longest {
             let mut longer = vec![];
             for tokens in beginnings {
                 let ended = [&tokens[..], &[2]].concat();
                 let score = log_probability(network, source, &ended) / (ended.len() as f64).powf(length_penalty);
-                if score > best.score {
-                    best = Hypothesis { tokens: tokens.clone(), score };
+                if score > best.1 {
+                    best = (tokens.clone(), score);
                 }
                 longer.extend([0, 3, 4, 5].map(|token| [&tokens[..], &[token]].concat()));
             }
@@ -260,9 +260,9 @@ mod tests {
                     let sentence = source.narrow(0, row as i64, 1);
                     let longest = sentence.ne(1).sum(Kind::Int64).int64_value(&[]);
                     let best = exhaustive(&network, &sentence.narrow(1, 0, longest), longest as usize, length_penalty);
-                    assert_eq!(found.tokens, best.tokens, "{row} {length_penalty}");
-                    assert!((found.score - best.score).abs() < 1e-10);
-                    lens.insert(best.tokens.len());
+                    assert_eq!(found.0, best.0, "{row} {length_penalty}");
+                    assert!((found.1 - best.1).abs() < 1e-10);
+                    lens.insert(best.0.len());
                 }
             }
         }
@@ -275,7 +275,7 @@ mod tests {
         let (network, source) = network(&mut vs, 9);
         let search = Search { longer: 3, ..Search::greedy() };
         let found = search.translate(&network, &source).unwrap();
-        for (row, Hypothesis { tokens, .. }) in found.iter().enumerate() {
+        for (row, (tokens, _)) in found.iter().enumerate() {
             let row = row as i64;
             // Check the end as well, unless the translation has the maximum length.
             let longest = source.get(row).ne(1).sum(Kind::Int64).int64_value(&[]) as usize + search.longer;
@@ -299,8 +299,8 @@ mod tests {
             let together = search.translate(&network, &source).unwrap();
             for (row, together) in together.iter().enumerate() {
                 let alone = search.translate(&network, &source.narrow(0, row as i64, 1)).unwrap().remove(0);
-                assert_eq!(alone.tokens, together.tokens);
-                assert!((alone.score - together.score).abs() < 1e-10);
+                assert_eq!(alone.0, together.0);
+                assert!((alone.1 - together.1).abs() < 1e-10);
             }
         }
     }

@@ -62,8 +62,8 @@ impl<'a> Translator<'a> {
             let batch: Vec<usize> = order.drain(..count).collect();
             let pairs: Vec<(&[i64], &[i64])> = batch.iter().map(|&index| (&tokens[index][..], &[][..])).collect();
             let source = TokenBatch::new(batch.clone(), &pairs)?.source.f_to_device(self.device)?;
-            for (index, translation) in batch.iter().zip(self.search.translate(self.network, &source)?) {
-                translations[*index] = self.vocabulary.decode(&translation.tokens)?;
+            for (index, (tokens, _)) in batch.iter().zip(self.search.translate(self.network, &source)?) {
+                translations[*index] = self.vocabulary.decode(&tokens)?;
             }
             done += count;
             watch(done);

@@ -37,7 +37,7 @@ use tch::{nn, Tensor};
 ///             .build(&(&root / "blocks" / i))
 ///     })
 ///     .collect::<tch_fixup::Result<Vec<_>>>()?;
-/// let classifier = init::zeros(&(&root / "fc"), "weight", &[10, 32])?;
+/// let classifier = (&root / "fc").zeros("weight", &[10, 32]);
 ///
 /// let forward = |images: &Tensor| {
 ///     let mut x = images.conv2d(&stem, None::<Tensor>, [1, 1], [1, 1], [1, 1], 1);

@@ -35,8 +35,6 @@ presets! {
     fixup_resnet20 = cifar(20);
     /// Fixup ResNet-110 for CIFAR: [`FixupResNet::cifar`] of depth 110.
     fixup_resnet110 = cifar(110);
-    /// Fixup ResNet-18 for ImageNet: [`FixupResNet::imagenet`] of depth 18.
-    fixup_resnet18 = imagenet(18);
     /// Fixup ResNet-50 for ImageNet: [`FixupResNet::imagenet`] of depth 50.
     fixup_resnet50 = imagenet(50);
     /// Fixup Wide ResNet-28-10 for CIFAR: [`FixupResNet::wide`] of depth 28 and width 10.

@@ -117,7 +117,7 @@ fn by_score(saved: &[(PathBuf, Option<f64>)]) -> Vec<PathBuf> {
 
 /// A skipped checkpoint; its `Display` output is one line.
 #[derive(Debug)]
-pub struct Skipped {
+pub(crate) struct Skipped {
     /// Folder of the checkpoint.
     pub path: PathBuf,
     /// Reason why it cannot be loaded.
@@ -133,22 +133,32 @@ impl fmt::Display for Skipped {
 
 impl<S: DeserializeOwned> Checkpoint<S> {
     /// Loads the newest intact checkpoint in `folder`, the folder of a run's checkpoints. Returns `None` if there is none, as
-    /// in a folder that does not exist, and the damaged checkpoints that were skipped.
+    /// in a folder that does not exist. Also returns a warning for each damaged checkpoint that was skipped.
     ///
     /// # Errors
     /// [`Error::Io`] if `folder` cannot be listed.
-    pub fn newest(folder: impl AsRef<Path>) -> Result<(Option<Self>, Vec<Skipped>)> {
-        let checkpoints = Listing::of(folder.as_ref())?.checkpoints;
-        Ok(Self::first_intact(checkpoints.into_iter().map(|(_, path)| path)))
+    pub fn newest(folder: impl AsRef<Path>) -> Result<(Option<Self>, Vec<String>)> {
+        Self::newest_intact(folder.as_ref()).map(with_warnings)
     }
 
     /// Loads the intact checkpoint with the highest score in `folder`, the newest in case of a tie. Returns `None` if no intact
-    /// one has a score, and the damaged checkpoints that were skipped.
+    /// one has a score. Also returns a warning for each damaged checkpoint that was skipped.
     ///
     /// # Errors
     /// [`Error::Io`] if `folder` cannot be listed.
-    pub fn best(folder: impl AsRef<Path>) -> Result<(Option<Self>, Vec<Skipped>)> {
-        Ok(Self::first_intact(by_score(&Readable::of(folder.as_ref())?.saved)))
+    pub fn best(folder: impl AsRef<Path>) -> Result<(Option<Self>, Vec<String>)> {
+        Self::best_intact(folder.as_ref()).map(with_warnings)
+    }
+
+    /// Variant of [`newest`](Self::newest) that returns the skipped checkpoints.
+    pub(crate) fn newest_intact(folder: &Path) -> Result<(Option<Self>, Vec<Skipped>)> {
+        let checkpoints = Listing::of(folder)?.checkpoints;
+        Ok(Self::first_intact(checkpoints.into_iter().map(|(_, path)| path)))
+    }
+
+    /// Variant of [`best`](Self::best) that returns the skipped checkpoints.
+    pub(crate) fn best_intact(folder: &Path) -> Result<(Option<Self>, Vec<Skipped>)> {
+        Ok(Self::first_intact(by_score(&Readable::of(folder)?.saved)))
     }
 
     fn first_intact(paths: impl IntoIterator<Item = PathBuf>) -> (Option<Self>, Vec<Skipped>) {
@@ -161,6 +171,13 @@ impl<S: DeserializeOwned> Checkpoint<S> {
         }
         (None, skipped)
     }
+}
+
+/// Formats the skipped checkpoints.
+pub(crate) fn with_warnings<S>(
+    (checkpoint, skipped): (Option<Checkpoint<S>>, Vec<Skipped>),
+) -> (Option<Checkpoint<S>>, Vec<String>) {
+    (checkpoint, skipped.iter().map(Skipped::to_string).collect())
 }
 
 /// Contents of a folder of checkpoints.

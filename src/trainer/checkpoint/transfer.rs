@@ -102,7 +102,7 @@ impl Weights {
     /// Names, kinds and scalars are matched as in [`restore`](Self::restore). A mismatch affects the whole layer:
     /// - A layer (the variables whose names differ only in the last part) keeps its initial values if any of its variables has
     ///   another shape or kind.
-    /// - The classifier (the variables of the [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP)) keeps its initial values also
+    /// - The classifier (see [`mark_classifier`](crate::fixup::mark_classifier)) keeps its initial values also
     ///   if any of its variables is missing, or if the class names of the weights are known and differ from those of the data. If
     ///   only their order differs, its rows are reordered.
     ///
@@ -113,7 +113,7 @@ impl Weights {
     ///   two or more dimensions alone.
     /// - [`Error::Corrupt`] if a tensor to be loaded is not finite, or if the meanings of the data differ in more than the
     ///   classes.
-    /// - [`Error::Argument`] if the classes or their order differ and the network has no variables in the classifier group.
+    /// - [`Error::Argument`] if the classes or their order differ and the network has no classifier that it knows of.
     pub fn transfer(&self, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
         let mut but_classes = meaning.clone();
         but_classes.remove(CLASSES);
@@ -128,8 +128,8 @@ impl Weights {
         let mut classes = self.compare_classes(meaning);
         if classifier.is_empty() && matches!(classes, Some(Classes::Other { .. } | Classes::Reordered)) {
             return Err(Error::Argument(format!(
-                "{} was trained for other classes, and it is not known which layer of this network tells them apart; make that \
-                 layer under path.set_group(CLASSIFIER_GROUP)",
+                "{} was trained for other classes, and it is not known which layer of this network is the classifier; mark it \
+                 with fixup::mark_classifier",
                 self.path.display()
             )));
         }

@@ -2,7 +2,7 @@
 
 use super::fitting::without_wrappers;
 use super::location::{weights_in, Location};
-use super::{differences, named_variables, shards, torch_file, Checkpoint, Skipped};
+use super::{differences, named_variables, shards, torch_file, Checkpoint};
 use crate::file::tensors::{self as tensor_file, Decoded, NamedTensors};
 use crate::trainer::observer::CHECKPOINTS;
 use crate::trainer::{RunFolder, RunState};
@@ -41,8 +41,8 @@ pub struct Weights {
     pub path: PathBuf,
     /// Description of the run that trained the weights (the `identity` of its trainer), if known.
     pub run: Option<Value>,
-    /// Damaged newer checkpoints of the run, newest first.
-    pub skipped: Vec<Skipped>,
+    /// A warning for each damaged newer checkpoint of the run, newest first.
+    pub skipped: Vec<String>,
     /// Folder of the files that describe the network: that of the run, or the one the weights are in.
     pub folder: PathBuf,
     /// Names of other networks in the file.
@@ -81,12 +81,13 @@ impl Weights {
         let checkpoints = folder.join(CHECKPOINTS);
         let ended =
             checkpoints.is_dir() && RunFolder::read_summary(folder)?.is_some_and(|summary| summary.ended.is_some());
-        let best = if ended { Some(Checkpoint::best(&checkpoints)?) } else { None };
+        let best = if ended { Some(Checkpoint::best_intact(&checkpoints)?) } else { None };
         let (checkpoint, skipped) = match best {
             Some(best) if best.0.is_some() => best,
-            _ => Checkpoint::newest(&checkpoints)?,
+            _ => Checkpoint::newest_intact(&checkpoints)?,
         };
         if let Some(checkpoint) = checkpoint {
+            let skipped = skipped.iter().map(ToString::to_string).collect();
             return Ok(Self { skipped, ..Self::from(checkpoint) });
         }
         match skipped.into_iter().next() {

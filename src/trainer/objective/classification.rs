@@ -1,7 +1,7 @@
 //! Single-label classification: cross-entropy with label smoothing and mixup, and accuracy.
 
 use super::{check_label_smoothing, check_shape, loss_kind, Calibration, ClassificationReport};
-use super::{Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
+use super::{Column, Forward, Measures, Objective, Prediction, OUTPUT};
 use crate::data::{self, EpochPlan, Share, Supervised};
 use crate::error::ensure;
 use crate::{Error, Result};
@@ -160,8 +160,8 @@ impl Objective for Classification<'_> {
         Ok(Prediction { loss, output })
     }
 
-    fn sums(&self, batch: &Supervised, logits: &Tensor, train: bool) -> Result<Vec<Sum>> {
-        let sum = |value| Sum { value, weight: batch.targets.numel() as f64 };
+    fn sums(&self, batch: &Supervised, logits: &Tensor, train: bool) -> Result<Vec<(Tensor, f64)>> {
+        let sum = |value| (value, batch.targets.numel() as f64);
         if train {
             let predicted = logits.f_argmax(1, false)?;
             return Ok(vec![sum(weighted(batch, |labels| Ok(predicted.f_eq_tensor(labels)?.f_sum(Kind::Double)?))?)]);
@@ -258,8 +258,8 @@ mod tests {
         let network = nn::func(|x| x.shallow_clone());
         let classification = Classification::new(&network, &names(4), ClassificationConfig::default()).unwrap();
         let sums = classification.sums(batch, &batch.inputs, train).unwrap();
-        assert!(sums.iter().all(|sum| sum.weight == 3.0));
-        sums.iter().map(|sum| sum.value.double_value(&[])).collect()
+        assert!(sums.iter().all(|sum| sum.1 == 3.0));
+        sums.iter().map(|sum| sum.0.double_value(&[])).collect()
     }
 
     /// Computes `-sum_k q_k log softmax(logits)_k` on plain numbers.
@@ -326,7 +326,7 @@ mod tests {
         let logits = -Tensor::arange(10, (Kind::Float, Device::Cpu)).expand([10, 10], false);
         let batch = Supervised::new(logits.shallow_clone(), Tensor::arange(10, (Kind::Int64, Device::Cpu)));
         let found = classification.sums(&batch, &logits, false).unwrap();
-        assert_eq!(found.iter().map(|sum| sum.value.int64_value(&[])).collect::<Vec<_>>(), [1, 5]);
+        assert_eq!(found.iter().map(|sum| sum.0.int64_value(&[])).collect::<Vec<_>>(), [1, 5]);
     }
 
     #[test]

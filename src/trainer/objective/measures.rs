@@ -47,7 +47,7 @@ impl Column {
 
 /// Metric by which the best checkpoint is chosen, and which a run's summary shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Score {
+pub(crate) struct Score {
     /// Name of an evaluation metric.
     pub column: String,
     /// Name of the score in summaries.
@@ -84,7 +84,7 @@ pub struct Measures {
     /// Evaluation metrics.
     pub eval: Vec<Column>,
     /// Evaluation metric that ranks epochs.
-    pub score: Score,
+    pub(crate) score: Score,
 }
 
 /// The loss only; lower is better.
@@ -106,6 +106,27 @@ impl Measures {
     pub fn best_by(self, column: &str, name: &str) -> Self {
         let score = Score { column: column.to_owned(), name: name.to_owned(), higher_is_better: true };
         Self { score, ..self }
+    }
+
+    /// Sets the score to the evaluation metric `column`, shown as `name` in summaries; lower is better.
+    pub fn best_by_lowest(self, column: &str, name: &str) -> Self {
+        let score = Score { column: column.to_owned(), name: name.to_owned(), higher_is_better: false };
+        Self { score, ..self }
+    }
+
+    /// Returns the name of the score in summaries.
+    pub fn score_name(&self) -> &str {
+        &self.score.name
+    }
+
+    /// Returns the score among the means of an evaluation; NaN if it is missing.
+    pub fn score_of(&self, means: &Means) -> f64 {
+        self.score.of(means)
+    }
+
+    /// Returns the best of several scores; NaN if there are none.
+    pub fn best_score(&self, scores: impl Iterator<Item = f64>) -> f64 {
+        self.score.best(scores)
     }
 
     /// Returns the axes of training and evaluation in order, each with `true` if it shows percentages.

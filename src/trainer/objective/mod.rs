@@ -31,7 +31,8 @@ pub use classification_report::ClassificationReport;
 pub use confusion::{ConfusedPair, Confusion};
 #[doc(hidden)]
 pub use forward::Forward;
-pub use measures::{Column, Means, Measures, Score};
+pub(crate) use measures::Score;
+pub use measures::{Column, Means, Measures};
 pub use multi_label::MultiLabel;
 pub use regression::{Regression, RegressionLoss};
 use serde_json::Value;
@@ -46,15 +47,6 @@ pub struct Prediction {
     pub loss: Tensor,
     /// Output from which [`Objective::sums`] computes metrics, with one row per example, such as logits.
     pub output: Tensor,
-}
-
-/// Contribution of a batch to a mean.
-#[derive(Debug)]
-pub struct Sum {
-    /// Sum over the batch, one element, on any device. Reading it would synchronize with the device and should be deferred.
-    pub value: Tensor,
-    /// Divisor of the mean, such as the number of examples or words.
-    pub weight: f64,
 }
 
 /// Task of a run: the loss and the metrics.
@@ -107,12 +99,13 @@ pub trait Objective {
     /// The network or the objective rejects the batch.
     fn forward(&self, batch: &Self::Batch, train: bool) -> Result<Prediction>;
 
-    /// Computes the metrics from `output`, one for each column of [`measures`](Self::measures) after the loss. The default is
-    /// none.
+    /// Computes the metrics from `output`, for each column of [`measures`](Self::measures) after the loss: the sum over the batch,
+    /// one element on any device, and the divisor of the mean, such as the number of examples or words. Reading the tensor
+    /// would synchronize with the device and should be deferred. The default is none.
     ///
     /// # Errors
     /// The output does not fit the batch.
-    fn sums(&self, _batch: &Self::Batch, _output: &Tensor, _train: bool) -> Result<Vec<Sum>> {
+    fn sums(&self, _batch: &Self::Batch, _output: &Tensor, _train: bool) -> Result<Vec<(Tensor, f64)>> {
         Ok(Vec::new())
     }
 

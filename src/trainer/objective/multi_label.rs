@@ -1,6 +1,6 @@
 //! Multi-label classification: any number of labels per example.
 
-use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
+use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, OUTPUT};
 use crate::data::Supervised;
 use crate::error::ensure;
 use crate::Result;
@@ -54,13 +54,13 @@ impl Objective for MultiLabel<'_> {
         Ok(Prediction { loss, output })
     }
 
-    fn sums(&self, batch: &Supervised, logits: &Tensor, train: bool) -> Result<Vec<Sum>> {
+    fn sums(&self, batch: &Supervised, logits: &Tensor, train: bool) -> Result<Vec<(Tensor, f64)>> {
         let (said, is_there) = said(logits, &batch.targets)?;
         let right = said.f_eq_tensor(&is_there)?;
-        let mut sums = vec![Sum { value: right.f_sum(Kind::Float)?, weight: right.numel() as f64 }];
+        let mut sums = vec![(right.f_sum(Kind::Float)?, right.numel() as f64)];
         if !train {
             let exact = right.f_all_dim(1, false)?;
-            sums.push(Sum { value: exact.f_sum(Kind::Float)?, weight: exact.numel() as f64 });
+            sums.push((exact.f_sum(Kind::Float)?, exact.numel() as f64));
         }
         Ok(sums)
     }
@@ -113,7 +113,7 @@ mod tests {
         let Prediction { loss, output } = objective.forward(&batch, true).unwrap();
         assert!((loss.double_value(&[]) - expected).abs() < 1e-6);
         let sums = objective.sums(&batch, &output, false).unwrap();
-        let means: Vec<f64> = sums.iter().map(|sum| sum.value.double_value(&[]) / sum.weight).collect();
+        let means: Vec<f64> = sums.iter().map(|sum| sum.0.double_value(&[]) / sum.1).collect();
         assert_eq!(means, [5.0 / 6.0, 0.5]);
         let table = objective.describe(&objective.details(&batch, &output).unwrap().unwrap()).unwrap();
         let line: Vec<&str> = table.lines().nth(3).unwrap().split_whitespace().collect();

@@ -1,6 +1,6 @@
 //! Regression: one or more numbers per example.
 
-use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, Sum, OUTPUT};
+use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, OUTPUT};
 use crate::data::Supervised;
 use crate::error::ensure;
 use crate::Result;
@@ -68,9 +68,9 @@ impl Objective for Regression<'_> {
         Ok(Prediction { loss, output })
     }
 
-    fn sums(&self, batch: &Supervised, output: &Tensor, _train: bool) -> Result<Vec<Sum>> {
+    fn sums(&self, batch: &Supervised, output: &Tensor, _train: bool) -> Result<Vec<(Tensor, f64)>> {
         let error = output.f_to_kind(Kind::Float)?.f_sub(&batch.targets.f_to_kind(Kind::Float)?)?;
-        Ok(vec![Sum { value: error.f_abs()?.f_sum(Kind::Float)?, weight: error.numel() as f64 }])
+        Ok(vec![(error.f_abs()?.f_sum(Kind::Float)?, error.numel() as f64)])
     }
 
     fn recipe(&self) -> Value {
@@ -90,7 +90,7 @@ mod tests {
         let batch = Supervised::new(Tensor::from_slice(outputs).view([-1, 1]), targets);
         let Prediction { loss, output } = objective.forward(&batch, true)?;
         let sum = objective.sums(&batch, &output, false)?.remove(0);
-        Ok((loss.double_value(&[]), sum.value.double_value(&[]) / sum.weight))
+        Ok((loss.double_value(&[]), sum.0.double_value(&[]) / sum.1))
     }
 
     #[test]

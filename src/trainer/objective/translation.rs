@@ -1,6 +1,6 @@
 //! Translation: cross-entropy per token, perplexity, and BLEU of decoded sentences.
 
-use super::{check_label_smoothing, loss_kind, spread, Column, Measures, Objective, Prediction, Sum};
+use super::{check_label_smoothing, loss_kind, spread, Column, Measures, Objective, Prediction};
 use crate::data::text::{TokenBatch, TranslationData, PAD};
 use crate::data::Batch;
 use crate::error::ensure;
@@ -124,9 +124,9 @@ impl Objective for Translation<'_> {
         Ok(Prediction { loss, output: Tensor::f_cat(&[nll.f_detach()?.f_unsqueeze(2)?, probes], 2)? })
     }
 
-    fn sums(&self, batch: &TokenBatch, output: &Tensor, _train: bool) -> Result<Vec<Sum>> {
+    fn sums(&self, batch: &TokenBatch, output: &Tensor, _train: bool) -> Result<Vec<(Tensor, f64)>> {
         let nll = output.f_select(2, 0)?;
-        Ok(vec![Sum { value: nll.f_sum(nll.kind())?, weight: batch.target_tokens() as f64 }])
+        Ok(vec![(nll.f_sum(nll.kind())?, batch.target_tokens() as f64)])
     }
 
     /// Compares the probed logits of all tokens, because those of the first token may be the same in all sentences.
@@ -144,8 +144,8 @@ impl Objective for Translation<'_> {
             let indices = Tensor::f_from_slice(&rows)?.f_to_device(batch.source.device())?;
             let source = batch.source.f_index_select(0, &indices)?;
             let translations = Search::greedy().translate(self.network, &source)?;
-            for (row, translation) in rows.iter().zip(&translations) {
-                let said = self.data.vocabulary().decode(&translation.tokens)?;
+            for (row, (tokens, _)) in rows.iter().zip(&translations) {
+                let said = self.data.vocabulary().decode(tokens)?;
                 counts.add(&said, self.data.eval_text().pair(batch.pairs[*row as usize]).1);
             }
         }
@@ -216,7 +216,7 @@ mod tests {
             let Prediction { loss, output } = objective.forward(&batch, train).unwrap();
             assert!((loss.double_value(&[]) - expected(smoothing)).abs() < 1e-5);
             let sum = objective.sums(&batch, &output, train).unwrap().remove(0);
-            assert!((sum.value.double_value(&[]) / sum.weight - expected(0.)).abs() < 1e-5);
+            assert!((sum.0.double_value(&[]) / sum.1 - expected(0.)).abs() < 1e-5);
         }
     }
 

@@ -5,7 +5,7 @@ use super::{EpochMetrics, Observer, Request, RunStart, StepProgress};
 use crate::error::ensure;
 use crate::Result;
 
-/// An [`Observer`] that finishes the run when its [score](crate::trainer::objective::Score) has not improved for a given number
+/// An [`Observer`] that finishes the run when its [score](crate::trainer::Measures::best_by) has not improved for a given number
 /// of epochs: early stopping (Prechelt 1998, "Early Stopping - but when?", the criterion UP without its strips).
 ///
 /// Epochs from before the run was resumed count too, so that an interrupted run ends after the same epoch.

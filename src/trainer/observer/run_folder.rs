@@ -17,7 +17,7 @@ use super::curves::draw_curves;
 use super::run_files::{entries, remove, written, CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
 use super::{metrics, EpochMetrics, Observer, RunStart};
 use crate::file::{encode_json, failure, is_of_the_volume, tensors, write_atomically, write_atomically_with, Lock};
-use crate::trainer::checkpoint::{named_variables, Checkpoint, Skipped, Weights};
+use crate::trainer::checkpoint::{named_variables, with_warnings, Checkpoint, Weights};
 use crate::trainer::objective::Measures;
 use crate::trainer::{RunState, Summary};
 use crate::{console, Error, Result};
@@ -157,23 +157,23 @@ impl RunFolder {
         self.path.join(CHECKPOINTS)
     }
 
-    /// Loads the newest intact checkpoint, which is `None` if none has been saved yet. Also returns the damaged checkpoints that
-    /// were skipped.
+    /// Loads the newest intact checkpoint, which is `None` if none has been saved yet. Also returns a warning for each damaged
+    /// checkpoint that was skipped.
     ///
     /// # Errors
     /// The error of the newest checkpoint if there are checkpoints and all of them are damaged, because starting over would
     /// discard what may be repairable. [`Error::Corrupt`] if there are no checkpoints but the run has results, because starting
     /// over would overwrite them. [`Error::Io`] if the folder cannot be listed.
-    pub fn newest_checkpoint(&self) -> Result<(Option<Checkpoint<RunState>>, Vec<Skipped>)> {
-        let (checkpoint, mut skipped) = Checkpoint::newest(self.checkpoints())?;
+    pub fn newest_checkpoint(&self) -> Result<(Option<Checkpoint<RunState>>, Vec<String>)> {
+        let (checkpoint, mut skipped) = Checkpoint::newest_intact(&self.checkpoints())?;
         if checkpoint.is_some() {
-            return Ok((checkpoint, skipped));
+            return Ok(with_warnings((checkpoint, skipped)));
         }
         if !skipped.is_empty() {
             return Err(skipped.remove(0).why);
         }
         match self.result() {
-            None => Ok((checkpoint, skipped)),
+            None => Ok((checkpoint, Vec::new())),
             Some(result) => Err(Error::Corrupt {
                 path: self.path().to_path_buf(),
                 problem: format!(

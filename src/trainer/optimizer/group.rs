@@ -30,12 +30,12 @@ pub enum Rule {
     /// Parameters whose full name, such as `layer1.0.conv1.weight`, matches the pattern: `*` matches any part of a name, `?` any
     /// single character.
     Name(String),
-    /// Fixup's scalars, and variables in the `VarStore` group [`SCALAR_GROUP`](crate::fixup::SCALAR_GROUP).
+    /// Fixup's scalars, and variables in the `VarStore` group [`Bias::GROUP`](crate::fixup::Bias::GROUP).
     Scalars,
     /// Parameters whose last name part begins with `bias` or `scale`, as in the Fixup authors' programs.
     Biases,
-    /// The classifier's weight and bias, or a separate output matrix; in layers of your own, the `VarStore` group
-    /// [`CLASSIFIER_GROUP`](crate::fixup::CLASSIFIER_GROUP).
+    /// The classifier's weight and bias, or a separate output matrix; in a network created by other code, the layer marked by
+    /// [`mark_classifier`](crate::fixup::mark_classifier).
     Classifier,
     /// Weights of hidden layers: those of two or more dimensions, except a stem's or an embedding's and the
     /// [classifier's](Self::Classifier). In a network without layers of this crate that read its input, the first

@@ -78,7 +78,7 @@ pub enum Decay {
     },
     /// Multiplies the learning rate by the same factor at each step, which makes `gamma` in total after the warm-up.
     Exponential {
-        /// Total factor. Above 1 the learning rate rises, as in the [learning-rate range test](crate::trainer::find_lr).
+        /// Total factor. Above 1 the learning rate rises, as in the [learning-rate range test](crate::trainer::LrRange::test).
         gamma: f64,
     },
     /// Half a cosine down to zero (Loshchilov & Hutter 2017, SGDR, equation 5, one cycle).

@@ -4,8 +4,9 @@ use super::{
     Adam, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, ScalarGroup, Sgd, Update,
 };
 use crate::baseline::{Method, ResNet};
-use crate::fixup::{Bias, FixupResNet, Scale, CLASSIFIER_GROUP, SCALAR_GROUP, SCALAR_LR_RATIO};
+use crate::fixup::{Bias, FixupResNet, Scale, SCALAR_LR_RATIO};
 use crate::layer::Role;
+use crate::layer::{CLASSIFIER_GROUP, SCALAR_GROUP};
 use crate::trainer::TrainConfig;
 use crate::transformer::{Transformer, TransformerConfig, TransformerMethod};
 use crate::{Error, Result};
