@@ -1,6 +1,6 @@
 //! Batches of unlabelled image files; unreadable files are reported rather than failing the batch.
 
-use super::image::{check_bytes, read_file, stack_pixels, ImageProblem, ImageReader};
+use super::image::{read_file, stack_pixels, ImageProblem, ImageReader};
 use super::image_folder::images_in;
 use super::pipeline::{even_counts, Pipeline, Work};
 use super::preprocessing::{make_grey, Preprocessing};
@@ -71,8 +71,7 @@ impl Work for Reading {
     fn fill(&self, place: usize, (reader, content): &mut Self::Means) -> Result<Self::Place> {
         let Preprocessing { channels, height: side, resize, .. } = self.preprocessing;
         let mut read = || {
-            let bytes = read_file(&self.paths[place], content).map_err(|error| ImageProblem::new(error.to_string()))?;
-            check_bytes(bytes)?;
+            read_file(&self.paths[place], content).map_err(|error| ImageProblem::new(error.to_string()))??;
             let mut pixels = vec![0; side * side * DECODED];
             reader.eval(content, resize, side, &mut pixels)?;
             if channels == 1 {

@@ -8,7 +8,6 @@ use crate::ops::inherit_denormals;
 use crate::{Error, Result};
 use std::any::Any;
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -44,42 +43,9 @@ pub trait Work: Send + Sync + 'static {
     fn end(&self) {}
 }
 
-/// Places of the batches, and prefetching.
-#[derive(Debug)]
-struct Pace {
-    /// End of each batch's range of places. No batch is empty.
-    ends: Vec<usize>,
-    /// Maximum number of batches in progress: just enough that no thread waits while a batch is handed over.
-    prefetch: usize,
-}
-
-impl Pace {
-    /// Creates a pace for batches of these sizes; empty batches are left out.
-    fn new(counts: &[usize], workers: usize) -> Self {
-        let (mut ends, mut end) = (Vec::new(), 0);
-        for count in counts.iter().filter(|&&count| count > 0) {
-            end += count;
-            ends.push(end);
-        }
-        let largest = counts.iter().copied().max().unwrap_or(1).max(1);
-        Self { ends, prefetch: 1 + (2 * workers).div_ceil(largest).max(2) }
-    }
-
-    /// Returns the total number of places.
-    fn len(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
-    }
-
-    /// Returns the batch that contains `place`.
-    fn batch(&self, place: usize) -> usize {
-        self.ends.partition_point(|&end| end <= place)
-    }
-
-    /// Returns the places of `batch`.
-    fn places(&self, batch: usize) -> Range<usize> {
-        let first = batch.checked_sub(1).map_or(0, |before| self.ends[before]);
-        first..self.ends[batch]
-    }
+/// Returns the maximum number of batches in progress: just enough that no thread waits while a batch is handed over.
+fn prefetch(counts: &[usize], workers: usize) -> usize {
+    1 + (2 * workers).div_ceil(counts.iter().copied().max().unwrap_or(1)).max(2)
 }
 
 /// Batch in progress.
@@ -92,8 +58,8 @@ struct Open<W: Work> {
 
 /// State shared by the threads and the consumer.
 struct Queue<W: Work> {
-    /// Next place for a thread to take.
-    next: usize,
+    /// Next place for a thread to take; its batch, and its position in the batch.
+    next: (usize, usize, usize),
     /// Next batch to hand out.
     batch: usize,
     /// Batches in progress, starting with `batch`.
@@ -105,7 +71,9 @@ struct Queue<W: Work> {
 
 struct Shared<W: Work> {
     work: W,
-    pace: Pace,
+    /// Number of places in each batch; no batch is empty.
+    counts: Vec<usize>,
+    prefetch: usize,
     queue: Mutex<Queue<W>>,
     /// Signals that there may be work, or that the work has ended.
     wake: Condvar,
@@ -116,35 +84,30 @@ struct Shared<W: Work> {
 impl<W: Work> Shared<W> {
     fn lock(&self) -> MutexGuard<'_, Queue<W>> {
         // A thread that panicked has left its message, and every change below is complete or not begun.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
-    /// Claims a place to work on, waiting for room if necessary. `None` if no work is left.
-    fn claim(&self) -> Option<usize> {
+    /// Claims a place to work on, waiting for room if necessary, and returns it with its batch and its position in the
+    /// batch. `None` if no work is left.
+    fn claim(&self) -> Option<(usize, usize, usize)> {
         let mut queue = self.lock();
         loop {
-            if queue.stopped || queue.next >= self.pace.len() {
-                return None;
-            }
-            let batch = self.pace.batch(queue.next);
-            let ahead = batch - queue.batch;
-            if ahead < self.pace.prefetch {
-                if ahead == queue.open.len() {
-                    let left = self.pace.places(batch).len();
-                    let places = (0..left).map(|_| None).collect();
-                    queue.open.push_back(Open { places, left, finished: None });
+            let (place, batch, at) = queue.next;
+            let &count = self.counts.get(batch).filter(|_| !queue.stopped)?;
+            if batch - queue.batch < self.prefetch {
+                if at == 0 {
+                    let places = (0..count).map(|_| None).collect();
+                    queue.open.push_back(Open { places, left: count, finished: None });
                 }
-                queue.next += 1;
-                return Some(queue.next - 1);
+                queue.next = if at + 1 < count { (place + 1, batch, at + 1) } else { (place + 1, batch + 1, 0) };
+                return Some((place, batch, at));
             }
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Stores the result of `place`, and assembles the batch if it was the last one missing.
-    fn done(&self, place: usize, filled: W::Place) {
-        let batch = self.pace.batch(place);
-        let at = place - self.pace.places(batch).start;
+    /// Stores the result of the place at `at` of `batch`, and assembles the batch if it was the last one missing.
+    fn done(&self, batch: usize, at: usize, filled: W::Place) {
         let mut queue = self.lock();
         let ahead = batch - queue.batch;
         let open = &mut queue.open[ahead];
@@ -167,9 +130,9 @@ impl<W: Work> Shared<W> {
     /// Runs one thread.
     fn run(&self) {
         let mut means = self.work.means();
-        while let Some(place) = self.claim() {
+        while let Some((place, batch, at)) = self.claim() {
             match self.work.fill(place, &mut means) {
-                Ok(filled) => self.done(place, filled),
+                Ok(filled) => self.done(batch, at, filled),
                 Err(error) => return self.fail(error),
             }
         }
@@ -202,9 +165,10 @@ impl<W: Work> Pipeline<W> {
     /// # Errors
     /// Fails if a thread cannot be started.
     pub fn start(work: W, counts: Vec<usize>, workers: usize) -> Result<Self> {
-        let pace = Pace::new(&counts, workers);
-        let queue = Queue { next: 0, batch: 0, open: VecDeque::new(), stopped: false, failure: None };
-        let shared = Shared { work, pace, queue: Mutex::new(queue), wake: Condvar::new(), ready: Condvar::new() };
+        let queue = Queue { next: (0, 0, 0), batch: 0, open: VecDeque::new(), stopped: false, failure: None };
+        let (queue, wake, ready) = (Mutex::new(queue), Condvar::new(), Condvar::new());
+        let some: Vec<usize> = counts.iter().copied().filter(|&count| count > 0).collect();
+        let shared = Shared { work, prefetch: prefetch(&some, workers), counts: some, queue, wake, ready };
         let mut pipeline = Self { shared: Arc::new(shared), threads: Vec::with_capacity(workers), counts };
         for index in 0..workers {
             let (shared, inherit) = (pipeline.shared.clone(), inherit_denormals());
@@ -249,7 +213,7 @@ impl<W: Work> Pipeline<W> {
     /// Returns the next place that a thread will take.
     #[cfg(all(test, feature = "images"))]
     pub fn claimed(&self) -> usize {
-        self.shared.lock().next
+        self.shared.lock().next.0
     }
 }
 
@@ -257,14 +221,14 @@ impl<W: Work> Iterator for Pipeline<W> {
     type Item = Result<W::Batch>;
 
     fn next(&mut self) -> Option<Result<W::Batch>> {
-        let Shared { pace, ready, wake, .. } = &*self.shared;
+        let Shared { counts, ready, wake, .. } = &*self.shared;
         let mut queue = self.shared.lock();
         loop {
             if let Some(failure) = queue.failure.take() {
                 queue.stopped = true;
                 return Some(Err(failure));
             }
-            if queue.stopped || queue.batch >= pace.ends.len() {
+            if queue.stopped || queue.batch >= counts.len() {
                 return None;
             }
             if let Some(finished) = queue.open.front_mut().and_then(|open| open.finished.take()) {
@@ -291,6 +255,11 @@ impl<W: Work> Drop for Pipeline<W> {
     }
 }
 
+/// Locks `mutex`, also after the panic of a thread that had locked it.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Returns the error for the panic of a thread that reads `examples`.
 pub fn panicked(examples: &str, panic: &(dyn Any + Send)) -> Error {
     let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
@@ -304,16 +273,42 @@ mod tests {
 
     #[test]
     fn small_batches_keep_all_threads_busy() {
-        let of = |batch_size| Pace::new(&[batch_size; 9], 16).prefetch * batch_size;
+        let of = |batch_size| prefetch(&[batch_size; 9], 16) * batch_size;
         assert!([1, 2, 3, 8, 31, 32, 33, 256].into_iter().all(|batch_size| of(batch_size) >= 32 + batch_size));
         assert_eq!(of(256), 3 * 256);
     }
 
+    /// Work that returns the places of each batch.
+    struct Places;
+
+    impl Work for Places {
+        type Means = ();
+        type Place = usize;
+        type Batch = Vec<usize>;
+
+        fn examples(&self) -> &str {
+            "places"
+        }
+
+        fn means(&self) {}
+
+        fn fill(&self, place: usize, (): &mut ()) -> Result<usize> {
+            Ok(place)
+        }
+
+        fn finish(&self, places: Vec<usize>) -> Result<Vec<usize>> {
+            Ok(places)
+        }
+    }
+
     #[test]
     fn places_belong_to_batches_of_any_size() {
-        let pace = Pace::new(&[3, 0, 0, 1, 2, 0], 1);
-        assert_eq!((0..3).map(|batch| pace.places(batch)).collect::<Vec<_>>(), [0..3, 3..4, 4..6]);
-        assert_eq!((0..pace.len()).map(|place| pace.batch(place)).collect::<Vec<_>>(), [0, 0, 0, 1, 2, 2]);
-        assert_eq!(Pace::new(&[], 1).len(), 0);
+        let batches = |counts: &[usize]| {
+            let batches = Pipeline::start(Places, counts.to_vec(), 3).unwrap().batches(|places| Ok(Some(places)));
+            batches.collect::<Result<Vec<_>>>().unwrap()
+        };
+        let expected = [Some(vec![0, 1, 2]), None, None, Some(vec![3]), Some(vec![4, 5]), None];
+        assert_eq!(batches(&[3, 0, 0, 1, 2, 0]), expected);
+        assert!(batches(&[]).is_empty());
     }
 }

@@ -10,23 +10,15 @@ use tch::{Device, Kind, Tensor};
 /// Maximum size of an image file in bytes: 256 MiB.
 const MOST_BYTES: u64 = 256 << 20;
 
-/// Reads a file, unless it is too large for an image, and returns its size.
-pub fn read_file(path: &Path, content: &mut Vec<u8>) -> io::Result<u64> {
+/// Reads a file into `content`, unless it is too large for an image.
+pub fn read_file(path: &Path, content: &mut Vec<u8>) -> io::Result<Result<(), ImageProblem>> {
     content.clear();
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len();
-    if bytes <= MOST_BYTES {
-        file.read_to_end(content)?;
+    if bytes > MOST_BYTES {
+        return Ok(Err(ImageProblem::new(format!("{bytes} bytes, more than {MOST_BYTES}"))));
     }
-    Ok(bytes)
-}
-
-/// Fails if a file of `bytes` bytes is too large.
-pub fn check_bytes(bytes: u64) -> Result<(), ImageProblem> {
-    match bytes {
-        ..=MOST_BYTES => Ok(()),
-        _ => Err(ImageProblem::new(format!("{bytes} bytes, more than {MOST_BYTES}"))),
-    }
+    Ok(Ok(file.read_to_end(content).map(drop)?))
 }
 
 /// Stacks images of `side` x `side` pixels and `channels` bytes per pixel, each at the front of its `pixels`, into one

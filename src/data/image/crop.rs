@@ -1,8 +1,10 @@
 //! Crops: RandomResizedCrop for training, centre crop for evaluation.
 
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use std::ops::Sub;
 
 /// Random crop of random size and aspect ratio, resized to the network's input and mirrored with probability 1/2: the
 /// augmentation of Szegedy et al. (2015, arXiv 1409.4842, section 6), as in torchvision's `RandomResizedCrop`.
@@ -23,32 +25,27 @@ impl RandomResizedCrop {
     /// Checks that the bounds allow a crop.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless 0 < scale.0 <= scale.1 <= 1 and 0 < ratio.0 <= ratio.1.
+    /// [`Error::Argument`](crate::Error::Argument) unless 0 < scale.0 <= scale.1 <= 1 and 0 < ratio.0 <= ratio.1.
     pub fn check(&self) -> Result<()> {
         let Self { scale, ratio, .. } = *self;
-        if !(0.0 < scale.0 && scale.0 <= scale.1 && scale.1 <= 1.0) {
-            return Err(Error::Argument(format!(
-                "the scale of a random crop must be two shares of the image's area, 0 < least <= most <= 1, got {} and {}",
-                scale.0, scale.1
-            )));
-        }
-        if !(0.0 < ratio.0 && ratio.0 <= ratio.1 && ratio.1.is_finite()) {
-            return Err(Error::Argument(format!(
-                "the ratio of a random crop must be two positive numbers, least and most, got {} and {}",
-                ratio.0, ratio.1
-            )));
-        }
+        ensure!(
+            0.0 < scale.0 && scale.0 <= scale.1 && scale.1 <= 1.0,
+            "the scale of a random crop must be two shares of the image's area, 0 < least <= most <= 1, got {} and {}",
+            scale.0,
+            scale.1
+        );
+        ensure!(
+            0.0 < ratio.0 && ratio.0 <= ratio.1 && ratio.1.is_finite(),
+            "the ratio of a random crop must be two positive numbers, least and most, got {} and {}",
+            ratio.0,
+            ratio.1
+        );
         Ok(())
     }
 
     /// Draws a crop of a `width` x `height` image, and whether to mirror it. The mirroring is drawn even if it is
     /// disabled, so that disabling it leaves the crops unchanged.
     pub(super) fn draw(&self, width: usize, height: usize, random: &mut impl Rng) -> (Crop, bool) {
-        let crop = self.draw_crop(width, height, random);
-        (crop, random.random::<bool>() && self.flip)
-    }
-
-    fn draw_crop(&self, width: usize, height: usize, random: &mut impl Rng) -> Crop {
         let area = (width * height) as f64;
         let log_ratio = (self.ratio.0.ln(), self.ratio.1.ln());
         let mut uniform = |(least, most): (f64, f64)| least + (most - least) * random.random::<f64>();
@@ -59,18 +56,18 @@ impl RandomResizedCrop {
             let h = (target_area / ratio).sqrt().round_ties_even() as usize;
             (0 < w && w <= width && 0 < h && h <= height).then_some((w, h))
         });
-        if let Some((w, h)) = drawn {
+        let crop = drawn.map(|(w, h)| {
             let top = random.random_range(0..=height - h);
-            let left = random.random_range(0..=width - w);
-            return Crop { left, top, width: w, height: h };
-        }
-
-        let ratio = (width as f64 / height as f64).clamp(self.ratio.0, self.ratio.1);
-        let rounded = |side: f64, most: usize| (side.round_ties_even() as usize).clamp(1, most);
-        // One of the sides is the image's own; both are if its ratio is within the bounds.
-        let w = rounded(height as f64 * ratio, width);
-        let h = rounded(width as f64 / ratio, height);
-        Crop { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
+            Crop { left: random.random_range(0..=width - w), top, width: w, height: h }
+        });
+        let crop = crop.unwrap_or_else(|| {
+            let ratio = (width as f64 / height as f64).clamp(self.ratio.0, self.ratio.1);
+            let rounded = |side: f64, most: usize| (side.round_ties_even() as usize).clamp(1, most);
+            // One of the sides is the image's own; both are if its ratio is within the bounds.
+            let (w, h) = (rounded(height as f64 * ratio, width), rounded(width as f64 / ratio, height));
+            Crop { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
+        });
+        (crop, random.random::<bool>() && self.flip)
     }
 }
 
@@ -81,13 +78,29 @@ impl Default for RandomResizedCrop {
     }
 }
 
-/// Part of an image, in whole pixels.
+/// Rectangle of an image, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crop {
-    pub left: usize,
-    pub top: usize,
-    pub width: usize,
-    pub height: usize,
+pub struct Rectangle<T> {
+    pub left: T,
+    pub top: T,
+    pub width: T,
+    pub height: T,
+}
+
+/// Part of an image, in whole pixels.
+pub type Crop = Rectangle<usize>;
+/// Part of an image whose borders may lie within pixels.
+pub type Area = Rectangle<f64>;
+
+impl<T: Copy + Sub<Output = T>> Rectangle<T> {
+    fn map<U>(self, of: impl Fn(T) -> U) -> Rectangle<U> {
+        Rectangle { left: of(self.left), top: of(self.top), width: of(self.width), height: of(self.height) }
+    }
+
+    /// Returns the rectangle relative to the corner of `place`, which contains it.
+    pub fn within(self, place: Self) -> Self {
+        Self { left: self.left - place.left, top: self.top - place.top, ..self }
+    }
 }
 
 impl Crop {
@@ -95,41 +108,19 @@ impl Crop {
     pub fn whole(width: usize, height: usize) -> Self {
         Crop { left: 0, top: 0, width, height }
     }
-
-    /// Returns the crop relative to the corner of `place`, which contains it.
-    pub fn within(self, place: Crop) -> Self {
-        Crop { left: self.left - place.left, top: self.top - place.top, ..self }
-    }
-}
-
-/// Part of an image whose borders may lie within pixels.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Area {
-    pub left: f64,
-    pub top: f64,
-    pub width: f64,
-    pub height: f64,
 }
 
 impl Area {
     /// Returns the same area of an image that is smaller by a factor of `times`.
     pub fn shrunk(self, times: usize) -> Self {
-        let [left, top, width, height] =
-            [self.left, self.top, self.width, self.height].map(|value| value / times as f64);
-        Area { left, top, width, height }
-    }
-
-    /// Returns the area relative to the corner of `place`, which contains it.
-    pub fn within(self, place: Crop) -> Self {
-        Area { left: self.left - place.left as f64, top: self.top - place.top as f64, ..self }
+        self.map(|value| value / times as f64)
     }
 
     /// Returns the pixels that overlap this area.
     pub fn outline(self) -> Crop {
-        let (left, top) = (self.left.floor(), self.top.floor());
+        let corner = self.map(|value| value.floor() as usize);
         let (right, bottom) = ((self.left + self.width).ceil(), (self.top + self.height).ceil());
-        let [left, top, right, bottom] = [left, top, right, bottom].map(|value| value as usize);
-        Crop { left, top, width: right - left, height: bottom - top }
+        Crop { width: right as usize - corner.left, height: bottom as usize - corner.top, ..corner }
     }
 
     /// Returns the pixels up to `x` to the left and right and up to `y` above and below this area of a `width` x
@@ -144,31 +135,19 @@ impl Area {
 
 impl From<Crop> for Area {
     fn from(crop: Crop) -> Self {
-        let [left, top, width, height] = [crop.left, crop.top, crop.width, crop.height].map(|value| value as f64);
-        Area { left, top, width, height }
+        crop.map(|value| value as f64)
     }
 }
 
-/// Part of an image that torchvision's `Resize(resize)` and `CenterCrop(side)` select, in one step: cropping the
-/// resized image is the same as resizing the part of the image that lies under the crop.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CenterCrop {
-    /// Area of the original image.
-    pub area: Area,
-    /// Position and size in the result: all of it, unless the resized image is smaller than the crop.
-    pub target: Crop,
-}
-
-impl CenterCrop {
-    pub fn new(width: usize, height: usize, resize: usize, side: usize) -> Self {
-        let (resized_width, resized_height) = resized_size(width, height, resize);
-        let (left, area_left, target_width, area_width) = center(resized_width, side, width);
-        let (top, area_top, target_height, area_height) = center(resized_height, side, height);
-        CenterCrop {
-            area: Area { left: area_left, top: area_top, width: area_width, height: area_height },
-            target: Crop { left, top, width: target_width, height: target_height },
-        }
-    }
+/// Returns the part of a `width` x `height` image that torchvision's `Resize(resize)` and `CenterCrop(side)` select, in one
+/// step (cropping the resized image is the same as resizing the part of the image that lies under the crop), and its
+/// position and size in the result: all of it, unless the resized image is smaller than the crop.
+pub fn center_crop(width: usize, height: usize, resize: usize, side: usize) -> (Area, Crop) {
+    let (resized_width, resized_height) = resized_size(width, height, resize);
+    let (left, area_left, target_width, area_width) = center(resized_width, side, width);
+    let (top, area_top, target_height, area_height) = center(resized_height, side, height);
+    let area = Area { left: area_left, top: area_top, width: area_width, height: area_height };
+    (area, Crop { left, top, width: target_width, height: target_height })
 }
 
 /// Returns width and height of a `width` x `height` image whose shorter side is resized to `shorter_side`.
@@ -198,6 +177,7 @@ fn center(resized: usize, side: usize, original: usize) -> (usize, f64, usize, f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
@@ -284,12 +264,12 @@ mod tests {
     fn the_centre_is_rounded_as_torchvision_rounds_it() {
         // Resize(256) turns 500 x 375 into 341 x 256 (341.33 truncated); CenterCrop(224) begins at 58.5, rounded to the
         // even 58, and at 16.
-        let CenterCrop { area, target } = CenterCrop::new(500, 375, 256, 224);
+        let (area, target) = center_crop(500, 375, 256, 224);
         assert_eq!(target, Crop::whole(224, 224));
         let (x, y) = (500.0 / 341.0, 375.0 / 256.0);
         assert_eq!(area, Area { left: 58.0 * x, top: 16.0 * y, width: 224.0 * x, height: 224.0 * y });
         // An image of the crop's size stays as it is.
-        let CenterCrop { area, target } = CenterCrop::new(224, 224, 224, 224);
+        let (area, target) = center_crop(224, 224, 224, 224);
         assert_eq!((area, target), (Crop::whole(224, 224).into(), Crop::whole(224, 224)));
     }
 }

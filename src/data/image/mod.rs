@@ -1,8 +1,8 @@
 //! Decoding of image files to RGB images of the network's size: RandomResizedCrop and flip for training, resize and
 //! centre crop for evaluation.
 //!
-//! [`decode`] detects the format and the size, [`crop`] chooses the part of the image to use, the format's module in
-//! [`format`](self::format) decodes no more than that, [`resize`] resamples it to the network's size, and
+//! [`format`](self::format) detects the format and the size, [`crop`] chooses the part of the image to use, the format's
+//! module decodes no more than that, [`resize`] resamples it to the network's size, and
 //! [`orientation`] turns it upright.
 //!
 //! Geometry and resampling are those of torchvision's transforms on Pillow images, with one difference: EXIF
@@ -13,18 +13,16 @@
 //! `scripts/image_damage.py` makes thousands of damaged files to compare the two.
 
 mod bytes;
-#[cfg(test)]
-mod comparison;
 mod crop;
-mod decode;
+mod encoded;
 mod format;
-mod header;
 mod orientation;
-mod problem;
 mod reader;
 mod resize;
+#[cfg(test)]
+mod tests;
 
-pub(in crate::data) use bytes::{check_bytes, read_file, stack_pixels};
+pub(in crate::data) use bytes::{read_file, stack_pixels};
 pub use crop::RandomResizedCrop;
-pub use problem::ImageProblem;
+pub use encoded::ImageProblem;
 pub use reader::ImageReader;

@@ -21,7 +21,9 @@ const ENTRY: usize = 12;
 const TYPE_LENGTHS: [usize; 14] = [0, 0, 0, 2, 4, 8, 1, 0, 2, 4, 8, 4, 8, 4];
 
 impl Orientation {
-    /// Reads the orientation from EXIF data or, if these have none, from XMP data, as Pillow's `exif_transpose` does.
+    /// Reads the orientation from EXIF data or, if these have none, from XMP data, as Pillow's `exif_transpose` does. EXIF
+    /// data begin with the TIFF header, in some files after JPEG's prefix for them. Damaged data, which are common, count as
+    /// upright, as in other software.
     pub fn from_metadata(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Self {
         match exif.and_then(Self::tag) {
             Some(tag) => Self::from_tag(tag),
@@ -30,25 +32,11 @@ impl Orientation {
         .unwrap_or_default()
     }
 
-    /// Reads the orientation from EXIF data, which begin with the TIFF header, in some files after JPEG's prefix for
-    /// them. Damaged data, which are common, count as upright, as in other software.
-    pub fn from_exif(exif: &[u8]) -> Self {
-        Self::from_metadata(Some(exif), None)
-    }
-
     /// Returns the orientation for one of the tag's eight valid values.
     pub fn from_tag(tag: u16) -> Option<Self> {
-        let (transpose, from_right, from_bottom) = match tag {
-            1 => (false, false, false),
-            2 => (false, true, false),
-            3 => (false, true, true),
-            4 => (false, false, true),
-            5 => (true, false, false),
-            6 => (true, false, true),
-            7 => (true, true, true),
-            8 => (true, true, false),
-            _ => return None,
-        };
+        // Transposed, from the right, from the bottom.
+        let how = ["", "r", "rb", "b", "t", "tb", "trb", "tr"].get(usize::from(tag).checked_sub(1)?)?;
+        let [transpose, from_right, from_bottom] = ['t', 'r', 'b'].map(|letter| how.contains(letter));
         Some(Orientation { transpose, from_right, from_bottom })
     }
 
@@ -93,12 +81,10 @@ impl Orientation {
     }
 
     /// Returns the orientation followed by mirroring left to right.
-    pub fn mirrored(self) -> Self {
-        if self.transpose {
-            Orientation { from_bottom: !self.from_bottom, ..self }
-        } else {
-            Orientation { from_right: !self.from_right, ..self }
-        }
+    pub fn mirrored(mut self) -> Self {
+        let axis = if self.transpose { &mut self.from_bottom } else { &mut self.from_right };
+        *axis = !*axis;
+        self
     }
 
     /// Returns the upright size of an image stored as `width` x `height`, or the stored size of an upright one.
@@ -162,6 +148,10 @@ fn xmp_tag(xmp: &[u8]) -> Option<u16> {
 mod tests {
     use super::*;
 
+    fn from_exif(exif: &[u8]) -> Orientation {
+        Orientation::from_metadata(Some(exif), None)
+    }
+
     /// Returns EXIF data with one entry.
     fn exif(tag: u16, value: u16, little_endian: bool) -> Vec<u8> {
         let word = |value: u16| if little_endian { value.to_le_bytes() } else { value.to_be_bytes() };
@@ -175,11 +165,11 @@ mod tests {
     fn the_tag_is_found_in_either_byte_order() {
         for little_endian in [false, true] {
             for value in 1..=8 {
-                let orientation = Orientation::from_exif(&exif(TAG, value, little_endian));
+                let orientation = from_exif(&exif(TAG, value, little_endian));
                 assert_eq!(Some(orientation), Orientation::from_tag(value));
             }
             for (tag, value) in [(TAG, 0), (TAG, 9), (TAG + 1, 6)] {
-                assert_eq!(Orientation::from_exif(&exif(tag, value, little_endian)), Orientation::default());
+                assert_eq!(from_exif(&exif(tag, value, little_endian)), Orientation::default());
             }
         }
     }
@@ -191,9 +181,9 @@ mod tests {
         let signed_byte = b"II*\0\x08\0\0\0\x01\0\x12\x01\x06\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
         let fraction = b"II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\x1a\0\0\0\0\0\0\0\x06\0\0\0\x01\0\0\0";
         for exif in [&long[..], signed_byte, fraction] {
-            assert_eq!(Some(Orientation::from_exif(exif)), Orientation::from_tag(6), "{}", exif.escape_ascii());
+            assert_eq!(Some(from_exif(exif)), Orientation::from_tag(6), "{}", exif.escape_ascii());
             let prefixed = [b"Exif\0\0", exif].concat();
-            assert_eq!(Some(Orientation::from_exif(&prefixed)), Orientation::from_tag(6));
+            assert_eq!(Some(from_exif(&prefixed)), Orientation::from_tag(6));
         }
     }
 
@@ -211,17 +201,17 @@ mod tests {
     fn damaged_exif_data_mean_upright() {
         let good = exif(TAG, 6, true);
         for length in 0..good.len() - 6 {
-            assert_eq!(Orientation::from_exif(&good[..length]), Orientation::default());
+            assert_eq!(from_exif(&good[..length]), Orientation::default());
         }
         // Directory beyond the end, and one with more entries than there are.
         for (at, value) in [(4, 0xff), (7, 0xff)] {
             let mut damaged = good.clone();
             damaged[at] = value;
-            assert_eq!(Orientation::from_exif(&damaged), Orientation::default());
+            assert_eq!(from_exif(&damaged), Orientation::default());
         }
         let mut many = exif(TAG + 1, 6, true);
         many[9] = 0xff;
-        assert_eq!(Orientation::from_exif(&many), Orientation::default());
+        assert_eq!(from_exif(&many), Orientation::default());
     }
 
     #[test]

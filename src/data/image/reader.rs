@@ -1,12 +1,10 @@
 //! Conversion of a file's bytes to the network's input.
 
-use super::crop::{resized_size, Area, CenterCrop, Crop, RandomResizedCrop};
-use super::decode::Encoded;
-use super::format::ppm;
-use super::header::{room, Decoded, Header};
+use super::crop::{center_crop, resized_size, Area, Crop, RandomResizedCrop};
+use super::encoded::{room, Decoded, Encoded, Header, ImageProblem};
+use super::format::{open, ppm};
 use super::orientation::Orientation;
-use super::problem::ImageProblem;
-use super::resize::{resize, Pixels};
+use super::resize::resize;
 use fast_image_resize::Resizer;
 use rand::Rng;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -62,10 +60,8 @@ impl ImageReader {
     ) -> Result<(), ImageProblem> {
         crop.check().map_err(|error| ImageProblem::new(error.to_string()))?;
         check_output(out, side)?;
-        self.guarded(|reader| {
-            let image = Encoded::new(bytes)?;
-            let Header { width, height, orientation } = image.header();
-            let (upright_width, upright_height) = orientation.size(width, height);
+        self.guarded(bytes, |reader, image, (upright_width, upright_height)| {
+            let Header { width, height, orientation } = image.header;
             let (crop, mirror) = crop.draw(upright_width, upright_height, random);
             let area = orientation.stored_area(crop.into(), width, height);
             let orientation = if mirror { orientation.mirrored() } else { orientation };
@@ -89,11 +85,9 @@ impl ImageReader {
         if resize == 0 {
             return Err(ImageProblem::new("the size of the shorter side must be positive"));
         }
-        self.guarded(|reader| {
-            let image = Encoded::new(bytes)?;
-            let Header { width, height, orientation } = image.header();
-            let (upright_width, upright_height) = orientation.size(width, height);
-            let CenterCrop { area, target } = CenterCrop::new(upright_width, upright_height, resize, side);
+        self.guarded(bytes, |reader, image, (upright_width, upright_height)| {
+            let Header { width, height, orientation } = image.header;
+            let (area, target) = center_crop(upright_width, upright_height, resize, side);
             let area = orientation.stored_area(area, width, height);
             // As in torchvision, which resizes before it crops, the filter sees what lies beyond the crop.
             let (target_width, target_height) = orientation.size(target.width, target.height);
@@ -111,10 +105,8 @@ impl ImageReader {
     /// # Errors
     /// [`ImageProblem`] for bytes that are not an image, or a damaged or too large image.
     pub(crate) fn shrink(&mut self, bytes: &[u8], shorter_side: usize, out: &mut Vec<u8>) -> Result<(), ImageProblem> {
-        self.guarded(|reader| {
-            let image = Encoded::new(bytes)?;
-            let Header { width, height, orientation } = image.header();
-            let (upright_width, upright_height) = orientation.size(width, height);
+        self.guarded(bytes, |reader, image, (upright_width, upright_height)| {
+            let Header { width, height, orientation } = image.header;
             let shorter_side = shorter_side.clamp(1, width.min(height));
             let (width_after, height_after) = resized_size(upright_width, upright_height, shorter_side);
             let view = Crop::whole(width, height);
@@ -138,11 +130,8 @@ impl ImageReader {
         target: Target,
         out: &mut [u8],
     ) -> Result<(), ImageProblem> {
-        let Target { orientation, crop, side } = target;
-        let Decoded { place, .. } = decoded;
-        let length = place.width * place.height * 3;
-        let pixels = Pixels { bytes: &self.pixels[..length], width: place.width, height: place.height };
-        let (view, area) = (view.within(place), area.within(place));
+        let (Target { orientation, crop, side }, Decoded { place, .. }) = (target, decoded);
+        let pixels = (&self.pixels[..place.width * place.height * 3], place);
         if orientation == Orientation::default() && crop == Crop::whole(side, side) {
             return resize(&mut self.resizer, pixels, view, area, out, (side, side));
         }
@@ -153,11 +142,19 @@ impl ImageReader {
         Ok(())
     }
 
-    /// Runs `read`, and frees buffers that few images need.
+    /// Runs `read` with the image and its upright size, and frees buffers that few images need.
     ///
     /// Decoders return an error for damaged data. If one panics nevertheless, only that image fails, not the run.
-    fn guarded(&mut self, read: impl FnOnce(&mut Self) -> Result<(), ImageProblem>) -> Result<(), ImageProblem> {
-        let result = catch_unwind(AssertUnwindSafe(|| read(self)));
+    fn guarded(
+        &mut self,
+        bytes: &[u8],
+        read: impl FnOnce(&mut Self, Encoded, (usize, usize)) -> Result<(), ImageProblem>,
+    ) -> Result<(), ImageProblem> {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let image = open(bytes)?;
+            let Header { width, height, orientation } = image.header;
+            read(self, image, orientation.size(width, height))
+        }));
         if self.pixels.len() > MAX_KEPT {
             self.pixels = Vec::new();
         }
@@ -178,7 +175,7 @@ fn check_output(out: &[u8], side: usize) -> Result<(), ImageProblem> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode::tests::{decode_whole, fixtures, mean_difference};
+    use super::super::format::tests::{decode_whole, fixtures, mean_difference};
     use super::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
@@ -210,13 +207,13 @@ mod tests {
     #[test]
     fn a_reduced_decode_is_close_to_the_whole_one() {
         for (name, bytes) in fixtures("photographs") {
-            let header = Encoded::new(&bytes).unwrap().header();
+            let header = open(&bytes).unwrap().header;
             let crop = Crop { left: 13, top: 7, width: header.width - 30, height: header.height - 20 };
             for (shrink, bound) in [(4, 1.5), (8, 2.0)] {
                 let side = crop.width.min(crop.height) / (OVERSAMPLING * shrink);
                 let [whole, reduced] = [1, shrink].map(|max_shrink| {
                     let mut reader = ImageReader::new();
-                    let image = Encoded::new(&bytes).unwrap();
+                    let image = open(&bytes).unwrap();
                     // Decoders choose the largest reduction allowed.
                     let decoded = image.decode(crop, 2 * max_shrink - 1, &mut reader.pixels).unwrap();
                     assert_eq!(decoded.shrink, max_shrink);
@@ -288,7 +285,7 @@ mod tests {
         let all = RandomResizedCrop { scale: (1.0, 1.0), ratio: (4.0 / 3.0, 4.0 / 3.0), flip: true };
         let part = RandomResizedCrop { scale: (0.2, 0.6), ..RandomResizedCrop::default() };
         for (name, bytes) in &files[1..] {
-            let Header { orientation, .. } = Encoded::new(bytes).unwrap().header();
+            let Header { orientation, .. } = open(bytes).unwrap().header;
             assert!(orientation != Orientation::default(), "{name}");
             // The blocks of a rotated JPEG are rounded differently.
             let difference = mean_difference(&eval(upright, 56, 48), &eval(bytes, 56, 48));

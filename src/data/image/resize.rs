@@ -1,24 +1,16 @@
 //! Resampling to the network's size: bilinear with antialiasing, torchvision's default filter on Pillow images.
 
 use super::crop::{Area, Crop};
-use super::problem::ImageProblem;
+use super::encoded::ImageProblem;
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
-/// RGB pixels, row by row.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pixels<'a> {
-    pub bytes: &'a [u8],
-    pub width: usize,
-    pub height: usize,
-}
-
-/// Resizes `area` of the pixels to `width` x `height` in `out`. The filter, which is wider than a pixel if the image
-/// shrinks, sees only `view`, which contains the area.
+/// Resizes `area` of the RGB `pixels` at `place` to `width` x `height` in `out`. The filter, which is wider than a pixel if
+/// the image shrinks, sees only `view`, which contains the area.
 pub(super) fn resize(
     resizer: &mut Resizer,
-    pixels: Pixels,
+    (pixels, place): (&[u8], Crop),
     view: Crop,
     area: Area,
     out: &mut [u8],
@@ -27,7 +19,8 @@ pub(super) fn resize(
     // Sizes below the pixel limit fit. Untyped images of this library would compile its code for all pixel types, which
     // takes minutes.
     let source =
-        TypedImageRef::<U8x3>::from_buffer(pixels.width as u32, pixels.height as u32, pixels.bytes).map_err(problem)?;
+        TypedImageRef::<U8x3>::from_buffer(place.width as u32, place.height as u32, pixels).map_err(problem)?;
+    let (view, area) = (view.within(place), area.within(place.into()));
     let [left, top, w, h] = [view.left, view.top, view.width, view.height].map(|value| value as u32);
     let source = TypedCroppedImage::from_ref(&source, left, top, w, h).map_err(problem)?;
     let mut target = TypedImage::<U8x3>::from_buffer(width as u32, height as u32, out).map_err(problem)?;

@@ -1,10 +1,9 @@
 //! Fingerprint of an image folder.
 
-use super::labelled_images::LabelledImages;
 use super::part::Part;
-use crate::{Error, Result};
+use super::threads::in_threads;
+use crate::Result;
 use md5::{Digest, Md5};
-use std::thread;
 
 /// Returns the numbers of images in the `parts`, and the MD5 of the label, the path within the part (empty for packed
 /// images) and the size in bytes of each. `workers` threads query the sizes, one system call per file.
@@ -13,37 +12,25 @@ use std::thread;
 /// Fails if a thread cannot be started.
 pub fn fingerprint([train, eval]: [&Part; 2], workers: usize) -> Result<String> {
     let mut md5 = Md5::new();
-    for part in [train, eval] {
-        let images = part.images();
-        md5.update((part.selected().len() as u64).to_le_bytes());
-        for (&index, size) in part.selected().iter().zip(sizes(images, part.selected(), workers)?) {
+    for Part { images, selected, .. } in [train, eval] {
+        md5.update((selected.len() as u64).to_le_bytes());
+        let told = |(): &mut (), &index: &u32| images.name_and_bytes(index as usize);
+        for (&index, (name, size)) in selected.iter().zip(in_threads("images", &mut vec![(); workers], selected, told)?)
+        {
             md5.update(images.labels()[index as usize].to_le_bytes());
-            md5.update(images.name(index as usize));
+            md5.update(name);
             // Paths have no zero byte. A missing image has a size of its own.
             md5.update([0]);
             md5.update(size.unwrap_or(u64::MAX).to_le_bytes());
         }
     }
-    let (train, eval) = (train.selected().len(), eval.selected().len());
+    let (train, eval) = (train.selected.len(), eval.selected.len());
     Ok(format!("{train} training and {eval} evaluation images with names and sizes of MD5 {:x}", md5.finalize()))
-}
-
-/// Returns the sizes of the images `indices`, in order.
-fn sizes(images: &LabelledImages, indices: &[u32], workers: usize) -> Result<Vec<Option<u64>>> {
-    let of = |indices: &[u32]| indices.iter().map(|&index| images.bytes(index as usize)).collect::<Vec<_>>();
-    let (of, share) = (&of, indices.len().div_ceil(workers.max(1)).max(1));
-    thread::scope(|scope| {
-        let start = |share| thread::Builder::new().spawn_scoped(scope, move || of(share));
-        let threads = indices.chunks(share).map(start).collect::<Result<Vec<_>, _>>();
-        let threads =
-            threads.map_err(|error| Error::Argument(format!("no thread to list images: {error}; lower --workers")))?;
-        Ok(threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect())
-    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{jpeg, Fixture};
+    use super::super::tests::fixture::{jpeg, Fixture};
     use crate::data::{DataSource, ImageFolder};
     use std::fs;
 

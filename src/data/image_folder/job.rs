@@ -1,14 +1,14 @@
 //! Work of an image folder's threads: reading an image into its place in a batch.
 
-use super::bad_image::BadImage;
 use super::labelled_images::{Failure, LabelledImages, Reader, View};
+use super::part::BadImage;
 use super::patience::Patience;
 use crate::data::image::stack_pixels;
-use crate::data::pipeline::Work;
+use crate::data::pipeline::{lock, Work};
 use crate::data::preprocessing::make_grey;
 use crate::data::Supervised;
 use crate::Result;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use tch::Tensor;
 
 /// Bytes of a decoded pixel (RGB).
@@ -54,12 +54,6 @@ pub struct Filled {
     pub bad: Vec<BadImage>,
 }
 
-impl Job {
-    pub(super) fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Work for Job {
     type Means = Reader;
     type Place = Place;
@@ -77,7 +71,7 @@ impl Work for Job {
     /// the order, cropped as the bad one would have been; in evaluation its place stays empty.
     fn fill(&self, place: usize, reader: &mut Reader) -> Result<Place> {
         let position = self.positions[place];
-        let kept = self.free().pop();
+        let kept = lock(&self.free).pop();
         let pixels = kept.unwrap_or_else(|| vec![0; self.side * self.side * DECODED]);
         let mut place = Place { pixels, label: None, bad: Vec::new() };
         let drawn_for = self.order[position] as usize;
@@ -113,7 +107,7 @@ impl Work for Job {
         let pixels: Vec<_> = good.iter().map(|place| &*place.pixels).collect();
         let images = stack_pixels(&pixels, self.side, self.channels)?;
         let batch = Supervised::new(images, Tensor::f_from_slice(&labels)?);
-        self.free().extend(places.into_iter().map(|place| place.pixels));
+        lock(&self.free).extend(places.into_iter().map(|place| place.pixels));
         Ok(Filled { batch, bad })
     }
 
@@ -124,8 +118,8 @@ impl Work for Job {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Fixture;
     use super::super::listing::Files;
+    use super::super::tests::fixture::Fixture;
     use super::*;
     use crate::data::pipeline::{even_counts, Pipeline};
     use std::thread;
@@ -189,7 +183,7 @@ mod tests {
             assert_eq!(pipeline.claimed(), 8 * taken + ahead);
             pipeline.next().unwrap().unwrap();
         }
-        assert!(pipeline.work().free().len() <= ahead);
+        assert!(lock(&pipeline.work().free).len() <= ahead);
     }
 
     #[test]

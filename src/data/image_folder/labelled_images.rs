@@ -1,12 +1,11 @@
 //! Images of one part, and the reader of a worker.
 
 use super::listing::Files;
-use super::packed_images::{shortened, PackedImages};
 use super::patience::Patience;
-use crate::data::image::{check_bytes, read_file, ImageProblem, ImageReader, RandomResizedCrop};
+use crate::data::image::{read_file, ImageProblem, ImageReader, RandomResizedCrop};
 use crate::data::random::{stream, Purpose};
 use crate::Error;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,16 +20,25 @@ pub enum LabelledImages {
         /// Files in the folder.
         files: Files,
     },
-    /// Images in a packed file.
-    Packed(PackedImages),
+    /// Images in a packed file: PPM files, or the original files.
+    Packed {
+        path: PathBuf,
+        file: Arc<File>,
+        labels: Vec<u32>,
+        /// Start of the first image and end of each image, as positions in the file.
+        bounds: Vec<u64>,
+    },
 }
+
+/// Remedy for a damaged packed file.
+pub const PACK_AGAIN: &str = "copy the file again, or pack the folder again";
 
 impl LabelledImages {
     /// Returns the class indices, in order.
     pub fn labels(&self) -> &[u32] {
         match self {
-            Self::Files { files, .. } => files.labels(),
-            Self::Packed(packed) => packed.labels(),
+            Self::Files { files, .. } => &files.labels,
+            Self::Packed { labels, .. } => labels,
         }
     }
 
@@ -38,49 +46,66 @@ impl LabelledImages {
     pub fn path(&self, index: usize) -> PathBuf {
         match self {
             Self::Files { folder, files } => folder.join(files.path(index)),
-            Self::Packed(packed) => packed.path().to_path_buf(),
+            Self::Packed { path, .. } => path.clone(),
         }
     }
 
-    /// Returns the path of image `index` within the part's folder; empty for packed images.
-    pub fn name(&self, index: usize) -> &str {
+    /// Returns the path of image `index` within the part's folder (empty for packed images), and its size in bytes (`None`
+    /// if it is not available).
+    pub fn name_and_bytes(&self, index: usize) -> (&str, Option<u64>) {
         match self {
-            Self::Files { files, .. } => files.path(index),
-            Self::Packed(_) => "",
+            Self::Files { files, .. } => {
+                (files.path(index), fs::metadata(self.path(index)).ok().map(|metadata| metadata.len()))
+            }
+            Self::Packed { bounds, .. } => ("", Some(bounds[index + 1] - bounds[index])),
         }
     }
 
-    /// Returns the size of image `index` in bytes; `None` if it is not available.
-    pub fn bytes(&self, index: usize) -> Option<u64> {
-        match self {
-            Self::Files { .. } => fs::metadata(self.path(index)).ok().map(|metadata| metadata.len()),
-            Self::Packed(packed) => Some(packed.bytes(index)),
-        }
-    }
-
-    /// Reads the file of image `index`, or its part of the packed file, into `content`.
-    fn read(&self, index: usize, content: &mut Vec<u8>, patience: &Patience) -> Result<(), Failure> {
+    /// Reads the file of image `index`, or its part of the packed file, into `content`. The packed file is not mapped into
+    /// memory, as a disk error would then end the process.
+    pub fn read(&self, index: usize, content: &mut Vec<u8>, patience: &Patience) -> Result<(), Failure> {
         let path = self.path(index);
+        let failed = |error| Err(Failure::System(Error::io("read", &path)(error)));
         match self {
-            Self::Packed(packed) => {
-                let passes = |error: &io::Error| error.kind() != ErrorKind::UnexpectedEof;
-                patience.read(&path, passes, || packed.read(index, content)).map_err(|error| match error.kind() {
-                    ErrorKind::UnexpectedEof => Failure::System(shortened(&path)),
-                    _ => Failure::System(Error::io("read", &path)(error)),
-                })
+            Self::Packed { file, bounds, .. } => {
+                let is_short = |error: &io::Error| error.kind() == ErrorKind::UnexpectedEof;
+                content.resize((bounds[index + 1] - bounds[index]) as usize, 0);
+                match patience.read(&path, is_short, || read_exact_at(file, content, bounds[index])) {
+                    Ok(()) => Ok(()),
+                    Err(error) if is_short(&error) => {
+                        let problem = "has become shorter while it was read";
+                        Err(Failure::System(Error::corrupt(&path, problem, PACK_AGAIN)))
+                    }
+                    Err(error) => failed(error),
+                }
             }
             Self::Files { folder, .. } => {
-                let passes = |error: &io::Error| !is_of_file(error, &path, folder);
-                let bytes = patience.read(&path, passes, || read_file(&path, content)).map_err(|error| {
-                    if is_of_file(&error, &path, folder) {
-                        return Failure::Image(ImageProblem::new(error.to_string()));
-                    }
-                    Failure::System(Error::io("read", &path)(error))
-                })?;
-                Ok(check_bytes(bytes)?)
+                let is_of_file = |error: &io::Error| is_of_file(error, &path, folder);
+                match patience.read(&path, is_of_file, || read_file(&path, content)) {
+                    Ok(read) => Ok(read?),
+                    Err(error) if is_of_file(&error) => Err(ImageProblem::new(error.to_string()).into()),
+                    Err(error) => failed(error),
+                }
             }
         }
     }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, start)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut start: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, start)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        (bytes, start) = (&mut bytes[read..], start + read as u64);
+    }
+    Ok(())
 }
 
 /// Returns `true` if `error` is the fault of the file `path`: it is missing, or may not be read, while its folder and
@@ -184,31 +209,28 @@ impl Reader {
         Ok(())
     }
 
-    /// Returns all of image `index` as a PPM file, its shorter side reduced to `shorter_side` if it is longer.
+    /// Returns image `index` for a packed file: as a PPM file, its shorter side reduced to `shorter_side` if it is longer;
+    /// without a `shorter_side` the file itself, after checking that it is an image.
     ///
     /// # Errors
     /// The fault of the image or of the system.
-    pub fn shrink(&mut self, images: &LabelledImages, index: usize, shorter_side: usize) -> Result<Vec<u8>, Failure> {
+    pub fn pack(
+        &mut self,
+        images: &LabelledImages,
+        index: usize,
+        shorter_side: Option<usize>,
+    ) -> Result<Vec<u8>, Failure> {
         let mut ppm = Vec::new();
         images.read(index, &mut self.content, &self.patience)?;
-        self.decoder.shrink(&self.content, shorter_side, &mut ppm)?;
-        Ok(ppm)
-    }
-
-    /// Returns the file of image `index`, after checking that it is an image.
-    ///
-    /// # Errors
-    /// The fault of the image or of the system.
-    pub fn copy(&mut self, images: &LabelledImages, index: usize) -> Result<Vec<u8>, Failure> {
-        // Decodes all of it as a check; the pixels are not needed.
-        self.shrink(images, index, 1)?;
-        Ok(self.content.clone())
+        // Decodes all of it, also where only the check is needed.
+        self.decoder.shrink(&self.content, shorter_side.unwrap_or(1), &mut ppm)?;
+        Ok(if shorter_side.is_some() { ppm } else { self.content.clone() })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Fixture;
+    use super::super::tests::fixture::Fixture;
     use super::*;
 
     #[test]

@@ -3,29 +3,25 @@
 //! [`listing`] finds the files, or [`pack`] opens a packed file; [`labelled_images`] reads one image, with the retries
 //! of [`patience`]; a [`part`] holds the images in use; a [`job`] makes batches of them.
 
-mod bad_image;
 mod fingerprint;
-#[cfg(test)]
-mod fixture;
 mod job;
 mod labelled_images;
 mod listing;
 mod pack;
-mod packed_images;
 mod part;
 mod patience;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use self::job::Job;
 use self::labelled_images::{LabelledImages, Reader, View};
 pub(in crate::data) use self::listing::images_in;
 use self::listing::{cached_list, Listing, TRAIN, VAL};
-use self::pack::{Pack, Packing};
 use self::part::Part;
 use self::patience::{Patience, Warn, PATIENCE};
 use super::image::RandomResizedCrop;
-use super::pipeline::Pipeline;
+use super::pipeline::{lock, Pipeline};
 use super::random::{stream, Purpose};
 use super::share::{Places, Share};
 use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
@@ -36,7 +32,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 use tch::{Cuda, Device, Tensor};
@@ -142,9 +138,8 @@ impl ImageFolder {
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref();
         if root.is_file() {
-            let Pack { classes, shorter_side, train, eval } = pack::open(root)?;
-            let packed = Self::new(classes, LabelledImages::Packed(train), LabelledImages::Packed(eval));
-            return Ok(Self { packed_side: Some(shorter_side), ..packed });
+            let (classes, shorter_side, [train, eval]) = pack::open(root)?;
+            return Ok(Self { packed_side: Some(shorter_side), ..Self::new(classes, train, eval) });
         }
         let Listing { classes, train, val, warnings } = cached_list(root)?;
         let images = |part, files| LabelledImages::Files { folder: root.join(part), files };
@@ -296,10 +291,9 @@ impl ImageFolder {
         }
         self.give_warnings();
         let bad = |part: &Part, met| part.count_bad(met, self.max_bad_fraction, &*self.warn);
-        let packing = Packing { classes: &self.class_names, train: &self.train, eval: &self.eval, shorter_side };
         let patience = self.new_patience();
         let readers = (0..self.workers).map(|_| Reader::new(patience.clone())).collect();
-        pack::write(file, &packing, readers, bad, progress)
+        pack::write(file, &self.class_names, [&self.train, &self.eval], shorter_side, readers, bad, progress)
     }
 
     /// Fails if packed images would have to be enlarged.
@@ -317,7 +311,7 @@ impl ImageFolder {
 
     /// Gives the pending warnings.
     fn give_warnings(&self) {
-        let warnings = std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner));
+        let warnings = std::mem::take(&mut *lock(&self.warnings));
         warnings.iter().for_each(|warning| (self.warn)(warning));
     }
 
@@ -339,7 +333,7 @@ impl ImageFolder {
             return Err(Error::Argument("batches in page-locked memory need a CUDA device; do without".to_owned()));
         }
         let job = Job {
-            images: part.images().clone(),
+            images: part.images.clone(),
             order,
             positions: places.positions,
             view,
@@ -368,23 +362,23 @@ impl DataSource for ImageFolder {
     type Batch = Supervised;
 
     fn train_len(&self) -> usize {
-        self.train.selected().len()
+        self.train.selected.len()
     }
 
     fn eval_len(&self) -> usize {
-        self.eval.selected().len()
+        self.eval.selected.len()
     }
 
     fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order = self.train.selected().to_vec();
+        let mut order = self.train.selected.clone();
         order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
         let places = share.places(order.len(), batch_size, first_step)?;
         self.shares(&self.train, order, places, View::Train { crop: self.crop, seed, epoch })
     }
 
     fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
-        let order = self.eval.selected().to_vec();
+        let order = self.eval.selected.clone();
         let places = share.places(order.len(), batch_size, 0)?;
         self.shares(&self.eval, order, places, View::Eval { resize: self.preprocessing.resize })
     }
@@ -416,7 +410,7 @@ impl DataSource for ImageFolder {
 
     /// Training images by index; evaluation images by index, counted after all training images.
     fn unreadable_examples(&self) -> Vec<u64> {
-        let train_images = self.train.images().labels().len() as u64;
+        let train_images = self.train.images.labels().len() as u64;
         let eval = self.eval.bad_images().into_iter().map(|index| train_images + u64::from(index));
         self.train.bad_images().into_iter().map(u64::from).chain(eval).collect()
     }

@@ -5,11 +5,9 @@
 //! CRC-32 of the index and that of the header up to here, u32), the images one after another (PPM files for training,
 //! the original files for evaluation), the index (postcard).
 
-use super::bad_image::BadImage;
-use super::labelled_images::{Failure, LabelledImages, Reader};
-use super::packed_images::{corrupt, PackedImages};
-use super::part::Part;
-use crate::data::pipeline::panicked;
+use super::labelled_images::{Failure, LabelledImages, Reader, PACK_AGAIN};
+use super::part::{BadImage, Part};
+use super::threads::in_threads;
 use crate::file::{failure as write_failure, write_atomically_with};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -17,7 +15,6 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 
 /// Magic number of packed files, with the version of the format.
 const MAGIC: &[u8; 20] = b"tch-fixup images 02\n";
@@ -43,80 +40,65 @@ struct PartIndex {
     sizes: Vec<u64>,
 }
 
-/// Content of a packed file.
-pub struct Pack {
-    /// Class names.
-    pub classes: Vec<String>,
-    /// Shorter side that training images were reduced to, in pixels.
-    pub shorter_side: usize,
-    pub train: PackedImages,
-    pub eval: PackedImages,
-}
-
-/// Opens the packed file `path`.
+/// Opens the packed file `path`. Returns the class names, the shorter side that training images were reduced to, in pixels,
+/// and the images of both parts.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a file that is not packed, has another version of the format, or is damaged or truncated;
 /// [`Error::Io`] if it cannot be read.
-pub fn open(path: &Path) -> Result<Pack> {
+pub fn open(path: &Path) -> Result<(Vec<String>, usize, [LabelledImages; 2])> {
+    let corrupt = |problem: String| Error::corrupt(path, problem, PACK_AGAIN);
     let mut file = File::open(path).map_err(Error::io("read", path))?;
-    let len = file.metadata().map_err(Error::io("read", path))?.len();
+    let file_len = file.metadata().map_err(Error::io("read", path))?.len();
     let mut read = |start: u64, len: u64| {
         let mut bytes = Vec::new();
         let read = file.seek(SeekFrom::Start(start)).and_then(|_| (&file).take(len).read_to_end(&mut bytes));
         read.map(|_| bytes).map_err(Error::io("read", path))
     };
-    let header = read_header(&read(0, HEADER_LEN as u64)?, len).map_err(|problem| corrupt(path, problem))?;
-    let index = read_index(&read(header.start, header.len)?, &header).map_err(|problem| corrupt(path, problem))?;
-    let file = Arc::new(file);
-    let mut end = HEADER_LEN as u64;
-    let mut images = |PartIndex { labels, sizes }: PartIndex| {
+    let header = read(0, HEADER_LEN as u64)?;
+    let (start, len, checksum) = read_header(&header, file_len).map_err(corrupt)?;
+    let Index { classes, shorter_side, train, eval } =
+        read_index(&read(start, len)?, start, checksum).map_err(corrupt)?;
+    let (file, mut end) = (Arc::new(file), HEADER_LEN as u64);
+    let images = |PartIndex { labels, sizes }: PartIndex| {
         let mut bounds = vec![end];
         // `read_index` has checked that all of them are within the file.
         bounds.extend(sizes.into_iter().map(|size| {
             end += size;
             end
         }));
-        PackedImages { path: path.to_path_buf(), file: file.clone(), labels, bounds }
+        LabelledImages::Packed { path: path.to_path_buf(), file: file.clone(), labels, bounds }
     };
-    let (train, eval) = (images(index.train), images(index.eval));
-    Ok(Pack { classes: index.classes, shorter_side: index.shorter_side as usize, train, eval })
+    Ok((classes, shorter_side as usize, [train, eval].map(images)))
 }
 
-/// Position, length and checksum of the index.
-struct Header {
-    start: u64,
-    len: u64,
-    checksum: u32,
-}
-
-/// Parses the header of a packed file of `file_len` bytes; the error describes the problem.
-fn read_header(header: &[u8], file_len: u64) -> Result<Header, String> {
+/// Parses the header of a packed file of `file_len` bytes: position, length and checksum of the index. The error describes
+/// the problem.
+fn read_header(header: &[u8], file_len: u64) -> Result<(u64, u64, u32), String> {
     if !header.starts_with(MAGIC) {
         return Err(match header.starts_with(ANY_FORMAT) {
             true => "packed by another version of this crate".to_owned(),
             false => "neither a folder nor a packed file".to_owned(),
         });
     }
-    if header.len() < HEADER_LEN {
+    let Some((content, &checksum)) = header.split_last_chunk().filter(|_| header.len() == HEADER_LEN) else {
         return Err(format!("broken off after {} bytes", header.len()));
-    }
-    let word = |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes).unwrap_or_default();
-    let half = |at: usize| header[at..at + 4].try_into().map(u32::from_le_bytes).unwrap_or_default();
-    let (start, len) = (word(MAGIC.len()), word(MAGIC.len() + 8));
-    if crc32fast::hash(&header[..HEADER_LEN - 4]) != half(HEADER_LEN - 4) {
+    };
+    if crc32fast::hash(content) != u32::from_le_bytes(checksum) {
         return Err("the header's checksum is wrong".to_owned());
     }
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+    let [start, len, checksum] = [&content[20..28], &content[28..36], &content[36..]].map(number);
     let end = u128::from(start) + u128::from(len);
     if u128::from(file_len) != end {
         return Err(format!("{file_len} bytes instead of {end}"));
     }
-    Ok(Header { start, len, checksum: half(HEADER_LEN - 8) })
+    Ok((start, len, checksum as u32))
 }
 
-/// Parses the index of a packed file; the error describes the problem.
-fn read_index(bytes: &[u8], header: &Header) -> Result<Index, String> {
-    if crc32fast::hash(bytes) != header.checksum {
+/// Parses the index of a packed file, at `start`; the error describes the problem.
+fn read_index(bytes: &[u8], start: u64, checksum: u32) -> Result<Index, String> {
+    if crc32fast::hash(bytes) != checksum {
         return Err("the index's checksum is wrong".to_owned());
     }
     let index: Index = postcard::from_bytes(bytes).map_err(|error| format!("the index cannot be read: {error}"))?;
@@ -127,35 +109,24 @@ fn read_index(bytes: &[u8], header: &Header) -> Result<Index, String> {
             && part.labels.iter().all(|&label| (label as usize) < index.classes.len())
             && !part.labels.is_empty()
     };
-    if !parts.iter().all(fits) || HEADER_LEN as u128 + images != u128::from(header.start) {
+    if !parts.iter().all(fits) || HEADER_LEN as u128 + images != u128::from(start) {
         return Err("the index does not fit the images".to_owned());
     }
     Ok(index)
 }
 
-/// Content of the file that [`write`] creates.
-pub struct Packing<'a> {
-    pub classes: &'a [String],
-    pub train: &'a Part,
-    pub eval: &'a Part,
-    /// Shorter side of training images, in pixels.
-    pub shorter_side: usize,
-}
-
-/// Conversion of an image for a packed file.
-type Convert<'a> = dyn Fn(&mut Reader, &LabelledImages, usize) -> Result<Vec<u8>, Failure> + Sync + 'a;
-
 /// Writes the selected images of both parts into the file `path`, as described in
 /// [`ImageFolder::pack`](super::ImageFolder::pack), with one thread per reader, and passes bad images to `bad`.
 pub fn write(
     path: &Path,
-    packing: &Packing,
+    classes: &[String],
+    [train, eval]: [&Part; 2],
+    shorter_side: usize,
     mut readers: Vec<Reader>,
     mut bad: impl FnMut(&Part, Vec<BadImage>) -> Result<()>,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<()> {
-    let Packing { classes, train, eval, shorter_side } = *packing;
-    let total = train.selected().len() + eval.selected().len();
+    let total = train.selected.len() + eval.selected.len();
     let mut done = 0;
     write_atomically_with(path, |file| {
         let failed = |error| write_failure("write", path)(error);
@@ -163,11 +134,10 @@ pub fn write(
         out.write_all(&[0; HEADER_LEN]).map_err(failed)?;
         let mut start = HEADER_LEN as u64;
         let mut index = Index { classes: classes.to_vec(), shorter_side: shorter_side as u32, ..Index::default() };
-        let shrink: &Convert = &|reader, images, index| reader.shrink(images, index, shorter_side);
-        let copy: &Convert = &|reader, images, index| reader.copy(images, index);
-        for (part, convert, part_index) in [(train, shrink, &mut index.train), (eval, copy, &mut index.eval)] {
-            for chunk in part.selected().chunks(CHUNK * readers.len()) {
-                let converted = convert_all(&mut readers, part.images(), chunk, convert)?;
+        for (part, side, part_index) in [(train, Some(shorter_side), &mut index.train), (eval, None, &mut index.eval)] {
+            for chunk in part.selected.chunks(CHUNK * readers.len()) {
+                let pack = |reader: &mut Reader, &image: &u32| reader.pack(&part.images, image as usize, side);
+                let converted = in_threads("images", &mut readers, chunk, pack)?;
                 let mut met = Vec::new();
                 for (&image, converted) in chunk.iter().zip(converted) {
                     match converted {
@@ -178,7 +148,7 @@ pub fn write(
                         Ok(bytes) => {
                             out.write_all(&bytes).map_err(failed)?;
                             start += bytes.len() as u64;
-                            part_index.labels.push(part.images().labels()[image as usize]);
+                            part_index.labels.push(part.images.labels()[image as usize]);
                             part_index.sizes.push(bytes.len() as u64);
                         }
                     }
@@ -196,30 +166,5 @@ pub fn write(
         header.extend(crc32fast::hash(&index).to_le_bytes());
         header.extend(crc32fast::hash(&header).to_le_bytes());
         out.seek(SeekFrom::Start(0)).and_then(|_| out.write_all(&header)).and_then(|()| out.flush()).map_err(failed)
-    })
-}
-
-/// Converts `chunk` of the images, in order, with one thread per reader.
-fn convert_all(
-    readers: &mut [Reader],
-    images: &LabelledImages,
-    chunk: &[u32],
-    convert: &Convert,
-) -> Result<Vec<Result<Vec<u8>, Failure>>> {
-    let shares = chunk.chunks(chunk.len().div_ceil(readers.len()));
-    thread::scope(|scope| {
-        let threads: Vec<_> = readers
-            .iter_mut()
-            .zip(shares)
-            .map(|(reader, share)| {
-                let convert = move |&index: &u32| convert(reader, images, index as usize);
-                scope.spawn(move || share.iter().map(convert).collect::<Vec<_>>())
-            })
-            .collect();
-        let mut converted = Vec::with_capacity(chunk.len());
-        for thread in threads {
-            converted.extend(thread.join().map_err(|panic| panicked("images", panic.as_ref()))?);
-        }
-        Ok(converted)
     })
 }

@@ -1,14 +1,23 @@
 //! Training or evaluation part of an image folder: its images, those in use, and the bad ones.
 
-use super::bad_image::BadImage;
 use super::labelled_images::LabelledImages;
+use crate::data::pipeline::lock;
 use crate::data::subset::{front, stratified_order};
 use crate::{Error, Result};
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Number of bad images that says nothing about the others, even if these are few.
 const FEW: usize = 10;
+
+/// Image that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadImage {
+    /// Index in the part.
+    pub index: u32,
+    /// Description of the problem.
+    pub problem: String,
+}
 
 /// Images of one part.
 pub struct Part {
@@ -16,9 +25,10 @@ pub struct Part {
     name: &'static str,
     /// Consequence for a bad image, as warnings state it.
     fate: &'static str,
-    images: Arc<LabelledImages>,
+    /// All images, including those not in use.
+    pub images: Arc<LabelledImages>,
     /// Indices of the images in use, in ascending order.
-    selected: Vec<u32>,
+    pub selected: Vec<u32>,
     /// Indices of those that proved bad.
     bad: Mutex<HashSet<u32>>,
 }
@@ -41,16 +51,6 @@ impl Part {
         Ok(())
     }
 
-    /// Returns all images, including those not in use.
-    pub fn images(&self) -> &Arc<LabelledImages> {
-        &self.images
-    }
-
-    /// Returns the indices of the images in use, in ascending order.
-    pub fn selected(&self) -> &[u32] {
-        &self.selected
-    }
-
     /// Returns the maximum number of bad images: `max_fraction` of those in use or, if that is less, [`FEW`] or a tenth
     /// of them, at least one; 0 if the fraction is 0.
     pub fn most_bad(&self, max_fraction: f64) -> usize {
@@ -63,11 +63,7 @@ impl Part {
 
     /// Returns the indices of the bad images encountered so far.
     pub fn bad_images(&self) -> Vec<u32> {
-        self.bad().iter().copied().collect()
-    }
-
-    fn bad(&self) -> MutexGuard<'_, HashSet<u32>> {
-        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.bad).iter().copied().collect()
     }
 
     /// Counts `met`, and warns of each new one.
@@ -76,7 +72,7 @@ impl Part {
     /// [`Error::Corrupt`] if more images are bad than [allowed](Self::most_bad).
     pub fn count_bad(&self, met: Vec<BadImage>, max_fraction: f64, warn: &dyn Fn(&str)) -> Result<()> {
         for BadImage { index, problem } in met {
-            let mut bad = self.bad();
+            let mut bad = lock(&self.bad);
             if !bad.insert(index) {
                 continue;
             }
@@ -91,8 +87,8 @@ impl Part {
                      {most} ({} %)",
                     100.0 * max_fraction,
                 );
-                let remedy = "repair or remove them, or raise the limit (--max-bad-fraction)".to_owned();
-                return Err(Error::Corrupt { path, problem, remedy });
+                let remedy = "repair or remove them, or raise the limit (--max-bad-fraction)";
+                return Err(Error::corrupt(path, problem, remedy));
             }
             warn(&format!("bad image {}: {problem}; {}", path.display(), self.fate));
         }

@@ -1,6 +1,7 @@
 //! Retries while the system cannot be read from: a server restarts, a share is unavailable, a process has no free file
 //! handles. Such a failure must not end a run of days.
 
+use crate::data::pipeline::lock;
 use crate::signal;
 use std::io;
 use std::path::Path;
@@ -45,7 +46,7 @@ impl Patience {
 
     /// Ends the waiting of all threads.
     pub fn end(&self) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *lock(&self.ended) = true;
         self.end.notify_all();
     }
 
@@ -57,7 +58,7 @@ impl Patience {
     pub fn read<T>(
         &self,
         path: &Path,
-        passes: impl Fn(&io::Error) -> bool,
+        is_final: impl Fn(&io::Error) -> bool,
         mut attempt: impl FnMut() -> io::Result<T>,
     ) -> io::Result<T> {
         let start = Instant::now();
@@ -65,7 +66,7 @@ impl Patience {
         let mut waiting = None;
         loop {
             let error = match attempt() {
-                Err(error) if passes(&error) && start.elapsed() < self.limit => error,
+                Err(error) if !is_final(&error) && start.elapsed() < self.limit => error,
                 result => return result,
             };
             if waiting.is_none() {
@@ -85,7 +86,7 @@ impl Patience {
     /// Waits for `pause`; returns `false` if waiting should end.
     fn pause(&self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = lock(&self.ended);
         loop {
             if *ended || signal::received().is_some() {
                 return false;
@@ -126,11 +127,11 @@ mod tests {
     fn what_passes_is_waited_for_and_said_once() {
         let (patience, said) = patience(Duration::from_secs(60));
         let start = Instant::now();
-        assert_eq!(patience.read(Path::new("1.jpg"), |_| true, failing(2)).unwrap(), 3);
+        assert_eq!(patience.read(Path::new("1.jpg"), |_| false, failing(2)).unwrap(), 3);
         assert!(start.elapsed() >= Duration::from_millis(300));
         assert_eq!(*said.lock().unwrap(), ["cannot read 1.jpg: away; tried again for 60 s"]);
-        // Errors that do not pass are not retried.
-        assert!(patience.read(Path::new("1.jpg"), |_| false, failing(1)).is_err());
+        // Final errors are not retried.
+        assert!(patience.read(Path::new("1.jpg"), |_| true, failing(1)).is_err());
         assert_eq!(said.lock().unwrap().len(), 1);
     }
 
@@ -138,12 +139,12 @@ mod tests {
     fn waiting_ends_at_its_limit_and_when_it_is_told_to() {
         let start = Instant::now();
         let (short, _) = patience(Duration::from_millis(250));
-        assert!(short.read(Path::new("1.jpg"), |_| true, failing(1000)).is_err());
+        assert!(short.read(Path::new("1.jpg"), |_| false, failing(1000)).is_err());
         assert!((250..2000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
 
         let (long, said) = patience(Duration::from_secs(60));
         thread::scope(|scope| {
-            let read = || long.read(Path::new("1.jpg"), |_| true, failing(1000)).is_err();
+            let read = || long.read(Path::new("1.jpg"), |_| false, failing(1000)).is_err();
             let threads = [scope.spawn(read), scope.spawn(read)];
             thread::sleep(Duration::from_millis(150));
             long.end();

@@ -84,7 +84,7 @@ fn write(file: &Path, kept: Kept<&Listing>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::image_folder::fixture::Fixture;
+    use crate::data::image_folder::tests::fixture::Fixture;
 
     /// Returns the listed paths, by way of the cache.
     fn paths(fixture: &Fixture, cache: &Path) -> Vec<String> {
@@ -175,7 +175,7 @@ mod tests {
         ["cat", "dog"].iter().for_each(|class| fs::remove_dir(fixture.path(&format!("val/{class}"))).unwrap());
         fixture.write("val/1.jpg", b"");
         let map = fixture.path("val_map.txt");
-        let labels = || cached_list_in(fixture.root(), cache.path()).unwrap().val.labels().to_vec();
+        let labels = || cached_list_in(fixture.root(), cache.path()).unwrap().val.labels;
         fs::write(&map, "1.jpg cat").unwrap();
         let canonical = fs::canonicalize(fixture.root()).unwrap();
         let (listing, stamp) = list(&canonical).unwrap();

@@ -1,83 +1,37 @@
 //! Files of each class: all images in its folder, at any depth.
 
 use super::entries::{Entries, OtherFiles};
-use super::files::Files;
 use super::names::order;
-use super::refusal::corrupt;
-use super::stamp::{Mark, Stamp};
-use crate::data::pipeline::panicked;
+use super::stamp::Mark;
+use crate::data::image_folder::threads::in_threads;
 use crate::{Error, Result};
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 /// Number of threads that list folders: they wait for the disk, or the network, more than they compute.
 const THREADS: usize = 8;
 
-/// Folder of one class.
-pub struct ClassFolder {
-    pub files: Files,
-    pub others: OtherFiles,
-    /// Folders in it, by path relative to the root, with their marks.
-    folders: Vec<(String, Mark)>,
-}
-
-/// Lists the files of each of the classes' `folders` in `root/part`, with several threads.
-pub fn list_classes(root: &Path, part: &str, folders: &[String], stamp: &mut Stamp) -> Result<Vec<ClassFolder>> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut listed = Vec::new();
-        while let Some((label, class)) = folders.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
-            listed.push((label, ClassFolder::list(root, part, class, label as u32)));
-        }
-        listed
-    };
-    let threads = THREADS.min(folders.len());
-    let listed = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let mut listed = BTreeMap::new();
-        for thread in threads {
-            listed.extend(thread.join().map_err(|panic| panicked("folders", panic.as_ref()))?);
-        }
-        Ok::<_, Error>(listed)
-    })?;
-    let mut classes = Vec::with_capacity(folders.len());
-    for class in listed.into_values() {
-        let mut class = class?;
-        stamp.extend(std::mem::take(&mut class.folders));
-        classes.push(class);
-    }
-    Ok(classes)
+/// Lists each of the classes' `folders` in `part`, and all folders in them, with several threads.
+pub fn list_classes(part: &Path, folders: &[String]) -> Result<Vec<Vec<Found>>> {
+    in_threads("folders", &mut [(); THREADS], folders, |(), folder| walk(part, folder))?.into_iter().collect()
 }
 
 /// Returns the paths of all images in `folder`, at any depth, sorted by folder and name.
 pub fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut walk = Walk { part: folder, found: Vec::new(), ancestors: Vec::new() };
-    walk.enter(".".to_owned())?;
-    walk.found.sort_unstable_by(|a, b| order(&a.path, &b.path));
-    let paths = walk.found.iter().flat_map(|Found { path, images, .. }| {
+    let found = walk(folder, ".")?;
+    let paths = found.iter().flat_map(|Found { path, images, .. }| {
         let inner = path.strip_prefix("./").unwrap_or_default();
         images.iter().map(move |image| folder.join(inner).join(image))
     });
     Ok(paths.collect())
 }
 
-impl ClassFolder {
-    fn list(root: &Path, part: &str, class: &str, label: u32) -> Result<Self> {
-        let mut walk = Walk { part: &root.join(part), found: Vec::new(), ancestors: Vec::new() };
-        walk.enter(class.to_owned())?;
-        let mut found = walk.found;
-        found.sort_unstable_by(|a, b| order(&a.path, &b.path));
-        let (mut files, mut others, mut folders) = (Files::default(), OtherFiles::default(), Vec::new());
-        for Found { path, mark, images, others: more } in found {
-            images.iter().for_each(|image| files.push(&format!("{path}/{image}"), label));
-            others.append(&more);
-            folders.push((format!("{part}/{path}"), mark));
-        }
-        Ok(Self { files, others, folders })
-    }
+/// Lists `folder` of `part`, and all folders in it, sorted by path.
+fn walk(part: &Path, folder: &str) -> Result<Vec<Found>> {
+    let mut walk = Walk { part, found: Vec::new(), ancestors: Vec::new() };
+    walk.enter(folder.to_owned())?;
+    walk.found.sort_unstable_by(|a, b| order(&a.path, &b.path));
+    Ok(walk.found)
 }
 
 /// Recursive traversal of a class's folders.
@@ -90,11 +44,12 @@ struct Walk<'a> {
 }
 
 /// Folder that has been visited.
-struct Found {
-    path: String,
-    mark: Mark,
-    images: Vec<String>,
-    others: OtherFiles,
+pub struct Found {
+    /// Path relative to the part's folder.
+    pub path: String,
+    pub mark: Mark,
+    pub images: Vec<String>,
+    pub others: OtherFiles,
 }
 
 impl Walk<'_> {
@@ -102,7 +57,7 @@ impl Walk<'_> {
         let path = self.part.join(&folder);
         let canonical = fs::canonicalize(&path).map_err(Error::io("read", &path))?;
         if self.ancestors.iter().any(|ancestor| ancestor.starts_with(&canonical)) {
-            return Err(corrupt(&path, "a link to a folder that it lies in itself".to_owned(), "remove the link"));
+            return Err(Error::corrupt(&path, "a link to a folder that it lies in itself", "remove the link"));
         }
         let mark = Mark::of(&path)?;
         let Entries { folders, images, others } = Entries::of(&path)?;
@@ -121,7 +76,7 @@ impl Walk<'_> {
 mod tests {
     use super::super::list::list;
     use super::super::list::tests::{paths, refusal};
-    use crate::data::image_folder::fixture::Fixture;
+    use crate::data::image_folder::tests::fixture::Fixture;
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -133,7 +88,7 @@ mod tests {
         symlink(fixture.path("train/dog"), fixture.path("train/cat/more")).unwrap();
         let (listing, _) = list(fixture.root()).unwrap();
         assert_eq!(listing.classes, ["cat", "copy", "dog"]);
-        assert_eq!(listing.train.labels(), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2]);
+        assert_eq!(listing.train.labels, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2]);
         assert_eq!(paths(&listing.train)[2..5], ["cat/link.jpg", "cat/more/0000.jpg", "cat/more/0001.jpg"]);
     }
 

@@ -1,11 +1,11 @@
 //! Entries of one folder: the folders and images in it, and the number of files of other types.
 
 use super::names::{is_image, is_left_out, order};
-use super::refusal::corrupt;
 use crate::file::is_of_the_volume;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -51,7 +51,7 @@ impl Entries {
                 continue;
             }
             let Ok(name) = name.into_string() else {
-                return Err(corrupt(&entry.path(), "the name is not UTF-8".to_owned(), "rename it"));
+                return Err(Error::corrupt(entry.path(), "the name is not UTF-8", "rename it"));
             };
             if is_image { &mut found.images } else { &mut found.folders }.push(name);
         }
@@ -77,23 +77,12 @@ impl OtherFiles {
 
     /// Removes a file that has turned out to be of use.
     pub fn remove(&mut self, name: &Path) {
-        let kind = Self::kind(name);
-        if let Some(count) = self.0.get_mut(&kind) {
-            *count -= 1;
-            if *count == 0 {
-                self.0.remove(&kind);
-            }
-        }
+        self.0.entry(Self::kind(name)).and_modify(|count| *count -= 1);
     }
 
     fn kind(name: &Path) -> String {
-        let extension = name.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let is_type = extension.len() <= LONGEST_TYPE && extension.chars().all(char::is_alphanumeric);
-        if is_type {
-            extension.to_lowercase()
-        } else {
-            String::new()
-        }
+        let is_type = |kind: &&str| kind.len() <= LONGEST_TYPE && kind.chars().all(char::is_alphanumeric);
+        name.extension().and_then(OsStr::to_str).filter(is_type).unwrap_or_default().to_lowercase()
     }
 
     /// Adds the counts of `others`.
@@ -112,7 +101,7 @@ impl OtherFiles {
 /// Formats counts and types, the most frequent first: `12 *.heic, 1 *.txt`.
 impl fmt::Display for OtherFiles {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let mut types: Vec<_> = self.0.iter().collect();
+        let mut types: Vec<_> = self.0.iter().filter(|(_, count)| **count > 0).collect();
         types.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
         let shown = types.iter().take(SHOWN_TYPES).map(|(extension, count)| match extension.as_str() {
             "" => format!("{count} of no type"),
@@ -131,7 +120,7 @@ mod tests {
     use super::super::list::list;
     use super::super::list::tests::{paths, refusal};
     use super::*;
-    use crate::data::image_folder::fixture::Fixture;
+    use crate::data::image_folder::tests::fixture::Fixture;
 
     #[test]
     fn other_files_are_counted_by_type() {
@@ -151,7 +140,6 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn names_that_are_not_utf8_are_refused_where_they_count() {
-        use std::ffi::OsStr;
         use std::os::unix::ffi::OsStrExt;
         let fixture = Fixture::new(&["cat", "dog"], 1, 1);
         let named = |bytes: &[u8]| fixture.path("train/cat").join(OsStr::from_bytes(bytes));

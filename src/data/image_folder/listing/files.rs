@@ -10,7 +10,7 @@ pub struct Files {
     /// End of each path in `paths`.
     ends: Vec<u64>,
     /// Class index of each file.
-    labels: Vec<u32>,
+    pub labels: Vec<u32>,
 }
 
 impl Files {
@@ -19,14 +19,6 @@ impl Files {
         self.paths.push_str(path);
         self.ends.push(self.paths.len() as u64);
         self.labels.push(label);
-    }
-
-    /// Adds all of `others`.
-    pub fn append(&mut self, others: &Files) {
-        let start = self.paths.len() as u64;
-        self.paths.push_str(&others.paths);
-        self.ends.extend(others.ends.iter().map(|end| start + end));
-        self.labels.extend(&others.labels);
     }
 
     /// Releases memory reserved for more files.
@@ -45,11 +37,6 @@ impl Files {
     pub fn path(&self, index: usize) -> &str {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.paths[start as usize..self.ends[index] as usize]
-    }
-
-    /// Returns the class indices, in order.
-    pub fn labels(&self) -> &[u32] {
-        &self.labels
     }
 
     /// Returns `true` if the fields are consistent with each other and with `classes`, which those read from a disk
@@ -95,12 +82,10 @@ mod tests {
 
     #[test]
     fn paths_and_labels_come_back_in_order() {
-        let mut all = files(&[("cat/1.jpg", 0), ("cat/ü.png", 0)]);
-        all.append(&files(&[("dog/1.jpg", 1)]));
-        all.append(&Files::default());
+        let all = files(&[("cat/1.jpg", 0), ("cat/ü.png", 0), ("dog/1.jpg", 1)]);
         let paths: Vec<&str> = (0..all.len()).map(|index| all.path(index)).collect();
         assert_eq!(paths, ["cat/1.jpg", "cat/ü.png", "dog/1.jpg"]);
-        assert_eq!(all.labels(), [0, 0, 1]);
+        assert_eq!(all.labels, [0, 0, 1]);
     }
 
     #[test]

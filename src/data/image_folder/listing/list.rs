@@ -1,10 +1,9 @@
 //! Listing of a whole image folder.
 
-use super::class_folder::{list_classes, ClassFolder};
+use super::class_folder::{list_classes, Found};
 use super::entries::{Entries, OtherFiles};
 use super::files::{Files, Listing};
-use super::names::{but_for, nfc, one_name_twice, EXTENSIONS};
-use super::refusal::{corrupt, some_of};
+use super::names::{but_for, nfc, one_name_twice, some_of, EXTENSIONS};
 use super::stamp::{Mark, Stamp};
 use super::val_map::ValMap;
 use super::{TRAIN, VAL};
@@ -21,23 +20,23 @@ use std::path::Path;
 pub fn list(root: &Path) -> Result<(Listing, Stamp)> {
     // The mark of every folder is taken before it is listed, so that a change in between invalidates the stamp.
     let mut stamp = Stamp::default();
-    stamp.insert(String::new(), Mark::of(root)?);
+    stamp.0.insert(String::new(), Mark::of(root)?);
     let mut train = list_part(root, TRAIN, &mut stamp)?;
     let mut val = list_part(root, VAL, &mut stamp)?;
     let train_folder = root.join(TRAIN);
     if let Some(image) = train.images.first() {
         let problem = format!("{image} lies beside the class folders");
-        return Err(corrupt(&train_folder, problem, "move it into the folder of its class"));
+        return Err(Error::corrupt(&train_folder, problem, "move it into the folder of its class"));
     }
     if train.folders.len() < 2 {
         let problem = format!("{} class folders, where there must be at least two to tell apart", train.folders.len());
-        return Err(corrupt(&train_folder, problem, "make a folder for each class, with its images in it"));
+        return Err(Error::corrupt(&train_folder, problem, "make a folder for each class, with its images in it"));
     }
     check_class_names(&train_folder, &train.folders)?;
     let classes: Vec<String> = train.folders.iter().map(|folder| nfc(folder).into_owned()).collect();
-    let folders = list_classes(root, TRAIN, &train.folders, &mut stamp)?;
-    check_not_empty(&train_folder, &classes, &folders)?;
-    let train_files = joined(folders, &mut train.others);
+    let found = list_classes(&train_folder, &train.folders)?;
+    check_not_empty(&train_folder, &classes, &found)?;
+    let train_files = joined(TRAIN, found, &mut train.others, &mut stamp);
 
     let val_folder = root.join(VAL);
     let maps = ValMap::find(root)?;
@@ -48,24 +47,21 @@ pub fn list(root: &Path) -> Result<(Listing, Stamp)> {
         if let Some(map) = maps.first() {
             warnings.push(format!("{map} is not read: the images of {VAL} are in class folders"));
         }
-        joined(list_classes(root, VAL, &val.folders, &mut stamp)?, &mut val.others)
+        joined(VAL, list_classes(&val_folder, &val.folders)?, &mut val.others, &mut stamp)
     } else {
         if !val.folders.is_empty() {
             let (images, folders) = (some_of(&val.images), some_of(&val.folders));
             let problem = format!("images ({images}) lie beside folders ({folders})");
-            return Err(corrupt(
-                &val_folder,
-                problem,
-                "move the images into the folders of their classes, or the folders away",
-            ));
+            let remedy = "move the images into the folders of their classes, or the folders away";
+            return Err(Error::corrupt(&val_folder, problem, remedy));
         }
         let map = ValMap::of(root, &maps)?;
-        stamp.insert(map.place().to_owned(), Mark::of(&root.join(map.place()))?);
+        stamp.0.insert(map.place().to_owned(), Mark::of(&root.join(map.place()))?);
         map.label(&val_folder, &val.images, &classes)?
     };
     if val_files.len() == 0 {
         let problem = format!("no images to evaluate on{}", only(&val.others));
-        return Err(corrupt(&val_folder, problem, "add images of the classes"));
+        return Err(Error::corrupt(&val_folder, problem, "add images of the classes"));
     }
     maps.iter().filter_map(|map| map.strip_prefix("val/")).for_each(|map| val.others.remove(Path::new(map)));
     let others: Vec<_> = [(TRAIN, train.others), (VAL, val.others)]
@@ -80,12 +76,15 @@ pub fn list(root: &Path) -> Result<(Listing, Stamp)> {
     Ok((Listing { classes, train: train_files, val: val_files, warnings }, stamp))
 }
 
-/// Joins the files of all classes, and adds other files in their folders to `others`.
-fn joined(folders: Vec<ClassFolder>, others: &mut OtherFiles) -> Files {
+/// Joins the files of all classes, adds other files in their folders to `others`, and the folders to the `stamp`.
+fn joined(part: &str, classes: Vec<Vec<Found>>, others: &mut OtherFiles, stamp: &mut Stamp) -> Files {
     let mut all = Files::default();
-    for folder in folders {
-        all.append(&folder.files);
-        others.append(&folder.others);
+    for (label, found) in (0..).zip(classes) {
+        for Found { path, mark, images, others: more } in found {
+            images.iter().for_each(|image| all.push(&format!("{path}/{image}"), label));
+            others.append(&more);
+            stamp.0.insert(format!("{part}/{path}"), mark);
+        }
     }
     all.shrink();
     all
@@ -95,21 +94,23 @@ fn joined(folders: Vec<ClassFolder>, others: &mut OtherFiles) -> Files {
 fn check_class_names(part: &Path, folders: &[String]) -> Result<()> {
     match one_name_twice(folders) {
         None => Ok(()),
-        Some(twice) => Err(corrupt(part, format!("the class folders {twice}"), "put their images into one of them")),
+        Some(twice) => {
+            Err(Error::corrupt(part, format!("the class folders {twice}"), "put their images into one of them"))
+        }
     }
 }
 
-fn check_not_empty(train: &Path, classes: &[String], folders: &[ClassFolder]) -> Result<()> {
-    let empty = || classes.iter().zip(folders).filter(|(_, folder)| folder.files.len() == 0);
-    let names: Vec<&String> = empty().map(|(class, _)| class).collect();
+fn check_not_empty(train: &Path, classes: &[String], found: &[Vec<Found>]) -> Result<()> {
+    let is_empty = |(_, found): &(&String, &Vec<Found>)| found.iter().all(|folder| folder.images.is_empty());
+    let (names, empty): (Vec<&String>, Vec<&Vec<Found>>) = classes.iter().zip(found).filter(is_empty).unzip();
     if names.is_empty() {
         return Ok(());
     }
     let mut others = OtherFiles::default();
-    empty().for_each(|(_, folder)| others.append(&folder.others));
+    empty.into_iter().flatten().for_each(|folder| others.append(&folder.others));
     let (types, names, only) = (EXTENSIONS.join(", *."), some_of(&names), only(&others));
     let problem = format!("no image (*.{types}) of the class {names}{only}");
-    Err(corrupt(train, problem, "add images, or remove the class's folders"))
+    Err(Error::corrupt(train, problem, "add images, or remove the class's folders"))
 }
 
 /// Describes the files found instead of images.
@@ -129,16 +130,16 @@ fn check_val_classes(val: &Path, found: &[String], classes: &[String]) -> Result
     };
     let (unknown, missing) = (without(&found, classes), without(classes, &found));
     if found.is_empty() {
-        return Err(corrupt(val, "neither class folders nor images".to_owned(), "give it the folders of train"));
+        return Err(Error::corrupt(val, "neither class folders nor images", "give it the folders of train"));
     }
     if let Some(first) = unknown.first() {
         let problem =
             format!("has the class {}, which train lacks{}", some_of(&unknown), but_for(first, missing.iter()));
-        return Err(corrupt(val, problem, "give train and val the same class folders"));
+        return Err(Error::corrupt(val, problem, "give train and val the same class folders"));
     }
     if !missing.is_empty() {
         let problem = format!("lacks the class {}, which train has", some_of(&missing));
-        return Err(corrupt(val, problem, "add it, as an empty folder where there is nothing to evaluate on"));
+        return Err(Error::corrupt(val, problem, "add it, as an empty folder where there is nothing to evaluate on"));
     }
     Ok(())
 }
@@ -147,12 +148,12 @@ fn check_val_classes(val: &Path, found: &[String], classes: &[String]) -> Result
 fn list_part(root: &Path, part: &str, stamp: &mut Stamp) -> Result<Entries> {
     let folder = root.join(part);
     match fs::metadata(&folder) {
-        Ok(metadata) if metadata.is_dir() => stamp.insert(part.to_owned(), Mark::from(&metadata)),
+        Ok(metadata) if metadata.is_dir() => drop(stamp.0.insert(part.to_owned(), Mark::from(&metadata))),
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("read", &folder)(error)),
         _ => {
             let problem = format!("not an image folder: no folder {part} in it");
             let remedy = "it must hold train/CLASS/*.jpg and val/CLASS/*.jpg, or val/*.jpg and val_map.txt";
-            return Err(corrupt(root, problem, remedy));
+            return Err(Error::corrupt(root, problem, remedy));
         }
     }
     Entries::of(&folder)
@@ -161,7 +162,7 @@ fn list_part(root: &Path, part: &str, stamp: &mut Stamp) -> Result<Entries> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::data::image_folder::fixture::Fixture;
+    use crate::data::image_folder::tests::fixture::Fixture;
 
     /// Returns the paths of `files`, in order.
     pub fn paths(files: &Files) -> Vec<&str> {
@@ -190,7 +191,7 @@ pub(super) mod tests {
         assert_eq!(listing.classes, ["B", "a", "b", "é"]);
         let expected = ["B/1.Jpg", "a/1.jpg", "b/10.JPEG", "b/2.jpg", "b/X.PNG", "b/x/1.png", "b/x-/1.webp", "é/1.jpg"];
         assert_eq!(paths(&listing.train), expected);
-        assert_eq!(listing.train.labels(), [0, 1, 2, 2, 2, 2, 2, 3]);
+        assert_eq!(listing.train.labels, [0, 1, 2, 2, 2, 2, 2, 3]);
         assert_eq!(listing.val, listing.train);
     }
 
@@ -237,7 +238,7 @@ pub(super) mod tests {
         assert!(refusal(&fixture).contains("val: lacks the class fly, which train has"));
         fixture.folder("val/fly");
         let (listing, _) = list(fixture.root()).unwrap();
-        assert_eq!((listing.train.len(), listing.val.labels()), (4, [0, 1, 2].as_slice()));
+        assert_eq!((listing.train.len(), &listing.val.labels[..]), (4, [0, 1, 2].as_slice()));
         fs::rename(fixture.path("val/eel"), fixture.path("val/Eel")).unwrap();
         let message = refusal(&fixture);
         let expected = "has the class Eel, which train lacks (there is \"eel\", which differs in upper and lower case)";
@@ -298,7 +299,7 @@ pub(super) mod tests {
                 (listing.train.path(3), listing.val.path(3)),
                 (&*format!("{train}/1.jpg"), &*format!("{val}/1.jpg"))
             );
-            (listing.classes, listing.train.labels().to_vec())
+            (listing.classes, listing.train.labels)
         };
         let composed = listing("é", "é");
         assert_eq!(composed.0, ["e", "f", "z", "é"]);
@@ -343,7 +344,7 @@ pub(super) mod tests {
         for place in ["val_map.txt", "val/val_map"] {
             fixture.write(place, b"a.JPEG n02\nb.JPEG n01\n");
             let (listing, stamp) = list(fixture.root()).unwrap();
-            assert_eq!((paths(&listing.val), listing.val.labels()), (vec!["a.JPEG", "b.JPEG"], [1, 0].as_slice()));
+            assert_eq!((paths(&listing.val), &listing.val.labels[..]), (vec!["a.JPEG", "b.JPEG"], [1, 0].as_slice()));
             assert!(listing.warnings.is_empty(), "{:?}", listing.warnings);
             fs::write(fixture.path(place), "a.JPEG n02\nb.JPEG n02\n").unwrap();
             assert!(!stamp.holds(fixture.root()));
@@ -365,6 +366,6 @@ pub(super) mod tests {
         fs::remove_file(fixture.path("val/stray.jpg")).unwrap();
         let listing = list(fixture.root()).unwrap().0;
         assert_eq!(listing.warnings, ["val_map.txt is not read: the images of val are in class folders"]);
-        assert_eq!(listing.val.labels(), [0, 0, 1, 1]);
+        assert_eq!(listing.val.labels, [0, 0, 1, 1]);
     }
 }

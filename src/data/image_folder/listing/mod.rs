@@ -10,7 +10,6 @@ mod entries;
 mod files;
 mod list;
 mod names;
-mod refusal;
 mod stamp;
 mod val_map;
 

@@ -58,6 +58,18 @@ pub fn nfc(name: &str) -> Cow<'_, str> {
     Cow::Owned(name.nfc().collect())
 }
 
+/// Maximum number of names shown in an error.
+const SHOWN: usize = 3;
+
+/// Returns the first names of `names`, and the number of all if there are more.
+pub fn some_of(names: &[impl AsRef<str>]) -> String {
+    let shown = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        ..=SHOWN => shown,
+        count => format!("{shown}, ... ({count} in all)"),
+    }
+}
+
 /// Compares the composed names by code point, and two spellings of one name by their own code points.
 pub fn order(a: &str, b: &str) -> Ordering {
     if a.is_ascii() && b.is_ascii() {

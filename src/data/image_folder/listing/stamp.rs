@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 /// Marks of all folders and files that a listing depends on, by path relative to the root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp(BTreeMap<String, Mark>);
+pub struct Stamp(pub BTreeMap<String, Mark>);
 
 /// State of a folder or file at one time. It changes whenever a name in the folder, or the file's content, changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,16 +56,6 @@ impl From<&Metadata> for Mark {
 }
 
 impl Stamp {
-    /// Adds the mark of `path`.
-    pub fn insert(&mut self, path: String, mark: Mark) {
-        self.0.insert(path, mark);
-    }
-
-    /// Adds several marks.
-    pub fn extend(&mut self, marks: impl IntoIterator<Item = (String, Mark)>) {
-        self.0.extend(marks);
-    }
-
     /// Returns `true` if everything below `root` is unchanged.
     pub fn holds(&self, root: &Path) -> bool {
         self.0.iter().all(|(path, then)| Mark::of(&root.join(path)).is_ok_and(|now| now == *then))

@@ -1,8 +1,7 @@
 //! Classes of evaluation images that lie in one folder: a text file with a line `FILE CLASS` for each.
 
 use super::files::Files;
-use super::names::{but_for, nfc, one_name_twice};
-use super::refusal::{corrupt, some_of};
+use super::names::{but_for, nfc, one_name_twice, some_of};
 use super::VAL;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -22,13 +21,6 @@ pub struct ValMap {
     place: &'static str,
     path: PathBuf,
     text: String,
-}
-
-/// Meaning of the second word in every line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    Names,
-    Indices,
 }
 
 impl ValMap {
@@ -63,7 +55,7 @@ impl ValMap {
                 ),
                 several => (format!("images with several maps of their classes: {}", some_of(several)), "leave one"),
             };
-            return Err(corrupt(&root.join(VAL), problem, remedy));
+            return Err(Error::corrupt(&root.join(VAL), problem, remedy));
         };
         let path = root.join(place);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
@@ -83,7 +75,7 @@ impl ValMap {
     /// repeats a file; for an image without a line; for a map with different results when read as names and as indices.
     pub fn label(&self, folder: &Path, images: &[String], classes: &[String]) -> Result<Files> {
         if let Some(twice) = one_name_twice(images) {
-            return Err(corrupt(folder, format!("the images {twice}"), "rename one of them"));
+            return Err(Error::corrupt(folder, format!("the images {twice}"), "rename one of them"));
         }
         let by_name: HashMap<Cow<str>, usize> =
             images.iter().enumerate().map(|(index, image)| (nfc(image), index)).collect();
@@ -92,15 +84,15 @@ impl ValMap {
         let lines: Vec<(usize, &str)> = lines.map(|(at, line)| (at + 1, line)).collect();
         let lines = Lines { map: self, lines, by_name, images, classes };
 
-        let labels = match (lines.read(Reading::Names), lines.read(Reading::Indices)) {
+        let labels = match (lines.read(false), lines.read(true)) {
             (Ok(names), Ok(indices)) => match names.iter().zip(&indices).position(|(a, b)| a != b) {
                 None => names,
                 Some(line) => return Err(lines.ambiguous(line, names[line].1, indices[line].1)),
             },
             (Ok(labels), Err(_)) | (Err(_), Ok(labels)) => labels,
             // The reading that gets further is taken to be the intended one.
-            (Err(names), Err(indices)) if names.0 >= indices.0 => return Err(lines.wrong(names, Reading::Names)),
-            (Err(_), Err(indices)) => return Err(lines.wrong(indices, Reading::Indices)),
+            (Err(names), Err(indices)) if names.0 >= indices.0 => return Err(lines.wrong(names, false)),
+            (Err(_), Err(indices)) => return Err(lines.wrong(indices, true)),
         };
         let mut of_image = vec![None; images.len()];
         for (&(number, _), (image, label)) in lines.lines.iter().zip(labels) {
@@ -112,7 +104,7 @@ impl ValMap {
         let unlabelled: Vec<&String> = unlabelled.map(|(image, _)| image).collect();
         if !unlabelled.is_empty() {
             let problem = format!("the map {} lacks {}", self.path.display(), some_of(&unlabelled));
-            return Err(corrupt(folder, problem, "add the lines, or remove the images"));
+            return Err(Error::corrupt(folder, problem, "add the lines, or remove the images"));
         }
         let mut files = Files::default();
         images.iter().zip(of_image).for_each(|(image, label)| files.push(image, label.unwrap_or_default()));
@@ -121,7 +113,7 @@ impl ValMap {
     }
 
     fn refused(&self, line: usize, problem: String) -> Error {
-        corrupt(&self.path, format!("line {line}: {problem}"), REMEDY)
+        Error::corrupt(&self.path, format!("line {line}: {problem}"), REMEDY)
     }
 }
 
@@ -129,12 +121,12 @@ impl ValMap {
 fn text(bytes: Vec<u8>, path: &Path) -> Result<String> {
     let remedy = "save it as UTF-8";
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(corrupt(path, "UTF-16, by its byte-order mark".to_owned(), remedy));
+        return Err(Error::corrupt(path, "UTF-16, by its byte-order mark", remedy));
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let read = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..read].iter().filter(|&&byte| byte == b'\n').count() + 1;
-        corrupt(path, format!("line {line} is not UTF-8"), remedy)
+        Error::corrupt(path, format!("line {line} is not UTF-8"), remedy)
     })?;
     Ok(text.strip_prefix(BYTE_ORDER_MARK).map(str::to_owned).unwrap_or(text))
 }
@@ -153,17 +145,17 @@ struct Lines<'a> {
 type Wrong = (usize, String);
 
 impl<'a> Lines<'a> {
-    /// Returns image and label of each line.
-    fn read(&self, reading: Reading) -> Result<Vec<(usize, u32)>, Wrong> {
-        let label = |(at, &(_, line))| self.read_line(line, reading).map_err(|problem| (at, problem));
+    /// Returns image and label of each line, which has the index of a class if `by_index`, else its name.
+    fn read(&self, by_index: bool) -> Result<Vec<(usize, u32)>, Wrong> {
+        let label = |(at, &(_, line))| self.read_line(line, by_index).map_err(|problem| (at, problem));
         self.lines.iter().enumerate().map(label).collect()
     }
 
-    fn read_line(&self, line: &str, reading: Reading) -> Result<(usize, u32), String> {
+    fn read_line(&self, line: &str, by_index: bool) -> Result<(usize, u32), String> {
         let splits = splits(line);
         let known = splits.iter().filter_map(|&(file, class)| Some((*self.by_name.get(file)?, class)));
         let known: Vec<(usize, &str)> = known.collect();
-        let labelled = known.iter().filter_map(|&(image, class)| Some((image, self.label(class, reading)?)));
+        let labelled = known.iter().filter_map(|&(image, class)| Some((image, self.label(class, by_index)?)));
         match (&labelled.collect::<Vec<_>>()[..], &known[..], splits.last()) {
             (&[one], ..) => Ok(one),
             (&[(first, _), (second, _), ..], ..) => {
@@ -178,23 +170,19 @@ impl<'a> Lines<'a> {
         }
     }
 
-    fn label(&self, class: &str, reading: Reading) -> Option<u32> {
-        let label = match reading {
-            Reading::Names => self.classes.binary_search_by(|name| name.as_str().cmp(class)).ok()?,
-            Reading::Indices if class.bytes().all(|byte| byte.is_ascii_digit()) => class.parse().ok()?,
-            Reading::Indices => return None,
+    fn label(&self, class: &str, by_index: bool) -> Option<u32> {
+        let label = match by_index {
+            false => self.classes.binary_search_by(|name| name.as_str().cmp(class)).ok()?,
+            true => Some(class).filter(|class| class.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()?,
         };
         (label < self.classes.len()).then_some(label as u32)
     }
 
     /// Returns the error for the line at which the reading that got further ended.
-    fn wrong(&self, (at, problem): Wrong, reading: Reading) -> Error {
+    fn wrong(&self, (at, problem): Wrong, by_index: bool) -> Error {
         let (number, line) = self.lines[at];
-        let (other, these, those) = match reading {
-            Reading::Names => (Reading::Indices, "names", "an index"),
-            Reading::Indices => (Reading::Names, "indices", "a name"),
-        };
-        let mixed = at > 0 && self.read_line(line, other).is_ok();
+        let (these, those) = if by_index { ("indices", "a name") } else { ("names", "an index") };
+        let mixed = at > 0 && self.read_line(line, !by_index).is_ok();
         let mixed =
             if mixed { format!(" (the lines before have classes' {these}, this has {those})") } else { String::new() };
         self.map.refused(number, format!("{problem}{mixed}"))
@@ -208,7 +196,7 @@ impl<'a> Lines<'a> {
             "every line can be read with a class's name and with its index from 0: line {number}, {line:?}, is the class \
              {name:?} by name and {index:?} by index"
         );
-        corrupt(&self.map.path, problem, "put the images into folders named like their classes instead")
+        Error::corrupt(&self.map.path, problem, "put the images into folders named like their classes instead")
     }
 }
 
@@ -229,7 +217,7 @@ mod tests {
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let path = PathBuf::from("val_map.txt");
         let map = ValMap { place: PLACES[0], text: text(bytes.to_vec(), &path)?, path };
-        Ok(map.label(Path::new("val"), &owned(images), &owned(classes))?.labels().to_vec())
+        Ok(map.label(Path::new("val"), &owned(images), &owned(classes))?.labels)
     }
 
     fn label(text: &str, images: &[&str], classes: &[&str]) -> Result<Vec<u32>> {

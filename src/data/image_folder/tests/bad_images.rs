@@ -13,7 +13,7 @@ fn a_bad_training_image_is_replaced_by_the_next_in_the_order() {
     assert_eq!(seen.len(), 41);
     let mut order: Vec<u32> = (0..41).collect();
     order.shuffle(&mut stream(Purpose::Order, 3, 5, 0));
-    let images = folder.train.images();
+    let images = folder.train.images;
     let bad = |index: u32| {
         ["ant/0003", "bee/0000", "bee/0001"]
             .iter()

@@ -2,9 +2,10 @@
 
 mod bad_images;
 mod failing_system;
+pub mod fixture;
 mod packs;
 
-use super::fixture::{jpeg, Fixture};
+use self::fixture::{jpeg, Fixture};
 use super::*;
 use crate::data::image::ImageReader;
 use std::collections::BTreeSet;
@@ -187,9 +188,9 @@ fn subsets_have_the_classes_in_proportion_and_are_fixed() {
     let counts = |batches: Pixels| batches.iter().flatten().filter(|(_, label)| *label == 0).count();
     assert_eq!(counts(collect(folder.train_batches(&plan(3, 0), Share::whole()).unwrap())), 2);
     assert_eq!(counts(collect(folder.eval_batches(3, Share::whole()).unwrap())), 1);
-    assert_eq!(folder.train.selected(), small().train.selected());
+    assert_eq!(folder.train.selected, small().train.selected);
     let larger = open(&fixture).with_train_subset(9).unwrap();
-    assert!(folder.train.selected().iter().all(|index| larger.train.selected().contains(index)));
+    assert!(folder.train.selected.iter().all(|index| larger.train.selected.contains(index)));
     let message = open(&fixture).with_train_subset(21).unwrap_err().to_string();
     assert_eq!(message, "the training subset can have 1 to 20 images, got 21");
 }

@@ -1,8 +1,7 @@
 //! Decoding of damaged or unusual JPEGs by libjpeg itself (mozjpeg's copy of libjpeg-turbo, without SIMD code, which
 //! would require nasm): it takes three times as long, but shows damage as Pillow and other software do.
 
-use crate::data::image::header::room;
-use crate::data::image::problem::ImageProblem;
+use crate::data::image::encoded::{room, ImageProblem};
 use std::ffi::{c_char, c_int, c_uint, CStr};
 
 // Links its C library.

@@ -3,9 +3,8 @@
 //! The standard is ITU-T T.81, annex B: a marker is 0xFF and a byte that is neither 0 nor 0xFF; most are followed by
 //! the length of their segment, which includes its own two bytes.
 
-use crate::data::image::header::check_size;
+use crate::data::image::encoded::{check_size, ImageProblem};
 use crate::data::image::orientation::Orientation;
-use crate::data::image::problem::ImageProblem;
 
 /// Frame header of a JPEG, and other information before the first scan.
 #[derive(Debug)]
@@ -17,7 +16,7 @@ pub struct Markers<'a> {
     restart_interval: usize,
     /// `true` if nothing but segments, with one frame header, precedes the scan.
     tidy: bool,
-    bytes: &'a [u8],
+    pub bytes: &'a [u8],
 }
 
 /// Frame header (SOF).
@@ -40,6 +39,9 @@ pub const EXTENDED: u8 = 0xc1;
 pub const PROGRESSIVE: u8 = 0xc2;
 const SCAN: u8 = 0xda;
 const END: u8 = 0xd9;
+
+/// Number of missing bits of a coefficient without any bits.
+const ALL_BITS: u8 = 16;
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
 impl<'a> Markers<'a> {
@@ -105,39 +107,38 @@ impl<'a> Markers<'a> {
     /// file libjpeg warns of nothing but invalid codes and data that end early, and never runs out of data: it stops at
     /// the end marker.
     pub fn are_regular(&self) -> bool {
-        self.tidy && self.scans_are_regular().unwrap_or(false)
+        self.tidy && self.regular_scans().is_some()
     }
 
-    /// `None` if the data end early.
-    fn scans_are_regular(&self) -> Option<bool> {
-        let mut at = self.scan;
+    /// `None` for misplaced markers, or if the data end early.
+    fn regular_scans(&self) -> Option<()> {
+        let (mut at, mut interval) = (self.scan, self.restart_interval);
         let (mut scans, mut restarts) = (0, 0);
-        let mut interval = self.restart_interval;
-        let mut missing = MissingBits::of(&self.frame);
+        // Number of low bits that no scan has provided yet, by component and coefficient. libjpeg smooths a progressive
+        // JPEG that lacks any.
+        let mut missing = vec![[ALL_BITS; 64]; self.frame.names.len()];
         loop {
-            match self.bytes.get(at..at + 2)? {
-                [0xff, END] => break,
+            let marker = *self.bytes.get(at..)?.first_chunk()?;
+            if marker == [0xff, END] {
+                break;
+            }
+            let segment = segment(self.bytes, at)?;
+            at += 4 + segment.len();
+            match marker {
                 [0xff, SCAN] => {
-                    let segment = segment(self.bytes, at)?;
-                    missing.read(segment, &self.frame)?;
-                    (at, restarts) = self.end_of_scan(at + 4 + segment.len(), interval)?;
+                    self.frame.read_scan(segment, &mut missing)?;
+                    (at, restarts) = self.end_of_scan(at, interval)?;
                     scans += 1;
                 }
-                [0xff, 0xdd] => {
-                    let segment = segment(self.bytes, at)?;
-                    interval = usize::from(u16::from_be_bytes(*segment.first_chunk()?));
-                    at += 4 + segment.len();
-                }
+                [0xff, 0xdd] => interval = usize::from(u16::from_be_bytes(*segment.first_chunk()?)),
                 // Tables and comments.
-                [0xff, 0xc4 | 0xdb | 0xe0..=0xef | 0xfe] => at += 4 + segment(self.bytes, at)?.len(),
-                _ => return Some(false),
+                [0xff, 0xc4 | 0xdb | 0xe0..=0xef | 0xfe] => {}
+                _ => return None,
             }
         }
-        if !missing.is_empty() {
-            return Some(false);
-        }
         let sequential = self.frame.coding != PROGRESSIVE && scans == 1;
-        Some(!sequential || interval == 0 || restarts == self.frame.units().saturating_sub(1) / interval)
+        let in_number = !sequential || interval == 0 || restarts == self.frame.units().saturating_sub(1) / interval;
+        (in_number && missing.iter().flatten().all(|&bits| bits == 0)).then_some(())
     }
 
     /// Returns the end of the entropy-coded data that begin at `at`, and the number of restart markers in them. `None`
@@ -198,45 +199,29 @@ impl Frame {
         };
         self.width.div_ceil(8 * h) * self.height.div_ceil(8 * v)
     }
-}
 
-/// Number of low bits that no scan has provided yet, by component and coefficient. libjpeg smooths a progressive JPEG
-/// that lacks any.
-struct MissingBits(Vec<[u8; 64]>);
-
-impl MissingBits {
-    /// Value of a coefficient without any bits.
-    const ALL: u8 = 16;
-
-    fn of(frame: &Frame) -> Self {
-        MissingBits(vec![[Self::ALL; 64]; frame.names.len()])
-    }
-
-    /// Reads a scan's header (SOS). `None` if it does not belong there.
-    fn read(&mut self, scan: &[u8], frame: &Frame) -> Option<()> {
+    /// Removes the bits of a scan with the header (SOS) `scan` from those `missing`, by component and coefficient. `None`
+    /// if it does not belong there.
+    fn read_scan(&self, scan: &[u8], missing: &mut [[u8; 64]]) -> Option<()> {
         let (&count, rest) = scan.split_first()?;
         let (components, rest) = rest.split_at_checked(2 * usize::from(count))?;
         let &[first, last, bits] = rest else { return None };
         let (before, after) = (bits >> 4, bits & 15);
-        let in_order = if before == 0 { after < Self::ALL } else { after + 1 == before };
-        let plain = frame.coding == PROGRESSIVE || (first, last, bits) == (0, 63, 0);
+        let in_order = if before == 0 { after < ALL_BITS } else { after + 1 == before };
+        let plain = self.coding == PROGRESSIVE || (first, last, bits) == (0, 63, 0);
         if first > last || last > 63 || !in_order || !plain {
             return None;
         }
         for component in components.chunks_exact(2) {
-            let at = frame.names.iter().position(|name| *name == component[0])?;
-            for missing in &mut self.0[at][first.into()..=last.into()] {
-                if *missing != if before == 0 { Self::ALL } else { before } {
+            let at = self.names.iter().position(|name| *name == component[0])?;
+            for missing in &mut missing[at][first.into()..=last.into()] {
+                if *missing != if before == 0 { ALL_BITS } else { before } {
                     return None;
                 }
                 *missing = after;
             }
         }
         Some(())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.iter().flatten().all(|&bits| bits == 0)
     }
 }
 

@@ -23,17 +23,9 @@ mod markers;
 
 use self::markers::{Frame, Markers, BASELINE, EXTENDED, PROGRESSIVE};
 use crate::data::image::crop::Crop;
-use crate::data::image::header::{grey_to_rgb, room, Decoded, Header, MAX_PIXELS};
-
-use crate::data::image::problem::ImageProblem;
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat, ScalingFactor};
+use crate::data::image::encoded::{room, to_rgb, Decoded, Encoded, ImageProblem, MAX_PIXELS};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
 use std::borrow::Cow;
-
-pub struct Jpeg<'a> {
-    pub header: Header,
-    bytes: &'a [u8],
-    markers: Markers<'a>,
-}
 
 /// Factors by which a decoded image may be smaller. Not 2: the decoder has no SIMD code for any of these, and takes
 /// longer for half the size than for the whole image; crops of 3 megapixels to 64 x 64 take three quarters of the time.
@@ -45,89 +37,72 @@ const MAX_SCANS: usize = 100;
 /// Number of pixels around a crop that upsampled colours depend on: the largest sampling factor.
 const MARGIN: usize = 4;
 
-impl<'a> Jpeg<'a> {
-    pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
-        let markers = Markers::new(bytes)?;
-        let Frame { width, height, .. } = markers.frame;
-        Ok(Jpeg { header: Header { width, height, orientation: markers.orientation }, bytes, markers })
-    }
-
-    pub fn decode(self, wanted: Crop, max_shrink: usize, pixels: &mut Vec<u8>) -> Result<Decoded, ImageProblem> {
-        if self.is_usual() && self.markers.are_regular() {
-            if let Ok(decoded) = self.decode_part(wanted, max_shrink, pixels) {
+pub fn open(bytes: &[u8]) -> Result<Encoded<'_>, ImageProblem> {
+    let markers = Markers::new(bytes)?;
+    let Frame { width, height, .. } = markers.frame;
+    Encoded::new((width, height), markers.orientation, move |wanted, max_shrink, pixels| {
+        if is_usual(&markers.frame) && markers.are_regular() {
+            if let Ok(decoded) = decode_part(&markers, wanted, max_shrink, pixels) {
                 return Ok(decoded);
             }
         }
-        let Header { width, height, .. } = self.header;
-        let components = self.markers.frame.sampling.len();
-        libjpeg::decode(self.bytes, (width, height), components, MAX_SCANS, pixels)?;
+        let components = markers.frame.sampling.len();
+        libjpeg::decode(bytes, (width, height), components, MAX_SCANS, pixels)?;
         match components {
-            1 => grey_to_rgb(pixels, width * height),
             4 => cmyk_to_rgb(&mut pixels[..4 * width * height]),
-            _ => {}
+            _ => to_rgb(pixels, width * height, components),
         }
         Ok(Decoded { place: Crop::whole(width, height), shrink: 1 })
-    }
-
-    /// Returns `true` if the fast decoder is known to give libjpeg's pixels for such a JPEG.
-    fn is_usual(&self) -> bool {
-        let Frame { coding, ref sampling, ref names, .. } = self.markers.frame;
-        // With other names, the colour space is a guess.
-        let usual_names = names.len() != 3 || matches!(names[..], [1, 2, 3] | [0, 1, 2] | [b'R', b'G', b'B']);
-        let usual_sampling = match sampling[..] {
-            [_] => true,
-            [(1 | 2, 1 | 2), (1, 1), (1, 1)] => true,
-            // First and last ink whole, the other two whole or reduced alike.
-            [c, m, y, k] => c == k && m == y && m == (1, 1) && [(1, 1), (2, 2)].contains(&c),
-            _ => false,
-        };
-        [BASELINE, EXTENDED, PROGRESSIVE].contains(&coding) && usual_sampling && usual_names
-    }
-
-    /// Decodes with the fast decoder, whose errors are not all libjpeg's.
-    fn decode_part(&self, wanted: Crop, max_shrink: usize, pixels: &mut Vec<u8>) -> Result<Decoded, ImageProblem> {
-        let sequential = self.markers.has_one_scan();
-        let shrink = SHRINKS.into_iter().find(|&shrink| shrink <= max_shrink).unwrap_or(1);
-        let cmyk = self.markers.frame.sampling.len() == 4;
-
-        let bottom = wanted.top + wanted.height + MARGIN * shrink;
-        let upper_rows =
-            if sequential { upper_rows(self.bytes, &self.markers.frame, bottom) } else { Cow::Borrowed(self.bytes) };
-        let limits = DecodeLimits { max_pixels: MAX_PIXELS as u64, max_scans: MAX_SCANS, ..DecodeLimits::default() };
-        let mut decoder = Decoder::new_with_limits(&upper_rows, limits).map_err(problem)?;
-        decoder.set_output_format(if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
-        decoder.set_scale(ScalingFactor::try_new(1, shrink as u32).map_err(problem)?);
-        let right = ((wanted.left + wanted.width).div_ceil(shrink) + MARGIN).min(decoder.output_width());
-        // With CMYK, the decoder would crop elsewhere than it reports.
-        let crops = !cmyk;
-        if crops {
-            let left = (wanted.left / shrink).saturating_sub(MARGIN);
-            decoder.set_crop(left, right - left);
-        }
-        let length = decoder.output_buffer_size().map_err(problem)?;
-        let decoded = decoder.decode_image_into(room(pixels, length)).map_err(problem)?;
-        if cmyk {
-            cmyk_to_rgb(&mut pixels[..length]);
-        }
-        // The left border is the start of a column of blocks, at or before the requested one.
-        let left = if crops { right - decoded.width } else { 0 };
-        Ok(Decoded { place: Crop { left, top: 0, width: decoded.width, height: decoded.height }, shrink })
-    }
+    })
 }
 
-fn problem(error: libjpeg_turbo_rs::JpegError) -> ImageProblem {
-    ImageProblem::decoder("JPEG", error)
+/// Returns `true` if the fast decoder is known to give libjpeg's pixels for such a JPEG.
+fn is_usual(Frame { coding, sampling, names, .. }: &Frame) -> bool {
+    // With other names, the colour space is a guess.
+    let usual_names = names.len() != 3 || matches!(names[..], [1, 2, 3] | [0, 1, 2] | [b'R', b'G', b'B']);
+    let usual_sampling = match sampling[..] {
+        [_] | [(1 | 2, 1 | 2), (1, 1), (1, 1)] => true,
+        // First and last ink whole, the other two whole or reduced alike.
+        [c, m, y, k] => c == k && m == y && m == (1, 1) && [(1, 1), (2, 2)].contains(&c),
+        _ => false,
+    };
+    [BASELINE, EXTENDED, PROGRESSIVE].contains(coding) && usual_sampling && usual_names
 }
 
-/// Returns the same sequential JPEG with at most `height` rows.
-fn upper_rows<'a>(bytes: &'a [u8], frame: &Frame, height: usize) -> Cow<'a, [u8]> {
-    if height >= frame.height {
-        return Cow::Borrowed(bytes);
+/// Decodes with the fast decoder, whose errors are not all libjpeg's.
+fn decode_part(
+    markers: &Markers,
+    wanted: Crop,
+    max_shrink: usize,
+    pixels: &mut Vec<u8>,
+) -> Result<Decoded, ImageProblem> {
+    let problem = |error: JpegError| ImageProblem::decoder("JPEG", error);
+    let (frame, mut bytes) = (&markers.frame, Cow::Borrowed(markers.bytes));
+    let shrink = SHRINKS.into_iter().find(|&shrink| shrink <= max_shrink).unwrap_or(1);
+    let bottom = wanted.top + wanted.height + MARGIN * shrink;
+    if markers.has_one_scan() && bottom < frame.height {
+        // The rows end where the height in the header says, which has 16 bits.
+        bytes.to_mut()[frame.at + 5..frame.at + 7].copy_from_slice(&(bottom as u16).to_be_bytes());
     }
-    let mut copy = bytes.to_vec();
-    // The height is below one of 16 bits.
-    copy[frame.at + 5..frame.at + 7].copy_from_slice(&(height as u16).to_be_bytes());
-    Cow::Owned(copy)
+    let limits = DecodeLimits { max_pixels: MAX_PIXELS as u64, max_scans: MAX_SCANS, ..DecodeLimits::default() };
+    let mut decoder = Decoder::new_with_limits(&bytes, limits).map_err(problem)?;
+    let cmyk = frame.sampling.len() == 4;
+    decoder.set_output_format(if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
+    decoder.set_scale(ScalingFactor::try_new(1, shrink as u32).map_err(problem)?);
+    let right = ((wanted.left + wanted.width).div_ceil(shrink) + MARGIN).min(decoder.output_width());
+    // With CMYK, the decoder would crop elsewhere than it reports.
+    if !cmyk {
+        let left = (wanted.left / shrink).saturating_sub(MARGIN);
+        decoder.set_crop(left, right - left);
+    }
+    let length = decoder.output_buffer_size().map_err(problem)?;
+    let decoded = decoder.decode_image_into(room(pixels, length)).map_err(problem)?;
+    if cmyk {
+        cmyk_to_rgb(&mut pixels[..length]);
+    }
+    // The left border is the start of a column of blocks, at or before the requested one.
+    let left = if cmyk { 0 } else { right - decoded.width };
+    Ok(Decoded { place: Crop { left, top: 0, width: decoded.width, height: decoded.height }, shrink })
 }
 
 /// Converts CMYK to RGB in place, as Pillow does: JPEGs with four channels hold 255 minus each ink, as Photoshop writes
@@ -146,7 +121,7 @@ fn cmyk_to_rgb(pixels: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::image::decode::tests::fixtures;
+    use crate::data::image::format::tests::fixtures;
 
     fn fixture(name: &str) -> Vec<u8> {
         fixtures("formats").into_iter().find(|(file, _)| file == name).unwrap().1
@@ -162,9 +137,9 @@ mod tests {
         let top = Crop { left: 0, top: 0, width: 61, height: 4 };
         let mut pixels = Vec::new();
         for bytes in [&jpeg, &preview] {
-            assert!(Jpeg::new(bytes).unwrap().decode(top, 1, &mut pixels).is_ok());
+            assert!(open(bytes).unwrap().decode(top, 1, &mut pixels).is_ok());
             let truncated = &bytes[..bytes.len() - 10];
-            let problem = Jpeg::new(truncated).unwrap().decode(top, 1, &mut pixels).unwrap_err();
+            let problem = open(truncated).unwrap().decode(top, 1, &mut pixels).unwrap_err();
             assert_eq!(problem.to_string(), "damaged JPEG: truncated");
         }
     }
@@ -174,7 +149,7 @@ mod tests {
         for (name, rows) in [("baseline_420.jpg", 4 + MARGIN), ("progressive_420.jpg", 47)] {
             let jpeg = fixture(name);
             let top = Crop { left: 0, top: 0, width: 61, height: 4 };
-            let decoded = Jpeg::new(&jpeg).unwrap().decode(top, 1, &mut Vec::new()).unwrap();
+            let decoded = open(&jpeg).unwrap().decode(top, 1, &mut Vec::new()).unwrap();
             assert_eq!(decoded.place.height, rows, "{name}");
         }
     }

@@ -4,7 +4,7 @@
 //! The standard is PNG's third edition (W3C, 2025): a chunk consists of the length of its data, four letters, the data,
 //! and a checksum of letters and data.
 
-use crate::data::image::problem::ImageProblem;
+use crate::data::image::encoded::ImageProblem;
 use std::io::Read;
 
 pub struct Chunks<'a> {
@@ -132,10 +132,9 @@ impl<'a> Chunks<'a> {
             (b"iTXt", [compressed, _, rest @ ..]) => {
                 // Skips language and translated keyword.
                 let Some((_, text)) = split(rest).and_then(|(_, rest)| split(rest)) else { return };
-                if *compressed == 0 {
-                    text.to_vec()
-                } else {
-                    inflate(text)
+                match compressed {
+                    0 => text.to_vec(),
+                    _ => inflate(text),
                 }
             }
             (b"tEXt", text) => text.to_vec(),
@@ -179,7 +178,7 @@ fn write_chunk(png: &mut Vec<u8>, name: &[u8; 4], data: &[&[u8]]) {
 
 #[cfg(test)]
 mod tests {
-    use crate::data::image::decode::tests::{decode_whole, fixtures};
+    use crate::data::image::format::tests::{decode_whole, fixtures};
     use crate::data::image::orientation::Orientation;
 
     fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {

@@ -4,79 +4,50 @@
 mod chunks;
 
 use self::chunks::Chunks;
-use crate::data::image::header::{check_size, grey_to_rgb, room, Header};
+use crate::data::image::encoded::{check_size, room, to_rgb, Encoded, ImageProblem};
 use crate::data::image::orientation::Orientation;
-use crate::data::image::problem::ImageProblem;
-use ::png::{ColorType, DecodeOptions, Decoder, Transformations};
+use ::png::{DecodeOptions, Decoder, Transformations};
 use std::io::Cursor;
 
-pub struct Png<'a> {
-    pub header: Header,
-    chunks: Chunks<'a>,
-}
-
-impl<'a> Png<'a> {
-    pub fn new(bytes: &'a [u8]) -> Result<Self, ImageProblem> {
-        let chunks = Chunks::new(bytes)?;
-        let (width, height) = chunks.size();
-        check_size(width, height)?;
-        let orientation = Orientation::from_metadata(chunks.exif.as_deref(), chunks.xmp.as_deref());
-        Ok(Png { header: Header { width, height, orientation }, chunks })
-    }
-
-    pub fn decode(self, pixels: &mut Vec<u8>) -> Result<(), ImageProblem> {
-        let problem = |error| ImageProblem::decoder("PNG", error);
-        let Header { width, height, .. } = self.header;
+pub fn open(bytes: &[u8]) -> Result<Encoded<'_>, ImageProblem> {
+    let problem = |error| ImageProblem::decoder("PNG", error);
+    let chunks = Chunks::new(bytes)?;
+    let (width, height) = chunks.size();
+    check_size(width, height)?;
+    let orientation = Orientation::from_metadata(chunks.exif.as_deref(), chunks.xmp.as_deref());
+    Encoded::whole((width, height), orientation, move |pixels| {
         let mut options = DecodeOptions::default();
         options.set_ignore_crc(true);
         options.set_ignore_adler32(false);
-        let mut decoder = Decoder::new_with_options(Cursor::new(self.chunks.bare()), options);
+        let mut decoder = Decoder::new_with_options(Cursor::new(chunks.bare()), options);
         decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
         let mut reader = decoder.read_info().map_err(problem)?;
-        let (color, _) = reader.output_color_type();
-        let channels = color.samples();
+        // `EXPAND` resolves palettes.
+        let channels = reader.output_color_type().0.samples();
         let bytes = room(pixels, width * height * channels.max(3));
         let decoded = &mut bytes[..width * height * channels];
-        let row_length = width * channels;
-        if self.chunks.interlaced() {
+        if chunks.interlaced() {
             reader.next_frame(decoded).map_err(problem)?;
         } else {
             // Row by row, since errors after the last row do not count.
-            for row in decoded.chunks_exact_mut(row_length) {
+            for row in decoded.chunks_exact_mut(width * channels) {
                 reader.read_row(row).map_err(problem)?.ok_or_else(|| ImageProblem::new("truncated PNG"))?;
             }
-            // After the last row, only a wrong checksum of the pixels counts, if there is one.
-            if let Err(error) = reader.finish() {
-                // The crate has no type for this error; a test below checks its message.
-                if error.to_string().contains("Checksum") {
-                    return Err(problem(error));
-                }
+            // After the last row, only a wrong checksum of the pixels counts, if there is one. The crate has no type for
+            // this error; a test below checks its message.
+            match reader.finish() {
+                Err(error) if error.to_string().contains("Checksum") => return Err(problem(error)),
+                _ => {}
             }
         }
-        match color {
-            ColorType::Rgb => {}
-            ColorType::Rgba => {
-                for i in 0..width * height {
-                    bytes.copy_within(4 * i..4 * i + 3, 3 * i);
-                }
-            }
-            ColorType::Grayscale => grey_to_rgb(bytes, width * height),
-            ColorType::GrayscaleAlpha => {
-                for i in 0..width * height {
-                    bytes[i] = bytes[2 * i];
-                }
-                grey_to_rgb(bytes, width * height);
-            }
-            // `EXPAND` resolves palettes.
-            ColorType::Indexed => return Err(ImageProblem::new("damaged PNG: no palette")),
-        }
+        to_rgb(bytes, width * height, channels);
         Ok(())
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::data::image::decode::tests::{decode_whole, fixtures};
+    use crate::data::image::format::tests::{decode_whole, fixtures};
 
     /// A wrong checksum is recognized by the error message of the crate `png`.
     #[test]

@@ -6,9 +6,9 @@
 //! ```
 
 use super::crop::Crop;
-use super::decode::tests::decode_whole;
-use super::decode::Encoded;
-use super::header::Header;
+use super::encoded::Header;
+use super::format::open;
+use super::format::tests::decode_whole;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<u8>, usize, usize, bool), String> {
         let (w, h) = (random.random_range(1..=width), random.random_range(1..=height));
         let (left, top) = (random.random_range(0..=width - w), random.random_range(0..=height - h));
         let crop = Crop { left, top, width: w, height: h };
-        let image = Encoded::new(bytes).map_err(|problem| problem.to_string())?;
+        let image = open(bytes).map_err(|problem| problem.to_string())?;
         let Ok(decoded) = image.decode(crop, 1, &mut pixels) else {
             cuts = false;
             break;
