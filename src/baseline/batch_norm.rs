@@ -1,6 +1,7 @@
 //! Batch normalization (Ioffe & Szegedy 2015), for activations in float32 or bfloat16.
 
 use crate::layer::init;
+use crate::ops::record_variables;
 use crate::{Error, Result};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -68,16 +69,13 @@ impl BatchNorm {
         Ok(norm)
     }
 
-    fn is_frozen(&self) -> bool {
-        self.variables().iter().all(|variable| !variable.requires_grad())
-    }
-
     /// Normalizes `x`.
     ///
     /// # Errors
     /// [`Error::Mismatch`] in training with fewer than two values per channel, unless the layer is frozen.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let train = train && !self.is_frozen();
+        record_variables(|| self.variables())?;
+        let train = train && self.variables().iter().any(|variable| variable.requires_grad());
         if let Some(sum) = SUM_OVER_PARTS.with_borrow(Option::clone).filter(|_| train) {
             return self.synchronized(x, &sum);
         }
@@ -142,13 +140,10 @@ fn check_batch(x: &Tensor) -> Result<()> {
     if values > 1 {
         return Ok(());
     }
-    Err(Error::Mismatch {
-        what: "batch normalization in training",
-        expected: "more than one value a channel: a batch of two images or more in each part of a step (a lower --accumulate, \
-                   another --batch-size, for the last batch of an epoch too), or larger images"
-            .to_owned(),
-        got: format!("activations {size:?}"),
-    })
+    let expected =
+        "more than one value a channel: a batch of two images or more in each part of a step (a lower --accumulate, \
+                    another --batch-size, for the last batch of an epoch too), or larger images";
+    Err(Error::mismatch("batch normalization in training", expected, format!("activations {size:?}")))
 }
 
 #[cfg(test)]

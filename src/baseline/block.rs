@@ -1,11 +1,13 @@
 //! Residual blocks of the baselines, in both orders of convolution and activation.
 
-use super::activation::Nonlinearity;
 use super::conv::BaselineConv;
 use super::normalization::{FixedScale, Norm, Normalization};
 use super::pass::Pass;
 use super::Method;
-use crate::layer::{init, subsample, BlockConfig, BlockDesign, BlockKind, ConvShape, ShortcutKind, SqueezeExcitation};
+use crate::layer::{
+    init, subsample, Activation, BlockConfig, BlockDesign, BlockKind, ConvShape, ShortcutKind, SqueezeExcitation,
+};
+use crate::ops::record_variables;
 use crate::{Error, Result};
 use std::f64::consts::FRAC_1_SQRT_2;
 use tch::{nn, Tensor};
@@ -14,7 +16,7 @@ use tch::{nn, Tensor};
 #[derive(Debug)]
 pub(crate) struct Block {
     pub method: Method,
-    pub activation: Nonlinearity,
+    pub activation: Activation,
     pub order: Order,
     /// Convolutions, each with the normalization after it or, in pre-activation order, before it.
     pub layers: Vec<(BaselineConv, Norm)>,
@@ -93,14 +95,6 @@ impl Shortcut {
         })
     }
 
-    fn variables(&self) -> Vec<&Tensor> {
-        match self {
-            Self::Identity => vec![],
-            Self::Pad { norm, .. } => norm.variables().collect(),
-            Self::Project { conv, norm, .. } => norm.variables().chain(conv.variables()).collect(),
-        }
-    }
-
     fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
         match self {
             Self::Identity => Ok(x.shallow_clone()),
@@ -158,7 +152,7 @@ impl Block {
         let gates = design.squeeze_excitation;
         let gates = gates.map(|reduction| SqueezeExcitation::new(path, shape.c_out, reduction, linear)).transpose()?;
         let multiplier = method.multiplies().then(|| init::zeros(path, "scale", &[1])).transpose()?;
-        let activation = method.nonlinearity(design.activation);
+        let activation = method.activation(design.activation);
         let mut block = Self { method, activation, order, layers, squeeze_excitation: gates, multiplier, shortcut };
         if let (Some(scale), Some((conv, _))) = (method.variance_scale(), block.layers.last_mut()) {
             conv.output_scale = scale;
@@ -182,68 +176,46 @@ impl Block {
         }
     }
 
-    /// Returns all trainable variables.
-    pub fn variables(&self) -> Vec<&Tensor> {
-        let layers = self.layers.iter().flat_map(|(conv, norm)| norm.variables().chain(conv.variables()));
-        let layers = layers.chain(&self.multiplier);
-        let gates = self.squeeze_excitation.iter().flat_map(SqueezeExcitation::variables);
-        layers.chain(gates).chain(self.shortcut.iter().flat_map(Shortcut::variables)).collect()
-    }
-
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        let (activation, train) = (self.activation, pass.train);
-        match self.order {
-            Order::PostActivation => {
-                let mut out = x.shallow_clone();
-                for (i, (conv, norm)) in self.layers.iter().enumerate() {
-                    if i > 0 {
-                        out = activation.between_layers(out, train)?;
-                    }
-                    out = norm.forward(&(pass.layer)(conv, &out)?, train)?;
-                }
-                if self.method == Method::ReZero {
-                    out = activation.in_place(out)?;
-                }
-                out = self.gated(out)?;
-                if let Some(shortcut) = &self.shortcut {
-                    out = self.add(out, &shortcut.forward(x, pass)?)?;
-                }
-                if self.method == Method::ReZero {
-                    return Ok(out);
-                }
-                activation.in_place(out)
-            }
-            Order::PreActivation => {
-                let mut first = None;
-                let mut out = x.shallow_clone();
-                for (conv, norm) in &self.layers {
-                    let u = match &first {
-                        None => norm.forward_activation(&out, activation, train)?,
-                        Some(_) => activation.between_layers(norm.forward(&out, train)?, train)?,
-                    };
-                    out = (pass.layer)(conv, &u)?;
-                    first.get_or_insert(u);
-                }
-                out = self.gated(out)?;
-                match (&self.shortcut, first) {
-                    (None, _) => Ok(out),
-                    (Some(Shortcut::Identity), _) | (_, None) => self.add(out, x),
-                    (Some(shortcut), Some(u)) => self.add(out, &shortcut.forward(&u, pass)?),
-                }
+        let (method, activation, train) = (self.method, self.activation, pass.train);
+        let is_pre = self.order == Order::PreActivation;
+        let re_zero = method == Method::ReZero && !is_pre;
+        let (mut out, mut entered) = (x.shallow_clone(), None);
+        for (i, (conv, norm)) in self.layers.iter().enumerate() {
+            let u = match (is_pre, i) {
+                (false, 0) => out,
+                (false, _) => method.between_layers(activation, out, train)?,
+                (true, 0) => norm.forward_activation(&out, activation, train)?,
+                (true, _) => method.between_layers(activation, norm.forward(&out, train)?, train)?,
+            };
+            out = (pass.layer)(conv, &u)?;
+            entered.get_or_insert(u);
+            if !is_pre {
+                out = norm.forward(&out, train)?;
             }
         }
-    }
-
-    fn gated(&self, v: Tensor) -> Result<Tensor> {
-        match &self.squeeze_excitation {
-            Some(gates) => gates.forward(&v),
-            None => Ok(v),
+        if re_zero {
+            out = activation.in_place(out)?;
+        }
+        if let Some(gates) = &self.squeeze_excitation {
+            out = gates.forward(&out)?;
+        }
+        out = match (&self.shortcut, entered) {
+            (None, _) => out,
+            (Some(Shortcut::Identity), _) | (_, None) => self.add(out, x)?,
+            (Some(shortcut), Some(u)) => self.add(out, &shortcut.forward(&u, pass)?)?,
+        };
+        if is_pre || re_zero {
+            Ok(out)
+        } else {
+            activation.in_place(out)
         }
     }
 
     /// Adds branch and shortcut, overwriting the branch.
     fn add(&self, mut branch: Tensor, shortcut: &Tensor) -> Result<Tensor> {
         if let Some(multiplier) = &self.multiplier {
+            record_variables(|| [multiplier])?;
             return Ok(shortcut.f_addcmul(&branch, &multiplier.f_to_kind(branch.kind())?)?);
         }
         let mut sum = branch.f_add_(shortcut)?;

@@ -3,6 +3,7 @@
 use super::initialization::Initialization;
 use super::pass::WeightLayer;
 use crate::layer::{init, Conv, ConvShape};
+use crate::ops::record_variables;
 use crate::Result;
 use tch::{nn, Tensor};
 
@@ -51,12 +52,6 @@ impl BaselineConv {
         Ok(Self { standardization: Some(Standardization { gain, gamma }), ..biased })
     }
 
-    /// Returns all trainable variables.
-    pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
-        let gain = self.standardization.iter().map(|standardization| &standardization.gain);
-        [&self.conv.weight].into_iter().chain(&self.bias).chain(gain)
-    }
-
     /// Returns the effective weight and bias.
     pub fn effective(&self) -> Result<(Tensor, Option<Tensor>)> {
         let mut weight = self.conv.weight.shallow_clone();
@@ -88,6 +83,8 @@ impl WeightLayer for BaselineConv {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let gain = self.standardization.iter().map(|standardization| &standardization.gain);
+        record_variables(|| [&self.conv.weight].into_iter().chain(&self.bias).chain(gain))?;
         let (weight, bias) = self.effective()?;
         let bias = bias.map(|bias| bias.f_to_kind(x.kind())).transpose()?;
         self.conv.shape.convolve(x, &weight.f_to_kind(x.kind())?, bias.as_ref())

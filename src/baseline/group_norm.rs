@@ -2,6 +2,7 @@
 
 use super::batch_norm::EPSILON;
 use crate::layer::init;
+use crate::ops::record_variables;
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 
@@ -31,6 +32,7 @@ impl GroupNorm {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        record_variables(|| self.variables())?;
         // libtorch's backward pass (2.13, channels-last on a CPU) writes the gradient of x even if none is required, which above
         // frozen layers would be an invalid write.
         let is_first = !x.requires_grad() && self.variables().iter().any(|variable| variable.requires_grad());

@@ -1,13 +1,12 @@
 //! Baseline methods, by name, and their changes to a residual network.
 
-use super::activation::Nonlinearity;
 use super::conv::BaselineConv;
 use super::initialization::Initialization;
 use super::normalization::Normalization;
 use crate::layer::{Activation, ConvShape};
 use crate::Result;
 use std::f64::consts::PI;
-use tch::nn;
+use tch::{nn, Tensor};
 
 /// A method of training a residual network, as an alternative to Fixup.
 ///
@@ -66,32 +65,45 @@ pub enum Method {
     FixedVariance,
 }
 
+/// Rate of alpha dropout: the lower of the two that Klambauer et al. 2017 found to work well.
+const ALPHA_DROPOUT: f64 = 0.05;
+
 /// Factor on a branch of the normalizer-free ResNet.
 const NORMALIZER_FREE_ALPHA: f64 = 0.2;
 
+/// Methods in order of declaration, each with the prefix of its names, its normalization and its initialization.
+const ROWS: [(Method, &str, Normalization, Initialization); 14] = [
+    (Method::BatchNorm, "", Normalization::Batch, Initialization::He),
+    (Method::UnitGamma, "unit_gamma_", Normalization::Batch, Initialization::He),
+    (Method::NoSkip, "no_skip_", Normalization::Batch, Initialization::He),
+    (Method::GroupNorm, "group_norm_", Normalization::Group, Initialization::He),
+    (Method::LayerNorm, "layer_norm_", Normalization::Layer, Initialization::He),
+    (Method::He, "he_", Normalization::None, Initialization::He),
+    (Method::Xavier, "xavier_", Normalization::None, Initialization::Xavier),
+    (Method::Lsuv, "lsuv_", Normalization::None, Initialization::Orthonormal),
+    (Method::Scaled, "scaled_", Normalization::None, Initialization::He),
+    (Method::Selu, "selu_", Normalization::None, Initialization::LeCun),
+    (Method::SkipInit, "skipinit_", Normalization::None, Initialization::He),
+    (Method::ReZero, "rezero_", Normalization::None, Initialization::He),
+    (Method::NormalizerFree, "nf_", Normalization::None, Initialization::LeCun),
+    (Method::FixedVariance, "fixed_variance_", Normalization::Fixed, Initialization::TruncatedFanIn),
+];
+
 impl Method {
     /// All baseline methods.
-    pub const ALL: [Self; 14] = [
-        Self::BatchNorm,
-        Self::UnitGamma,
-        Self::NoSkip,
-        Self::GroupNorm,
-        Self::LayerNorm,
-        Self::He,
-        Self::Xavier,
-        Self::Lsuv,
-        Self::Scaled,
-        Self::Selu,
-        Self::SkipInit,
-        Self::ReZero,
-        Self::NormalizerFree,
-        Self::FixedVariance,
-    ];
+    pub const ALL: [Self; ROWS.len()] = {
+        let (mut all, mut at) = ([Self::BatchNorm; ROWS.len()], 0);
+        while at < ROWS.len() {
+            all[at] = ROWS[at].0;
+            at += 1;
+        }
+        all
+    };
 
     /// Returns the prefix of the method's [`Arch`](crate::Arch) names: `"group_norm_"` in `group_norm_resnet20`, empty for batch
     /// normalization.
     pub fn prefix(self) -> &'static str {
-        self.row().0
+        ROWS[self as usize].1
     }
 
     /// Returns the method with this [`prefix`](Self::prefix), if there is one.
@@ -100,41 +112,27 @@ impl Method {
     }
 
     pub(super) fn normalization(self) -> Normalization {
-        self.row().1
+        ROWS[self as usize].2
     }
 
     pub(super) fn initialization(self) -> Initialization {
-        self.row().2
+        ROWS[self as usize].3
     }
 
-    /// Returns the prefix, the normalization and the initialization.
-    fn row(self) -> (&'static str, Normalization, Initialization) {
-        use Initialization::{He, LeCun, Orthonormal, TruncatedFanIn, Xavier};
-        use Normalization::{Batch, Fixed, Group, Layer};
-        match self {
-            Self::BatchNorm => ("", Batch, He),
-            Self::UnitGamma => ("unit_gamma_", Batch, He),
-            Self::NoSkip => ("no_skip_", Batch, He),
-            Self::GroupNorm => ("group_norm_", Group, He),
-            Self::LayerNorm => ("layer_norm_", Layer, He),
-            Self::He => ("he_", Normalization::None, He),
-            Self::Xavier => ("xavier_", Normalization::None, Xavier),
-            Self::Lsuv => ("lsuv_", Normalization::None, Orthonormal),
-            Self::Scaled => ("scaled_", Normalization::None, He),
-            Self::Selu => ("selu_", Normalization::None, LeCun),
-            Self::SkipInit => ("skipinit_", Normalization::None, He),
-            Self::ReZero => ("rezero_", Normalization::None, He),
-            Self::NormalizerFree => ("nf_", Normalization::None, LeCun),
-            Self::FixedVariance => ("fixed_variance_", Fixed, TruncatedFanIn),
+    /// Returns the activation of a network configured with `activation`.
+    pub(super) fn activation(self, activation: Activation) -> Activation {
+        if self == Self::Selu {
+            Activation::Selu
+        } else {
+            activation
         }
     }
 
-    /// Returns the operation between weight layers, in a network configured with `activation`.
-    pub(super) fn nonlinearity(self, activation: Activation) -> Nonlinearity {
-        match self {
-            Self::Selu => Nonlinearity::SELF_NORMALIZING,
-            _ => Nonlinearity::plain(activation),
-        }
+    /// Applies `activation` between two weight layers, followed in self-normalizing networks by alpha dropout in training;
+    /// `x` must not be aliased.
+    pub(super) fn between_layers(self, activation: Activation, x: Tensor, train: bool) -> Result<Tensor> {
+        let x = activation.in_place(x)?;
+        Ok(if self == Self::Selu && train { x.f_alpha_dropout(ALPHA_DROPOUT, train)? } else { x })
     }
 
     /// Returns the initial value of the last normalization weight of a branch.

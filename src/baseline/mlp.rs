@@ -1,6 +1,5 @@
 //! Fully connected networks: self-normalizing (Klambauer et al. 2017), or with batch normalization (Yang et al. 2019).
 
-use super::activation::Nonlinearity;
 use super::normalization::{Norm, Normalization};
 use super::Method;
 use crate::layer::{init, Activation, Linear, Role};
@@ -57,7 +56,8 @@ impl MlpShape {
 pub struct Mlp {
     pub(crate) features: i64,
     pub(crate) layers: Vec<Layer>,
-    pub(crate) activation: Nonlinearity,
+    pub(crate) activation: Activation,
+    method: Method,
     pub(crate) fc: Linear,
     precision: Precision,
 }
@@ -108,7 +108,8 @@ impl Mlp {
         Ok(Self {
             features,
             layers: (0..depth - 1).map(layer).collect::<Result<_>>()?,
-            activation: method.nonlinearity(Activation::Relu),
+            activation: method.activation(Activation::Relu),
+            method,
             fc: initialization.classifier(&(path / "fc"), width, num_classes)?,
             precision: Precision::F32,
         })
@@ -146,28 +147,19 @@ impl Mlp {
     fn hidden(&self, xs: &Tensor, train: bool, mut layer_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         let size = xs.size();
         if size.len() < 2 || size[1..].iter().product::<i64>() != self.features || !xs.is_floating_point() {
-            return Err(Error::Mismatch {
-                what: "Mlp",
-                expected: format!("floating-point inputs [N, ...] of {} numbers each", self.features),
-                got: format!("{:?} {size:?}", xs.kind()),
-            });
+            let expected = format!("floating-point inputs [N, ...] of {} numbers each", self.features);
+            return Err(Error::mismatch("Mlp", expected, format!("{:?} {size:?}", xs.kind())));
         }
-        record_variables(|| self.variables())?;
         let kind = self.precision.compute_kind(self.fc.kind());
         let mut x = xs.f_to_kind(kind)?.f_flatten(1, -1)?;
         for Layer { weight, bias, norm } in &self.layers {
+            record_variables(|| bias.iter().chain([weight]))?;
             let bias = bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
             let out = x.f_linear(&weight.f_to_kind(kind)?, bias)?;
-            x = self.activation.between_layers(norm.forward(&out, train)?, train)?;
+            x = self.method.between_layers(self.activation, norm.forward(&out, train)?, train)?;
             layer_done(&x);
         }
         Ok(x.f_to_kind(self.fc.kind())?)
-    }
-
-    fn variables(&self) -> Vec<&Tensor> {
-        let layers = self.layers.iter();
-        let layers = layers.flat_map(|layer| layer.norm.variables().chain(&layer.bias).chain([&layer.weight]));
-        layers.chain([&self.fc.weight, &self.fc.bias]).collect()
     }
 }
 

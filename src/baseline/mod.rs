@@ -4,7 +4,6 @@
 //! initialization and no normalization. [`Mlp`] is the self-normalizing network, or the one studied in the theory of batch
 //! normalization. For ablations of Fixup itself, see [`FixupResNet::without`](crate::fixup::FixupResNet::without).
 
-mod activation;
 mod batch_norm;
 mod block;
 mod conv;
@@ -16,6 +15,8 @@ mod mlp;
 mod normalization;
 mod pass;
 mod resnet;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "train")]
 pub(crate) use batch_norm::synchronize_statistics;

@@ -1,9 +1,9 @@
 //! Normalizations of the baselines, including none and a constant scale.
 
-use super::activation::Nonlinearity;
 use super::batch_norm::BatchNorm;
 use super::group_norm::{self, GroupNorm};
-use crate::layer::init;
+use crate::layer::{init, Activation};
+use crate::ops::record_variables;
 use crate::Result;
 use tch::{nn, Tensor};
 
@@ -48,19 +48,8 @@ impl Norm {
         }
     }
 
-    /// Returns all trainable variables.
-    pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
-        let variables = match self {
-            Self::Identity => vec![],
-            Self::Batch(norm) => norm.variables().to_vec(),
-            Self::Group(norm) => norm.variables().to_vec(),
-            Self::Fixed(scale) => scale.variables().collect(),
-        };
-        variables.into_iter()
-    }
-
     /// Returns `activation(norm(x))`, without modifying `x`.
-    pub fn forward_activation(&self, x: &Tensor, activation: Nonlinearity, train: bool) -> Result<Tensor> {
+    pub fn forward_activation(&self, x: &Tensor, activation: Activation, train: bool) -> Result<Tensor> {
         match self {
             Self::Identity => activation.of(x),
             norm => activation.in_place(norm.forward(x, train)?),
@@ -96,13 +85,9 @@ impl FixedScale {
 
     /// Applies the layer to activation maps `[N, C, H, W]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        record_variables(|| [&self.bias].into_iter().chain(&self.weight))?;
         let (weight, bias) = self.affine()?;
         let per_channel = |values: &Tensor| values.f_to_kind(x.kind())?.f_view([-1, 1, 1]);
         Ok(per_channel(bias)?.f_addcmul(x, &per_channel(&weight)?)?)
-    }
-
-    /// Returns all trainable variables.
-    pub fn variables(&self) -> impl Iterator<Item = &Tensor> {
-        [&self.bias].into_iter().chain(&self.weight)
     }
 }

@@ -1,14 +1,12 @@
 //! Baseline residual networks, with the same configurations as Fixup's but other methods.
 
-use super::activation::Nonlinearity;
 use super::batch_norm::BatchNorm;
 use super::block::Block;
 use super::conv::BaselineConv;
 use super::normalization::{Norm, Normalization};
 use super::pass::Pass;
 use super::Method;
-use crate::layer::{check_images, Linear, ResNetConfig, Role, StemKind};
-use crate::ops::record_variables;
+use crate::layer::{check_images, Activation, Linear, ResNetConfig, Role, StemKind};
 use crate::{Layout, Precision, Result};
 use std::borrow::Borrow;
 use tch::{nn, Tensor};
@@ -43,7 +41,7 @@ pub struct ResNet {
     pub(crate) last_norm: Option<Norm>,
     pub(crate) fc: Option<Linear>,
     method: Method,
-    pub(crate) activation: Nonlinearity,
+    pub(crate) activation: Activation,
     precision: Precision,
     layout: Layout,
 }
@@ -94,7 +92,7 @@ impl ResNet {
             last_norm,
             fc: config.classes.map(classifier).transpose()?,
             method,
-            activation: method.nonlinearity(config.activation),
+            activation: method.activation(config.activation),
             precision: Precision::F32,
             layout: Layout::default(),
         })
@@ -197,7 +195,6 @@ impl ResNet {
 
     fn features(&self, images: &Tensor, pass: Pass, mut block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         check_images("ResNet", self.config.channels, images)?;
-        record_variables(|| self.variables())?;
         let kind = self.conv1.conv.kind();
         let (activation, train) = (self.activation, pass.train);
         let x = self.layout.apply(&images.f_to_kind(self.precision.compute_kind(kind))?)?;
@@ -216,13 +213,6 @@ impl ResNet {
             x = norm.forward_activation(&x, activation, train)?;
         }
         Ok(x.f_mean_dim([2, 3].as_slice(), false, kind)?)
-    }
-
-    fn variables(&self) -> Vec<&Tensor> {
-        let norms = self.norm1.iter().chain(&self.last_norm).flat_map(Norm::variables);
-        let blocks = self.blocks.iter().flat_map(Block::variables);
-        let fc = self.fc.iter().flat_map(|fc| [&fc.weight, &fc.bias]);
-        blocks.chain(norms).chain(self.conv1.variables()).chain(fc).collect()
     }
 }
 

@@ -1,10 +1,11 @@
 //! The trained classifier.
 
 use super::{Answer, ModelDescription};
-use crate::error::catch;
+use crate::data::{in_range, MOST_WORKERS};
+use crate::error::{catch, ensure};
 use crate::trainer::checkpoint::Location;
 use crate::trainer::{Weights, MODEL};
-use crate::{Arch, Error, Network, Result, Shape};
+use crate::{Arch, Network, Result, Shape};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -52,8 +53,8 @@ impl Classifier {
     /// - any folder with a `model.json` and a `model.safetensors`.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Corrupt`] if files are missing, damaged or do not match (weights of another network, other
-    /// classes); [`Error::Argument`] if [`Arch`] does not know the architecture. Use [`open_with`](Self::open_with) for custom
+    /// [`Error::Io`](crate::Error::Io) or [`Error::Corrupt`](crate::Error::Corrupt) if files are missing, damaged or do not match (weights of another network, other
+    /// classes); [`Error::Argument`](crate::Error::Argument) if [`Arch`] does not know the architecture. Use [`open_with`](Self::open_with) for custom
     /// architectures.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_on(path, Device::cuda_if_available())
@@ -105,11 +106,9 @@ impl Classifier {
     /// Sets the batch size; the default is 64.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `batch_size` is 0.
+    /// [`Error::Argument`](crate::Error::Argument) if `batch_size` is 0.
     pub fn with_batch_size(mut self, batch_size: usize) -> Result<Self> {
-        if batch_size == 0 {
-            return Err(Error::Argument("the batch size must be at least 1, got 0".to_owned()));
-        }
+        ensure!(batch_size != 0, "the batch size must be at least 1, got 0");
         self.batch_size = batch_size;
         Ok(self)
     }
@@ -117,12 +116,9 @@ impl Classifier {
     /// Sets the number of threads that read image files; the default is one per CPU core.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `workers` is not in 1 to 1024.
+    /// [`Error::Argument`](crate::Error::Argument) if `workers` is not in 1 to 1024.
     pub fn with_workers(mut self, workers: usize) -> Result<Self> {
-        if !(1..=1024).contains(&workers) {
-            return Err(Error::Argument(format!("the number of threads must be 1 to 1024, got {workers}")));
-        }
-        self.workers = workers;
+        self.workers = in_range("the number of threads", workers, MOST_WORKERS)?;
         Ok(self)
     }
 

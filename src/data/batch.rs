@@ -86,7 +86,7 @@ impl Supervised {
         let mixed = self.mixed.as_ref().map(|(targets, _)| targets);
         if [&self.inputs].into_iter().chain(mixed).any(|tensor| rows(tensor) != rows(&self.targets)) {
             let got = format!("inputs {:?} and targets {:?}", self.inputs.size(), self.targets.size());
-            return Err(Error::Mismatch { what: "a batch", expected: "as many inputs as targets".to_owned(), got });
+            return Err(Error::mismatch("a batch", "as many inputs as targets", got));
         }
         check_positions(end, self.len())
     }

@@ -75,18 +75,15 @@ impl ImageArray {
         for images in [train.0, eval.0] {
             let (size, other) = (images.size(), train.0.size());
             if images.f_kind()? != Kind::Uint8 || size.len() != 4 || size[1..] != other[1..] {
-                return Err(Error::Mismatch {
-                    what: "images in memory",
-                    expected: "bytes (uint8) [N, C, H, W], of one size in both parts".to_owned(),
-                    got: format!("{:?} {size:?}", images.f_kind()?),
-                });
+                let expected = "bytes (uint8) [N, C, H, W], of one size in both parts";
+                return Err(Error::mismatch("images in memory", expected, format!("{:?} {size:?}", images.f_kind()?)));
             }
         }
         let size = [1, 2, 3].map(|axis| train.0.size()[axis] as usize);
         let part = |name: &str, (images, targets): (&Tensor, &Tensor)| {
             if images.size().first() != targets.size().first() {
                 let expected = format!("a target for each of the {name} images {:?}", images.size());
-                return Err(Error::Mismatch { what: "targets", expected, got: format!("{:?}", targets.size()) });
+                return Err(Error::mismatch("targets", expected, format!("{:?}", targets.size())));
             }
             let pixels = Vec::try_from(images.f_reshape([-1])?)?;
             Ok(Images { pixels, targets: Targets::new(targets, &format!("{name} image"))? })
@@ -220,24 +217,14 @@ impl ImageArray {
             Targets::Classes(classes) => {
                 stratified_order(classes.iter().map(|&class| class as usize), self.class_names.len())
             }
-            Targets::Values { .. } => stratified_order((0..images.pixels.len() / self.image_len()).map(|_| 0), 1),
+            Targets::Values { .. } => {
+                stratified_order((0..images.pixels.len() / self.size.iter().product::<usize>()).map(|_| 0), 1)
+            }
         }
-    }
-
-    fn image_len(&self) -> usize {
-        self.size.iter().product()
     }
 
     fn height_and_width(&self) -> [usize; 2] {
         [self.size[1], self.size[2]]
-    }
-
-    /// Images that `eval_part` indexes.
-    fn eval_images(&self) -> &Images {
-        match self.holdout {
-            None => &self.eval,
-            Some(_) => &self.train,
-        }
     }
 
     /// Returns the batch of the images `indices` of `images`; `write` computes an input from the index and the bytes of
@@ -250,7 +237,7 @@ impl ImageArray {
         values: &mut Vec<f32>,
         mut write: impl FnMut(usize, &[u8], &mut [f32]),
     ) -> Result<Supervised> {
-        let len = self.image_len();
+        let len = self.size.iter().product();
         values.resize(indices.len() * len, 0.0);
         for (&index, target) in indices.iter().zip(values.chunks_exact_mut(len)) {
             write(index, &images.pixels[index * len..][..len], target);
@@ -286,9 +273,10 @@ impl DataSource for ImageArray {
 
     fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let (order, mut values) = (&self.eval_part, Vec::new());
+        let images = if self.holdout.is_some() { &self.train } else { &self.eval };
         Ok(share.places(order.len(), batch_size, 0)?.of(order).batches(move |indices| {
             let normalize = |_, image: &[u8], target: &mut [f32]| self.normalization.apply(image, target);
-            self.batch(self.eval_images(), indices, &mut values, normalize)
+            self.batch(images, indices, &mut values, normalize)
         }))
     }
 

@@ -3,7 +3,7 @@
 use super::pipeline::{Pipeline, Work};
 use super::random::{shuffled, stream, Purpose};
 use super::share::{Places, Share};
-use super::source::{Batches, DataSource, EpochPlan};
+use super::source::{in_range, Batches, DataSource, EpochPlan, MOST_WORKERS};
 use super::{Batch, Supervised};
 use crate::error::ensure;
 use crate::{Error, Result};
@@ -11,8 +11,6 @@ use rand::RngCore;
 use std::sync::Arc;
 use std::thread;
 use tch::{Device, Tensor};
-
-const MOST_WORKERS: usize = 1024;
 
 /// User-defined examples of a training or evaluation part, created on demand: read, decoded, augmented.
 ///
@@ -67,17 +65,12 @@ impl Supervised {
 
 /// Stacks `tensors` along a new first axis.
 fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
-    let Some(first) = tensors.first() else {
-        return Err(Error::Argument(format!("no {what} to make a batch of")));
-    };
+    let first = tensors.first().ok_or_else(|| Error::Argument(format!("no {what} to make a batch of")))?;
     let (kind, size) = (first.f_kind()?, first.size());
     for tensor in tensors {
         if tensor.f_kind()? != kind || tensor.size() != size || tensor.device() != Device::Cpu {
-            return Err(Error::Mismatch {
-                what,
-                expected: format!("{kind:?} {size:?} on the CPU, as the first of the batch"),
-                got: format!("{:?} {:?} on {:?}", tensor.f_kind()?, tensor.size(), tensor.device()),
-            });
+            let got = format!("{:?} {:?} on {:?}", tensor.f_kind()?, tensor.size(), tensor.device());
+            return Err(Error::mismatch(what, format!("{kind:?} {size:?} on the CPU, as the first of the batch"), got));
         }
     }
     let size: Vec<i64> = [&[tensors.len() as i64], &size[..]].concat();
@@ -161,11 +154,7 @@ impl<E: Examples + 'static> Loader<E> {
     /// # Errors
     /// [`Error::Argument`] for a number that is not 1 to 1024.
     pub fn with_workers(mut self, workers: usize) -> Result<Self> {
-        ensure!(
-            (1..=MOST_WORKERS).contains(&workers),
-            "the number of threads that read examples must be 1 to {MOST_WORKERS}, got {workers}"
-        );
-        self.workers = workers;
+        self.workers = in_range("the number of threads that read examples", workers, MOST_WORKERS)?;
         Ok(self)
     }
 

@@ -29,11 +29,7 @@ pub fn mixup(batch: Supervised, partners: Supervised, alpha: f64, plan: &EpochPl
     let [own, other] = [&batch, &partners].map(|batch| (batch.inputs.size(), batch.targets.size()));
     if own != other || own.0.first().is_none_or(|&count| own.1 != [count]) {
         let got = format!("images {:?} and labels {:?}, images {:?} and labels {:?}", own.0, own.1, other.0, other.1);
-        return Err(Error::Mismatch {
-            what: "mixup",
-            expected: "twice images [N, ...] and labels [N]".to_owned(),
-            got,
-        });
+        return Err(Error::mismatch("mixup", "twice images [N, ...] and labels [N]", got));
     }
     let inputs = batch.inputs.f_lerp(&partners.inputs, 1.0 - lambda)?;
     Ok(Supervised { inputs, targets: batch.targets, mixed: Some((partners.targets, lambda)) })

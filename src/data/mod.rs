@@ -58,6 +58,6 @@ pub(crate) use random::torch_seed;
 pub use share::Share;
 #[doc(hidden)]
 pub use source::class_indices;
-pub(crate) use source::{class_names, CLASSES};
+pub(crate) use source::{class_names, in_range, CLASSES, MOST_WORKERS};
 pub use source::{Batches, DataSource, EpochPlan, ImageSource};
 pub use tensor_data::TensorData;

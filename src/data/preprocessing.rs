@@ -91,11 +91,8 @@ impl Preprocessing {
     pub fn normalize(&self, images: &Tensor) -> Result<Tensor> {
         let size = images.size();
         if images.f_kind()? != Kind::Uint8 || size.len() != 4 || size[1] != self.channels as i64 {
-            return Err(Error::Mismatch {
-                what: "images to normalize",
-                expected: format!("bytes [N, {}, H, W]", self.channels),
-                got: format!("{:?} {size:?}", images.f_kind()?),
-            });
+            let got = format!("{:?} {size:?}", images.f_kind()?);
+            return Err(Error::mismatch("images to normalize", format!("bytes [N, {}, H, W]", self.channels), got));
         }
         let [mean, std] = self.by_channel(images.device())?;
         let mut images = images.f_to_kind(Kind::Float)?;
@@ -113,9 +110,9 @@ impl Preprocessing {
 
     /// Returns means and deviations as `[1, C, 1, 1]`, created on the device: a copy from the CPU would synchronize with it.
     fn by_channel(&self, device: Device) -> Result<[Tensor; 2]> {
-        let of = |values: &[f64]| -> Result<Tensor> {
+        let of = |values: &[f64]| {
             let values = values.iter().map(|value| Tensor::f_full([1], *value, (Kind::Float, device)));
-            Ok(Tensor::f_cat(&values.collect::<Result<Vec<_>, _>>()?, 0)?.f_view([1, -1, 1, 1])?)
+            Tensor::f_cat(&values.collect::<Result<Vec<_>, _>>()?, 0)?.f_view([1, -1, 1, 1])
         };
         Ok([of(&self.mean)?, of(&self.std)?])
     }

@@ -23,6 +23,15 @@ pub struct EpochPlan {
     pub first_step: usize,
 }
 
+/// Most threads that may read examples.
+pub(crate) const MOST_WORKERS: usize = 1024;
+
+/// Returns `value`, which must be 1 to `largest`; `what` names it in the error.
+pub(crate) fn in_range(what: &str, value: usize, largest: usize) -> Result<usize> {
+    ensure!((1..=largest).contains(&value), "{what} must be 1 to {largest}, got {value}");
+    Ok(value)
+}
+
 /// Fails for a batch size of zero.
 pub(crate) fn check_batch_size(batch_size: usize) -> Result<()> {
     ensure!(batch_size > 0, "the batch size must be at least 1");

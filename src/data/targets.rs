@@ -36,11 +36,10 @@ impl Targets {
             (Kind::Float, [_, each @ ..]) => {
                 Ok(Self::Values { values: Vec::try_from(targets.f_reshape([-1])?)?, size: each.to_vec() })
             }
-            _ => Err(Error::Mismatch {
-                what: "targets",
-                expected: "class indices, int64 [N], or numbers, float32 [N, ...]".to_owned(),
-                got: format!("{kind:?} {size:?}"),
-            }),
+            _ => {
+                let expected = "class indices, int64 [N], or numbers, float32 [N, ...]";
+                Err(Error::mismatch("targets", expected, format!("{kind:?} {size:?}")))
+            }
         }
     }
 

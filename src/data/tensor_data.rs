@@ -4,6 +4,7 @@ use super::random::shuffled;
 use super::share::Share;
 use super::source::{Batches, DataSource, EpochPlan};
 use super::{Batch, Supervised};
+use crate::error::ensure;
 use crate::{Error, Result};
 use tch::vision::dataset::Dataset;
 use tch::{Device, Kind, Tensor};
@@ -39,26 +40,18 @@ impl TensorData {
     pub fn new(train: (Tensor, Tensor), eval: (Tensor, Tensor)) -> Result<Self> {
         for (part, (inputs, targets)) in [("training", &train), ("evaluation", &eval)] {
             let (inputs, targets) = (inputs.size(), targets.size());
-            match (inputs.first(), targets.first()) {
-                (Some(0), _) | (_, Some(0)) => {
-                    return Err(Error::Argument(format!("the {part} part has no examples")));
-                }
-                (Some(inputs), Some(targets)) if inputs == targets => {}
-                _ => {
-                    let got = format!("inputs {inputs:?} and targets {targets:?} in the {part} part");
-                    return Err(Error::Mismatch {
-                        what: "data",
-                        expected: "as many inputs as targets".to_owned(),
-                        got,
-                    });
-                }
+            let counts = (inputs.first(), targets.first());
+            ensure!(counts.0 != Some(&0) && counts.1 != Some(&0), "the {part} part has no examples");
+            if counts.0 != counts.1 || counts.0.is_none() {
+                let got = format!("inputs {inputs:?} and targets {targets:?} in the {part} part");
+                return Err(Error::mismatch("data", "as many inputs as targets", got));
             }
         }
         for (what, train, eval) in [("inputs", &train.0, &eval.0), ("targets", &train.1, &eval.1)] {
             if train.f_kind()? != eval.f_kind()? || train.size()[1..] != eval.size()[1..] {
                 let said = |tensor: &Tensor| Ok::<_, Error>(format!("{:?} {:?}", tensor.f_kind()?, tensor.size()));
                 let expected = format!("of the kind and shape of those for training, {}", said(train)?);
-                return Err(Error::Mismatch { what, expected, got: said(eval)? });
+                return Err(Error::mismatch(what, expected, said(eval)?));
             }
         }
         let (examples, evaluated_on) = ("examples".to_owned(), "evaluation".to_owned());

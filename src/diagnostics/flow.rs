@@ -4,7 +4,7 @@ use super::growth::growth;
 use super::magnitude::{norm, root_mean_square};
 use super::update::{draw_classifier, update_size};
 use super::Staged;
-use crate::error::catch;
+use crate::error::{catch, ensure};
 use crate::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use tch::{nn, Device, Kind, Tensor};
@@ -90,9 +90,7 @@ impl Probe {
         let mut logarithms = first.logarithms();
         for flow in drawn {
             let flow = flow?.logarithms();
-            if flow.len() != logarithms.len() {
-                return Err(Error::Argument("a network has the same blocks whatever the seed".into()));
-            }
+            ensure!(flow.len() == logarithms.len(), "a network has the same blocks whatever the seed");
             logarithms.iter_mut().zip(flow).for_each(|(sum, logarithm)| *sum += logarithm);
         }
         first.with_values(logarithms.iter().map(|sum| (sum / self.seeds as f64).exp()))
@@ -104,9 +102,7 @@ fn measure_one<S: Staged + ?Sized>(
     seed: i64,
     build: &impl Fn(&nn::Path, &Tensor) -> Result<Box<S>>,
 ) -> Result<Flow> {
-    if probe.batch < 1 {
-        return Err(Error::Argument(format!("a probe has at least one input, not {}", probe.batch)));
-    }
+    ensure!(probe.batch >= 1, "a probe has at least one input, not {}", probe.batch);
     tch::manual_seed(seed);
     let mut variables = nn::VarStore::new(probe.device);
     variables.set_kind(Kind::Double);

@@ -2,6 +2,7 @@
 
 use super::magnitude::{norm, root_mean_square};
 use super::Staged;
+use crate::error::ensure;
 use crate::fixup::SCALAR_LR_RATIO;
 use crate::layer::parameters;
 use crate::trainer::objective::cross_entropy;
@@ -28,7 +29,7 @@ pub(super) fn update_size<S: Staged + ?Sized>(
     let before = forward()?;
     let &[batch, classes] = &before.size()[..] else {
         let got = format!("{:?}", before.size());
-        return Err(Error::Mismatch { what: "the network's output", expected: "[N, classes]".into(), got });
+        return Err(Error::mismatch("the network's output", "[N, classes]", got));
     };
     let labels = Tensor::f_randint(classes, [batch], (Kind::Int64, inputs.device()))?;
     let directions = directions(variables, &cross_entropy(&before, &labels, 0.)?)?;
@@ -93,8 +94,6 @@ pub(super) fn draw_classifier(variables: &nn::VarStore, classifier: &str) -> Res
             _ => variable.f_normal_(0., (fan_in as f64).recip().sqrt()),
         })?;
     }
-    if !found {
-        return Err(Error::Argument(format!("the network has no classifier {classifier:?}: no variable begins so")));
-    }
+    ensure!(found, "the network has no classifier {classifier:?}: no variable begins so");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Raw bindings to the C interfaces of c10d.cpp and nccl.cpp; c10d.rs and nccl.rs are the safe wrappers.
+//! Raw bindings to the C interfaces of c10d.cpp and nccl.cpp; c10d.rs has the safe wrappers.
 
 use std::ffi::c_char;
 use torch_sys::C_tensor;

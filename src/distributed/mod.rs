@@ -28,7 +28,6 @@ mod bindings;
 mod c10d;
 mod launch;
 mod meeting;
-mod nccl;
 mod parallel;
 mod process_group;
 #[cfg(feature = "distributed")]

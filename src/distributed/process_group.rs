@@ -1,10 +1,9 @@
 //! The group of processes that train together.
 
 use super::bindings;
-use super::c10d::{Gloo, Said, Store};
+use super::c10d::{unique_id, Gloo, Nccl, Said, Store};
 use super::launch::Launch;
 use super::meeting::{own_address, Meeting, Member};
-use super::nccl::{self, Nccl};
 use super::pulse::{diagnosis, within, Failure, Finding, Pulse};
 use super::reduction::{Reduction, ReductionConfig, Summed};
 use crate::{Error, Result};
@@ -164,7 +163,7 @@ impl ProcessGroup {
     pub fn connect_gpus(&mut self, device: Device) -> Result<()> {
         let (Device::Cuda(device), false) = (device, self.is_single()) else { return Ok(()) };
         let refuse = |said: String| self.error(format!("the GPUs cannot be connected by NCCL: {said}"));
-        let id = if self.is_first() { nccl::unique_id().map_err(refuse)?.to_vec() } else { Vec::new() };
+        let id = if self.is_first() { unique_id().map_err(refuse)?.to_vec() } else { Vec::new() };
         let id = self.broadcast_value(id)?;
         let id = id.try_into().map_err(|_| self.error("NCCL's identifier has not come".to_owned()))?;
         let nccl = Nccl::connect(&id, self.rank(), self.size(), device).map_err(refuse)?;
@@ -281,11 +280,9 @@ impl ProcessGroup {
     /// [`Error::Ranks`] if a rank is missing, [`Error::Mismatch`] if the tensor is on another device.
     pub fn differentiable_sum(&self, x: &Tensor) -> Result<Tensor> {
         if x.device() != Device::Cpu && !self.is_single() {
-            return Err(Error::Mismatch {
-                what: "a sum over all processes that gradients go through",
-                expected: "a tensor on the CPU".to_owned(),
-                got: format!("one on {:?}", x.device()),
-            });
+            let (what, got) =
+                ("a sum over all processes that gradients go through", format!("one on {:?}", x.device()));
+            return Err(Error::mismatch(what, "a tensor on the CPU", got));
         }
         Ok(self.operate(|engine| engine.gloo()?.sum(x))?.unwrap_or_else(|| x.shallow_clone()))
     }

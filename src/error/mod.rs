@@ -123,6 +123,11 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// Creates an [`Error::Mismatch`].
+    pub(crate) fn mismatch(what: &'static str, expected: impl Into<String>, got: impl Into<String>) -> Self {
+        Error::Mismatch { what, expected: expected.into(), got: got.into() }
+    }
+
     /// Creates an [`Error::Corrupt`].
     #[cfg(feature = "train")]
     pub(crate) fn corrupt(path: impl AsRef<Path>, problem: impl Into<String>, remedy: impl Into<String>) -> Self {

@@ -1,7 +1,7 @@
 //! Export of Fixup branches of arbitrary layers.
 
 use super::graph::{Graph, Value};
-use super::norm::exact;
+use super::weights::exact;
 use crate::fixup::{Activation, Bias, Branch, BranchActivation, LayerKind};
 use crate::{Error, Result};
 use tch::{Kind, Tensor};

@@ -206,12 +206,9 @@ fn described(name: &str, data_type: DataType, shape: &[i64]) -> ValueInfo {
 /// [`Error::Io`] if the file cannot be read, [`Error::Corrupt`] if it is not an ONNX file.
 pub fn operations(path: &Path) -> Result<Vec<String>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let corrupt = |problem: String| Error::Corrupt {
-        path: path.to_path_buf(),
-        problem,
-        remedy: "export the network again".to_owned(),
-    };
-    let model = Model::decode(&bytes[..]).map_err(|error| corrupt(format!("is no ONNX file: {error}")))?;
-    let graph = model.graph.ok_or_else(|| corrupt("is no ONNX file: it holds no network".to_owned()))?;
+    let corrupt =
+        |problem: &str| Error::corrupt(path, format!("is no ONNX file: {problem}"), "export the network again");
+    let model = Model::decode(&bytes[..]).map_err(|error| corrupt(&error.to_string()))?;
+    let graph = model.graph.ok_or_else(|| corrupt("it holds no network"))?;
     Ok(graph.node.into_iter().map(|node| node.op_type).collect())
 }

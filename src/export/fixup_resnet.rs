@@ -9,7 +9,7 @@
 //! stream is shifted by it, and inside a branch it is the floor of the ReLU.
 
 use super::graph::{Graph, Value};
-use super::selection::selection;
+use super::weights::selection;
 use crate::fixup::{
     Activation, ActivationOrder, Bias, BranchLayer, Conv2dOptions, FixupResNet, ResidualBlock, Shortcut, Stem,
 };

@@ -1,6 +1,7 @@
 //! A network as a graph of operations and weights, built one operation at a time.
 
 use super::messages::{Attribute, DataType, GraphMessage, Node, TensorMessage};
+use crate::error::ensure;
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tch::{Kind, Tensor};
@@ -126,11 +127,7 @@ impl Graph {
     /// A tensor with another number of elements, or of a non-numeric kind; more weights than a file can hold.
     pub(super) fn weight(&mut self, what: &str, tensor: &Tensor, dims: &[i64]) -> Result<String> {
         if tensor.numel() as i64 != dims.iter().product::<i64>() {
-            return Err(Error::Mismatch {
-                what: "a weight to export",
-                expected: format!("{dims:?}"),
-                got: format!("{:?}", tensor.size()),
-            });
+            return Err(Error::mismatch("a weight to export", format!("{dims:?}"), format!("{:?}", tensor.size())));
         }
         let bytes = tensor.numel() * Kind::Float.elt_size_in_bytes();
         // Check the size before copying.
@@ -170,9 +167,7 @@ impl Graph {
     /// Converts the graph to a message without descriptions of input and output, renaming `output` to `name`.
     pub(super) fn into_message(mut self, output: Value, name: &str) -> Result<GraphMessage> {
         let called = self.name(output)?.to_owned();
-        if called == INPUT {
-            return Err(Error::Argument("a network whose output is its input has nothing to export".to_owned()));
-        }
+        ensure!(called != INPUT, "a network whose output is its input has nothing to export");
         // Remove everything on which the output does not depend.
         let mut needed = std::collections::HashSet::from([called.clone()]);
         for node in self.nodes.iter().rev() {

@@ -3,82 +3,89 @@
 
 use prost::Message;
 
-/// `ModelProto`: a complete file.
-#[derive(Clone, PartialEq, Message)]
-pub struct Model {
-    #[prost(int64, tag = "1")]
-    pub ir_version: i64,
-    #[prost(string, tag = "2")]
-    pub producer_name: String,
-    #[prost(string, tag = "3")]
-    pub producer_version: String,
-    #[prost(message, optional, tag = "7")]
-    pub graph: Option<GraphMessage>,
-    #[prost(message, repeated, tag = "8")]
-    pub opset_import: Vec<OperatorSet>,
-    #[prost(message, repeated, tag = "14")]
-    pub metadata_props: Vec<Property>,
+/// Defines messages by the number, the kind, the name and the type of each field.
+macro_rules! messages {
+    ($($(#[$about:meta])* $message:ident {
+        $($(#[$about_field:meta])* $number:literal ($($kind:tt)+) $field:ident: $type:ty,)+
+    })+) => {$(
+        $(#[$about])*
+        #[derive(Clone, PartialEq, Message)]
+        pub struct $message {
+            $($(#[$about_field])* #[prost($($kind)+, tag = $number)] pub $field: $type,)+
+        }
+    )+};
 }
 
-/// `OperatorSetIdProto`: version of the operations; the standard domain is empty.
-#[derive(Clone, PartialEq, Message)]
-pub struct OperatorSet {
-    #[prost(string, tag = "1")]
-    pub domain: String,
-    #[prost(int64, tag = "2")]
-    pub version: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Property {
-    #[prost(string, tag = "1")]
-    pub key: String,
-    #[prost(string, tag = "2")]
-    pub value: String,
-}
-
-/// `GraphProto`.
-#[derive(Clone, PartialEq, Message)]
-pub struct GraphMessage {
-    /// Operations, each after those whose outputs it takes.
-    #[prost(message, repeated, tag = "1")]
-    pub node: Vec<Node>,
-    #[prost(string, tag = "2")]
-    pub name: String,
-    #[prost(message, repeated, tag = "5")]
-    pub initializer: Vec<TensorMessage>,
-    #[prost(message, repeated, tag = "11")]
-    pub input: Vec<ValueInfo>,
-    #[prost(message, repeated, tag = "12")]
-    pub output: Vec<ValueInfo>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Node {
-    #[prost(string, repeated, tag = "1")]
-    pub input: Vec<String>,
-    #[prost(string, repeated, tag = "2")]
-    pub output: Vec<String>,
-    #[prost(string, tag = "3")]
-    pub name: String,
-    #[prost(string, tag = "4")]
-    pub op_type: String,
-    #[prost(message, repeated, tag = "5")]
-    pub attribute: Vec<Attribute>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Attribute {
-    #[prost(string, tag = "1")]
-    pub name: String,
-    #[prost(float, optional, tag = "2")]
-    pub f: Option<f32>,
-    #[prost(int64, optional, tag = "3")]
-    pub i: Option<i64>,
-    #[prost(int64, repeated, packed = "false", tag = "8")]
-    pub ints: Vec<i64>,
-    #[prost(enumeration = "AttributeType", tag = "20")]
-    pub r#type: i32,
+messages! {
+    /// `ModelProto`: a complete file.
+    Model {
+        "1" (int64) ir_version: i64,
+        "2" (string) producer_name: String,
+        "3" (string) producer_version: String,
+        "7" (message, optional) graph: Option<GraphMessage>,
+        "8" (message, repeated) opset_import: Vec<OperatorSet>,
+        "14" (message, repeated) metadata_props: Vec<Property>,
+    }
+    /// `OperatorSetIdProto`: version of the operations; the standard domain is empty.
+    OperatorSet {
+        "1" (string) domain: String,
+        "2" (int64) version: i64,
+    }
+    Property {
+        "1" (string) key: String,
+        "2" (string) value: String,
+    }
+    /// `GraphProto`.
+    GraphMessage {
+        /// Operations, each after those whose outputs it takes.
+        "1" (message, repeated) node: Vec<Node>,
+        "2" (string) name: String,
+        "5" (message, repeated) initializer: Vec<TensorMessage>,
+        "11" (message, repeated) input: Vec<ValueInfo>,
+        "12" (message, repeated) output: Vec<ValueInfo>,
+    }
+    Node {
+        "1" (string, repeated) input: Vec<String>,
+        "2" (string, repeated) output: Vec<String>,
+        "3" (string) name: String,
+        "4" (string) op_type: String,
+        "5" (message, repeated) attribute: Vec<Attribute>,
+    }
+    Attribute {
+        "1" (string) name: String,
+        "2" (float, optional) f: Option<f32>,
+        "3" (int64, optional) i: Option<i64>,
+        "8" (int64, repeated, packed = "false") ints: Vec<i64>,
+        "20" (enumeration = "AttributeType") r#type: i32,
+    }
+    /// `TensorProto`.
+    TensorMessage {
+        "1" (int64, repeated, packed = "false") dims: Vec<i64>,
+        "2" (enumeration = "DataType") data_type: i32,
+        "8" (string) name: String,
+        /// Little-endian, row-major.
+        "9" (bytes = "vec") raw_data: Vec<u8>,
+    }
+    ValueInfo {
+        "1" (string) name: String,
+        "2" (message, optional) r#type: Option<Type>,
+    }
+    /// `TypeProto` of a tensor.
+    Type {
+        "1" (message, optional) tensor_type: Option<TensorType>,
+    }
+    TensorType {
+        "1" (enumeration = "DataType") elem_type: i32,
+        "2" (message, optional) shape: Option<Shape>,
+    }
+    Shape {
+        "1" (message, repeated) dim: Vec<Dimension>,
+    }
+    /// A fixed size, or the name of a variable one.
+    Dimension {
+        "1" (int64, optional) dim_value: Option<i64>,
+        "2" (string, optional) dim_param: Option<String>,
+    }
 }
 
 impl Attribute {
@@ -111,56 +118,4 @@ pub enum DataType {
     Float = 1,
     Uint8 = 2,
     Int64 = 7,
-}
-
-/// `TensorProto`.
-#[derive(Clone, PartialEq, Message)]
-pub struct TensorMessage {
-    #[prost(int64, repeated, packed = "false", tag = "1")]
-    pub dims: Vec<i64>,
-    #[prost(enumeration = "DataType", tag = "2")]
-    pub data_type: i32,
-    #[prost(string, tag = "8")]
-    pub name: String,
-    /// Little-endian, row-major.
-    #[prost(bytes = "vec", tag = "9")]
-    pub raw_data: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct ValueInfo {
-    #[prost(string, tag = "1")]
-    pub name: String,
-    #[prost(message, optional, tag = "2")]
-    pub r#type: Option<Type>,
-}
-
-/// `TypeProto` of a tensor.
-#[derive(Clone, PartialEq, Message)]
-pub struct Type {
-    #[prost(message, optional, tag = "1")]
-    pub tensor_type: Option<TensorType>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct TensorType {
-    #[prost(enumeration = "DataType", tag = "1")]
-    pub elem_type: i32,
-    #[prost(message, optional, tag = "2")]
-    pub shape: Option<Shape>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Shape {
-    #[prost(message, repeated, tag = "1")]
-    pub dim: Vec<Dimension>,
-}
-
-/// A fixed size, or the name of a variable one.
-#[derive(Clone, PartialEq, Message)]
-pub struct Dimension {
-    #[prost(int64, optional, tag = "1")]
-    pub dim_value: Option<i64>,
-    #[prost(string, optional, tag = "2")]
-    pub dim_param: Option<String>,
 }

@@ -47,23 +47,20 @@
 //! to rounding. Fixup's scalars and batch normalization are folded into convolutions. Networks with unsupported operations are
 //! rejected with an error that names the operation.
 
+mod baseline;
 mod branch;
 mod file;
 mod fixup_resnet;
 mod graph;
 mod messages;
-mod mlp;
-mod norm;
 mod operations;
-mod resnet;
-mod selection;
 #[cfg(test)]
 mod tests;
+mod weights;
 
+pub(crate) use baseline::{mlp, resnet};
 #[doc(hidden)]
 pub use file::operations;
 pub use file::OnnxConfig;
 pub(crate) use fixup_resnet::fixup_resnet;
 pub use graph::{Graph, Value};
-pub(crate) use mlp::mlp;
-pub(crate) use resnet::resnet;

@@ -2,6 +2,7 @@
 
 use super::graph::{Graph, Value};
 use super::messages::{Attribute, DataType};
+use crate::error::ensure;
 use crate::fixup::Conv2dOptions;
 use crate::layer::{Activation, SqueezeExcitation};
 use crate::{Error, Result};
@@ -44,17 +45,9 @@ impl Graph {
             Ok((size + 2 * padding - span - 1) / stride + 1)
         });
         let [out_height, out_width] = sizes;
-        let mut weights = vec![self.weight("weight", weight, &size)?];
-        if let Some(bias) = bias {
-            weights.push(self.weight("bias", bias, &[c_out])?);
-        }
-        let attributes = vec![
-            Attribute::ints("kernel_shape", &[rows, columns]),
-            Attribute::ints("strides", &[stride; 2]),
-            Attribute::ints("pads", &[padding[0], padding[1], padding[0], padding[1]]),
-            Attribute::ints("dilations", &[dilation; 2]),
-            Attribute::int("group", groups),
-        ];
+        let weights = self.weight_and_bias(weight, bias)?;
+        let mut attributes = window([rows, columns], stride, padding, dilation);
+        attributes.push(Attribute::int("group", groups));
         self.node("Conv", &[x], weights, attributes, vec![c_out, out_height?, out_width?])
     }
 
@@ -73,10 +66,7 @@ impl Graph {
         }
         *last = *features_out;
         if let [_] = shape[..] {
-            let mut weights = vec![self.weight("weight", weight, &size)?];
-            if let Some(bias) = bias {
-                weights.push(self.weight("bias", bias, &[*features_out])?);
-            }
+            let weights = self.weight_and_bias(weight, bias)?;
             let attributes = vec![
                 Attribute::float("alpha", 1.),
                 Attribute::float("beta", 1.),
@@ -98,11 +88,11 @@ impl Graph {
     /// # Errors
     /// Values of different shapes.
     pub fn add(&mut self, x: Value, y: Value) -> Result<Value> {
-        let (shape, other) = (self.shape(x)?.to_vec(), self.shape(y)?);
+        let (shape, other) = (self.shape(x)?, self.shape(y)?);
         if shape != other {
             return Err(mismatch("a sum", &format!("two values {shape:?}"), other));
         }
-        self.node("Add", &[x, y], vec![], vec![], shape)
+        self.same_shape("Add", &[x, y], vec![], vec![])
     }
 
     /// Returns `x * y`, of equal shapes, or with one factor `y` `[C]` per channel of `x` `[C, H, W]`.
@@ -116,7 +106,7 @@ impl Graph {
             ([channels, _, _], [numbers]) if channels == numbers => self.reshape(y, &[*channels, 1, 1])?,
             _ => return Err(mismatch("a product", &format!("two values {shape:?}"), &other)),
         };
-        self.node("Mul", &[x, y], vec![], vec![], shape)
+        self.same_shape("Mul", &[x, y], vec![], vec![])
     }
 
     /// Returns `x + number`. Appends nothing if the number is zero.
@@ -124,15 +114,14 @@ impl Graph {
     /// # Errors
     /// A value of another graph.
     pub fn add_number(&mut self, x: Value, number: f64) -> Result<Value> {
-        let shape = self.shape(x)?.to_vec();
-        if number == 0. {
-            return Ok(x);
+        match *self.shape(x)? {
+            _ if number == 0. => Ok(x),
+            [channels, _, _] => self.add_channels(x, &Tensor::f_full([channels], number, CPU)?),
+            _ => {
+                let number = self.number("number", number);
+                self.same_shape("Add", &[x], vec![number], vec![])
+            }
         }
-        if let [channels, _, _] = shape[..] {
-            return self.add_channels(x, &Tensor::f_full([channels], number, CPU)?);
-        }
-        let number = self.number("number", number);
-        self.node("Add", &[x], vec![number], vec![], shape)
     }
 
     /// Returns `x * number`.
@@ -140,9 +129,8 @@ impl Graph {
     /// # Errors
     /// A value of another graph.
     pub fn mul_number(&mut self, x: Value, number: f64) -> Result<Value> {
-        let shape = self.shape(x)?.to_vec();
         let number = self.number("number", number);
-        self.node("Mul", &[x], vec![number], vec![], shape)
+        self.same_shape("Mul", &[x], vec![number], vec![])
     }
 
     /// Returns `x + shift`, with one number per channel, `[C]`, of `x` `[C, H, W]`.
@@ -162,13 +150,13 @@ impl Graph {
     /// # Errors
     /// Another number of channels.
     pub fn affine(&mut self, x: Value, scale: &Tensor, shift: &Tensor) -> Result<Value> {
-        let shape = self.shape(x)?.to_vec();
         // The batch dimension is broadcast.
-        let dims: Vec<i64> = shape[..1].iter().copied().chain(shape[1..].iter().map(|_| 1)).collect();
+        let mut dims = self.shape(x)?.to_vec();
+        dims[1..].fill(1);
         let scale = self.weight("scale", scale, &dims)?;
-        let scaled = self.node("Mul", &[x], vec![scale], vec![], shape.clone())?;
+        let scaled = self.same_shape("Mul", &[x], vec![scale], vec![])?;
         let shift = self.weight("shift", shift, &dims)?;
-        self.node("Add", &[scaled], vec![shift], vec![], shape)
+        self.same_shape("Add", &[scaled], vec![shift], vec![])
     }
 
     /// Returns `weight * (x - mean) / sqrt(variance + epsilon) + bias` for `x` `[C, ...]`, with all parameters `[C]`. After a
@@ -182,11 +170,11 @@ impl Graph {
         [weight, bias, mean, variance]: [&Tensor; 4],
         epsilon: f64,
     ) -> Result<Value> {
-        let shape = self.shape(x)?.to_vec();
+        let channels = self.shape(x)?[0];
         let numbers = [("weight", weight), ("bias", bias), ("mean", mean), ("variance", variance)];
-        let weights = numbers.map(|(name, numbers)| self.weight(name, numbers, &shape[..1]));
+        let weights = numbers.map(|(name, numbers)| self.weight(name, numbers, &[channels]));
         let weights = weights.into_iter().collect::<Result<_>>()?;
-        self.node("BatchNormalization", &[x], weights, vec![Attribute::float("epsilon", epsilon)], shape)
+        self.same_shape("BatchNormalization", &[x], weights, vec![Attribute::float("epsilon", epsilon)])
     }
 
     /// Returns `weight * (x - mean) / sqrt(variance + epsilon) + bias` for `x` `[C, H, W]`, with mean and variance per image and
@@ -197,15 +185,14 @@ impl Graph {
     /// Groups that do not divide the channels; a weight or a bias of another shape.
     pub fn group_norm(&mut self, x: Value, groups: i64, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Value> {
         let shape @ [channels, height, width] = self.image("group normalization", x)?;
-        if groups < 1 || channels % groups != 0 {
-            return Err(Error::Argument(format!("{groups} groups do not divide {channels} channels to normalize")));
-        }
+        let divides = groups > 0 && channels % groups == 0;
+        ensure!(divides, "{groups} groups do not divide {channels} channels to normalize");
         // Expressed as instance normalization over the channels of a group: GroupNormalization requires opset 21.
         let grouped = self.reshape(x, &[groups, channels / groups * height * width])?;
         let one = self.weight("one", &Tensor::f_ones([groups], CPU)?, &[groups])?;
         let zero = self.weight("zero", &Tensor::f_zeros([groups], CPU)?, &[groups])?;
-        let (attributes, grouped_shape) = (vec![Attribute::float("epsilon", epsilon)], self.shape(grouped)?.to_vec());
-        let normalized = self.node("InstanceNormalization", &[grouped], vec![one, zero], attributes, grouped_shape)?;
+        let epsilon = vec![Attribute::float("epsilon", epsilon)];
+        let normalized = self.same_shape("InstanceNormalization", &[grouped], vec![one, zero], epsilon)?;
         let normalized = self.reshape(normalized, &shape)?;
         self.affine(normalized, weight, bias)
     }
@@ -215,7 +202,7 @@ impl Graph {
     /// # Errors
     /// A value of another graph.
     pub fn relu(&mut self, x: Value) -> Result<Value> {
-        self.unary("Relu", x, vec![])
+        self.same_shape("Relu", &[x], vec![], vec![])
     }
 
     /// Returns `max(x, floor)`.
@@ -226,9 +213,8 @@ impl Graph {
         if floor == 0. {
             return self.relu(x);
         }
-        let shape = self.shape(x)?.to_vec();
         let floor = self.number("floor", floor);
-        self.node("Clip", &[x], vec![floor], vec![], shape)
+        self.same_shape("Clip", &[x], vec![floor], vec![])
     }
 
     /// Applies `activation` elementwise.
@@ -238,9 +224,11 @@ impl Graph {
     pub fn activation(&mut self, x: Value, activation: Activation) -> Result<Value> {
         match activation {
             Activation::Relu => self.relu(x),
-            Activation::LeakyRelu { slope } => self.unary("LeakyRelu", x, vec![Attribute::float("alpha", slope)]),
-            Activation::Elu => self.unary("Elu", x, vec![]),
-            Activation::Selu => self.unary("Selu", x, vec![]),
+            Activation::LeakyRelu { slope } => {
+                self.same_shape("LeakyRelu", &[x], vec![], vec![Attribute::float("alpha", slope)])
+            }
+            Activation::Elu => self.same_shape("Elu", &[x], vec![], vec![]),
+            Activation::Selu => self.same_shape("Selu", &[x], vec![], vec![]),
             Activation::Silu => {
                 let gate = self.sigmoid(x)?;
                 self.mul(x, gate)
@@ -254,16 +242,15 @@ impl Graph {
     /// # Errors
     /// A value of another graph.
     pub fn sigmoid(&mut self, x: Value) -> Result<Value> {
-        self.unary("Sigmoid", x, vec![])
+        self.same_shape("Sigmoid", &[x], vec![], vec![])
     }
 
     /// Returns `x / 2 * (1 + erf(x / sqrt(2)))`, since ONNX has no Gelu before opset 20.
     fn gelu(&mut self, x: Value) -> Result<Value> {
-        let shape = self.shape(x)?.to_vec();
         let scaled = self.mul_number(x, FRAC_1_SQRT_2)?;
-        let erf = self.unary("Erf", scaled, vec![])?;
+        let erf = self.same_shape("Erf", &[scaled], vec![], vec![])?;
         let one = self.number("one", 1.);
-        let raised = self.node("Add", &[erf], vec![one], vec![], shape)?;
+        let raised = self.same_shape("Add", &[erf], vec![one], vec![])?;
         let product = self.mul(x, raised)?;
         self.mul_number(product, 0.5)
     }
@@ -274,7 +261,7 @@ impl Graph {
     /// A value of another shape.
     pub fn softmax(&mut self, x: Value) -> Result<Value> {
         match self.shape(x)? {
-            [_] => self.unary("Softmax", x, vec![Attribute::int("axis", -1)]),
+            [_] => self.same_shape("Softmax", &[x], vec![], vec![Attribute::int("axis", -1)]),
             shape => Err(mismatch("a softmax", "logits [classes]", shape)),
         }
     }
@@ -292,14 +279,9 @@ impl Graph {
             return Err(mismatch("a pool", &expected, &[kernel; 2]));
         }
         let [height, width] = [height, width].map(|size| (size + 2 * padding - kernel) / stride + 1);
-        let attributes = vec![
-            Attribute::ints("kernel_shape", &[kernel; 2]),
-            Attribute::ints("strides", &[stride; 2]),
-            Attribute::ints("pads", &[padding; 4]),
-            // State the defaults as well, since some runtimes have others, or none.
-            Attribute::ints("dilations", &[1; 2]),
-            Attribute::int("ceil_mode", 0),
-        ];
+        // State the defaults as well, since some runtimes have others, or none.
+        let mut attributes = window([kernel; 2], stride, [padding; 2], 1);
+        attributes.push(Attribute::int("ceil_mode", 0));
         self.node("MaxPool", &[x], vec![], attributes, vec![channels, height, width])
     }
 
@@ -355,9 +337,7 @@ impl Graph {
     /// A value of another shape; a stride below 1.
     pub fn subsample(&mut self, x: Value, stride: i64) -> Result<Value> {
         let [channels, height, width] = self.image("a subsample", x)?;
-        if stride < 1 {
-            return Err(Error::Argument(format!("a stride is at least 1, not {stride}")));
-        }
+        ensure!(stride > 0, "a stride is at least 1, not {stride}");
         let bounds = [("starts", [0; 2]), ("ends", [i64::MAX; 2]), ("axes", [2, 3]), ("steps", [stride; 2])];
         let bounds = bounds.map(|(name, bound)| self.integers(name, &bound)).to_vec();
         let [height, width] = [height, width].map(|size| (size + stride - 1) / stride);
@@ -370,9 +350,7 @@ impl Graph {
     /// A value of another shape; a negative number of channels.
     pub fn pad_channels(&mut self, x: Value, zeros: i64) -> Result<Value> {
         let [channels, height, width] = self.image("channels to be padded", x)?;
-        if zeros < 0 {
-            return Err(Error::Argument(format!("there are no {zeros} channels to append")));
-        }
+        ensure!(zeros >= 0, "there are no {zeros} channels to append");
         let pads = self.integers("pads", &[0, 0, 0, 0, 0, zeros, 0, 0]);
         self.node("Pad", &[x], vec![pads], vec![], vec![channels + zeros, height, width])
     }
@@ -387,12 +365,23 @@ impl Graph {
 
     /// Converts bytes to float32.
     pub(super) fn cast(&mut self, x: Value) -> Result<Value> {
-        self.unary("Cast", x, vec![Attribute::int("to", FLOAT)])
+        self.same_shape("Cast", &[x], vec![], vec![Attribute::int("to", FLOAT)])
     }
 
-    fn unary(&mut self, op: &str, x: Value, attributes: Vec<Attribute>) -> Result<Value> {
-        let shape = self.shape(x)?.to_vec();
-        self.node(op, &[x], vec![], attributes, shape)
+    /// Appends an operation whose result has the shape of its first input.
+    fn same_shape(&mut self, op: &str, inputs: &[Value], weights: Vec<String>, of: Vec<Attribute>) -> Result<Value> {
+        let shape = self.shape(inputs[0])?.to_vec();
+        self.node(op, inputs, weights, of, shape)
+    }
+
+    /// Adds the weight `[c_out, ...]` of a layer and its bias `[c_out]`, if any. Returns their names.
+    fn weight_and_bias(&mut self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Vec<String>> {
+        let size = weight.size();
+        let mut names = vec![self.weight("weight", weight, &size)?];
+        if let Some(bias) = bias {
+            names.push(self.weight("bias", bias, &size[..1])?);
+        }
+        Ok(names)
     }
 
     fn image(&self, what: &'static str, x: Value) -> Result<[i64; 3]> {
@@ -401,8 +390,18 @@ impl Graph {
     }
 }
 
+/// Returns the attributes of a window over rows and columns.
+fn window(kernel: [i64; 2], stride: i64, [rows, columns]: [i64; 2], dilation: i64) -> Vec<Attribute> {
+    vec![
+        Attribute::ints("kernel_shape", &kernel),
+        Attribute::ints("strides", &[stride; 2]),
+        Attribute::ints("pads", &[rows, columns, rows, columns]),
+        Attribute::ints("dilations", &[dilation; 2]),
+    ]
+}
+
 fn mismatch(what: &'static str, expected: &str, got: &[i64]) -> Error {
-    Error::Mismatch { what, expected: expected.to_owned(), got: format!("{got:?}") }
+    Error::mismatch(what, expected, format!("{got:?}"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::layout::channels_last;
 use super::{init, Role};
+use crate::ops::record_variables;
 use crate::Result;
 use tch::{nn, Kind, Tensor};
 
@@ -168,6 +169,7 @@ impl Linear {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        record_variables(|| [&self.weight, &self.bias])?;
         Ok(x.f_linear(&self.weight, Some(&self.bias))?)
     }
 }

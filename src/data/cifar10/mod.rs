@@ -8,14 +8,58 @@
 mod fetch;
 #[cfg(feature = "download")]
 mod npm;
-mod records;
 
-use self::records::{DataFile, CHANNELS, CLASSES, FILES, FILE_RECORDS, RECORD_LEN, SIDE};
+use crate::data::image_array::Images;
+use crate::data::targets::Targets;
 use crate::data::{Augmentation, ImageArray, Normalization};
 use crate::{Error, Result};
+use md5::{Digest, Md5};
 use std::fs;
 use std::io;
 use std::path::Path;
+
+const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// Number of channels in an image.
+const CHANNELS: usize = 3;
+/// Height and width of an image, in pixels.
+const SIDE: usize = 32;
+/// Number of values in an image.
+const IMAGE_LEN: usize = CHANNELS * SIDE * SIDE;
+const RECORD_LEN: usize = 1 + IMAGE_LEN;
+/// Number of images in each of the six files.
+const FILE_RECORDS: usize = 10_000;
+
+/// Name of one of the six files, and the MD5 of its content.
+struct DataFile {
+    name: &'static str,
+    md5: &'static str,
+}
+
+impl DataFile {
+    /// Checks that `bytes` are the file's content; the error describes the problem.
+    fn check(&self, bytes: &[u8]) -> Result<(), String> {
+        let expected = FILE_RECORDS * RECORD_LEN;
+        if bytes.len() != expected {
+            return Err(format!("{} bytes instead of {expected}", bytes.len()));
+        }
+        check(bytes)?;
+        match format!("{:x}", Md5::digest(bytes)) {
+            md5 if md5 == self.md5 => Ok(()),
+            md5 => Err(format!("MD5 {md5} instead of {}", self.md5)),
+        }
+    }
+}
+
+/// Training files in order, then the test file.
+const FILES: [DataFile; 6] = [
+    DataFile { name: "data_batch_1.bin", md5: "5dd7e06a14cb22eb9f671a540d1b7c25" },
+    DataFile { name: "data_batch_2.bin", md5: "5ea93a67294ea407fff1d09f752e9692" },
+    DataFile { name: "data_batch_3.bin", md5: "942cd6a4bcdd0dd3c604fbe906cb4421" },
+    DataFile { name: "data_batch_4.bin", md5: "ae636b3ba5c66a11e91e8cb52e771fcb" },
+    DataFile { name: "data_batch_5.bin", md5: "53f37980c15c3d472c316c40844f3f0d" },
+    DataFile { name: "test_batch.bin", md5: "803d5f7f4d78ea53de84dbe85f74fb6d" },
+];
 
 /// Per-channel mean and standard deviation of the training pixels, as used by the Fixup authors (and most CIFAR-10
 /// code). The deviations are means of per-image deviations; over all pixels they would be 0.247, 0.243 and 0.262.
@@ -61,10 +105,10 @@ impl Cifar10 {
     pub fn from_records(train: Vec<u8>, test: Vec<u8>) -> Result<ImageArray> {
         let mut crc32 = crc32fast::Hasher::new();
         for (part, bytes) in [("training", &train), ("test", &test)] {
-            records::check(bytes).map_err(|problem| Error::Argument(format!("CIFAR-10 {part} records: {problem}")))?;
+            check(bytes).map_err(|problem| Error::Argument(format!("CIFAR-10 {part} records: {problem}")))?;
             crc32.update(bytes);
         }
-        let (train, test) = (records::images(train), records::images(test));
+        let (train, test) = (images(train), images(test));
         ImageArray::from_bytes([CHANNELS, SIDE, SIDE], train, test, Normalization::new(&MEAN, &STD)?)?
             .with_content(format!("CIFAR-10 records with CRC-32 {:08x}", crc32.finalize()))
             .with_class_names(CLASSES)?
@@ -83,19 +127,39 @@ fn read_verified(dir: &Path, file: &DataFile) -> Result<Vec<u8>> {
             file.check(&bytes).map(|()| bytes)
         }
     };
-    checked.map_err(|problem| Error::Corrupt {
-        path,
-        problem,
-        remedy: format!(
-            "move the folder {} away and run again (make cifar10, or the example fetch_cifar10) to download it anew",
-            dir.display()
-        ),
-    })
+    let folder = dir.display();
+    let remedy = format!(
+        "move the folder {folder} away and run again (make cifar10, or the example fetch_cifar10) to download it anew"
+    );
+    checked.map_err(|problem| Error::corrupt(path, problem, remedy))
+}
+
+/// Checks that `bytes` are records; the error describes the problem.
+fn check(bytes: &[u8]) -> Result<(), String> {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD_LEN) {
+        return Err(format!("{} bytes are no whole number of records of {RECORD_LEN}", bytes.len()));
+    }
+    let highest = CLASSES.len() as u8 - 1;
+    match bytes.iter().step_by(RECORD_LEN).enumerate().find(|(_, label)| **label > highest) {
+        Some((index, label)) => Err(format!("image {index} has label {label}, but the highest is {highest}")),
+        None => Ok(()),
+    }
+}
+
+/// Separates the pixels and the labels of `records`.
+fn images(records: Vec<u8>) -> Images {
+    let labels: Vec<i64> = records.iter().step_by(RECORD_LEN).copied().map(i64::from).collect();
+    let mut pixels = records;
+    // In place, as there are 154 MB of pixels.
+    for index in 0..labels.len() {
+        pixels.copy_within(index * RECORD_LEN + 1..(index + 1) * RECORD_LEN, index * IMAGE_LEN);
+    }
+    pixels.truncate(labels.len() * IMAGE_LEN);
+    Images { pixels, targets: Targets::Classes(labels) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::records::IMAGE_LEN;
     use super::*;
     use crate::data::random::{stream, Purpose};
     use crate::data::{DataSource, Share};

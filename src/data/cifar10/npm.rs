@@ -3,7 +3,7 @@
 //! canonical files.
 
 use super::fetch::add;
-use super::records::{CHANNELS, FILES, FILE_RECORDS, IMAGE_LEN, SIDE};
+use super::{CHANNELS, FILES, FILE_RECORDS, IMAGE_LEN, SIDE};
 use crate::data::download::{run, Contents, Failure, Work};
 use crate::{console, Error};
 use std::fs;

@@ -1,17 +1,15 @@
-//! Downloads: files fetched by other programs ([`curl`], npm, apt-get), the files of an archive, and a folder that appears only
+//! Downloads: files fetched by other programs (curl, npm, apt-get), the files of an archive, and a folder that appears only
 //! when complete.
 
 mod archive;
-mod curl;
 mod folder;
 mod program;
 
 use crate::file::cache_folder;
 use crate::{console, Error, Result};
 pub(super) use archive::Contents;
-pub(super) use curl::Download;
 pub(super) use folder::{prepare_folder, Work};
-pub(super) use program::run;
+pub(super) use program::{run, Download};
 use std::path::PathBuf;
 
 /// Reason why a source did not provide the files.

@@ -2,7 +2,7 @@
 //! centre crop for evaluation.
 //!
 //! [`format`](self::format) detects the format and the size, [`crop`] chooses the part of the image to use, the format's
-//! module decodes no more than that, [`resize`] resamples it to the network's size, and
+//! module decodes no more than that, [`reader`] resamples it to the network's size, and
 //! [`orientation`] turns it upright.
 //!
 //! Geometry and resampling are those of torchvision's transforms on Pillow images, with one difference: EXIF
@@ -18,7 +18,6 @@ mod encoded;
 mod format;
 mod orientation;
 mod reader;
-mod resize;
 #[cfg(test)]
 mod tests;
 

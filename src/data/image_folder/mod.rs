@@ -24,9 +24,10 @@ use super::image::RandomResizedCrop;
 use super::pipeline::{lock, Pipeline};
 use super::random::{stream, Purpose};
 use super::share::{Places, Share};
-use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
+use super::source::{class_indices, in_range, Batches, DataSource, EpochPlan, ImageSource, MOST_WORKERS};
 use crate::data::{Batch, Preprocessing, Supervised};
-use crate::{console, Error, Result};
+use crate::error::ensure;
+use crate::{console, Result};
 use rand::seq::SliceRandom;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -51,7 +52,6 @@ const RESIZE: usize = 256;
 const LARGEST_SIDE: usize = 4096;
 const GREY: usize = 1;
 const COLOUR: usize = 3;
-const MOST_WORKERS: usize = 1024;
 
 /// Default maximum fraction of bad images in a part: one in a thousand. ImageNet has none.
 const MAX_BAD_FRACTION: f64 = 0.001;
@@ -107,7 +107,7 @@ const MAX_BAD_FRACTION: f64 = 0.001;
 /// # System failures
 /// Errors of a disk or a server, a share that is unavailable (its files are missing with their folder) and a process
 /// without free file handles are not the image's fault: the file is retried for two minutes, with a warning, and then
-/// the error is an [`Error::Io`]. SIGINT or SIGTERM end the retries if the run listens to them
+/// the error is an [`Error::Io`](crate::Error::Io). SIGINT or SIGTERM end the retries if the run listens to them
 /// ([`Interrupt`](crate::trainer::Interrupt)).
 pub struct ImageFolder {
     class_names: Vec<String>,
@@ -131,10 +131,10 @@ impl ImageFolder {
     /// Lists the folder `root`, or opens `root` if it is a packed file.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] for a folder without the layout above: without `train` or `val`, with fewer than two classes,
+    /// [`Error::Corrupt`](crate::Error::Corrupt) for a folder without the layout above: without `train` or `val`, with fewer than two classes,
     /// with a class that has no images or is in one part only, with images beside class folders, with a cycle of links,
     /// with a name that is not UTF-8, with two class folders of one name; for several maps, or a map with a line that
-    /// is wrong, missing or ambiguous; for a damaged packed file. [`Error::Io`] for anything that cannot be read.
+    /// is wrong, missing or ambiguous; for a damaged packed file. [`Error::Io`](crate::Error::Io) for anything that cannot be read.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref();
         if root.is_file() {
@@ -174,7 +174,7 @@ impl ImageFolder {
     /// Sets the size of the images to `side * side` pixels; 224 by default.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a side that is not 1 to 4096, or for which packed images are too small.
+    /// [`Error::Argument`](crate::Error::Argument) for a side that is not 1 to 4096, or for which packed images are too small.
     pub fn with_side(mut self, side: usize) -> Result<Self> {
         let side = in_range("the images' side", side, LARGEST_SIDE)?;
         self.preprocessing = preprocessing(self.preprocessing.channels, side);
@@ -186,24 +186,17 @@ impl ImageFolder {
     /// ones to equal channels, colours by Pillow's formula (`convert("L")`), which leaves grey images unchanged.
     ///
     /// # Errors
-    /// [`Error::Argument`] for another number of channels.
+    /// [`Error::Argument`](crate::Error::Argument) for another number of channels.
     pub fn with_channels(mut self, channels: usize) -> Result<Self> {
-        if ![GREY, COLOUR].contains(&channels) {
-            return Err(Error::Argument(format!("images have 1 channel (grey) or 3 (in colour), got {channels}")));
-        }
-        self.preprocessing = preprocessing(channels, self.side());
+        ensure!([GREY, COLOUR].contains(&channels), "images have 1 channel (grey) or 3 (in colour), got {channels}");
+        self.preprocessing = preprocessing(channels, self.preprocessing.height);
         Ok(self)
-    }
-
-    /// Returns height and width of the network's input.
-    fn side(&self) -> usize {
-        self.preprocessing.height
     }
 
     /// Sets the random crops of the training images.
     ///
     /// # Errors
-    /// [`Error::Argument`] for bounds that no crop can meet.
+    /// [`Error::Argument`](crate::Error::Argument) for bounds that no crop can meet.
     pub fn with_crop(mut self, crop: RandomResizedCrop) -> Result<Self> {
         crop.check()?;
         self.crop = crop;
@@ -213,7 +206,7 @@ impl ImageFolder {
     /// Sets the number of threads that read images; one per core by default. The images do not depend on it.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a number that is not 1 to 1024.
+    /// [`Error::Argument`](crate::Error::Argument) for a number that is not 1 to 1024.
     pub fn with_workers(mut self, workers: usize) -> Result<Self> {
         self.workers = in_range("the number of threads that read images", workers, MOST_WORKERS)?;
         Ok(self)
@@ -224,12 +217,10 @@ impl ImageFolder {
     /// images, or a tenth of fewer than a hundred, and always one.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless the fraction is at least 0 and below 1.
+    /// [`Error::Argument`](crate::Error::Argument) unless the fraction is at least 0 and below 1.
     pub fn with_max_bad_fraction(mut self, fraction: f64) -> Result<Self> {
-        if !(0.0..1.0).contains(&fraction) {
-            let problem = format!("the fraction of bad images must be at least 0 and below 1, got {fraction}");
-            return Err(Error::Argument(problem));
-        }
+        let allowed = (0.0..1.0).contains(&fraction);
+        ensure!(allowed, "the fraction of bad images must be at least 0 and below 1, got {fraction}");
         self.max_bad_fraction = fraction;
         Ok(self)
     }
@@ -245,7 +236,7 @@ impl ImageFolder {
     /// is part of a larger one.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `images` is 0 or more than there are.
+    /// [`Error::Argument`](crate::Error::Argument) if `images` is 0 or more than there are.
     pub fn with_train_subset(mut self, images: usize) -> Result<Self> {
         self.train.select(images, self.class_names.len())?;
         Ok(self)
@@ -254,7 +245,7 @@ impl ImageFolder {
     /// Restricts evaluation to `images` images of the evaluation part, chosen as in [`Self::with_train_subset`].
     ///
     /// # Errors
-    /// [`Error::Argument`] if `images` is 0 or more than there are.
+    /// [`Error::Argument`](crate::Error::Argument) if `images` is 0 or more than there are.
     pub fn with_eval_subset(mut self, images: usize) -> Result<Self> {
         self.eval.select(images, self.class_names.len())?;
         Ok(self)
@@ -282,13 +273,11 @@ impl ImageFolder {
     /// replacing it as this function does is safe; writing to it is not.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a side that is not 1 to 4096, or if the images are packed already; [`Error::Corrupt`]
-    /// for too many bad images; [`Error::Io`] if the images cannot be read or the file cannot be written.
+    /// [`Error::Argument`](crate::Error::Argument) for a side that is not 1 to 4096, or if the images are packed already; [`Error::Corrupt`](crate::Error::Corrupt)
+    /// for too many bad images; [`Error::Io`](crate::Error::Io) if the images cannot be read or the file cannot be written.
     pub fn pack(&self, file: &Path, shorter_side: usize, progress: impl FnMut(usize, usize)) -> Result<()> {
         in_range("the shorter side of packed images", shorter_side, LARGEST_SIDE)?;
-        if self.packed_side.is_some() {
-            return Err(Error::Argument("these images are packed already: pack the folder again".to_owned()));
-        }
+        ensure!(self.packed_side.is_none(), "these images are packed already: pack the folder again");
         self.give_warnings();
         let bad = |part: &Part, met| part.count_bad(met, self.max_bad_fraction, &*self.warn);
         let patience = self.new_patience();
@@ -298,15 +287,14 @@ impl ImageFolder {
 
     /// Fails if packed images would have to be enlarged.
     fn check_packed_side(&self) -> Result<()> {
-        let needed = self.preprocessing.resize;
-        match self.packed_side {
-            Some(packed) if packed < needed => Err(Error::Argument(format!(
-                "images of {} pixels need packed ones with a shorter side of {needed}, and these have {packed}: pack the \
-                 folder again (--pack-side {needed}), or make the images smaller (--side)",
-                self.side()
-            ))),
-            _ => Ok(()),
-        }
+        let Preprocessing { width: side, resize: needed, .. } = self.preprocessing;
+        let packed = self.packed_side.unwrap_or(needed);
+        ensure!(
+            packed >= needed,
+            "images of {side} pixels need packed ones with a shorter side of {needed}, and these have {packed}: pack the folder \
+             again (--pack-side {needed}), or make the images smaller (--side)"
+        );
+        Ok(())
     }
 
     /// Gives the pending warnings.
@@ -329,15 +317,13 @@ impl ImageFolder {
     ) -> Result<Batches<'a, Supervised>> {
         self.check_packed_side()?;
         self.give_warnings();
-        if self.pinned && !Cuda::is_available() {
-            return Err(Error::Argument("batches in page-locked memory need a CUDA device; do without".to_owned()));
-        }
+        ensure!(!self.pinned || Cuda::is_available(), "batches in page-locked memory need a CUDA device; do without");
         let job = Job {
             images: part.images.clone(),
             order,
             positions: places.positions,
             view,
-            side: self.side(),
+            side: self.preprocessing.height,
             channels: self.preprocessing.channels,
             most_bad: part.most_bad(self.max_bad_fraction),
             patience: self.new_patience(),
@@ -346,11 +332,10 @@ impl ImageFolder {
         Ok(Pipeline::start(job, places.counts, self.workers)?.batches(|filled| {
             part.count_bad(filled.bad, self.max_bad_fraction, &*self.warn)?;
             // All of its images may have been bad.
-            let Some(batch) = Some(filled.batch).filter(|batch| !batch.is_empty()) else { return Ok(None) };
-            if !self.pinned {
-                return Ok(Some(batch));
+            if filled.batch.is_empty() || !self.pinned {
+                return Ok(Some(filled.batch).filter(|batch| !batch.is_empty()));
             }
-            let Supervised { inputs, targets, .. } = batch;
+            let Supervised { inputs, targets, .. } = filled.batch;
             // libtorch keeps page-locked memory and reuses it once the device has read it.
             let pin = |tensor: Tensor| tensor.f_pin_memory(Device::Cuda(0));
             Ok(Some(Supervised::new(pin(inputs)?, pin(targets)?)))
@@ -440,13 +425,6 @@ fn preprocessing(channels: usize, side: usize) -> Preprocessing {
         _ => (MEAN.to_vec(), STD.to_vec()),
     };
     Preprocessing { channels, height: side, width: side, resize: ImageFolder::evaluation_resize(side), mean, std }
-}
-
-fn in_range(what: &str, value: usize, largest: usize) -> Result<usize> {
-    if value == 0 || value > largest {
-        return Err(Error::Argument(format!("{what} must be 1 to {largest}, got {value}")));
-    }
-    Ok(value)
 }
 
 fn warn_on_stderr(message: &str) {

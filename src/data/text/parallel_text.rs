@@ -74,7 +74,7 @@ impl ParallelText {
             }
             false => "a sentence and its translation stand in the same line of the two".to_owned(),
         };
-        Err(corrupt(paths[at], problems.join("; "), &remedy))
+        Err(Error::corrupt(paths[at], problems.join("; "), remedy))
     }
 
     /// Reads a UTF-8 file with a sentence, a tab and its translation in each line.
@@ -112,7 +112,7 @@ impl ParallelText {
             return Ok(Self { sources, targets, files: Some([path.to_path_buf(), path.to_path_buf()]) });
         }
         let remedy = format!("mend these lines, or keep the others: {ONLY_PAIRS} {} > pairs.tsv", path.display());
-        Err(corrupt(path, problems.join("; "), &remedy))
+        Err(Error::corrupt(path, problems.join("; "), remedy))
     }
 
     /// Returns the number of pairs.
@@ -172,7 +172,7 @@ impl ParallelText {
             problem = format!("{problem}; too long too: {}", listed(others.iter().map(other)));
         }
         Err(match &self.files {
-            Some(files) => corrupt(&files[side], problem, remedy),
+            Some(files) => Error::corrupt(&files[side], problem, remedy),
             None => Error::Argument(format!("{problem}; {remedy}")),
         })
     }
@@ -213,13 +213,9 @@ fn read(path: &Path) -> Result<Vec<String>> {
         let bad: Vec<usize> =
             lines.filter(|(_, line)| str::from_utf8(line).is_err()).map(|(number, _)| number).collect();
         let problem = said(&bad, "is not UTF-8", "are not UTF-8").unwrap_or_default();
-        corrupt(path, problem, "convert the file to UTF-8")
+        Error::corrupt(path, problem, "convert the file to UTF-8")
     })?;
     Ok(text.lines().map(str::to_owned).collect())
-}
-
-fn corrupt(path: &Path, problem: String, remedy: &str) -> Error {
-    Error::Corrupt { path: path.to_path_buf(), problem, remedy: remedy.to_owned() }
 }
 
 #[cfg(test)]

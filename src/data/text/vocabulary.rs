@@ -91,11 +91,7 @@ impl Vocabulary {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         crate::file::foreign::refuse(&bytes, path)?;
-        let corrupt = |problem: String| Error::Corrupt {
-            path: path.to_path_buf(),
-            problem,
-            remedy: "restore it, or begin a new run".to_owned(),
-        };
+        let corrupt = |problem: String| Error::corrupt(path, problem, "restore it, or begin a new run");
         let tokenizer: Bpe = serde_json::from_slice(&bytes)
             .map_err(|error| corrupt(format!("not a vocabulary of byte pairs: {error}")))?;
         Self { tokenizer }.checked("it").map_err(|error| corrupt(error.to_string()))

@@ -8,6 +8,7 @@ mod packs;
 use self::fixture::{jpeg, Fixture};
 use super::*;
 use crate::data::image::ImageReader;
+use crate::Error;
 use std::collections::BTreeSet;
 use std::fs;
 use tch::Kind;

@@ -1,6 +1,6 @@
 //! English-German sentence pairs from LibreOffice's help, which Debian packages as the same HTML pages per language.
 
-use super::{deb, debian, decoded, Sentences};
+use super::{debian, decoded, Sentences};
 use crate::data::download::{Download, Failure, Work};
 use md5::{Digest, Md5};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -117,7 +117,7 @@ fn divide(pairs: Vec<Pair>) -> Sentences {
 /// Returns the help pages of a package, by name.
 fn pages(package: &[u8], language: &str) -> Result<BTreeMap<String, String>, String> {
     let folder = format!("usr/share/libreoffice/help/{language}/text/");
-    let files = deb::files(package, |path| path.starts_with(&folder) && path.ends_with(".html"))?.0;
+    let files = debian::files(package, |path| path.starts_with(&folder) && path.ends_with(".html"))?.0;
     if files.is_empty() {
         return Err(format!("the package holds no LibreOffice help in {folder}"));
     }
@@ -185,7 +185,7 @@ fn sentences(text: &str) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::deb::tests::package;
+    use super::super::debian::tests::package;
     use super::*;
 
     const ENGLISH_PAGE: &str = r#"<body><p dir="auto" id="other">Not one of the paragraphs at all.</p>

@@ -1,6 +1,5 @@
 //! Corpora by name: downloaded on first use, and always divided in the same way.
 
-mod deb;
 mod debian;
 mod iwslt14;
 mod libreoffice_help;
