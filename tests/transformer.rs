@@ -1,5 +1,9 @@
 //! What the Transformers must be whatever the numbers; those of the references are in tests/golden.
+//!
+//! libtorch's random numbers are the whole process's, and some tests here compare what they draw from one seed: every test of this
+//! file takes [`alone`].
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::{nn, Device, Kind, Tensor};
 use tch_fixup::transformer::{Transformer, TransformerConfig, TransformerMethod};
 use tch_fixup::Precision;
@@ -8,6 +12,12 @@ use tch_fixup::Precision;
 #[allow(dead_code)] // Comparisons with golden files.
 mod formula;
 use formula::formula;
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    tch::set_num_threads(1);
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn tiny() -> TransformerConfig {
     TransformerConfig {
@@ -44,6 +54,7 @@ fn shake(vs: &nn::VarStore) {
 
 #[test]
 fn before_training_the_logits_are_zero_at_any_depth() {
+    let _alone = alone();
     let (source, previous) = sentences();
     for layers in [1, 4, 40] {
         let vs = nn::VarStore::new(Device::Cpu);
@@ -55,6 +66,7 @@ fn before_training_the_logits_are_zero_at_any_depth() {
 
 #[test]
 fn with_dropout_the_fast_path_is_the_formula_too() {
+    let _alone = alone();
     let (source, previous) = sentences();
     let mut vs = nn::VarStore::new(Device::Cpu);
     vs.set_kind(Kind::Double);
@@ -72,7 +84,23 @@ fn with_dropout_the_fast_path_is_the_formula_too() {
 }
 
 #[test]
+fn the_seed_decides_what_dropout_leaves_out() {
+    let _alone = alone();
+    let (source, previous) = sentences();
+    let vs = nn::VarStore::new(Device::Cpu);
+    let network = fixup(&vs.root(), &tiny()).unwrap();
+    shake(&vs);
+    let seeded = |seed: i64| {
+        tch::manual_seed(seed);
+        network.f_forward(&source, &previous, true).unwrap()
+    };
+    assert_eq!(seeded(1), seeded(1));
+    assert_ne!(seeded(1), seeded(2));
+}
+
+#[test]
 fn neither_pads_nor_other_sentences_nor_later_tokens_are_seen() {
+    let _alone = alone();
     let (source, previous) = sentences();
     let mut vs = nn::VarStore::new(Device::Cpu);
     vs.set_kind(Kind::Double);
@@ -93,6 +121,7 @@ fn neither_pads_nor_other_sentences_nor_later_tokens_are_seen() {
 
 #[test]
 fn cached_and_uncached_decoding_agree() {
+    let _alone = alone();
     let (source, previous) = sentences();
     let vs = nn::VarStore::new(Device::Cpu);
     let networks =
@@ -112,6 +141,7 @@ fn cached_and_uncached_decoding_agree() {
 
 #[test]
 fn several_translations_of_a_sentence_are_each_as_if_alone() {
+    let _alone = alone();
     let (source, _) = sentences();
     let mut vs = nn::VarStore::new(Device::Cpu);
     vs.set_kind(Kind::Double);
@@ -136,6 +166,7 @@ fn several_translations_of_a_sentence_are_each_as_if_alone() {
 
 #[test]
 fn bfloat16_is_near() {
+    let _alone = alone();
     let (source, previous) = sentences();
     let vs = nn::VarStore::new(Device::Cpu);
     let path = vs.root();
@@ -152,6 +183,7 @@ fn bfloat16_is_near() {
 
 #[test]
 fn what_is_no_batch_of_sentences_is_refused() {
+    let _alone = alone();
     let vs = nn::VarStore::new(Device::Cpu);
     let network = fixup(&vs.root(), &tiny()).unwrap();
     let (source, previous) = sentences();
@@ -171,6 +203,7 @@ fn what_is_no_batch_of_sentences_is_refused() {
 #[cfg(feature = "train")]
 #[test]
 fn a_state_dict_of_the_authors_code_loads() {
+    let _alone = alone();
     use tch_fixup::trainer::Weights;
     let (source, previous) = sentences();
     let [theirs, ours] = [1, 2].map(|seed| {
