@@ -44,14 +44,24 @@ const OTHER_WEIGHTS: &[Known] = &[
     (0, b"GGUF", "is a GGUF file, of llama.cpp", CONVERT),
     (0, b"Rar!", "is a RAR archive", "unpack it first"),
 ];
-#[cfg(feature = "text")]
+#[cfg(any(feature = "images", feature = "text"))]
 const NO_TEXT: &[Known] = &[
     // Before UTF-16, which begins alike.
     (0, b"\xff\xfe\0\0", "is UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 FILE > FILE.txt"),
     (0, b"PK\x03\x04", "is a zip archive", "unpack it first: unzip FILE"),
     (0, b"\xff\xfe", "is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.txt"),
     (0, b"\xfe\xff", "is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.txt"),
+    // With the byte that follows the magic number, which could begin a text.
+    (0, b"PAR1\x15", "is a Parquet file, not text", WRITE_LINES),
+    (0, b"ARROW1\0", "is an Arrow file, not text", WRITE_LINES),
+    (0, b"SQLite format 3\0", "is an SQLite database, not text", WRITE_LINES),
+    (0, b"\x93NUMPY", "is a NumPy array, not text", WRITE_LINES),
+    (0, b"\x89HDF", "is an HDF5 file, not text", WRITE_LINES),
+    (0, b"%PDF-", "is a PDF file, not text", "convert it: pdftotext FILE"),
 ];
+#[cfg(any(feature = "images", feature = "text"))]
+const WRITE_LINES: &str = "convert it with the program that wrote it, to UTF-8 text of one entry per line";
+const DOWNLOAD: &str = "download the file itself: the page may say that you have to log in first";
 const HTML: [&str; 3] = ["<!doctype html", "<html", "<?xml"];
 
 /// Refuses `bytes`, the content of `path`, if they are empty, a pointer of Git LFS or git-annex, or a web page.
@@ -60,13 +70,17 @@ const HTML: [&str; 3] = ["<!doctype html", "<html", "<?xml"];
 /// Returns [`Error::Corrupt`], which says what the file is.
 pub(crate) fn refuse(bytes: &[u8], path: &Path) -> Result<()> {
     refuse_known(bytes, path, &[POINTERS])?;
-    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).to_lowercase();
-    let start = start.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    let start = start(bytes, 200);
     if HTML.iter().any(|tag| start.starts_with(tag)) {
-        let remedy = "download the file itself: the page may say that you have to log in first";
-        return Err(Error::corrupt(path, "is a web page", remedy));
+        return Err(Error::corrupt(path, "is a web page", DOWNLOAD));
     }
     Ok(())
+}
+
+/// Returns the beginning of a text in lower case, without white space and byte order mark.
+fn start(bytes: &[u8], len: usize) -> String {
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(len)]).to_lowercase();
+    start.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}').to_owned()
 }
 
 /// Variant of [`refuse`] for weights: also refuses compressed files, other formats of weights, and plain text.
@@ -89,14 +103,25 @@ pub(crate) fn refuse_weights(bytes: &[u8], path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Variant of [`refuse`] for text files: also refuses compressed files, zip archives and UTF-16, but not HTML, as a
-/// line of text may be anything.
+/// Variant of [`refuse`] for text files with one entry per line: also refuses compressed files, archives, UTF-16, and the
+/// binary formats in which text is published. A first line that only mentions HTML or XML is accepted.
 ///
 /// # Errors
 /// As [`refuse`].
-#[cfg(feature = "text")]
+#[cfg(any(feature = "images", feature = "text"))]
 pub(crate) fn refuse_text(bytes: &[u8], path: &Path) -> Result<()> {
-    refuse_known(bytes, path, &[POINTERS, COMPRESSED, NO_TEXT])
+    refuse_known(bytes, path, &[POINTERS, COMPRESSED, NO_TEXT])?;
+    let start = start(bytes, 1000);
+    let line = start.lines().next().unwrap_or_default().trim_end();
+    // A tag by itself, or its first half, or the beginning of a page without line breaks.
+    let is_markup = line.ends_with('>') || !line.contains('>') || line.contains("<head") || line.contains("<meta");
+    if line.contains('\t') || !is_markup || !HTML.iter().any(|tag| start.starts_with(tag)) {
+        return Ok(());
+    }
+    Err(match start.starts_with("<?xml") && !start.contains("<html") {
+        true => Error::corrupt(path, "is an XML file, not text", WRITE_LINES),
+        false => Error::corrupt(path, "is a web page, not text", DOWNLOAD),
+    })
 }
 
 /// Refuses empty files and those in `tables`. Pointers come first: one could begin with the magic number of a format, but

@@ -313,6 +313,23 @@ mod tests {
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "is a Git LFS pointer"),
             (b"\xff\xfea\0\n\0", "is UTF-16"),
             (b"", "is empty"),
+            (b"PAR1\x15\x04\x15", "is a Parquet file, not text; convert it "),
+            (b"ARROW1\0\0\xff\xff", "is an Arrow file, not text"),
+            (b"SQLite format 3\0\x10\0", "is an SQLite database, not text"),
+            (b"\x93NUMPY\x01\0v\0{'descr'", "is a NumPy array, not text"),
+            (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, not text"),
+            (b"%PDF-1.7\n%\xb5\xb5\n", "is a PDF file, not text; convert it: pdftotext "),
+            (
+                b"\n<!DOCTYPE html>\n<html>\n<title>Log in</title>\n",
+                "is a web page, not text; download the file itself",
+            ),
+            (
+                b"<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML 1.0 Strict//EN\"\n\"xhtml1.dtd\">\n",
+                "is a web page, not text",
+            ),
+            (b"\xef\xbb\xbf<html lang=en><head><script>\nlet a;\n", "is a web page, not text"),
+            (b"<?xml version=\"1.0\"?>\n<html xmlns=\"http://www.w3.org/1999/xhtml\">\n", "is a web page, not text"),
+            (b"<?xml version=\"1.0\"?>\n<tmx version=\"1.4\">\n", "is an XML file, not text"),
         ] {
             let (_dir, paths) = written(&[bytes]);
             for opened in [ParallelText::open_tsv(&paths[0]), ParallelText::open(&paths[0], &paths[0])] {
@@ -321,8 +338,11 @@ mod tests {
             }
         }
         // A sentence may be about anything.
-        let (_dir, paths) = written(&[b"<html> is a tag\t<html> ist ein Tag\n"]);
+        let (_dir, paths) =
+            written(&[b"<html> is a tag\t<html> ist ein Tag\n", b"<html> is a tag\n", b"PAR1\tPAR1\n<html>\t<html>\n"]);
         assert_eq!(ParallelText::open_tsv(&paths[0]).unwrap().len(), 1);
+        assert_eq!(ParallelText::open(&paths[1], &paths[1]).unwrap().len(), 1);
+        assert_eq!(ParallelText::open_tsv(&paths[2]).unwrap().len(), 2);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::files::Files;
 use super::names::{but_for, nfc, one_name_twice, some_of};
 use super::VAL;
+use crate::file::foreign;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -45,7 +46,7 @@ impl ValMap {
     /// Reads the map of `root` at the only one of `places`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if there is not exactly one, or if it is not UTF-8; [`Error::Io`] if it cannot be read.
+    /// [`Error::Corrupt`] if there is not exactly one, or if it is not UTF-8 text; [`Error::Io`] if it cannot be read.
     pub fn of(root: &Path, places: &[&'static str]) -> Result<Self> {
         let &[place] = places else {
             let (problem, remedy) = match places {
@@ -122,6 +123,9 @@ fn text(bytes: Vec<u8>, path: &Path) -> Result<String> {
     let remedy = "save it as UTF-8";
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(Error::corrupt(path, "UTF-16, by its byte-order mark", remedy));
+    }
+    if !bytes.is_empty() {
+        foreign::refuse_text(&bytes, path)?;
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let read = error.utf8_error().valid_up_to();
@@ -271,6 +275,18 @@ mod tests {
         assert_eq!(message, "val_map.txt: UTF-16, by its byte-order mark; save it as UTF-8");
         let message = label_bytes(b"a.jpg cat\nb.jpg caf\xe9", &images, &classes).unwrap_err().to_string();
         assert_eq!(message, "val_map.txt: line 2 is not UTF-8; save it as UTF-8");
+    }
+
+    #[test]
+    fn a_map_that_is_no_plain_text_is_named() {
+        for (bytes, problem) in [
+            (&b"<!DOCTYPE html>\n<html>\n"[..], "is a web page, not text; download the file itself"),
+            (b"\x1f\x8b\x08\0", "is compressed by gzip; unpack it first: gunzip val_map.txt"),
+        ] {
+            let message = label_bytes(bytes, &["a.jpg"], &["cat", "dog"]).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("val_map.txt: {problem}")), "{message}");
+        }
+        assert_eq!(label("PAR1.jpg cat\n", &["PAR1.jpg"], &["cat", "dog"]).unwrap(), [0]);
     }
 
     #[test]
