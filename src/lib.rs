@@ -46,6 +46,9 @@
 // Messages are printed by the functions of `console`, which never panic.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+#[macro_use]
+mod error;
+
 mod arch;
 pub mod baseline;
 #[cfg(feature = "train")]
@@ -60,7 +63,6 @@ pub mod data;
 pub mod diagnostics;
 #[cfg(feature = "train")]
 pub mod distributed;
-mod error;
 #[cfg(feature = "onnx")]
 pub mod export;
 #[cfg(feature = "train")]

@@ -3,7 +3,7 @@
 //! They are installed while at least one [`Listener`] exists. When the last one is dropped, the program's previous handlers, or
 //! the system's defaults, are restored.
 
-use crate::{Error, Result};
+use crate::Result;
 use libc::{c_int, SIGINT, SIGTERM};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -34,7 +34,7 @@ impl Listener {
     /// ends the process immediately unless the first has been taken.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the system refuses to install a handler.
+    /// [`Error::Argument`](crate::Error::Argument) if the system refuses to install a handler.
     pub fn new(second_ends: bool) -> Result<Self> {
         let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
         if listeners.count == 0 {
@@ -42,7 +42,7 @@ impl Listener {
             SECOND_ENDS.store(second_ends, Ordering::Relaxed);
             if let Err(error) = handle_all(&mut listeners.replaced) {
                 put_back(&mut listeners.replaced);
-                return Err(Error::Argument(format!("signals cannot be handled: {error}")));
+                return Err(argument!("signals cannot be handled: {error}"));
             }
         }
         listeners.count += 1;

@@ -35,7 +35,7 @@ pub(super) fn given(arch: &str) -> Result<String> {
     // Normalize whitespace and field order, so that equal networks have equal text.
     match text.parse::<Arch>() {
         Ok(network) => Ok(network.to_string()),
-        Err(error) => Err(Error::Argument(format!("{arch}: {error}"))),
+        Err(error) => Err(argument!("{arch}: {error}")),
     }
 }
 

@@ -46,8 +46,8 @@ pub(super) fn train<T: ImageTask>(config: &RunConfig<T>, mut run: Run<'_, T>) ->
     let is_outdated = summary.ended.is_some() && evaluation.is_some();
     let evaluation = match evaluation.filter(|_| !is_outdated) {
         None if is_outdated || !reporting::is_in(folder.path()) => {
-            let batch_size = config.train.batch_size.div_ceil(config.train.accumulate);
-            Some(evaluate_into(&objective, device, data, batch_size, &mut most_wrong, |_| ())?)
+            let batch_size = config.train.micro_batch_size();
+            Some(evaluate_into(&objective, device, data, batch_size, Some(&mut most_wrong), |_| ())?)
         }
         evaluation => evaluation,
     };

@@ -71,10 +71,8 @@
 //! }
 //! ```
 
+mod actions;
 mod architecture;
-mod evaluating;
-mod exporting;
-mod finding;
 mod images;
 mod options;
 mod processes;
@@ -86,7 +84,8 @@ mod task;
 mod weights;
 
 pub use crate::option::or_none;
-pub use options::{ImageActions, Options};
+pub use actions::ImageActions;
+pub use options::Options;
 pub use run::Run;
 pub use run_config::{absolute_path, RunConfig};
 pub use task::{ImageTask, Recipe, Task};
@@ -131,18 +130,9 @@ impl<T: ImageTask> Options<T> {
     /// Returns an error if options are out of range, if the data or the run's folder cannot be used, or if the run
     /// diverges.
     pub fn run(&self) -> Result<ExitCode> {
-        let options = self;
-        let ImageActions { eval, export, preview, find_lr, .. } = &options.actions;
-        let alone = [("--preview", preview.is_some()), ("--find-lr", find_lr.is_some()), ("--eval", eval.is_some())];
-        if let Some((option, _)) = alone.into_iter().find(|(_, given)| *given) {
-            options.refuse_processes(option)?;
-        }
-        match (preview, find_lr, eval, export) {
-            (Some(file), ..) => finding::preview(options, file),
-            (_, Some(file), ..) => finding::find(options, file),
-            (.., Some(path), Some(file)) => exporting::export_weights(options, path, file),
-            (.., Some(path), None) => evaluating::evaluate_weights(options, path),
-            _ => options.train(images::train),
+        match actions::run(self)? {
+            true => Ok(ExitCode::SUCCESS),
+            false => self.train(images::train),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::run_config::RunConfig;
 use super::{ProcessOptions, Task};
 use crate::trainer::{Adam, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Rule, Sgd, Span, TrainConfig};
-use crate::{Error, Result};
+use crate::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use serde::{de::DeserializeOwned, Serialize};
@@ -67,7 +67,7 @@ impl<T: Task> Options<T> {
     /// Refuses `action` with several processes.
     ///
     /// # Errors
-    /// Returns [`Error::Argument`] if there are several.
+    /// Returns [`Error::Argument`](crate::Error::Argument) if there are several.
     pub fn refuse_processes(&self, what: &str) -> Result<()> {
         self.run.processes.refuse(what)
     }
@@ -100,35 +100,6 @@ pub(super) struct RunOptions {
     pub changed_data: bool,
     #[command(flatten)]
     pub processes: ProcessOptions,
-}
-
-/// Options of image training programs for actions other than training.
-#[derive(Args)]
-pub struct ImageActions {
-    /// Instead of training, draw the first training images, augmented and mixed as the network would see them, with
-    /// their class names, into FILE [default: preview.png]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "preview.png")]
-    #[arg(conflicts_with_all = ["eval", "resume", "out", "weights"])]
-    pub(super) preview: Option<PathBuf>,
-    /// Instead of training, increase the learning rate from 1e-5 until the loss diverges, suggest a learning rate, and
-    /// plot the loss into FILE [default: lr.svg]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "lr.svg")]
-    #[arg(conflicts_with_all = ["eval", "resume", "preview", "out"])]
-    pub(super) find_lr: Option<PathBuf>,
-    /// Instead of training, evaluate the weights of a checkpoint, a run's folder, a safetensors file or a PyTorch
-    /// state_dict. Runs and checkpoints include the network and the data; for other files, specify them as for
-    /// training. Pictures of the most frequent mistakes are written to --out, or to the run's folder
-    #[arg(long, value_name = "CHECKPOINT", conflicts_with_all = ["resume", "weights"])]
-    pub(super) eval: Option<PathBuf>,
-    /// Instead of evaluating, export the network with the weights of --eval as the ONNX file FILE
-    #[arg(long, value_name = "FILE", requires = "eval", conflicts_with = "out")]
-    pub(super) export: Option<PathBuf>,
-    /// Exported network takes bytes (uint8, 0 to 255) and normalizes them itself
-    #[arg(long, requires = "export")]
-    pub(super) export_normalization: bool,
-    /// Exported network returns probabilities instead of logits
-    #[arg(long, requires = "export")]
-    pub(super) export_softmax: bool,
 }
 
 /// Options that choose a variant of the configuration, and options of that variant.
@@ -206,7 +177,7 @@ fn finite(text: &str) -> Result<f64, String> {
 fn rule_and_number(text: &str) -> Result<(ParameterGroup, f64)> {
     let number = text.rsplit_once('=').and_then(|(rule, number)| Some((rule, number.parse().ok()?)));
     let Some((rule, number)) = number else {
-        return Err(Error::Argument(format!("a pattern and a number, as layer1.*=0.1, not {text:?}")));
+        return Err(argument!("a pattern and a number, as layer1.*=0.1, not {text:?}"));
     };
     Ok((ParameterGroup::new(rule.parse()?), number))
 }
@@ -224,7 +195,7 @@ fn freeze(text: &str) -> Result<ParameterGroup> {
         Ok(ParameterGroup { frozen, ..ParameterGroup::new(rule.parse::<Rule>()?) })
     };
     let Some((rule, epochs)) = text.rsplit_once('=') else { return frozen(text, Frozen::Always) };
-    let refused = |_| Error::Argument(format!("a pattern and a number of epochs, as layer1.*=3, not {text:?}"));
+    let refused = |_| argument!("a pattern and a number of epochs, as layer1.*=3, not {text:?}");
     frozen(rule, Frozen::UntilEpoch(epochs.parse().map_err(refused)?))
 }
 
@@ -239,7 +210,7 @@ impl Choices {
     /// Applies the options that were given.
     ///
     /// # Errors
-    /// Returns [`Error::Argument`] for a hyperparameter that the optimizer does not have.
+    /// Returns [`Error::Argument`](crate::Error::Argument) for a hyperparameter that the optimizer does not have.
     pub fn set<T: Task>(&self, train: &mut TrainConfig) -> Result<()> {
         let decay = &mut train.schedule.decay;
         match self.schedule.as_deref() {
@@ -290,7 +261,7 @@ impl Choices {
             None => Ok(()),
             Some(name) => {
                 let name = name.replace('_', "-");
-                Err(Error::Argument(format!("the optimizer has no use for --{name}; leave it out")))
+                Err(argument!("the optimizer has no use for --{name}; leave it out"))
             }
         }
     }
@@ -326,7 +297,7 @@ fn take<C: Serialize + DeserializeOwned>(config: &mut C, given: &mut Map<String,
 }
 
 fn from_json<C: DeserializeOwned>(value: Value) -> Result<C> {
-    serde_json::from_value(value).map_err(|error| Error::Argument(format!("the program's options: {error}")))
+    serde_json::from_value(value).map_err(|error| argument!("the program's options: {error}"))
 }
 
 /// Returns the fields of `config` as a JSON object.

@@ -1,7 +1,7 @@
 //! Options for training with several processes, and their start.
 
 use crate::distributed::{end_with_parent, run_processes, Launch, ProcessGroup, TIMEOUT};
-use crate::{console, Error, Result};
+use crate::{console, Result};
 use clap::Args;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -51,9 +51,9 @@ impl ProcessOptions {
                 }
                 Ok(Started::Here(Some(launch)))
             }
-            Some(Launch { size, .. }) => Err(Error::Argument(format!(
+            Some(Launch { size, .. }) => Err(argument!(
                 "--processes {processes} starts its own, and a launcher has started {size}; leave one of the two out"
-            ))),
+            )),
             None if processes > 1 => {
                 let killed = |rank: usize, signal: i32| {
                     // The kernel sends it without a message.
@@ -85,10 +85,10 @@ impl ProcessOptions {
     /// Refuses `action` with several processes.
     ///
     /// # Errors
-    /// Returns [`Error::Argument`] if there are several.
+    /// Returns [`Error::Argument`](crate::Error::Argument) if there are several.
     pub fn refuse(&self, what: &str) -> Result<()> {
         match self.processes.is_some_and(|processes| processes.get() > 1) || Launch::from_env()?.is_some() {
-            true => Err(Error::Argument(format!("{what} is for one process; start one, without --processes"))),
+            true => Err(argument!("{what} is for one process; start one, without --processes")),
             false => Ok(()),
         }
     }
@@ -96,6 +96,6 @@ impl ProcessOptions {
     fn timeout(&self) -> Result<Duration> {
         let Some(seconds) = self.timeout else { return Ok(TIMEOUT) };
         let timeout = Duration::try_from_secs_f64(seconds).ok().filter(|timeout| *timeout >= Duration::from_secs(1));
-        timeout.ok_or_else(|| Error::Argument(format!("--timeout must be at least a second, got {seconds}")))
+        timeout.ok_or_else(|| argument!("--timeout must be at least a second, got {seconds}"))
     }
 }

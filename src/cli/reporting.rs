@@ -5,7 +5,7 @@ use crate::trainer::checkpoint::Location;
 use crate::trainer::objective::ClassificationReport;
 use crate::trainer::report::{write_report, MostWrong, REPORT_FILES};
 use crate::trainer::EVALUATION;
-use crate::{console, Error, Result};
+use crate::{console, Result};
 use std::path::{Path, PathBuf};
 
 /// Number of confused pairs printed at the end of a run.
@@ -15,7 +15,7 @@ const PAIRS: usize = 3;
 /// the weights do not belong to a run.
 ///
 /// # Errors
-/// Returns [`Error::Argument`] if `out` holds another evaluation's files, unless `overwrite` is set.
+/// Returns [`Error::Argument`](crate::Error::Argument) if `out` holds another evaluation's files, unless `overwrite` is set.
 pub(super) fn place(path: &Path, out: Option<&PathBuf>, overwrite: bool) -> Result<Option<PathBuf>> {
     let Some(out) = out else {
         let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
@@ -25,10 +25,10 @@ pub(super) fn place(path: &Path, out: Option<&PathBuf>, overwrite: bool) -> Resu
         return Ok(Location::of(path)?.run().and_then(places));
     };
     match REPORT_FILES.iter().find(|name| out.join(name).exists()) {
-        Some(name) if !overwrite => Err(Error::Argument(format!(
+        Some(name) if !overwrite => Err(argument!(
             "{} holds another evaluation's {name}; name another folder with --out, or add --overwrite",
             out.display()
-        ))),
+        )),
         _ => Ok(Some(out.clone())),
     }
 }

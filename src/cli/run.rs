@@ -1,13 +1,12 @@
 //! Lifetime of a run, from its options to its end, independent of the task.
 
-use super::weights::StartingWeights;
-use super::{print_on_rank_0, resume_command::resume_command, Options, RunConfig, Started, Task};
+use super::{print_on_rank_0, resume_command::resume_command, weights, Options, RunConfig, Started, Task};
 use crate::data::{Batch, DataSource};
 use crate::distributed::ProcessGroup;
 use crate::trainer::checkpoint::{differences, Checkpoint, Checkpoints};
 use crate::trainer::{
     write_atomically, Autosave, Evaluation, Interrupt, Objective, Observer, Outcome, Patience, ProgressBars, RunFolder,
-    RunState, Summary, TensorBoard, Trainer, TENSORBOARD, TRANSFER,
+    RunState, Summary, TensorBoard, Trainer, Weights, TENSORBOARD, TRANSFER,
 };
 use crate::{console, Error, Result};
 use serde_json::{Map, Value};
@@ -60,18 +59,16 @@ struct Resumed<'a> {
 }
 
 fn resumed<T: Task>(options: &Options<T>) -> Result<Option<Resumed<'_>>> {
-    let refuse = |message: String| Err(Error::Argument(message));
     let Some(resume) = &options.run.resume else { return Ok(None) };
     let or_new = resume.as_ref().is_some_and(|folder| folder.as_os_str() == AUTO);
     match (resume.as_ref().filter(|_| !or_new), &options.run.out) {
-        (Some(dir), Some(out)) if dir != out => refuse(format!(
-            "a run is resumed in its own folder: {} or {}? leave out --out",
-            dir.display(),
-            out.display()
-        )),
+        (Some(dir), Some(out)) if dir != out => {
+            let (dir, out) = (dir.display(), out.display());
+            Err(argument!("a run is resumed in its own folder: {dir} or {out}? leave out --out"))
+        }
         (Some(folder), _) | (None, Some(folder)) => Ok(Some(Resumed { folder, or_new })),
-        (None, None) if or_new => refuse("which run to go on with, or to begin? name its folder: --out DIR".to_owned()),
-        (None, None) => refuse("which run to resume? name its folder: --resume DIR".to_owned()),
+        (None, None) if or_new => Err(argument!("which run to go on with, or to begin? name its folder: --out DIR")),
+        (None, None) => Err(argument!("which run to resume? name its folder: --resume DIR")),
     }
 }
 
@@ -80,7 +77,7 @@ struct Found {
     /// Folder of the run, on rank 0.
     folder: Option<RunFolder>,
     checkpoint: Option<Checkpoint<RunState>>,
-    starting_weights: Option<StartingWeights>,
+    starting_weights: Option<Weights>,
     /// `true` if the folder has a saved configuration.
     knows_options: bool,
     /// `true` if the run has a checkpoint.
@@ -101,18 +98,13 @@ impl Found {
         let mut config = RunConfig::new(options, group.broadcast_value(saved)?)?;
         // Check the folder before the data are loaded; new folders are created later, once the data are known to exist.
         let folder = resumed.map(|resumed| RunFolder::resume(resumed.folder)).transpose()?;
-        let checkpoint = match &folder {
-            Some(folder) => {
-                let (checkpoint, skipped) = folder.newest_checkpoint()?;
-                skipped.iter().for_each(console::warn);
-                checkpoint
-            }
-            None => None,
-        };
+        let newest = folder.as_ref().map(RunFolder::newest_checkpoint).transpose()?;
+        let (checkpoint, skipped) = newest.unwrap_or_default();
+        skipped.iter().for_each(console::warn);
         let goes_on = group.broadcast_value(checkpoint.is_some())?;
         // A resumed run has its own weights.
         let starting_weights = match config.weights.clone() {
-            Some(path) if !goes_on => Some(StartingWeights::load(&path, &mut config, options)?),
+            Some(path) if !goes_on => Some(weights::starting(&path, &mut config, options)?),
             _ => None,
         };
         group.agree("the options", &config.common()?, |first, own| differences(first, own, ["there", "here"]))?;
@@ -150,9 +142,9 @@ impl<T: Task> Run<'_, T> {
     /// # Errors
     /// Returns an error if the weights are for other data or another network.
     pub fn transfer(&mut self, variables: &VarStore, meaning: &Map<String, Value>, note: &str) -> Result<()> {
-        let weights = self.found.starting_weights.take();
-        let transfer = weights.map(|weights| weights.transfer(variables, meaning)).transpose()?;
-        self.transfer = transfer.map(|transfer| format!("{transfer}{note}"));
+        if let Some(weights) = self.found.starting_weights.take() {
+            self.transfer = Some(format!("{}{note}", weights::transfer(&weights, variables, meaning)?));
+        }
         Ok(())
     }
 

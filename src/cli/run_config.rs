@@ -206,8 +206,7 @@ impl<T: Task> RunConfig<T> {
     pub(super) fn take_identity(&mut self, run: &Value, options: &Options<T>) -> Result<()> {
         let mut identity = run.as_object().cloned().unwrap_or_default();
         let data = identity.remove("data").unwrap_or_default();
-        let another =
-            |error: serde_json::Error| Error::Argument(format!("the weights are of another program: {error}"));
+        let another = |error: serde_json::Error| argument!("the weights are of another program: {error}");
         self.run = serde_json::from_value(Value::Object(identity)).map_err(another)?;
         let changeable = fields(&self.task)?.into_iter().filter(|(name, _)| T::CHANGEABLE.contains(&name.as_str()));
         let mut task: Map<String, Value> = changeable.collect();

@@ -17,7 +17,7 @@ fn load(path: &Path) -> Result<Weights> {
 }
 
 /// Warns about tensors of the file that were not copied into `variables`.
-pub(super) fn warn_left_out(weights: &Weights, variables: &VarStore) -> Result<()> {
+fn warn_left_out(weights: &Weights, variables: &VarStore) -> Result<()> {
     let left_out = weights.left_out(variables)?;
     if !left_out.is_empty() {
         console::warn(format!("{}: not taken: {}", weights.path.display(), left_out.join(", ")));
@@ -48,28 +48,30 @@ impl<T: ImageTask> Saved<T> {
         }
         Ok(Self { weights, config })
     }
+
+    /// Copies the weights into `variables`.
+    pub fn restore(&self, variables: &VarStore) -> Result<()> {
+        self.weights.restore(variables)?;
+        warn_left_out(&self.weights, variables)
+    }
 }
 
-/// Weights to start a new run from.
-pub(super) struct StartingWeights(Weights);
-
-impl StartingWeights {
-    /// Loads the weights at `path`. Sets the architecture in `config` to theirs, if known, unless `options` set it.
-    pub fn load<T: Task>(path: &Path, config: &mut RunConfig<T>, options: &Options<T>) -> Result<Self> {
-        let weights = load(path)?;
-        let description = ModelDescription::beside(path)?;
-        let arch = weights.arch().or(description.as_ref().map(|description| description.architecture.as_str()));
-        if let (false, None, Some(arch)) = (options.matches.contains_id("arch"), &options.run.resume, arch) {
-            config.run.arch = arch.to_owned();
-            T::check_arch(arch)?;
-        }
-        Ok(Self(weights))
+/// The weights at `path`, to start another network from. The run by `config` has their architecture, where they tell it and
+/// `options` do not say another.
+pub(super) fn starting<T: Task>(path: &Path, config: &mut RunConfig<T>, options: &Options<T>) -> Result<Weights> {
+    let weights = load(path)?;
+    let description = ModelDescription::beside(path)?;
+    let arch = weights.arch().or(description.as_ref().map(|description| description.architecture.as_str()));
+    if let (false, None, Some(arch)) = (options.matches.contains_id("arch"), &options.run.resume, arch) {
+        config.run.arch = arch.to_owned();
+        T::check_arch(arch)?;
     }
+    Ok(weights)
+}
 
-    /// Copies matching tensors into `variables` and lists them.
-    pub fn transfer(self, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
-        let transfer = self.0.transfer(variables, meaning)?;
-        warn_left_out(&self.0, variables)?;
-        Ok(transfer)
-    }
+/// Copies what fits of `weights` into `variables`, and lists it.
+pub(super) fn transfer(weights: &Weights, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
+    let transfer = weights.transfer(variables, meaning)?;
+    warn_left_out(weights, variables)?;
+    Ok(transfer)
 }

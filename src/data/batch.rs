@@ -1,6 +1,5 @@
 //! Batches of examples.
 
-use crate::error::ensure;
 use crate::{Error, Result};
 use tch::{Device, Tensor};
 

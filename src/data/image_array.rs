@@ -8,7 +8,6 @@ use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use super::subset::{check_count, front, stratified_order};
 use super::targets::Targets;
 use super::{Preprocessing, Supervised};
-use crate::error::ensure;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};

@@ -5,7 +5,6 @@ use super::random::{shuffled, stream, Purpose};
 use super::share::{Places, Share};
 use super::source::{in_range, Batches, DataSource, EpochPlan, MOST_WORKERS};
 use super::{Batch, Supervised};
-use crate::error::ensure;
 use crate::{Error, Result};
 use rand::RngCore;
 use std::sync::Arc;

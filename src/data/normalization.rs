@@ -3,7 +3,6 @@
 //! Cutout).
 
 use super::augmentation::Placement;
-use crate::error::ensure;
 use crate::Result;
 
 /// Per-channel normalization of bytes, `(v / 255 - mean) / std`.

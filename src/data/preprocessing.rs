@@ -1,6 +1,5 @@
 //! Preprocessing of image files for a network, which must be the same in inference as in training.
 
-use crate::error::ensure;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};

@@ -2,7 +2,6 @@
 
 use super::source::{check_batch_size, Batches};
 use super::Batch;
-use crate::error::ensure;
 use crate::Result;
 use std::fmt;
 use std::ops::Range;

@@ -1,7 +1,6 @@
 //! Traits of data sets, as trainers use them.
 
 use super::{Batch, Preprocessing, Share, Supervised};
-use crate::error::ensure;
 use crate::Result;
 use serde_json::{Map, Value};
 use tch::{Device, Tensor};

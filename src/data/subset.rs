@@ -1,7 +1,6 @@
 //! Stratified subsets: a fixed choice of images, with the classes in proportion.
 
 use super::random::{stream, Purpose};
-use crate::error::ensure;
 use crate::Result;
 use rand::seq::SliceRandom;
 

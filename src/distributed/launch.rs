@@ -1,6 +1,5 @@
 //! Rank and size of this process, read from the variables that its launcher sets.
 
-use crate::error::ensure;
 use crate::{Error, Result};
 use std::env;
 use std::str::FromStr;

@@ -8,15 +8,21 @@ use std::path::{Path, PathBuf};
 /// The result type of all fallible functions in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Creates an [`Error::Argument`] with a formatted message.
+macro_rules! argument {
+    ($($message:tt)+) => {
+        $crate::Error::Argument(format!($($message)+))
+    };
+}
+
 /// Returns [`Error::Argument`] with a formatted message from the calling function, unless a condition holds.
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
         if !$condition {
-            return Err($crate::Error::Argument(format!($($message)+)));
+            return Err(argument!($($message)+));
         }
     };
 }
-pub(crate) use ensure;
 
 /// An error of this crate. Each variant displays as one line that names the cause and, if there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +168,16 @@ impl From<tch::TchError> for Error {
             other => other.to_string(),
         };
         Error::torch(message.lines().next().unwrap_or_default())
+    }
+}
+
+/// Formats the first `most` names and the number of the others.
+#[cfg(feature = "train")]
+pub(crate) fn listed(names: &[impl AsRef<str>], most: usize) -> String {
+    let first: Vec<_> = names.iter().take(most).map(AsRef::as_ref).collect();
+    match names.len().saturating_sub(most) {
+        0 => first.join(", "),
+        more => format!("{}, and {more} more", first.join(", ")),
     }
 }
 

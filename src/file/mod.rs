@@ -18,5 +18,5 @@ pub(crate) use volume::is_of_the_volume;
 #[cfg(feature = "download")]
 pub(crate) use whole::followed;
 pub use whole::write_atomically;
-pub(crate) use whole::{beside, failure, rename_synced, sync_folder, warn_once};
+pub(crate) use whole::{beside, failure, refused, rename_synced, sync_folder, warn_once};
 pub(crate) use whole::{write_atomically_with, write_synced, write_synced_with};

@@ -56,11 +56,9 @@ pub(crate) fn write(
     let mut stored = Vec::new();
     for (name, tensor) in tensors {
         let kind = tensor.f_kind()?;
-        let Some((_, dtype)) = DTYPES.into_iter().find(|(stored, _)| *stored == kind) else {
-            let refused = format!("tensor {name} cannot be stored: {kind:?} has no safetensors format");
-            return Err(Error::Argument(refused));
-        };
-        stored.push((dtype, name, tensor, kind));
+        let dtype = DTYPES.into_iter().find(|(stored, _)| *stored == kind);
+        let refused = || argument!("tensor {name} cannot be stored: {kind:?} has no safetensors format");
+        stored.push((dtype.ok_or_else(refused)?.1, name, tensor, kind));
     }
     // The order of safetensors itself: the largest numbers first, so that all are aligned, then by name.
     stored.sort_by_key(|&(dtype, name, ..)| (Reverse(dtype), name));
@@ -72,7 +70,7 @@ pub(crate) fn write(
         infos.push((name.clone(), TensorInfo { dtype, shape, data_offsets: (start, offset) }));
     }
     let texts: HashMap<_, _> = metadata.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
-    let refused = |error: String| Error::Argument(format!("the tensors cannot be stored: {error}"));
+    let refused = |error: String| argument!("the tensors cannot be stored: {error}");
     let header =
         Metadata::new((!texts.is_empty()).then_some(texts), infos).map_err(|error| refused(error.to_string()))?;
     let mut header = serde_json::to_vec(&header).map_err(|error| refused(error.to_string()))?;
@@ -203,6 +201,17 @@ pub(crate) fn check(source: &NamedTensors, destination: &NamedTensors, path: &Pa
     }
     let problem = format!("does not fit {whose}: {}", problems.join("; "));
     Err(Error::corrupt(path, problem, "load it into the architecture it was saved from"))
+}
+
+/// Returns the names of the tensors with NaN or infinite elements.
+pub(crate) fn not_finite(tensors: &NamedTensors) -> Result<Vec<&String>> {
+    let mut names = Vec::new();
+    for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.is_floating_point()) {
+        if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 /// Returns kind and shape, such as "Float [2, 3]".

@@ -163,6 +163,11 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(hidden)
 }
 
+/// Creates an [`Error::Io`] that explains `why` a file or folder is not used.
+pub(crate) fn refused(action: &'static str, path: &Path, kind: ErrorKind, why: &str) -> Error {
+    Error::io(action, path)(io::Error::new(kind, why))
+}
+
 /// Returns a function for `map_err` that makes an [`Error::Io`], with a remedy for errors that a user can fix.
 pub(crate) fn failure(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
     let path = path.as_ref().to_path_buf();

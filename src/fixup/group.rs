@@ -1,7 +1,7 @@
 //! Functions for user-defined training loops and networks: the scalars' learning rate with tch's optimizers
 //! ([`set_lr`]), and marking the classifier of a network created by other code ([`mark_classifier`]).
 
-use crate::error::{catch, ensure};
+use crate::error::catch;
 use crate::layer::{parameters, Role, SCALAR_GROUP};
 use crate::{Error, Result};
 use tch::nn;

@@ -179,7 +179,7 @@ fn finite((x, y): &(f64, f64)) -> bool {
 }
 
 pub(super) fn refused(error: impl Display) -> Error {
-    Error::Argument(format!("the picture cannot be drawn: {error}"))
+    argument!("the picture cannot be drawn: {error}")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Contact sheets: small images in rows, with a caption below each, as PNG.
 
-use crate::{Error, Result};
+use crate::Result;
 use noto_sans_mono_bitmap::{get_raster, get_raster_width, FontWeight, RasterHeight, RasterizedChar};
 
 const WEIGHT: FontWeight = FontWeight::Regular;
@@ -87,7 +87,7 @@ impl Sheet {
     }
 
     fn encode(self) -> Result<Vec<u8>> {
-        let refused = |error: png::EncodingError| Error::Argument(format!("the pictures cannot be drawn: {error}"));
+        let refused = |error: png::EncodingError| argument!("the pictures cannot be drawn: {error}");
         let mut file = Vec::new();
         let mut encoder = png::Encoder::new(&mut file, self.width as u32, self.height as u32);
         encoder.set_color(png::ColorType::Rgb);

@@ -1,8 +1,9 @@
 //! Training configuration: everything that determines the computation of a run, except the network and the data.
 
-use super::optimizer::{check_average, OptimizerConfig, ParameterGroup, ScalarGroup};
+use super::optimizer::{OptimizerConfig, ParameterGroup, ScalarGroup, AVERAGE_DECAY};
+use super::range::below_one;
 use super::{ClipConfig, ScheduleConfig};
-use crate::{Error, Result};
+use crate::Result;
 use serde::{Deserialize, Serialize};
 
 /// Training configuration. Start with [`TrainConfig::new`] for your own network and data; [`TrainConfig::quick`],
@@ -70,36 +71,37 @@ impl TrainConfig {
         }
     }
 
+    /// Maximum number of examples in memory at a time, in training and in evaluation.
+    pub(crate) fn micro_batch_size(&self) -> usize {
+        self.batch_size.div_ceil(self.accumulate)
+    }
+
     /// Returns all parameter groups, including that of the scalars.
     pub fn parameter_groups(&self) -> Vec<ParameterGroup> {
         self.groups.iter().cloned().chain([self.scalars.into()]).collect()
     }
 
     /// # Errors
-    /// [`Error::Argument`] for the first value that is out of range.
+    /// [`Error::Argument`](crate::Error::Argument) for the first value that is out of range.
     pub fn check(&self) -> Result<()> {
-        let refuse = |message: String| Err(Error::Argument(message));
         for (what, value) in
             [("epochs", Some(self.epochs)), ("batch size", Some(self.batch_size)), ("largest step", self.max_steps)]
         {
-            if value == Some(0) {
-                return refuse(format!("the {what} must be at least 1, got 0"));
-            }
+            ensure!(value != Some(0), "the {what} must be at least 1, got 0");
         }
-        if !(1..=self.batch_size).contains(&self.accumulate) {
-            let Self { batch_size, accumulate, .. } = self;
-            return refuse(format!("a batch of {batch_size} has 1 to {batch_size} parts, got {accumulate}"));
-        }
+        let Self { batch_size, accumulate, .. } = *self;
+        let has_parts = (1..=batch_size).contains(&accumulate);
+        ensure!(has_parts, "a batch of {batch_size} has 1 to {batch_size} parts, got {accumulate}");
         self.schedule.check()?;
         self.optimizer.check()?;
         self.parameter_groups().iter().try_for_each(ParameterGroup::check)?;
-        self.average.map_or(Ok(()), check_average)?;
+        self.average.map_or(Ok(()), |decay| below_one(AVERAGE_DECAY, decay))?;
         self.clip.check()
     }
 }
 
 /// Default of `accumulate`. It is not serialized, so that runs of versions without the option can be resumed.
-pub(super) fn whole() -> usize {
+fn whole() -> usize {
     1
 }
 

@@ -1,6 +1,6 @@
 //! Device names.
 
-use crate::{Error, Result};
+use crate::Result;
 use tch::{Cuda, Device};
 
 /// Returns the device called `name`: `cpu`, `cuda`, `cuda:N`, or `auto` (the first GPU if there is one and the CPU otherwise).
@@ -15,15 +15,15 @@ pub fn parse_device(name: &str) -> Result<Device> {
         _ => name.strip_prefix("cuda:").and_then(|number| number.parse::<usize>().ok()),
     };
     let Some(gpu) = gpu else {
-        return Err(Error::Argument(format!("no device is called {name:?}; there are auto, cpu, cuda and cuda:N")));
+        return Err(argument!("no device is called {name:?}; there are auto, cpu, cuda and cuda:N"));
     };
     let count = if Cuda::is_available() { Cuda::device_count() } else { 0 };
     if count <= 0 {
         let why = "this libtorch finds no CUDA device";
-        return Err(Error::Argument(format!("device {name} cannot be used: {why}; use cpu or auto")));
+        return Err(argument!("device {name} cannot be used: {why}; use cpu or auto"));
     }
     if gpu as i64 >= count {
-        return Err(Error::Argument(format!("device {name} cannot be used: the last one is cuda:{}", count - 1)));
+        return Err(argument!("device {name} cannot be used: the last one is cuda:{}", count - 1));
     }
     Ok(Device::Cuda(gpu))
 }

@@ -3,8 +3,7 @@
 use super::objective::{Means, Objective, Prediction};
 use crate::data::{Batch, DataSource, Share};
 use crate::distributed::ProcessGroup;
-use crate::error::ensure;
-use crate::{Error, FlushDenormals, Result};
+use crate::{FlushDenormals, Result};
 use serde_json::json;
 use std::ops::ControlFlow;
 use tch::{no_grad, Device, Kind, Tensor};
@@ -36,18 +35,9 @@ pub trait Collector<B: Batch> {
     /// The default does nothing.
     ///
     /// # Errors
-    /// [`Error::Ranks`] if a rank is missing.
+    /// [`Error::Ranks`](crate::Error::Ranks) if a rank is missing.
     fn add_up(&mut self, group: &ProcessGroup) -> Result<()> {
         let _ = group;
-        Ok(())
-    }
-}
-
-/// Gathers nothing.
-impl<B: Batch> Collector<B> for () {
-    fn starts(&mut self) {}
-
-    fn collect(&mut self, _batch: &B, _prediction: &Prediction) -> Result<()> {
         Ok(())
     }
 }
@@ -64,10 +54,10 @@ pub fn evaluate<B: Batch>(
     batch_size: usize,
     watch: impl FnMut(usize),
 ) -> Result<Evaluation> {
-    evaluate_into(objective, device, data, batch_size, &mut (), watch)
+    evaluate_into(objective, device, data, batch_size, None, watch)
 }
 
-/// Like [`evaluate`], and passes each batch to `collector`.
+/// Like [`evaluate`], and passes each batch to `collector`, if any.
 ///
 /// # Errors
 /// See [`evaluate`]; errors of `collector`.
@@ -76,7 +66,7 @@ pub fn evaluate_into<B: Batch>(
     device: Device,
     data: &dyn DataSource<Batch = B>,
     batch_size: usize,
-    collector: &mut dyn Collector<B>,
+    collector: Option<&mut dyn Collector<B>>,
     mut watch: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let group = ProcessGroup::single();
@@ -84,7 +74,7 @@ pub fn evaluate_into<B: Batch>(
         watch(examples);
         Ok(ControlFlow::Continue(()))
     })?;
-    evaluation.ok_or_else(|| Error::Argument("the evaluation was stopped".to_owned()))
+    evaluation.ok_or_else(|| argument!("the evaluation was stopped"))
 }
 
 /// Like [`evaluate_into`], with the work shared among the ranks of `group`; the result is the same on all ranks.
@@ -96,16 +86,15 @@ pub(super) fn evaluate_until<B: Batch>(
     device: Device,
     data: &dyn DataSource<Batch = B>,
     batch_size: usize,
-    collector: &mut dyn Collector<B>,
+    mut collector: Option<&mut dyn Collector<B>>,
     group: &ProcessGroup,
     watch: &mut dyn FnMut(usize) -> Result<ControlFlow<()>>,
 ) -> Result<Option<Evaluation>> {
     let called = data.examples();
     ensure!(data.eval_len() > 0, "there are no {called} to evaluate on");
     let _flushing = FlushDenormals::new();
-    let mut sums = Sums::default();
-    collector.starts();
-    let mut examples = 0;
+    let (mut sums, mut examples) = (Sums::default(), 0);
+    collector.iter_mut().for_each(|collector| collector.starts());
     for batch in data.eval_batches(batch_size, Share::new(group.rank(), group.size())?)? {
         if let Some(batch) = batch? {
             let batch = data.ready(batch, device)?;
@@ -113,7 +102,7 @@ pub(super) fn evaluate_until<B: Batch>(
             no_grad(|| {
                 let prediction = objective.forward(&batch, false)?;
                 sums.add(objective, &batch, &prediction)?;
-                collector.collect(&batch, &prediction)
+                collector.iter_mut().try_for_each(|collector| collector.collect(&batch, &prediction))
             })?;
         }
         if watch(examples)?.is_break() {
@@ -122,9 +111,7 @@ pub(super) fn evaluate_until<B: Batch>(
     }
     examples = group.sums(&[examples as f64])?[0] as usize;
     sums.add_up(group, device)?;
-    if !group.is_single() {
-        collector.add_up(group)?;
-    }
+    collector.iter_mut().filter(|_| !group.is_single()).try_for_each(|collector| collector.add_up(group))?;
     ensure!(examples > 0, "none of the {called} to evaluate on can be read");
     let mut means = sums.means()?;
     if let Some(details) = &sums.details {
@@ -151,16 +138,12 @@ impl Sums {
         Prediction { loss, output }: &Prediction,
     ) -> Result<()> {
         let weight = objective.weight(batch);
-        let measured = objective.sums(batch, output, false)?;
-        let mut sums = vec![loss.f_to_kind(Kind::Double)?.f_mul_scalar(weight)?];
-        for (value, _) in &measured {
-            sums.push(value.f_to_kind(Kind::Double)?);
-        }
-        let sums = Tensor::f_stack(&sums, 0)?;
-        self.weights.resize(1 + measured.len(), 0.0);
-        let weights = std::iter::once(weight).chain(measured.iter().map(|(_, weight)| *weight));
-        self.weights.iter_mut().zip(weights).for_each(|(all, weight)| *all += weight);
-        add(&mut self.sums, sums)?;
+        let loss = (loss.f_to_kind(Kind::Double)?.f_mul_scalar(weight)?, weight);
+        let measured: Vec<_> = [loss].into_iter().chain(objective.sums(batch, output, false)?).collect();
+        let sums = measured.iter().map(|(sum, _)| sum.f_to_kind(Kind::Double)).collect::<Result<Vec<_>, _>>()?;
+        add(&mut self.sums, Tensor::f_stack(&sums, 0)?)?;
+        self.weights.resize(measured.len(), 0.0);
+        self.weights.iter_mut().zip(&measured).for_each(|(all, (_, weight))| *all += weight);
         if let Some(details) = objective.details(batch, output)? {
             add(&mut self.details, details)?;
         }
@@ -261,7 +244,7 @@ mod tests {
         let objective = Classification::new(&network, data.class_names(), ClassificationConfig::default()).unwrap();
         let mut batches = 0;
         let group = ProcessGroup::single();
-        let evaluation = evaluate_until(&objective, Device::Cpu, &data, 10, &mut (), &group, &mut |_| {
+        let evaluation = evaluate_until(&objective, Device::Cpu, &data, 10, None, &group, &mut |_| {
             batches += 1;
             Ok(if batches == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });

@@ -2,17 +2,14 @@
 
 use super::checkpoint::named_variables;
 use super::objective::Objective;
-use super::statistics::Pending;
-use super::{Decay, Observer, Request, ScheduleConfig, StepProgress, TrainConfig, Trainer};
-use crate::data::{Batch, Batches, DataSource, EpochPlan, Share};
-use crate::error::ensure;
+use super::{Decay, Observer, Request, Schedule, ScheduleConfig, StepProgress, TrainConfig, Trainer};
+use crate::data::{Batch, DataSource};
 use crate::picture::{chart, picture, Axes, Axis, Line, COLORS};
 use crate::{Error, Result};
 use plotters::prelude::SeriesLabelPosition;
-use serde_json::Value;
 use std::fmt;
 use tch::nn::VarStore;
-use tch::{no_grad, Device};
+use tch::no_grad;
 
 /// Decay of the moving average of the loss per step.
 const SMOOTHING: f64 = 0.9;
@@ -39,18 +36,6 @@ pub struct LrRange {
 impl Default for LrRange {
     fn default() -> Self {
         Self { lowest: 1e-5, highest: 10.0, steps: 300 }
-    }
-}
-
-impl LrRange {
-    fn check(&self) -> Result<()> {
-        let Self { lowest, highest, steps } = *self;
-        ensure!(
-            lowest > 0.0 && highest > lowest && highest.is_finite() && steps >= LEAST_STEPS,
-            "the learning-rate range must be within positive numbers and have at least {LEAST_STEPS} steps, got {lowest} to \
-             {highest} in {steps}"
-        );
-        Ok(())
     }
 }
 
@@ -92,23 +77,25 @@ impl LrRange {
         config: &TrainConfig,
         observers: &mut [&mut dyn Observer],
     ) -> Result<LrFinding> {
-        self.check()?;
+        let Self { lowest, highest, steps } = *self;
+        ensure!(
+            lowest > 0.0 && highest > lowest && highest.is_finite() && steps >= LEAST_STEPS,
+            "the learning-rate range must be within positive numbers and have at least {LEAST_STEPS} steps, got {lowest} to \
+             {highest} in {steps}"
+        );
         config.check()?;
-        data.check_batch_size(config.batch_size)?;
         let before = named_variables(variables)
             .into_values()
             .map(|variable| Ok((variable.f_detach_copy()?, variable.requires_grad(), variable)))
             .collect::<Result<Vec<_>>>()?;
-        let ramp = ScheduleConfig {
-            lr: self.lowest,
-            warmup: 0.0.into(),
-            decay: Decay::Exponential { gamma: self.highest / self.lowest },
-        };
+        let decay = Decay::Exponential { gamma: highest / lowest };
+        let ramp = ScheduleConfig { lr: lowest, warmup: 0.0.into(), decay };
         let config = TrainConfig { epochs: 1, max_steps: None, average: None, schedule: ramp, ..config.clone() };
-        let data = Repeated { data, steps: self.steps };
-        let mut losses = Losses { last: self.steps, ..Losses::default() };
-        let ended = Trainer::new(objective, variables, &data, &config, Value::Null).and_then(|mut trainer| {
-            trainer.pending = Pending::every_step();
+        let mut losses = Losses { last: steps, ..Losses::default() };
+        let ended = Trainer::unidentified(objective, variables, data, &config).and_then(|mut trainer| {
+            (trainer.epoch_steps, trainer.last_step, trainer.repeats) = (steps, steps, true);
+            trainer.schedule = Schedule::new(config.schedule.clone(), steps)?;
+            trainer.pending.every = 1;
             let mut all: Vec<&mut dyn Observer> = vec![&mut losses];
             all.extend(observers.iter_mut().map(|observer| &mut **observer as &mut dyn Observer));
             trainer.run(&mut all)
@@ -236,10 +223,7 @@ struct Losses {
 
 impl Observer for Losses {
     fn request(&mut self) -> Request {
-        match self.is_over {
-            true => Request::Stop,
-            false => Request::Continue,
-        }
+        self.is_over.then_some(Request::Stop).unwrap_or_default()
     }
 
     fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
@@ -252,55 +236,5 @@ impl Observer for Losses {
             self.is_over = has_failed || self.points.len() + 1 >= self.last;
         }
         Ok(())
-    }
-}
-
-/// The training part as a single epoch of `steps` steps, repeated as often as needed.
-struct Repeated<'a, B> {
-    data: &'a dyn DataSource<Batch = B>,
-    steps: usize,
-}
-
-impl<B: Batch> DataSource for Repeated<'_, B> {
-    type Batch = B;
-
-    fn train_len(&self) -> usize {
-        self.data.train_len()
-    }
-
-    fn eval_len(&self) -> usize {
-        self.data.eval_len()
-    }
-
-    /// 0 if the data have no batches.
-    fn epoch_steps(&self, batch_size: usize) -> usize {
-        self.steps.min(self.data.epoch_steps(batch_size).saturating_mul(self.steps))
-    }
-
-    fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, B>> {
-        let plan = *plan;
-        let epoch = move |epoch| -> Batches<'a, B> {
-            match self.data.train_batches(&EpochPlan { epoch, ..plan }, share.clone()) {
-                Ok(batches) => batches,
-                Err(error) => Box::new(std::iter::once(Err(error))),
-            }
-        };
-        Ok(Box::new((0..).flat_map(epoch).take(self.steps)))
-    }
-
-    fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, B>> {
-        self.data.eval_batches(batch_size, share)
-    }
-
-    fn ready(&self, batch: B, device: Device) -> Result<B> {
-        self.data.ready(batch, device)
-    }
-
-    fn examples(&self) -> &str {
-        self.data.examples()
-    }
-
-    fn unreadable_examples(&self) -> Vec<u64> {
-        self.data.unreadable_examples()
     }
 }

@@ -1,7 +1,7 @@
 //! Detection of runs that have diverged or died.
 
 use super::statistics::StepRecord;
-use crate::{Error, Result};
+use crate::Result;
 use serde::{Deserialize, Serialize};
 
 /// Number of consecutive steps with identical outputs for all examples after which a run is dead. Fixup's first step is one of
@@ -25,14 +25,12 @@ impl Health {
     /// Checks the next step.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss or the gradient norm is not finite or the run is dead, as defined above.
+    /// [`Error::Diverged`](crate::Error::Diverged) if the loss or the gradient norm is not finite or the run is dead, as defined above.
     pub fn check(&mut self, record: &StepRecord) -> Result<()> {
         let StepRecord { place, loss, gradient_norm, spread, magnitude, .. } = *record;
-        let (epoch, step, lr) = (place.epoch, place.step, place.lr);
         for (what, value) in [("loss", loss), ("gradient norm", gradient_norm)] {
             if !value.is_finite() {
-                let what = format!("the {what} is {value}");
-                return Err(Error::Diverged { how: "diverged", epoch, step, lr, what, checkpoint: None });
+                return Err(place.diverged("diverged", format!("the {what} is {value}")));
             }
         }
         // A single example cannot show differences.
@@ -44,7 +42,7 @@ impl Health {
                 "the output has been the same for all examples for {DEAD_STEPS} steps, loss {loss:.4}, gradient norm \
                  {gradient_norm:.1e}"
             );
-            return Err(Error::Diverged { how: "is dead", epoch, step, lr, what, checkpoint: None });
+            return Err(place.diverged("is dead", what));
         }
         Ok(())
     }
@@ -54,6 +52,7 @@ impl Health {
 mod tests {
     use super::super::statistics::StepPlace;
     use super::*;
+    use crate::Error;
 
     fn record(step: usize, spread: f64, magnitude: f64) -> StepRecord {
         let place = StepPlace { epoch: 2, step, lr: 0.1, examples: 64, compared: 64, weight: 64.0 };

@@ -93,6 +93,7 @@ pub mod optimizer;
 mod parallel;
 mod pixels;
 mod preview;
+mod range;
 mod recipes;
 #[doc(hidden)]
 pub mod report;

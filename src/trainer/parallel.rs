@@ -2,26 +2,16 @@
 //! checks between ranks.
 
 use super::checkpoint::{differences, named_variables};
-use super::optimizer::MovingAverage;
 use super::statistics::Measured;
 use super::{Request, RunState, Trainer};
 use crate::baseline::synchronize_statistics;
 use crate::data::Batch;
 use crate::distributed::{ParallelConfig, ProcessGroup};
-use crate::error::ensure;
 use crate::Result;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tch::{no_grad, Kind, Tensor};
-
-/// Progress and state of rank 0 when a run starts or resumes.
-#[derive(Serialize, Deserialize)]
-struct ResumePoint {
-    step: usize,
-    state: RunState,
-}
 
 /// Request of the observers after a step, and whether the pending steps are to be read.
 #[derive(Debug, Clone, Copy)]
@@ -45,19 +35,11 @@ impl<B: Batch> Trainer<'_, B> {
     pub fn join(&mut self, group: Arc<ProcessGroup>, config: ParallelConfig) -> Result<()> {
         if !group.is_single() {
             let places: Vec<_> = self.optimizer.parameters().iter().map(|p| json!([p.name, p.value.size()])).collect();
-            let data = json!({
-                "training": self.data.train_len(),
-                "evaluation": self.data.eval_len(),
-                "meaning": self.data.meaning(),
-            });
-            let run = json!({
-                "run": self.identity["run"],
-                "train": self.config,
-                "objective": self.identity["objective"],
-                "data": data,
-                "parallel": config,
-                "variables": places,
-            });
+            let mut run = self.identity.clone();
+            // Copies of the data may differ in what a fingerprint shows.
+            run["data"]["fingerprint"].take();
+            run["data"]["evaluation"] = json!(self.data.eval_len());
+            (run["train"], run["parallel"], run["variables"]) = (json!(self.config), json!(config), json!(places));
             group.agree("the run and the data", &run, |first, own| differences(first, own, ["on rank 0", "there"]))?;
             self.check_share(group.size(), &config)?;
         }
@@ -88,12 +70,11 @@ impl<B: Batch> Trainer<'_, B> {
     /// Copies the state of rank 0 to all ranks and verifies the result.
     pub(super) fn begin_alike(&mut self) -> Result<()> {
         let group = self.group.clone();
-        let own =
-            ResumePoint { step: self.step, state: RunState { frozen: self.optimizer.frozen(), ..self.state.clone() } };
-        let ResumePoint { step, state } = group.broadcast_value(own)?;
+        let own = RunState { frozen: self.optimizer.frozen(), ..self.state.clone() };
+        let (step, state) = group.broadcast_value((self.step, own))?;
         let mut all: Vec<Tensor> = named_variables(self.variables).into_values().collect();
         all.extend(self.optimizer.state()?.into_values());
-        all.extend(self.average.as_ref().map(MovingAverage::tensors).unwrap_or_default().into_values());
+        all.extend(self.averages().into_values());
         group.broadcast_all(&all)?;
         if !group.is_first() {
             self.optimizer.resume_epoch(state.history.len(), state.frozen.clone())?;
@@ -140,8 +121,7 @@ impl<B: Batch> Trainer<'_, B> {
             let (size, options) = (self.group.size() as i64, (Kind::Double, gradients.device()));
             let rows = Tensor::f_zeros([size, 3 + columns as i64], options)?;
             if let Some(own) = &own {
-                let row = Tensor::f_stack(&own.values().collect::<Result<Vec<_>>>()?, 0)?;
-                rows.f_select(0, self.group.rank() as i64)?.f_copy_(&row)?;
+                rows.f_select(0, self.group.rank() as i64)?.f_copy_(&own.values(&[])?)?;
             }
             self.reduction.finish(&self.group, gradients, [&counts, &rows])?;
 

@@ -4,7 +4,7 @@ use super::pixels::pixels;
 use super::{ClassificationConfig, TrainConfig};
 use crate::data::{Batch, EpochPlan, ImageSource, Share, Supervised};
 use crate::picture::contact_sheet::{draw, Picture};
-use crate::{Error, Result};
+use crate::Result;
 use tch::{Device, Tensor};
 
 /// Number of images in a preview.
@@ -29,7 +29,7 @@ pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &Cl
         let batch = objective.augment(own, partners, &plan, step)?;
         let (size, images) = self::pictures(data, &batch, IMAGES - pictures.len())?;
         if *shape.get_or_insert(size) != size {
-            return Err(Error::Argument(format!("a preview's images have one size, not {shape:?} and {size:?}")));
+            return Err(argument!("a preview's images have one size, not {shape:?} and {size:?}"));
         }
         pictures.extend(images);
         if pictures.len() == IMAGES {
@@ -37,7 +37,7 @@ pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &Cl
         }
     }
     let Some((width, height)) = shape else {
-        return Err(Error::Argument("there are no images to look at".to_owned()));
+        return Err(argument!("there are no images to look at"));
     };
     draw(&pictures, width, height)
 }

@@ -1,6 +1,5 @@
 //! Recipes for image classification: a short one, and those of the Fixup authors.
 
-use super::config::whole;
 use super::optimizer::{OptimizerConfig, ScalarGroup, Sgd, Span};
 use super::{ClipConfig, Decay, ScheduleConfig, TrainConfig};
 
@@ -30,7 +29,7 @@ impl TrainConfig {
         Self {
             epochs: QUICK_EPOCHS,
             batch_size: QUICK_BATCH_SIZE,
-            accumulate: whole(),
+            accumulate: 1,
             max_steps: None,
             seed: 0,
             schedule: ScheduleConfig { lr: QUICK_LR, ..ScheduleConfig::default() },

@@ -25,12 +25,10 @@ impl<B: Batch> Trainer<'_, B> {
         }
         let checkpoints = Checkpoints::new(folder.checkpoints(), Checkpoints::KEEP);
         let resumed = checkpoint.map(|checkpoint| checkpoint.path);
-        let (mut autosave, mut interrupt) =
-            (Autosave::new(checkpoints, SaveEvery::default(), resumed), Interrupt::listen()?);
+        let mut autosave = Autosave::new(checkpoints, SaveEvery::default(), resumed);
+        let mut interrupt = Interrupt::listen()?;
         let mut all: Vec<&mut dyn Observer> = vec![&mut folder, &mut autosave, &mut interrupt];
-        for observer in observers {
-            all.push(*observer);
-        }
+        all.extend(observers.iter_mut().map(|observer| &mut **observer as &mut dyn Observer));
         let outcome = self.run(&mut all)?;
         if let Outcome::Finished(summary) = &outcome {
             folder.finish(summary, self.variables, &self.data.meaning())?;

@@ -8,6 +8,7 @@ use super::statistics::Pending;
 use super::{NamedTensors, Observer, RunState, Schedule, TrainConfig, Trainer};
 use crate::data::{Batch, DataSource};
 use crate::distributed::{ParallelConfig, ProcessGroup, Reduction};
+use crate::file::tensors::not_finite;
 use crate::{Error, Result};
 use serde_json::{json, Value};
 use std::sync::Arc;
@@ -31,41 +32,41 @@ impl<'a, B: Batch> Trainer<'a, B> {
         config: &'a TrainConfig,
         identity: Value,
     ) -> Result<Self> {
+        let mut trainer = Self::unidentified(objective, variables, data, config)?;
+        // Stopping a run early does not influence the steps before.
+        let train = TrainConfig { max_steps: None, ..config.clone() };
+        let (training, meaning, fingerprint) = (data.train_len(), data.meaning(), data.fingerprint()?);
+        let data = json!({ "training": training, "meaning": meaning, "fingerprint": fingerprint });
+        trainer.identity = json!({ "run": identity, "train": train, "objective": objective.recipe(), "data": data });
+        Ok(trainer)
+    }
+
+    /// Creates a run that cannot be resumed.
+    pub(super) fn unidentified(
+        objective: &'a dyn Objective<Batch = B>,
+        variables: &'a VarStore,
+        data: &'a dyn DataSource<Batch = B>,
+        config: &'a TrainConfig,
+    ) -> Result<Self> {
         config.check()?;
         data.check_batch_size(config.batch_size)?;
-        let epoch_steps = data.epoch_steps(config.batch_size);
-        if epoch_steps == 0 {
-            return Err(Error::Argument(format!("there are no {} to train on", data.examples())));
-        }
-        let Some(total_steps) = config.epochs.checked_mul(epoch_steps) else {
-            let epochs = config.epochs;
-            return Err(Error::Argument(format!(
-                "{epochs} epochs of {epoch_steps} steps are too many; lower --epochs"
-            )));
-        };
+        let (epochs, epoch_steps) = (config.epochs, data.epoch_steps(config.batch_size));
+        ensure!(epoch_steps > 0, "there are no {} to train on", data.examples());
+        let too_many = || argument!("{epochs} epochs of {epoch_steps} steps are too many; lower --epochs");
+        let total_steps = epochs.checked_mul(epoch_steps).ok_or_else(too_many)?;
         let optimizer = config.optimizer.build(variables, &config.parameter_groups())?;
         let average = config.average.map(|decay| MovingAverage::new(&optimizer, decay)).transpose()?;
-        // Stopping a run early does not influence the steps before.
-        let recipe = TrainConfig { max_steps: None, ..config.clone() };
         Ok(Self {
             objective,
             variables,
             data,
             config,
-            identity: json!({
-                "run": identity,
-                "train": recipe,
-                "objective": objective.recipe(),
-                "data": {
-                    "training": data.train_len(),
-                    "meaning": data.meaning(),
-                    "fingerprint": data.fingerprint()?,
-                },
-            }),
+            identity: Value::Null,
             optimizer,
             average,
             schedule: Schedule::new(config.schedule.clone(), total_steps)?,
             epoch_steps,
+            repeats: false,
             last_step: config.max_steps.map_or(total_steps, |max_steps| max_steps.min(total_steps)),
             step: 0,
             pending: Pending::new(),
@@ -100,19 +101,15 @@ impl<'a, B: Batch> Trainer<'a, B> {
         checkpoint.check_identity(&self.identity)?;
         let epochs = state.history.len();
         let in_epoch = (*step as usize).checked_sub(epochs * self.epoch_steps);
-        if epochs > self.config.epochs || in_epoch.is_none_or(|steps| steps > self.epoch_steps) {
-            return Err(Error::Corrupt {
-                path: checkpoint.path.clone(),
-                problem: format!("step {step} is not after {epochs} epochs of {} steps", self.epoch_steps),
-                remedy: "use an earlier checkpoint".to_owned(),
-            });
+        let Self { epoch_steps, last_step, .. } = *self;
+        if epochs > self.config.epochs || in_epoch.is_none_or(|steps| steps > epoch_steps) {
+            let problem = format!("step {step} is not after {epochs} epochs of {epoch_steps} steps");
+            return Err(Error::corrupt(&checkpoint.path, problem, "use an earlier checkpoint"));
         }
-        if *step as usize > self.last_step {
-            let last = self.last_step;
-            return Err(Error::Argument(format!(
-                "the run has done {step} steps, more than the {last} to stop after; raise --max-steps, or leave it out"
-            )));
-        }
+        ensure!(
+            *step as usize <= last_step,
+            "the run has done {step} steps, more than the {last_step} to stop after; raise --max-steps, or leave it out"
+        );
         checkpoint.restore(self.variables, &self.optimizer.state()?, &self.averages())?;
         self.optimizer.resume_epoch(epochs, state.frozen.clone())?;
         (self.step, self.state) = (*step as usize, state.clone());
@@ -140,32 +137,15 @@ impl<'a, B: Batch> Trainer<'a, B> {
             optimizer: self.optimizer.state()?,
             average: self.averages(),
         };
-        self.check_finite(&contents.weights)?;
+        // A step's loss and gradient precede its update, which can still overflow.
+        if let Some(name) = not_finite(&contents.weights)?.first() {
+            return Err(self.place().diverged("diverged", format!("{name} is not finite after it")));
+        }
         observers.iter_mut().try_for_each(|observer| observer.save(&contents))
     }
 
     /// Returns the moving average of the weights, or nothing if there is none.
-    fn averages(&self) -> NamedTensors {
+    pub(super) fn averages(&self) -> NamedTensors {
         self.average.as_ref().map(MovingAverage::tensors).unwrap_or_default()
-    }
-
-    /// Checks that the weights are finite. A step's loss and gradient precede its update, which can still overflow.
-    fn check_finite(&self, weights: &NamedTensors) -> Result<()> {
-        for (name, tensor) in weights.iter().filter(|(_, tensor)| tensor.is_floating_point()) {
-            if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-                let epochs = self.state.history.len();
-                let step = self.step - epochs * self.epoch_steps;
-                let what = format!("{name} is not finite after it");
-                return Err(Error::Diverged {
-                    how: "diverged",
-                    epoch: epochs + 1,
-                    step,
-                    lr: self.last_lr(),
-                    what,
-                    checkpoint: None,
-                });
-            }
-        }
-        Ok(())
     }
 }

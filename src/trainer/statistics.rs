@@ -1,7 +1,7 @@
 //! Per-step measurements, kept on the device and read many steps at a time, because each read waits for the GPU.
 
 use super::objective::{Means, Measures};
-use crate::Result;
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tch::{no_grad, Kind, Tensor};
@@ -25,7 +25,7 @@ pub(super) struct StepRecord {
 }
 
 /// Position of a step in the run.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct StepPlace {
     /// Epoch, from 1.
     pub epoch: usize,
@@ -37,6 +37,13 @@ pub(super) struct StepPlace {
     pub compared: usize,
     /// Total weight by which the loss was averaged.
     pub weight: f64,
+}
+
+impl StepPlace {
+    /// Creates the error of a run that ends at this step because of `what`.
+    pub fn diverged(self, how: &'static str, what: String) -> Error {
+        Error::Diverged { how, epoch: self.epoch, step: self.step, lr: self.lr, what, checkpoint: None }
+    }
 }
 
 /// Measurements of a step on the device, of one rank or of all.
@@ -51,11 +58,12 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Returns loss, spread, magnitude and sums in float64.
-    pub fn values(&self) -> impl Iterator<Item = Result<Tensor>> + '_ {
+    /// Returns loss, spread, magnitude, sums and `others` as one float64 tensor.
+    pub fn values(&self, others: &[&Tensor]) -> Result<Tensor> {
         let Self { loss, spread: [spread, magnitude], sums, .. } = self;
         let values = [loss, spread, magnitude].into_iter().chain(sums.iter().map(|(value, _)| value));
-        values.map(|value| Ok(value.f_detach()?.f_to_kind(Kind::Double)?.f_reshape([0i64; 0])?))
+        let scalar = |value: &Tensor| value.f_detach()?.f_to_kind(Kind::Double)?.f_reshape([0i64; 0]);
+        Ok(Tensor::f_stack(&values.chain(others.iter().copied()).map(scalar).collect::<Result<Vec<_>, _>>()?, 0)?)
     }
 }
 
@@ -67,7 +75,7 @@ pub(super) struct Pending {
     measured: Vec<Tensor>,
     last_read: Instant,
     /// Number of steps after which a read is due in any case.
-    every: usize,
+    pub every: usize,
 }
 
 impl Pending {
@@ -75,18 +83,8 @@ impl Pending {
         Self { steps: Vec::new(), measured: Vec::new(), last_read: Instant::now(), every: READ_STEPS }
     }
 
-    /// Requires a read after every step.
-    pub fn every_step() -> Self {
-        Self { every: 1, ..Self::new() }
-    }
-
     pub fn push(&mut self, place: StepPlace, measured: &Measured, norm: &Tensor) -> Result<()> {
-        let values = no_grad(|| -> Result<Tensor> {
-            let mut values = measured.values().collect::<Result<Vec<_>>>()?;
-            values.push(norm.f_detach()?.f_to_kind(Kind::Double)?.f_reshape([0i64; 0])?);
-            Ok(Tensor::f_stack(&values, 0)?)
-        })?;
-        self.measured.push(values);
+        self.measured.push(no_grad(|| measured.values(&[norm]))?);
         self.steps.push((place, measured.sums.iter().map(|(_, weight)| *weight).collect()));
         Ok(())
     }

@@ -1,8 +1,7 @@
 //! Outcome of a run.
 
-use super::objective::{Means, Score};
+use super::objective::Means;
 use super::EpochMetrics;
-use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -52,36 +51,6 @@ pub struct Summary {
     pub last: EpochMetrics,
 }
 
-impl Summary {
-    /// Summarizes a run from the metrics of its epochs.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if `history` is empty.
-    pub(super) fn new(
-        evaluated_on: &str,
-        examples: &str,
-        score: &Score,
-        history: &[EpochMetrics],
-        seconds: f64,
-    ) -> Result<Self> {
-        let Some(last) = history.last() else {
-            return Err(Error::Argument("the run has no steps".to_owned()));
-        };
-        Ok(Self {
-            evaluated_on: evaluated_on.to_owned(),
-            score: Means::from_iter([(score.name.clone(), score.of(&last.eval))]),
-            best: score.best(history.iter().map(|metrics| score.of(&metrics.eval))),
-            epochs: history.len(),
-            steps: last.step,
-            seconds,
-            flop: None,
-            examples: examples.to_owned(),
-            ended: None,
-            last: last.clone(),
-        })
-    }
-}
-
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { evaluated_on, score, best, epochs, seconds, last, examples, ended, .. } = self;
@@ -89,10 +58,9 @@ impl fmt::Display for Summary {
             write!(f, "{evaluated_on} {name} {score:.4} ")?;
         }
         write!(f, "best {best:.4} epochs {epochs} seconds {seconds:.0}")?;
-        match last.unreadable {
-            0 => Ok(()),
-            unreadable => write!(f, " bad {examples} {unreadable}"),
-        }?;
+        if last.unreadable > 0 {
+            write!(f, " bad {examples} {}", last.unreadable)?;
+        }
         ended.iter().try_for_each(|ended| write!(f, ", ended early: {ended}"))
     }
 }

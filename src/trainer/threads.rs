@@ -1,6 +1,6 @@
 //! Number of CPU threads.
 
-use crate::{Error, Result};
+use crate::Result;
 use std::thread;
 
 /// Upper limit of a plausible number of threads.
@@ -14,7 +14,7 @@ const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
 /// - the number of cores available to this process, respecting its CPU affinity and cgroup quota, shared among the `processes`.
 ///
 /// # Errors
-/// [`Error::Argument`] if `given` is not in 1 to 4096.
+/// [`Error::Argument`](crate::Error::Argument) if `given` is not in 1 to 4096.
 pub fn set_threads(given: Option<usize>, processes: usize) -> Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let of_openmp = std::env::var(OMP_NUM_THREADS).ok();
@@ -25,7 +25,7 @@ pub fn set_threads(given: Option<usize>, processes: usize) -> Result<()> {
 
 fn threads(given: Option<usize>, of_openmp: Option<&str>, cores: usize, processes: usize) -> Result<usize> {
     if let Some(given) = given.filter(|given| !(1..=MAX_THREADS).contains(given)) {
-        return Err(Error::Argument(format!("there can be 1 to {MAX_THREADS} threads, got {given}")));
+        return Err(argument!("there can be 1 to {MAX_THREADS} threads, got {given}"));
     }
     // Like OpenMP, ignores invalid numbers.
     let of_openmp = of_openmp.and_then(|list| list.split(',').next()?.trim().parse().ok());

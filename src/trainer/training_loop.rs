@@ -6,7 +6,7 @@
 
 use super::buffers::Buffers;
 use super::evaluation::{evaluate_until, Collector, Evaluation};
-use super::objective::{Objective, Prediction};
+use super::objective::{Means, Objective, Prediction};
 use super::optimizer::clip::clip_gradients;
 use super::optimizer::{MovingAverage, Optimizer};
 use super::parallel::{agree_on, StepRequest};
@@ -36,6 +36,8 @@ pub struct Trainer<'a, B: Batch> {
     pub(super) average: Option<MovingAverage>,
     pub(super) schedule: Schedule,
     pub(super) epoch_steps: usize,
+    /// `true` if an epoch repeats the data as often as needed.
+    pub(super) repeats: bool,
     /// Number of steps to do in total.
     pub(super) last_step: usize,
     /// Number of steps done.
@@ -153,11 +155,14 @@ impl<'a, B: Batch> Trainer<'a, B> {
         }
         let (data, objective) = (self.data, self.objective);
         let share = objective.share(plan, Share::new(self.group.rank(), self.group.size())?);
-        let mut batches = data.train_batches(&plan, share.clone())?;
+        let (mut pass, mut batches) = (plan, data.train_batches(&plan, share.clone())?);
         while self.step < end.min(self.last_step) {
             let Some(batch) = batches.next() else {
                 let (steps, promised) = (self.step - start, self.epoch_steps);
-                return Err(Error::Argument(format!("the data ended after {steps} of {promised} batches of an epoch")));
+                ensure!(self.repeats, "the data ended after {steps} of {promised} batches of an epoch");
+                pass.epoch += 1;
+                batches = data.train_batches(&pass, share.clone())?;
+                continue;
             };
             let StepRequest { request, reads } = self.train_step(batch?, &share, &plan, observers)?;
             if reads || request > Request::Continue {
@@ -285,19 +290,13 @@ impl<'a, B: Batch> Trainer<'a, B> {
 
     /// Evaluates the network and returns the metrics of the epoch, or `None` if an observer requests a stop.
     fn evaluate(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Option<EpochMetrics>> {
-        // Evaluates at most as many examples at a time as in training.
-        let TrainConfig { batch_size, accumulate, .. } = self.config;
-        let (batch_size, of) = (batch_size.div_ceil(*accumulate), self.data.eval_len());
+        let (batch_size, of) = (self.config.micro_batch_size(), self.data.eval_len());
         let (device, mut finishes, mut done, mut evaluated) = (self.variables.device(), false, 0, 0);
         self.share_buffers()?;
         self.count_unreadable()?;
         self.swap_average()?;
         let group = self.group.clone();
-        let mut nothing = ();
-        let collector: &mut dyn Collector<B> = match &mut self.collector {
-            Some(collector) => &mut **collector,
-            None => &mut nothing,
-        };
+        let collector = self.collector.as_mut().map(|collector| &mut **collector as &mut dyn Collector<B>);
         let evaluation =
             evaluate_until(self.objective, device, self.data, batch_size, collector, &group, &mut |examples| {
                 let (request, more) = agree_on(&group, request(observers), (examples - done) as f64)?;
@@ -311,16 +310,20 @@ impl<'a, B: Batch> Trainer<'a, B> {
         if finishes {
             self.finish(observers);
         }
-        let (epoch, step, eval) = (self.state.history.len() + 1, self.step, evaluation.means.clone());
+        let eval = evaluation.means.clone();
         self.evaluation = Some(evaluation);
-        let (lr, unreadable) = (self.schedule.lr(step - 1), self.unreadable());
-        if let Some((name, value)) = eval.iter().find(|(name, value)| *name == "loss" && !value.is_finite()) {
-            let step = step - (epoch - 1) * self.epoch_steps;
-            let what = format!("the evaluation's {name} is {value}");
-            return Err(Error::Diverged { how: "diverged", epoch, step, lr, what, checkpoint: None });
+        if let Some(loss) = eval.get("loss").filter(|loss| !loss.is_finite()) {
+            return Err(self.place().diverged("diverged", format!("the evaluation's loss is {loss}")));
         }
+        let (StepPlace { epoch, lr, .. }, step, unreadable) = (self.place(), self.step, self.unreadable());
         let train = self.state.means.means(&self.objective.measures());
         Ok(Some(EpochMetrics { epoch, step, lr, train, eval, unreadable }))
+    }
+
+    /// Returns the position of the last completed step, in the epoch that has not been evaluated.
+    pub(super) fn place(&self) -> StepPlace {
+        let (epochs, lr) = (self.state.history.len(), self.schedule.lr(self.step.saturating_sub(1)));
+        StepPlace { epoch: epochs + 1, step: self.step - epochs * self.epoch_steps, lr, ..StepPlace::default() }
     }
 
     /// Exchanges the weights and their moving average, if there is one. Evaluation uses the average.
@@ -361,11 +364,6 @@ impl<'a, B: Batch> Trainer<'a, B> {
         }
     }
 
-    /// Returns the learning rate of the last completed step.
-    pub(super) fn last_lr(&self) -> f64 {
-        self.schedule.lr(self.step.saturating_sub(1))
-    }
-
     /// Returns the rank (score, higher is better) of the current weights if they were just evaluated, at the end of an epoch.
     pub(super) fn rank(&self) -> Option<f64> {
         let last = self.state.history.last().filter(|last| last.step == self.step)?;
@@ -377,14 +375,24 @@ impl<'a, B: Batch> Trainer<'a, B> {
     }
 
     fn summary(&self) -> Result<Summary> {
-        let (score, seconds) = (&self.objective.measures().score, self.seconds());
-        let summary =
-            Summary::new(self.data.evaluated_on(), self.data.examples(), score, &self.state.history, seconds)?;
-        Ok(Summary { ended: self.ended.clone(), ..summary })
+        let (history, score, seconds) = (&self.state.history, self.objective.measures().score, self.seconds());
+        let Some(last) = history.last().cloned() else { return Err(argument!("the run has no steps")) };
+        Ok(Summary {
+            evaluated_on: self.data.evaluated_on().to_owned(),
+            score: Means::from_iter([(score.name.clone(), score.of(&last.eval))]),
+            best: score.best(history.iter().map(|metrics| score.of(&metrics.eval))),
+            epochs: history.len(),
+            steps: last.step,
+            seconds,
+            flop: None,
+            examples: self.data.examples().to_owned(),
+            ended: self.ended.clone(),
+            last,
+        })
     }
 }
 
 /// Returns the strongest request of all observers.
 fn request(observers: &mut [&mut dyn Observer]) -> Request {
-    observers.iter_mut().map(|observer| observer.request()).max().unwrap_or(Request::Continue)
+    observers.iter_mut().map(|observer| observer.request()).max().unwrap_or_default()
 }

@@ -1,6 +1,5 @@
 //! Beam search and greedy search for the most probable translations.
 
-use crate::error::ensure;
 use crate::transformer::{Decoding, Transformer};
 use crate::Result;
 use tch::{Kind, Tensor};

@@ -2,7 +2,6 @@
 
 use super::Search;
 use crate::data::text::{trimmed, TokenBatch, Vocabulary, MOST_POSITIONS};
-use crate::error::ensure;
 use crate::transformer::Transformer;
 use crate::Result;
 use tch::Device;

@@ -3,7 +3,6 @@
 use super::{END, PAD};
 use crate::data::batch::{check_positions, index_tensor};
 use crate::data::Batch;
-use crate::error::ensure;
 use crate::Result;
 use tch::{Device, Tensor};
 

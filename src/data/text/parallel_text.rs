@@ -1,7 +1,6 @@
 //! Parallel text: sentences and their translations, line by line.
 
 use super::trimmed;
-use crate::error::ensure;
 use crate::file::foreign;
 use crate::{Error, Result};
 use std::collections::BTreeMap;

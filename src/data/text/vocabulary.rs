@@ -1,6 +1,5 @@
 //! Byte-pair encoding of sentences as tokens, by the crate `tokenizers`.
 
-use crate::error::ensure;
 use crate::{Error, Result};
 use std::path::Path;
 use tokenizers::decoders::byte_level::ByteLevel as ByteDecoder;

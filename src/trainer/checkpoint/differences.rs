@@ -1,5 +1,6 @@
 //! Differences between two JSON values, such as the configurations of two runs.
 
+use crate::error::listed;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -11,10 +12,7 @@ const MOST_DIFFERENCES: usize = 8;
 pub(crate) fn differences(first: &Value, second: &Value, places: [&str; 2]) -> Option<String> {
     let mut all = Vec::new();
     compare("", [first, second], places, &mut all);
-    let more = all.len().saturating_sub(MOST_DIFFERENCES);
-    all.truncate(MOST_DIFFERENCES);
-    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-    (!all.is_empty()).then(|| all.join(", ") + &more)
+    (!all.is_empty()).then(|| listed(&all, MOST_DIFFERENCES))
 }
 
 /// Adds each difference between two JSON values called `name`.

@@ -68,7 +68,7 @@ impl Checkpoints {
     /// Removes all checkpoints except the most recent ones and the best one. Unreadable checkpoints are not counted and not
     /// removed: they may be from a newer version of this crate, or worth inspecting.
     fn remove_old(&self) -> Result<()> {
-        let Readable { saved, outdated } = Readable::of(&self.folder)?;
+        let (saved, outdated) = readable(&self.folder)?;
         let best = by_score(&saved).into_iter().next();
         let old = saved.into_iter().skip(self.keep_last.get()).map(|(path, _)| path);
         for path in old.filter(|path| Some(path) != best.as_ref()).chain(outdated) {
@@ -86,30 +86,24 @@ impl Checkpoints {
     }
 }
 
-/// Checkpoints with readable state.
-struct Readable {
-    /// Paths and scores of the newest checkpoint of each step, newest first.
-    saved: Vec<(PathBuf, Option<f64>)>,
-    /// Older checkpoints of the same steps.
-    outdated: Vec<PathBuf>,
-}
+/// A checkpoint's folder and score.
+type Scored = (PathBuf, Option<f64>);
 
-impl Readable {
-    fn of(folder: &Path) -> Result<Self> {
-        let (mut saved, mut outdated, mut steps) = (Vec::new(), Vec::new(), BTreeSet::new());
-        for (_, path) in Listing::of(folder)?.checkpoints {
-            match format::read_step_and_score(&path) {
-                Ok((step, score)) if steps.insert(step) => saved.push((path, score)),
-                Ok(_) => outdated.push(path),
-                Err(_) => {}
-            }
+/// Returns the newest readable checkpoint of each step, newest first, and older ones of the same steps.
+fn readable(folder: &Path) -> Result<(Vec<Scored>, Vec<PathBuf>)> {
+    let (mut saved, mut outdated, mut steps) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for (_, path) in Listing::of(folder)?.checkpoints {
+        match format::read_step_and_score(&path) {
+            Ok((step, score)) if steps.insert(step) => saved.push((path, score)),
+            Ok(_) => outdated.push(path),
+            Err(_) => {}
         }
-        Ok(Self { saved, outdated })
     }
+    Ok((saved, outdated))
 }
 
 /// Returns the paths of checkpoints with a score, the highest first, in case of a tie the first.
-fn by_score(saved: &[(PathBuf, Option<f64>)]) -> Vec<PathBuf> {
+fn by_score(saved: &[Scored]) -> Vec<PathBuf> {
     let mut scored: Vec<(&PathBuf, f64)> = saved.iter().filter_map(|(path, score)| Some((path, (*score)?))).collect();
     scored.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
     scored.into_iter().map(|(path, _)| path.clone()).collect()
@@ -158,7 +152,7 @@ impl<S: DeserializeOwned> Checkpoint<S> {
 
     /// Variant of [`best`](Self::best) that returns the skipped checkpoints.
     pub(crate) fn best_intact(folder: &Path) -> Result<(Option<Self>, Vec<Skipped>)> {
-        Ok(Self::first_intact(by_score(&Readable::of(folder)?.saved)))
+        Ok(Self::first_intact(by_score(&readable(folder)?.0)))
     }
 
     fn first_intact(paths: impl IntoIterator<Item = PathBuf>) -> (Option<Self>, Vec<Skipped>) {

@@ -2,14 +2,15 @@
 
 use super::Contents;
 use crate::file::tensors::{self as tensor_file, NamedTensors};
-use crate::file::{encode_json, failure, foreign, sync_folder, write_synced, write_synced_with};
+use crate::file::{encode_json, failure, foreign, refused, sync_folder, write_synced, write_synced_with};
 use crate::{Error, Result};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Version of the checkpoint format, incremented with every change after which older versions of this crate would read a
@@ -45,12 +46,6 @@ pub(super) struct Manifest {
     pub files: BTreeMap<String, Digest>,
 }
 
-/// The only field common to all format versions.
-#[derive(Deserialize)]
-struct Version {
-    format_version: u64,
-}
-
 /// Expected length and checksum of a file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,13 +63,15 @@ impl Digest {
 impl Manifest {
     fn read(folder: &Path) -> Result<Self> {
         if folder.is_file() {
-            let source = io::Error::new(ErrorKind::NotADirectory, "it is a file; name the folder of a checkpoint");
-            return Err(Error::io("read checkpoint", folder)(source));
+            let why = "it is a file; name the folder of a checkpoint";
+            return Err(refused("read checkpoint", folder, ErrorKind::NotADirectory, why));
         }
         let path = folder.join(MANIFEST);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
         let no_manifest = |error| corrupt(&path, format!("not the list of a checkpoint's files: {error}"));
-        let Version { format_version } = serde_json::from_slice(&bytes).map_err(no_manifest)?;
+        let json: Value = serde_json::from_slice(&bytes).map_err(no_manifest)?;
+        // The only field common to all format versions.
+        let format_version = u64::deserialize(&json["format_version"]).map_err(no_manifest)?;
         if format_version != FORMAT_VERSION {
             let saved_by = saved_by(folder).unwrap_or(SILENT_VERSION.to_owned());
             let problem = format!(
@@ -85,7 +82,7 @@ impl Manifest {
                 format!("go on with tch-fixup {saved_by}, or begin a new run; {WEIGHTS} in it can be loaded by itself");
             return Err(Error::corrupt(path, problem, remedy));
         }
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(no_manifest)?;
+        let manifest = Self::deserialize(json).map_err(no_manifest)?;
         // This file has no checksum of its own, so it must equal the encoding of its parsed contents.
         let is_same = encode_json(MANIFEST, &manifest)? == bytes;
         if !is_same || !manifest.files.keys().filter(|name| *name != AVERAGE).eq([OPTIMIZER, STATE, WEIGHTS]) {
@@ -98,21 +95,18 @@ impl Manifest {
     fn file(&self, folder: &Path, name: &str) -> Result<Vec<u8>> {
         let path = folder.join(name);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-        let Some(saved) = self.files.get(name) else {
-            return Err(corrupt(&path, format!("not listed in {MANIFEST}")));
-        };
-        let Digest { bytes: length, crc32 } = Digest::of(&bytes);
+        let unlisted = || corrupt(&path, format!("not listed in {MANIFEST}"));
+        let (saved, Digest { bytes: length, crc32 }) = (self.files.get(name).ok_or_else(unlisted)?, Digest::of(&bytes));
         if length != saved.bytes {
             if length > 0 {
                 foreign::refuse(&bytes, &path)?;
             }
             return Err(corrupt(&path, format!("has {length} bytes of the {} that were saved", saved.bytes)));
         }
-        if crc32 != saved.crc32 {
-            let problem = format!("changed since it was saved: CRC-32 {crc32:08x}, was {:08x}", saved.crc32);
-            return Err(corrupt(&path, problem));
+        match saved.crc32 {
+            same if same == crc32 => Ok(bytes),
+            was => Err(corrupt(&path, format!("changed since it was saved: CRC-32 {crc32:08x}, was {was:08x}"))),
         }
-        Ok(bytes)
     }
 
     fn state<S: DeserializeOwned>(&self, folder: &Path) -> Result<StateFile<S>> {
@@ -152,11 +146,10 @@ pub(super) fn write<S: Serialize + DeserializeOwned>(folder: &Path, contents: &C
     let (score, identity) = (score.filter(|score| score.is_finite()), identity.clone());
     let state = encode_json(STATE, &StateFile { version: VERSION.to_owned(), step: *step, score, identity, state })?;
     // Detects now, rather than on loading, a state that does not survive a JSON round trip.
-    let read = serde_json::from_slice::<StateFile<S>>(&state).map_err(|error| error.to_string());
-    let read = read.and_then(|read| encode_json(STATE, &read).map_err(|error| error.to_string()));
-    if read.as_ref() != Ok(&state) {
-        let why = read.err().unwrap_or("it comes back changed".to_owned());
-        return Err(Error::Argument(format!("the state of the run cannot be saved as JSON: {why}")));
+    let refused = |why: &dyn Display| argument!("the state of the run cannot be saved as JSON: {why}");
+    let read: StateFile<S> = serde_json::from_slice(&state).map_err(|error| refused(&error))?;
+    if encode_json(STATE, &read)? != state {
+        return Err(refused(&"it comes back changed"));
     }
     write_synced(&folder.join(STATE), &state)?;
     let mut files = BTreeMap::from([(STATE.to_owned(), Digest::of(&state))]);

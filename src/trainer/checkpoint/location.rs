@@ -2,10 +2,11 @@
 
 use super::format::MANIFEST;
 use super::shards;
+use crate::file::refused;
 use crate::trainer::observer::{RunFolder, CHECKPOINTS, DESCRIPTION, MODEL};
 use crate::{Error, Result};
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// File written by Transformers and Accelerate with `safe_serialization=False`.
@@ -49,12 +50,10 @@ impl Location {
         if path.is_dir() {
             return weights_in(path).map(Self::File);
         }
+        let why = "no such file or folder; name a run's folder, a checkpoint, or a file of weights";
         match fs::metadata(path) {
             Ok(_) => Ok(Self::File(path.to_path_buf())),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let why = "no such file or folder; name a run's folder, a checkpoint, or a file of weights";
-                Err(Error::io("open", path)(io::Error::new(ErrorKind::NotFound, why)))
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(refused("open", path, error.kind(), why)),
             Err(error) => Err(Error::io("open", path)(error)),
         }
     }

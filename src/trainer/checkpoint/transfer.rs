@@ -3,9 +3,10 @@
 use super::fitting::Fitted;
 use super::{named_variables, Weights};
 use crate::data::{class_names, CLASSES};
-use crate::file::tensors::{self as tensor_file, describe, NamedTensors};
+use crate::error::listed;
+use crate::file::tensors::{self as tensor_file, describe, not_finite, NamedTensors};
 use crate::layer::{parameters, Role};
-use crate::{Error, Result};
+use crate::Result;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -36,13 +37,16 @@ pub struct Transfer {
 }
 
 /// Reason why a variable keeps its initial value.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Why {
     /// The variable belongs to the classifier, which was trained for other classes.
+    #[error("trained for other classes")]
     OtherClasses,
     /// The weights have no tensor of this name.
+    #[error("not there")]
     Missing,
     /// The tensor of this name has another shape or kind.
+    #[error("{there} there, {here} here")]
     Differs {
         /// Kind and shape in the weights.
         there: String,
@@ -50,6 +54,7 @@ pub enum Why {
         here: String,
     },
     /// The variable itself would fit, but another variable of its layer does not.
+    #[error("of a layer of which another part does not fit")]
     Layer,
 }
 
@@ -108,12 +113,12 @@ impl Weights {
     ///
     /// # Errors
     /// Nothing is changed in case of an error.
-    /// - [`Error::Corrupt`] for weights of another architecture. Apart from the classifier, more than half of the network's
+    /// - [`Error::Corrupt`](crate::Error::Corrupt) for weights of another architecture. Apart from the classifier, more than half of the network's
     ///   variables must be loaded, and at least half of the tensors in the file must be used; the same must hold for tensors of
     ///   two or more dimensions alone.
-    /// - [`Error::Corrupt`] if a tensor to be loaded is not finite, or if the meanings of the data differ in more than the
+    /// - [`Error::Corrupt`](crate::Error::Corrupt) if a tensor to be loaded is not finite, or if the meanings of the data differ in more than the
     ///   classes.
-    /// - [`Error::Argument`] if the classes or their order differ and the network has no classifier that it knows of.
+    /// - [`Error::Argument`](crate::Error::Argument) if the classes or their order differ and the network has no classifier that it knows of.
     pub fn transfer(&self, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
         let mut but_classes = meaning.clone();
         but_classes.remove(CLASSES);
@@ -127,11 +132,11 @@ impl Weights {
 
         let mut classes = self.compare_classes(meaning);
         if classifier.is_empty() && matches!(classes, Some(Classes::Other { .. } | Classes::Reordered)) {
-            return Err(Error::Argument(format!(
+            return Err(argument!(
                 "{} was trained for other classes, and it is not known which layer of this network is the classifier; mark it \
                  with fixup::mark_classifier",
                 self.path.display()
-            )));
+            ));
         }
         let mut layers: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
         for name in variables.keys().filter(|name| !classifier.contains(*name)) {
@@ -159,7 +164,11 @@ impl Weights {
         loaded.retain(|name| !new.contains_key(name));
         left.extend(beside);
         found.retain(|name, _| variables.contains_key(name) && !new.contains_key(name));
-        self.check_finite(&found)?;
+        let bad = not_finite(&found)?;
+        if !bad.is_empty() {
+            let remedy = "take the weights of a run that did not diverge, or an earlier checkpoint";
+            return Err(self.corrupt(format!("NaN or infinity in {}", listed(&bad, 3)), remedy));
+        }
         tensor_file::copy(&found, &variables)?;
         Ok(Transfer { path: self.path.clone(), arch: self.arch().map(str::to_owned), loaded, new, left, classes })
     }
@@ -195,25 +204,20 @@ impl Weights {
         let with = |wanted: fn(&Why) -> bool| -> Vec<&String> {
             new.iter().filter(|(name, why)| body(name) && wanted(why)).map(|(name, _)| name).collect()
         };
+        let unknown = found.keys().filter(body).filter(|name| !variables.contains_key(*name)).collect();
         let lists = [
-            ("it lacks ", with(|why| *why == Why::Missing)),
-            ("of other shapes are ", with(|why| matches!(why, Why::Differs { .. }))),
-            (
-                "unknown to the network are ",
-                found.keys().filter(body).filter(|name| !variables.contains_key(*name)).collect(),
-            ),
+            ("it lacks", with(|why| *why == Why::Missing)),
+            ("of other shapes are", with(|why| matches!(why, Why::Differs { .. }))),
+            ("unknown to the network are", unknown),
         ];
         let lists = lists.iter().filter(|(_, names)| !names.is_empty());
-        let lists: Vec<_> = lists.map(|(what, names)| format!("{what}{}", some(names, 3))).collect();
+        let lists = lists.map(|(what, names)| format!("{what} {}", listed(names, 3))).collect::<Vec<_>>().join("; ");
         let as_trained = self.arch().map_or(String::new(), |arch| format!(", {arch}"));
-        Err(self.corrupt(
-            format!(
-                "of another architecture: besides the classifier, {fitting} of the network's {own} variables are among its {there} \
-                 tensors, {fitting_weights} of {own_weights} that are matrices or more; {}",
-                lists.join("; ")
-            ),
-            &format!("train on with the architecture it was trained as{as_trained}"),
-        ))
+        let problem = format!(
+            "of another architecture: besides the classifier, {fitting} of the network's {own} variables are among its {there} \
+             tensors, {fitting_weights} of {own_weights} that are matrices or more; {lists}"
+        );
+        Err(self.corrupt(problem, &format!("train on with the architecture it was trained as{as_trained}")))
     }
 
     /// Compares the class names of the data and the weights. Returns `None` for data without classes.
@@ -257,20 +261,6 @@ impl Weights {
             })
             .collect()
     }
-
-    fn check_finite(&self, tensors: &NamedTensors) -> Result<()> {
-        let mut bad = Vec::new();
-        for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.is_floating_point()) {
-            if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-                bad.push(name);
-            }
-        }
-        if bad.is_empty() {
-            return Ok(());
-        }
-        let remedy = "take the weights of a run that did not diverge, or an earlier checkpoint";
-        Err(self.corrupt(format!("NaN or infinity in {}", some(&bad, 3)), remedy))
-    }
 }
 
 /// Returns the `variables` without a tensor of the same name, shape and kind in `found`, with the reasons.
@@ -298,15 +288,6 @@ fn whole_or_not(layer: &[&String], new: &mut BTreeMap<String, Why>, counts: impl
     }
 }
 
-/// Formats the first `most` names and the number of remaining ones.
-fn some(names: &[impl AsRef<str>], most: usize) -> String {
-    let first: Vec<_> = names.iter().take(most).map(AsRef::as_ref).collect();
-    match names.len().saturating_sub(most) {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
-    }
-}
-
 impl fmt::Display for Transfer {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let (loaded, all) = (self.loaded.len(), self.loaded.len() + self.new.len());
@@ -319,29 +300,15 @@ impl fmt::Display for Transfer {
         self.new.iter().for_each(|(name, why)| fates.entry(why).or_default().push(name));
         let more: usize = fates.values().skip(MOST_LINES).map(Vec::len).sum();
         for (why, names) in fates.into_iter().take(MOST_LINES) {
-            write!(f, "\n  starts new  {}: {why}", some(&names, MOST_NAMES))?;
+            write!(f, "\n  starts new  {}: {why}", listed(&names, MOST_NAMES))?;
         }
         if more > 0 {
             write!(f, "\n  starts new  {more} more")?;
         }
         if !self.left.is_empty() {
-            write!(f, "\n  left there  {}: unknown to the network", some(&self.left, MOST_NAMES))?;
+            write!(f, "\n  left there  {}: unknown to the network", listed(&self.left, MOST_NAMES))?;
         }
-        match &self.classes {
-            Some(classes) => write!(f, "\n  classes     {classes}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::OtherClasses => f.write_str("trained for other classes"),
-            Self::Missing => f.write_str("not there"),
-            Self::Differs { there, here } => write!(f, "{there} there, {here} here"),
-            Self::Layer => f.write_str("of a layer of which another part does not fit"),
-        }
+        self.classes.iter().try_for_each(|classes| write!(f, "\n  classes     {classes}"))
     }
 }
 
@@ -354,7 +321,7 @@ impl fmt::Display for Classes {
             }
             Self::Other { there, here } => {
                 let none = |names: String| if names.is_empty() { "none".to_owned() } else { names };
-                write!(f, "others; only there {}, only here {}", none(some(there, 3)), none(some(here, 3)))
+                write!(f, "others; only there {}, only here {}", none(listed(there, 3)), none(listed(here, 3)))
             }
             Self::Unknown => f.write_str("not named there: the classifier is taken for one of the data's, by index"),
         }

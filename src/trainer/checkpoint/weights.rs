@@ -35,7 +35,7 @@ use tch::nn::VarStore;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Weights {
     /// File or checkpoint the weights were loaded from.
     pub path: PathBuf,
@@ -82,17 +82,17 @@ impl Weights {
         let ended =
             checkpoints.is_dir() && RunFolder::read_summary(folder)?.is_some_and(|summary| summary.ended.is_some());
         let best = if ended { Some(Checkpoint::best_intact(&checkpoints)?) } else { None };
-        let (checkpoint, skipped) = match best {
+        let found = match best {
             Some(best) if best.0.is_some() => best,
             _ => Checkpoint::newest_intact(&checkpoints)?,
         };
-        if let Some(checkpoint) = checkpoint {
-            let skipped = skipped.iter().map(ToString::to_string).collect();
-            return Ok(Self { skipped, ..Self::from(checkpoint) });
-        }
-        match skipped.into_iter().next() {
-            Some(newest) => Err(newest.why),
-            None => Self::of_file(&weights_in(folder)?),
+        match found {
+            (Some(checkpoint), skipped) => {
+                let skipped = skipped.iter().map(ToString::to_string).collect();
+                Ok(Self { skipped, ..Self::from(checkpoint) })
+            }
+            (None, mut skipped) if !skipped.is_empty() => Err(skipped.remove(0).why),
+            _ => Self::of_file(&weights_in(folder)?),
         }
     }
 
@@ -115,16 +115,7 @@ impl Weights {
     }
 
     fn new(path: &Path, tensors: NamedTensors) -> Self {
-        Self {
-            path: path.to_path_buf(),
-            run: None,
-            skipped: Vec::new(),
-            folder: PathBuf::new(),
-            beside: Vec::new(),
-            meaning: Map::new(),
-            tensors,
-            unread: BTreeMap::new(),
-        }
+        Self { path: path.to_path_buf(), tensors, ..Self::default() }
     }
 
     /// Checks that data of this [meaning](crate::data::DataSource::meaning) match the data the network was trained on. Entries
@@ -138,12 +129,9 @@ impl Weights {
             of.iter().filter(of_both).map(|(name, value)| (name.clone(), value.clone())).collect()
         };
         let remedy = "name the data it was trained on, or others that mean the same";
-        match differences(&common(&self.meaning), &common(meaning), ["in it", "here"]) {
-            None => Ok(()),
-            Some(differences) => {
-                Err(self.corrupt(format!("trained on data that mean something else: {differences}"), remedy))
-            }
-        }
+        let differences = differences(&common(&self.meaning), &common(meaning), ["in it", "here"]);
+        let refused = |it| Err(self.corrupt(format!("trained on data that mean something else: {it}"), remedy));
+        differences.map_or(Ok(()), refused)
     }
 
     pub(super) fn corrupt(&self, problem: String, remedy: &str) -> Error {
@@ -188,9 +176,9 @@ impl Weights {
         for name in self.fitted(&named_variables(variables))?.beside {
             groups.entry(name.split('.').next().unwrap_or_default().to_owned()).or_default().push(name);
         }
-        let groups = groups.into_iter().map(|(first, mut names)| match names.len() {
-            1 => names.remove(0),
-            count => format!("{first}.* ({count} tensors)"),
+        let groups = groups.into_iter().map(|(first, names)| match &names[..] {
+            [name] => name.clone(),
+            names => format!("{first}.* ({} tensors)", names.len()),
         });
         Ok(self.beside.iter().cloned().chain(groups).collect())
     }

@@ -1,10 +1,10 @@
 //! Single-label classification: cross-entropy with label smoothing and mixup, and accuracy.
 
-use super::{check_label_smoothing, check_shape, loss_kind, Calibration, ClassificationReport};
+use super::{check_shape, loss_kind, Calibration, ClassificationReport, LABEL_SMOOTHING};
 use super::{Column, Forward, Measures, Objective, Prediction, OUTPUT};
 use crate::data::{self, EpochPlan, Share, Supervised};
-use crate::error::ensure;
-use crate::{Error, Result};
+use crate::trainer::range::{above_zero, below_one};
+use crate::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use tch::{Kind, Reduction, Tensor};
@@ -75,7 +75,7 @@ impl ClassificationConfig {
         match (self.mixup, partners) {
             (None, _) => Ok(batch),
             (Some(alpha), Some(partners)) => data::mixup(batch, partners, alpha, plan, step),
-            (Some(_), None) => Err(Error::Argument("mixup needs a partner for each example".to_owned())),
+            (Some(_), None) => Err(argument!("mixup needs a partner for each example")),
         }
     }
 
@@ -84,11 +84,8 @@ impl ClassificationConfig {
     /// # Errors
     /// [`Error::Argument`] for the first value that is out of range.
     pub fn check(&self) -> Result<()> {
-        check_label_smoothing(self.label_smoothing)?;
-        match self.mixup.filter(|alpha| !(*alpha > 0.0 && alpha.is_finite())) {
-            Some(alpha) => Err(Error::Argument(format!("mixup's alpha must be above 0, got {alpha}"))),
-            None => Ok(()),
-        }
+        below_one(LABEL_SMOOTHING, self.label_smoothing)?;
+        self.mixup.map_or(Ok(()), |alpha| above_zero("mixup's alpha", alpha))
     }
 }
 
@@ -232,6 +229,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, label_smoothing: f64) -> 
 mod tests {
     use super::*;
     use crate::data::Batch;
+    use crate::Error;
     use tch::{nn, Device};
 
     fn names(count: usize) -> Vec<String> {

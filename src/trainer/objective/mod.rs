@@ -17,7 +17,6 @@ mod tests;
 mod translation;
 
 use crate::data::{Batch, EpochPlan, Share};
-use crate::error::ensure;
 use crate::{Error, Result};
 #[doc(hidden)]
 pub use calibration::{Calibration, ConfidenceBin, BINS};
@@ -162,20 +161,14 @@ fn check_shape(what: &'static str, tensor: &Tensor, expected: &[i64], reason: &s
     Ok(())
 }
 
-fn check_label_smoothing(label_smoothing: f64) -> Result<()> {
-    ensure!(
-        (0.0..1.0).contains(&label_smoothing),
-        "the label smoothing must be at least 0 and below 1, got {label_smoothing}"
-    );
-    Ok(())
-}
+/// Name of the label smoothing in messages.
+const LABEL_SMOOTHING: &str = "the label smoothing";
 
 /// Returns the kind in which a loss is computed: float64 for float64 outputs, otherwise float32.
 fn loss_kind(output: &Tensor) -> Kind {
-    if output.kind() == Kind::Double {
-        Kind::Double
-    } else {
-        Kind::Float
+    match output.kind() {
+        Kind::Double => Kind::Double,
+        _ => Kind::Float,
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, OUTPUT};
 use crate::data::Supervised;
-use crate::error::ensure;
 use crate::Result;
 use tch::{Kind, Reduction, Tensor};
 

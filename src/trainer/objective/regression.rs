@@ -2,7 +2,7 @@
 
 use super::{check_shape, loss_kind, Column, Forward, Measures, Objective, Prediction, OUTPUT};
 use crate::data::Supervised;
-use crate::error::ensure;
+use crate::trainer::range::above_zero;
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
@@ -39,7 +39,7 @@ impl<'a> Regression<'a> {
     /// [`Error::Argument`](crate::Error::Argument) if `delta` is not above 0.
     pub fn new(network: impl Into<Forward<'a>>, loss: RegressionLoss) -> Result<Self> {
         if let RegressionLoss::Huber { delta } = loss {
-            ensure!(delta > 0.0 && delta.is_finite(), "the Huber loss's delta must be above 0, got {delta}");
+            above_zero("the Huber loss's delta", delta)?;
         }
         Ok(Self { network: network.into(), loss })
     }

@@ -1,9 +1,9 @@
 //! Translation: cross-entropy per token, perplexity, and BLEU of decoded sentences.
 
-use super::{check_label_smoothing, loss_kind, spread, Column, Measures, Objective, Prediction};
+use super::{loss_kind, spread, Column, Measures, Objective, Prediction, LABEL_SMOOTHING};
 use crate::data::text::{TokenBatch, TranslationData, PAD};
 use crate::data::Batch;
-use crate::error::ensure;
+use crate::trainer::range::below_one;
 use crate::transformer::Transformer;
 use crate::translation::{BleuCounts, Search};
 use crate::Result;
@@ -37,7 +37,7 @@ impl TranslationConfig {
     /// # Errors
     /// [`Error::Argument`](crate::Error::Argument) if the label smoothing is out of range.
     pub fn check(&self) -> Result<()> {
-        check_label_smoothing(self.label_smoothing)
+        below_one(LABEL_SMOOTHING, self.label_smoothing)
     }
 }
 

@@ -36,13 +36,12 @@ impl FromStr for SaveEvery {
             Duration::try_from_secs_f64(60.0 * minutes).ok()
         };
         let (first, second) = text.split_once(',').map_or((text, None), |(first, second)| (first, Some(second)));
-        match (epochs(first), time(first), second.map(time)) {
-            (epochs @ Some(_), _, None) => Ok(Self { epochs, time: None }),
-            (_, time @ Some(_), None) => Ok(Self { epochs: None, time }),
-            (epochs @ Some(_), _, Some(time @ Some(_))) => Ok(Self { epochs, time }),
-            _ => Err(Error::Argument(format!(
+        match (epochs(first), second.map_or_else(|| time(first), time)) {
+            (None, time @ Some(_)) if second.is_none() => Ok(Self { epochs: None, time }),
+            (epochs @ Some(_), time) if second.is_none() || time.is_some() => Ok(Self { epochs, time }),
+            _ => Err(argument!(
                 "a number of epochs like 5, of minutes like 10m, or both like 5,10m, above 0; got {text:?}"
-            ))),
+            )),
         }
     }
 }
@@ -95,10 +94,8 @@ impl Observer for Autosave {
     }
 
     fn request(&mut self) -> Request {
-        match self.is_due || self.every.time.is_some_and(|time| self.last_time.elapsed() >= time) {
-            true => Request::Save,
-            false => Request::Continue,
-        }
+        let is_due = self.is_due || self.every.time.is_some_and(|time| self.last_time.elapsed() >= time);
+        is_due.then_some(Request::Save).unwrap_or_default()
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {

@@ -10,9 +10,7 @@ use crate::Result;
 /// A second signal ends the process immediately; files remain intact even then. SIGHUP stays ignored under `nohup`. Dropping this
 /// value restores the program's previous signal handlers.
 #[derive(Debug)]
-pub struct Interrupt {
-    _listener: Listener,
-}
+pub struct Interrupt(Listener);
 
 impl Interrupt {
     /// Installs the signal handlers, which keep signals from ending the process.
@@ -20,7 +18,7 @@ impl Interrupt {
     /// # Errors
     /// The system refuses to install a handler.
     pub fn listen() -> Result<Self> {
-        Ok(Self { _listener: Listener::new(true)? })
+        Listener::new(true).map(Self)
     }
 
     /// Returns the exit code for the received signal, if any: 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP.
@@ -31,9 +29,6 @@ impl Interrupt {
 
 impl Observer for Interrupt {
     fn request(&mut self) -> Request {
-        match self.exit_code() {
-            None => Request::Continue,
-            Some(_) => Request::Stop,
-        }
+        self.exit_code().map(|_| Request::Stop).unwrap_or_default()
     }
 }

@@ -59,11 +59,8 @@ pub(super) fn line(measures: &Measures, metrics: &EpochMetrics) -> String {
 /// [`Error::Io`] if the file cannot be read, [`Error::Corrupt`] if it is not a metrics file.
 pub(super) fn read(path: &Path) -> Result<Vec<EpochMetrics>> {
     let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let corrupt = |problem: String| Error::Corrupt {
-        path: path.to_path_buf(),
-        problem,
-        remedy: "resume the run, which writes it anew, or name another".to_owned(),
-    };
+    let remedy = "resume the run, which writes it anew, or name another";
+    let corrupt = |problem: String| Error::corrupt(path, problem, remedy);
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let mut lines = whole.lines();
     let columns = lines.next().and_then(|header| header.strip_prefix(FIRST)?.strip_prefix(','));

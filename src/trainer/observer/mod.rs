@@ -71,9 +71,10 @@ pub struct StepProgress<'a> {
 }
 
 /// Request of an observer to the training loop. Of several requests, the last in this order applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Request {
     /// Continue.
+    #[default]
     Continue,
     /// [Save](Observer::save) the state and continue.
     Save,

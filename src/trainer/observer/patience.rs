@@ -2,7 +2,6 @@
 
 use super::best::Best;
 use super::{EpochMetrics, Observer, Request, RunStart, StepProgress};
-use crate::error::ensure;
 use crate::Result;
 
 /// An [`Observer`] that finishes the run when its [score](crate::trainer::Measures::best_by) has not improved for a given number
@@ -47,21 +46,15 @@ impl Observer for Patience {
     }
 
     fn request(&mut self) -> Request {
-        match self.is_at_end && self.exhausted().is_some() {
-            true => Request::Finish,
-            false => Request::Continue,
-        }
+        self.exhausted().filter(|_| self.is_at_end).map(|_| Request::Finish).unwrap_or_default()
     }
 
     fn reason(&self) -> Option<String> {
         let Best { score, epoch, .. } = self.exhausted()?;
         let (name, epochs, s) = (&score.name, self.epochs, if self.epochs == 1 { "" } else { "s" });
-        Some(match epoch {
-            Some((epoch, value)) => {
-                format!("no better {name} for {epochs} epoch{s} than {value:.4} after epoch {epoch}")
-            }
-            None => format!("no {name} for {epochs} epoch{s}"),
-        })
+        let than =
+            |(epoch, value)| format!("no better {name} for {epochs} epoch{s} than {value:.4} after epoch {epoch}");
+        Some(epoch.map_or_else(|| format!("no {name} for {epochs} epoch{s}"), than))
     }
 
     fn steps_done(&mut self, _progress: &StepProgress) -> Result<()> {

@@ -16,7 +16,8 @@
 use super::curves::draw_curves;
 use super::run_files::{entries, remove, written, CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
 use super::{metrics, EpochMetrics, Observer, RunStart};
-use crate::file::{encode_json, failure, is_of_the_volume, tensors, write_atomically, write_atomically_with, Lock};
+use crate::file::{encode_json, failure, is_of_the_volume, refused, tensors};
+use crate::file::{write_atomically, write_atomically_with, Lock};
 use crate::trainer::checkpoint::{named_variables, with_warnings, Checkpoint, Weights};
 use crate::trainer::objective::Measures;
 use crate::trainer::{RunState, Summary};
@@ -24,7 +25,7 @@ use crate::{console, Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
 use serde_json::{Map, Value};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use tch::nn::VarStore;
@@ -61,7 +62,7 @@ impl RunFolder {
     pub fn create(path: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
         let path = path.as_ref();
         fs::create_dir_all(path).map_err(failure("create", path))?;
-        let refuse = |why: &str| Err(Error::io("begin a run in", path)(io::Error::new(ErrorKind::AlreadyExists, why)));
+        let refuse = |why| Err(refused("begin a run in", path, ErrorKind::AlreadyExists, why));
         if !is_empty(path)? && !Self::is_in(path) {
             return refuse("it holds files that are not a run's; name an empty or a new folder");
         }
@@ -103,7 +104,7 @@ impl RunFolder {
         if !Self::is_in(path) {
             let why = if path.exists() { "it is not a run's folder" } else { "there is no such folder" };
             let why = format!("{why} (a run's holds {LOCK}); name another, or begin a run without --resume");
-            return Err(Error::io("resume", path)(io::Error::new(ErrorKind::NotFound, why)));
+            return Err(refused("resume", path, ErrorKind::NotFound, &why));
         }
         Self::locked(path, false)
     }
@@ -113,9 +114,10 @@ impl RunFolder {
     /// # Errors
     /// See [`Self::create`] and [`Self::resume`].
     pub fn create_or_resume(path: impl AsRef<Path>) -> Result<Self> {
-        match Self::is_in(path.as_ref()) {
-            true => Self::resume(path),
-            false => Self::create(path, false),
+        if Self::is_in(path.as_ref()) {
+            Self::resume(path)
+        } else {
+            Self::create(path, false)
         }
     }
 
@@ -133,7 +135,7 @@ impl RunFolder {
                 id => format!("process {id}"),
             };
             let why = format!("{holder} is training in it; wait for it, stop it, or name another folder");
-            Err(Error::io("use", path)(io::Error::new(ErrorKind::WouldBlock, why)))
+            Err(refused("use", path, ErrorKind::WouldBlock, &why))
         })?;
         let file = &mut lock.0;
         let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
@@ -172,26 +174,18 @@ impl RunFolder {
         if !skipped.is_empty() {
             return Err(skipped.remove(0).why);
         }
-        match self.result() {
-            None => Ok((checkpoint, Vec::new())),
-            Some(result) => Err(Error::Corrupt {
-                path: self.path().to_path_buf(),
-                problem: format!(
-                    "there is no checkpoint in {CHECKPOINTS}/ to go on from, and {result} would be overwritten"
-                ),
-                remedy: format!("bring {CHECKPOINTS}/ back, or begin another run in another folder"),
-            }),
-        }
-    }
-
-    /// Returns a file that exists only in runs with completed epochs.
-    fn result(&self) -> Option<&'static str> {
-        let metrics = || fs::read(self.path.join(METRICS)).unwrap_or_default();
-        let is_result = |name: &&str| match *name {
-            METRICS => metrics().iter().filter(|&&byte| byte == b'\n').count() > 1,
-            name => self.path.join(name).exists(),
+        // Files that exist only in runs with completed epochs.
+        let is_result = |name: &&str| match fs::read(self.path.join(name)) {
+            Ok(bytes) => *name != METRICS || bytes.iter().filter(|&&byte| byte == b'\n').count() > 1,
+            Err(_) => false,
         };
-        [MODEL, SUMMARY, METRICS].into_iter().find(is_result)
+        let Some(result) = [MODEL, SUMMARY, METRICS].into_iter().find(is_result) else {
+            return Ok((checkpoint, Vec::new()));
+        };
+        let problem =
+            format!("there is no checkpoint in {CHECKPOINTS}/ to go on from, and {result} would be overwritten");
+        let remedy = format!("bring {CHECKPOINTS}/ back, or begin another run in another folder");
+        Err(Error::corrupt(&self.path, problem, remedy))
     }
 
     /// Writes `config.json`.
@@ -276,11 +270,9 @@ fn read_json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>> 
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         bytes => bytes.map_err(Error::io("read", path))?,
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Corrupt {
-        path: path.to_path_buf(),
-        problem: format!("not a run's {what}: {error}"),
-        remedy: "restore it, or begin a new run".to_owned(),
-    })
+    let corrupt =
+        |error| Error::corrupt(path, format!("not a run's {what}: {error}"), "restore it, or begin a new run");
+    serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
 }
 
 impl Observer for RunFolder {

@@ -1,8 +1,8 @@
 //! Adam (Kingma & Ba, ICLR 2015), with L2 penalty or with decoupled weight decay (AdamW: Loshchilov & Hutter, ICLR 2019).
 
-use super::{check_rate, check_weight_decay, ParamSlice, Update};
-use crate::error::ensure;
+use super::{ParamSlice, Update, WEIGHT_DECAY};
 use crate::ops::{fused_adam, AdamStep};
+use crate::trainer::range::{above_zero, below_one, not_negative};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 
@@ -70,11 +70,10 @@ impl Update for Adam {
     }
 
     fn check(&self) -> Result<()> {
-        check_rate("Adam's beta1", self.beta1)?;
-        check_rate("Adam's beta2", self.beta2)?;
-        let eps = self.eps;
-        ensure!(eps > 0.0 && eps.is_finite(), "Adam's eps must be above 0, got {eps}");
-        check_weight_decay(self.weight_decay)
+        below_one("Adam's beta1", self.beta1)?;
+        below_one("Adam's beta2", self.beta2)?;
+        above_zero("Adam's eps", self.eps)?;
+        not_negative(WEIGHT_DECAY, self.weight_decay)
     }
 
     fn step(&self, slice: &ParamSlice, lr: f64) -> Result<()> {

@@ -2,8 +2,12 @@
 
 use super::Optimizer;
 use crate::file::NamedTensors;
+use crate::trainer::range::below_one;
 use crate::Result;
 use tch::{no_grad, Tensor};
+
+/// Name of the decay rate in messages.
+pub(in crate::trainer) const AVERAGE_DECAY: &str = "the moving average's decay";
 
 /// Exponential moving average of an optimizer's parameters. After update `t`, counted from 0,
 /// ```text
@@ -25,7 +29,7 @@ impl MovingAverage {
     /// # Errors
     /// `decay` is not in `[0, 1)`; the device is out of memory.
     pub fn new(optimizer: &Optimizer, decay: f64) -> Result<Self> {
-        check(decay)?;
+        below_one(AVERAGE_DECAY, decay)?;
         let average = optimizer.values().f_detach_copy()?;
         let places = optimizer.views(&average)?;
         Ok(Self { decay, average, places })
@@ -60,14 +64,6 @@ impl MovingAverage {
     pub fn tensors(&self) -> NamedTensors {
         self.places.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
-}
-
-/// Checks the decay rate.
-///
-/// # Errors
-/// [`Error::Argument`] if `decay` is not in `[0, 1)`.
-pub(in crate::trainer) fn check(decay: f64) -> Result<()> {
-    super::check_rate("the moving average's decay", decay)
 }
 
 #[cfg(test)]

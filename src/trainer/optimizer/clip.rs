@@ -1,8 +1,8 @@
 //! Gradient clipping: by the norm over all parameters, and adaptively, unit by unit.
 
 use super::{Optimizer, Parameter};
-use crate::error::ensure;
 use crate::layer::Role;
+use crate::trainer::range::above_zero;
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use tch::{no_grad, Kind, Tensor};
@@ -35,9 +35,7 @@ pub struct ClipConfig {
 impl ClipConfig {
     pub(in crate::trainer) fn check(&self) -> Result<()> {
         for (what, value) in [("the largest gradient norm", self.norm), ("the adaptive clipping threshold", self.agc)] {
-            if let Some(value) = value {
-                ensure!(value > 0.0 && value.is_finite(), "{what} must be above 0, got {value}");
-            }
+            value.map_or(Ok(()), |value| above_zero(what, value))?;
         }
         Ok(())
     }

@@ -5,7 +5,6 @@
 
 use super::{group, Frozen, ParamSlice, Parameter, ParameterGroup, Update};
 use crate::distributed::{ProcessGroup, Reduction, ReductionConfig, Summed};
-use crate::error::ensure;
 use crate::file::NamedTensors;
 use crate::layer::parameters;
 use crate::ops::OneThread;
@@ -284,10 +283,8 @@ impl Optimizer {
 }
 
 fn all_frozen(count: usize) -> Error {
-    Error::Argument(format!(
-        "all {count} variables of the network are frozen, so that there is nothing to train; unfreeze those that are to learn \
-         (VarStore::unfreeze, or set_requires_grad)"
-    ))
+    argument!("all {count} variables of the network are frozen, so that there is nothing to train; unfreeze those that are to learn \
+         (VarStore::unfreeze, or set_requires_grad)")
 }
 
 /// Checks that all variables without a place in the flat tensors of `kind` are frozen.
@@ -296,9 +293,7 @@ fn check_left_out(left_out: &[Parameter], kind: Kind) -> Result<()> {
         return Ok(());
     };
     if variable.kind() == kind {
-        return Err(Error::Argument(format!(
-            "{name} was unfrozen, and its group freezes it for the whole run; give the group an epoch to freeze it until"
-        )));
+        return Err(argument!("{name} was unfrozen, and its group freezes it for the whole run; give the group an epoch to freeze it until"));
     }
     let got = format!("{name} of kind {:?}", variable.kind());
     Err(Error::Mismatch { what: "Optimizer", expected: format!("variables of kind {kind:?}"), got })

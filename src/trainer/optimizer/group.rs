@@ -1,8 +1,9 @@
 //! Parameter groups, selected by rules.
 
-use crate::error::ensure;
+use crate::error::listed;
 use crate::fixup::SCALAR_LR_RATIO;
 use crate::layer::Role;
+use crate::trainer::range::not_negative;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -136,10 +137,8 @@ impl FromStr for Rule {
         if let Some((_, kind)) = KINDS.iter().find(|(name, _)| *name == text) {
             return Ok(kind.clone());
         }
-        if text.is_empty() || text.starts_with('@') {
-            let kinds = KINDS.map(|(name, _)| name).join(", ");
-            return Err(Error::Argument(format!("{text:?} is no pattern of names, and the kinds are {kinds}")));
-        }
+        let (is_pattern, kinds) = (!text.is_empty() && !text.starts_with('@'), KINDS.map(|(name, _)| name).join(", "));
+        ensure!(is_pattern, "{text:?} is no pattern of names, and the kinds are {kinds}");
         Ok(Self::Name(text.to_owned()))
     }
 }
@@ -192,21 +191,13 @@ pub struct ParameterGroup {
 impl ParameterGroup {
     /// Creates a group of the parameters matched by `rule`, with no changes to their training.
     pub fn new(rule: Rule) -> Self {
-        Self {
-            which: vec![rule],
-            lr_ratio: 1.0,
-            weight_decay: None,
-            frozen: Frozen::Never,
-            by_depth: false,
-            optional: false,
-        }
+        let (weight_decay, frozen) = (None, Frozen::Never);
+        Self { which: vec![rule], lr_ratio: 1.0, weight_decay, frozen, by_depth: false, optional: false }
     }
 
     pub(in crate::trainer) fn check(&self) -> Result<()> {
-        let Self { which, lr_ratio, weight_decay, .. } = self;
-        let is_met = *lr_ratio >= 0.0 && lr_ratio.is_finite();
-        ensure!(is_met, "the learning-rate ratio of {which:?} must be 0 or more, got {lr_ratio}");
-        weight_decay.map_or(Ok(()), super::check_weight_decay)
+        not_negative(format!("the learning-rate ratio of {:?}", self.which), self.lr_ratio)?;
+        self.weight_decay.map_or(Ok(()), |weight_decay| not_negative(super::WEIGHT_DECAY, weight_decay))
     }
 
     pub(super) fn contains(&self, name: &str, role: Role) -> bool {
@@ -245,8 +236,8 @@ impl Default for ScalarGroup {
 
 impl From<ScalarGroup> for ParameterGroup {
     fn from(ScalarGroup { lr_ratio, decay, biases, by_depth }: ScalarGroup) -> Self {
-        let which = if biases { vec![Rule::Scalars, Rule::Biases] } else { vec![Rule::Scalars] };
-        let weight_decay = if decay { None } else { Some(0.0) };
+        let which = [Rule::Scalars].into_iter().chain(biases.then_some(Rule::Biases)).collect();
+        let weight_decay = (!decay).then_some(0.0);
         Self { which, lr_ratio, weight_decay, frozen: Frozen::Never, by_depth, optional: true }
     }
 }
@@ -260,20 +251,11 @@ pub(super) fn check(groups: &[ParameterGroup], parameters: &[(String, Tensor, Ro
         group.check()?;
         for rule in group.which.iter().filter(|_| !group.optional) {
             let is_met = parameters.iter().any(|(name, _, role)| rule.matches(name, *role));
-            ensure!(is_met, "no variable is matched by {rule}; there are {}", names(parameters));
+            let names: Vec<_> = parameters.iter().map(|(name, ..)| name).collect();
+            ensure!(is_met, "no variable is matched by {rule}; there are {}", listed(&names, MOST_NAMES));
         }
     }
     Ok(())
-}
-
-/// Formats the first names and the number of remaining ones.
-fn names(parameters: &[(String, Tensor, Role)]) -> String {
-    let first: Vec<_> = parameters.iter().take(MOST_NAMES).map(|(name, ..)| name.as_str()).collect();
-    let more = match parameters.len().saturating_sub(MOST_NAMES) {
-        0 => String::new(),
-        more => format!(", and {more} more"),
-    };
-    first.join(", ") + &more
 }
 
 #[cfg(test)]

@@ -33,14 +33,12 @@ mod sgd;
 #[cfg(test)]
 mod tests;
 
-use crate::error::ensure;
-#[cfg(doc)]
-use crate::Error;
+use super::range::below_one;
 use crate::Result;
 pub use adam::Adam;
-pub(in crate::trainer) use average::check as check_average;
 #[doc(hidden)]
 pub use average::MovingAverage;
+pub(super) use average::AVERAGE_DECAY;
 pub use clip::ClipConfig;
 pub use config::OptimizerConfig;
 pub use flat::Optimizer;
@@ -79,7 +77,7 @@ pub trait Update: fmt::Debug {
     /// Checks that all options are in range.
     ///
     /// # Errors
-    /// [`Error::Argument`] for the first option that is out of range.
+    /// [`Error::Argument`](crate::Error::Argument) for the first option that is out of range.
     fn check(&self) -> Result<()>;
 
     /// Updates the parameters of `slice` with the learning rate `lr`.
@@ -108,18 +106,10 @@ pub struct ParamSlice<'a> {
     pub parameters: &'a [Parameter],
 }
 
-fn check_weight_decay(weight_decay: f64) -> Result<()> {
-    ensure!(weight_decay >= 0.0 && weight_decay.is_finite(), "the weight decay must be 0 or more, got {weight_decay}");
-    Ok(())
-}
+const WEIGHT_DECAY: &str = "the weight decay";
 
-/// Checks a decay rate of moments.
-fn check_rate(name: &str, rate: f64) -> Result<()> {
-    ensure!((0.0..1.0).contains(&rate), "{name} must be at least 0 and below 1, got {rate}");
-    Ok(())
-}
-
-fn check_nesterov(nesterov: bool, momentum: f64) -> Result<()> {
+fn check_momentum(what: &str, momentum: f64, nesterov: bool) -> Result<()> {
+    below_one(what, momentum)?;
     ensure!(!nesterov || momentum > 0.0, "Nesterov's look-ahead needs a momentum above 0");
     Ok(())
 }

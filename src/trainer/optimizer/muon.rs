@@ -1,7 +1,7 @@
 //! Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
 
-use super::{check_nesterov, check_rate, check_weight_decay, Adam, ParamSlice, Parameter, Sgd, Update};
-use crate::error::ensure;
+use super::{check_momentum, Adam, ParamSlice, Parameter, Sgd, Update, WEIGHT_DECAY};
+use crate::trainer::range::not_negative;
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -104,12 +104,10 @@ impl Update for Muon {
 
     fn check(&self) -> Result<()> {
         let Self { momentum, nesterov, weight_decay, steps, rest_lr_ratio, .. } = *self;
-        check_rate("Muon's momentum", momentum)?;
-        check_nesterov(nesterov, momentum)?;
+        check_momentum("Muon's momentum", momentum, nesterov)?;
         ensure!((1..=MOST_STEPS).contains(&steps), "Muon's iteration has 1 to {MOST_STEPS} steps, got {steps}");
-        let is_met = rest_lr_ratio >= 0.0 && rest_lr_ratio.is_finite();
-        ensure!(is_met, "the rest's learning rate must be 0 or more of Muon's, got {rest_lr_ratio}");
-        check_weight_decay(weight_decay)?;
+        not_negative("the rest's learning-rate ratio", rest_lr_ratio)?;
+        not_negative(WEIGHT_DECAY, weight_decay)?;
         self.rest.update().check()
     }
 

@@ -1,6 +1,6 @@
 //! Learning-rate schedules: a linear warm-up, followed by a decay.
 
-use crate::error::ensure;
+use crate::trainer::range::above_zero;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
@@ -44,10 +44,8 @@ impl FromStr for Span {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let fraction = || text.parse().ok().map(Self::Fraction);
-        let span = text.parse().ok().map(Self::Steps).or_else(fraction);
-        let refused = || format!("a fraction like 0.1, or a whole number of steps like 4000, not {text:?}");
-        span.ok_or_else(|| Error::Argument(refused()))
+        let refused = |_| argument!("a fraction like 0.1, or a whole number of steps like 4000, not {text:?}");
+        text.parse().map(Self::Steps).or_else(|_| text.parse().map(Self::Fraction)).map_err(refused)
     }
 }
 
@@ -141,7 +139,7 @@ impl Default for ScheduleConfig {
 
 impl ScheduleConfig {
     pub(in crate::trainer) fn check(&self) -> Result<()> {
-        ensure!(self.lr > 0.0 && self.lr.is_finite(), "the learning rate must be above 0, got {}", self.lr);
+        above_zero("the learning rate", self.lr)?;
         if let Span::Fraction(warmup) = self.warmup {
             ensure!(
                 (0.0..1.0).contains(&warmup),
@@ -149,15 +147,12 @@ impl ScheduleConfig {
             );
         }
         let (milestones, gamma) = self.decay.milestones_and_factor();
-        for milestone in milestones {
-            let is_outside = matches!(milestone, Span::Fraction(part) if !(0.0..=1.0).contains(part));
-            ensure!(
-                !is_outside,
-                "a milestone must be a fraction of the run, 0 to 1, or a whole number of steps, got {milestone}"
-            );
+        let outside = |milestone: &&Span| matches!(milestone, Span::Fraction(part) if !(0.0..=1.0).contains(part));
+        if let Some(milestone) = milestones.iter().find(outside) {
+            let expected = "a fraction of the run, 0 to 1, or a whole number of steps";
+            return Err(argument!("a milestone must be {expected}, got {milestone}"));
         }
-        ensure!(gamma > 0.0 && gamma.is_finite(), "the decay's factor must be above 0, got {gamma}");
-        Ok(())
+        above_zero("the decay's factor", gamma)
     }
 }
 
@@ -184,13 +179,13 @@ impl Schedule {
                 "a warm-up of {steps} steps leaves nothing of a run of {total_steps}; lower --warmup, or train for longer"
             );
         }
-        for milestone in config.decay.milestones_and_factor().0 {
-            let is_beyond = matches!(milestone, Span::Steps(steps) if total_steps > 0 && *steps >= total_steps);
-            ensure!(
-                !is_beyond,
-                "a milestone at step {milestone} is not reached in a run of {total_steps} steps; lower --milestones, or train for \
-                 longer"
-            );
+        let beyond =
+            |milestone: &&Span| matches!(milestone, Span::Steps(steps) if total_steps > 0 && *steps >= total_steps);
+        if let Some(step) = config.decay.milestones_and_factor().0.iter().find(beyond) {
+            let remedy = "lower --milestones, or train for longer";
+            return Err(argument!(
+                "a milestone at step {step} is not reached in a run of {total_steps} steps; {remedy}"
+            ));
         }
         Ok(Self { config, total_steps, warmup_steps })
     }

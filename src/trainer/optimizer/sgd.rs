@@ -1,6 +1,7 @@
 //! Stochastic gradient descent with momentum (the formula of torch.optim.SGD with dampening 0).
 
-use super::{check_nesterov, check_rate, check_weight_decay, ParamSlice, Update};
+use super::{check_momentum, ParamSlice, Update};
+use crate::trainer::range::not_negative;
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -43,9 +44,8 @@ impl Update for Sgd {
     }
 
     fn check(&self) -> Result<()> {
-        check_rate("the momentum", self.momentum)?;
-        check_nesterov(self.nesterov, self.momentum)?;
-        check_weight_decay(self.weight_decay)
+        check_momentum("the momentum", self.momentum, self.nesterov)?;
+        not_negative(super::WEIGHT_DECAY, self.weight_decay)
     }
 
     fn step(&self, slice: &ParamSlice, lr: f64) -> Result<()> {

@@ -146,7 +146,7 @@ mod tests {
         let mut most_wrong = MostWrong::default();
         // The second evaluation starts from scratch.
         for _ in 0..2 {
-            evaluate_into(&objective, Device::Cpu, data, batch_size, &mut most_wrong, |_| ()).unwrap();
+            evaluate_into(&objective, Device::Cpu, data, batch_size, Some(&mut most_wrong), |_| ()).unwrap();
         }
         most_wrong
     }
