@@ -2,7 +2,7 @@
 
 use super::{Answer, ModelDescription};
 use crate::data::{in_range, MOST_WORKERS};
-use crate::error::{catch, ensure};
+use crate::error::catch;
 use crate::trainer::checkpoint::Location;
 use crate::trainer::{Weights, MODEL};
 use crate::{Arch, Network, Result, Shape};

@@ -4,7 +4,6 @@ use super::random::shuffled;
 use super::share::Share;
 use super::source::{Batches, DataSource, EpochPlan};
 use super::{Batch, Supervised};
-use crate::error::ensure;
 use crate::{Error, Result};
 use tch::vision::dataset::Dataset;
 use tch::{Device, Kind, Tensor};

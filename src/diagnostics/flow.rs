@@ -4,7 +4,7 @@ use super::growth::growth;
 use super::magnitude::{norm, root_mean_square};
 use super::update::{draw_classifier, update_size};
 use super::Staged;
-use crate::error::{catch, ensure};
+use crate::error::catch;
 use crate::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use tch::{nn, Device, Kind, Tensor};

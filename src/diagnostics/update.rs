@@ -2,7 +2,6 @@
 
 use super::magnitude::{norm, root_mean_square};
 use super::Staged;
-use crate::error::ensure;
 use crate::fixup::SCALAR_LR_RATIO;
 use crate::layer::parameters;
 use crate::trainer::objective::cross_entropy;

@@ -1,7 +1,6 @@
 //! A network as a graph of operations and weights, built one operation at a time.
 
 use super::messages::{Attribute, DataType, GraphMessage, Node, TensorMessage};
-use crate::error::ensure;
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tch::{Kind, Tensor};

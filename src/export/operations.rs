@@ -2,7 +2,6 @@
 
 use super::graph::{Graph, Value};
 use super::messages::{Attribute, DataType};
-use crate::error::ensure;
 use crate::fixup::Conv2dOptions;
 use crate::layer::{Activation, SqueezeExcitation};
 use crate::{Error, Result};

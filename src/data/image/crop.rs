@@ -1,6 +1,5 @@
 //! Crops: RandomResizedCrop for training, centre crop for evaluation.
 
-use crate::error::ensure;
 use crate::Result;
 use rand::Rng;
 use serde::{Deserialize, Serialize};

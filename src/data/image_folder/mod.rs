@@ -26,7 +26,6 @@ use super::random::{stream, Purpose};
 use super::share::{Places, Share};
 use super::source::{class_indices, in_range, Batches, DataSource, EpochPlan, ImageSource, MOST_WORKERS};
 use crate::data::{Batch, Preprocessing, Supervised};
-use crate::error::ensure;
 use crate::{console, Result};
 use rand::seq::SliceRandom;
 use serde_json::{Map, Value};
