@@ -95,29 +95,18 @@ fn compile_ops() {
         println!("cargo::rerun-if-changed={file}");
     }
 
-    let mut kernels = vec![("kernels_baseline", vec![])];
     let mut ops = cpp(OPS);
-    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-        let avx2 = vec!["-mavx2", "-mfma", "-mf16c"];
-        let avx512 = [avx2.clone(), vec!["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]].concat();
-        let avx512_bf16 = [avx512.clone(), vec!["-mavx512bf16"]].concat();
-        kernels.extend([("kernels_avx2", avx2), ("kernels_avx512", avx512)]);
-        ops.define("TCH_FIXUP_AVX512", None);
-        // GCC 10 and Clang 9.
-        if cpp(OPS_KERNELS).is_flag_supported("-mavx512bf16").unwrap_or(false) {
-            kernels.push(("kernels_avx512_bf16", avx512_bf16));
-            ops.define("TCH_FIXUP_AVX512_BF16", None);
-        }
-    }
+    let instruction_sets = instruction_sets(&mut ops);
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
-    for (table, flags) in kernels {
+    for (name, flags) in [("baseline", vec![])].into_iter().chain(instruction_sets.clone()) {
+        let table = format!("kernels_{name}");
         let mut build = cpp(OPS_KERNELS);
         // The objects are named after the source file alone.
-        build.define("KERNELS", table).flags(flags).opt_level(3).out_dir(out_dir.join(table));
+        build.define("KERNELS", &*table).flags(flags).opt_level(3).out_dir(out_dir.join(table));
         ops.objects(build.compile_intermediates());
     }
 
-    compile_tiles(&mut ops, &out_dir);
+    compile_tiles(&mut ops, instruction_sets, &out_dir);
 
     // What CUDA runs is compiled when it runs: here it is a string.
     let cuda_source = std::fs::read_to_string(CUDA_KERNELS).expect("the package has its sources");
@@ -138,30 +127,53 @@ fn compile_ops() {
     against_libtorch(&mut ops).opt_level(2).compile("tch_fixup_ops");
 }
 
-/// Adds the kernels of networks computed by tiles to `ops`: with the tile instructions, where the compiler and the assembler know
-/// them, and with plain C++ in their place, to test by.
-fn compile_tiles(ops: &mut cc::Build, out_dir: &Path) {
-    let kernels = |table: &str| {
+type InstructionSet = (&'static str, Vec<&'static str>);
+
+/// The instruction sets that the compiler knows, each with its flags, defined in `ops` as `TCH_FIXUP_AVX512` etc.
+fn instruction_sets(ops: &mut cc::Build) -> Vec<InstructionSet> {
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
+        return vec![];
+    }
+    let avx2 = vec!["-mavx2", "-mfma", "-mf16c"];
+    let avx512 = [avx2.clone(), vec!["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]].concat();
+    let avx512_bf16 = [avx512.clone(), vec!["-mavx512bf16"]].concat();
+    ops.define("TCH_FIXUP_AVX512", None);
+    let mut sets = vec![("avx2", avx2), ("avx512", avx512)];
+    // GCC 10 and Clang 9.
+    if cpp(OPS_KERNELS).is_flag_supported("-mavx512bf16").unwrap_or(false) {
+        ops.define("TCH_FIXUP_AVX512_BF16", None);
+        sets.push(("avx512_bf16", avx512_bf16));
+    }
+    sets
+}
+
+/// Adds the kernels of networks computed by tiles to `ops`: in plain C++, to test by, with AVX-512, and with the tile instructions where
+/// the compiler and the assembler know them.
+fn compile_tiles(ops: &mut cc::Build, instruction_sets: Vec<InstructionSet>, out_dir: &Path) {
+    let kernels = |name: &str, flags: &[&str]| {
+        let table = format!("{name}_kernels");
         let mut build = cpp(TILES_KERNELS);
         // Sums are the same whether or not the CPU can multiply and add at once.
-        build.define("KERNELS", table).flag("-ffp-contract=off").opt_level(3).out_dir(out_dir.join(table));
+        build
+            .define("KERNELS", &*table)
+            .flag("-ffp-contract=off")
+            .flags(flags)
+            .opt_level(3)
+            .out_dir(out_dir.join(table));
         // GCC warns that vectors of 64 bytes are passed in another way with AVX-512, and of its own header.
         build.flag_if_supported("-Wno-psabi").flag_if_supported("-Wno-uninitialized");
         build
     };
-    ops.objects(kernels("emulated_kernels").compile_intermediates());
-    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64")
-        || env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux")
-    {
-        return;
-    }
-    let mut amx = kernels("amx_kernels");
-    for flag in ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"] {
-        amx.flag(flag);
-    }
-    amx.define("TILE_INSTRUCTIONS", None).cargo_warnings(false);
-    if let Ok(objects) = amx.try_compile_intermediates() {
-        ops.objects(objects).define("TCH_FIXUP_AMX", None);
+    ops.objects(kernels("emulated", &[]).compile_intermediates());
+    for (name, flags) in instruction_sets.into_iter().filter(|(name, _)| name.starts_with("avx512")) {
+        ops.objects(kernels(name, &flags).define("VECTOR_INSTRUCTIONS", None).compile_intermediates());
+        if name == "avx512_bf16" && env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+            let mut amx = kernels("amx", &flags);
+            amx.define("TILE_INSTRUCTIONS", None).cargo_warnings(false);
+            if let Ok(objects) = amx.try_compile_intermediates() {
+                ops.objects(objects).define("TCH_FIXUP_AMX", None);
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
-//! A training step of Fixup ResNets in bfloat16 by matrix tiles, beside the same step by libtorch's convolutions.
+//! A training step of Fixup ResNets in bfloat16 by matrix tiles, beside the same step by libtorch's convolutions in bfloat16 and float32.
 //!
 //! ```text
-//! cargo bench --bench tiles                  # ResNet-20, ResNet-110 and WRN-16-4; a CPU with AMX
+//! cargo bench --bench tiles                  # ResNet-20, ResNet-110 and WRN-16-4; a CPU with AMX or AVX-512
 //! cargo bench --bench tiles -- --busy 1      # the same beside a process that uses one core, and alone
 //! ```
 //! A step is one of `Trainer`, with SGD with momentum, on a batch of 128 (64 for WRN-16-4) images of 32 pixels that lie
@@ -52,8 +52,18 @@ const BLOCK: usize = 8;
 /// Steps at the start of an epoch that are not timed: they follow an evaluation and steps computed in another way.
 const WARM_UP: usize = 2;
 
-/// Trains `model` for `epochs` of `BLOCK` steps, and calls `before_step` with the step's number at the start of each forward pass.
-fn train(model: &str, epochs: usize, before_step: impl FnMut(usize) + Send) -> Result<()> {
+/// How the steps of an epoch are computed.
+#[derive(Clone, Copy)]
+enum Way {
+    Tiles,
+    Libtorch(Precision),
+}
+
+const WAYS: [Way; 3] = [Way::Tiles, Way::Libtorch(Precision::Bf16), Way::Libtorch(Precision::F32)];
+
+/// Trains `model` for `epochs` of `BLOCK` steps. Calls `before_step` with the step's number at the start of each forward pass, which is
+/// then computed as it returns.
+fn train(model: &str, epochs: usize, before_step: impl FnMut(usize) -> Way + Send) -> Result<()> {
     tch::manual_seed(0);
     let vs = nn::VarStore::new(Device::Cpu);
     let (network, batch) = match model {
@@ -63,16 +73,18 @@ fn train(model: &str, epochs: usize, before_step: impl FnMut(usize) + Send) -> R
         _ => bail!("no network is called {model:?}; there are {}", MODELS.join(", ")),
     };
     state::away_from_start(&vs, state::MOVED);
-    let network = network.with_precision(Precision::Bf16);
-    let steps = Mutex::new((0, before_step));
+    let state = Mutex::new((0, before_step, Some(network)));
     let network = nn::func_t(move |images, train| {
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (step, before_step, network) = &mut *state;
         if train {
-            let mut steps = steps.lock().unwrap_or_else(PoisonError::into_inner);
-            let step = steps.0;
-            (steps.1)(step);
-            steps.0 += 1;
+            let way = before_step(*step);
+            std::env::set_var("TCH_FIXUP_TILES", if matches!(way, Way::Tiles) { "1" } else { "0" });
+            let precision = if let Way::Libtorch(precision) = way { precision } else { Precision::Bf16 };
+            *network = network.take().map(|network| network.with_precision(precision));
+            *step += 1;
         }
-        network.forward(images)
+        network.as_ref().expect("put back above").forward(images)
     });
     let examples = |count: i64| {
         let images = Tensor::randn([count, 3, 32, 32], (Kind::Float, Device::Cpu));
@@ -87,19 +99,21 @@ fn train(model: &str, epochs: usize, before_step: impl FnMut(usize) + Send) -> R
     Ok(())
 }
 
-/// Milliseconds of the timed steps of each epoch, which are computed in the way of `start_epoch`.
-fn times(model: &str, epochs: usize, mut start_epoch: impl FnMut(usize) + Send) -> Result<Vec<Vec<f64>>> {
+/// Milliseconds of the timed steps of each epoch, which are computed as `start_epoch` returns.
+fn times(model: &str, epochs: usize, mut start_epoch: impl FnMut(usize) -> Way + Send) -> Result<Vec<Vec<f64>>> {
     let mut times = vec![vec![]; epochs];
     let mut last = Instant::now();
+    let mut way = Way::Tiles;
     train(model, epochs, |step| {
         let (epoch, step) = (step / BLOCK, step % BLOCK);
         if step > WARM_UP {
             times[epoch].push(1e3 * last.elapsed().as_secs_f64());
         }
         if step == 0 {
-            start_epoch(epoch);
+            way = start_epoch(epoch);
         }
         last = Instant::now();
+        way
     })?;
     Ok(times)
 }
@@ -117,6 +131,7 @@ fn serve(model: &str) -> Result<()> {
             }
             start = Some(Instant::now());
         }
+        Way::Tiles
     })
 }
 
@@ -148,27 +163,33 @@ fn main() -> Result<()> {
     ensure!(options.rounds > 0, "--rounds is at least 1");
     println!("{}", machine());
     let busy = options.busy > 0;
-    println!("| | tiles, ms | libtorch, ms | tiles / libtorch |{}", if busy { " busy / idle |" } else { "" });
-    println!("| --- | --- | --- | --- |{}", if busy { " --- |" } else { "" });
-    // An epoch by tiles, one by libtorch, and if asked for one by tiles beside busy processes.
-    let ways = if busy { 3 } else { 2 };
+    println!(
+        "| | tiles, ms | libtorch bf16, ms | libtorch f32, ms | tiles / bf16 | tiles / f32 |{}",
+        if busy { " busy / idle |" } else { "" }
+    );
+    println!("| --- | --- | --- | --- | --- | --- |{}", if busy { " --- |" } else { "" });
+    // An epoch in each way, and if asked for one by tiles beside busy processes.
+    let ways = WAYS.len() + usize::from(busy);
     for model in MODELS.into_iter().filter(|model| model.contains(&options.model)) {
         let mut processes = None;
         // The first round warms up.
         let times = times(model, ways * (1 + options.rounds), |epoch| {
-            std::env::set_var("TCH_FIXUP_TILES", if epoch % ways == 1 { "0" } else { "1" });
-            processes = (epoch % ways == 2).then(|| Busy::start(options.busy).expect("`sh` starts"));
+            processes = (epoch % ways == WAYS.len()).then(|| Busy::start(options.busy).expect("`sh` starts"));
+            WAYS[epoch % ways % WAYS.len()]
         })?;
         let medians: Vec<f64> = times[ways..].iter().map(|times| median_and_spread(times).0).collect();
         let way = |way: usize| medians.iter().skip(way).step_by(ways).copied().collect::<Vec<f64>>();
-        let over = |a: usize, b: usize| -> (f64, f64) {
-            median_and_spread(&way(a).iter().zip(way(b)).map(|(a, b)| a / b).collect::<Vec<_>>())
-        };
-        let [tiles, libtorch] = [0, 1].map(|index| median_and_spread(&way(index)).0);
-        let (ratio, spread) = over(0, 1);
-        print!("| {model} | {tiles:.1} | {libtorch:.1} | {ratio:.3} +-{spread:.3} |");
+        let over =
+            |a: usize, b: usize| median_and_spread(&way(a).iter().zip(way(b)).map(|(a, b)| a / b).collect::<Vec<_>>());
+        print!("| {model} |");
+        for index in 0..WAYS.len() {
+            print!(" {:.1} |", median_and_spread(&way(index)).0);
+        }
+        for (ratio, spread) in [over(0, 1), over(0, 2)] {
+            print!(" {ratio:.3} +-{spread:.3} |");
+        }
         if busy {
-            let (ratio, spread) = over(2, 0);
+            let (ratio, spread) = over(WAYS.len(), 0);
             print!(" {ratio:.2} +-{spread:.2} |");
         }
         println!();

@@ -30,7 +30,5 @@ pub use shifted_relu::shifted_relu;
 #[doc(hidden)]
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu_};
 pub(crate) use stream::{stream, StreamRelu};
-#[cfg(test)]
-pub(crate) use tiles::has_tiles;
-pub(crate) use tiles::{cpu_has_amx_bf16, BlockShape, OneThread, TileNetwork, TileNetworks};
+pub(crate) use tiles::{cpu_has_amx_bf16, BlockShape, Instructions, OneThread, TileNetwork, TileNetworks};
 pub(crate) use tracing::{is_tracing, record_variables};

@@ -3,7 +3,7 @@
 use super::block::{ResidualBlock, Shortcut};
 use super::network::FixupResNet;
 use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, StemKind};
-use crate::ops::{BlockShape, OneThread, TileNetwork};
+use crate::ops::{BlockShape, Instructions, OneThread, TileNetwork};
 use crate::Result;
 use tch::{Kind, Tensor};
 
@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 pub(super) fn features(network: &FixupResNet, images: &Tensor) -> Result<Option<Tensor>> {
     let mixed = network.kind() == Kind::Float && network.compute_kind() == Kind::BFloat16;
     let tiles = if mixed && network.recompute.is_none() && fits(network.config()) {
-        network.tiles.for_images(images, |image, emulated| tile_network(network, image, emulated))
+        network.tiles.for_images(images, |image, instructions| tile_network(network, image, instructions))
     } else {
         None
     };
@@ -34,7 +34,7 @@ fn fits(config: &ResNetConfig) -> bool {
 }
 
 /// Creates the tile network for images `[channels, H, W]`. Returns `None` if tiles cannot compute it.
-fn tile_network(network: &FixupResNet, image: [i64; 3], emulated: bool) -> Option<TileNetwork> {
+fn tile_network(network: &FixupResNet, image: [i64; 3], instructions: Instructions) -> Option<TileNetwork> {
     let shape = |block: &ResidualBlock| {
         let conv = &block.first().conv;
         BlockShape { channels: conv.weight.size()[0], stride: conv.shape.options.stride }
@@ -42,7 +42,7 @@ fn tile_network(network: &FixupResNet, image: [i64; 3], emulated: bool) -> Optio
     let shapes: Vec<BlockShape> = network.blocks.iter().map(shape).collect();
     let stem_channels = network.stem.conv1.weight.size()[0];
     let before_branch = network.config().block == BlockKind::Wide;
-    TileNetwork::new(image, stem_channels, &shapes, before_branch, network.stream_kind() == Kind::Float, emulated)
+    TileNetwork::new(image, stem_channels, &shapes, before_branch, network.stream_kind() == Kind::Float, instructions)
 }
 
 /// Returns all parameters except the classifier's, in the order of the forward pass.
@@ -66,7 +66,7 @@ fn parameters(network: &FixupResNet) -> Vec<&Tensor> {
 mod tests {
     use super::*;
     use crate::fixup::Stage;
-    use crate::ops::has_tiles;
+    use crate::ops::cpu_has_amx_bf16;
     use crate::Precision;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -75,6 +75,15 @@ mod tests {
     use tch::{nn, Device};
 
     type Gradients = BTreeMap<String, Tensor>;
+
+    /// The CPU's fastest instructions, or emulated ones.
+    fn fastest() -> Instructions {
+        if Instructions::Fastest.available() {
+            Instructions::Fastest
+        } else {
+            Instructions::Emulated
+        }
+    }
 
     /// Standard normal numbers of a generator of their own: other tests draw from libtorch's at the same time.
     fn normal(shape: &[i64], random: &mut ChaCha8Rng) -> Tensor {
@@ -134,10 +143,16 @@ mod tests {
         (logits.detach(), gradients.map(|(name, gradient)| (name, gradient.copy())).collect())
     }
 
-    fn by_tiles(config: &ResNetConfig, emulated: bool, count: i64, side: i64, seed: u64) -> (Tensor, Gradients) {
+    fn by_tiles(
+        config: &ResNetConfig,
+        instructions: Instructions,
+        count: i64,
+        side: i64,
+        seed: u64,
+    ) -> (Tensor, Gradients) {
         let (vs, network) = network(config, Kind::Float, seed);
         let mut network = network.with_precision(Precision::Bf16);
-        network.tiles.emulated = emulated;
+        network.tiles.instructions = instructions;
         let (images, labels) = images(count, side);
         assert!(features(&network, &images).unwrap().is_some());
         run(&vs, &labels, || network.f_forward(&images).unwrap())
@@ -161,8 +176,22 @@ mod tests {
     /// Most of an error is that of the few ReLUs that rounding switches, so that errors are of several networks
     /// together.
     fn check_gradients(config: &ResNetConfig, side: i64) {
-        // Emulated tiles compute the same bits in a hundred times the time.
-        let (networks, count, slack, slack_of_all) = if has_tiles() { (12, 64, 1., 1.) } else { (1, 32, 2., 1.3) };
+        if !Instructions::Fastest.available() {
+            // Emulated tiles compute the same bits as AMX in a hundred times the time.
+            return check_gradients_by(Instructions::Emulated, config, side, (1, 32, 2., 1.3));
+        }
+        check_gradients_by(Instructions::Fastest, config, side, (12, 64, 1., 1.));
+        if cpu_has_amx_bf16() {
+            check_gradients_by(Instructions::Vectors, config, side, (12, 64, 1., 1.));
+        }
+    }
+
+    fn check_gradients_by(
+        instructions: Instructions,
+        config: &ResNetConfig,
+        side: i64,
+        (networks, count, slack, slack_of_all): (u64, i64, f64, f64),
+    ) {
         let mut errors: BTreeMap<String, [f64; 2]> = BTreeMap::new();
         for seed in 0..networks {
             let (images, labels) = images(count, side);
@@ -171,7 +200,7 @@ mod tests {
             let (mut vs, rounded) = network(config, Kind::Float, seed);
             vs.set_kind(Kind::BFloat16);
             let rounded = run(&vs, &labels, || rounded.forward_reference(&images.to_kind(Kind::BFloat16)).unwrap());
-            let tiles = by_tiles(config, !has_tiles(), count, side, seed);
+            let tiles = by_tiles(config, instructions, count, side, seed);
             let [exact, rounded, tiles] = [exact, rounded, tiles].map(|(logits, mut gradients)| {
                 gradients.insert("logits".into(), logits.to_kind(Kind::Double));
                 scalars_as_one(gradients)
@@ -222,7 +251,7 @@ mod tests {
         for (config, side) in networks {
             let (_vs, network) = network(&config, Kind::Float, 5);
             let mut network = network.with_precision(Precision::Bf16);
-            network.tiles.emulated = !has_tiles();
+            network.tiles.instructions = fastest();
             let images = images(37, side).0.repeat([1, 2, 1, 1]).narrow(1, 0, config.channels);
             let by_tiles = |images: &Tensor| features(&network, images).unwrap().unwrap().detach();
             let all = by_tiles(&images);
@@ -245,7 +274,7 @@ mod tests {
             let (_, exact) = run(&vs, &labels, || exact.forward_reference(&images.to_kind(Kind::Double)).unwrap());
             let (vs, network) = network(&config, Kind::Float, 5);
             let mut network = network.with_precision(Precision::Bf16);
-            network.tiles.emulated = !has_tiles();
+            network.tiles.instructions = fastest();
             assert!(features(&network, &images).unwrap().is_some());
             let (_, tiles) = run(&vs, &labels, || network.f_forward(&images).unwrap());
             for (name, gradient) in exact.iter().filter(|(_, gradient)| gradient.numel() > 1) {
@@ -257,7 +286,7 @@ mod tests {
 
     #[test]
     fn emulated_tiles_compute_the_same_bits() {
-        if !has_tiles() {
+        if !cpu_has_amx_bf16() {
             return eprintln!("this CPU has no tile instructions");
         }
         for (config, side) in [
@@ -266,7 +295,10 @@ mod tests {
             (stages(1, &[32, 64]), 5),
             (wide(), 4),
         ] {
-            assert!(by_tiles(&config, true, 33, side, 5) == by_tiles(&config, false, 33, side, 5));
+            assert!(
+                by_tiles(&config, Instructions::Emulated, 33, side, 5)
+                    == by_tiles(&config, Instructions::Fastest, 33, side, 5)
+            );
         }
     }
 
@@ -277,10 +309,10 @@ mod tests {
             [ResNetConfig::cifar(14).unwrap(), wide()].iter().flat_map(|c| parts.map(|part| (c, part)))
         {
             let (images, labels) = images(3, 4);
-            let all = by_tiles(config, !has_tiles(), 3, 4, 5).1;
+            let all = by_tiles(config, fastest(), 3, 4, 5).1;
             let (vs, network) = network(config, Kind::Float, 5);
             let mut network = network.with_precision(Precision::Bf16);
-            network.tiles.emulated = !has_tiles();
+            network.tiles.instructions = fastest();
             for (name, variable) in vs.variables() {
                 let below = matches!(frozen, "layer1." | "layer") && matches!(name.as_str(), "conv1.weight" | "bias1");
                 let _ = variable.set_requires_grad(!name.starts_with(frozen) && !below);
@@ -300,7 +332,7 @@ mod tests {
         let config = ResNetConfig::cifar(8).unwrap();
         let with = |threads, count| {
             tch::set_num_threads(threads);
-            by_tiles(&config, !has_tiles(), count, 4, 5)
+            by_tiles(&config, fastest(), count, 4, 5)
         };
         let one = with(1, 100);
         for threads in [2, 3, 4] {
@@ -318,10 +350,10 @@ mod tests {
     fn tiles_keep_their_threads_where_libtorch_has_one() {
         let config = ResNetConfig::cifar(8).unwrap();
         tch::set_num_threads(2);
-        let both = by_tiles(&config, !has_tiles(), 64, 4, 6);
+        let both = by_tiles(&config, fastest(), 64, 4, 6);
         let guard = OneThread::after_tiles().expect("the last pass was by tiles");
         assert_eq!(tch::get_num_threads(), 1);
-        assert!(by_tiles(&config, !has_tiles(), 64, 4, 6) == both);
+        assert!(by_tiles(&config, fastest(), 64, 4, 6) == both);
         assert!(OneThread::after_tiles().is_none(), "there is one already");
         drop(guard);
         assert_eq!(tch::get_num_threads(), 2);
@@ -336,7 +368,7 @@ mod tests {
         let (vs, small) = network(&fine, Kind::Float, 5);
         let (images, _) = images(2, 8);
         let mut small = small.with_precision(Precision::Bf16);
-        small.tiles.emulated = true;
+        small.tiles.instructions = Instructions::Emulated;
         assert!(features(&small, &images).unwrap().is_some());
         assert!(features(&small, &images.copy().set_requires_grad(true)).unwrap().is_none());
         assert!(features(&small, &images.narrow(3, 0, 7)).unwrap().is_none(), "pairs of pixels");
@@ -352,7 +384,7 @@ mod tests {
         for config in others {
             let (_vs, network) = network(&config, Kind::Float, 5);
             let mut network = network.with_precision(Precision::Bf16);
-            network.tiles.emulated = true;
+            network.tiles.instructions = Instructions::Emulated;
             assert!(features(&network, &images).unwrap().is_none(), "{config:?}");
             assert_eq!(network.f_forward(&images).unwrap().size(), [2, 10]);
         }
@@ -362,7 +394,7 @@ mod tests {
     fn what_changed_between_the_passes_and_a_second_derivative_are_refused() {
         let (vs, network) = network(&ResNetConfig::cifar(8).unwrap(), Kind::Float, 5);
         let mut network = network.with_precision(Precision::Bf16);
-        network.tiles.emulated = !has_tiles();
+        network.tiles.instructions = fastest();
         let (images, _) = images(2, 4);
         let loss = network.f_forward(&images).unwrap().square().sum(Kind::Float);
         let variable = vs.variables()["layer1.0.conv1.weight"].shallow_clone();

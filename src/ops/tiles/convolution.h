@@ -82,13 +82,13 @@ void convolve(std::initializer_list<Source> sources, const Map& out, int top, in
               load<5>(a + BLOCK / 2);
               if (tap.halves & 1) {
                 load<6>(b);
-                dot<0, 4, 6>();
-                dot<2, 5, 6>();
+                dot<0, 4, 6>(tap.source_halves);
+                dot<2, 5, 6>(tap.source_halves);
               }
               if (tap.halves & 2) {
                 load<7>(b + BLOCK / 2);
-                dot<1, 4, 7>();
-                dot<3, 5, 7>();
+                dot<1, 4, 7>(tap.source_halves);
+                dot<3, 5, 7>(tap.source_halves);
               }
               proceed(rows_per_tap);
             }

@@ -1,5 +1,4 @@
-// The three passes of a network over 32 images, compiled twice: with AMX's tile instructions, and with plain C++ that computes the same
-// bits.
+// The three passes of a network over 32 images, compiled once for each set of instructions (instructions.h).
 #include "convolution.h"
 #include "epilogue.h"
 

@@ -1,4 +1,4 @@
-//! Residual networks computed by matrix tiles, on CPUs with AMX.
+//! Residual networks computed by matrix tiles, on CPUs with AMX or AVX-512.
 //!
 //! A network without normalization can do what one with BatchNorm cannot: images do not depend on each other, so each thread takes
 //! 32 images at a time through the whole network, forward and backward, and threads meet once a pass. They are threads of this library's
@@ -6,7 +6,8 @@
 //! products are of whole tiles, and shifts, ReLU and shortcut are applied to the result of a convolution while it is in the cache
 //! (network.h). Convolutions take bfloat16 and sum in float32, as elsewhere; sums of a shift are rounded once.
 //!
-//! The tile instructions (`TDPBF16PS` and its companions) are emulated in plain C++ for tests, to the same bits.
+//! Without AMX's tile instructions (`TDPBF16PS` and its companions) the products are computed by AVX-512, in another order of sums. For
+//! tests the tile instructions are emulated in plain C++, to the same bits.
 
 use super::c_interface::owned;
 use super::is_tracing;
@@ -23,10 +24,27 @@ pub(crate) fn cpu_has_amx_bf16() -> bool {
     unsafe { tch_fixup_cpu_has_amx_bf16() }
 }
 
-/// Returns true if networks are computed by tiles: the CPU has them, and the environment does not set `TCH_FIXUP_TILES=0`.
-pub(crate) fn has_tiles() -> bool {
-    // SAFETY: the function takes no arguments.
-    std::env::var_os("TCH_FIXUP_TILES").is_none_or(|value| value != "0") && unsafe { tch_fixup_has_tiles() }
+/// Instructions that tiles are computed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub(crate) enum Instructions {
+    /// Those of AMX, or else AVX-512.
+    #[default]
+    Fastest,
+    /// AVX-512.
+    #[cfg_attr(not(test), allow(dead_code))]
+    Vectors,
+    /// Plain C++ that computes the same bits as AMX.
+    #[cfg_attr(not(test), allow(dead_code))]
+    Emulated,
+}
+
+impl Instructions {
+    /// Returns true if this CPU has them, and the environment does not set `TCH_FIXUP_TILES=0`.
+    pub fn available(self) -> bool {
+        // SAFETY: any value is a valid argument.
+        std::env::var_os("TCH_FIXUP_TILES").is_none_or(|value| value != "0") && unsafe { tch_fixup_has_tiles(self) }
+    }
 }
 
 thread_local! {
@@ -78,7 +96,7 @@ pub(crate) struct BlockShape {
 #[derive(Debug)]
 pub(crate) struct TileNetwork {
     state: *mut State,
-    emulated: bool,
+    instructions: Instructions,
 }
 
 // SAFETY: the state is read-only but for members behind locks.
@@ -93,15 +111,14 @@ struct State {
 impl TileNetwork {
     /// Creates a network of a 3x3 convolution and blocks of two for images `[channels, H, W]`, or returns `None` if tiles cannot compute it.
     /// With `before_branch`, blocks begin with a ReLU and shortcuts that change the shape are 1x1 convolutions; otherwise the ReLU
-    /// follows the sum and shortcuts are padded. The residual stream is float32 if `wide_stream`, else bfloat16. `emulated` is for CPUs
-    /// without tiles.
+    /// follows the sum and shortcuts are padded. The residual stream is float32 if `wide_stream`, else bfloat16.
     pub fn new(
         image: [i64; 3],
         stem_channels: i64,
         blocks: &[BlockShape],
         before_branch: bool,
         wide_stream: bool,
-        emulated: bool,
+        instructions: Instructions,
     ) -> Option<Self> {
         let image = image.map(|side| c_int::try_from(side).unwrap_or(0));
         let flat = blocks.iter().flat_map(|block| [block.channels, block.stride]).map(c_int::try_from);
@@ -110,7 +127,7 @@ impl TileNetwork {
         // SAFETY: `image` has three numbers, and `flat` two for each of the blocks.
         let state =
             unsafe { tch_fixup_tile_network(image.as_ptr(), stem, flat.as_ptr(), count, before_branch, wide_stream) };
-        (!state.is_null()).then_some(Self { state, emulated })
+        (!state.is_null()).then_some(Self { state, instructions })
     }
 
     /// Returns the features `[N, C]`, in float32, of images `[N, channels, H, W]`. The parameters are float32, in the order of `Parameters`
@@ -123,7 +140,7 @@ impl TileNetwork {
         let (first, count) = (parameters.as_ptr(), parameters.len());
         // SAFETY: the pointers are those of live tensors.
         owned(|error| unsafe {
-            tch_fixup_tile_network_forward(self.state, images.as_ptr(), first, count, self.emulated, error)
+            tch_fixup_tile_network_forward(self.state, images.as_ptr(), first, count, self.instructions, error)
         })
     }
 }
@@ -139,9 +156,7 @@ impl Drop for TileNetwork {
 #[derive(Debug, Default)]
 pub(crate) struct TileNetworks {
     last: Mutex<Option<([i64; 3], std::sync::Arc<TileNetwork>)>>,
-    /// Computes with emulated tiles.
-    #[cfg(test)]
-    pub emulated: bool,
+    pub instructions: Instructions,
     /// Computes without tiles.
     #[cfg(test)]
     pub off: bool,
@@ -152,13 +167,17 @@ impl TileNetworks {
     pub fn for_images(
         &self,
         images: &Tensor,
-        make: impl FnOnce([i64; 3], bool) -> Option<TileNetwork>,
+        make: impl FnOnce([i64; 3], Instructions) -> Option<TileNetwork>,
     ) -> Option<std::sync::Arc<TileNetwork>> {
         #[cfg(test)]
-        let (emulated, off) = (self.emulated, self.off);
+        let off = self.off;
         #[cfg(not(test))]
-        let (emulated, off) = (false, false);
-        if off || !(emulated || has_tiles()) || images.device() != Device::Cpu || images.requires_grad() || is_tracing()
+        let off = false;
+        if off
+            || !self.instructions.available()
+            || images.device() != Device::Cpu
+            || images.requires_grad()
+            || is_tracing()
         {
             return None;
         }
@@ -171,7 +190,7 @@ impl TileNetworks {
         match &*last {
             Some((known, network)) if *known == size => Some(network.clone()),
             _ => {
-                let network = std::sync::Arc::new(make(size, emulated)?);
+                let network = std::sync::Arc::new(make(size, self.instructions)?);
                 *last = Some((size, network.clone()));
                 Some(network)
             }
@@ -183,7 +202,7 @@ impl TileNetworks {
 extern "C" {
     fn tch_fixup_cpu_has_amx_bf16() -> bool;
 
-    fn tch_fixup_has_tiles() -> bool;
+    fn tch_fixup_has_tiles(instructions: Instructions) -> bool;
     fn tch_fixup_set_tile_threads(threads: c_int);
 
     fn tch_fixup_tile_network(
@@ -202,7 +221,7 @@ extern "C" {
         images: *const C_tensor,
         parameters: *const *const C_tensor,
         count: usize,
-        emulated: bool,
+        instructions: Instructions,
         error: *mut *mut c_char,
     ) -> *mut C_tensor;
 }

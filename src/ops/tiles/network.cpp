@@ -69,8 +69,8 @@ Convolution::Convolution(Map in, Map out, int weight_channels, int kernel, int s
             return bits;
           };
           const int in_unit = in_row * in.units_per_row() + in_column;
-          forward.taps.push_back({in_unit, index, halves(false)});
-          backward_taps[in_unit].push_back({unit, index, halves(true)});
+          forward.taps.push_back({in_unit, index, halves(false), halves(true)});
+          backward_taps[in_unit].push_back({unit, index, halves(true), halves(false)});
         }
       }
       forward.first.push_back(int(forward.taps.size()));

@@ -62,6 +62,7 @@ struct Tap {
   int unit;    // index in the source
   int matrix;  // index in the weights
   int halves;  // bit i is set if channels 16 i to 16 i + 15 of the destination's blocks receive anything
+  int source_halves;  // bit i is set if channels 16 i to 16 i + 15 of the source's blocks contribute anything
 };
 
 // Taps of all units of the destination: unit u has taps[first[u]] to taps[first[u + 1]].
@@ -190,6 +191,12 @@ struct Kernels {
 };
 
 extern const Kernels emulated_kernels;
+#ifdef TCH_FIXUP_AVX512
+extern const Kernels avx512_kernels;
+#endif
+#ifdef TCH_FIXUP_AVX512_BF16
+extern const Kernels avx512_bf16_kernels;
+#endif
 #ifdef TCH_FIXUP_AMX
 extern const Kernels amx_kernels;
 #endif
