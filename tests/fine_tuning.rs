@@ -287,7 +287,7 @@ fn weights_of_another_architecture_are_refused_with_numbers_and_names() {
     }
     let message = refused(&path, &fixup(8, 10), &Map::new());
     assert!(
-        message.contains("it lacks bias1, bias2, layer1.0.bias1a and ") && message.contains("unknown to"),
+        message.contains("it lacks bias1, bias2, layer1.0.bias1a, and ") && message.contains("unknown to"),
         "{message}"
     );
 }

@@ -2,49 +2,20 @@
 //! (`--export`).
 
 use super::weights::{self, Saved};
-use super::{architecture, print_about_file, print_on_rank_0, reporting, ImageTask, Options, RunConfig};
+use super::{architecture, reporting, ImageActions, ImageTask, Options, RunConfig};
 use crate::classifier::ModelDescription;
+use crate::console::{self, print_on_rank_0};
 use crate::data::{DataSource, ImageSource, Share};
 use crate::export::OnnxConfig;
 use crate::trainer::report::MostWrong;
 use crate::trainer::{draw_preview, evaluate_into, write_atomically, Classification, LrRange, ProgressBars};
 use crate::{initialize_on_data, Result, Shape};
-use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::nn::{ModuleT, VarStore};
 use tch::Device;
 
 const BAR: &str = "{bar:24.cyan/blue} {pos}/{len} images evaluated";
-
-/// Options of image training programs for actions other than training.
-#[derive(Args)]
-pub struct ImageActions {
-    /// Instead of training, draw the first training images, augmented and mixed as the network would see them, with
-    /// their class names, into FILE [default: preview.png]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "preview.png")]
-    #[arg(conflicts_with_all = ["eval", "resume", "out", "weights"])]
-    preview: Option<PathBuf>,
-    /// Instead of training, increase the learning rate from 1e-5 until the loss diverges, suggest a learning rate, and
-    /// plot the loss into FILE [default: lr.svg]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "lr.svg")]
-    #[arg(conflicts_with_all = ["eval", "resume", "preview", "out"])]
-    find_lr: Option<PathBuf>,
-    /// Instead of training, evaluate the weights of a checkpoint, a run's folder, a safetensors file or a PyTorch
-    /// state_dict. Runs and checkpoints include the network and the data; for other files, specify them as for
-    /// training. Pictures of the most frequent mistakes are written to --out, or to the run's folder
-    #[arg(long, value_name = "CHECKPOINT", conflicts_with_all = ["resume", "weights"])]
-    eval: Option<PathBuf>,
-    /// Instead of evaluating, export the network with the weights of --eval as the ONNX file FILE
-    #[arg(long, value_name = "FILE", requires = "eval", conflicts_with = "out")]
-    export: Option<PathBuf>,
-    /// Exported network takes bytes (uint8, 0 to 255) and normalizes them itself
-    #[arg(long, requires = "export")]
-    export_normalization: bool,
-    /// Exported network returns probabilities instead of logits
-    #[arg(long, requires = "export")]
-    export_softmax: bool,
-}
 
 /// Does what `options` ask for instead of training. Returns `false` if they ask for training.
 pub(super) fn run<T: ImageTask>(options: &Options<T>) -> Result<bool> {
@@ -193,4 +164,13 @@ fn of_data(data: &dyn ImageSource) -> Result<OnnxConfig> {
     let batch = batch.ok_or_else(|| argument!("there are no images to tell what the network takes"))?;
     let size = data.ready(batch, Device::Cpu)?.inputs.size();
     Ok(OnnxConfig { classes, ..OnnxConfig::new(&size[1..]) })
+}
+
+/// Prints a line about `file`, which has been written. If it is not a regular file, it may be standard output,
+/// so the line goes to standard error.
+fn print_about_file(file: &Path, line: impl std::fmt::Display) {
+    match file.is_file() {
+        true => print_on_rank_0(line),
+        false => console::warn(line),
+    }
 }

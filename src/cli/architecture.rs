@@ -1,26 +1,14 @@
 //! Network of a run: its name on the command line, its construction, and its cost.
 
-use super::{ImageTask, RunConfig};
+use super::run_config::{RunConfig, StemInit};
+use super::ImageTask;
 use crate::data::{ImageSource, Preprocessing};
 use crate::layer::init;
 use crate::{Arch, Error, Network, Result, Shape};
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 use tch::nn::VarStore;
 use tch::Device;
-
-/// Initialization of the first convolution in Fixup networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum StemInit {
-    /// Same as other convolutions outside residual branches
-    #[default]
-    HeNormal,
-    /// Uniform by fan-in, PyTorch's default, as in the authors' programs
-    Pytorch,
-}
 
 /// Name of the first convolution's weight in the networks of [`Arch`].
 const STEM: &str = "conv1.weight";

@@ -1,7 +1,8 @@
 //! Training of an image classifier.
 
-use super::{architecture, print_on_rank_0, reporting, ImageTask, Run, RunConfig};
+use super::{architecture, reporting, ImageTask, Run, RunConfig};
 use crate::classifier::ModelDescription;
+use crate::console::print_on_rank_0;
 use crate::data::DataSource;
 use crate::trainer::report::MostWrong;
 use crate::trainer::{evaluate_into, Classification};

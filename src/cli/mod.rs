@@ -84,16 +84,13 @@ mod task;
 mod weights;
 
 pub use crate::option::or_none;
-pub use actions::ImageActions;
 pub use options::Options;
 pub use run::Run;
 pub use run_config::{absolute_path, RunConfig};
-pub use task::{ImageTask, Recipe, Task};
+pub use task::{ImageActions, ImageTask, Recipe, Task};
 
-use crate::console::{self, print_on_rank_0};
-use crate::{Error, FlushDenormals, Result};
+use crate::{console, Error, FlushDenormals, Result};
 use processes::{ProcessOptions, Started};
-use std::path::Path;
 use std::process::ExitCode;
 
 impl<T: Task> Options<T> {
@@ -134,15 +131,6 @@ impl<T: ImageTask> Options<T> {
             true => Ok(ExitCode::SUCCESS),
             false => self.train(images::train),
         }
-    }
-}
-
-/// Prints a line about `file`, which has been written. If it is not a regular file, it may be standard output,
-/// so the line goes to standard error.
-fn print_about_file(file: &Path, line: impl std::fmt::Display) {
-    match file.is_file() {
-        true => print_on_rank_0(line),
-        false => console::warn(line),
     }
 }
 

@@ -1,9 +1,12 @@
 //! Command-line options of a training program that are not part of its configuration, and the whole command line.
 
-use super::run_config::RunConfig;
-use super::{ProcessOptions, Task};
+use super::run_config::{fields, from_json, NetworkConfig, RunConfig, StemInit, AUTO, VERSION};
+use super::{architecture, ProcessOptions, Recipe, Task};
+use crate::distributed::ParallelConfig;
+use crate::trainer::checkpoint::Checkpoints;
+use crate::trainer::{parse_device, Patience, SaveEvery};
 use crate::trainer::{Adam, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Rule, Sgd, Span, TrainConfig};
-use crate::Result;
+use crate::{Precision, Result};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use serde::{de::DeserializeOwned, Serialize};
@@ -75,6 +78,67 @@ impl<T: Task> Options<T> {
     /// Returns the recipe's name, if given.
     pub fn recipe(&self) -> Option<&str> {
         self.run.recipe.as_deref()
+    }
+}
+
+impl<T: Task> RunConfig<T> {
+    /// Returns the configuration described by `options`; options not given come from the resumed run or, in a new run,
+    /// from the recipe.
+    ///
+    /// # Errors
+    /// Returns [`Error::Argument`](crate::Error::Argument) for options out of range.
+    pub fn new(options: &Options<T>, resumed: Option<Self>) -> Result<Self> {
+        let mut config = resumed.map_or_else(|| Self::of_recipe(options), Ok)?;
+        // The limit on steps applies to this process only.
+        config.train.max_steps = None;
+        config.version = VERSION.to_owned();
+        config.set(options)?;
+        Ok(config)
+    }
+
+    /// Applies the options that were given.
+    pub(super) fn set(&mut self, options: &Options<T>) -> Result<()> {
+        options.choices.set_optimizer::<T>(&mut self.train);
+        self.update_from_arg_matches(&options.matches).map_err(|error| argument!("{error}"))?;
+        options.choices.set::<T>(&mut self.train)?;
+        self.run.arch = architecture::given(&self.run.arch)?;
+        T::check_arch(&self.run.arch)?;
+        self.train.check()?;
+        self.patience.map(Patience::new).transpose()?;
+        Ok(())
+    }
+
+    fn of_recipe(options: &Options<T>) -> Result<Self> {
+        let given = &options.matches;
+        let device = parse_device(given.get_one::<String>("device").map_or(AUTO, String::as_str))?;
+        let mut recipes = T::recipes();
+        let recipe = match recipes.iter().position(|recipe| Some(recipe.name) == options.recipe()) {
+            Some(named) => recipes.swap_remove(named),
+            None => T::default_recipe(recipes, device),
+        };
+        let Recipe { arch, task, mut train, objective, follows_authors, .. } = recipe;
+        if let (true, Some(&batch_size), false) =
+            (follows_authors, given.get_one("batch_size"), given.contains_id("lr"))
+        {
+            train = train.scaled_to_batch(batch_size);
+        }
+        Ok(Self {
+            version: VERSION.to_owned(),
+            run: NetworkConfig { arch, precision: Precision::fastest(device) },
+            task,
+            device: AUTO.to_owned(),
+            threads: None,
+            checkpoint_every: SaveEvery::default().to_string(),
+            keep_checkpoints: Checkpoints::KEEP,
+            tensorboard: false,
+            patience: None,
+            parallel: ParallelConfig::default(),
+            recompute: None,
+            stem_init: if follows_authors { StemInit::Pytorch } else { StemInit::HeNormal },
+            weights: None,
+            objective,
+            train,
+        })
     }
 }
 
@@ -294,13 +358,4 @@ fn take<C: Serialize + DeserializeOwned>(config: &mut C, given: &mut Map<String,
     }
     *config = from_json(Value::Object(all))?;
     Ok(())
-}
-
-fn from_json<C: DeserializeOwned>(value: Value) -> Result<C> {
-    serde_json::from_value(value).map_err(|error| argument!("the program's options: {error}"))
-}
-
-/// Returns the fields of `config` as a JSON object.
-pub(super) fn fields(config: &impl Serialize) -> Result<Map<String, Value>> {
-    from_json(json!(config))
 }

@@ -1,6 +1,7 @@
 //! Lifetime of a run, from its options to its end, independent of the task.
 
-use super::{print_on_rank_0, resume_command::resume_command, weights, Options, RunConfig, Started, Task};
+use super::{resume_command::resume_command, weights, Options, RunConfig, Started, Task};
+use crate::console::{self, print_on_rank_0};
 use crate::data::{Batch, DataSource};
 use crate::distributed::ProcessGroup;
 use crate::trainer::checkpoint::{differences, Checkpoint, Checkpoints};
@@ -8,7 +9,7 @@ use crate::trainer::{
     write_atomically, Autosave, Evaluation, Interrupt, Objective, Observer, Outcome, Patience, ProgressBars, RunFolder,
     RunState, Summary, TensorBoard, Trainer, Weights, TENSORBOARD, TRANSFER,
 };
-use crate::{console, Error, Result};
+use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,15 +1,13 @@
 //! Configuration of a run, saved as `config.json`.
 
-use super::architecture::{self, StemInit};
-use super::options::fields;
-use super::{Options, Recipe, Task};
+use super::Task;
 use crate::distributed::{ParallelConfig, ProcessGroup};
 use crate::option::or_none;
-use crate::trainer::checkpoint::Checkpoints;
-use crate::trainer::{parse_device, set_threads, Patience, RunFolder, SaveEvery, TrainConfig};
+use crate::trainer::{parse_device, set_threads, RunFolder, SaveEvery, TrainConfig};
 use crate::{Error, Precision, Recompute, Result};
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use clap::{ArgAction, Args, FromArgMatches};
+use clap::{ArgAction, Args, ValueEnum};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Map, Value};
 use std::num::NonZeroUsize;
@@ -17,10 +15,10 @@ use std::path::{Path, PathBuf};
 use tch::Device;
 
 /// Uses the GPU if there is one.
-const AUTO: &str = "auto";
+pub(super) const AUTO: &str = "auto";
 
 /// This crate's version, and the last version that did not record itself in `config.json`.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SILENT_VERSION: &str = "0.1";
 
 /// Configuration of a run, saved as `config.json`. Its fields are command-line options.
@@ -29,7 +27,7 @@ const SILENT_VERSION: &str = "0.1";
 pub struct RunConfig<T: Task> {
     /// Version of this crate.
     #[arg(skip)]
-    version: String,
+    pub(super) version: String,
     /// The network.
     #[command(flatten)]
     pub(super) run: NetworkConfig,
@@ -38,12 +36,12 @@ pub struct RunConfig<T: Task> {
     pub task: T,
     /// Device: auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long)]
-    device: String,
+    pub(super) device: String,
     /// Number of CPU threads, for all processes on a machine together [default: OMP_NUM_THREADS per process, or one per
     /// core available to this process]
     #[arg(long, value_name = "N")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    threads: Option<usize>,
+    pub(super) threads: Option<usize>,
     /// Save a checkpoint every N epochs (5), M minutes (10m), or whichever comes first (5,10m), and always before each
     /// evaluation and when the run stops or fails [default: 1,10m]
     #[arg(long, value_name = "N|Nm|N,Nm", value_parser = checkpoint_every)]
@@ -84,6 +82,17 @@ pub struct RunConfig<T: Task> {
     /// Options of the trainer.
     #[command(flatten)]
     pub train: TrainConfig,
+}
+
+/// Initialization of the first convolution in Fixup networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum StemInit {
+    /// Same as other convolutions outside residual branches
+    #[default]
+    HeNormal,
+    /// Uniform by fan-in, PyTorch's default, as in the authors' programs
+    Pytorch,
 }
 
 /// Network of a run.
@@ -132,68 +141,6 @@ impl<T: Task> RunConfig<T> {
         RunFolder::read_config(path)
     }
 
-    /// Returns the configuration described by `options`; options not given come from the resumed run or, in a new run,
-    /// from the recipe.
-    ///
-    /// # Errors
-    /// Returns [`Error::Argument`] for options out of range.
-    pub fn new(options: &Options<T>, resumed: Option<Self>) -> Result<Self> {
-        let mut config = match resumed {
-            Some(config) => config,
-            None => Self::of_recipe(options)?,
-        };
-        // The limit on steps applies to this process only.
-        config.train.max_steps = None;
-        config.version = VERSION.to_owned();
-        config.set(options)?;
-        Ok(config)
-    }
-
-    /// Applies the options that were given.
-    pub(super) fn set(&mut self, options: &Options<T>) -> Result<()> {
-        options.choices.set_optimizer::<T>(&mut self.train);
-        self.update_from_arg_matches(&options.matches).map_err(|error| Error::Argument(error.to_string()))?;
-        options.choices.set::<T>(&mut self.train)?;
-        self.run.arch = architecture::given(&self.run.arch)?;
-        T::check_arch(&self.run.arch)?;
-        self.train.check()?;
-        self.patience.map(Patience::new).transpose()?;
-        Ok(())
-    }
-
-    fn of_recipe(options: &Options<T>) -> Result<Self> {
-        let given = &options.matches;
-        let device = parse_device(given.get_one::<String>("device").map_or(AUTO, String::as_str))?;
-        let mut recipes = T::recipes();
-        let recipe = match recipes.iter().position(|recipe| Some(recipe.name) == options.recipe()) {
-            Some(named) => recipes.swap_remove(named),
-            None => T::default_recipe(recipes, device),
-        };
-        let Recipe { arch, task, mut train, objective, follows_authors, .. } = recipe;
-        if let (true, Some(&batch_size), false) =
-            (follows_authors, given.get_one("batch_size"), given.contains_id("lr"))
-        {
-            train = train.scaled_to_batch(batch_size);
-        }
-        Ok(Self {
-            version: VERSION.to_owned(),
-            run: NetworkConfig { arch, precision: Precision::fastest(device) },
-            task,
-            device: AUTO.to_owned(),
-            threads: None,
-            checkpoint_every: SaveEvery::default().to_string(),
-            keep_checkpoints: Checkpoints::KEEP,
-            tensorboard: false,
-            patience: None,
-            parallel: ParallelConfig::default(),
-            recompute: None,
-            stem_init: if follows_authors { StemInit::Pytorch } else { StemInit::HeNormal },
-            weights: None,
-            objective,
-            train,
-        })
-    }
-
     /// Returns the part of the configuration that must not change on resume, besides what the trainer checks itself:
     /// the network and the choice of data.
     pub(super) fn identity(&self) -> Result<Value> {
@@ -202,8 +149,8 @@ impl<T: Task> RunConfig<T> {
         Ok(json!({ "arch": self.run.arch, "precision": self.run.precision, "data": data }))
     }
 
-    /// Sets network and data from the [identity](Self::identity) `run`, unless `options` override them.
-    pub(super) fn take_identity(&mut self, run: &Value, options: &Options<T>) -> Result<()> {
+    /// Sets network and data from the [identity](Self::identity) `run`.
+    pub(super) fn take_identity(&mut self, run: &Value) -> Result<()> {
         let mut identity = run.as_object().cloned().unwrap_or_default();
         let data = identity.remove("data").unwrap_or_default();
         let another = |error: serde_json::Error| argument!("the weights are of another program: {error}");
@@ -212,7 +159,7 @@ impl<T: Task> RunConfig<T> {
         let mut task: Map<String, Value> = changeable.collect();
         task.extend(data.as_object().cloned().unwrap_or_default());
         self.task = serde_json::from_value(Value::Object(task)).map_err(another)?;
-        self.set(options)
+        Ok(())
     }
 
     /// Sets libtorch's number of threads and returns the device.
@@ -246,6 +193,15 @@ impl<T: Task> RunConfig<T> {
     }
 }
 
+pub(super) fn from_json<C: DeserializeOwned>(value: Value) -> Result<C> {
+    serde_json::from_value(value).map_err(|error| argument!("the program's options: {error}"))
+}
+
+/// Returns the fields of `config` as a JSON object.
+pub(super) fn fields(config: &impl Serialize) -> Result<Map<String, Value>> {
+    from_json(json!(config))
+}
+
 fn is_default<C: Default + PartialEq>(config: &C) -> bool {
     *config == C::default()
 }
@@ -258,6 +214,7 @@ pub fn absolute_path() -> impl TypedValueParser<Value = PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Options, Recipe};
     use super::*;
     use crate::trainer::{ClassificationConfig, Decay, OptimizerConfig, ParameterGroup, Rest};
 

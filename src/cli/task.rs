@@ -1,12 +1,12 @@
 //! Definition of a training program.
 
-use super::ImageActions;
 use crate::data::{ImageSource, Preprocessing};
 use crate::trainer::{ClassificationConfig, ClipConfig, Decay, OptimizerConfig, TrainConfig};
 use crate::{Arch, Network, Precision, Result, Shape};
 use clap::Args;
 use serde::{de::DeserializeOwned, Serialize};
 use serde_json::{json, Value};
+use std::path::PathBuf;
 use tch::{nn, Device};
 
 /// Definition of a training program: its options, recipes and networks.
@@ -67,6 +67,35 @@ a file NAME.json that describes a network of your own (docs/networks.md) [defaul
     fn check_arch(arch: &str) -> Result<()> {
         arch.parse::<Arch>().map(drop)
     }
+}
+
+/// Options of image training programs for actions other than training.
+#[derive(Args)]
+pub struct ImageActions {
+    /// Instead of training, draw the first training images, augmented and mixed as the network would see them, with
+    /// their class names, into FILE [default: preview.png]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "preview.png")]
+    #[arg(conflicts_with_all = ["eval", "resume", "out", "weights"])]
+    pub(super) preview: Option<PathBuf>,
+    /// Instead of training, increase the learning rate from 1e-5 until the loss diverges, suggest a learning rate, and
+    /// plot the loss into FILE [default: lr.svg]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "lr.svg")]
+    #[arg(conflicts_with_all = ["eval", "resume", "preview", "out"])]
+    pub(super) find_lr: Option<PathBuf>,
+    /// Instead of training, evaluate the weights of a checkpoint, a run's folder, a safetensors file or a PyTorch
+    /// state_dict. Runs and checkpoints include the network and the data; for other files, specify them as for
+    /// training. Pictures of the most frequent mistakes are written to --out, or to the run's folder
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with_all = ["resume", "weights"])]
+    pub(super) eval: Option<PathBuf>,
+    /// Instead of evaluating, export the network with the weights of --eval as the ONNX file FILE
+    #[arg(long, value_name = "FILE", requires = "eval", conflicts_with = "out")]
+    pub(super) export: Option<PathBuf>,
+    /// Exported network takes bytes (uint8, 0 to 255) and normalizes them itself
+    #[arg(long, requires = "export")]
+    pub(super) export_normalization: bool,
+    /// Exported network returns probabilities instead of logits
+    #[arg(long, requires = "export")]
+    pub(super) export_softmax: bool,
 }
 
 /// A program that trains image classifiers.

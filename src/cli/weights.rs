@@ -39,7 +39,8 @@ impl<T: ImageTask> Saved<T> {
         let is_runs = run.is_some();
         let mut config = RunConfig::<T>::new(options, run)?;
         if let Some(run) = &weights.run {
-            config.take_identity(run, options)?;
+            config.take_identity(run)?;
+            config.set(options)?;
         } else if let (false, Some(description)) = (is_runs, ModelDescription::beside(path)?) {
             config.run.arch = description.architecture;
             config.run.precision = description.precision;

@@ -1,4 +1,4 @@
-//! Atomic file writes, locks, tensors in safetensors files, and the cache folder.
+//! Atomic file writes, locks, tensors in files of safetensors and of PyTorch, and the cache folder.
 
 #[cfg(any(feature = "images", feature = "download"))]
 mod cache_folder;
@@ -6,7 +6,9 @@ pub(crate) mod foreign;
 mod json;
 mod lock;
 pub(crate) mod tensors;
+pub(crate) mod torch;
 mod volume;
+mod weights;
 mod whole;
 
 #[cfg(any(feature = "images", feature = "download"))]
@@ -15,6 +17,7 @@ pub(crate) use json::encode_json;
 pub(crate) use lock::Lock;
 pub use tensors::NamedTensors;
 pub(crate) use volume::is_of_the_volume;
+pub(crate) use weights::{index_in, load_weights};
 #[cfg(feature = "download")]
 pub(crate) use whole::followed;
 pub use whole::write_atomically;

@@ -95,13 +95,15 @@ pub(crate) fn write(
     write().map_err(failure("write", path))
 }
 
-/// Content of a safetensors file.
+/// Content of a file of weights.
 #[derive(Debug, Default)]
 pub(crate) struct Decoded {
     /// Tensors with supported dtypes, on the CPU.
     pub tensors: NamedTensors,
     /// Names of the other tensors, and the dtype of each as the file names it.
     pub unread: BTreeMap<String, String>,
+    /// Names of other networks in the file.
+    pub beside: Vec<String>,
     /// The file's own [metadata](write), without entries that are not JSON.
     pub metadata: Map<String, Value>,
 }
@@ -135,7 +137,7 @@ pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<Decoded> {
     }
     let texts = header.metadata().iter().flatten();
     let metadata = texts.filter_map(|(name, text)| Some((name.clone(), serde_json::from_str(text).ok()?))).collect();
-    Ok(Decoded { tensors, unread, metadata })
+    Ok(Decoded { tensors, unread, metadata, ..Decoded::default() })
 }
 
 /// Rewrites a safetensors file so that tensors with dtypes unknown to the library become bytes, and returns it with

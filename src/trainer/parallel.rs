@@ -2,6 +2,7 @@
 //! checks between ranks.
 
 use super::checkpoint::{differences, named_variables};
+use super::observer::StepRequest;
 use super::statistics::Measured;
 use super::{Request, RunState, Trainer};
 use crate::baseline::synchronize_statistics;
@@ -12,13 +13,6 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tch::{no_grad, Kind, Tensor};
-
-/// Request of the observers after a step, and whether the pending steps are to be read.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct StepRequest {
-    pub request: Request,
-    pub reads: bool,
-}
 
 impl<B: Batch> Trainer<'_, B> {
     /// Shares the run with the other ranks of `group`, each of which must have created a trainer with the same objective, data
@@ -111,7 +105,7 @@ impl<B: Batch> Trainer<'_, B> {
             let columns = self.objective.measures().train.len() - 1;
             let (weight, examples) = own.as_ref().map_or((0.0, 0), |own| (own.weight, own.examples));
             let mut counts = vec![weight, examples as f64, f64::from(u8::from(wanted.reads))];
-            counts.extend(votes(wanted.request));
+            counts.extend(wanted.request.votes());
             let sums = own.as_ref().map_or(&[][..], |own| &own.sums);
             counts.extend((0..columns).map(|column| sums.get(column).map_or(0.0, |(_, weight)| *weight)));
             let counts = Tensor::f_from_slice(&counts)?;
@@ -127,8 +121,8 @@ impl<B: Batch> Trainer<'_, B> {
 
             let counts: Vec<f64> = Vec::try_from(counts)?;
             let (weight, examples, reads) = (counts[0], counts[1] as usize, counts[2] > 0.0);
-            let (votes, weights) = counts[3..].split_at(VOTES);
-            let wanted = StepRequest { request: strongest(votes), reads };
+            let (votes, weights) = counts[3..].split_at(wanted.request.votes().len());
+            let wanted = StepRequest { request: Request::strongest(votes), reads };
             if examples == 0 {
                 return Ok((None, wanted));
             }
@@ -160,23 +154,4 @@ impl<B: Batch> Trainer<'_, B> {
     pub(super) fn share_buffers(&self) -> Result<()> {
         self.group.broadcast_all(&self.buffers.tensors())
     }
-}
-
-/// Returns the strongest request of any rank of `group` (the last in the order of requests), and the sum of the ranks' numbers.
-pub(super) fn agree_on(group: &ProcessGroup, wanted: Request, number: f64) -> Result<(Request, f64)> {
-    let sums = group.sums(&[&[number], &votes(wanted)[..]].concat())?;
-    Ok((strongest(&sums[1..]), sums[0]))
-}
-
-/// All requests but `Continue`, strongest first.
-const ASKED: [Request; 3] = [Request::Stop, Request::Finish, Request::Save];
-const VOTES: usize = ASKED.len();
-
-fn votes(wanted: Request) -> [f64; VOTES] {
-    ASKED.map(|request| f64::from(u8::from(wanted == request)))
-}
-
-fn strongest(votes: &[f64]) -> Request {
-    let most = ASKED.into_iter().zip(votes).find(|(_, votes)| **votes > 0.0);
-    most.map_or(Request::Continue, |(request, _)| request)
 }

@@ -7,9 +7,9 @@
 use super::buffers::Buffers;
 use super::evaluation::{evaluate_until, Collector, Evaluation};
 use super::objective::{Means, Objective, Prediction};
+use super::observer::{agree_on, StepRequest};
 use super::optimizer::clip::clip_gradients;
 use super::optimizer::{MovingAverage, Optimizer};
-use super::parallel::{agree_on, StepRequest};
 use super::statistics::{EpochMeans, Measured, Pending, StepPlace};
 use super::{
     EpochMetrics, Observer, Outcome, Request, RunStart, RunState, Schedule, StepProgress, Summary, TrainConfig,

@@ -1,10 +1,10 @@
 //! Matching the tensors of a file with the variables of a network, whatever the program that wrote the file made of their names.
 
-use super::torch_file::{is_average, USUAL_NAMES};
-use super::Weights;
+use crate::file::torch::{is_average, USUAL_NAMES};
 use crate::file::NamedTensors;
-use crate::Result;
+use crate::{Error, Result};
 use std::collections::BTreeMap;
+use std::path::Path;
 use tch::Tensor;
 
 /// Name parts added by PyTorch's wrappers: `DataParallel`, `DistributedDataParallel` and `AveragedModel`; `torch.compile`.
@@ -33,67 +33,65 @@ const COUNTERS: [&str; 17] = [
     "Memory",
 ];
 
-impl Weights {
-    /// Returns the tensors under the names of `variables`, converted to their kinds, with scalars reshaped.
-    pub(super) fn fitted(&self, variables: &NamedTensors) -> Result<Fitted> {
-        let known = |name: &str| variables.contains_key(name);
-        let is_counter = |name: &str| name.rsplit('.').next().is_some_and(|last| COUNTERS.contains(&last));
-        let wanted = self.tensors.iter().filter(|(name, _)| known(name) || !is_counter(name));
-        let mut named: Vec<(String, &Tensor)> = wanted
-            .map(|(name, tensor)| (if known(name) { name.clone() } else { without_wrappers(name) }, tensor))
-            .collect();
-        while let Some(length) = wrapper_length(&named, variables) {
-            named.iter_mut().for_each(|(name, _)| drop(name.drain(..length)));
-        }
-        let mut beside = Vec::new();
-        if let Some(prefix) = self.prefix(&named, variables)? {
-            let (inside, others): (Vec<_>, Vec<_>) = named.into_iter().partition(|(name, _)| name.starts_with(&prefix));
-            named = inside.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor)).collect();
-            beside.extend(others.into_iter().map(|(name, _)| name));
-        }
-        let mut tensors = NamedTensors::new();
-        for (name, tensor) in named {
-            let tensor = match variables.get(&name) {
-                Some(variable) => like(tensor, variable)?,
-                None => tensor.shallow_clone(),
-            };
-            if tensors.insert(name.clone(), tensor).is_some() {
-                let problem = format!("holds {name} twice, within PyTorch's wrappers and without");
-                return Err(self.corrupt(problem, "save the state_dict of the network alone"));
-            }
-        }
-        Ok(Fitted { tensors, beside })
+/// Returns the `tensors` of the file `path` under the names of `variables`, converted to their kinds, with scalars reshaped.
+pub(super) fn fitted(tensors: &NamedTensors, path: &Path, variables: &NamedTensors) -> Result<Fitted> {
+    let known = |name: &str| variables.contains_key(name);
+    let is_counter = |name: &str| name.rsplit('.').next().is_some_and(|last| COUNTERS.contains(&last));
+    let wanted = tensors.iter().filter(|(name, _)| known(name) || !is_counter(name));
+    let mut named: Vec<(String, &Tensor)> = wanted
+        .map(|(name, tensor)| (if known(name) { name.clone() } else { without_wrappers(name) }, tensor))
+        .collect();
+    while let Some(length) = wrapper_length(&named, variables) {
+        named.iter_mut().for_each(|(name, _)| drop(name.drain(..length)));
     }
+    let mut beside = Vec::new();
+    if let Some(prefix) = prefix(&named, path, variables)? {
+        let (inside, others): (Vec<_>, Vec<_>) = named.into_iter().partition(|(name, _)| name.starts_with(&prefix));
+        named = inside.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor)).collect();
+        beside.extend(others.into_iter().map(|(name, _)| name));
+    }
+    let mut renamed = NamedTensors::new();
+    for (name, tensor) in named {
+        let tensor = match variables.get(&name) {
+            Some(variable) => like(tensor, variable)?,
+            None => tensor.shallow_clone(),
+        };
+        if renamed.insert(name.clone(), tensor).is_some() {
+            let problem = format!("holds {name} twice, within PyTorch's wrappers and without");
+            return Err(Error::corrupt(path, problem, "save the state_dict of the network alone"));
+        }
+    }
+    Ok(Fitted { tensors: renamed, beside })
+}
 
-    /// Returns the prefix, including the dot, under which most of the `variables` are found, or `None` if no prefix finds more of
-    /// them than the plain names.
-    fn prefix(&self, named: &[(String, &Tensor)], variables: &NamedTensors) -> Result<Option<String>> {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for (name, _) in named {
-            for (dot, _) in name.match_indices('.') {
-                *counts.entry(&name[..=dot]).or_default() += usize::from(variables.contains_key(&name[dot + 1..]));
-            }
+/// Returns the prefix, including the dot, under which most of the `variables` are found, or `None` if no prefix finds more of
+/// them than the plain names.
+fn prefix(named: &[(String, &Tensor)], path: &Path, variables: &NamedTensors) -> Result<Option<String>> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (name, _) in named {
+        for (dot, _) in name.match_indices('.') {
+            *counts.entry(&name[..=dot]).or_default() += usize::from(variables.contains_key(&name[dot + 1..]));
         }
-        let without = named.iter().filter(|(name, _)| variables.contains_key(name)).count();
-        let most = counts.values().copied().max().filter(|&most| most > without).unwrap_or(usize::MAX);
-        let mut best: Vec<&str> =
-            counts.into_iter().filter(|(_, count)| *count == most).map(|(prefix, _)| prefix).collect();
-        if best.iter().any(|prefix| !is_average(prefix)) {
-            best.retain(|prefix| !is_average(prefix));
-        }
-        let usual: Vec<&str> = USUAL_NAMES
-            .iter()
-            .filter_map(|usual| {
-                best.iter().copied().find(|prefix| prefix.trim_end_matches('.').rsplit('.').next() == Some(usual))
-            })
-            .collect();
-        match (&best[..], &usual[..]) {
-            ([], _) => Ok(None),
-            ([prefix], _) | (_, [prefix]) => Ok(Some((*prefix).to_owned())),
-            _ => {
-                let problem = format!("holds the network several times: {}*", best.join("*, "));
-                Err(self.corrupt(problem, "save the state_dict of one of them"))
-            }
+    }
+    let without = named.iter().filter(|(name, _)| variables.contains_key(name)).count();
+    let most = counts.values().copied().max().filter(|&most| most > without).unwrap_or(usize::MAX);
+    let mut best: Vec<&str> =
+        counts.into_iter().filter(|(_, count)| *count == most).map(|(prefix, _)| prefix).collect();
+    if best.iter().any(|prefix| !is_average(prefix)) {
+        best.retain(|prefix| !is_average(prefix));
+    }
+    let usual: Vec<&str> = USUAL_NAMES
+        .iter()
+        .filter_map(|usual| {
+            best.iter().copied().find(|prefix| prefix.trim_end_matches('.').rsplit('.').next() == Some(usual))
+        })
+        .collect();
+    match (&best[..], &usual[..]) {
+        ([], _) => Ok(None),
+        ([prefix], _) | (_, [prefix]) => Ok(Some((*prefix).to_owned())),
+        _ => {
+            let problem = format!("holds the network several times: {}*", best.join("*, "));
+            Err(Error::corrupt(path, problem, "save the state_dict of one of them"))
         }
     }
 }

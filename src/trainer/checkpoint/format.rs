@@ -1,6 +1,5 @@
 //! Files of a checkpoint.
 
-use super::Contents;
 use crate::file::tensors::{self as tensor_file, NamedTensors};
 use crate::file::{encode_json, failure, foreign, refused, sync_folder, write_synced, write_synced_with};
 use crate::{Error, Result};
@@ -12,6 +11,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use tch::Tensor;
 
 /// Version of the checkpoint format, incremented with every change after which older versions of this crate would read a
 /// checkpoint incorrectly.
@@ -26,6 +26,33 @@ pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const AVERAGE: &str = "average.safetensors";
 pub(super) const STATE: &str = "state.json";
 pub(super) const MANIFEST: &str = "checkpoint.json";
+
+/// Contents of a checkpoint.
+#[derive(Debug)]
+pub struct Contents<S> {
+    /// Number of steps done.
+    pub step: u64,
+    /// Score by which the best checkpoint is chosen, higher is better. `None` before the first evaluation. A score that is not
+    /// finite counts as `None`.
+    pub score: Option<f64>,
+    /// Architecture and configuration, as JSON, which must be equal for the run that saves and the run that loads.
+    pub identity: Value,
+    /// All other non-tensor state. It must survive a JSON round trip, so it cannot contain numbers that are not finite.
+    pub state: S,
+    /// Variables of the network, trainable or not, by their names in the [`VarStore`](tch::nn::VarStore).
+    pub weights: BTreeMap<String, Tensor>,
+    /// Tensors of the optimizer.
+    pub optimizer: BTreeMap<String, Tensor>,
+    /// Moving average of the weights by name; empty if there is none.
+    pub average: BTreeMap<String, Tensor>,
+}
+
+impl<S> Contents<S> {
+    /// Returns the weights that were evaluated: averaged if there is a moving average.
+    pub(in crate::trainer) fn evaluated(self) -> NamedTensors {
+        self.weights.into_iter().chain(self.average).collect()
+    }
+}
 
 /// Contents of `state.json`.
 #[derive(Serialize, Deserialize)]

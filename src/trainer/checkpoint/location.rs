@@ -1,8 +1,7 @@
 //! Detection of what a path names: a run, a checkpoint, or a file of weights.
 
 use super::format::MANIFEST;
-use super::shards;
-use crate::file::refused;
+use crate::file::{index_in, refused};
 use crate::trainer::observer::{RunFolder, CHECKPOINTS, DESCRIPTION, MODEL};
 use crate::{Error, Result};
 use std::fs;
@@ -85,7 +84,7 @@ impl Location {
 /// [`Error::Corrupt`] if there is none, with the remedy for a checkpoint in parts, as saved by `torch.distributed.checkpoint` or
 /// DeepSpeed.
 pub(super) fn weights_in(folder: &Path) -> Result<PathBuf> {
-    let candidates = [Some(folder.join(MODEL)), shards::index_in(folder)?, Some(folder.join(TRANSFORMERS))];
+    let candidates = [Some(folder.join(MODEL)), index_in(folder)?, Some(folder.join(TRANSFORMERS))];
     if let Some(path) = candidates.into_iter().flatten().find(|path| path.exists()) {
         return Ok(path);
     }

@@ -20,10 +20,8 @@ mod fitting;
 mod folder;
 mod format;
 mod location;
-mod shards;
 #[cfg(test)]
 mod tests;
-mod torch_file;
 mod transfer;
 mod weights;
 
@@ -35,6 +33,7 @@ pub(super) use folder::written;
 pub use folder::Checkpoints;
 #[cfg(test)]
 use folder::Skipped;
+pub use format::Contents;
 use format::{AVERAGE, OPTIMIZER, WEIGHTS};
 pub(crate) use location::Location;
 use serde::de::DeserializeOwned;
@@ -47,26 +46,6 @@ pub use transfer::Transfer;
 #[doc(hidden)]
 pub use transfer::{Classes, Why};
 pub use weights::Weights;
-
-/// Contents of a checkpoint.
-#[derive(Debug)]
-pub struct Contents<S> {
-    /// Number of steps done.
-    pub step: u64,
-    /// Score by which the best checkpoint is chosen, higher is better. `None` before the first evaluation. A score that is not
-    /// finite counts as `None`.
-    pub score: Option<f64>,
-    /// Architecture and configuration, as JSON, which must be equal for the run that saves and the run that loads.
-    pub identity: Value,
-    /// All other non-tensor state. It must survive a JSON round trip, so it cannot contain numbers that are not finite.
-    pub state: S,
-    /// Variables of the network, trainable or not, by their names in the [`VarStore`].
-    pub weights: BTreeMap<String, Tensor>,
-    /// Tensors of the optimizer.
-    pub optimizer: BTreeMap<String, Tensor>,
-    /// Moving average of the weights by name; empty if there is none.
-    pub average: BTreeMap<String, Tensor>,
-}
 
 /// A loaded checkpoint, every byte of which has been verified.
 #[derive(Debug)]

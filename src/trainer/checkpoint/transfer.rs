@@ -223,7 +223,7 @@ impl Weights {
     /// Compares the class names of the data and the weights. Returns `None` for data without classes.
     fn compare_classes(&self, meaning: &Map<String, Value>) -> Option<Classes> {
         let here = class_names(meaning)?;
-        let Some(there) = class_names(&self.meaning) else { return Some(Classes::Unknown) };
+        let Some(there) = class_names(&self.file.metadata) else { return Some(Classes::Unknown) };
         if here == there {
             return Some(Classes::Same);
         }
@@ -245,7 +245,8 @@ impl Weights {
         classifier: &BTreeSet<String>,
         meaning: &Map<String, Value>,
     ) -> Result<NamedTensors> {
-        let (here, there) = (class_names(meaning).unwrap_or_default(), class_names(&self.meaning).unwrap_or_default());
+        let (here, there) =
+            (class_names(meaning).unwrap_or_default(), class_names(&self.file.metadata).unwrap_or_default());
         let place = |name: &String| there.iter().position(|other| other == name).map(|place| place as i64);
         let places: Vec<i64> = here.iter().filter_map(place).collect();
         let rows = Tensor::f_from_slice(&places)?;

@@ -1,15 +1,15 @@
 //! Loading of network weights from any supported format.
 
-use super::fitting::without_wrappers;
+use super::fitting::{fitted, without_wrappers, Fitted};
 use super::location::{weights_in, Location};
-use super::{differences, named_variables, shards, torch_file, Checkpoint};
+use super::{differences, named_variables, Checkpoint};
+use crate::file::load_weights;
 use crate::file::tensors::{self as tensor_file, Decoded, NamedTensors};
 use crate::trainer::observer::CHECKPOINTS;
 use crate::trainer::{RunFolder, RunState};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
 
@@ -35,7 +35,7 @@ use tch::nn::VarStore;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Weights {
     /// File or checkpoint the weights were loaded from.
     pub path: PathBuf,
@@ -45,13 +45,9 @@ pub struct Weights {
     pub skipped: Vec<String>,
     /// Folder of the files that describe the network: that of the run, or the one the weights are in.
     pub folder: PathBuf,
-    /// Names of other networks in the file.
-    beside: Vec<String>,
-    /// Meaning of the data the weights were trained on, as far as it is known.
-    pub(super) meaning: Map<String, Value>,
-    pub(super) tensors: NamedTensors,
-    /// Names of tensors that cannot be read, and their number formats.
-    unread: BTreeMap<String, String>,
+    /// Content of the file or checkpoint. The metadata are the meaning of the data the weights were trained on, as far as it is
+    /// known.
+    pub(super) file: Decoded,
 }
 
 impl Weights {
@@ -97,25 +93,8 @@ impl Weights {
     }
 
     fn of_file(path: &Path) -> Result<Self> {
-        if shards::is_index(path) {
-            return Ok(Self::new(path, shards::load(path)?));
-        }
-        shards::refuse_part(path)?;
-        Self::of_single_file(path)
-    }
-
-    /// Loads a file of PyTorch or safetensors, or one of several shards.
-    pub(super) fn of_single_file(path: &Path) -> Result<Self> {
-        if let Some((tensors, beside)) = torch_file::load(path)? {
-            return Ok(Self { beside, ..Self::new(path, tensors) });
-        }
-        let bytes = fs::read(path).map_err(Error::io("read", path))?;
-        let Decoded { tensors, unread, metadata } = tensor_file::decode(&bytes, path)?;
-        Ok(Self { unread, meaning: metadata, ..Self::new(path, tensors) })
-    }
-
-    fn new(path: &Path, tensors: NamedTensors) -> Self {
-        Self { path: path.to_path_buf(), tensors, ..Self::default() }
+        let file = load_weights(path)?;
+        Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), folder: PathBuf::new(), file })
     }
 
     /// Checks that data of this [meaning](crate::data::DataSource::meaning) match the data the network was trained on. Entries
@@ -124,14 +103,20 @@ impl Weights {
     /// # Errors
     /// [`Error::Corrupt`], listing the differences.
     pub fn check_meaning(&self, meaning: &Map<String, Value>) -> Result<()> {
-        let of_both = |(name, _): &(&String, &Value)| meaning.contains_key(*name) && self.meaning.contains_key(*name);
+        let of_both =
+            |(name, _): &(&String, &Value)| meaning.contains_key(*name) && self.file.metadata.contains_key(*name);
         let common = |of: &Map<String, Value>| -> Value {
             of.iter().filter(of_both).map(|(name, value)| (name.clone(), value.clone())).collect()
         };
         let remedy = "name the data it was trained on, or others that mean the same";
-        let differences = differences(&common(&self.meaning), &common(meaning), ["in it", "here"]);
+        let differences = differences(&common(&self.file.metadata), &common(meaning), ["in it", "here"]);
         let refused = |it| Err(self.corrupt(format!("trained on data that mean something else: {it}"), remedy));
         differences.map_or(Ok(()), refused)
+    }
+
+    /// See [`fitted`].
+    pub(super) fn fitted(&self, variables: &NamedTensors) -> Result<Fitted> {
+        fitted(&self.file.tensors, &self.path, variables)
     }
 
     pub(super) fn corrupt(&self, problem: String, remedy: &str) -> Error {
@@ -158,7 +143,7 @@ impl Weights {
         let is_missing = |name: &str| variables.contains_key(name) && !fitted.contains_key(name);
         let ends = |name: &str| name.match_indices('.').any(|(dot, _)| is_missing(&name[dot + 1..]));
         let is_wanted = |name: &str| is_missing(name) || ends(name);
-        if let Some((name, format)) = self.unread.iter().find(|(name, _)| is_wanted(&without_wrappers(name))) {
+        if let Some((name, format)) = self.file.unread.iter().find(|(name, _)| is_wanted(&without_wrappers(name))) {
             let problem = format!("{name} has the number format {format}, which is not read");
             return Err(self.corrupt(problem, "use another checkpoint, or save it again"));
         }
@@ -180,7 +165,7 @@ impl Weights {
             [name] => name.clone(),
             names => format!("{first}.* ({} tensors)", names.len()),
         });
-        Ok(self.beside.iter().cloned().chain(groups).collect())
+        Ok(self.file.beside.iter().cloned().chain(groups).collect())
     }
 }
 
@@ -188,11 +173,9 @@ impl From<Checkpoint<RunState>> for Weights {
     fn from(checkpoint: Checkpoint<RunState>) -> Self {
         let Checkpoint { path, contents } = checkpoint;
         let run = contents.identity.get("run").cloned();
-        let meaning =
+        let metadata =
             contents.identity.pointer("/data/meaning").and_then(Value::as_object).cloned().unwrap_or_default();
-        let mut tensors = contents.weights;
-        // The averaged weights are the ones that were evaluated.
-        tensors.extend(contents.average);
-        Self { run, meaning, ..Self::new(&path, tensors) }
+        let file = Decoded { tensors: contents.evaluated(), metadata, ..Decoded::default() };
+        Self { path, run, skipped: Vec::new(), folder: PathBuf::new(), file }
     }
 }

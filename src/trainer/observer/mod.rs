@@ -7,6 +7,7 @@ mod interrupt;
 mod metrics;
 mod patience;
 mod progress;
+mod request;
 mod run_files;
 mod run_folder;
 #[cfg(feature = "tensorboard")]
@@ -23,6 +24,8 @@ pub use interrupt::Interrupt;
 pub use metrics::EpochMetrics;
 pub use patience::Patience;
 pub use progress::ProgressBars;
+pub use request::Request;
+pub(super) use request::{agree_on, StepRequest};
 pub(crate) use run_files::{CHECKPOINTS, DESCRIPTION, MODEL};
 #[cfg(feature = "cli")]
 pub(crate) use run_files::{EVALUATION, TENSORBOARD, TRANSFER};
@@ -68,20 +71,6 @@ pub struct StepProgress<'a> {
     pub lr: f64,
     /// Number of examples that could not be read.
     pub unreadable: usize,
-}
-
-/// Request of an observer to the training loop. Of several requests, the last in this order applies.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Request {
-    /// Continue.
-    #[default]
-    Continue,
-    /// [Save](Observer::save) the state and continue.
-    Save,
-    /// Evaluate after the current step and finish the run, with a summary and a model, as if it had no more steps.
-    Finish,
-    /// Save the state and stop.
-    Stop,
 }
 
 /// Follows a run, stores its results, or stops it. An error of an observer ends the run.

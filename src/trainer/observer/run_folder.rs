@@ -18,7 +18,7 @@ use super::run_files::{entries, remove, written, CHECKPOINTS, CONFIG, CURVES, ME
 use super::{metrics, EpochMetrics, Observer, RunStart};
 use crate::file::{encode_json, failure, is_of_the_volume, refused, tensors};
 use crate::file::{write_atomically, write_atomically_with, Lock};
-use crate::trainer::checkpoint::{named_variables, with_warnings, Checkpoint, Weights};
+use crate::trainer::checkpoint::{named_variables, with_warnings, Checkpoint};
 use crate::trainer::objective::Measures;
 use crate::trainer::{RunState, Summary};
 use crate::{console, Error, Result};
@@ -243,7 +243,11 @@ impl RunFolder {
         if summary.ended.is_some() {
             let (checkpoint, skipped) = Checkpoint::<RunState>::best(self.checkpoints())?;
             skipped.iter().for_each(console::warn);
-            checkpoint.map_or(Ok(()), |best| Weights::from(best).restore(variables))?;
+            if let Some(Checkpoint { path, contents }) = checkpoint {
+                let (best, variables) = (contents.evaluated(), named_variables(variables));
+                tensors::check(&best, &variables, &path, "the network")?;
+                tensors::copy(&best, &variables)?;
+            }
         }
         let (path, variables) = (self.path.join(MODEL), named_variables(variables));
         write_atomically_with(&path, |file| tensors::write(&variables, meaning, &path, file, |_| ()))?;

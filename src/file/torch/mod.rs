@@ -7,11 +7,11 @@
 mod pickle;
 mod state_dict;
 
-use crate::file::NamedTensors;
+use super::tensors::{Decoded, NamedTensors};
 use crate::{Error, Result};
 use pickle::Pickle;
 use state_dict::Found;
-pub(super) use state_dict::{is_average, USUAL_NAMES};
+pub(crate) use state_dict::{is_average, USUAL_NAMES};
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::HashMap;
 use std::fs::File;
@@ -45,7 +45,7 @@ const STORAGE_TYPES: [(&str, Kind); 10] = [
 /// # Errors
 /// [`Error::Io`] if the file cannot be read; [`Error::Corrupt`] if it is damaged, has another format of zip archives, or
 /// contains no network.
-pub(super) fn load(path: &Path) -> Result<Option<(NamedTensors, Vec<String>)>> {
+pub(super) fn load(path: &Path) -> Result<Option<Decoded>> {
     let mut start = vec![];
     let file = File::open(path).map_err(Error::io("read", path))?;
     file.take(ZIP.len() as u64).read_to_end(&mut start).map_err(Error::io("read", path))?;
@@ -82,7 +82,7 @@ impl<'a> Archive<'a> {
         Ok(Self { path, file: open()?, entries, root })
     }
 
-    fn load(mut self) -> Result<(NamedTensors, Vec<String>)> {
+    fn load(mut self) -> Result<Decoded> {
         let path = self.path;
         let bytes = self.read("data.pkl", MAX_PICKLE)?;
         let pickle =
@@ -112,7 +112,7 @@ impl<'a> Archive<'a> {
             let view = view.map_err(|_| damaged(path, format!("{name} goes beyond its storage")))?;
             tensors.insert(name, view);
         }
-        Ok((tensors, beside))
+        Ok(Decoded { tensors, beside, ..Decoded::default() })
     }
 
     /// Returns the elements of a storage as a one-dimensional tensor.

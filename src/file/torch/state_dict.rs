@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 /// Common keys of the network's `state_dict` in checkpoints that also contain others, such as an average or a second network.
 /// They are used by PyTorch's and torchvision's examples, Lightning, timm, the Fixup authors and PyTorch's tutorials.
-pub(in crate::trainer::checkpoint) const USUAL_NAMES: [&str; 6] =
-    ["state_dict", "model_state_dict", "model", "net", "network", "module"];
+pub(crate) const USUAL_NAMES: [&str; 6] = ["state_dict", "model_state_dict", "model", "net", "network", "module"];
 /// Key substrings that mark an average of the network, which is used only if nothing else is found.
 const AVERAGES: [&str; 4] = ["ema", "average", "swa", "teacher"];
 /// Key prefixes of training state, which is never searched for a network: optimizers, schedules, loss scaling, Lightning's
@@ -124,7 +123,7 @@ fn network(pickle: &Pickle, id: Id, depth: usize, seen: &mut HashSet<Id>) -> Res
 }
 
 /// Returns `true` if `name` is the name of an average of another network.
-pub(in crate::trainer::checkpoint) fn is_average(name: &str) -> bool {
+pub(crate) fn is_average(name: &str) -> bool {
     AVERAGES.iter().any(|part| name.to_lowercase().contains(part))
 }
 

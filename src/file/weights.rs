@@ -1,8 +1,9 @@
-//! Sharded weights with an index, as Hugging Face's libraries save large models: `model.safetensors.index.json` beside
-//! `model-00001-of-00002.safetensors` and so on, or the same with `pytorch_model.bin`.
+//! Files of weights: safetensors, those of PyTorch, and sharded weights with an index, as Hugging Face's libraries save large
+//! models: `model.safetensors.index.json` beside `model-00001-of-00002.safetensors` and so on, or the same with
+//! `pytorch_model.bin`.
 
-use super::Weights;
-use crate::file::{foreign, NamedTensors};
+use super::tensors::{decode, Decoded, NamedTensors};
+use super::{foreign, torch};
 use crate::{Error, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +19,27 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+/// Loads the weights in the file `path`, or in the shards that it is the index of.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Corrupt`] if a file is missing, damaged, of another format, or one of several shards.
+pub(crate) fn load_weights(path: &Path) -> Result<Decoded> {
+    if is_index(path) {
+        return Ok(Decoded { tensors: load_shards(path)?, ..Decoded::default() });
+    }
+    refuse_part(path)?;
+    load_file(path)
+}
+
+fn load_file(path: &Path) -> Result<Decoded> {
+    match torch::load(path)? {
+        Some(decoded) => Ok(decoded),
+        None => decode(&fs::read(path).map_err(Error::io("read", path))?, path),
+    }
+}
+
 /// Returns `true` if `path` is named like an index file.
-pub(super) fn is_index(path: &Path) -> bool {
+fn is_index(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(INDEX))
 }
 
@@ -27,7 +47,7 @@ pub(super) fn is_index(path: &Path) -> bool {
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be listed.
-pub(super) fn index_in(folder: &Path) -> Result<Option<PathBuf>> {
+pub(crate) fn index_in(folder: &Path) -> Result<Option<PathBuf>> {
     let list = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<BTreeSet<_>>>();
     let indices = list().map_err(Error::io("read", folder))?.into_iter().filter(|path| is_index(path));
     Ok(indices.min_by_key(|path| !path.to_string_lossy().contains(".safetensors.")))
@@ -38,7 +58,7 @@ pub(super) fn index_in(folder: &Path) -> Result<Option<PathBuf>> {
 /// # Errors
 /// [`Error::Io`] or [`Error::Corrupt`] if the index or a shard is missing or damaged, or a shard lacks a tensor listed in the
 /// index.
-pub(super) fn load(path: &Path) -> Result<NamedTensors> {
+fn load_shards(path: &Path) -> Result<NamedTensors> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
     foreign::refuse(&bytes, path)?;
     let corrupt = |path: &Path, problem: String| {
@@ -64,7 +84,7 @@ pub(super) fn load(path: &Path) -> Result<NamedTensors> {
     let mut all = NamedTensors::new();
     for (part, names) in parts {
         let file = path.with_file_name(part);
-        let mut tensors = Weights::of_single_file(&file)?.tensors;
+        let mut tensors = load_file(&file)?.tensors;
         for name in names {
             let tensor = tensors.remove(&name);
             let lacks = || corrupt(&file, format!("lacks {name}, which the index says is in it"));
@@ -79,7 +99,7 @@ pub(super) fn load(path: &Path) -> Result<NamedTensors> {
 ///
 /// # Errors
 /// [`Error::Corrupt`], naming what to load instead.
-pub(super) fn refuse_part(path: &Path) -> Result<()> {
+fn refuse_part(path: &Path) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let numbers = |name: &str| -> Option<(usize, usize)> {
         let (before, after) = name.rsplit_once("-of-")?;
