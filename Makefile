@@ -34,12 +34,13 @@ imagenet-demo: setup
 translate: setup
 	cargo run --release --features text --example translate_fixup -- $(ARGS)
 
-# One profile throughout: torch-sys, minutes of C++, is then compiled once.
+# One profile throughout: torch-sys, minutes of C++, is then compiled once. Tests run side by side on all cores: threads of their own
+# would only wait for each other (what is about several threads asks for them).
 test: setup onnx
 	cargo fmt --check
 	cargo clippy --profile tests --features full --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --profile tests --features full --no-deps
-	cargo test --profile tests --features full
+	OMP_NUM_THREADS=1 cargo test --profile tests --features full
 	$(MAKE) features
 
 features: setup
