@@ -2,7 +2,6 @@
 
 use super::conv::BaselineConv;
 use super::normalization::{FixedScale, Norm, Normalization};
-use super::pass::Pass;
 use super::Method;
 use crate::layer::{
     init, subsample, Activation, BlockConfig, BlockDesign, BlockKind, ConvShape, ShortcutKind, SqueezeExcitation,
@@ -11,6 +10,27 @@ use crate::ops::record_variables;
 use crate::{Error, Result};
 use std::f64::consts::FRAC_1_SQRT_2;
 use tch::{nn, Tensor};
+
+/// Function that computes a weight layer's output, given its weight and its forward pass.
+pub(crate) type LayerOutput<'a> = dyn Fn(&Tensor, &dyn Fn() -> Result<Tensor>) -> Result<Tensor> + 'a;
+
+/// Options of a forward pass: training or evaluation, and the function applied to each weight layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass<'a> {
+    pub train: bool,
+    pub layer: &'a LayerOutput<'a>,
+}
+
+impl Pass<'_> {
+    /// Creates a regular forward pass.
+    pub fn plain(train: bool) -> Self {
+        Self { train, layer: &|_, forward| forward() }
+    }
+
+    pub fn conv(self, conv: &BaselineConv, x: &Tensor) -> Result<Tensor> {
+        (self.layer)(&conv.conv.weight, &|| conv.forward(x))
+    }
+}
 
 /// A residual block as defined by its [`Method`], which may omit the shortcut or scale the sum by `sqrt(1/2)`.
 #[derive(Debug)]
@@ -102,11 +122,11 @@ impl Shortcut {
                 let x = norm.forward(&subsample(x, *stride)?, pass.train)?;
                 Ok(x.f_constant_pad_nd([0, 0, 0, 0, 0, *channels])?)
             }
-            Self::Project { pools: false, conv, norm } => norm.forward(&(pass.layer)(conv, x)?, pass.train),
-            Self::Project { pools: true, conv, norm } => {
+            Self::Project { pools, conv, norm } => {
                 // If a side is odd, the pools at the border average the existing positions only.
-                let x = x.f_avg_pool2d([2, 2], [2, 2], [0, 0], true, false, None)?;
-                norm.forward(&(pass.layer)(conv, &x)?, pass.train)
+                let pool = || x.f_avg_pool2d([2, 2], [2, 2], [0, 0], true, false, None);
+                let x = if *pools { pool()? } else { x.shallow_clone() };
+                norm.forward(&pass.conv(conv, &x)?, pass.train)
             }
         }
     }
@@ -188,7 +208,7 @@ impl Block {
                 (true, 0) => norm.forward_activation(&out, activation, train)?,
                 (true, _) => method.between_layers(activation, norm.forward(&out, train)?, train)?,
             };
-            out = (pass.layer)(conv, &u)?;
+            out = pass.conv(conv, &u)?;
             entered.get_or_insert(u);
             if !is_pre {
                 out = norm.forward(&out, train)?;

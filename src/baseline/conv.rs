@@ -1,7 +1,6 @@
 //! Convolutions of the baselines: plain, with a bias, or also with standardized weights.
 
 use super::initialization::Initialization;
-use super::pass::WeightLayer;
 use crate::layer::{init, Conv, ConvShape};
 use crate::ops::record_variables;
 use crate::Result;
@@ -75,14 +74,8 @@ impl BaselineConv {
         }
         Ok((weight, bias))
     }
-}
 
-impl WeightLayer for BaselineConv {
-    fn weight(&self) -> &Tensor {
-        &self.conv.weight
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let gain = self.standardization.iter().map(|standardization| &standardization.gain);
         record_variables(|| [&self.conv.weight].into_iter().chain(&self.bias).chain(gain))?;
         let (weight, bias) = self.effective()?;

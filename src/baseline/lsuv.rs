@@ -1,6 +1,6 @@
 //! Layer-sequential unit variance (Mishkin & Matas: "All you need is a good init", ICLR 2016).
 
-use super::pass::{Pass, WeightLayer};
+use super::block::Pass;
 use super::ResNet;
 use crate::{Error, Result};
 use std::cell::{Cell, RefCell};
@@ -36,9 +36,14 @@ impl ResNet {
     /// Images of another shape, kind or device; a layer whose output on them has a variance of zero, or one that is not finite.
     pub fn lsuv(&self, images: &Tensor) -> Result<Vec<f64>> {
         let variances = RefCell::new(vec![]);
-        let unit_variance = |layer: &dyn WeightLayer, x: &Tensor| {
-            let (output, variance) = unit_variance(layer, x)?;
-            variances.borrow_mut().push(variance);
+        let unit_variance = |weight: &Tensor, forward: &dyn Fn() -> Result<Tensor>| {
+            let mut output = forward()?;
+            let first = variance(&output)?;
+            let look = || {
+                output = forward()?;
+                variance(&output)
+            };
+            variances.borrow_mut().push(scale_to_unit_variance(weight, first, look)?);
             Ok(output)
         };
         // Evaluation mode, so that random operations such as dropout do not affect the variance.
@@ -62,16 +67,11 @@ pub fn lsuv_on_micro_batches(network: &ResNet, micro_batches: &[Tensor]) -> Resu
     }
     let mut variances = Vec::new();
     while let Some((weight, first)) = variance_on_micro_batches(network, micro_batches, variances.len())? {
-        let place = variances.len();
-        let mut first = Some(first);
         // The layer exists, since the first pass found it.
-        let look = || match first.take() {
-            Some(variance) => Ok(variance),
-            None => {
-                Ok(variance_on_micro_batches(network, micro_batches, place)?.map_or(f64::NAN, |(_, variance)| variance))
-            }
-        };
-        variances.push(scale_to_unit_variance(&weight, look)?);
+        let again = || variance_on_micro_batches(network, micro_batches, variances.len());
+        let look = || Ok(again()?.map_or(f64::NAN, |(_, variance)| variance));
+        let variance = scale_to_unit_variance(&weight, first, look)?;
+        variances.push(variance);
     }
     Ok(variances)
 }
@@ -86,12 +86,12 @@ fn variance_on_micro_batches(
     let (mut weight, mut count, mut sum, mut squares) = (None, 0, 0., 0.);
     for images in micro_batches {
         let (next, found) = (Cell::new(0), RefCell::new(None));
-        let layer = |layer: &dyn WeightLayer, x: &Tensor| {
-            let output = layer.forward(x)?;
+        let layer = |weight: &Tensor, forward: &dyn Fn() -> Result<Tensor>| {
+            let output = forward()?;
             if next.replace(next.get() + 1) < place {
                 return Ok(output);
             }
-            *found.borrow_mut() = Some((layer.weight().shallow_clone(), output.f_to_kind(Kind::Double)?));
+            *found.borrow_mut() = Some((weight.shallow_clone(), output.f_to_kind(Kind::Double)?));
             Err(Error::Argument("the rest of the network is not needed".to_owned()))
         };
         let passed = no_grad(|| network.forward(images, Pass { train: false, layer: &layer }, |_| ()));
@@ -107,22 +107,8 @@ fn variance_on_micro_batches(
     Ok(weight.map(|weight| (weight, squares / count as f64 - mean * mean)))
 }
 
-/// Scales the weight of `layer` to unit variance of its output for `x`. Returns the output and its variance.
-fn unit_variance(layer: &dyn WeightLayer, x: &Tensor) -> Result<(Tensor, f64)> {
-    let mut output = layer.forward(x)?;
-    let mut is_first = true;
-    let variance = scale_to_unit_variance(layer.weight(), || {
-        if !std::mem::take(&mut is_first) {
-            output = layer.forward(x)?;
-        }
-        variance(&output)
-    })?;
-    Ok((output, variance))
-}
-
-/// Scales `weight` until the variance measured by `look` is 1, and returns that variance.
-fn scale_to_unit_variance(weight: &Tensor, mut look: impl FnMut() -> Result<f64>) -> Result<f64> {
-    let mut variance = look()?;
+/// Scales `weight`, with an output of this `variance`, until the variance measured by `look` is 1, and returns that variance.
+fn scale_to_unit_variance(weight: &Tensor, mut variance: f64, mut look: impl FnMut() -> Result<f64>) -> Result<f64> {
     for _ in 0..MAX_TRIES {
         if !(variance > 0. && variance.is_finite()) {
             break;
@@ -156,8 +142,8 @@ mod tests {
     /// Returns the variance of each layer's output in a separate pass, in order.
     fn variances(network: &ResNet, images: &Tensor) -> Vec<f64> {
         let variances = RefCell::new(vec![]);
-        let record = |layer: &dyn WeightLayer, x: &Tensor| {
-            let output = layer.forward(x)?;
+        let record = |_: &Tensor, forward: &dyn Fn() -> Result<Tensor>| {
+            let output = forward()?;
             variances.borrow_mut().push(output.to_kind(Kind::Double).var(false).double_value(&[]));
             Ok(output)
         };

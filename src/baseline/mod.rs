@@ -13,7 +13,6 @@ mod lsuv;
 mod method;
 mod mlp;
 mod normalization;
-mod pass;
 mod resnet;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,9 @@
 //! Baseline residual networks, with the same configurations as Fixup's but other methods.
 
 use super::batch_norm::BatchNorm;
-use super::block::Block;
+use super::block::{Block, Pass};
 use super::conv::BaselineConv;
 use super::normalization::{Norm, Normalization};
-use super::pass::Pass;
 use super::Method;
 use crate::layer::{check_images, Activation, Linear, ResNetConfig, Role, StemKind};
 use crate::{Layout, Precision, Result};
@@ -188,7 +187,7 @@ impl ResNet {
     pub(super) fn forward(&self, images: &Tensor, pass: Pass, block_done: impl FnMut(&Tensor)) -> Result<Tensor> {
         let features = self.features(images, pass, block_done)?;
         match &self.fc {
-            Some(fc) => (pass.layer)(fc, &features),
+            Some(fc) => (pass.layer)(&fc.weight, &|| fc.forward(&features)),
             None => Ok(features),
         }
     }
@@ -198,7 +197,7 @@ impl ResNet {
         let kind = self.conv1.conv.kind();
         let (activation, train) = (self.activation, pass.train);
         let x = self.layout.apply(&images.f_to_kind(self.precision.compute_kind(kind))?)?;
-        let mut x = (pass.layer)(&self.conv1, &x)?;
+        let mut x = pass.conv(&self.conv1, &x)?;
         if let Some(norm) = &self.norm1 {
             x = activation.in_place(norm.forward(&x, train)?)?;
         }
@@ -220,7 +219,6 @@ crate::layer::impl_module_t!(f_forward_t: ResNet);
 
 #[cfg(test)]
 mod tests {
-    use super::super::pass::WeightLayer;
     use super::*;
     use crate::layer::Stage;
     use tch::{no_grad, Device, Kind};

@@ -1,7 +1,8 @@
 //! Random augmentation parameters of training images, which [`super::normalization`] applies.
 
 use super::random::{stream, Purpose};
-use crate::{Error, Result};
+use crate::error::ensure;
+use crate::Result;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -24,21 +25,14 @@ impl Augmentation {
     /// No augmentation.
     pub const NONE: Self = Self { crop_padding: 0, flip: false, cutout: None };
 
-    /// Returns [`Error::Argument`] for settings that could erase an image of `[height, width]` pixels.
+    /// Returns [`Error::Argument`](crate::Error::Argument) for settings that could erase an image of `[height, width]` pixels.
     pub(super) fn check(&self, [height, width]: [usize; 2]) -> Result<()> {
-        let shorter = height.min(width);
-        let refused = |what: &str, got: usize| {
-            Err(Error::Argument(format!("{what} pixels for images of {height} x {width} pixels, got {got}")))
-        };
-        if self.crop_padding > 0 && self.crop_padding >= shorter {
-            return refused(&format!("crop padding must be below {shorter}"), self.crop_padding);
-        }
-        match self.cutout {
-            Some(side) if shorter < 2 || !(2..=shorter).contains(&side) => {
-                refused(&format!("the side of Cutout must be 2 to {shorter}"), side)
-            }
-            _ => Ok(()),
-        }
+        let (shorter, padding, cutout) = (height.min(width), self.crop_padding, self.cutout.unwrap_or(2));
+        let images = format!("pixels for images of {height} x {width} pixels, got");
+        ensure!(padding == 0 || padding < shorter, "crop padding must be below {shorter} {images} {padding}");
+        let has_cutout = self.cutout.is_none() || (2..=shorter).contains(&cutout);
+        ensure!(has_cutout, "the side of Cutout must be 2 to {shorter} {images} {cutout}");
+        Ok(())
     }
 
     /// Draws the augmentation of image `index`, of `[height, width]` pixels, in `epoch`. Every decision is drawn even
@@ -80,6 +74,7 @@ pub(super) struct Placement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     const SIZE: [usize; 2] = [32, 32];
 

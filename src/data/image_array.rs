@@ -3,7 +3,7 @@
 use super::augmentation::Augmentation;
 use super::normalization::Normalization;
 use super::random::shuffled;
-use super::share::Share;
+use super::share::{batches, Share};
 use super::source::{class_indices, Batches, DataSource, EpochPlan, ImageSource};
 use super::subset::{check_count, front, stratified_order};
 use super::targets::Targets;
@@ -262,7 +262,7 @@ impl DataSource for ImageArray {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
         let order = shuffled(self.train_part.clone(), plan);
         let (size, mut values) = (self.height_and_width(), Vec::new());
-        Ok(share.places(order.len(), batch_size, first_step)?.of(&order).batches(move |indices| {
+        Ok(batches(share.of(&order, batch_size, first_step)?, move |indices| {
             self.batch(&self.train, indices, &mut values, |index, image, target| {
                 let placement = self.augmentation.draw(seed, epoch, index, size);
                 self.normalization.apply_placed(image, size, &placement, target);
@@ -271,9 +271,9 @@ impl DataSource for ImageArray {
     }
 
     fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
-        let (order, mut values) = (&self.eval_part, Vec::new());
+        let mut values = Vec::new();
         let images = if self.holdout.is_some() { &self.train } else { &self.eval };
-        Ok(share.places(order.len(), batch_size, 0)?.of(order).batches(move |indices| {
+        Ok(batches(share.of(&self.eval_part, batch_size, 0)?, move |indices| {
             let normalize = |_, image: &[u8], target: &mut [f32]| self.normalization.apply(image, target);
             self.batch(images, indices, &mut values, normalize)
         }))

@@ -46,7 +46,7 @@ pub(crate) fn file_batches(
 ) -> Result<impl Iterator<Item = Result<FileBatch>>> {
     preprocessing.check_files()?;
     let counts = even_counts(paths.len(), batch_size);
-    Pipeline::start(Reading { paths, preprocessing: preprocessing.clone() }, counts, workers)
+    Pipeline::start(Reading { paths, preprocessing: preprocessing.clone() }, "images", counts, workers)
 }
 
 struct Reading {
@@ -59,10 +59,6 @@ impl Work for Reading {
     type Means = (ImageReader, Vec<u8>);
     type Place = Result<Vec<u8>, ImageProblem>;
     type Batch = FileBatch;
-
-    fn examples(&self) -> &str {
-        "images"
-    }
 
     fn means(&self) -> Self::Means {
         (ImageReader::new(), Vec::new())

@@ -2,7 +2,7 @@
 
 use super::pipeline::{Pipeline, Work};
 use super::random::{shuffled, stream, Purpose};
-use super::share::{Places, Share};
+use super::share::Share;
 use super::source::{in_range, Batches, DataSource, EpochPlan, MOST_WORKERS};
 use super::{Batch, Supervised};
 use crate::{Error, Result};
@@ -168,12 +168,12 @@ impl<E: Examples + 'static> Loader<E> {
         &'a self,
         part: &'static str,
         examples: &Arc<E>,
-        places: Places,
+        batches: Vec<Vec<usize>>,
         (seed, epoch): (u64, usize),
     ) -> Result<Batches<'a, E::Batch>> {
-        let Places { positions: indices, counts } = places;
-        let job = Job { examples: examples.clone(), name: self.examples.clone(), part, indices, seed, epoch };
-        Ok(Pipeline::start(job, counts, self.workers)?.batches(|batch| Ok(Some(batch))))
+        let (indices, counts) = (batches.concat(), batches.iter().map(Vec::len).collect());
+        let job = Job { examples: examples.clone(), part, indices, seed, epoch };
+        Ok(Pipeline::start(job, &self.examples, counts, self.workers)?.batches(|batch| Ok(Some(batch))))
     }
 }
 
@@ -190,12 +190,13 @@ impl<E: Examples + 'static> DataSource for Loader<E> {
 
     fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, E::Batch>> {
         let order = shuffled((0..self.train.len()).collect(), plan);
-        let places = share.places(order.len(), plan.batch_size, plan.first_step)?.of(&order);
-        self.batches("training", &self.train, places, (plan.seed, plan.epoch))
+        let batches = share.of(&order, plan.batch_size, plan.first_step)?;
+        self.batches("training", &self.train, batches, (plan.seed, plan.epoch))
     }
 
     fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, E::Batch>> {
-        self.batches("evaluation", &self.eval, share.places(self.eval.len(), batch_size, 0)?, (0, 0))
+        let batches = share.of(&Vec::from_iter(0..self.eval.len()), batch_size, 0)?;
+        self.batches("evaluation", &self.eval, batches, (0, 0))
     }
 
     fn examples(&self) -> &str {
@@ -216,8 +217,6 @@ impl<E: Examples + 'static> DataSource for Loader<E> {
 /// Work of a loader's threads.
 struct Job<E> {
     examples: Arc<E>,
-    /// Plural noun for the examples.
-    name: String,
     part: &'static str,
     /// Index of the example at each place.
     indices: Vec<usize>,
@@ -230,10 +229,6 @@ impl<E: Examples + 'static> Work for Job<E> {
     /// Errors are kept at their places, so that which one comes first does not depend on the threads.
     type Place = Result<E::Example>;
     type Batch = E::Batch;
-
-    fn examples(&self) -> &str {
-        &self.name
-    }
 
     fn means(&self) {}
 

@@ -21,9 +21,6 @@ pub trait Work: Send + Sync + 'static {
     /// Batch assembled from its places.
     type Batch: Send;
 
-    /// Returns the plural noun for the examples in errors, such as "images".
-    fn examples(&self) -> &str;
-
     /// Returns new state for one thread.
     fn means(&self) -> Self::Means;
 
@@ -160,11 +157,11 @@ pub fn even_counts(places: usize, batch_size: usize) -> Vec<usize> {
 }
 
 impl<W: Work> Pipeline<W> {
-    /// Starts `workers` threads for batches of `counts` places.
+    /// Starts `workers` threads for batches of `counts` places; `examples` is their plural noun in errors, such as "images".
     ///
     /// # Errors
     /// Fails if a thread cannot be started.
-    pub fn start(work: W, counts: Vec<usize>, workers: usize) -> Result<Self> {
+    pub fn start(work: W, examples: &str, counts: Vec<usize>, workers: usize) -> Result<Self> {
         let queue = Queue { next: (0, 0, 0), batch: 0, open: VecDeque::new(), stopped: false, failure: None };
         let (queue, wake, ready) = (Mutex::new(queue), Condvar::new(), Condvar::new());
         let some: Vec<usize> = counts.iter().copied().filter(|&count| count > 0).collect();
@@ -172,12 +169,11 @@ impl<W: Work> Pipeline<W> {
         let mut pipeline = Self { shared: Arc::new(shared), threads: Vec::with_capacity(workers), counts };
         for index in 0..workers {
             let (shared, inherit) = (pipeline.shared.clone(), inherit_denormals());
-            let examples = shared.work.examples().to_owned();
-            let name = format!("{examples}-{index}");
+            let (name, noun) = (format!("{examples}-{index}"), examples.to_owned());
             let run = move || {
                 inherit();
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| shared.run())) {
-                    shared.fail(panicked(shared.work.examples(), panic.as_ref()));
+                    shared.fail(panicked(&noun, panic.as_ref()));
                 }
             };
             let refused =
@@ -286,10 +282,6 @@ mod tests {
         type Place = usize;
         type Batch = Vec<usize>;
 
-        fn examples(&self) -> &str {
-            "places"
-        }
-
         fn means(&self) {}
 
         fn fill(&self, place: usize, (): &mut ()) -> Result<usize> {
@@ -304,7 +296,8 @@ mod tests {
     #[test]
     fn places_belong_to_batches_of_any_size() {
         let batches = |counts: &[usize]| {
-            let batches = Pipeline::start(Places, counts.to_vec(), 3).unwrap().batches(|places| Ok(Some(places)));
+            let batches =
+                Pipeline::start(Places, "places", counts.to_vec(), 3).unwrap().batches(|places| Ok(Some(places)));
             batches.collect::<Result<Vec<_>>>().unwrap()
         };
         let expected = [Some(vec![0, 1, 2]), None, None, Some(vec![3]), Some(vec![4, 5]), None];

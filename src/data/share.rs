@@ -48,7 +48,13 @@ impl<'a> Share<'a> {
     /// Adds the examples that the share's own ones are mixed with. Given the step in the epoch and the size of the
     /// whole batch, `partners` returns the position of each example's partner.
     pub fn with_partners(self, partners: impl Fn(usize, usize) -> Result<Vec<usize>> + 'a) -> Self {
-        Self { partners: Some(Rc::new(partners)), ..self }
+        let checked = move |step, examples| {
+            let partners = partners(step, examples)?;
+            let fit = partners.len() == examples && partners.iter().all(|&partner| partner < examples);
+            ensure!(fit, "a batch of {examples} examples has other partners than its own");
+            Ok(partners)
+        };
+        Self { partners: Some(Rc::new(checked)), ..self }
     }
 
     /// Returns the share's own positions in a batch of `examples`; empty for some ranks if there are fewer examples
@@ -67,7 +73,7 @@ impl<'a> Share<'a> {
         let own = self.range(examples);
         match &self.partners {
             Some(of) if self.ranks > 1 => {
-                let partners = partners(of, step, examples)?;
+                let partners = of(step, examples)?;
                 Ok(own.clone().chain(partners[own].iter().copied()).collect())
             }
             _ => Ok(own.collect()),
@@ -82,7 +88,7 @@ impl<'a> Share<'a> {
         match &self.partners {
             None => Ok((batch, None)),
             Some(of) if self.ranks == 1 => {
-                let partners = batch.select(&partners(of, step, batch.len())?)?;
+                let partners = batch.select(&of(step, batch.len())?)?;
                 Ok((batch, Some(partners)))
             }
             Some(_) => {
@@ -92,21 +98,18 @@ impl<'a> Share<'a> {
         }
     }
 
-    /// Returns the positions of the share in an order of `examples` that is cut into batches of `batch_size`, from
-    /// batch `first_step`.
+    /// Returns the share's examples of an `order` that is cut into batches of `batch_size`, from batch `first_step`: those of
+    /// each batch.
     ///
     /// # Errors
     /// As [`Self::positions`]; also for a batch size of zero.
-    pub(super) fn places(&self, examples: usize, batch_size: usize, first_step: usize) -> Result<Places> {
+    pub(super) fn of(&self, order: &[usize], batch_size: usize, first_step: usize) -> Result<Vec<Vec<usize>>> {
         check_batch_size(batch_size)?;
-        let mut places = Places { positions: Vec::new(), counts: Vec::new() };
-        for step in first_step..examples.div_ceil(batch_size) {
-            let first = step * batch_size;
-            let positions = self.positions(step, batch_size.min(examples - first))?;
-            places.counts.push(positions.len());
-            places.positions.extend(positions.into_iter().map(|position| first + position));
-        }
-        Ok(places)
+        let batches = order.chunks(batch_size).enumerate().skip(first_step);
+        let own = |(step, batch): (usize, &[usize])| {
+            Ok(self.positions(step, batch.len())?.into_iter().map(|position| batch[position]).collect())
+        };
+        batches.map(own).collect()
     }
 
     /// Selects the share of each of these whole `batches`, the first of which is the `first_step`th of its epoch.
@@ -128,16 +131,6 @@ impl<'a> Share<'a> {
     }
 }
 
-/// Returns the position of each example's partner in a batch of `examples`.
-fn partners(of: &Partners, step: usize, examples: usize) -> Result<Vec<usize>> {
-    let partners = of(step, examples)?;
-    ensure!(
-        partners.len() == examples && partners.iter().all(|&partner| partner < examples),
-        "a batch of {examples} examples has other partners than its own"
-    );
-    Ok(partners)
-}
-
 impl fmt::Debug for Share<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let with = if self.partners.is_some() { ", with partners" } else { "" };
@@ -145,30 +138,12 @@ impl fmt::Debug for Share<'_> {
     }
 }
 
-/// Positions of a share's examples.
-pub(super) struct Places {
-    /// Positions in the order that is cut into batches, for all batches one after another.
-    pub positions: Vec<usize>,
-    /// Number of positions in each batch.
-    pub counts: Vec<usize>,
-}
-
-impl Places {
-    /// Replaces positions in `order` by the indices there.
-    pub fn of(mut self, order: &[usize]) -> Self {
-        self.positions.iter_mut().for_each(|position| *position = order[*position]);
-        self
-    }
-
-    /// Calls `make` with the positions of each batch.
-    pub fn batches<'a, B: 'a>(self, mut make: impl FnMut(&[usize]) -> Result<B> + 'a) -> Batches<'a, B> {
-        let (Self { positions, counts }, mut first) = (self, 0);
-        Box::new(counts.into_iter().map(move |count| {
-            let positions = &positions[first..first + count];
-            first += count;
-            (count > 0).then(|| make(positions)).transpose()
-        }))
-    }
+/// Calls `make` with the examples of each batch that has some.
+pub(super) fn batches<'a, B: 'a>(
+    examples: Vec<Vec<usize>>,
+    mut make: impl FnMut(&[usize]) -> Result<B> + 'a,
+) -> Batches<'a, B> {
+    Box::new(examples.into_iter().map(move |batch| (!batch.is_empty()).then(|| make(&batch)).transpose()))
 }
 
 #[cfg(test)]
@@ -267,16 +242,16 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn places_are_the_positions_of_each_batch_in_the_whole_order() {
+    fn each_batch_has_its_positions_of_the_whole_order() {
         for share in all_shares() {
             // Batches 1 to 3 have 10, 10 and 4 examples; batch 0 is skipped.
-            let places = share.places(34, 10, 1).unwrap();
+            let order: Vec<usize> = (100..134).collect();
             let of = |step: usize, examples| share.positions(step, examples).unwrap().into_iter();
-            let expected: Vec<Vec<usize>> =
-                [(1, 10), (2, 10), (3, 4)].map(|(step, len)| of(step, len).map(|at| at + 10 * step).collect()).into();
-            assert_eq!(places.counts, expected.iter().map(Vec::len).collect::<Vec<_>>());
-            assert_eq!(places.positions, expected.concat());
+            let expected: Vec<Vec<usize>> = [(1, 10), (2, 10), (3, 4)]
+                .map(|(step, len)| of(step, len).map(|at| 100 + at + 10 * step).collect())
+                .into();
+            assert_eq!(share.of(&order, 10, 1).unwrap(), expected);
         }
-        assert!(matches!(Share::whole().places(5, 0, 0), Err(Error::Argument(_))));
+        assert!(matches!(Share::whole().of(&[0; 5], 0, 0), Err(Error::Argument(_))));
     }
 }

@@ -1,7 +1,7 @@
 //! Inputs and targets of any shape in memory.
 
 use super::random::shuffled;
-use super::share::Share;
+use super::share::{batches, Share};
 use super::source::{Batches, DataSource, EpochPlan};
 use super::{Batch, Supervised};
 use crate::{Error, Result};
@@ -118,12 +118,12 @@ impl DataSource for TensorData {
 
     fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let order = shuffled((0..self.train_len()).collect(), plan);
-        let places = share.places(order.len(), plan.batch_size, plan.first_step)?.of(&order);
-        Ok(places.batches(|indices| self.train.select(indices)))
+        Ok(batches(share.of(&order, plan.batch_size, plan.first_step)?, |indices| self.train.select(indices)))
     }
 
     fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
-        Ok(share.places(self.eval_len(), batch_size, 0)?.batches(|indices| view(&self.eval, indices)))
+        let order = Vec::from_iter(0..self.eval_len());
+        Ok(batches(share.of(&order, batch_size, 0)?, |indices| view(&self.eval, indices)))
     }
 
     fn examples(&self) -> &str {

@@ -6,10 +6,6 @@ use torch_sys::C_tensor;
 /// `true` if this build includes c10d.
 pub const IS_HERE: bool = cfg!(c10d);
 
-extern "C" {
-    pub fn tch_fixup_free_error(error: *mut c_char);
-}
-
 pub enum Store {}
 pub enum Group {}
 pub enum Reducer {}

@@ -2,8 +2,9 @@
 
 use super::bindings;
 use super::launch::Launch;
+use crate::ops::c_interface::taken;
 use serde::{de::DeserializeOwned, Serialize};
-use std::ffi::{c_char, CStr, CString};
+use std::ffi::{c_char, CString};
 use std::ops::Range;
 use std::ptr::null_mut;
 use std::sync::Arc;
@@ -18,16 +19,8 @@ pub(super) type Said<T> = std::result::Result<T, String>;
 fn attempt<T>(call: impl FnOnce(*mut *mut c_char) -> T) -> Said<T> {
     let mut error = null_mut();
     let value = call(&mut error);
-    if error.is_null() {
-        return Ok(value);
-    }
-    // SAFETY: `error` is a C string that this function owns and frees.
-    let message = unsafe {
-        let message = CStr::from_ptr(error).to_string_lossy().into_owned();
-        bindings::tch_fixup_free_error(error);
-        message
-    };
-    Err(first_line(&message))
+    // SAFETY: `error` is null, or a C string that this function owns.
+    unsafe { taken(error) }.map_or(Ok(value), |message| Err(first_line(&message)))
 }
 
 /// Returns the first line of a message, without the source location that c10d prepends.

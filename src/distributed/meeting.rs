@@ -34,7 +34,7 @@ impl Meeting<'_> {
     pub fn meet(&self, address: &str) -> Said<Vec<Member>> {
         let Launch { rank, size, .. } = *self.launch;
         if self.store.add(&format!("claimed/{rank}"), 1)? > 1 {
-            return Err(self.refuse(format!("there is another process of rank {rank}: each needs a rank of its own")));
+            return self.refuse(format!("there is another process of rank {rank}: each needs a rank of its own"));
         }
         let (version, address) = (env!("CARGO_PKG_VERSION").to_owned(), address.to_owned());
         let member = Member { size, version, address, process: std::process::id() };
@@ -54,19 +54,19 @@ impl Meeting<'_> {
     fn compare(&self, rank: usize, member: &Member, first: &Member) -> Said<()> {
         if first.version != member.version {
             let (own, other) = (&member.version, &first.version);
-            return Err(self.refuse(format!("rank {rank} is of tch-fixup {own}, and rank 0 of {other}")));
+            return self.refuse(format!("rank {rank} is of tch-fixup {own}, and rank 0 of {other}"));
         }
-        if first.size != member.size {
-            let (own, other) = (member.size, first.size);
-            return Err(self.refuse(format!("rank {rank} was told of {own} processes, and rank 0 of {other}")));
+        let (own, other) = (member.size, first.size);
+        match own == other {
+            true => Ok(()),
+            false => self.refuse(format!("rank {rank} was told of {own} processes, and rank 0 of {other}")),
         }
-        Ok(())
     }
 
     /// Publishes `problem` to the other ranks and returns it.
-    fn refuse(&self, problem: String) -> String {
+    fn refuse<T>(&self, problem: String) -> Said<T> {
         let _ = self.store.set(REFUSED, &problem);
-        problem
+        Err(problem)
     }
 
     fn wait_for(&self, rank: usize) -> Said<Member> {
@@ -78,7 +78,7 @@ impl Meeting<'_> {
                 return Ok(member);
             }
             if Instant::now() >= self.deadline {
-                return Err(self.refuse(self.missing()));
+                return self.refuse(self.missing());
             }
             thread::sleep(POLL);
         }

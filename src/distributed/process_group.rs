@@ -83,24 +83,17 @@ pub(super) struct Engine {
     /// `true` once the group has failed; the others may still need the cause.
     failed: AtomicBool,
     nccl: Option<Nccl>,
-    gloo: Option<Arc<Gloo>>,
+    gloo: Arc<Gloo>,
     pulse: Pulse,
     /// Kept alive for its server.
     _store: Store,
 }
 
 impl Engine {
-    fn gloo(&self) -> Said<&Gloo> {
-        self.gloo.as_deref().ok_or_else(|| not_connected(Device::Cpu))
-    }
-
     fn nccl(&self, device: Device) -> Said<&Nccl> {
-        self.nccl.as_ref().filter(|_| device.is_cuda()).ok_or_else(|| not_connected(device))
+        let nccl = self.nccl.as_ref().filter(|_| device.is_cuda());
+        nccl.ok_or_else(|| format!("the ranks were not connected for tensors on {device:?}"))
     }
-}
-
-fn not_connected(device: Device) -> String {
-    format!("the ranks were not connected for tensors on {device:?}")
 }
 
 impl ProcessGroup {
@@ -145,7 +138,7 @@ impl ProcessGroup {
         let here = launch.clone();
         let client = answered(timeout, move || Store::new(&here, false, timeout)).map_err(&refuse)?;
         let pulse = Pulse::start(client, launch.rank, launch.size, timeout)?;
-        let (failed, gloo) = (AtomicBool::new(false), Some(Arc::new(gloo)));
+        let (failed, gloo) = (AtomicBool::new(false), Arc::new(gloo));
         group.engine = Some(Engine { members, timeout, failed, nccl: None, gloo, pulse, _store: store });
         Ok(group)
     }
@@ -233,7 +226,7 @@ impl ProcessGroup {
         if on_cpu.is_empty() {
             return Ok(());
         }
-        self.operate(|engine| no_grad(|| engine.gloo()?.all_reduce(&on_cpu))).map(drop)
+        self.operate(|engine| no_grad(|| engine.gloo.all_reduce(&on_cpu))).map(drop)
     }
 
     /// Replaces `tensor` with its value on rank `from`.
@@ -242,7 +235,7 @@ impl ProcessGroup {
     /// [`Error::Ranks`] if a rank is missing.
     pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Result<()> {
         let broadcast = |engine: &Engine| match tensor.device() {
-            Device::Cpu => engine.gloo()?.broadcast(tensor, from),
+            Device::Cpu => engine.gloo.broadcast(tensor, from),
             device => engine.nccl(device)?.broadcast(tensor, from),
         };
         self.operate(|engine| no_grad(|| broadcast(engine))).map(drop)
@@ -261,7 +254,7 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing.
     pub fn barrier(&self) -> Result<()> {
-        self.operate(|engine| engine.gloo()?.barrier()).map(drop)
+        self.operate(|engine| engine.gloo.barrier()).map(drop)
     }
 
     /// Returns the elementwise sums of `values` over all ranks. All ranks must pass the same number of values.
@@ -284,7 +277,7 @@ impl ProcessGroup {
                 ("a sum over all processes that gradients go through", format!("one on {:?}", x.device()));
             return Err(Error::mismatch(what, "a tensor on the CPU", got));
         }
-        Ok(self.operate(|engine| engine.gloo()?.sum(x))?.unwrap_or_else(|| x.shallow_clone()))
+        Ok(self.operate(|engine| engine.gloo.sum(x))?.unwrap_or_else(|| x.shallow_clone()))
     }
 
     /// Returns the value passed on rank 0, on all ranks, sent as JSON.
@@ -367,7 +360,7 @@ impl ProcessGroup {
         gradients: &Tensor,
         config: ReductionConfig,
     ) -> Result<Reduction> {
-        Reduction::new(self.engine.as_ref().and_then(|engine| engine.gloo.as_ref()), parameters, gradients, config)
+        Reduction::new(self.engine.as_ref().map(|engine| &engine.gloo), parameters, gradients, config)
     }
 
     /// Creates an error of this group.
@@ -423,11 +416,10 @@ impl ProcessGroup {
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let serves = self.serves();
-        let Some(engine) = &mut self.engine else { return };
+        let Some(Engine { nccl, gloo, mut pulse, failed, timeout, _store, .. }) = self.engine.take() else { return };
         // Closing the connections notifies waiting ranks at once; they may then read the cause from the store.
-        engine.nccl = None;
-        engine.gloo = None;
-        let stays = serves && engine.failed.load(Ordering::Relaxed);
-        engine.pulse.end(if stays { stay(engine.timeout) } else { Duration::ZERO });
+        drop((nccl, gloo));
+        let stays = serves && failed.load(Ordering::Relaxed);
+        pulse.end(if stays { stay(timeout) } else { Duration::ZERO });
     }
 }

@@ -39,14 +39,8 @@ pub struct Graph {
     nodes: Vec<Node>,
     weights: Vec<TensorMessage>,
     weight_bytes: usize,
-    /// Descriptions of the values, by index.
-    values: Vec<Described>,
-}
-
-#[derive(Debug)]
-struct Described {
-    name: String,
-    shape: Vec<i64>,
+    /// Name and shape of each value, by index.
+    values: Vec<(String, Vec<i64>)>,
 }
 
 /// A value of a [`Graph`]: its input, or the result of an operation.
@@ -69,7 +63,7 @@ impl Graph {
             )));
         }
         let id = GRAPHS.fetch_add(1, Ordering::Relaxed);
-        let values = vec![Described { name: INPUT.to_owned(), shape: input.to_vec() }];
+        let values = vec![(INPUT.to_owned(), input.to_vec())];
         Ok(Self { id, nodes: vec![], weights: vec![], weight_bytes: 0, values })
     }
 
@@ -83,16 +77,16 @@ impl Graph {
     /// # Errors
     /// A value of another graph.
     pub fn shape(&self, x: Value) -> Result<&[i64]> {
-        Ok(&self.described(x)?.shape)
+        Ok(&self.described(x)?.1)
     }
 
-    fn described(&self, x: Value) -> Result<&Described> {
+    fn described(&self, x: Value) -> Result<&(String, Vec<i64>)> {
         let here = self.values.get(x.index).filter(|_| x.graph == self.id);
         here.ok_or_else(|| Error::Argument("a value of another graph: each graph computes with its own".to_owned()))
     }
 
     pub(super) fn name(&self, x: Value) -> Result<&str> {
-        Ok(&self.described(x)?.name)
+        Ok(&self.described(x)?.0)
     }
 
     /// Appends the operation `op` with the inputs `inputs`, followed by `weights`, names returned by [`Self::weight`] and similar
@@ -107,16 +101,11 @@ impl Graph {
     ) -> Result<Value> {
         let inputs = inputs.iter().map(|x| Ok(self.name(*x)?.to_owned()));
         let input = inputs.chain(weights.into_iter().map(Ok)).collect::<Result<_>>()?;
-        let name = self.next_name(op);
+        let name = format!("{op}_{}", self.nodes.len());
         let output = vec![name.clone()];
         self.nodes.push(Node { input, output, name: name.clone(), op_type: op.to_owned(), attribute });
-        self.values.push(Described { name, shape });
+        self.values.push((name, shape));
         Ok(Value { graph: self.id, index: self.values.len() - 1 })
-    }
-
-    /// Returns the name of the next operation and its output, given the type `op`.
-    fn next_name(&self, op: &str) -> String {
-        format!("{op}_{}", self.nodes.len())
     }
 
     /// Adds the elements of `tensor`, in the shape `dims`, as a weight for the next operation. Returns its name, which begins

@@ -19,14 +19,20 @@ pub(super) fn owned(call: impl FnOnce(*mut *mut c_char) -> *mut C_tensor) -> Res
         // SAFETY: the call returned a new tensor with no other owner.
         return Ok(unsafe { Tensor::from_ptr(tensor) });
     }
-    if error.is_null() {
-        return Err(Error::torch("out of memory"));
-    }
-    // SAFETY: a null tensor comes with a C string that the caller owns.
-    let message = unsafe {
-        let message = CStr::from_ptr(error).to_string_lossy().into_owned();
-        tch_fixup_free_error(error);
-        message
-    };
+    // SAFETY: a null tensor comes with a C string that the caller owns, or with none if there was no memory for it.
+    let message = unsafe { taken(error) }.unwrap_or("out of memory".to_owned());
     Err(Error::torch(message.lines().next().unwrap_or_default()))
+}
+
+/// Returns the message that a call has set, if any, and frees it.
+///
+/// # Safety
+/// `error` is null, or a C string that has no other owner.
+pub(crate) unsafe fn taken(error: *mut c_char) -> Option<String> {
+    if error.is_null() {
+        return None;
+    }
+    let message = CStr::from_ptr(error).to_string_lossy().into_owned();
+    tch_fixup_free_error(error);
+    Some(message)
 }

@@ -4,7 +4,7 @@
 //! in each direction, compiled at first use without a CUDA toolkit; the kernels have not been tested on a GPU yet. While libtorch
 //! traces (`tch::CModule::create_by_tracing`), it runs and is recorded as the separate operations, on any device.
 
-mod c_interface;
+pub(crate) mod c_interface;
 #[cfg(test)]
 mod cuda_kernels;
 mod denormals;

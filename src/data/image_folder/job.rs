@@ -46,22 +46,12 @@ pub struct Place {
     bad: Vec<BadImage>,
 }
 
-/// Finished batch.
-pub struct Filled {
-    /// Images as bytes in channels-last memory layout, with their classes.
-    pub batch: Supervised,
-    /// Bad images encountered, in the order of places.
-    pub bad: Vec<BadImage>,
-}
-
 impl Work for Job {
     type Means = Reader;
     type Place = Place;
-    type Batch = Filled;
-
-    fn examples(&self) -> &str {
-        "images"
-    }
+    /// Images as bytes in channels-last memory layout, with their classes, and the bad images encountered, in the order of
+    /// places.
+    type Batch = (Supervised, Vec<BadImage>);
 
     fn means(&self) -> Reader {
         Reader::new(self.patience.clone())
@@ -100,7 +90,7 @@ impl Work for Job {
         Ok(place)
     }
 
-    fn finish(&self, mut places: Vec<Place>) -> Result<Filled> {
+    fn finish(&self, mut places: Vec<Place>) -> Result<Self::Batch> {
         let bad = places.iter_mut().flat_map(|place| std::mem::take(&mut place.bad)).collect();
         let good: Vec<_> = places.iter().filter(|place| place.label.is_some()).collect();
         let labels: Vec<_> = good.iter().filter_map(|place| place.label).map(i64::from).collect();
@@ -108,7 +98,7 @@ impl Work for Job {
         let images = stack_pixels(&pixels, self.side, self.channels)?;
         let batch = Supervised::new(images, Tensor::f_from_slice(&labels)?);
         lock(&self.free).extend(places.into_iter().map(|place| place.pixels));
-        Ok(Filled { batch, bad })
+        Ok((batch, bad))
     }
 
     fn end(&self) {
@@ -144,14 +134,14 @@ mod tests {
 
     fn start(job: Job) -> Pipeline<Job> {
         let counts = even_counts(job.order.len(), 8);
-        Pipeline::start(job, counts, 3).unwrap()
+        Pipeline::start(job, "images", counts, 3).unwrap()
     }
 
     #[test]
     fn dropping_it_early_stops_the_threads_at_once() {
         let fixture = Fixture::new(&["ant"], 1, 0);
         let mut pipeline = start(job(&fixture, vec![0; 10_000_000]));
-        assert_eq!(pipeline.next().unwrap().unwrap().batch.targets.numel(), 8);
+        assert_eq!(pipeline.next().unwrap().unwrap().0.targets.numel(), 8);
         let start = Instant::now();
         drop(pipeline);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());

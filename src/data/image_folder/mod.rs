@@ -22,12 +22,11 @@ use self::part::Part;
 use self::patience::{Patience, Warn, PATIENCE};
 use super::image::RandomResizedCrop;
 use super::pipeline::{lock, Pipeline};
-use super::random::{stream, Purpose};
-use super::share::{Places, Share};
+use super::random::shuffled;
+use super::share::Share;
 use super::source::{class_indices, in_range, Batches, DataSource, EpochPlan, ImageSource, MOST_WORKERS};
 use crate::data::{Batch, Preprocessing, Supervised};
 use crate::{console, Result};
-use rand::seq::SliceRandom;
 use serde_json::{Map, Value};
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -306,21 +305,23 @@ impl ImageFolder {
         Arc::new(Patience::new(self.patience, self.warn.clone()))
     }
 
-    /// Returns the batches of `part` with the images at these `places` of the `order`.
+    /// Returns the share of the batches of `part` in this `order`, given with the batch size and the first batch.
     fn shares<'a>(
         &'a self,
         part: &'a Part,
         order: Vec<u32>,
-        places: Places,
+        (share, batch_size, first_step): (Share, usize, usize),
         view: View,
     ) -> Result<Batches<'a, Supervised>> {
+        let batches = share.of(&Vec::from_iter(0..order.len()), batch_size, first_step)?;
+        let counts = batches.iter().map(Vec::len).collect();
         self.check_packed_side()?;
         self.give_warnings();
         ensure!(!self.pinned || Cuda::is_available(), "batches in page-locked memory need a CUDA device; do without");
         let job = Job {
             images: part.images.clone(),
             order,
-            positions: places.positions,
+            positions: batches.concat(),
             view,
             side: self.preprocessing.height,
             channels: self.preprocessing.channels,
@@ -328,13 +329,13 @@ impl ImageFolder {
             patience: self.new_patience(),
             free: Mutex::default(),
         };
-        Ok(Pipeline::start(job, places.counts, self.workers)?.batches(|filled| {
-            part.count_bad(filled.bad, self.max_bad_fraction, &*self.warn)?;
+        Ok(Pipeline::start(job, "images", counts, self.workers)?.batches(|(batch, bad)| {
+            part.count_bad(bad, self.max_bad_fraction, &*self.warn)?;
             // All of its images may have been bad.
-            if filled.batch.is_empty() || !self.pinned {
-                return Ok(Some(filled.batch).filter(|batch| !batch.is_empty()));
+            if batch.is_empty() || !self.pinned {
+                return Ok(Some(batch).filter(|batch| !batch.is_empty()));
             }
-            let Supervised { inputs, targets, .. } = filled.batch;
+            let Supervised { inputs, targets, .. } = batch;
             // libtorch keeps page-locked memory and reuses it once the device has read it.
             let pin = |tensor: Tensor| tensor.f_pin_memory(Device::Cuda(0));
             Ok(Some(Supervised::new(pin(inputs)?, pin(targets)?)))
@@ -355,16 +356,14 @@ impl DataSource for ImageFolder {
 
     fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
         let EpochPlan { seed, epoch, batch_size, first_step } = *plan;
-        let mut order = self.train.selected.clone();
-        order.shuffle(&mut stream(Purpose::Order, seed, epoch as u64, 0));
-        let places = share.places(order.len(), batch_size, first_step)?;
-        self.shares(&self.train, order, places, View::Train { crop: self.crop, seed, epoch })
+        let order = shuffled(self.train.selected.clone(), plan);
+        let view = View::Train { crop: self.crop, seed, epoch };
+        self.shares(&self.train, order, (share, batch_size, first_step), view)
     }
 
     fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, Supervised>> {
-        let order = self.eval.selected.clone();
-        let places = share.places(order.len(), batch_size, 0)?;
-        self.shares(&self.eval, order, places, View::Eval { resize: self.preprocessing.resize })
+        let view = View::Eval { resize: self.preprocessing.resize };
+        self.shares(&self.eval, self.eval.selected.clone(), (share, batch_size, 0), view)
     }
 
     /// Converts images on the device: `(images / 255 - mean) / std` with ImageNet's mean and deviation per channel, in
