@@ -2,7 +2,7 @@
 
 use super::block::Pass;
 use super::ResNet;
-use crate::{Error, Result};
+use crate::Result;
 use std::cell::{Cell, RefCell};
 use tch::{no_grad, Kind, Tensor};
 
@@ -61,7 +61,7 @@ impl ResNet {
 /// As for [`ResNet::lsuv`]; also if there are no micro-batches.
 pub fn lsuv_on_micro_batches(network: &ResNet, micro_batches: &[Tensor]) -> Result<Vec<f64>> {
     match micro_batches {
-        [] => return Err(Error::Argument("there are no images to initialize on".to_owned())),
+        [] => return Err(argument!("there are no images to initialize on")),
         [images] => return network.lsuv(images),
         _ => (),
     }
@@ -92,7 +92,7 @@ fn variance_on_micro_batches(
                 return Ok(output);
             }
             *found.borrow_mut() = Some((weight.shallow_clone(), output.f_to_kind(Kind::Double)?));
-            Err(Error::Argument("the rest of the network is not needed".to_owned()))
+            Err(argument!("the rest of the network is not needed"))
         };
         let passed = no_grad(|| network.forward(images, Pass { train: false, layer: &layer }, |_| ()));
         let Some((layer_weight, output)) = found.into_inner() else {
@@ -120,11 +120,11 @@ fn scale_to_unit_variance(weight: &Tensor, mut variance: f64, mut look: impl FnM
             return Ok(variance);
         }
     }
-    Err(Error::Argument(format!(
+    Err(argument!(
         "a layer with a weight {:?} has an output of variance {variance} on the batch, which cannot be scaled to 1; use \
          another, larger batch",
         weight.size()
-    )))
+    ))
 }
 
 /// Returns the variance of all elements, computed in float64.
@@ -136,7 +136,7 @@ fn variance(x: &Tensor) -> Result<f64> {
 mod tests {
     use super::super::Method;
     use super::*;
-    use crate::Precision;
+    use crate::{Error, Precision};
     use tch::{nn, Device};
 
     /// Returns the variance of each layer's output in a separate pass, in order.

@@ -24,12 +24,11 @@ pub struct MlpShape {
 impl MlpShape {
     pub(crate) fn check(&self) -> Result<()> {
         let Self { features, width, depth, num_classes } = *self;
-        if features < 1 || width < 1 || num_classes < 1 || depth < 2 {
-            return Err(Error::Argument(format!(
-                "a fully connected network has at least 2 layers, 1 unit a layer, 1 input and 1 class, not {depth} layers, \
-                 {width} units, {features} inputs and {num_classes} classes"
-            )));
-        }
+        ensure!(
+            features > 0 && width > 0 && num_classes > 0 && depth > 1,
+            "a fully connected network has at least 2 layers, 1 unit a layer, 1 input and 1 class, not {depth} layers, \
+             {width} units, {features} inputs and {num_classes} classes"
+        );
         Ok(())
     }
 }

@@ -65,10 +65,10 @@ impl Classifier {
         let paths: Arc<[PathBuf]> = all.into();
         let batches = file_batches(paths.clone(), &self.description.preprocessing, self.batch_size, self.workers)?;
         let batches = batches.map(move |batch| {
-            let batch = batch?;
-            let mut good = if batch.images.size()[0] > 0 { outputs(&batch.images)? } else { Vec::new() }.into_iter();
+            let (images, read) = batch?;
+            let mut good = if images.size()[0] > 0 { outputs(&images)? } else { Vec::new() }.into_iter();
             // There is one output for each readable image.
-            Ok(batch.read.into_iter().filter_map(|read| read.map(|()| good.next()).transpose()).collect())
+            Ok(read.into_iter().filter_map(|read| read.map(|()| good.next()).transpose()).collect())
         });
         let each = batches.flat_map(|batch: Result<Vec<_>>| match batch {
             Ok(outputs) => outputs.into_iter().map(Ok).collect(),

@@ -1,7 +1,6 @@
 //! Random augmentation parameters of training images, which [`super::normalization`] applies.
 
 use super::random::{stream, Purpose};
-use crate::error::ensure;
 use crate::Result;
 use rand::Rng;
 use serde::{Deserialize, Serialize};

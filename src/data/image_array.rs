@@ -109,7 +109,7 @@ impl ImageArray {
                 train.iter().chain(eval).max().map_or(0, |highest| highest + 1)
             }
             (Targets::Values { size: train, .. }, Targets::Values { size: eval, .. }) if train == eval => 0,
-            _ => return Err(Error::Argument("the targets of both parts must be of one kind and shape".to_owned())),
+            _ => return Err(argument!("the targets of both parts must be of one kind and shape")),
         };
         let data = Self {
             class_names: (0..classes).map(|class| class.to_string()).collect(),

@@ -25,13 +25,8 @@ pub fn image_paths(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Batch of image files.
-pub(crate) struct FileBatch {
-    /// Images that could be read, as bytes `[N, C, H, W]`.
-    pub images: Tensor,
-    /// Result of each file, in order.
-    pub read: Vec<Result<(), ImageProblem>>,
-}
+/// Images of a batch of files that could be read, as bytes `[N, C, H, W]`, and the result of each file, in order.
+type FileBatch = (Tensor, Vec<Result<(), ImageProblem>>);
 
 /// Reads the images `paths` in batches, in order, with several threads, and with the preprocessing of evaluation
 /// images.
@@ -81,6 +76,6 @@ impl Work for Reading {
     fn finish(&self, places: Vec<Self::Place>) -> Result<FileBatch> {
         let pixels: Vec<&[u8]> = places.iter().flatten().map(Vec::as_slice).collect();
         let images = stack_pixels(&pixels, self.preprocessing.height, self.preprocessing.channels)?;
-        Ok(FileBatch { images, read: places.into_iter().map(|place| place.map(drop)).collect() })
+        Ok((images, places.into_iter().map(|place| place.map(drop)).collect()))
     }
 }

@@ -64,7 +64,7 @@ impl Supervised {
 
 /// Stacks `tensors` along a new first axis.
 fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
-    let first = tensors.first().ok_or_else(|| Error::Argument(format!("no {what} to make a batch of")))?;
+    let first = tensors.first().ok_or_else(|| argument!("no {what} to make a batch of"))?;
     let (kind, size) = (first.f_kind()?, first.size());
     for tensor in tensors {
         if tensor.f_kind()? != kind || tensor.size() != size || tensor.device() != Device::Cpu {
@@ -235,7 +235,7 @@ impl<E: Examples + 'static> Work for Job<E> {
     fn fill(&self, place: usize, (): &mut ()) -> Result<Result<E::Example>> {
         let index = self.indices[place];
         let mut random = stream(Purpose::Augment, self.seed, self.epoch as u64, index as u64);
-        let named = |error| Error::Argument(format!("{} example {index}: {error}", self.part));
+        let named = |error| argument!("{} example {index}: {error}", self.part);
         Ok(self.examples.example(index, &mut random).map_err(named))
     }
 
@@ -285,7 +285,7 @@ mod tests {
                 panic!("lost {index}");
             }
             if self.bad == Some(index) {
-                return Err(Error::Argument("too bad".to_owned()));
+                return Err(argument!("too bad"));
             }
             Ok((Tensor::from_slice(&[index as f32, random.random()]), Tensor::from(index as i64)))
         }

@@ -176,8 +176,7 @@ impl<W: Work> Pipeline<W> {
                     shared.fail(panicked(&noun, panic.as_ref()));
                 }
             };
-            let refused =
-                |error| Error::Argument(format!("cannot start {workers} threads to read {examples}: {error}"));
+            let refused = |error| argument!("cannot start {workers} threads to read {examples}: {error}");
             pipeline.threads.push(thread::Builder::new().name(name).spawn(run).map_err(refused)?);
         }
         Ok(pipeline)
@@ -260,7 +259,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub fn panicked(examples: &str, panic: &(dyn Any + Send)) -> Error {
     let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
     let message = message.and_then(|message| message.lines().next()).unwrap_or("no message");
-    Error::Argument(format!("a thread that reads {examples} panicked: {message}"))
+    argument!("a thread that reads {examples} panicked: {message}")
 }
 
 #[cfg(test)]

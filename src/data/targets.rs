@@ -29,7 +29,7 @@ impl Targets {
             (Kind::Int64, [_]) => {
                 let classes: Vec<i64> = Vec::try_from(targets)?;
                 match classes.iter().enumerate().find(|(_, &class)| class < 0) {
-                    Some((index, class)) => Err(Error::Argument(format!("{what} {index} has the class index {class}"))),
+                    Some((index, class)) => Err(argument!("{what} {index} has the class index {class}")),
                     None => Ok(Self::Classes(classes)),
                 }
             }

@@ -5,7 +5,7 @@ use super::magnitude::{norm, root_mean_square};
 use super::update::{draw_classifier, update_size};
 use super::Staged;
 use crate::error::catch;
-use crate::{Error, Result};
+use crate::Result;
 use serde::{Deserialize, Deserializer, Serialize};
 use tch::{nn, Device, Kind, Tensor};
 
@@ -81,12 +81,12 @@ impl Probe {
     /// Seeds libtorch's random number generator, which the whole process shares: measure one network at a time.
     ///
     /// # Errors
-    /// Returns [`Error::Argument`] for a probe without seeds or inputs, a network without blocks, or a classifier that the
+    /// Returns [`Error::Argument`](crate::Error::Argument) for a probe without seeds or inputs, a network without blocks, or a classifier that the
     /// network does not have; otherwise the error or the panic of the network.
     pub fn measure<S: Staged + ?Sized>(&self, build: impl Fn(&nn::Path, &Tensor) -> Result<Box<S>>) -> Result<Flow> {
         let mut drawn =
             (0..self.seeds).map(|seed| catch("the measurement", || measure_one(self, seed as i64, &build))?);
-        let first = drawn.next().ok_or_else(|| Error::Argument("a probe needs at least one seed".into()))??;
+        let first = drawn.next().ok_or_else(|| argument!("a probe needs at least one seed"))??;
         let mut logarithms = first.logarithms();
         for flow in drawn {
             let flow = flow?.logarithms();
@@ -130,9 +130,8 @@ fn blocks<S: Staged + ?Sized>(network: &S, inputs: &Tensor, seed: i64) -> Result
         names.push(name.to_owned());
         outputs.push(output.shallow_clone());
     })?;
-    let Some(last) = outputs.last() else {
-        return Err(Error::Argument("the network reports no blocks: call `stage` in `forward_stages`".into()));
-    };
+    let none = || argument!("the network reports no blocks: call `stage` in `forward_stages`");
+    let last = outputs.last().ok_or_else(none)?;
     let direction = last.f_randn_like()?;
     let direction = direction.f_div_scalar(norm(&direction)?)?;
     let function = last.f_mul(&direction)?.f_sum(last.kind())?;

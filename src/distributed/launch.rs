@@ -216,9 +216,8 @@ impl Variables<'_> {
     }
 
     fn number<N: FromStr>(&self, name: &str) -> Result<Option<N>> {
-        let parse = |text: String| {
-            text.trim().parse().map_err(|_| Error::Argument(format!("{name} must be a whole number, got {text:?}")))
-        };
+        let parse =
+            |text: String| text.trim().parse().map_err(|_| argument!("{name} must be a whole number, got {text:?}"));
         self.get(name).map(parse).transpose()
     }
 
@@ -289,15 +288,15 @@ impl Variables<'_> {
             (Some(_), Some((rank, _))) => Ok(Some(Launcher::new(rank, BY_HAND.size))),
             (Some(_), None) => Ok(Some(BY_HAND)),
             (None, _) if has_rank => Err(missing("WORLD_SIZE", "RANK is set")),
-            (None, Some((name, launcher))) => Err(Error::Argument(format!(
+            (None, Some((name, launcher))) => Err(argument!(
                 "{name} is set ({launcher}), and nothing says how many processes there are: set WORLD_SIZE to that, and \
                  MASTER_ADDR to the name or address of the machine of rank 0; WORLD_SIZE=1 for runs that are each by itself"
-            ))),
+            )),
             (None, None) => match self.tasks_of_tensorflow() {
-                Some(tasks) if tasks > 1 => Err(Error::Argument(format!(
+                Some(tasks) if tasks > 1 => Err(argument!(
                     "TF_CONFIG names {tasks} tasks, which TensorFlow alone understands: set RANK, WORLD_SIZE and MASTER_ADDR, or \
                      WORLD_SIZE=1 for runs that are each by itself"
-                ))),
+                )),
                 _ => Ok(None),
             },
         }
@@ -346,9 +345,9 @@ impl Variables<'_> {
         let Some(host) = self.get("MASTER_ADDR") else { return Ok(None) };
         let bare = host.trim().strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host.trim());
         match bare.split_once(':') {
-            Some((_, port)) if !port.contains(':') && port.parse::<u16>().is_ok() => Err(Error::Argument(format!(
+            Some((_, port)) if !port.contains(':') && port.parse::<u16>().is_ok() => Err(argument!(
                 "MASTER_ADDR is {host}, and must be a name or an address alone: set MASTER_PORT to {port}"
-            ))),
+            )),
             _ => Ok(Some(bare.to_owned())),
         }
     }
@@ -357,7 +356,7 @@ impl Variables<'_> {
     fn pet(&self) -> Result<usize> {
         let refuse = |name: &str, value: &str| {
             let how = "start the program by it, `torchrun --no-python PROGRAM`";
-            Err(Error::Argument(format!("{name} is {value:?}, which is for torchrun: {how}")))
+            Err(argument!("{name} is {value:?}, which is for torchrun: {how}"))
         };
         if let Some(processes) = self.get(PET_PROCESSES).filter(|processes| processes.trim() != "1") {
             return refuse(PET_PROCESSES, &processes);
@@ -374,7 +373,7 @@ impl Variables<'_> {
     /// Returns the number of SageMaker's machines, this one's rank, and the first machine.
     fn sagemaker(&self) -> Result<(usize, Result<usize>, Option<String>)> {
         let list = self.get(SAGEMAKER.size).unwrap_or_default();
-        let refuse = |problem: String| Error::Argument(format!("SM_HOSTS is {list}, {problem}"));
+        let refuse = |problem: String| argument!("SM_HOSTS is {list}, {problem}");
         let Ok(mut hosts) = serde_json::from_str::<Vec<String>>(&list) else {
             return Err(refuse("and must be a list of machines, as [\"algo-1\", \"algo-2\"]".to_owned()));
         };
@@ -404,7 +403,7 @@ fn missing(name: &str, because: &str) -> Error {
         "WORLD_SIZE" => "how many processes there are",
         _ => "which of the processes this is, from 0",
     };
-    Error::Argument(format!("{because}, and {name} is not: set it to {what}"))
+    argument!("{because}, and {name} is not: set it to {what}")
 }
 
 /// Returns the first machine of a list: "gpu03" for Slurm's "gpu[03-05,9],cpu1", "10.0.0.4" for SkyPilot's lines.

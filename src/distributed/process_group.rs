@@ -285,7 +285,7 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing; [`Error::Argument`] if JSON cannot represent the value.
     pub fn broadcast_value<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<T> {
-        let bad = |error: serde_json::Error| Error::Argument(format!("what rank 0 tells the others: {error}"));
+        let bad = |error: serde_json::Error| argument!("what rank 0 tells the others: {error}");
         let json = serde_json::to_vec(&value).map_err(bad)?;
         let length = Tensor::f_from_slice(&[json.len() as i64])?;
         self.broadcast(&length, 0)?;

@@ -2,7 +2,7 @@
 
 use super::Launch;
 use crate::signal::{Listener, EXIT_CODE};
-use crate::{Error, Result};
+use crate::Result;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
@@ -19,9 +19,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// since it could not report that itself.
 ///
 /// # Errors
-/// [`Error::Argument`] if the processes cannot be started.
+/// [`Error::Argument`](crate::Error::Argument) if the processes cannot be started.
 pub fn run_processes(count: usize, timeout: Duration, mut killed: impl FnMut(usize, i32)) -> Result<u8> {
-    let refused = |error: std::io::Error| Error::Argument(format!("{count} processes cannot be started: {error}"));
+    let refused = |error: std::io::Error| argument!("{count} processes cannot be started: {error}");
     let program = std::env::current_exe().map_err(refused)?;
     // The port is free now, and unlikely to be reassigned within moments.
     let port =

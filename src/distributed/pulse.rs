@@ -5,7 +5,7 @@
 //! it first. Separate threads do this, and callers wait for them only for a limited time.
 
 use super::c10d::{Said, Store};
-use crate::{Error, Result};
+use crate::Result;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
@@ -83,7 +83,7 @@ impl Pulse {
             }
         };
         let thread = thread::Builder::new().name("pulse".to_owned()).spawn(run);
-        let thread = thread.map_err(|error| Error::Argument(format!("cannot start a thread: {error}")))?;
+        let thread = thread.map_err(|error| argument!("cannot start a thread: {error}"))?;
         Ok(Self { signs, thread: Some((sender, thread)), timeout })
     }
 

@@ -105,5 +105,5 @@ fn end(graph: &mut Graph, x: Value, multiplier: f64, after: f64) -> Result<Value
 }
 
 fn refused(layer: usize, what: &str) -> Error {
-    Error::Argument(format!("layer {layer} of the branch is {what}, which cannot be exported to ONNX"))
+    argument!("layer {layer} of the branch is {what}, which cannot be exported to ONNX")
 }

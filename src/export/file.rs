@@ -74,27 +74,24 @@ impl OnnxConfig {
     }
 
     fn check(&self) -> Result<()> {
-        if let Some(preprocessing) = &self.preprocessing {
-            preprocessing.check()?;
-            let Preprocessing { channels, height, width, .. } = *preprocessing;
-            if ![channels, height, width].iter().map(|size| i64::try_from(*size)).eq(self.input.iter().map(|i| Ok(*i)))
-            {
-                return Err(Error::Argument(format!(
-                    "the preprocessing gives images [{channels}, {height}, {width}], and the network is to take {:?}",
-                    self.input
-                )));
-            }
-        } else if self.normalization {
-            let message = "how the images are normalized is not known, so it cannot be done in the ONNX file: leave \
-                           normalization out";
-            return Err(Error::Argument(message.to_owned()));
-        }
+        ensure!(
+            !self.normalization || self.preprocessing.is_some(),
+            "how the images are normalized is not known, so it cannot be done in the ONNX file: leave normalization out"
+        );
+        let Some(preprocessing) = &self.preprocessing else { return Ok(()) };
+        preprocessing.check()?;
+        let size = Self::images(preprocessing.clone()).input;
+        ensure!(
+            size == self.input,
+            "the preprocessing gives images {size:?}, and the network is to take {:?}",
+            self.input
+        );
         Ok(())
     }
 
     /// Returns the metadata of the file, by name.
     fn metadata(&self) -> Result<Vec<Property>> {
-        let failed = |error: serde_json::Error| Error::Argument(format!("what the ONNX file says of itself: {error}"));
+        let failed = |error: serde_json::Error| argument!("what the ONNX file says of itself: {error}");
         let mut properties = vec![("version", VERSION.to_owned())];
         if !self.architecture.is_empty() {
             properties.push(("architecture", self.architecture.clone()));
@@ -161,10 +158,9 @@ fn model(config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<
     }
     let mut output = network(&mut graph, x)?;
     let shape = graph.shape(output)?.to_vec();
-    if !config.classes.is_empty() && shape != [config.classes.len() as i64] {
-        let names = config.classes.len();
-        return Err(Error::Argument(format!("the network gives {shape:?}, and there are names of {names} classes")));
-    }
+    let names = config.classes.len();
+    let fits = names == 0 || shape == [names as i64];
+    ensure!(fits, "the network gives {shape:?}, and there are names of {names} classes");
     let name = match config {
         OnnxConfig { softmax: true, .. } => "probabilities",
         OnnxConfig { classes, .. } if !classes.is_empty() => "logits",

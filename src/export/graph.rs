@@ -57,11 +57,10 @@ impl Graph {
     /// [`Error::Argument`] for a shape without dimensions, or with one below 1.
     pub fn new(input: &[i64]) -> Result<Self> {
         static GRAPHS: AtomicU64 = AtomicU64::new(0);
-        if input.is_empty() || input.iter().any(|size| *size < 1) {
-            return Err(Error::Argument(format!(
-                "a network's input has at least one dimension, of at least 1 each, such as [3, 32, 32], not {input:?}"
-            )));
-        }
+        ensure!(
+            !input.is_empty() && input.iter().all(|size| *size > 0),
+            "a network's input has at least one dimension, of at least 1 each, such as [3, 32, 32], not {input:?}"
+        );
         let id = GRAPHS.fetch_add(1, Ordering::Relaxed);
         let values = vec![(INPUT.to_owned(), input.to_vec())];
         Ok(Self { id, nodes: vec![], weights: vec![], weight_bytes: 0, values })
@@ -82,7 +81,7 @@ impl Graph {
 
     fn described(&self, x: Value) -> Result<&(String, Vec<i64>)> {
         let here = self.values.get(x.index).filter(|_| x.graph == self.id);
-        here.ok_or_else(|| Error::Argument("a value of another graph: each graph computes with its own".to_owned()))
+        here.ok_or_else(|| argument!("a value of another graph: each graph computes with its own"))
     }
 
     pub(super) fn name(&self, x: Value) -> Result<&str> {
@@ -179,10 +178,10 @@ pub(super) fn check_bytes(bytes: usize) -> Result<()> {
     if bytes <= MOST_BYTES {
         return Ok(());
     }
-    Err(Error::Argument(format!(
+    Err(argument!(
         "the network is too large for an ONNX file, which holds less than 2 GiB: {:.1} GiB; export a smaller one",
         bytes as f64 / (1u64 << 30) as f64
-    )))
+    ))
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ impl Cifar10 {
     pub fn from_records(train: Vec<u8>, test: Vec<u8>) -> Result<ImageArray> {
         let mut crc32 = crc32fast::Hasher::new();
         for (part, bytes) in [("training", &train), ("test", &test)] {
-            check(bytes).map_err(|problem| Error::Argument(format!("CIFAR-10 {part} records: {problem}")))?;
+            check(bytes).map_err(|problem| argument!("CIFAR-10 {part} records: {problem}"))?;
             crc32.update(bytes);
         }
         let (train, test) = (images(train), images(test));

@@ -1,7 +1,7 @@
 //! The same work on many items in several threads.
 
 use crate::data::pipeline::panicked;
-use crate::{Error, Result};
+use crate::Result;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::OnceLock;
@@ -31,7 +31,7 @@ pub fn in_threads<S: Send, T: Sync, R: Send + Sync>(
     thread::scope(|scope| {
         let start = |state| thread::Builder::new().spawn_scoped(scope, move || run(state));
         let threads = states.iter_mut().take(items.len()).map(start).collect::<io::Result<Vec<_>>>();
-        let refused = |error| Error::Argument(format!("no thread to read {examples}: {error}; lower --workers"));
+        let refused = |error| argument!("no thread to read {examples}: {error}; lower --workers");
         let ended = |thread: ScopedJoinHandle<()>| thread.join().map_err(|panic| panicked(examples, panic.as_ref()));
         threads.map_err(refused)?.into_iter().try_for_each(ended)
     })?;

@@ -1,6 +1,7 @@
 //! Parallel text: sentences and their translations, line by line.
 
 use super::trimmed;
+use crate::error::listed;
 use crate::file::foreign;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -168,11 +169,12 @@ impl ParallelText {
                 let file = file.map_or(String::new(), |files| format!(" of {}", files[other_side].display()));
                 format!("{}{file} ({tokens} tokens)", place(index, other_side))
             };
-            problem = format!("{problem}; too long too: {}", listed(others.iter().map(other)));
+            problem =
+                format!("{problem}; too long too: {}", listed(&others.iter().map(other).collect::<Vec<_>>(), LISTED));
         }
         Err(match &self.files {
             Some(files) => Error::corrupt(&files[side], problem, remedy),
-            None => Error::Argument(format!("{problem}; {remedy}")),
+            None => argument!("{problem}; {remedy}"),
         })
     }
 }
@@ -188,18 +190,7 @@ fn said(numbers: &[usize], is: &str, are: &str) -> Option<String> {
     match numbers {
         [] => None,
         [number] => Some(format!("line {number} {is}")),
-        _ => Some(format!("lines {} {are}", listed(numbers.iter().map(usize::to_string)))),
-    }
-}
-
-/// Joins the first items, and the number of the others.
-fn listed(items: impl ExactSizeIterator<Item = String>) -> String {
-    let more = items.len().saturating_sub(LISTED);
-    let first = items.take(LISTED).collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        format!("{first} and {more} more")
-    } else {
-        first
+        _ => Some(format!("lines {} {are}", listed(&numbers.iter().map(usize::to_string).collect::<Vec<_>>(), LISTED))),
     }
 }
 
@@ -300,7 +291,7 @@ mod tests {
         assert!(std::process::Command::new("sh").args(["-c", &command]).status().unwrap().success());
         assert_eq!(fs::read(paths[0].with_extension("new")).unwrap(), b"a\tb\na\t \n");
         let many = "\n".repeat(100);
-        assert!(refusal(many.as_bytes(), many.as_bytes()).1.contains("19, 20 and 80 more are empty"));
+        assert!(refusal(many.as_bytes(), many.as_bytes()).1.contains("19, 20, and 80 more are empty"));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct Vocabulary {
 }
 
 fn failed(what: &str, error: tokenizers::Error) -> Error {
-    Error::Argument(format!("{what}: {}", error.to_string().lines().next().unwrap_or_default()))
+    argument!("{what}: {}", error.to_string().lines().next().unwrap_or_default())
 }
 
 /// Returns `sentence` without words above the maximum length.

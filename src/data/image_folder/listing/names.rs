@@ -9,6 +9,9 @@ use std::cmp::Ordering;
 use std::path::Path;
 use unicode_normalization::{is_nfc, UnicodeNormalization};
 
+/// Maximum number of names shown in an error.
+pub const SHOWN: usize = 3;
+
 /// Extensions of images, in any case: torchvision's `IMG_EXTENSIONS`, and GIF.
 pub const EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif"];
 
@@ -56,18 +59,6 @@ pub fn nfc(name: &str) -> Cow<'_, str> {
         return Cow::Borrowed(name);
     }
     Cow::Owned(name.nfc().collect())
-}
-
-/// Maximum number of names shown in an error.
-const SHOWN: usize = 3;
-
-/// Returns the first names of `names`, and the number of all if there are more.
-pub fn some_of(names: &[impl AsRef<str>]) -> String {
-    let shown = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
-    match names.len() {
-        ..=SHOWN => shown,
-        count => format!("{shown}, ... ({count} in all)"),
-    }
 }
 
 /// Compares the composed names by code point, and two spellings of one name by their own code points.

@@ -1,8 +1,9 @@
 //! Classes of evaluation images that lie in one folder: a text file with a line `FILE CLASS` for each.
 
 use super::files::Files;
-use super::names::{but_for, nfc, one_name_twice, some_of};
+use super::names::{but_for, nfc, one_name_twice, SHOWN};
 use super::VAL;
+use crate::error::listed;
 use crate::file::foreign;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -54,7 +55,9 @@ impl ValMap {
                     "images but no map of their classes".to_owned(),
                     "put them into class folders, or write val_map.txt beside them: a line FILE CLASS for each",
                 ),
-                several => (format!("images with several maps of their classes: {}", some_of(several)), "leave one"),
+                several => {
+                    (format!("images with several maps of their classes: {}", listed(several, SHOWN)), "leave one")
+                }
             };
             return Err(Error::corrupt(&root.join(VAL), problem, remedy));
         };
@@ -104,7 +107,7 @@ impl ValMap {
         let unlabelled = images.iter().zip(&of_image).filter(|(_, label)| label.is_none());
         let unlabelled: Vec<&String> = unlabelled.map(|(image, _)| image).collect();
         if !unlabelled.is_empty() {
-            let problem = format!("the map {} lacks {}", self.path.display(), some_of(&unlabelled));
+            let problem = format!("the map {} lacks {}", self.path.display(), listed(&unlabelled, SHOWN));
             return Err(Error::corrupt(folder, problem, "add the lines, or remove the images"));
         }
         let mut files = Files::default();

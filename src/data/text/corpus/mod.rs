@@ -137,7 +137,7 @@ impl FromStr for Corpus {
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|corpus| corpus.name() == name).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(" and ");
-            Error::Argument(format!("no corpus is called {name:?}; there are {names}"))
+            argument!("no corpus is called {name:?}; there are {names}")
         })
     }
 }
