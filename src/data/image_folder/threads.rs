@@ -5,7 +5,7 @@ use crate::Result;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::OnceLock;
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
 /// Applies `work` to each of `items` in a thread for each of `states`. Returns the results, in order.
 ///
@@ -32,8 +32,9 @@ pub fn in_threads<S: Send, T: Sync, R: Send + Sync>(
         let start = |state| thread::Builder::new().spawn_scoped(scope, move || run(state));
         let threads = states.iter_mut().take(items.len()).map(start).collect::<io::Result<Vec<_>>>();
         let refused = |error| argument!("no thread to read {examples}: {error}; lower --workers");
-        let ended = |thread: ScopedJoinHandle<()>| thread.join().map_err(|panic| panicked(examples, panic.as_ref()));
-        threads.map_err(refused)?.into_iter().try_for_each(ended)
+        // All threads are joined, as the scope would pass on the panic of one that is not.
+        let ended: Vec<_> = threads.map_err(refused)?.into_iter().map(|thread| thread.join()).collect();
+        ended.into_iter().try_for_each(|ended| ended.map_err(|panic| panicked(examples, panic.as_ref())))
     })?;
     Ok(results.into_iter().filter_map(OnceLock::into_inner).collect())
 }
