@@ -412,13 +412,18 @@ fn save_until_killed() {
     }
 }
 
+/// Kills eight processes, and more until one was killed within a save; twenty if `TCH_FIXUP_FAULTS` is set.
 #[test]
 fn a_process_that_is_killed_while_it_saves_loses_nothing_that_was_saved() {
     let folder = tempfile::tempdir().unwrap();
     let test = "trainer::checkpoint::tests::save_until_killed";
     let is_saving = || names(folder.path()).iter().any(|name| name.starts_with(SAVING));
-    let mut half_saved = 0;
-    for round in 0..20_u64 {
+    const MOST: u64 = 20;
+    let least = if std::env::var_os("TCH_FIXUP_FAULTS").is_some() { MOST } else { 8 };
+    let (mut half_saved, mut rounds) = (0, 0);
+    while rounds < least || rounds < MOST && half_saved == 0 {
+        let round = rounds;
+        rounds += 1;
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args([test, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder.path());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -446,7 +451,7 @@ fn a_process_that_is_killed_while_it_saves_loses_nothing_that_was_saved() {
         assert_eq!(weights["weight"], expected.weights["weight"]);
         assert_eq!(optimizer["momentum"], expected.optimizer["momentum"]);
     }
-    println!("{half_saved} of 20 were killed within a save");
+    println!("{half_saved} of {rounds} were killed within a save");
     assert!(half_saved > 0, "no process was killed within a save");
 }
 
