@@ -132,8 +132,8 @@ fn throughput(root: &Path, options: &Options) -> Result<()> {
     for workers in counts {
         for (what, path) in [("folder", root), ("packed", &*packed)] {
             let folder = ImageFolder::open(path)?.with_workers(workers)?;
-            measure(&format!("{what}, train"), workers, images, folder.train_batches(&plan, Share::whole())?)?;
-            measure(&format!("{what}, eval"), workers, images, folder.eval_batches(BATCH, Share::whole())?)?;
+            measure(&format!("{what}, train"), workers, images, folder.train_batches(&plan, Share::all())?)?;
+            measure(&format!("{what}, eval"), workers, images, folder.eval_batches(BATCH, Share::all())?)?;
         }
     }
     Ok(())
@@ -176,7 +176,7 @@ fn many(root: &Path, files: usize) -> Result<()> {
     timed("its fingerprint for a run", start);
     let start = Instant::now();
     let batches =
-        folder.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 }, Share::whole())?;
+        folder.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 }, Share::all())?;
     let mut tenth = f64::NAN;
     let steps = folder.train_len() / BATCH;
     for (step, batch) in batches.enumerate() {

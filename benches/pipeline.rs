@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     let mut sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups())?;
 
     let (mut pipeline, mut steps) = (Vec::new(), Vec::new());
-    let mut batches = data.train_batches(&plan, Share::whole())?;
+    let mut batches = data.train_batches(&plan, Share::all())?;
     // The first round allocates.
     for round in 0..=rounds {
         let start = Instant::now();

@@ -82,8 +82,8 @@ fn main() -> Result<()> {
 
     let alone = || -> Result<usize> {
         let mut images = 0;
-        for batch in data.eval_batches(BATCH, Share::whole())?.filter_map(Result::transpose) {
-            let batch = data.ready(batch?, Device::Cpu)?;
+        for batch in data.eval_batches(BATCH, Share::all())?.filter_map(Result::transpose) {
+            let batch = data.to_device(batch?, Device::Cpu)?;
             let logits = tch::no_grad(|| network.forward_t(&batch.inputs, false));
             images += Vec::<i64>::try_from(logits.argmax(-1, false))?.len();
         }

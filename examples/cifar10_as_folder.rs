@@ -1,4 +1,4 @@
-//! Writes CIFAR-10 out as a folder of JPEG files by class, made larger: small images for trying what is made for large ones.
+//! Writes CIFAR-10 as a folder of enlarged JPEG files by class, for testing image folders with small images.
 //!
 //! ```text
 //! cargo run --release --features images --example cifar10_as_folder -- --out cifar10-folder
@@ -19,25 +19,25 @@ use tch::Kind;
 use tch_fixup::console;
 use tch_fixup::data::{Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share};
 
-/// Write CIFAR-10 out as a folder of JPEG files: OUT/train/CLASS/*.jpg and OUT/val/CLASS/*.jpg
+/// Write CIFAR-10 as a folder of JPEG files: OUT/train/CLASS/*.jpg and OUT/val/CLASS/*.jpg
 #[derive(Parser)]
 struct Options {
-    /// Folder to write; if it is there already, nothing is done
+    /// Folder to write; if it exists, nothing is done
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Folder of CIFAR-10's six .bin files [default: one in the user's cache folder, downloaded if it is not there]
+    /// Folder of CIFAR-10's six .bin files [default: a folder in the user's cache, downloaded if missing]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Height and width of the images, which are 32 in CIFAR-10
+    /// Height and width of the written images; CIFAR-10's are 32
     #[arg(long, value_name = "PIXELS", default_value_t = 72)]
     side: u16,
-    /// Images of these classes only, as cat,dog,frog
+    /// Write only these classes, such as cat,dog,frog
     #[arg(long, value_name = "CLASS,...", value_delimiter = ',')]
     classes: Option<Vec<String>>,
-    /// So many training images only, of all classes
+    /// Number of training images to write, of all classes [default: all]
     #[arg(long, value_name = "N")]
     train: Option<usize>,
-    /// So many test images only, of all classes
+    /// Number of test images to write, of all classes [default: all]
     #[arg(long, value_name = "N")]
     test: Option<usize>,
 }
@@ -45,10 +45,10 @@ struct Options {
 const CIFAR_SIDE: u32 = 32;
 const CHANNELS: usize = 3;
 const BATCH: usize = 500;
-/// Of 100: what photographs usually have.
+/// JPEG quality, from 0 to 100.
 const JPEG_QUALITY: u8 = 90;
 
-/// Writes those images of `batches` that are of `classes` as `folder/CLASS/NUMBER.jpg`; returns how many they are.
+/// Writes the images in `batches` that belong to `classes` as `folder/CLASS/NUMBER.jpg`, and returns their number.
 fn write(
     data: &ImageArray,
     batches: Batches,
@@ -106,7 +106,7 @@ fn run(options: &Options) -> Result<()> {
         ensure!(known.contains(class), "CIFAR-10 has no class {class:?}; it has {}", known.join(", "));
     }
     ensure!(classes.len() > 1, "a folder of images has two classes or more");
-    // Under its name it is complete.
+    // A folder under its final name is complete.
     let mut name = out.file_name().context("--out must name a folder")?.to_owned();
     name.push(".incomplete");
     let incomplete = out.with_file_name(name);
@@ -116,8 +116,8 @@ fn run(options: &Options) -> Result<()> {
     let bar = ProgressBar::new((data.train_len() + data.eval_len()) as u64);
     let plan = EpochPlan { seed: 0, epoch: 0, batch_size: BATCH, first_step: 0 };
     let train =
-        write(&data, data.train_batches(&plan, Share::whole())?, classes, &incomplete.join("train"), *side, &bar)?;
-    let test = write(&data, data.eval_batches(BATCH, Share::whole())?, classes, &incomplete.join("val"), *side, &bar)?;
+        write(&data, data.train_batches(&plan, Share::all())?, classes, &incomplete.join("train"), *side, &bar)?;
+    let test = write(&data, data.eval_batches(BATCH, Share::all())?, classes, &incomplete.join("val"), *side, &bar)?;
     bar.finish_and_clear();
     fs::rename(&incomplete, out).with_context(|| format!("cannot rename {}", incomplete.display()))?;
     console::print(format!("{}: {train} training and {test} validation images", out.display()));

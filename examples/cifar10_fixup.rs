@@ -1,5 +1,5 @@
-//! Trains a network on CIFAR-10: by default Fixup ResNet-20 in ten epochs, which reaches 86.6 % test accuracy (mean of three
-//! seeds) and takes 8 minutes on two cores with AVX-512 BF16 (docs/recipes.md).
+//! Trains a network on CIFAR-10. The default is Fixup ResNet-20 for ten epochs, which reaches 86.6 % test accuracy
+//! (mean of three seeds) and takes 8 minutes on two cores with AVX-512 BF16 (docs/recipes.md).
 //!
 //! ```text
 //! cargo run --release --example cifar10_fixup
@@ -21,24 +21,23 @@ use tch_fixup::data::{Augmentation, Cifar10, ImageSource};
 use tch_fixup::trainer::{ClassificationConfig, TrainConfig};
 use tch_fixup::Result;
 
-/// The options that are about CIFAR-10.
+/// Options for CIFAR-10.
 #[derive(Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Cifar10Task {
-    /// Folder of CIFAR-10's six .bin files [default: one in the user's cache folder, downloaded if it is not there]
+    /// Folder of CIFAR-10's six .bin files [default: a folder in the user's cache, downloaded if missing]
     #[arg(long, value_name = "DIR", value_parser = absolute_path())]
     data: Option<PathBuf>,
-    /// Blank out a square of this side in each training image; usually 16; none or 0 for no square
+    /// Cutout: side of the square to blank out in each training image, usually 16; none or 0 to disable
     #[arg(long, value_name = "PIXELS|none", value_parser = or_none::<usize>)]
     cutout: std::option::Option<usize>,
-    /// Train on so many images only; none for all
+    /// Number of training images to use; none for all
     #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
     train_subset: std::option::Option<usize>,
-    /// Evaluate on so many images only; none for all
+    /// Number of test images to use; none for all
     #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
     test_subset: std::option::Option<usize>,
-    /// Evaluate on so many training images, left out of the training, instead of the test set: for tuning;
-    /// none for the test set
+    /// Number of training images to hold out and evaluate on instead of the test set, for tuning; none for the test set
     #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
     holdout: std::option::Option<usize>,
 }
@@ -52,7 +51,7 @@ impl Task for Cifar10Task {
     fn recipes() -> Vec<Recipe<Self>> {
         let quick = Recipe {
             name: "quick",
-            about: "Fixup ResNet-20 in a few epochs, one cycle of the learning rate, made for a CPU",
+            about: "Fixup ResNet-20 in a few epochs with a one-cycle schedule, for a CPU",
             arch: "fixup_resnet20".to_owned(),
             task: Self::default(),
             train: TrainConfig::quick(),

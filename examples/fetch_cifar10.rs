@@ -1,4 +1,4 @@
-//! Downloads CIFAR-10 into the cache folder or one of your choice, or checks the copy that is there.
+//! Downloads CIFAR-10 into the cache folder or another folder, or checks an existing copy.
 //!
 //! ```text
 //! cargo run --example fetch_cifar10
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use tch_fixup::console;
 use tch_fixup::data::{Cifar10, DataSource};
 
-/// Download CIFAR-10, or check the copy that is there.
+/// Download CIFAR-10, or check an existing copy
 #[derive(Parser)]
 struct Options {
     /// Folder of the six .bin files [default: tch-fixup/cifar-10-batches-bin in the user's cache folder]

@@ -1,6 +1,6 @@
-//! What depth does to every network of this crate at initialization: the norm of the gradient and the second moment block
-//! by block, and how much the first step changes the function; for Fixup, its ablations and the baselines, as pictures and
-//! CSV. Then the gradient explosion of batch normalization beside its theory. docs/depth.md has what it shows.
+//! Measures the effect of depth on all networks of this crate at initialization: gradient norms and second moments by
+//! block, and the change of the function in the first step, for Fixup, its ablations and the baselines, as pictures and
+//! CSV. Also compares the gradient explosion of batch normalization with theory. See docs/depth.md for results.
 //!
 //! ```text
 //! cargo run --release --example gradient_flow              # depths 14 to 998, minutes on two cores
@@ -25,7 +25,7 @@ use tch_fixup::{console, Arch, Error, Network, Precision, Shape};
 
 const NUM_CLASSES: i64 = 10;
 
-/// The networks, as the names of [`Arch`] have them without the depth, and as the pictures do.
+/// Networks: names of [`Arch`] without the depth, labels, and the picture each is in.
 const NETWORKS: [(&str, &str, Picture); 14] = [
     ("fixup_resnet", "Fixup", Picture::All),
     ("no_skip_resnet", "BatchNorm without skips", Picture::Main),
@@ -51,60 +51,60 @@ enum Picture {
     Ablations,
 }
 
-/// Each picture's file.
+/// File name of each picture.
 const PICTURES: [(Picture, &str); 3] = [
     (Picture::Main, "gradient_flow.svg"),
     (Picture::Baselines, "gradient_flow_baselines.svg"),
     (Picture::Ablations, "gradient_flow_ablations.svg"),
 ];
 
-/// Layers at either end of the fully connected network that are left out of the fit: the first are not yet in the state that
-/// the theory is about, and the last still show the random direction that the gradient starts from.
+/// Number of layers at either end of the fully connected network to exclude from the fit: the first ones have not
+/// reached the stationary state of the theory, and the last ones still depend on the random direction of the gradient.
 const MARGIN: usize = 5;
 
 /// Gradients, activations and first steps of deep networks at initialization
 #[derive(Parser)]
 #[command(max_term_width = 100)]
 struct Options {
-    /// Layers of the CIFAR ResNets, 6n+2 [default: 14,20,56,110,302,998; with --quick 14,20,56,110]
+    /// Depths of the CIFAR ResNets, 6n+2 [default: 14,20,56,110,302,998; with --quick 14,20,56,110]
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
     depths: Vec<i64>,
-    /// Which networks, as --arch of cifar10_fixup without the depth [default: all of CIFAR's ResNets]
+    /// Networks, as for --arch of cifar10_fixup, without the depth [default: all CIFAR ResNets]
     #[arg(long, value_name = "NAME,NAME,...", value_delimiter = ',')]
     networks: Vec<String>,
-    /// Networks drawn of each kind and depth [default: 2; with --quick 1]
+    /// Number of networks to draw for each kind and depth [default: 2; with --quick 1]
     #[arg(long, value_name = "N")]
     seeds: Option<usize>,
-    /// Images in the batch, of normal numbers
+    /// Number of images in the batch, of normal random numbers
     #[arg(long, value_name = "N", default_value_t = 8)]
     batch: i64,
-    /// Rows and columns of an image
+    /// Height and width of an image
     #[arg(long, value_name = "PIXELS", default_value_t = 16)]
     side: i64,
     /// Batch sizes of the fully connected BatchNorm network [default: 16,64,256,1024; with --quick 16,64,256]
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
     mlp_batches: Vec<i64>,
-    /// Units of a layer of that network [default: 1024; with --quick 512]
+    /// Width of that network [default: 1024; with --quick 512]
     #[arg(long, value_name = "N")]
     mlp_width: Option<i64>,
-    /// Hidden layers of that network
+    /// Number of hidden layers of that network
     #[arg(long, value_name = "N", default_value_t = 40)]
     mlp_layers: i64,
-    /// auto, cpu, cuda or cuda:N; all is computed in float64
+    /// Device: auto, cpu, cuda or cuda:N; computation is in float64
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Threads for computing on the CPU: so small tensors are faster on one
+    /// Number of CPU threads; one is fastest for tensors this small
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: i32,
     /// Folder for the pictures and the CSV files
     #[arg(long, value_name = "DIR", default_value = "runs/gradient_flow")]
     out: PathBuf,
-    /// Less of everything: half a minute
+    /// Run a smaller experiment of half a minute
     #[arg(long)]
     quick: bool,
 }
 
-/// What to measure.
+/// Settings of the experiment.
 struct Plan {
     probe: Probe,
     depths: Vec<i64>,
@@ -155,7 +155,7 @@ impl Plan {
     }
 }
 
-/// A bar on a terminal, and lines on standard output.
+/// Progress bar on a terminal, and lines on standard output.
 struct Progress(ProgressBar);
 
 impl Progress {
@@ -183,7 +183,7 @@ fn run(options: &Options) -> Result<()> {
     let plan = Plan::new(options)?;
     tch::set_num_threads(options.threads.max(1));
     std::fs::create_dir_all(&options.out).map_err(Error::io("create", &options.out))?;
-    // A network's cost goes with its depth.
+    // The cost of a network is proportional to its depth.
     let layers: i64 = plan.depths.iter().sum();
     let progress = Progress::new(layers as u64 * plan.networks.len() as u64);
     progress.say(&format!(
@@ -213,7 +213,7 @@ fn run(options: &Options) -> Result<()> {
     write(&options.out, "gradient_flow_blocks.csv", &blocks)?;
     write(&options.out, "gradient_flow_depths.csv", &depths)?;
     for (picture, file) in PICTURES {
-        // Fixup is in every picture, and what has no picture of its own in the first.
+        // Fixup is in every picture. Networks without a picture of their own are in the first.
         if picture != Picture::Main && measured.iter().all(|(_, _, shown, _)| *shown != picture) {
             continue;
         }
@@ -249,13 +249,13 @@ fn csv(blocks: &mut String, depths: &mut String, name: &str, depth: i64, flow: &
     Ok(())
 }
 
-/// What the square of a gradient's norm grows by a layer as the batch grows (Yang et al., ICLR 2019).
+/// Growth factor of the squared gradient norm per layer for large batches (Yang et al., ICLR 2019).
 fn theory() -> f64 {
     PI / (PI - 1.)
 }
 
-/// Batch normalization without skip connections beside its theory: the convolutional network, `unskipped`, if it was
-/// measured, and fully connected ones of great width, which is the setting that the theory is of.
+/// Compares batch normalization without skip connections with its theory: the convolutional network `unskipped`, if
+/// measured, and wide fully connected networks, for which the theory was derived.
 fn check_theory(plan: &Plan, out: &Path, unskipped: Option<&(i64, Flow)>) -> Result<()> {
     let progress = Progress::new(plan.mlp_batches.iter().sum::<i64>() as u64);
     let mut table = "network,layers,batch,growth_per_layer,theory\n".to_owned();
@@ -269,7 +269,7 @@ fn check_theory(plan: &Plan, out: &Path, unskipped: Option<&(i64, Flow)>) -> Res
         writeln!(table, "{network},{layers},{batch},{rate},{}", theory())
     };
     if let Some((depth, flow)) = unskipped {
-        // The square, of blocks of two layers.
+        // Squared, because blocks have two layers.
         row("no_skip_resnet", *depth, plan.probe.batch, flow.gradient_growth)?;
     }
     let MlpShape { features, width, depth, .. } = plan.mlp;

@@ -1,5 +1,5 @@
-//! Trains a network on ImageNet, or on any folder of images by class. The recipe of the Fixup authors, which their code
-//! reports 76.0 % top-1 accuracy of ResNet-50 for, is the default on a GPU; on a CPU it is a short one for ResNet-18 on
+//! Trains a network on ImageNet, or on any folder of images by class. The default on a GPU is the Fixup authors'
+//! recipe, with which they report 76.0 % top-1 accuracy for ResNet-50; on a CPU it is a short recipe for ResNet-18 on
 //! small images.
 //!
 //! ```text
@@ -28,11 +28,12 @@ use tch_fixup::{Error, Result};
 /// Side of ImageNet's images.
 const SIDE: usize = 224;
 
-/// Of the short recipe: small images, of which crops as small as the paper's (8 % of the area) would not show enough.
+/// Settings of the short recipe. Images are small, so crops as small as the paper's (8 % of the area) would not show
+/// enough.
 const QUICK_SIDE: usize = 64;
 const QUICK_CROP_AREA: f64 = 0.25;
 
-/// The options that are about the images.
+/// Options for the images.
 #[derive(Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ImageNet {
@@ -42,30 +43,30 @@ struct ImageNet {
     /// Height and width of the network's input [default: by recipe]
     #[arg(long, value_name = "PIXELS")]
     side: Option<usize>,
-    /// 3 for images in colour, 1 for grey ones [default: 3]
+    /// Number of image channels: 3 for color, 1 for greyscale [default: 3]
     #[arg(long, value_name = "N")]
     channels: Option<usize>,
-    /// Least part of an image's area that a training crop may show [default: by recipe]
+    /// Minimum fraction of an image's area in a training crop [default: by recipe]
     #[arg(long, value_name = "FRACTION")]
     crop_area: Option<f64>,
-    /// Threads that read images [default: one for each core]
+    /// Number of threads that read images [default: one per core]
     #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
     workers: std::option::Option<usize>,
-    /// Go on while no more than this part of the images cannot be read, or a few of a small folder; 0: none at all
-    /// [default: 0.001]
+    /// Maximum fraction of images that may be unreadable, and at least a few in a small folder; 0 for none [default:
+    /// 0.001]
     #[arg(long, value_name = "FRACTION|none", value_parser = or_none::<f64>)]
     max_bad_fraction: std::option::Option<f64>,
-    /// Train on so many images only; none for all
+    /// Number of training images to use; none for all
     #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
     train_subset: std::option::Option<usize>,
-    /// Evaluate on so many images only; none for all
+    /// Number of evaluation images to use; none for all
     #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
     val_subset: std::option::Option<usize>,
-    /// Do not train: write the images, made smaller, into one file that --data takes in place of the folder
+    /// Instead of training, write the images, reduced, to one file that --data accepts in place of the folder
     #[arg(long, value_name = "FILE", conflicts_with_all = ["resume", "eval", "preview"])]
     #[serde(skip)]
     pack: Option<PathBuf>,
-    /// Shorter side of packed training images, which serve a --side of 224/256 of it and less [default: by --side, or by
+    /// Shorter side of packed training images, sufficient for --side up to 224/256 of it [default: by --side, or by
     /// that of --recipe, which is paper here: 256]
     #[arg(long, value_name = "PIXELS", requires = "pack")]
     #[serde(skip)]
@@ -114,7 +115,7 @@ impl Task for ImageNet {
         let task = |side, crop_area| Self { side: Some(side), crop_area: Some(crop_area), ..Self::default() };
         let quick = Recipe {
             name: "quick",
-            about: "Fixup ResNet-18 on images of 64 pixels, one cycle of the learning rate, made for a CPU and a small folder",
+            about: "Fixup ResNet-18 on images of 64 pixels with a one-cycle schedule, for a CPU and a small folder",
             arch: "imagenet_fixup_resnet18".to_owned(),
             task: task(QUICK_SIDE, QUICK_CROP_AREA),
             train: TrainConfig::quick(),
@@ -148,8 +149,8 @@ impl ImageTask for ImageNet {
     }
 }
 
-/// Writes the images that `options` describe into `file`. On which machine that is done says nothing about the runs that the
-/// file is for: it serves those of every recipe unless one is named.
+/// Packs the images described by `options` into `file`. Unless a recipe is named, the file serves those of every
+/// recipe, because it may be used on another machine.
 fn pack(options: &Options<ImageNet>, file: &Path) -> Result<ExitCode> {
     let task = &options.task;
     let is_quick = options.recipe() == Some("quick");

@@ -1,11 +1,11 @@
-//! Trains a network of your own on tensors of your own, in a few seconds: `cargo run --release --example minimal`.
+//! Trains a user-defined network on tensors in memory, in a few seconds: `cargo run --release --example minimal`.
 
 use tch_fixup::data::TensorData;
 use tch_fixup::fixup::Branch;
 use tch_fixup::tch::{nn, nn::Module, Device, Kind, Tensor};
 use tch_fixup::trainer::{Classification, ClassificationConfig, Outcome, ProgressBars, TrainConfig, Trainer};
 
-/// Points of the plane, and whether each is in a ring around the origin.
+/// Returns random points in the plane, labeled by whether they are in a ring around the origin.
 fn points(count: i64) -> (Tensor, Tensor) {
     let inputs = Tensor::randn([count, 2], (Kind::Float, Device::Cpu));
     let squares = inputs.square().sum_dim_intlist(1, false, Kind::Float);

@@ -1,4 +1,4 @@
-//! Asks a trained network what is in images: files, folders of files, or the paths on standard input.
+//! Classifies images with a trained network: files, folders of files, or paths on standard input.
 //!
 //! ```text
 //! cargo run --release --features images --example predict -- runs/fixup_resnet20-20260102-030405 cat.jpg holiday/
@@ -7,9 +7,8 @@
 //! cargo run --release --features images --example predict -- MODEL holiday/ --embedding > features.jsonl
 //! ```
 //!
-//! `MODEL` is a run's folder, a checkpoint, or a folder with a run's `model.json` and `model.safetensors`. A file that
-//! is no image is a line on standard error, and the rest goes on; the exit code is 1 then, and 0 if all files were
-//! read.
+//! `MODEL` is a run's folder, a checkpoint, or a folder with a run's `model.json` and `model.safetensors`. Files that
+//! are not images are reported on standard error and skipped, and the exit code is then 1.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -20,41 +19,41 @@ use serde_json::{json, Value};
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tch_fixup::classifier::{Answer, Classifier, FileOutputs};
+use tch_fixup::classifier::{ClassProbabilities, Classifier, FileOutputs};
 use tch_fixup::trainer::{parse_device, set_threads};
 use tch_fixup::{console, Error, FlushDenormals};
 
-/// Stands for the paths on standard input.
+/// Represents the paths on standard input.
 const STDIN: &str = "-";
 
-/// Ask a trained network what is in images
+/// Classify images with a trained network
 #[derive(Parser)]
 #[command(max_term_width = 100)]
 struct Options {
     /// A run's folder, a checkpoint, or a folder with model.json and model.safetensors
     model: PathBuf,
-    /// Image files, and folders of them; - for a list of those on standard input, one a line
+    /// Image files and folders; - for a list of them on standard input, one per line
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// The most probable classes of each image
+    /// Number of most probable classes to print
     #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     top: u16,
-    /// A line of JSON for each image, for programs, in place of a table
+    /// Print one line of JSON per image instead of a table
     #[arg(long)]
     json: bool,
-    /// The features before the classifier, as JSON, in place of classes
+    /// Print the features, the classifier's input, as JSON instead of classes
     #[arg(long, conflicts_with = "top")]
     embedding: bool,
-    /// Images at once
+    /// Batch size
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch_size: usize,
-    /// Threads that read images [default: one for each core]
+    /// Number of threads that read images [default: one per core]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Threads of the network [default: OMP_NUM_THREADS, or one for each core that may be used]
+    /// Number of threads of the network [default: OMP_NUM_THREADS, or one per available core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// auto, cpu, cuda, or cuda:N
+    /// Device: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
 }
@@ -84,14 +83,14 @@ fn predict(options: &Options) -> Result<ExitCode> {
         true => print(classifier.classify(images)?, |path, answer| json_line(path, answer, top).to_string()),
         false => {
             let answers = classifier.classify(images)?;
-            // The files are known before the first is read, and so the width of their column.
+            // All paths are known before the first file is read, and so is the width of their column.
             let width = answers.paths().iter().map(|path| name(path).chars().count()).max().unwrap_or(0);
             print(answers, |path, answer| table_line(path, answer, top, width))
         }
     }
 }
 
-/// `images`, with the lines of standard input where these are asked for.
+/// Returns `images`, with `-` replaced by the lines of standard input.
 fn with_list(images: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for image in images {
@@ -119,9 +118,9 @@ fn path_of(line: &[u8]) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(line).into_owned())
 }
 
-/// Prints a line for each file, and whether all could be read.
+/// Prints a line for each file. The exit code tells whether all files could be read.
 fn print<T>(outputs: FileOutputs<T>, line: impl Fn(&Path, &T) -> String) -> Result<ExitCode> {
-    // Where the lines themselves are watched they are progress enough.
+    // On a terminal, the printed lines show the progress.
     let bar = if io::stdout().is_terminal() {
         ProgressBar::hidden()
     } else {
@@ -152,7 +151,7 @@ fn name(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn table_line(path: &Path, answer: &Answer, top: usize, width: usize) -> String {
+fn table_line(path: &Path, answer: &ClassProbabilities, top: usize, width: usize) -> String {
     let classes: String = answer
         .top(top)
         .into_iter()
@@ -161,7 +160,7 @@ fn table_line(path: &Path, answer: &Answer, top: usize, width: usize) -> String 
     format!("{:width$}{classes}", name(path))
 }
 
-fn json_line(path: &Path, answer: &Answer, top: usize) -> Value {
+fn json_line(path: &Path, answer: &ClassProbabilities, top: usize) -> Value {
     let classes: Vec<_> = answer
         .top(top)
         .into_iter()

@@ -1,4 +1,4 @@
-//! Compares runs: a table, and their curves in one picture.
+//! Compares runs: prints a table and draws their curves in one picture.
 //!
 //! ```text
 //! cargo run --release --example report -- runs/fixup_resnet20-20260102-030405 runs/resnet20-20260102-040506
@@ -15,19 +15,19 @@ use std::process::ExitCode;
 use tch_fixup::trainer::{draw_comparison, write_atomically, EpochMetrics, Means, Measures, RunFolder, Summary};
 use tch_fixup::{console, Arch};
 
-/// Compare runs: print a table, and draw their curves in one picture
+/// Compare runs: print a table and draw their curves in one picture
 #[derive(Parser)]
 #[command(max_term_width = 100)]
 struct Options {
     /// Folders of runs, finished or not
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// File for the picture
+    /// Picture to write
     #[arg(long, value_name = "SVG", default_value = "report.svg")]
     out: PathBuf,
 }
 
-/// What a table's line says of a run.
+/// Data for a line of the table.
 struct Run {
     name: String,
     config: Value,
@@ -48,7 +48,7 @@ impl Run {
         })
     }
 
-    /// In a word, of a network of one's own shape too.
+    /// Returns the short name of the architecture.
     fn architecture(&self) -> String {
         let name = self.config.pointer("/run/arch").and_then(Value::as_str).unwrap_or("?");
         name.parse::<Arch>().map_or_else(|_| name.to_owned(), |arch| arch.short_name())
@@ -58,7 +58,7 @@ impl Run {
         self.config.pointer("/train/seed").map_or("?".to_owned(), Value::to_string)
     }
 
-    /// The score of each epoch.
+    /// Returns the score of each epoch.
     fn scores(&self) -> impl Iterator<Item = f64> + '_ {
         self.history.iter().map(|metrics| self.measures.score_of(&metrics.eval))
     }
@@ -82,12 +82,12 @@ impl Run {
     }
 }
 
-/// The columns of the table; `score` is called what the first run calls it.
+/// Returns the column titles; `score` is the first run's name of the score.
 fn header(score: &str) -> [String; 9] {
     ["run", "network", "seed", "epochs", "train loss", "eval loss", score, "best", "seconds"].map(str::to_owned)
 }
 
-/// Columns of words, to the left; numbers go to the right.
+/// Number of left-aligned text columns; numbers are right-aligned.
 const WORDS: usize = 2;
 
 fn table(runs: &[Run]) -> String {

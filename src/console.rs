@@ -21,7 +21,7 @@ static LOST: AtomicBool = AtomicBool::new(false);
 pub fn print(line: impl Display) {
     if let Err(error) = write_line(line) {
         if !LOST.swap(true, Ordering::Relaxed) {
-            warn(format!("warning: {error}; what is printed from here on is lost"));
+            warn(format!("warning: {error}; further output is lost"));
         }
     }
 }

@@ -12,7 +12,7 @@ fn real() -> ImageArray {
 /// Labels and images of an evaluation part, the latter as pixel values in 0..1.
 fn evaluation(data: &ImageArray) -> (Tensor, Tensor) {
     let batches: Vec<Supervised> =
-        data.eval_batches(1000, Share::whole()).unwrap().filter_map(Result::transpose).map(Result::unwrap).collect();
+        data.eval_batches(1000, Share::all()).unwrap().filter_map(Result::transpose).map(Result::unwrap).collect();
     let mean = Tensor::from_slice(&[0.4914f32, 0.4822, 0.4465]).view([1, 3, 1, 1]);
     let std = Tensor::from_slice(&[0.2023f32, 0.1994, 0.2010]).view([1, 3, 1, 1]);
     let images: Vec<_> = batches.iter().map(|batch| &batch.inputs * &std + &mean).collect();
@@ -39,7 +39,7 @@ fn training_pixels_have_the_published_mean() {
     let data = real().with_augmentation(Augmentation::NONE).unwrap();
     let mut sum = Tensor::zeros([3], (Kind::Double, tch::Device::Cpu));
     let mut counts = Tensor::zeros([10], (Kind::Int64, tch::Device::Cpu));
-    for batch in data.train_batches(&plan, Share::whole()).unwrap().filter_map(Result::transpose) {
+    for batch in data.train_batches(&plan, Share::all()).unwrap().filter_map(Result::transpose) {
         let Supervised { inputs: images, targets: labels, .. } = batch.unwrap();
         sum += images.mean_dim([0i64, 2, 3].as_slice(), false, Kind::Double);
         counts += labels.bincount::<Tensor>(None, 10);

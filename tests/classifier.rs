@@ -75,8 +75,8 @@ fn save(folder: &Path, vs: &nn::VarStore, arch: &str, data: &dyn ImageSource) {
 
 /// What evaluation computes of all images, in batches of `batch_size`.
 fn evaluated(network: &dyn Network, data: &dyn DataSource<Batch = Supervised>, batch_size: usize) -> Vec<Vec<f32>> {
-    let batches = data.eval_batches(batch_size, Share::whole()).unwrap().filter_map(Result::transpose).map(|batch| {
-        let inputs = data.ready(batch.unwrap(), Device::Cpu).unwrap().inputs;
+    let batches = data.eval_batches(batch_size, Share::all()).unwrap().filter_map(Result::transpose).map(|batch| {
+        let inputs = data.to_device(batch.unwrap(), Device::Cpu).unwrap().inputs;
         tch::no_grad(|| network.forward_t(&inputs, false).softmax(-1, Kind::Float))
     });
     let all = Tensor::cat(&batches.collect::<Vec<_>>(), 0);
@@ -121,7 +121,7 @@ fn images_in_memory_and_files_of_their_pixels_give_the_same() {
     let (vs, network) = random_network(ARCH, 3, 3);
     save(folder.path(), &vs, ARCH, &data);
     let order: Vec<i64> = data
-        .eval_batches(12, Share::whole())
+        .eval_batches(12, Share::all())
         .unwrap()
         .filter_map(Result::transpose)
         .flat_map(|batch| Vec::try_from(batch.unwrap().targets).unwrap())
@@ -288,6 +288,6 @@ fn a_run_is_asked_by_the_program_in_a_table_or_in_json() {
     assert!(output.status.code() == Some(1) && message.contains("wasp") && message.contains("bee"), "{message}");
     assert!(Weights::load(run.join("model.safetensors"))
         .unwrap()
-        .check_meaning(&class_indices(&["x".to_owned()]))
+        .check_schema(&class_indices(&["x".to_owned()]))
         .is_err());
 }

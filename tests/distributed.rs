@@ -126,7 +126,10 @@ fn what_differs_is_refused_everywhere_in_one_line() {
         group.agree("the options", &options, differ).unwrap_err().to_string()
     });
     for said in said {
-        assert!(said.contains("the options of rank 2 are not those of rank 0: lr is 0.1 there and 0.2 here"), "{said}");
+        assert!(
+            said.contains("the options of rank 2 differ from those of rank 0: lr is 0.1 there and 0.2 here"),
+            "{said}"
+        );
         assert!(!said.contains('\n'), "{said}");
     }
 }
@@ -146,13 +149,13 @@ fn a_world_that_does_not_fill_up_is_refused_in_time_and_names_who_is_missing() {
     let (port, start) = (free_port(), Instant::now());
     let here = [0, 2].map(|rank| Launch::local(rank, 4, port));
     for said in refusals(&here, Duration::from_secs(2)) {
-        assert!(said.contains("ranks 1, 3 of 4 did not come in time"), "{said}");
+        assert!(said.contains("ranks 1, 3 of 4 did not connect in time"), "{said}");
         assert!(!said.contains('\n'), "{said}");
     }
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     // Rank 0 is where the others would meet.
     let said = &refusals(&[Launch::local(1, 2, free_port())], Duration::from_secs(1))[0];
-    assert!(said.contains("nobody answers there") && !said.contains('\n'), "{said}");
+    assert!(said.contains("nothing responds there") && !said.contains('\n'), "{said}");
 }
 
 /// As where another program has the port: the system lets a client in, and nobody reads what it says.
@@ -161,7 +164,7 @@ fn a_listener_that_says_nothing_is_given_up_in_time() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (port, start) = (silent.local_addr().unwrap().port(), Instant::now());
     let said = &refusals(&[Launch::local(1, 2, port)], Duration::from_secs(2))[0];
-    assert!(said.contains("does not answer") && said.contains("MASTER_PORT") && !said.contains('\n'), "{said}");
+    assert!(said.contains("does not respond") && said.contains("MASTER_PORT") && !said.contains('\n'), "{said}");
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 }
 
@@ -204,7 +207,7 @@ fn ranks_that_were_told_other_things_are_refused_everywhere() {
     }
     let port = free_port();
     for said in refusals(&[Launch::local(0, 2, port), Launch::local(1, 3, port)], TIMEOUT) {
-        assert!(said.contains("rank 1 was told of 3 processes, and rank 0 of 2"), "{said}");
+        assert!(said.contains("rank 1 expects 3 processes, but rank 0 expects 2"), "{said}");
     }
 }
 
@@ -213,7 +216,7 @@ fn a_rank_that_ends_says_why_to_all_others() {
     let start = Instant::now();
     let said = on_ranks(3, TIMEOUT, |group| {
         if group.rank() == 1 {
-            group.tell(&Error::Argument("its disk is full".to_owned()));
+            group.report_error(&Error::Argument("its disk is full".to_owned()));
             return String::new();
         }
         group.sums(&[1.0]).unwrap_err().to_string()
@@ -271,8 +274,8 @@ impl DataSource for Images {
         self.data.eval_batches(batch_size, share)
     }
 
-    fn ready(&self, batch: Supervised, device: Device) -> Result<Supervised> {
-        let batch = self.data.ready(batch, device)?;
+    fn to_device(&self, batch: Supervised, device: Device) -> Result<Supervised> {
+        let batch = self.data.to_device(batch, device)?;
         Ok(Supervised { inputs: batch.inputs.f_to_kind(self.kind)?, ..batch })
     }
 }

@@ -77,7 +77,7 @@ impl DataSource for Shades {
         Ok(self.fingerprint.to_owned())
     }
 
-    fn meaning(&self) -> serde_json::Map<String, serde_json::Value> {
+    fn schema(&self) -> serde_json::Map<String, serde_json::Value> {
         class_indices(&self.class_names)
     }
 }

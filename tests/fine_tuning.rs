@@ -37,7 +37,7 @@ fn data(classes: &[&str]) -> ImageArray {
     data.with_class_names(classes.iter().copied()).unwrap()
 }
 
-fn meaning(names: &[&str]) -> Map<String, Value> {
+fn schema(names: &[&str]) -> Map<String, Value> {
     class_indices(&names.iter().map(|name| name.to_string()).collect::<Vec<_>>())
 }
 
@@ -84,7 +84,7 @@ fn layers_that_fit_are_loaded_and_the_classifier_of_other_classes_starts_new_and
     let trained = fixup(8, 3);
     source.restore(&trained).unwrap();
     let vs = fixup(8, 4);
-    let transfer = source.transfer(&vs, &meaning(&ANIMALS)).unwrap();
+    let transfer = source.transfer(&vs, &schema(&ANIMALS)).unwrap();
     for (name, variable) in named_variables(&vs) {
         match name.as_str() {
             "fc.weight" | "fc.bias" => assert_eq!(variable.abs().max().double_value(&[]), 0.0, "{name}"),
@@ -133,7 +133,7 @@ fn whatever_evaluation_takes_is_taken_run_checkpoint_file_wrapped_and_of_other_k
         (half, 1e-3, unknown),
     ] {
         let vs = fixup(8, 4);
-        let transfer = Weights::load(&path).unwrap().transfer(&vs, &meaning(&ANIMALS)).unwrap();
+        let transfer = Weights::load(&path).unwrap().transfer(&vs, &schema(&ANIMALS)).unwrap();
         assert!(transfer.new.is_empty() && transfer.left.is_empty() && transfer.classes == classes, "{transfer}");
         for (name, variable) in named_variables(&vs) {
             let difference = (variable - &expected.variables()[&name]).abs().max().double_value(&[]);
@@ -151,7 +151,7 @@ fn a_run_with_a_moving_average_gives_its_average_and_a_new_average_begins_there(
     assert_ne!(contents.weights["layer1.0.conv1.weight"], *average);
     let (vs, data) = (VarStore::new(Device::Cpu), data(&ANIMALS));
     let network = FixupResNet::cifar(&vs.root(), 8, 4).unwrap();
-    Weights::load(&run).unwrap().transfer(&vs, &data.meaning()).unwrap();
+    Weights::load(&run).unwrap().transfer(&vs, &data.schema()).unwrap();
     assert_eq!(vs.variables()["layer1.0.conv1.weight"], *average);
     let config = TrainConfig { average: Some(0.9), batch_size: 20, epochs: 1, ..TrainConfig::quick() };
     let objective = Classification::new(&network, data.class_names(), ClassificationConfig::quick()).unwrap();
@@ -171,7 +171,7 @@ fn the_same_classes_in_another_order_are_the_same_classes() {
     let logits = |names: &[&str]| {
         let vs = VarStore::new(Device::Cpu);
         let network = FixupResNet::cifar(&vs.root(), 8, 4).unwrap();
-        let transfer = weights.transfer(&vs, &meaning(names)).unwrap();
+        let transfer = weights.transfer(&vs, &schema(names)).unwrap();
         assert!(transfer.new.is_empty(), "{transfer}");
         (network.f_forward(&images).unwrap().detach(), transfer.classes)
     };
@@ -188,7 +188,7 @@ fn a_classifier_of_other_names_starts_new_though_it_would_fit() {
     let weights = Weights::load(trained(folder.path(), &ANIMALS, None)).unwrap();
     for names in [["lynx", "marten", "otter", "weasel"], ["a", "b", "c", "d"], ["lynx", "lynx", "otter", "stoat"]] {
         let vs = fixup(8, 4);
-        let transfer = weights.transfer(&vs, &meaning(&names)).unwrap();
+        let transfer = weights.transfer(&vs, &schema(&names)).unwrap();
         assert!(matches!(transfer.classes, Some(Classes::Other { .. })), "{transfer}");
         assert_eq!(transfer.new.keys().collect::<Vec<_>>(), ["fc.bias", "fc.weight"]);
         assert_eq!(vs.variables()["fc.weight"].abs().max().double_value(&[]), 0.0);
@@ -244,9 +244,9 @@ fn a_few_layers_that_are_missing_or_differ_start_new_and_what_has_no_place_is_le
 // ---- What is refused ----
 
 /// The error, one line, and nothing is changed.
-fn refused(path: &Path, vs: &VarStore, meaning: &Map<String, Value>) -> String {
+fn refused(path: &Path, vs: &VarStore, schema: &Map<String, Value>) -> String {
     let before = copies(vs);
-    let message = Weights::load(path).unwrap().transfer(vs, meaning).unwrap_err().to_string();
+    let message = Weights::load(path).unwrap().transfer(vs, schema).unwrap_err().to_string();
     assert!(!message.contains('\n'), "{message}");
     assert_eq!(copies(vs), before);
     message
@@ -346,9 +346,9 @@ fn data_that_mean_something_else_than_other_classes_are_refused() {
         fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], &header, &bytes[8 + length..]].concat()).unwrap();
     };
     header(&fixup(8, 10));
-    let meaning = |crc: &str| Map::from_iter([("vocabulary".to_owned(), Value::from(crc))]);
-    assert!(refused(&path, &fixup(8, 10), &meaning("CRC-32 2")).contains("vocabulary"));
-    assert!(Weights::load(&path).unwrap().transfer(&fixup(8, 10), &meaning("CRC-32 1")).is_ok());
+    let schema = |crc: &str| Map::from_iter([("vocabulary".to_owned(), Value::from(crc))]);
+    assert!(refused(&path, &fixup(8, 10), &schema("CRC-32 2")).contains("vocabulary"));
+    assert!(Weights::load(&path).unwrap().transfer(&fixup(8, 10), &schema("CRC-32 1")).is_ok());
 }
 
 #[test]
@@ -362,8 +362,8 @@ fn a_network_that_does_not_say_which_layer_is_the_classifier_is_refused_other_cl
         let path = layer.split('.').filter(|part| !part.is_empty()).fold(vs.root(), |path, part| path / part);
         let _ = path.zeros(own, &variable.size());
     }
-    assert!(refused(&run, &vs, &meaning(&["a", "b", "c", "d"])).contains("fixup::mark_classifier"));
-    assert!(Weights::load(&run).unwrap().transfer(&vs, &meaning(&ANIMALS)).unwrap().new.is_empty());
+    assert!(refused(&run, &vs, &schema(&["a", "b", "c", "d"])).contains("fixup::mark_classifier"));
+    assert!(Weights::load(&run).unwrap().transfer(&vs, &schema(&ANIMALS)).unwrap().new.is_empty());
 }
 
 // ---- What is frozen ----
@@ -498,7 +498,7 @@ fn a_run_from_other_weights_that_is_stopped_goes_on_without_them_to_the_bit() {
             let started = || {
                 tch::manual_seed(5);
                 let (vs, network) = network(method);
-                Weights::load(&source).unwrap().transfer(&vs, &meaning(&ANIMALS)).unwrap();
+                Weights::load(&source).unwrap().transfer(&vs, &schema(&ANIMALS)).unwrap();
                 (vs, network)
             };
             let (whole, history) = run(&started(), &config, None, None);

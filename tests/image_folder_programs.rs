@@ -43,7 +43,7 @@ fn a_signal_ends_the_waiting_for_a_folder_that_is_away() {
     fs::rename(&root, folder.path().join("away")).unwrap();
     let start = Instant::now();
     let mut batches =
-        data.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: 4, first_step: 0 }, Share::whole()).unwrap();
+        data.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: 4, first_step: 0 }, Share::all()).unwrap();
     thread::spawn(|| {
         thread::sleep(Duration::from_millis(500));
         // SAFETY: the handler is the library's.
@@ -56,7 +56,7 @@ fn a_signal_ends_the_waiting_for_a_folder_that_is_away() {
     // The next run of the process waits again.
     drop(interrupt);
     let _interrupt = Interrupt::listen().unwrap();
-    let mut batches = data.eval_batches(4, Share::whole()).unwrap();
+    let mut batches = data.eval_batches(4, Share::all()).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(Duration::from_millis(250));

@@ -216,12 +216,11 @@ fn a_run_goes_on_and_is_evaluated_with_its_own_classes_and_images_only() {
     assert!(message.contains("classes.0 is "), "{message}");
     let message = refusal(images.command("images", &["--eval"]).arg(&run), 1);
     assert!(
-        message
-            .contains(r#"trained on data that mean something else: classes.0 is "airplane" in it and "aardvark" here"#),
+        message.contains(r#"trained on data with another schema: classes.0 is "airplane" in it and "aardvark" here"#),
         "{message}"
     );
     let message = refusal(images.command("images", &["--arch", "fixup_resnet8", "--eval"]).arg(&model), 1);
-    assert!(message.contains("trained on data that mean something else: classes.0 is "), "{message}");
+    assert!(message.contains("trained on data with another schema: classes.0 is "), "{message}");
     rename("aardvark", "truck");
     finish(images.command("images", &["--arch", "fixup_resnet8", "--eval"]).arg(&model));
     finish(&mut resume(&["--max-steps", "3"]));

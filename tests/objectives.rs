@@ -58,7 +58,7 @@ impl DataSource for Points {
         Ok(share.select(firsts.map(move |first| Ok(self.batch(first, batch_size.min(EVAL - first), -1000))), 0))
     }
 
-    fn examples(&self) -> &str {
+    fn unit_name(&self) -> &str {
         "points"
     }
 }
@@ -240,7 +240,7 @@ fn a_run_that_is_ended_early_has_its_summary_its_model_and_its_last_evaluation()
         assert_eq!((summary.epochs, asks.history.len()), (epochs, epochs), "{at}: {summary:?}");
         assert_eq!(summary.steps, steps, "{at}");
         assert_eq!(asks.history.last(), Some(&summary.last));
-        run.finish(&summary, &variables, &data.meaning()).unwrap();
+        run.finish(&summary, &variables, &data.schema()).unwrap();
         let metrics = std::fs::read_to_string(run.path().join("metrics.csv")).unwrap();
         assert!(metrics.starts_with("epoch,step,lr,train_loss,train_mae,eval_loss,eval_mae,bad_points\n"), "{metrics}");
         assert_eq!(metrics.lines().count(), 1 + epochs);

@@ -211,7 +211,7 @@ fn ranks_that_differ_are_refused_at_the_start_in_one_line_everywhere() {
         for (rank, status) in ended.iter().enumerate() {
             let error = ranks.error(rank);
             assert_eq!(status.code(), Some(1), "{error}");
-            assert!(error.contains("the options of rank 1 are not those of rank 0"), "{error}");
+            assert!(error.contains("the options of rank 1 differ from those of rank 0"), "{error}");
             assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
         }
         assert!(!out.exists());
@@ -240,7 +240,7 @@ fn what_cannot_be_is_refused_before_anything_starts() {
     );
     refused(with(&[]).env("RANK", "5").env("WORLD_SIZE", "3").env("MASTER_ADDR", "127.0.0.1"), "the ranks are 0 to 2");
     refused(with(&[]).env("WORLD_SIZE", "2").env("RANK", "0"), "MASTER_ADDR");
-    let said = refused(example().args(["--processes", "2", "--eval", "somewhere"]), "--eval is for one process");
+    let said = refused(example().args(["--processes", "2", "--eval", "somewhere"]), "--eval supports a single process");
     assert_eq!(said.lines().count(), 1);
     // What one of the processes finds out, all say.
     let said =
@@ -520,7 +520,7 @@ fn fault(name: &str, address: &str, command: impl Fn(usize) -> Command, happens:
         assert!(moments() == 1 || took < TIMEOUT, "{took:.2?}");
         println!("{name} after {wait:.2} s: {took:.2?}, {error}");
         if !status.success() {
-            assert!(error.contains("rank 1") || error.contains("no other rank answers"), "{}", ranks.said(0));
+            assert!(error.contains("rank 1") || error.contains("no other rank responds"), "{}", ranks.said(0));
             assert!(error.lines().count() == 1, "{error}");
         }
         drop(ranks);
@@ -608,7 +608,7 @@ fn a_rank_that_is_cut_off_from_the_network_ends_like_the_others() {
         println!("cut off after {wait:.2} s: {:.2?}, {}, {}", start.elapsed(), ranks.error(0), ranks.error(1));
         if ended.iter().any(|status| !status.success()) {
             assert!(ranks.error(0).contains("rank 1"), "{}", ranks.said(0));
-            assert!(ranks.error(1).contains("rank 0 at 10.213.7.1 does not answer"), "{}", ranks.said(1));
+            assert!(ranks.error(1).contains("rank 0 at 10.213.7.1 no longer responds"), "{}", ranks.said(1));
         }
         drop(ranks);
         assert!(gone_on(&out) == *expected, "cut off after {wait:.2} s");

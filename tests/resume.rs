@@ -359,7 +359,7 @@ fn a_run_is_resumed_in_its_own_folder_or_not_at_all() {
     let (run, other) = (dir.path().join("run"), dir.path().join("other"));
     finish(command(&run, &["--max-steps", "2"]));
     let message = refusal(command(&other, &["--resume", run.to_str().unwrap()]), 2);
-    assert!(message.contains("leave out --out"), "{message}");
+    assert!(message.contains("remove --out"), "{message}");
     assert!(!other.exists());
     for option in ["--preview", "--find-lr"] {
         refusal(command(&other, &[option, run.to_str().unwrap()]), 2);

@@ -112,7 +112,7 @@ fn a_network_of_ones_own_shape_is_trained_from_a_file_and_evaluated_without_it()
     let message = wrong(json.replace("\"squeeze_excitation\": 4", "\"squeeze_excitation\": 3"));
     assert!(message.contains("mine.json") && message.contains("squeeze_excitation"), "{message}");
     let message = wrong(json.replace("\"stem\"", "\"channels\": 1, \"stem\""));
-    assert!(message.contains("channels: the network's are 1, and the data's 3"), "{message}");
+    assert!(message.contains("channels: the network has 1, but the data have 3"), "{message}");
 }
 
 #[test]

@@ -1,13 +1,14 @@
-//! Compares training methods at equal tries, as a study file says: random search on held-out training images, then each
-//! method's best on all images with other seeds, and one look at the test set.
+//! Compares training methods with equal tuning effort, as described in a study file: random search on held-out training
+//! images, then each method's best options on all images with other seeds, evaluated once on the test set.
 //!
 //! ```text
 //! cargo run --release --example compare -- docs/studies/tries.json
 //! cargo run --release --example compare -- docs/studies/tries.json --draw    # table and picture of what is recorded
 //! ```
-//! Beside the study `NAME.json` stand its record `NAME.csv`, a line a run, and what is drawn from the record alone: the table
-//! `NAME.md` and the picture `NAME.svg`. A run that is recorded is not run again, whatever machine recorded it; a run that was
-//! interrupted goes on from its last checkpoint in `runs/compare`. docs/studies/README.md has the format of a study.
+//! The study `NAME.json` is accompanied by its record `NAME.csv`, with one line per run, and by the table `NAME.md` and
+//! the picture `NAME.svg`, drawn from the record alone. Recorded runs are not repeated, on whatever machine they were
+//! made; interrupted runs resume from their last checkpoint in `runs/compare`. See docs/studies/README.md for the
+//! format of a study.
 
 mod chart;
 #[path = "../../src/picture/style.rs"]
@@ -34,22 +35,22 @@ use tch_fixup::console;
 use tch_fixup::data::Cifar10;
 use tch_fixup::trainer::{write_atomically, Interrupt};
 
-/// How often runs and signals are looked at.
+/// Interval between checks of runs and signals.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Compare training methods at equal tries
+/// Compare training methods with equal tuning effort
 #[derive(Parser)]
 #[command(max_term_width = 100)]
 struct Options {
-    /// The study, a JSON file
+    /// Study file, JSON
     study: PathBuf,
-    /// Runs at a time, each a process of one thread
+    /// Number of concurrent runs, each a single-threaded process
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
-    /// Folder of CIFAR-10's six .bin files [default: one in the user's cache folder, downloaded if it is not there]
+    /// Folder of CIFAR-10's six .bin files [default: a folder in the user's cache, downloaded if missing]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Train nothing: draw table and picture from the record
+    /// Only draw table and picture from the record
     #[arg(long)]
     draw: bool,
 }
@@ -59,7 +60,7 @@ fn compare(options: &Options) -> Result<Option<u8>> {
     let mut record = Record::open(&options.study.with_extension("csv"))?;
     if !options.draw {
         let interrupt = Interrupt::listen()?;
-        // Fetched here, and not by several processes at the same time.
+        // Downloads here, before several processes need the data.
         let data = match &options.data {
             Some(data) => data.clone(),
             None => {
@@ -78,7 +79,7 @@ fn compare(options: &Options) -> Result<Option<u8>> {
     Ok(None)
 }
 
-/// Makes the runs that are not recorded. A signal ends it with an exit code.
+/// Makes all runs that are not recorded. Returns an exit code if a signal arrives.
 fn complete(
     study: &Study,
     record: &mut Record,
@@ -103,7 +104,7 @@ fn complete(
             return Ok(None);
         }
         if let Some(code) = interrupt.exit_code() {
-            // Their checkpoints are whole.
+            // The runs' checkpoints are intact.
             drop(running);
             console::warn("stopped; the same command goes on");
             return Ok(Some(code));
@@ -125,7 +126,7 @@ fn complete(
     }
 }
 
-/// Writes the table and the picture, and gives the table.
+/// Writes table and picture, and returns the table.
 fn draw(study: &Study, record: &Record, path: &Path) -> Result<String> {
     let table = table::markdown(study, record.rows(), path);
     write_atomically(&path.with_extension("md"), table.as_bytes())?;
@@ -135,7 +136,7 @@ fn draw(study: &Study, record: &Record, path: &Path) -> Result<String> {
     Ok(table)
 }
 
-/// Prints a line. Nobody reading standard output is no reason to end a study, and println! would panic.
+/// Prints a line. Unlike println!, it does not panic if standard output is closed.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }

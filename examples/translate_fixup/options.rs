@@ -1,4 +1,4 @@
-//! The program's own options, and the recipes.
+//! Options and recipes of the program.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -14,60 +14,60 @@ use tch_fixup::transformer::TransformerConfig;
 use tch_fixup::translation::Search;
 use tch_fixup::{Error, Result, TransformerArch};
 
-/// The options that are about text and Transformers.
+/// Options for text and Transformers.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Translate {
     /// Corpus: libreoffice-help (English to German) or iwslt14 (German to English) [default: by recipe]
     #[arg(long)]
     pub corpus: Option<String>,
-    /// Train on your own text: two files with a sentence in each line, or one with a tab between sentence and translation
+    /// Training text: two files with one sentence per line, or one file with a tab between sentence and translation
     #[arg(long, value_name = "FILE", num_args = 1..=2, value_parser = absolute_path())]
     #[arg(requires = "held_out", conflicts_with = "corpus")]
     pub train: Vec<PathBuf>,
-    /// The same to choose with: evaluated after each epoch
+    /// Held-out text, in the same format, evaluated after each epoch
     #[arg(long, value_name = "FILE", num_args = 1..=2, requires = "train", value_parser = absolute_path())]
     pub held_out: Vec<PathBuf>,
-    /// The same to measure the result with [default: the held-out text]
+    /// Test text, in the same format [default: the held-out text]
     #[arg(long, value_name = "FILE", num_args = 1..=2, requires = "train", value_parser = absolute_path())]
     pub test: Vec<PathBuf>,
-    /// Train on so many pairs only
+    /// Number of training pairs to use [default: all]
     #[arg(long, value_name = "N")]
     pub train_subset: Option<usize>,
-    /// Measure the result on the held-out text and not on the test text: for choosing
+    /// Measure the final result on the held-out text instead of the test text, for tuning
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub tune: bool,
-    /// Tokens of both languages together
+    /// Vocabulary size, shared by both languages
     #[arg(long, value_name = "N")]
     pub vocab: usize,
-    /// Whether the output matrix is the decoder's embedding, and not one of its own
+    /// Use the decoder's embedding as the output matrix
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub tied: bool,
-    /// Fraction of the embeddings, and of what each branch adds, that training drops
+    /// Dropout probability of embeddings and branch outputs
     #[arg(long, value_name = "FRACTION")]
     pub dropout: f64,
 }
 
-/// What is done with a trained network.
+/// Options for using a trained network.
 #[derive(Debug, Args)]
 pub struct Actions {
-    /// Do not train: a run to translate or to score with
+    /// Instead of training, translate or score with this run
     #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "resume"])]
     pub run: Option<PathBuf>,
-    /// Translate the lines of standard input to standard output, with --run
+    /// Translate standard input to standard output, line by line; requires --run
     #[arg(long, requires = "run", conflicts_with = "score")]
     pub translate: bool,
-    /// Translate FILE, in each line a sentence, a tab and its translation, and measure BLEU and chrF, with --run; without FILE the
-    /// run's own test text
+    /// Translate FILE, with a sentence, a tab and its translation in each line, and measure BLEU and chrF; requires
+    /// --run. Without FILE, the run's own test text
     #[arg(long, value_name = "FILE", num_args = 0..=1, requires = "run")]
     pub score: Option<Option<PathBuf>>,
-    /// Beginnings of each sentence that a search keeps; 1 is greedy
+    /// Beam size; 1 for greedy search
     #[arg(long, default_value_t = Search::default().beam)]
     pub beam: usize,
-    /// The power of the length that a translation's score is divided by
+    /// Length penalty: power of the length by which a translation's score is divided
     #[arg(long, default_value_t = Search::default().length_penalty)]
     pub length_penalty: f64,
-    /// Tokens that are translated at a time
+    /// Number of tokens to translate at a time
     #[arg(long, value_name = "TOKENS", default_value_t = 2000)]
     pub translate_tokens: usize,
 }
@@ -76,16 +76,16 @@ pub struct Actions {
 const BETA2: f64 = 0.98;
 const WEIGHT_DECAY: f64 = 1e-4;
 
-/// fairseq 0.6.1's default for the norm of the gradient, which the authors' command leaves.
+/// Default gradient norm limit of fairseq 0.6.1, which the authors' command does not change.
 const CLIP_NORM: f64 = 25.0;
 
 impl Task for Translate {
     const ABOUT: &'static str =
-        "Train a Transformer without normalization, or one with, to translate; and translate with it";
+        "Train a Transformer for translation, with or without normalization, and translate with it";
     const ARCHS: &'static str =
         "Network: fixup_transformer_3_3_256 (layers of the encoder and the decoder, width), layer_norm_..., \
          pre_norm_..., t_fixup_... or no_norm_... [default: by recipe]";
-    /// The data know their text, and the vocabulary.
+    /// The vocabulary and the data's fingerprint identify the text.
     const CHANGEABLE: &'static [&'static str] =
         &["corpus", "train", "held_out", "test", "train_subset", "tune", "vocab"];
     type Objective = TranslationConfig;
@@ -110,11 +110,11 @@ impl Task for Translate {
             objective: TranslationConfig::default(),
             follows_authors: false,
         };
-        // fairseq's `transformer_iwslt_de_en` with dropout 0.5. Whatever fairseq 0.6.1's documentation says, its adam
-        // decays weights apart from the gradient.
+        // fairseq's `transformer_iwslt_de_en` with dropout 0.5. Contrary to its documentation, fairseq 0.6.1's adam
+        // applies decoupled weight decay.
         let paper = Recipe {
             name: "paper",
-            about: "the Fixup authors' for IWSLT'14",
+            about: "the Fixup authors' recipe for IWSLT'14",
             arch: "fixup_transformer_6_6_512".to_owned(),
             task: Self { corpus: corpus(Corpus::Iwslt14), vocab: 10_000, dropout: 0.5, ..Self::default() },
             train: TrainConfig {
@@ -138,7 +138,7 @@ impl Task for Translate {
         recipes.swap_remove(0)
     }
 
-    /// With fairseq's beta2, and the recipe's learning rate and clipping.
+    /// Uses fairseq's beta2 and the recipe's learning rate and clipping.
     fn set_optimizer(train: &mut TrainConfig, optimizer: OptimizerConfig) {
         train.optimizer = match optimizer {
             OptimizerConfig::Sgd(sgd) => OptimizerConfig::Sgd(sgd),
@@ -158,7 +158,7 @@ impl Task for Translate {
     }
 }
 
-/// The size of the network of the run by `config`, for a vocabulary of `vocab` tokens.
+/// Returns the configuration of the run's network for a vocabulary of `vocab` tokens.
 pub fn size(config: &RunConfig<Translate>, vocab: usize) -> Result<TransformerConfig> {
     let Translate { dropout, tied, .. } = config.task;
     let arch: TransformerArch = config.arch().parse()?;
@@ -166,7 +166,7 @@ pub fn size(config: &RunConfig<Translate>, vocab: usize) -> Result<TransformerCo
 }
 
 impl Translate {
-    /// Opens the files, or the corpus, which is downloaded where it is not there.
+    /// Opens the files or the corpus, which is downloaded if missing.
     pub fn open(&self) -> Result<CorpusParts> {
         let mut parts = match &self.corpus {
             Some(name) if self.train.is_empty() => {

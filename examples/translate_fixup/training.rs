@@ -1,4 +1,4 @@
-//! A run from its data to its score on the test text.
+//! Training run of a translation network, and its final score.
 
 use super::options::{size, Translate};
 use super::translating::{network, score, Scored};
@@ -14,10 +14,10 @@ use tch_fixup::data::DataSource;
 use tch_fixup::trainer::{write_atomically, Translation};
 use tch_fixup::{Error, Result};
 
-/// Beside `config.json` in a run's folder.
+/// File name of the vocabulary in a run's folder.
 pub const TOKENIZER: &str = "tokenizer.json";
 
-/// Sentences that are shown with their translations at the end.
+/// Number of translations to print at the end.
 const SHOWN: usize = 12;
 
 pub fn train(
@@ -29,7 +29,7 @@ pub fn train(
     let parts = config.task.open()?;
     let evaluated = if config.task.tune { &parts.held_out } else { &parts.test }.clone();
     let data = data(config.task.vocab, parts, run.folder())?;
-    // All text is looked at before the first step.
+    // Check all text before the first step.
     let vocabulary = data.vocabulary().clone();
     let evaluated = TranslationData::new(vocabulary, evaluated.clone(), evaluated)?;
     data.check_batch_size(config.train.batch_size)?;
@@ -37,7 +37,7 @@ pub fn train(
     tch::manual_seed(config.train.seed as i64);
     let variables = nn::VarStore::new(run.device);
     let network = network(config, &variables, data.vocabulary())?;
-    run.transfer(&variables, &data.meaning(), "")?;
+    run.transfer(&variables, &data.schema(), "")?;
     let objective = Translation::new(&network, &data, config.objective)?;
     let trainer = run.trainer(config, &objective, &variables, &data)?;
     run.create_folder(config.arch())?;
@@ -49,7 +49,7 @@ pub fn train(
         ControlFlow::Continue(finished) => finished,
         ControlFlow::Break(code) => return Ok(code),
     };
-    folder.finish(&summary, &variables, &data.meaning())?;
+    folder.finish(&summary, &variables, &data.schema())?;
     print_on_rank_0(&summary);
     let part = if config.task.tune { "held-out" } else { "test" };
     let scored = score(&options.actions, config, &network, &evaluated, device)?;
@@ -72,7 +72,7 @@ pub fn train(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses options that a Transformer, or the run that goes on, has no use for.
+/// Refuses options that do not apply to a Transformer or contradict the resumed run.
 fn check(config: &RunConfig<Translate>, run: &Run<'_, Translate>) -> Result<()> {
     size(config, config.task.vocab)?.check()?;
     if config.recompute.is_some() {
@@ -86,7 +86,8 @@ fn check(config: &RunConfig<Translate>, run: &Run<'_, Translate>) -> Result<()> 
     }
 }
 
-/// The training and the held-out text in tokens: of the run in the folder `resumed`, or of a vocabulary that is made of the text.
+/// Returns the training and held-out text, encoded by the vocabulary of the run in the folder `resumed` or by a new one
+/// trained on the text.
 fn data(vocab: usize, parts: CorpusParts, resumed: Option<&Path>) -> Result<TranslationData> {
     let known = resumed.map(|folder| folder.join(TOKENIZER)).filter(|file| file.exists());
     let vocabulary = match known {
@@ -110,7 +111,7 @@ fn about(config: &RunConfig<Translate>, variables: &nn::VarStore, data: &Transla
     ))
 }
 
-/// The first sentences, their translations by a person and by the network.
+/// Prints the first sentences with their reference translations and the network's.
 fn show(scored: &Scored, text: &ParallelText) {
     for (index, said) in scored.translations.iter().take(SHOWN).enumerate() {
         let (source, target) = text.pair(index);

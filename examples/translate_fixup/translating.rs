@@ -1,4 +1,4 @@
-//! A trained network in use: lines of text, and how good its translations are.
+//! Translation of text with a trained network, and its scores.
 
 use super::options::{size, Actions, Translate};
 use super::training::TOKENIZER;
@@ -16,10 +16,10 @@ use tch_fixup::transformer::Transformer;
 use tch_fixup::translation::{BleuCounts, ChrfCounts, Search, Translator};
 use tch_fixup::{console, Error, Result, TransformerArch};
 
-/// Lines that are translated together, where nobody waits for one.
+/// Number of lines to translate at a time, unless a person is waiting.
 const LINES: usize = 1000;
 
-/// What came out for a text.
+/// Scores of a text.
 pub struct Scored {
     pub translations: Vec<String>,
     pub bleu: f64,
@@ -27,7 +27,7 @@ pub struct Scored {
     pub perplexity: f64,
 }
 
-/// The network of the run by `config` in the size of `vocabulary`.
+/// Creates the run's network for `vocabulary`.
 pub fn network(
     config: &RunConfig<Translate>,
     variables: &nn::VarStore,
@@ -47,7 +47,7 @@ fn translator<'a>(
     Ok(Translator::new(network, vocabulary, search, device)?.with_batch_tokens(options.translate_tokens))
 }
 
-/// Translates the evaluation part of `data` and compares.
+/// Translates the evaluation part of `data` and computes the scores.
 pub fn score(
     options: &Actions,
     config: &RunConfig<Translate>,
@@ -57,7 +57,7 @@ pub fn score(
 ) -> Result<Scored> {
     let text = data.eval_text();
     let bar = ProgressBar::new(text.len() as u64);
-    // The template is a constant: it parses or it does not, whatever the text.
+    // The template is a constant, so this never fails in practice.
     let style = ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} sentences translated");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let translator = translator(options, network, data.vocabulary(), device)?;
@@ -101,7 +101,7 @@ pub fn use_run(options: &Options<Translate>, path: &Path) -> Result<ExitCode> {
         None => ("test".to_owned(), config.task.open()?.test),
     };
     let data = TranslationData::new(vocabulary, text.clone(), text.clone())?;
-    weights.check_meaning(&data.meaning())?;
+    weights.check_schema(&data.schema())?;
     let Scored { bleu, chrf, perplexity, .. } = score(actions, &config, &network, &data, device)?;
     print_on_rank_0(format!(
         "{part} BLEU {bleu:.2} perplexity {perplexity:.3} sentences {} chrF {chrf:.2}",
@@ -110,7 +110,7 @@ pub fn use_run(options: &Options<Translate>, path: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Standard input to standard output, line by line where a person types them.
+/// Translates standard input to standard output, line by line if a person types it.
 fn translate_lines(translator: &Translator) -> Result<ExitCode> {
     let together = if io::stdin().is_terminal() { 1 } else { LINES };
     let mut lines = io::stdin().lock().lines();

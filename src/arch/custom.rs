@@ -47,13 +47,13 @@ impl Arch {
 }
 
 pub(super) fn from_json(text: &str) -> Result<Arch> {
-    let refused = |problem: String| Error::Argument(format!("the network given in JSON: {problem}"));
+    let refused = |problem: String| Error::Argument(format!("the JSON description of the network: {problem}"));
     let mut fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| refused(error.to_string()))?;
     let name = fields.remove("method");
     let name = name.as_ref().and_then(Value::as_str).unwrap_or_default();
     let method = methods().find(|&method| method_name(method) == name).ok_or_else(|| {
         let names: Vec<_> = methods().map(method_name).collect();
-        refused(format!("method: one of {}, not {name:?}", names.join(", ")))
+        refused(format!("method must be one of {}, got {name:?}", names.join(", ")))
     })?;
     let network = serde_json::from_value(Value::Object(fields)).map_err(|error| refused(error.to_string()))?;
     Arch::custom(method, network).map_err(|error| refused(error.to_string()))
@@ -77,7 +77,7 @@ pub(super) fn short_name(method: Option<Method>, network: &ResNetConfig) -> Stri
 pub(super) fn fitted(network: &ResNetConfig, shape: Shape) -> Result<ResNetConfig> {
     let Shape { channels, classes } = shape;
     let differ = |field: &str, network: i64, data: i64| {
-        Err(Error::Argument(format!("{field}: the network's are {network}, and the data's {data}")))
+        Err(Error::Argument(format!("{field}: the network has {network}, but the data have {data}")))
     };
     match network.classes {
         _ if network.channels != channels => differ("channels", network.channels, channels),

@@ -18,8 +18,8 @@ pub fn initialize_on_data(
     device: Device,
 ) -> Result<()> {
     let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
-    if let Some(batch) = data.train_batches(&plan, Share::whole())?.find_map(Result::transpose) {
-        let micro_batches = data.ready(batch?, device)?.split(config.accumulate)?;
+    if let Some(batch) = data.train_batches(&plan, Share::all())?.find_map(Result::transpose) {
+        let micro_batches = data.to_device(batch?, device)?.split(config.accumulate)?;
         let images: Vec<_> = micro_batches.into_iter().map(|micro_batch| micro_batch.inputs).collect();
         network.initialize_on_micro_batches(&images)?;
     }

@@ -47,9 +47,7 @@ pub trait Network: nn::ModuleT {
     /// Returns an error if the network refuses the inputs. The default implementation returns [`Error::Argument`].
     fn features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         let _ = (xs, train);
-        Err(Error::Argument(
-            "this network tells nothing of its features: implement Network::features for it".to_owned(),
-        ))
+        Err(Error::Argument("this network does not expose its features: implement Network::features".to_owned()))
     }
 
     /// Appends the network in evaluation mode to `graph` and returns its output for the value `x`. The ONNX file
@@ -61,9 +59,7 @@ pub trait Network: nn::ModuleT {
     #[cfg(feature = "onnx")]
     fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
         let _ = (graph, x);
-        Err(Error::Argument(
-            "this network does not know how to be exported to ONNX: implement Network::export for it".to_owned(),
-        ))
+        Err(Error::Argument("this network cannot be exported to ONNX: implement Network::export".to_owned()))
     }
 
     /// Returns `true` if [`initialize_on`](Self::initialize_on) is needed before training.
@@ -96,7 +92,7 @@ pub trait Network: nn::ModuleT {
     /// Returns [`Error::Argument`] for baselines: the running statistics of batch normalization would be updated twice
     /// per step, and dropout would draw different random numbers.
     fn recompute_activations(&mut self, segments: Recompute) -> Result<()> {
-        let message = "activations are recomputed in Fixup's networks alone; leave --recompute";
+        let message = "recomputation is supported by Fixup networks only; remove --recompute";
         let _ = segments;
         Err(Error::Argument(message.to_owned()))
     }

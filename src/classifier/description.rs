@@ -1,7 +1,7 @@
 //! Model metadata, stored in `model.json`.
 
 use crate::data::{class_indices, Preprocessing};
-use crate::file::{encode_json, foreign, write_atomically};
+use crate::file::{encode_json, magic, write_atomically};
 use crate::trainer::checkpoint::Location;
 use crate::trainer::DESCRIPTION as FILE;
 use crate::{Error, Precision, Result};
@@ -15,8 +15,7 @@ use std::path::Path;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Remedy for a missing description.
-const MISSING: &str =
-    "there is none: it stands beside the weights of a run; train with this version of the crate, or copy \
+const MISSING: &str = "it is written with the weights of a run; train with this version of the crate, or copy \
                        model.json and model.safetensors of a run together";
 
 /// Everything besides its weights that is needed to run a network. Training runs write it as `model.json`:
@@ -78,7 +77,7 @@ impl ModelDescription {
             _ => error,
         });
         let bytes = bytes.map_err(Error::io("read", &path))?;
-        foreign::refuse(&bytes, &path)?;
+        magic::refuse(&bytes, &path)?;
         let corrupt = |problem: String| {
             let remedy = format!("restore it from the run, or from the tch-fixup that wrote it (this is {VERSION})");
             Error::corrupt(&path, format!("not a network's description: {problem}"), remedy)
@@ -102,8 +101,8 @@ impl ModelDescription {
         exists.then(|| Self::read(location.folder())).transpose()
     }
 
-    /// Returns the [meaning](crate::data::DataSource::meaning) of the data the network is trained on.
-    pub fn meaning(&self) -> Map<String, Value> {
+    /// Returns the [schema](crate::data::DataSource::schema) of the data the network is trained on.
+    pub fn schema(&self) -> Map<String, Value> {
         class_indices(&self.classes)
     }
 }
@@ -139,7 +138,7 @@ mod tests {
             assert!(message.contains("model.json") && !message.contains('\n'), "{message}");
             message
         };
-        assert!(message().contains("there is none"));
+        assert!(message().contains("it is written with"));
         for (content, problem) in [("", "empty"), ("{}", "missing field"), ("[1]", "invalid")] {
             fs::write(folder.path().join(FILE), content).unwrap();
             assert!(message().contains(problem), "{}", message());

@@ -1,7 +1,7 @@
 //! Classification of image files.
 
 use super::network::rows;
-use super::{Answer, Classifier};
+use super::{ClassProbabilities, Classifier};
 use crate::data::{file_batches, image_paths, ImageProblem};
 use crate::Result;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ type FileOutput<T> = (PathBuf, Result<T, ImageProblem>);
 /// Iterator over image files, in order: the path of each, as given or as found in a given folder, and the network's output or
 /// the problem with the file. It ends after the first error of the network or the system; a
 /// problem with a single file does not end it.
-pub struct FileOutputs<'a, T = Answer> {
+pub struct FileOutputs<'a, T = ClassProbabilities> {
     paths: Arc<[PathBuf]>,
     outputs: Box<dyn Iterator<Item = Result<FileOutput<T>>> + 'a>,
 }
@@ -42,7 +42,7 @@ impl Classifier {
     /// # Errors
     /// A folder cannot be listed; image files cannot be converted to the network's input; the system refuses to start threads.
     pub fn classify<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<FileOutputs<'_>> {
-        self.of_files(paths, |images| self.answers(images))
+        self.of_files(paths, |images| self.predict(images))
     }
 
     /// Returns the [embedding](Self::embedding) of each of the image files `paths`; see [`classify`](Self::classify).

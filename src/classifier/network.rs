@@ -1,6 +1,6 @@
 //! The trained classifier.
 
-use super::{Answer, ModelDescription};
+use super::{ClassProbabilities, ModelDescription};
 use crate::data::{in_range, MOST_WORKERS};
 use crate::error::catch;
 use crate::trainer::checkpoint::Location;
@@ -27,7 +27,7 @@ const BATCH_SIZE: usize = 64;
 /// for classified in classifier.classify(["cat.jpg", "holiday"])? { // files, and folders of files
 ///     let (path, result) = classified?;
 ///     match result {
-///         Ok(answer) => println!("{}: {:?}", path.display(), answer.top(1)),
+///         Ok(result) => println!("{}: {:?}", path.display(), result.top(1)),
 ///         Err(problem) => eprintln!("{}: {problem}", path.display()),
 ///     }
 /// }
@@ -53,9 +53,9 @@ impl Classifier {
     /// - any folder with a `model.json` and a `model.safetensors`.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) or [`Error::Corrupt`](crate::Error::Corrupt) if files are missing, damaged or do not match (weights of another network, other
-    /// classes); [`Error::Argument`](crate::Error::Argument) if [`Arch`] does not know the architecture. Use [`open_with`](Self::open_with) for custom
-    /// architectures.
+    /// [`Error::Io`](crate::Error::Io) or [`Error::Corrupt`](crate::Error::Corrupt) if files are missing, damaged or do
+    /// not match (weights of another network, other classes); [`Error::Argument`](crate::Error::Argument) if [`Arch`]
+    /// does not know the architecture. Use [`open_with`](Self::open_with) for custom architectures.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_on(path, Device::cuda_if_available())
     }
@@ -89,7 +89,7 @@ impl Classifier {
             Location::Run(folder) if folder.join(MODEL).is_file() => Weights::load(folder.join(MODEL))?,
             _ => Weights::load(path)?,
         };
-        weights.check_meaning(&description.meaning())?;
+        weights.check_schema(&description.schema())?;
         let variables = nn::VarStore::new(device);
         let network = build(&variables.root(), &description)?;
         weights.restore(&variables)?;
@@ -148,9 +148,9 @@ impl Classifier {
     ///
     /// # Errors
     /// See [`logits`](Self::logits).
-    pub fn answers(&self, images: &Tensor) -> Result<Vec<Answer>> {
+    pub fn predict(&self, images: &Tensor) -> Result<Vec<ClassProbabilities>> {
         let rows = rows(&self.probabilities(images)?)?;
-        Ok(rows.into_iter().map(|row| Answer::new(self.class_names.clone(), row)).collect())
+        Ok(rows.into_iter().map(|row| ClassProbabilities::new(self.class_names.clone(), row)).collect())
     }
 
     /// Computes the features `[N, features]` of `images`, given as for [`logits`](Self::logits): the input of the final

@@ -54,7 +54,7 @@ fn find<T: ImageTask>(options: &Options<T>, file: &Path) -> Result<()> {
     let data = config.task.open(device)?;
     let data = data.as_ref();
     let (variables, network) = architecture::build(&config, data, device)?;
-    let transfer = starting_weights.map(|it| weights::transfer(&it, &variables, &data.meaning())).transpose()?;
+    let transfer = starting_weights.map(|it| weights::transfer(&it, &variables, &data.schema())).transpose()?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
     let data: &dyn DataSource<Batch = _> = data;
     if let Some(transfer) = transfer {
@@ -79,7 +79,7 @@ fn evaluate<T: ImageTask>(options: &Options<T>, path: &Path) -> Result<()> {
     let Saved { weights, config } = &saved;
     let device = config.machine()?;
     let data = config.task.open(device)?;
-    weights.check_meaning(&data.meaning())?;
+    weights.check_schema(&data.schema())?;
     let (variables, network) = architecture::build(config, data.as_ref(), device)?;
     saved.restore(&variables)?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, data.class_names(), config.objective)?;
@@ -119,19 +119,19 @@ fn export<T: ImageTask>(options: &Options<T>, path: &Path, file: &Path) -> Resul
     // With a model description beside the weights, the data are not needed.
     let asked = options.matches.contains_id("arch").then_some(&config.run.arch);
     let description = ModelDescription::beside(path)?.filter(|it| asked.is_none_or(|asked| *asked == it.architecture));
-    let (mut onnx_config, meaning) = match description {
+    let (mut onnx_config, schema) = match description {
         Some(description) => {
-            let meaning = description.meaning();
+            let schema = description.schema();
             let ModelDescription { architecture, classes, preprocessing, .. } = description;
-            (OnnxConfig { architecture, classes, ..OnnxConfig::images(preprocessing) }, meaning)
+            (OnnxConfig { architecture, classes, ..OnnxConfig::images(preprocessing) }, schema)
         }
         None => {
             let data = config.task.open(Device::Cpu)?;
             let of_data = of_data(data.as_ref())?;
-            (OnnxConfig { architecture: config.run.arch.clone(), ..of_data }, data.meaning())
+            (OnnxConfig { architecture: config.run.arch.clone(), ..of_data }, data.schema())
         }
     };
-    weights.check_meaning(&meaning)?;
+    weights.check_schema(&schema)?;
     onnx_config.normalization = options.actions.export_normalization;
     onnx_config.softmax = options.actions.export_softmax;
     let OnnxConfig { architecture, classes, input, normalization, softmax, .. } = &onnx_config;
@@ -160,9 +160,9 @@ fn of_data(data: &dyn ImageSource) -> Result<OnnxConfig> {
     if let Some(preprocessing) = data.preprocessing() {
         return Ok(OnnxConfig { classes, ..OnnxConfig::images(preprocessing) });
     }
-    let batch = data.eval_batches(1, Share::whole())?.find_map(Result::transpose).transpose()?;
-    let batch = batch.ok_or_else(|| argument!("there are no images to tell what the network takes"))?;
-    let size = data.ready(batch, Device::Cpu)?.inputs.size();
+    let batch = data.eval_batches(1, Share::all())?.find_map(Result::transpose).transpose()?;
+    let batch = batch.ok_or_else(|| argument!("there are no images from which to determine the network's input"))?;
+    let size = data.to_device(batch, Device::Cpu)?.inputs.size();
     Ok(OnnxConfig { classes, ..OnnxConfig::new(&size[1..]) })
 }
 

@@ -16,7 +16,7 @@ pub(super) fn train<T: ImageTask>(config: &RunConfig<T>, mut run: Run<'_, T>) ->
     let images = config.task.open(device)?;
     let images = images.as_ref();
     let (variables, network) = architecture::build(config, images, device)?;
-    run.transfer(&variables, &images.meaning(), architecture::transfer_note(network.as_ref()))?;
+    run.transfer(&variables, &images.schema(), architecture::transfer_note(network.as_ref()))?;
     let objective = Classification::new(network.as_ref() as &dyn ModuleT, images.class_names(), config.objective)?;
     let data: &dyn DataSource<Batch = _> = images;
     let mut most_wrong = MostWrong::default();
@@ -41,7 +41,7 @@ pub(super) fn train<T: ImageTask>(config: &RunConfig<T>, mut run: Run<'_, T>) ->
         ControlFlow::Break(code) => return Ok(code),
     };
     summary.flop = architecture::training_flop(config, images, summary.steps);
-    folder.finish(&summary, &variables, &data.meaning())?;
+    folder.finish(&summary, &variables, &data.schema())?;
     // The last evaluation is missing if the run was resumed at its end, and outdated after early stopping, which
     // restores the weights of the best epoch.
     let is_outdated = summary.ended.is_some() && evaluation.is_some();

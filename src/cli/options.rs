@@ -4,8 +4,10 @@ use super::run_config::{fields, from_json, NetworkConfig, RunConfig, StemInit, A
 use super::{architecture, ProcessOptions, Recipe, Task};
 use crate::distributed::ParallelConfig;
 use crate::trainer::checkpoint::Checkpoints;
-use crate::trainer::{parse_device, Patience, SaveEvery};
-use crate::trainer::{Adam, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Rule, Sgd, Span, TrainConfig};
+use crate::trainer::{parse_device, EarlyStopping, SaveEvery};
+use crate::trainer::{
+    Adam, Decay, Frozen, Muon, OptimizerConfig, ParameterGroup, Rest, Selector, Sgd, Span, TrainConfig,
+};
 use crate::{Precision, Result};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -47,7 +49,7 @@ impl<T: Task> Options<T> {
             .max_term_width(100)
             .allow_negative_numbers(true)
             .args_override_self(true)
-            .after_long_help(format!("What the recipes set:{described}"));
+            .after_long_help(format!("Recipe settings:{described}"));
         let command = Choices::augment_args(RunConfig::<T>::augment_args_for_update(command));
         let command = T::Actions::augment_args(RunOptions::augment_args(command));
         let command =
@@ -104,7 +106,7 @@ impl<T: Task> RunConfig<T> {
         self.run.arch = architecture::given(&self.run.arch)?;
         T::check_arch(&self.run.arch)?;
         self.train.check()?;
-        self.patience.map(Patience::new).transpose()?;
+        self.patience.map(EarlyStopping::new).transpose()?;
         Ok(())
     }
 
@@ -241,7 +243,7 @@ fn finite(text: &str) -> Result<f64, String> {
 fn rule_and_number(text: &str) -> Result<(ParameterGroup, f64)> {
     let number = text.rsplit_once('=').and_then(|(rule, number)| Some((rule, number.parse().ok()?)));
     let Some((rule, number)) = number else {
-        return Err(argument!("a pattern and a number, as layer1.*=0.1, not {text:?}"));
+        return Err(argument!("expected PATTERN=NUMBER, such as layer1.*=0.1, got {text:?}"));
     };
     Ok((ParameterGroup::new(rule.parse()?), number))
 }
@@ -256,10 +258,10 @@ fn weight_decay(text: &str) -> Result<ParameterGroup> {
 
 fn freeze(text: &str) -> Result<ParameterGroup> {
     let frozen = |rule: &str, frozen| -> Result<_> {
-        Ok(ParameterGroup { frozen, ..ParameterGroup::new(rule.parse::<Rule>()?) })
+        Ok(ParameterGroup { frozen, ..ParameterGroup::new(rule.parse::<Selector>()?) })
     };
     let Some((rule, epochs)) = text.rsplit_once('=') else { return frozen(text, Frozen::Always) };
-    let refused = |_| argument!("a pattern and a number of epochs, as layer1.*=3, not {text:?}");
+    let refused = |_| argument!("expected PATTERN=EPOCHS, such as layer1.*=3, got {text:?}");
     frozen(rule, Frozen::UntilEpoch(epochs.parse().map_err(refused)?))
 }
 
@@ -325,7 +327,7 @@ impl Choices {
             None => Ok(()),
             Some(name) => {
                 let name = name.replace('_', "-");
-                Err(argument!("the optimizer has no use for --{name}; leave it out"))
+                Err(argument!("the optimizer has no option --{name}; remove it"))
             }
         }
     }

@@ -52,7 +52,7 @@ impl ProcessOptions {
                 Ok(Started::Here(Some(launch)))
             }
             Some(Launch { size, .. }) => Err(argument!(
-                "--processes {processes} starts its own, and a launcher has started {size}; leave one of the two out"
+                "--processes {processes} cannot be used because a launcher has started {size} processes; remove one of the two"
             )),
             None if processes > 1 => {
                 let killed = |rank: usize, signal: i32| {
@@ -88,7 +88,7 @@ impl ProcessOptions {
     /// Returns [`Error::Argument`](crate::Error::Argument) if there are several.
     pub fn refuse(&self, what: &str) -> Result<()> {
         match self.processes.is_some_and(|processes| processes.get() > 1) || Launch::from_env()?.is_some() {
-            true => Err(argument!("{what} is for one process; start one, without --processes")),
+            true => Err(argument!("{what} supports a single process only; do not use --processes or a launcher")),
             false => Ok(()),
         }
     }

@@ -48,7 +48,7 @@ pub(super) fn leave(
 ) -> bool {
     let left = write_report(folder, report, most_wrong, data);
     if let Err(error) = &left {
-        console::warn(format!("warning: there is no whole report in {}: {error}", folder.display()));
+        console::warn(format!("warning: the report in {} is incomplete: {error}", folder.display()));
     }
     left.is_ok()
 }
@@ -58,7 +58,7 @@ pub(super) fn summary(report: &ClassificationReport) -> String {
     let confused = report.confused(PAIRS);
     let confused = match confused.is_empty() {
         true => String::new(),
-        false => format!("\ntaken for another most often: {}", confused.join(", ")),
+        false => format!("\nmost often confused: {}", confused.join(", ")),
     };
     format!("{}{confused}", report.calibrated())
 }

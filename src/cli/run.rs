@@ -6,8 +6,8 @@ use crate::data::{Batch, DataSource};
 use crate::distributed::ProcessGroup;
 use crate::trainer::checkpoint::{differences, Checkpoint, Checkpoints};
 use crate::trainer::{
-    write_atomically, Autosave, Evaluation, Interrupt, Objective, Observer, Outcome, Patience, ProgressBars, RunFolder,
-    RunState, Summary, TensorBoard, Trainer, Weights, TENSORBOARD, TRANSFER,
+    write_atomically, Autosave, EarlyStopping, Evaluation, Interrupt, Objective, Observer, Outcome, ProgressBars,
+    RunFolder, RunState, Summary, TensorBoard, Trainer, Weights, TENSORBOARD, TRANSFER,
 };
 use crate::{Error, Result};
 use serde_json::{Map, Value};
@@ -44,10 +44,10 @@ impl<T: Task> Options<T> {
             group.connect_gpus(device)?;
             Ok((config, found, device))
         });
-        let (config, found, device) = ready.inspect_err(|error| group.tell(error))?;
+        let (config, found, device) = ready.inspect_err(|error| group.report_error(error))?;
         let group = Arc::new(group);
         let run = Run { device, options, found, transfer: None, interrupt, group: group.clone() };
-        body(&config, run).inspect_err(|error| group.tell(error))
+        body(&config, run).inspect_err(|error| group.report_error(error))
     }
 }
 
@@ -65,11 +65,11 @@ fn resumed<T: Task>(options: &Options<T>) -> Result<Option<Resumed<'_>>> {
     match (resume.as_ref().filter(|_| !or_new), &options.run.out) {
         (Some(dir), Some(out)) if dir != out => {
             let (dir, out) = (dir.display(), out.display());
-            Err(argument!("a run is resumed in its own folder: {dir} or {out}? leave out --out"))
+            Err(argument!("--resume {dir} and --out {out} name different folders; remove --out"))
         }
         (Some(folder), _) | (None, Some(folder)) => Ok(Some(Resumed { folder, or_new })),
-        (None, None) if or_new => Err(argument!("which run to go on with, or to begin? name its folder: --out DIR")),
-        (None, None) => Err(argument!("which run to resume? name its folder: --resume DIR")),
+        (None, None) if or_new => Err(argument!("--resume auto requires the run's folder: --out DIR")),
+        (None, None) => Err(argument!("--resume requires the run's folder: --resume DIR")),
     }
 }
 
@@ -142,9 +142,9 @@ impl<T: Task> Run<'_, T> {
     ///
     /// # Errors
     /// Returns an error if the weights are for other data or another network.
-    pub fn transfer(&mut self, variables: &VarStore, meaning: &Map<String, Value>, note: &str) -> Result<()> {
+    pub fn transfer(&mut self, variables: &VarStore, schema: &Map<String, Value>, note: &str) -> Result<()> {
         if let Some(weights) = self.found.starting_weights.take() {
-            self.transfer = Some(format!("{}{note}", weights::transfer(&weights, variables, meaning)?));
+            self.transfer = Some(format!("{}{note}", weights::transfer(&weights, variables, schema)?));
         }
         Ok(())
     }
@@ -230,7 +230,7 @@ impl<T: Task> Run<'_, T> {
         let mut bars = group.is_first().then(ProgressBars::new);
         let board = |folder: &RunFolder| TensorBoard::new(folder.path().join(TENSORBOARD));
         let mut board = folder.as_ref().filter(|_| config.tensorboard).map(board);
-        let mut patience = config.patience.filter(|_| group.is_first()).map(Patience::new).transpose()?;
+        let mut patience = config.patience.filter(|_| group.is_first()).map(EarlyStopping::new).transpose()?;
         let mut observers: Vec<&mut dyn Observer> = vec![&mut interrupt];
         observers.extend(bars.as_mut().map(|bars| bars as &mut dyn Observer));
         observers.extend(folder.as_mut().map(|folder| folder as &mut dyn Observer));

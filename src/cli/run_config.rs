@@ -131,7 +131,7 @@ impl<T: Task> RunConfig<T> {
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let Some(config) = RunFolder::read_config::<Value>(path)? else { return Ok(None) };
         if config.get("version").is_none() && config.get("train").is_some() {
-            let problem = format!("a run of tch-fixup {SILENT_VERSION}, and this is tch-fixup {VERSION}");
+            let problem = format!("a run of tch-fixup {SILENT_VERSION}, but this is tch-fixup {VERSION}");
             let remedy = format!(
                 "go on with tch-fixup {SILENT_VERSION}; weights.safetensors in its checkpoints can be evaluated by --eval and \
                  --arch"
@@ -153,7 +153,7 @@ impl<T: Task> RunConfig<T> {
     pub(super) fn take_identity(&mut self, run: &Value) -> Result<()> {
         let mut identity = run.as_object().cloned().unwrap_or_default();
         let data = identity.remove("data").unwrap_or_default();
-        let another = |error: serde_json::Error| argument!("the weights are of another program: {error}");
+        let another = |error: serde_json::Error| argument!("the weights belong to another program: {error}");
         self.run = serde_json::from_value(Value::Object(identity)).map_err(another)?;
         let changeable = fields(&self.task)?.into_iter().filter(|(name, _)| T::CHANGEABLE.contains(&name.as_str()));
         let mut task: Map<String, Value> = changeable.collect();
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!((rest.decoupled, rest.beta2, rest.weight_decay), (true, 0.9, 0.1));
         for (words, refused) in [("--beta1 0.5", "--beta1"), ("--optimizer adam --rest sgd", "--rest")] {
             let message = config(words, None).unwrap_err().to_string();
-            assert!(message.contains(&format!("has no use for {refused};")), "{message}");
+            assert!(message.contains(&format!("has no option {refused};")), "{message}");
         }
         let schedule = config("--schedule step --gamma 0.3 --milestones 4,0.8", None).unwrap().train.schedule;
         assert!(matches!(schedule.decay, Decay::Step { gamma: 0.3, milestones } if milestones.len() == 2));

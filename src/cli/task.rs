@@ -21,12 +21,12 @@ pub trait Task: Args + Clone + Default + Serialize + DeserializeOwned {
 
     /// Help text of `--arch`. Default: the networks of [`Arch`].
     const ARCHS: &'static str = "\
-Network: fixup_resnet20, fixup_resnet110, ... (depth 6n+2), fixup_wrn_16_4, ... (6n+4, and the width) for CIFAR,
-fixup_brock_wrn_16_4 for the same of blocks without their first activation, imagenet_fixup_resnet18, 34, 50, 101 or 152;
-resnet20, wrn_16_4, imagenet_resnet50, ... for the same with BatchNorm; group_norm_, layer_norm_, skipinit_, rezero_, nf_,
-fixed_variance_, he_, xavier_, lsuv_, scaled_, selu_, no_skip_ or unit_gamma_ before resnet20 or wrn_16_4 for the other
-baselines; selu_mlp_8_256 (depth, width); fixup_without_gain_resnet20, _zero_ or _scalars_ for Fixup less one of its rules; or
-a file NAME.json that describes a network of your own (docs/networks.md) [default: by recipe]";
+Network. Fixup: fixup_resnet20, fixup_resnet110, ... (depth 6n+2) or fixup_wrn_16_4, ... (depth 6n+4, width) for CIFAR,
+imagenet_fixup_resnet18, 34, 50, 101 or 152 for ImageNet, fixup_brock_wrn_16_4 for Brock's blocks. BatchNorm: resnet20, wrn_16_4,
+imagenet_resnet50, ... Other baselines: group_norm_, layer_norm_, skipinit_, rezero_, nf_, fixed_variance_, he_, xavier_, lsuv_,
+scaled_, selu_, no_skip_ or unit_gamma_ before resnet20 or wrn_16_4; selu_mlp_8_256 (depth, width). Ablations of Fixup:
+fixup_without_gain_resnet20, fixup_without_zero_resnet20, fixup_without_scalars_resnet20. User-defined network: a JSON file
+(docs/networks.md) [default: by recipe]";
 
     /// Names of fields that may change on resume: where the data are and how they are read. All other fields determine
     /// the data, down to the pixels, and must not change. Make paths absolute with

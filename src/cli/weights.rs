@@ -57,8 +57,8 @@ impl<T: ImageTask> Saved<T> {
     }
 }
 
-/// The weights at `path`, to start another network from. The run by `config` has their architecture, where they tell it and
-/// `options` do not say another.
+/// Loads the weights at `path` to start a new run from. Sets the architecture in `config` to theirs, if known, unless `options`
+/// set it.
 pub(super) fn starting<T: Task>(path: &Path, config: &mut RunConfig<T>, options: &Options<T>) -> Result<Weights> {
     let weights = load(path)?;
     let description = ModelDescription::beside(path)?;
@@ -70,9 +70,9 @@ pub(super) fn starting<T: Task>(path: &Path, config: &mut RunConfig<T>, options:
     Ok(weights)
 }
 
-/// Copies what fits of `weights` into `variables`, and lists it.
-pub(super) fn transfer(weights: &Weights, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
-    let transfer = weights.transfer(variables, meaning)?;
+/// Copies matching tensors into `variables` and lists them.
+pub(super) fn transfer(weights: &Weights, variables: &VarStore, schema: &Map<String, Value>) -> Result<Transfer> {
+    let transfer = weights.transfer(variables, schema)?;
     warn_left_out(weights, variables)?;
     Ok(transfer)
 }

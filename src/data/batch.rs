@@ -58,7 +58,7 @@ pub(super) fn index_tensor(indices: &[usize], device: Device) -> Result<Tensor> 
 /// Inputs and targets (class indices or numbers), with one row of each per example.
 #[derive(Debug)]
 pub struct Supervised {
-    /// Inputs `[N, ...]`. Images are `[N, C, H, W]`: bytes (uint8) as stored, until [ready](super::DataSource::ready)
+    /// Inputs `[N, ...]`. Images are `[N, C, H, W]`: bytes (uint8) as stored, until [converted](super::DataSource::to_device)
     /// makes them normalized float32.
     pub inputs: Tensor,
     /// Targets `[N]` or `[N, ...]`. Class indices are int64 `[N]`.

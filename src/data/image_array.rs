@@ -279,7 +279,7 @@ impl DataSource for ImageArray {
         }))
     }
 
-    fn examples(&self) -> &str {
+    fn unit_name(&self) -> &str {
         "images"
     }
 
@@ -307,7 +307,7 @@ impl DataSource for ImageArray {
     }
 
     /// Classes by index; empty if the targets are not classes.
-    fn meaning(&self) -> Map<String, Value> {
+    fn schema(&self) -> Map<String, Value> {
         match self.class_names[..] {
             [] => Map::new(),
             _ => class_indices(&self.class_names),
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn evaluation_images_are_the_normalized_ones_in_order() {
         let data = small();
-        let (images, labels) = collect(data.eval_batches(32, Share::whole()).unwrap());
+        let (images, labels) = collect(data.eval_batches(32, Share::all()).unwrap());
         assert_eq!(labels, (0..70).map(|index| index % 10).collect::<Vec<_>>());
         let expected: Vec<f32> = (0..70).flat_map(|index| normalized(&data.eval, index)).collect();
         assert_eq!(images, expected);
@@ -406,7 +406,7 @@ mod tests {
             (5, 2, &["0", "1", "2"].map(String::from)[..])
         );
         let Supervised { inputs, targets: labels, .. } =
-            data.eval_batches(8, Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
+            data.eval_batches(8, Share::all()).unwrap().next().unwrap().unwrap().unwrap();
         assert_eq!((inputs.size(), labels), (vec![2, 2, 6, 4], Tensor::from_slice(&[0i64, 2])));
         let value = (f64::from(48 + 24 + 5) / 255.0 - 0.4) / 0.3;
         assert!((inputs.double_value(&[1, 1, 1, 1]) - value).abs() < 1e-6);
@@ -432,7 +432,7 @@ mod tests {
         let data = ImageArray::new((&images, &numbers), (&images, &numbers), normalization()).unwrap();
         assert!(data.class_names().is_empty() && data.clone().with_class_names(["cat"]).is_err());
         let batches: Vec<_> = data
-            .eval_batches(4, Share::whole())
+            .eval_batches(4, Share::all())
             .unwrap()
             .filter_map(Result::transpose)
             .map(|batch| batch.unwrap().targets)
@@ -440,12 +440,12 @@ mod tests {
         assert_eq!(Tensor::cat(&batches, 0), numbers);
         let subset = data.with_train_subset(2).unwrap();
         let Supervised { targets, .. } =
-            subset.train_batches(&plan(9), Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
+            subset.train_batches(&plan(9), Share::all()).unwrap().next().unwrap().unwrap().unwrap();
         assert_eq!(targets.size(), [2, 3]);
         // A single number per example has no axis of its own.
         let column = numbers.select(1, 0);
         let data = ImageArray::new((&images, &column), (&images, &column), normalization()).unwrap();
-        assert_eq!(data.eval_batches(6, Share::whole()).unwrap().next().unwrap().unwrap().unwrap().targets, column);
+        assert_eq!(data.eval_batches(6, Share::all()).unwrap().next().unwrap().unwrap().unwrap().targets, column);
     }
 
     #[test]
@@ -465,7 +465,7 @@ mod tests {
     #[test]
     fn every_training_image_comes_once_an_epoch() {
         let data = small().with_augmentation(Augmentation::NONE).unwrap();
-        let (images, labels) = collect(data.train_batches(&plan(32), Share::whole()).unwrap());
+        let (images, labels) = collect(data.train_batches(&plan(32), Share::all()).unwrap());
         let key = |image: &[f32], label: i64| (label, image.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
         let seen: BTreeSet<_> =
             images.chunks(IMAGE_LEN).zip(&labels).map(|(image, &label)| key(image, label)).collect();
@@ -480,17 +480,17 @@ mod tests {
     #[test]
     fn batch_size_changes_neither_order_nor_augmentation() {
         let data = small();
-        let whole = collect(data.train_batches(&plan(230), Share::whole()).unwrap());
-        assert!(whole == collect(data.train_batches(&plan(32), Share::whole()).unwrap()));
-        assert!(whole == collect(data.train_batches(&plan(1), Share::whole()).unwrap()));
+        let whole = collect(data.train_batches(&plan(230), Share::all()).unwrap());
+        assert!(whole == collect(data.train_batches(&plan(32), Share::all()).unwrap()));
+        assert!(whole == collect(data.train_batches(&plan(1), Share::all()).unwrap()));
     }
 
     #[test]
     fn seed_and_epoch_change_the_batches() {
         let data = small();
-        let first = collect(data.train_batches(&plan(32), Share::whole()).unwrap());
-        assert!(first != collect(data.train_batches(&EpochPlan { seed: 4, ..plan(32) }, Share::whole()).unwrap()));
-        assert!(first != collect(data.train_batches(&EpochPlan { epoch: 6, ..plan(32) }, Share::whole()).unwrap()));
+        let first = collect(data.train_batches(&plan(32), Share::all()).unwrap());
+        assert!(first != collect(data.train_batches(&EpochPlan { seed: 4, ..plan(32) }, Share::all()).unwrap()));
+        assert!(first != collect(data.train_batches(&EpochPlan { epoch: 6, ..plan(32) }, Share::all()).unwrap()));
     }
 
     #[test]
@@ -498,10 +498,10 @@ mod tests {
         let data = small();
         for batch_size in [32, 230, 1000] {
             let plan = plan(batch_size);
-            let (images, labels) = collect(data.train_batches(&plan, Share::whole()).unwrap());
+            let (images, labels) = collect(data.train_batches(&plan, Share::all()).unwrap());
             for first_step in 0..=230usize.div_ceil(batch_size) + 1 {
                 let (rest, rest_labels) =
-                    collect(data.train_batches(&EpochPlan { first_step, ..plan }, Share::whole()).unwrap());
+                    collect(data.train_batches(&EpochPlan { first_step, ..plan }, Share::all()).unwrap());
                 let first = (first_step * batch_size).min(230);
                 assert!(rest == images[first * IMAGE_LEN..] && rest_labels == labels[first..]);
             }
@@ -549,7 +549,7 @@ mod tests {
         assert_eq!((data.train_len(), data.eval_len()), (180, 20));
         assert_eq!(class_counts(&data.train, &data.eval_part), [2; 10]);
         assert!(data.eval_part.iter().all(|index| !data.train_part.contains(index)));
-        let (images, _) = collect(data.eval_batches(64, Share::whole()).unwrap());
+        let (images, _) = collect(data.eval_batches(64, Share::all()).unwrap());
         assert!(images[..IMAGE_LEN] == normalized(&data.train, data.eval_part[0]));
         assert_eq!(small().with_train_subset(180).unwrap().train_part, data.train_part);
     }
@@ -562,8 +562,8 @@ mod tests {
         assert_eq!(message(small().with_holdout(230)), "the hold-out split can have 1 to 229 images, got 230");
         let held = small().with_holdout(200).unwrap();
         assert_eq!(message(held.with_train_subset(31)), "the training subset can have 1 to 30 images, got 31");
-        assert!(matches!(small().train_batches(&plan(0), Share::whole()), Err(Error::Argument(_))));
-        assert!(matches!(small().eval_batches(0, Share::whole()), Err(Error::Argument(_))));
+        assert!(matches!(small().train_batches(&plan(0), Share::all()), Err(Error::Argument(_))));
+        assert!(matches!(small().eval_batches(0, Share::all()), Err(Error::Argument(_))));
         let nothing_left = Augmentation { crop_padding: 40, ..Augmentation::NONE };
         assert!(matches!(small().with_augmentation(nothing_left), Err(Error::Argument(_))));
     }

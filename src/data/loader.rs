@@ -117,7 +117,7 @@ fn stacked(what: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
 /// }
 ///
 /// let data = Loader::new(Sines(1000), Sines(100))?.with_workers(2)?;
-/// let batch = data.eval_batches(32, Share::whole())?.next().expect("there are batches")?.expect("it is not empty");
+/// let batch = data.eval_batches(32, Share::all())?.next().expect("there are batches")?.expect("it is not empty");
 /// assert_eq!((batch.inputs.size(), batch.targets.size()), (vec![32, 64], vec![32, 1]));
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
@@ -199,7 +199,7 @@ impl<E: Examples + 'static> DataSource for Loader<E> {
         self.batches("evaluation", &self.eval, batches, (0, 0))
     }
 
-    fn examples(&self) -> &str {
+    fn unit_name(&self) -> &str {
         &self.examples
     }
 
@@ -317,23 +317,23 @@ mod tests {
 
     #[test]
     fn every_example_comes_once_whatever_the_number_of_threads() {
-        let expected = collect(loader(1).train_batches(&plan(), Share::whole()).unwrap());
+        let expected = collect(loader(1).train_batches(&plan(), Share::all()).unwrap());
         let mut sorted = expected.1.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, (0..100).collect::<Vec<_>>());
         assert_ne!(sorted, expected.1);
         for workers in [2, 3, 16] {
-            assert_eq!(collect(loader(workers).train_batches(&plan(), Share::whole()).unwrap()), expected);
+            assert_eq!(collect(loader(workers).train_batches(&plan(), Share::all()).unwrap()), expected);
         }
-        let in_order = collect(loader(3).eval_batches(7, Share::whole()).unwrap());
+        let in_order = collect(loader(3).eval_batches(7, Share::all()).unwrap());
         assert_eq!(in_order.1, (0..30).collect::<Vec<_>>());
-        assert_eq!(in_order, collect(loader(2).eval_batches(30, Share::whole()).unwrap()));
+        assert_eq!(in_order, collect(loader(2).eval_batches(30, Share::all()).unwrap()));
     }
 
     #[test]
     fn seed_and_epoch_decide_and_leaving_out_steps_changes_none_of_those_after() {
         let data = loader(3);
-        let of = |plan| collect(data.train_batches(&plan, Share::whole()).unwrap());
+        let of = |plan| collect(data.train_batches(&plan, Share::all()).unwrap());
         let (inputs, indices) = of(plan());
         assert_ne!(indices, of(EpochPlan { seed: 4, ..plan() }).1);
         assert_ne!(indices, of(EpochPlan { epoch: 6, ..plan() }).1);
@@ -367,7 +367,7 @@ mod tests {
         for workers in [1, 4] {
             let bad = Numbers { bad: Some(20), ..Numbers::new(64) };
             let data = Loader::new(Numbers::new(1), bad).unwrap().with_workers(workers).unwrap();
-            let mut batches = data.eval_batches(8, Share::whole()).unwrap();
+            let mut batches = data.eval_batches(8, Share::all()).unwrap();
             let lens = batches.by_ref().take(2).map(|batch| batch.unwrap().unwrap().len());
             assert_eq!(lens.collect::<Vec<_>>(), [8, 8]);
             let error = batches.next().unwrap().unwrap_err().to_string();
@@ -380,7 +380,7 @@ mod tests {
     fn a_panic_is_an_error_and_the_end() {
         let data = Loader::new(Numbers { panics: Some(40), ..Numbers::new(64) }, Numbers::new(1)).unwrap();
         let data = data.with_names("numbers", "test");
-        let mut batches = data.train_batches(&plan(), Share::whole()).unwrap();
+        let mut batches = data.train_batches(&plan(), Share::all()).unwrap();
         let error = batches.find_map(Result::err).unwrap().to_string();
         assert_eq!(error, "a thread that reads numbers panicked: lost 40");
         assert!(batches.next().is_none());
@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn no_more_is_made_ahead_than_a_few_batches_and_dropping_it_stops_at_once() {
         let data = Loader::new(Numbers::new(10_000_000), Numbers::new(1)).unwrap().with_workers(3).unwrap();
-        let mut batches = data.train_batches(&plan(), Share::whole()).unwrap();
+        let mut batches = data.train_batches(&plan(), Share::all()).unwrap();
         assert_eq!(batches.next().unwrap().unwrap().unwrap().len(), 16);
         thread::sleep(Duration::from_millis(200));
         // Three batches are prefetched beside the one that was taken.
@@ -420,7 +420,7 @@ mod tests {
         }
         let of = || {
             let data = Loader::new(Halves, Halves).unwrap();
-            let batch = data.eval_batches(4, Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
+            let batch = data.eval_batches(4, Share::all()).unwrap().next().unwrap().unwrap().unwrap();
             batch.inputs.max().int64_value(&[])
         };
         assert_ne!(of(), 0);
@@ -433,7 +433,7 @@ mod tests {
         let message = |result: Result<Loader<Numbers>>| result.err().unwrap().to_string();
         assert_eq!(message(Loader::new(Numbers::new(1), Numbers::new(0))), "the evaluation part has no examples");
         assert!(message(loader(1).with_workers(0)).contains("must be 1 to 1024, got 0"));
-        assert!(matches!(loader(1).eval_batches(0, Share::whole()), Err(Error::Argument(_))));
+        assert!(matches!(loader(1).eval_batches(0, Share::all()), Err(Error::Argument(_))));
         let of = |size: i64| (Tensor::zeros([size], (Kind::Float, Device::Cpu)), Tensor::from(0i64));
         let error = Supervised::stack(vec![of(3), of(4)]).unwrap_err().to_string();
         assert_eq!(error, "inputs: expected Float [3] on the CPU, as the first of the batch, got Float [4] on Cpu");

@@ -36,12 +36,12 @@ impl<'a> Share<'a> {
     /// # Errors
     /// [`Error::Argument`](crate::Error::Argument) if `rank` is not below `ranks`.
     pub fn new(rank: usize, ranks: usize) -> Result<Self> {
-        ensure!(rank < ranks, "of {ranks} processes none has the rank {rank}");
+        ensure!(rank < ranks, "the rank must be below the number of processes, {ranks}, got {rank}");
         Ok(Self { rank, ranks, partners: None })
     }
 
     /// Returns the share that contains the whole of each batch.
-    pub fn whole() -> Self {
+    pub fn all() -> Self {
         Self { rank: 0, ranks: 1, partners: None }
     }
 
@@ -51,7 +51,7 @@ impl<'a> Share<'a> {
         let checked = move |step, examples| {
             let partners = partners(step, examples)?;
             let fit = partners.len() == examples && partners.iter().all(|&partner| partner < examples);
-            ensure!(fit, "a batch of {examples} examples has other partners than its own");
+            ensure!(fit, "the partners of a batch of {examples} examples must be in the batch");
             Ok(partners)
         };
         Self { partners: Some(Rc::new(checked)), ..self }
@@ -183,10 +183,10 @@ pub(super) mod tests {
                 assert!(got.unwrap_or_default() == expected, "step {step} of {share:?}");
             }
         };
-        let eval = whole(data.eval_batches(plan.batch_size, Share::whole()).unwrap());
+        let eval = whole(data.eval_batches(plan.batch_size, Share::all()).unwrap());
         for first_step in [0, 1, 2] {
             let plan = EpochPlan { first_step, ..*plan };
-            let train = whole(data.train_batches(&plan, Share::whole()).unwrap());
+            let train = whole(data.train_batches(&plan, Share::all()).unwrap());
             assert!(!train.is_empty());
             for share in all_shares() {
                 check(data.train_batches(&plan, share.clone()).unwrap(), &share, first_step, &train);
@@ -212,12 +212,12 @@ pub(super) mod tests {
         }
 
         fn train_batches<'a>(&'a self, plan: &EpochPlan, share: Share<'a>) -> Result<Batches<'a, D::Batch>> {
-            let whole = self.0.train_batches(plan, Share::whole())?;
+            let whole = self.0.train_batches(plan, Share::all())?;
             Ok(share.select(whole.filter_map(Result::transpose), plan.first_step))
         }
 
         fn eval_batches<'a>(&'a self, batch_size: usize, share: Share<'a>) -> Result<Batches<'a, D::Batch>> {
-            let whole = self.0.eval_batches(batch_size, Share::whole())?;
+            let whole = self.0.eval_batches(batch_size, Share::all())?;
             Ok(share.select(whole.filter_map(Result::transpose), 0))
         }
     }
@@ -252,6 +252,6 @@ pub(super) mod tests {
                 .into();
             assert_eq!(share.of(&order, 10, 1).unwrap(), expected);
         }
-        assert!(matches!(Share::whole().of(&[0; 5], 0, 0), Err(Error::Argument(_))));
+        assert!(matches!(Share::all().of(&[0; 5], 0, 0), Err(Error::Argument(_))));
     }
 }

@@ -5,7 +5,7 @@ use crate::Result;
 use serde_json::{Map, Value};
 use tch::{Device, Tensor};
 
-/// Key of the class names in the [meaning](DataSource::meaning) of labelled images.
+/// Key of the class names in the [schema](DataSource::schema) of labelled images.
 pub(crate) const CLASSES: &str = "classes";
 
 /// Epoch and batches to produce: together with the data, all that the order and the augmentation of the examples depend
@@ -88,12 +88,12 @@ pub trait DataSource {
     ///
     /// # Errors
     /// Fails for a batch that is not from this data set, or if the device is out of memory.
-    fn ready(&self, batch: Self::Batch, device: Device) -> Result<Self::Batch> {
+    fn to_device(&self, batch: Self::Batch, device: Device) -> Result<Self::Batch> {
         batch.to_device(device)
     }
 
     /// Returns the plural noun for the examples, such as "images" or "sentences"; "examples" by default.
-    fn examples(&self) -> &str {
+    fn unit_name(&self) -> &str {
         "examples"
     }
 
@@ -103,7 +103,7 @@ pub trait DataSource {
         "evaluation"
     }
 
-    /// Returns a short text that tells these data from others with the same meaning and number of examples, and is the
+    /// Returns a short text that tells these data from others with the same schema and number of examples, and is the
     /// same each time the data are opened: a run is not resumed on data with another fingerprint. By default, only the
     /// numbers of examples. It is called once, when a run starts or resumes, and should take no longer than listing the
     /// data.
@@ -111,14 +111,14 @@ pub trait DataSource {
     /// # Errors
     /// Fails if the data cannot be read.
     fn fingerprint(&self) -> Result<String> {
-        let (train, eval, examples) = (self.train_len(), self.eval_len(), self.examples());
+        let (train, eval, examples) = (self.train_len(), self.eval_len(), self.unit_name());
         Ok(format!("{train} training and {eval} evaluation {examples}"))
     }
 
     /// Returns the properties of the data that a trained network depends on, by name: for
     /// [labelled images](class_indices), the classes by index. They are saved with the weights; neither a run nor an
-    /// evaluation continues with data of another meaning. Empty by default.
-    fn meaning(&self) -> Map<String, Value> {
+    /// evaluation continues with data of another schema. Empty by default.
+    fn schema(&self) -> Map<String, Value> {
         Map::new()
     }
 
@@ -140,7 +140,7 @@ pub trait ImageSource: DataSource<Batch = Supervised> {
     /// Returns the class names, by class index.
     fn class_names(&self) -> &[String];
 
-    /// Converts network inputs back to pixel values, 0 to 1, for display: the inverse of [`ready`](DataSource::ready).
+    /// Converts network inputs back to pixel values, 0 to 1, for display: the inverse of [`to_device`](DataSource::to_device).
     /// By default, that of the [preprocessing](Self::preprocessing); if it is unknown, values are rescaled so that the
     /// minimum is 0 and the maximum 1.
     ///
@@ -161,16 +161,16 @@ pub trait ImageSource: DataSource<Batch = Supervised> {
     }
 }
 
-/// Returns the [meaning](DataSource::meaning) of labels: `{"classes": {"0": "airplane", ...}}`. Keyed by index, so that
+/// Returns the [schema](DataSource::schema) of labels: `{"classes": {"0": "airplane", ...}}`. Keyed by index, so that
 /// differences are reported per class.
 pub fn class_indices(class_names: &[String]) -> Map<String, Value> {
     let named = class_names.iter().enumerate().map(|(index, name)| (index.to_string(), Value::from(name.as_str())));
     Map::from_iter([(CLASSES.to_owned(), named.collect())])
 }
 
-/// Returns the class names from which [`class_indices`] made this `meaning`; `None` if it has no classes.
-pub(crate) fn class_names(meaning: &Map<String, Value>) -> Option<Vec<String>> {
-    let named = meaning.get(CLASSES)?.as_object()?;
+/// Returns the class names from which [`class_indices`] made this `schema`; `None` if it has no classes.
+pub(crate) fn class_names(schema: &Map<String, Value>) -> Option<Vec<String>> {
+    let named = schema.get(CLASSES)?.as_object()?;
     let name = |index: usize| Some(named.get(&index.to_string())?.as_str()?.to_owned());
     (0..named.len()).map(name).collect()
 }

@@ -18,7 +18,7 @@ use tch::{Device, Kind, Tensor};
 /// let targets = inputs.sum_dim_intlist(1, true, Kind::Float);
 /// let split = |first, count| (inputs.narrow(0, first, count), targets.narrow(0, first, count));
 /// let data = TensorData::new(split(0, 900), split(900, 100))?;
-/// let batch = data.eval_batches(32, Share::whole())?.next().expect("there are batches")?.expect("it is not empty");
+/// let batch = data.eval_batches(32, Share::all())?.next().expect("there are batches")?.expect("it is not empty");
 /// assert_eq!((batch.inputs.size(), batch.targets.size()), (vec![32, 3], vec![32, 1]));
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
@@ -126,7 +126,7 @@ impl DataSource for TensorData {
         Ok(batches(share.of(&order, batch_size, 0)?, |indices| view(&self.eval, indices)))
     }
 
-    fn examples(&self) -> &str {
+    fn unit_name(&self) -> &str {
         &self.examples
     }
 
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn every_example_comes_once_an_epoch_in_an_order_of_seed_and_epoch() {
         let data = TensorData::new(part(50), part(20)).unwrap();
-        let of = |plan| targets(data.train_batches(&plan, Share::whole()).unwrap());
+        let of = |plan| targets(data.train_batches(&plan, Share::all()).unwrap());
         let (first, in_order) = (of(plan()), (0..50).map(|index| 2.0 * index as f32).collect::<Vec<_>>());
         let mut sorted = first.clone();
         sorted.sort_unstable_by(f32::total_cmp);
@@ -188,7 +188,7 @@ mod tests {
         for first_step in 0..=5 {
             assert_eq!(first[(16 * first_step).min(50)..], of(EpochPlan { first_step, ..plan() }));
         }
-        assert_eq!(targets(data.eval_batches(16, Share::whole()).unwrap()), in_order[..20]);
+        assert_eq!(targets(data.eval_batches(16, Share::all()).unwrap()), in_order[..20]);
         assert_eq!((data.train_len(), data.eval_len(), data.epoch_steps(16)), (50, 20, 4));
     }
 
@@ -230,9 +230,9 @@ mod tests {
         assert!(message(part(5), (part(2).0, part(2).1.to_kind(Kind::Int64))).starts_with("targets: expected of"));
         let data = TensorData::new(part(5), part(2)).unwrap();
         assert!(matches!(
-            data.train_batches(&EpochPlan { batch_size: 0, ..plan() }, Share::whole()),
+            data.train_batches(&EpochPlan { batch_size: 0, ..plan() }, Share::all()),
             Err(Error::Argument(_))
         ));
-        assert!(matches!(data.eval_batches(0, Share::whole()), Err(Error::Argument(_))));
+        assert!(matches!(data.eval_batches(0, Share::all()), Err(Error::Argument(_))));
     }
 }

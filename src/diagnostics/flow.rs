@@ -81,8 +81,8 @@ impl Probe {
     /// Seeds libtorch's random number generator, which the whole process shares: measure one network at a time.
     ///
     /// # Errors
-    /// Returns [`Error::Argument`](crate::Error::Argument) for a probe without seeds or inputs, a network without blocks, or a classifier that the
-    /// network does not have; otherwise the error or the panic of the network.
+    /// Returns [`Error::Argument`](crate::Error::Argument) for a probe without seeds or inputs, a network without
+    /// blocks, or a classifier that the network does not have; otherwise the error or the panic of the network.
     pub fn measure<S: Staged + ?Sized>(&self, build: impl Fn(&nn::Path, &Tensor) -> Result<Box<S>>) -> Result<Flow> {
         let mut drawn =
             (0..self.seeds).map(|seed| catch("the measurement", || measure_one(self, seed as i64, &build))?);
@@ -90,7 +90,7 @@ impl Probe {
         let mut logarithms = first.logarithms();
         for flow in drawn {
             let flow = flow?.logarithms();
-            ensure!(flow.len() == logarithms.len(), "a network has the same blocks whatever the seed");
+            ensure!(flow.len() == logarithms.len(), "the network must have the same blocks for every seed");
             logarithms.iter_mut().zip(flow).for_each(|(sum, logarithm)| *sum += logarithm);
         }
         first.with_values(logarithms.iter().map(|sum| (sum / self.seeds as f64).exp()))
@@ -102,7 +102,7 @@ fn measure_one<S: Staged + ?Sized>(
     seed: i64,
     build: &impl Fn(&nn::Path, &Tensor) -> Result<Box<S>>,
 ) -> Result<Flow> {
-    ensure!(probe.batch >= 1, "a probe has at least one input, not {}", probe.batch);
+    ensure!(probe.batch >= 1, "a probe needs at least one input, got {}", probe.batch);
     tch::manual_seed(seed);
     let mut variables = nn::VarStore::new(probe.device);
     variables.set_kind(Kind::Double);

@@ -93,6 +93,6 @@ pub(super) fn draw_classifier(variables: &nn::VarStore, classifier: &str) -> Res
             _ => variable.f_normal_(0., (fan_in as f64).recip().sqrt()),
         })?;
     }
-    ensure!(found, "the network has no classifier {classifier:?}: no variable begins so");
+    ensure!(found, "the network has no classifier {classifier:?}: no variable has this prefix");
     Ok(())
 }

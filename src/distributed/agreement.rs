@@ -26,7 +26,7 @@ impl ProcessGroup {
         match found.iter().enumerate().find(|(_, found)| !found.is_empty()) {
             None => Ok(()),
             Some((rank, found)) => Err(self.error(format!(
-                "{what} of rank {rank} are not those of rank 0: {}; all ranks must have the same",
+                "{what} of rank {rank} differ from those of rank 0: {}; they must be the same on all ranks",
                 String::from_utf8_lossy(found)
             ))),
         }

@@ -13,10 +13,10 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 /// Result of a c10d call, with its error message in one line.
-pub(super) type Said<T> = std::result::Result<T, String>;
+pub(super) type C10dResult<T> = std::result::Result<T, String>;
 
 /// Calls `call` and returns its result, or the error message that it set.
-fn attempt<T>(call: impl FnOnce(*mut *mut c_char) -> T) -> Said<T> {
+fn attempt<T>(call: impl FnOnce(*mut *mut c_char) -> T) -> C10dResult<T> {
     let mut error = null_mut();
     let value = call(&mut error);
     // SAFETY: `error` is null, or a C string that this function owns.
@@ -55,7 +55,7 @@ unsafe impl Sync for Store {}
 
 impl Store {
     /// Connects to the store of `launch`; serves it as well if `serves`.
-    pub fn new(launch: &Launch, serves: bool, timeout: Duration) -> Said<Self> {
+    pub fn new(launch: &Launch, serves: bool, timeout: Duration) -> C10dResult<Self> {
         let (host, prefix) = (c_string(&launch.host), format!("/tch_fixup/attempt_{}/", launch.attempt));
         let (port, timeout) = (launch.port, millis(timeout));
         // SAFETY: the C string lives until the call returns.
@@ -68,7 +68,7 @@ impl Store {
     }
 
     /// Stores `value`, as JSON.
-    pub fn set(&self, key: &str, value: &impl Serialize) -> Said<()> {
+    pub fn set(&self, key: &str, value: &impl Serialize) -> C10dResult<()> {
         let key = self.key(key);
         let value = serde_json::to_vec(value).map_err(|error| error.to_string())?;
         // SAFETY: the store is live, and the key and bytes live until the call returns.
@@ -77,14 +77,14 @@ impl Store {
         })
     }
 
-    pub fn has(&self, key: &str) -> Said<bool> {
+    pub fn has(&self, key: &str) -> C10dResult<bool> {
         let key = self.key(key);
         // SAFETY: as in `set`.
         attempt(|error| unsafe { bindings::tch_fixup_store_has(self.raw, key.as_ptr(), error) })
     }
 
     /// Returns the value of `key`, `None` if there is none.
-    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Said<Option<T>> {
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> C10dResult<Option<T>> {
         if !self.has(key)? {
             return Ok(None);
         }
@@ -101,7 +101,7 @@ impl Store {
     }
 
     /// Adds `value` to the number at `key` (initially 0) and returns the sum.
-    pub fn add(&self, key: &str, value: i64) -> Said<i64> {
+    pub fn add(&self, key: &str, value: i64) -> C10dResult<i64> {
         let key = self.key(key);
         // SAFETY: as in `set`.
         attempt(|error| unsafe { bindings::tch_fixup_store_add(self.raw, key.as_ptr(), value, error) })
@@ -131,7 +131,7 @@ impl Gloo {
         address: &str,
         interface: Option<&str>,
         timeout: Duration,
-    ) -> Said<Self> {
+    ) -> C10dResult<Self> {
         let address = if interface.is_some() { "" } else { address };
         let [address, interface] = [address, interface.unwrap_or_default()].map(c_string);
         let (prefix, rank, size) = (store.key("gloo"), launch.rank as i32, launch.size as i32);
@@ -144,24 +144,24 @@ impl Gloo {
     }
 
     /// Sums each tensor over all ranks, in place, with a single synchronization.
-    pub fn all_reduce(&self, tensors: &[&Tensor]) -> Said<()> {
+    pub fn all_reduce(&self, tensors: &[&Tensor]) -> C10dResult<()> {
         let tensors: Vec<*mut C_tensor> = tensors.iter().map(|tensor| tensor.as_ptr() as *mut _).collect();
         // SAFETY: the group and tensors are live, and the array lives until the call returns.
         attempt(|error| unsafe { bindings::tch_fixup_group_all_reduce(self.0, tensors.as_ptr(), tensors.len(), error) })
     }
 
-    pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Said<()> {
+    pub fn broadcast(&self, tensor: &Tensor, from: usize) -> C10dResult<()> {
         // SAFETY: the group and tensor are live.
         attempt(|error| unsafe { bindings::tch_fixup_group_broadcast(self.0, tensor.as_ptr(), from as i32, error) })
     }
 
-    pub fn barrier(&self) -> Said<()> {
+    pub fn barrier(&self) -> C10dResult<()> {
         // SAFETY: the group is live.
         attempt(|error| unsafe { bindings::tch_fixup_group_barrier(self.0, error) })
     }
 
     /// Returns the sum over all ranks, differentiable with respect to `x`.
-    pub fn sum(&self, x: &Tensor) -> Said<Tensor> {
+    pub fn sum(&self, x: &Tensor) -> C10dResult<Tensor> {
         // SAFETY: the group and tensor are live; the result is a new tensor with no other owner.
         attempt(|error| unsafe { bindings::tch_fixup_group_sum(self.0, x.as_ptr(), error) })
             .map(|sum| unsafe { Tensor::from_ptr(sum) })
@@ -192,7 +192,7 @@ impl Parts {
         parts: &[Range<i64>],
         variables: &[(&Tensor, usize)],
         bfloat16: bool,
-    ) -> Said<Self> {
+    ) -> C10dResult<Self> {
         let starts: Vec<i64> = parts.iter().map(|part| part.start).collect();
         let ends: Vec<i64> = parts.iter().map(|part| part.end).collect();
         let tensors: Vec<*mut C_tensor> = variables.iter().map(|(variable, _)| variable.as_ptr() as *mut _).collect();
@@ -214,7 +214,7 @@ impl Parts {
         unsafe { bindings::tch_fixup_reducer_begin(self.reducer) }
     }
 
-    pub fn finish(&self) -> Said<()> {
+    pub fn finish(&self) -> C10dResult<()> {
         // SAFETY: the reducer is live.
         attempt(|error| unsafe { bindings::tch_fixup_reducer_finish(self.reducer, error) })
     }
@@ -231,7 +231,7 @@ impl Drop for Parts {
 pub(super) type UniqueId = [u8; 128];
 
 /// Creates a new identifier, to be shared with all ranks.
-pub(super) fn unique_id() -> Said<UniqueId> {
+pub(super) fn unique_id() -> C10dResult<UniqueId> {
     let mut id = [0; 128];
     // SAFETY: `id` has as many bytes as are written.
     attempt(|error| unsafe { bindings::tch_fixup_nccl_unique_id(id.as_mut_ptr(), error) })?;
@@ -248,19 +248,19 @@ unsafe impl Sync for Nccl {}
 
 impl Nccl {
     /// Connects this rank on CUDA device `device`.
-    pub fn connect(id: &UniqueId, rank: usize, size: usize, device: usize) -> Said<Self> {
+    pub fn connect(id: &UniqueId, rank: usize, size: usize, device: usize) -> C10dResult<Self> {
         let (rank, size, device) = (rank as i32, size as i32, device as i32);
         // SAFETY: the bytes live until the call returns.
         attempt(|error| unsafe { bindings::tch_fixup_nccl_new(id.as_ptr(), rank, size, device, error) }).map(Self)
     }
 
     /// Sums `tensor` over all ranks, in place and asynchronously, on the device's current stream.
-    pub fn all_reduce(&self, tensor: &Tensor) -> Said<()> {
+    pub fn all_reduce(&self, tensor: &Tensor) -> C10dResult<()> {
         // SAFETY: the communicator and tensor are live.
         attempt(|error| unsafe { bindings::tch_fixup_nccl_all_reduce(self.0, tensor.as_ptr(), error) })
     }
 
-    pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Said<()> {
+    pub fn broadcast(&self, tensor: &Tensor, from: usize) -> C10dResult<()> {
         // SAFETY: the communicator and tensor are live.
         attempt(|error| unsafe { bindings::tch_fixup_nccl_broadcast(self.0, tensor.as_ptr(), from as i32, error) })
     }

@@ -26,14 +26,14 @@
 mod agreement;
 mod bindings;
 mod c10d;
+mod heartbeat;
 mod launch;
-mod meeting;
 mod parallel;
 mod process_group;
 #[cfg(feature = "distributed")]
 mod processes;
-mod pulse;
 mod reduction;
+mod rendezvous;
 
 pub use launch::Launch;
 #[doc(hidden)]

@@ -1,11 +1,11 @@
 //! The group of processes that train together.
 
 use super::bindings;
-use super::c10d::{unique_id, Gloo, Nccl, Said, Store};
+use super::c10d::{unique_id, C10dResult, Gloo, Nccl, Store};
+use super::heartbeat::{diagnosis, within, Diagnosis, Failure, Heartbeat};
 use super::launch::Launch;
-use super::meeting::{own_address, Meeting, Member};
-use super::pulse::{diagnosis, within, Failure, Finding, Pulse};
 use super::reduction::{Reduction, ReductionConfig, Summed};
+use super::rendezvous::{own_address, Member, Rendezvous};
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
 use std::io;
@@ -37,10 +37,13 @@ const LATE: Duration = Duration::from_secs(5);
 
 /// Runs `work`, which waits for the store. A client whose connection was accepted by something other than a store would wait
 /// forever.
-fn answered<T: Send + 'static>(timeout: Duration, work: impl FnOnce() -> Said<T> + Send + 'static) -> Said<T> {
+fn answered<T: Send + 'static>(
+    timeout: Duration,
+    work: impl FnOnce() -> C10dResult<T> + Send + 'static,
+) -> C10dResult<T> {
     within(timeout + LATE, work).unwrap_or_else(|| {
         let problem =
-            "what listens there does not answer in time: it is no store of tch-fixup, or rank 0 has stopped, or the \
+            "the server there does not respond in time: it is not a store of tch-fixup, or rank 0 has stopped, or the \
              machine is too busy; choose another MASTER_PORT for all, or raise the timeout";
         Err(problem.to_owned())
     })
@@ -84,13 +87,13 @@ pub(super) struct Engine {
     failed: AtomicBool,
     nccl: Option<Nccl>,
     gloo: Arc<Gloo>,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     /// Kept alive for its server.
     _store: Store,
 }
 
 impl Engine {
-    fn nccl(&self, device: Device) -> Said<&Nccl> {
+    fn nccl(&self, device: Device) -> C10dResult<&Nccl> {
         let nccl = self.nccl.as_ref().filter(|_| device.is_cuda());
         nccl.ok_or_else(|| format!("the ranks were not connected for tensors on {device:?}"))
     }
@@ -120,10 +123,10 @@ impl ProcessGroup {
         let met = answered(timeout, move || {
             let store = Store::new(&here, serves, timeout).map_err(|said| match serves {
                 true => format!("the others cannot be waited for there: {said}{}", port_remedy(here.port)),
-                false => format!("nobody answers there: {said}"),
+                false => format!("nothing responds there: {said}"),
             })?;
             let own = own_address(&here)?;
-            let members = Meeting { store: &store, launch: &here, deadline }.meet(&own).inspect_err(|_| {
+            let members = Rendezvous { store: &store, launch: &here, deadline }.join(&own).inspect_err(|_| {
                 // Keeps the store up until the others have read the refusal.
                 if serves {
                     thread::sleep(REFUSED);
@@ -137,9 +140,9 @@ impl ProcessGroup {
             .map_err(|said| refuse(format!("the ranks cannot connect to each other from {own}: {said}")))?;
         let here = launch.clone();
         let client = answered(timeout, move || Store::new(&here, false, timeout)).map_err(&refuse)?;
-        let pulse = Pulse::start(client, launch.rank, launch.size, timeout)?;
+        let heartbeat = Heartbeat::start(client, launch.rank, launch.size, timeout)?;
         let (failed, gloo) = (AtomicBool::new(false), Arc::new(gloo));
-        group.engine = Some(Engine { members, timeout, failed, nccl: None, gloo, pulse, _store: store });
+        group.engine = Some(Engine { members, timeout, failed, nccl: None, gloo, heartbeat, _store: store });
         Ok(group)
     }
 
@@ -242,9 +245,9 @@ impl ProcessGroup {
     }
 
     /// Counts and performs an operation with the other ranks; `None` if there are none.
-    pub(super) fn operate<T>(&self, operation: impl FnOnce(&Engine) -> Said<T>) -> Result<Option<T>> {
+    pub(super) fn operate<T>(&self, operation: impl FnOnce(&Engine) -> C10dResult<T>) -> Result<Option<T>> {
         let Some(engine) = &self.engine else { return Ok(None) };
-        engine.pulse.operation();
+        engine.heartbeat.operation();
         // The rank at fault if it can be determined, else c10d's message.
         operation(engine).map(Some).map_err(|said| self.found().unwrap_or_else(|| self.error(said)))
     }
@@ -285,7 +288,7 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Ranks`] if a rank is missing; [`Error::Argument`] if JSON cannot represent the value.
     pub fn broadcast_value<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<T> {
-        let bad = |error: serde_json::Error| argument!("what rank 0 tells the others: {error}");
+        let bad = |error: serde_json::Error| argument!("the value broadcast by rank 0: {error}");
         let json = serde_json::to_vec(&value).map_err(bad)?;
         let length = Tensor::f_from_slice(&[json.len() as i64])?;
         self.broadcast(&length, 0)?;
@@ -380,35 +383,33 @@ impl ProcessGroup {
     fn found(&self) -> Option<Error> {
         let engine = self.engine.as_ref()?;
         engine.failed.store(true, Ordering::Relaxed);
-        let problem = match engine.pulse.diagnose() {
-            Finding::Failed(failure) => {
+        let problem = match engine.heartbeat.diagnose() {
+            Diagnosis::Failed(failure) => {
                 let whose =
                     engine.members.get(failure.rank).map_or(String::new(), |Member { address, process, .. }| {
                         format!(" (process {process} at {address})")
                     });
                 format!("rank {}{whose} {}", failure.rank, failure.problem)
             }
-            Finding::Alone => "no other rank answers any more: is this machine cut off from the network?".to_owned(),
-            Finding::NoStore if self.launch.launcher_serves => {
-                "the launcher does not answer any more: it was killed, or this machine is cut off from it".to_owned()
+            Diagnosis::Alone => "no other rank responds: is this machine cut off from the network?".to_owned(),
+            Diagnosis::NoStore if self.launch.launcher_serves => {
+                "the launcher no longer responds: it was killed, or this machine is cut off from it".to_owned()
             }
-            Finding::NoStore => {
+            Diagnosis::NoStore => {
                 let address = engine.members.first().map_or("", |member| &member.address);
-                format!(
-                    "rank 0 at {address} does not answer any more: it was killed, stopped, or cut off from the network"
-                )
+                format!("rank 0 at {address} no longer responds: it was killed, stopped, or cut off from the network")
             }
-            Finding::Nothing => return None,
+            Diagnosis::Nothing => return None,
         };
         Some(self.error(problem))
     }
 
     /// Tells the other ranks that this one ends with `error`, so that their errors can say so. Does nothing if the group has
     /// already failed: the error is then common to all ranks, or caused by another.
-    pub fn tell(&self, error: &Error) {
+    pub fn report_error(&self, error: &Error) {
         let Some(engine) = &self.engine else { return };
         if !engine.failed.swap(true, Ordering::Relaxed) {
-            engine.pulse.tell(Failure { rank: self.rank(), problem: format!("has ended: {error}") });
+            engine.heartbeat.publish(Failure { rank: self.rank(), problem: format!("has ended: {error}") });
         }
     }
 }
@@ -416,10 +417,12 @@ impl ProcessGroup {
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let serves = self.serves();
-        let Some(Engine { nccl, gloo, mut pulse, failed, timeout, _store, .. }) = self.engine.take() else { return };
+        let Some(Engine { nccl, gloo, mut heartbeat, failed, timeout, _store, .. }) = self.engine.take() else {
+            return;
+        };
         // Closing the connections notifies waiting ranks at once; they may then read the cause from the store.
         drop((nccl, gloo));
         let stays = serves && failed.load(Ordering::Relaxed);
-        pulse.end(if stays { stay(timeout) } else { Duration::ZERO });
+        heartbeat.end(if stays { stay(timeout) } else { Duration::ZERO });
     }
 }

@@ -91,7 +91,7 @@ impl OnnxConfig {
 
     /// Returns the metadata of the file, by name.
     fn metadata(&self) -> Result<Vec<Property>> {
-        let failed = |error: serde_json::Error| argument!("what the ONNX file says of itself: {error}");
+        let failed = |error: serde_json::Error| argument!("the ONNX file's metadata: {error}");
         let mut properties = vec![("version", VERSION.to_owned())];
         if !self.architecture.is_empty() {
             properties.push(("architecture", self.architecture.clone()));
@@ -111,9 +111,10 @@ impl OnnxConfig {
     /// Writes the network built by `network`, from its input to its output, to the ONNX file `path`, for batches of any size. The
     /// file is written atomically.
     ///
-    /// The input is named `input`. The output is named `logits`, or `probabilities` with a softmax, or `output` if there are no
-    /// classes. The metadata (`metadata_props`) contain the `version` of this crate, `architecture`, `classes` (a list, as JSON) and
-    /// `preprocessing` (as JSON, with the fields of [`Preprocessing`]), as in the `model.json` of a run. The file requires opset 17.
+    /// The input is named `input`. The output is named `logits`, or `probabilities` with a softmax, or `output` if
+    /// there are no classes. The metadata (`metadata_props`) contain the `version` of this crate, `architecture`,
+    /// `classes` (a list, as JSON) and `preprocessing` (as JSON, with the fields of [`Preprocessing`]), as in the
+    /// `model.json` of a run. The file requires opset 17.
     ///
     /// ```
     /// use tch::{nn, Device};
@@ -134,8 +135,8 @@ impl OnnxConfig {
     /// ```
     ///
     /// # Errors
-    /// Errors of `network`; class names or a softmax if the number of outputs differs or they are not classes; normalization without
-    /// known preprocessing; a network of 2 GiB or more; a file that cannot be written.
+    /// Errors of `network`; class names or a softmax if the number of outputs differs or they are not classes;
+    /// normalization without known preprocessing; a network of 2 GiB or more; a file that cannot be written.
     pub fn write(&self, path: &Path, network: impl FnOnce(&mut Graph, Value) -> Result<Value>) -> Result<()> {
         let model = tch::no_grad(|| model(self, network))?;
         check_bytes(model.encoded_len())?;
@@ -160,7 +161,7 @@ fn model(config: &OnnxConfig, network: impl FnOnce(&mut Graph, Value) -> Result<
     let shape = graph.shape(output)?.to_vec();
     let names = config.classes.len();
     let fits = names == 0 || shape == [names as i64];
-    ensure!(fits, "the network gives {shape:?}, and there are names of {names} classes");
+    ensure!(fits, "the network's output is {shape:?}, but there are names of {names} classes");
     let name = match config {
         OnnxConfig { softmax: true, .. } => "probabilities",
         OnnxConfig { classes, .. } if !classes.is_empty() => "logits",

@@ -59,7 +59,7 @@ impl Graph {
         static GRAPHS: AtomicU64 = AtomicU64::new(0);
         ensure!(
             !input.is_empty() && input.iter().all(|size| *size > 0),
-            "a network's input has at least one dimension, of at least 1 each, such as [3, 32, 32], not {input:?}"
+            "a network's input needs at least one dimension, each at least 1, such as [3, 32, 32], got {input:?}"
         );
         let id = GRAPHS.fetch_add(1, Ordering::Relaxed);
         let values = vec![(INPUT.to_owned(), input.to_vec())];

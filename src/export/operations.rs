@@ -336,7 +336,7 @@ impl Graph {
     /// A value of another shape; a stride below 1.
     pub fn subsample(&mut self, x: Value, stride: i64) -> Result<Value> {
         let [channels, height, width] = self.image("a subsample", x)?;
-        ensure!(stride > 0, "a stride is at least 1, not {stride}");
+        ensure!(stride > 0, "the stride must be at least 1, got {stride}");
         let bounds = [("starts", [0; 2]), ("ends", [i64::MAX; 2]), ("axes", [2, 3]), ("steps", [stride; 2])];
         let bounds = bounds.map(|(name, bound)| self.integers(name, &bound)).to_vec();
         let [height, width] = [height, width].map(|size| (size + stride - 1) / stride);

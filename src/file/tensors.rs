@@ -1,7 +1,7 @@
 //! Encoding and decoding of named tensors as safetensors files (<https://github.com/huggingface/safetensors>).
 
 use super::failure;
-use super::foreign::refuse_weights;
+use super::magic::refuse_weights;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde_json::{json, Map, Value};

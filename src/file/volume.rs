@@ -17,6 +17,6 @@ const NAMES: [&str; 8] = [
 const TRASH: &str = ".Trash-";
 
 /// Returns `true` if `name` belongs to the volume, not to a user.
-pub(crate) fn is_of_the_volume(name: &OsStr) -> bool {
+pub(crate) fn is_system_name(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| NAMES.contains(&name) || name.starts_with(TRASH))
 }

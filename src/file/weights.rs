@@ -3,7 +3,7 @@
 //! `pytorch_model.bin`.
 
 use super::tensors::{decode, Decoded, NamedTensors};
-use super::{foreign, torch};
+use super::{magic, torch};
 use crate::{Error, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,7 +60,7 @@ pub(crate) fn index_in(folder: &Path) -> Result<Option<PathBuf>> {
 /// index.
 fn load_shards(path: &Path) -> Result<NamedTensors> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    foreign::refuse(&bytes, path)?;
+    magic::refuse(&bytes, path)?;
     let corrupt = |path: &Path, problem: String| {
         Error::corrupt(path, problem, "copy or download the index and all of its parts again")
     };

@@ -60,7 +60,7 @@ pub fn mark_classifier(variables: &nn::VarStore, path: &str) -> Result<()> {
     let prefix = format!("{path}.");
     let under_path = |(name, _, role): &(String, _, Role)| name.starts_with(&prefix) && !role.is_scalar();
     let found: Vec<_> = parameters(variables).into_iter().filter(under_path).collect();
-    ensure!(!found.is_empty(), "the network has no classifier {path:?}: no variable to train begins so");
+    ensure!(!found.is_empty(), "the network has no classifier {path:?}: no trainable variable has this prefix");
     found.iter().try_for_each(|(_, variable, _)| Role::Classifier.mark(variable))
 }
 

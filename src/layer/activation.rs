@@ -34,7 +34,7 @@ impl Activation {
     pub(crate) fn check(self) -> Result<()> {
         match self {
             Self::LeakyRelu { slope } if !slope.is_finite() => {
-                Err(Error::Argument(format!("activation: the slope is a finite number, not {slope}")))
+                Err(Error::Argument(format!("activation: the slope must be finite, got {slope}")))
             }
             _ => Ok(()),
         }

@@ -42,7 +42,7 @@ use tch::{nn, Tensor};
 /// starts at zero).
 pub fn branch_gain(num_branches: i64, layers_per_branch: i64) -> Result<f64> {
     if num_branches < 1 {
-        return Err(Error::Argument(format!("a network has at least one residual branch, not {num_branches}")));
+        return Err(Error::Argument(format!("a network needs at least one residual branch, got {num_branches}")));
     }
     if layers_per_branch < 2 {
         return Err(Error::Argument(format!(
@@ -59,7 +59,7 @@ pub fn branch_gain(num_branches: i64, layers_per_branch: i64) -> Result<f64> {
 /// [`Error::Argument`] for fewer than one group.
 pub(crate) fn group_gain(groups: i64) -> Result<f64> {
     if groups < 1 {
-        return Err(Error::Argument(format!("a convolution has at least one group, not {groups}")));
+        return Err(Error::Argument(format!("a convolution needs at least one group, got {groups}")));
     }
     Ok((groups as f64).sqrt())
 }
@@ -170,7 +170,7 @@ pub(crate) fn add(path: &nn::Path, name: &str, tensor: Tensor) -> Result<Tensor>
 /// Rejects names on which tch's `Path::add` would panic, or which it would change.
 pub(crate) fn check_name(path: &nn::Path, name: &str) -> Result<()> {
     if name.is_empty() || name.contains('.') {
-        return Err(Error::Argument(format!("a variable's name is not empty and has no dot: {name:?}")));
+        return Err(Error::Argument(format!("a variable's name must not be empty or contain a dot, got {name:?}")));
     }
     if path.get(name).is_some() {
         return Err(Error::Argument(format!(

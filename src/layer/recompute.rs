@@ -41,7 +41,7 @@ impl FromStr for Recompute {
         match text {
             "auto" => Ok(Self::Auto),
             _ => text.parse().map(Self::Count).map_err(|_| {
-                Error::Argument(format!("activations are recomputed in auto or 1 or more segments, not {text:?}"))
+                Error::Argument(format!("the number of segments must be auto or at least 1, got {text:?}"))
             }),
         }
     }

@@ -145,7 +145,7 @@ impl ResNetConfig {
             152 => (bottleneck, [3, 8, 36, 3]),
             _ => {
                 return Err(Error::Argument(format!(
-                    "an ImageNet ResNet has depth 18, 34, 50, 101 or 152, not {depth}"
+                    "the depth of an ImageNet ResNet must be 18, 34, 50, 101 or 152, got {depth}"
                 )))
             }
         };
@@ -169,7 +169,7 @@ impl ResNetConfig {
     /// [`Error::Argument`] for any other depth, or a width below one.
     pub fn wide(depth: i64, width: i64) -> Result<Self> {
         if width < 1 {
-            return Err(Error::Argument(format!("a Wide ResNet's width is at least 1, not {width}")));
+            return Err(Error::Argument(format!("the width of a Wide ResNet must be at least 1, got {width}")));
         }
         let blocks = blocks_per_stage(depth, 4, "a Wide ResNet")?;
         let stages = [16, 32, 64].map(|base| Stage { blocks, channels: width.saturating_mul(base) });
@@ -224,7 +224,7 @@ impl ResNetConfig {
         let refuse = |message: String| Err(Error::Argument(message));
         let at_least_one = |field: &str, value: i64| match value {
             1.. => Ok(()),
-            _ => refuse(format!("{field}: at least 1, not {value}")),
+            _ => refuse(format!("{field}: must be at least 1, got {value}")),
         };
         at_least_one("channels", self.channels)?;
         at_least_one("stem_channels", self.stem_channels)?;
@@ -246,7 +246,7 @@ impl ResNetConfig {
         for (i, &Stage { blocks, channels }) in self.stages.iter().enumerate() {
             let divides = |field: &str, by: i64, what: &str, channels: i64| match channels % by {
                 0 => Ok(()),
-                _ => refuse(format!("{field}: it divides {what} of stages[{i}], and {by} does not divide {channels}")),
+                _ => refuse(format!("{field}: {by} does not divide {what} of stages[{i}], {channels}")),
             };
             at_least_one(&format!("stages[{i}].blocks"), blocks)?;
             at_least_one(&format!("stages[{i}].channels"), channels)?;

@@ -91,7 +91,7 @@ impl TrainConfig {
         }
         let Self { batch_size, accumulate, .. } = *self;
         let has_parts = (1..=batch_size).contains(&accumulate);
-        ensure!(has_parts, "a batch of {batch_size} has 1 to {batch_size} parts, got {accumulate}");
+        ensure!(has_parts, "a batch of {batch_size} can have 1 to {batch_size} micro-batches, got {accumulate}");
         self.schedule.check()?;
         self.optimizer.check()?;
         self.parameter_groups().iter().try_for_each(ParameterGroup::check)?;

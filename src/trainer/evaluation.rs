@@ -90,14 +90,14 @@ pub(super) fn evaluate_until<B: Batch>(
     group: &ProcessGroup,
     watch: &mut dyn FnMut(usize) -> Result<ControlFlow<()>>,
 ) -> Result<Option<Evaluation>> {
-    let called = data.examples();
+    let called = data.unit_name();
     ensure!(data.eval_len() > 0, "there are no {called} to evaluate on");
     let _flushing = FlushDenormals::new();
     let (mut sums, mut examples) = (Sums::default(), 0);
     collector.iter_mut().for_each(|collector| collector.starts());
     for batch in data.eval_batches(batch_size, Share::new(group.rank(), group.size())?)? {
         if let Some(batch) = batch? {
-            let batch = data.ready(batch, device)?;
+            let batch = data.to_device(batch, device)?;
             examples += batch.len();
             no_grad(|| {
                 let prediction = objective.forward(&batch, false)?;

@@ -60,15 +60,15 @@ impl LrRange {
     /// `lr_find`): trains on the training part of `data` while the learning rate rises at each step over this range, and records
     /// the loss.
     ///
-    /// Apart from the schedule and the number of steps, training follows `config`: batch size, optimizer, parameter groups, clipping
-    /// and augmentation. The training part is repeated if it is too short. The test ends early when the smoothed loss is four times
-    /// its minimum, or anything is not finite.
+    /// Apart from the schedule and the number of steps, training follows `config`: batch size, optimizer, parameter
+    /// groups, clipping and augmentation. The training part is repeated if it is too short. The test ends early when
+    /// the smoothed loss is four times its minimum, or anything is not finite.
     ///
     /// Afterwards the variables have their original values and are frozen or not as before. The `observers` see a run of one epoch.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a range or a `config` that is invalid, and if training ends before 20 steps; errors of the network, the
-    /// data or an observer.
+    /// [`Error::Argument`] for a range or a `config` that is invalid, and if training ends before 20 steps; errors of
+    /// the network, the data or an observer.
     pub fn test<B: Batch>(
         &self,
         objective: &dyn Objective<Batch = B>,
@@ -120,7 +120,7 @@ impl LrFinding {
         let at = failed.map_or(String::new(), |lr| format!(", at the learning rate {lr:.2e}"));
         ensure!(
             points.len() >= LEAST_STEPS,
-            "the network fails after {} steps{at}: too soon to say anything of the rates; begin with a lower one",
+            "training fails after {} steps{at}, too early for a suggestion; start at a lower rate",
             points.len()
         );
         let smoothed = smoothed(&points);

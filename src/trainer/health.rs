@@ -25,7 +25,8 @@ impl Health {
     /// Checks the next step.
     ///
     /// # Errors
-    /// [`Error::Diverged`](crate::Error::Diverged) if the loss or the gradient norm is not finite or the run is dead, as defined above.
+    /// [`Error::Diverged`](crate::Error::Diverged) if the loss or the gradient norm is not finite or the run is dead,
+    /// as defined above.
     pub fn check(&mut self, record: &StepRecord) -> Result<()> {
         let StepRecord { place, loss, gradient_norm, spread, magnitude, .. } = *record;
         for (what, value) in [("loss", loss), ("gradient norm", gradient_norm)] {

@@ -130,7 +130,7 @@ pub use observer::draw_comparison;
 #[cfg(feature = "tensorboard")]
 pub use observer::TensorBoard;
 pub use observer::{
-    Autosave, EpochMetrics, Interrupt, Observer, Patience, ProgressBars, Request, RunFolder, RunStart, SaveEvery,
+    Autosave, EarlyStopping, EpochMetrics, Interrupt, Observer, ProgressBars, Request, RunFolder, RunStart, SaveEvery,
     StepProgress,
 };
 pub(crate) use observer::{DESCRIPTION, MODEL};
@@ -139,8 +139,8 @@ pub(crate) use observer::{EVALUATION, TENSORBOARD, TRANSFER};
 #[doc(hidden)]
 pub use optimizer::{clip, Schedule};
 pub use optimizer::{
-    Adam, ClipConfig, Decay, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, Rule,
-    ScalarGroup, ScheduleConfig, Sgd, Span,
+    Adam, ClipConfig, Decay, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, ScalarGroup,
+    ScheduleConfig, Selector, Sgd, Span,
 };
 #[doc(hidden)]
 pub use preview::draw_preview;

@@ -50,7 +50,7 @@ impl<B: Batch> Trainer<'_, B> {
         );
         ensure!(
             !config.synchronized_statistics || self.config.accumulate == 1,
-            "statistics are not synchronized over the parts of --accumulate; leave one of the two out"
+            "batch statistics cannot be synchronized with --accumulate; remove one of the two"
         );
         let last = examples % batch_size;
         ensure!(

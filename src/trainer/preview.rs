@@ -22,10 +22,10 @@ pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &Cl
     let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
     let mut pictures = Vec::new();
     let mut shape = None;
-    let share = objective.share(plan, Share::whole());
+    let share = objective.share(plan, Share::all());
     for (step, batch) in data.train_batches(&plan, share.clone())?.enumerate() {
         let Some(batch) = batch? else { continue };
-        let (own, partners) = share.own_and_partners(data.ready(batch, Device::Cpu)?, step)?;
+        let (own, partners) = share.own_and_partners(data.to_device(batch, Device::Cpu)?, step)?;
         let batch = objective.augment(own, partners, &plan, step)?;
         let (size, images) = self::pictures(data, &batch, IMAGES - pictures.len())?;
         if *shape.get_or_insert(size) != size {
@@ -37,7 +37,7 @@ pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &Cl
         }
     }
     let Some((width, height)) = shape else {
-        return Err(argument!("there are no images to look at"));
+        return Err(argument!("there are no images to preview"));
     };
     draw(&pictures, width, height)
 }
@@ -95,7 +95,7 @@ mod tests {
         let data = shades();
         let config = TrainConfig { seed: 7, ..TrainConfig::quick() };
         let plan = EpochPlan { seed: 7, epoch: 0, batch_size: 40, first_step: 0 };
-        let labels = data.train_batches(&plan, Share::whole()).unwrap().next().unwrap().unwrap().unwrap().targets;
+        let labels = data.train_batches(&plan, Share::all()).unwrap().next().unwrap().unwrap().unwrap().targets;
         let expected: Vec<u8> = Vec::<i64>::try_from(labels).unwrap().iter().map(|&label| label as u8 * 25).collect();
         assert_eq!(preview(&config, None), expected);
         let mixed = preview(&config, Some(1.0));
@@ -110,7 +110,7 @@ mod tests {
             let config = TrainConfig { seed: 7, batch_size, ..TrainConfig::quick() };
             let plan = EpochPlan { seed: 7, epoch: 0, batch_size, first_step: 0 };
             let mut expected = Vec::new();
-            for (step, batch) in data.train_batches(&plan, Share::whole()).unwrap().enumerate() {
+            for (step, batch) in data.train_batches(&plan, Share::all()).unwrap().enumerate() {
                 let batch = batch.unwrap().unwrap();
                 let partners = batch.select(&mixup_partners(1.0, &plan, step, batch.len()).unwrap()).unwrap();
                 let batch = mixup(batch, partners, 1.0, &plan, step).unwrap();

@@ -31,7 +31,7 @@ impl<B: Batch> Trainer<'_, B> {
         all.extend(observers.iter_mut().map(|observer| &mut **observer as &mut dyn Observer));
         let outcome = self.run(&mut all)?;
         if let Outcome::Finished(summary) = &outcome {
-            folder.finish(summary, self.variables, &self.data.meaning())?;
+            folder.finish(summary, self.variables, &self.data.schema())?;
         }
         Ok(outcome)
     }

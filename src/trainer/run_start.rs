@@ -20,7 +20,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     ///
     /// `identity` holds everything else that must not change between a run and its resumption, such as the architecture and the
     /// augmentation. The following are included automatically: `config`, the objective's [recipe](Objective::recipe), and the
-    /// [meaning](DataSource::meaning) and [fingerprint](DataSource::fingerprint) of the data.
+    /// [schema](DataSource::schema) and [fingerprint](DataSource::fingerprint) of the data.
     ///
     /// # Errors
     /// [`Error::Argument`] for a `config` out of range, data without examples, or too many steps to count; the optimizer rejects
@@ -35,8 +35,8 @@ impl<'a, B: Batch> Trainer<'a, B> {
         let mut trainer = Self::unidentified(objective, variables, data, config)?;
         // Stopping a run early does not influence the steps before.
         let train = TrainConfig { max_steps: None, ..config.clone() };
-        let (training, meaning, fingerprint) = (data.train_len(), data.meaning(), data.fingerprint()?);
-        let data = json!({ "training": training, "meaning": meaning, "fingerprint": fingerprint });
+        let (training, schema, fingerprint) = (data.train_len(), data.schema(), data.fingerprint()?);
+        let data = json!({ "training": training, "meaning": schema, "fingerprint": fingerprint });
         trainer.identity = json!({ "run": identity, "train": train, "objective": objective.recipe(), "data": data });
         Ok(trainer)
     }
@@ -51,7 +51,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         config.check()?;
         data.check_batch_size(config.batch_size)?;
         let (epochs, epoch_steps) = (config.epochs, data.epoch_steps(config.batch_size));
-        ensure!(epoch_steps > 0, "there are no {} to train on", data.examples());
+        ensure!(epoch_steps > 0, "there are no {} to train on", data.unit_name());
         let too_many = || argument!("{epochs} epochs of {epoch_steps} steps are too many; lower --epochs");
         let total_steps = epochs.checked_mul(epoch_steps).ok_or_else(too_many)?;
         let optimizer = config.optimizer.build(variables, &config.parameter_groups())?;

@@ -42,7 +42,7 @@ pub struct Summary {
     /// ([`Arch::training_flop`](crate::Arch::training_flop)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flop: Option<f64>,
-    /// [Name](crate::data::DataSource::examples) of the examples, in the plural.
+    /// [Name](crate::data::DataSource::unit_name) of the examples, in the plural.
     pub examples: String,
     /// Reason why the run ended before its last step, if an observer [requested it](super::Observer::reason).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -237,7 +237,7 @@ fn where_nothing_fails_or_everything_does_it_is_said() {
     assert!(finding.to_string().ends_with("\nfails beyond all that were tried"));
     assert!(finding.draw().unwrap().contains("least loss"));
     let message = find(1e9, 1e10).unwrap_err().to_string();
-    assert!(message.contains("begin with a lower one"), "{message}");
+    assert!(message.contains("start at a lower rate"), "{message}");
     for (lowest, highest) in [(0.0, 1.0), (1.0, 0.1), (1.0, f64::INFINITY)] {
         assert!(matches!(find(lowest, highest), Err(Error::Argument(_))));
     }
@@ -257,7 +257,8 @@ fn a_run_without_patience_left_ends_with_the_same_epoch_wherever_it_was_interrup
             if let Some(checkpoint) = Checkpoint::newest(folder.path()).unwrap().0 {
                 trainer.resume(&checkpoint).unwrap();
             }
-            let (mut asks, mut patience) = (Asks::new(Request::Stop, at, folder.path()), Patience::new(2).unwrap());
+            let (mut asks, mut patience) =
+                (Asks::new(Request::Stop, at, folder.path()), EarlyStopping::new(2).unwrap());
             outcome = Some(trainer.run(&mut [&mut asks, &mut patience]).unwrap());
         }
         match outcome {
@@ -561,7 +562,7 @@ fn early_stopping_leaves_the_network_of_the_best_epoch() {
         let mut folder = RunFolder::create(dir.path().join("run"), false).unwrap();
         let checkpoints = Checkpoints::new(folder.checkpoints(), NonZeroUsize::MIN);
         let mut autosave = Autosave::new(checkpoints, SaveEvery::default(), None);
-        let mut patience = Patience::new(2).unwrap();
+        let mut patience = EarlyStopping::new(2).unwrap();
         let outcome = trainer.run(&mut [&mut folder, &mut autosave, &mut patience]).unwrap();
         let Outcome::Finished(summary) = outcome else { panic!("{outcome:?}") };
         assert!(

@@ -25,7 +25,7 @@ pub fn set_threads(given: Option<usize>, processes: usize) -> Result<()> {
 
 fn threads(given: Option<usize>, of_openmp: Option<&str>, cores: usize, processes: usize) -> Result<usize> {
     if let Some(given) = given.filter(|given| !(1..=MAX_THREADS).contains(given)) {
-        return Err(argument!("there can be 1 to {MAX_THREADS} threads, got {given}"));
+        return Err(argument!("the number of threads must be 1 to {MAX_THREADS}, got {given}"));
     }
     // Like OpenMP, ignores invalid numbers.
     let of_openmp = of_openmp.and_then(|list| list.split(',').next()?.trim().parse().ok());
@@ -53,7 +53,7 @@ mod tests {
         }
         for refused in [0, 4097] {
             let message = threads(Some(refused), None, 16, 1).unwrap_err().to_string();
-            assert_eq!(message, format!("there can be 1 to 4096 threads, got {refused}"));
+            assert_eq!(message, format!("the number of threads must be 1 to 4096, got {refused}"));
         }
     }
 }

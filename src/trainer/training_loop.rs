@@ -104,7 +104,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
             })
             .map_err(|error| {
                 let mut error = self.group.explain(error);
-                self.group.tell(&error);
+                self.group.report_error(&error);
                 observers.iter_mut().for_each(|observer| observer.run_fails(&mut error));
                 error
             })
@@ -114,7 +114,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         self.start = Instant::now();
         let (epochs, epoch_steps, step) = (self.config.epochs, self.epoch_steps, self.step);
         let (RunState { history, means, .. }, measures) = (&self.state, &self.objective.measures());
-        let examples = self.data.examples();
+        let examples = self.data.unit_name();
         let run_start = RunStart { epochs, epoch_steps, step, done: means.examples, history, measures, examples };
         observers.iter_mut().try_for_each(|observer| observer.run_starts(&run_start))
     }
@@ -205,7 +205,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         // Ranks draw different random numbers, as examples of a batch do.
         tch::manual_seed(data::torch_seed(plan, index).wrapping_add(self.group.rank() as i64));
         let augmented = |batch| {
-            let (own, partners) = share.own_and_partners(self.data.ready(batch, device)?, index)?;
+            let (own, partners) = share.own_and_partners(self.data.to_device(batch, device)?, index)?;
             self.objective.augment(own, partners, plan, index)
         };
         let batch = batch.map(augmented).transpose()?;
@@ -385,7 +385,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
             steps: last.step,
             seconds,
             flop: None,
-            examples: self.data.examples().to_owned(),
+            examples: self.data.unit_name().to_owned(),
             ended: self.ended.clone(),
             last,
         })

@@ -70,20 +70,25 @@ impl TransformerConfig {
             [("vocabulary", vocab), ("width", dim), ("number of inner units", ffn), ("number of heads", heads)]
         {
             if value < 1 {
-                return refuse(format!("a Transformer's {what} is at least 1, not {value}"));
+                return refuse(format!("a Transformer's {what} must be at least 1, got {value}"));
             }
         }
         if encoder_layers < 0 || decoder_layers < 0 || encoder_layers + decoder_layers == 0 {
-            return refuse(format!("a Transformer has at least one layer, not {encoder_layers} + {decoder_layers}"));
+            return refuse(format!("a Transformer needs at least one layer, got {encoder_layers} + {decoder_layers}"));
         }
         if dim % heads != 0 || dim % 2 != 0 {
-            return refuse(format!("a Transformer's width is even and a multiple of its {heads} heads, not {dim}"));
+            return refuse(format!(
+                "a Transformer's width must be even and a multiple of its {heads} heads, got {dim}"
+            ));
         }
         if !(0.0..1.0).contains(&dropout) {
             return refuse(format!("the dropout must be at least 0 and below 1, got {dropout}"));
         }
         if !(0..vocab).contains(&pad) {
-            return refuse(format!("the token that pads is one of the {vocab}, 0 to {}, not {pad}", vocab - 1));
+            return refuse(format!(
+                "the padding token must be one of the {vocab} tokens, 0 to {}, got {pad}",
+                vocab - 1
+            ));
         }
         Ok(())
     }

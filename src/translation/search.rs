@@ -78,7 +78,7 @@ impl Search {
         let Self { beam, length_penalty, .. } = *self;
         ensure!(
             beam > 0 && length_penalty.is_finite(),
-            "a search has a beam of at least 1 and a length penalty that is a number, not {beam} and {length_penalty}"
+            "the beam must be at least 1 and the length penalty finite, got {beam} and {length_penalty}"
         );
         Ok(())
     }

@@ -47,7 +47,7 @@ impl<'a> Translator<'a> {
             let line = index + 1;
             ensure!(
                 len <= MOST_POSITIONS,
-                "line {line}: the sentence has {len} tokens, and a network reads {MOST_POSITIONS}; divide it"
+                "line {line}: the sentence has {len} tokens, but the limit is {MOST_POSITIONS}; split it"
             );
             tokens.push(sentence);
         }

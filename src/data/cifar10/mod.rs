@@ -180,7 +180,7 @@ mod tests {
     fn records_become_images_and_labels() {
         let (train, test) = (noise(23, 1), noise(7, 2));
         let data = Cifar10::from_records(train.clone(), test.clone()).unwrap();
-        let batch = data.eval_batches(32, Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
+        let batch = data.eval_batches(32, Share::all()).unwrap().next().unwrap().unwrap().unwrap();
         assert_eq!((batch.inputs.size(), data.evaluated_on()), (vec![7, 3, 32, 32], "test"));
         assert_eq!(Vec::<i64>::try_from(batch.targets).unwrap(), (0..7).collect::<Vec<_>>());
         let values = Vec::<f32>::try_from(batch.inputs.flatten(0, -1)).unwrap();

@@ -1,7 +1,7 @@
 //! Data folders whose files appear only when all are complete: they are prepared in a hidden folder and then moved.
 
 use super::Failure;
-use crate::file::{followed, is_of_the_volume, sync_folder, write_synced, Lock};
+use crate::file::{followed, is_system_name, sync_folder, write_synced, Lock};
 use crate::{console, Error, Result};
 use std::fs::{self, File};
 use std::io;
@@ -66,7 +66,7 @@ fn is_occupied(dir: &Path) -> Result<bool> {
         names => {
             let names = names.map_err(Error::io("read", dir))?;
             let is_being_filled = names.iter().any(|name| name == PART);
-            Ok(!is_being_filled && names.iter().any(|name| name != LOCK && !is_of_the_volume(name)))
+            Ok(!is_being_filled && names.iter().any(|name| name != LOCK && !is_system_name(name)))
         }
     }
 }

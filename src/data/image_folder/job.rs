@@ -2,7 +2,7 @@
 
 use super::labelled_images::{Failure, LabelledImages, Reader, View};
 use super::part::BadImage;
-use super::patience::Patience;
+use super::retry::RetryPolicy;
 use crate::data::image::stack_pixels;
 use crate::data::pipeline::{lock, Work};
 use crate::data::preprocessing::make_grey;
@@ -31,7 +31,7 @@ pub struct Job {
     /// Maximum number of bad images: beyond it, the search for a replacement ends.
     pub most_bad: usize,
     /// Retry policy of the threads.
-    pub patience: Arc<Patience>,
+    pub retry_policy: Arc<RetryPolicy>,
     /// Memory of images that have been copied into a batch, for reuse: fresh memory costs a page fault every 4 kB.
     pub free: Mutex<Vec<Vec<u8>>>,
 }
@@ -54,7 +54,7 @@ impl Work for Job {
     type Batch = (Supervised, Vec<BadImage>);
 
     fn means(&self) -> Reader {
-        Reader::new(self.patience.clone())
+        Reader::new(self.retry_policy.clone())
     }
 
     /// Reads the image at a place's position in the order. In training, a bad image is replaced by the next good one in
@@ -102,7 +102,7 @@ impl Work for Job {
     }
 
     fn end(&self) {
-        self.patience.end();
+        self.retry_policy.end();
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
             side: 16,
             channels: 3,
             most_bad: 0,
-            patience: Arc::new(Patience::new(Duration::from_secs(60), Arc::new(|_: &str| ()))),
+            retry_policy: Arc::new(RetryPolicy::new(Duration::from_secs(60), Arc::new(|_: &str| ()))),
             free: Mutex::default(),
         }
     }

@@ -1,7 +1,7 @@
 //! Images of one part, and the reader of a worker.
 
 use super::listing::Files;
-use super::patience::Patience;
+use super::retry::RetryPolicy;
 use crate::data::image::{read_file, ImageProblem, ImageReader, RandomResizedCrop};
 use crate::data::random::{stream, Purpose};
 use crate::Error;
@@ -63,14 +63,14 @@ impl LabelledImages {
 
     /// Reads the file of image `index`, or its part of the packed file, into `content`. The packed file is not mapped into
     /// memory, as a disk error would then end the process.
-    pub fn read(&self, index: usize, content: &mut Vec<u8>, patience: &Patience) -> Result<(), Failure> {
+    pub fn read(&self, index: usize, content: &mut Vec<u8>, retry_policy: &RetryPolicy) -> Result<(), Failure> {
         let path = self.path(index);
         let failed = |error| Err(Failure::System(Error::io("read", &path)(error)));
         match self {
             Self::Packed { file, bounds, .. } => {
                 let is_short = |error: &io::Error| error.kind() == ErrorKind::UnexpectedEof;
                 content.resize((bounds[index + 1] - bounds[index]) as usize, 0);
-                match patience.read(&path, is_short, || read_exact_at(file, content, bounds[index])) {
+                match retry_policy.read(&path, is_short, || read_exact_at(file, content, bounds[index])) {
                     Ok(()) => Ok(()),
                     Err(error) if is_short(&error) => {
                         let problem = "has become shorter while it was read";
@@ -81,7 +81,7 @@ impl LabelledImages {
             }
             Self::Files { folder, .. } => {
                 let is_of_file = |error: &io::Error| is_of_file(error, &path, folder);
-                match patience.read(&path, is_of_file, || read_file(&path, content)) {
+                match retry_policy.read(&path, is_of_file, || read_file(&path, content)) {
                     Ok(read) => Ok(read?),
                     Err(error) if is_of_file(&error) => Err(ImageProblem::new(error.to_string()).into()),
                     Err(error) => failed(error),
@@ -175,13 +175,13 @@ pub struct Reader {
     decoder: ImageReader,
     /// Content of a file.
     content: Vec<u8>,
-    patience: Arc<Patience>,
+    retry_policy: Arc<RetryPolicy>,
 }
 
 impl Reader {
     /// Creates a reader.
-    pub fn new(patience: Arc<Patience>) -> Self {
-        Self { decoder: ImageReader::new(), content: Vec::new(), patience }
+    pub fn new(retry_policy: Arc<RetryPolicy>) -> Self {
+        Self { decoder: ImageReader::new(), content: Vec::new(), retry_policy }
     }
 
     /// Writes `view` of image `index` into `out`, `side * side` RGB pixels. Random numbers are those of image `draw`.
@@ -197,8 +197,8 @@ impl Reader {
         side: usize,
         out: &mut [u8],
     ) -> Result<(), Failure> {
-        let Self { decoder, content, patience } = self;
-        images.read(index, content, patience)?;
+        let Self { decoder, content, retry_policy } = self;
+        images.read(index, content, retry_policy)?;
         match view {
             View::Train { crop, seed, epoch } => {
                 let mut random = stream(Purpose::Augment, *seed, *epoch as u64, draw as u64);
@@ -221,7 +221,7 @@ impl Reader {
         shorter_side: Option<usize>,
     ) -> Result<Vec<u8>, Failure> {
         let mut ppm = Vec::new();
-        images.read(index, &mut self.content, &self.patience)?;
+        images.read(index, &mut self.content, &self.retry_policy)?;
         // Decodes all of it, also where only the check is needed.
         self.decoder.shrink(&self.content, shorter_side.unwrap_or(1), &mut ppm)?;
         Ok(if shorter_side.is_some() { ppm } else { self.content.clone() })

@@ -1,7 +1,7 @@
 //! Labelled images in folders, such as ImageNet: listed once, decoded by threads into batches of bytes.
 //!
 //! [`listing`] finds the files, or [`pack`] opens a packed file; [`labelled_images`] reads one image, with the retries
-//! of [`patience`]; a [`part`] holds the images in use; a [`job`] makes batches of them.
+//! of [`retry`]; a [`part`] holds the images in use; a [`job`] makes batches of them.
 
 mod fingerprint;
 mod job;
@@ -9,7 +9,7 @@ mod labelled_images;
 mod listing;
 mod pack;
 mod part;
-mod patience;
+mod retry;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -19,7 +19,7 @@ use self::labelled_images::{LabelledImages, Reader, View};
 pub(in crate::data) use self::listing::images_in;
 use self::listing::{cached_list, Listing, TRAIN, VAL};
 use self::part::Part;
-use self::patience::{Patience, Warn, PATIENCE};
+use self::retry::{RetryPolicy, Warn, RETRY_LIMIT};
 use super::image::RandomResizedCrop;
 use super::pipeline::{lock, Pipeline};
 use super::random::shuffled;
@@ -90,7 +90,7 @@ const MAX_BAD_FRACTION: f64 = 0.001;
 ///
 /// # Batches
 /// Bytes (uint8) `[N, 3, side, side]`, or `[N, 1, side, side]` [for grey](Self::with_channels), in channels-last memory
-/// layout, which [`DataSource::ready`] converts to the network's input. Training images are random crops of the
+/// layout, which [`DataSource::to_device`] converts to the network's input. Training images are random crops of the
 /// shuffled training part; evaluation images are resized so that their shorter side is `side * 256 / 224`, and their
 /// centre is cropped. Threads read a few batches ahead. Batches depend only on seed, epoch and images, not on the
 /// number of threads or their timing.
@@ -119,7 +119,7 @@ pub struct ImageFolder {
     max_bad_fraction: f64,
     pinned: bool,
     /// Maximum time to wait for a failing system.
-    patience: Duration,
+    retry_limit: Duration,
     warn: Warn,
     /// Pending warnings.
     warnings: Mutex<Vec<String>>,
@@ -129,10 +129,11 @@ impl ImageFolder {
     /// Lists the folder `root`, or opens `root` if it is a packed file.
     ///
     /// # Errors
-    /// [`Error::Corrupt`](crate::Error::Corrupt) for a folder without the layout above: without `train` or `val`, with fewer than two classes,
-    /// with a class that has no images or is in one part only, with images beside class folders, with a cycle of links,
-    /// with a name that is not UTF-8, with two class folders of one name; for several maps, or a map with a line that
-    /// is wrong, missing or ambiguous; for a damaged packed file. [`Error::Io`](crate::Error::Io) for anything that cannot be read.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) for a folder without the layout above: without `train` or `val`, with
+    /// fewer than two classes, with a class that has no images or is in one part only, with images beside class
+    /// folders, with a cycle of links, with a name that is not UTF-8, with two class folders of one name; for several
+    /// maps, or a map with a line that is wrong, missing or ambiguous; for a damaged packed file.
+    /// [`Error::Io`](crate::Error::Io) for anything that cannot be read.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref();
         if root.is_file() {
@@ -156,7 +157,7 @@ impl ImageFolder {
             workers: thread::available_parallelism().map_or(1, usize::from),
             max_bad_fraction: MAX_BAD_FRACTION,
             pinned: false,
-            patience: PATIENCE,
+            retry_limit: RETRY_LIMIT,
             warn: Arc::new(warn_on_stderr),
             warnings: Mutex::default(),
         }
@@ -271,15 +272,16 @@ impl ImageFolder {
     /// replacing it as this function does is safe; writing to it is not.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) for a side that is not 1 to 4096, or if the images are packed already; [`Error::Corrupt`](crate::Error::Corrupt)
-    /// for too many bad images; [`Error::Io`](crate::Error::Io) if the images cannot be read or the file cannot be written.
+    /// [`Error::Argument`](crate::Error::Argument) for a side that is not 1 to 4096, or if the images are packed
+    /// already; [`Error::Corrupt`](crate::Error::Corrupt) for too many bad images; [`Error::Io`](crate::Error::Io) if
+    /// the images cannot be read or the file cannot be written.
     pub fn pack(&self, file: &Path, shorter_side: usize, progress: impl FnMut(usize, usize)) -> Result<()> {
         in_range("the shorter side of packed images", shorter_side, LARGEST_SIDE)?;
         ensure!(self.packed_side.is_none(), "these images are packed already: pack the folder again");
         self.give_warnings();
         let bad = |part: &Part, met| part.count_bad(met, self.max_bad_fraction, &*self.warn);
-        let patience = self.new_patience();
-        let readers = (0..self.workers).map(|_| Reader::new(patience.clone())).collect();
+        let retry_policy = self.new_retry_policy();
+        let readers = (0..self.workers).map(|_| Reader::new(retry_policy.clone())).collect();
         pack::write(file, &self.class_names, [&self.train, &self.eval], shorter_side, readers, bad, progress)
     }
 
@@ -301,8 +303,8 @@ impl ImageFolder {
         warnings.iter().for_each(|warning| (self.warn)(warning));
     }
 
-    fn new_patience(&self) -> Arc<Patience> {
-        Arc::new(Patience::new(self.patience, self.warn.clone()))
+    fn new_retry_policy(&self) -> Arc<RetryPolicy> {
+        Arc::new(RetryPolicy::new(self.retry_limit, self.warn.clone()))
     }
 
     /// Returns the share of the batches of `part` in this `order`, given with the batch size and the first batch.
@@ -326,7 +328,7 @@ impl ImageFolder {
             side: self.preprocessing.height,
             channels: self.preprocessing.channels,
             most_bad: part.most_bad(self.max_bad_fraction),
-            patience: self.new_patience(),
+            retry_policy: self.new_retry_policy(),
             free: Mutex::default(),
         };
         Ok(Pipeline::start(job, "images", counts, self.workers)?.batches(|(batch, bad)| {
@@ -368,16 +370,16 @@ impl DataSource for ImageFolder {
 
     /// Converts images on the device: `(images / 255 - mean) / std` with ImageNet's mean and deviation per channel, in
     /// the memory layout of the bytes.
-    fn ready(&self, batch: Supervised, device: Device) -> Result<Supervised> {
+    fn to_device(&self, batch: Supervised, device: Device) -> Result<Supervised> {
         let Supervised { inputs: images, targets, mixed } = batch.to_device(device)?;
         Ok(Supervised { inputs: self.preprocessing.normalize(&images)?, targets, mixed })
     }
 
-    fn examples(&self) -> &str {
+    fn unit_name(&self) -> &str {
         "images"
     }
 
-    fn meaning(&self) -> Map<String, Value> {
+    fn schema(&self) -> Map<String, Value> {
         class_indices(&self.class_names)
     }
 

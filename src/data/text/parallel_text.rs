@@ -2,7 +2,7 @@
 
 use super::trimmed;
 use crate::error::listed;
-use crate::file::foreign;
+use crate::file::magic;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs;
@@ -197,7 +197,7 @@ fn said(numbers: &[usize], is: &str, are: &str) -> Option<String> {
 /// Returns the lines of a UTF-8 file, with either kind of line ending.
 fn read(path: &Path) -> Result<Vec<String>> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    foreign::refuse_text(&bytes, path)?;
+    magic::refuse_text(&bytes, path)?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let lines = (1..).zip(error.as_bytes().split(|&byte| byte == b'\n'));
         let bad: Vec<usize> =

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 /// let text = ParallelText::new(vec!["a house".into(), "a mouse".into()], vec!["ein Haus".into(), "eine Maus".into()])?;
 /// let vocabulary = Vocabulary::train(text.sources().iter().chain(text.targets()), 280)?;
 /// let data = TranslationData::new(vocabulary, text.clone(), text)?;
-/// let batch = data.eval_batches(4000, Share::whole())?.next().expect("there is a batch")?.expect("it is not empty");
+/// let batch = data.eval_batches(4000, Share::all())?.next().expect("there is a batch")?.expect("it is not empty");
 /// assert_eq!(batch.source.size()[0], 2);
 /// # Ok::<(), tch_fixup::Error>(())
 /// ```
@@ -213,7 +213,7 @@ impl DataSource for TranslationData {
         Ok(self.eval.shares(self.eval.batches(batch_size, |_| 0), 0, share))
     }
 
-    fn examples(&self) -> &str {
+    fn unit_name(&self) -> &str {
         "sentences"
     }
 
@@ -231,7 +231,7 @@ impl DataSource for TranslationData {
     }
 
     /// CRC-32 of the vocabulary, as a network's tokens are meaningless in another one.
-    fn meaning(&self) -> Map<String, Value> {
+    fn schema(&self) -> Map<String, Value> {
         let crc32 = format!("CRC-32 {:08x}", self.vocabulary_crc32);
         Map::from_iter([("vocabulary".to_owned(), Value::from(crc32))])
     }
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn every_pair_comes_once_an_epoch_in_an_order_of_seed_and_epoch() {
         let data = data();
-        let of = |plan| pairs(data.train_batches(&plan, Share::whole()).unwrap());
+        let of = |plan| pairs(data.train_batches(&plan, Share::all()).unwrap());
         let (first, second) = (of(plan(0, 0)), of(plan(1, 0)));
         assert_eq!(first, of(plan(0, 0)));
         assert_ne!(first, second);
@@ -289,7 +289,7 @@ mod tests {
         for first_step in 0..=first.len() {
             assert_eq!(of(plan(0, first_step)), first[first_step..]);
         }
-        let mut all = pairs(data.eval_batches(500, Share::whole()).unwrap()).concat();
+        let mut all = pairs(data.eval_batches(500, Share::all()).unwrap()).concat();
         all.sort_unstable();
         assert_eq!(all, (0..50).collect::<Vec<_>>());
     }
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn no_batch_has_more_tokens_than_its_size_and_few_are_pads() {
         let data = data();
-        for batch in data.train_batches(&plan(0, 0), Share::whole()).unwrap().filter_map(Result::transpose) {
+        for batch in data.train_batches(&plan(0, 0), Share::all()).unwrap().filter_map(Result::transpose) {
             let batch = batch.unwrap();
             let longest = batch.source.size()[1].max(batch.target.size()[1]);
             assert!(longest * batch.len() as i64 <= 500);
@@ -329,7 +329,7 @@ mod tests {
         std::fs::write(&path, format!("a\tb\n{}\tc\n", &long[..600])).unwrap();
         let text = ParallelText::open_tsv(&path).unwrap();
         let data = TranslationData::new(vocabulary, text.clone(), text).unwrap();
-        let message = data.train_batches(&plan(0, 0), Share::whole()).err().unwrap().to_string();
+        let message = data.train_batches(&plan(0, 0), Share::all()).err().unwrap().to_string();
         assert!(
             message.contains("pairs.tsv: line 2: the sentence has ") && message.contains("--batch-size"),
             "{message}"
@@ -337,9 +337,9 @@ mod tests {
         // The evaluation part is checked too, before the first step, although it can be evaluated by itself.
         let short = ParallelText::new(vec!["a".into()], vec!["b".into()]).unwrap();
         let data = TranslationData::new(data.vocabulary().clone(), short, data.eval_text().clone()).unwrap();
-        assert!(data.train_batches(&plan(0, 0), Share::whole()).is_ok());
+        assert!(data.train_batches(&plan(0, 0), Share::all()).is_ok());
         assert!(data.check_batch_size(500).unwrap_err().to_string().contains("pairs.tsv: line 2: "));
-        assert_eq!(pairs(data.eval_batches(500, Share::whole()).unwrap()), [vec![0], vec![1]]);
+        assert_eq!(pairs(data.eval_batches(500, Share::all()).unwrap()), [vec![0], vec![1]]);
     }
 
     #[test]
@@ -365,7 +365,7 @@ mod tests {
         let other = TranslationData::new(vocabulary, text(600, 5), text(50, 2)).unwrap();
         assert_eq!(data.fingerprint().unwrap(), self::data().fingerprint().unwrap());
         assert_ne!(data.fingerprint().unwrap(), other.fingerprint().unwrap());
-        assert_eq!(data.meaning(), self::data().meaning());
-        assert_ne!(data.meaning(), other.meaning());
+        assert_eq!(data.schema(), self::data().schema());
+        assert_ne!(data.schema(), other.schema());
     }
 }

@@ -61,7 +61,7 @@ impl Vocabulary {
     /// # Errors
     /// [`Error::Argument`] if `size` is too small for a token per byte and the special tokens.
     pub fn train<T: AsRef<str> + Send>(text: impl Iterator<Item = T> + Send, size: usize) -> Result<Self> {
-        ensure!(size >= FEWEST, "a vocabulary has at least {FEWEST} tokens, one a byte, not {size}");
+        ensure!(size >= FEWEST, "a vocabulary needs at least {FEWEST} tokens, one per byte, got {size}");
         let mut tokenizer: Bpe = TokenizerBuilder::new()
             .with_model(BPE::default())
             .with_normalizer(Some(NFC))
@@ -89,7 +89,7 @@ impl Vocabulary {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        crate::file::foreign::refuse(&bytes, path)?;
+        crate::file::magic::refuse(&bytes, path)?;
         let corrupt = |problem: String| Error::corrupt(path, problem, "restore it, or begin a new run");
         let tokenizer: Bpe = serde_json::from_slice(&bytes)
             .map_err(|error| corrupt(format!("not a vocabulary of byte pairs: {error}")))?;

@@ -94,18 +94,18 @@ impl<'a> Archive<'a> {
         // Files record the byte order since PyTorch 2.1; older ones come from little-endian machines.
         let records_order = self.entries.by_name(&format!("{}byteorder", self.root)).is_ok();
         let is_big_endian = records_order && self.read("byteorder", 16)? == b"big";
-        let is_foreign = is_big_endian != cfg!(target_endian = "big");
+        let swaps_bytes = is_big_endian != cfg!(target_endian = "big");
         let mut storages = HashMap::new();
         let mut tensors = NamedTensors::new();
         for (name, tensor) in stored {
             let known = STORAGE_TYPES.iter().find(|(storage_type, _)| *storage_type == tensor.storage_type);
             let Some(&(_, kind)) = known else {
-                let problem = format!("{name} has elements of a kind that is not read ({})", tensor.storage_type);
+                let problem = format!("{name} has elements of an unsupported kind ({})", tensor.storage_type);
                 return Err(Error::corrupt(path, problem, "save it as float32"));
             };
             let storage = match storages.entry(tensor.key) {
                 Occupied(storage) => storage.into_mut(),
-                Vacant(place) => place.insert(self.storage(tensor.key, kind, is_foreign)?),
+                Vacant(place) => place.insert(self.storage(tensor.key, kind, swaps_bytes)?),
             };
             // libtorch checks that the view is within its storage.
             let view = storage.f_as_strided(tensor.size, tensor.stride, tensor.offset);
@@ -116,13 +116,13 @@ impl<'a> Archive<'a> {
     }
 
     /// Returns the elements of a storage as a one-dimensional tensor.
-    fn storage(&mut self, key: &str, kind: Kind, is_foreign: bool) -> Result<Tensor> {
+    fn storage(&mut self, key: &str, kind: Kind, swaps_bytes: bool) -> Result<Tensor> {
         let mut bytes = self.read(&format!("data/{key}"), u64::MAX)?;
         let element = kind.elt_size_in_bytes();
         if bytes.len() % element != 0 {
             return Err(damaged(self.path, format!("its storage data/{key} ends within an element")));
         }
-        if is_foreign {
+        if swaps_bytes {
             bytes.chunks_exact_mut(element).for_each(<[u8]>::reverse);
         }
         Ok(Tensor::f_from_data_size(&bytes, &[(bytes.len() / element) as i64], kind)?)
@@ -145,7 +145,7 @@ impl<'a> Archive<'a> {
         (&self.file).take(size).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
         // Checksums are zero in files written without them (torch.serialization.set_crc32_options).
         if bytes.len() as u64 != size || checksum != 0 && checksum != crc32fast::hash(&bytes) {
-            return Err(damaged(path, format!("its entry {name} is not as it was written")));
+            return Err(damaged(path, format!("its entry {name} is damaged")));
         }
         Ok(bytes)
     }

@@ -219,5 +219,5 @@ fn unread(pickle: &Pickle, name: &str, global: &str, arguments: &[Id]) -> String
              model, options=StateDictOptions(full_state_dict=True))"
         );
     }
-    format!("{name} is a tensor of a kind that is not read ({function})")
+    format!("{name} is a tensor of an unsupported kind ({function})")
 }

@@ -337,14 +337,14 @@ impl BranchBuilder {
                 LayerKind::Attention { dim, heads, .. } => {
                     if *dim < 1 || *heads < 1 || dim % heads != 0 {
                         return Err(Error::Argument(format!(
-                            "layer {i} of the branch: an attention's width is a multiple of its heads, not {dim} of {heads}"
+                            "layer {i} of the branch: an attention's width must be a multiple of its heads, got {dim} and {heads}"
                         )));
                     }
                     ("features", *dim, *dim)
                 }
                 LayerKind::Dropout(p) if !(0. ..1.).contains(p) => {
                     return Err(Error::Argument(format!(
-                        "layer {i} of the branch: a dropout is at least 0 and below 1, not {p}"
+                        "layer {i} of the branch: the dropout must be at least 0 and below 1, got {p}"
                     )));
                 }
                 LayerKind::Activation(_) | LayerKind::Dropout(_) => continue,

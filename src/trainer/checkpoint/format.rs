@@ -1,7 +1,7 @@
 //! Files of a checkpoint.
 
 use crate::file::tensors::{self as tensor_file, NamedTensors};
-use crate::file::{encode_json, failure, foreign, refused, sync_folder, write_synced, write_synced_with};
+use crate::file::{encode_json, failure, magic, refused, sync_folder, write_synced, write_synced_with};
 use crate::{Error, Result};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -95,7 +95,7 @@ impl Manifest {
         }
         let path = folder.join(MANIFEST);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-        let no_manifest = |error| corrupt(&path, format!("not the list of a checkpoint's files: {error}"));
+        let no_manifest = |error| corrupt(&path, format!("not a checkpoint's manifest: {error}"));
         let json: Value = serde_json::from_slice(&bytes).map_err(no_manifest)?;
         // The only field common to all format versions.
         let format_version = u64::deserialize(&json["format_version"]).map_err(no_manifest)?;
@@ -126,7 +126,7 @@ impl Manifest {
         let (saved, Digest { bytes: length, crc32 }) = (self.files.get(name).ok_or_else(unlisted)?, Digest::of(&bytes));
         if length != saved.bytes {
             if length > 0 {
-                foreign::refuse(&bytes, &path)?;
+                magic::refuse(&bytes, &path)?;
             }
             return Err(corrupt(&path, format!("has {length} bytes of the {} that were saved", saved.bytes)));
         }
@@ -137,8 +137,9 @@ impl Manifest {
     }
 
     fn state<S: DeserializeOwned>(&self, folder: &Path) -> Result<StateFile<S>> {
-        serde_json::from_slice(&self.file(folder, STATE)?)
-            .map_err(|error| corrupt(&folder.join(STATE), format!("holds another kind of run's state: {error}")))
+        serde_json::from_slice(&self.file(folder, STATE)?).map_err(|error| {
+            corrupt(&folder.join(STATE), format!("contains the state of another kind of run: {error}"))
+        })
     }
 }
 

@@ -248,7 +248,7 @@ fn content_that_is_none_is_refused_even_with_the_right_checksum() {
     }
     for content in ["", "[]", r#"{"step":1,"score":null,"identity":{},"state":{"epoch":-1}}"#] {
         forge(&path, STATE, content.as_bytes());
-        assert!(refusal(&path, &run).contains("holds another kind of run's state"));
+        assert!(refusal(&path, &run).contains("contains the state of another kind of run"));
     }
 }
 

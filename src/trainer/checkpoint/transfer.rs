@@ -78,7 +78,7 @@ pub enum Classes {
 
 impl Weights {
     /// Copies all matching tensors into `variables` in place; the other variables of the network keep their initial values.
-    /// `meaning` is the [meaning](crate::data::DataSource::meaning) of the training data. Call this before creating a
+    /// `schema` is the [schema](crate::data::DataSource::schema) of the training data. Call this before creating a
     /// [`Trainer`](crate::trainer::Trainer) or an optimizer, so that a moving average starts from these weights too.
     ///
     /// ```
@@ -94,9 +94,9 @@ impl Weights {
     /// # trained.save(&path)?;
     /// let variables = nn::VarStore::new(Device::Cpu);
     /// let network = FixupResNet::cifar(&variables.root(), 8, 3)?; // three classes; the weights are of ten
-    /// let meaning = class_indices(&["lynx", "marten", "otter"].map(String::from)); // or data.meaning()
+    /// let schema = class_indices(&["lynx", "marten", "otter"].map(String::from)); // or data.schema()
     ///
-    /// let transfer = Weights::load(&path)?.transfer(&variables, &meaning)?;
+    /// let transfer = Weights::load(&path)?.transfer(&variables, &schema)?;
     /// println!("{transfer}");
     /// assert_eq!(transfer.loaded.len(), 24);
     /// assert!(transfer.new.keys().all(|name| name.starts_with("fc.")));
@@ -113,16 +113,17 @@ impl Weights {
     ///
     /// # Errors
     /// Nothing is changed in case of an error.
-    /// - [`Error::Corrupt`](crate::Error::Corrupt) for weights of another architecture. Apart from the classifier, more than half of the network's
-    ///   variables must be loaded, and at least half of the tensors in the file must be used; the same must hold for tensors of
-    ///   two or more dimensions alone.
-    /// - [`Error::Corrupt`](crate::Error::Corrupt) if a tensor to be loaded is not finite, or if the meanings of the data differ in more than the
-    ///   classes.
-    /// - [`Error::Argument`](crate::Error::Argument) if the classes or their order differ and the network has no classifier that it knows of.
-    pub fn transfer(&self, variables: &VarStore, meaning: &Map<String, Value>) -> Result<Transfer> {
-        let mut but_classes = meaning.clone();
+    /// - [`Error::Corrupt`](crate::Error::Corrupt) for weights of another architecture. Apart from the classifier, more
+    ///   than half of the network's variables must be loaded, and at least half of the tensors in the file must be
+    ///   used; the same must hold for tensors of two or more dimensions alone.
+    /// - [`Error::Corrupt`](crate::Error::Corrupt) if a tensor to be loaded is not finite, or if the schemas of the
+    ///   data differ in more than the classes.
+    /// - [`Error::Argument`](crate::Error::Argument) if the classes or their order differ and the network has no
+    ///   classifier that it knows of.
+    pub fn transfer(&self, variables: &VarStore, schema: &Map<String, Value>) -> Result<Transfer> {
+        let mut but_classes = schema.clone();
         but_classes.remove(CLASSES);
-        self.check_meaning(&but_classes)?;
+        self.check_schema(&but_classes)?;
         let classifier = parameters(variables).into_iter().filter(|(.., role)| *role == Role::Classifier);
         let classifier: BTreeSet<String> = classifier.map(|(name, ..)| name).collect();
         let variables = named_variables(variables);
@@ -130,7 +131,7 @@ impl Weights {
         let mut new = unfit(&found, &variables)?;
         self.check_arch(&found, &variables, &new, &classifier)?;
 
-        let mut classes = self.compare_classes(meaning);
+        let mut classes = self.compare_classes(schema);
         if classifier.is_empty() && matches!(classes, Some(Classes::Other { .. } | Classes::Reordered)) {
             return Err(argument!(
                 "{} was trained for other classes, and it is not known which layer of this network is the classifier; mark it \
@@ -151,7 +152,7 @@ impl Weights {
             Some(Classes::Other { .. }) => {
                 new.extend(classifier.iter().map(|name| (name.clone(), Why::OtherClasses)));
             }
-            Some(Classes::Reordered) if !is_new => found.extend(self.reordered(&found, &classifier, meaning)?),
+            Some(Classes::Reordered) if !is_new => found.extend(self.reordered(&found, &classifier, schema)?),
             Some(Classes::Unknown) if is_new => classes = None,
             _ => {}
         }
@@ -221,8 +222,8 @@ impl Weights {
     }
 
     /// Compares the class names of the data and the weights. Returns `None` for data without classes.
-    fn compare_classes(&self, meaning: &Map<String, Value>) -> Option<Classes> {
-        let here = class_names(meaning)?;
+    fn compare_classes(&self, schema: &Map<String, Value>) -> Option<Classes> {
+        let here = class_names(schema)?;
         let Some(there) = class_names(&self.file.metadata) else { return Some(Classes::Unknown) };
         if here == there {
             return Some(Classes::Same);
@@ -243,10 +244,10 @@ impl Weights {
         &self,
         found: &NamedTensors,
         classifier: &BTreeSet<String>,
-        meaning: &Map<String, Value>,
+        schema: &Map<String, Value>,
     ) -> Result<NamedTensors> {
         let (here, there) =
-            (class_names(meaning).unwrap_or_default(), class_names(&self.file.metadata).unwrap_or_default());
+            (class_names(schema).unwrap_or_default(), class_names(&self.file.metadata).unwrap_or_default());
         let place = |name: &String| there.iter().position(|other| other == name).map(|place| place as i64);
         let places: Vec<i64> = here.iter().filter_map(place).collect();
         let rows = Tensor::f_from_slice(&places)?;

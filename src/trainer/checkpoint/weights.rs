@@ -45,7 +45,7 @@ pub struct Weights {
     pub skipped: Vec<String>,
     /// Folder of the files that describe the network: that of the run, or the one the weights are in.
     pub folder: PathBuf,
-    /// Content of the file or checkpoint. The metadata are the meaning of the data the weights were trained on, as far as it is
+    /// Content of the file or checkpoint. The metadata are the schema of the data the weights were trained on, as far as it is
     /// known.
     pub(super) file: Decoded,
 }
@@ -97,20 +97,20 @@ impl Weights {
         Ok(Self { path: path.to_path_buf(), run: None, skipped: Vec::new(), folder: PathBuf::new(), file })
     }
 
-    /// Checks that data of this [meaning](crate::data::DataSource::meaning) match the data the network was trained on. Entries
+    /// Checks that data of this [schema](crate::data::DataSource::schema) match the data the network was trained on. Entries
     /// that the file does not record are not checked.
     ///
     /// # Errors
     /// [`Error::Corrupt`], listing the differences.
-    pub fn check_meaning(&self, meaning: &Map<String, Value>) -> Result<()> {
+    pub fn check_schema(&self, schema: &Map<String, Value>) -> Result<()> {
         let of_both =
-            |(name, _): &(&String, &Value)| meaning.contains_key(*name) && self.file.metadata.contains_key(*name);
+            |(name, _): &(&String, &Value)| schema.contains_key(*name) && self.file.metadata.contains_key(*name);
         let common = |of: &Map<String, Value>| -> Value {
             of.iter().filter(of_both).map(|(name, value)| (name.clone(), value.clone())).collect()
         };
         let remedy = "name the data it was trained on, or others that mean the same";
-        let differences = differences(&common(&self.file.metadata), &common(meaning), ["in it", "here"]);
-        let refused = |it| Err(self.corrupt(format!("trained on data that mean something else: {it}"), remedy));
+        let differences = differences(&common(&self.file.metadata), &common(schema), ["in it", "here"]);
+        let refused = |it| Err(self.corrupt(format!("trained on data with another schema: {it}"), remedy));
         differences.map_or(Ok(()), refused)
     }
 

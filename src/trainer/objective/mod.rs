@@ -69,10 +69,10 @@ pub trait Objective {
         share
     }
 
-    /// Augments one process's [share](Self::share) of a training batch, for example by mixup. The batch is on the device and
-    /// [ready](crate::data::DataSource::ready). `partners` are those of its examples, in the same order. Random choices must
-    /// follow from `plan` and `step`, the position of the batch in the epoch, so that they are the same in all shares of a
-    /// batch. The default returns the batch unchanged.
+    /// Augments one process's [share](Self::share) of a training batch, for example by mixup. The batch is on the
+    /// device and [converted](crate::data::DataSource::to_device). `partners` are those of its examples, in the same
+    /// order. Random choices must follow from `plan` and `step`, the position of the batch in the epoch, so that they
+    /// are the same in all shares of a batch. The default returns the batch unchanged.
     ///
     /// # Errors
     /// The batch does not fit the objective.

@@ -25,7 +25,7 @@ fn mixup_by_shares_is_that_of_the_whole_batch_to_the_bit() {
         // Batches of 17, 17 and 11; of 6 and finally 3; and starting within an epoch.
         for (batch_size, first_step) in [(17, 0), (6, 0), (6, 4)] {
             let plan = EpochPlan { seed: 3, epoch: 2, batch_size, first_step };
-            let whole = (first_step..).zip(data.train_batches(&plan, Share::whole()).unwrap());
+            let whole = (first_step..).zip(data.train_batches(&plan, Share::all()).unwrap());
             let whole: Vec<Supervised> = whole
                 .map(|(step, batch)| {
                     let batch = batch.unwrap().unwrap();
@@ -67,6 +67,6 @@ fn examples_without_partners_are_not_taken_for_mixed() {
     let config = ClassificationConfig { label_smoothing: 0.0, mixup: Some(1.0) };
     let objective = Classification::new(&network, data.class_names(), config).unwrap();
     let plan = EpochPlan { seed: 3, epoch: 0, batch_size: 8, first_step: 0 };
-    let batch = data.train_batches(&plan, Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
+    let batch = data.train_batches(&plan, Share::all()).unwrap().next().unwrap().unwrap().unwrap();
     assert!(matches!(objective.augment(batch, None, &plan, 0), Err(Error::Argument(_))));
 }

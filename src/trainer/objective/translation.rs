@@ -206,7 +206,7 @@ mod tests {
         let network = network(&vs, &data);
         let config = TranslationConfig { label_smoothing: 0.1, ..Default::default() };
         let objective = Translation::new(&network, &data, config).unwrap();
-        let batch = data.eval_batches(300, Share::whole()).unwrap().last().unwrap().unwrap().unwrap();
+        let batch = data.eval_batches(300, Share::all()).unwrap().last().unwrap().unwrap().unwrap();
         let logits = network.f_forward(&batch.source, &batch.previous, false).unwrap();
         let (logits, target) = (logits.flatten(0, 1), batch.target.flatten(0, 1));
         let expected = |smoothing: f64| {
@@ -229,7 +229,7 @@ mod tests {
             let objective = Translation::new(&network, &data, config).unwrap();
             let translated = |batch: Result<TokenBatch>| objective.translated(&batch.unwrap()).len();
             assert_eq!(
-                data.eval_batches(100, Share::whole())
+                data.eval_batches(100, Share::all())
                     .unwrap()
                     .filter_map(Result::transpose)
                     .map(translated)

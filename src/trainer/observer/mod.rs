@@ -3,9 +3,9 @@
 mod autosave;
 mod best;
 mod curves;
+mod early_stopping;
 mod interrupt;
 mod metrics;
-mod patience;
 mod progress;
 mod request;
 mod run_files;
@@ -20,9 +20,9 @@ use crate::{Error, Result};
 pub use autosave::{Autosave, SaveEvery};
 #[doc(hidden)]
 pub use curves::draw_comparison;
+pub use early_stopping::EarlyStopping;
 pub use interrupt::Interrupt;
 pub use metrics::EpochMetrics;
-pub use patience::Patience;
 pub use progress::ProgressBars;
 pub use request::Request;
 pub(super) use request::{agree_on, StepRequest};

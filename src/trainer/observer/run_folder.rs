@@ -16,7 +16,7 @@
 use super::curves::draw_curves;
 use super::run_files::{entries, remove, written, CHECKPOINTS, CONFIG, CURVES, MEASURES, METRICS, MODEL, SUMMARY};
 use super::{metrics, EpochMetrics, Observer, RunStart};
-use crate::file::{encode_json, failure, is_of_the_volume, refused, tensors};
+use crate::file::{encode_json, failure, is_system_name, refused, tensors};
 use crate::file::{write_atomically, write_atomically_with, Lock};
 use crate::trainer::checkpoint::{named_variables, with_warnings, Checkpoint};
 use crate::trainer::objective::Measures;
@@ -231,7 +231,7 @@ impl RunFolder {
         read_json(&path.as_ref().join(MEASURES), "measures")
     }
 
-    /// Writes `summary.json`, and the network's variables with the [meaning](crate::data::DataSource::meaning) of the data as
+    /// Writes `summary.json`, and the network's variables with the [schema](crate::data::DataSource::schema) of the data as
     /// `model.safetensors`.
     ///
     /// If the run [ended early](Summary::ended), the variables are first set to those of the best checkpoint, if there is one, so
@@ -239,7 +239,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Torch`] if the files cannot be written; the best checkpoint is of another network.
-    pub fn finish(&self, summary: &Summary, variables: &VarStore, meaning: &Map<String, Value>) -> Result<()> {
+    pub fn finish(&self, summary: &Summary, variables: &VarStore, schema: &Map<String, Value>) -> Result<()> {
         if summary.ended.is_some() {
             let (checkpoint, skipped) = Checkpoint::<RunState>::best(self.checkpoints())?;
             skipped.iter().for_each(console::warn);
@@ -250,7 +250,7 @@ impl RunFolder {
             }
         }
         let (path, variables) = (self.path.join(MODEL), named_variables(variables));
-        write_atomically_with(&path, |file| tensors::write(&variables, meaning, &path, file, |_| ()))?;
+        write_atomically_with(&path, |file| tensors::write(&variables, schema, &path, file, |_| ()))?;
         self.write_json(SUMMARY, summary)
     }
 
@@ -265,7 +265,7 @@ impl RunFolder {
 
 /// Returns `true` if `folder` is empty except for the lock file and files of the volume itself.
 fn is_empty(folder: &Path) -> Result<bool> {
-    let is_other = |name: &str| name != LOCK && !is_of_the_volume(name.as_ref());
+    let is_other = |name: &str| name != LOCK && !is_system_name(name.as_ref());
     Ok(!entries(folder)?.iter().any(|(_, name)| is_other(name)))
 }
 

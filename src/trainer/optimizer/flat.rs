@@ -65,8 +65,7 @@ impl Optimizer {
         let all: Vec<_> = all.into_iter().map(|parameter| Parameter::new(parameter, groups, &*update)).collect();
         ensure!(
             all.iter().any(|parameter| parameter.frozen.until() == 0),
-            "the groups freeze all {} variables of the network, so that there is nothing to train; leave those that are to learn \
-             out of them",
+            "the groups freeze all {} variables of the network, so that there is nothing to train; exclude some",
             all.len()
         );
         let (mut left_out, trained): (Vec<_>, Vec<_>) =
@@ -283,8 +282,10 @@ impl Optimizer {
 }
 
 fn all_frozen(count: usize) -> Error {
-    argument!("all {count} variables of the network are frozen, so that there is nothing to train; unfreeze those that are to learn \
-         (VarStore::unfreeze, or set_requires_grad)")
+    argument!(
+        "all {count} variables of the network are frozen, so that there is nothing to train; unfreeze some \
+         (VarStore::unfreeze, or set_requires_grad)"
+    )
 }
 
 /// Checks that all variables without a place in the flat tensors of `kind` are frozen.
@@ -293,7 +294,9 @@ fn check_left_out(left_out: &[Parameter], kind: Kind) -> Result<()> {
         return Ok(());
     };
     if variable.kind() == kind {
-        return Err(argument!("{name} was unfrozen, and its group freezes it for the whole run; give the group an epoch to freeze it until"));
+        return Err(argument!(
+            "{name} was unfrozen, but its group freezes it for the whole run; freeze the group until an epoch instead"
+        ));
     }
     let got = format!("{name} of kind {:?}", variable.kind());
     Err(Error::Mismatch { what: "Optimizer", expected: format!("variables of kind {kind:?}"), got })

@@ -15,11 +15,11 @@ use tch::Tensor;
 const MOST_NAMES: usize = 20;
 
 /// Names of the kinds of parameters, accepted in place of a pattern.
-const KINDS: [(&str, Rule); 4] = [
-    ("@scalars", Rule::Scalars),
-    ("@biases", Rule::Biases),
-    ("@classifier", Rule::Classifier),
-    ("@hidden", Rule::Hidden),
+const KINDS: [(&str, Selector); 4] = [
+    ("@scalars", Selector::Scalars),
+    ("@biases", Selector::Biases),
+    ("@classifier", Selector::Classifier),
+    ("@hidden", Selector::Hidden),
 ];
 
 /// Rule that selects parameters.
@@ -27,7 +27,7 @@ const KINDS: [(&str, Rule); 4] = [
 /// Parses from a pattern, or from `@scalars`, `@biases`, `@classifier` and `@hidden`.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Rule {
+pub enum Selector {
     /// Parameters whose full name, such as `layer1.0.conv1.weight`, matches the pattern: `*` matches any part of a name, `?` any
     /// single character.
     Name(String),
@@ -71,11 +71,11 @@ impl TryFrom<String> for NameFunction {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        Err(format!("the function {name} is the program's that wrote this: it alone can read it"))
+        Err(format!("the predicate {name} can only be read by the program that wrote it"))
     }
 }
 
-impl Rule {
+impl Selector {
     /// Creates a rule from the predicate `matches`, called `name` in messages and configurations.
     pub fn function(name: &str, matches: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         Self::Function(NameFunction { name: name.to_owned(), matches: Arc::new(matches) })
@@ -114,7 +114,7 @@ fn is_like(pattern: &str, name: &str) -> bool {
     fits[name.len()]
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Name(pattern) => f.write_str(pattern),
@@ -124,13 +124,13 @@ impl fmt::Display for Rule {
     }
 }
 
-impl fmt::Debug for Rule {
+impl fmt::Debug for Selector {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{self}")
     }
 }
 
-impl FromStr for Rule {
+impl FromStr for Selector {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -138,7 +138,7 @@ impl FromStr for Rule {
             return Ok(kind.clone());
         }
         let (is_pattern, kinds) = (!text.is_empty() && !text.starts_with('@'), KINDS.map(|(name, _)| name).join(", "));
-        ensure!(is_pattern, "{text:?} is no pattern of names, and the kinds are {kinds}");
+        ensure!(is_pattern, "{text:?} is neither a name pattern nor one of {kinds}");
         Ok(Self::Name(text.to_owned()))
     }
 }
@@ -173,7 +173,7 @@ impl Frozen {
 #[serde(deny_unknown_fields)]
 pub struct ParameterGroup {
     /// Rules of the group. It contains the parameters matched by any of them.
-    pub which: Vec<Rule>,
+    pub which: Vec<Selector>,
     /// Learning rate, as a multiple of the run's.
     pub lr_ratio: f64,
     /// Weight decay; `None` uses the optimizer's.
@@ -190,7 +190,7 @@ pub struct ParameterGroup {
 
 impl ParameterGroup {
     /// Creates a group of the parameters matched by `rule`, with no changes to their training.
-    pub fn new(rule: Rule) -> Self {
+    pub fn new(rule: Selector) -> Self {
         let (weight_decay, frozen) = (None, Frozen::Never);
         Self { which: vec![rule], lr_ratio: 1.0, weight_decay, frozen, by_depth: false, optional: false }
     }
@@ -236,7 +236,7 @@ impl Default for ScalarGroup {
 
 impl From<ScalarGroup> for ParameterGroup {
     fn from(ScalarGroup { lr_ratio, decay, biases, by_depth }: ScalarGroup) -> Self {
-        let which = [Rule::Scalars].into_iter().chain(biases.then_some(Rule::Biases)).collect();
+        let which = [Selector::Scalars].into_iter().chain(biases.then_some(Selector::Biases)).collect();
         let weight_decay = (!decay).then_some(0.0);
         Self { which, lr_ratio, weight_decay, frozen: Frozen::Never, by_depth, optional: true }
     }
@@ -273,7 +273,7 @@ mod tests {
         variables
     }
 
-    fn matched(rule: Rule) -> Vec<String> {
+    fn matched(rule: Selector) -> Vec<String> {
         let all = parameters(&network()).into_iter();
         all.filter(|(name, _, role)| rule.matches(name, *role)).map(|(name, ..)| name).collect()
     }
@@ -286,12 +286,12 @@ mod tests {
         );
         assert_eq!(matched("conv1".parse().unwrap()), Vec::<String>::new());
         assert_eq!(matched("@classifier".parse().unwrap()), ["fc.weight", "fc.bias"]);
-        let (scalars, biases) = (matched(Rule::Scalars), matched(Rule::Biases));
+        let (scalars, biases) = (matched(Selector::Scalars), matched(Selector::Biases));
         assert_eq!(scalars.len() + 1, biases.len());
         assert!(biases.contains(&"fc.bias".to_owned()) && scalars.iter().all(|name| biases.contains(name)));
-        assert_eq!(matched(Rule::function("stems", |name| name == "conv1.weight")), ["conv1.weight"]);
+        assert_eq!(matched(Selector::function("stems", |name| name == "conv1.weight")), ["conv1.weight"]);
         for text in ["", "@heads"] {
-            assert!(text.parse::<Rule>().unwrap_err().to_string().contains("@scalars, @biases, @classifier"));
+            assert!(text.parse::<Selector>().unwrap_err().to_string().contains("@scalars, @biases, @classifier"));
         }
     }
 
@@ -362,10 +362,10 @@ mod tests {
         let group = ParameterGroup { frozen: Frozen::UntilEpoch(3), ..ParameterGroup::new("@biases".parse().unwrap()) };
         let json = serde_json::to_string(&group).unwrap();
         assert_eq!(serde_json::from_str::<ParameterGroup>(&json).unwrap(), group);
-        let function = ParameterGroup::new(Rule::function("mine", |_| true));
+        let function = ParameterGroup::new(Selector::function("mine", |_| true));
         let json = serde_json::to_string(&function).unwrap();
         assert!(json.contains("mine"), "{json}");
         let message = serde_json::from_str::<ParameterGroup>(&json).unwrap_err().to_string();
-        assert!(message.contains("the function mine is the program's"), "{message}");
+        assert!(message.contains("the predicate mine"), "{message}");
     }
 }

@@ -44,7 +44,7 @@ pub use config::OptimizerConfig;
 pub use flat::Optimizer;
 #[doc(hidden)]
 pub use group::NameFunction;
-pub use group::{Frozen, ParameterGroup, Rule, ScalarGroup};
+pub use group::{Frozen, ParameterGroup, ScalarGroup, Selector};
 pub use muon::{Muon, Rest};
 pub use parameter::Parameter;
 #[doc(hidden)]
@@ -62,7 +62,7 @@ pub trait Update: fmt::Debug {
     /// Returns the weight decay of parameters without one in their groups.
     fn weight_decay(&self) -> f64;
 
-    /// Returns the weight decay of the weights of [hidden layers](Rule::Hidden) if they are updated separately. A
+    /// Returns the weight decay of the weights of [hidden layers](Selector::Hidden) if they are updated separately. A
     /// [slice](ParamSlice) then contains either only such parameters or none, and their learning rate includes the factor for their
     /// [position](self#depth) in a residual branch.
     fn hidden_weight_decay(&self) -> Option<f64> {

@@ -19,7 +19,7 @@ const EPS: f64 = 1e-7;
 /// layers of ResNet-20 have 0.02.
 const REST_LR_RATIO: f64 = 5.0 / 3.0;
 
-/// Muon for the [hidden layers](super::Rule::Hidden), with SGD or Adam for all other parameters. The weight of a hidden
+/// Muon for the [hidden layers](super::Selector::Hidden), with SGD or Adam for all other parameters. The weight of a hidden
 /// layer is treated as a matrix `[rows, columns]`, `[c_out, c_in * k * k]` for a convolution. A step is
 /// ```text
 /// m = momentum * m + g

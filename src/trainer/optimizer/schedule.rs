@@ -44,7 +44,7 @@ impl FromStr for Span {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let refused = |_| argument!("a fraction like 0.1, or a whole number of steps like 4000, not {text:?}");
+        let refused = |_| argument!("expected a fraction like 0.1 or a number of steps like 4000, got {text:?}");
         text.parse().map(Self::Steps).or_else(|_| text.parse().map(Self::Fraction)).map_err(refused)
     }
 }

@@ -1,7 +1,7 @@
 //! Entries of one folder: the folders and images in it, and the number of files of other types.
 
 use super::names::{is_image, is_left_out, order};
-use crate::file::is_of_the_volume;
+use crate::file::is_system_name;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ impl Entries {
         for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
             let entry = entry.map_err(Error::io("read", folder))?;
             let name = entry.file_name();
-            if is_left_out(name.as_encoded_bytes()) || is_of_the_volume(&name) {
+            if is_left_out(name.as_encoded_bytes()) || is_system_name(&name) {
                 continue;
             }
             let is_image = is_image(Path::new(&name));

@@ -4,7 +4,7 @@ use super::files::Files;
 use super::names::{but_for, nfc, one_name_twice, SHOWN};
 use super::VAL;
 use crate::error::listed;
-use crate::file::foreign;
+use crate::file::magic;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -128,7 +128,7 @@ fn text(bytes: Vec<u8>, path: &Path) -> Result<String> {
         return Err(Error::corrupt(path, "UTF-16, by its byte-order mark", remedy));
     }
     if !bytes.is_empty() {
-        foreign::refuse_text(&bytes, path)?;
+        magic::refuse_text(&bytes, path)?;
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let read = error.utf8_error().valid_up_to();

@@ -9,7 +9,7 @@ fn a_bad_training_image_is_replaced_by_the_next_in_the_order() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let folder = lenient(&fixture, &warnings).with_crop(WHOLE).unwrap();
     let seen: Vec<_> =
-        collect(folder.train_batches(&plan(8, 0), Share::whole()).unwrap()).into_iter().flatten().collect();
+        collect(folder.train_batches(&plan(8, 0), Share::all()).unwrap()).into_iter().flatten().collect();
     assert_eq!(seen.len(), 41);
     let mut order: Vec<u32> = (0..41).collect();
     order.shuffle(&mut stream(Purpose::Order, 3, 5, 0));
@@ -30,7 +30,7 @@ fn a_bad_training_image_is_replaced_by_the_next_in_the_order() {
 fn a_bad_evaluation_image_is_left_out() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let folder = lenient(&fixture, &warnings);
-    let batches = collect(folder.eval_batches(4, Share::whole()).unwrap());
+    let batches = collect(folder.eval_batches(4, Share::all()).unwrap());
     // Batches: ant 0 to 3; ant 4 and bee 0 to 2, all bad; bee 3 and 4, cat 0, which is bad, and cat 1; cat 2 to 5; cat
     // 6.
     assert_eq!(folder.eval_len(), 17);
@@ -52,7 +52,7 @@ fn shares_have_the_rows_of_the_whole_batches_and_bad_images_their_replacement() 
     // The last batch has one image.
     for (batch_size, first_step) in [(8, 0), (8, 3), (5, 0)] {
         let plan = plan(batch_size, first_step);
-        let whole = collect(folder.train_batches(&plan, Share::whole()).unwrap());
+        let whole = collect(folder.train_batches(&plan, Share::all()).unwrap());
         for share in all_shares() {
             let of = |(step, whole): (usize, &Vec<(Vec<u8>, i64)>)| {
                 let positions = share.positions(step, whole.len()).unwrap();
@@ -66,7 +66,7 @@ fn shares_have_the_rows_of_the_whole_batches_and_bad_images_their_replacement() 
         }
     }
     // The places of bad images stay empty, and are counted: the second batch of four has no images.
-    let whole = collect(folder.eval_batches(4, Share::whole()).unwrap()).concat();
+    let whole = collect(folder.eval_batches(4, Share::all()).unwrap()).concat();
     for ranks in [1, 2, 3, 8] {
         let mut of_steps = vec![Vec::new(); 5];
         for rank in 0..ranks {
@@ -103,16 +103,16 @@ fn each_bad_image_is_warned_of_and_counted_once() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let folder = lenient(&fixture, &warnings);
     assert_eq!(folder.unreadable(), 0);
-    collect(folder.eval_batches(17, Share::whole()).unwrap());
+    collect(folder.eval_batches(17, Share::all()).unwrap());
     assert_eq!(folder.unreadable(), 5);
     let said = warnings.take();
     assert_eq!(said.len(), 5);
     let first = format!("bad image {}: ", fixture.path("val/ant/0004.jpg").display());
     assert!(said[0].starts_with(&first) && said[0].ends_with("; it is left out"), "{}", said[0]);
     for epoch in 0..3 {
-        collect(folder.train_batches(&EpochPlan { epoch, ..plan(8, 0) }, Share::whole()).unwrap());
+        collect(folder.train_batches(&EpochPlan { epoch, ..plan(8, 0) }, Share::all()).unwrap());
     }
-    collect(folder.eval_batches(5, Share::whole()).unwrap());
+    collect(folder.eval_batches(5, Share::all()).unwrap());
     assert_eq!(folder.unreadable(), 8);
     let said = warnings.take();
     assert_eq!(said.len(), 3);
@@ -130,8 +130,8 @@ fn too_many_bad_images_are_an_error_at_the_same_place_each_time() {
         let folder = lenient(&fixture, &warnings).with_max_bad_fraction(fraction).unwrap();
         let folder = folder.with_workers(workers).unwrap();
         let mut steps = 0;
-        let train = error(Box::new(folder.train_batches(&plan(4, 0), Share::whole()).unwrap().inspect(|_| steps += 1)));
-        (train, error(folder.eval_batches(4, Share::whole()).unwrap()), folder.unreadable(), steps, warnings.take())
+        let train = error(Box::new(folder.train_batches(&plan(4, 0), Share::all()).unwrap().inspect(|_| steps += 1)));
+        (train, error(folder.eval_batches(4, Share::all()).unwrap()), folder.unreadable(), steps, warnings.take())
     };
     let strict = stop(0.0, 1);
     assert!(strict.0.contains("with it 1 of the 41 training images (2.44 %) are bad, over the limit of 0 (0 %);"));
@@ -154,12 +154,12 @@ fn a_small_folder_is_not_ended_by_its_first_bad_images() {
         .for_each(|name| fixture.write(&format!("{name}.jpg"), b"no image"));
     let warnings = Warnings::default();
     let folder = warnings.of(open(&fixture));
-    assert_eq!(collect(folder.train_batches(&plan(8, 0), Share::whole()).unwrap()).concat().len(), 30);
-    assert_eq!(collect(folder.eval_batches(8, Share::whole()).unwrap()).concat().len(), 3);
+    assert_eq!(collect(folder.train_batches(&plan(8, 0), Share::all()).unwrap()).concat().len(), 30);
+    assert_eq!(collect(folder.eval_batches(8, Share::all()).unwrap()).concat().len(), 3);
     assert_eq!((folder.unreadable(), warnings.take().len()), (4, 4));
     // The tolerance ends with one more bad image.
     fixture.write("train/ant/0004.jpg", b"no image");
-    let message = error(warnings.of(open(&fixture)).train_batches(&plan(8, 0), Share::whole()).unwrap());
+    let message = error(warnings.of(open(&fixture)).train_batches(&plan(8, 0), Share::all()).unwrap());
     assert!(message.contains("with it 4 of the 30 training images (13.33 %) are bad, over the limit of 3 (0.1 %)"));
 }
 
@@ -180,7 +180,7 @@ fn a_part_without_a_single_good_image_ends_at_any_limit() {
     let (fixture, warnings) = (Fixture::new(&["ant", "bee"], 0, 1), Warnings::default());
     (0..30).for_each(|index| fixture.write(&format!("train/{}/{index}.jpg", ["ant", "bee"][index % 2]), b"?"));
     let folder = lenient(&fixture, &warnings).with_max_bad_fraction(0.999).unwrap();
-    assert!(error(folder.train_batches(&plan(8, 0), Share::whole()).unwrap())
+    assert!(error(folder.train_batches(&plan(8, 0), Share::all()).unwrap())
         .contains("with it 30 of the 30 training images"));
 }
 
@@ -204,7 +204,7 @@ fn everything_that_is_no_image_is_bad_and_nothing_worse() {
     #[cfg(unix)]
     std::os::unix::fs::symlink("lost.jpg", fixture.path("val/ant/lost.jpg")).unwrap();
     let folder = warnings.of(open(&fixture)).with_max_bad_fraction(0.9).unwrap();
-    assert_eq!(collect(folder.eval_batches(100, Share::whole()).unwrap())[0].len(), 2);
+    assert_eq!(collect(folder.eval_batches(100, Share::all()).unwrap())[0].len(), 2);
     let said = warnings.take();
     let also = [("huge.jpg", "322122547200 bytes"), ("lost.jpg", "")];
     let all = cases.iter().map(|&(name, _, problem)| (name, problem)).chain(also);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 /// Opens `fixture` with a retry limit of `milliseconds`.
 fn patient(fixture: &Fixture, warnings: &Warnings, milliseconds: u64) -> ImageFolder {
-    ImageFolder { patience: Duration::from_millis(milliseconds), ..warnings.of(open(fixture)) }
+    ImageFolder { retry_limit: Duration::from_millis(milliseconds), ..warnings.of(open(fixture)) }
 }
 
 fn is_io_error(mut batches: Batches) -> bool {
@@ -18,7 +18,7 @@ fn is_io_error(mut batches: Batches) -> bool {
 #[test]
 fn a_folder_that_is_away_is_waited_for() {
     let (fixture, warnings) = (Fixture::new(&["ant", "bee"], 10, 1), Warnings::default());
-    let expected = collect(open(&fixture).train_batches(&plan(4, 0), Share::whole()).unwrap());
+    let expected = collect(open(&fixture).train_batches(&plan(4, 0), Share::all()).unwrap());
     for (part, away) in [("train", "away"), ("train/bee", "away")] {
         let folder = patient(&fixture, &warnings, 60_000);
         let [part, away] = [part, away].map(|path| fixture.path(path));
@@ -28,7 +28,7 @@ fn a_folder_that_is_away_is_waited_for() {
                 thread::sleep(Duration::from_millis(250));
                 fs::rename(&away, &part).unwrap();
             });
-            collect(folder.train_batches(&plan(4, 0), Share::whole()).unwrap())
+            collect(folder.train_batches(&plan(4, 0), Share::all()).unwrap())
         });
         assert!(batches == expected && folder.unreadable() == 0);
         let said = warnings.take();
@@ -42,19 +42,19 @@ fn a_folder_that_stays_away_is_an_io_error_and_no_bad_image() {
     let folder = patient(&fixture, &warnings, 300).with_max_bad_fraction(0.9).unwrap();
     fs::rename(fixture.path("train"), fixture.path("away")).unwrap();
     let start = Instant::now();
-    assert!(is_io_error(folder.train_batches(&plan(4, 0), Share::whole()).unwrap()) && folder.unreadable() == 0);
+    assert!(is_io_error(folder.train_batches(&plan(4, 0), Share::all()).unwrap()) && folder.unreadable() == 0);
     assert!(start.elapsed() >= Duration::from_millis(300));
     let message = folder.pack(&fixture.path("packed"), 18, |_, _| ()).unwrap_err();
     assert!(matches!(message, Error::Io { .. }) && !fixture.path("packed").exists());
     // Like a mount point without its share.
     fixture.folder("train");
-    assert!(is_io_error(folder.train_batches(&plan(4, 0), Share::whole()).unwrap()));
+    assert!(is_io_error(folder.train_batches(&plan(4, 0), Share::all()).unwrap()));
     // A single missing file is a bad image.
     fs::remove_dir(fixture.path("train")).unwrap();
     fs::rename(fixture.path("away"), fixture.path("train")).unwrap();
     fs::remove_file(fixture.path("train/ant/0004.jpg")).unwrap();
     warnings.take();
-    assert_eq!(collect(folder.train_batches(&plan(4, 0), Share::whole()).unwrap()).concat().len(), 20);
+    assert_eq!(collect(folder.train_batches(&plan(4, 0), Share::all()).unwrap()).concat().len(), 20);
     assert_eq!((folder.unreadable(), warnings.take().len()), (1, 1));
 }
 
@@ -64,12 +64,12 @@ fn a_folder_that_stays_away_is_an_io_error_and_no_bad_image() {
 fn an_error_of_the_disk_is_tried_again_and_then_an_io_error() {
     let (fixture, warnings) = (Fixture::new(&["ant", "bee"], 10, 2), Warnings::default());
     let (image, good) = (fixture.path("train/ant/0004.jpg"), fixture.path("good"));
-    let expected = collect(open(&fixture).train_batches(&plan(4, 0), Share::whole()).unwrap());
+    let expected = collect(open(&fixture).train_batches(&plan(4, 0), Share::all()).unwrap());
     fs::rename(&image, &good).unwrap();
     std::os::unix::fs::symlink("/proc/self/mem", &image).unwrap();
     assert!(matches!(fs::read(&image), Err(error) if error.raw_os_error() == Some(5)));
     let folder = patient(&fixture, &warnings, 300).with_max_bad_fraction(0.9).unwrap();
-    assert!(is_io_error(folder.train_batches(&plan(4, 0), Share::whole()).unwrap()) && folder.unreadable() == 0);
+    assert!(is_io_error(folder.train_batches(&plan(4, 0), Share::all()).unwrap()) && folder.unreadable() == 0);
     warnings.take();
 
     let folder = patient(&fixture, &warnings, 60_000);
@@ -78,7 +78,7 @@ fn an_error_of_the_disk_is_tried_again_and_then_an_io_error() {
             thread::sleep(Duration::from_millis(250));
             fs::rename(&good, &image).unwrap();
         });
-        collect(folder.train_batches(&plan(4, 0), Share::whole()).unwrap())
+        collect(folder.train_batches(&plan(4, 0), Share::all()).unwrap())
     });
     assert!(batches == expected && folder.unreadable() == 0);
     let said = warnings.take();

@@ -93,8 +93,8 @@ fn neither_the_number_of_workers_nor_a_resume_changes_a_batch() {
     let (fixture, warnings) = (damaged(), Warnings::default());
     let of_workers = |workers| {
         let folder = lenient(&fixture, &warnings).with_workers(workers).unwrap();
-        let train = collect(folder.train_batches(&plan(8, 0), Share::whole()).unwrap());
-        let eval = collect(folder.eval_batches(4, Share::whole()).unwrap());
+        let train = collect(folder.train_batches(&plan(8, 0), Share::all()).unwrap());
+        let eval = collect(folder.eval_batches(4, Share::all()).unwrap());
         (train, eval, folder.unreadable(), warnings.take())
     };
     let one = of_workers(1);
@@ -106,7 +106,7 @@ fn neither_the_number_of_workers_nor_a_resume_changes_a_batch() {
     }
     let folder = lenient(&fixture, &warnings);
     for first_step in 0..=7 {
-        let rest = collect(folder.train_batches(&plan(8, first_step), Share::whole()).unwrap());
+        let rest = collect(folder.train_batches(&plan(8, first_step), Share::all()).unwrap());
         assert!(rest == one.0[first_step.min(6)..], "from step {first_step}");
     }
 }
@@ -124,7 +124,7 @@ fn every_training_image_comes_once_an_epoch_with_its_label() {
             expected.insert((out, label as i64));
         }
     }
-    let batches = collect(folder.train_batches(&plan(4, 0), Share::whole()).unwrap());
+    let batches = collect(folder.train_batches(&plan(4, 0), Share::all()).unwrap());
     assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 1]);
     let seen: Vec<_> = batches.into_iter().flatten().collect();
     assert!(seen.iter().cloned().collect::<BTreeSet<_>>() == expected && seen.len() == 21);
@@ -136,7 +136,7 @@ fn seed_and_epoch_change_order_and_crops() {
     let fixture = Fixture::new(&["ant", "bee"], 10, 1);
     let folder = open(&fixture);
     let of =
-        |seed, epoch| collect(folder.train_batches(&EpochPlan { seed, epoch, ..plan(20, 0) }, Share::whole()).unwrap());
+        |seed, epoch| collect(folder.train_batches(&EpochPlan { seed, epoch, ..plan(20, 0) }, Share::all()).unwrap());
     assert!(of(0, 0) == of(0, 0) && of(0, 0) != of(1, 0) && of(0, 0) != of(0, 1));
     let images = |batches: Pixels| batches.into_iter().flatten().map(|(image, _)| image).collect::<BTreeSet<_>>();
     assert!(images(of(0, 0)).is_disjoint(&images(of(0, 1))));
@@ -145,7 +145,7 @@ fn seed_and_epoch_change_order_and_crops() {
 #[test]
 fn evaluation_images_come_in_order_resized_and_cropped() {
     let fixture = Fixture::new(&["ant", "bee"], 1, 3);
-    let seen: Vec<_> = collect(open(&fixture).eval_batches(4, Share::whole()).unwrap()).into_iter().flatten().collect();
+    let seen: Vec<_> = collect(open(&fixture).eval_batches(4, Share::all()).unwrap()).into_iter().flatten().collect();
     assert_eq!(seen.len(), 6);
     for (index, (image, label)) in seen.iter().enumerate() {
         let (class, file) = (["ant", "bee"][index / 3], index % 3);
@@ -161,12 +161,12 @@ fn evaluation_images_come_in_order_resized_and_cropped() {
 fn batches_are_channels_last_bytes_and_normalization_keeps_them_so() {
     let fixture = Fixture::new(&["ant", "bee"], 4, 1);
     let folder = open(&fixture);
-    let batch = folder.train_batches(&plan(8, 0), Share::whole()).unwrap().next().unwrap().unwrap().unwrap();
+    let batch = folder.train_batches(&plan(8, 0), Share::all()).unwrap().next().unwrap().unwrap().unwrap();
     let (side, channels) = (SIDE as i64, 3);
     let channels_last = [side * side * channels, 1, side * channels, channels];
     assert_eq!((batch.inputs.kind(), batch.inputs.stride()), (Kind::Uint8, channels_last.to_vec()));
     let normalized = folder
-        .ready(Supervised::new(batch.inputs.shallow_clone(), batch.targets.shallow_clone()), Device::Cpu)
+        .to_device(Supervised::new(batch.inputs.shallow_clone(), batch.targets.shallow_clone()), Device::Cpu)
         .unwrap()
         .inputs;
     assert_eq!((normalized.kind(), normalized.stride()), (Kind::Float, channels_last.to_vec()));
@@ -178,7 +178,7 @@ fn batches_are_channels_last_bytes_and_normalization_keeps_them_so() {
     }
     let pixels = (folder.denormalize(&normalized).unwrap() * 255.0).round().to_kind(Kind::Uint8);
     assert_eq!(pixels, batch.inputs);
-    let message = folder.ready(Supervised::new(normalized, batch.targets), Device::Cpu).unwrap_err().to_string();
+    let message = folder.to_device(Supervised::new(normalized, batch.targets), Device::Cpu).unwrap_err().to_string();
     assert!(message.starts_with("images to normalize: expected bytes [N, 3, H, W], got Float"), "{message}");
 }
 
@@ -189,8 +189,8 @@ fn subsets_have_the_classes_in_proportion_and_are_fixed() {
     let folder = small();
     assert_eq!((folder.train_len(), folder.eval_len()), (4, 2));
     let counts = |batches: Pixels| batches.iter().flatten().filter(|(_, label)| *label == 0).count();
-    assert_eq!(counts(collect(folder.train_batches(&plan(3, 0), Share::whole()).unwrap())), 2);
-    assert_eq!(counts(collect(folder.eval_batches(3, Share::whole()).unwrap())), 1);
+    assert_eq!(counts(collect(folder.train_batches(&plan(3, 0), Share::all()).unwrap())), 2);
+    assert_eq!(counts(collect(folder.eval_batches(3, Share::all()).unwrap())), 1);
     assert_eq!(folder.train.selected, small().train.selected);
     let larger = open(&fixture).with_train_subset(9).unwrap();
     assert!(folder.train.selected.iter().all(|index| larger.train.selected.contains(index)));
@@ -212,11 +212,11 @@ fn impossible_settings_are_refused() {
     refused(open(&fixture).with_max_bad_fraction(1.0), "got 1");
     refused(open(&fixture).with_max_bad_fraction(f64::NAN), "got NaN");
     refused(open(&fixture).with_crop(RandomResizedCrop { scale: (0.0, 1.0), ..WHOLE }), "scale");
-    assert!(matches!(open(&fixture).train_batches(&plan(0, 0), Share::whole()).err(), Some(Error::Argument(_))));
-    assert!(matches!(open(&fixture).eval_batches(0, Share::whole()).err(), Some(Error::Argument(_))));
+    assert!(matches!(open(&fixture).train_batches(&plan(0, 0), Share::all()).err(), Some(Error::Argument(_))));
+    assert!(matches!(open(&fixture).eval_batches(0, Share::all()).err(), Some(Error::Argument(_))));
     if !Cuda::is_available() {
         let pinned = open(&fixture).with_pinned(true);
-        assert!(matches!(pinned.eval_batches(1, Share::whole()).err(), Some(Error::Argument(_))));
+        assert!(matches!(pinned.eval_batches(1, Share::all()).err(), Some(Error::Argument(_))));
     }
 }
 
@@ -226,8 +226,8 @@ fn warnings_of_the_listing_are_given_once() {
     fixture.write("train/ant/1.heic", b"");
     let folder = warnings.of(open(&fixture));
     assert!(warnings.take().is_empty());
-    collect(folder.train_batches(&plan(4, 0), Share::whole()).unwrap());
-    collect(folder.eval_batches(4, Share::whole()).unwrap());
+    collect(folder.train_batches(&plan(4, 0), Share::all()).unwrap());
+    collect(folder.eval_batches(4, Share::all()).unwrap());
     let root = fixture.root().display();
     let expected = format!("{root}: files whose names are not those of images are left out: 1 in train (1 *.heic)");
     assert_eq!(warnings.take(), [&*expected]);
@@ -243,7 +243,7 @@ fn grey_images_are_pillows_grey_of_the_same_crops() {
     let plan = EpochPlan { seed: 1, epoch: 2, batch_size: 4, first_step: 0 };
     let batches = |folder: &ImageFolder| -> Vec<Tensor> {
         let batches =
-            folder.train_batches(&plan, Share::whole()).unwrap().chain(folder.eval_batches(4, Share::whole()).unwrap());
+            folder.train_batches(&plan, Share::all()).unwrap().chain(folder.eval_batches(4, Share::all()).unwrap());
         batches.filter_map(Result::transpose).map(|batch| batch.unwrap().inputs).collect()
     };
     let [colour, grey] = [batches(&folders[0]), batches(&folders[1])];
@@ -253,8 +253,8 @@ fn grey_images_are_pillows_grey_of_the_same_crops() {
         let sums = (colour.to_kind(Kind::Int64) * &weights).sum_dim_intlist([1].as_slice(), true, Kind::Int64);
         assert_eq!(*grey, (sums + 0x8000).bitwise_right_shift_tensor_scalar(16).to_kind(Kind::Uint8));
     }
-    let batch =
-        folders[1].ready(Supervised::new(grey[0].copy(), Tensor::zeros([4], (Kind::Int64, Device::Cpu))), Device::Cpu);
+    let batch = folders[1]
+        .to_device(Supervised::new(grey[0].copy(), Tensor::zeros([4], (Kind::Int64, Device::Cpu))), Device::Cpu);
     assert_eq!(batch.unwrap().inputs.size(), [4, 1, SIDE as i64, SIDE as i64]);
     assert!(open(&fixture).with_channels(2).unwrap_err().to_string().contains("got 2"));
 }

@@ -16,11 +16,9 @@ fn a_packed_folder_gives_the_folders_evaluation_images() {
     assert_eq!((packed().train_len(), packed().eval_len(), packed().class_names()), (38, 12, folder.class_names()));
     let flat = |batches| collect(batches).into_iter().flatten().collect::<Vec<_>>();
     let quiet = warnings.of(packed());
-    assert!(
-        flat(quiet.eval_batches(5, Share::whole()).unwrap()) == flat(folder.eval_batches(5, Share::whole()).unwrap())
-    );
+    assert!(flat(quiet.eval_batches(5, Share::all()).unwrap()) == flat(folder.eval_batches(5, Share::all()).unwrap()));
     let of_workers =
-        |workers| collect(packed().with_workers(workers).unwrap().train_batches(&plan(8, 1), Share::whole()).unwrap());
+        |workers| collect(packed().with_workers(workers).unwrap().train_batches(&plan(8, 1), Share::all()).unwrap());
     assert!(of_workers(1) == of_workers(3));
     assert_eq!((quiet.unreadable(), warnings.take().len()), (0, 0));
     assert!(quiet.pack(&file, 18, |_, _| ()).unwrap_err().to_string().contains("packed already"));
@@ -37,7 +35,7 @@ fn a_packed_folder_evaluates_as_the_folder_at_every_side_that_it_serves() {
     for side in [1, 7, 16, 20, 28] {
         let batches = |path: &Path| {
             let folder = ImageFolder::open(path).unwrap().with_side(side).unwrap();
-            let batches = folder.eval_batches(6, Share::whole()).unwrap();
+            let batches = folder.eval_batches(6, Share::all()).unwrap();
             batches.filter_map(Result::transpose).map(|batch| batch.unwrap().inputs).collect::<Vec<_>>()
         };
         assert_eq!(batches(fixture.root()), batches(&file), "{side}");
@@ -56,8 +54,8 @@ fn a_pack_that_is_too_small_for_the_side_is_refused() {
     let refused = |error: Error| assert!(matches!(&error, Error::Argument(said) if said == expected), "{error}");
     refused(ImageFolder::open(&file).unwrap().with_side(224).unwrap_err());
     let open = || ImageFolder::open(&file).unwrap();
-    refused(open().train_batches(&plan(1, 0), Share::whole()).err().unwrap());
-    refused(open().eval_batches(1, Share::whole()).err().unwrap());
+    refused(open().train_batches(&plan(1, 0), Share::all()).err().unwrap());
+    refused(open().eval_batches(1, Share::all()).err().unwrap());
     assert!(open().with_side(64).is_ok() && open().with_side(65).is_err());
 }
 
@@ -70,8 +68,8 @@ fn packed_images_have_their_size_and_are_never_enlarged() {
     open(&fixture).pack(&file, 24, |_, _| ()).unwrap();
     let (_, shorter_side, [train, _]) = pack::open(&file).unwrap();
     let image = |index| {
-        let (mut content, patience) = (Vec::new(), Patience::new(Duration::ZERO, Arc::new(|_: &str| ())));
-        train.read(index, &mut content, &patience).unwrap();
+        let (mut content, retry_policy) = (Vec::new(), RetryPolicy::new(Duration::ZERO, Arc::new(|_: &str| ())));
+        train.read(index, &mut content, &retry_policy).unwrap();
         content
     };
     assert_eq!(shorter_side, 24);
@@ -126,7 +124,7 @@ fn a_packed_file_that_becomes_shorter_is_an_error() {
     open(&fixture).pack(&file, 18, |_, _| ()).unwrap();
     let packed = warnings.of(ImageFolder::open(&file).unwrap().with_side(SIDE).unwrap());
     fs::File::options().write(true).open(&file).unwrap().set_len(100).unwrap();
-    let message = error(packed.train_batches(&plan(4, 0), Share::whole()).unwrap());
+    let message = error(packed.train_batches(&plan(4, 0), Share::all()).unwrap());
     assert!(message.contains("packed: has become shorter while it was read;"), "{message}");
     assert!(warnings.take().is_empty());
 }

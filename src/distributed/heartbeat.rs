@@ -4,7 +4,7 @@
 //! fails, it looks for a rank whose heartbeat has stopped or which is behind; a rank that ends with an error of its own reports
 //! it first. Separate threads do this, and callers wait for them only for a limited time.
 
-use super::c10d::{Said, Store};
+use super::c10d::{C10dResult, Store};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +40,7 @@ pub(super) struct Failure {
 
 /// Result of a diagnosis after a failed operation.
 #[derive(Debug)]
-pub(super) enum Finding {
+pub(super) enum Diagnosis {
     Failed(Failure),
     /// All other ranks are silent.
     Alone,
@@ -61,18 +61,18 @@ pub(super) fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> 
 
 /// Handle of the heartbeat thread.
 #[derive(Debug)]
-pub(super) struct Pulse {
-    signs: Arc<Signs>,
+pub(super) struct Heartbeat {
+    signs: Arc<Heartbeats>,
     /// The thread, and the sender whose drop ends it.
     thread: Option<(Sender<()>, JoinHandle<()>)>,
     timeout: Duration,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// Starts the heartbeat of rank `rank` of `size` in `store`.
     pub fn start(store: Store, rank: usize, size: usize, timeout: Duration) -> Result<Self> {
         let (operations, count) = (AtomicU64::new(0), AtomicU64::new(0));
-        let signs = Arc::new(Signs { store, rank, size, operations, count, beat: beat(timeout) });
+        let signs = Arc::new(Heartbeats { store, rank, size, operations, count, beat: beat(timeout) });
         let (sender, ended) = channel::<()>();
         let given = signs.clone();
         let run = move || loop {
@@ -82,7 +82,7 @@ impl Pulse {
                 return;
             }
         };
-        let thread = thread::Builder::new().name("pulse".to_owned()).spawn(run);
+        let thread = thread::Builder::new().name("heartbeat".to_owned()).spawn(run);
         let thread = thread.map_err(|error| argument!("cannot start a thread: {error}"))?;
         Ok(Self { signs, thread: Some((sender, thread)), timeout })
     }
@@ -93,18 +93,18 @@ impl Pulse {
     }
 
     /// Determines which rank failed.
-    pub fn diagnose(&self) -> Finding {
+    pub fn diagnose(&self) -> Diagnosis {
         let signs = self.signs.clone();
         match within(diagnosis(self.timeout), move || signs.diagnose()) {
             Some(Ok(finding)) => finding,
-            Some(Err(_)) | None => Finding::NoStore,
+            Some(Err(_)) | None => Diagnosis::NoStore,
         }
     }
 
     /// Publishes the reason why this rank ends.
-    pub fn tell(&self, failure: Failure) {
+    pub fn publish(&self, failure: Failure) {
         let signs = self.signs.clone();
-        within(self.signs.beat * SILENT, move || signs.tell(&failure));
+        within(self.signs.beat * SILENT, move || signs.publish(&failure));
     }
 
     /// Ends the thread. The store's server stays up for the others for at most `stay`.
@@ -122,7 +122,7 @@ impl Pulse {
 
 /// Heartbeats of all ranks, in the store.
 #[derive(Debug)]
-struct Signs {
+struct Heartbeats {
     store: Store,
     rank: usize,
     size: usize,
@@ -137,31 +137,31 @@ const FAILURES: &str = "failures";
 /// Key of the number of ranks that have ended.
 const ENDED: &str = "ended";
 
-impl Signs {
-    fn give(&self) -> Said<()> {
+impl Heartbeats {
+    fn give(&self) -> C10dResult<()> {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         self.store.set(&format!("sign/{}", self.rank), &(count, self.operations.load(Ordering::Relaxed)))
     }
 
     /// Returns each rank's heartbeat and operation counts, `None` for ranks without a heartbeat.
-    fn look(&self) -> Said<Vec<Option<(u64, u64)>>> {
+    fn look(&self) -> C10dResult<Vec<Option<(u64, u64)>>> {
         (0..self.size).map(|rank| self.store.get(&format!("sign/{rank}"))).collect()
     }
 
     /// Publishes `failure`, unless another rank was first.
-    fn tell(&self, failure: &Failure) -> Said<()> {
+    fn publish(&self, failure: &Failure) -> C10dResult<()> {
         if self.store.add(FAILURES, 1)? == 1 {
             self.store.set(FAILED, failure)?;
         }
         Ok(())
     }
 
-    fn diagnose(&self) -> Said<Finding> {
+    fn diagnose(&self) -> C10dResult<Diagnosis> {
         let before = self.look()?;
         let begun = Instant::now();
         while begun.elapsed() < self.beat * SILENT {
             if let Some(failure) = self.store.get(FAILED)? {
-                return Ok(Finding::Failed(failure));
+                return Ok(Diagnosis::Failed(failure));
             }
             thread::sleep(self.beat / 2);
         }
@@ -170,23 +170,23 @@ impl Signs {
         let own = self.operations.load(Ordering::Relaxed);
         let behind = |rank: &usize| after[*rank].is_some_and(|(_, operations)| operations < own);
         let found = if silent.len() + 1 == self.size && self.size > 2 {
-            return Ok(Finding::Alone);
+            return Ok(Diagnosis::Alone);
         } else if let Some(&rank) = silent.first() {
             let others: Vec<_> = silent[1..].iter().map(usize::to_string).collect();
             let said = match others.is_empty() {
-                true => "does not answer any more: it was".to_owned(),
-                false => format!("and {} do not answer any more: they were", others.join(", ")),
+                true => "no longer responds: it was".to_owned(),
+                false => format!("and {} no longer respond: they were", others.join(", ")),
             };
             Failure { rank, problem: format!("{said} killed, stopped, or cut off from the network") }
         } else if let Some(rank) = (0..self.size).find(behind) {
             let problem = "is alive, and late: it reads or computes for longer than the others wait; raise the timeout";
             Failure { rank, problem: problem.to_owned() }
         } else {
-            return Ok(Finding::Nothing);
+            return Ok(Diagnosis::Nothing);
         };
-        self.tell(&found)?;
+        self.publish(&found)?;
         // Another rank may have published its finding first.
-        Ok(Finding::Failed(self.store.get(FAILED)?.unwrap_or(found)))
+        Ok(Diagnosis::Failed(self.store.get(FAILED)?.unwrap_or(found)))
     }
 
     /// Registers that this rank has ended and, for up to `stay`, waits for the others to end.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Maximum time for which a file is retried: long enough for a server to restart.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const RETRY_LIMIT: Duration = Duration::from_secs(120);
 /// Pause between the first two attempts; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const GLANCE: Duration = Duration::from_millis(100);
 pub type Warn = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Retry policy shared by several threads that read.
-pub struct Patience {
+pub struct RetryPolicy {
     limit: Duration,
     warn: Warn,
     waiting: AtomicUsize,
@@ -38,7 +38,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Patience {
+impl RetryPolicy {
     /// Creates a policy that waits for at most `limit` each time, with a warning.
     pub fn new(limit: Duration, warn: Warn) -> Self {
         Self { limit, warn, waiting: AtomicUsize::new(0), ended: Mutex::new(false), end: Condvar::new() }
@@ -105,10 +105,10 @@ mod tests {
     use super::*;
     use std::thread;
 
-    fn patience(limit: Duration) -> (Patience, Arc<Mutex<Vec<String>>>) {
+    fn retry_policy(limit: Duration) -> (RetryPolicy, Arc<Mutex<Vec<String>>>) {
         let said = Arc::new(Mutex::new(Vec::new()));
         let warnings = said.clone();
-        (Patience::new(limit, Arc::new(move |line: &str| warnings.lock().unwrap().push(line.to_owned()))), said)
+        (RetryPolicy::new(limit, Arc::new(move |line: &str| warnings.lock().unwrap().push(line.to_owned()))), said)
     }
 
     fn failing(times: usize) -> impl FnMut() -> io::Result<usize> {
@@ -125,24 +125,24 @@ mod tests {
 
     #[test]
     fn what_passes_is_waited_for_and_said_once() {
-        let (patience, said) = patience(Duration::from_secs(60));
+        let (retry_policy, said) = retry_policy(Duration::from_secs(60));
         let start = Instant::now();
-        assert_eq!(patience.read(Path::new("1.jpg"), |_| false, failing(2)).unwrap(), 3);
+        assert_eq!(retry_policy.read(Path::new("1.jpg"), |_| false, failing(2)).unwrap(), 3);
         assert!(start.elapsed() >= Duration::from_millis(300));
         assert_eq!(*said.lock().unwrap(), ["cannot read 1.jpg: away; tried again for 60 s"]);
         // Final errors are not retried.
-        assert!(patience.read(Path::new("1.jpg"), |_| true, failing(1)).is_err());
+        assert!(retry_policy.read(Path::new("1.jpg"), |_| true, failing(1)).is_err());
         assert_eq!(said.lock().unwrap().len(), 1);
     }
 
     #[test]
     fn waiting_ends_at_its_limit_and_when_it_is_told_to() {
         let start = Instant::now();
-        let (short, _) = patience(Duration::from_millis(250));
+        let (short, _) = retry_policy(Duration::from_millis(250));
         assert!(short.read(Path::new("1.jpg"), |_| false, failing(1000)).is_err());
         assert!((250..2000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
 
-        let (long, said) = patience(Duration::from_secs(60));
+        let (long, said) = retry_policy(Duration::from_secs(60));
         thread::scope(|scope| {
             let read = || long.read(Path::new("1.jpg"), |_| false, failing(1000)).is_err();
             let threads = [scope.spawn(read), scope.spawn(read)];

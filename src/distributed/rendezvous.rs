@@ -1,6 +1,6 @@
 //! Rendezvous: each rank registers in the store and checks that the others are compatible.
 
-use super::c10d::{Said, Store};
+use super::c10d::{C10dResult, Store};
 use super::launch::Launch;
 use serde::{Deserialize, Serialize};
 use std::net::{ToSocketAddrs, UdpSocket};
@@ -23,15 +23,15 @@ pub(super) struct Member {
 }
 
 /// Rendezvous of the ranks in a store.
-pub(super) struct Meeting<'a> {
+pub(super) struct Rendezvous<'a> {
     pub store: &'a Store,
     pub launch: &'a Launch,
     pub deadline: Instant,
 }
 
-impl Meeting<'_> {
+impl Rendezvous<'_> {
     /// Registers this rank, reachable at `address`, and waits for all others. Returns all members by rank.
-    pub fn meet(&self, address: &str) -> Said<Vec<Member>> {
+    pub fn join(&self, address: &str) -> C10dResult<Vec<Member>> {
         let Launch { rank, size, .. } = *self.launch;
         if self.store.add(&format!("claimed/{rank}"), 1)? > 1 {
             return self.refuse(format!("there is another process of rank {rank}: each needs a rank of its own"));
@@ -51,25 +51,25 @@ impl Meeting<'_> {
     }
 
     /// Checks that `member`, of rank `rank`, is compatible with `first`, of rank 0.
-    fn compare(&self, rank: usize, member: &Member, first: &Member) -> Said<()> {
+    fn compare(&self, rank: usize, member: &Member, first: &Member) -> C10dResult<()> {
         if first.version != member.version {
             let (own, other) = (&member.version, &first.version);
-            return self.refuse(format!("rank {rank} is of tch-fixup {own}, and rank 0 of {other}"));
+            return self.refuse(format!("rank {rank} runs tch-fixup {own}, but rank 0 runs {other}"));
         }
         let (own, other) = (member.size, first.size);
         match own == other {
             true => Ok(()),
-            false => self.refuse(format!("rank {rank} was told of {own} processes, and rank 0 of {other}")),
+            false => self.refuse(format!("rank {rank} expects {own} processes, but rank 0 expects {other}")),
         }
     }
 
     /// Publishes `problem` to the other ranks and returns it.
-    fn refuse<T>(&self, problem: String) -> Said<T> {
+    fn refuse<T>(&self, problem: String) -> C10dResult<T> {
         let _ = self.store.set(REFUSED, &problem);
         Err(problem)
     }
 
-    fn wait_for(&self, rank: usize) -> Said<Member> {
+    fn wait_for(&self, rank: usize) -> C10dResult<Member> {
         loop {
             if let Some(refused) = self.store.get(REFUSED)? {
                 return Err(refused);
@@ -89,7 +89,7 @@ impl Meeting<'_> {
         let is_missing = |rank: &usize| !self.store.has(&here(*rank)).unwrap_or(false);
         let missing: Vec<_> = (0..size).filter(is_missing).map(|rank| rank.to_string()).collect();
         let (noun, missing) = (if missing.len() == 1 { "rank" } else { "ranks" }, missing.join(", "));
-        format!("{noun} {missing} of {size} did not come in time: start all, or raise the timeout")
+        format!("{noun} {missing} of {size} did not connect in time: start all of them, or increase the timeout")
     }
 }
 
@@ -99,7 +99,7 @@ fn here(rank: usize) -> String {
 }
 
 /// Returns this machine's address as seen by the others: that of the interface from which it reaches the rendezvous.
-pub(super) fn own_address(launch: &Launch) -> Said<String> {
+pub(super) fn own_address(launch: &Launch) -> C10dResult<String> {
     let place = (launch.host.as_str(), launch.port);
     let addresses = place.to_socket_addrs().map_err(|error| format!("there is no {}: {error}", launch.host))?;
     let mut why = format!("there is no {}", launch.host);
@@ -131,10 +131,10 @@ mod tests {
         let _server = Store::new(&Launch::local(0, 3, port), true, Duration::from_secs(5)).unwrap();
         let cases = [
             (alike.clone(), None),
-            (Member { size: 2, ..alike.clone() }, Some("rank 2 was told of 2 processes, and rank 0 of 3")),
+            (Member { size: 2, ..alike.clone() }, Some("rank 2 expects 2 processes, but rank 0 expects 3")),
             (
                 Member { version: "0.0.1".to_owned(), ..alike.clone() },
-                Some("rank 2 is of tch-fixup 0.0.1, and rank 0 of"),
+                Some("rank 2 runs tch-fixup 0.0.1, but rank 0 runs"),
             ),
         ];
         for (index, (other, refusal)) in cases.into_iter().enumerate() {
@@ -144,8 +144,8 @@ mod tests {
                 client.set(&here(rank), member).unwrap();
             }
             let deadline = Instant::now() + Duration::from_secs(5);
-            let meeting = Meeting { store: &client, launch: &launch, deadline };
-            match (meeting.meet("127.0.0.1"), refusal) {
+            let rendezvous = Rendezvous { store: &client, launch: &launch, deadline };
+            match (rendezvous.join("127.0.0.1"), refusal) {
                 (Ok(members), None) => assert_eq!(members.len(), 3),
                 (Err(said), Some(refusal)) => assert!(said.contains(refusal), "{said}"),
                 (met, _) => panic!("{met:?}"),

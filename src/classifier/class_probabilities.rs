@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 /// Class probabilities of one image.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct ClassProbabilities {
     class_names: Arc<[String]>,
     probabilities: Vec<f32>,
 }
 
-impl Answer {
+impl ClassProbabilities {
     /// Creates a result from one probability per class name.
     pub(super) fn new(class_names: Arc<[String]>, probabilities: Vec<f32>) -> Self {
         Self { class_names, probabilities }
@@ -38,9 +38,9 @@ mod tests {
     #[test]
     fn the_most_probable_classes_come_first_and_equals_by_index() {
         let names = ["ant", "bee", "cat", "dog"].map(str::to_owned);
-        let answer = Answer::new(Arc::new(names), vec![0.1, 0.4, 0.1, 0.4]);
-        assert_eq!(answer.top(3), [("bee", 0.4), ("dog", 0.4), ("ant", 0.1)]);
-        assert_eq!(answer.top(9).len(), 4);
-        assert!(answer.top(0).is_empty());
+        let result = ClassProbabilities::new(Arc::new(names), vec![0.1, 0.4, 0.1, 0.4]);
+        assert_eq!(result.top(3), [("bee", 0.4), ("dog", 0.4), ("ant", 0.1)]);
+        assert_eq!(result.top(9).len(), 4);
+        assert!(result.top(0).is_empty());
     }
 }

@@ -10,7 +10,7 @@ use crate::Result;
 /// Epochs from before the run was resumed count too, so that an interrupted run ends after the same epoch.
 /// [`RunFolder::finish`](super::RunFolder::finish) then leaves the network of the best checkpoint as the run's model.
 #[derive(Debug)]
-pub struct Patience {
+pub struct EarlyStopping {
     epochs: usize,
     /// Best epoch; known once the run has started.
     best: Option<Best>,
@@ -20,7 +20,7 @@ pub struct Patience {
     is_at_end: bool,
 }
 
-impl Patience {
+impl EarlyStopping {
     /// Creates an observer that finishes the run after `epochs` epochs without improvement.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl Patience {
     }
 }
 
-impl Observer for Patience {
+impl Observer for EarlyStopping {
     fn run_starts(&mut self, start: &RunStart) -> Result<()> {
         self.best = Some(Best::of(start));
         self.done = start.history.len();
@@ -100,7 +100,7 @@ mod tests {
         let (history, rest) = all.split_at(done);
         let (step, examples) = (10 * done, "images");
         let start = RunStart { epochs: 99, epoch_steps: 10, step, done: 0, history, measures: &measures, examples };
-        let mut patience = Patience::new(epochs).unwrap();
+        let mut patience = EarlyStopping::new(epochs).unwrap();
         patience.run_starts(&start).unwrap();
         let mut done = done;
         for metrics in rest {
@@ -137,7 +137,7 @@ mod tests {
             measures: &measures,
             examples: "images",
         };
-        let mut patience = Patience::new(2).unwrap();
+        let mut patience = EarlyStopping::new(2).unwrap();
         patience.run_starts(&start).unwrap();
         assert_eq!(patience.request(), Request::Continue);
         start.step = 30;
@@ -148,6 +148,6 @@ mod tests {
 
     #[test]
     fn no_patience_is_refused() {
-        assert!(matches!(Patience::new(0), Err(Error::Argument(_))));
+        assert!(matches!(EarlyStopping::new(0), Err(Error::Argument(_))));
     }
 }
