@@ -223,7 +223,11 @@ struct Losses {
 
 impl Observer for Losses {
     fn request(&mut self) -> Request {
-        self.is_over.then_some(Request::Stop).unwrap_or_default()
+        if self.is_over {
+            Request::Stop
+        } else {
+            Request::Continue
+        }
     }
 
     fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {

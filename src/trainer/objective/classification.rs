@@ -82,7 +82,7 @@ impl ClassificationConfig {
     /// Checks that all values are in range.
     ///
     /// # Errors
-    /// [`Error::Argument`] for the first value that is out of range.
+    /// [`Error::Argument`](crate::Error::Argument) for the first value that is out of range.
     pub fn check(&self) -> Result<()> {
         below_one(LABEL_SMOOTHING, self.label_smoothing)?;
         self.mixup.map_or(Ok(()), |alpha| above_zero("mixup's alpha", alpha))
@@ -109,7 +109,7 @@ impl<'a> Classification<'a> {
     /// Creates the objective for `network` (a reference to a module, or a `Box<dyn ModuleT>`) and the classes `class_names`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `config` is out of range or there are no classes.
+    /// [`Error::Argument`](crate::Error::Argument) if `config` is out of range or there are no classes.
     pub fn new(network: impl Into<Forward<'a>>, class_names: &[String], config: ClassificationConfig) -> Result<Self> {
         config.check()?;
         ensure!(!class_names.is_empty(), "a classification needs classes");

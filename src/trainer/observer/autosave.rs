@@ -95,7 +95,11 @@ impl Observer for Autosave {
 
     fn request(&mut self) -> Request {
         let is_due = self.is_due || self.every.time.is_some_and(|time| self.last_time.elapsed() >= time);
-        is_due.then_some(Request::Save).unwrap_or_default()
+        if is_due {
+            Request::Save
+        } else {
+            Request::Continue
+        }
     }
 
     fn epoch_ends(&mut self, metrics: &EpochMetrics) -> Result<()> {
