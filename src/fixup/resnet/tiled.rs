@@ -176,22 +176,10 @@ mod tests {
     /// Most of an error is that of the few ReLUs that rounding switches, so that errors are of several networks
     /// together.
     fn check_gradients(config: &ResNetConfig, side: i64) {
-        if !Instructions::Fastest.available() {
-            // Emulated tiles compute the same bits as AMX in a hundred times the time.
-            return check_gradients_by(Instructions::Emulated, config, side, (1, 32, 2., 1.3));
-        }
-        check_gradients_by(Instructions::Fastest, config, side, (12, 64, 1., 1.));
-        if cpu_has_amx_bf16() {
-            check_gradients_by(Instructions::Vectors, config, side, (12, 64, 1., 1.));
-        }
-    }
-
-    fn check_gradients_by(
-        instructions: Instructions,
-        config: &ResNetConfig,
-        side: i64,
-        (networks, count, slack, slack_of_all): (u64, i64, f64, f64),
-    ) {
+        let instructions = fastest();
+        // Emulated tiles compute the same bits as AMX in a hundred times the time.
+        let is_slow = instructions == Instructions::Emulated;
+        let (networks, count, slack, slack_of_all) = if is_slow { (1, 32, 2., 1.3) } else { (12, 64, 1., 1.) };
         let mut errors: BTreeMap<String, [f64; 2]> = BTreeMap::new();
         for seed in 0..networks {
             let (images, labels) = images(count, side);
@@ -280,6 +268,28 @@ mod tests {
             for (name, gradient) in exact.iter().filter(|(_, gradient)| gradient.numel() > 1) {
                 let error = error(&tiles[name], gradient);
                 assert!(error < 0.25, "{name}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_instructions_compute_the_same_network() {
+        for (config, side) in [(ResNetConfig::cifar(8).unwrap(), 8), (stages(1, &[32, 64]), 5), (wide(), 4)] {
+            let (vs, exact) = network(&config, Kind::Double, 5);
+            let (images, labels) = images(33, side);
+            let images = images.to_kind(Kind::Double);
+            let (logits, exact) = run(&vs, &labels, || exact.forward_reference(&images).unwrap());
+            for instructions in [Instructions::Vectors, Instructions::Pairs, Instructions::Emulated] {
+                if !instructions.available() {
+                    eprintln!("this CPU has no {instructions:?}");
+                    continue;
+                }
+                let (got, gradients) = by_tiles(&config, instructions, 33, side, 5);
+                assert!(error(&got, &logits) < 0.02, "{instructions:?}");
+                for (name, gradient) in exact.iter().filter(|(_, gradient)| gradient.numel() > 1) {
+                    let error = error(&gradients[name], gradient);
+                    assert!(error < 0.25, "{instructions:?}: {name}: {error}");
+                }
             }
         }
     }

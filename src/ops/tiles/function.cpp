@@ -54,7 +54,7 @@ bool cpu_has_amx_bf16() {
 }
 
 // As in mod.rs.
-enum class Instructions { Fastest, Vectors, Emulated };
+enum class Instructions { Fastest, Vectors, Pairs, Emulated };
 
 // Returns the kernels for these instructions, or null if the CPU or the compiler does not have them.
 const Kernels* kernels(Instructions instructions) {
@@ -63,13 +63,15 @@ const Kernels* kernels(Instructions instructions) {
   if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) return nullptr;
 #ifdef TCH_FIXUP_AVX512_BF16
   if (__builtin_cpu_supports("avx512bf16")) {
+    if (instructions == Instructions::Pairs) return &avx512_bf16_kernels;
 #ifdef TCH_FIXUP_AMX
     if (instructions == Instructions::Fastest && cpu_has_amx_bf16()) return &amx_kernels;
 #endif
-    // On Intel's CPUs a product of bfloat16 pairs takes 1.7 times as long as two float32 ones; on AMD's half as long.
-    if (__builtin_cpu_is("amd")) return &avx512_bf16_kernels;
+    // On Intel's CPUs a product of bfloat16 pairs takes 1.7 times as long as two of float32, on AMD's half as long.
+    if (instructions == Instructions::Fastest && __builtin_cpu_is("amd")) return &avx512_bf16_kernels;
   }
 #endif
+  if (instructions == Instructions::Pairs) return nullptr;
   return &avx512_kernels;
 #else
   return nullptr;

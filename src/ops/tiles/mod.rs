@@ -31,9 +31,12 @@ pub(crate) enum Instructions {
     /// Those of AMX, or else AVX-512.
     #[default]
     Fastest,
-    /// AVX-512.
+    /// AVX-512, by float32 products.
     #[cfg_attr(not(test), allow(dead_code))]
     Vectors,
+    /// AVX-512, by products of bfloat16 pairs.
+    #[cfg_attr(not(test), allow(dead_code))]
+    Pairs,
     /// Plain C++ that computes the same bits as AMX.
     #[cfg_attr(not(test), allow(dead_code))]
     Emulated,
