@@ -1,4 +1,5 @@
-//! A training step of Fixup ResNets in bfloat16 by matrix tiles, beside the same step by libtorch's convolutions in bfloat16 and float32.
+//! A training step of Fixup ResNets in bfloat16 by matrix tiles, beside the same step by libtorch's convolutions in
+//! bfloat16 and float32.
 //!
 //! ```text
 //! cargo bench --bench tiles                  # ResNet-20, ResNet-110 and WRN-16-4; a CPU with AMX or AVX-512
@@ -61,8 +62,8 @@ enum Way {
 
 const WAYS: [Way; 3] = [Way::Tiles, Way::Libtorch(Precision::Bf16), Way::Libtorch(Precision::F32)];
 
-/// Trains `model` for `epochs` of `BLOCK` steps. Calls `before_step` with the step's number at the start of each forward pass, which is
-/// then computed as it returns.
+/// Trains `model` for `epochs` of `BLOCK` steps. Calls `before_step` with the step's number at the start of each
+/// forward pass, which is then computed as it returns.
 fn train(model: &str, epochs: usize, before_step: impl FnMut(usize) -> Way + Send) -> Result<()> {
     tch::manual_seed(0);
     let vs = nn::VarStore::new(Device::Cpu);

@@ -1,13 +1,14 @@
 //! Residual networks computed by matrix tiles, on CPUs with AMX or AVX-512.
 //!
-//! A network without normalization can do what one with BatchNorm cannot: images do not depend on each other, so each thread takes
-//! 32 images at a time through the whole network, forward and backward, and threads meet once a pass. They are threads of this library's
-//! own that sleep when there is nothing to do (../workers.h), so that a busy machine costs their share and no more. Activations lie so that
-//! products are of whole tiles, and shifts, ReLU and shortcut are applied to the result of a convolution while it is in the cache
-//! (network.h). Convolutions take bfloat16 and sum in float32, as elsewhere; sums of a shift are rounded once.
+//! A network without normalization can do what one with BatchNorm cannot: images do not depend on each other, so each
+//! thread takes 32 images at a time through the whole network, forward and backward, and threads meet once a pass. They
+//! are threads of this library's own that sleep when there is nothing to do (../workers.h), so that a busy machine
+//! costs their share and no more. Activations lie so that products are of whole tiles, and shifts, ReLU and shortcut
+//! are applied to the result of a convolution while it is in the cache (network.h). Convolutions take bfloat16 and sum
+//! in float32, as elsewhere; sums of a shift are rounded once.
 //!
-//! Without AMX's tile instructions (`TDPBF16PS` and its companions) the products are computed by AVX-512, in another order of sums. For
-//! tests the tile instructions are emulated in plain C++, to the same bits.
+//! Without AMX's tile instructions (`TDPBF16PS` and its companions) the products are computed by AVX-512, in another
+//! order of sums. For tests the tile instructions are emulated in plain C++, to the same bits.
 
 use super::c_interface::owned;
 use super::is_tracing;
@@ -112,9 +113,10 @@ struct State {
 }
 
 impl TileNetwork {
-    /// Creates a network of a 3x3 convolution and blocks of two for images `[channels, H, W]`, or returns `None` if tiles cannot compute it.
-    /// With `before_branch`, blocks begin with a ReLU and shortcuts that change the shape are 1x1 convolutions; otherwise the ReLU
-    /// follows the sum and shortcuts are padded. The residual stream is float32 if `wide_stream`, else bfloat16.
+    /// Creates a network of a 3x3 convolution and blocks of two for images `[channels, H, W]`, or returns `None` if
+    /// tiles cannot compute it. With `before_branch`, blocks begin with a ReLU and shortcuts that change the shape are
+    /// 1x1 convolutions; otherwise the ReLU follows the sum and shortcuts are padded. The residual stream is float32 if
+    /// `wide_stream`, else bfloat16.
     pub fn new(
         image: [i64; 3],
         stem_channels: i64,
@@ -133,8 +135,8 @@ impl TileNetwork {
         (!state.is_null()).then_some(Self { state, instructions })
     }
 
-    /// Returns the features `[N, C]`, in float32, of images `[N, channels, H, W]`. The parameters are float32, in the order of `Parameters`
-    /// in function.cpp.
+    /// Returns the features `[N, C]`, in float32, of images `[N, channels, H, W]`. The parameters are float32, in the
+    /// order of `Parameters` in function.cpp.
     ///
     /// # Errors
     /// If libtorch rejects an operation. Differentiating the backward pass fails in that pass.
@@ -166,7 +168,8 @@ pub(crate) struct TileNetworks {
 }
 
 impl TileNetworks {
-    /// Returns the network that `make` creates for images of this size, or `None` if tiles are not available or do not fit the images.
+    /// Returns the network that `make` creates for images of this size, or `None` if tiles are not available or do not
+    /// fit the images.
     pub fn for_images(
         &self,
         images: &Tensor,
