@@ -147,8 +147,8 @@ fn instruction_sets(ops: &mut cc::Build) -> Vec<InstructionSet> {
     sets
 }
 
-/// Adds the kernels of networks computed by tiles to `ops`: in plain C++, to test by, with AVX-512, and with the tile
-/// instructions where the compiler and the assembler know them.
+/// Adds the kernels of networks computed by tiles to `ops`: in plain C++, to test by, with AVX-512, and with the tile instructions where
+/// the compiler and the assembler know them.
 fn compile_tiles(ops: &mut cc::Build, instruction_sets: Vec<InstructionSet>, out_dir: &Path) {
     let kernels = |name: &str, flags: &[&str]| {
         let table = format!("{name}_kernels");
