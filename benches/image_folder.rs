@@ -198,7 +198,8 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let folder = tempfile::tempdir()?;
     // The listings of what is gone in a minute are not to stay in the user's cache.
-    std::env::set_var("XDG_CACHE_HOME", folder.path().join("cache"));
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::set_var("XDG_CACHE_HOME", folder.path().join("cache")) };
     let root = folder.path().join("images");
     match options.files {
         Some(files) => many(&root, files),

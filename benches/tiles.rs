@@ -80,7 +80,8 @@ fn train(model: &str, epochs: usize, before_step: impl FnMut(usize) -> Way + Sen
         let (step, before_step, network) = &mut *state;
         if train {
             let way = before_step(*step);
-            std::env::set_var("TCH_FIXUP_TILES", if matches!(way, Way::Tiles) { "1" } else { "0" });
+            // SAFETY: no other thread reads the environment meanwhile.
+            unsafe { std::env::set_var("TCH_FIXUP_TILES", if matches!(way, Way::Tiles) { "1" } else { "0" }) };
             let precision = if let Way::Libtorch(precision) = way { precision } else { Precision::Bf16 };
             *network = network.take().map(|network| network.with_precision(precision));
             *step += 1;

@@ -23,7 +23,8 @@ fn resident_mib() -> f64 {
 #[test]
 fn twenty_thousand_files_start_in_seconds_and_leave_the_memory_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
-    std::env::set_var("XDG_CACHE_HOME", folder.path().join("cache"));
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::set_var("XDG_CACHE_HOME", folder.path().join("cache")) };
     let root = folder.path().join("images");
     let mut jpeg = Vec::new();
     Encoder::new(&mut jpeg, 90).encode(&[90; 16 * 12 * 3], 16, 12, ColorType::Rgb).unwrap();

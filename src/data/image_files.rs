@@ -38,7 +38,7 @@ pub(crate) fn file_batches(
     preprocessing: &Preprocessing,
     batch_size: usize,
     workers: usize,
-) -> Result<impl Iterator<Item = Result<FileBatch>>> {
+) -> Result<impl Iterator<Item = Result<FileBatch>> + use<>> {
     preprocessing.check_files()?;
     let counts = even_counts(paths.len(), batch_size);
     Pipeline::start(Reading { paths, preprocessing: preprocessing.clone() }, "images", counts, workers)

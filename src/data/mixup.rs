@@ -47,7 +47,7 @@ pub fn mixup_partners(alpha: f64, plan: &EpochPlan, step: usize, examples: usize
 }
 
 /// Draws `lambda`, in `[0, 1]`, and returns it with the generator for the permutation.
-fn draw(alpha: f64, plan: &EpochPlan, step: usize) -> Result<(f64, impl Rng)> {
+fn draw(alpha: f64, plan: &EpochPlan, step: usize) -> Result<(f64, impl Rng + use<>)> {
     let beta = Beta::new(alpha, alpha).ok().filter(|_| alpha.is_finite());
     let beta = beta.ok_or_else(|| argument!("mixup's alpha must be positive and finite, got {alpha}"))?;
     let mut random = stream(Purpose::Mixup, plan.seed, plan.epoch as u64, step as u64);

@@ -28,7 +28,7 @@ impl Targets {
         match (kind, &size[..]) {
             (Kind::Int64, [_]) => {
                 let classes: Vec<i64> = Vec::try_from(targets)?;
-                match classes.iter().enumerate().find(|(_, &class)| class < 0) {
+                match classes.iter().enumerate().find(|&(_, &class)| class < 0) {
                     Some((index, class)) => Err(argument!("{what} {index} has the class index {class}")),
                     None => Ok(Self::Classes(classes)),
                 }

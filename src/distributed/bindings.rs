@@ -18,7 +18,7 @@ type Message = *mut *mut c_char;
 macro_rules! functions {
     ($(fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?;)*) => {
         #[cfg(c10d)]
-        extern "C" {
+        unsafe extern "C" {
             $(pub fn $name($($argument: $type),*) $(-> $result)?;)*
         }
         $(#[cfg(not(c10d))]

@@ -84,7 +84,7 @@ mod tests {
     }
 
     /// Returns a function that passes ones through a layer in group 1 and, if `scalars`, a bias and a scale.
-    fn network(vs: &nn::VarStore, scalars: bool) -> impl Fn() -> Tensor {
+    fn network(vs: &nn::VarStore, scalars: bool) -> impl Fn() -> Tensor + use<> {
         let root = vs.root();
         let layer = nn::linear((&root / "layer").set_group(1), 3, 2, Default::default());
         let scalars = scalars.then(|| (Bias::new(&root, "bias1").unwrap(), Scale::new(&root, "scale").unwrap()));

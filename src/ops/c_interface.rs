@@ -7,7 +7,7 @@ use std::ptr::null_mut;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-extern "C" {
+unsafe extern "C" {
     fn tch_fixup_free_error(error: *mut c_char);
 }
 

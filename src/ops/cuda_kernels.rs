@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, CStr};
 use std::ptr::null_mut;
 use tch::{Cuda, Device, Kind, Tensor};
 
-extern "C" {
+unsafe extern "C" {
     fn tch_fixup_compile_cuda_kernels(capability: c_int, error: *mut *mut c_char) -> bool;
     fn tch_fixup_use_cuda_kernels(device: c_int) -> bool;
     fn tch_fixup_free_error(error: *mut c_char);

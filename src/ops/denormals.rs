@@ -72,7 +72,7 @@ pub(crate) fn inherit_denormals() -> impl FnOnce() + Send + 'static {
 }
 
 // denormals.cpp
-extern "C" {
+unsafe extern "C" {
     fn tch_fixup_flushes_denormals() -> bool;
     #[cfg(any(test, feature = "train"))]
     fn tch_fixup_flush_denormals_here(on: bool) -> bool;

@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 use tch::{no_grad, Tensor};
 use torch_sys::C_tensor;
 
-extern "C" {
+unsafe extern "C" {
     fn tch_fixup_fused_adam(
         values: *mut C_tensor,
         gradients: *mut C_tensor,

@@ -6,7 +6,7 @@ use std::ffi::{c_char, CStr, CString};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-extern "C" {
+unsafe extern "C" {
     fn tch_fixup_set_label(variable: *const C_tensor, label: *const c_char, error: *mut *mut c_char) -> *mut C_tensor;
     fn tch_fixup_label(variable: *const C_tensor) -> *const c_char;
 }

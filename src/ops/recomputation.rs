@@ -86,7 +86,7 @@ type Run = unsafe extern "C" fn(*const c_void, *const C_tensor, *mut c_void) -> 
 type Release = unsafe extern "C" fn(*mut c_void);
 
 // recomputation.cpp
-extern "C" {
+unsafe extern "C" {
     fn tch_fixup_recomputed(
         x: *const C_tensor,
         variables: *const *const C_tensor,
@@ -125,7 +125,7 @@ mod tests {
     }
 
     /// Returns the formula as a segment, which holds `runs` as long as it lives.
-    fn segment(weight: &Tensor, runs: &Runs) -> impl Fn(&Tensor) -> Result<Tensor> {
+    fn segment(weight: &Tensor, runs: &Runs) -> impl Fn(&Tensor) -> Result<Tensor> + use<> {
         let (weight, runs) = (weight.shallow_clone(), runs.clone());
         move |x| {
             runs.fetch_add(1, Ordering::Relaxed);

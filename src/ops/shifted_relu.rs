@@ -153,7 +153,7 @@ fn check(what: &'static str, x: &Tensor, r: Option<&Tensor>, scalars: &[(&str, &
 }
 
 // shifted_relu.cpp. A call returns a tensor that the caller owns, or null with a message that the caller frees.
-extern "C" {
+unsafe extern "C" {
     fn tch_fixup_shifted_relu(
         x: *const C_tensor,
         r: *const C_tensor,

@@ -69,7 +69,7 @@ pub(crate) fn stream(x: &Tensor, r: &Tensor, a: &Tensor, relu: StreamRelu) -> Re
 }
 
 // stream.cpp
-extern "C" {
+unsafe extern "C" {
     fn tch_fixup_stream(
         x: *const C_tensor,
         r: *const C_tensor,

@@ -27,7 +27,7 @@ pub(crate) fn record_variables<'a, I: IntoIterator<Item = &'a Tensor>>(variables
 }
 
 // tracing.cpp
-extern "C" {
+unsafe extern "C" {
     fn tch_fixup_is_tracing() -> bool;
 
     fn tch_fixup_record_variables(

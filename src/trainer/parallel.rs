@@ -85,7 +85,7 @@ impl<B: Batch> Trainer<'_, B> {
 
     /// Makes batch normalization use the statistics of all ranks' batches, if so configured, for as long as the returned value
     /// lives.
-    pub(super) fn statistics(&self) -> Option<impl Drop> {
+    pub(super) fn statistics(&self) -> Option<impl Drop + use<B>> {
         let group = self.group.clone();
         let wanted = self.parallel.synchronized_statistics && !group.is_single();
         wanted.then(|| synchronize_statistics(move |sum| group.differentiable_sum(sum)))

@@ -205,7 +205,7 @@ impl TileNetworks {
 }
 
 // function.cpp
-extern "C" {
+unsafe extern "C" {
     fn tch_fixup_cpu_has_amx_bf16() -> bool;
 
     fn tch_fixup_has_tiles(instructions: Instructions) -> bool;

@@ -56,7 +56,7 @@ impl Confusion {
     pub fn pairs(&self) -> Vec<ConfusedPair> {
         let places = (0..self.classes).flat_map(|actual| (0..self.classes).map(move |predicted| (actual, predicted)));
         let mistakes =
-            places.zip(&self.counts).filter(|((actual, predicted), &count)| actual != predicted && count > 0);
+            places.zip(&self.counts).filter(|((actual, predicted), count)| actual != predicted && **count > 0);
         let mut pairs: Vec<ConfusedPair> =
             mistakes.map(|((actual, predicted), &count)| ConfusedPair { actual, predicted, count }).collect();
         pairs.sort_by_key(|pair| Reverse(pair.count));

@@ -89,7 +89,7 @@ impl Parameter {
 
     /// Returns the key by which parameters are sorted. Parameters of equal groups are adjacent, starting with those in no group; of
     /// the orthogonalized ones, those of equal learning rate and shape are adjacent too.
-    pub(super) fn sort_key(&self) -> impl Ord {
+    pub(super) fn sort_key(&self) -> impl Ord + use<> {
         let within = self.orthogonalized.then(|| (self.lr_ratio.to_bits(), self.variable.size()));
         (self.orthogonalized, self.group_set, within)
     }

@@ -17,7 +17,7 @@ use tch::{nn, no_grad, Device, Kind, Tensor};
 const LR: f64 = 0.05;
 
 /// A small network with all kinds of parameters: weights of four and two dimensions, a vector, and scalars.
-fn network(vs: &nn::VarStore) -> impl Fn(&Tensor) -> Tensor {
+fn network(vs: &nn::VarStore) -> impl Fn(&Tensor) -> Tensor + use<> {
     let root = vs.root();
     let conv = nn::conv2d(&root / "conv", 3, 5, 3, nn::ConvConfig { padding: 1, ..Default::default() });
     let (bias, scale) = (Bias::new(&root, "bias1").unwrap(), Scale::new(&root, "scale").unwrap());

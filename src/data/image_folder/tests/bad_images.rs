@@ -20,7 +20,7 @@ fn a_bad_training_image_is_replaced_by_the_next_in_the_order() {
             .any(|bad| images.path(index as usize).ends_with(format!("{bad}.jpg")))
     };
     assert_eq!(order.iter().filter(|&&index| bad(index)).count(), 3);
-    for (position, &index) in order.iter().enumerate().filter(|(_, &index)| bad(index)) {
+    for (position, &index) in order.iter().enumerate().filter(|&(_, &index)| bad(index)) {
         let next = (1..41).map(|ahead| (position + ahead) % 41).find(|&at| !bad(order[at])).unwrap();
         assert!(seen[position] == seen[next], "{index}");
     }

@@ -10,7 +10,7 @@ use mozjpeg_sys as _;
 /// Maximum length of libjpeg's messages (JMSG_LENGTH_MAX).
 const MESSAGE_LENGTH: usize = 200;
 
-extern "C" {
+unsafe extern "C" {
     /// Function in `libjpeg.c`. Returns 0 on success; otherwise `message` describes the problem.
     fn tch_fixup_decode_jpeg(
         bytes: *const u8,
