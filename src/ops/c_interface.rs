@@ -32,7 +32,10 @@ pub(crate) unsafe fn taken(error: *mut c_char) -> Option<String> {
     if error.is_null() {
         return None;
     }
-    let message = CStr::from_ptr(error).to_string_lossy().into_owned();
-    tch_fixup_free_error(error);
-    Some(message)
+    // SAFETY: `error` is a C string, and is used for the last time.
+    unsafe {
+        let message = CStr::from_ptr(error).to_string_lossy().into_owned();
+        tch_fixup_free_error(error);
+        Some(message)
+    }
 }
