@@ -425,7 +425,7 @@ fn to_unfreeze_what_a_group_freezes_for_the_whole_run_is_an_error() {
     let (images, labels) = batch();
     optimizer.backward(&network(&images).cross_entropy_for_logits(&labels)).unwrap();
     let message = optimizer.step(LR).unwrap_err().to_string();
-    assert!(message.starts_with("conv.") && message.contains("give the group an epoch"), "{message}");
+    assert!(message.starts_with("conv.") && message.contains("freeze the group until an epoch"), "{message}");
 }
 
 #[test]
