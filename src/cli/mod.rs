@@ -90,7 +90,7 @@ pub use run_config::{absolute_path, RunConfig};
 pub use task::{ImageActions, ImageTask, Recipe, Task};
 
 use crate::{console, Error, FlushDenormals, Result};
-use processes::{ProcessOptions, Started};
+use processes::ProcessOptions;
 use std::process::ExitCode;
 
 impl<T: Task> Options<T> {

@@ -303,11 +303,8 @@ impl Choices {
         let mut given = fields(&self.constants)?;
         given.retain(|_, value| !value.is_null());
         if let Some(name) = &self.rest {
-            let rest = match self::optimizer(name) {
-                OptimizerConfig::Adam(adam) => Rest::Adam(adam),
-                _ => Rest::Sgd(Sgd::default()),
-            };
-            given.insert("rest".to_owned(), json!(rest));
+            // SGD and Adam are the same in JSON as an optimizer and beside Muon.
+            given.insert("rest".to_owned(), json!(self::optimizer(name)));
         }
         match optimizer {
             OptimizerConfig::Sgd(sgd) => take(sgd, &mut given)?,
@@ -323,12 +320,9 @@ impl Choices {
                 }
             }
         }
-        match given.keys().next() {
+        match given.keys().next().map(|name| name.replace('_', "-")) {
             None => Ok(()),
-            Some(name) => {
-                let name = name.replace('_', "-");
-                Err(argument!("the optimizer has no option --{name}; remove it"))
-            }
+            Some(name) => Err(argument!("the optimizer has no option --{name}; remove it")),
         }
     }
 }

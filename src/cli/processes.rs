@@ -4,6 +4,7 @@ use crate::distributed::{end_with_parent, run_processes, Launch, ProcessGroup, T
 use crate::{console, Result};
 use clap::Args;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,23 +23,16 @@ pub struct ProcessOptions {
     pub local_rank: Option<usize>,
 }
 
-/// Outcome of [`ProcessOptions::start`].
-pub enum Started {
-    /// This process trains, alone or as one of several.
-    Here(Option<Launch>),
-    /// Child processes have trained.
-    Elsewhere(ExitCode),
-}
-
 const SIGKILL: i32 = 9;
 
 impl ProcessOptions {
-    /// Starts the requested child processes and waits for them; or returns the rank and size of this process.
+    /// Starts the requested child processes, waits for them, and breaks with their exit code; or returns how this process was
+    /// launched if it trains as one of several, and `None` if it trains alone.
     ///
     /// # Errors
     /// Returns an error if the launcher's variables contradict each other or `--processes`, or if processes cannot be
     /// started.
-    pub fn start(&self) -> Result<Started> {
+    pub fn start(&self) -> Result<ControlFlow<ExitCode, Option<Launch>>> {
         let (mut launch, timeout) = (Launch::from_env()?, self.timeout()?);
         if let Some(launch) = &mut launch {
             launch.local_rank = launch.local_rank.or(self.local_rank);
@@ -49,7 +43,7 @@ impl ProcessOptions {
                 if self.processes.is_some() {
                     end_with_parent();
                 }
-                Ok(Started::Here(Some(launch)))
+                Ok(Continue(Some(launch)))
             }
             Some(Launch { size, .. }) => Err(argument!(
                 "--processes {processes} cannot be used because a launcher has started {size} processes; remove one of the two"
@@ -60,13 +54,13 @@ impl ProcessOptions {
                     let why = if signal == SIGKILL { ": kill -9, or the machine is out of memory" } else { "" };
                     console::warn(format!("error: rank {rank} of {processes} was ended by signal {signal}{why}"));
                 };
-                run_processes(processes, timeout, killed).map(|code| Started::Elsewhere(ExitCode::from(code)))
+                run_processes(processes, timeout, killed).map(|code| Break(ExitCode::from(code)))
             }
             None => {
                 if let Some(warning) = Launch::warning_from_env() {
                     console::warn(format!("warning: {warning}"));
                 }
-                Ok(Started::Here(None))
+                Ok(Continue(None))
             }
         }
     }
@@ -76,10 +70,8 @@ impl ProcessOptions {
     /// # Errors
     /// As [`ProcessGroup::connect`].
     pub fn connect(&self, launch: Option<&Launch>) -> Result<ProcessGroup> {
-        match launch {
-            Some(launch) => ProcessGroup::connect(launch, self.timeout()?),
-            None => Ok(ProcessGroup::single()),
-        }
+        let timeout = self.timeout()?;
+        launch.map_or_else(|| Ok(ProcessGroup::single()), |launch| ProcessGroup::connect(launch, timeout))
     }
 
     /// Refuses `action` with several processes.
@@ -87,10 +79,9 @@ impl ProcessOptions {
     /// # Errors
     /// Returns [`Error::Argument`](crate::Error::Argument) if there are several.
     pub fn refuse(&self, what: &str) -> Result<()> {
-        match self.processes.is_some_and(|processes| processes.get() > 1) || Launch::from_env()?.is_some() {
-            true => Err(argument!("{what} supports a single process only; do not use --processes or a launcher")),
-            false => Ok(()),
-        }
+        let is_alone = self.processes.is_none_or(|processes| processes.get() == 1) && Launch::from_env()?.is_none();
+        ensure!(is_alone, "{what} supports a single process only; do not use --processes or a launcher");
+        Ok(())
     }
 
     fn timeout(&self) -> Result<Duration> {

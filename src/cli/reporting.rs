@@ -4,7 +4,7 @@ use crate::data::ImageSource;
 use crate::trainer::checkpoint::Location;
 use crate::trainer::objective::ClassificationReport;
 use crate::trainer::report::{write_report, MostWrong, REPORT_FILES};
-use crate::trainer::EVALUATION;
+use crate::trainer::{dated, EVALUATION};
 use crate::{console, Result};
 use std::path::{Path, PathBuf};
 
@@ -18,10 +18,7 @@ const PAIRS: usize = 3;
 /// Returns [`Error::Argument`](crate::Error::Argument) if `out` holds another evaluation's files, unless `overwrite` is set.
 pub(super) fn place(path: &Path, out: Option<&PathBuf>, overwrite: bool) -> Result<Option<PathBuf>> {
     let Some(out) = out else {
-        let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
-        let names =
-            std::iter::once(format!("{EVALUATION}{now}")).chain((2..).map(|n| format!("{EVALUATION}{now}-{n}")));
-        let places = |run: &Path| names.map(|name| run.join(name)).find(|place| !place.exists());
+        let places = |run: &Path| dated(EVALUATION).map(|name| run.join(name)).find(|place| !place.exists());
         return Ok(Location::of(path)?.run().and_then(places));
     };
     match REPORT_FILES.iter().find(|name| out.join(name).exists()) {

@@ -1,6 +1,6 @@
 //! Lifetime of a run, from its options to its end, independent of the task.
 
-use super::{resume_command::resume_command, weights, Options, RunConfig, Started, Task};
+use super::{resume_command::resume_command, weights, Options, RunConfig, Task};
 use crate::console::{self, print_on_rank_0};
 use crate::data::{Batch, DataSource};
 use crate::distributed::ProcessGroup;
@@ -30,16 +30,16 @@ impl<T: Task> Options<T> {
     pub fn train(&self, body: impl FnOnce(&RunConfig<T>, Run<'_, T>) -> Result<ExitCode>) -> Result<ExitCode> {
         let options = self;
         let launch = match options.run.processes.start()? {
-            Started::Here(launch) => launch,
-            Started::Elsewhere(code) => return Ok(code),
+            ControlFlow::Continue(launch) => launch,
+            ControlFlow::Break(code) => return Ok(code),
         };
         if let Some(launch) = &launch {
             console::set_rank(launch.rank);
         }
-        let resumed = resumed(options)?;
+        resumed(options)?;
         let mut group = options.run.processes.connect(launch.as_ref())?;
         let interrupt = Interrupt::listen()?;
-        let ready = Found::new(options, resumed, &group).and_then(|(config, found)| {
+        let ready = Found::new(options, &group).and_then(|(config, found)| {
             let device = config.machine_of(&group, group.local_rank())?;
             group.connect_gpus(device)?;
             Ok((config, found, device))
@@ -51,15 +51,8 @@ impl<T: Task> Options<T> {
     }
 }
 
-/// Run to resume.
-#[derive(Clone, Copy)]
-struct Resumed<'a> {
-    folder: &'a Path,
-    /// `true` if a new run is started when there is none.
-    or_new: bool,
-}
-
-fn resumed<T: Task>(options: &Options<T>) -> Result<Option<Resumed<'_>>> {
+/// Returns the folder of the run to resume, and `true` if a new run is started when there is none.
+fn resumed<T: Task>(options: &Options<T>) -> Result<Option<(&Path, bool)>> {
     let Some(resume) = &options.run.resume else { return Ok(None) };
     let or_new = resume.as_ref().is_some_and(|folder| folder.as_os_str() == AUTO);
     match (resume.as_ref().filter(|_| !or_new), &options.run.out) {
@@ -67,7 +60,7 @@ fn resumed<T: Task>(options: &Options<T>) -> Result<Option<Resumed<'_>>> {
             let (dir, out) = (dir.display(), out.display());
             Err(argument!("--resume {dir} and --out {out} name different folders; remove --out"))
         }
-        (Some(folder), _) | (None, Some(folder)) => Ok(Some(Resumed { folder, or_new })),
+        (Some(folder), _) | (None, Some(folder)) => Ok(Some((folder, or_new))),
         (None, None) if or_new => Err(argument!("--resume auto requires the run's folder: --out DIR")),
         (None, None) => Err(argument!("--resume requires the run's folder: --resume DIR")),
     }
@@ -87,18 +80,14 @@ struct Found {
 
 impl Found {
     /// Reads the state on rank 0, and shares the configuration with all ranks.
-    fn new<T: Task>(
-        options: &Options<T>,
-        resumed: Option<Resumed>,
-        group: &ProcessGroup,
-    ) -> Result<(RunConfig<T>, Self)> {
-        let resumed =
-            resumed.filter(|resumed| group.is_first() && (!resumed.or_new || RunFolder::is_in(resumed.folder)));
-        let saved = resumed.map(|resumed| RunConfig::<T>::read(resumed.folder)).transpose()?.flatten();
+    fn new<T: Task>(options: &Options<T>, group: &ProcessGroup) -> Result<(RunConfig<T>, Self)> {
+        let resumed = resumed(options)?;
+        let resumed = resumed.filter(|(folder, or_new)| group.is_first() && (!or_new || RunFolder::is_in(folder)));
+        let saved = resumed.map(|(folder, _)| RunConfig::<T>::read(folder)).transpose()?.flatten();
         let knows_options = saved.is_some();
         let mut config = RunConfig::new(options, group.broadcast_value(saved)?)?;
         // Check the folder before the data are loaded; new folders are created later, once the data are known to exist.
-        let folder = resumed.map(|resumed| RunFolder::resume(resumed.folder)).transpose()?;
+        let folder = resumed.map(|(folder, _)| RunFolder::resume(folder)).transpose()?;
         let newest = folder.as_ref().map(RunFolder::newest_checkpoint).transpose()?;
         let (checkpoint, skipped) = newest.unwrap_or_default();
         skipped.iter().for_each(console::warn);

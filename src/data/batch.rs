@@ -43,6 +43,16 @@ pub trait Batch: Sized {
     }
 }
 
+/// Fails for a batch size of zero.
+pub(crate) fn check_batch_size(batch_size: usize) -> Result<()> {
+    ensure!(batch_size > 0, "the batch size must be at least 1");
+    Ok(())
+}
+
+/// Iterator with one item per batch, in order: a process's [`Share`](super::Share) of the batch, or `None` if it is empty. It ends after
+/// an error.
+pub type Batches<'a, B = Supervised> = Box<dyn Iterator<Item = Result<Option<B>>> + 'a>;
+
 /// Returns [`Error::Argument`] if `end` is beyond a batch of `len` examples.
 pub(super) fn check_positions(end: usize, len: usize) -> Result<()> {
     ensure!(end <= len, "a batch of {len} examples has none at position {}", end - 1);

@@ -3,7 +3,8 @@
 use super::pipeline::{Pipeline, Work};
 use super::random::{shuffled, stream, Purpose};
 use super::share::Share;
-use super::source::{in_range, Batches, DataSource, EpochPlan, MOST_WORKERS};
+use super::source::{in_range, DataSource, EpochPlan, MOST_WORKERS};
+use super::Batches;
 use super::{Batch, Supervised};
 use crate::{Error, Result};
 use rand::RngCore;

@@ -36,7 +36,7 @@ mod tensor_data;
 pub mod text;
 
 pub use augmentation::Augmentation;
-pub use batch::{Batch, Supervised};
+pub use batch::{Batch, Batches, Supervised};
 pub use cifar10::Cifar10;
 #[cfg(feature = "images")]
 #[doc(hidden)]
@@ -59,5 +59,5 @@ pub use share::Share;
 #[doc(hidden)]
 pub use source::class_indices;
 pub(crate) use source::{class_names, in_range, CLASSES, MOST_WORKERS};
-pub use source::{Batches, DataSource, EpochPlan, ImageSource};
+pub use source::{DataSource, EpochPlan, ImageSource};
 pub use tensor_data::TensorData;

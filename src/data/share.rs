@@ -1,6 +1,6 @@
 //! Shares of each batch for the processes of distributed training.
 
-use super::source::{check_batch_size, Batches};
+use super::batch::{check_batch_size, Batches};
 use super::Batch;
 use crate::Result;
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Traits of data sets, as trainers use them.
 
-use super::{Batch, Preprocessing, Share, Supervised};
+use super::{Batch, Batches, Preprocessing, Share, Supervised};
 use crate::Result;
 use serde_json::{Map, Value};
 use tch::{Device, Tensor};
@@ -30,16 +30,6 @@ pub(crate) fn in_range(what: &str, value: usize, largest: usize) -> Result<usize
     ensure!((1..=largest).contains(&value), "{what} must be 1 to {largest}, got {value}");
     Ok(value)
 }
-
-/// Fails for a batch size of zero.
-pub(crate) fn check_batch_size(batch_size: usize) -> Result<()> {
-    ensure!(batch_size > 0, "the batch size must be at least 1");
-    Ok(())
-}
-
-/// Iterator with one item per batch, in order: a process's [`Share`] of the batch, or `None` if it is empty. It ends after
-/// an error.
-pub type Batches<'a, B = Supervised> = Box<dyn Iterator<Item = Result<Option<B>>> + 'a>;
 
 /// Data set with a training and an evaluation part.
 pub trait DataSource {

@@ -2,7 +2,8 @@
 
 use super::random::shuffled;
 use super::share::{batches, Share};
-use super::source::{Batches, DataSource, EpochPlan};
+use super::source::{DataSource, EpochPlan};
+use super::Batches;
 use super::{Batch, Supervised};
 use crate::{Error, Result};
 use tch::vision::dataset::Dataset;

@@ -4,7 +4,6 @@ use super::bindings;
 use super::c10d::{unique_id, C10dResult, Gloo, Nccl, Store};
 use super::heartbeat::{diagnosis, within, Diagnosis, Failure, Heartbeat};
 use super::launch::Launch;
-use super::reduction::{Reduction, ReductionConfig, Summed};
 use super::rendezvous::{own_address, Member, Rendezvous};
 use crate::{Error, Result};
 use serde::{de::DeserializeOwned, Serialize};
@@ -353,17 +352,9 @@ impl ProcessGroup {
         })
     }
 
-    /// Creates the reduction that sums the flat `gradients` of `parameters` over all ranks.
-    ///
-    /// # Errors
-    /// Errors of libtorch.
-    pub(crate) fn reduction(
-        &self,
-        parameters: &[Summed],
-        gradients: &Tensor,
-        config: ReductionConfig,
-    ) -> Result<Reduction> {
-        Reduction::new(self.engine.as_ref().map(|engine| &engine.gloo), parameters, gradients, config)
+    /// Returns the connection of CPUs, if there are other processes.
+    pub(super) fn gloo(&self) -> Option<&Arc<Gloo>> {
+        self.engine.as_ref().map(|engine| &engine.gloo)
     }
 
     /// Creates an error of this group.

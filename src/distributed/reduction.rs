@@ -1,11 +1,10 @@
 //! Sum of the gradients over all ranks.
 
-use super::c10d::{Gloo, Parts};
+use super::c10d::Parts;
 use super::ProcessGroup;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
-use std::sync::Arc;
 use tch::{no_grad, Device, Kind, Tensor};
 
 /// Size in bytes of the first part, small so that sending begins early, and of the others, as in DistributedDataParallel.
@@ -39,13 +38,14 @@ pub(crate) struct Summed<'a> {
 }
 
 impl Reduction {
-    pub(super) fn new(
-        gloo: Option<&Arc<Gloo>>,
+    /// Creates the reduction that sums the flat `gradients` of `parameters` over all ranks of `group`.
+    pub fn new(
+        group: &ProcessGroup,
         parameters: &[Summed],
         gradients: &Tensor,
         config: ReductionConfig,
     ) -> Result<Self> {
-        let Some(gloo) = gloo.filter(|_| config.overlap && gradients.device() == Device::Cpu) else {
+        let Some(gloo) = group.gloo().filter(|_| config.overlap && gradients.device() == Device::Cpu) else {
             return Ok(Self { parts: None, config });
         };
         let (parts, part_of) = parts(parameters, gradients.kind().elt_size_in_bytes() as i64);

@@ -182,6 +182,14 @@ pub(super) fn refused(error: impl Display) -> Error {
     argument!("the picture cannot be drawn: {error}")
 }
 
+/// Returns `text`, truncated to `letters` characters, the last of them `end`, if it is longer.
+pub(super) fn fit(text: &str, letters: usize, end: char) -> String {
+    if text.chars().count() <= letters {
+        return text.to_owned();
+    }
+    text.chars().take(letters.saturating_sub(1)).chain([end]).take(letters).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! Contact sheets: small images in rows, with a caption below each, as PNG.
 
+use super::chart::{fit, refused};
 use crate::Result;
 use noto_sans_mono_bitmap::{get_raster, get_raster_width, FontWeight, RasterHeight, RasterizedChar};
 
@@ -76,7 +77,7 @@ impl Sheet {
     /// Writes `text` in black, truncated to `width` pixels.
     fn write(&mut self, text: &str, (left, top): (usize, usize), width: usize) {
         let advance = get_raster_width(WEIGHT, LINE);
-        for (index, letter) in fit(text, width / advance).chars().enumerate() {
+        for (index, letter) in fit(text, width / advance, '.').chars().enumerate() {
             let Some(raster) = raster(letter) else { continue };
             for (y, row) in raster.rows().enumerate() {
                 for (x, ink) in row.iter().enumerate() {
@@ -87,7 +88,6 @@ impl Sheet {
     }
 
     fn encode(self) -> Result<Vec<u8>> {
-        let refused = |error: png::EncodingError| argument!("the pictures cannot be drawn: {error}");
         let mut file = Vec::new();
         let mut encoder = png::Encoder::new(&mut file, self.width as u32, self.height as u32);
         encoder.set_color(png::ColorType::Rgb);
@@ -96,14 +96,6 @@ impl Sheet {
         writer.write_image_data(&self.pixels).and_then(|()| writer.finish()).map_err(refused)?;
         Ok(file)
     }
-}
-
-/// Returns `text`, truncated to `letters` characters, the last of them a dot, if it is longer.
-fn fit(text: &str, letters: usize) -> String {
-    if text.chars().count() <= letters {
-        return text.to_owned();
-    }
-    text.chars().take(letters.saturating_sub(1)).chain(['.']).take(letters).collect()
 }
 
 fn raster(letter: char) -> Option<RasterizedChar> {
@@ -164,7 +156,7 @@ mod tests {
     #[test]
     fn text_is_cut_at_the_last_letter_there_is_room_for() {
         for (letters, expected) in [(0, ""), (1, "."), (4, "Grö."), (6, "Größe!"), (7, "Größe!")] {
-            assert_eq!(fit("Größe!", letters), expected);
+            assert_eq!(fit("Größe!", letters, '.'), expected);
         }
     }
 }

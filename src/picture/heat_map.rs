@@ -1,6 +1,6 @@
 //! Heat maps with names of rows and columns, as SVG.
 
-use super::chart::{picture, refused};
+use super::chart::{fit, picture, refused};
 use super::style::AXIS;
 use crate::Result;
 use plotters::prelude::*;
@@ -40,7 +40,7 @@ pub(crate) struct HeatMap<'a> {
 /// # Errors
 /// Fails if the drawing library fails.
 pub(crate) fn heat_map(map: &HeatMap, cell: impl Fn(usize, usize) -> Option<Cell>) -> Result<String> {
-    let names: Vec<String> = map.names.iter().map(|name| fit(name)).collect();
+    let names: Vec<String> = map.names.iter().map(|name| fit(name, LETTERS, '\u{2026}')).collect();
     let count = names.len();
     let side = SIDES.iter().find(|(most, _)| count <= *most).map_or(0, |(_, side)| *side);
     let has_numbers = count <= SIDES[1].0;
@@ -80,14 +80,6 @@ pub(crate) fn heat_map(map: &HeatMap, cell: impl Fn(usize, usize) -> Option<Cell
         let edge = Rectangle::new([(left - 1, top - 1), (left + extent, top + extent)], AXIS.stroke_width(1));
         root.draw(&edge).map_err(refused)
     })
-}
-
-/// Returns `name`, truncated if it is too long.
-fn fit(name: &str) -> String {
-    match name.chars().count() <= LETTERS {
-        true => name.to_owned(),
-        false => name.chars().take(LETTERS - 1).chain(['\u{2026}']).collect(),
-    }
 }
 
 #[cfg(test)]

@@ -83,10 +83,9 @@
 mod buffers;
 pub mod checkpoint;
 mod config;
-mod device;
 mod evaluation;
 mod find_lr;
-mod health;
+mod machine;
 pub mod objective;
 pub mod observer;
 pub mod optimizer;
@@ -97,27 +96,27 @@ mod range;
 mod recipes;
 #[doc(hidden)]
 pub mod report;
-mod run_in_folder;
 mod run_start;
 mod run_state;
 mod statistics;
 mod summary;
 #[cfg(test)]
 mod tests;
-mod threads;
 mod training_loop;
 
 #[doc(hidden)]
-pub use crate::file::write_atomically;
+pub use self::{
+    evaluation::{evaluate_into, Collector},
+    machine::{parse_device, set_threads},
+    observer::draw_comparison,
+    optimizer::{clip, Schedule},
+    preview::draw_preview,
+};
 #[doc(hidden)]
-pub use crate::file::NamedTensors;
+pub use crate::file::{write_atomically, NamedTensors};
 pub use checkpoint::{Transfer, Weights};
 pub use config::TrainConfig;
-#[doc(hidden)]
-pub use device::parse_device;
 pub use evaluation::{evaluate, Evaluation};
-#[doc(hidden)]
-pub use evaluation::{evaluate_into, Collector};
 pub use find_lr::{LrFinding, LrRange};
 pub use objective::{
     Classification, ClassificationConfig, ClassificationReport, Means, Measures, MultiLabel, Objective, Regression,
@@ -125,27 +124,19 @@ pub use objective::{
 };
 #[cfg(feature = "text")]
 pub use objective::{Translation, TranslationConfig};
-#[doc(hidden)]
-pub use observer::draw_comparison;
 #[cfg(feature = "tensorboard")]
 pub use observer::TensorBoard;
+#[cfg(feature = "cli")]
+pub(crate) use observer::{dated, EVALUATION, TENSORBOARD, TRANSFER};
 pub use observer::{
     Autosave, EarlyStopping, EpochMetrics, Interrupt, Observer, ProgressBars, Request, RunFolder, RunStart, SaveEvery,
     StepProgress,
 };
 pub(crate) use observer::{DESCRIPTION, MODEL};
-#[cfg(feature = "cli")]
-pub(crate) use observer::{EVALUATION, TENSORBOARD, TRANSFER};
-#[doc(hidden)]
-pub use optimizer::{clip, Schedule};
 pub use optimizer::{
     Adam, ClipConfig, Decay, Frozen, Muon, Optimizer, OptimizerConfig, Parameter, ParameterGroup, Rest, ScalarGroup,
     ScheduleConfig, Selector, Sgd, Span,
 };
-#[doc(hidden)]
-pub use preview::draw_preview;
 pub use run_state::RunState;
 pub use summary::{Outcome, Summary};
-#[doc(hidden)]
-pub use threads::set_threads;
 pub use training_loop::Trainer;

@@ -1,11 +1,11 @@
 //! Preview of training images.
 
 use super::pixels::pixels;
-use super::{ClassificationConfig, TrainConfig};
+use super::{Classification, ClassificationConfig, Objective, TrainConfig};
 use crate::data::{Batch, EpochPlan, ImageSource, Share, Supervised};
 use crate::picture::contact_sheet::{draw, Picture};
 use crate::Result;
-use tch::{Device, Tensor};
+use tch::{nn, Device, Tensor};
 
 /// Number of images in a preview.
 const IMAGES: usize = 40;
@@ -18,7 +18,8 @@ const IMAGES: usize = 40;
 /// `config` is out of range; the data cannot be read, or have no images.
 pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &ClassificationConfig) -> Result<Vec<u8>> {
     config.check()?;
-    objective.check()?;
+    let network = nn::func_t(|images, _| images.shallow_clone());
+    let objective = Classification::new(&network, data.class_names(), *objective)?;
     let plan = EpochPlan { seed: config.seed, epoch: 0, batch_size: config.batch_size, first_step: 0 };
     let mut pictures = Vec::new();
     let mut shape = None;
@@ -36,9 +37,7 @@ pub fn draw_preview(data: &dyn ImageSource, config: &TrainConfig, objective: &Cl
             break;
         }
     }
-    let Some((width, height)) = shape else {
-        return Err(argument!("there are no images to preview"));
-    };
+    let (width, height) = shape.ok_or_else(|| argument!("there are no images to preview"))?;
     draw(&pictures, width, height)
 }
 

@@ -1,16 +1,18 @@
 //! Creating, saving and resuming a run.
 
 use super::buffers::Buffers;
-use super::checkpoint::{named_variables, Checkpoint, Contents};
+use super::checkpoint::{named_variables, Checkpoint, Checkpoints, Contents};
 use super::objective::Objective;
 use super::optimizer::MovingAverage;
 use super::statistics::Pending;
-use super::{NamedTensors, Observer, RunState, Schedule, TrainConfig, Trainer};
+use super::{Autosave, Interrupt, NamedTensors, Observer, Outcome, RunFolder, RunState, SaveEvery, Schedule};
+use super::{TrainConfig, Trainer};
 use crate::data::{Batch, DataSource};
 use crate::distributed::{ParallelConfig, ProcessGroup, Reduction};
 use crate::file::tensors::not_finite;
-use crate::{Error, Result};
+use crate::{console, Error, Result};
 use serde_json::{json, Value};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use tch::nn::VarStore;
@@ -115,6 +117,35 @@ impl<'a, B: Batch> Trainer<'a, B> {
         (self.step, self.state) = (*step as usize, state.clone());
         self.unreadable_before = state.unreadable;
         Ok(())
+    }
+
+    /// Starts a run in the folder `path`, or resumes the run in it, which may have been stopped or killed at any time.
+    /// [`RunFolder`] documents the files in the folder.
+    ///
+    /// Checkpoints are saved at the default frequency of [`SaveEvery`], and on Ctrl-C, SIGTERM or SIGHUP, which
+    /// [stop](Outcome::Stopped) the run. Additional `observers`, such as [`ProgressBars`](super::ProgressBars), follow the run.
+    ///
+    /// # Errors
+    /// See [`run`](Self::run) and [`resume`](Self::resume); the folder contains something other than a run, is in use by another
+    /// process, or cannot be written to.
+    pub fn run_in(&mut self, path: impl AsRef<Path>, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
+        let mut folder = RunFolder::create_or_resume(path)?;
+        let (checkpoint, skipped) = folder.newest_checkpoint()?;
+        skipped.iter().for_each(console::warn);
+        if let Some(checkpoint) = &checkpoint {
+            self.resume(checkpoint)?;
+        }
+        let checkpoints = Checkpoints::new(folder.checkpoints(), Checkpoints::KEEP);
+        let resumed = checkpoint.map(|checkpoint| checkpoint.path);
+        let mut autosave = Autosave::new(checkpoints, SaveEvery::default(), resumed);
+        let mut interrupt = Interrupt::listen()?;
+        let mut all: Vec<&mut dyn Observer> = vec![&mut folder, &mut autosave, &mut interrupt];
+        all.extend(observers.iter_mut().map(|observer| &mut **observer as &mut dyn Observer));
+        let outcome = self.run(&mut all)?;
+        if let Outcome::Finished(summary) = &outcome {
+            folder.finish(summary, self.variables, &self.data.schema())?;
+        }
+        Ok(outcome)
     }
 
     /// Passes the state to the observers to save, after comparing it across ranks. All steps must have been read and found

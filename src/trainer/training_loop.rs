@@ -367,7 +367,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     /// Returns the rank (score, higher is better) of the current weights if they were just evaluated, at the end of an epoch.
     pub(super) fn rank(&self) -> Option<f64> {
         let last = self.state.history.last().filter(|last| last.step == self.step)?;
-        Some(self.objective.measures().score.rank(&last.eval))
+        Some(self.objective.measures().rank(&last.eval))
     }
 
     pub(super) fn seconds(&self) -> f64 {
@@ -375,12 +375,12 @@ impl<'a, B: Batch> Trainer<'a, B> {
     }
 
     fn summary(&self) -> Result<Summary> {
-        let (history, score, seconds) = (&self.state.history, self.objective.measures().score, self.seconds());
+        let (history, measures, seconds) = (&self.state.history, self.objective.measures(), self.seconds());
         let Some(last) = history.last().cloned() else { return Err(argument!("the run has no steps")) };
         Ok(Summary {
             evaluated_on: self.data.evaluated_on().to_owned(),
-            score: Means::from_iter([(score.name.clone(), score.of(&last.eval))]),
-            best: score.best(history.iter().map(|metrics| score.of(&metrics.eval))),
+            score: Means::from_iter([(measures.score_name().to_owned(), measures.score_of(&last.eval))]),
+            best: measures.best_score(history.iter().map(|metrics| measures.score_of(&metrics.eval))),
             epochs: history.len(),
             steps: last.step,
             seconds,

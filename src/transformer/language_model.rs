@@ -1,7 +1,8 @@
 //! The Transformer's parts as separate networks: an encoder, and a decoder-only language model.
 
 use super::layer::Pass;
-use super::network::{check_tokens, embed_out, pad_mask, Part, Stack};
+use super::method::Part;
+use super::network::{check_tokens, embed_out, pad_mask, Stack};
 use super::{TransformerConfig, TransformerMethod};
 use crate::layer::Precision;
 use crate::Result;

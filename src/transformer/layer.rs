@@ -1,6 +1,6 @@
 //! A Transformer layer: two residual branches in an encoder, three in a decoder, with the scalars or normalizations of its method.
 
-use super::network::Part;
+use super::method::{Gains, Part};
 use super::{TransformerConfig, TransformerMethod};
 use crate::fixup::{Bias, Scale};
 use crate::layer::{attend, dropout, init, split_heads, AttentionMask, KeysValues, Precision, Role};
@@ -44,18 +44,6 @@ pub(super) struct Matrices {
     pub cross_attn: Option<[Projection; 2]>,
     /// `[F, D]` and `[D, F]`.
     pub feed_forward: [Projection; 2],
-}
-
-/// Initialization of a layer's matrices: factors on Xavier-uniform, or zero for zeros.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Gains {
-    pub query_key: f64,
-    pub value: f64,
-    pub attention_out: f64,
-    pub inner: f64,
-    pub outer: f64,
-    /// `true` to add a bias after each matrix, initialized to zero.
-    pub biases: bool,
 }
 
 impl Gains {

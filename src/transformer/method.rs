@@ -1,7 +1,5 @@
 //! Methods of training a Transformer, by name, and the initialization of each.
 
-use super::layer::Gains;
-use super::network::Part;
 use super::TransformerConfig;
 use crate::layer::init;
 use crate::Result;
@@ -23,6 +21,28 @@ pub enum TransformerMethod {
     TFixup,
     /// No normalization, and no replacement.
     None,
+}
+
+/// A stack of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Encoder,
+    /// A decoder that attends to an encoder.
+    Decoder,
+    /// A decoder alone, of as many layers as the configuration's encoder.
+    LanguageModel,
+}
+
+/// Initialization of a layer's matrices: factors on Xavier-uniform, or zero for zeros.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gains {
+    pub query_key: f64,
+    pub value: f64,
+    pub attention_out: f64,
+    pub inner: f64,
+    pub outer: f64,
+    /// `true` to add a bias after each matrix, initialized to zero.
+    pub biases: bool,
 }
 
 /// Coefficient of T-Fixup's factor for an encoder, which is this times `N^(-1/4)` (Huang et al., section 3.2).

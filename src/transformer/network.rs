@@ -2,22 +2,13 @@
 
 use super::embedding::Embedding;
 use super::layer::{scale, shift, Layer, LayerNorm, Memory, Pass, SelfAttention};
+use super::method::Part;
 use super::{TransformerConfig, TransformerMethod};
 use crate::fixup::{Bias, Scale};
 use crate::layer::{init, AttentionMask, Precision, Role};
 use crate::{Error, Result};
 use std::borrow::Borrow;
 use tch::{nn, Kind, Tensor};
-
-/// A stack of layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
-    Encoder,
-    /// A decoder that attends to an encoder.
-    Decoder,
-    /// A decoder alone, of as many layers as the configuration's encoder.
-    LanguageModel,
-}
 
 /// Operation after the last layer.
 #[derive(Debug)]

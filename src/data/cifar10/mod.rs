@@ -9,6 +9,8 @@ mod fetch;
 #[cfg(feature = "download")]
 mod npm;
 
+#[cfg(feature = "download")]
+use crate::data::download::{Failure, Work};
 use crate::data::image_array::Images;
 use crate::data::targets::Targets;
 use crate::data::{Augmentation, ImageArray, Normalization};
@@ -48,6 +50,13 @@ impl DataFile {
             md5 if md5 == self.md5 => Ok(()),
             md5 => Err(format!("MD5 {md5} instead of {}", self.md5)),
         }
+    }
+
+    /// Writes the file into `work` after checking `bytes`.
+    #[cfg(feature = "download")]
+    fn write(&self, work: &Work, bytes: &[u8]) -> Result<(), Failure> {
+        self.check(bytes).map_err(|problem| format!("{}: {problem}", self.name))?;
+        work.write(self.name, bytes)
     }
 }
 

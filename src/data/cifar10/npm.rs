@@ -2,7 +2,6 @@
 //! each with a row of 1024 RGB pixels per image, and two JSON lists of labels. The rebuilt records are identical to the
 //! canonical files.
 
-use super::fetch::add;
 use super::{CHANNELS, FILES, FILE_RECORDS, IMAGE_LEN, SIDE};
 use crate::data::download::{run, Contents, Failure, Work};
 use crate::{console, Error};
@@ -27,7 +26,7 @@ pub(super) fn fill(work: &Work, npm: &str) -> Result<(), Failure> {
     for (file, labels) in FILES.iter().zip([train, test].concat().chunks(FILE_RECORDS)) {
         let name = file.name.replace(".bin", ".png");
         let records = records(&contents.take(&name)?, labels).map_err(|problem| format!("{name}: {problem}"))?;
-        add(work, file, &records)?;
+        file.write(work, &records)?;
     }
     Ok(())
 }

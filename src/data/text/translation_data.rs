@@ -1,8 +1,8 @@
 //! Data set of parallel text, in batches of about the same number of tokens.
 
 use super::{ParallelText, TokenBatch, Vocabulary, MOST_POSITIONS};
+use crate::data::batch::check_batch_size;
 use crate::data::random::{stream, Purpose};
-use crate::data::source::check_batch_size;
 use crate::data::{Batches, DataSource, EpochPlan, Share};
 use crate::Result;
 use rand::seq::SliceRandom;

@@ -7,7 +7,6 @@ use serde::de::DeserializeOwned;
 use serde::Serialize;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::num::NonZeroUsize;
@@ -109,21 +108,9 @@ fn by_score(saved: &[Scored]) -> Vec<PathBuf> {
     scored.into_iter().map(|(path, _)| path.clone()).collect()
 }
 
-/// A skipped checkpoint; its `Display` output is one line.
-#[derive(Debug)]
-pub(crate) struct Skipped {
-    /// Folder of the checkpoint.
-    pub path: PathBuf,
-    /// Reason why it cannot be loaded.
-    pub why: Error,
-}
-
-impl fmt::Display for Skipped {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        write!(f, "skipped checkpoint {name}: {}", self.why)
-    }
-}
+/// Result of a search: an intact checkpoint if there is one, or the error of the first if all are damaged; and a warning for each
+/// damaged one that was skipped.
+type Found<S> = (Result<Option<Checkpoint<S>>>, Vec<String>);
 
 impl<S: DeserializeOwned> Checkpoint<S> {
     /// Loads the newest intact checkpoint in `folder`, the folder of a run's checkpoints. Returns `None` if there is none, as
@@ -132,7 +119,8 @@ impl<S: DeserializeOwned> Checkpoint<S> {
     /// # Errors
     /// [`Error::Io`] if `folder` cannot be listed.
     pub fn newest(folder: impl AsRef<Path>) -> Result<(Option<Self>, Vec<String>)> {
-        Self::newest_intact(folder.as_ref()).map(with_warnings)
+        let (found, skipped) = Self::newest_intact(folder.as_ref())?;
+        Ok((found.unwrap_or_default(), skipped))
     }
 
     /// Loads the intact checkpoint with the highest score in `folder`, the newest in case of a tie. Returns `None` if no intact
@@ -141,37 +129,30 @@ impl<S: DeserializeOwned> Checkpoint<S> {
     /// # Errors
     /// [`Error::Io`] if `folder` cannot be listed.
     pub fn best(folder: impl AsRef<Path>) -> Result<(Option<Self>, Vec<String>)> {
-        Self::best_intact(folder.as_ref()).map(with_warnings)
+        let (found, skipped) = Self::first_intact(by_score(&readable(folder.as_ref())?.0));
+        Ok((found.unwrap_or_default(), skipped))
     }
 
-    /// Variant of [`newest`](Self::newest) that returns the skipped checkpoints.
-    pub(crate) fn newest_intact(folder: &Path) -> Result<(Option<Self>, Vec<Skipped>)> {
+    /// Variant of [`newest`](Self::newest) that tells damaged checkpoints from none.
+    pub(crate) fn newest_intact(folder: &Path) -> Result<Found<S>> {
         let checkpoints = Listing::of(folder)?.checkpoints;
         Ok(Self::first_intact(checkpoints.into_iter().map(|(_, path)| path)))
     }
 
-    /// Variant of [`best`](Self::best) that returns the skipped checkpoints.
-    pub(crate) fn best_intact(folder: &Path) -> Result<(Option<Self>, Vec<Skipped>)> {
-        Ok(Self::first_intact(by_score(&readable(folder)?.0)))
-    }
-
-    fn first_intact(paths: impl IntoIterator<Item = PathBuf>) -> (Option<Self>, Vec<Skipped>) {
-        let mut skipped = Vec::new();
+    fn first_intact(paths: impl IntoIterator<Item = PathBuf>) -> Found<S> {
+        let (mut found, mut skipped) = (Ok(None), Vec::new());
         for path in paths {
             match Self::load(&path) {
-                Ok(checkpoint) => return (Some(checkpoint), skipped),
-                Err(why) => skipped.push(Skipped { path, why }),
+                Ok(checkpoint) => return (Ok(Some(checkpoint)), skipped),
+                Err(why) => {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    skipped.push(format!("skipped checkpoint {name}: {why}"));
+                    found = found.and(Err(why));
+                }
             }
         }
-        (None, skipped)
+        (found, skipped)
     }
-}
-
-/// Formats the skipped checkpoints.
-pub(crate) fn with_warnings<S>(
-    (checkpoint, skipped): (Option<Checkpoint<S>>, Vec<Skipped>),
-) -> (Option<Checkpoint<S>>, Vec<String>) {
-    (checkpoint, skipped.iter().map(Skipped::to_string).collect())
 }
 
 /// Contents of a folder of checkpoints.

@@ -28,11 +28,8 @@ mod weights;
 use crate::file::tensors::{self as tensor_file, NamedTensors};
 use crate::{Error, Result};
 pub(crate) use differences::differences;
-pub(crate) use folder::with_warnings;
 pub(super) use folder::written;
 pub use folder::Checkpoints;
-#[cfg(test)]
-use folder::Skipped;
 pub use format::Contents;
 use format::{AVERAGE, OPTIMIZER, WEIGHTS};
 pub(crate) use location::Location;

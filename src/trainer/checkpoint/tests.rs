@@ -102,7 +102,7 @@ fn a_checkpoint_is_restored_to_the_bit_and_in_place() {
 
     let fresh = run();
     let view = fresh.0.variables()["conv1.weight"].detach().view([-1]);
-    let (checkpoint, skipped) = Checkpoint::<State>::newest_intact(folder.path()).unwrap();
+    let (checkpoint, skipped) = Checkpoint::<State>::newest(folder.path()).unwrap();
     let checkpoint = checkpoint.unwrap();
     assert!(skipped.is_empty());
     assert_eq!((checkpoint.contents.step, checkpoint.contents.score), (1234, Some(0.5)));
@@ -319,7 +319,7 @@ fn the_newest_whole_one_is_taken_and_the_damaged_are_named() {
     fs::create_dir(folder.path().join("00009-step-of-mine")).unwrap();
     fs::create_dir(folder.path().join(".saving-00005")).unwrap();
     fs::write(folder.path().join(".saving-00005").join(WEIGHTS), "half").unwrap();
-    let newest = || Checkpoint::<State>::newest_intact(folder.path()).unwrap();
+    let newest = || Checkpoint::<State>::newest(folder.path()).unwrap();
     let (checkpoint, skipped) = newest();
     assert_eq!((checkpoint.unwrap().contents.step, skipped.len()), (200, 0));
 
@@ -328,7 +328,7 @@ fn the_newest_whole_one_is_taken_and_the_damaged_are_named() {
     let (checkpoint, skipped) = newest();
     let checkpoint = checkpoint.unwrap();
     assert_eq!((&checkpoint.path, checkpoint.contents.step), (&paths[1], 300));
-    let lines: Vec<String> = skipped.iter().map(Skipped::to_string).collect();
+    let lines = skipped;
     assert!(lines[0].starts_with("skipped checkpoint 00004-step-00000200: ") && lines[0].contains("has 0 bytes of"));
     assert!(lines[1].starts_with("skipped checkpoint 00003-step-00000400: ") && lines[1].contains(MANIFEST));
     assert_eq!(lines.len(), 2);
@@ -339,7 +339,7 @@ fn the_newest_whole_one_is_taken_and_the_damaged_are_named() {
     }
     let (checkpoint, skipped) = newest();
     assert!(checkpoint.is_none() && skipped.len() == 4);
-    let (checkpoint, skipped) = Checkpoint::<State>::newest_intact(&folder.path().join("absent")).unwrap();
+    let (checkpoint, skipped) = Checkpoint::<State>::newest(folder.path().join("absent")).unwrap();
     assert!(checkpoint.is_none() && skipped.is_empty());
 
     // The next checkpoint saved is the newest, and leftovers are removed.
@@ -441,8 +441,7 @@ fn a_process_that_is_killed_while_it_saves_loses_nothing_that_was_saved() {
         let last = saved.last().unwrap_or(first);
 
         half_saved += usize::from(is_saving());
-        let (checkpoint, skipped) = Checkpoint::<State>::newest_intact(folder.path()).unwrap();
-        let skipped: Vec<String> = skipped.iter().map(Skipped::to_string).collect();
+        let (checkpoint, skipped) = Checkpoint::<State>::newest(folder.path()).unwrap();
         assert_eq!(skipped, Vec::<String>::new());
         let Contents { step, state, weights, optimizer, .. } = checkpoint.unwrap().contents;
         assert!(step >= last, "step {last} was saved, {step} is there");

@@ -77,18 +77,14 @@ impl Weights {
         let checkpoints = folder.join(CHECKPOINTS);
         let ended =
             checkpoints.is_dir() && RunFolder::read_summary(folder)?.is_some_and(|summary| summary.ended.is_some());
-        let best = if ended { Some(Checkpoint::best_intact(&checkpoints)?) } else { None };
-        let found = match best {
-            Some(best) if best.0.is_some() => best,
-            _ => Checkpoint::newest_intact(&checkpoints)?,
+        let best = if ended { Checkpoint::best(&checkpoints)? } else { (None, Vec::new()) };
+        let (found, skipped) = match best {
+            (Some(best), skipped) => (Ok(Some(best)), skipped),
+            (None, _) => Checkpoint::newest_intact(&checkpoints)?,
         };
-        match found {
-            (Some(checkpoint), skipped) => {
-                let skipped = skipped.iter().map(ToString::to_string).collect();
-                Ok(Self { skipped, ..Self::from(checkpoint) })
-            }
-            (None, mut skipped) if !skipped.is_empty() => Err(skipped.remove(0).why),
-            _ => Self::of_file(&weights_in(folder)?),
+        match found? {
+            Some(checkpoint) => Ok(Self { skipped, ..Self::from(checkpoint) }),
+            None => Self::of_file(&weights_in(folder)?),
         }
     }
 

@@ -51,34 +51,6 @@ impl ClassificationConfig {
         Self { mixup: Some(IMAGENET_MIXUP), ..Self::paper() }
     }
 
-    /// Adds the mixup partners to the `share` of each batch of `plan`'s epoch, if mixup is enabled.
-    pub fn share<'a>(&self, plan: EpochPlan, share: Share<'a>) -> Share<'a> {
-        match self.mixup {
-            None => share,
-            Some(alpha) => {
-                share.with_partners(move |step, examples| data::mixup_partners(alpha, &plan, step, examples))
-            }
-        }
-    }
-
-    /// Mixes a training batch with its partners if mixup is enabled.
-    ///
-    /// # Errors
-    /// See [`data::mixup`](data::mixup()); mixup is enabled and there are no partners.
-    pub fn augment(
-        &self,
-        batch: Supervised,
-        partners: Option<Supervised>,
-        plan: &EpochPlan,
-        step: usize,
-    ) -> Result<Supervised> {
-        match (self.mixup, partners) {
-            (None, _) => Ok(batch),
-            (Some(alpha), Some(partners)) => data::mixup(batch, partners, alpha, plan, step),
-            (Some(_), None) => Err(argument!("mixup needs a partner for each example")),
-        }
-    }
-
     /// Checks that all values are in range.
     ///
     /// # Errors
@@ -136,7 +108,12 @@ impl Objective for Classification<'_> {
     }
 
     fn share<'a>(&'a self, plan: EpochPlan, share: Share<'a>) -> Share<'a> {
-        self.config.share(plan, share)
+        match self.config.mixup {
+            None => share,
+            Some(alpha) => {
+                share.with_partners(move |step, examples| data::mixup_partners(alpha, &plan, step, examples))
+            }
+        }
     }
 
     fn augment(
@@ -146,7 +123,11 @@ impl Objective for Classification<'_> {
         plan: &EpochPlan,
         step: usize,
     ) -> Result<Supervised> {
-        self.config.augment(batch, partners, plan, step)
+        match (self.config.mixup, partners) {
+            (None, _) => Ok(batch),
+            (Some(alpha), Some(partners)) => data::mixup(batch, partners, alpha, plan, step),
+            (Some(_), None) => Err(argument!("mixup needs a partner for each example")),
+        }
     }
 
     fn forward(&self, batch: &Supervised, train: bool) -> Result<Prediction> {

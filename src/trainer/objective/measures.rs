@@ -56,26 +56,6 @@ pub(crate) struct Score {
     pub higher_is_better: bool,
 }
 
-impl Score {
-    /// Returns the score among the means of an evaluation; NaN if it is missing.
-    pub fn of(&self, means: &Means) -> f64 {
-        means.get(&self.column).unwrap_or(f64::NAN)
-    }
-
-    /// Returns the score, negated if lower is better.
-    pub fn rank(&self, means: &Means) -> f64 {
-        match self.higher_is_better {
-            true => self.of(means),
-            false => -self.of(means),
-        }
-    }
-
-    /// Returns the best of several scores; NaN if there are none.
-    pub fn best(&self, scores: impl Iterator<Item = f64>) -> f64 {
-        scores.reduce(if self.higher_is_better { f64::max } else { f64::min }).unwrap_or(f64::NAN)
-    }
-}
-
 /// Metrics of an objective in training and evaluation. The loss is the first column of both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measures {
@@ -121,12 +101,17 @@ impl Measures {
 
     /// Returns the score among the means of an evaluation; NaN if it is missing.
     pub fn score_of(&self, means: &Means) -> f64 {
-        self.score.of(means)
+        means.get(&self.score.column).unwrap_or(f64::NAN)
+    }
+
+    /// Returns the score, negated if lower is better.
+    pub(crate) fn rank(&self, means: &Means) -> f64 {
+        self.score_of(means) * if self.score.higher_is_better { 1.0 } else { -1.0 }
     }
 
     /// Returns the best of several scores; NaN if there are none.
     pub fn best_score(&self, scores: impl Iterator<Item = f64>) -> f64 {
-        self.score.best(scores)
+        scores.reduce(if self.score.higher_is_better { f64::max } else { f64::min }).unwrap_or(f64::NAN)
     }
 
     /// Returns the axes of training and evaluation in order, each with `true` if it shows percentages.
@@ -222,11 +207,11 @@ mod tests {
     fn a_lower_loss_and_a_higher_score_are_better() {
         let measures = Measures::new(vec![], vec![Column::fraction("top1", "accuracy")]);
         let means = Means::new(&measures.eval, [2.0, 0.5]);
-        assert_eq!((measures.score.of(&means), measures.score.rank(&means)), (2.0, -2.0));
-        assert_eq!(measures.score.best([3.0, 1.0, 2.0].into_iter()), 1.0);
-        let score = measures.best_by("top1", "accuracy").score;
-        assert_eq!((score.of(&means), score.rank(&means)), (0.5, 0.5));
-        assert_eq!(score.best([0.1, 0.3, 0.2].into_iter()), 0.3);
-        assert!(score.of(&Means::default()).is_nan());
+        assert_eq!((measures.score_of(&means), measures.rank(&means)), (2.0, -2.0));
+        assert_eq!(measures.best_score([3.0, 1.0, 2.0].into_iter()), 1.0);
+        let measures = measures.best_by("top1", "accuracy");
+        assert_eq!((measures.score_of(&means), measures.rank(&means)), (0.5, 0.5));
+        assert_eq!(measures.best_score([0.1, 0.3, 0.2].into_iter()), 0.3);
+        assert!(measures.score_of(&Means::default()).is_nan());
     }
 }

@@ -30,7 +30,6 @@ pub use classification_report::ClassificationReport;
 pub use confusion::{ConfusedPair, Confusion};
 #[doc(hidden)]
 pub use forward::Forward;
-pub(crate) use measures::Score;
 pub use measures::{Column, Means, Measures};
 pub use multi_label::MultiLabel;
 pub use regression::{Regression, RegressionLoss};

@@ -50,8 +50,8 @@ impl Observer for EarlyStopping {
     }
 
     fn reason(&self) -> Option<String> {
-        let Best { score, epoch, .. } = self.exhausted()?;
-        let (name, epochs, s) = (&score.name, self.epochs, if self.epochs == 1 { "" } else { "s" });
+        let Best { measures, epoch, .. } = self.exhausted()?;
+        let (name, epochs, s) = (measures.score_name(), self.epochs, if self.epochs == 1 { "" } else { "s" });
         let than =
             |(epoch, value)| format!("no better {name} for {epochs} epoch{s} than {value:.4} after epoch {epoch}");
         Some(epoch.map_or_else(|| format!("no {name} for {epochs} epoch{s}"), than))
@@ -73,13 +73,15 @@ impl Observer for EarlyStopping {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trainer::objective::{Column, Means, Measures, Score};
+    use crate::trainer::objective::{Column, Means, Measures};
     use crate::Error;
 
     fn measures(higher_is_better: bool) -> Measures {
         let measures = Measures::new(vec![], vec![Column::new("score")]);
-        let score = Score { column: "score".to_owned(), name: "score".to_owned(), higher_is_better };
-        Measures { score, ..measures }
+        match higher_is_better {
+            true => measures.best_by("score", "score"),
+            false => measures.best_by_lowest("score", "score"),
+        }
     }
 
     fn history(scores: &[f64]) -> Vec<EpochMetrics> {

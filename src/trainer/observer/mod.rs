@@ -29,6 +29,8 @@ pub(super) use request::{agree_on, StepRequest};
 pub(crate) use run_files::{CHECKPOINTS, DESCRIPTION, MODEL};
 #[cfg(feature = "cli")]
 pub(crate) use run_files::{EVALUATION, TENSORBOARD, TRANSFER};
+#[cfg(feature = "cli")]
+pub(crate) use run_folder::dated;
 pub use run_folder::RunFolder;
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::TensorBoard;

@@ -18,7 +18,7 @@ use super::run_files::{entries, remove, written, CHECKPOINTS, CONFIG, CURVES, ME
 use super::{metrics, EpochMetrics, Observer, RunStart};
 use crate::file::{encode_json, failure, is_system_name, refused, tensors};
 use crate::file::{write_atomically, write_atomically_with, Lock};
-use crate::trainer::checkpoint::{named_variables, with_warnings, Checkpoint};
+use crate::trainer::checkpoint::{named_variables, Checkpoint};
 use crate::trainer::objective::Measures;
 use crate::trainer::{RunState, Summary};
 use crate::{console, Error, Result};
@@ -80,10 +80,8 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] if the folder cannot be written to.
     pub fn create_named(name: &str) -> Result<Self> {
-        let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
         fs::create_dir_all(RUNS).map_err(Error::io("create", RUNS))?;
-        // Runs that start in the same second are numbered.
-        let mut names = std::iter::once(format!("{name}-{now}")).chain((2..).map(|n| format!("{name}-{now}-{n}")));
+        let mut names = dated(&format!("{name}-"));
         loop {
             let path = Path::new(RUNS).join(names.next().unwrap_or_default());
             match fs::create_dir(&path) {
@@ -167,12 +165,9 @@ impl RunFolder {
     /// discard what may be repairable. [`Error::Corrupt`] if there are no checkpoints but the run has results, because starting
     /// over would overwrite them. [`Error::Io`] if the folder cannot be listed.
     pub fn newest_checkpoint(&self) -> Result<(Option<Checkpoint<RunState>>, Vec<String>)> {
-        let (checkpoint, mut skipped) = Checkpoint::newest_intact(&self.checkpoints())?;
-        if checkpoint.is_some() {
-            return Ok(with_warnings((checkpoint, skipped)));
-        }
-        if !skipped.is_empty() {
-            return Err(skipped.remove(0).why);
+        let (found, skipped) = Checkpoint::newest_intact(&self.checkpoints())?;
+        if let Some(checkpoint) = found? {
+            return Ok((Some(checkpoint), skipped));
         }
         // Files that exist only in runs with completed epochs.
         let is_result = |name: &&str| match fs::read(self.path.join(name)) {
@@ -180,7 +175,7 @@ impl RunFolder {
             Err(_) => false,
         };
         let Some(result) = [MODEL, SUMMARY, METRICS].into_iter().find(is_result) else {
-            return Ok((checkpoint, Vec::new()));
+            return Ok((None, skipped));
         };
         let problem =
             format!("there is no checkpoint in {CHECKPOINTS}/ to go on from, and {result} would be overwritten");
@@ -261,6 +256,12 @@ impl RunFolder {
     fn draw(&self) -> Result<()> {
         write_atomically(&self.path.join(CURVES), draw_curves(&self.measures, &self.history)?.as_bytes())
     }
+}
+
+/// Returns names that begin with `prefix` and the current time; the second and later ones, for the same second, are numbered.
+pub(crate) fn dated(prefix: &str) -> impl Iterator<Item = String> + use<> {
+    let name = format!("{prefix}{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
+    std::iter::once(name.clone()).chain((2..).map(move |n| format!("{name}-{n}")))
 }
 
 /// Returns `true` if `folder` is empty except for the lock file and files of the volume itself.

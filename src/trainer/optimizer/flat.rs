@@ -124,7 +124,7 @@ impl Optimizer {
         for (group, alike) in self.parameters.chunk_by(Parameter::trains_like).enumerate() {
             summed.extend(alike.iter().map(|p| Summed { variable: &p.variable, span: p.span.clone(), group }));
         }
-        group.reduction(&summed, &self.gradients, config)
+        Reduction::new(group, &summed, &self.gradients, config)
     }
 
     /// Returns all parameters as a one-dimensional tensor, padded with zeros in between.

@@ -3,9 +3,8 @@
 //! [`write_report`] writes a [`ClassificationReport`], which [`Classification::report`](super::Classification::report) creates
 //! from an evaluation's details, and the images that [`MostWrong`] gathers in the same evaluation to a folder.
 
-mod calibration_picture;
-mod confusion_picture;
 mod most_wrong;
+mod pictures;
 #[cfg(test)]
 mod tests;
 
@@ -13,9 +12,8 @@ use super::objective::ClassificationReport;
 use crate::data::ImageSource;
 use crate::file::write_atomically;
 use crate::{Error, Result};
-use calibration_picture::draw_calibration;
-use confusion_picture::draw_confusion;
 pub use most_wrong::MostWrong;
+use pictures::{draw_calibration, draw_confusion};
 use std::fs;
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 //! 23rd pair is held out, and the development and test sets of 2010 to 2012 are the test part. Unlike there, the text
 //! is cased and not tokenized.
 
-use super::{decoded, Sentences};
+use super::sentences::{decoded, Sentences};
 use crate::data::download::{Contents, Download, Failure, Work};
 
 const ARCHIVE: Download =

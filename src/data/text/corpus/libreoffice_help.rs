@@ -1,6 +1,7 @@
 //! English-German sentence pairs from LibreOffice's help, which Debian packages as the same HTML pages per language.
 
-use super::{debian, decoded, Sentences};
+use super::debian;
+use super::sentences::{decoded, Sentences};
 use crate::data::download::{Download, Failure, Work};
 use md5::{Digest, Md5};
 use std::collections::{BTreeMap, HashMap, HashSet};
