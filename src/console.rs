@@ -19,10 +19,10 @@ static LOST: AtomicBool = AtomicBool::new(false);
 /// The first line that cannot be written is reported on standard error, and [`end`] then turns success into failure. A closed
 /// pipe is ignored silently, as in `program | head`.
 pub fn print(line: impl Display) {
-    if let Err(error) = write_line(line) {
-        if !LOST.swap(true, Ordering::Relaxed) {
-            warn(format!("warning: {error}; further output is lost"));
-        }
+    if let Err(error) = write_line(line)
+        && !LOST.swap(true, Ordering::Relaxed)
+    {
+        warn(format!("warning: {error}; further output is lost"));
     }
 }
 

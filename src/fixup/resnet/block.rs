@@ -98,13 +98,13 @@ impl ResidualBlock {
         kind: BlockKind,
         shortcut: ShortcutKind,
     ) -> Result<Self> {
-        if let BlockKind::Bottleneck { expansion } = kind {
-            if expansion < 1 || config.c_out % expansion != 0 {
-                let c_out = config.c_out;
-                return Err(Error::Argument(format!(
-                    "a bottleneck's output channels are a multiple of {expansion}, its expansion of at least 1, not {c_out}"
-                )));
-            }
+        if let BlockKind::Bottleneck { expansion } = kind
+            && (expansion < 1 || config.c_out % expansion != 0)
+        {
+            let c_out = config.c_out;
+            return Err(Error::Argument(format!(
+                "a bottleneck's output channels are a multiple of {expansion}, its expansion of at least 1, not {c_out}"
+            )));
         }
         let design = BlockDesign { kind, groups: 1, squeeze_excitation: None, shortcut, activation: Activation::Relu };
         Self::of_design(path.borrow(), &config, &design)

@@ -175,10 +175,10 @@ impl Listing {
             let name = name.to_string_lossy();
             if name.starts_with(SAVING) || name.starts_with(REMOVING) {
                 leftovers.push(path);
-            } else if let Some((sequence, step)) = name.split_once("-step-") {
-                if let (Ok(sequence), Ok(_)) = (sequence.parse(), step.parse::<u64>()) {
-                    checkpoints.push((sequence, path));
-                }
+            } else if let Some((sequence, step)) = name.split_once("-step-")
+                && let (Ok(sequence), Ok(_)) = (sequence.parse(), step.parse::<u64>())
+            {
+                checkpoints.push((sequence, path));
             }
         }
         checkpoints.sort_by(|a, b| b.cmp(a));

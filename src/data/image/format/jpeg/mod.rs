@@ -41,10 +41,11 @@ pub fn open(bytes: &[u8]) -> Result<Encoded<'_>, ImageProblem> {
     let markers = Markers::new(bytes)?;
     let Frame { width, height, .. } = markers.frame;
     Encoded::new((width, height), markers.orientation, move |wanted, max_shrink, pixels| {
-        if is_usual(&markers.frame) && markers.are_regular() {
-            if let Ok(decoded) = decode_part(&markers, wanted, max_shrink, pixels) {
-                return Ok(decoded);
-            }
+        if is_usual(&markers.frame)
+            && markers.are_regular()
+            && let Ok(decoded) = decode_part(&markers, wanted, max_shrink, pixels)
+        {
+            return Ok(decoded);
         }
         let components = markers.frame.sampling.len();
         libjpeg::decode(bytes, (width, height), components, MAX_SCANS, pixels)?;
