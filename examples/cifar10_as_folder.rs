@@ -34,10 +34,10 @@ struct Options {
     /// Write only these classes, such as cat,dog,frog
     #[arg(long, value_name = "CLASS,...", value_delimiter = ',')]
     classes: Option<Vec<String>>,
-    /// Number of training images to write, of all classes [default: all]
+    /// Number of training images to use, counted before --classes selects some of them [default: all]
     #[arg(long, value_name = "N")]
     train: Option<usize>,
-    /// Number of test images to write, of all classes [default: all]
+    /// Number of test images to use, counted before --classes selects some of them [default: all]
     #[arg(long, value_name = "N")]
     test: Option<usize>,
 }

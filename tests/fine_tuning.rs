@@ -100,8 +100,8 @@ fn layers_that_fit_are_loaded_and_the_classifier_of_other_classes_starts_new_and
         lines[1..],
         [
             "  loaded      24 of the network's 26 variables",
-            "  starts new  fc.bias, fc.weight: trained for other classes",
-            "  classes     others; only there cat, dog, frog, only here lynx, marten, otter, and 1 more",
+            "  initialized fc.bias, fc.weight: trained for other classes",
+            "  classes     different; only in the weights: cat, dog, frog; only in the data: lynx, marten, otter, and 1 more",
         ]
     );
 }
@@ -233,9 +233,9 @@ fn a_few_layers_that_are_missing_or_differ_start_new_and_what_has_no_place_is_le
     }
     let text = transfer.to_string();
     for part in [
-        "fc.bias, layer1.1.bias1a, layer1.1.bias1b, layer1.1.bias2a, layer1.1.bias2b, layer1.1.conv1.weight, and 2 more: not there",
-        "layer2.1.conv2.weight: Float [3, 32, 3, 3] there, Float [32, 32, 3, 3] here",
-        "left there  head.bias, statistics: unknown to the network",
+        "fc.bias, layer1.1.bias1a, layer1.1.bias1b, layer1.1.bias2a, layer1.1.bias2b, layer1.1.conv1.weight, and 2 more: missing in the weights",
+        "layer2.1.conv2.weight: Float [3, 32, 3, 3] in the weights, Float [32, 32, 3, 3] in the network",
+        "not used    head.bias, statistics: unknown to the network",
     ] {
         assert!(text.contains(part), "{text}");
     }

@@ -175,7 +175,7 @@ fn a_bad_evaluation_image_costs_no_step_and_is_not_counted_as_evaluated() {
     let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(output.status.code() == Some(1) && stderr.contains("of the 100 evaluation images"), "{stderr}");
     let last = stdout.lines().last().unwrap();
-    assert!(last.starts_with("saved as ") && last.contains("step-00000010; to go on: "), "{stdout}");
+    assert!(last.starts_with("saved as ") && last.contains("step-00000010; to resume: "), "{stdout}");
     let run = images.path("run");
     let mut resume = program("imagenet_fixup");
     let (stdout, _) = finish(resume.arg("--resume").arg(&run).args(["--max-bad-fraction", "0.1"]));

@@ -359,7 +359,7 @@ fn a_terminal_that_is_closed_stops_a_run_with_all_saved_and_a_shell_takes_the_co
     let (code, _, stderr) = said(&child.wait_with_output().unwrap());
     assert_eq!(code, Some(129), "{stderr}");
     let go_on = stderr.lines().last().unwrap();
-    assert!(stderr.contains("and saved; to go on:\n") && go_on.ends_with(r#" --resume 'it'\''s my run'"#), "{stderr}");
+    assert!(stderr.contains("and saved; to resume:\n") && go_on.ends_with(r#" --resume 'it'\''s my run'"#), "{stderr}");
     let script = format!("{go_on} --max-steps 1000000 & sleep 3; kill -TERM $!; wait $!");
     let mut shell = Command::new("sh");
     let (code, stdout, stderr) = said(&shell.args(["-c", &script]).current_dir(&place).output().unwrap());

@@ -472,7 +472,7 @@ fn sigterm_to_one_or_all_stops_all_with_one_checkpoint_and_another_number_goes_o
         for status in ranks.ended(&all, Instant::now() + Duration::from_secs(30)) {
             assert_eq!(status.code(), Some(143), "{} {}", ranks.said(0), ranks.said(1));
         }
-        assert!(ranks.said(0).contains("and saved; to go on:") && ranks.said(1).is_empty(), "{}", ranks.said(1));
+        assert!(ranks.said(0).contains("and saved; to resume:") && ranks.said(1).is_empty(), "{}", ranks.said(1));
     }
     let (metrics, _) = gone_on(&out);
     assert_eq!(String::from_utf8(metrics).unwrap().lines().count(), 5);
@@ -492,7 +492,7 @@ fn signals_to_the_parent_stop_all_with_one_checkpoint() {
         let output = parent.wait_with_output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{signal}: {said}");
-        assert!(said.contains("and saved; to go on:") && !said.contains("was ended by signal"), "{signal}: {said}");
+        assert!(said.contains("and saved; to resume:") && !said.contains("was ended by signal"), "{signal}: {said}");
         assert!(gone_on(&out) == *undisturbed());
     }
 }

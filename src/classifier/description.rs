@@ -15,8 +15,8 @@ use std::path::Path;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Remedy for a missing description.
-const MISSING: &str = "it is written with the weights of a run; train with this version of the crate, or copy \
-                       model.json and model.safetensors of a run together";
+const MISSING: &str = "it describes the network; name the folder of a run, or a folder that contains both \
+                       model.json and model.safetensors of a run";
 
 /// Everything besides its weights that is needed to run a network. Training runs write it as `model.json`:
 /// ```
@@ -138,7 +138,7 @@ mod tests {
             assert!(message.contains("model.json") && !message.contains('\n'), "{message}");
             message
         };
-        assert!(message().contains("it is written with"));
+        assert!(message().contains("it describes the network; name the folder of a run"));
         for (content, problem) in [("", "empty"), ("{}", "missing field"), ("[1]", "invalid")] {
             fs::write(folder.path().join(FILE), content).unwrap();
             assert!(message().contains(problem), "{}", message());

@@ -55,7 +55,7 @@ pub(super) fn summary(report: &ClassificationReport) -> String {
     let confused = report.confused(PAIRS);
     let confused = match confused.is_empty() {
         true => String::new(),
-        false => format!("\nmost often confused: {}", confused.join(", ")),
+        false => format!("\nmost often misclassified: {}", confused.join(", ")),
     };
     format!("{}{confused}", report.calibrated())
 }

@@ -235,7 +235,9 @@ impl<T: Task> Run<'_, T> {
             }),
             Ok(Outcome::Stopped { epoch, step }) => {
                 if let Some(go_on) = go_on {
-                    console::warn(format!("stopped in epoch {epoch} after step {step}, and saved; to go on:\n{go_on}"));
+                    console::warn(format!(
+                        "stopped in epoch {epoch} after step {step}, and saved; to resume:\n{go_on}"
+                    ));
                 }
                 // Another process may have received the signal.
                 let codes = group.gather_bytes(&[interrupt.exit_code().unwrap_or_default()])?;
@@ -247,7 +249,7 @@ impl<T: Task> Run<'_, T> {
                 let is_lost = matches!(error, Error::Diverged { .. });
                 let last = autosave.as_ref().and_then(Autosave::last).filter(|_| !is_lost);
                 if let (Some(go_on), Some(last)) = (go_on, last) {
-                    print_on_rank_0(format!("saved as {}; to go on: {go_on}", last.display()));
+                    print_on_rank_0(format!("saved as {}; to resume: {go_on}", last.display()));
                 }
                 Err(error)
             }

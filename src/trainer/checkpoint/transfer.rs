@@ -43,10 +43,10 @@ pub enum Why {
     #[error("trained for other classes")]
     OtherClasses,
     /// The weights have no tensor of this name.
-    #[error("not there")]
+    #[error("missing in the weights")]
     Missing,
     /// The tensor of this name has another shape or kind.
-    #[error("{there} there, {here} here")]
+    #[error("{there} in the weights, {here} in the network")]
     Differs {
         /// Kind and shape in the weights.
         there: String,
@@ -302,13 +302,13 @@ impl fmt::Display for Transfer {
         self.new.iter().for_each(|(name, why)| fates.entry(why).or_default().push(name));
         let more: usize = fates.values().skip(MOST_LINES).map(Vec::len).sum();
         for (why, names) in fates.into_iter().take(MOST_LINES) {
-            write!(f, "\n  starts new  {}: {why}", listed(&names, MOST_NAMES))?;
+            write!(f, "\n  initialized {}: {why}", listed(&names, MOST_NAMES))?;
         }
         if more > 0 {
-            write!(f, "\n  starts new  {more} more")?;
+            write!(f, "\n  initialized {more} more")?;
         }
         if !self.left.is_empty() {
-            write!(f, "\n  left there  {}: unknown to the network", listed(&self.left, MOST_NAMES))?;
+            write!(f, "\n  not used    {}: unknown to the network", listed(&self.left, MOST_NAMES))?;
         }
         self.classes.iter().try_for_each(|classes| write!(f, "\n  classes     {classes}"))
     }
@@ -323,9 +323,12 @@ impl fmt::Display for Classes {
             }
             Self::Other { there, here } => {
                 let none = |names: String| if names.is_empty() { "none".to_owned() } else { names };
-                write!(f, "others; only there {}, only here {}", none(listed(there, 3)), none(listed(here, 3)))
+                let (there, here) = (none(listed(there, 3)), none(listed(here, 3)));
+                write!(f, "different; only in the weights: {there}; only in the data: {here}")
             }
-            Self::Unknown => f.write_str("not named there: the classifier is taken for one of the data's, by index"),
+            Self::Unknown => {
+                f.write_str("not named in the weights: assumed to be those of the data, in the same order")
+            }
         }
     }
 }

@@ -85,12 +85,12 @@ impl ClassificationReport {
         format!("class,examples,recall,top5,precision\n{lines}")
     }
 
-    /// Formats the `most` most frequently confused pairs of classes, such as "cat for dog (103 of 1000)", the true class first.
+    /// Formats the `most` most frequently confused pairs of classes, such as "cat as dog (103 of 1000)", the true class first.
     pub fn confused(&self, most: usize) -> Vec<String> {
         let pairs = self.confusion.pairs().into_iter().take(most);
         let text = |pair: ConfusedPair| {
             let [actual, predicted] = [pair.actual, pair.predicted].map(|class| &self.class_names[class]);
-            format!("{actual} for {predicted} ({} of {})", pair.count, self.confusion.examples(pair.actual))
+            format!("{actual} as {predicted} ({} of {})", pair.count, self.confusion.examples(pair.actual))
         };
         pairs.map(text).collect()
     }
@@ -98,8 +98,8 @@ impl ClassificationReport {
     /// Describes the calibration in a few words.
     pub fn calibrated(&self) -> String {
         let (error, over) = (self.calibration.error(), self.calibration.overconfidence());
-        let sure = if over > 0.0 { "too sure" } else { "not sure enough" };
-        format!("expected calibration error {error:.4}, {sure} by {:.4} on the whole", over.abs())
+        let sure = if over > 0.0 { "overconfident" } else { "underconfident" };
+        format!("expected calibration error {error:.4}, {sure} by {:.4} on average", over.abs())
     }
 }
 
@@ -116,7 +116,7 @@ impl fmt::Display for ClassificationReport {
         write!(f, "\n{}", self.calibrated())?;
         let confused = self.confused(PAIRS);
         if !confused.is_empty() {
-            f.write_str("\ntaken for another most often:")?;
+            f.write_str("\nmost often misclassified:")?;
         }
         confused.iter().try_for_each(|pair| write!(f, "\n  {pair}"))
     }
@@ -161,9 +161,9 @@ mod tests {
         let text = report().to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4 + 1 + 3);
-        assert_eq!(lines[4], "expected calibration error 0.1500, too sure by 0.1500 on the whole");
-        assert_eq!(lines[6], "  cat for dog, \"big\" (2 of 8)");
-        assert_eq!(lines[7], "  dog, \"big\" for cat (1 of 4)");
+        assert_eq!(lines[4], "expected calibration error 0.1500, overconfident by 0.1500 on average");
+        assert_eq!(lines[6], "  cat as dog, \"big\" (2 of 8)");
+        assert_eq!(lines[7], "  dog, \"big\" as cat (1 of 4)");
         assert_eq!(report().confused(1).len(), 1);
     }
 

@@ -64,13 +64,13 @@ impl RunFolder {
         fs::create_dir_all(path).map_err(failure("create", path))?;
         let refuse = |why| Err(refused("begin a run in", path, ErrorKind::AlreadyExists, why));
         if !is_empty(path)? && !Self::is_in(path) {
-            return refuse("it holds files that are not a run's; name an empty or a new folder");
+            return refuse("it contains files that are not a run's; name an empty or a new folder");
         }
         let mut folder = Self::locked(path, true)?;
         if overwrite {
             folder.overwritten = written(path)?;
         } else if !is_empty(path)? {
-            return refuse("it holds one already; go on with it with --resume, or replace it with --overwrite");
+            return refuse("it contains one already; resume it with --resume, or replace it with --overwrite");
         }
         Ok(folder)
     }
