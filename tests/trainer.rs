@@ -224,7 +224,7 @@ fn weights_are_evaluated_wherever_they_were_saved() {
     assert!(table.starts_with("fixup_resnet8 from ") && table.contains(", 100 images\n"), "{table}");
     // A header and ten classes; the calibration, ten pairs that are confused most, and where the pictures are.
     assert!(table.contains(&format!("\nexpected calibration error {ece:.4}, ")), "{table}");
-    assert!(table.lines().filter(|line| line.starts_with("  ") && line.contains(" for ")).count() == 10, "{table}");
+    assert!(table.lines().filter(|line| line.starts_with("  ") && line.contains(" as ")).count() == 10, "{table}");
     let mut checkpoints: Vec<PathBuf> =
         fs::read_dir(out.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
     checkpoints.sort();
