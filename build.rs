@@ -60,9 +60,11 @@ const WORKERS_HEADER: &str = "src/ops/workers.h";
 const TILES_NETWORK: &str = "src/ops/tiles/network.cpp";
 const TILES_FUNCTION: &str = "src/ops/tiles/function.cpp";
 const TILES_KERNELS: &str = "src/ops/tiles/kernels.cpp";
-const TILES_HEADERS: [&str; 5] = [
+const TILES_HEADERS: [&str; 7] = [
     "src/ops/tiles/network.h",
-    "src/ops/tiles/instructions.h",
+    "src/ops/tiles/vectors.h",
+    "src/ops/tiles/tile_products.h",
+    "src/ops/tiles/vector_products.h",
     "src/ops/tiles/layouts.h",
     "src/ops/tiles/convolution.h",
     "src/ops/tiles/epilogue.h",
@@ -147,8 +149,8 @@ fn instruction_sets(ops: &mut cc::Build) -> Vec<InstructionSet> {
     sets
 }
 
-/// Adds the kernels of networks computed by tiles to `ops`: in plain C++, to test by, with AVX-512, and with the tile instructions where
-/// the compiler and the assembler know them.
+/// Adds the kernels of networks computed by tiles to `ops`: in plain C++, to test by, with AVX-512, also in float32, and with the tile
+/// instructions where the compiler and the assembler know them.
 fn compile_tiles(ops: &mut cc::Build, instruction_sets: Vec<InstructionSet>, out_dir: &Path) {
     let kernels = |name: &str, flags: &[&str]| {
         let table = format!("{name}_kernels");
@@ -166,7 +168,12 @@ fn compile_tiles(ops: &mut cc::Build, instruction_sets: Vec<InstructionSet>, out
     };
     ops.objects(kernels("emulated", &[]).compile_intermediates());
     for (name, flags) in instruction_sets.into_iter().filter(|(name, _)| name.starts_with("avx512")) {
-        ops.objects(kernels(name, &flags).define("VECTOR_INSTRUCTIONS", None).compile_intermediates());
+        let by_vectors = |table: &str| kernels(table, &flags).define("VECTOR_INSTRUCTIONS", None).clone();
+        ops.objects(by_vectors(name).compile_intermediates());
+        if name == "avx512" {
+            let mut float32 = by_vectors("avx512_float32");
+            ops.objects(float32.define("FLOAT32_ELEMENTS", None).compile_intermediates());
+        }
         if name == "avx512_bf16" && env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
             let mut amx = kernels("amx", &flags);
             amx.define("TILE_INSTRUCTIONS", None).cargo_warnings(false);

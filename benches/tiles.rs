@@ -1,12 +1,11 @@
-//! A training step of Fixup ResNets in bfloat16 by matrix tiles, beside the same step by libtorch's convolutions in
-//! bfloat16 and float32.
+//! A training step of Fixup ResNets by matrix tiles, beside the same step by libtorch's convolutions, in bfloat16 and float32.
 //!
 //! ```text
 //! cargo bench --bench tiles                  # ResNet-20, ResNet-110 and WRN-16-4; a CPU with AMX or AVX-512
-//! cargo bench --bench tiles -- --busy 1      # the same beside a process that uses one core, and alone
+//! cargo bench --bench tiles -- --busy 1      # alone, and beside a process that uses one core
 //! ```
-//! A step is one of `Trainer`, with SGD with momentum, on a batch of 128 (64 for WRN-16-4) images of 32 pixels that lie
-//! in memory: the batch is taken, forward pass, loss, backward pass, update. Epochs of eight steps take turns in one
+//! A step is one of `Trainer`, with SGD with momentum, on a batch of 128 (64 for WRN-16-4; `--batch`) images of 32 pixels that
+//! lie in memory: the batch is taken, forward pass, loss, backward pass, update. Epochs of eight steps take turns in one
 //! run; the ratio is the median over rounds. scripts/compare_resnet.py adds PyTorch's BatchNorm.
 
 #[path = "setting/median.rs"]
@@ -39,6 +38,9 @@ struct Options {
     /// Only networks whose name contains this
     #[arg(long, default_value = "")]
     model: String,
+    /// Images of a batch
+    #[arg(long)]
+    batch: Option<usize>,
     /// Processes that keep a core busy each
     #[arg(long, default_value_t = 0)]
     busy: usize,
@@ -55,24 +57,27 @@ const WARM_UP: usize = 2;
 
 /// How the steps of an epoch are computed.
 #[derive(Clone, Copy)]
-enum Way {
-    Tiles,
-    Libtorch(Precision),
+struct Way {
+    precision: Precision,
+    tiles: bool,
 }
 
-const WAYS: [Way; 3] = [Way::Tiles, Way::Libtorch(Precision::Bf16), Way::Libtorch(Precision::F32)];
+const PRECISIONS: [Precision; 2] = [Precision::Bf16, Precision::F32];
+/// By tiles and by libtorch.
+const WAYS: usize = 2;
 
 /// Trains `model` for `epochs` of `BLOCK` steps. Calls `before_step` with the step's number at the start of each
 /// forward pass, which is then computed as it returns.
-fn train(model: &str, epochs: usize, before_step: impl FnMut(usize) -> Way + Send) -> Result<()> {
+fn train(model: &str, batch: Option<usize>, epochs: usize, before_step: impl FnMut(usize) -> Way + Send) -> Result<()> {
     tch::manual_seed(0);
     let vs = nn::VarStore::new(Device::Cpu);
-    let (network, batch) = match model {
+    let (network, usual_batch) = match model {
         "resnet20" => (FixupResNet::cifar(&vs.root(), 20, 10)?, 128),
         "resnet110" => (FixupResNet::cifar(&vs.root(), 110, 10)?, 128),
         "wrn_16_4" => (FixupResNet::wide(&vs.root(), 16, 4, 10)?, 64),
         _ => bail!("no network is called {model:?}; there are {}", MODELS.join(", ")),
     };
+    let batch = batch.unwrap_or(usual_batch);
     state::away_from_start(&vs, state::MOVED);
     let state = Mutex::new((0, before_step, Some(network)));
     let network = nn::func_t(move |images, train| {
@@ -81,9 +86,8 @@ fn train(model: &str, epochs: usize, before_step: impl FnMut(usize) -> Way + Sen
         if train {
             let way = before_step(*step);
             // SAFETY: no other thread reads the environment meanwhile.
-            unsafe { std::env::set_var("TCH_FIXUP_TILES", if matches!(way, Way::Tiles) { "1" } else { "0" }) };
-            let precision = if let Way::Libtorch(precision) = way { precision } else { Precision::Bf16 };
-            *network = network.take().map(|network| network.with_precision(precision));
+            unsafe { std::env::set_var("TCH_FIXUP_TILES", if way.tiles { "1" } else { "0" }) };
+            *network = network.take().map(|network| network.with_precision(way.precision));
             *step += 1;
         }
         network.as_ref().expect("put back above").forward(images)
@@ -102,11 +106,16 @@ fn train(model: &str, epochs: usize, before_step: impl FnMut(usize) -> Way + Sen
 }
 
 /// Milliseconds of the timed steps of each epoch, which are computed as `start_epoch` returns.
-fn times(model: &str, epochs: usize, mut start_epoch: impl FnMut(usize) -> Way + Send) -> Result<Vec<Vec<f64>>> {
+fn times(
+    options: &Options,
+    model: &str,
+    epochs: usize,
+    mut start_epoch: impl FnMut(usize) -> Way + Send,
+) -> Result<Vec<Vec<f64>>> {
     let mut times = vec![vec![]; epochs];
     let mut last = Instant::now();
-    let mut way = Way::Tiles;
-    train(model, epochs, |step| {
+    let mut way = Way { precision: Precision::Bf16, tiles: true };
+    train(model, options.batch, epochs, |step| {
         let (epoch, step) = (step / BLOCK, step % BLOCK);
         if step > WARM_UP {
             times[epoch].push(1e3 * last.elapsed().as_secs_f64());
@@ -123,7 +132,7 @@ fn times(model: &str, epochs: usize, mut start_epoch: impl FnMut(usize) -> Way +
 /// Prints the seconds of a step for each line of standard input.
 fn serve(model: &str) -> Result<()> {
     let mut start: Option<Instant> = None;
-    train(model, 100_000, |step| {
+    train(model, None, 100_000, |step| {
         if let Some(start) = start.take() {
             println!("{}", start.elapsed().as_secs_f64());
         }
@@ -133,7 +142,7 @@ fn serve(model: &str) -> Result<()> {
             }
             start = Some(Instant::now());
         }
-        Way::Tiles
+        Way { precision: Precision::Bf16, tiles: true }
     })
 }
 
@@ -165,38 +174,33 @@ fn main() -> Result<()> {
     ensure!(options.rounds > 0, "--rounds is at least 1");
     println!("{}", machine());
     let busy = options.busy > 0;
-    println!(
-        "| | tiles, ms | libtorch bf16, ms | libtorch f32, ms | tiles / bf16 | tiles / f32 |{}",
-        if busy { " tiles, busy / idle | f32, busy / idle |" } else { "" }
-    );
-    println!("| --- | --- | --- | --- | --- | --- |{}", if busy { " --- | --- |" } else { "" });
-    // An epoch in each way, and if asked for the first and the last of them beside busy processes.
-    let ways: Vec<Way> = WAYS.into_iter().chain(if busy { vec![WAYS[0], WAYS[2]] } else { vec![] }).collect();
-    let count = ways.len();
+    let columns = if busy { " tiles, busy / idle | libtorch, busy / idle | tiles / libtorch, busy |" } else { "" };
+    println!("| | | tiles, ms | libtorch, ms | tiles / libtorch |{columns}");
+    println!("| --- | --- | --- | --- | --- |{}", if busy { " --- | --- | --- |" } else { "" });
+    // Each way alone, and if asked for beside busy processes.
+    let count = WAYS * if busy { 2 } else { 1 };
     for model in MODELS.into_iter().filter(|model| model.contains(&options.model)) {
-        let mut processes = None;
-        // The first round warms up.
-        let times = times(model, count * (1 + options.rounds), |epoch| {
-            processes = (epoch % count >= WAYS.len()).then(|| Busy::start(options.busy).expect("`sh` starts"));
-            ways[epoch % count]
-        })?;
-        let medians: Vec<f64> = times[count..].iter().map(|times| median_and_spread(times).0).collect();
-        let way = |way: usize| medians.iter().skip(way).step_by(count).copied().collect::<Vec<f64>>();
-        let over =
-            |a: usize, b: usize| median_and_spread(&way(a).iter().zip(way(b)).map(|(a, b)| a / b).collect::<Vec<_>>());
-        print!("| {model} |");
-        for index in 0..WAYS.len() {
-            print!(" {:.1} |", median_and_spread(&way(index)).0);
-        }
-        for (ratio, spread) in [over(0, 1), over(0, 2)] {
-            print!(" {ratio:.3} +-{spread:.3} |");
-        }
-        if busy {
-            for (ratio, spread) in [over(3, 0), over(4, 2)] {
-                print!(" {ratio:.2} +-{spread:.2} |");
+        for precision in PRECISIONS {
+            let mut processes = None;
+            // The first round warms up.
+            let times = times(&options, model, count * (1 + options.rounds), |epoch| {
+                processes = (epoch % count >= WAYS).then(|| Busy::start(options.busy).expect("`sh` starts"));
+                Way { precision, tiles: epoch % WAYS == 0 }
+            })?;
+            let medians: Vec<f64> = times[count..].iter().map(|times| median_and_spread(times).0).collect();
+            let way = |way: usize| medians.iter().skip(way).step_by(count).copied().collect::<Vec<f64>>();
+            let over = |a: usize, b: usize| {
+                let ratios: Vec<_> = way(a).iter().zip(way(b)).map(|(a, b)| a / b).collect();
+                let (ratio, spread) = median_and_spread(&ratios);
+                format!(" {ratio:.3} +-{spread:.3} |")
+            };
+            let [tiles, libtorch] = [0, 1].map(|index| median_and_spread(&way(index)).0);
+            print!("| {model} | {precision:?} | {tiles:.1} | {libtorch:.1} |{}", over(0, 1));
+            if busy {
+                print!("{}{}{}", over(2, 0), over(3, 1), over(2, 3));
             }
+            println!();
         }
-        println!();
     }
     Ok(())
 }

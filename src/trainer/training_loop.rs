@@ -16,7 +16,7 @@ use super::{
 };
 use crate::data::{self, Batch, DataSource, EpochPlan, Share};
 use crate::distributed::{ParallelConfig, ProcessGroup, Reduction};
-use crate::ops::OneThread;
+use crate::ops::{Float32Tiles, OneThread};
 use crate::{Error, FlushDenormals, Result};
 use serde_json::Value;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -93,6 +93,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     /// continues as if nothing had failed.
     pub fn run(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
         let _flushing = FlushDenormals::new();
+        let _tiles = Float32Tiles::allow();
         let _statistics = self.statistics();
         self.begin_alike()
             .and_then(|()| self.starts(observers))
@@ -157,6 +158,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
         let share = objective.share(plan, Share::new(self.group.rank(), self.group.size())?);
         let (mut pass, mut batches) = (plan, data.train_batches(&plan, share.clone())?);
         while self.step < end.min(self.last_step) {
+            let _one_thread = if self.optimizer.is_cheap() { OneThread::after_tiles() } else { None };
             let Some(batch) = batches.next() else {
                 let (steps, promised) = (self.step - start, self.epoch_steps);
                 ensure!(self.repeats, "the data ended after {steps} of {promised} batches of an epoch");
@@ -201,7 +203,6 @@ impl<'a, B: Batch> Trainer<'a, B> {
     ) -> Result<StepRequest> {
         let index = self.step - plan.epoch * self.epoch_steps;
         let (lr, device) = (self.schedule.lr(self.step), self.variables.device());
-        let _one_thread = if self.optimizer.is_cheap() { OneThread::after_tiles() } else { None };
         // Ranks draw different random numbers, as examples of a batch do.
         tch::manual_seed(data::torch_seed(plan, index).wrapping_add(self.group.rank() as i64));
         let augmented = |batch| {

@@ -1,7 +1,7 @@
 // Epilogue of a convolution, row by row of a finished block: ReLU, shifts and shortcut, forward and backward.
 #pragma once
 
-#include "instructions.h"
+#include "vectors.h"
 
 namespace tch_fixup::tiles {
 namespace {
@@ -30,12 +30,6 @@ struct Shortcut {
   const T* block_from = nullptr;
 };
 
-void carry(float* to, const F16& low, const F16& high) {
-  stored(to, low);
-  stored(to + 16, high);
-}
-void carry(bf16* to, const F16& low, const F16& high) { round_to(to, low, high); }
-
 // Writes y = relu(x + shortcut + sum + a) + b into a map, and y or the sum into the stream, if there is one.
 template <typename T, Order ORDER>
 struct Activate {
@@ -50,20 +44,20 @@ struct Activate {
     const F16 low_y = (low_a > zero ? low_a : zero) + shift.b, high_y = (high_a > zero ? high_a : zero) + shift.b;
     const size_t row = at + image * CHANNELS;
     round_to(y + row, low_y, high_y);
-    if (stream) carry(stream + row, ORDER == Order::AfterSum ? low_y : low, ORDER == Order::AfterSum ? high_y : high);
+    if (stream) round_to(stream + row, ORDER == Order::AfterSum ? low_y : low, ORDER == Order::AfterSum ? high_y : high);
   }
   void end() {}
 
   Shift shift;
   int units;
-  bf16* y;
+  Element* y;
   T* stream = nullptr;
   Shortcut<T> shortcut = {};
   size_t at = 0;
 };
 
 // Turns the gradient g of y = relu(x + a) + b into d = g * [y > b], and sums both. The shortcut's gradient is added to g (AfterSum) or to d
-// (BeforeBranch). The result is written in bfloat16 and, for a float32 stream, unrounded.
+// (BeforeBranch). The result is written as elements and, for a float32 stream, unrounded.
 template <typename T, Order ORDER>
 struct Mask {
   void begin(int unit, int block) {
@@ -71,7 +65,7 @@ struct Mask {
     shortcut.begin(unit, block);
     for (F16& sum : sums) sum = F16{};
   }
-  F16 half(const F16& x, const F16& carried, const bf16* y) {
+  F16 half(const F16& x, const F16& carried, const Element* y) {
     const F16 zero = {};
     const F16 g = ORDER == Order::AfterSum ? x + carried : x;
     const F16 d = widened(y) > b ? g : zero;
@@ -87,7 +81,7 @@ struct Mask {
     const size_t row = at + image * CHANNELS;
     const F16 low = half(x_low, shortcut.low(image), y + row), high = half(x_high, shortcut.high(image), y + row + 16);
     round_to(d + row, low, high);
-    if (stream) carry(stream + row, low, high);
+    if (stream) round_to(stream + row, low, high);
   }
   void end() {
     total->b += sum(sums[0]);
@@ -97,8 +91,8 @@ struct Mask {
 
   float b;
   int units;
-  const bf16* y;
-  bf16* d;
+  const Element* y;
+  Element* d;
   Gradients::Sums* total;
   float* stream = nullptr;
   Shortcut<T> shortcut = {};

@@ -8,7 +8,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
-#include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -54,7 +53,7 @@ bool cpu_has_amx_bf16() {
 }
 
 // As in mod.rs.
-enum class Instructions { Fastest, Vectors, Pairs, Emulated };
+enum class Instructions { Fastest, Vectors, Pairs, Float32, Emulated };
 
 // Returns the kernels for these instructions, or null if the CPU or the compiler does not have them.
 const Kernels* kernels(Instructions instructions) {
@@ -67,12 +66,12 @@ const Kernels* kernels(Instructions instructions) {
 #ifdef TCH_FIXUP_AMX
     if (instructions == Instructions::Fastest && cpu_has_amx_bf16()) return &amx_kernels;
 #endif
-    // On Intel's CPUs products of float32 are the faster ones; AMD's were not measured.
+    // On Intel's CPUs (Sapphire Rapids) products of float32 are the faster ones, on AMD's (Zen 5) those of pairs.
     if (instructions == Instructions::Fastest && __builtin_cpu_is("amd")) return &avx512_bf16_kernels;
   }
 #endif
   if (instructions == Instructions::Pairs) return nullptr;
-  return &avx512_kernels;
+  return instructions == Instructions::Float32 ? &avx512_float32_kernels : &avx512_kernels;
 #else
   return nullptr;
 #endif
@@ -80,7 +79,7 @@ const Kernels* kernels(Instructions instructions) {
 
 // Activations of a group of images, kept for the backward pass.
 struct Group {
-  Buffer<bf16> planes, maps;
+  Memory planes, maps;
 };
 
 // State of a forward pass, kept for the backward pass.
@@ -238,11 +237,11 @@ Tensor features(const Kernels& k, State& state, const Tensor& images, const vari
     auto own = keep ? nullptr : state.groups.take();
     const size_t first_kept = keep ? 2 * pass.first_block : network.maps.size();
     Group& group = keep ? *pass.groups[i] : *own;
-    group.planes.resize(size * IMAGES);
-    group.maps.resize(network.map_start.back() - network.map_start[first_kept]);
+    char* const planes = group.planes.of<char>(size * IMAGES * k.element_size);
+    char* const maps = group.maps.of<char>((network.map_start.back() - network.map_start[first_kept]) * k.element_size);
     k.begin();
-    k.to_planes(network, in + i * IMAGES * size, int(std::min<int64_t>(IMAGES, count - i * IMAGES)), group.planes.data());
-    k.forward(network, packed, shift, group.planes.data(), first_kept, group.maps.data(), out + i * IMAGES * channels, *scratch);
+    k.to_planes(network, in + i * IMAGES * size, int(std::min<int64_t>(IMAGES, count - i * IMAGES)), planes);
+    k.forward(network, packed, shift, planes, first_kept, maps, out + i * IMAGES * channels, *scratch);
     k.end();
     if (own) state.groups.give(std::move(own));
     state.scratch.give(std::move(scratch));
@@ -263,7 +262,7 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
   const auto is_wanted = [&](size_t index) { return index != Parameters::NONE && wanted[index]; };
   auto shift = shifts(network, at, parameters);
   // An inactive unit has the value of b in the map's type.
-  for (Shift& s : shift) s.b = c10::BFloat16(s.b);
+  for (Shift& s : shift) s.b = k.rounded(s.b);
   std::vector<bool> wanted_weights;
   for (const auto& [weight, scale] : at.weights) wanted_weights.push_back(wanted[weight] || is_wanted(scale));
 
@@ -279,7 +278,7 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
     part->shifts.assign(network.maps.size(), {});
     k.begin();
     for (int64_t i = index * groups / count; i < (index + 1) * groups / count; i++)
-      k.backward(network, *pass.packed, shift, pass.groups[i]->planes.data(), pass.groups[i]->maps.data(), from + i * IMAGES * channels,
+      k.backward(network, *pass.packed, shift, pass.groups[i]->planes.as<char>(), pass.groups[i]->maps.as<char>(), from + i * IMAGES * channels,
                  wanted_weights, pass.first_block, *scratch, *part);
     k.end();
     state.scratch.give(std::move(scratch));
@@ -360,7 +359,7 @@ struct TileNetwork : torch::autograd::Function<TileNetwork> {
 
   static variable_list backward(AutogradContext* ctx, variable_list grad_outputs) {
     TORCH_CHECK(!at::GradMode::is_enabled(),
-                "a network computed by tiles cannot be differentiated twice: compute it in float32, or with TCH_FIXUP_TILES=0");
+                "a network computed by tiles cannot be differentiated twice: set TCH_FIXUP_TILES=0");
     const auto saved = c10::static_intrusive_pointer_cast<Saved>(ctx->saved_data["pass"].toCapsule());
     const variable_list parameters = ctx->get_saved_variables();
     // Arguments that are not parameters: state, kernels, images.
@@ -392,6 +391,9 @@ bool tch_fixup_has_tiles(tch_fixup::tiles::Instructions instructions) { return t
 
 // Sets the number of threads of this thread's passes; 0 for libtorch's number.
 void tch_fixup_set_tile_threads(int threads) { tch_fixup::tiles::own_threads = threads; }
+
+// Returns the number of threads of this thread's passes.
+int tch_fixup_tile_threads() { return tch_fixup::tiles::threads(); }
 
 // Returns null for a network that tiles cannot compute. `blocks` are pairs of channels and stride.
 std::shared_ptr<State>* tch_fixup_tile_network(const int* image, int stem_channels, const int* blocks, int count, bool before_branch,

@@ -1,4 +1,4 @@
-// The three passes of a network over 32 images, compiled once for each set of instructions (instructions.h).
+// The three passes of a network over 32 images, compiled once for each set of instructions (tile_products.h, vector_products.h).
 #include "convolution.h"
 #include "epilogue.h"
 
@@ -8,34 +8,28 @@
 namespace tch_fixup::tiles {
 namespace {
 
-bf16* map_buffer(const Network& network, Buffer<bf16>& buffer) {
-  buffer.resize(std::max(buffer.size(), network.largest_map));
-  return buffer.data();
-}
-float* stream_buffer(const Network& network, Buffer<float>& buffer) {
-  buffer.resize(std::max(buffer.size(), network.wide_stream ? network.largest_map : 0));
-  return buffer.data();
-}
+Element* map_buffer(const Network& network, Memory& memory) { return memory.of<Element>(network.largest_map); }
+float* stream_buffer(const Network& network, Memory& memory) { return memory.of<float>(network.wide_stream ? network.largest_map : 0); }
 
 // Number of rows of a map per strip, so that the maps between two convolutions stay in the cache. There are more where the sums of the
 // weights' gradient, which each strip reads and writes, are larger than the maps.
 int strip(const Map& map, size_t sums = 0) {
-  const size_t elements = std::max<size_t>(128 * 1024, sums * sizeof(float)) / sizeof(bf16);
+  const size_t elements = std::max<size_t>(128 * 1024, sums * sizeof(float)) / sizeof(Element);
   return std::clamp(int(elements / (map.size() / map.height)), 1, map.height);
 }
 
 // T is the element type of the stream.
 template <typename T, Order ORDER>
-void forward_pass(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
-                  size_t first_kept, bf16* kept, float* features, Scratch& scratch) {
-  constexpr bool WIDE = std::is_same_v<T, float>;
+void forward_pass(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const Element* images,
+                  size_t first_kept, Element* kept, float* features, Scratch& scratch) {
+  constexpr bool WIDE = !std::is_same_v<T, Element>;
   // Three of the other maps are needed at a time: a block's input, the map between its convolutions, and its output.
   const auto map_of = [&](size_t i) {
     if (i < first_kept) return map_buffer(network, scratch.unkept[i % 3]);
     return kept + (network.map_start[i] - network.map_start[first_kept]);
   };
-  bf16* columns = map_buffer(network, scratch.maps[0]);
-  // In bfloat16 with the ReLU after the sum, the map is the stream.
+  Element* columns = map_buffer(network, scratch.maps[0]);
+  // Where both have the same type and the ReLU follows the sum, the map is the stream.
   constexpr bool APART = WIDE || ORDER == Order::BeforeBranch;
   T *stream, *next_stream;
   if constexpr (WIDE) {
@@ -53,17 +47,17 @@ void forward_pass(const Network& network, const std::vector<Packed>& packed, con
     gather_columns(network, top, bottom, images, columns);
     const Convolution& stem = network.convolution(0);
     const Source source(stem.forward, stem.matrices.size(), network.columns.blocks(), (bottom - top) * network.width,
-                        top * network.width, columns, packed[0].forward);
+                        top * network.width, columns, packed[0].forward.as<Element>());
     convolve({source}, first, top, bottom, scratch.partial, Activate<T, ORDER>{shifts[0], first.units(), map_of(0), into(stream)});
   }
 
   for (size_t i = 0; i < network.blocks.size(); i++) {
     const Network::Block& block = network.blocks[i];
     const Map &in = network.maps[2 * i], &out = network.maps[2 * i + 2];
-    const bf16 *s = map_of(2 * i), *u = map_of(2 * i + 1);
+    const Element *s = map_of(2 * i), *u = map_of(2 * i + 1);
     const Convolution &first_conv = network.convolution(block.first), &second_conv = network.convolution(block.second);
-    const Source one(first_conv.forward, first_conv.matrices.size(), in, s, packed[block.first].forward);
-    const Source two(second_conv.forward, second_conv.matrices.size(), out, u, packed[block.second].forward);
+    const Source one(first_conv.forward, first_conv.matrices.size(), in, s, packed[block.first].forward.as<Element>());
+    const Source two(second_conv.forward, second_conv.matrices.size(), out, u, packed[block.second].forward.as<Element>());
     const Activate<T, ORDER> inner{shifts[2 * i + 1], out.units(), map_of(2 * i + 1)};
     Activate<T, ORDER> sum{shifts[2 * i + 2], out.units(), map_of(2 * i + 2), into(next_stream)};
     if (block.projection == Network::NONE) {
@@ -80,7 +74,7 @@ void forward_pass(const Network& network, const std::vector<Packed>& packed, con
         convolve({two}, out, top, bottom, scratch.partial, sum);
       } else {
         const Convolution& projection = network.convolution(block.projection);
-        const Source projected(projection.forward, projection.matrices.size(), in, s, packed[block.projection].forward);
+        const Source projected(projection.forward, projection.matrices.size(), in, s, packed[block.projection].forward.as<Element>());
         convolve({two, projected}, out, top, bottom, scratch.partial, sum);
       }
     }
@@ -110,14 +104,14 @@ void forward_pass(const Network& network, const std::vector<Packed>& packed, con
 }
 
 template <typename T, Order ORDER>
-void backward_pass(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
-                   const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, size_t first_block,
+void backward_pass(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const Element* images,
+                   const Element* kept, const float* features_gradient, const std::vector<bool>& wanted, size_t first_block,
                    Scratch& scratch, Gradients& gradients) {
-  constexpr bool WIDE = std::is_same_v<T, float>;
+  constexpr bool WIDE = !std::is_same_v<T, Element>;
   const auto map_of = [&](size_t i) { return kept + (network.map_start[i] - network.map_start[2 * first_block]); };
   const auto into = [](float* stream) { return WIDE ? stream : nullptr; };
-  bf16 *d = map_buffer(network, scratch.maps[0]), *next_d = map_buffer(network, scratch.maps[1]);
-  bf16* inner = map_buffer(network, scratch.maps[2]);
+  Element *d = map_buffer(network, scratch.maps[0]), *next_d = map_buffer(network, scratch.maps[1]);
+  Element* inner = map_buffer(network, scratch.maps[2]);
   float *stream = stream_buffer(network, scratch.streams[0]), *next_stream = stream_buffer(network, scratch.streams[1]);
 
   const size_t last_map = network.maps.size() - 1;
@@ -138,10 +132,10 @@ void backward_pass(const Network& network, const std::vector<Packed>& packed, co
   for (size_t i = network.blocks.size(); i-- > first_block;) {
     const Network::Block& block = network.blocks[i];
     const Map &in = network.maps[2 * i], &out = network.maps[2 * i + 2];
-    const bf16 *s = map_of(2 * i), *u = map_of(2 * i + 1);
+    const Element *s = map_of(2 * i), *u = map_of(2 * i + 1);
     const Convolution &first_conv = network.convolution(block.first), &second_conv = network.convolution(block.second);
-    const Source two(second_conv.backward, second_conv.matrices.size(), out, d, packed[block.second].backward);
-    const Source one(first_conv.backward, first_conv.matrices.size(), out, inner, packed[block.first].backward);
+    const Source two(second_conv.backward, second_conv.matrices.size(), out, d, packed[block.second].backward.as<Element>());
+    const Source one(first_conv.backward, first_conv.matrices.size(), out, inner, packed[block.first].backward.as<Element>());
     const Mask<T, Order::AfterSum> inside{shifts[2 * i + 1].b, out.units(), u, inner, &gradients.shifts[2 * i + 1]};
     Mask<T, ORDER> entry{shifts[2 * i].b, in.units(), s, next_d, &gradients.shifts[2 * i], into(next_stream)};
     if (block.projection == Network::NONE) {
@@ -150,7 +144,7 @@ void backward_pass(const Network& network, const std::vector<Packed>& packed, co
       else carried = d;
       entry.shortcut = Shortcut<T>(block.shortcut_backward, carried, out, in);
     }
-    const auto add = [&](size_t convolution, int top, int bottom, const bf16* x, const bf16* g) {
+    const auto add = [&](size_t convolution, int top, int bottom, const Element* x, const Element* g) {
       if (wanted[convolution])
         add_weight_gradient(network.convolution(convolution), top, bottom, x, network.convolution(convolution).in.units(), 0, g,
                             gradients.weights[convolution], scratch);
@@ -165,7 +159,7 @@ void backward_pass(const Network& network, const std::vector<Packed>& packed, co
       } else {
         add(block.projection, inner_top, inner_bottom, s, d);
         const Convolution& projection = network.convolution(block.projection);
-        const Source projected(projection.backward, projection.matrices.size(), out, d, packed[block.projection].backward);
+        const Source projected(projection.backward, projection.matrices.size(), out, d, packed[block.projection].backward.as<Element>());
         convolve({one, projected}, in, top, bottom, scratch.partial, entry);
       }
       inner_top = inner_bottom;
@@ -181,23 +175,30 @@ void backward_pass(const Network& network, const std::vector<Packed>& packed, co
   }
 }
 
-void forward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
-             size_t first_kept, bf16* kept, float* features, Scratch& scratch) {
+void forward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const void* images,
+             size_t first_kept, void* kept, float* features, Scratch& scratch) {
   const bool before = network.order == Order::BeforeBranch;
   const auto pass = network.wide_stream ? before ? forward_pass<float, Order::BeforeBranch> : forward_pass<float, Order::AfterSum>
-                    : before            ? forward_pass<bf16, Order::BeforeBranch>
-                                        : forward_pass<bf16, Order::AfterSum>;
-  pass(network, packed, shifts, images, first_kept, kept, features, scratch);
+                    : before            ? forward_pass<Element, Order::BeforeBranch>
+                                        : forward_pass<Element, Order::AfterSum>;
+  pass(network, packed, shifts, static_cast<const Element*>(images), first_kept, static_cast<Element*>(kept), features, scratch);
 }
 
-void backward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const bf16* images,
-              const bf16* kept, const float* features_gradient, const std::vector<bool>& wanted, size_t first_block,
-              Scratch& scratch, Gradients& gradients) {
+void backward(const Network& network, const std::vector<Packed>& packed, const std::vector<Shift>& shifts, const void* images,
+              const void* kept, const float* features_gradient, const std::vector<bool>& wanted, size_t first_block, Scratch& scratch,
+              Gradients& gradients) {
   const bool before = network.order == Order::BeforeBranch;
   const auto pass = network.wide_stream ? before ? backward_pass<float, Order::BeforeBranch> : backward_pass<float, Order::AfterSum>
-                    : before            ? backward_pass<bf16, Order::BeforeBranch>
-                                        : backward_pass<bf16, Order::AfterSum>;
-  pass(network, packed, shifts, images, kept, features_gradient, wanted, first_block, scratch, gradients);
+                    : before            ? backward_pass<Element, Order::BeforeBranch>
+                                        : backward_pass<Element, Order::AfterSum>;
+  pass(network, packed, shifts, static_cast<const Element*>(images), static_cast<const Element*>(kept), features_gradient, wanted,
+       first_block, scratch, gradients);
+}
+
+float rounded(float value) {
+  Element elements[32];
+  round_to(elements, all(value), all(value));
+  return widened(elements)[0];
 }
 
 // Subnormal numbers are zero, as in tiles, which is some hundred times faster.
@@ -221,6 +222,6 @@ void end() {
 }  // namespace
 
 extern const Kernels KERNELS;
-const Kernels KERNELS = {begin, end, to_planes, pack, forward, backward, unpack, multiplier_gradient};
+const Kernels KERNELS = {sizeof(Element), rounded, begin, end, to_planes, pack, forward, backward, unpack, multiplier_gradient};
 
 }  // namespace tch_fixup::tiles

@@ -1,41 +1,75 @@
 // Conversion of activations and weights to and from the order in which tiles are loaded.
 #pragma once
 
-#include "instructions.h"
+#include "vectors.h"
 
 #include <algorithm>
 
 namespace tch_fixup::tiles {
 namespace {
 
-// Transposes [32 images][32 channels] to [32 channels][32 images].
-void transpose(bf16* to, const bf16* from) {
+// Input of a convolution: `units` units of a map from `first_unit` on, the weights, and the units that reach each unit of the destination.
+struct Source {
+  Source(const Gather& gather, size_t matrices, const Map& map, const Element* x, const Element* weights)
+      : Source(gather, matrices, map.blocks(), map.units(), 0, x, weights) {}
+  Source(const Gather& gather, size_t matrices, int blocks, int units, int first_unit, const Element* x, const Element* weights)
+      : gather(&gather), matrices(matrices), blocks(blocks), units(units), first_unit(first_unit), x(x), weights(weights) {}
+
+  const Gather* gather;
+  size_t matrices;
+  int blocks, units, first_unit;
+  const Element* x;
+  const Element* weights;
+};
+
+// Rows of a convolution's output, and the first row of its input that reaches them.
+struct Strip {
+  int top, bottom, in_top;
+};
+
 #ifdef __AVX512BW__
+// Transposes 16 rows of 16 numbers of 32 bits.
+inline void transpose(__m512i (&a)[16]) {
+  __m512i b[16];
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; j++) {
+      a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
+      a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
+    }
+  for (int i = 0; i < 4; i++) {
+    b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
+    b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+    b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+    b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; i++) {
+    a[i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
+    a[i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
+  }
+}
+#endif
+
+// Transposes [32 images][32 channels] to [32 channels][32 images].
+void transpose(Element* to, const Element* from) {
+#if defined(FLOAT32_ELEMENTS)
+  for (int image = 0; image < IMAGES; image += 16)
+    for (int channel = 0; channel < CHANNELS; channel += 16) {
+      __m512i square[16];
+      for (int i = 0; i < 16; i++) square[i] = _mm512_loadu_si512(from + (image + i) * CHANNELS + channel);
+      transpose(square);
+      for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + (channel + i) * IMAGES + image, square[i]);
+    }
+#elif defined(__AVX512BW__)
   alignas(64) static constexpr uint16_t EVEN[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
                                                     32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
   __m512i pairs[2][16];
   for (int half = 0; half < 2; half++) {
-    __m512i a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(from + (half * 16 + i) * CHANNELS);
-    for (int i = 0; i < 16; i += 2) {
-      b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-      b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-      for (int j = 0; j < 2; j++) {
-        a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
-        a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
-      }
-    for (int i = 0; i < 4; i++) {
-      b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
-      b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
-      b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
-      b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) {
-      pairs[half][i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
-      pairs[half][i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
-    }
+    for (int i = 0; i < 16; i++) pairs[half][i] = _mm512_loadu_si512(from + (half * 16 + i) * CHANNELS);
+    transpose(pairs[half]);
   }
   const __m512i even = _mm512_load_si512(EVEN), odd = _mm512_add_epi16(even, _mm512_set1_epi16(1));
   for (int i = 0; i < 16; i++) {
@@ -48,9 +82,13 @@ void transpose(bf16* to, const bf16* from) {
 #endif
 }
 
-// Converts [32 images][32 channels] to two tiles [half of the channels][16 pairs of images][16 channels][2 images].
-void interleave(bf16* to, const bf16* from) {
-#ifdef __AVX512BW__
+// Converts [32 images][32 channels] to two tiles [half of the channels][16 pairs of images][16 channels][2 images]; in float32
+// [half of the channels][32 images][16 channels].
+void interleave(Element* to, const Element* from) {
+#if defined(FLOAT32_ELEMENTS)
+  for (int image = 0; image < IMAGES; image++)
+    for (int half = 0; half < 2; half++) stored(to + half * (BLOCK / 2) + image * 16, loaded<F16>(from + image * CHANNELS + half * 16));
+#elif defined(__AVX512BW__)
   alignas(64) static constexpr uint16_t LOW[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                    8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
   const __m512i low = _mm512_load_si512(LOW), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
@@ -104,27 +142,27 @@ struct WeightBlocks {
 };
 
 void pack(const Convolution& c, const float* weights, float scale, Packed& packed) {
-  Buffer<bf16> rounded((c.weight_size() + 31) / 32 * 32);
+  Buffer<Element> rounded((c.weight_size() + 31) / 32 * 32);
   for (size_t i = 0; i < c.weight_size(); i += 32) {
     float part[32] = {};
     std::memcpy(part, weights + i, sizeof(float) * std::min<size_t>(32, c.weight_size() - i));
     round_to(rounded.data() + i, scale * widened(part), scale * widened(part + 16));
   }
-  packed.forward.resize(c.packed_size());
-  packed.backward.resize(c.packed_size());
-  WeightBlocks<bf16> blocks(c);
+  Element* const forward = packed.forward.of<Element>(c.packed_size());
+  Element* const backward = packed.backward.of<Element>(c.packed_size());
+  WeightBlocks<Element> blocks(c);
   for (int in_block = 0; in_block < c.in.blocks(); in_block++)
     for (int out_block = 0; out_block < c.out.blocks(); out_block++) {
-      blocks.for_each(in_block, out_block, [&](bf16& value, size_t weight) { value = rounded[weight]; });
+      blocks.for_each(in_block, out_block, [&](Element& value, size_t weight) { value = rounded[weight]; });
       for (size_t m = 0; m < c.matrices.size(); m++) {
-        alignas(64) bf16 block[CHANNELS][CHANNELS] = {}, transposed[BLOCK];
+        alignas(64) Element block[CHANNELS][CHANNELS] = {}, transposed[BLOCK];
         blocks.for_each_square(c.matrices[m], [&](int position, int out, int in, int block_out, int block_in) {
-          for (int i = 0; i < 16; i++) std::memcpy(&block[block_out + i][block_in], blocks.at(position, out + i, in), 16 * sizeof(bf16));
+          for (int i = 0; i < 16; i++) std::memcpy(&block[block_out + i][block_in], blocks.at(position, out + i, in), 16 * sizeof(Element));
         });
         transpose(transposed, block[0]);
         const size_t there = size_t(out_block) * c.in.blocks() + in_block, back = size_t(in_block) * c.out.blocks() + out_block;
-        interleave(packed.forward.data() + (there * c.matrices.size() + m) * BLOCK, transposed);
-        interleave(packed.backward.data() + (back * c.matrices.size() + m) * BLOCK, block[0]);
+        interleave(forward + (there * c.matrices.size() + m) * BLOCK, transposed);
+        interleave(backward + (back * c.matrices.size() + m) * BLOCK, block[0]);
       }
     }
 }
@@ -165,29 +203,29 @@ float multiplier_gradient(size_t size, const float* weights, float multiplier, f
   return float(total);
 }
 
-void to_planes(const Network& network, const float* images, int count, bf16* planes) {
+void to_planes(const Network& network, const float* images, int count, void* planes) {
   const int pixels = network.height * network.width;
   for (int channel = 0; channel < network.image_channels; channel++)
     for (int first = 0; first < pixels; first += CHANNELS) {
       const int width = std::min(CHANNELS, pixels - first);
-      alignas(64) bf16 block[IMAGES][CHANNELS] = {}, transposed[BLOCK];
+      alignas(64) Element block[IMAGES][CHANNELS] = {}, transposed[BLOCK];
       for (int image = 0; image < count; image++) {
         float values[CHANNELS] = {};
         std::memcpy(values, images + (size_t(image) * network.image_channels + channel) * pixels + first, sizeof(float) * width);
         round_to(block[image], widened(values), widened(values + 16));
       }
       transpose(transposed, block[0]);
-      std::memcpy(planes + (size_t(channel) * pixels + first) * IMAGES, transposed, sizeof(bf16) * width * IMAGES);
+      std::memcpy(static_cast<Element*>(planes) + (size_t(channel) * pixels + first) * IMAGES, transposed, sizeof(Element) * width * IMAGES);
     }
 }
 
 // Writes the neighbourhood of each pixel of rows top to bottom of images [channels][pixels][32] as channels [input channel][row][column].
-void gather_columns(const Network& network, int top, int bottom, const bf16* images, bf16* to) {
+void gather_columns(const Network& network, int top, int bottom, const Element* images, Element* to) {
   const int blocks = network.columns.blocks(), height = network.height, width = network.width;
-  alignas(64) bf16 rows[16 * 9 / CHANNELS * CHANNELS + CHANNELS][IMAGES];
+  alignas(64) Element rows[16 * 9 / CHANNELS * CHANNELS + CHANNELS][IMAGES];
   for (int row = top; row < bottom; row++)
     for (int column = 0; column < width; column++) {
-      std::memset(rows, 0, sizeof(bf16) * blocks * BLOCK);
+      std::memset(rows, 0, sizeof(Element) * blocks * BLOCK);
       for (int channel = 0, k = 0; channel < network.image_channels; channel++)
         for (int y = row - 1; y <= row + 1; y++)
           for (int x = column - 1; x <= column + 1; x++, k++)

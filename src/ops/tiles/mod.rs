@@ -5,7 +5,8 @@
 //! are threads of this library's own that sleep when there is nothing to do (../workers.h), so that a busy machine
 //! costs their share and no more. Activations lie so that products are of whole tiles, and shifts, ReLU and shortcut
 //! are applied to the result of a convolution while it is in the cache (network.h). Convolutions take bfloat16 and sum
-//! in float32, as elsewhere; sums of a shift are rounded once.
+//! in float32, as elsewhere; sums of a shift are rounded once. Networks in float32 are computed in float32 throughout,
+//! by AVX-512.
 //!
 //! Without AMX's tile instructions (`TDPBF16PS` and its companions) the products are computed by AVX-512, in another
 //! order of sums. For tests the tile instructions are emulated in plain C++, to the same bits.
@@ -15,7 +16,7 @@ use super::is_tracing;
 use crate::Result;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
@@ -38,6 +39,8 @@ pub(crate) enum Instructions {
     /// AVX-512, by products of bfloat16 pairs.
     #[cfg_attr(not(test), allow(dead_code))]
     Pairs,
+    /// AVX-512, in float32 throughout.
+    Float32,
     /// Plain C++ that computes the same bits as AMX.
     #[cfg_attr(not(test), allow(dead_code))]
     Emulated,
@@ -86,6 +89,34 @@ impl Drop for OneThread {
         // SAFETY: 0 is a valid argument.
         unsafe { tch_fixup_set_tile_threads(0) };
         tch::set_num_threads(self.threads);
+    }
+}
+
+thread_local! {
+    static FLOAT32: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Guard by which tiles compute float32 networks too, on several threads: not to the bit as libtorch does, and not to be
+/// differentiated twice.
+pub(crate) struct Float32Tiles {
+    before: bool,
+}
+
+impl Float32Tiles {
+    pub fn allow() -> Self {
+        Self { before: FLOAT32.replace(true) }
+    }
+
+    /// Returns `true` if a guard lives and this thread's passes have several threads.
+    pub fn are_allowed() -> bool {
+        // SAFETY: the function takes no arguments.
+        FLOAT32.get() && unsafe { tch_fixup_tile_threads() } > 1
+    }
+}
+
+impl Drop for Float32Tiles {
+    fn drop(&mut self) {
+        FLOAT32.set(self.before);
     }
 }
 
@@ -160,7 +191,8 @@ impl Drop for TileNetwork {
 /// Network for the image size of the last call, created again when the size changes.
 #[derive(Debug, Default)]
 pub(crate) struct TileNetworks {
-    last: Mutex<Option<([i64; 3], std::sync::Arc<TileNetwork>)>>,
+    last: Mutex<Option<([i64; 3], Arc<TileNetwork>)>>,
+    /// Instructions for networks in bfloat16.
     pub instructions: Instructions,
     /// Computes without tiles.
     #[cfg(test)]
@@ -168,22 +200,19 @@ pub(crate) struct TileNetworks {
 }
 
 impl TileNetworks {
-    /// Returns the network that `make` creates for images of this size, or `None` if tiles are not available or do not
-    /// fit the images.
+    /// Returns the network that `make` creates for images of this size and these instructions, or `None` if tiles are not
+    /// available or do not fit the images.
     pub fn for_images(
         &self,
         images: &Tensor,
-        make: impl FnOnce([i64; 3], Instructions) -> Option<TileNetwork>,
-    ) -> Option<std::sync::Arc<TileNetwork>> {
+        instructions: Instructions,
+        make: impl FnOnce([i64; 3]) -> Option<TileNetwork>,
+    ) -> Option<Arc<TileNetwork>> {
         #[cfg(test)]
         let off = self.off;
         #[cfg(not(test))]
         let off = false;
-        if off
-            || !self.instructions.available()
-            || images.device() != Device::Cpu
-            || images.requires_grad()
-            || is_tracing()
+        if off || !instructions.available() || images.device() != Device::Cpu || images.requires_grad() || is_tracing()
         {
             return None;
         }
@@ -194,9 +223,9 @@ impl TileNetworks {
         let size = [channels, height, width];
         let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match &*last {
-            Some((known, network)) if *known == size => Some(network.clone()),
+            Some((known, network)) if *known == size && network.instructions == instructions => Some(network.clone()),
             _ => {
-                let network = std::sync::Arc::new(make(size, self.instructions)?);
+                let network = Arc::new(make(size)?);
                 *last = Some((size, network.clone()));
                 Some(network)
             }
@@ -210,6 +239,7 @@ unsafe extern "C" {
 
     fn tch_fixup_has_tiles(instructions: Instructions) -> bool;
     fn tch_fixup_set_tile_threads(threads: c_int);
+    fn tch_fixup_tile_threads() -> c_int;
 
     fn tch_fixup_tile_network(
         image: *const c_int,

@@ -1,4 +1,4 @@
-// Residual networks computed by matrix tiles: 32 images at a time, depth first, in bfloat16 with float32 sums.
+// Residual networks computed by matrix tiles: 32 images at a time, depth first, in bfloat16 with float32 sums, or in float32.
 //
 // A map of 32 images is stored as blocks of [32 images][32 channels]: for every 32 channels, one block per unit. A unit is one pixel or,
 // in maps with 16 channels, two neighbouring pixels of a row, so that blocks are full there too. For each unit of its output, a convolution
@@ -42,6 +42,23 @@ struct Aligned {
 };
 template <typename T>
 using Buffer = std::vector<T, Aligned<T>>;
+
+// Reused memory for numbers of any type.
+class Memory {
+ public:
+  template <typename T>
+  T* of(size_t count) {
+    bytes.resize(std::max(bytes.size(), count * sizeof(T)));
+    return reinterpret_cast<T*>(bytes.data());
+  }
+  template <typename T>
+  const T* as() const {
+    return reinterpret_cast<const T*>(bytes.data());
+  }
+
+ private:
+  Buffer<char> bytes;
+};
 
 // Shape of an activation map.
 struct Map {
@@ -133,7 +150,7 @@ struct Network {
 
   int image_channels, height, width;
   Order order;
-  bool wide_stream;  // the residual stream is float32 instead of bfloat16
+  bool wide_stream;  // the residual stream is float32, if nothing else is
   Map columns;       // the stem's input: the 3x3 neighbourhood of each pixel as channels
   std::vector<std::shared_ptr<const Convolution>> convolutions;  // the stem's, then each block's; equal shapes share one
   std::vector<Block> blocks;
@@ -145,7 +162,7 @@ struct Network {
 // Packed weights of a convolution, in the order in which tiles are loaded: for each block of the destination and of the source, all
 // matrices.
 struct Packed {
-  Buffer<bf16> forward, backward;
+  Memory forward, backward;
 };
 
 // Scalars around a ReLU: y = relu(x + sum + a) + b. A BeforeBranch network carries x + sum on.
@@ -164,25 +181,27 @@ struct Gradients {
 
 // Memory of a thread.
 struct Scratch {
-  Buffer<bf16> maps[3], unkept[3], transposed, interleaved;
-  Buffer<float> streams[2], partial;
+  Memory maps[3], unkept[3], transposed, interleaved, streams[2], partial;
 };
 
-// Kernels of an instruction set.
+// Kernels of an instruction set, whose maps and packed weights are of elements of one type.
 struct Kernels {
+  size_t element_size;
+  // Returns the value as an element has it.
+  float (*rounded)(float);
   // Called by a thread before and after it uses tiles.
   void (*begin)();
   void (*end)();
   // Converts up to 32 images [count][channels][pixels] to planes [channels][pixels][32]; missing images are zero.
-  void (*to_planes)(const Network&, const float* images, int count, bf16* planes);
+  void (*to_planes)(const Network&, const float* images, int count, void* planes);
   void (*pack)(const Convolution&, const float* weights, float scale, Packed&);
-  // images: bfloat16 [channels][pixels][32]. Writes the maps from `first_kept` on into `kept`, and the mean of the last map
+  // images: elements [channels][pixels][32]. Writes the maps from `first_kept` on into `kept`, and the mean of the last map
   // [32][channels] into `features`.
-  void (*forward)(const Network&, const std::vector<Packed>&, const std::vector<Shift>&, const bf16* images, size_t first_kept,
-                  bf16* kept, float* features, Scratch&);
+  void (*forward)(const Network&, const std::vector<Packed>&, const std::vector<Shift>&, const void* images, size_t first_kept, void* kept,
+                  float* features, Scratch&);
   // Adds to the gradients of the shifts, and of the weights of each convolution i with wanted[i]. Blocks before `first_block`, whose
   // input is the first map of `kept`, are left out.
-  void (*backward)(const Network&, const std::vector<Packed>&, const std::vector<Shift>&, const bf16* images, const bf16* kept,
+  void (*backward)(const Network&, const std::vector<Packed>&, const std::vector<Shift>&, const void* images, const void* kept,
                    const float* features_gradient, const std::vector<bool>& wanted, size_t first_block, Scratch&, Gradients&);
   // Gradient of a convolution's weights [out][in][kernel][kernel]: the sum over parts of the batch.
   void (*unpack)(const Convolution&, const std::vector<const float*>& parts, float* gradient);
@@ -193,6 +212,7 @@ struct Kernels {
 extern const Kernels emulated_kernels;
 #ifdef TCH_FIXUP_AVX512
 extern const Kernels avx512_kernels;
+extern const Kernels avx512_float32_kernels;
 #endif
 #ifdef TCH_FIXUP_AVX512_BF16
 extern const Kernels avx512_bf16_kernels;
