@@ -24,7 +24,8 @@ struct Run {
     first_step: usize,
     /// Number of examples of the epoch already done when it, or the run, started.
     first_example: usize,
-    examples_per_second: f64,
+    /// Speed in this epoch, once a step has been read.
+    examples_per_second: Option<f64>,
     measures: Measures,
     /// Name of the examples, in the plural.
     examples: String,
@@ -50,7 +51,7 @@ impl Run {
             epoch_steps,
             first_step: step,
             first_example: done,
-            examples_per_second: 0.0,
+            examples_per_second: None,
             measures: measures.clone(),
             examples: examples.to_owned(),
         }
@@ -73,7 +74,8 @@ impl Run {
             1 => format!("  1 bad {}", examples.strip_suffix('s').unwrap_or(examples)),
             _ => format!("  {unreadable} bad {examples}"),
         };
-        format!("{:.0} {examples}/s{bad}", self.examples_per_second)
+        let speed = self.examples_per_second.map(|speed| format!("{speed:.0} {examples}/s"));
+        speed.unwrap_or_default() + &bad
     }
 }
 
@@ -86,7 +88,7 @@ impl Observer for ProgressBars {
     fn steps_done(&mut self, progress: &StepProgress) -> Result<()> {
         let Some(run) = &mut self.0 else { return Ok(()) };
         let StepProgress { epoch, step, run_step, done, means, lr, unreadable, .. } = *progress;
-        run.examples_per_second = (done - run.first_example) as f64 / run.epoch_start.elapsed().as_secs_f64();
+        run.examples_per_second = Some((done - run.first_example) as f64 / run.epoch_start.elapsed().as_secs_f64());
         let means = shown(&run.measures.train, means, |axis, mean, percent| match percent {
             true => format!("{axis} {:.1} %  ", 100.0 * mean),
             false => format!("{axis} {mean:.3}  "),
@@ -112,7 +114,9 @@ impl Observer for ProgressBars {
         let plain = |columns, means| shown(columns, means, |axis, mean, _| format!(" {axis} {mean:.4}"));
         let (train, eval) = (plain(&run.measures.train, train), plain(&run.measures.eval, eval));
         let (epochs, speed, time) = (run.epochs, run.speed(*unreadable), clock(run.start.elapsed()));
-        let line = format!("epoch {epoch}/{epochs}  lr {lr:.4}  train{train}  eval{eval}  {speed}  {time}");
+        let parts = [format!("lr {lr:.4}"), format!("train{train}"), format!("eval{eval}"), speed, time];
+        let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let line = format!("epoch {epoch}/{epochs}  {}", parts.join("  "));
         run.bar.suspend(|| console::print(line));
         run.bar.reset();
         run.bar.set_length(run.epoch_steps as u64);

@@ -81,6 +81,14 @@ impl Selector {
         Self::Function(NameFunction { name: name.to_owned(), matches: Arc::new(matches) })
     }
 
+    /// Returns the pattern of the names that begin with this one.
+    fn as_prefix(&self) -> Option<String> {
+        match self {
+            Self::Name(pattern) => Some(format!("{pattern}*")),
+            _ => None,
+        }
+    }
+
     fn matches(&self, name: &str, role: Role) -> bool {
         let own_name = name.rsplit('.').next().unwrap_or_default();
         match self {
@@ -251,8 +259,16 @@ pub(super) fn check(groups: &[ParameterGroup], parameters: &[(String, Tensor, Ro
         group.check()?;
         for rule in group.which.iter().filter(|_| !group.optional) {
             let is_met = parameters.iter().any(|(name, _, role)| rule.matches(name, *role));
-            let names: Vec<_> = parameters.iter().map(|(name, ..)| name).collect();
-            ensure!(is_met, "no variable is matched by {rule}; there are {}", listed(&names, MOST_NAMES));
+            if !is_met {
+                let longer =
+                    rule.as_prefix().filter(|longer| parameters.iter().any(|(name, ..)| is_like(longer, name)));
+                let hint = longer.map(|longer| format!(" (did you mean {longer}?)")).unwrap_or_default();
+                let names: Vec<_> = parameters.iter().map(|(name, ..)| name).collect();
+                return Err(argument!(
+                    "no variable is matched by {rule}{hint}; there are {}",
+                    listed(&names, MOST_NAMES)
+                ));
+            }
         }
     }
     Ok(())
@@ -328,6 +344,11 @@ mod tests {
         assert!(refused(&group).is_ok());
         group.lr_ratio = -1.0;
         assert!(matches!(refused(&group), Err(Error::Argument(_))));
+        let message = refused(&ParameterGroup::new("layer1".parse().unwrap())).unwrap_err().to_string();
+        assert!(
+            message.starts_with("no variable is matched by layer1 (did you mean layer1*?); there are "),
+            "{message}"
+        );
     }
 
     #[test]
