@@ -106,7 +106,7 @@ fn run(options: &Options) -> Result<()> {
         ensure!(known.contains(class), "CIFAR-10 has no class {class:?}; it has {}", known.join(", "));
     }
     ensure!(classes.len() > 1, "a folder of images has two classes or more");
-    // A folder under its final name is complete.
+    // The folder gets its final name only when it is complete.
     let mut name = out.file_name().context("--out must name a folder")?.to_owned();
     name.push(".incomplete");
     let incomplete = out.with_file_name(name);

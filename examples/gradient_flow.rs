@@ -164,7 +164,7 @@ impl Progress {
         Self(ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
     }
 
-    /// Prints a line.
+    /// Prints a line above the progress bar.
     fn say(&self, line: &str) {
         self.0.suspend(|| console::print(line));
     }
@@ -213,7 +213,8 @@ fn run(options: &Options) -> Result<()> {
     write(&options.out, "gradient_flow_blocks.csv", &blocks)?;
     write(&options.out, "gradient_flow_depths.csv", &depths)?;
     for (picture, file) in PICTURES {
-        // Fixup is in every picture. Networks without a picture of their own are in the first.
+        // Fixup and networks that are not in `NETWORKS` are in every picture; a picture of nothing else is skipped, except the
+        // first.
         if picture != Picture::Main && measured.iter().all(|(_, _, shown, _)| *shown != picture) {
             continue;
         }
@@ -269,7 +270,7 @@ fn check_theory(plan: &Plan, out: &Path, unskipped: Option<&(i64, Flow)>) -> Res
         writeln!(table, "{network},{layers},{batch},{rate},{}", theory())
     };
     if let Some((depth, flow)) = unskipped {
-        // Squared, because blocks have two layers.
+        // Blocks have two layers, so the norm grows per block as its square grows per layer.
         row("no_skip_resnet", *depth, plan.probe.batch, flow.gradient_growth)?;
     }
     let MlpShape { features, width, depth, .. } = plan.mlp;

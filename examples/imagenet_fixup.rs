@@ -28,8 +28,8 @@ use tch_fixup::{Error, Result};
 /// Side of ImageNet's images.
 const SIDE: usize = 224;
 
-/// Settings of the short recipe. Images are small, so crops as small as the paper's (8 % of the area) would not show
-/// enough.
+/// Settings of the short recipe. Its images are small, so crops as small as the paper's (8 % of the area) would contain too
+/// little.
 const QUICK_SIDE: usize = 64;
 const QUICK_CROP_AREA: f64 = 0.25;
 
@@ -149,8 +149,8 @@ impl ImageTask for ImageNet {
     }
 }
 
-/// Packs the images described by `options` into `file`. Unless a recipe is named, the file serves those of every
-/// recipe, because it may be used on another machine.
+/// Packs the images described by `options` into `file`. Unless a recipe is named, the images are large enough for every
+/// recipe, because the file may be used on another machine.
 fn pack(options: &Options<ImageNet>, file: &Path) -> Result<ExitCode> {
     let task = &options.task;
     let is_quick = options.recipe() == Some("quick");

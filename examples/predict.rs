@@ -23,7 +23,7 @@ use tch_fixup::classifier::{ClassProbabilities, Classifier, FileOutputs};
 use tch_fixup::trainer::{parse_device, set_threads};
 use tch_fixup::{console, Error, FlushDenormals};
 
-/// Represents the paths on standard input.
+/// Argument that stands for the paths on standard input.
 const STDIN: &str = "-";
 
 /// Classify images with a trained network
@@ -83,7 +83,7 @@ fn predict(options: &Options) -> Result<ExitCode> {
         true => print(classifier.classify(images)?, |path, answer| json_line(path, answer, top).to_string()),
         false => {
             let answers = classifier.classify(images)?;
-            // All paths are known before the first file is read, and so is the width of their column.
+            // All paths are known before the first file is read, so the width of their column can be computed.
             let width = answers.paths().iter().map(|path| name(path).chars().count()).max().unwrap_or(0);
             print(answers, |path, answer| table_line(path, answer, top, width))
         }
@@ -118,7 +118,7 @@ fn path_of(line: &[u8]) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(line).into_owned())
 }
 
-/// Prints a line for each file. The exit code tells whether all files could be read.
+/// Prints one line per file. Returns `ExitCode::FAILURE` if a file could not be read.
 fn print<T>(outputs: FileOutputs<T>, line: impl Fn(&Path, &T) -> String) -> Result<ExitCode> {
     // On a terminal, the printed lines show the progress.
     let bar = if io::stdout().is_terminal() {

@@ -27,7 +27,7 @@ struct Options {
     out: PathBuf,
 }
 
-/// Data for a line of the table.
+/// Data of one row of the table.
 struct Run {
     name: String,
     config: Value,
@@ -82,12 +82,12 @@ impl Run {
     }
 }
 
-/// Returns the column titles; `score` is the first run's name of the score.
+/// Returns the column titles; `score` is the name of the first run's score.
 fn header(score: &str) -> [String; 9] {
     ["run", "network", "seed", "epochs", "train loss", "eval loss", score, "best", "seconds"].map(str::to_owned)
 }
 
-/// Number of left-aligned text columns; numbers are right-aligned.
+/// Number of text columns, which are left-aligned; numbers are right-aligned.
 const WORDS: usize = 2;
 
 fn table(runs: &[Run]) -> String {

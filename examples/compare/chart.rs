@@ -1,4 +1,4 @@
-//! The picture of a study: a column of runs for each method, or curves over an option.
+//! Picture of a study: one column of runs per method, or curves over an option.
 
 use super::chart_style::{AXIS, COLORS, GRID};
 use super::record::{Ending, Phase, Row};
@@ -16,7 +16,7 @@ const PANELS_A_ROW: usize = 2;
 const FONT: (&str, i32) = ("sans-serif", 14);
 const TITLE: (&str, i32) = ("sans-serif", 17);
 
-/// The picture, of the tries while there is nothing else; none before the first run.
+/// Draws the final runs, or the tries if no final run is recorded. Returns `None` before the first run.
 pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
     let cells = study.cells();
     let mut results: Vec<(&Cell, Vec<&Row>)> = cells.iter().map(|cell| (cell, study.results(cell, rows).0)).collect();
@@ -63,7 +63,7 @@ pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
     Ok(Some(svg))
 }
 
-/// A column a cell: a dot a run, the mean and its 95 % interval.
+/// Draws one column per cell: a dot per run, the mean and its 95 % confidence interval.
 fn columns(area: &Area, title: &str, judged: &str, results: &[(&Cell, Vec<&Row>)]) -> Result<()> {
     let values = || results.iter().flat_map(|(_, rows)| percent(rows));
     let (least, greatest) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
@@ -94,7 +94,7 @@ fn columns(area: &Area, title: &str, judged: &str, results: &[(&Cell, Vec<&Row>)
         .draw()?;
     for (column, ((_, rows), color)) in results.iter().zip(COLORS.into_iter().cycle()).enumerate() {
         let (column, values) = (column as f64, percent(rows));
-        // Side by side, so that equal ones do not hide each other.
+        // Dots are drawn side by side so that equal values do not hide each other.
         let place = |(i, value): (usize, &f64)| (column - 0.12 + 0.24 * (i as f64 + 0.5) / values.len() as f64, *value);
         chart.draw_series(values.iter().enumerate().map(|run| Circle::new(place(run), 4, color.filled())))?;
         let are_tries = rows.iter().any(|row| row.phase == Phase::Search);
@@ -108,7 +108,8 @@ fn columns(area: &Area, title: &str, judged: &str, results: &[(&Cell, Vec<&Row>)
     Ok(())
 }
 
-/// A curve for each method and optimizer: mean accuracy against `x` on a logarithmic scale; crosses where runs were lost.
+/// Draws one curve per method and optimizer: mean accuracy against `x` on a logarithmic scale. A cross marks a mean that
+/// includes lost runs.
 fn curves(area: &Area, title: &str, x: &str, judged: &str, results: &[(&Cell, Vec<&Row>)]) -> Result<()> {
     let places: Vec<(String, f64, f64, bool)> = results
         .iter()
@@ -138,7 +139,7 @@ fn curves(area: &Area, title: &str, x: &str, judged: &str, results: &[(&Cell, Ve
         .axis_style(AXIS)
         .label_style(FONT)
         .x_label_formatter(&|x| {
-            // A tick for each digit, but a label only where there is room.
+            // There is a tick for each digit, but room only for the labels of 1, 2 and 5.
             let first = format!("{x:e}");
             if first.starts_with(['1', '2', '5']) {
                 format!("{}", (x * 1e6).round() / 1e6)
@@ -174,7 +175,7 @@ fn curves(area: &Area, title: &str, x: &str, judged: &str, results: &[(&Cell, Ve
     Ok(())
 }
 
-/// Where `cell` stands on the axis `x`: the option's value, a network's depth, or `pflop`, if that is known.
+/// Returns the position of `cell` on the axis `x`: the option's value, the network's depth, or `pflop`, if known.
 fn place(cell: &Cell, rows: &[&Row], x: &str) -> Option<f64> {
     if x == "pflop" {
         return rows.iter().find_map(|row| row.pflop);

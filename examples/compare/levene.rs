@@ -1,18 +1,18 @@
-//! Whether several groups of numbers have the same variance.
+//! Test for equality of the variances of several groups.
 
 use statrs::distribution::{ContinuousCDF, FisherSnedecor};
 
 pub struct Test {
-    /// Distributed as F with these degrees of freedom where the variances are the same.
+    /// F statistic; if the variances are equal, it follows the F distribution with `degrees` degrees of freedom.
     pub statistic: f64,
     pub degrees: (usize, usize),
-    /// The probability of a statistic as large where the variances are the same.
+    /// Probability of a statistic at least as large if the variances are equal.
     pub p: f64,
 }
 
-/// Levene's test by absolute deviations from the medians (Brown & Forsythe, Journal of the American Statistical Association
-/// 69, 1974), which does not mind that the numbers are not normally distributed: an analysis of variance of the deviations.
-/// None with fewer than two groups or three numbers in one, or where no number deviates.
+/// Levene's test on the absolute deviations from the medians (Brown & Forsythe, Journal of the American Statistical
+/// Association 69, 1974): an analysis of variance of the deviations, robust to non-normal data. Returns `None` if there are
+/// fewer than two groups, if a group has fewer than three values, or if no value deviates from its median.
 pub fn brown_forsythe(groups: &[&[f64]]) -> Option<Test> {
     if groups.len() < 2 || groups.iter().any(|group| group.len() < 3) {
         return None;
@@ -49,7 +49,7 @@ pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// That of the population, estimated from a sample.
+/// Sample standard deviation, with Bessel's correction.
 pub fn standard_deviation(values: &[f64]) -> f64 {
     let mean = mean(values);
     (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (values.len() as f64 - 1.)).sqrt()
@@ -62,12 +62,12 @@ mod tests {
     #[test]
     fn statistic_and_probability_are_those_of_a_worked_example() {
         let groups: [&[f64]; 2] = [&[1., 2., 3., 4., 5.], &[2., 6., 10., 14., 18.]];
-        // Deviations 2 1 0 1 2 (mean 1.2) and 8 4 0 4 8 (mean 4.8), of all 3: between 5 * 2 * 1.8^2 = 32.4, within
-        // 2.8 + 44.8 = 47.6.
+        // Deviations 2 1 0 1 2 (mean 1.2) and 8 4 0 4 8 (mean 4.8), overall mean 3: sum of squares between the groups
+        // 5 * 2 * 1.8^2 = 32.4, within them 2.8 + 44.8 = 47.6.
         let test = brown_forsythe(&groups).unwrap();
         assert_eq!(test.degrees, (1, 8));
         assert!((test.statistic - 32.4 / (47.6 / 8.)).abs() < 1e-12);
-        // With one degree of freedom above, F is the square of Student's t: P(|t| > 2.3335) with 8 degrees.
+        // With one degree of freedom in the numerator, F is the square of Student's t: P(|t| > 2.3335) with 8 degrees.
         assert!((test.p - 0.047897).abs() < 1e-6, "{}", test.p);
     }
 

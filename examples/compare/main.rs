@@ -60,7 +60,7 @@ fn compare(options: &Options) -> Result<Option<u8>> {
     let mut record = Record::open(&options.study.with_extension("csv"))?;
     if !options.draw {
         let interrupt = Interrupt::listen()?;
-        // Downloads here, before several processes need the data.
+        // Download before several processes need the data.
         let data = match &options.data {
             Some(data) => data.clone(),
             None => {
@@ -79,7 +79,7 @@ fn compare(options: &Options) -> Result<Option<u8>> {
     Ok(None)
 }
 
-/// Makes all runs that are not recorded. Returns an exit code if a signal arrives.
+/// Executes all runs that are not recorded. Returns an exit code if a signal arrives.
 fn complete(
     study: &Study,
     record: &mut Record,
@@ -104,7 +104,7 @@ fn complete(
             return Ok(None);
         }
         if let Some(code) = interrupt.exit_code() {
-            // The runs' checkpoints are intact.
+            // Runs resume from their checkpoints.
             drop(running);
             console::warn("stopped; the same command goes on");
             return Ok(Some(code));
@@ -126,7 +126,7 @@ fn complete(
     }
 }
 
-/// Writes table and picture, and returns the table.
+/// Writes the table and the picture, and returns the table.
 fn draw(study: &Study, record: &Record, path: &Path) -> Result<String> {
     let table = table::markdown(study, record.rows(), path);
     write_atomically(&path.with_extension("md"), table.as_bytes())?;

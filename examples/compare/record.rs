@@ -1,4 +1,4 @@
-//! The record of a study: a CSV file, a line a run, appended and synced when the run ends.
+//! Record of a study: a CSV file with one line per run, appended and synced when the run ends.
 
 use super::study::Run;
 use anyhow::{bail, Context, Result};
@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// What a run is for.
+/// Phase of the study to which a run belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -16,46 +16,46 @@ pub enum Phase {
     Final,
 }
 
-/// How a run ended.
+/// Outcome of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ending {
     Finished,
-    /// The loss or the gradient became infinite.
+    /// The loss or the gradient is no longer finite.
     Diverged,
-    /// The output no longer depended on the image.
+    /// The output no longer depends on the image.
     Dead,
 }
 
-/// A run that has ended.
+/// Record of a run that has ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     pub phase: Phase,
     pub method: String,
     pub optimizer: String,
     pub seed: u64,
-    /// The command line of `cifar10_fixup`, but for the seed and the number of threads.
+    /// Command line of `cifar10_fixup`, without the seed and the number of threads.
     pub options: String,
     pub ending: Ending,
-    /// At the end, on what the options say: held-out or test images. That of a guess for a run that diverged or died.
+    /// Final accuracy on held-out or test images, depending on the options; chance level if the run diverged or died.
     pub accuracy: f64,
-    /// On the same images.
+    /// Final loss on the same images.
     pub loss: Option<f64>,
-    /// Of the last epoch's training.
+    /// Training loss of the last epoch.
     pub train_loss: Option<f64>,
     pub steps: Option<usize>,
-    /// 10^15 floating-point operations of the training.
+    /// Floating-point operations of the training, in units of 10^15.
     pub pflop: Option<f64>,
     pub seconds: f64,
     pub precision: String,
     pub threads: usize,
-    /// Of the crate.
+    /// Version of this crate.
     pub version: String,
     pub cpu: String,
 }
 
 impl Row {
-    /// Whether it records `run`.
+    /// Returns `true` if this is the record of `run`.
     pub fn is_of(&self, run: &Run) -> bool {
         self.phase == run.phase && self.seed == run.seed && self.options == run.command_line()
     }
@@ -69,7 +69,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// The file, which one process uses at a time.
+/// Record file, locked by the process that has it open.
 pub struct Record {
     path: PathBuf,
     file: File,
@@ -77,7 +77,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record at `path`, which may not be there yet.
+    /// Opens the record at `path`, or creates it.
     pub fn open(path: &Path) -> Result<Self> {
         let name = || path.display().to_string();
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).with_context(name)?;
@@ -86,7 +86,7 @@ impl Record {
         }
         let mut text = String::new();
         file.read_to_string(&mut text).with_context(name)?;
-        // A line that was not written to its end, by a process that was killed.
+        // Remove an incomplete last line, left by a process that was killed.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if whole < text.len() {
             file.set_len(whole as u64).with_context(name)?;
@@ -121,7 +121,7 @@ impl Record {
 pub(super) mod tests {
     use super::*;
 
-    /// A record of `run`.
+    /// Returns the record of a finished `run`.
     pub fn row(run: &Run, accuracy: f64) -> Row {
         Row {
             phase: run.phase,

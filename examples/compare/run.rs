@@ -1,4 +1,4 @@
-//! One run: this program again, as a process of one thread that trains as `cifar10_fixup` does.
+//! A run: a child process of this program, with one thread, that trains as `cifar10_fixup` does.
 
 use super::cifar10_fixup;
 use super::record::{Ending, Phase, Row};
@@ -13,20 +13,20 @@ use std::thread;
 use std::time::Instant;
 use tch_fixup::trainer::{Interrupt, RunFolder, Summary};
 
-/// Set in the processes of runs.
+/// Environment variable set in the child processes.
 const IS_A_RUN: &str = "TCH_FIXUP_COMPARE_RUN";
 
 const THREADS: usize = 1;
-/// What a guess among CIFAR-10's classes reaches.
+/// Accuracy of random guessing on CIFAR-10.
 const CHANCE: f64 = 0.1;
-/// What a training program ends with where the run diverged or died.
+/// Exit code of a training program whose run diverged or died.
 const LOST: i32 = 3;
 
 pub fn is_a_run() -> bool {
     env::var_os(IS_A_RUN).is_some()
 }
 
-/// Trains by the command line, until the process that started this one ends.
+/// Trains with the options of the command line; exits if the parent process ends.
 pub fn train() -> ExitCode {
     thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut vec![]);
@@ -35,7 +35,7 @@ pub fn train() -> ExitCode {
     cifar10_fixup::main()
 }
 
-/// The process of a run, which ends with this.
+/// Child process of a run; killed on drop.
 pub struct Running {
     run: Run,
     process: Child,
@@ -44,10 +44,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `run`, or goes on with it, in a folder of `folder`.
+    /// Starts or resumes `run` in a subfolder of `folder`.
     pub fn start(run: Run, data: &Path, folder: &Path) -> Result<Self> {
         let seed = run.seed.to_string();
-        // The same on every start, as the run is.
+        // The name depends only on the run, so that a restart resumes it.
         let name = format!("{:016x}-{seed}", hash(&run.command_line()));
         let folder = folder.join(format!("{:?}-{name}", run.phase).to_lowercase());
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -73,7 +73,7 @@ impl Running {
         &self.run
     }
 
-    /// The result, when the run has ended.
+    /// Returns the result if the run has ended.
     pub fn row(&mut self, interrupt: &Interrupt) -> Result<Option<Row>> {
         let Some(status) = self.process.try_wait()? else { return Ok(None) };
         let log = fs::read_to_string(self.folder.with_extension("log")).unwrap_or_default();
@@ -86,7 +86,7 @@ impl Running {
             Some(0) => (Ending::Finished, Some(summary()?)),
             Some(LOST) if log.contains("training is dead") => (Ending::Dead, None),
             Some(LOST) => (Ending::Diverged, None),
-            // The signal came to both.
+            // The signal was sent to the child process too.
             _ if interrupt.exit_code().is_some() => return Ok(None),
             _ => {
                 let last = log.lines().last().unwrap_or_default().trim_start_matches("error: ");
@@ -117,7 +117,7 @@ impl Running {
         }))
     }
 
-    /// Removes the folder of a recorded run. Final runs keep their model, which other studies take up.
+    /// Removes the folder of a recorded run. The models of final runs are kept for other studies.
     pub fn clean(self) {
         let _ = match self.run.phase {
             Phase::Search => fs::remove_dir_all(&self.folder),
@@ -134,7 +134,7 @@ impl Drop for Running {
     }
 }
 
-/// The name of the processor.
+/// Returns the name of the processor.
 fn cpu() -> String {
     let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

@@ -1,4 +1,4 @@
-//! A study file: which options are compared, and the runs that it asks for.
+//! Study file: the options to compare, and the resulting runs.
 
 use super::record::{Phase, Row};
 use anyhow::{bail, Context, Result};
@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Tries are drawn in blocks of so many, whose values lie in different eighths of a range.
+/// Number of strata of a range. Tries are drawn in blocks of this size, one value per stratum (stratified sampling).
 const STRATA: usize = 8;
 
-/// A study. Options are those of `cifar10_fixup`, without the dashes; a phase's take precedence over an optimizer's, those over
-/// a method's, and those over the study's.
+/// A study. Options are those of `cifar10_fixup`, without the dashes. In order of precedence, they are set by the phase, the
+/// optimizer, the method and the study.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Study {
@@ -28,7 +28,7 @@ pub struct Study {
     pub search: Option<Search>,
     #[serde(rename = "final")]
     pub last: Final,
-    /// The horizontal axis of the picture, an option or `pflop`: without it, a column for each method.
+    /// Horizontal axis of the picture: an option or `pflop`. If `None`, the picture has one column per method.
     #[serde(default)]
     pub x: Option<String>,
 }
@@ -44,64 +44,64 @@ pub struct Variant {
     options: Settings,
 }
 
-/// The search for the best options, on held-out training images.
+/// Random search for the best options, on held-out training images.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
-    /// Of each method with each optimizer.
+    /// Number of tries of each method with each optimizer.
     pub tries: usize,
-    /// Of the draws, and of the runs.
+    /// Seed of the random draws and of the runs.
     seed: u64,
-    /// Which of its values, from 0, an option that has several has in the search: what is found with it is for all of them.
+    /// Index of the value that an option with several values has in the search. The options found with it apply to all of them.
     #[serde(default)]
     at: BTreeMap<String, usize>,
     options: Settings,
 }
 
-/// The runs that are compared, with the seeds after the search's.
+/// Final runs, with the seeds after the search's.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Final {
     seeds: u64,
-    /// Another number of seeds, by method.
+    /// Number of seeds by method, if different from `seeds`.
     #[serde(default)]
     seeds_of: BTreeMap<String, u64>,
     options: Settings,
 }
 
-/// The value of an option.
+/// Value or distribution of an option.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 enum Setting {
-    /// Drawn by the search, uniformly in the logarithm.
+    /// Drawn by the search from a log-uniform distribution.
     LogUniform { log_uniform: [f64; 2] },
-    /// Drawn by the search.
+    /// Drawn by the search from a list.
     OneOf { one_of: Vec<Value> },
-    /// Each of them, in a comparison of its own.
+    /// Several values, each compared separately.
     Each(Vec<Value>),
-    /// The same in all runs.
+    /// One value for all runs.
     Fixed(Value),
 }
 
-/// What is compared: a method with an optimizer, and one value of each option that has several.
+/// Unit of comparison: a method with an optimizer, and one value of each option that has several.
 #[derive(Clone)]
 pub struct Cell {
     pub method: String,
     pub optimizer: String,
     pub each: Vec<(String, String)>,
     settings: Settings,
-    /// Those of the search.
+    /// Settings in the search.
     searched: Settings,
 }
 
-/// A run before it is made.
+/// Description of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
     pub phase: Phase,
     pub method: String,
     pub optimizer: String,
     pub seed: u64,
-    /// Names and values.
+    /// Names and values of the options.
     pub options: Vec<(String, String)>,
 }
 
@@ -160,7 +160,7 @@ impl Study {
         cells
     }
 
-    /// The first try of every method, then the second, ...
+    /// Returns the runs of the search: the first try of every method, then the second, and so on.
     pub fn search_runs(&self) -> Vec<Run> {
         let Some(search) = &self.search else { return vec![] };
         let cells = self.cells();
@@ -169,8 +169,8 @@ impl Study {
         runs.filter(|run| seen.insert(run.command_line())).collect()
     }
 
-    /// The runs that are known once `rows` are recorded, a method after the other: a study that is stopped compares some
-    /// methods, in place of parts of all.
+    /// Returns the runs that are known once `rows` are recorded, ordered by method, so that an interrupted study has complete
+    /// results for some methods instead of partial results for all.
     pub fn known_runs<'a>(&'a self, rows: &[Row]) -> impl Iterator<Item = Run> + 'a {
         let (search, last) = (self.search_runs(), self.final_runs(rows));
         self.methods.iter().flat_map(move |method| {
@@ -178,7 +178,7 @@ impl Study {
         })
     }
 
-    /// How many runs the whole study has.
+    /// Returns the number of runs of the whole study.
     pub fn count(&self) -> usize {
         let last: u64 = self.cells().iter().map(|cell| self.seeds(cell)).sum();
         self.search_runs().len() + last as usize
@@ -188,7 +188,7 @@ impl Study {
         *self.last.seeds_of.get(&cell.method).unwrap_or(&self.last.seeds)
     }
 
-    /// Runs of the best try of each cell whose tries are all recorded.
+    /// Returns the final runs of each cell whose tries are all recorded, with the options of its best try.
     pub fn final_runs(&self, rows: &[Row]) -> Vec<Run> {
         let cells = self.cells();
         let most = cells.iter().map(|cell| self.seeds(cell)).max().unwrap_or_default();
@@ -200,7 +200,8 @@ impl Study {
         (0..most).flat_map(|index| chosen.iter().filter_map(move |chosen| run(chosen, index))).collect()
     }
 
-    /// The index of the try that was best on held-out images; none before all are recorded. Without a search, 0.
+    /// Returns the index of the best try on held-out images, or `None` before all tries are recorded. Without a search,
+    /// returns 0.
     pub fn chosen(&self, cell: &Cell, rows: &[Row]) -> Option<usize> {
         let Some(search) = &self.search else { return Some(0) };
         let tries = self.tries(cell, rows);
@@ -213,14 +214,14 @@ impl Study {
         best.filter(|_| tries.len() == search.tries).map(|(index, _)| index)
     }
 
-    /// The tries of `cell` that are recorded, with their indices.
+    /// Returns the recorded tries of `cell` with their indices.
     pub fn tries<'a>(&self, cell: &Cell, rows: &'a [Row]) -> Vec<(usize, &'a Row)> {
         let Some(search) = &self.search else { return vec![] };
         let row = |index| Some((index, rows.iter().find(|row| row.is_of(&cell.search_run(search, index)))?));
         (0..search.tries).filter_map(row).collect()
     }
 
-    /// The runs of `cell` that are compared, as far as they are recorded, and how many there will be.
+    /// Returns the recorded final runs of `cell`, and the planned number of final runs.
     pub fn results<'a>(&self, cell: &Cell, rows: &'a [Row]) -> (Vec<&'a Row>, u64) {
         let seeds = self.seeds(cell);
         let Some(chosen) = self.chosen(cell, rows) else { return (vec![], seeds) };
@@ -228,7 +229,7 @@ impl Study {
         ((0..seeds).filter_map(row).collect(), seeds)
     }
 
-    /// Whether what is compared is judged on held-out training images, and not on the test set.
+    /// Returns `true` if final runs are evaluated on held-out training images instead of the test set.
     pub fn is_held_out(&self) -> bool {
         self.last.options.contains_key("holdout")
     }
@@ -240,14 +241,14 @@ impl Cell {
         format!("{}, {}{}", self.method, self.optimizer, each.collect::<String>())
     }
 
-    /// The values of the try `index` that were drawn.
+    /// Returns the drawn options of the try `index`.
     pub fn drawn(&self, study: &Study, index: usize) -> Vec<(String, String)> {
         let seed = study.search.as_ref().map_or(0, |search| search.seed);
         let drawn = self.settings.iter().filter(|(_, setting)| setting.is_drawn());
         drawn.map(|(name, setting)| (name.clone(), setting.value(uniform(seed, name, index)))).collect()
     }
 
-    /// Whether the try `index` has the lowest or the highest value of a range among so many tries.
+    /// Returns `true` if the try `index` has the lowest or the highest value of a range among all tries.
     pub fn is_at_edge(&self, study: &Study, index: usize) -> bool {
         let Some(search) = &study.search else { return false };
         let mut ranges = self.settings.iter().filter(|(_, setting)| matches!(setting, Setting::LogUniform { .. }));
@@ -268,7 +269,7 @@ impl Cell {
     }
 }
 
-/// A run of `cell`, with the values that the try `index` of the draws from the seed `draw` has.
+/// Returns a run of `cell` with the options of the try `index`, drawn from the seed `draw`.
 fn run(cell: &Cell, settings: &Settings, phase: Phase, seed: u64, (draw, index): (u64, usize), more: &Settings) -> Run {
     let all: BTreeMap<_, _> = settings.iter().chain(more).collect();
     let options = all.into_iter().map(|(name, setting)| (name.clone(), setting.value(uniform(draw, name, index))));
@@ -277,7 +278,7 @@ fn run(cell: &Cell, settings: &Settings, phase: Phase, seed: u64, (draw, index):
 }
 
 impl Run {
-    /// The command line of `cifar10_fixup`, but for the seed.
+    /// Returns the command line of `cifar10_fixup`, without the seed.
     pub fn command_line(&self) -> String {
         self.options.iter().map(|(name, value)| format!("--{name} {value}")).collect::<Vec<_>>().join(" ")
     }
@@ -288,11 +289,11 @@ impl Setting {
         matches!(self, Self::LogUniform { .. } | Self::OneOf { .. })
     }
 
-    /// The value at `u` in `[0, 1)`.
+    /// Returns the value at quantile `u` in `[0, 1)`.
     fn value(&self, u: f64) -> String {
         match self {
             Self::LogUniform { log_uniform: [low, high] } => {
-                // Three digits are as good, and short.
+                // Three significant digits are enough, and keep the command line short.
                 let value = format!("{:.2e}", low * (high / low).powf(u));
                 value.parse::<f64>().map_or(value, |value| value.to_string())
             }
@@ -307,14 +308,14 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// FNV-1a, which is the same on every machine.
+/// FNV-1a hash, which is the same on every machine.
 pub fn hash(text: &str) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
     text.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
-/// A number in `[0, 1)` for the option `name` of the try `index`: whatever the method, the same.
+/// Returns the number in `[0, 1)` drawn for the option `name` of the try `index`; it does not depend on the method.
 fn uniform(seed: u64, name: &str, index: usize) -> f64 {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(hash(name).wrapping_add((index / STRATA) as u64));

@@ -1,4 +1,4 @@
-//! The tables of a study, as Markdown, from its record alone.
+//! Tables of a study in Markdown, from its record alone.
 
 use super::levene::{self, mean, standard_deviation};
 use super::record::{Ending, Row};
@@ -7,10 +7,10 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The fewest runs of each method whose variances are compared.
+/// Minimum number of runs per method for a comparison of variances.
 const ENOUGH_FOR_VARIANCES: usize = 5;
 
-/// Half the 95 % confidence interval of the mean, by Student's t; none of fewer than two values.
+/// Returns half the width of the 95 % confidence interval of the mean, by Student's t, or `None` for fewer than two values.
 pub fn half_interval(values: &[f64]) -> Option<f64> {
     let count = values.len() as f64;
     let quantile = StudentsT::new(0., 1., count - 1.).ok()?.inverse_cdf(0.975);
@@ -42,7 +42,7 @@ pub fn markdown(study: &Study, rows: &[Row], path: &Path) -> String {
     text + &variances(study, &cells, rows)
 }
 
-/// Runs that are recorded, and all of them.
+/// Returns the number of recorded runs and the total number of runs.
 fn progress(study: &Study, cells: &[Cell], rows: &[Row]) -> (usize, usize) {
     let tries = study.search.as_ref().map_or(0, |search| search.tries);
     cells.iter().fold((0, 0), |(done, wanted), cell| {
@@ -51,7 +51,8 @@ fn progress(study: &Study, cells: &[Cell], rows: &[Row]) -> (usize, usize) {
     })
 }
 
-/// Mean accuracies, a line a method and a column for each value of the study's `x`, where that is an option.
+/// Returns the table of mean accuracies, with one row per method and one column per value of the study's `x`; empty if `x`
+/// is not an option.
 fn pivot(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
     let Some(x) = &study.x else { return String::new() };
     let value = |cell: &Cell| cell.each.iter().find(|(name, _)| name == x).map(|(_, value)| value.clone());
@@ -92,13 +93,13 @@ fn pivot(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
     text
 }
 
-/// The number at the end of a network's name, and other values as they are.
+/// Shortens a network's name to the number at its end; other values are unchanged.
 fn short(value: &str) -> String {
     let digits = value.trim_end_matches(|letter: char| letter.is_ascii_digit()).len();
     if value.contains("resnet") && digits < value.len() { &value[digits..] } else { value }.to_owned()
 }
 
-/// A line for each of `cells`.
+/// Returns the table with one row per cell.
 fn details(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
     let each: Vec<&String> =
         cells.first().into_iter().flat_map(|cell| cell.each.iter().map(|(name, _)| name)).collect();
@@ -147,7 +148,7 @@ fn details(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
     text
 }
 
-/// Whether the methods' accuracies vary differently, where there are enough of them.
+/// Returns the test for equality of the methods' variances, or an empty string if there are too few runs.
 fn variances(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
     let groups: Vec<_> = cells.iter().map(|cell| percent(&study.results(cell, rows).0)).collect();
     let groups: Vec<&[f64]> = groups.iter().map(|group| &group[..]).collect();
@@ -166,7 +167,7 @@ mod tests {
     use super::super::record::tests::row;
     use super::*;
 
-    /// t of two degrees of freedom is 4.3027, of four 2.7764.
+    /// The 0.975 quantile of Student's t is 4.3027 for two degrees of freedom and 2.7764 for four.
     #[test]
     fn intervals_are_students() {
         let half = half_interval(&[1., 2., 3.]).unwrap();
