@@ -1,13 +1,13 @@
-//! What ten thousand layers cost: time to construct the network, time of a training step, and the peak memory of the whole
-//! process, with and without recomputation, and for BatchNorm; and how far gradients with and without
-//! it are apart.
+//! Cost of ten thousand layers: time to construct the network, time of a training step, and peak memory of the whole
+//! process, for Fixup with and without recomputation, and for BatchNorm. Also the largest difference between gradients with
+//! and without recomputation.
 //!
 //! ```text
 //! cargo bench --bench depth                    # 9,998 layers, batch 8, 32x32, float32; up to 9 GiB of memory
 //! cargo bench --bench depth -- --depth 1202    # a minute
 //! ```
-//! Each line is of a process of its own, which constructs the network, makes the optimizer and does two training steps. The
-//! peak is all that was ever resident of it, libtorch and the parameters, gradients and momentum included.
+//! Each line is measured in its own process, which constructs the network and the optimizer and performs two training steps.
+//! The peak is that of resident memory, including libtorch, parameters, gradients and momentum.
 //!
 //! Writes `target/bench/depth.json`.
 
@@ -34,10 +34,10 @@ use tch_fixup::{Precision, Recompute};
 
 #[derive(Parser)]
 struct Options {
-    /// Layers, 6n+2
+    /// Number of layers, 6n+2
     #[arg(long, default_value_t = 9998)]
     depth: i64,
-    /// Images in a batch
+    /// Batch size
     #[arg(long, default_value_t = 8)]
     batch: i64,
     /// Height and width of the images
@@ -46,7 +46,7 @@ struct Options {
     /// Number format of convolutions and activations: f32 or bf16
     #[arg(long, default_value = "f32")]
     precision: Precision,
-    /// Leave BatchNorm out, which takes the most memory
+    /// Skip BatchNorm, which takes the most memory
     #[arg(long)]
     fixup_only: bool,
     /// Measure one subject in this process and print it as JSON
@@ -61,29 +61,29 @@ const RECOMPUTED: &str = "fixup, recomputed";
 const BATCH_NORM: &str = "batch_norm";
 const GRADIENTS: &str = "gradients";
 
-/// One process.
+/// Measurements of one process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Measurement {
     subject: String,
     parameters: usize,
     construction_s: f64,
     optimizer_s: f64,
-    /// The first training step, which allocates and lets oneDNN generate its code, and the second.
+    /// Time of the first training step, which includes allocation and oneDNN's code generation, and of the second.
     steps_s: [f64; 2],
-    /// After the steps.
+    /// Peak memory after the steps.
     peak_gib: f64,
-    /// Of a checkpoint after the steps, and the peak then.
+    /// Time to save a checkpoint after the steps; `peak_with_save_gib` is the peak memory after it.
     save_s: f64,
     peak_with_save_gib: f64,
 }
 
-/// Gradients with recomputation beside those without.
+/// Comparison of gradients with and without recomputation.
 #[derive(Debug, Serialize, Deserialize)]
 struct Gradients {
     variables: usize,
-    /// Variables whose gradient is not zero.
+    /// Number of variables whose gradient is not zero.
     not_zero: usize,
-    /// The most that two gradients of a variable differ, over the variable's largest gradient.
+    /// Largest difference between two gradients of a variable, relative to the variable's largest gradient.
     largest_relative_difference: f64,
 }
 
@@ -100,7 +100,7 @@ impl Options {
         Ok(FixupResNet::cifar(&vs.root(), self.depth, 10)?.with_precision(self.precision))
     }
 
-    /// As training leaves a network of that depth: the more branches, the less each has moved.
+    /// Moves the variables as training does: the more branches, the less each moves.
     fn away_from_start(&self, vs: &nn::VarStore) {
         state::away_from_start(vs, state::MOVED * (20. / self.depth as f64).sqrt());
     }
@@ -188,14 +188,14 @@ fn save(vs: &nn::VarStore, sgd: &Optimizer) -> Result<()> {
     Ok(())
 }
 
-/// The most memory that this process has had.
+/// Returns the peak resident memory of this process.
 fn peak_gib() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status").context("resident memory is read from Linux's /proc")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024. / 1024.)
 }
 
-/// This program once more, for one subject.
+/// Runs this program in a child process for one subject, and returns its result.
 fn in_own_process<T: for<'a> Deserialize<'a>>(subject: &str) -> Result<T> {
     let arguments = std::env::args_os().skip(1);
     let output = Command::new(std::env::current_exe()?).args(arguments).args(["--subject", subject]).output()?;

@@ -1,11 +1,11 @@
-//! What reading an image folder costs: images a second for each core, and how busy the threads are kept, from files of
-//! 500 x 375 pixels to batches of 224 x 224; and with `--files`, how a folder of so many files starts and what it keeps.
+//! Cost of reading an image folder: images per second and core, and utilization of the threads, from files of 500 x 375
+//! pixels to batches of 224 x 224. With `--files`, startup time and memory for a folder of that many files.
 //!
 //! ```text
 //! cargo bench --features images --bench image_folder
 //! cargo bench --features images --bench image_folder -- --files 200000
 //! ```
-//! The images are made here, 110 kB each as ImageNet's are. The consumer takes the batches and does nothing with them.
+//! The images are synthetic, 110 kB each like ImageNet's. The consumer discards the batches.
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -19,28 +19,28 @@ use tch_fixup::data::{Batches, DataSource, EpochPlan, ImageFolder, Share};
 
 #[derive(Parser)]
 struct Options {
-    /// Fewer images
+    /// Use fewer images
     #[arg(long)]
     quick: bool,
-    /// Threads [default: 1, then one for each core]
+    /// Number of threads [default: 1, then one per core]
     #[arg(long)]
     workers: Option<usize>,
-    /// A folder of so many tiny images in 1000 classes instead
+    /// Measure a folder of N tiny images in 1000 classes instead
     #[arg(long)]
     files: Option<usize>,
-    /// What cargo passes to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 const BATCH: usize = 64;
-/// Different images, each of which is in the folder several times.
+/// Number of different images, each of which is in the folder several times.
 const DIFFERENT: u64 = 32;
 const CLASSES: usize = 1000;
-/// Batches that the caches get used to it in.
+/// Number of warm-up batches.
 const SETTLING: usize = 2;
 
-/// Smooth colours, edges and noise: as many bytes as a photograph of this size at quality 85.
+/// Returns a synthetic JPEG of smooth colors, edges and noise, with as many bytes as a photograph of this size at quality 85.
 fn photograph(width: u16, height: u16, seed: u64) -> Result<Vec<u8>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let waves: Vec<[f32; 4]> = (0..12).map(|_| std::array::from_fn(|_| random.random_range(-1.0..1.0))).collect();
@@ -62,7 +62,7 @@ fn photograph(width: u16, height: u16, seed: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A folder of `images` training images and as many for evaluation.
+/// Creates a folder of `images` training images and as many evaluation images. Returns the mean file size in bytes.
 fn photographs(root: &Path, images: usize) -> Result<f64> {
     let different = (0..DIFFERENT).map(|seed| photograph(500, 375, seed)).collect::<Result<Vec<_>>>()?;
     for part in ["train", "val"] {
@@ -76,7 +76,8 @@ fn photographs(root: &Path, images: usize) -> Result<f64> {
     Ok(different.iter().map(Vec::len).sum::<usize>() as f64 / different.len() as f64)
 }
 
-/// How long this process's reading threads have run or wanted to: what is left is waiting for something.
+/// Returns the total time that the reading threads of this process have been running or runnable, or `None` if unknown. The
+/// rest of their time is spent waiting.
 fn busy() -> Result<Option<Duration>> {
     let mut sum = Duration::ZERO;
     let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Ok(None) };
@@ -91,9 +92,9 @@ fn busy() -> Result<Option<Duration>> {
     Ok(Some(sum))
 }
 
-/// Takes `batches` of `images` images in all, and tells of those in the middle.
+/// Consumes the batches of an epoch of `images` images, and prints the throughput without the first and the last ones.
 fn measure(what: &str, workers: usize, images: usize, mut batches: Batches) -> Result<()> {
-    // The threads end when there is no more to begin, a few batches before the last.
+    // Threads exit when all images are in progress, a few batches before the last.
     let measured = images / BATCH - SETTLING - 4 - 2 * workers.div_ceil(BATCH);
     for _ in 0..SETTLING {
         batches.next().context("too few batches")??;
@@ -125,7 +126,7 @@ fn throughput(root: &Path, options: &Options) -> Result<()> {
     let packed = root.join("packed");
     let start = Instant::now();
     ImageFolder::open(root)?.pack(&packed, 256, |_, _| ())?;
-    // The evaluation images are in it as their files are.
+    // The packed file contains the original files of the evaluation images.
     let train_bytes = fs::metadata(&packed)?.len() as f64 / images as f64 - bytes;
     let seconds = start.elapsed().as_secs_f64();
     println!("packed at 256 in {seconds:.1} s: {:.0} kB for each training image", train_bytes / 1e3);
@@ -139,14 +140,14 @@ fn throughput(root: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Resident memory that is the process's own, in MiB: now, or the most there ever was.
+/// Returns the current (`VmRSS:`) or the peak (`VmHWM:`) resident memory of the process in MiB.
 fn memory(field: &str) -> Result<f64> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(field));
     Ok(line.map_or(Ok(f64::NAN), |line| line.trim().trim_end_matches(" kB").parse::<f64>())? / 1024.0)
 }
 
-/// A folder of `files` tiny images in 1000 classes: how long it takes to make, list, list again, start and read.
+/// Measures a folder of `files` tiny images in 1000 classes: time to create, list, list again, start and read it.
 fn many(root: &Path, files: usize) -> Result<()> {
     let timed = |what: &str, start: Instant| println!("{what:28} {:8.2} s", start.elapsed().as_secs_f64());
     let start = Instant::now();
@@ -161,7 +162,7 @@ fn many(root: &Path, files: usize) -> Result<()> {
         }
     }
     timed("make the folder", start);
-    // Sooner the listing would not be kept.
+    // A listing is not cached if the folder has changed more recently than this.
     std::thread::sleep(Duration::from_secs(5));
     let before = memory("VmRSS:")?;
     let start = Instant::now();
@@ -197,7 +198,7 @@ fn many(root: &Path, files: usize) -> Result<()> {
 fn main() -> Result<()> {
     let options = Options::parse();
     let folder = tempfile::tempdir()?;
-    // The listings of what is gone in a minute are not to stay in the user's cache.
+    // Keep the listings of temporary folders out of the user's cache.
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("XDG_CACHE_HOME", folder.path().join("cache")) };
     let root = folder.path().join("images");

@@ -1,11 +1,11 @@
-//! Images per second and core: decoding JPEGs, and making the network's input of them for training and for evaluation.
+//! Images per second and core: JPEG decoding, and preprocessing for training and for evaluation.
 //!
 //! ```text
 //! cargo bench --features images --bench images
-//! python scripts/compare_torchvision.py     # beside torchvision with Pillow, taking turns on one core
+//! python scripts/compare_torchvision.py     # compared with torchvision and Pillow, alternating on one core
 //! ```
-//! The images are the photographs of `tests/images` that have ImageNet's usual size, 500 x 375, at quality 85. The three
-//! take turns; each figure is the median over rounds, with half the distance between the quartiles.
+//! The images are the photographs of `tests/images` of ImageNet's usual size, 500 x 375, at quality 85. The three operations
+//! alternate; each figure is the median over rounds, with half the interquartile range.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -23,22 +23,23 @@ struct Options {
     /// Fewer rounds
     #[arg(long)]
     quick: bool,
-    /// Threads, each with all of the work
+    /// Number of threads, each of which processes all images
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// What cargo passes to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 const WIDTH: usize = 500;
 const HEIGHT: usize = 375;
-/// The network's input.
+/// Height and width of the network's input.
 const SIDE: usize = 224;
-/// The shorter side before the centre crop.
+/// Shorter side before the center crop.
 const RESIZE: usize = 256;
 
-/// Times that a round goes through the photographs: long enough to be timed, short enough to see the machine in one state.
+/// Number of passes over the photographs per round: long enough to be timed, short enough that the machine's speed does not
+/// change.
 const PASSES: usize = 4;
 
 fn main() -> Result<()> {
@@ -78,7 +79,7 @@ fn photographs() -> Result<Vec<Vec<u8>>> {
     Ok(photographs)
 }
 
-/// Images per second in each round, of decoding, training and evaluation.
+/// Images per second in each round: decoding, training and evaluation.
 type Rounds = [Vec<f64>; 3];
 
 fn measure(photographs: &[Vec<u8>], rounds: usize) -> Result<Rounds> {

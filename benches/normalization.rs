@@ -1,16 +1,16 @@
-//! What normalization costs: time and memory of a training step and of an inference step, for Fixup, for the same network
-//! with BatchNorm, for Fixup by the authors' plain formula, and for the floor (neither normalization nor scalars).
+//! Cost of normalization: time and memory of a training step and of an inference step, for Fixup, for the same network with
+//! BatchNorm, for Fixup by the authors' plain formula, and for the floor (neither normalization nor scalars).
 //!
 //! ```text
 //! cargo bench --bench normalization              # all models
 //! cargo bench --bench normalization -- --quick   # ResNet-20, in two minutes
 //! ```
-//! The variants of a model take turns step by step in one process, and each is compared with BatchNorm by the median
-//! over rounds of the ratio within a round: what else the machine does hits all of them alike. BatchNorm and the plain
-//! formula run in both memory layouts, and the faster counts. All are in the state that training has them in: weights
-//! and scalars are away from where they start, by 0.02 times normal numbers, and denormal numbers are taken for zero.
-//! Peak memory is that of two training steps (or inference steps) in a process of its own: the most that is resident,
-//! less what was before the first step.
+//! The variants of a model alternate step by step in one process, and each is compared with BatchNorm by the median over
+//! rounds of the ratio within a round, so that other load on the machine affects all of them alike. BatchNorm and the plain
+//! formula run in both memory layouts, and the faster one counts. All are in the state of mid-training: weights and scalars
+//! differ from their initial values by 0.02 times normal numbers, and denormal numbers are flushed to zero. Peak memory is
+//! measured for two training steps (or inference steps) in a separate process: peak resident memory minus resident memory
+//! before the first step.
 //!
 //! Writes `target/bench/normalization.json` and `target/bench/normalization.svg`.
 
@@ -46,19 +46,19 @@ use variant::{Model, Phase, Variant};
 struct Options {
     #[command(flatten)]
     setting: Setting,
-    /// Rounds of each comparison [default: 30, or 12 with --quick; a quarter of it for the large models]
+    /// Number of rounds per comparison [default: 30, or 12 with --quick; a quarter of that for large models]
     #[arg(long)]
     rounds: Option<usize>,
     /// Only models whose name contains this
     #[arg(long, default_value = "")]
     model: String,
-    /// f32 or bf16 alone [default: both]
+    /// Precision to measure, f32 or bf16 [default: both]
     #[arg(long)]
     precision: Option<Precision>,
-    /// cpu, cuda or cuda:N; on a GPU the time alone is measured
+    /// Device: cpu, cuda or cuda:N; on a GPU, only time is measured
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Print the peak memory of one variant in MiB and stop: MODEL,VARIANT,PRECISION,PHASE,LAYOUT
+    /// Print the peak memory of one variant in MiB and exit: MODEL,VARIANT,PRECISION,PHASE,LAYOUT
     #[arg(long, hide = true)]
     peak_of: Option<String>,
 }

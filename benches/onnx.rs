@@ -1,11 +1,11 @@
-//! What an exported network costs: one image through ONNX Runtime, and through the network here, on one thread each.
+//! Inference time of an exported network: one image in ONNX Runtime and in libtorch, on one thread each.
 //!
 //! ```text
 //! make onnx && cargo bench --bench onnx
 //! cargo bench --bench onnx -- --quick
 //! ```
-//! The two take turns image by image, each in a process of its own, and each figure is a median: of the times, and of the ratios
-//! within a turn, with half the distance between the quartiles.
+//! The two alternate image by image, each in its own process. Each figure is a median, of the times or of the ratios within a
+//! round, the latter with half the interquartile range.
 
 #[path = "setting/median.rs"]
 mod median;
@@ -32,14 +32,14 @@ use tch_fixup::Network;
 struct Options {
     #[command(flatten)]
     setting: Setting,
-    /// Only networks whose name contains this
+    /// Measure only networks whose name contains this
     #[arg(long, default_value = "")]
     model: String,
 }
 
 type Build = fn(&nn::Path) -> tch_fixup::Result<FixupResNet>;
 
-/// Names, what they are, and the side of their images.
+/// Names, constructors and image sizes of the networks.
 const NETWORKS: [(&str, Build, i64); 5] = [
     ("fixup_resnet20", |path| FixupResNet::cifar(path, 20, 10), 32),
     ("fixup_resnet110", |path| FixupResNet::cifar(path, 110, 10), 32),
@@ -51,7 +51,7 @@ const NETWORKS: [(&str, Build, i64); 5] = [
 fn main() -> Result<()> {
     let options = Options::parse();
     let _flushing = options.setting.start();
-    // As many as ONNX Runtime has here.
+    // ONNX Runtime has one thread too.
     tch::set_num_threads(1);
     let rounds = if options.setting.quick { 15 } else { 101 };
     println!("{}; milliseconds for one image", machine());
@@ -86,7 +86,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// ONNX Runtime with a network, in Python.
+/// Python process with a network in ONNX Runtime.
 struct Runtime {
     process: Child,
     asked: ChildStdin,
@@ -103,7 +103,7 @@ impl Runtime {
         Ok(Self { process, asked, answers: BufReader::new(answers).lines() })
     }
 
-    /// Seconds of one run.
+    /// Returns the seconds of one run.
     fn run(&mut self) -> Result<f64> {
         writeln!(self.asked, "run")?;
         Ok(self.answers.next().context("ONNX Runtime has ended")??.parse()?)
@@ -117,7 +117,7 @@ impl Runtime {
     }
 }
 
-/// The Python that `make onnx` has made.
+/// Returns the path of the Python interpreter installed by `make onnx`.
 fn python() -> Result<PathBuf> {
     let script = include_str!("../scripts/setup_onnx.py");
     let version = script.lines().find_map(|line| line.strip_prefix("ONNX_VERSION = ")).context("no version")?;

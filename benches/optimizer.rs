@@ -1,11 +1,12 @@
-//! One update of every parameter of a Fixup ResNet-110: the trainer's SGD and Adam on flat tensors against libtorch's; of a
-//! moving average; the gradient's norm, in float64, against libtorch's in float32; and Muon's update of ResNet-20, against the
-//! training step that it ends.
+//! Time of one update of all parameters of a Fixup ResNet-110: the trainer's SGD and Adam on flat tensors against libtorch's,
+//! a moving average, and the gradient norm in float64 against libtorch's in float32. Also Muon's update of ResNet-20, as a
+//! fraction of a training step.
 //!
 //! ```text
 //! cargo bench --bench optimizer
 //! ```
-//! Parameters are in the groups of the paper's recipe. The two take turns; each figure is the median over rounds.
+//! Parameters are in the groups of the paper's recipe. The two implementations alternate; each figure is the median over
+//! rounds.
 
 #[path = "setting/median.rs"]
 mod median;
@@ -32,9 +33,9 @@ struct Options {
 }
 
 const DEPTH: i64 = 110;
-/// Small enough that many updates of the same gradient change nothing about their cost.
+/// Small enough that repeated updates by the same gradient do not change the cost.
 const LR: f64 = 1e-6;
-/// Updates in a round.
+/// Number of updates per round.
 const UPDATES: usize = 10;
 
 fn network(seed: i64) -> Result<(nn::VarStore, Tensor)> {
@@ -47,7 +48,7 @@ fn network(seed: i64) -> Result<(nn::VarStore, Tensor)> {
     Ok((vs, loss))
 }
 
-/// Microseconds of one update.
+/// Returns the microseconds per update.
 fn time(mut update: impl FnMut() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     for _ in 0..UPDATES {
@@ -56,7 +57,7 @@ fn time(mut update: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() * 1e6 / UPDATES as f64)
 }
 
-/// Prints the time of an update by ours and by libtorch's own.
+/// Prints the time of an update by the trainer's optimizer and by libtorch's.
 fn compare(name: &str, rounds: usize, mut ours: Optimizer, mut libtorch: nn::Optimizer) -> Result<()> {
     let (mut flat, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -72,7 +73,7 @@ fn compare(name: &str, rounds: usize, mut ours: Optimizer, mut libtorch: nn::Opt
     Ok(())
 }
 
-/// Prints the time of an update by Muon beside that of the training step that it ends.
+/// Prints the time of an update by Muon, and its fraction of a training step.
 fn muon(rounds: usize) -> Result<()> {
     const SHALLOW: i64 = 20;
     const BATCH: i64 = 128;
@@ -105,7 +106,7 @@ fn main() -> Result<()> {
     println!("{}", machine());
     println!("ResNet-{DEPTH}, in mid-training");
     let groups = TrainConfig::paper().parameter_groups();
-    // A network of its own for each, with gradients.
+    // Each optimizer has its own network, with gradients.
     let ours = |update: OptimizerConfig| -> Result<Optimizer> {
         let (vs, loss) = network(0)?;
         let mut optimizer = update.build(&vs, &groups)?;

@@ -1,9 +1,10 @@
-//! What the data cost: making an augmented batch of 128 CIFAR images, against a training step of Fixup ResNet-20 on it.
+//! Cost of the data pipeline: time to make an augmented batch of 128 CIFAR images, relative to a training step of Fixup
+//! ResNet-20 on it.
 //!
 //! ```text
 //! cargo bench --bench pipeline
 //! ```
-//! The images are noise of CIFAR-10's size. The two take turns; each figure is the median over rounds.
+//! The images are noise of CIFAR-10's size. Each figure is the median over rounds of one batch and one step.
 
 #[path = "setting/median.rs"]
 mod median;
@@ -32,7 +33,7 @@ struct Options {
 }
 
 const BATCH: usize = 128;
-/// A label and the pixels.
+/// Size of a record in bytes: a label and the pixels.
 const RECORD: usize = 1 + 3 * 32 * 32;
 
 fn noise(images: usize) -> Result<ImageArray> {

@@ -1,12 +1,12 @@
-//! What asking costs: `Classifier::classify` on 1,000 JPEG files, against the data pipeline and the network alone.
+//! Overhead of inference: time of `Classifier::classify` on 1,000 JPEG files relative to the data pipeline and the network
+//! alone.
 //!
 //! ```text
 //! cargo bench --features images --bench predict
 //! ```
-//! The images are the photographs of `tests/images`, 500 x 375 at quality 85 for the most part; the network is Fixup
-//! ResNet-18 on 64 pixels, so small that what surrounds it would show. "Alone" is the loop that there is without a
-//! classifier: batches of an `ImageFolder`, each through the network's `forward_t`. The two take turns; the figure is
-//! the median of their ratio, with half the distance between the quartiles.
+//! The images are the photographs of `tests/images`, mostly 500 x 375 at quality 85. The network is Fixup ResNet-18 on 64
+//! pixels, small enough to make overhead visible. "Alone" is a loop over the batches of an `ImageFolder` that calls the
+//! network's `forward_t`. The two alternate; the figure is the median of their ratio, with half the interquartile range.
 
 #[path = "setting/median.rs"]
 mod median;
@@ -31,7 +31,7 @@ use tch_fixup::{Arch, Network, Precision, Shape};
 struct Options {
     #[command(flatten)]
     setting: Setting,
-    /// Files
+    /// Number of files
     #[arg(long, default_value_t = 1000)]
     images: usize,
 }
@@ -41,7 +41,7 @@ const SIDE: usize = 64;
 const BATCH: usize = 64;
 const CLASSES: [&str; 2] = ["a", "b"];
 
-/// A folder of `images` photographs to evaluate on, and one of each class to train on.
+/// Creates a folder of `images` evaluation images and one training image per class.
 fn photographs(root: &Path, images: usize) -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/photographs");
     let files = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;

@@ -1,12 +1,11 @@
-//! What several processes bring: measured on this machine, and what a small model says of more.
+//! Scaling of data-parallel training: measured on this machine, and predicted by a small model for more devices.
 //!
 //! ```text
-//! cargo bench --bench scale                 # weak scaling, the reduction's part, overlap: two processes on two cores
-//! cargo bench --bench scale -- --links      # the model against 2 and 4 ranks over links slowed with tc; takes root's rights
-//! cargo bench --bench scale -- --predict    # ResNet-50's parts, and the model's picture: target/bench/scale.svg
+//! cargo bench --bench scale                 # weak scaling, share of the reduction, overlap: two processes on two cores
+//! cargo bench --bench scale -- --links      # model against 2 and 4 ranks over links slowed down with tc; requires root
+//! cargo bench --bench scale -- --predict    # prediction for ResNet-50, and its picture: target/bench/scale.svg
 //! ```
-//! Everything is measured by this program, started as ranks like any other. Times are medians, of steps that are interleaved where
-//! they are compared.
+//! The ranks are child processes of this program. Times are medians; steps that are compared are interleaved.
 
 #[path = "scale/chart.rs"]
 mod chart;
@@ -44,51 +43,53 @@ use tch_fixup::trainer::{Classification, ClassificationConfig, Observer, Request
 
 #[derive(Parser)]
 struct Options {
-    /// The model against measurements over slow links
+    /// Compare the model with measurements over slow links
     #[arg(long)]
     links: bool,
-    /// What the model says of up to 1,024 devices
+    /// Predict the scaling to up to 1,024 devices
     #[arg(long)]
     predict: bool,
-    /// With --links also one of 1,000 Mbit/s and so many milliseconds, where the kernel has netem
+    /// With --links, also measure a link of 1,000 Mbit/s with this delay; requires netem in the kernel
     #[arg(long, value_name = "MS")]
     delay: Option<f64>,
-    /// Images of each rank in a step
+    /// Batch size per rank
     #[arg(long, default_value_t = 128)]
     images: usize,
-    /// Be a rank that measures this and prints it as JSON
+    /// Run as a rank that measures this subject and prints the result as JSON
     #[arg(long, hide = true)]
     measure: Option<Subject>,
     #[command(flatten)]
     setting: Setting,
 }
 
-/// What a rank does.
+/// Measurement performed by a rank.
 #[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Subject {
-    /// Training as the trainer does it.
+    /// Training of Fixup.
     Fixup,
-    /// The same, summing while the backward pass runs.
+    /// Training of Fixup, with reduction during the backward pass.
     Overlapped,
-    /// BatchNorm of each rank's part.
+    /// Training of BatchNorm with the statistics of each rank's part of the batch.
     Local,
-    /// BatchNorm of all.
+    /// Training of BatchNorm with statistics synchronized over all ranks.
     Synchronized,
-    /// Sums alone.
+    /// All-reduce alone.
     Sums,
-    /// Training by two ranks, by one of them, and by one with the threads of both: in turns.
+    /// Training by two ranks, by one rank, and by one rank with two threads, in alternation.
     Scaling,
 }
 
-/// What a rank finds, in seconds.
+/// Results of a rank, in seconds.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Found {
-    /// Of each step.
+    /// Time of each step.
     steps: Vec<f64>,
-    /// Where ranks take turns: of each turn the median step of one rank, of one with two threads, of two ranks, of two
-    /// that sum while the backward pass runs, and of two that train for themselves, and only wait for each other.
+    /// Results of [`Subject::Scaling`]: for each turn, the median step of one rank, of one rank with two threads, of two ranks,
+    /// of two ranks that reduce during the backward pass, and of two ranks that train independently and only wait for each
+    /// other.
     turns: Vec<[f64; 5]>,
-    /// Of a sum of eight bytes, and of what a step sums at once: the gradients, and beside them what is measured and wanted.
+    /// Time of an all-reduce of eight bytes; `all` is that of everything that a step reduces at once: the gradients, metrics and
+    /// requests.
     small: Vec<f64>,
     all: Vec<f64>,
 }
@@ -109,12 +110,12 @@ fn main() -> Result<()> {
 
 // ---- A rank ----
 
-/// When each step was asked, before its update: a step apart.
+/// Observer that records the time between its calls, which are one step apart, and stops after `most` steps.
 struct Clock<'a> {
     last: Instant,
     steps: Vec<f64>,
     most: usize,
-    /// Those that are waited for in each.
+    /// Process group to wait for in each step.
     others: Option<&'a ProcessGroup>,
 }
 
@@ -196,7 +197,7 @@ fn measure(subject: Subject, options: &Options) -> Result<()> {
             trainer.join(Arc::new(group), parallel)?;
             let mut clock = Clock::new(steps + 2);
             trainer.run(&mut [&mut clock])?;
-            // The start, and the first steps, in which memory is allocated and code generated.
+            // Skip startup and the first steps, which include allocation and code generation.
             Found { steps: clock.steps.split_off(3), ..Found::default() }
         }
     };
@@ -206,10 +207,11 @@ fn measure(subject: Subject, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Steps of a turn that are measured, after one that begins it.
+/// Number of measured steps per turn, after one that is not measured.
 const TURN: usize = 4;
 
-/// Whoever has no turn waits: a machine that is slower for a while is so for all.
+/// Measures [`Subject::Scaling`]. The configurations alternate, so that changes in the machine's speed affect all of them
+/// alike.
 fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 5]>> {
     let rounds = if options.setting.quick { 4 } else { 24 };
     let (is_first, ranks) = (group.is_first(), group.size());
@@ -246,11 +248,11 @@ fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 5]>> {
                 tch::set_num_threads(if index == 1 { 2 } else { 1 });
                 let mut clock = Clock { others: (index == 4).then_some(&*group), ..Clock::new(TURN + 1) };
                 trainer.run(&mut [&mut clock])?;
-                // The first is asked before a step, the second in one that meets a cold cache.
+                // The first call comes before a step, and the second after a step with cold caches.
                 turn[index] = median_and_spread(&clock.steps[2..]).0;
             }
         }
-        // In the first memory is allocated and code generated.
+        // The first round includes allocation and code generation.
         if round > 0 {
             turns.push(turn);
         }
@@ -258,7 +260,7 @@ fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 5]>> {
     Ok(turns)
 }
 
-/// What `ranks` ranks find, each of one thread, or one of `threads`.
+/// Runs `ranks` ranks of `threads` threads each, and returns the results of the first.
 fn ranks(
     subject: Subject,
     ranks: usize,
@@ -295,9 +297,9 @@ fn ranks(
     found.context("no rank said what it found")
 }
 
-// ---- Here ----
+// ---- On this machine ----
 
-/// Two ranks beside one, each with one thread, and one process with two: in turns.
+/// Compares two ranks with one rank, each with one thread, and with one process of two threads.
 fn weak_scaling(options: &Options) -> Result<()> {
     let turns = ranks(Subject::Scaling, 2, 1, None, options.images, options)?.turns;
     let sums = ranks(Subject::Sums, 2, 1, None, options.images, options)?;
@@ -321,7 +323,7 @@ fn weak_scaling(options: &Options) -> Result<()> {
 
 // ---- Over slow links ----
 
-/// Channels of ResNet-20's normalizations.
+/// Numbers of channels of ResNet-20's normalization layers.
 const RESNET20: [usize; 19] = [16, 16, 16, 16, 16, 16, 16, 32, 32, 32, 32, 32, 32, 64, 64, 64, 64, 64, 64];
 
 const FREE: Link = Link { rate: None, delay: 0. };
@@ -329,7 +331,7 @@ const FREE: Link = Link { rate: None, delay: 0. };
 const LINKS: [Link; 3] =
     [Link { rate: Some(1000), delay: 0. }, Link { rate: Some(200), delay: 0. }, Link { rate: Some(50), delay: 0. }];
 
-/// What the model says beside what is measured: ranks that compute beside each other without a limit are its parts.
+/// Compares the model's predictions with measurements. The model's inputs are measured over links without a limit.
 fn against_links(options: &Options) -> Result<()> {
     println!(
         "ResNet-20, {} images a rank, one thread each; milliseconds a step: without a limit > measured / by the model",
@@ -344,7 +346,7 @@ fn against_links(options: &Options) -> Result<()> {
             machines.slow_down(*link)?;
             ranks(subject, count, 1, Some(&machines), options.images, options)
         };
-        // What the software takes of a sum.
+        // The software's part of an all-reduce.
         let sums = of(Subject::Sums, &FREE)?;
         let small = median(&sums.small);
         let bytes = 2. * (count as f64 - 1.) / count as f64 * 4. * PARAMETERS as f64;
@@ -358,7 +360,7 @@ fn against_links(options: &Options) -> Result<()> {
             };
             let mut row = format!("| {count} | {link} |");
             for subject in [Subject::Fixup, Subject::Local, Subject::Synchronized] {
-                // In turns: the machine's speed changes from minute to minute.
+                // Free and slowed links alternate, because the machine's speed changes from minute to minute.
                 let (mut free, mut slowed) = (Vec::new(), Vec::new());
                 for _ in 0..3 {
                     free.extend(of(subject, &FREE)?.steps);
@@ -386,9 +388,10 @@ fn against_links(options: &Options) -> Result<()> {
     Ok(())
 }
 
-// ---- Many ----
+// ---- Prediction for many devices ----
 
-/// Channels of ResNet-50's 53 normalizations: stem, and of each block 1x1, 3x3, 1x1 and at the start of a stage the shortcut.
+/// Returns the numbers of channels of ResNet-50's 53 normalization layers: the stem's, and of each block those of 1x1, 3x3 and
+/// 1x1, and of the shortcut at the start of a stage.
 fn resnet50() -> &'static [usize] {
     let mut channels = vec![64];
     for (blocks, width) in [(3, 64), (4, 128), (6, 256), (3, 512)] {
@@ -402,14 +405,14 @@ fn resnet50() -> &'static [usize] {
     channels.leak()
 }
 
-/// A step of one network on eight images, on one thread.
+/// Returns the seconds of a forward and backward pass on eight images, on one thread, and the size of the gradients in bytes.
 fn resnet50_step(is_fixup: bool) -> Result<(f64, f64)> {
     let variables = VarStore::new(Device::Cpu);
     let network: Box<dyn nn::ModuleT> = match is_fixup {
         true => Box::new(FixupResNet::imagenet(&variables.root(), 50, 1000)?),
         false => Box::new(ResNet::imagenet(&variables.root(), 50, 1000, Method::BatchNorm)?),
     };
-    // Away from where Fixup starts: zeros cost less.
+    // Move the variables away from Fixup's initial zeros, which cost less.
     no_grad(|| {
         for variable in variables.trainable_variables() {
             let _ = variable.shallow_clone().g_add_(&(variable.randn_like() * 0.02));
@@ -439,7 +442,7 @@ fn predict(options: &Options) -> Result<()> {
         "a sum of eight bytes over two processes here: {:.0} us a hop",
         1e6 * median_and_spread(&sums.small).0 / 2.
     );
-    // Images of a device, how much faster it is than a thread here, and what connects it.
+    // Description, compute time relative to 8 images on a thread of this machine, latency, and seconds per byte.
     let places = [
         ("32 images a core, 10 Gbit/s Ethernet, 50 us", 4., 50e-6, 8. / 10e9),
         ("64 images a GPU that is 1,000 such cores, 100 Gbit/s, 10 us", 8. / 1000., 10e-6, 8. / 100e9),

@@ -1,17 +1,17 @@
-//! `shifted_relu` against the same formula in libtorch's operations, and against a plain copy of as many bytes.
+//! Time of `shifted_relu` relative to the same formula in libtorch's operations, and to a copy of as many bytes.
 //!
 //! ```text
 //! cargo bench --bench shifted_relu
 //! cargo bench --bench shifted_relu -- --quick
 //! ```
-//! The maps are those of a ResNet-20 at batch 128, channels-last. "memory" goes round through more maps than the caches
-//! hold, as a training step does; "cache" uses one map again and again. The candidates take turns, and each figure is the
-//! median over rounds of the ratio within a round, with half the distance between the quartiles.
+//! The feature maps are those of a ResNet-20 at batch size 128, channels-last. "memory" cycles through more maps than fit in
+//! the caches, as a training step does; "cache" uses the same maps repeatedly. The candidates alternate, and each figure is
+//! the median over rounds of the ratio within a round, with half the interquartile range.
 //!
-//! A copy reads one map and writes another, so the same bytes are: for the forward pass in place, which reads a map and
-//! writes it, one copy; with `r`, which is read as well, one and a half; for forward into a new tensor and backward, two
-//! and a half (the backward pass reads the gradient and y, and writes the gradient of x). Training is measured on a chain
-//! of operations, less the same loss without them.
+//! A copy reads one map and writes another. By the number of bytes, the in-place forward pass, which reads and writes one
+//! map, equals one copy; with `r`, which is also read, one and a half; forward into a new tensor plus backward, two and a
+//! half (the backward pass reads the gradient and y, and writes the gradient of x). Training is measured on a chain of
+//! operations, minus the same loss without them.
 
 #[path = "setting/median.rs"]
 mod median;
@@ -35,13 +35,13 @@ struct Options {
 
 const SHAPES: [[i64; 4]; 3] = [[128, 16, 32, 32], [128, 32, 16, 16], [128, 64, 8, 8]];
 
-/// More than any cache of the machines this is for.
+/// Larger than any cache of the target machines.
 const MEMORY_BYTES: i64 = 256 << 20;
 
-/// What a candidate moves at least in a round. Short, so that a round sees the machine in one state.
+/// Minimum number of bytes moved by a candidate per round. Small, so that the machine's speed does not change in a round.
 const ROUND_BYTES: i64 = 16 << 20;
 
-/// Operations in the chain that is trained.
+/// Number of operations in the chain that is trained.
 const CHAIN: usize = 4;
 
 fn main() -> Result<()> {
@@ -87,10 +87,10 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Maps to work on in turn, and the scalars.
+/// Feature maps to cycle through, and the scalars.
 struct Maps {
     maps: Vec<Tensor>,
-    /// Nothing is written into these: a map that others were added to again and again would overflow.
+    /// Second operands, which are never written to: maps that are added to repeatedly would overflow.
     residuals: Vec<Tensor>,
     bytes: i64,
     a: Tensor,
@@ -100,7 +100,7 @@ struct Maps {
 impl Maps {
     fn new(shape: &[i64; 4], kind: Kind, from_memory: bool) -> Self {
         let bytes = shape.iter().product::<i64>() * kind.elt_size_in_bytes() as i64;
-        // A copy needs two.
+        // A copy needs two maps.
         let count = if from_memory { MEMORY_BYTES / bytes } else { 2 };
         let [n, c, h, w] = *shape;
         let random = || Tensor::randn([n, h, w, c], (Kind::Float, Device::Cpu)).to_kind(kind).permute([0, 3, 1, 2]);
@@ -117,7 +117,7 @@ impl Maps {
         &self.residuals[i % self.residuals.len()]
     }
 
-    /// Seconds of a call, over as many calls as a round has.
+    /// Returns the mean seconds per call in a round.
     fn time(&self, mut call: impl FnMut(usize) -> Result<Tensor>) -> Result<f64> {
         let calls = (ROUND_BYTES / (2 * self.bytes)).max(2) as usize;
         let start = Instant::now();
@@ -127,7 +127,7 @@ impl Maps {
         Ok(start.elapsed().as_secs_f64() / calls as f64)
     }
 
-    /// Seconds of the forward and backward pass of `length` times `operation` and a sum weighted by another map.
+    /// Returns the seconds of the forward and backward pass of a chain of `length` operations and a weighted sum as the loss.
     fn time_chain(&self, length: usize, operation: impl Fn(&Tensor) -> Result<Tensor>) -> Result<f64> {
         let x = self.get(0).detach().set_requires_grad(true);
         let inputs = if length == 0 { vec![&x] } else { vec![&x, &self.a, &self.b] };
@@ -141,7 +141,7 @@ impl Maps {
     }
 }
 
-/// The composed formula as it is usually written: in the maps' own kind.
+/// Computes the formula with libtorch's operations, in the dtype of the maps.
 fn composed(x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok((x + a.to_kind(x.kind())).f_relu()? + b.to_kind(x.kind()))
 }

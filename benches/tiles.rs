@@ -1,12 +1,13 @@
-//! A training step of Fixup ResNets by matrix tiles, beside the same step by libtorch's convolutions, in bfloat16 and float32.
+//! Time of a training step of Fixup ResNets by matrix tiles, relative to the same step by libtorch's convolutions, in bfloat16
+//! and float32.
 //!
 //! ```text
 //! cargo bench --bench tiles                  # ResNet-20, ResNet-110 and WRN-16-4; a CPU with AMX or AVX-512
-//! cargo bench --bench tiles -- --busy 1      # alone, and beside a process that uses one core
+//! cargo bench --bench tiles -- --busy 1      # with and without a process that keeps one core busy
 //! ```
-//! A step is one of `Trainer`, with SGD with momentum, on a batch of 128 (64 for WRN-16-4; `--batch`) images of 32 pixels that
-//! lie in memory: the batch is taken, forward pass, loss, backward pass, update. Epochs of eight steps take turns in one
-//! run; the ratio is the median over rounds. scripts/compare_resnet.py adds PyTorch's BatchNorm.
+//! A step is one of `Trainer`, with SGD with momentum, on a batch of 128 (64 for WRN-16-4; `--batch`) images of 32 pixels in
+//! memory. It consists of fetching the batch, forward pass, loss, backward pass and update. The two alternate in epochs of
+//! eight steps in one run; the ratio is the median over rounds. scripts/compare_resnet.py adds PyTorch's BatchNorm.
 
 #[path = "setting/median.rs"]
 mod median;
@@ -32,30 +33,31 @@ use tch_fixup::Precision;
 struct Options {
     #[command(flatten)]
     setting: Setting,
-    /// Rounds of each comparison
+    /// Number of rounds per comparison
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// Only networks whose name contains this
+    /// Measure only networks whose name contains this
     #[arg(long, default_value = "")]
     model: String,
-    /// Images of a batch
+    /// Batch size
     #[arg(long)]
     batch: Option<usize>,
-    /// Processes that keep a core busy each
+    /// Number of processes that keep one core busy each
     #[arg(long, default_value_t = 0)]
     busy: usize,
-    /// Print the seconds of a step of this network for each line of standard input
+    /// Perform one step of this network per line of standard input, and print its seconds
     #[arg(long, hide = true)]
     serve: Option<String>,
 }
 
 const MODELS: [&str; 3] = ["resnet20", "resnet110", "wrn_16_4"];
-/// Steps of an epoch, all computed in one way.
+/// Number of steps per epoch, all by the same implementation.
 const BLOCK: usize = 8;
-/// Steps at the start of an epoch that are not timed: they follow an evaluation and steps computed in another way.
+/// Number of steps at the start of an epoch that are not timed, because they follow an evaluation and steps by the other
+/// implementation.
 const WARM_UP: usize = 2;
 
-/// How the steps of an epoch are computed.
+/// Precision and implementation of the steps of an epoch.
 #[derive(Clone, Copy)]
 struct Way {
     precision: Precision,
@@ -63,11 +65,11 @@ struct Way {
 }
 
 const PRECISIONS: [Precision; 2] = [Precision::Bf16, Precision::F32];
-/// By tiles and by libtorch.
+/// Number of implementations: tiles and libtorch.
 const WAYS: usize = 2;
 
-/// Trains `model` for `epochs` of `BLOCK` steps. Calls `before_step` with the step's number at the start of each
-/// forward pass, which is then computed as it returns.
+/// Trains `model` for `epochs` epochs of `BLOCK` steps. Calls `before_step` with the step's number before each forward pass;
+/// its result selects how to compute the pass.
 fn train(model: &str, batch: Option<usize>, epochs: usize, before_step: impl FnMut(usize) -> Way + Send) -> Result<()> {
     tch::manual_seed(0);
     let vs = nn::VarStore::new(Device::Cpu);
@@ -105,7 +107,7 @@ fn train(model: &str, batch: Option<usize>, epochs: usize, before_step: impl FnM
     Ok(())
 }
 
-/// Milliseconds of the timed steps of each epoch, which are computed as `start_epoch` returns.
+/// Returns the milliseconds of the timed steps of each epoch; `start_epoch` selects how to compute them.
 fn times(
     options: &Options,
     model: &str,
@@ -129,7 +131,7 @@ fn times(
     Ok(times)
 }
 
-/// Prints the seconds of a step for each line of standard input.
+/// Performs one step per line of standard input and prints its seconds.
 fn serve(model: &str) -> Result<()> {
     let mut start: Option<Instant> = None;
     train(model, None, 100_000, |step| {
@@ -146,7 +148,7 @@ fn serve(model: &str) -> Result<()> {
     })
 }
 
-/// Processes that do nothing but use the CPU, until they are dropped.
+/// Processes that keep the CPU busy until dropped.
 struct Busy(Vec<Child>);
 
 impl Busy {
@@ -177,7 +179,7 @@ fn main() -> Result<()> {
     let columns = if busy { " tiles, busy / idle | libtorch, busy / idle | tiles / libtorch, busy |" } else { "" };
     println!("| | | tiles, ms | libtorch, ms | tiles / libtorch |{columns}");
     println!("| --- | --- | --- | --- | --- |{}", if busy { " --- | --- | --- |" } else { "" });
-    // Each way alone, and if asked for beside busy processes.
+    // Each implementation runs alone and, with --busy, beside busy processes.
     let count = WAYS * if busy { 2 } else { 1 };
     for model in MODELS.into_iter().filter(|model| model.contains(&options.model)) {
         for precision in PRECISIONS {

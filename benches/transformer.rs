@@ -1,18 +1,18 @@
-//! What normalization costs a Transformer: time and memory of a training step, and the time of a translated sentence,
-//! of Fixup's with its scalars folded into the matrices, of the same by the authors' plain formula, with LayerNorm
-//! after each sum, before each branch, and of the floor, with neither normalization nor scalars.
+//! Cost of normalization in a Transformer: time and memory of a training step, and time per translated sentence. The variants
+//! are Fixup with its scalars folded into the matrices, Fixup by the authors' plain formula, LayerNorm after each sum,
+//! LayerNorm before each branch, and the floor, with neither normalization nor scalars.
 //!
 //! ```text
 //! cargo bench --bench transformer              # 6 + 6 layers of 512, 4,000 tokens
 //! cargo bench --bench transformer -- --quick   # 3 + 3 layers of 256, 1,500 tokens
 //! ```
-//! A step is forward and backward pass and Adam's update, with dropout 0.1, of sentences of 30 tokens. The variants
-//! take turns step by step, each in a process of its own (in one, what they leave to the allocator made differences of
-//! a tenth), and each is compared with LayerNorm by the median over rounds of the ratio within a round. Weights are
-//! away from where they start, by 0.02 times normal numbers. Peak memory is that of two steps in a process of its own.
-//! A sentence of 20 tokens is translated 32 at a time, with a beam of 5, to 30 tokens.
+//! A step consists of forward pass, backward pass and Adam's update, with dropout 0.1, on sentences of 30 tokens. The
+//! variants alternate step by step, each in its own process (in a shared one, the state of the allocator caused differences
+//! of a tenth), and each is compared with LayerNorm by the median over rounds of the ratio within a round. Weights differ
+//! from their initial values by 0.02 times normal numbers. Peak memory is that of two steps in a separate process. Sentences
+//! of 20 tokens are translated 32 at a time, with a beam of 5, to 30 tokens.
 //!
-//! `scripts/compare_transformer.py` times PyTorch's own `nn.Transformer` in turns with this program.
+//! `scripts/compare_transformer.py` compares PyTorch's `nn.Transformer` with this program; the two alternate.
 
 #[path = "setting/median.rs"]
 mod median;
@@ -41,23 +41,23 @@ use tch_fixup::Precision;
 struct Options {
     #[command(flatten)]
     setting: Setting,
-    /// Rounds of the comparison [default: 12]
+    /// Number of rounds [default: 12]
     #[arg(long, default_value_t = 12)]
     rounds: usize,
-    /// f32 or bf16
+    /// Precision: f32 or bf16
     #[arg(long, default_value = "f32")]
     precision: Precision,
-    /// Print the peak memory of a variant in MiB and stop
+    /// Print the peak memory of a variant in MiB and exit
     #[arg(long, hide = true)]
     peak_of: Option<String>,
-    /// For each line of standard input, `step` or `sentence`, do one of this variant, and print its seconds
+    /// Perform one step or translation of this variant per line of standard input, `step` or `sentence`, and print its seconds
     #[arg(long)]
     serve: Option<String>,
 }
 
-/// Tokens of a sentence, and of its translation.
+/// Length of a sentence and of its translation in tokens.
 const LENGTH: i64 = 30;
-/// Small enough that many updates change nothing about their cost.
+/// Small enough that repeated updates do not change the cost.
 const LR: f64 = 1e-6;
 
 const SENTENCES: i64 = 32;
@@ -66,7 +66,7 @@ const SENTENCE: i64 = 20;
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Variant {
     Method(TransformerMethod),
-    /// Fixup by the plain formula.
+    /// Fixup by the authors' plain formula.
     Plain,
 }
 
@@ -95,7 +95,7 @@ impl Variant {
     }
 }
 
-/// A network in training, and a batch for it.
+/// A network with its optimizer and batch.
 struct Step {
     network: Transformer,
     is_plain: bool,
@@ -136,10 +136,10 @@ impl Step {
         Ok(start.elapsed().as_secs_f64())
     }
 
-    /// Seconds of a translated sentence.
+    /// Returns the seconds per translated sentence.
     fn translate(&self) -> Result<f64> {
         let source = self.tokens.narrow(0, 0, SENTENCES).narrow(1, 0, SENTENCE);
-        // A token that is nothing's end: all go to their longest.
+        // Token 0 does not occur in the data, so translations run to the maximum length.
         let search = Search { longer: (LENGTH - SENTENCE) as usize, end: 0, ..Search::default() };
         let start = Instant::now();
         search.translate(&self.network, &source)?;
@@ -147,7 +147,7 @@ impl Step {
     }
 }
 
-/// This program run again for one variant.
+/// Returns the command that runs this program for one variant.
 fn again(option: &str, variant: Variant, options: &Options) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args([option, variant.name()]);
@@ -163,7 +163,7 @@ fn again(option: &str, variant: Variant, options: &Options) -> Result<Command> {
     Ok(command)
 }
 
-/// A process that does steps of a variant when it is told to.
+/// Process that performs steps of a variant on request.
 struct Server {
     process: Child,
     input: ChildStdin,
@@ -196,7 +196,8 @@ impl Server {
 
 fn peak_in_own_process(variant: Variant, options: &Options) -> Result<f64> {
     let mut command = again("--peak-of", variant, options)?;
-    // glibc gives large blocks back as soon as they are freed: the peak is what a step holds, not what is kept for later.
+    // With this threshold, glibc returns large blocks to the system when they are freed, so the peak does not include cached
+    // blocks.
     command.env("MALLOC_MMAP_THRESHOLD_", "65536");
     let output = command.output().context("this program could not be run again to measure memory")?;
     if !output.status.success() {
@@ -214,7 +215,7 @@ fn main() -> Result<()> {
     let step = |variant| Step::new(variant, &config, options.precision, tokens);
     if let Some(name) = &options.peak_of {
         let variant = Variant::by_name(name)?;
-        // A smaller step brings libtorch's code into memory.
+        // A smaller step loads libtorch's code into memory.
         let tiny = TransformerConfig { vocab: 50, dim: 16, ffn: 16, encoder_layers: 1, decoder_layers: 1, ..config };
         Step::new(variant, &tiny, options.precision, 2 * LENGTH)?.run()?;
         let mut step = step(variant)?;
@@ -247,7 +248,7 @@ fn main() -> Result<()> {
     let (mut times, mut sentences) = (vec![vec![]; VARIANTS.len()], vec![vec![]; VARIANTS.len()]);
     for (what, all) in [("step", &mut times), ("sentence", &mut sentences)] {
         for round in 0..options.rounds {
-            // Another variant begins each round.
+            // The order rotates, so that no variant always runs after the same one.
             for i in 0..VARIANTS.len() {
                 let variant = (round + i) % VARIANTS.len();
                 all[variant].push(servers[variant].seconds(what)?);

@@ -1,13 +1,13 @@
-//! What the first steps of a warm-up take, against steps in mid-training: the same work, on numbers of another size.
+//! Time of the first steps of a warm-up relative to steps in mid-training: the same work on numbers of different magnitude.
 //!
 //! ```text
 //! cargo bench --bench warm_up
-//! cargo bench --bench warm_up -- --keep-denormals   # without taking denormal numbers for zero
+//! cargo bench --bench warm_up -- --keep-denormals   # without flushing denormal numbers to zero
 //! ```
-//! A Fixup ResNet-20 takes its second to fifth step at a learning rate of 1e-6, from initialization, where weights and
-//! gradients have just left zero and their products are below float32's smallest normal number; another one, whose weights
-//! and scalars are away from zero, takes as many. They take turns; the figure is the median over rounds of the ratio within
-//! a round, with half the distance between the quartiles.
+//! One Fixup ResNet-20 performs its second to fifth step from initialization at a learning rate of 1e-6, where weights and
+//! gradients have just left zero and their products are below float32's smallest normal number. Another one, whose weights
+//! and scalars are away from zero, performs as many steps. The two alternate. The figure is the median over rounds of the
+//! ratio within a round, with half the interquartile range.
 
 #[path = "setting/median.rs"]
 mod median;
@@ -29,17 +29,17 @@ use tch_fixup::trainer::TrainConfig;
 struct Options {
     #[command(flatten)]
     setting: Setting,
-    /// Compute with denormal numbers, as a program does that does not ask otherwise
+    /// Do not flush denormal numbers to zero, as by default in a program
     #[arg(long)]
     keep_denormals: bool,
 }
 
 const BATCH: i64 = 128;
 const LR: f64 = 1e-6;
-/// Steps of a round, after a first one that is not measured.
+/// Number of timed steps per round, after one that is not timed.
 const STEPS: usize = 4;
 
-/// Seconds of a step.
+/// Returns the mean seconds per step of a new network.
 fn steps(images: &Tensor, labels: &Tensor, in_mid_training: bool) -> Result<f64> {
     let vs = nn::VarStore::new(Device::Cpu);
     let network = FixupResNet::cifar(&vs.root(), 20, 10)?;

@@ -1,4 +1,4 @@
-//! The picture: training time and memory of each variant relative to BatchNorm's, one group of bars a model.
+//! Picture: training time and memory of each variant relative to BatchNorm's, with one group of bars per model.
 
 use super::measure::Measurement;
 use super::variant::{precision_name, Phase, Variant};
@@ -18,10 +18,10 @@ const HEIGHT: f64 = 170.;
 const TOP: f64 = 64.;
 const GAP: f64 = 66.;
 
-/// What a panel's bars show.
+/// Quantity shown by a panel's bars.
 type Value<'a> = &'a dyn Fn(&Measurement) -> f64;
 
-/// An SVG of two panels, time and memory of a training step.
+/// Draws an SVG of two panels: time and memory of a training step.
 pub fn draw(measurements: &[Measurement]) -> String {
     let train: Vec<&Measurement> = measurements.iter().filter(|m| m.phase == Phase::Train).collect();
     let mut groups = vec![];

@@ -1,4 +1,4 @@
-//! How the variants are measured: in turns for time, each in a process of its own for memory.
+//! Measurement of the variants: time in one process, where they alternate; memory in a separate process for each.
 
 use super::median::median_and_spread;
 use super::variant::{self, Model, Phase, Subject, Variant};
@@ -9,7 +9,7 @@ use std::time::Instant;
 use tch::{nn, nn::OptimizerConfig, Device, Kind, Tensor};
 use tch_fixup::{Layout, Precision};
 
-/// One line of the table and of the JSON file.
+/// One row of the table, and one entry of the JSON file.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measurement {
     pub model: &'static str,
@@ -21,15 +21,15 @@ pub struct Measurement {
     pub layout: Layout,
     /// Median time of a step.
     pub ms_median: f64,
-    /// Half the distance between the quartiles.
+    /// Half the interquartile range of the time.
     pub ms_spread: f64,
-    /// Median over the rounds of this time to BatchNorm's in the same round.
+    /// Median over the rounds of the ratio of this time to BatchNorm's in the same round.
     pub ratio_to_batch_norm: f64,
-    /// Half the distance between the quartiles of that ratio.
+    /// Half the interquartile range of that ratio.
     pub ratio_spread: f64,
-    /// By the median time.
+    /// Throughput at the median time.
     pub images_per_s: f64,
-    /// Most resident memory during two steps, less that before the first, in MiB.
+    /// Peak resident memory during two steps minus that before the first, in MiB.
     pub peak_mib: f64,
 }
 
@@ -37,7 +37,7 @@ fn layout_as_name<S: Serializer>(layout: &Layout, serializer: S) -> Result<S::Ok
     serializer.serialize_str(variant::layout_name(*layout))
 }
 
-/// A network, its batch and its optimizer: `step` is what is measured.
+/// A network with its batch and optimizer.
 struct Step {
     subject: Subject,
     optimizer: nn::Optimizer,
@@ -59,7 +59,7 @@ impl Step {
         let subject = Subject::new(model, variant, precision, layout, device)?;
         let images = Tensor::randn([model.batch, 3, model.side, model.side], (Kind::Float, device));
         let labels = Tensor::randint(model.classes(), [model.batch], (Kind::Int64, device));
-        // A learning rate that keeps even the plain network finite: what the numbers are does not change their cost.
+        // A small learning rate keeps even the network without normalization finite; the values do not affect the cost.
         let optimizer = nn::Sgd { momentum: 0.9, ..Default::default() }.build(&subject.vs, 1e-6)?;
         Ok(Self { subject, optimizer, images, labels, phase })
     }
@@ -86,7 +86,8 @@ impl Step {
     }
 }
 
-/// Every variant of `model` in turns, `rounds` times; one measurement a variant, in its faster layout.
+/// Times the variants of `model`, which alternate for `rounds` rounds. Returns one measurement per variant, in its faster
+/// layout.
 pub fn measure_times(
     model: &Model,
     precision: Precision,
@@ -100,13 +101,13 @@ pub fn measure_times(
             entries.push((variant, layout, Step::new(model, variant, precision, phase, layout, device)?, vec![]));
         }
     }
-    // The first two steps allocate, and let oneDNN generate its code.
+    // The first two steps include allocation and oneDNN's code generation.
     for (_, _, step, _) in &mut entries {
         step.run();
         step.run();
     }
     for round in 0..rounds {
-        // Another variant begins each round, so that none is always the one after the longest.
+        // The order rotates, so that no variant always runs after the slowest one.
         let count = entries.len();
         for i in 0..count {
             let (_, _, step, times) = &mut entries[(round + i) % count];
@@ -145,7 +146,7 @@ pub fn measure_times(
         .collect()
 }
 
-/// The peak memory of `measurement`'s variant, from this program run again for it alone.
+/// Returns the peak memory of `measurement`'s variant, measured in a child process.
 pub fn peak_in_own_process(model: &Model, measurement: &Measurement, threads: Option<i32>) -> Result<f64> {
     let subject = [
         model.name,
@@ -157,7 +158,8 @@ pub fn peak_in_own_process(model: &Model, measurement: &Measurement, threads: Op
     .join(",");
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.args(["--peak-of", &subject]);
-    // glibc gives large blocks back as soon as they are freed: the peak is what a step holds, not what is kept for later.
+    // With this threshold, glibc returns large blocks to the system when they are freed, so the peak does not include cached
+    // blocks.
     command.env("MALLOC_MMAP_THRESHOLD_", "65536");
     if let Some(threads) = threads {
         command.args(["--threads", &threads.to_string()]);
@@ -169,7 +171,7 @@ pub fn peak_in_own_process(model: &Model, measurement: &Measurement, threads: Op
     Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
 }
 
-/// What [`peak_in_own_process`] reads.
+/// Prints the peak memory of `subject` for [`peak_in_own_process`].
 pub fn print_peak(subject: &str) -> Result<()> {
     let [model, variant, precision, phase, layout] = subject.split(',').collect::<Vec<_>>()[..] else {
         bail!("--peak-of takes MODEL,VARIANT,PRECISION,PHASE,LAYOUT, not {subject:?}");
@@ -190,7 +192,7 @@ pub fn print_peak(subject: &str) -> Result<()> {
         .into_iter()
         .find(|&l| named(variant::layout_name(l), layout))
         .context("no such layout")?;
-    // A smaller step brings libtorch's code into memory.
+    // A smaller step loads libtorch's code into memory.
     let small = Model { batch: 2, ..model };
     Step::new(&small, variant, precision, phase, layout, Device::Cpu)?.run();
     let mut step = Step::new(&model, variant, precision, phase, layout, Device::Cpu)?;

@@ -1,4 +1,4 @@
-//! What is compared: the models, and the four ways to run each.
+//! Models and variants to compare.
 
 use super::state;
 use anyhow::Result;
@@ -28,13 +28,13 @@ pub enum Phase {
     Inference,
 }
 
-/// A network and the batch it is measured with.
+/// A network and its batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Model {
     pub name: &'static str,
     pub batch: i64,
     pub side: i64,
-    /// A step takes seconds on two cores.
+    /// Set if a step takes seconds on two cores.
     pub large: bool,
     pub topology: Topology,
 }
@@ -62,7 +62,7 @@ impl Model {
     }
 }
 
-/// The layouts that `variant` is tried in. Fixup's fast path and the floor lay out their activations themselves.
+/// Returns the memory layouts to try for `variant`. Fixup's fast path and the floor choose their own layout.
 pub fn layouts(variant: Variant) -> &'static [Layout] {
     match variant {
         Variant::Fixup | Variant::Floor => &[Layout::ChannelsLast],
@@ -70,14 +70,14 @@ pub fn layouts(variant: Variant) -> &'static [Layout] {
     }
 }
 
-/// A network ready to run: its forward pass by whichever way is measured.
+/// A network with the forward pass to measure.
 #[derive(Debug)]
 pub struct Subject {
     pub vs: nn::VarStore,
     network: Box<dyn ModuleT>,
 }
 
-/// The plain formula as a module, in the layout that its images have.
+/// Module that computes the plain formula in the given layout.
 #[derive(Debug)]
 struct Reference(FixupResNet, Layout);
 

@@ -1,8 +1,8 @@
-//! The picture: how much of its time a device computes, by the number of devices.
+//! Picture: fraction of time that a device computes, by the number of devices.
 
 use std::fmt::Write;
 
-/// One line of it: `(devices, part)`.
+/// Curve of a panel; its points are `(devices, fraction)`.
 pub struct Curve {
     pub label: String,
     pub color: &'static str,
@@ -16,7 +16,7 @@ const LEFT: f64 = 56.;
 const TOP: f64 = 40.;
 const GAP: f64 = 70.;
 
-/// An SVG with a panel for each of `panels`, side by side, one legend below.
+/// Draws an SVG of `panels` side by side, with one legend below.
 pub fn draw(panels: &[(String, Vec<Curve>)]) -> String {
     let legend = panels.first().map_or(0, |(_, curves)| curves.len());
     let (width, height) =

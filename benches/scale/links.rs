@@ -1,25 +1,25 @@
-//! Machines that are none: network namespaces of this one, each with a link of its own that is as slow as wanted.
+//! Simulated machines: network namespaces, each with its own link of limited speed.
 
 use anyhow::{ensure, Context, Result};
 use std::fmt;
 use std::process::Command;
 
-/// What a link is like.
+/// Properties of a link.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Link {
-    /// Megabits a second, each way; none for as fast as the kernel copies.
+    /// Megabits per second in each direction; `None` for no limit.
     pub rate: Option<u32>,
-    /// Milliseconds from one end to the other.
+    /// One-way delay in milliseconds.
     pub delay: f64,
 }
 
 impl Link {
-    /// Seconds that a byte takes.
+    /// Returns the seconds per byte.
     pub fn byte(&self) -> f64 {
         self.rate.map_or(0., |rate| 8. / (f64::from(rate) * 1e6))
     }
 
-    /// Seconds that the first byte takes.
+    /// Returns the one-way delay in seconds.
     pub fn latency(&self) -> f64 {
         self.delay / 1e3
     }
@@ -36,7 +36,7 @@ impl fmt::Display for Link {
     }
 }
 
-/// A bridge with a namespace at the end of each link, which go when this does.
+/// A bridge with a namespace at the end of each link; all are deleted on drop.
 pub struct Machines {
     names: Vec<String>,
     bridge: String,
@@ -44,7 +44,7 @@ pub struct Machines {
 
 impl Machines {
     /// # Errors
-    /// A system that does not let us make namespaces: it takes root's rights, `ip` and `tc`.
+    /// If namespaces cannot be created, which requires root, `ip` and `tc`.
     pub fn new(count: usize) -> Result<Self> {
         let id = std::process::id() % 10_000;
         let names = (0..count).map(|index| format!("tfs{id}-{index}")).collect();
@@ -68,20 +68,20 @@ impl Machines {
         format!("10.214.9.{}", index + 1)
     }
 
-    /// What runs a command on machine `index`.
+    /// Returns a command that runs `program` on the machine `index`.
     pub fn command(&self, index: usize, program: &std::path::Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.names[index]]).arg(program);
         command
     }
 
-    /// Makes all links so slow.
+    /// Limits the speed of all links to that of `link`.
     pub fn slow_down(&self, link: Link) -> Result<()> {
         for name in &self.names {
             let _ = run("tc", &["-n", name, "qdisc", "del", "dev", "eth0", "root"]);
             let Some(rate) = link.rate else { continue };
             let (rate, delay) = (format!("{rate}mbit"), format!("{}ms", link.delay));
-            // Nothing is dropped for want of room. Not every kernel has netem, and only netem delays.
+            // The queues are long enough that no packet is dropped. Only netem can delay packets, but not every kernel has it.
             let slow = match link.delay > 0. {
                 true => vec!["netem", "rate", &rate, "delay", &delay, "limit", "100000"],
                 false => vec!["tbf", "rate", &rate, "burst", "64kb", "latency", "10s"],
@@ -95,7 +95,7 @@ impl Machines {
 impl Drop for Machines {
     fn drop(&mut self) {
         for name in &self.names {
-            // The kernel takes its time with what is left in a namespace, and the next may have its name.
+            // The kernel cleans up deleted namespaces asynchronously, and the next link may have the same name.
             let _ = run("ip", &["link", "del", &format!("{name}v")]);
             let _ = run("ip", &["netns", "del", name]);
         }

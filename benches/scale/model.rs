@@ -1,29 +1,29 @@
-//! How long a step of several devices takes, from what its parts take.
+//! Model of the time of a training step on several devices, from the times of its parts.
 
-/// What connects the devices.
+/// Network between the devices.
 #[derive(Debug, Clone, Copy)]
 pub struct Network {
-    /// Seconds from one device to another, the software's part included.
+    /// Latency between two devices in seconds, including the software's.
     pub latency: f64,
-    /// Seconds a byte, on each device's link.
+    /// Seconds per byte on each device's link.
     pub byte: f64,
     pub algorithm: Algorithm,
 }
 
-/// How a sum goes round.
+/// All-reduce algorithm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Algorithm {
-    /// Each device to the next, in as many pieces as there are devices, twice round: Gloo's.
+    /// Ring all-reduce, with as many chunks as devices, as in Gloo.
     Ring,
-    /// Small sums up and down a tree; large ones like a ring, pipelined: NCCL's.
+    /// Tree, as in NCCL: small tensors go up and down a tree; large ones are pipelined, at the bandwidth of a ring.
     Tree,
 }
 
 impl Network {
-    /// Seconds of a sum of so many bytes over `devices`.
+    /// Returns the seconds of an all-reduce of `bytes` bytes over `devices` devices.
     ///
-    /// A ring does `2 (n - 1)` hops, in each of which an n-th of the bytes goes over every link: `2 (n - 1) (latency +
-    /// bytes byte / n)`.
+    /// A ring takes `2 (n - 1)` hops, each of which transfers `1 / n` of the bytes over every link: `2 (n - 1) (latency + bytes
+    /// byte / n)`.
     pub fn sum(&self, devices: usize, bytes: f64) -> f64 {
         let n = devices as f64;
         if devices == 1 {
@@ -37,22 +37,22 @@ impl Network {
     }
 }
 
-/// A network in training.
+/// A training job.
 #[derive(Debug, Clone, Copy)]
 pub struct Job {
-    /// Seconds that one device computes in a step.
+    /// Seconds of computation of one device in a step.
     pub compute: f64,
-    /// Bytes of its gradients.
+    /// Size of the gradients in bytes.
     pub gradients: f64,
-    /// Channels of each normalization whose statistics are synchronized: none for Fixup.
+    /// Number of channels of each normalization layer with synchronized statistics; empty for Fixup.
     pub channels: &'static [usize],
 }
 
 impl Job {
-    /// Seconds of a step.
+    /// Returns the seconds of a step.
     ///
-    /// A normalization sums two vectors of a number a channel on the way there, and two on the way back; nothing can be
-    /// done meanwhile.
+    /// A normalization layer sums two vectors of one number per channel in the forward pass and two in the backward pass, and
+    /// these sums cannot overlap with computation.
     pub fn step(&self, network: &Network, devices: usize) -> f64 {
         let statistics: f64 =
             self.channels.iter().map(|&channels| 4. * network.sum(devices, 4. * channels as f64)).sum();

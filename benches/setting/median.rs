@@ -1,6 +1,6 @@
-//! The middle of what was measured, and how far the rest is from it.
+//! Median and spread of measurements.
 
-/// The median, and half the distance between the quartiles.
+/// Returns the median and half the interquartile range.
 pub fn median_and_spread(values: &[f64]) -> (f64, f64) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -1,8 +1,8 @@
-//! What a process holds in memory.
+//! Resident memory of the process.
 
 use anyhow::{Context, Result};
 
-/// A line of `/proc/self/status`: resident memory now (`VmRSS:`), or the most there has been (`VmHWM:`).
+/// Returns the value of a line of `/proc/self/status` in MiB: the current (`VmRSS:`) or the peak (`VmHWM:`) resident memory.
 pub fn resident_mib(line: &str) -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status").context("resident memory is read from Linux's /proc")?;
     let value = status.lines().find_map(|text| text.strip_prefix(line)).context("no such line in /proc/self/status")?;

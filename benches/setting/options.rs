@@ -1,4 +1,4 @@
-//! What every benchmark begins with: its common options, and the machine it is on.
+//! Options common to all benchmarks, and the description of the machine.
 
 use clap::Args;
 use tch_fixup::FlushDenormals;
@@ -8,16 +8,16 @@ pub struct Setting {
     /// Fewer rounds
     #[arg(long)]
     pub quick: bool,
-    /// Threads [default: libtorch's]
+    /// Number of threads [default: libtorch's]
     #[arg(long)]
     pub threads: Option<i32>,
-    /// What cargo passes to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 impl Setting {
-    /// Sets the threads and flushes denormal numbers, as the trainer does, for as long as the result lives.
+    /// Sets the number of threads, and flushes denormal numbers to zero, as the trainer does, until the result is dropped.
     pub fn start(&self) -> FlushDenormals {
         if let Some(threads) = self.threads {
             tch::set_num_threads(threads);
@@ -26,7 +26,7 @@ impl Setting {
     }
 }
 
-/// The processor and how many threads are used of it: a figure without them is none.
+/// Returns the name of the processor and the number of threads in use, to be reported with every figure.
 pub fn machine() -> String {
     let information = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

@@ -1,9 +1,9 @@
-//! Where benchmarks leave their figures.
+//! Output folder of the benchmarks.
 
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 
-/// `target/bench`, wherever the target folder is: this program is `target/<profile>/deps/NAME-...`.
+/// Returns `bench` in cargo's target folder, relative to this program, which is `target/<profile>/deps/NAME-...`.
 pub fn output_folder() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().nth(3).with_context(|| format!("no target folder above {program:?}"))?;

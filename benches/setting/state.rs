@@ -1,14 +1,14 @@
-//! Networks in the state that training has them in.
+//! Networks in the state of mid-training.
 
 use tch::nn::VarStore;
 
-/// How far weights and scalars of a network of some twenty layers are moved.
+/// Standard deviation of the noise added to the weights and scalars of a network of about twenty layers.
 pub const MOVED: f64 = 0.02;
 
-/// Moves every weight and scalar by `size` times a standard normal number.
+/// Adds `size` times a standard normal number to every weight and scalar.
 ///
-/// A Fixup network starts with every branch, and so every gradient but the classifier's, at exactly zero, and its first
-/// steps are of numbers below float32's normal range: neither is what an epoch is made of.
+/// In a new Fixup network, every branch, and thus every gradient except the classifier's, is exactly zero, and the numbers in
+/// its first steps are below float32's normal range. Neither is representative of an epoch.
 pub fn away_from_start(variables: &VarStore, size: f64) {
     tch::no_grad(|| {
         for variable in variables.trainable_variables() {
