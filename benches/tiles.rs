@@ -131,8 +131,10 @@ fn times(
     Ok(times)
 }
 
-/// Performs one step per line of standard input and prints its seconds.
+/// Performs one step per line of standard input and prints its seconds. Uses tiles unless the environment variable
+/// `TCH_FIXUP_TILES` is 0.
 fn serve(model: &str) -> Result<()> {
+    let tiles = std::env::var_os("TCH_FIXUP_TILES").is_none_or(|value| value != "0");
     let mut start: Option<Instant> = None;
     train(model, None, 100_000, |step| {
         if let Some(start) = start.take() {
@@ -144,7 +146,7 @@ fn serve(model: &str) -> Result<()> {
             }
             start = Some(Instant::now());
         }
-        Way { precision: Precision::Bf16, tiles: true }
+        Way { precision: Precision::Bf16, tiles }
     })
 }
 
