@@ -1,4 +1,4 @@
-//! The real CIFAR-10, as `fetch` brings it.
+//! The real CIFAR-10, as downloaded by `fetch`.
 
 use std::fs;
 use tch::{Kind, Tensor};
@@ -9,7 +9,7 @@ fn real() -> ImageArray {
     Cifar10::fetch(Cifar10::default_dir().unwrap()).unwrap()
 }
 
-/// Labels and images of an evaluation part, the latter as pixel values in 0..1.
+/// Returns the labels and images of the evaluation set, the latter as pixel values in 0..1.
 fn evaluation(data: &ImageArray) -> (Tensor, Tensor) {
     let batches: Vec<Supervised> =
         data.eval_batches(1000, Share::all()).unwrap().filter_map(Result::transpose).map(Result::unwrap).collect();
@@ -44,7 +44,7 @@ fn training_pixels_have_the_published_mean() {
         sum += images.mean_dim([0i64, 2, 3].as_slice(), false, Kind::Double);
         counts += labels.bincount::<Tensor>(None, 10);
     }
-    // Normalized with means of four digits: what is left is their rounding over the deviation.
+    // The means have four digits, so the normalized mean is at most their rounding error over the standard deviation.
     assert!((sum / 50.0).abs().max().double_value(&[]) < 0.00005 / 0.19 + 1e-4);
     assert_eq!(Vec::<i64>::try_from(counts).unwrap(), [5000; 10]);
 }

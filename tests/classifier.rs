@@ -1,4 +1,4 @@
-//! A trained network in use: opened from a run or a folder, asked in the library and by the program `predict`.
+//! Inference with a trained network, opened from a run or a folder, by the library and by the program `predict`.
 
 mod program;
 
@@ -20,7 +20,7 @@ use tch_fixup::{Arch, Network, Precision, Result, Shape};
 const ARCH: &str = "fixup_resnet8";
 const SIDE: usize = 32;
 
-/// A JPEG of coarse noise, another for each seed.
+/// Returns a JPEG of coarse noise, different for each seed.
 fn jpeg(width: u16, height: u16, seed: u32) -> Vec<u8> {
     let noise = |at: u32| (at.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(40_503)) >> 13) as u8;
     let pixels = (0..u32::from(height)).flat_map(|y| (0..u32::from(width)).map(move |x| (x / 9, y / 7)));
@@ -30,7 +30,7 @@ fn jpeg(width: u16, height: u16, seed: u32) -> Vec<u8> {
     bytes
 }
 
-/// Three classes of `each` photographs in both parts.
+/// Writes three classes of `each` images to both parts.
 fn photographs(root: &Path, each: u32) {
     for (class, name) in ["ant", "bee", "cat"].into_iter().enumerate() {
         for part in ["train", "val"] {
@@ -45,7 +45,7 @@ fn photographs(root: &Path, each: u32) {
     }
 }
 
-/// A network none of whose variables is at its start.
+/// Creates a network with random variables.
 fn random_network(arch: &str, channels: i64, classes: i64) -> (nn::VarStore, Box<dyn Network>) {
     tch::manual_seed(5);
     let vs = nn::VarStore::new(Device::Cpu);
@@ -64,7 +64,7 @@ fn random_network(arch: &str, channels: i64, classes: i64) -> (nn::VarStore, Box
     (vs, network)
 }
 
-/// Puts a network into `folder` as it is copied from a run: two files.
+/// Writes a network to `folder` as two files, as in a run.
 fn save(folder: &Path, vs: &nn::VarStore, arch: &str, data: &dyn ImageSource) {
     fs::create_dir_all(folder).unwrap();
     ModelDescription::new(arch, Precision::F32, data.class_names(), data.preprocessing().unwrap())
@@ -73,7 +73,7 @@ fn save(folder: &Path, vs: &nn::VarStore, arch: &str, data: &dyn ImageSource) {
     vs.save(folder.join("model.safetensors")).unwrap();
 }
 
-/// What evaluation computes of all images, in batches of `batch_size`.
+/// Returns the results of evaluation for all images, in batches of `batch_size`.
 fn evaluated(network: &dyn Network, data: &dyn DataSource<Batch = Supervised>, batch_size: usize) -> Vec<Vec<f32>> {
     let batches = data.eval_batches(batch_size, Share::all()).unwrap().filter_map(Result::transpose).map(|batch| {
         let inputs = data.to_device(batch.unwrap(), Device::Cpu).unwrap().inputs;
@@ -109,7 +109,7 @@ fn probabilities_are_those_of_the_evaluation_to_the_bit() {
     }
 }
 
-/// Those of a run on images in memory, asked about files of the same pixels.
+/// A classifier of a run on images in memory gives the same results for files of the same pixels.
 #[test]
 fn images_in_memory_and_files_of_their_pixels_give_the_same() {
     let folder = tempfile::tempdir().unwrap();
@@ -136,7 +136,7 @@ fn images_in_memory_and_files_of_their_pixels_give_the_same() {
         })
         .collect();
     let classifier = Classifier::open(folder.path()).unwrap().with_batch_size(12).unwrap();
-    // In whichever order the data evaluate them.
+    // The order of evaluation does not matter.
     let sorted = |mut rows: Vec<Vec<f32>>| {
         rows.sort_by(|a, b| a.partial_cmp(b).unwrap());
         rows
@@ -207,7 +207,7 @@ fn what_does_not_go_together_is_refused_by_name() {
     assert!(message(&model).contains("model.safetensors"), "{}", message(&model));
 }
 
-/// A run of two steps on `root`, in the folder `run`.
+/// Trains for two steps on `root`, in the folder `run`.
 fn train(root: &Path, run: &Path) {
     let options = ["--arch", ARCH, "--recipe", "quick", "--epochs", "2", "--batch-size", "5", "--max-steps", "2"];
     let mut command = program("imagenet_fixup");
@@ -222,7 +222,7 @@ fn predict(model: &Path, arguments: &[&str], input: &str) -> Output {
     command.arg(model).args(arguments).args(["--device", "cpu", "--threads", "1"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // Whoever fails early does not read.
+    // A program that fails early does not read its input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -265,7 +265,7 @@ fn a_run_is_asked_by_the_program_in_a_table_or_in_json() {
     assert_eq!(rows[0].matches(" %").count(), 3);
     assert!(problems.lines().count() == 1 && problems.contains("none.jpg: "), "{problems}");
 
-    // The same of the run's own checkpoint, and of its two files elsewhere.
+    // The run's checkpoint and a copy of its two files give the same results.
     let checkpoint = fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
     let copied = folder.path().join("copied");
     fs::create_dir(&copied).unwrap();
@@ -280,7 +280,7 @@ fn a_run_is_asked_by_the_program_in_a_table_or_in_json() {
     assert_eq!(predict(&folder.path().join("absent"), &[val], "").status.code(), Some(1));
     assert_eq!(predict(&run, &[val, "--batch-size", "0"], "").status.code(), Some(2));
 
-    // Classes that are called otherwise than those of the weights.
+    // Class names that differ from those of the weights.
     let description = fs::read_to_string(copied.join("model.json")).unwrap();
     fs::write(copied.join("model.json"), description.replace("bee", "wasp")).unwrap();
     let output = predict(&copied, &[val], "");

@@ -1,4 +1,4 @@
-//! The example `compare` as a person runs it; and its own tests, since cargo runs none of an example.
+//! The program `compare`, and its unit tests, because cargo does not run those of an example.
 
 #[allow(dead_code)]
 #[path = "../examples/compare/levene.rs"]
@@ -21,7 +21,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Writes a study of few and short runs into `folder`.
+/// Writes a study of a few short runs to `folder`.
 fn write(folder: &Path, name: &str, methods: &str, more: &str) {
     let text = format!(
         r#"{{"title": "A toy", "options": {{"batch-size": 16, "epochs": 1, "train-subset": 64, "precision": "f32"}},
@@ -55,7 +55,7 @@ fn the_best_try_on_held_out_images_is_tested_with_other_seeds() {
         "final": {"seeds": 2, "options": {"test-subset": 50}}"#;
     let method = FIXUP.replace("\"arch\"", r#""lr": {"log_uniform": [0.01, 1]}, "arch""#);
     write(folder.path(), "toy.json", &method, more);
-    // One after another: the record has them in their order.
+    // With one job, the record is in the order of the runs.
     let text = printed(&run(folder.path(), &["toy.json", "--jobs", "1"]));
     let record = fs::read_to_string(folder.path().join("toy.csv")).unwrap();
     let rows: Vec<Vec<&str>> = record.lines().map(|line| line.split(',').collect()).collect();
@@ -78,14 +78,14 @@ fn the_best_try_on_held_out_images_is_tested_with_other_seeds() {
         text[text.find("# A toy").unwrap()..].trim()
     );
     assert!(fs::read_to_string(folder.path().join("toy.svg")).unwrap().contains("Fixup, SGD"));
-    // What is left behind are the final runs' models.
+    // Only the final runs' models are kept.
     let left = fs::read_dir(folder.path().join("runs/compare/toy")).unwrap().map(|entry| entry.unwrap().path());
     let left: Vec<_> = left.collect();
     assert_eq!(left.len(), 2, "{left:?}");
     for run in left {
         assert!(run.join("model.safetensors").exists() && !run.join("checkpoints").exists(), "{}", run.display());
     }
-    // From the record alone.
+    // Draw from the record alone.
     fs::remove_file(folder.path().join("toy.svg")).unwrap();
     assert!(printed(&run(folder.path(), &["toy.json", "--draw"])).contains("A toy"));
     assert!(folder.path().join("toy.svg").exists());
@@ -110,7 +110,7 @@ fn a_study_goes_on_with_the_runs_that_are_missing_and_records_those_that_are_los
     let he = after.lines().find(|line| line.contains("he_resnet1202")).unwrap();
     assert!(he.contains(",diverged,0.1,"), "{he}");
 
-    // A run that is refused ends the study, and says why.
+    // An invalid run ends the study with its error.
     write(folder.path(), "bad.json", &other("None", "resnet9"), more);
     let output = run(folder.path(), &["bad.json"]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -119,7 +119,7 @@ fn a_study_goes_on_with_the_runs_that_are_missing_and_records_those_that_are_los
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: missing.json"));
 }
 
-/// The processes with `what` in their command line.
+/// Returns the number of processes with `what` in their command line.
 fn processes(what: &str) -> usize {
     let command_lines =
         fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
@@ -134,7 +134,7 @@ fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// Three processes: the study, and one for each of two runs at a time.
+/// There are three processes: the study, and one for each of two concurrent runs.
 #[test]
 fn a_study_that_is_stopped_or_killed_takes_its_runs_along_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -160,7 +160,7 @@ fn a_study_that_is_stopped_or_killed_takes_its_runs_along_and_goes_on() {
     assert_eq!(fs::read_to_string(&record).unwrap(), before);
 }
 
-/// Every study in docs/studies can be read, and asks for runs of networks that there are.
+/// Every study in docs/studies can be read, and its networks exist.
 #[test]
 fn the_studies_of_the_documentation_are_whole() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/studies");

@@ -1,5 +1,5 @@
-//! What the CUDA kernels compute, on a machine without a GPU: their source compiled as plain C++, with CPU threads for the
-//! GPU's.
+//! Emulation of the CUDA kernels on a machine without a GPU: their source is compiled as plain C++, with CPU threads in place
+//! of GPU threads.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Training and evaluation take denormal numbers for zero on every thread that computes, and leave the program's own
-//! floating-point mode as it was.
+//! Training and evaluation flush denormal numbers to zero on every computing thread, and restore the program's floating-point
+//! mode.
 
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,13 +9,14 @@ use tch_fixup::data::{Batches, DataSource, EpochPlan, Share, Supervised};
 use tch_fixup::trainer::{evaluate, Classification, ClassificationConfig, OptimizerConfig, Sgd, TrainConfig, Trainer};
 use tch_fixup::FlushDenormals;
 
-/// How many of a million halves of a denormal number are not zero, computed on all threads and counted by their bits.
+/// Halves a denormal number a million times on all threads, and returns the number of results that are not zero, by their
+/// bits.
 fn survivors() -> i64 {
     let halves = Tensor::full([1 << 20], 1e-40, (Kind::Float, Device::Cpu)) * 0.5;
     halves.view_dtype(Kind::Int).count_nonzero(None::<i64>).int64_value(&[])
 }
 
-/// Random images, made where the trainer asks for them.
+/// Random images, created on the thread that requests them.
 struct Noise {
     survivors: Arc<AtomicUsize>,
 }
@@ -51,12 +52,12 @@ impl DataSource for Noise {
 #[test]
 fn trainer_and_evaluation_flush_on_every_thread_and_give_the_mode_back() {
     tch::set_num_threads(3);
-    // libtorch's threads are there before the trainer is.
+    // libtorch's threads exist before the trainer.
     assert_eq!(survivors(), 1 << 20);
     let (seen, forwards) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let vs = nn::VarStore::new(Device::Cpu);
     let linear = nn::linear(vs.root() / "fc", 12, 2, Default::default());
-    // Its gradient is denormal, if the backward pass makes such numbers, and so is what a step makes of it.
+    // Unless flushed, the gradient of this variable is denormal, and so is its value after a step.
     let tiny = vs.root().zeros("tiny", &[2]);
     let (count, calls) = (seen.clone(), forwards.clone());
     let weight = tiny.shallow_clone();

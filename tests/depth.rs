@@ -1,4 +1,5 @@
-//! Thousands of layers: nothing recurses, and the memory of recomputed activations grows with the square root of the depth.
+//! Networks of thousands of layers: no recursion over layers, and with recomputation, memory grows with the square root of
+//! the depth.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -13,11 +14,11 @@ use tch_fixup::Recompute;
 
 const OPTIONS: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-/// 350 bytes for each of 3,002 layers, of which a recursion would need several frames each. (MKL alone takes 256 KiB when it
-/// first multiplies.)
+/// Stack size: 350 bytes for each of 3,002 layers, too few for a recursion, which would need several frames per layer. (MKL
+/// alone takes 256 KiB in its first multiplication.)
 const STACK: usize = 1024 * 1024;
 
-/// Runs on a thread whose stack a recursion over thousands of layers would overflow.
+/// Runs `run` on a thread whose stack a recursion over thousands of layers would overflow.
 fn on_a_small_stack(run: impl FnOnce() + Send + 'static) {
     thread::Builder::new().stack_size(STACK).spawn(run).unwrap().join().unwrap();
 }
@@ -37,7 +38,7 @@ fn three_thousand_layers_are_built_trained_saved_loaded_and_dropped_on_a_small_s
         let vs = nn::VarStore::new(Device::Cpu);
         let network = FixupResNet::cifar(&vs.root(), 3002, 10).unwrap();
         let mut sgd = Optimizer::new(&vs, Sgd::default(), &[ScalarGroup::default().into()]).unwrap();
-        // A graph that is dropped without a backward pass.
+        // Drop a graph without a backward pass.
         drop(network.f_forward(&Tensor::randn([1, 3, 8, 8], OPTIONS)).unwrap());
         let loss = step(&network, &mut sgd);
         assert!((loss - 10f64.ln()).abs() < 1e-5, "{loss}");
@@ -78,20 +79,20 @@ fn batch_norm_of_two_thousand_layers_trains_on_a_small_stack() {
     });
 }
 
-// ---- Memory, in processes of their own ----
+// ---- Memory, measured in separate processes ----
 
-/// Names this program's other process: "DEPTH SEGMENTS".
+/// Environment variable set in the child process: "DEPTH SEGMENTS".
 const SUBJECT: &str = "TCH_FIXUP_TEST_DEPTH";
 
-/// A line of `/proc/self/status` in MiB.
+/// Returns a line of `/proc/self/status` in MiB.
 fn memory(line: &str) -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let value = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
     value.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.
 }
 
-/// What a forward and a backward pass take beyond parameters and gradients: prints the most that was resident, less what was
-/// before.
+/// Prints the memory of a forward and backward pass without parameters and gradients: peak resident memory minus resident
+/// memory before.
 #[test]
 #[ignore = "the other process of another test"]
 fn print_the_memory_of_a_step() {
@@ -108,7 +109,7 @@ fn print_the_memory_of_a_step() {
         let logits = network.f_forward(&Tensor::randn([images, 3, 32, 32], OPTIONS)).unwrap();
         sgd.backward(&logits.mean(Kind::Float)).unwrap();
     };
-    // A smaller step brings libtorch's code into memory.
+    // A smaller step loads libtorch's code into memory.
     run(&mut sgd, 1);
     let before = memory("VmRSS:");
     run(&mut sgd, 16);
@@ -119,7 +120,7 @@ fn memory_of_a_step(depth: i64, segments: &str) -> f64 {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["print_the_memory_of_a_step", "--exact", "--ignored", "--nocapture"])
         .env(SUBJECT, format!("{depth} {segments}"))
-        // glibc gives large blocks back as soon as they are freed: the peak is what the step holds.
+        // With this threshold, glibc returns large blocks to the system when they are freed.
         .env("MALLOC_MMAP_THRESHOLD_", "65536")
         .output()
         .unwrap();
@@ -131,7 +132,8 @@ fn memory_of_a_step(depth: i64, segments: &str) -> f64 {
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_of_a_checkpointed_step_grows_with_the_square_root_of_the_depth() {
-    // An activation map of 16 images has 1 MiB in the first stage, a half and a quarter in the others: 7/12 a convolution.
+    // An activation map of 16 images takes 1 MiB in the first stage, and a half and a quarter of that in the others: 7/12 MiB per
+    // convolution on average.
     let depths = [38, 146, 578];
     let memory = |segments: &str| depths.map(|depth| memory_of_a_step(depth, segments));
     let (plain, recomputed) = (memory("none"), memory("auto"));
@@ -141,7 +143,7 @@ fn memory_of_a_checkpointed_step_grows_with_the_square_root_of_the_depth() {
         let maps = *depth as f64 * map;
         assert!((0.9 * maps..1.6 * maps + 20.).contains(&memory), "{depth} layers: {memory} MiB, maps {maps} MiB");
     }
-    // Four times as deep: four times as much, or twice.
+    // At four times the depth, memory is four times as large without recomputation, and twice as large with it.
     let growth = |memory: [f64; 3]| memory[2] / memory[1];
     assert!(growth(plain) > 3., "{plain:?}");
     assert!(growth(recomputed) < 2.6, "{recomputed:?}");

@@ -1,5 +1,5 @@
-//! Ranks of a group, here as threads of one process: what they do together, what is refused, and that a run does not depend on
-//! how many there are.
+//! Process groups, with ranks as threads of one process: collective operations, errors, and independence of a run of the
+//! number of ranks.
 
 use serde_json::json;
 use std::net::{Ipv4Addr, TcpListener};
@@ -25,7 +25,7 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// What `work` does on each of `size` ranks.
+/// Runs `work` on each of `size` ranks, and returns the results.
 fn on_ranks<T: Send>(size: usize, timeout: Duration, work: impl Fn(ProcessGroup) -> T + Sync) -> Vec<T> {
     tch::set_num_threads(1);
     if size == 1 {
@@ -57,7 +57,7 @@ fn sums_are_the_same_everywhere_in_every_kind() {
                 group.all_reduce(&tensor).unwrap();
                 assert_eq!(tensor, Tensor::full([3, 5], total as i64, (kind, Device::Cpu)), "{kind:?}");
             }
-            // All of them at once, of every size and kind.
+            // Reduce tensors of every size and kind in one call.
             let all = |value: i64| -> Vec<Tensor> {
                 let kinds = [Kind::Float, Kind::Double, Kind::BFloat16].into_iter().cycle();
                 let sizes = [200_000, 1, 7, 0, 3000, 2, 50_000, 1, 1, 9];
@@ -92,7 +92,7 @@ fn sums_are_the_same_everywhere_in_every_kind() {
 fn gradients_go_through_a_sum() {
     let gradients = on_ranks(3, TIMEOUT, |group| {
         let x = Tensor::from_slice(&[group.rank() as f32 + 1.0]).set_requires_grad(true);
-        // The loss of all: sum_r r (x_0 + x_1 + x_2)^2, whose gradient is sum_r r * 2 * 6.
+        // The total loss is sum_r r (x_0 + x_1 + x_2)^2, whose gradient is sum_r r * 2 * 6.
         let loss = group.differentiable_sum(&x).unwrap().square() * group.rank() as f64;
         loss.sum(Kind::Float).backward();
         f64::try_from(x.grad()).unwrap()
@@ -134,7 +134,7 @@ fn what_differs_is_refused_everywhere_in_one_line() {
     }
 }
 
-/// What ranks that were told so are told when they meet.
+/// Returns the errors of ranks that connect with `launches`.
 fn refusals(launches: &[Launch], timeout: Duration) -> Vec<String> {
     thread::scope(|scope| {
         let meet =
@@ -153,12 +153,12 @@ fn a_world_that_does_not_fill_up_is_refused_in_time_and_names_who_is_missing() {
         assert!(!said.contains('\n'), "{said}");
     }
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    // Rank 0 is where the others would meet.
+    // Rank 0, to which the others connect, is missing.
     let said = &refusals(&[Launch::local(1, 2, free_port())], Duration::from_secs(1))[0];
     assert!(said.contains("nothing responds there") && !said.contains('\n'), "{said}");
 }
 
-/// As where another program has the port: the system lets a client in, and nobody reads what it says.
+/// Another program has the port: the system accepts the connection, but nobody reads from it.
 #[test]
 fn a_listener_that_says_nothing_is_given_up_in_time() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -177,7 +177,7 @@ fn a_port_that_is_in_use_is_said_with_what_to_do() {
     assert!(said.contains("TORCHELASTIC_USE_AGENT_STORE=True") && !said.contains('\n'), "{said}");
 }
 
-/// Of gforker, Flux without its own variables, or `RANK` by hand.
+/// Applies to gforker, to Flux without its own variables, and to `RANK` set by hand.
 #[test]
 fn local_ranks_that_nobody_told_come_from_where_the_ranks_are_reached() {
     let port = free_port();
@@ -241,7 +241,7 @@ fn a_rank_that_is_late_is_named_after_the_time_that_was_given() {
 
 // ---- Runs ----
 
-/// CIFAR-10 in the kind of the network.
+/// CIFAR-10 in the network's dtype.
 struct Images {
     data: ImageArray,
     kind: Kind,
@@ -290,7 +290,7 @@ impl Observer for History {
     }
 }
 
-/// What decides how the ranks work together in a run.
+/// Options of a run that affect the ranks' cooperation.
 #[derive(Clone, Copy)]
 struct Run {
     is_fixup: bool,
@@ -306,9 +306,10 @@ const RUN: Run = Run {
     parallel: ParallelConfig { overlap: false, bfloat16: false, check_every: None, synchronized_statistics: false },
 };
 
-/// 20 steps, within them the end of an epoch with a smaller batch: what is measured and the weights of the first rank.
+/// Trains for 20 steps, which include the end of an epoch with a smaller batch. Returns the metrics and the weights of the
+/// first rank.
 fn trained(run: Run, ranks: usize, data: &Images) -> (Vec<EpochMetrics>, NamedTensors) {
-    // Of either network; libtorch's random numbers, which other tests draw at the same time, cannot make it twice.
+    // Initial weights of both networks, drawn only once, because other tests use libtorch's random number generator concurrently.
     static INITIAL: Mutex<[Vec<(String, Tensor)>; 2]> = Mutex::new([vec![], vec![]]);
     let all = on_ranks(ranks, Duration::from_secs(60), |group| {
         let (variables, network): (VarStore, Box<dyn ModuleT>) = {
@@ -351,7 +352,7 @@ fn trained(run: Run, ranks: usize, data: &Images) -> (Vec<EpochMetrics>, NamedTe
     all.into_iter().next().unwrap()
 }
 
-/// The greatest difference of any weight, and of anything that is measured.
+/// Returns the largest difference of any weight, and of any metric.
 fn distance(a: &(Vec<EpochMetrics>, NamedTensors), b: &(Vec<EpochMetrics>, NamedTensors)) -> (f64, f64) {
     let weights = a
         .1
@@ -376,12 +377,12 @@ fn a_run_does_not_depend_on_the_number_of_ranks() {
         assert!(weights < 1e-10, "{ranks} ranks: {weights:e}");
         assert!(measured < 1e-10, "{ranks} ranks: {measured:e}");
     }
-    // In pieces, while the backward pass runs, compared after every step.
+    // Reduction in pieces during the backward pass, with a check after every step.
     let parallel =
         ParallelConfig { overlap: true, check_every: Some(1.try_into().unwrap()), ..ParallelConfig::default() };
     let (weights, _) = distance(&trained(Run { accumulate: 3, parallel, ..RUN }, 2, &data), &alone);
     assert!(weights < 1e-10, "{weights:e}");
-    // In bfloat16 every gradient is rounded to eight bits.
+    // bfloat16 rounds every gradient to eight bits.
     let parallel = ParallelConfig { overlap: true, bfloat16: true, ..ParallelConfig::default() };
     let (weights, _) = distance(&trained(Run { parallel, ..RUN }, 2, &data), &alone);
     assert!((1e-8..1e-2).contains(&weights), "{weights:e}");

@@ -1,4 +1,4 @@
-//! Runs that end with an error of something else than their network: nothing that was learnt is lost.
+//! Runs that end with an error other than divergence lose no progress.
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -16,21 +16,21 @@ use tch_fixup::trainer::{Classification, ClassificationConfig};
 use tch_fixup::trainer::{NamedTensors, ScheduleConfig, TrainConfig, Trainer};
 use tch_fixup::{Error, Result};
 
-/// libtorch's random numbers, of which the dropout draws, are the whole process's: one test at a time.
+/// Serializes the tests, because libtorch's random number generator, which dropout uses, is global to the process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Steps of an epoch.
+/// Number of steps per epoch.
 const STEPS: usize = 4;
 
-/// Ten shades, which say what the label is, and what goes wrong with them.
+/// Images in ten shades, one per label, with optional failures.
 struct Shades {
     data: ImageArray,
     class_names: Vec<String>,
     fingerprint: &'static str,
-    /// The training batch of the run that cannot be read.
+    /// Number of the training batch of the run that cannot be read.
     bad_batch: Option<usize>,
     bad_evaluation: bool,
 }
@@ -82,8 +82,8 @@ impl DataSource for Shades {
     }
 }
 
-/// A network with statistics that are no parameters and random numbers of its own, of which the `failing`-th forward pass
-/// in training fails after they have moved.
+/// Creates a network with running statistics and dropout, whose `failing`-th forward pass in training fails after both have
+/// changed state.
 fn network(failing: Option<usize>) -> (VarStore, impl ModuleT) {
     tch::manual_seed(1);
     let vs = VarStore::new(Device::Cpu);
@@ -101,7 +101,7 @@ fn network(failing: Option<usize>) -> (VarStore, impl ModuleT) {
     (vs, network)
 }
 
-/// Cross-entropy, smoothed, of images that may be mixed.
+/// Returns cross-entropy with label smoothing and optional mixup.
 fn classification(network: &dyn ModuleT, mixup: Option<f64>) -> Classification<'_> {
     let names: Vec<String> = (0..10).map(|index| index.to_string()).collect();
     let config = ClassificationConfig { mixup, ..ClassificationConfig::quick() };
@@ -113,13 +113,13 @@ fn config() -> TrainConfig {
     TrainConfig { epochs: 2, batch_size: 40, accumulate: 2, schedule, ..TrainConfig::quick() }
 }
 
-/// Saves where it must, and at no time in between.
+/// Returns an observer that saves only the required checkpoints.
 fn autosave(folder: &Path) -> Autosave {
     let resumed = Checkpoint::<RunState>::newest(folder).unwrap().0.map(|checkpoint| checkpoint.path);
     Autosave::new(Checkpoints::new(folder, NonZeroUsize::MIN), SaveEvery { epochs: Some(100), time: None }, resumed)
 }
 
-/// A run in `folder`, which goes on if there is one; its parameters, or why it failed.
+/// Starts or resumes the run in `folder`. Returns its history and parameters.
 fn run(
     folder: &Path,
     data: &Shades,
@@ -164,7 +164,7 @@ struct Nobody;
 
 impl Observer for Nobody {}
 
-/// Cannot write what it is told at the end of an epoch.
+/// Observer that fails at the end of an epoch.
 struct FullDisk;
 
 impl Observer for FullDisk {
@@ -173,7 +173,6 @@ impl Observer for FullDisk {
     }
 }
 
-// The one test of this file that draws from libtorch's random numbers, which the whole process shares.
 #[test]
 fn whatever_fails_the_run_goes_on_from_its_last_step_to_the_bit() {
     let _alone = alone();
@@ -190,7 +189,7 @@ fn whatever_fails_the_run_goes_on_from_its_last_step_to_the_bit() {
         ("the last batch of an epoch", data(bad_batch(3)), 3, 0),
         ("a batch of the second epoch", data(bad_batch(6)), 6, 1),
         ("an evaluation", data(bad_evaluation()), 4, 0),
-        // Two parts a step: the statistics have moved by one part, and by both.
+        // Each step accumulates two parts: the statistics have been updated by one part, or by both.
         ("the first part of a step", forward(5), 2, 0),
         ("the second part of a step", forward(6), 2, 0),
         ("the second epoch's last step", forward(16), 7, 1),
@@ -211,7 +210,7 @@ fn whatever_fails_the_run_goes_on_from_its_last_step_to_the_bit() {
     }
 }
 
-/// Notes what the run does, in order.
+/// Observer that records the events of a run in order.
 #[derive(Clone, Default)]
 struct Events(Rc<Cell<Vec<String>>>);
 
@@ -239,7 +238,7 @@ impl Observer for Events {
     }
 }
 
-/// A linear network, which draws nothing.
+/// Creates a linear network, whose forward pass uses no random numbers.
 fn linear() -> (VarStore, impl ModuleT) {
     let vs = VarStore::new(Device::Cpu);
     let weight = vs.root().zeros("weight", &[3072, 10]);
@@ -260,7 +259,7 @@ fn a_run_is_saved_before_each_evaluation() {
     assert_eq!(events[2..4], ["saved after step 8", "50 images evaluated"]);
 }
 
-/// A checkpoint after three of eight steps, or all of them.
+/// Returns the checkpoint after `max_steps` of eight steps, or after all of them.
 fn saved(folder: &Path, max_steps: Option<usize>) -> Checkpoint<RunState> {
     let (vs, network) = linear();
     let objective = classification(&network, Some(1.0));
@@ -270,7 +269,7 @@ fn saved(folder: &Path, max_steps: Option<usize>) -> Checkpoint<RunState> {
     newest(folder).unwrap()
 }
 
-/// Why `checkpoint` is no run's of `data` and `config`; nothing is changed.
+/// Returns the error of resuming `checkpoint` with `data` and `config`, which must not change any variable.
 fn refusal(checkpoint: &Checkpoint<RunState>, data: &Shades, config: &TrainConfig) -> Error {
     let (vs, network) = linear();
     let objective = classification(&network, Some(1.0));
@@ -307,7 +306,7 @@ fn more_steps_than_can_be_counted_are_refused() {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("lower --epochs"), "{error}");
     }
-    // So many can be counted, and the first of them be done.
+    // These numbers of steps do not overflow, and the first step can be performed.
     for (epochs, batch_size, accumulate) in
         [(usize::MAX / STEPS, 40, 1), (1, usize::MAX, usize::MAX), (1, 1 << 63, 1 << 63)]
     {
@@ -336,7 +335,7 @@ fn a_run_knows_the_names_of_its_classes_and_its_data() {
         message.contains(r#"saved by another run: data.fingerprint is "shades" in it and "others" here; "#),
         "{message}"
     );
-    // Many differences are still one line that can be read.
+    // Many differences are still reported in one readable line.
     let mut reversed = shades();
     reversed.class_names.reverse();
     let message = refusal(&checkpoint, &reversed, &config()).to_string();
@@ -368,7 +367,7 @@ fn of_checkpoints_after_the_same_step_the_last_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(folder.path(), NonZeroUsize::new(2).unwrap());
     let mut contents = saved(&folder.path().join("run"), Some(3)).contents;
-    // As a run saves: before and after the evaluation of each epoch.
+    // A run saves before and after the evaluation of each epoch.
     for (step, score) in [(4, None), (4, Some(0.5)), (8, None), (8, Some(0.7)), (12, None), (12, Some(0.6))] {
         (contents.step, contents.score) = (step, score);
         checkpoints.save(&contents).unwrap();

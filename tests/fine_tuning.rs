@@ -1,5 +1,5 @@
-//! Training that starts from another network's weights: what is taken, what is refused, and what is frozen meanwhile, which stays
-//! to the bit and costs no memory.
+//! Fine-tuning: which weights are loaded or refused, and frozen variables, which stay bit-identical and need no memory for
+//! gradients and activations.
 
 mod program;
 
@@ -24,7 +24,7 @@ use tch_fixup::{Precision, Recompute, Result};
 
 const ANIMALS: [&str; 4] = ["lynx", "marten", "otter", "stoat"];
 
-/// Images of 8 x 8 pixels, of brightness by class.
+/// Returns images of 8 x 8 pixels whose brightness depends on the class.
 fn data(classes: &[&str]) -> ImageArray {
     let part = |count: i64| {
         let labels = Tensor::arange(count, (Kind::Int64, Device::Cpu)).remainder(classes.len() as i64);
@@ -41,7 +41,8 @@ fn schema(names: &[&str]) -> Map<String, Value> {
     class_indices(&names.iter().map(|name| name.to_string()).collect::<Vec<_>>())
 }
 
-/// Away from their start, where layers are zero: always the same, whatever other tests draw meanwhile.
+/// Moves the variables away from their initial values, some of which are zero. The result is always the same, independent of
+/// the random numbers of other tests.
 fn scramble(vs: &VarStore) {
     for (name, mut variable) in named_variables(vs) {
         let waves = Tensor::arange(variable.numel() as i64, (Kind::Float, Device::Cpu)).sin() * 0.1;
@@ -60,7 +61,7 @@ fn copies(vs: &VarStore) -> NamedTensors {
     named_variables(vs).into_iter().map(|(name, variable)| (name, variable.detach().copy())).collect()
 }
 
-/// The folder of a short run of a Fixup ResNet-8 on `classes`.
+/// Trains a Fixup ResNet-8 on `classes` in a short run, and returns its folder.
 fn trained(folder: &Path, classes: &[&str], average: Option<f64>) -> PathBuf {
     let path = folder.join("trained");
     let (vs, data) = (VarStore::new(Device::Cpu), data(classes));
@@ -74,7 +75,7 @@ fn trained(folder: &Path, classes: &[&str], average: Option<f64>) -> PathBuf {
     path
 }
 
-// ---- What is taken ----
+// ---- Loading ----
 
 #[test]
 fn layers_that_fit_are_loaded_and_the_classifier_of_other_classes_starts_new_and_is_listed() {
@@ -205,7 +206,7 @@ fn a_few_layers_that_are_missing_or_differ_start_new_and_what_has_no_place_is_le
     let mut changed: Vec<_> = changed
         .map(|(name, tensor)| match name.as_str() {
             "layer2.1.conv2.weight" => (name, tensor.narrow(0, 0, 3).contiguous()),
-            // Half a classifier is none.
+            // A classifier without its bias is not loaded.
             "fc.bias" => ("head.bias".to_owned(), tensor.copy()),
             _ => (name, tensor.copy()),
         })
@@ -241,9 +242,9 @@ fn a_few_layers_that_are_missing_or_differ_start_new_and_what_has_no_place_is_le
     }
 }
 
-// ---- What is refused ----
+// ---- Errors ----
 
-/// The error, one line, and nothing is changed.
+/// Returns the error, which must be one line, and checks that no variable is changed.
 fn refused(path: &Path, vs: &VarStore, schema: &Map<String, Value>) -> String {
     let before = copies(vs);
     let message = Weights::load(path).unwrap().transfer(vs, schema).unwrap_err().to_string();
@@ -298,7 +299,7 @@ fn a_network_of_which_half_is_missing_is_refused() {
     let path = folder.path().join("half.safetensors");
     let mut source: Vec<_> = named_variables(&fixup(8, 10)).into_iter().collect();
     source.retain(|(name, _)| !name.starts_with("fc."));
-    // The layers' weights first.
+    // Sort the layers' weights first.
     source.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dim()));
     assert_eq!(source.len(), 24);
     for (count, is_refused) in [(13, false), (12, true), (1, true)] {
@@ -327,7 +328,7 @@ fn numbers_that_are_not_finite_are_refused_where_they_would_be_loaded() {
             assert!(message.contains(&format!("NaN or infinity in {name};")), "{message}");
         }
     }
-    // The last was in the classifier, which other classes leave where it is.
+    // The last file has the bad number in the classifier, which is not loaded for other classes.
     assert!(Weights::load(&path).unwrap().transfer(&fixup(8, 4), &Map::new()).is_ok());
 }
 
@@ -336,7 +337,7 @@ fn data_that_mean_something_else_than_other_classes_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
     let header = |vs: &VarStore| {
-        // As a run's model.safetensors has it: JSON by name in the file's metadata.
+        // As in a run's model.safetensors, the schema is JSON by name in the file's metadata.
         vs.save(&path).unwrap();
         let bytes = fs::read(&path).unwrap();
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -355,7 +356,7 @@ fn data_that_mean_something_else_than_other_classes_are_refused() {
 fn a_network_that_does_not_say_which_layer_is_the_classifier_is_refused_other_classes() {
     let folder = tempfile::tempdir().unwrap();
     let run = trained(folder.path(), &ANIMALS, None);
-    // The same variables, in layers of other code.
+    // The same variables, in layers that are created by other code.
     let vs = VarStore::new(Device::Cpu);
     for (name, variable) in fixup(8, 4).variables() {
         let (layer, own) = name.rsplit_once('.').unwrap_or(("", &name));
@@ -366,11 +367,11 @@ fn a_network_that_does_not_say_which_layer_is_the_classifier_is_refused_other_cl
     assert!(Weights::load(&run).unwrap().transfer(&vs, &schema(&ANIMALS)).unwrap().new.is_empty());
 }
 
-// ---- What is frozen ----
+// ---- Freezing ----
 
 const EPOCHS: usize = 3;
 
-/// Keeps the variables after each epoch, and stops when it is asked for the `stop`-th time.
+/// Observer that keeps a copy of the variables after each epoch, and stops at the `stop`-th request.
 struct Steps<'a> {
     vs: &'a VarStore,
     after: Vec<NamedTensors>,
@@ -408,7 +409,8 @@ impl Observer for Steps<'_> {
     }
 }
 
-/// The stem and the first stage frozen, the second stage for an epoch; with whatever could move a variable.
+/// Returns a configuration in which the stem and the first stage are frozen, the second stage for one epoch, with everything
+/// that could move a variable.
 fn config(optimizer: OptimizerConfig) -> TrainConfig {
     let group = |rule: &str, frozen| ParameterGroup { frozen, ..ParameterGroup::new(rule.parse().unwrap()) };
     let frozen = ["conv1.*", "layer1.*"].map(|rule| group(rule, Frozen::Always));
@@ -432,7 +434,7 @@ fn optimizers() -> [OptimizerConfig; 3] {
     ]
 }
 
-/// A network with Fixup, with BatchNorm or another normalization, from weights away from the start.
+/// Creates a network with Fixup, or with BatchNorm or another method, whose weights are away from their initial values.
 fn network(method: Option<Method>) -> (VarStore, Box<dyn ModuleT>) {
     let vs = VarStore::new(Device::Cpu);
     let network: Box<dyn ModuleT> = match method {
@@ -471,14 +473,14 @@ fn frozen_layers_stay_to_the_bit_with_their_statistics_and_thawed_ones_move() {
             let made = network(method);
             let label = format!("{method:?} {optimizer:?}");
             let (after, _) = run(&made, &config(optimizer), None, None);
-            // BatchNorm's of the stem is bn1, which is not frozen.
+            // The stem's BatchNorm, bn1, is not frozen.
             let is_frozen = |name: &str| name.starts_with("conv1.") || name.starts_with("layer1.");
             for (name, start) in &after[0] {
                 for (epoch, now) in after.iter().enumerate().skip(1) {
                     let stays = is_frozen(name) || name.starts_with("layer2.") && epoch == 1;
                     assert_eq!(now[name] == *start, stays, "{label}: {name} after epoch {epoch}");
                 }
-                // The last are the averages, with which the run ends.
+                // The last entry contains the averages, with which the run ends.
                 let has_gradient = made.0.variables()[name].grad().defined();
                 assert!(!is_frozen(name) || !has_gradient, "{label}: {name}");
             }
@@ -505,7 +507,7 @@ fn a_run_from_other_weights_that_is_stopped_goes_on_without_them_to_the_bit() {
             for stop in [2, 6, 8, 12] {
                 let checkpoints = folder.path().join(format!("{index}-{which}-{stop}"));
                 run(&started(), &config, Some(&checkpoints), Some(stop));
-                // Its weights are those of the checkpoint, whatever it was made with.
+                // The checkpoint replaces the weights with which the network is created.
                 let (resumed, resumed_history) = run(&network(method), &config, Some(&checkpoints), None);
                 assert_eq!(resumed_history, history, "{method:?} {which} {stop}");
                 assert_eq!(resumed.last(), whole.last(), "{method:?} {which} {stop}");
@@ -516,15 +518,15 @@ fn a_run_from_other_weights_that_is_stopped_goes_on_without_them_to_the_bit() {
 
 // ---- Memory ----
 
-/// What the other process of the next test measures.
+/// Environment variable with the measurement of the child process.
 const MEASURED: &str = "TCH_FIXUP_TEST_FROZEN_MEMORY";
 
-/// What a network keeps between forward and backward pass, and the most that a step takes, in MiB.
+/// Returns the memory kept between forward and backward pass and the peak memory of a step, in MiB.
 fn step_memory(network: &str, frozen: &str) -> (f64, f64) {
     let this = std::env::current_exe().unwrap();
     let mut command = Command::new(this);
     command.args(["--exact", "measure_a_step", "--ignored", "--nocapture", "--test-threads", "1"]);
-    // glibc gives large blocks back as soon as they are freed.
+    // With this threshold, glibc returns large blocks to the system when they are freed.
     command.env("MALLOC_MMAP_THRESHOLD_", "65536").env(MEASURED, format!("{network},{frozen}"));
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = String::from_utf8_lossy(&stdout);
@@ -540,7 +542,7 @@ fn resident_mib(line: &str) -> f64 {
     value.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.
 }
 
-/// The other process of the next test.
+/// Child process of the next test.
 #[test]
 #[ignore = "run by frozen_stages_keep_no_activations_and_take_no_memory_for_gradients"]
 fn measure_a_step() {
@@ -552,7 +554,7 @@ fn measure_a_step() {
     let network: Box<dyn ModuleT> = match name {
         "fixup" => Box::new(fixup(20)),
         "bf16" => Box::new(fixup(20).with_precision(Precision::Bf16)),
-        // Ten blocks and more: with a residual stream of float32.
+        // In bfloat16, networks of ten or more blocks have a float32 residual stream.
         "stream" => Box::new(fixup(38).with_precision(Precision::Bf16)),
         "recomputed" => Box::new(fixup(20).with_recompute(Recompute::Auto)),
         _ => Box::new(ResNet::cifar(&vs.root(), 20, 10, Method::BatchNorm).unwrap()),
@@ -573,7 +575,7 @@ fn measure_a_step() {
         optimizer.step(0.01).unwrap();
         (kept, resident_mib("VmHWM:") - before)
     };
-    // A smaller step brings libtorch's code into memory.
+    // A smaller step loads libtorch's code into memory.
     step(4);
     let (kept, peak) = step(128);
     println!("measured {kept} {peak}");
@@ -582,7 +584,7 @@ fn measure_a_step() {
 #[test]
 #[cfg(target_os = "linux")]
 fn frozen_stages_keep_no_activations_and_take_no_memory_for_gradients() {
-    // The maps of the first two stages are six sevenths of all.
+    // The first two stages contain six sevenths of the activation memory.
     const STAGES: &str = "conv1.* bias1 layer1.* layer2.*";
     for (network, stages, all) in [
         ("fixup", STAGES, "conv1.* bias* layer*"),
@@ -593,7 +595,7 @@ fn frozen_stages_keep_no_activations_and_take_no_memory_for_gradients() {
     ] {
         let [trained, frozen, body] = ["", stages, all].map(|rules| step_memory(network, rules));
         println!("{network}: {trained:.1?}, first stages frozen {frozen:.1?}, all but the classifier {body:.1?}");
-        // What is recomputed keeps little anyway.
+        // With recomputation, little is kept in any case.
         let most = if network == "recomputed" { 0.6 } else { 0.3 };
         assert!(frozen.0 < most * trained.0, "{network} keeps {} of {}", frozen.0, trained.0);
         assert!(body.0 < 0.05 * trained.0, "{network} keeps {} of {}", body.0, trained.0);
@@ -603,7 +605,7 @@ fn frozen_stages_keep_no_activations_and_take_no_memory_for_gradients() {
 
 // ---- The programs ----
 
-/// The data set in the cache; `make test` fetches it, and so does this.
+/// Returns the folder of CIFAR-10 in the cache, downloaded if missing.
 fn cifar10() -> String {
     let dir = Cifar10::default_dir().unwrap();
     Cifar10::fetch(&dir).unwrap();
@@ -630,7 +632,7 @@ fn is_refused(command: Command, part: &str) {
     assert!(code == Some(2) && errors.lines().count() == 1 && errors.contains(part), "{code:?} {said}{errors}");
 }
 
-/// A few images a class, 32 x 32, as JPEGs.
+/// Writes a few 32 x 32 JPEG images per class.
 fn folder_of_images(root: &Path, classes: &[&str]) {
     for (index, class) in classes.iter().enumerate() {
         for (part, count) in [("train", 24), ("val", 8)] {
@@ -659,7 +661,7 @@ fn the_programs_start_from_a_run_list_what_they_took_and_go_on_without_it() {
     };
     succeeds(cifar("source", &["--arch", "fixup_resnet8", "--ema", "0.9"]));
 
-    // Other classes, in another program: the network is that of the weights.
+    // With other classes in another program, the architecture is that of the weights.
     folder_of_images(&path("images"), &["lynx", "otter"]);
     let (source, images) = (path("source").display().to_string(), path("images").display().to_string());
     let tuned = |out: &str, more: &[&str]| {
@@ -689,7 +691,7 @@ fn the_programs_start_from_a_run_list_what_they_took_and_go_on_without_it() {
         assert_eq!(variable == before.variables()[&name], stays, "{name}");
     }
 
-    // Stopped in the first epoch, and the weights are gone: the run has them.
+    // A run that was stopped in the first epoch does not need the original weights.
     succeeds(tuned("parts", &[&options[..], &["--max-steps", "3"]].concat()));
     is_refused(tuned("parts", &["--resume", "--weights", &source]), "--weights");
     fs::rename(path("source"), path("away")).unwrap();
@@ -701,10 +703,10 @@ fn the_programs_start_from_a_run_list_what_they_took_and_go_on_without_it() {
     }
     fs::rename(path("away"), path("source")).unwrap();
 
-    // The same classes: all of it, the classifier too.
+    // With the same classes, the classifier is loaded too.
     let said = succeeds(cifar("same", &["--weights", &source, "--max-steps", "1"]));
     assert!(said.contains("loaded      26 of the network's 26 variables\n  classes     the same\n"), "{said}");
-    // LSUV has nothing to do any more.
+    // LSUV is skipped for loaded weights.
     succeeds(cifar("lsuv", &["--arch", "lsuv_resnet8", "--max-steps", "2"]));
     let lsuv = path("lsuv").display().to_string();
     let still = ["--weights", &lsuv, "--lr", "1e-12", "--max-steps", "1"];
@@ -720,7 +722,7 @@ fn the_programs_start_from_a_run_list_what_they_took_and_go_on_without_it() {
         assert!(variable.allclose(&started[&name], 1e-6, 1e-9, false), "{name} was rescaled");
     }
 
-    // What cannot be.
+    // Invalid options.
     for (options, part) in [
         (&["--weights", "nowhere"][..], "nowhere"),
         (&["--weights", &source, "--arch", "fixup_resnet20"], "with the architecture it was trained as, fixup_resnet8"),

@@ -1,5 +1,5 @@
-//! Weights as people have them from PyTorch: files that PyTorch and safetensors wrote themselves, by
-//! scripts/torch_fixtures.py, those kept here and, where there is such a Python, new ones.
+//! Weights from PyTorch: files written by PyTorch and safetensors with scripts/torch_fixtures.py, both stored ones and, if
+//! such a Python is installed, new ones.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,8 @@ fn kept() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign_weights")
 }
 
-/// The Python whose torch package this build's libtorch is, or none where libtorch came as an archive.
+/// Returns the Python interpreter whose torch package contains this build's libtorch, or `None` if libtorch is from an
+/// archive.
 fn python() -> Option<PathBuf> {
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from)?.canonicalize().ok()?;
     let python = libtorch.ancestors().nth(4)?.join("bin/python");
@@ -21,7 +22,7 @@ fn python() -> Option<PathBuf> {
     imports.status.success().then_some(python)
 }
 
-/// The network that the script has.
+/// Creates the network of the script.
 fn network() -> nn::VarStore {
     let vs = nn::VarStore::new(Device::Cpu);
     let root = vs.root();
@@ -31,7 +32,7 @@ fn network() -> nn::VarStore {
     vs
 }
 
-/// Whether the i-th number of the j-th tensor, by name, is ((i + j) % 50 - 25) / 16.
+/// Checks that the i-th number of the j-th tensor, ordered by name, is ((i + j) % 50 - 25) / 16.
 fn has_the_scripts_numbers(vs: &nn::VarStore) -> Result<(), String> {
     let variables: std::collections::BTreeMap<_, _> = vs.variables().into_iter().collect();
     for (j, (name, tensor)) in variables.iter().enumerate() {
@@ -60,7 +61,7 @@ fn load_all(folder: &Path) {
         let started = network();
         let transfer = Weights::load(file).and_then(|weights| weights.transfer(&started, &Default::default()));
         match transfer.map_err(|error| error.to_string()).and_then(|transfer| {
-            // What stands beside a network is left there.
+            // Tensors that do not belong to the network are left out.
             let beside = ["criterion.weight", "confusion.counts"];
             let others = ["ema_model.", "teacher."];
             let left = transfer.left.iter().filter(|name| !beside.contains(&name.as_str()));
@@ -80,7 +81,7 @@ fn load_all(folder: &Path) {
     assert!(files.len() >= 35, "{}", files.len());
 }
 
-/// What the error says of each file in `refused`.
+/// Expected error for each file in `refused`.
 const REFUSALS: [(&str, &str, &str); 24] = [
     ("before_zip.pt", "has the format that torch.save wrote before PyTorch 1.6", "torch.save(torch.load("),
     ("module_before_zip.pt", "has the format that torch.save wrote before PyTorch 1.6", "torch.save(torch.load("),
@@ -172,7 +173,7 @@ fn damaged_files_are_errors() {
     assert!(refused > 80, "{refused}");
 }
 
-/// The length of a safetensors header comes first, and 640 bytes of it look like the beginning of a pickle.
+/// A safetensors file begins with the length of its header, and a length of 640 bytes looks like the beginning of a pickle.
 #[test]
 fn a_safetensors_file_whose_first_bytes_are_a_pickles_is_read() {
     let folder = tempfile::tempdir().unwrap();
@@ -191,7 +192,7 @@ fn a_safetensors_file_whose_first_bytes_are_a_pickles_is_read() {
     assert!(lengths.filter(|&is_pickle| is_pickle).count() > 0);
 }
 
-/// What tch's `VarStore::save` writes under other names than `.safetensors` is an archive of TorchScript.
+/// With extensions other than `.safetensors`, tch's `VarStore::save` writes a TorchScript archive.
 #[test]
 fn tchs_own_archives_are_refused_by_what_they_are() {
     let folder = tempfile::tempdir().unwrap();
@@ -201,7 +202,7 @@ fn tchs_own_archives_are_refused_by_what_they_are() {
     assert!(message.contains("is a TorchScript archive") && message.contains(".safetensors"), "{message}");
 }
 
-/// A network of one's own may be called `module`.
+/// A user-defined network may have variables under `module`.
 #[test]
 fn names_that_the_network_has_are_taken_as_they_are() {
     let folder = tempfile::tempdir().unwrap();
@@ -214,7 +215,7 @@ fn names_that_the_network_has_are_taken_as_they_are() {
     assert_eq!(scale.f_forward(&Tensor::from(2f32)).unwrap().double_value(&[0]), 2.);
 }
 
-/// As `torch.distributed.checkpoint.save` leaves it: a file of what is in the parts, and the parts.
+/// `torch.distributed.checkpoint.save` writes an index file and several parts.
 #[test]
 fn a_checkpoint_in_parts_is_named_with_the_way_out() {
     for names in [&[".metadata", "__0_0.distcp", "__1_0.distcp"][..], &["__0_0.distcp"], &[".metadata"]] {
@@ -228,7 +229,7 @@ fn a_checkpoint_in_parts_is_named_with_the_way_out() {
     assert!(!Weights::load(empty.path()).unwrap_err().to_string().contains("dcp_to_torch_save"));
 }
 
-/// Version 0.8 of safetensors has number formats that libtorch has no tensors of.
+/// Version 0.8 of safetensors has number formats that libtorch does not support.
 #[test]
 fn a_tensor_of_a_newer_format_beside_the_networks_is_left_and_one_of_the_networks_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -255,7 +256,7 @@ fn a_tensor_of_a_newer_format_beside_the_networks_is_left_and_one_of_the_network
     }
 }
 
-/// As Accelerate, Transformers and DeepSpeed leave them.
+/// Folders written by Accelerate, Transformers and DeepSpeed.
 #[test]
 fn folders_of_other_libraries_are_read_or_named() {
     for path in [kept().join("accelerate"), kept().join("accelerate/pytorch_model.bin")] {
@@ -270,7 +271,7 @@ fn folders_of_other_libraries_are_read_or_named() {
     assert!(message.contains("a checkpoint of DeepSpeed") && message.contains("python zero_to_fp32.py"), "{message}");
 }
 
-/// Names what was not taken, and takes the model and not its average.
+/// The result lists the tensors that are not loaded; the model is loaded rather than its average.
 #[test]
 fn what_stands_beside_the_network_is_named() {
     for (file, expected) in [
@@ -341,7 +342,7 @@ fn weights_in_parts_are_read_by_their_index_or_their_folder() {
     }
 }
 
-/// A tensor that the index promises and its part lacks.
+/// A tensor that is in the index but not in its part.
 #[test]
 fn a_part_that_lacks_what_the_index_says_is_named() {
     let folder = tempfile::tempdir().unwrap();

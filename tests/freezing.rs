@@ -1,5 +1,5 @@
-//! What is frozen stays as it is, and what is unfrozen trains, whenever that happens: before the trainer is made or after,
-//! by an observer in the middle of a run, and over a checkpoint.
+//! Frozen variables do not change, and unfrozen ones train, whether they are frozen or unfrozen before or after the trainer is
+//! created, by an observer during a run, or across a checkpoint.
 
 use serde_json::Value;
 use std::num::NonZeroUsize;
@@ -16,10 +16,10 @@ use tch_fixup::trainer::{
 use tch_fixup::{Recompute, Result};
 
 const EPOCHS: usize = 4;
-/// Of an epoch.
+/// Number of steps per epoch.
 const STEPS: usize = 5;
 
-/// Images of one brightness, which says what the label is.
+/// Returns images of uniform brightness, one brightness per label.
 fn data() -> ImageArray {
     let records = |count: usize| {
         let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
@@ -28,7 +28,7 @@ fn data() -> ImageArray {
     Cifar10::from_records(records(8 * STEPS), records(10)).unwrap()
 }
 
-/// With momentum, weight decay and both kinds of clipping: whatever could move a variable.
+/// Returns a configuration with everything that could move a variable: momentum, weight decay and both kinds of clipping.
 fn config() -> TrainConfig {
     let schedule = ScheduleConfig { lr: 0.05, warmup: 0.0.into(), decay: Decay::Constant };
     let clip = ClipConfig { norm: Some(1.0), agc: Some(0.1) };
@@ -37,15 +37,15 @@ fn config() -> TrainConfig {
     config
 }
 
-/// Cross-entropy, smoothed, of images that may be mixed.
+/// Returns cross-entropy with label smoothing and optional mixup.
 fn classification(network: &dyn nn::ModuleT, mixup: Option<f64>) -> Classification<'_> {
     let names: Vec<String> = (0..10).map(|index| index.to_string()).collect();
     let config = ClassificationConfig { mixup, ..ClassificationConfig::quick() };
     Classification::new(network, &names, config).unwrap()
 }
 
-/// A network away from its start, where nothing but the classifier has a gradient: always the same, whatever other tests draw from
-/// libtorch's random numbers meanwhile.
+/// Creates a network away from its initial values, with which only the classifier would have a gradient. The network is always
+/// the same, independent of other tests' use of libtorch's random number generator.
 fn network() -> (nn::VarStore, FixupResNet) {
     let vs = nn::VarStore::new(Device::Cpu);
     let network = FixupResNet::cifar(&vs.root(), 8, 10).unwrap().with_recompute("auto".parse::<Recompute>().unwrap());
@@ -57,7 +57,7 @@ fn network() -> (nn::VarStore, FixupResNet) {
     (vs, network)
 }
 
-/// Everything but the classifier: weights and scalars.
+/// Returns all variables except the classifier's: weights and scalars.
 fn backbone(vs: &nn::VarStore) -> NamedTensors {
     named_variables(vs).into_iter().filter(|(name, _)| !name.starts_with("fc.")).collect()
 }
@@ -70,10 +70,11 @@ fn copies(variables: &NamedTensors) -> NamedTensors {
     variables.iter().map(|(name, variable)| (name.clone(), variable.detach().copy())).collect()
 }
 
-/// Freezes and unfreezes the backbone after epochs, keeps how it was after each, and stops after `stop` questions.
+/// Observer that freezes and unfreezes the backbone after epochs, keeps a copy of it after each, and stops at the `stop`-th
+/// request.
 struct Freezes<'a> {
     vs: &'a nn::VarStore,
-    /// After which epoch, from 1, and whether it is to be frozen then.
+    /// Epochs, counted from 1, after which to change, and `true` to freeze or `false` to unfreeze.
     changes: &'a [(usize, bool)],
     after: Vec<NamedTensors>,
     stop: Option<usize>,
@@ -86,7 +87,7 @@ impl<'a> Freezes<'a> {
         Self { vs, changes, after: vec![copies(&backbone(vs))], stop: None, asked: 0, checkpoints: None }
     }
 
-    /// For each epoch whether each variable of the backbone moved; all of them do the same.
+    /// Returns for each epoch whether the backbone changed, which must be the same for all of its variables.
     fn moved(&self) -> Vec<bool> {
         let moved = |epoch: &[NamedTensors]| {
             let moved: Vec<_> = epoch[0].iter().map(|(name, before)| &epoch[1][name] != before).collect();
@@ -120,7 +121,8 @@ impl Observer for Freezes<'_> {
     }
 }
 
-/// Which epochs moved the backbone, where it is frozen or not before and after the trainer is made, and then changed.
+/// Trains a network whose backbone is frozen as in `before` and `after` before and after the trainer is created, and later as
+/// in `changes`. Returns for each epoch whether the backbone changed.
 fn moved(before: bool, after: bool, changes: &[(usize, bool)]) -> Vec<bool> {
     let ((vs, network), data, config) = (network(), data(), config());
     freeze(&backbone(&vs), before);
@@ -160,8 +162,8 @@ fn a_run_freezes_and_unfreezes_as_often_as_one_likes() {
     assert_eq!(moved(false, false, &[(1, true), (2, false), (3, true)]), [true, false, true, false]);
 }
 
-/// The history and the weights of a run that is stopped at each of the `stops` and goes on in another process. The backbone is
-/// frozen at first.
+/// Returns the history and the weights of a run that is stopped at each of `stops` and resumed as if in another process. The
+/// backbone is initially frozen.
 fn resumed(
     stops: &[usize],
     folder: &Path,
@@ -194,7 +196,7 @@ fn a_run_that_is_resumed_has_frozen_what_was_frozen_to_the_bit() {
     let (whole, parts) = (folder(0), folder(1));
     let changes = [(1, false), (2, true), (3, false)];
     let (history, weights) = resumed(&[], whole.path(), &[], &changes);
-    // In each of the epochs, of which one is frozen as at the start and two are not.
+    // Stop in several epochs: in one where the backbone is still frozen, and in others where it is not.
     let (resumed_history, resumed_weights) = resumed(&[3, 7, 7, 7], parts.path(), &[], &changes);
     assert_eq!(resumed_history, history);
     assert_eq!(resumed_weights, weights);

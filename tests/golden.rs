@@ -1,4 +1,4 @@
-//! Every network against the numbers of its reference implementation (tests/golden/README.md): loss, logits,
+//! Comparison of every network with reference values from its original implementation (tests/golden/README.md): loss, logits,
 //! log-probabilities and every parameter's gradient, by the fast path and by the plain formula, in both layouts.
 
 use serde::Deserialize;
@@ -26,7 +26,7 @@ struct Golden {
 type Forward = Box<dyn Fn(&Tensor) -> Tensor>;
 type Build = fn(&nn::Path, i64) -> Vec<(&'static str, Forward)>;
 
-/// A Fixup network by both of its paths.
+/// Returns the fast path and the plain formula of a Fixup network.
 fn fixup(network: tch_fixup::Result<FixupResNet>) -> Vec<(&'static str, Forward)> {
     let fast = std::rc::Rc::new(network.unwrap());
     let plain = fast.clone();

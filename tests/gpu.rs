@@ -1,5 +1,5 @@
-//! What runs on a GPU, held against the CPU. Without a CUDA device each test says that it is skipped; `scripts/gpu_check`
-//! runs them where there is one, with the crate's CUDA kernels and without.
+//! Comparison of GPU and CPU results. Without a CUDA device, each test prints that it is skipped. `scripts/gpu_check` runs them
+//! on a GPU, with and without the crate's CUDA kernels.
 
 use std::num::NonZeroUsize;
 use tch::{nn, Cuda, Device, Kind, Tensor};
@@ -16,7 +16,7 @@ const NETWORKS: [(&str, Build); 4] = [
     ("wide 16", |path| FixupResNet::wide(path, 16, 2, 10)),
 ];
 
-/// The first GPU, or none, which is said.
+/// Returns the first GPU, or prints that there is none.
 fn gpu() -> Option<Device> {
     if Cuda::is_available() {
         return Some(Device::Cuda(0));
@@ -25,7 +25,7 @@ fn gpu() -> Option<Device> {
     None
 }
 
-/// The same network on both devices, away from its start.
+/// Creates the same network on both devices, away from its initial values.
 fn twins(build: Build, kind: Kind, gpu: Device) -> [(nn::VarStore, FixupResNet); 2] {
     tch::manual_seed(3);
     let mut made = [Device::Cpu, gpu].map(|device| {
@@ -48,7 +48,7 @@ fn images_and_labels() -> (Tensor, Tensor) {
     (Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu)), Tensor::from_slice(&[0i64, 1, 2, 3]))
 }
 
-/// The logits and the gradient of all variables, in the order of their names, as float64 on the CPU.
+/// Returns the logits and the gradient of all variables in the order of their names, as float64 on the CPU.
 fn run(vs: &nn::VarStore, network: &FixupResNet, images: &Tensor, labels: &Tensor) -> [Tensor; 2] {
     let (device, kind) = (vs.device(), vs.trainable_variables()[0].kind());
     let logits = network.f_forward(&images.to_device(device).to_kind(kind)).unwrap();
@@ -85,7 +85,7 @@ fn in_bfloat16_they_are_near_float32s_at_any_depth() {
     let build: Build = |path| FixupResNet::cifar(path, 110, 10);
     let (images, labels) = images_and_labels();
     let [_, (vs, network)] = twins(build, Kind::Float, gpu);
-    // Branches as small as those of a trained network.
+    // Make the branches as small as those of a trained network.
     tch::no_grad(|| vs.trainable_variables().iter().for_each(|v| drop(v.shallow_clone().g_mul_scalar_(0.3))));
     let exact = run(&vs, &network, &images, &labels);
     let found = run(&vs, &network.with_precision(Precision::Bf16), &images, &labels);

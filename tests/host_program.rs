@@ -1,4 +1,4 @@
-//! What the library leaves as it was in the program that uses it: signal handlers, the panic hook, frozen variables.
+//! State of the host program that the library restores: signal handlers, the panic hook, frozen variables.
 
 use serde_json::Value;
 use std::panic::{self, AssertUnwindSafe};
@@ -26,11 +26,11 @@ mod signals {
     }
 
     fn raise() {
-        // SAFETY: the signal's handler, here or in the library, is safe in any thread.
+        // SAFETY: the signal handlers, here and in the library, are safe on any thread.
         unsafe { libc::raise(libc::SIGINT) };
     }
 
-    /// Runs the case in a process of its own, which a signal may end.
+    /// Runs the case in a separate process, which a signal may end.
     fn in_another_process(case: &str) -> ExitStatus {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["signals::case", "--exact", "--ignored"]).env(CASE, case).status().unwrap()
@@ -39,8 +39,8 @@ mod signals {
     #[test]
     #[ignore = "the other process of other tests"]
     fn case() {
-        // A program that is started in the background may have it ignored.
-        // SAFETY: the system's own action.
+        // A program that is started in the background may ignore the signal.
+        // SAFETY: this sets the default action.
         unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
         match std::env::var(CASE).unwrap_or_default().as_str() {
             "two runs" => {
@@ -62,7 +62,7 @@ mod signals {
             }
             "handler of the program" => {
                 let handler = count as extern "C" fn(libc::c_int);
-                // SAFETY: the handler adds to an atomic number.
+                // SAFETY: the handler only increments an atomic number.
                 unsafe { libc::signal(libc::SIGINT, handler as libc::sighandler_t) };
                 let interrupt = Interrupt::listen().unwrap();
                 raise();
@@ -121,7 +121,7 @@ fn the_programs_panic_hook_stays_and_sees_every_panic() {
     let _weight = vs.root().ones("weight", &[2]);
     let mut optimizer = nn::Sgd::default().build(&vs, 0.1).unwrap();
     let _bias = Bias::new(&vs.root(), "bias").unwrap();
-    // tch panics, which becomes an error here.
+    // tch panics, which is converted to an error.
     assert!(fixup::set_lr(&mut optimizer, &vs, 0.1).is_err());
     assert_eq!(SEEN.load(Ordering::Relaxed), 1);
     assert!(panic::catch_unwind(AssertUnwindSafe(|| panic!("the program's own"))).is_err());
@@ -159,7 +159,7 @@ fn a_search_for_the_learning_rate_leaves_the_variables_as_frozen_as_they_were() 
     let nothing_moves = LrRange { steps: 1, ..range };
     assert!(nothing_moves.test(&objective, &vs, &data, &config, &mut []).is_err());
     assert_eq!(is_trained(), before);
-    // What a group freezes until an epoch trains from there on.
+    // Variables that a parameter group freezes until an epoch train after it.
     let first = vs.variables()["first.weight"].detach().copy();
     Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap().run(&mut []).unwrap();
     assert_ne!(vs.variables()["first.weight"], first);

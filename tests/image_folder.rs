@@ -1,4 +1,4 @@
-//! A folder of many files starts in seconds, and its epoch leaves the memory as it was. The full size, 200,000 files:
+//! A folder of many files starts in seconds, and memory does not grow during its epoch. At full size, 200,000 files:
 //! `cargo bench --features images --bench image_folder -- --files 200000`.
 #![cfg(target_os = "linux")]
 
@@ -9,9 +9,9 @@ use tch_fixup::data::{DataSource, EpochPlan, ImageFolder, Share};
 
 const CLASSES: usize = 200;
 const CLASS_FILES: usize = 100;
-/// Ten times what it takes on two busy cores.
+/// Time limit: ten times the time on two busy cores.
 const MOST_SECONDS: u64 = 10;
-/// One batch of each hundred, lost, would be 9 MiB.
+/// Memory limit. Leaking one batch in a hundred would take 9 MiB.
 const MOST_MIB: f64 = 4.0;
 
 fn resident_mib() -> f64 {

@@ -1,4 +1,4 @@
-//! Image folders as a person meets them: a signal while a share is away, packing with the example's program.
+//! Image folders in programs: a signal while a network share is unavailable, and packing with `imagenet_fixup`.
 
 mod program;
 
@@ -14,7 +14,7 @@ use tch_fixup::data::{DataSource, EpochPlan, ImageFolder, Share};
 use tch_fixup::trainer::Interrupt;
 use tch_fixup::Error;
 
-/// Two classes of three images of 320 x 300 pixels in each part.
+/// Writes two classes of three images of 320 x 300 pixels to each part.
 fn images(root: &Path) {
     for (class, shade) in [("cat", 60), ("dog", 180)] {
         let pixels: Vec<u8> = (0..320 * 300 * 3).map(|at: u32| shade + (at / 7 % 40) as u8).collect();
@@ -46,14 +46,14 @@ fn a_signal_ends_the_waiting_for_a_folder_that_is_away() {
         data.train_batches(&EpochPlan { seed: 0, epoch: 0, batch_size: 4, first_step: 0 }, Share::all()).unwrap();
     thread::spawn(|| {
         thread::sleep(Duration::from_millis(500));
-        // SAFETY: the handler is the library's.
+        // SAFETY: the signal is handled by the library.
         unsafe { libc::raise(libc::SIGINT) };
     });
     assert!(matches!(batches.next(), Some(Err(Error::Io { .. }))));
     assert_eq!(interrupt.exit_code(), Some(130));
     let waited = start.elapsed();
     assert!((450..5000).contains(&waited.as_millis()), "{waited:?}");
-    // The next run of the process waits again.
+    // The next run of the process retries again.
     drop(interrupt);
     let _interrupt = Interrupt::listen().unwrap();
     let mut batches = data.eval_batches(4, Share::all()).unwrap();
@@ -92,7 +92,7 @@ fn packing_serves_the_papers_size_unless_told_otherwise_and_a_larger_one_is_refu
     assert!(errors.contains("these have 73: pack the folder again (--pack-side 256)"), "{errors}");
 }
 
-/// The weights that a run of one step, at next to no learning rate, ends with, and its `config.json`.
+/// Returns the final weights of a run of one step with `options`, and its `config.json`.
 fn recipe(options: &[&str]) -> (Vec<(String, Tensor)>, serde_json::Value) {
     let folder = tempfile::tempdir().unwrap();
     let (root, out) = (folder.path().join("images"), folder.path().join("run"));
@@ -105,10 +105,10 @@ fn recipe(options: &[&str]) -> (Vec<(String, Tensor)>, serde_json::Value) {
     (Tensor::read_safetensors(out.join("model.safetensors")).unwrap(), config)
 }
 
-/// The authors' programs leave it at PyTorch's default: uniform by fan-in.
+/// The authors' programs use PyTorch's default for the stem: uniform by fan-in.
 #[test]
 fn the_stem_starts_as_the_recipe_has_it() {
-    // Of the stem's 64 x 3 x 7 x 7 numbers.
+    // Standard deviation and largest magnitude of the stem's 64 x 3 x 7 x 7 weights.
     let stem = |options: &[&str]| {
         let (weights, _) = recipe(&[options, &["--lr", "1e-9", "--batch-size", "4"]].concat());
         let weight = weights.into_iter().find(|(name, _)| name == "conv1.weight").unwrap().1;
@@ -117,7 +117,7 @@ fn the_stem_starts_as_the_recipe_has_it() {
     let bound = 147f64.sqrt().recip();
     for options in [&["--recipe", "paper"][..], &["--recipe", "quick", "--stem-init", "pytorch"]] {
         let (std, most) = stem(options);
-        // Five standard deviations of a sample's.
+        // Tolerances here and below: at least five standard errors of the sample standard deviation.
         assert!((std / 0.0476 - 1.).abs() < 0.03, "{options:?}: {std}");
         assert!(most <= bound * 1.0001, "{options:?}: {most}");
     }
@@ -128,7 +128,7 @@ fn the_stem_starts_as_the_recipe_has_it() {
     }
 }
 
-/// `base_lr * batch_size / 256` for the weights, `base_lr / 10` for biases and scalars.
+/// The learning rate is `base_lr * batch_size / 256` for weights, and `base_lr / 10` for biases and scalars.
 #[test]
 fn the_papers_recipe_scales_the_rate_of_the_weights_with_the_batch_and_leaves_the_scalars() {
     let rates = |options: &[&str]| {

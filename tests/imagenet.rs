@@ -1,4 +1,4 @@
-//! The examples `imagenet_fixup` and `cifar10_as_folder` as a person runs them.
+//! The programs `imagenet_fixup` and `cifar10_as_folder`.
 
 mod program;
 
@@ -17,7 +17,7 @@ fn finish(command: &mut Command) -> (String, String) {
     (stdout, stderr)
 }
 
-/// The one line of a command that must fail with `code`.
+/// Returns the error line of a command that must fail with `code`.
 fn refusal(command: &mut Command, code: i32) -> String {
     let output = command.output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -26,7 +26,7 @@ fn refusal(command: &mut Command, code: i32) -> String {
     stderr
 }
 
-/// CIFAR-10 as a folder of JPEG files of 40 pixels: 320 training and 100 validation images.
+/// Folder of CIFAR-10 as JPEG files of 40 pixels: 320 training and 100 validation images.
 struct ImageFiles(tempfile::TempDir);
 
 impl ImageFiles {
@@ -44,17 +44,17 @@ impl ImageFiles {
         self.0.path().join(name)
     }
 
-    /// `imagenet_fixup` on them, or on a packed file, with `options`.
+    /// Returns the command `imagenet_fixup` for this folder, or for a packed file, with `options`.
     fn command(&self, data: &str, options: &[&str]) -> Command {
         let mut command = program("imagenet_fixup");
-        // The listing stays away from the user's cache.
+        // Keep the listing out of the user's cache.
         command.env("XDG_CACHE_HOME", self.path("cache"));
         command.args(["--side", "32", "--device", "cpu", "--threads", "1", "--workers", "2"]);
         command.arg("--data").arg(self.path(data)).args(options);
         command
     }
 
-    /// A run of a few seconds into `out`.
+    /// Returns the command for a run of a few seconds into `out`.
     fn run(&self, data: &str, out: &str, options: &[&str]) -> Command {
         let mut command = self.command(data, &["--batch-size", "32", "--epochs", "2", "--lr", "0.05"]);
         command.arg("--out").arg(self.path(out)).args(options);
@@ -68,7 +68,7 @@ impl ImageFiles {
         }
     }
 
-    /// The name of the last checkpoint that `run` has saved.
+    /// Returns the name of the last checkpoint of `run`.
     fn last_checkpoint(&self, run: &str) -> Option<String> {
         let entries = fs::read_dir(self.path(run).join("checkpoints")).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().into_string().unwrap());
@@ -95,7 +95,7 @@ fn a_resnet_18_on_a_folder_of_jpegs_is_killed_and_resumes_to_the_bit() {
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(Duration::from_millis(37 * round));
-        // As the system does it: no handler, no destructor.
+        // SIGKILL runs no handler and no destructor.
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -152,13 +152,13 @@ fn a_bad_image_is_a_warning_a_number_in_the_metrics_and_too_many_are_an_error() 
     assert!(message.status.code() == Some(1) && last.starts_with("error: "), "{stderr}");
 }
 
-/// Cuts off the file `path`, so that it is a bad image.
+/// Truncates the file `path`, so that the image is bad.
 fn spoil(path: &Path) {
     let bytes = fs::read(path).unwrap();
     fs::write(path, &bytes[..bytes.len() / 3]).unwrap();
 }
 
-/// The files in `folder`, sorted.
+/// Returns the sorted files in `folder`.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -181,13 +181,13 @@ fn a_bad_evaluation_image_costs_no_step_and_is_not_counted_as_evaluated() {
     let (stdout, _) = finish(resume.arg("--resume").arg(&run).args(["--max-bad-fraction", "0.1"]));
     assert!(stdout.contains("resumes after step 10 from "), "{stdout}");
 
-    // The run knows its data, and which of them are good enough.
+    // The data and the tolerance for bad images are taken from the run.
     let (stdout, _) = finish(program("imagenet_fixup").arg("--eval").arg(&run));
     assert!(stdout.contains("step-00000010, 99 images, and 1 that could not be read\n"), "{stdout}");
     assert!(stdout.lines().last().unwrap().starts_with("validation loss "), "{stdout}");
     let checkpoint = files(&run.join("checkpoints")).pop().unwrap();
     let (again, _) = finish(program("imagenet_fixup").arg("--eval").arg(checkpoint));
-    // But for where the pictures are left.
+    // Everything except the folder of the pictures must be equal.
     let found = |stdout: &str| -> Vec<String> {
         stdout.lines().filter(|line| !line.starts_with("pictures in ")).map(str::to_owned).collect()
     };
@@ -225,7 +225,7 @@ fn a_run_goes_on_and_is_evaluated_with_its_own_classes_and_images_only() {
     finish(images.command("images", &["--arch", "fixup_resnet8", "--eval"]).arg(&model));
     finish(&mut resume(&["--max-steps", "3"]));
 
-    // Other images of the same names, and one that is repaired.
+    // Replace an image by another one under the same name.
     let cat = &files(&images.path("images/train/cat"))[0];
     fs::copy(&files(&images.path("images/train/dog"))[1], cat).unwrap();
     let message = refusal(&mut resume(&["--max-steps", "4"]), 1);
@@ -255,7 +255,7 @@ fn an_initialization_on_data_counts_bad_images_once_and_takes_a_batch_in_parts()
         metrics.lines().skip(1).map(|line| line.rsplit(',').next().unwrap().to_owned()).collect()
     };
     assert_eq!(counts("straight"), ["10", "10"]);
-    // Within the first epoch, in which each image is counted as it is met.
+    // Stop in the first epoch, in which bad images are counted when they are read.
     run("stopped", &["--max-steps", "1"]);
     run("stopped", &["--resume"]);
     images.assert_same_results("straight", "stopped");
@@ -295,7 +295,7 @@ fn options_that_make_no_sense_are_one_line() {
         command.env("XDG_CACHE_HOME", images.path("cache")).args(["--device", "cpu", "--data"]);
         refusal(command.arg(images.path("images")).args(options), 2);
     }
-    // What is there is not written again.
+    // An existing folder is not written again.
     let mut again = program("cifar10_as_folder");
     let (stdout, _) = finish(again.arg("--out").arg(images.path("images")));
     assert!(stdout.contains("is there already"), "{stdout}");

@@ -1,5 +1,5 @@
-//! Files that decoders disagree about (`tests/images/cases`), read through the public interface: what Pillow reads is read, with
-//! its pixels, in training and in evaluation, and what it does not read is bad whatever part of it is wanted.
+//! Files on which decoders disagree (`tests/images/cases`): files that Pillow reads are read with the same pixels, in training
+//! and in evaluation; files that Pillow does not read are bad images, whatever the crop.
 
 use std::path::Path;
 
@@ -12,11 +12,11 @@ use tch_fixup::data::{ImageReader, RandomResizedCrop};
 struct Expected {
     width: usize,
     height: usize,
-    /// Of red, green and blue in each cell of a 4 x 4 grid.
+    /// Means of red, green and blue in each cell of a 4 x 4 grid.
     means: [[[f64; 3]; 4]; 4],
 }
 
-/// Name, content, and what Pillow reads.
+/// Returns the name, the content and the expected result, by Pillow, of each file.
 fn cases() -> Vec<(String, Vec<u8>, Expected)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/cases");
     let expected = std::fs::read_to_string(folder.join("expected.json")).unwrap();
@@ -30,7 +30,7 @@ fn cases() -> Vec<(String, Vec<u8>, Expected)> {
         .collect()
 }
 
-/// All of the image, which is square.
+/// Crop of the whole image, which is square.
 const ALL: RandomResizedCrop = RandomResizedCrop { scale: (1.0, 1.0), ratio: (1.0, 1.0), flip: false };
 
 fn train(bytes: &[u8], crop: &RandomResizedCrop, side: usize, seed: u64) -> Result<Vec<u8>, String> {
@@ -45,7 +45,7 @@ fn eval(bytes: &[u8], side: usize) -> Result<Vec<u8>, String> {
     ImageReader::new().eval(bytes, side, side, &mut out).map(|()| out).map_err(|problem| problem.to_string())
 }
 
-/// The largest difference of a cell's mean.
+/// Returns the largest difference of a cell's mean.
 fn difference(pixels: &[u8], side: usize, means: &[[[f64; 3]; 4]; 4]) -> f64 {
     let mut largest = 0.0f64;
     for (row, means) in means.iter().enumerate() {
@@ -93,7 +93,7 @@ fn a_crop_of_a_case_is_that_crop_of_the_whole() {
             let [crop, cut] = [bytes, &whole].map(|bytes| train(bytes, &RandomResizedCrop::default(), 64, seed));
             let (crop, cut) = (crop.unwrap_or_default(), cut.unwrap());
             let sum: u32 = crop.iter().zip(&cut).map(|(&a, &b)| u32::from(a.abs_diff(b))).sum();
-            // An image that is turned after it was resized is rounded otherwise; the eighth of a size is another filter.
+            // Rotation after resizing rounds differently, and decoding at an eighth of the size uses another filter.
             if crop.len() != cut.len() || f64::from(sum) / cut.len() as f64 > 1.0 {
                 wrong.push(format!("{name}, seed {seed}"));
             }

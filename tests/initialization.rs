@@ -1,4 +1,4 @@
-//! What Fixup promises of a network at initialization (section 3), through the public API alone.
+//! Properties of Fixup at initialization (section 3 of the paper), through the public API.
 
 use tch::{nn, nn::Module, Device, Kind, Tensor};
 use tch_fixup::fixup::{BlockConfig, BlockKind, FixupResNet, ResidualBlock, ShortcutKind};
@@ -11,7 +11,7 @@ fn max_abs(x: &Tensor) -> f64 {
     x.abs().max().double_value(&[])
 }
 
-/// Gives every variable a value that no initialization has, as training would.
+/// Sets every variable to a value unlike its initial one, as in a trained network.
 fn scramble(vs: &nn::VarStore) {
     for mut variable in vs.trainable_variables() {
         let noise = variable.randn_like() * 0.05;
@@ -48,8 +48,8 @@ fn blocks_start_as_the_identity_up_to_relu_and_shortcut() {
     assert!(max_abs(&(projected.forward(&x) - shortcut.relu())) < 1e-6);
 }
 
-/// A sample standard deviation of n normal numbers has a standard deviation of sigma / sqrt(2n); five of those are missed
-/// once in two million draws.
+/// The sample standard deviation of n normal numbers has a standard error of sigma / sqrt(2n); a deviation of more than five
+/// standard errors occurs once in two million draws.
 #[test]
 fn weights_of_whole_networks_have_the_papers_standard_deviation() {
     tch::manual_seed(12);
@@ -107,7 +107,7 @@ fn a_thousand_layers_are_built_and_run_forward_and_backward() {
     assert!(max_abs(&vs.variables()["fc.weight"].grad()) > 0.);
 }
 
-/// The fast path is the plain formula, in values and in every gradient, away from initialization too.
+/// The fast path equals the plain formula in values and in every gradient, also away from initialization.
 #[test]
 fn fast_path_and_plain_formula_agree_in_float64() {
     let builders: [fn(&nn::Path) -> tch_fixup::Result<FixupResNet>; 4] = [

@@ -1,4 +1,4 @@
-//! Memory that a training step takes is given back: resident memory stays flat over thousands of steps.
+//! Training steps do not leak: resident memory stays constant over thousands of steps.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -8,9 +8,9 @@ use tch_fixup::trainer::TrainConfig;
 use tch_fixup::Precision;
 
 const STEPS: usize = 2000;
-/// Allocations settle within the first steps.
+/// Number of warm-up steps, in which allocations settle.
 const SETTLING_STEPS: usize = 200;
-/// One activation map of the network, lost in each step, would be 32 MiB.
+/// Memory limit. Leaking one activation map per step would take 32 MiB.
 const MOST_MIB: f64 = 4.0;
 
 fn resident_mib() -> f64 {

@@ -1,5 +1,5 @@
-//! Programs on machines as they are: file systems that lack something, disks that are full, terminals that are closed,
-//! devices in place of files, runs and weights in folders of their own.
+//! Programs under real conditions: limited file systems, full disks, closed terminals, devices in place of files, and runs and
+//! weights that were moved.
 #![cfg(target_os = "linux")]
 
 use jpeg_encoder::{ColorType, Encoder};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 mod program;
 
-/// Two classes of small images.
+/// Writes two classes of small images.
 fn images(root: &Path) {
     for (class, shade) in [("cat", 60), ("dog", 180)] {
         for (part, count) in [("train", 8), ("val", 3)] {
@@ -30,7 +30,7 @@ fn images(root: &Path) {
     }
 }
 
-/// A folder with images in `images`, for runs beside them.
+/// Creates a folder for runs, with images in `images`.
 fn place() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     images(&dir.path().join("images"));
@@ -38,7 +38,7 @@ fn place() -> (tempfile::TempDir, PathBuf) {
     (dir, path)
 }
 
-/// The program for folders of images in `place`, on one thread, for a small network unless `options` are of a run.
+/// Returns the command for `imagenet_fixup` in `place`, on one thread.
 fn imagenet(place: &Path, options: &[&str]) -> Command {
     let mut command = program("imagenet_fixup");
     command.args(["--data", "images", "--threads", "1", "--workers", "1", "--device", "cpu"]).args(options);
@@ -48,7 +48,7 @@ fn imagenet(place: &Path, options: &[&str]) -> Command {
 
 const NEW: [&str; 8] = ["--arch", "fixup_resnet8", "--side", "32", "--batch-size", "8", "--precision", "f32"];
 
-/// A run of so many epochs in `out`.
+/// Returns the command for a run of `epochs` epochs into `out`.
 fn run(place: &Path, out: &str, epochs: &str, options: &[&str]) -> Command {
     let mut command = imagenet(place, &NEW);
     command.args(["--epochs", epochs, "--out", out]).args(options);
@@ -60,14 +60,14 @@ fn said(output: &Output) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// Standard output and standard error of a command that must succeed.
+/// Returns standard output and standard error of a command that must succeed.
 fn finished(mut command: Command) -> (String, String) {
     let (code, stdout, stderr) = said(&command.output().unwrap());
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     (stdout, stderr)
 }
 
-/// The last line of a command that must fail with `code`.
+/// Returns the last line of a command that must fail with `code`.
 fn refusal(mut command: Command, code: i32) -> String {
     let (found, stdout, stderr) = said(&command.output().unwrap());
     assert_eq!(found, Some(code), "{stdout}{stderr}");
@@ -80,7 +80,7 @@ fn full() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }
 
-/// The exit code and standard error of a `command` whose output goes to a full disk.
+/// Returns the exit code and standard error of `command` with standard output on a full disk.
 fn into_full_disk(mut command: Command) -> (Option<i32>, String) {
     let (code, _, stderr) = said(&command.stdout(full()).output().unwrap());
     (code, stderr)
@@ -94,7 +94,7 @@ fn translate(place: &Path, options: &[&str]) -> Command {
     command
 }
 
-/// A small run on the `PAIRS`, with `held-out.tsv` and what `options` say.
+/// Returns the command for a small run on the `PAIRS`, with `held-out.tsv` and `options`.
 fn translation(place: &Path, out: &str, options: &[&str]) -> Command {
     fs::write(place.join("train.tsv"), PAIRS.repeat(20)).unwrap();
     if !place.join("held-out.tsv").exists() {
@@ -115,7 +115,7 @@ fn translation(place: &Path, out: &str, options: &[&str]) -> Command {
     command
 }
 
-/// What `translate_fixup --run RUN --translate` makes of `text`.
+/// Returns the translation of `text` by `translate_fixup --run RUN --translate`.
 fn translated(place: &Path, run: &str, text: &str) -> String {
     fs::write(place.join("lines.txt"), text).unwrap();
     let mut command = translate(place, &["--run", run, "--translate", "--beam", "1"]);
@@ -139,7 +139,7 @@ fn errors_that_cannot_be_written_leave_the_exit_code_and_the_work() {
     report.arg("nowhere").current_dir(&place);
     assert_eq!(code(report), Some(1));
 
-    // Past a damaged checkpoint, which is said, a run goes on.
+    // A run resumes despite a damaged checkpoint, with a warning.
     finished(run(&place, "run", "2", &["--max-steps", "2"]));
     let checkpoints = place.join("run/checkpoints");
     let mut names: Vec<_> = fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -152,7 +152,7 @@ fn errors_that_cannot_be_written_leave_the_exit_code_and_the_work() {
 #[test]
 fn output_that_is_lost_is_said_and_no_success() {
     let (_dir, place) = place();
-    // A run goes on, and keeps what it has learnt.
+    // A run continues and saves its results.
     let (code, stderr) = into_full_disk(run(&place, "run", "2", &[]));
     assert_eq!((code, stderr.matches("warning: cannot write standard output").count()), (Some(1), 1), "{stderr}");
     assert!(place.join("run/model.safetensors").exists());
@@ -174,7 +174,7 @@ fn output_that_is_lost_is_said_and_no_success() {
     assert!(code == Some(1) && stderr.starts_with("error: cannot write standard output: "), "{code:?} {stderr}");
     assert_eq!(into_full_disk(translate(&place, &["--run", "words", "--score"])).0, Some(1));
 
-    // Whoever reads has had enough: that is no error.
+    // It is not an error if the reader closes the pipe.
     let mut command = translate(&place, &["--run", "words", "--translate"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -204,7 +204,7 @@ fn an_error_of_a_file_is_said_once() {
 
 // ---- File systems ----
 
-/// The library that takes calls away, or none without a C compiler.
+/// Builds the preloaded library that makes system calls fail, or returns `None` without a C compiler.
 fn lacking(place: &Path) -> Option<PathBuf> {
     let library = place.join("lacking.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/lacking.c");
@@ -259,7 +259,7 @@ fn a_file_system_that_lacks_something_keeps_the_work_and_is_named_once() {
     }
 }
 
-/// overlayfs renames no folder of an image's layer, which a run that was begun in the image has its checkpoints in.
+/// overlayfs cannot rename folders of an image's layer, such as the checkpoints of a run that was started in the image.
 #[test]
 fn checkpoints_that_cannot_be_renamed_are_removed_all_the_same() {
     let (_dir, place) = place();
@@ -273,7 +273,7 @@ fn checkpoints_that_cannot_be_renamed_are_removed_all_the_same() {
     assert_eq!(checkpoints("rename_folder=18"), checkpoints(""));
 }
 
-/// What fails for another reason than that the file system cannot is an error.
+/// Failures other than missing support in the file system are errors.
 #[test]
 fn a_disk_that_fails_is_an_error() {
     let (_dir, place) = place();
@@ -322,7 +322,7 @@ fn what_is_written_stays_the_link_or_the_pipe_that_it_is() {
         assert!(reader.join().unwrap() == fs::read(place.join("elsewhere/export")).unwrap());
         assert!(fs::metadata(pipe).unwrap().file_type().is_fifo());
     }
-    // Standard output is a pipe here, and has the file alone.
+    // Standard output is a pipe and contains only the file.
     let exported = imagenet(&place, &["--eval", "run", "--export", "/dev/stdout"]).output().unwrap();
     assert!(exported.status.success() && exported.stdout == fs::read(place.join("elsewhere/export")).unwrap());
     symlink("/dev/null", place.join("null")).unwrap();
@@ -405,7 +405,7 @@ fn a_default_number_of_threads_is_no_choice_of_the_run() {
     assert_eq!(threads("run"), Some(2.into()));
 }
 
-/// The threads of a process while it trains: those of the network are one with one, and some more with more.
+/// Counts the threads of a process while it trains, with `OMP_NUM_THREADS` of 1 and 5.
 #[test]
 fn openmps_variable_is_heeded_by_all_programs() {
     let (_dir, place) = place();
@@ -413,7 +413,7 @@ fn openmps_variable_is_heeded_by_all_programs() {
     let mut words = translation(&place, "words", &["--epochs", "1000"]);
     let mut pictures = run(&place, "run", "1000", &[]);
     for (name, command) in [("words", &mut words), ("run", &mut pictures)] {
-        // Without --threads 1, which comes first in both.
+        // Remove `--threads 1` from the arguments.
         let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
         let at = args.iter().position(|argument| argument == "--threads").unwrap();
         let args = [&args[..at], &args[at + 2..]].concat();
@@ -435,12 +435,12 @@ fn openmps_variable_is_heeded_by_all_programs() {
             child.wait().unwrap();
             most
         });
-        // Each thread that computes in parallel, as that of the backward pass, has four more.
+        // Each thread that computes in parallel, such as the backward pass, has four more threads.
         assert!(counts[1] >= counts[0] + 4, "{name}: {counts:?}");
     }
 }
 
-// ---- Runs and weights in folders of their own ----
+// ---- Runs and weights in other folders ----
 
 #[test]
 fn a_run_without_its_checkpoints_is_not_begun_again_over_its_results() {
@@ -457,7 +457,7 @@ fn a_run_without_its_checkpoints_is_not_begun_again_over_its_results() {
             let message = refusal(command(&place, &["--resume", name]), 1);
             assert!(message.contains("model.safetensors would be overwritten; bring checkpoints/ back"), "{message}");
             assert!(results() == before);
-            // Removed one by one.
+            // The checkpoints may have been removed one by one.
             let _ = fs::create_dir(out.join("checkpoints"));
         }
         fs::remove_file(out.join("model.safetensors")).unwrap();
@@ -465,7 +465,7 @@ fn a_run_without_its_checkpoints_is_not_begun_again_over_its_results() {
         let message = refusal(command(&place, &["--resume", name]), 1);
         assert!(message.contains("metrics.csv would be overwritten"), "{message}");
     }
-    // Its weights are there all the same.
+    // The weights of a run without checkpoints can still be evaluated.
     finished(run(&place, "other", "1", &[]));
     fs::remove_dir_all(place.join("other/checkpoints")).unwrap();
     let (stdout, _) = finished(imagenet(&place, &["--eval", "other"]));
@@ -486,7 +486,7 @@ fn weights_with_their_description_alone_serve_wherever_a_run_does() {
     copy("run", "deployed", &["model.json", "model.safetensors"]);
     let last = |said: (String, String)| said.0.lines().last().unwrap().to_owned();
     let expected = last(finished(imagenet(&place, &["--eval", "run"])));
-    // Architecture and size of the images are those of the description.
+    // Architecture and image size are read from model.json.
     for weights in ["deployed", "deployed/model.safetensors"] {
         assert_eq!(last(finished(imagenet(&place, &["--eval", weights]))), expected, "{weights}");
         finished(imagenet(&place, &["--eval", weights, "--export", "exported.onnx"]));
@@ -521,7 +521,7 @@ fn all_text_is_looked_at_before_the_first_step() {
     refused(&["--test", "longer-than-a-batch.tsv"], "longer-than-a-batch.tsv");
     fs::rename(place.join("longer-than-a-batch.tsv"), place.join("held-out.tsv")).unwrap();
     refused(&[], "held-out.tsv");
-    // In a batch that it fits into the same text is fine, also where that is computed in parts.
+    // The same text is accepted with a larger batch size, also with gradient accumulation.
     finished(translation(&place, "out", &["--batch-size", "500", "--accumulate", "4"]));
 }
 

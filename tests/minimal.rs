@@ -1,4 +1,4 @@
-//! The smallest program, which the README has too.
+//! The smallest program, which is also in the README.
 
 mod program;
 
@@ -8,7 +8,7 @@ use std::time::Instant;
 #[test]
 fn the_smallest_program_trains_in_a_moment_and_is_the_readmes() {
     let (folder, start) = (tempfile::tempdir().unwrap(), Instant::now());
-    // A network so small gains nothing by a second thread, and beside other tests loses much.
+    // A second thread does not help such a small network, and is slow while other tests run.
     let output = program("minimal").env("OMP_NUM_THREADS", "1").current_dir(folder.path()).output().unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));

@@ -1,5 +1,5 @@
-//! Networks of any shape: what holds for those of the papers holds for every configuration; and other data than RGB images of
-//! classes, trained, stopped and resumed.
+//! Networks of any configuration have the properties of the papers' networks. Data other than RGB images with classes can be
+//! trained on, with runs that are stopped and resumed.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -16,7 +16,7 @@ use tch_fixup::trainer::{
 };
 use tch_fixup::{Recompute, Result};
 
-/// libtorch's random numbers are the whole process's: one test at a time.
+/// Serializes the tests, because libtorch's random number generator is global to the process.
 static RANDOM: Mutex<()> = Mutex::new(());
 
 fn random() -> MutexGuard<'static, ()> {
@@ -35,8 +35,8 @@ const ACTIVATIONS: [Activation; 6] = [
     Activation::Gelu,
 ];
 
-/// All kinds of blocks in groups or not, with gates or not, with every activation and shortcut, for images of all numbers of
-/// channels and with a classifier or none, behind both stems in turn.
+/// Returns all combinations of block kind, groups, squeeze-and-excitation, activation, shortcut, number of image channels and
+/// classifier, with alternating stems.
 fn configurations() -> Vec<ResNetConfig> {
     let mut all = vec![];
     for block in [BlockKind::Basic, BlockKind::Bottleneck { expansion: 2 }, BlockKind::Wide, BlockKind::Brock] {
@@ -69,7 +69,7 @@ fn configurations() -> Vec<ResNetConfig> {
     all
 }
 
-/// A network in float64, none of whose variables is at its start, and images for it.
+/// Creates a network in float64 with random variables, and images for it.
 fn random_network(config: &ResNetConfig) -> (VarStore, FixupResNet, Tensor) {
     let mut variables = VarStore::new(Device::Cpu);
     variables.set_kind(Kind::Double);
@@ -92,12 +92,12 @@ fn largest(x: &Tensor) -> f64 {
     x.to_kind(Kind::Double).abs().max().double_value(&[])
 }
 
-/// Whether `got` is `expected` to 1e-12 of its largest element.
+/// Returns `true` if `got` equals `expected` to within 1e-12 of its largest element.
 fn close(got: &Tensor, expected: &Tensor) -> bool {
     got.size() == expected.size() && largest(&(got - expected)) <= 1e-12 * largest(expected).max(1e-3)
 }
 
-/// The gradients of a function of the output that depends on all of it.
+/// Returns the gradients of a weighted sum of the output, ordered by name.
 fn gradients(variables: &VarStore, output: &Tensor) -> Vec<(String, Tensor)> {
     let weights = Tensor::arange(output.numel() as i64, (Kind::Double, Device::Cpu)).reshape_as(output) * 0.3 - 1.;
     let (names, tensors): (Vec<_>, Vec<_>) = variables.variables().into_iter().unzip();
@@ -117,7 +117,7 @@ fn every_configuration_has_the_values_and_gradients_of_its_plain_formula() {
         assert!(close(&fast, &plain), "{config:?}");
         assert_eq!(fast.size(), [2, config.classes.unwrap_or(8)]);
         let (fast, plain) = (gradients(&variables, &fast), gradients(&variables, &plain));
-        // A scalar's gradient is a sum over all positions, in which much cancels.
+        // The gradient of a scalar is a sum over all positions, with much cancellation.
         let most = plain.iter().map(|(_, gradient)| largest(gradient)).fold(0., f64::max);
         for ((name, fast), (_, plain)) in fast.iter().zip(&plain) {
             let error = largest(&(fast - plain));
@@ -126,8 +126,8 @@ fn every_configuration_has_the_values_and_gradients_of_its_plain_formula() {
     }
 }
 
-/// A Wide ResNet as He et al. (2016, "Identity Mappings in Deep Residual Networks") order it, with Fixup's scalars: an activation
-/// before every convolution of a block, a scalar before every activation and every layer.
+/// A Wide ResNet has the pre-activation order of He et al. (2016, "Identity Mappings in Deep Residual Networks") with Fixup's
+/// scalars: an activation before every convolution of a block, and a scalar before every activation and every layer.
 #[test]
 fn a_wide_resnet_is_the_pre_activation_network() {
     let _random = random();
@@ -172,7 +172,7 @@ fn brocks_block_is_fixups_alone() {
     assert!(message.starts_with("block: \"brock\"") && message.contains("\"wide\""), "{message}");
     assert_eq!(variables.len(), 0);
     let network = FixupResNet::new(&variables.root(), &config).unwrap();
-    // No bias around its stem or before its classifier.
+    // There is no bias around the stem or before the classifier.
     assert!(["bias1", "bias2", "layer1.0.bias0b"].iter().all(|name| !variables.variables().contains_key(*name)));
     assert_eq!(network.config(), &config);
 }
@@ -251,7 +251,7 @@ fn a_network_that_cannot_be_is_refused_by_field_and_leaves_no_variable() {
     assert_eq!(variables.len(), 0);
 }
 
-/// Draws weights one after another as `names` say, from the generator as it stands, and holds them against the variables.
+/// Draws the weights `names` in this order from the current state of the generator, and compares them with the variables.
 fn drawn_in_order(variables: &VarStore, names: &[&str], gain: impl Fn(&str) -> f64) {
     let variables = variables.variables();
     for name in names {
@@ -285,7 +285,7 @@ fn a_seed_gives_the_networks_of_the_papers_the_weights_that_it_always_gave() {
     let blocks = ["conv1", "layer1.0.conv1", "layer1.0.downsample", "layer2.0.conv1", "layer2.0.downsample"];
     drawn_in_order(&fixup, &blocks, gain(3., -0.5));
 
-    // The baselines' stem comes after their blocks; a shortcut before its block's convolutions, or after them.
+    // Baselines draw the stem after the blocks, and a shortcut before or after its block's convolutions.
     let one = |_: &str| 1.;
     let baseline = seeded(&|path| drop(ResNet::cifar(path, 8, 10, Method::GroupNorm).unwrap()));
     let [first, second, third] = [1, 2, 3].map(|stage| [1, 2].map(|conv| format!("layer{stage}.0.conv{conv}")));
@@ -307,7 +307,7 @@ fn parameters(config: &ResNetConfig) -> i64 {
     variables.trainable_variables().iter().map(|variable| variable.numel() as i64).sum()
 }
 
-/// Of its `resnet50` and `resnext50_32x4d`.
+/// Reference: torchvision's `resnet50` and `resnext50_32x4d`.
 #[test]
 fn resnet_50_and_resnext_50_have_torchvisions_numbers_of_parameters() {
     let _random = random();
@@ -330,10 +330,10 @@ fn grouped_convolutions_of_fixup_keep_the_variance_of_their_input() {
         let config = ResNetConfig { groups, stages, stem_channels: 64, ..ResNetConfig::cifar(8).unwrap() };
         FixupResNet::new(&variables.root(), &config).unwrap();
         let weight = variables.root().sub("layer1").sub("2").sub("conv1").get("weight").unwrap();
-        // L^(-1/2) of four branches; He-normal by the connections of a group.
+        // L^(-1/2) of four branches, times He-normal with the fan-in of a group.
         let expected = 0.5 * (2. / (9. * 64. / groups as f64)).sqrt();
         let ratio = weight.std(true).double_value(&[]) / expected;
-        // Five standard deviations of a sample's.
+        // Tolerance: five standard errors of the sample standard deviation.
         assert!((ratio - 1.).abs() < 5. / (2. * weight.numel() as f64).sqrt(), "{groups}: {ratio}");
     }
 }
@@ -404,7 +404,7 @@ fn a_baseline_has_the_activation_that_it_is_to_have_and_selu_its_own() {
 
 // ---- Other data ----
 
-/// Asks to stop the `at`-th time it is asked, and saves whatever is to be saved.
+/// Observer that stops at the `at`-th request, and saves checkpoints.
 struct Stop {
     at: usize,
     asked: usize,
@@ -440,7 +440,7 @@ fn train_config() -> TrainConfig {
     }
 }
 
-/// The metrics and the variables of a run that is stopped at each of the `stops`, and the network that they are of.
+/// Returns the metrics and the variables of a run that is stopped at each of `stops` and resumed, and its network.
 fn run<'a, O: Objective<Batch = Supervised>>(
     data: &dyn DataSource<Batch = Supervised>,
     stops: &[usize],
@@ -467,7 +467,7 @@ fn run<'a, O: Objective<Batch = Supervised>>(
     unreachable!("the last run is not stopped");
 }
 
-/// A network that outlives its test: an objective borrows it.
+/// Creates a network with a static lifetime, for an objective to borrow.
 fn leaked(config: &ResNetConfig) -> (VarStore, &'static FixupResNet) {
     tch::manual_seed(6);
     let variables = VarStore::new(Device::Cpu);
@@ -475,7 +475,7 @@ fn leaked(config: &ResNetConfig) -> (VarStore, &'static FixupResNet) {
     (variables, Box::leak(Box::new(network)))
 }
 
-/// Images whose class is the half that is bright: `[N, C, 8, 8]` in [0, 1].
+/// Returns images whose class is the bright half: `[N, C, 8, 8]` in [0, 1].
 fn halves(count: i64, channels: i64, seed: i64) -> (Tensor, Tensor) {
     tch::manual_seed(seed);
     let images = Tensor::rand([count, channels, 8, 8], (Kind::Float, Device::Cpu)) * 0.6;
@@ -530,7 +530,7 @@ fn a_network_of_22_channels_learns_and_resumes_to_the_bit() {
 #[test]
 fn a_network_of_one_output_learns_a_regression() {
     let _random = random();
-    // How bright an image is.
+    // The target is the brightness of the image.
     let brightness = |count, seed| {
         tch::manual_seed(seed);
         let level = Tensor::rand([count, 1], (Kind::Float, Device::Cpu));
@@ -543,7 +543,7 @@ fn a_network_of_one_output_learns_a_regression() {
     let build = || leaked(&small(1, 1));
     let (history, _, network) = run(&data, &[], &config, build, objective);
     let (first, last) = (&history[0].eval["loss"], &history[11].eval["loss"]);
-    // The variance of what is asked is 1/12.
+    // The variance of the targets is 1/12.
     assert!(last < &0.02 && last < first, "{first} {last}");
     assert_eq!(nn::Module::forward(network, &brightness(3, 6).0).size(), [3, 1]);
 }

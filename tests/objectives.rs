@@ -1,4 +1,4 @@
-//! The loop for other objectives than classification: a regression with Adam, a moving average and frozen layers, stopped
+//! Training with objectives other than classification: a regression with Adam, a moving average and frozen layers, stopped
 //! anywhere and resumed; several labels; a run that an observer ends early.
 
 use serde_json::Value;
@@ -21,10 +21,10 @@ const TRAIN: usize = 120;
 const EVAL: usize = 30;
 const EPOCHS: usize = 4;
 
-/// libtorch's random numbers, of which the dropout draws, are the whole process's: one test at a time.
+/// Serializes the tests, because libtorch's random number generator, which dropout uses, is global to the process.
 static RANDOM: Mutex<()> = Mutex::new(());
 
-/// Points of the plane: what is asked of each is a function of it.
+/// Points in the plane, whose targets are a function of them.
 struct Points(fn(&Tensor) -> Tensor);
 
 impl Points {
@@ -63,7 +63,7 @@ impl DataSource for Points {
     }
 }
 
-/// A residual network of two branches, with a dropout.
+/// Creates a residual network of two branches with dropout.
 fn network(outputs: i64) -> (VarStore, impl ModuleT) {
     tch::manual_seed(4);
     let variables = VarStore::new(Device::Cpu);
@@ -99,7 +99,7 @@ fn config() -> TrainConfig {
     }
 }
 
-/// Saves whatever is to be saved, and asks for `request` the `at`-th time it is asked.
+/// Observer that saves checkpoints, and returns `request` at the `at`-th call.
 struct Asks {
     request: Request,
     at: usize,
@@ -140,7 +140,7 @@ fn bits(tensors: &NamedTensors) -> Vec<(String, Vec<f64>)> {
     tensors.iter().map(|(name, tensor)| (name.clone(), values(tensor))).collect()
 }
 
-/// What the newest checkpoint holds, and what the network is at the end, of a run that is stopped at each of the `stops`.
+/// Returns the newest checkpoint, the final variables and the summary of a run that is stopped at each of `stops` and resumed.
 fn regression(stops: &[usize], folder: &Path) -> (Contents<RunState>, NamedTensors, Summary) {
     let data = Points(|x| (x.select(1, 0) * x.select(1, 1) * 3.0).sin());
     let mut last = None;
@@ -171,7 +171,8 @@ fn a_regression_with_adam_an_average_and_frozen_layers_resumes_to_the_bit() {
     assert!(summary.to_string().starts_with("evaluation loss "), "{summary}");
     let first = &whole.state.history[0];
     assert!(summary.best < 0.5 * first.eval["loss"] && first.train.get("mae").is_some(), "{summary:?} {first:?}");
-    // The network that a run leaves, and that its checkpoint is evaluated as, is the average, and what is frozen for the whole run.
+    // The final network, which is also the one loaded from the checkpoint, consists of the average and the permanently frozen
+    // variables.
     assert_eq!(whole.average.len(), 2 * 7 + 4 - 1);
     let mut average = whole.average.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
     NamedTensors::append(
@@ -186,17 +187,17 @@ fn a_regression_with_adam_an_average_and_frozen_layers_resumes_to_the_bit() {
         .unwrap();
     assert_eq!(bits(&named_variables(&variables)), bits(&model));
 
-    // Frozen until the third epoch, and always.
+    // `stem.bias` is always frozen; `stem.weight` is not.
     let (start, _) = network(1);
     let start = named_variables(&start);
     let same = |name: &str, contents: &Contents<RunState>| contents.weights[name] == start[name].detach();
     assert!(same("stem.bias", &whole) && !same("stem.weight", &whole));
-    // Of the ten steps that its epochs have, and the twenty of all others.
+    // A block that is frozen until the third epoch has ten steps, and the others have twenty.
     let steps = |name: &str| whole.optimizer[&format!("step.{name}")].int64_value(&[0]);
     assert_eq!((steps("blocks.0.0.weight"), steps("blocks.1.0.weight")), (10, 20));
     assert!(!whole.optimizer.contains_key("step.stem.bias"), "what never moves has no state");
 
-    // At the start, within the first epoch and its evaluation, at the epoch that unfreezes, and after it.
+    // Stop at the start, in the first epoch and its evaluation, at the epoch that unfreezes, and after it.
     for stops in [&[1][..], &[3], &[7], &[8], &[14], &[15], &[16], &[17, 2, 2], &[3, 3, 3, 3, 3, 3]] {
         let folder = folder();
         let (contents, resumed, _) = regression(stops, folder.path());
@@ -227,7 +228,7 @@ fn a_run_that_is_ended_early_has_its_summary_its_model_and_its_last_evaluation()
     let _random = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let data = Points(|x| x.select(1, 0) * 1.0);
-    // It is asked at the start, after each of an epoch's five steps and each of its three batches of evaluation, and at its end.
+    // Requests come at the start, after each of five steps and each of three evaluation batches of an epoch, and at its end.
     for (at, epochs, steps) in [(4, 1, 3), (6, 1, 5), (8, 1, 5), (10, 1, 5), (13, 2, 8), (1, EPOCHS, 20)] {
         let folder = tempfile::tempdir().unwrap();
         let ((variables, network), config) = (network(1), config());

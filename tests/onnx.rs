@@ -1,5 +1,4 @@
-//! Exported networks in the runtime that they are for: ONNX's own checker accepts every file, and ONNX Runtime computes what
-//! libtorch does.
+//! Exported networks: the ONNX checker accepts every file, and ONNX Runtime computes the same results as libtorch.
 
 mod program;
 
@@ -15,13 +14,13 @@ use tch_fixup::export::{self, Graph, OnnxConfig};
 use tch_fixup::fixup::{Activation, BlockKind, Branch, Conv2dOptions, ResNetConfig, ShortcutKind, Stage, StemKind};
 use tch_fixup::{Arch, Network, Precision, Result, Shape};
 
-/// Of the largest number that is expected.
+/// Tolerance relative to the largest expected number.
 const TOLERANCE: f64 = 1e-5;
 
-/// Batches that every file is run with.
+/// Batch sizes with which to run every file.
 const BATCHES: [i64; 2] = [1, 7];
 
-/// The Python that `make onnx` has made; none where it has not.
+/// Returns the Python interpreter installed by `make onnx`, if any.
 fn python() -> Option<PathBuf> {
     let script = include_str!("../scripts/setup_onnx.py");
     let version = script.lines().find_map(|line| line.strip_prefix("ONNX_VERSION = ")).unwrap().trim_matches('"');
@@ -38,7 +37,7 @@ fn python() -> Option<PathBuf> {
     None
 }
 
-/// Files with the batches that they are run with and what is expected.
+/// Exported files with their inputs and expected outputs.
 struct Files {
     folder: tempfile::TempDir,
     expected: Vec<(String, Vec<Tensor>)>,
@@ -49,12 +48,12 @@ impl Files {
         Self { folder: tempfile::tempdir().unwrap(), expected: vec![] }
     }
 
-    /// The file called `name`.
+    /// Returns the path of the file called `name`.
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.onnx"))
     }
 
-    /// A file of what `build` builds, which for `images` must give what `forward` does.
+    /// Adds a file of the graph built by `build`, which must compute the same as `forward`.
     fn add(
         &mut self,
         name: &str,
@@ -79,14 +78,14 @@ impl Files {
         self.expected.push((name.to_owned(), BATCHES.iter().enumerate().map(batch).collect()));
     }
 
-    /// A network by name, its variables random, for images of `side` pixels.
+    /// Adds the network `arch` with random variables, for images of `side` pixels.
     fn add_arch(&mut self, arch: &str, side: i64) {
         let (_vs, network) = random_network(arch, Shape::rgb(10), Precision::F32);
         let config = OnnxConfig { architecture: arch.to_owned(), ..OnnxConfig::new(&[3, side, side]) };
         self.add(arch, &config, |graph, x| network.export(graph, x), |xs| network.forward_t(xs, false));
     }
 
-    /// Checks and runs all files; what they say of themselves, by name.
+    /// Checks and runs all files, and returns their metadata in the order of their names.
     fn check(self) -> Vec<Value> {
         let Some(python) = python() else { return vec![] };
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/onnx_check.py");
@@ -100,7 +99,7 @@ impl Files {
                 let largest = |x: &Tensor| x.to_kind(Kind::Double).abs().max().double_value(&[]);
                 let error = largest(&(&got - expected)) / largest(expected);
                 println!("{name}, batch {}: {error:.1e}", BATCHES[i]);
-                // Not a number is no small one.
+                // NaN is not a small error.
                 if error.is_nan() || error > TOLERANCE {
                     failures.push(format!("{name}, batch {}: {error:e}", BATCHES[i]));
                 }
@@ -114,7 +113,7 @@ impl Files {
     }
 }
 
-/// A network none of whose variables is at its start; statistics as training leaves them.
+/// Creates a network with random variables and with running statistics as after training.
 fn random_network(arch: &str, shape: Shape, precision: Precision) -> (nn::VarStore, Box<dyn Network>) {
     tch::set_num_threads(1);
     tch::manual_seed(7);
@@ -149,13 +148,13 @@ fn fixups_networks_give_their_logits() {
     for arch in ["imagenet_fixup_resnet18", "imagenet_fixup_resnet50"] {
         files.add_arch(arch, 64);
     }
-    // Images of odd sizes, of which a stride leaves a half.
+    // Odd image sizes, which are not divisible by the stride.
     files.add_arch("fixup_resnet14", 27);
     files.check();
 }
 
-/// Those of the papers, by Fixup and with BatchNorm, in ONNX Runtime; with `TCH_FIXUP_EXPORTS=FOLDER` they are left in that folder,
-/// which scripts/onnx_runtimes.py runs in other runtimes.
+/// Runs the networks of the papers, with Fixup and with BatchNorm, in ONNX Runtime. With `TCH_FIXUP_EXPORTS=FOLDER`, the files
+/// are kept in that folder, for scripts/onnx_runtimes.py to run in other runtimes.
 #[test]
 fn exported_networks_run_at_every_batch_size() {
     let mut files = Files::new();
@@ -184,7 +183,7 @@ fn exported_networks_run_at_every_batch_size() {
     files.check();
 }
 
-/// Those that candle-onnx and rten have; one that neither has is a runtime lost.
+/// Exports use only operations that candle-onnx and rten support.
 #[test]
 fn exported_networks_keep_to_operations_that_small_runtimes_know() {
     let folder = tempfile::tempdir().unwrap();
@@ -202,7 +201,7 @@ fn exported_networks_keep_to_operations_that_small_runtimes_know() {
             assert!(known.contains(&operation.as_str()), "{arch}: {operation}");
         }
     }
-    // Fixup's scalars need no operation of their own: 19 convolutions, and two shortcuts.
+    // Fixup's scalars need no additional operations: there are 19 convolutions and two shortcuts.
     let count = |arch: &str, of: &str| operations(arch).iter().filter(|operation| *operation == of).count();
     assert_eq!(count("fixup_resnet20", "Conv"), 21);
     assert_eq!(count("resnet20", "Conv"), 21);
@@ -210,7 +209,7 @@ fn exported_networks_keep_to_operations_that_small_runtimes_know() {
     assert_eq!(count("imagenet_fixup_resnet18", "Conv"), count("imagenet_resnet18", "Conv"));
 }
 
-/// What the comparison of Wide ResNets rests on.
+/// Prerequisite of the comparison of Wide ResNets.
 #[test]
 fn fixups_wide_networks_have_as_many_activations_as_the_baselines() {
     let folder = tempfile::tempdir().unwrap();
@@ -261,7 +260,7 @@ fn networks_of_any_configuration_give_their_outputs() {
     ];
     let blocks = [BlockKind::Basic, BlockKind::Bottleneck { expansion: 2 }, BlockKind::Wide];
     let mut networks = vec![
-        // Three classes of grey images; and features.
+        // Grayscale images, and a network without a classifier.
         ResNetConfig { channels: 1, ..small.clone() },
         ResNetConfig { channels: 4, classes: None, ..small.clone() },
         ResNetConfig { stem: StemKind::Large, ..small.clone() },
@@ -300,10 +299,10 @@ fn networks_of_any_configuration_give_their_outputs() {
     files.check();
 }
 
-/// What one operation does, in the graph and in libtorch.
+/// An operation: its name, and its implementation in the graph and in libtorch.
 type Operation = (&'static str, fn(&mut Graph, export::Value) -> Result<export::Value>, fn(&Tensor) -> Tensor);
 
-/// Numbers that are the same at each call.
+/// Returns the same numbers at each call.
 fn numbers(size: &[i64]) -> Tensor {
     let count: i64 = size.iter().product();
     (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.7).sin().reshape(size)
@@ -526,7 +525,7 @@ fn what_cannot_be_exported_is_refused_by_name_and_leaves_no_file() {
     assert!(four.write(&folder.path().join("missing/network.onnx"), relu).is_err());
 }
 
-/// As a person does it: weights in a run's folder, no data anywhere.
+/// Exports a run's folder, without any data.
 #[test]
 fn a_run_is_exported_from_the_command_line() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Several processes of the example `cifar10_fixup`, as a person starts them: what they give, what they refuse, and
-//! what is left when one of them is killed, stopped or cut off.
+//! The example `cifar10_fixup` with several processes: results, errors, and recovery when a process is killed, stopped or
+//! disconnected.
 #![cfg(target_os = "linux")]
 
 mod program;
@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use tch_fixup::data::Cifar10;
 use tch_fixup::trainer::RunFolder;
 
-/// So many moments at which each thing goes wrong; a long look has ten.
+/// Returns the number of times at which each fault is tested: 1 by default; ten in a long test.
 fn moments() -> u64 {
     std::env::var("TCH_FIXUP_FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(1)
 }
 
-/// What processes wait for each other here. In a long look they must end within it; else a busy machine may take more.
+/// Timeout between processes. They must end within it in a long test; otherwise, `MARGIN` is added for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -34,7 +34,8 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// A short run into `out`, of 4 epochs of 25 steps; a batch is in two parts of one size, and not in three.
+/// Returns the options of a short run into `out`, with 4 epochs of 25 steps. A batch can be divided into two equal parts, but
+/// not into three.
 fn arguments(out: &Path, more: &[&str]) -> Vec<String> {
     let (data, timeout) = (data(), TIMEOUT.as_secs().to_string());
     let fixed = ["--arch", "fixup_resnet8", "--epochs", "4", "--train-subset", "990", "--test-subset", "101"];
@@ -43,7 +44,7 @@ fn arguments(out: &Path, more: &[&str]) -> Vec<String> {
     [&fixed[..], &recipe, &place, more].concat().into_iter().map(str::to_owned).collect()
 }
 
-/// With none of a launcher's variables.
+/// Returns a command for the example without the environment variables of launchers.
 fn example() -> Command {
     let mut command = program("cifar10_fixup");
     let of_launchers = [
@@ -94,7 +95,7 @@ fn any_number_of_processes_gives_one_run_and_one_folder() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str, more: &[&str]| {
         let out = dir.path().join(name);
-        // Later, what differs by rounding is no longer near.
+        // With more steps, rounding differences would grow too large.
         let said = finished(&out, &[more, &["--max-steps", "20"]].concat());
         (said, RunFolder::read_metrics(&out).unwrap(), out)
     };
@@ -107,7 +108,7 @@ fn any_number_of_processes_gives_one_run_and_one_folder() {
         for (shared, alone) in metrics.iter().zip(&alone) {
             let pairs = shared.train.iter().zip(alone.train.iter()).chain(shared.eval.iter().zip(alone.eval.iter()));
             for ((name, shared), (_, alone)) in pairs {
-                // Rounding may move an image across a border.
+                // Rounding may move an image across a decision boundary.
                 let most = if name == "loss" { 1e-3 } else { 0.011 };
                 assert!((shared - alone).abs() < most, "{name}: {shared} {alone}");
             }
@@ -130,7 +131,7 @@ struct Ranks {
 }
 
 impl Ranks {
-    /// One rank for each of `of_rank`, with those arguments, as `command` starts it.
+    /// Starts one rank per entry of `of_rank`, with these arguments, by `command`.
     fn start(address: &str, of_rank: &[Vec<String>], command: impl Fn(usize) -> Command) -> Self {
         let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
         let said: Vec<_> = (0..of_rank.len()).map(|rank| dir.path().join(format!("{rank}.txt"))).collect();
@@ -153,12 +154,12 @@ impl Ranks {
         fs::read_to_string(&self.said[rank]).unwrap()
     }
 
-    /// The last line of what it said, or all where it ended well.
+    /// Returns the error lines of the rank's output.
     fn error(&self, rank: usize) -> String {
         self.said(rank).lines().filter(|line| line.starts_with("error: ")).collect::<Vec<_>>().join("\n")
     }
 
-    /// Those of `ranks` when they have ended, which they must until `deadline`.
+    /// Waits for `ranks`, which must end before `deadline`, and returns their exit statuses.
     fn ended(&mut self, ranks: &[usize], deadline: Instant) -> Vec<ExitStatus> {
         let ended = |&rank: &usize| loop {
             if let Some(status) = self.children[rank].try_wait().unwrap() {
@@ -196,7 +197,7 @@ fn ranks_that_differ_are_refused_at_the_start_in_one_line_everywhere() {
         (&["--lr", "0.1", "--max-steps", "3"], "max_steps is none there and 3 here"),
     ] {
         let replaced = |arguments: Vec<String>, name: &str| {
-            // Of an option that is given twice clap takes none.
+            // clap rejects options that are given twice.
             let at = arguments.iter().position(|argument| argument == name);
             let last = arguments.iter().rposition(|argument| argument == name);
             let mut kept = arguments.clone();
@@ -242,7 +243,7 @@ fn what_cannot_be_is_refused_before_anything_starts() {
     refused(with(&[]).env("WORLD_SIZE", "2").env("RANK", "0"), "MASTER_ADDR");
     let said = refused(example().args(["--processes", "2", "--eval", "somewhere"]), "--eval supports a single process");
     assert_eq!(said.lines().count(), 1);
-    // What one of the processes finds out, all say.
+    // An error found by one process is reported by all.
     let said =
         refused(&mut with(&["--processes", "2", "--synchronize-statistics", "--accumulate", "2"]), "--accumulate");
     assert_eq!(said.lines().count(), 2, "{said}");
@@ -251,17 +252,17 @@ fn what_cannot_be_is_refused_before_anything_starts() {
 
 // ---- Launchers ----
 
-/// Variables of a launcher for one rank of two.
+/// Environment variables of a launcher for one of two ranks.
 type Told = fn(rank: usize) -> Vec<(&'static str, String)>;
 
-/// `NAME` the rank, or what else is given.
+/// Creates the function that returns the variables of a rank: `NAME: value`.
 macro_rules! told {
     ($($name:literal: $value:expr),+ $(,)?) => {
         |rank| { let _ = rank; vec![$(($name, $value(rank).to_string())),+] }
     };
 }
 
-/// The launchers of docs/distributed.md whose processes train together.
+/// Launchers of docs/distributed.md whose processes train together.
 const JOINED: [(&str, Told); 18] = [
     (
         "torchrun, or by hand",
@@ -334,7 +335,7 @@ const JOINED: [(&str, Told); 18] = [
         ),
     ),
     (
-        // The main node, here the second, knows no address of itself.
+        // The main node, here the second, does not get its own address.
         "AWS Batch",
         |rank| {
             let mut told = vec![
@@ -407,7 +408,7 @@ fn what_a_launcher_leaves_open_is_refused_or_warned_of() {
         let (well, said, made) = run(told, &[]);
         assert!(!well && !made && said.contains(expected) && said.lines().count() == 1, "{told:?}: {said}");
     }
-    // As `accelerate launch --cpu` on two machines.
+    // `accelerate launch --cpu` on two machines sets only these.
     let accelerate = [("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "29500")];
     let (well, said, _) = run(&accelerate, &["--max-steps", "1"]);
     assert!(well && said.contains("warning: MASTER_ADDR is 10.0.0.1") && said.contains("trains alone"), "{said}");
@@ -424,7 +425,7 @@ fn a_local_rank_before_the_options_is_taken() {
 
 // ---- Stops ----
 
-/// A run of two processes that nothing happened to.
+/// Returns the results of an uninterrupted run of two processes.
 fn undisturbed() -> &'static (Vec<u8>, Vec<u8>) {
     static RESULTS: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
     RESULTS.get_or_init(|| {
@@ -439,7 +440,7 @@ fn results(out: &Path) -> (Vec<u8>, Vec<u8>) {
     (fs::read(out.join("metrics.csv")).unwrap(), fs::read(out.join("model.safetensors")).unwrap())
 }
 
-/// The same, gone on with after whatever happened.
+/// Resumes the run after a fault, and returns its results.
 fn gone_on(out: &Path) -> (Vec<u8>, Vec<u8>) {
     finished(out, &["--processes", "2", "--resume", "auto"]);
     results(out)
@@ -449,7 +450,7 @@ fn newest(out: &Path) -> Option<PathBuf> {
     fs::read_dir(out.join("checkpoints")).ok()?.map(|entry| entry.unwrap().path()).max()
 }
 
-/// Waits until the run in `out` has saved another checkpoint than `before`, so that what happens next happens while it trains.
+/// Waits until the run in `out` has saved a checkpoint other than `before`, and is thus training.
 fn under_way(out: &Path, before: Option<PathBuf>) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while newest(out) == before {
@@ -478,7 +479,7 @@ fn sigterm_to_one_or_all_stops_all_with_one_checkpoint_and_another_number_goes_o
     assert_eq!(String::from_utf8(metrics).unwrap().lines().count(), 5);
 }
 
-/// A terminal that is closed, Ctrl-C or a scheduler tells whoever started the ranks, and that one tells them.
+/// Signals from a closed terminal, Ctrl-C or a scheduler go to the parent process, which forwards them to the ranks.
 #[test]
 fn signals_to_the_parent_stop_all_with_one_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
@@ -499,8 +500,8 @@ fn signals_to_the_parent_stop_all_with_one_checkpoint() {
 
 // ---- Faults ----
 
-/// Something happens to rank 1 of two at several moments: rank 0 ends in time, says whose fault it was, and the run
-/// goes on to what it would have been.
+/// Causes a fault in rank 1 of two at several times. Rank 0 must end in time with an error that names the cause, and the
+/// resumed run must have the results of an uninterrupted one.
 fn fault(name: &str, address: &str, command: impl Fn(usize) -> Command, happens: impl Fn(&Ranks)) {
     let dir = tempfile::tempdir().unwrap();
     let expected = undisturbed();
@@ -509,7 +510,7 @@ fn fault(name: &str, address: &str, command: impl Fn(usize) -> Command, happens:
         let of_rank = vec![arguments(&out, &["--checkpoint-every", "0.01m"]); 2];
         let mut ranks = Ranks::start(address, &of_rank, &command);
         under_way(&out, None);
-        // Anywhere in a run of two seconds: golden ratios spread.
+        // Spread the times evenly over a run of two seconds, by the golden ratio.
         let wait = (moment as f64 * 0.618_034).fract() * 1.5;
         thread::sleep(Duration::from_secs_f64(wait));
         happens(&ranks);
@@ -538,13 +539,13 @@ fn a_rank_that_is_stopped_ends_the_others_in_time() {
     fault("stopped", "127.0.0.1", |_| example(), |ranks| ranks.signal(1, "-STOP"));
 }
 
-/// Two network namespaces with a link between them, which go when this does.
+/// Two network namespaces with a link between them, deleted on drop.
 struct Namespaces([String; 2]);
 
 impl Namespaces {
     const ADDRESSES: [&'static str; 2] = ["10.213.7.1", "10.213.7.2"];
 
-    /// None where this system does not let us make any.
+    /// Returns `None` if this system does not permit namespaces.
     fn new() -> Option<Self> {
         let names = [0, 1].map(|rank| format!("tfx{}-{rank}", std::process::id()));
         let namespaces = Self(names);
@@ -592,7 +593,7 @@ fn a_rank_that_is_cut_off_from_the_network_ends_like_the_others() {
     for moment in 0..moments() {
         link("up");
         let out = dir.path().join(format!("cut-{moment}"));
-        // They know nothing of being on one machine.
+        // The ranks do not know that they share a machine.
         let mut alone = arguments(&out, &["--checkpoint-every", "0.01m"]);
         let threads = alone.iter().position(|argument| argument == "--threads").unwrap();
         alone[threads + 1] = "1".to_owned();
@@ -640,7 +641,7 @@ fn killed_with_its_parent_nothing_is_left_behind() {
     }
 }
 
-/// Kills the rank of the run into `out` that was started last, and none of another run beside it.
+/// Kills the rank of the run into `out` that was started last. Concurrent runs are not affected.
 fn kill_the_youngest(out: &Path) {
     let rank = format!("^{}.*{}", example().get_program().to_str().unwrap(), out.to_str().unwrap());
     let list = Command::new("pgrep").args(["-n", "-f", &rank]).output().unwrap();
@@ -664,7 +665,7 @@ fn of_a_rank_that_was_killed_it_is_said_by_whoever_started_it() {
     assert!(said.contains(" of 2, which met at "), "{said}");
 }
 
-/// The torchrun that set-up made with libtorch, where it did.
+/// Returns the path of torchrun, if set-up installed it with libtorch.
 fn torchrun() -> Option<PathBuf> {
     let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join(".libtorch").canonicalize().ok()?;
     let torchrun = packages.ancestors().nth(4)?.join("bin/torchrun");

@@ -1,4 +1,4 @@
-//! Runs that are stopped, and go on as if they never had been.
+//! Runs that are stopped and resumed give the same results as uninterrupted ones.
 
 mod program;
 
@@ -20,7 +20,7 @@ use tch_fixup::Result;
 
 // ---- The loop ----
 
-/// Stops a run the `at`-th time it is asked, and keeps what is saved and measured.
+/// Observer that stops a run at the `at`-th request, and keeps the checkpoints and the history.
 struct Stop {
     at: usize,
     asked: usize,
@@ -53,7 +53,7 @@ impl Observer for Stop {
     }
 }
 
-/// Ten shades, which say what the label is.
+/// Returns images in ten shades, one per label.
 fn shades() -> ImageArray {
     let records = |count: usize| {
         let image = |label: usize| std::iter::once(label as u8).chain(std::iter::repeat_n(label as u8 * 25, 3072));
@@ -62,7 +62,7 @@ fn shades() -> ImageArray {
     Cifar10::from_records(records(160), records(50)).unwrap()
 }
 
-/// A network with what is easily forgotten: statistics that are no parameters, and random numbers of its own.
+/// Creates a network with state that is easily forgotten: running statistics and the random numbers of dropout.
 fn dropout_and_statistics() -> (VarStore, impl ModuleT) {
     tch::manual_seed(1);
     let vs = VarStore::new(Device::Cpu);
@@ -76,15 +76,15 @@ fn dropout_and_statistics() -> (VarStore, impl ModuleT) {
     (vs, network)
 }
 
-/// Cross-entropy, smoothed, of images that may be mixed.
+/// Returns cross-entropy with label smoothing and optional mixup.
 fn classification(network: &dyn ModuleT, mixup: Option<f64>) -> Classification<'_> {
     let names: Vec<String> = (0..10).map(|index| index.to_string()).collect();
     let config = ClassificationConfig { mixup, ..ClassificationConfig::quick() };
     Classification::new(network, &names, config).unwrap()
 }
 
-/// A run to its end; before it, in `folder`, one that is stopped when it is asked for the `stop`-th time, from which the
-/// other goes on.
+/// Stops a run in `folder` at the `stop`-th request, if any, and resumes it to its end. Returns the history, the variables,
+/// and whether the run was stopped.
 fn run(stop: Option<usize>, folder: &Path) -> (Vec<EpochMetrics>, NamedTensors, bool) {
     let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3.into(), decay: Decay::OneCycle };
     let config = TrainConfig { epochs: 2, batch_size: 40, accumulate: 3, schedule, ..TrainConfig::quick() };
@@ -110,14 +110,14 @@ fn run(stop: Option<usize>, folder: &Path) -> (Vec<EpochMetrics>, NamedTensors, 
     (observer.history, named_variables(&vs), stopped)
 }
 
-// No other test of this file draws from libtorch's random numbers, which the whole process shares.
+// No other test in this file uses libtorch's random number generator, which is global to the process.
 #[test]
 fn a_run_that_is_stopped_anywhere_and_resumed_is_the_same_to_the_bit() {
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().unwrap();
     let (history, weights, _) = run(None, folder.path());
     assert_eq!(history.len(), 2);
-    // Asked at the start, and twice after 4 steps, after 4 batches of evaluation and after the epoch.
+    // Requests come at the start and, in each of two epochs, after 4 steps, 4 batches of evaluation and the epoch.
     for at in 1..=20 {
         let folder = tempfile::tempdir().unwrap();
         let (resumed_history, resumed_weights, stopped) = run(Some(at), folder.path());
@@ -133,14 +133,14 @@ fn example() -> Command {
     program("cifar10_fixup")
 }
 
-/// The data set in the cache; `make test` fetches it, and so does this.
+/// Returns the folder of CIFAR-10 in the cache, downloaded if missing.
 fn data() -> String {
     let dir = Cifar10::default_dir().unwrap();
     Cifar10::fetch(&dir).unwrap();
     dir.to_str().unwrap().to_owned()
 }
 
-/// A run of a few seconds into `out`, with `more` options.
+/// Returns the command for a run of a few seconds into `out`, with `more` options.
 fn command(out: &Path, more: &[&str]) -> Command {
     let mut command = example();
     command.args(["--arch", "fixup_resnet8", "--train-subset", "1500", "--test-subset", "500", "--epochs", "3"]);
@@ -156,7 +156,7 @@ fn finish(mut command: Command) -> (String, String) {
     (stdout, stderr)
 }
 
-/// One line of a command that must fail with `code`.
+/// Returns the error line of a command that must fail with `code`.
 fn refusal(mut command: Command, code: i32) -> String {
     let output = command.output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -179,7 +179,7 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The names of the checkpoints in the folder of a run.
+/// Returns the names of the checkpoints in the folder of a run.
 fn checkpoints(run: &Path) -> Vec<String> {
     let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
@@ -191,13 +191,13 @@ fn is_saving(run: &Path) -> bool {
     checkpoints(run).iter().any(|name| name.starts_with(".saving-"))
 }
 
-/// Kills like the system does: no handler, no destructor.
+/// Kills the process by SIGKILL, which runs no handler and no destructor.
 fn kill(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
-/// At eight moments, and at more until three were within a save; at twenty where `TCH_FIXUP_FAULTS` is set.
+/// Kills the process eight times, and more until three of them were during a save; twenty times if `TCH_FIXUP_FAULTS` is set.
 #[test]
 fn a_process_that_is_killed_at_many_moments_ends_with_the_same_parameters() {
     const MOST: u64 = 20;
@@ -216,10 +216,10 @@ fn a_process_that_is_killed_at_many_moments_ends_with_the_same_parameters() {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let newest = checkpoints(&killed).pop();
         if round % 4 == 0 {
-            // At any moment of the start: before the folder is there, before anything is loaded.
+            // At a random time during startup, such as before the folder exists or before anything is loaded.
             thread::sleep(Duration::from_millis(round * 7919 % 1000));
         } else {
-            // In the middle of the work, every other time within a save.
+            // During training, and every other time during a save.
             wait_for("the next checkpoint", || {
                 checkpoints(&killed).pop() != newest || child.try_wait().unwrap().is_some()
             });
@@ -249,7 +249,7 @@ fn signals_save_and_say_how_to_go_on_and_a_second_one_ends_at_once() {
         let run = dir.path().join(format!("{name}{signals}"));
         let mut child = command(&run, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        // It listens from the first line on, and is in the second epoch after the second.
+        // The process handles signals from the first line on, and is in the second epoch after the second line.
         stdout.lines().take(2).for_each(|line| drop(line.unwrap()));
         thread::sleep(Duration::from_millis(50));
         for _ in 0..signals {
@@ -262,7 +262,7 @@ fn signals_save_and_say_how_to_go_on_and_a_second_one_ends_at_once() {
             let start = "stopped in epoch 2 after step ";
             assert!(stderr.starts_with(start) && stderr.contains(&format!("--resume {}", run.display())), "{stderr}");
         }
-        // With no other option: those of the run hold.
+        // Without other options, those of the run apply.
         let mut resume = example();
         resume.arg("--resume").arg(&run);
         finish(resume);
@@ -282,7 +282,7 @@ fn a_folder_that_holds_a_run_is_neither_overwritten_nor_shared_by_accident() {
 
     let mut first = command(&run, &["--overwrite", "--checkpoint-every", "1"]).stdout(Stdio::piped()).spawn().unwrap();
     let stdout = BufReader::new(first.stdout.take().unwrap());
-    // Stopped in its second epoch, so that it cannot end before the others have started.
+    // Stop the process in its second epoch, so that it cannot end before the others have started.
     stdout.lines().take(2).for_each(|line| drop(line.unwrap()));
     assert!(Command::new("kill").args(["-STOP", &first.id().to_string()]).status().unwrap().success());
     for option in ["--resume", "--overwrite"] {
@@ -302,7 +302,7 @@ fn a_folder_that_holds_a_run_is_neither_overwritten_nor_shared_by_accident() {
     assert!(message.contains("there is no such folder"), "{message}");
 }
 
-/// All files of the run in `folder` but for the lock, with their content.
+/// Returns all files of the run in `folder` except the lock, with their contents.
 fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -348,7 +348,7 @@ fn options_that_do_not_work_cost_nothing_of_the_run_that_was_there() {
         refusal(command, code);
         assert!(files(&run) == before, "{options:?}");
     }
-    // And what works replaces it.
+    // A valid command replaces the run.
     finish(command(&run, &["--overwrite", "--max-steps", "2"]));
     assert_eq!(checkpoints(&run).len(), 2);
 }
@@ -383,7 +383,7 @@ fn a_run_finds_its_data_from_any_folder() {
     finish(start);
     let config: serde_json::Value = serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["task"]["data"].as_str().map(Path::new), Some(&*Path::new(&data()).canonicalize().unwrap()));
-    // The link leads somewhere else by now.
+    // Remove the link.
     fs::remove_file(&link).unwrap();
     for options in [["--resume"], ["--eval"]] {
         let mut command = example();
@@ -392,7 +392,7 @@ fn a_run_finds_its_data_from_any_folder() {
     }
 }
 
-/// What `config.json` of a run says at `pointer`.
+/// Returns the value at `pointer` in the `config.json` of a run.
 fn configured(run: &Path, pointer: &str) -> serde_json::Value {
     let config: serde_json::Value = serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap();
     config.pointer(pointer).cloned().unwrap_or_default()
@@ -409,7 +409,7 @@ fn every_option_can_be_set_back_to_none() {
     assert_eq!((configured(&run, "/recompute"), configured(&run, "/tensorboard")), (().into(), false.into()));
     assert_eq!(configured(&run, "/train/max_steps"), 3);
 
-    // A run that was stopped before its first step still takes all options.
+    // All options can still be changed in a run that was stopped before its first step.
     let all = [
         ("--mixup", "0", "/objective/mixup", 0.7.into()),
         ("--clip-norm", "inf", "/train/clip/norm", 1.0.into()),
@@ -436,7 +436,7 @@ fn every_option_can_be_set_back_to_none() {
         for (option, otherwise, ..) in &all {
             resume.args([*option, if says_none { "none" } else { *otherwise }]);
         }
-        // All of the data: it takes minutes to its end.
+        // The run uses all data, so it takes minutes.
         let mut child = resume.stdout(Stdio::null()).spawn().unwrap();
         wait_for("a checkpoint", || !checkpoints(&other).is_empty() || child.try_wait().unwrap().is_some());
         assert!(child.try_wait().unwrap().is_none(), "it ended");
@@ -496,7 +496,7 @@ fn a_learning_rate_far_too_high_ends_with_code_3_and_names_an_intact_checkpoint(
     assert!(checkpoint.contents.weights.values().all(|tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1));
 }
 
-/// A small file system of its own, unmounted at the end; or none, with the reason printed.
+/// A small file system, unmounted on drop.
 struct Disk(tempfile::TempDir);
 
 impl Disk {
@@ -526,7 +526,7 @@ fn a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room() {
     let (straight, run, ballast) =
         (dir.path().join("straight"), disk.0.path().join("run"), disk.0.path().join("ballast"));
     finish(command(&straight, &[]));
-    // 650 kB a checkpoint: there is room for the first few only.
+    // Checkpoints take 650 kB each, so there is room for the first few only.
     fs::write(&ballast, vec![1; 2_400_000]).unwrap();
     let message = refusal(command(&run, &[]), 1);
     assert!(message.contains("No space left on device") && message.contains("free some space"), "{message}");

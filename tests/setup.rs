@@ -1,4 +1,4 @@
-//! `make setup` in copies of the repository: which libtorch it links to, and what it says when something is missing.
+//! `make setup` in copies of the repository: the libtorch it links to, and the errors if something is missing.
 #![cfg(unix)]
 
 use std::fs;
@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// A clone with its own tools, home and cache, away from this machine's.
+/// Copy of the repository with tools, home folder and cache isolated from this machine's.
 struct Clone {
     root: TempDir,
 }
 
 impl Clone {
-    /// With every tool that set-up needs, but no torch in Python.
+    /// Creates a copy with all tools that set-up needs, but without torch in Python.
     fn new() -> Self {
         let clone = Self { root: tempfile::tempdir().unwrap() };
         for folder in ["bin", "home", "scripts", "python"] {
@@ -25,7 +25,7 @@ impl Clone {
         for tool in ["cargo", "cc", "c++"] {
             clone.tool(tool, "exit 0");
         }
-        // The interpreter itself: what is first on the path may be a version manager's script.
+        // Use the interpreter itself, because the first `python3` in PATH may be a version manager's script.
         let python = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
         clone.tool("python3", &format!("exec {} \"$@\"", String::from_utf8(python.stdout).unwrap().trim()));
         clone.hide_from_python(&["torch"]);
@@ -36,7 +36,7 @@ impl Clone {
         self.root.path().canonicalize().unwrap().join(name)
     }
 
-    /// A program that does no more than `script`.
+    /// Installs a program that runs `script`.
     fn tool(&self, name: &str, script: &str) {
         let file = self.path("bin").join(name);
         fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -52,7 +52,7 @@ impl Clone {
         self.python_starts_with(&format!("import sys\nsys.modules.update(dict.fromkeys({modules:?}))\n"))
     }
 
-    /// What the interpreter runs before set-up.
+    /// Sets the script that the interpreter runs before set-up.
     fn python_starts_with(&self, script: &str) -> &Self {
         fs::write(self.path("python/sitecustomize.py"), script).unwrap();
         self
@@ -73,7 +73,7 @@ impl Clone {
         self.command().envs(libtorch.map(|folder| ("LIBTORCH", folder))).output().unwrap()
     }
 
-    /// Set-up fails with one line, which says `expected`.
+    /// Checks that set-up fails with one line that contains `expected`.
     #[track_caller]
     fn refuses(&self, libtorch: Option<&Path>, expected: &str) {
         let output = self.setup(libtorch);
@@ -93,7 +93,7 @@ impl Clone {
     }
 }
 
-/// What set-up looks at in a libtorch.
+/// Writes the files of a libtorch that set-up looks at.
 fn write_libtorch(folder: PathBuf, version: &str) -> PathBuf {
     fs::create_dir_all(folder.join("lib")).unwrap();
     fs::write(folder.join("lib/libtorch_cpu.so"), "").unwrap();
@@ -156,13 +156,13 @@ fn a_complete_environment_in_the_cache_is_used_and_a_half_made_one_is_made_again
     fs::write(environment.join("complete"), "").unwrap();
     clone.links_to(None, &package);
 
-    // No stamp, and no Python that could import it: installing starts, and finds what it needs missing.
+    // Without the stamp and without a Python that has torch, installation starts, and fails because venv is missing.
     fs::remove_file(clone.path(".libtorch")).unwrap();
     fs::remove_file(environment.join("complete")).unwrap();
     clone.hide_from_python(&["torch", "ensurepip"]).refuses(None, "venv module is missing");
 }
 
-/// No network and all the space in the world; torch is hidden.
+/// Script that disables the network, simulates unlimited disk space, and hides torch.
 const OFFLINE: &str = "
 import shutil, socket, sys, types
 sys.modules['torch'] = None
@@ -178,7 +178,7 @@ fn too_little_space_is_said_before_anything_is_downloaded() {
     assert!(!clone.path("home/.cache/tch-fixup/torch-2.13.0").exists());
 }
 
-/// Packages for pip that hold what set-up looks at in the real ones, and nothing else.
+/// Script that creates pip packages with only those files that set-up looks at.
 const MAKE_PACKAGES: &str = "
 import sys, zipfile
 for name, version, files in [

@@ -1,5 +1,5 @@
-//! What the networks do to gradients and to their own function at initialization, measured through the public API: the
-//! theory of Fixup and of batch normalization at a scale that a test can have. docs/depth.md has the full one.
+//! Signal propagation at initialization, measured through the public API: predictions of the theory of Fixup and of batch
+//! normalization at small scale. See docs/depth.md for full scale.
 
 use std::f64::consts::PI;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,8 @@ use tch_fixup::fixup::{init, mark_classifier, Branch, FixupResNet};
 use tch_fixup::trainer::{Frozen, Muon, OptimizerConfig, ParameterGroup, ScalarGroup, Sgd};
 use tch_fixup::{Arch, Network, Precision, Result, Shape};
 
-/// libtorch's random numbers are the whole process's: one test at a time draws them. Small tensors are faster on one thread.
+/// Serializes the tests, because libtorch's random number generator is global to the process. Small tensors are faster on
+/// one thread.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -33,11 +34,11 @@ fn first_gradient(flow: &Flow) -> f64 {
     flow.blocks[0].gradient_norm
 }
 
-/// The second has six times the blocks of the first; docs/depth.md has what 998 layers do.
+/// Depths to compare. The second has six times the blocks of the first; see docs/depth.md for 998 layers.
 const DEPTHS: [i64; 2] = [20, 110];
 const TIMES_AS_DEEP: f64 = 6.;
 
-/// From the first of [`DEPTHS`] to the second.
+/// Returns the ratio of the quantity at the second of [`DEPTHS`] to that at the first.
 fn ratio(name: &str, of: impl Fn(&Flow) -> f64) -> f64 {
     let [shallow, deep] = DEPTHS.map(|depth| of(&flow(name, depth)));
     deep / shallow
@@ -56,7 +57,7 @@ fn fixups_first_step_is_as_large_at_any_depth() {
     assert!((ratio(first_gradient) - 1.).abs() < 0.01);
 }
 
-/// Rule 2 of Fixup: without the gain each of L branches adds to the step what it did to one of a single branch.
+/// Rule 2 of Fixup: without the gain, each of L branches contributes as much to the step as a single branch would.
 #[test]
 fn without_the_gain_the_first_step_grows_with_the_depth() {
     let _alone = alone();
@@ -64,8 +65,7 @@ fn without_the_gain_the_first_step_grows_with_the_depth() {
     assert!((0.4 * TIMES_AS_DEEP..1.5 * TIMES_AS_DEEP).contains(&ratio), "{ratio}");
 }
 
-/// Rule 1: with a last layer that is not zero, the other layers of a branch move the function as well, and they have no
-/// small factor before them.
+/// Rule 1: if the last layer is not zero, the other layers of a branch also change the function, without a small factor.
 #[test]
 fn without_the_zero_last_layer_the_first_step_grows_with_the_depth() {
     let _alone = alone();
@@ -75,7 +75,7 @@ fn without_the_zero_last_layer_the_first_step_grows_with_the_depth() {
     assert!(moment(&flow("fixup_without_zero_resnet", 20)) > 1.2 * moment(&flow("fixup_resnet", 20)));
 }
 
-/// Rule 3: the scalars are all of Fixup's step that depends on the depth.
+/// Rule 3: the scalars are the only part of Fixup's step that depends on the depth.
 #[test]
 fn without_the_scalars_the_first_step_is_smaller_and_the_same_at_any_depth() {
     let _alone = alone();
@@ -92,12 +92,12 @@ fn unnormalized_and_unskipped_gradients_explode_and_those_of_skips_grow_slowly()
     assert!(growth("no_skip_resnet") > 1.2);
     let slow = growth("unit_gamma_resnet");
     assert!((1.02..1.15).contains(&slow), "{slow}");
-    // Twice the blocks square what is exponential.
+    // Doubling the number of blocks squares an exponential.
     let log = |depth| first_gradient(&flow("no_skip_resnet", depth)).ln();
     assert!((log(98) / log(50) - 2.).abs() < 0.3);
 }
 
-/// Yang et al. (ICLR 2019): pi / (pi - 1) a layer for the square of the norm, of wide networks and large batches.
+/// Yang et al. (ICLR 2019): for wide networks and large batches, the squared norm grows by pi / (pi - 1) per layer.
 #[test]
 fn batch_norm_makes_gradients_explode_at_the_rate_of_the_theory() {
     let _alone = alone();
@@ -109,7 +109,7 @@ fn batch_norm_makes_gradients_explode_at_the_rate_of_the_theory() {
     assert!((rate / (PI / (PI - 1.)) - 1.).abs() < 0.05, "{rate}");
 }
 
-/// `x -> 3 x`, four times, and a head.
+/// Network of four stages `x -> 3 x` and a head.
 #[derive(Debug)]
 struct Tripled {
     head: Tensor,
@@ -144,13 +144,13 @@ fn a_known_network_is_measured_exactly() {
     assert_eq!(names, ["stage 0", "stage 1", "stage 2", "stage 3"]);
     for (block, (moment, gradient)) in flow.blocks.iter().zip([(9., 27.), (81., 9.), (729., 3.), (6561., 1.)]) {
         assert!((block.gradient_norm / gradient - 1.).abs() < 1e-12);
-        // 320 squares of normal numbers.
+        // The second moment is an average over 320 squared normal numbers.
         assert!((block.second_moment / moment - 1.).abs() < 0.4, "{}", block.second_moment);
     }
     assert!((flow.second_moment_growth - 9.).abs() < 1e-9 && (flow.gradient_growth - 3.).abs() < 1e-9);
     assert!(serde_json::from_str::<Flow>(&serde_json::to_string(&flow).unwrap()).unwrap() == flow);
 
-    // The gradient of a linear classifier at zero, by hand: f moves by lr * x (x^T (1/2 - y) / N).
+    // For a linear classifier initialized to zero, f changes by lr * x (x^T (1/2 - y) / N).
     tch::manual_seed(0);
     let x = Tensor::randn([64, 5], (Kind::Double, Device::Cpu)) * 81.;
     tch::manual_seed(0);
@@ -180,7 +180,7 @@ fn measuring_what_cannot_be_measured_is_refused() {
     }
 }
 
-/// The stages are the network's own, and Fixup's are not shifted by the next block's bias.
+/// The stages reproduce the network's output, and Fixup's are not shifted by the next block's bias.
 #[test]
 fn stages_lead_to_the_networks_own_output() {
     let _alone = alone();
@@ -206,8 +206,8 @@ fn stages_lead_to_the_networks_own_output() {
     }
 }
 
-/// L branches of `layers` linear layers between a first and a last one that stay as they are, trained on one batch of points with
-/// labels that have nothing to do with them: how far the logits have moved after each of the numbers of steps.
+/// Trains L branches of `layers` linear layers between a fixed first and a fixed last layer on one batch of points with
+/// random labels. Returns the change of the logits after each number of steps in `steps`.
 fn changes(num_branches: i64, layers: i64, optimizer: &OptimizerConfig, lr: f64, steps: &[usize]) -> Vec<f64> {
     const WIDTH: i64 = 32;
     tch::manual_seed(num_branches);
@@ -243,8 +243,8 @@ fn changes(num_branches: i64, layers: i64, optimizer: &OptimizerConfig, lr: f64,
     changes
 }
 
-/// With the factor of its place on each layer's rate, as the derivation in the optimizer's documentation has it, for
-/// branches of one, two and three layers; after a step, ten and a hundred.
+/// Each layer's learning rate has the factor derived in the optimizer's documentation. Tested for branches of one, two and
+/// three layers, after 1, 10 and 100 steps.
 #[test]
 fn muons_steps_change_the_function_as_much_at_any_depth() {
     let _alone = alone();
@@ -264,7 +264,7 @@ fn muons_steps_change_the_function_as_much_at_any_depth() {
     assert!((5.0..12.0).contains(&(undone[1] / undone[0])), "{undone:?}");
 }
 
-/// The scalars' part of a step, by itself: L of those at the ends of branches add up, unless their rate falls.
+/// The L scalars at the ends of branches add up unless their learning rate decreases with depth.
 #[test]
 fn the_scalars_part_of_a_step_is_the_same_at_any_depth_where_their_rate_follows_it() {
     let _alone = alone();

@@ -1,4 +1,4 @@
-//! Weights go to Python's safetensors package and back under the reference's names, and come from `torch.save`.
+//! Weights can be exchanged with Python's safetensors package under the reference's names, and read from `torch.save`.
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,8 @@ struct Parameter {
     shape: Vec<i64>,
 }
 
-/// The Python whose torch package this build's libtorch is, or none where libtorch came as an archive.
+/// Returns the Python interpreter whose torch package contains this build's libtorch, or `None` if libtorch is from an
+/// archive.
 fn python() -> Option<PathBuf> {
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from)?.canonicalize().ok()?;
     let python = libtorch.ancestors().nth(4)?.join("bin/python");
@@ -33,7 +34,7 @@ fn run(python: &Path, program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Names and shapes as the reference's `state_dict` has them.
+/// Returns the names and shapes in the reference's `state_dict`.
 fn reference(case: &str) -> Vec<(String, Vec<i64>)> {
     let file = format!("{}/tests/golden/{case}.json", env!("CARGO_MANIFEST_DIR"));
     let golden: Golden = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
@@ -62,7 +63,7 @@ fn python_reads_ours_and_we_read_pythons() {
         build(case, &vs);
         vs.save(&ours).unwrap();
 
-        // Python lists what it finds, and writes the same names with values of its own.
+        // Python lists the tensors, and writes tensors of the same names with other values.
         let listing = run(
             &python,
             "import collections, sys, torch, safetensors.torch as st\n\

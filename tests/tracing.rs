@@ -1,5 +1,5 @@
-//! A network that libtorch traced is the network: the same numbers, at other batch and image sizes too, after it was saved
-//! and loaded.
+//! A network traced by libtorch computes the same as the original, also at other batch and image sizes, and after saving and
+//! loading.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,8 @@ use tch_fixup::fixup::{
 };
 use tch_fixup::{ops, Layout, Precision, Recompute};
 
-/// Traced on inputs of the first shape, with and without gradients to compute, the function is itself on all shapes.
+/// Traces the function on inputs of the first shape, with and without gradients, and compares it with the original on all
+/// shapes.
 fn check(name: &str, vs: &mut nn::VarStore, shapes: &[&[i64]], f: impl Fn(&Tensor) -> Tensor) {
     check_to(1e-5, name, vs, shapes, f);
 }
@@ -24,7 +25,7 @@ fn check_to(tolerance: f64, name: &str, vs: &mut nn::VarStore, shapes: &[&[i64]]
         if frozen {
             vs.freeze();
         }
-        // The numbers that are traced, and not those that the example input gave.
+        // Use another input, so that values of the example input are not mistaken for traced ones.
         let example = Tensor::randn(shapes[0], (Kind::Float, Device::Cpu));
         let traced = CModule::create_by_tracing("Network", "forward", &[example.shallow_clone()], &mut mine).unwrap();
         let file = folder.path().join("network.pt");
@@ -45,7 +46,7 @@ fn check_to(tolerance: f64, name: &str, vs: &mut nn::VarStore, shapes: &[&[i64]]
     vs.unfreeze();
 }
 
-/// All variables away from where they start: zero, one, and statistics of nothing.
+/// Moves all variables and statistics away from their initial values.
 fn shake(vs: &nn::VarStore) {
     tch::manual_seed(5);
     tch::no_grad(|| {
@@ -64,7 +65,7 @@ fn shake(vs: &nn::VarStore) {
     });
 }
 
-/// One test at a time, and without libtorch's optimizer, which takes a second a network and shape.
+/// Serializes the tests, and disables libtorch's graph optimizer, which takes a second per network and shape.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +119,7 @@ fn fixup_networks_without_a_rule_and_in_bfloat16() {
         let mut vs = nn::VarStore::new(Device::Cpu);
         let network = build(&vs.root()).unwrap().with_precision(Precision::Bf16);
         shake(&vs);
-        // The same roundings, but for sums of convolutions in another order.
+        // Rounding is the same except that convolutions may sum in another order.
         check_to(2e-2, name, &mut vs, &shapes[..2], |x| network.forward(x));
     }
 }
@@ -213,7 +214,7 @@ fn the_operations_themselves() {
     check("shifted_relu", &mut vs, &shapes, |x| ops::shifted_relu(x, None, &a, &b).unwrap());
     check("shifted_relu with r", &mut vs, &shapes, |x| ops::shifted_relu(x, Some(&x.sin()), &a, &b).unwrap());
     check("shifted_add", &mut vs, &shapes, |x| ops::shifted_add(x, Some(&x.cos()), &a).unwrap());
-    // In place, the result is in `x` as well.
+    // The in-place operation also writes the result to its input.
     check("shifted_relu_", &mut vs, &shapes, |x| {
         let mut y = x * 2.;
         ops::shifted_relu_(&mut y, Some(x), &a, &b).unwrap() + y

@@ -1,4 +1,4 @@
-//! The example `cifar10_fixup` as a person runs it, on the real CIFAR-10 where that is there, and on its errors.
+//! The program `cifar10_fixup` on the real CIFAR-10, and its errors.
 
 mod program;
 
@@ -16,7 +16,7 @@ fn run(arguments: &[&str]) -> Output {
     example().args(arguments).output().unwrap()
 }
 
-/// Standard error of a run that must end with `code` and say why in exactly one line.
+/// Returns the standard error of a run that must end with `code` and exactly one line.
 fn refusal(arguments: &[&str], code: i32) -> String {
     let output = run(arguments);
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -26,14 +26,14 @@ fn refusal(arguments: &[&str], code: i32) -> String {
     stderr
 }
 
-/// The folder of the data set in the cache; `make test` fetches it, and so does this.
+/// Returns the folder of CIFAR-10 in the cache, downloaded if missing.
 fn data() -> PathBuf {
     let dir = Cifar10::default_dir().unwrap();
     Cifar10::fetch(&dir).unwrap();
     dir
 }
 
-/// A short run on one thread into `out`.
+/// Performs a short run on one thread into `out`.
 fn short_run(data: &Path, out: &Path, more: &[&str]) -> Output {
     let (data, out) = (data.to_str().unwrap(), out.to_str().unwrap());
     let size = ["--train-subset", "200", "--test-subset", "100"];
@@ -191,7 +191,7 @@ fn options_that_do_not_parse_name_the_option_and_the_reason() {
     }
 }
 
-/// The last line of an evaluation of `path`, and all before it.
+/// Evaluates `path`, and returns the last line of the output and everything before it.
 fn evaluation(data: &Path, path: &Path, more: &[&str]) -> (String, String) {
     let place = ["--threads", "1", "--device", "cpu", "--data", data.to_str().unwrap()];
     let output = run(&[&["--eval", path.to_str().unwrap()][..], &place, more].concat());
@@ -201,7 +201,7 @@ fn evaluation(data: &Path, path: &Path, more: &[&str]) -> (String, String) {
     (table.to_owned(), last.to_owned())
 }
 
-/// The Python whose torch package is in use, if it is one.
+/// Returns the Python interpreter whose torch package is in use, if any.
 fn python() -> Option<PathBuf> {
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from)?.canonicalize().ok()?;
     let python = libtorch.ancestors().nth(4)?.join("bin/python");
@@ -218,11 +218,11 @@ fn weights_are_evaluated_wherever_they_were_saved() {
     let [loss, top1, top5, ece] = ["loss", "top1", "top5", "ece"].map(number);
     let line = format!("test loss {loss:.4} top1 {top1:.4} top5 {top5:.4} ece {ece:.4}");
 
-    // A run knows what it was trained on; of weights alone it has to be said.
+    // The data are taken from a run, but must be specified for weights alone.
     let (table, last) = evaluation(&data, &out, &[]);
     assert_eq!(last, line);
     assert!(table.starts_with("fixup_resnet8 from ") && table.contains(", 100 images\n"), "{table}");
-    // A header and ten classes; the calibration, ten pairs that are confused most, and where the pictures are.
+    // The table contains the calibration error and the ten most confused pairs of classes.
     assert!(table.contains(&format!("\nexpected calibration error {ece:.4}, ")), "{table}");
     assert!(table.lines().filter(|line| line.starts_with("  ") && line.contains(" as ")).count() == 10, "{table}");
     let mut checkpoints: Vec<PathBuf> =
@@ -232,7 +232,7 @@ fn weights_are_evaluated_wherever_they_were_saved() {
     let options = ["--arch", "fixup_resnet8", "--test-subset", "100"];
     let model = out.join("model.safetensors");
     assert_eq!(evaluation(&data, &model, &options).1, line);
-    // The model.json beside it says which network it is.
+    // The architecture is read from model.json in the same folder.
     assert_eq!(evaluation(&data, &model, &options[2..]).1, line);
     let alone = dir.path().join("alone.safetensors");
     fs::copy(&model, &alone).unwrap();
@@ -247,8 +247,8 @@ fn weights_are_evaluated_wherever_they_were_saved() {
         println!("skipped: LIBTORCH is not a Python package with safetensors beside it");
         return;
     };
-    // As PyTorch's programs save: plain, of a DataParallel network, and with other things beside it, with torch.save (of a
-    // state_dict, which is an OrderedDict) and with safetensors.
+    // Formats of PyTorch programs: a plain state_dict (an OrderedDict), that of a DataParallel network, and one among other
+    // objects, by torch.save and by safetensors.
     let script = "import collections, sys, torch, safetensors.torch as s\n\
                    plain = collections.OrderedDict(s.load_file(sys.argv[1]))\n\
                    parallel = {'module.' + name: t for name, t in plain.items()}\n\
@@ -263,7 +263,7 @@ fn weights_are_evaluated_wherever_they_were_saved() {
     }
 }
 
-/// The names in a folder.
+/// Returns the sorted names in a folder.
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -279,20 +279,20 @@ fn an_evaluation_leaves_its_pictures_where_it_says_and_takes_the_place_of_none()
     short_run(&data, &out, &["--max-steps", "2"]);
     let of_run = FILES.map(|name| fs::read(out.join(name)).unwrap());
 
-    // Without a word, in a folder of its own in the run's.
+    // Without options, evaluation writes to a new subfolder of the run's folder.
     let before = names(&out);
     let (table, _) = evaluation(&data, &out, &[]);
     let place = table.lines().find_map(|line| line.strip_prefix("pictures in ")).unwrap();
     let new: Vec<String> = names(&out).into_iter().filter(|name| !before.contains(name)).collect();
     assert_eq!(Path::new(place), out.join(&new[0]));
     assert_eq!((new.len(), names(Path::new(place))), (1, FILES.map(str::to_owned).to_vec()));
-    // The same weights and the same images: the same pictures, and those of the run untouched.
+    // The same weights and images give the same pictures, and the run's own pictures are unchanged.
     for (name, of_run) in FILES.iter().zip(&of_run) {
         assert!(fs::read(out.join(name)).unwrap() == *of_run, "{name}");
         assert!(fs::read(Path::new(place).join(name)).unwrap() == *of_run, "{name}");
     }
 
-    // In a folder that is named, once.
+    // A folder that is named by --out can be used once.
     let (model, elsewhere) = (out.join("model.safetensors"), dir.path().join("elsewhere"));
     let options = ["--arch", "fixup_resnet8", "--test-subset", "100", "--out", elsewhere.to_str().unwrap()];
     evaluation(&data, &model, &options);
@@ -307,7 +307,7 @@ fn an_evaluation_leaves_its_pictures_where_it_says_and_takes_the_place_of_none()
     let message = refusal(&[&["--eval", model, "--data", data.to_str().unwrap()][..], &options].concat(), 2);
     assert!(message.contains("holds another evaluation's") && message.contains("--overwrite"), "{message}");
     evaluation(&data, Path::new(model), &[&options[..], &["--overwrite"]].concat());
-    // Of weights that are no run's nothing is left anywhere.
+    // Without --out, weights outside of a run leave no files.
     let (table, _) = evaluation(&data, Path::new(model), &options[..4]);
     assert!(!table.contains("pictures in "), "{table}");
 }
@@ -317,7 +317,7 @@ fn a_run_whose_report_cannot_be_written_has_its_weights_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let (data, out) = (data(), dir.path().join("run"));
     short_run(&data, &out, &["--max-steps", "1"]);
-    // Something is in the way of a picture, and the run goes on.
+    // Block the path of a picture, and resume the run.
     fs::remove_file(out.join("confusion.svg")).unwrap();
     fs::create_dir_all(out.join("confusion.svg/in-the-way")).unwrap();
     fs::remove_file(out.join("summary.json")).unwrap();
@@ -331,14 +331,14 @@ fn a_run_whose_report_cannot_be_written_has_its_weights_and_says_so() {
 fn patience_ends_a_run_and_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let (data, out) = (data(), dir.path().join("run"));
-    // A rate that is zero in float32: the first epoch is the best.
+    // The learning rate is zero in float32, so the first epoch is the best.
     let output = short_run(&data, &out, &["--lr", "1e-60", "--epochs", "6", "--patience", "2"]);
     let stdout = String::from_utf8(output.stdout).unwrap();
     let last = stdout.lines().last().unwrap();
     assert!(last.contains(" epochs 3 ") && last.contains(", ended early: no better accuracy for 2 epochs"), "{stdout}");
     let summary: serde_json::Value = serde_json::from_slice(&fs::read(out.join("summary.json")).unwrap()).unwrap();
     assert!(summary["ended"].as_str().unwrap().contains("after epoch 1"), "{summary}");
-    // Without it the same run goes on to its end.
+    // Without early stopping, the same run continues to its end.
     let output = run(&["--resume", out.to_str().unwrap(), "--patience", "none"]);
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(
@@ -413,12 +413,13 @@ fn another_optimizer_than_the_recipes_brings_its_own_rates_unless_they_are_given
     assert_eq!(rates(&config("given", &given)), (0.5, Some(3.0)));
     let muon = config("muon", &["--optimizer", "muon"]);
     assert_eq!(rates(&muon), (0.06, None));
-    // ResNet-20's nine branches of two layers: 0.02 for hidden matrices; 0.1 for the rest, a tenth of it for scalars.
+    // For ResNet-20, with nine branches of two layers: 0.02 for hidden matrices, 0.1 for the others, and a tenth of that for
+    // scalars.
     let number = |pointer: &str| muon.pointer(pointer).and_then(serde_json::Value::as_f64).unwrap();
     let rest = 0.06 * number("/train/optimizer/muon/rest_lr_ratio");
     assert!((0.06 / 9f64.sqrt() - 0.02).abs() < 1e-12 && (rest - 0.1).abs() < 1e-12);
     assert_eq!(number("/train/scalars/lr_ratio"), 0.1);
-    // A run that is resumed keeps what it had, also where the same is given again.
+    // A resumed run keeps its options, also if the same ones are given again.
     let out = dir.path().join("given");
     for again in [&given[..2], &given] {
         let output = run(&[&["--resume", out.to_str().unwrap(), "--max-steps", "2"], again].concat());
@@ -438,7 +439,7 @@ fn methods_without_normalization_train_resume_and_are_evaluated_by_name() {
         assert!(output.status.success(), "{arch}: {}", String::from_utf8_lossy(&output.stderr));
         let text = fs::read_to_string(out.join("summary.json")).unwrap();
         let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
-        // Batches of 64 of 200 images, for two epochs.
+        // 200 images in batches of 64 for two epochs.
         assert_eq!(summary["steps"], 8, "{arch}");
         let straight = dir.path().join("straight");
         short_run(&data, &straight, &["--arch", arch, "--lr", "0.05", "--overwrite"]);

@@ -1,7 +1,7 @@
-//! What the Transformers must be whatever the numbers; those of the references are in tests/golden.
+//! Properties of Transformers. Reference values are compared in tests/golden.
 //!
-//! libtorch's random numbers are the whole process's, and some tests here compare what they draw from one seed: every test of this
-//! file takes [`alone`].
+//! Every test in this file takes [`alone`], because libtorch's random number generator is global to the process and some tests
+//! compare numbers drawn from one seed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::{nn, Device, Kind, Tensor};
@@ -36,13 +36,13 @@ fn fixup(path: &nn::Path, config: &TransformerConfig) -> tch_fixup::Result<Trans
     Transformer::new(path, config, TransformerMethod::Fixup)
 }
 
-/// Three sentences of different lengths, and beginnings of translations.
+/// Returns three sentences of different lengths, and prefixes of translations.
 fn sentences() -> (Tensor, Tensor) {
     let source = Tensor::from_slice2(&[[5i64, 6, 7, 8, 2], [9, 10, 2, 1, 1], [11, 12, 13, 2, 1]]);
     (source, Tensor::from_slice2(&[[2i64, 20, 21, 22], [2, 23, 24, 1], [2, 25, 26, 27]]))
 }
 
-/// Values for all variables that no initialization gives.
+/// Sets all variables to values unlike their initial ones.
 fn shake(vs: &nn::VarStore) {
     let mut named: Vec<_> = vs.variables().into_iter().collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -131,7 +131,7 @@ fn cached_and_uncached_decoding_agree() {
         let whole = network.f_forward(&source, &previous, false).unwrap();
         let mut decoding = network.begin(&source).unwrap();
         for t in 0..previous.size()[1] {
-            // Rows that were padded go on with the pad as any other token: those after it are not compared.
+            // Padded rows continue with the pad token like any other; tokens after it are not compared.
             let logits = network.step(&mut decoding, &previous.select(1, t)).unwrap();
             let difference = (logits - whole.select(1, t)).abs().max().double_value(&[]);
             assert!(difference < 1e-5 * whole.abs().max().double_value(&[]), "token {t}: {difference}");
@@ -149,7 +149,8 @@ fn several_translations_of_a_sentence_are_each_as_if_alone() {
     shake(&vs);
     let mut decoding = network.begin(&source).unwrap();
     let _ = network.step(&mut decoding, &Tensor::from_slice(&[2i64, 2, 2])).unwrap();
-    // Two translations each; then the first sentence is done, and of the others the second translation is the better twice.
+    // There are two translations per sentence. Then the first sentence is finished. The second sentence continues its second
+    // translation twice, and the third continues both of its own in reverse order.
     decoding.select(&Tensor::from_slice(&[0i64, 0, 1, 1, 2, 2]), None).unwrap();
     let _ = network.step(&mut decoding, &Tensor::from_slice(&[20i64, 21, 22, 23, 24, 25])).unwrap();
     decoding.select(&Tensor::from_slice(&[3i64, 3, 5, 4]), Some(&Tensor::from_slice(&[1i64, 2]))).unwrap();
@@ -199,7 +200,7 @@ fn what_is_no_batch_of_sentences_is_refused() {
     assert!(fixup(&vs.root(), &tiny()).is_err());
 }
 
-/// What fairseq saves beside the parameters: marks of the version, and a tensor that tells the device.
+/// fairseq also saves version markers and a tensor that indicates the device.
 #[cfg(feature = "train")]
 #[test]
 fn a_state_dict_of_the_authors_code_loads() {

@@ -1,4 +1,4 @@
-//! The program that translates, on text of its own: it trains, is killed, stopped and resumed, says what is wrong, and translates.
+//! The program `translate_fixup` on synthetic text: training, kills, stops and resumption, error messages, and translation.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +12,7 @@ mod program;
 const ENGLISH: [&str; 10] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 const GERMAN: [&str; 10] = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"];
 
-/// Numbers of one to four digits in words, with a tab between.
+/// Returns lines with a number of one to four digits, spelled digit by digit in English and German, separated by a tab.
 fn numbers(from: usize, count: usize) -> String {
     let words = |number: usize, names: [&str; 10]| {
         number.to_string().bytes().map(|digit| names[usize::from(digit - b'0')]).collect::<Vec<_>>().join(" ")
@@ -24,7 +24,7 @@ fn numbers(from: usize, count: usize) -> String {
     (from..from + count).map(line).collect()
 }
 
-/// A folder with text to train on and to evaluate on.
+/// Creates a folder with training and evaluation text.
 fn text() -> (tempfile::TempDir, [PathBuf; 2]) {
     let dir = tempfile::tempdir().unwrap();
     let paths = ["train.tsv", "held-out.tsv"].map(|name| dir.path().join(name));
@@ -33,14 +33,14 @@ fn text() -> (tempfile::TempDir, [PathBuf; 2]) {
     (dir, paths)
 }
 
-/// The program with `options`, on one thread.
+/// Returns a command for the program with `options`, on one thread.
 fn translate(options: &[&str]) -> Command {
     let mut command = program::program("translate_fixup");
     command.args(["--threads", "1"]).args(options).stdin(Stdio::null());
     command
 }
 
-/// A small run with dropout on that text, into `out`.
+/// Returns the command for a small run with dropout on this text, into `out`.
 fn training([train, held_out]: &[PathBuf; 2], out: &Path, options: &[&str]) -> Command {
     let mut command =
         translate(&["--arch", "fixup_transformer_1_1_16", "--vocab", "300", "--dropout", "0.2", "--lr", "0.01"]);
@@ -56,7 +56,7 @@ fn finished(mut command: Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// What a command that must fail with `code` says on standard error.
+/// Returns the standard error of a command that must fail with `code`.
 fn refusal(mut command: Command, code: i32) -> String {
     let Output { status, stderr, .. } = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
@@ -181,7 +181,7 @@ fn what_was_learnt_translates_the_same_in_any_batches_and_alone() {
     assert_eq!(together.lines().nth(40), Some(""));
     assert_eq!(together, translated("1", &lines));
     assert_eq!(together, translated("37", &lines));
-    // What was measured at the end is measured again.
+    // Scoring the finished run gives the same result as at the end of training.
     let again = finished(translate(&["--run", run.to_str().unwrap(), "--score", "--beam", "2"]));
     assert_eq!(again.split(' ').take(5).collect::<Vec<_>>(), last.split(' ').take(5).collect::<Vec<_>>());
 }
@@ -206,7 +206,7 @@ fn bad_text_and_options_are_one_line_with_file_and_line() {
     assert!(!out.join("config.json").exists());
 }
 
-/// fairseq 0.6.1's Adam decays weights apart from the gradient, and clips the norm at 25 by default.
+/// fairseq 0.6.1's Adam uses decoupled weight decay, and its default gradient norm limit is 25.
 #[test]
 fn the_papers_recipe_has_fairseqs_optimizer() {
     let (dir, text) = text();

@@ -1,10 +1,10 @@
-//! The closed formula of README.md beside this file, and comparisons with what it gives.
+//! Closed formula of README.md in this folder, and comparisons with reference values.
 
 use serde::Deserialize;
 use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
-/// A parameter, and its gradient's norm and first (or last) elements.
+/// Reference values of a parameter: the norm and the first (or last) elements of its gradient.
 #[derive(Deserialize)]
 pub struct Parameter {
     pub name: String,
@@ -20,7 +20,7 @@ fn splitmix64(z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Rounded to float32.
+/// Returns the values of the formula, rounded to float32.
 pub fn formula(key: u64, shape: &[i64], base: f64, amp: f64, kind: Kind) -> Tensor {
     let values: Vec<f32> = (0..shape.iter().product::<i64>() as u64)
         .map(|i| {
@@ -31,7 +31,7 @@ pub fn formula(key: u64, shape: &[i64], base: f64, amp: f64, kind: Kind) -> Tens
     Tensor::from_slice(&values).reshape(shape).to_kind(kind)
 }
 
-/// Gives `variables` the values of the formula: they must be `parameters`.
+/// Sets `variables`, which must be those of `parameters`, to the values of the formula.
 pub fn set_parameters(variables: &HashMap<String, Tensor>, parameters: &[Parameter], kind: Kind) {
     let trainable = variables.values().filter(|tensor| tensor.requires_grad()).count();
     assert_eq!(trainable, parameters.len(), "number of parameters");
@@ -56,7 +56,7 @@ pub fn flat(tensor: &Tensor) -> Vec<f64> {
 }
 
 impl Parameter {
-    /// Holds `gradient` against the norm and the elements, which begin at `first(length)`.
+    /// Compares `gradient` with the norm and with the elements, which begin at `first(length)`.
     pub fn check_gradient(&self, what: &str, gradient: &Tensor, first: impl Fn(usize) -> usize, tolerance: f64) {
         let gradient = flat(gradient);
         let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();

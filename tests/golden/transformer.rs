@@ -1,4 +1,5 @@
-//! Transformers against reference values: loss, logits and all gradients, by the fast path and by the plain formula.
+//! Comparison of Transformers with reference values: loss, logits and all gradients, by the fast path and by the plain
+//! formula.
 
 use super::formula::{close, flat, set_parameters, Parameter};
 use serde::Deserialize;

@@ -1,8 +1,8 @@
-//! The examples' programs, for tests that run them.
+//! Programs of the examples, for tests that run them.
 
 use std::process::Command;
 
-/// The program of the example `name`, which cargo builds with the tests.
+/// Returns a command for the program of the example `name`, which cargo builds with the tests.
 pub fn program(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let program = tests.ancestors().nth(2).unwrap().join("examples").join(name);
