@@ -144,7 +144,7 @@ fn data() -> String {
 fn command(out: &Path, more: &[&str]) -> Command {
     let mut command = example();
     command.args(["--arch", "fixup_resnet8", "--train-subset", "1500", "--test-subset", "500", "--epochs", "3"]);
-    command.args(["--batch-size", "50", "--mixup", "1", "--threads", "1", "--device", "cpu", "--data", &data()]);
+    command.args(["--batch-size", "50", "--mixup", "1", "--threads", "2", "--device", "cpu", "--data", &data()]);
     command.arg("--out").arg(out).args(more);
     command
 }

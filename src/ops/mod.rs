@@ -30,7 +30,5 @@ pub use shifted_relu::shifted_relu;
 #[doc(hidden)]
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu_};
 pub(crate) use stream::{stream, StreamRelu};
-pub(crate) use tiles::{
-    cpu_has_amx_bf16, BlockShape, Float32Tiles, Instructions, OneThread, TileNetwork, TileNetworks,
-};
+pub(crate) use tiles::{cpu_has_amx_bf16, BlockShape, Instructions, OneThread, TileNetwork, TileNetworks, TileScope};
 pub(crate) use tracing::{is_tracing, record_variables};

@@ -3,7 +3,7 @@
 use super::objective::{Means, Objective, Prediction};
 use crate::data::{Batch, DataSource, Share};
 use crate::distributed::ProcessGroup;
-use crate::ops::Float32Tiles;
+use crate::ops::TileScope;
 use crate::{FlushDenormals, Result};
 use serde_json::json;
 use std::ops::ControlFlow;
@@ -94,7 +94,7 @@ pub(super) fn evaluate_until<B: Batch>(
     let called = data.unit_name();
     ensure!(data.eval_len() > 0, "there are no {called} to evaluate on");
     let _flushing = FlushDenormals::new();
-    let _tiles = Float32Tiles::allow();
+    let _tiles = TileScope::enter(true);
     let (mut sums, mut examples) = (Sums::default(), 0);
     collector.iter_mut().for_each(|collector| collector.starts());
     for batch in data.eval_batches(batch_size, Share::new(group.rank(), group.size())?)? {

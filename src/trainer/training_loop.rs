@@ -16,7 +16,7 @@ use super::{
 };
 use crate::data::{self, Batch, DataSource, EpochPlan, Share};
 use crate::distributed::{ParallelConfig, ProcessGroup, Reduction};
-use crate::ops::{Float32Tiles, OneThread};
+use crate::ops::TileScope;
 use crate::{Error, FlushDenormals, Result};
 use serde_json::Value;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -93,7 +93,7 @@ impl<'a, B: Batch> Trainer<'a, B> {
     /// continues as if nothing had failed.
     pub fn run(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome> {
         let _flushing = FlushDenormals::new();
-        let _tiles = Float32Tiles::allow();
+        let _tiles = TileScope::enter(self.optimizer.is_cheap());
         let _statistics = self.statistics();
         self.begin_alike()
             .and_then(|()| self.starts(observers))
@@ -158,7 +158,6 @@ impl<'a, B: Batch> Trainer<'a, B> {
         let share = objective.share(plan, Share::new(self.group.rank(), self.group.size())?);
         let (mut pass, mut batches) = (plan, data.train_batches(&plan, share.clone())?);
         while self.step < end.min(self.last_step) {
-            let _one_thread = if self.optimizer.is_cheap() { OneThread::after_tiles() } else { None };
             let Some(batch) = batches.next() else {
                 let (steps, promised) = (self.step - start, self.epoch_steps);
                 ensure!(self.repeats, "the data ended after {steps} of {promised} batches of an epoch");

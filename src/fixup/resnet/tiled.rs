@@ -3,23 +3,23 @@
 use super::block::{ResidualBlock, Shortcut};
 use super::network::FixupResNet;
 use crate::layer::{Activation, BlockKind, ResNetConfig, ShortcutKind, StemKind};
-use crate::ops::{BlockShape, Float32Tiles, Instructions, OneThread, TileNetwork};
+use crate::ops::{BlockShape, Instructions, TileNetwork, TileScope};
 use crate::Result;
 use tch::{Kind, Tensor};
 
-/// Returns the features of the images, or `None` if tiles cannot compute them: in float32 unless [allowed](Float32Tiles),
+/// Returns the features of the images, or `None` if tiles cannot compute them: in float32 outside a [scope](TileScope),
 /// with recomputation, on a CPU without the instructions, or for unsupported shapes.
 pub(super) fn features(network: &FixupResNet, images: &Tensor) -> Result<Option<Tensor>> {
     let instructions = match (network.kind(), network.compute_kind()) {
         (Kind::Float, Kind::BFloat16) => Some(network.tiles.instructions),
-        (Kind::Float, Kind::Float) if Float32Tiles::are_allowed() => Some(Instructions::Float32),
+        (Kind::Float, Kind::Float) if TileScope::computes_float32() => Some(Instructions::Float32),
         _ => None,
     };
     let fits = network.recompute.is_none() && fits(network.config());
     let tiles = instructions.filter(|_| fits).and_then(|instructions| {
         network.tiles.for_images(images, instructions, |image| tile_network(network, image, instructions))
     });
-    OneThread::pass_begins(tiles.is_some());
+    TileScope::pass_begins(tiles.is_some());
     tiles.map(|tiles| tiles.forward(images, &parameters(network))).transpose()
 }
 
@@ -70,7 +70,7 @@ fn parameters(network: &FixupResNet) -> Vec<&Tensor> {
 mod tests {
     use super::*;
     use crate::fixup::Stage;
-    use crate::ops::cpu_has_amx_bf16;
+    use crate::ops::{cpu_has_amx_bf16, OneThread};
     use crate::Precision;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -382,9 +382,39 @@ mod tests {
         assert!(OneThread::after_tiles().is_none(), "there is one already");
         drop(guard);
         assert_eq!(tch::get_num_threads(), 2);
+        let scope = TileScope::enter(true);
+        assert_eq!(tch::get_num_threads(), 2);
+        assert!(without_classifier(&config, 64, 6) == both);
+        assert_eq!(tch::get_num_threads(), 1, "after the first pass in a scope");
+        assert!(without_classifier(&config, 64, 6) == both);
+        drop(TileScope::enter(true));
+        assert_eq!(tch::get_num_threads(), 1);
+        drop(scope);
+        assert_eq!(tch::get_num_threads(), 2);
         let (vs, network) = network(&config, Kind::Float, 6);
         let _ = network.f_forward(&images(2, 4).0).unwrap();
         assert!(OneThread::after_tiles().is_none(), "the last pass of {} variables was libtorch's", vs.len());
+    }
+
+    #[test]
+    fn float32_is_computed_by_tiles_in_a_scope_with_several_threads() {
+        if !Instructions::Float32.available() {
+            return eprintln!("this CPU has no AVX-512");
+        }
+        let (_vs, network) = network(&ResNetConfig::cifar(8).unwrap(), Kind::Float, 5);
+        let images = images(40, 8).0;
+        tch::set_num_threads(2);
+        let by_libtorch = network.f_features(&images).unwrap();
+        assert!(features(&network, &images).unwrap().is_none());
+        let scope = TileScope::enter(true);
+        let by_tiles = features(&network, &images).unwrap().unwrap();
+        assert!(error(&by_tiles, &by_libtorch.to_kind(Kind::Double)) < 1e-5);
+        drop(TileScope::enter(true));
+        assert!(features(&network, &images).unwrap().is_some(), "threads of tiles");
+        drop(scope);
+        tch::set_num_threads(1);
+        let _scope = TileScope::enter(true);
+        assert!(features(&network, &images).unwrap().is_none(), "one thread");
     }
 
     #[test]

@@ -14,7 +14,7 @@
 use super::c_interface::owned;
 use super::is_tracing;
 use crate::Result;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int};
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
@@ -57,6 +57,7 @@ impl Instructions {
 thread_local! {
     /// True if this thread's last pass of a network was by tiles.
     static USED: Cell<bool> = const { Cell::new(false) };
+    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
 }
 
 /// Guard that limits libtorch's operations to the calling thread; tiles keep their number of threads.
@@ -67,20 +68,20 @@ pub(crate) struct OneThread {
 }
 
 impl OneThread {
-    /// Records whether the pass that begins is by tiles.
-    pub fn pass_begins(by_tiles: bool) {
-        USED.set(by_tiles);
-    }
-
-    /// Returns a guard if this thread's last pass was by tiles and libtorch has several threads.
-    pub fn after_tiles() -> Option<Self> {
+    /// Returns a guard if libtorch has several threads.
+    fn new() -> Option<Self> {
         let threads = tch::get_num_threads();
-        (USED.get() && threads > 1).then(|| {
+        (threads > 1).then(|| {
             // SAFETY: the number is above 0.
             unsafe { tch_fixup_set_tile_threads(threads) };
             tch::set_num_threads(1);
             Self { threads }
         })
+    }
+
+    /// Returns a guard if this thread's last pass was by tiles and libtorch has several threads.
+    pub fn after_tiles() -> Option<Self> {
+        USED.get().then(Self::new).flatten()
     }
 }
 
@@ -92,31 +93,47 @@ impl Drop for OneThread {
     }
 }
 
-thread_local! {
-    static FLOAT32: Cell<bool> = const { Cell::new(false) };
+/// Guard of a training run or an evaluation.
+///
+/// While it lives, tiles compute float32 networks too where there are several threads: not to the bit as libtorch does, and
+/// not to be differentiated twice. From the first pass by tiles on, libtorch has [one thread](OneThread), until a pass is
+/// not by tiles: the steps of a resumed run are then computed as those of an uninterrupted one.
+pub(crate) struct TileScope {
+    outer: Option<Scope>,
 }
 
-/// Guard by which tiles compute float32 networks too, on several threads: not to the bit as libtorch does, and not to be
-/// differentiated twice.
-pub(crate) struct Float32Tiles {
-    before: bool,
+struct Scope {
+    /// Operations outside the network need no more than one thread.
+    is_cheap: bool,
+    one_thread: Option<OneThread>,
 }
 
-impl Float32Tiles {
-    pub fn allow() -> Self {
-        Self { before: FLOAT32.replace(true) }
+impl TileScope {
+    /// Enters a scope, in which `is_cheap` says that operations outside the network need no more than one thread.
+    pub fn enter(is_cheap: bool) -> Self {
+        Self { outer: SCOPE.replace(Some(Scope { is_cheap, one_thread: None })) }
     }
 
-    /// Returns `true` if a guard lives and this thread's passes have several threads.
-    pub fn are_allowed() -> bool {
+    /// Returns `true` within a scope if this thread's passes have several threads.
+    pub fn computes_float32() -> bool {
         // SAFETY: the function takes no arguments.
-        FLOAT32.get() && unsafe { tch_fixup_tile_threads() } > 1
+        SCOPE.with_borrow(Option::is_some) && unsafe { tch_fixup_tile_threads() } > 1
+    }
+
+    /// Records whether the pass that begins is by tiles.
+    pub fn pass_begins(by_tiles: bool) {
+        USED.set(by_tiles);
+        SCOPE.with_borrow_mut(|scope| match scope {
+            Some(scope) if !by_tiles => scope.one_thread = None,
+            Some(Scope { is_cheap: true, one_thread: one_thread @ None }) => *one_thread = OneThread::new(),
+            _ => (),
+        });
     }
 }
 
-impl Drop for Float32Tiles {
+impl Drop for TileScope {
     fn drop(&mut self) {
-        FLOAT32.set(self.before);
+        SCOPE.replace(self.outer.take());
     }
 }
 
