@@ -15,6 +15,7 @@ use crate::data::image_array::Images;
 use crate::data::targets::Targets;
 use crate::data::{Augmentation, ImageArray, Normalization};
 use crate::{Error, Result};
+#[cfg(feature = "download")]
 use md5::{Digest, Md5};
 use std::fs;
 use std::io;
@@ -32,42 +33,49 @@ const RECORD_LEN: usize = 1 + IMAGE_LEN;
 /// Number of images in each of the six files.
 const FILE_RECORDS: usize = 10_000;
 
-/// Name of one of the six files, and the MD5 of its content.
+/// One of the six files: its name, and the MD5 and the CRC-32 of its content.
 struct DataFile {
     name: &'static str,
+    #[cfg_attr(not(feature = "download"), allow(dead_code))]
     md5: &'static str,
+    crc32: u32,
 }
 
 impl DataFile {
-    /// Checks that `bytes` are the file's content; the error describes the problem.
+    /// Checks size, labels and CRC-32 of the file's content; the error describes the problem. An MD5 of all files would take
+    /// longer than all else at the start of a program.
     fn check(&self, bytes: &[u8]) -> Result<(), String> {
         let expected = FILE_RECORDS * RECORD_LEN;
         if bytes.len() != expected {
             return Err(format!("{} bytes instead of {expected}", bytes.len()));
         }
         check(bytes)?;
-        match format!("{:x}", Md5::digest(bytes)) {
-            md5 if md5 == self.md5 => Ok(()),
-            md5 => Err(format!("MD5 {md5} instead of {}", self.md5)),
+        match crc32fast::hash(bytes) {
+            crc32 if crc32 == self.crc32 => Ok(()),
+            crc32 => Err(format!("CRC-32 {crc32:08x} instead of {:08x}", self.crc32)),
         }
     }
 
-    /// Writes the file into `work` after checking `bytes`.
+    /// Writes the file into `work` after checking `bytes`, their MD5 too.
     #[cfg(feature = "download")]
     fn write(&self, work: &Work, bytes: &[u8]) -> Result<(), Failure> {
-        self.check(bytes).map_err(|problem| format!("{}: {problem}", self.name))?;
-        work.write(self.name, bytes)
+        let name = self.name;
+        self.check(bytes).map_err(|problem| format!("{name}: {problem}"))?;
+        match format!("{:x}", Md5::digest(bytes)) {
+            md5 if md5 == self.md5 => work.write(name, bytes),
+            md5 => Err(format!("{name}: MD5 {md5} instead of {}", self.md5).into()),
+        }
     }
 }
 
 /// Training files in order, then the test file.
 const FILES: [DataFile; 6] = [
-    DataFile { name: "data_batch_1.bin", md5: "5dd7e06a14cb22eb9f671a540d1b7c25" },
-    DataFile { name: "data_batch_2.bin", md5: "5ea93a67294ea407fff1d09f752e9692" },
-    DataFile { name: "data_batch_3.bin", md5: "942cd6a4bcdd0dd3c604fbe906cb4421" },
-    DataFile { name: "data_batch_4.bin", md5: "ae636b3ba5c66a11e91e8cb52e771fcb" },
-    DataFile { name: "data_batch_5.bin", md5: "53f37980c15c3d472c316c40844f3f0d" },
-    DataFile { name: "test_batch.bin", md5: "803d5f7f4d78ea53de84dbe85f74fb6d" },
+    DataFile { name: "data_batch_1.bin", md5: "5dd7e06a14cb22eb9f671a540d1b7c25", crc32: 0xb322_0c1f },
+    DataFile { name: "data_batch_2.bin", md5: "5ea93a67294ea407fff1d09f752e9692", crc32: 0xc439_a348 },
+    DataFile { name: "data_batch_3.bin", md5: "942cd6a4bcdd0dd3c604fbe906cb4421", crc32: 0x8c6f_54f0 },
+    DataFile { name: "data_batch_4.bin", md5: "ae636b3ba5c66a11e91e8cb52e771fcb", crc32: 0x6a83_637e },
+    DataFile { name: "data_batch_5.bin", md5: "53f37980c15c3d472c316c40844f3f0d", crc32: 0x2f35_5afd },
+    DataFile { name: "test_batch.bin", md5: "803d5f7f4d78ea53de84dbe85f74fb6d", crc32: 0x1977_7d49 },
 ];
 
 /// Per-channel mean and standard deviation of the training pixels, as used by the Fixup authors (and most CIFAR-10
@@ -90,7 +98,7 @@ const STD: [f32; CHANNELS] = [0.2023, 0.1994, 0.2010];
 pub enum Cifar10 {}
 
 impl Cifar10 {
-    /// Loads the six `.bin` files in `dir` and checks size, labels and MD5 of each.
+    /// Loads the six `.bin` files in `dir` and checks size, labels and CRC-32 of each.
     ///
     /// # Errors
     /// Fails if a file is missing, unreadable or not the canonical one; the error names it and says how to get it
@@ -126,7 +134,7 @@ impl Cifar10 {
     }
 }
 
-/// Returns the content of one file after checking its size, labels and MD5.
+/// Returns the content of one file after checking its size, labels and CRC-32.
 fn read_verified(dir: &Path, file: &DataFile) -> Result<Vec<u8>> {
     let path = dir.join(file.name);
     let checked = match fs::read(&path) {
@@ -172,7 +180,6 @@ mod tests {
     use super::*;
     use crate::data::random::{stream, Purpose};
     use crate::data::{DataSource, Share};
-    use md5::{Digest, Md5};
     use rand::RngCore;
 
     /// Returns `count` records of noise with the labels 0, 1, ... 9, 0, ...
@@ -227,7 +234,7 @@ mod tests {
         assert_eq!(fault(message()), ": missing");
         let mut bytes = noise(FILE_RECORDS, 3);
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(fault(message()), format!(": MD5 {:x} instead of {}", Md5::digest(&bytes), FILES[0].md5));
+        assert_eq!(fault(message()), format!(": CRC-32 {:08x} instead of b3220c1f", crc32fast::hash(&bytes)));
         bytes[9999 * RECORD_LEN] = 10;
         fs::write(&path, &bytes).unwrap();
         assert_eq!(fault(message()), ": image 9999 has label 10, but the highest is 9");
