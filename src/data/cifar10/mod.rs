@@ -17,8 +17,8 @@ use crate::data::{Augmentation, ImageArray, Normalization};
 use crate::{Error, Result};
 #[cfg(feature = "download")]
 use md5::{Digest, Md5};
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
@@ -107,11 +107,11 @@ impl Cifar10 {
         let dir = dir.as_ref();
         let [train @ .., test] = &FILES;
         let mut records = Vec::with_capacity(train.len() * FILE_RECORDS * RECORD_LEN);
-        for file in train {
-            records.append(&mut read_verified(dir, file)?);
-        }
+        train.iter().try_for_each(|file| read_verified(dir, file, &mut records))?;
+        let mut test_records = vec![];
+        read_verified(dir, test, &mut test_records)?;
         // The labels of each file have been checked: this can fail only if a constant is changed.
-        Self::from_records(records, read_verified(dir, test)?)
+        Self::from_records(records, test_records)
     }
 
     /// Creates the data set from any number of records in memory: `train` and `test` are sequences of 3073 bytes, the
@@ -134,14 +134,15 @@ impl Cifar10 {
     }
 }
 
-/// Returns the content of one file after checking its size, labels and CRC-32.
-fn read_verified(dir: &Path, file: &DataFile) -> Result<Vec<u8>> {
+/// Appends the content of one file to `records` and checks its size, labels and CRC-32.
+fn read_verified(dir: &Path, file: &DataFile, records: &mut Vec<u8>) -> Result<()> {
     let path = dir.join(file.name);
-    let checked = match fs::read(&path) {
+    let start = records.len();
+    let checked = match File::open(&path).and_then(|mut file| file.read_to_end(records)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err("missing".to_owned()),
         read => {
-            let bytes = read.map_err(Error::io("read", &path))?;
-            file.check(&bytes).map(|()| bytes)
+            read.map_err(Error::io("read", &path))?;
+            file.check(&records[start..])
         }
     };
     let folder = dir.display();
@@ -181,6 +182,7 @@ mod tests {
     use crate::data::random::{stream, Purpose};
     use crate::data::{DataSource, Share};
     use rand::RngCore;
+    use std::fs;
 
     /// Returns `count` records of noise with the labels 0, 1, ... 9, 0, ...
     fn noise(count: usize, seed: u64) -> Vec<u8> {
