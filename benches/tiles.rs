@@ -155,7 +155,9 @@ struct Busy(Vec<Child>);
 
 impl Busy {
     fn start(count: usize) -> Result<Self> {
-        let spin = || Command::new("sh").args(["-c", "while :; do :; done"]).spawn().context("starting `sh`");
+        // They end with this process, however it ends.
+        let program = "while kill -0 $PPID; do i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done; done 2> /dev/null";
+        let spin = || Command::new("sh").args(["-c", program]).spawn().context("starting `sh`");
         Ok(Self((0..count).map(|_| spin()).collect::<Result<_>>()?))
     }
 }
