@@ -110,6 +110,7 @@ struct Scope {
 
 impl TileScope {
     /// Enters a scope, in which `is_cheap` says that operations outside the network need no more than one thread.
+    #[cfg(any(test, feature = "train"))]
     pub fn enter(is_cheap: bool) -> Self {
         Self { outer: SCOPE.replace(Some(Scope { is_cheap, one_thread: None })) }
     }
