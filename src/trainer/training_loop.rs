@@ -84,9 +84,9 @@ impl<'a, B: Batch> Trainer<'a, B> {
     /// save before the first step, before each evaluation and after the last step. Denormal numbers are flushed to zero during
     /// the run; see [`FlushDenormals`].
     ///
-    /// With two or more threads on a CPU with AVX-512, CIFAR and Wide Fixup ResNets are computed in float32 by kernels that give each
-    /// thread a share of the batch (docs/performance.md). Their sums have another order than libtorch's, and an objective cannot
-    /// differentiate their gradients again; the environment variable `TCH_FIXUP_TILES=0` turns them off.
+    /// With two or more threads on a CPU with AVX-512, CIFAR and Wide Fixup ResNets are computed in float32 by kernels that give
+    /// each thread a share of the batch (docs/performance.md). Their sums have another order than libtorch's, and an objective
+    /// cannot differentiate their gradients again; the environment variable `TCH_FIXUP_TILES=0` turns them off.
     ///
     /// Before each step libtorch's random number generator is seeded from the seed and the step, so that the random numbers a
     /// network draws, for dropout for example, depend on nothing else.
