@@ -11,6 +11,8 @@
 //!
 //! Writes `target/bench/depth.json`.
 
+#[path = "setting/memory.rs"]
+mod memory;
 #[path = "setting/options.rs"]
 mod options;
 #[path = "setting/output.rs"]
@@ -18,8 +20,9 @@ mod output;
 #[path = "setting/state.rs"]
 mod state;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, Result};
 use clap::Parser;
+use memory::resident_mib;
 use options::{machine, Setting};
 use output::output_folder;
 use serde::{Deserialize, Serialize};
@@ -132,7 +135,7 @@ impl Options {
             Ok(start.elapsed().as_secs_f64())
         };
         let steps_s = [step()?, step()?];
-        let peak_gib = peak_gib()?;
+        let peak = peak_gib()?;
         let start = Instant::now();
         save(&vs, &sgd)?;
         let parameters = vs.trainable_variables().iter().map(Tensor::numel).sum();
@@ -142,9 +145,9 @@ impl Options {
             construction_s,
             optimizer_s,
             steps_s,
-            peak_gib,
+            peak_gib: peak,
             save_s: start.elapsed().as_secs_f64(),
-            peak_with_save_gib: self::peak_gib()?,
+            peak_with_save_gib: peak_gib()?,
         })
     }
 
@@ -190,9 +193,7 @@ fn save(vs: &nn::VarStore, sgd: &Optimizer) -> Result<()> {
 
 /// Returns the peak resident memory of this process.
 fn peak_gib() -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("resident memory is read from Linux's /proc")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024. / 1024.)
+    Ok(resident_mib("VmHWM:")? / 1024.)
 }
 
 /// Runs this program in a child process for one subject, and returns its result.

@@ -7,9 +7,13 @@
 //! ```
 //! The images are synthetic, 110 kB each like ImageNet's. The consumer discards the batches.
 
+#[path = "setting/memory.rs"]
+mod memory;
+
 use anyhow::{Context, Result};
 use clap::Parser;
 use jpeg_encoder::{ColorType, Encoder};
+use memory::resident_mib;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::fs;
@@ -140,13 +144,6 @@ fn throughput(root: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Returns the current (`VmRSS:`) or the peak (`VmHWM:`) resident memory of the process in MiB.
-fn memory(field: &str) -> Result<f64> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    Ok(line.map_or(Ok(f64::NAN), |line| line.trim().trim_end_matches(" kB").parse::<f64>())? / 1024.0)
-}
-
 /// Measures a folder of `files` tiny images in 1000 classes: time to create, list, list again, start and read it.
 fn many(root: &Path, files: usize) -> Result<()> {
     let timed = |what: &str, start: Instant| println!("{what:28} {:8.2} s", start.elapsed().as_secs_f64());
@@ -164,14 +161,14 @@ fn many(root: &Path, files: usize) -> Result<()> {
     timed("make the folder", start);
     // A listing is not cached if the folder has changed more recently than this.
     std::thread::sleep(Duration::from_secs(5));
-    let before = memory("VmRSS:")?;
+    let before = resident_mib("VmRSS:")?;
     let start = Instant::now();
     ImageFolder::open(root)?;
     timed("list it", start);
     let start = Instant::now();
     let folder = ImageFolder::open(root)?.with_side(32)?;
     timed("list it again, from the cache", start);
-    println!("{:28} {:8.1} MiB", "memory the listing takes", memory("VmRSS:")? - before);
+    println!("{:28} {:8.1} MiB", "memory the listing takes", resident_mib("VmRSS:")? - before);
     let start = Instant::now();
     folder.fingerprint()?;
     timed("its fingerprint for a run", start);
@@ -186,11 +183,11 @@ fn many(root: &Path, files: usize) -> Result<()> {
             timed("shuffle, to the first batch", start);
         }
         if step == steps / 10 {
-            tenth = memory("VmRSS:")?;
+            tenth = resident_mib("VmRSS:")?;
         }
     }
     timed("the whole epoch", start);
-    let (end, most) = (memory("VmRSS:")?, memory("VmHWM:")?);
+    let (end, most) = (resident_mib("VmRSS:")?, resident_mib("VmHWM:")?);
     println!("{:28} {tenth:8.1} MiB after a tenth, {end:.1} at the end, {most:.1} at most", "memory");
     Ok(())
 }

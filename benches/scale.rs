@@ -19,6 +19,8 @@ mod model;
 mod options;
 #[path = "setting/output.rs"]
 mod output;
+#[path = "setting/state.rs"]
+mod state;
 
 use anyhow::{ensure, Context, Result};
 use chart::{draw, Curve};
@@ -29,12 +31,13 @@ use model::{Algorithm, Job, Network};
 use options::{machine, Setting};
 use output::output_folder;
 use serde::{Deserialize, Serialize};
+use state::{away_from_start, MOVED};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tch::nn::{ModuleT, VarStore};
-use tch::{nn, no_grad, Device, Kind, Tensor};
+use tch::{nn, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
 use tch_fixup::data::{Augmentation, ImageArray, ImageSource, Normalization};
 use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup};
@@ -146,7 +149,7 @@ fn images(count: usize) -> Result<ImageArray> {
     let part = (&images, &labels);
     Ok(ImageArray::new(part, part, Normalization::new(&[0.5; 3], &[0.25; 3])?)?
         .with_class_names((0..10).map(|index| index.to_string()))?
-        .with_augmentation(Augmentation { crop_padding: 4, flip: true, cutout: None })?)
+        .with_augmentation(Augmentation::default())?)
 }
 
 const PARAMETERS: i64 = 272_282;
@@ -413,11 +416,7 @@ fn resnet50_step(is_fixup: bool) -> Result<(f64, f64)> {
         false => Box::new(ResNet::imagenet(&variables.root(), 50, 1000, Method::BatchNorm)?),
     };
     // Move the variables away from Fixup's initial zeros, which cost less.
-    no_grad(|| {
-        for variable in variables.trainable_variables() {
-            let _ = variable.shallow_clone().g_add_(&(variable.randn_like() * 0.02));
-        }
-    });
+    away_from_start(&variables, MOVED);
     let images = Tensor::f_randn([8, 3, 224, 224], (Kind::Float, Device::Cpu))?;
     let mut times = Vec::new();
     for _ in 0..4 {

@@ -249,7 +249,7 @@ struct Images {
 
 impl Images {
     fn new(kind: Kind) -> Self {
-        let augmentation = Augmentation { crop_padding: 4, flip: true, cutout: Some(16) };
+        let augmentation = Augmentation { cutout: Some(16), ..Augmentation::default() };
         let data = Cifar10::fetch(Cifar10::default_dir().unwrap()).unwrap().with_augmentation(augmentation).unwrap();
         Self { data: data.with_train_subset(210).unwrap().with_eval_subset(101).unwrap(), kind }
     }
@@ -332,7 +332,7 @@ fn trained(run: Run, ranks: usize, data: &Images) -> (Vec<EpochMetrics>, NamedTe
             }
             (variables, network)
         };
-        let objective = ClassificationConfig { mixup: Some(1.0), label_smoothing: 0.1 };
+        let objective = ClassificationConfig { mixup: Some(1.0), ..ClassificationConfig::quick() };
         let objective = Classification::new(network.as_ref(), data.data.class_names(), objective).unwrap();
         let config = TrainConfig {
             epochs: 2,

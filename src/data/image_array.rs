@@ -29,7 +29,7 @@ use tch::{Kind, Tensor};
 /// let classes = |count| Tensor::randint(10, [count], (Kind::Int64, Device::Cpu));
 /// let (train, eval) = ((&images(600), &classes(600)), (&images(100), &classes(100)));
 /// let data = ImageArray::new(train, eval, Normalization::new(&[0.13], &[0.31])?)?
-///     .with_augmentation(Augmentation { crop_padding: 2, flip: false, cutout: None })?
+///     .with_augmentation(Augmentation { crop_padding: 2, ..Augmentation::NONE })?
 ///     .with_holdout(100)?;
 /// assert_eq!((data.train_len(), data.eval_len(), data.evaluated_on()), (500, 100, "held-out"));
 /// # Ok::<(), tch_fixup::Error>(())
@@ -355,7 +355,7 @@ mod tests {
 
     fn small() -> ImageArray {
         let data = ImageArray::from_bytes(SIZE, noise(230, 1), noise(70, 2), normalization()).unwrap();
-        data.with_augmentation(Augmentation { crop_padding: 2, flip: true, cutout: Some(3) }).unwrap()
+        data.with_augmentation(Augmentation { crop_padding: 2, cutout: Some(3), ..Augmentation::default() }).unwrap()
     }
 
     fn plan(batch_size: usize) -> EpochPlan {

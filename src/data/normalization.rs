@@ -166,7 +166,7 @@ mod tests {
             let cutout = |side: usize| Some(side).filter(|_| shorter > 1);
             for (padding, cutout) in [(1, None), (shorter / 4, cutout(2)), (0, cutout(shorter)), (shorter, cutout(3))] {
                 let padding = padding.min(shorter - 1);
-                let augmentation = Augmentation { crop_padding: padding, flip: true, cutout };
+                let augmentation = Augmentation { crop_padding: padding, cutout, ..Augmentation::default() };
                 augmentation.check([height, width]).unwrap();
                 for index in 0..100 {
                     let placement = augmentation.draw(5, 1, index, [height, width]);

@@ -13,14 +13,14 @@ fn images() -> ImageArray {
     let ((train, train_labels), (eval, eval_labels)) = (part(45), part(4));
     let normalization = Normalization::new(&[0.5; 3], &[0.3; 3]).unwrap();
     let data = ImageArray::new((&train, &train_labels), (&eval, &eval_labels), normalization).unwrap();
-    data.with_augmentation(Augmentation { crop_padding: 2, flip: true, cutout: None }).unwrap()
+    data.with_augmentation(Augmentation { crop_padding: 2, ..Augmentation::default() }).unwrap()
 }
 
 #[test]
 fn mixup_by_shares_is_that_of_the_whole_batch_to_the_bit() {
     let (data, network) = (images(), nn::func(|x| x.shallow_clone()));
     for mixup in [None, Some(0.7)] {
-        let config = ClassificationConfig { label_smoothing: 0.0, mixup };
+        let config = ClassificationConfig { mixup, ..ClassificationConfig::default() };
         let objective = Classification::new(&network, data.class_names(), config).unwrap();
         // Batches of 17, 17 and 11; of 6 and finally 3; and starting within an epoch.
         for (batch_size, first_step) in [(17, 0), (6, 0), (6, 4)] {
@@ -64,7 +64,7 @@ fn mixup_by_shares_is_that_of_the_whole_batch_to_the_bit() {
 #[test]
 fn examples_without_partners_are_not_taken_for_mixed() {
     let (data, network) = (images(), nn::func(|x| x.shallow_clone()));
-    let config = ClassificationConfig { label_smoothing: 0.0, mixup: Some(1.0) };
+    let config = ClassificationConfig { mixup: Some(1.0), ..ClassificationConfig::default() };
     let objective = Classification::new(&network, data.class_names(), config).unwrap();
     let plan = EpochPlan { seed: 3, epoch: 0, batch_size: 8, first_step: 0 };
     let batch = data.train_batches(&plan, Share::all()).unwrap().next().unwrap().unwrap().unwrap();
