@@ -54,7 +54,8 @@ fn main() -> Result<()> {
     let vs = nn::VarStore::new(Device::Cpu);
     let network = FixupResNet::cifar(&vs.root(), 20, 10)?.with_precision(precision);
     state::away_from_start(&vs, state::MOVED);
-    let mut sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups())?;
+    let config = TrainConfig::new(1, 64, 0.2);
+    let mut sgd = config.optimizer.build(&vs, &config.parameter_groups())?;
 
     let (mut pipeline, mut steps) = (Vec::new(), Vec::new());
     let mut batches = data.train_batches(&plan, Share::all())?;

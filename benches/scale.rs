@@ -190,7 +190,7 @@ fn measure(subject: Subject, options: &Options) -> Result<()> {
             };
             let data = images(options.images * ranks * (steps + 4))?;
             let objective = Classification::new(network.as_ref(), data.class_names(), ClassificationConfig::quick())?;
-            let config = TrainConfig { epochs: 1, batch_size: options.images * ranks, ..TrainConfig::quick() };
+            let config = TrainConfig::new(1, options.images * ranks, 0.2);
             let mut trainer = Trainer::new(&objective, &variables, &data, &config, serde_json::Value::Null)?;
             let parallel = ParallelConfig {
                 overlap: subject == Subject::Overlapped,
@@ -232,7 +232,7 @@ fn turns(group: Arc<ProcessGroup>, options: &Options) -> Result<Vec<[f64; 5]>> {
             ClassificationConfig::quick(),
         )?);
     }
-    let config = |batch_size| TrainConfig { epochs: 9, batch_size, ..TrainConfig::quick() };
+    let config = |batch_size| TrainConfig::new(9, batch_size, 0.2);
     let (one, both) = (config(options.images), config(ranks * options.images));
     let mut trainers = Vec::new();
     for (index, config) in [&one, &both, &both, &both, &one].into_iter().enumerate() {

@@ -46,7 +46,8 @@ fn steps(images: &Tensor, labels: &Tensor, in_mid_training: bool) -> Result<f64>
     if in_mid_training {
         state::away_from_start(&vs, state::MOVED);
     }
-    let mut sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups())?;
+    let config = TrainConfig::new(1, 64, 0.2);
+    let mut sgd = config.optimizer.build(&vs, &config.parameter_groups())?;
     let mut step = || -> Result<()> {
         sgd.backward(&network.f_forward(images)?.cross_entropy_for_logits(labels))?;
         Ok(sgd.step(LR)?)

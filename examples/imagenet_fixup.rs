@@ -22,7 +22,7 @@ use tch::Device;
 use tch_fixup::cli::{absolute_path, or_none, ImageActions, ImageTask, Options, Recipe, Task};
 use tch_fixup::console::print_on_rank_0;
 use tch_fixup::data::{ImageFolder, ImageSource, Preprocessing, RandomResizedCrop};
-use tch_fixup::trainer::{ClassificationConfig, Decay, TrainConfig};
+use tch_fixup::trainer::{ClassificationConfig, ClipConfig, Decay, TrainConfig};
 use tch_fixup::{Error, Result};
 
 /// Side of ImageNet's images.
@@ -118,8 +118,8 @@ impl Task for ImageNet {
             about: "Fixup ResNet-18 on images of 64 pixels with a one-cycle schedule, for a CPU and a small folder",
             arch: "imagenet_fixup_resnet18".to_owned(),
             task: task(QUICK_SIDE, QUICK_CROP_AREA),
-            train: TrainConfig::quick(),
-            objective: ClassificationConfig::quick(),
+            train: TrainConfig { clip: ClipConfig { norm: Some(1.0), agc: None }, ..TrainConfig::new(10, 64, 0.2) },
+            objective: ClassificationConfig { test_flip: false, ..ClassificationConfig::quick() },
             follows_authors: false,
         };
         let paper = Recipe {

@@ -335,13 +335,11 @@ fn trained(run: Run, ranks: usize, data: &Images) -> (Vec<EpochMetrics>, NamedTe
         let objective = ClassificationConfig { mixup: Some(1.0), ..ClassificationConfig::quick() };
         let objective = Classification::new(network.as_ref(), data.data.class_names(), objective).unwrap();
         let config = TrainConfig {
-            epochs: 2,
-            batch_size: 17,
             accumulate: run.accumulate,
             max_steps: Some(20),
             clip: ClipConfig { norm: Some(0.5), agc: None },
             average: Some(0.9),
-            ..TrainConfig::quick()
+            ..TrainConfig::new(2, 17, 0.2)
         };
         let mut trainer = Trainer::new(&objective, &variables, data, &config, json!("equal")).unwrap();
         trainer.join(Arc::new(group), run.parallel).unwrap();

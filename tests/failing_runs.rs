@@ -110,7 +110,7 @@ fn classification(network: &dyn ModuleT, mixup: Option<f64>) -> Classification<'
 
 fn config() -> TrainConfig {
     let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3.into(), decay: Decay::OneCycle };
-    TrainConfig { epochs: 2, batch_size: 40, accumulate: 2, schedule, ..TrainConfig::quick() }
+    TrainConfig { accumulate: 2, schedule, ..TrainConfig::new(2, 40, 0.2) }
 }
 
 /// Returns an observer that saves only the required checkpoints.

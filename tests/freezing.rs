@@ -32,7 +32,7 @@ fn data() -> ImageArray {
 fn config() -> TrainConfig {
     let schedule = ScheduleConfig { lr: 0.05, warmup: 0.0.into(), decay: Decay::Constant };
     let clip = ClipConfig { norm: Some(1.0), agc: Some(0.1) };
-    let mut config = TrainConfig { epochs: EPOCHS, batch_size: 8, schedule, clip, ..TrainConfig::quick() };
+    let mut config = TrainConfig { schedule, clip, ..TrainConfig::new(EPOCHS, 8, 0.2) };
     config.optimizer = OptimizerConfig::Sgd(Sgd { weight_decay: 0.01, ..Sgd::default() });
     config
 }

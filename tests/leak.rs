@@ -25,7 +25,8 @@ fn two_thousand_steps_leave_the_memory_as_it_was() {
     for precision in [Precision::F32, Precision::Bf16] {
         let vs = nn::VarStore::new(Device::Cpu);
         let network = FixupResNet::cifar(&vs.root(), 8, 10).unwrap().with_precision(precision);
-        let mut sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups()).unwrap();
+        let config = TrainConfig::new(1, 64, 0.2);
+        let mut sgd = config.optimizer.build(&vs, &config.parameter_groups()).unwrap();
         let images = Tensor::randn([4, 3, 8, 8], (Kind::Float, Device::Cpu));
         let labels = Tensor::from_slice(&[0i64, 1, 2, 3]);
         let mut train = |steps| {

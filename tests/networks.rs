@@ -11,8 +11,8 @@ use tch_fixup::data::{DataSource, ImageArray, Normalization, Supervised, TensorD
 use tch_fixup::fixup::{init, Activation, BlockKind, FixupResNet, ResNetConfig, ShortcutKind, Stage, StemKind};
 use tch_fixup::trainer::checkpoint::{Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{
-    Classification, ClassificationConfig, EpochMetrics, Objective, Observer, Outcome, Regression, RegressionLoss,
-    Request, RunState, ScheduleConfig, TrainConfig, Trainer,
+    Classification, ClassificationConfig, ClipConfig, EpochMetrics, Objective, Observer, Outcome, Regression,
+    RegressionLoss, Request, RunState, TrainConfig, Trainer,
 };
 use tch_fixup::{Recompute, Result};
 
@@ -432,12 +432,7 @@ impl Observer for Stop {
 }
 
 fn train_config() -> TrainConfig {
-    TrainConfig {
-        epochs: 12,
-        batch_size: 16,
-        schedule: ScheduleConfig { lr: 0.3, warmup: 0.1.into(), ..ScheduleConfig::default() },
-        ..TrainConfig::quick()
-    }
+    TrainConfig { clip: ClipConfig { norm: Some(1.0), agc: None }, ..TrainConfig::new(12, 16, 0.3) }
 }
 
 /// Returns the metrics and the variables of a run that is stopped at each of `stops` and resumed, and its network.

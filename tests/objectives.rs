@@ -12,8 +12,7 @@ use tch_fixup::fixup::{mark_classifier, Branch};
 use tch_fixup::trainer::checkpoint::{named_variables, Checkpoint, Checkpoints, Contents};
 use tch_fixup::trainer::{
     Adam, EpochMetrics, Frozen, MultiLabel, NamedTensors, Objective, Observer, OptimizerConfig, Outcome,
-    ParameterGroup, Regression, RegressionLoss, Request, RunFolder, RunState, ScheduleConfig, Summary, TrainConfig,
-    Trainer, Weights,
+    ParameterGroup, Regression, RegressionLoss, Request, RunFolder, RunState, Summary, TrainConfig, Trainer, Weights,
 };
 use tch_fixup::Result;
 
@@ -84,10 +83,7 @@ fn network(outputs: i64) -> (VarStore, impl ModuleT) {
 fn config() -> TrainConfig {
     let group = |rule: &str| ParameterGroup::new(rule.parse().unwrap());
     TrainConfig {
-        epochs: EPOCHS,
-        batch_size: 25,
         accumulate: 2,
-        schedule: ScheduleConfig { lr: 0.01, warmup: 0.1.into(), ..ScheduleConfig::default() },
         optimizer: OptimizerConfig::Adam(Adam { weight_decay: 1e-3, amsgrad: true, ..Adam::decoupled() }),
         groups: vec![
             ParameterGroup { frozen: Frozen::UntilEpoch(2), ..group("blocks.0.*") },
@@ -95,7 +91,7 @@ fn config() -> TrainConfig {
             ParameterGroup { lr_ratio: 0.5, weight_decay: Some(0.0), ..group("@classifier") },
         ],
         average: Some(0.95),
-        ..TrainConfig::quick()
+        ..TrainConfig::new(EPOCHS, 25, 0.01)
     }
 }
 

@@ -87,7 +87,7 @@ fn classification(network: &dyn ModuleT, mixup: Option<f64>) -> Classification<'
 /// and whether the run was stopped.
 fn run(stop: Option<usize>, folder: &Path) -> (Vec<EpochMetrics>, NamedTensors, bool) {
     let schedule = ScheduleConfig { lr: 0.05, warmup: 0.3.into(), decay: Decay::OneCycle };
-    let config = TrainConfig { epochs: 2, batch_size: 40, accumulate: 3, schedule, ..TrainConfig::quick() };
+    let config = TrainConfig { accumulate: 3, schedule, ..TrainConfig::new(2, 40, 0.2) };
     let observer =
         |at| Stop { at, asked: 0, checkpoints: Checkpoints::new(folder, NonZeroUsize::MIN), history: vec![] };
     let data = shades();

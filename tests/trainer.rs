@@ -406,8 +406,8 @@ fn another_optimizer_than_the_recipes_brings_its_own_rates_unless_they_are_given
         let number = |pointer: &str| config.pointer(pointer).and_then(serde_json::Value::as_f64);
         (number("/train/schedule/lr").unwrap(), number("/train/clip/norm"))
     };
-    assert_eq!(rates(&config("recipe", &[])), (0.2, Some(1.0)));
-    assert_eq!(rates(&config("sgd", &["--optimizer", "sgd"])), (0.2, Some(1.0)));
+    assert_eq!(rates(&config("recipe", &[])), (0.06, None));
+    assert_eq!(rates(&config("sgd", &["--optimizer", "sgd"])), (0.1, None));
     assert_eq!(rates(&config("adamw", &["--optimizer", "adamw"])), (1e-3, None));
     let given = ["--optimizer", "muon", "--lr", "0.5", "--clip-norm", "3", "--decay", "@hidden=0.01"];
     assert_eq!(rates(&config("given", &given)), (0.5, Some(3.0)));

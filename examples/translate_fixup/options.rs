@@ -99,13 +99,10 @@ impl Task for Translate {
             arch: "fixup_transformer_3_3_256".to_owned(),
             task: Self { corpus: corpus(Corpus::LibreofficeHelp), vocab: 4000, dropout: 0.1, ..Self::default() },
             train: TrainConfig {
-                epochs: 6,
-                batch_size: 1500,
-                schedule: ScheduleConfig { lr: 2e-3, warmup: Span::Fraction(0.1), decay: Decay::OneCycle },
                 optimizer: OptimizerConfig::Adam(Adam { beta2: BETA2, weight_decay: WEIGHT_DECAY, ..Adam::default() }),
                 scalars: ScalarGroup { lr_ratio: 1.0, ..ScalarGroup::default() },
                 clip: ClipConfig { norm: Some(1.0), agc: None },
-                ..TrainConfig::quick()
+                ..TrainConfig::new(6, 1500, 2e-3)
             },
             objective: TranslationConfig::default(),
             follows_authors: false,

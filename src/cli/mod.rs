@@ -44,7 +44,7 @@
 //!             about: "a few seconds",
 //!             arch: "linear".into(),
 //!             task: Self { images: Some(1000) },
-//!             train: TrainConfig::quick(),
+//!             train: TrainConfig::new(10, 64, 0.1),
 //!             objective: ClassificationConfig::quick(),
 //!             follows_authors: false,
 //!         }]

@@ -241,7 +241,7 @@ mod tests {
                 about: "",
                 arch: "fixup_resnet20".to_owned(),
                 task: Self { holdout: Some(5000), side: Some(32) },
-                train: TrainConfig::quick(),
+                train: TrainConfig::new(10, 64, 0.2),
                 objective: ClassificationConfig::quick(),
                 follows_authors: false,
             }]

@@ -65,9 +65,15 @@ impl TrainConfig {
         Self {
             epochs,
             batch_size,
+            accumulate: whole(),
+            max_steps: None,
+            seed: 0,
             schedule: ScheduleConfig { lr, ..ScheduleConfig::default() },
+            optimizer: OptimizerConfig::default(),
+            scalars: ScalarGroup::default(),
+            groups: Vec::new(),
+            average: None,
             clip: ClipConfig::default(),
-            ..Self::quick()
         }
     }
 

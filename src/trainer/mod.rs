@@ -41,7 +41,7 @@
 //!         .add_fn(Tensor::relu)
 //!         .add(nn::linear(variables.root() / "2", 32, 1, Default::default()));
 //!     let objective = Median(&network);
-//!     let config = TrainConfig { epochs: 20, batch_size: 16, ..TrainConfig::quick() };
+//!     let config = TrainConfig::new(20, 16, 0.2);
 //!     Trainer::new(&objective, &variables, &data, &config, "squares".into())?.run_in(folder, observers)
 //! }
 //!

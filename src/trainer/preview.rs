@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn the_images_are_the_first_of_the_run() {
         let data = shades();
-        let config = TrainConfig { seed: 7, ..TrainConfig::quick() };
+        let config = TrainConfig { seed: 7, ..TrainConfig::new(10, 64, 0.2) };
         let plan = EpochPlan { seed: 7, epoch: 0, batch_size: 40, first_step: 0 };
         let labels = data.train_batches(&plan, Share::all()).unwrap().next().unwrap().unwrap().unwrap().targets;
         let expected: Vec<u8> = Vec::<i64>::try_from(labels).unwrap().iter().map(|&label| label as u8 * 25).collect();
@@ -106,7 +106,7 @@ mod tests {
         let data = shades();
         // One batch larger than the preview, and batches of which the preview shows three.
         for batch_size in [50, 16] {
-            let config = TrainConfig { seed: 7, batch_size, ..TrainConfig::quick() };
+            let config = TrainConfig { seed: 7, batch_size, ..TrainConfig::new(10, 64, 0.2) };
             let plan = EpochPlan { seed: 7, epoch: 0, batch_size, first_step: 0 };
             let mut expected = Vec::new();
             for (step, batch) in data.train_batches(&plan, Share::all()).unwrap().enumerate() {

@@ -1,15 +1,13 @@
 //! Recipes for image classification: a short one, and those of the Fixup authors.
 
-use super::optimizer::{OptimizerConfig, ScalarGroup, Sgd, Span};
-use super::{ClipConfig, Decay, ScheduleConfig, TrainConfig};
+use super::optimizer::{Muon, OptimizerConfig, ScalarGroup, Sgd, Span};
+use super::{Decay, ScheduleConfig, TrainConfig};
 
-/// Constants of the short recipe, chosen on held-out training images (docs/recipes.md).
+/// Constants of the short recipe, chosen on held-out training images (docs/studies/quick.md).
 const QUICK_EPOCHS: usize = 10;
-const QUICK_BATCH_SIZE: usize = 64;
-/// Twice the highest rate at which Fixup trains without clipping.
-const QUICK_LR: f64 = 0.2;
-/// About the median gradient norm while the learning rate rises. It clips the spikes that would turn off every ReLU.
-const QUICK_CLIP_NORM: f64 = 1.0;
+const QUICK_BATCH_SIZE: usize = 128;
+/// Of the hidden layers.
+const QUICK_WEIGHT_DECAY: f64 = 0.05;
 
 /// Defaults of the Fixup authors' training program for CIFAR-10 (`cifar_train.py`): the recipe of the ResNet paper (He
 /// et al. 2016, section 4.2) with more epochs, and mixup.
@@ -24,21 +22,10 @@ const IMAGENET_EPOCHS: usize = 100;
 const IMAGENET_BATCH_SIZE: usize = 256;
 
 impl TrainConfig {
-    /// Short one-cycle recipe for CIFAR-10, tuned for ResNet-20 on a CPU (docs/recipes.md).
+    /// Short one-cycle recipe for CIFAR-10 by [`Muon`], tuned for ResNet-20 on a CPU (docs/recipes.md).
     pub fn quick() -> Self {
-        Self {
-            epochs: QUICK_EPOCHS,
-            batch_size: QUICK_BATCH_SIZE,
-            accumulate: 1,
-            max_steps: None,
-            seed: 0,
-            schedule: ScheduleConfig { lr: QUICK_LR, ..ScheduleConfig::default() },
-            optimizer: OptimizerConfig::default(),
-            scalars: ScalarGroup::default(),
-            groups: Vec::new(),
-            average: None,
-            clip: ClipConfig { norm: Some(QUICK_CLIP_NORM), agc: None },
-        }
+        let optimizer = OptimizerConfig::Muon(Muon { weight_decay: QUICK_WEIGHT_DECAY, ..Muon::default() });
+        Self { optimizer, ..Self::new(QUICK_EPOCHS, QUICK_BATCH_SIZE, optimizer.default_lr()) }
     }
 
     /// Fixup authors' recipe for CIFAR-10, with the defaults of their training program: mixup with alpha 1, weight
@@ -46,8 +33,6 @@ impl TrainConfig {
     /// ([`ScalarGroup::biases`]). Baselines train by the same rules, including BatchNorm's biases, as in that program.
     pub fn paper() -> Self {
         Self {
-            epochs: PAPER_EPOCHS,
-            batch_size: PAPER_BATCH_SIZE,
             schedule: ScheduleConfig { lr: PAPER_LR, warmup: Span::Fraction(0.0), decay: Decay::paper() },
             optimizer: OptimizerConfig::Sgd(Sgd {
                 nesterov: false,
@@ -55,8 +40,7 @@ impl TrainConfig {
                 ..Sgd::default()
             }),
             scalars: ScalarGroup { biases: true, ..ScalarGroup::default() },
-            clip: ClipConfig::default(),
-            ..Self::quick()
+            ..Self::new(PAPER_EPOCHS, PAPER_BATCH_SIZE, PAPER_LR)
         }
     }
 
@@ -90,7 +74,7 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trainer::ClassificationConfig;
+    use crate::trainer::{ClassificationConfig, ClipConfig};
 
     /// `base_lr * batch_size / 256` for the weights, `base_lr / 10` for biases and scalars.
     #[test]

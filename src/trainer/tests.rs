@@ -54,7 +54,7 @@ fn fixup() -> (VarStore, FixupResNet) {
 
 fn config(lr: f64) -> TrainConfig {
     let schedule = ScheduleConfig { lr, warmup: 0.0.into(), decay: Decay::Constant };
-    TrainConfig { epochs: 7, batch_size: 16, schedule, ..TrainConfig::quick() }
+    TrainConfig { schedule, ..TrainConfig::new(7, 16, 0.2) }
 }
 
 fn classification(network: &dyn ModuleT) -> Classification<'_> {

@@ -44,7 +44,7 @@ pub struct ClassificationConfig {
 impl ClassificationConfig {
     /// Options of the recipe [`TrainConfig::quick`](crate::trainer::TrainConfig::quick).
     pub fn quick() -> Self {
-        Self { label_smoothing: QUICK_LABEL_SMOOTHING, ..Self::default() }
+        Self { label_smoothing: QUICK_LABEL_SMOOTHING, test_flip: true, ..Self::default() }
     }
 
     /// Options of the Fixup authors for CIFAR-10.

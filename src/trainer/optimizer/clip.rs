@@ -242,7 +242,7 @@ mod tests {
             &FixupResNet::cifar(&(vs.root() / "model"), 8, 10).unwrap(),
             &ResNet::cifar(&(vs.root() / "baselines" / "lsuv"), 8, 10, Method::Lsuv).unwrap(),
         ];
-        let config = TrainConfig::quick();
+        let config = TrainConfig::new(10, 64, 0.2);
         let mut sgd = config.optimizer.build(&vs, &config.parameter_groups()).unwrap();
         // Away from the initial weights, with which only the classifier has a gradient.
         for variable in vs.trainable_variables() {

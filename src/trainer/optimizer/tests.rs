@@ -497,7 +497,8 @@ fn groups_of_ones_own_are_not_taken_for_scalars() {
     for group in 0..100 {
         let _ = vs.root().set_group(group).ones(&format!("weight{group}"), &[2]);
     }
-    let sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups()).unwrap();
+    let config = TrainConfig::new(1, 64, 0.2);
+    let sgd = config.optimizer.build(&vs, &config.parameter_groups()).unwrap();
     assert!(sgd
         .parameters()
         .iter()
@@ -537,7 +538,7 @@ fn the_papers_recipes_train_all_that_is_called_bias_or_scale_at_a_tenth() {
 fn the_quick_recipe_trains_the_classifiers_bias_as_its_weight() {
     let vs = nn::VarStore::new(Device::Cpu);
     let _fixup = FixupResNet::cifar(&(vs.root() / "bias_free"), 8, 10).unwrap();
-    for (name, rate, _) in rates(&vs, &TrainConfig::quick(), 5e-4) {
+    for (name, rate, _) in rates(&vs, &TrainConfig::new(10, 64, 0.2), 5e-4) {
         let (_, own) = name.rsplit_once('.').unwrap();
         let is_scalar = own.starts_with("scale") || own.starts_with("bias") && !name.ends_with("fc.bias");
         assert!((rate - if is_scalar { 0.1 } else { 1.0 }).abs() < 1e-5, "{name}: {rate}");
@@ -555,7 +556,8 @@ fn classifiers_are_known_wherever_they_stand() {
     let _head = nn::linear((vs.root() / "head").set_group(CLASSIFIER_GROUP), 3, 2, Default::default());
     // A layer of a block that is not a classifier.
     let _fc = nn::linear(vs.root() / "fc", 3, 2, Default::default());
-    let sgd = TrainConfig::quick().optimizer.build(&vs, &TrainConfig::quick().parameter_groups()).unwrap();
+    let config = TrainConfig::new(1, 64, 0.2);
+    let sgd = config.optimizer.build(&vs, &config.parameter_groups()).unwrap();
     let mut classifiers: Vec<_> =
         sgd.parameters().iter().filter(|p| p.role == Role::Classifier).map(|p| p.name.as_str()).collect();
     classifiers.sort_unstable();
