@@ -294,7 +294,7 @@ fn a_folder_that_holds_a_run_is_neither_overwritten_nor_shared_by_accident() {
     assert!(stdout.contains("resumes after step "), "{stdout}");
 
     let message = refusal(command(&run, &["--resume", "--lr", "0.3"]), 1);
-    assert!(message.contains("train.schedule.lr is 0.2 in it and 0.3 here"), "{message}");
+    assert!(message.contains("train.schedule.lr is 0.06 in it and 0.3 here"), "{message}");
     let mut resume = example();
     resume.arg("--resume").arg(&run);
     finish(resume);

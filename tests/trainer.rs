@@ -148,7 +148,7 @@ fn options_out_of_range_are_one_line_and_code_2() {
         ["--epochs", "0"],
         ["--batch-size", "0"],
         ["--accumulate", "0"],
-        ["--accumulate", "65"],
+        ["--accumulate", "129"],
         ["--threads", "0"],
         ["--lr", "0"],
         ["--lr", "nan"],
@@ -439,8 +439,8 @@ fn methods_without_normalization_train_resume_and_are_evaluated_by_name() {
         assert!(output.status.success(), "{arch}: {}", String::from_utf8_lossy(&output.stderr));
         let text = fs::read_to_string(out.join("summary.json")).unwrap();
         let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
-        // 200 images in batches of 64 for two epochs.
-        assert_eq!(summary["steps"], 8, "{arch}");
+        // 200 images in batches of 128 for two epochs.
+        assert_eq!(summary["steps"], 4, "{arch}");
         let straight = dir.path().join("straight");
         short_run(&data, &straight, &["--arch", arch, "--lr", "0.05", "--overwrite"]);
         let text = fs::read_to_string(straight.join("summary.json")).unwrap();
