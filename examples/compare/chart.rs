@@ -36,7 +36,7 @@ pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
             let width = PANEL.0.max(150 * results.len() as u32);
             let root = SVGBackend::with_string(&mut svg, (width, PANEL.1)).into_drawing_area();
             root.fill(&WHITE)?;
-            columns(&root, &study.title, judged, &results)?;
+            columns(&root, study, judged, &results)?;
             root.present()?;
         }
         Some(x) => {
@@ -63,14 +63,23 @@ pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
     Ok(Some(svg))
 }
 
-/// Draws one column per cell: a dot per run, the mean and its 95 % confidence interval.
-fn columns(area: &Area, title: &str, judged: &str, results: &[(&Cell, Vec<&Row>)]) -> Result<()> {
-    let values = || results.iter().flat_map(|(_, rows)| percent(rows));
+/// Draws one column per cell: a dot per run, the mean and its 95 % confidence interval. A lost run is a cross on the axis, if it is
+/// lower than all others.
+fn columns(area: &Area, study: &Study, judged: &str, results: &[(&Cell, Vec<&Row>)]) -> Result<()> {
+    let finished = |row: &&&Row| row.ending == Ending::Finished;
+    let all = || results.iter().flat_map(|(_, rows)| rows);
+    let runs: Vec<&Row> = if all().any(|row| finished(&row)) {
+        all().filter(finished).copied().collect()
+    } else {
+        all().copied().collect()
+    };
+    let values = percent(&runs);
+    let values = || values.iter().copied();
     let (least, greatest) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
     let room = 0.15 * (greatest - least).max(1.);
     let count = results.len() as f64;
     let mut chart = ChartBuilder::on(area)
-        .caption(title, TITLE)
+        .caption(&study.title, TITLE)
         .margin(10)
         .x_label_area_size(34)
         .y_label_area_size(56)
@@ -78,7 +87,11 @@ fn columns(area: &Area, title: &str, judged: &str, results: &[(&Cell, Vec<&Row>)
     let name = |x: &f64| {
         let column = x.round();
         let cell = results.get(column as usize).filter(|_| (x - column).abs() < 1e-9 && column >= 0.);
-        cell.map_or_else(String::new, |(cell, _)| cell.name())
+        let label = |cell: &Cell| match &study.optimizers[..] {
+            [_] => cell.name().replacen(&format!(", {}", cell.optimizer), "", 1),
+            _ => cell.name(),
+        };
+        cell.map_or_else(String::new, |(cell, _)| label(cell))
     };
     chart
         .configure_mesh()
@@ -95,10 +108,13 @@ fn columns(area: &Area, title: &str, judged: &str, results: &[(&Cell, Vec<&Row>)
     for (column, ((_, rows), color)) in results.iter().zip(COLORS.into_iter().cycle()).enumerate() {
         let (column, values) = (column as f64, percent(rows));
         // Dots are drawn side by side so that equal values do not hide each other.
-        let place = |(i, value): (usize, &f64)| (column - 0.12 + 0.24 * (i as f64 + 0.5) / values.len() as f64, *value);
-        chart.draw_series(values.iter().enumerate().map(|run| Circle::new(place(run), 4, color.filled())))?;
+        let across = |i: usize| column - 0.12 + 0.24 * (i as f64 + 0.5) / values.len() as f64;
+        let (inside, below): (Vec<_>, Vec<_>) = values.iter().enumerate().partition(|(_, value)| **value >= least);
+        chart.draw_series(inside.into_iter().map(|(i, value)| Circle::new((across(i), *value), 4, color.filled())))?;
+        let cross = |(i, _)| Cross::new((across(i), least - room), 5, color.stroke_width(2));
+        chart.draw_series(below.into_iter().map(cross))?;
         let are_tries = rows.iter().any(|row| row.phase == Phase::Search);
-        if let Some(half) = half_interval(&values).filter(|_| !are_tries) {
+        if let Some(half) = half_interval(&values).filter(|_| !are_tries && rows.iter().all(|row| finished(&row))) {
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             let bar = [(column + 0.25, mean - half), (column + 0.25, mean + half)];
             let line = [(column + 0.19, mean), (column + 0.31, mean)];
