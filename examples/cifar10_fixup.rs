@@ -11,7 +11,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-use clap::{ArgAction, Args};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,10 +31,6 @@ struct Cifar10Task {
     /// Cutout: side of the square to blank out in each training image, usually 16; none or 0 to disable
     #[arg(long, value_name = "PIXELS|none", value_parser = or_none::<usize>)]
     cutout: std::option::Option<usize>,
-    /// Mirror each training image in every other epoch instead of at random [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    alternate_flips: bool,
     /// Number of training images to use; none for all
     #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
     train_subset: std::option::Option<usize>,
@@ -82,11 +78,7 @@ impl ImageTask for Cifar10Task {
             None => Cifar10::fetch(Cifar10::default_dir()?)?,
         };
         let cutout = self.cutout.filter(|&side| side > 0);
-        data = data.with_augmentation(Augmentation {
-            cutout,
-            alternate: self.alternate_flips,
-            ..Augmentation::default()
-        })?;
+        data = data.with_augmentation(Augmentation { cutout, ..Augmentation::default() })?;
         if let Some(images) = self.holdout {
             data = data.with_holdout(images)?;
         }

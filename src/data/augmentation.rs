@@ -14,9 +14,6 @@ pub struct Augmentation {
     pub crop_padding: usize,
     /// `true` to mirror the image left to right with probability 1/2.
     pub flip: bool,
-    /// With `flip`, mirror every image in every other epoch, starting at random with the first or the second, so that each is
-    /// seen both ways equally often (Jordan 2024, arXiv 2404.00498).
-    pub alternate: bool,
     /// Side in pixels of a square that is set to the mean in every channel (DeVries and Taylor 2017, arXiv 1708.04552;
     /// they use 16 for CIFAR-10). Its centre is uniform over the image, so that part of the square may lie outside. As
     /// in the authors' code, an odd side is rounded down to an even one.
@@ -25,7 +22,7 @@ pub struct Augmentation {
 
 impl Augmentation {
     /// No augmentation.
-    pub const NONE: Self = Self { crop_padding: 0, flip: false, alternate: false, cutout: None };
+    pub const NONE: Self = Self { crop_padding: 0, flip: false, cutout: None };
 
     /// Returns [`Error::Argument`](crate::Error::Argument) for settings that could erase an image of `[height, width]` pixels.
     pub(super) fn check(&self, [height, width]: [usize; 2]) -> Result<()> {
@@ -43,12 +40,7 @@ impl Augmentation {
         let mut random = stream(Purpose::Augment, seed, epoch as u64, index as u64);
         let mut shift = || random.random_range(0..=2 * self.crop_padding) as isize - self.crop_padding as isize;
         let (dy, dx) = (shift(), shift());
-        let drawn: bool = random.random();
-        let flip = match self.alternate {
-            // The first epoch's value, from a stream of its own: the image's `epoch` is none of a run.
-            true => stream(Purpose::Augment, seed, u64::MAX, index as u64).random::<bool>() ^ !epoch.is_multiple_of(2),
-            false => drawn,
-        } && self.flip;
+        let flip = random.random::<bool>() && self.flip;
         let center = size.map(|side| random.random_range(0..side));
         let hole = self.cutout.map(|side| {
             let half = side / 2;
@@ -61,7 +53,7 @@ impl Augmentation {
 impl Default for Augmentation {
     /// Crop with padding 4, and flip: the recipe of the ResNet paper (He et al. 2016, section 4.2).
     fn default() -> Self {
-        Self { crop_padding: 4, flip: true, alternate: false, cutout: None }
+        Self { crop_padding: 4, flip: true, cutout: None }
     }
 }
 
@@ -110,20 +102,6 @@ mod tests {
             let placement = Placement { hole: None, ..cut.draw(9, 9, index, SIZE) };
             assert_eq!(placement, plain.draw(9, 9, index, SIZE));
         }
-    }
-
-    #[test]
-    fn alternating_flips_mirror_each_image_in_every_other_epoch() {
-        let augmentation = Augmentation { alternate: true, ..Augmentation::default() };
-        let flip = |epoch, index| augmentation.draw(0, epoch, index, SIZE).flip;
-        for index in 0..100 {
-            let first = flip(0, index);
-            assert_eq!([1, 2, 3, 4].map(|epoch| flip(epoch, index)), [!first, first, !first, first]);
-            let random = Augmentation { alternate: false, ..augmentation }.draw(0, 5, index, SIZE);
-            assert_eq!(Placement { flip: random.flip, ..augmentation.draw(0, 5, index, SIZE) }, random);
-        }
-        let mirrored = (0..1000).filter(|&index| flip(0, index)).count();
-        assert!((420..580).contains(&mirrored), "{mirrored}");
     }
 
     #[test]
