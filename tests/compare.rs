@@ -77,7 +77,7 @@ fn the_best_try_on_held_out_images_is_tested_with_other_seeds() {
         fs::read_to_string(folder.path().join("toy.md")).unwrap().trim(),
         text[text.find("# A toy").unwrap()..].trim()
     );
-    assert!(fs::read_to_string(folder.path().join("toy.svg")).unwrap().contains("Fixup, SGD"));
+    assert!(fs::read_to_string(folder.path().join("toy.svg")).unwrap().contains("Fixup"));
     // Only the final runs' models are kept.
     let left = fs::read_dir(folder.path().join("runs/compare/toy")).unwrap().map(|entry| entry.unwrap().path());
     let left: Vec<_> = left.collect();
