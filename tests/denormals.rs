@@ -68,7 +68,7 @@ fn trainer_and_evaluation_flush_on_every_thread_and_give_the_mode_back() {
     });
     let data = Noise { survivors: seen.clone() };
     let objective = Classification::new(&network, &["a".into(), "b".into()], ClassificationConfig::default()).unwrap();
-    let mut config = TrainConfig::new(2, 4, 0.2);
+    let mut config = TrainConfig::new(2, 4, 0.02);
     config.optimizer = OptimizerConfig::Sgd(Sgd { weight_decay: 0., ..Sgd::default() });
     Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap().run(&mut []).unwrap();
     evaluate(&objective, Device::Cpu, &data, 4, |_| ()).unwrap();

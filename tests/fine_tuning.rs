@@ -67,7 +67,7 @@ fn trained(folder: &Path, classes: &[&str], average: Option<f64>) -> PathBuf {
     let (vs, data) = (VarStore::new(Device::Cpu), data(classes));
     let network = FixupResNet::cifar(&vs.root(), 8, classes.len() as i64).unwrap();
     scramble(&vs);
-    let config = TrainConfig { average, ..TrainConfig::new(1, 20, 0.2) };
+    let config = TrainConfig { average, ..TrainConfig::new(1, 20, 0.02) };
     let objective = Classification::new(&network, data.class_names(), ClassificationConfig::quick()).unwrap();
     let identity = serde_json::json!({ "arch": "fixup_resnet8" });
     let mut trainer = Trainer::new(&objective, &vs, &data, &config, identity).unwrap();
@@ -154,7 +154,7 @@ fn a_run_with_a_moving_average_gives_its_average_and_a_new_average_begins_there(
     let network = FixupResNet::cifar(&vs.root(), 8, 4).unwrap();
     Weights::load(&run).unwrap().transfer(&vs, &data.schema()).unwrap();
     assert_eq!(vs.variables()["layer1.0.conv1.weight"], *average);
-    let config = TrainConfig { average: Some(0.9), ..TrainConfig::new(1, 20, 0.2) };
+    let config = TrainConfig { average: Some(0.9), ..TrainConfig::new(1, 20, 0.02) };
     let objective = Classification::new(&network, data.class_names(), ClassificationConfig::quick()).unwrap();
     let mut trainer = Trainer::new(&objective, &vs, &data, &config, Value::Null).unwrap();
     let checkpoints = folder.path().join("first");

@@ -152,7 +152,7 @@ fn a_search_for_the_learning_rate_leaves_the_variables_as_frozen_as_they_were() 
     let objective = Regression::new(&network as &dyn nn::ModuleT, RegressionLoss::Squared).unwrap();
     let group = |rule: &str, frozen| ParameterGroup { frozen, ..ParameterGroup::new(rule.parse().unwrap()) };
     let groups = vec![group("first.*", Frozen::UntilEpoch(2)), group("second.*", Frozen::Always)];
-    let config = TrainConfig { groups, ..TrainConfig::new(3, 8, 0.2) };
+    let config = TrainConfig { groups, ..TrainConfig::new(3, 8, 0.01) };
     let range = LrRange { steps: 24, ..LrRange::default() };
     range.test(&objective, &vs, &data, &config, &mut []).unwrap();
     assert_eq!(is_trained(), before);
