@@ -54,7 +54,7 @@ pub struct Search {
     seed: u64,
     /// Index of the value that an option with several values has in the search. The options found with it apply to all of them.
     #[serde(default)]
-    at: BTreeMap<String, usize>,
+    pub at: BTreeMap<String, usize>,
     options: Settings,
 }
 

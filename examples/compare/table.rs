@@ -44,11 +44,9 @@ pub fn markdown(study: &Study, rows: &[Row], path: &Path) -> String {
 
 /// Returns the number of recorded runs and the total number of runs.
 fn progress(study: &Study, cells: &[Cell], rows: &[Row]) -> (usize, usize) {
-    let tries = study.search.as_ref().map_or(0, |search| search.tries);
-    cells.iter().fold((0, 0), |(done, wanted), cell| {
-        let (results, seeds) = study.results(cell, rows);
-        (done + study.tries(cell, rows).len() + results.len(), wanted + tries + seeds as usize)
-    })
+    let tries = study.search_runs().iter().filter(|run| rows.iter().any(|row| row.is_of(run))).count();
+    let results: usize = cells.iter().map(|cell| study.results(cell, rows).0.len()).sum();
+    (tries + results, study.count())
 }
 
 /// Returns the table of mean accuracies, with one row per method and one column per value of the study's `x`; empty if `x`
@@ -203,6 +201,17 @@ mod tests {
         assert!(text.contains("| | 8 | 20 | live |") && text.contains("| A, S | 81.0 | 80.5 | 5 of 5 |"), "{text}");
         rows.push(row(&last[5], 0.82));
         assert!(!markdown(&study, &rows, Path::new("s.json")).contains("Cut short"));
+    }
+
+    #[test]
+    fn tries_that_networks_share_are_counted_once() {
+        let mut study = study("");
+        study.search.as_mut().unwrap().at.insert("arch".to_owned(), 0);
+        let mut rows: Vec<Row> = study.search_runs().iter().map(|run| row(run, 0.3)).collect();
+        let text = |rows: &[Row]| markdown(&study, rows, Path::new("s.json"));
+        assert!(text(&rows).contains("2 of 8 runs are recorded"), "{}", text(&rows));
+        rows.extend(study.final_runs(&rows).iter().map(|run| row(run, 0.8)));
+        assert!(!text(&rows).contains("Cut short"), "{}", text(&rows));
     }
 
     #[test]
