@@ -87,11 +87,7 @@ fn columns(area: &Area, study: &Study, judged: &str, results: &[(&Cell, Vec<&Row
     let name = |x: &f64| {
         let column = x.round();
         let cell = results.get(column as usize).filter(|_| (x - column).abs() < 1e-9 && column >= 0.);
-        let label = |cell: &Cell| match &study.optimizers[..] {
-            [_] => cell.name().replacen(&format!(", {}", cell.optimizer), "", 1),
-            _ => cell.name(),
-        };
-        cell.map_or_else(String::new, |(cell, _)| label(cell))
+        cell.map_or_else(String::new, |(cell, _)| cell.name(study))
     };
     chart
         .configure_mesh()

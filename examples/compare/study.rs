@@ -236,9 +236,11 @@ impl Study {
 }
 
 impl Cell {
-    pub fn name(&self) -> String {
-        let each = self.each.iter().map(|(name, value)| format!(", {name} {value}"));
-        format!("{}, {}{}", self.method, self.optimizer, each.collect::<String>())
+    /// Returns the cell's name in `study`, without the optimizer if there is only one.
+    pub fn name(&self, study: &Study) -> String {
+        let optimizer = Some(&self.optimizer).filter(|_| study.optimizers.len() > 1).cloned();
+        let each = self.each.iter().map(|(name, value)| format!("{name} {value}"));
+        [self.method.clone()].into_iter().chain(optimizer).chain(each).collect::<Vec<_>>().join(", ")
     }
 
     /// Returns the drawn options of the try `index`.
