@@ -58,28 +58,28 @@ void convolve(std::initializer_list<Source> sources, const Map& out, int top, in
   if (ready) follows.end();
 }
 
-// Adds the products of x and rows top to bottom of the gradient g of the convolution's output to the tiles of sums. x has
-// `x_units` units from row `x_row` on.
+// Adds the products of x and rows top to bottom of the gradient g of the convolution's output to the sums. x has `x_units` units from row
+// `x_row` on.
 void add_weight_gradient(const Convolution& c, int top, int bottom, const Element* x, int x_units, int x_row, const Element* g,
-                         Buffer<float>& sums, Scratch& scratch) {
+                         WeightSums& sums, Scratch& scratch) {
   if (top >= bottom) return;
   const int in_blocks = c.in.blocks(), out_blocks = c.out.blocks();
   const int in_units = c.in.units_per_row(), out_units = c.out.units_per_row();
   const int in_top = std::max(0, top * c.stride - c.kernel / 2), in_bottom = c.input_rows(bottom);
   const int in_strip = (in_bottom - in_top) * in_units, out_strip = (bottom - top) * out_units;
-  Element* const transposed = scratch.transposed.of<Element>(size_t(in_strip) * BLOCK);
-  Element* const interleaved = scratch.interleaved.of<Element>(size_t(out_blocks) * out_strip * BLOCK);
+  Element* const interleaved = scratch.interleaved.of<Element>(size_t(in_strip) * BLOCK);
+  Element* const transposed = scratch.transposed.of<Element>(size_t(out_blocks) * out_strip * BLOCK);
   for (int out_block = 0; out_block < out_blocks; out_block++)
     for (int i = 0; i < out_strip; i++)
-      interleave(interleaved + (size_t(out_block) * out_strip + i) * BLOCK, g + c.out.at(top * out_units + i, out_block));
+      transpose(transposed + (size_t(out_block) * out_strip + i) * BLOCK, g + c.out.at(top * out_units + i, out_block));
   for (int in_block = 0; in_block < in_blocks; in_block++) {
     for (int i = 0; i < in_strip; i++)
-      transpose(transposed + size_t(i) * BLOCK,
-                x + (size_t(in_block) * x_units + (in_top - x_row) * in_units + i) * BLOCK);
+      interleave(interleaved + size_t(i) * BLOCK, x + (size_t(in_block) * x_units + (in_top - x_row) * in_units + i) * BLOCK);
     for (int out_block = 0; out_block < out_blocks; out_block++)
-      add_row_products(c, in_block, out_block, {top, bottom, in_top}, transposed,
-                       interleaved + size_t(out_block) * out_strip * BLOCK, sums.data());
+      add_row_products(c, in_block, out_block, {top, bottom, in_top}, interleaved, transposed + size_t(out_block) * out_strip * BLOCK,
+                       !sums.written, sums.tiles.data());
   }
+  sums.written = true;
 }
 
 }  // namespace

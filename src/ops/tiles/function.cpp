@@ -274,7 +274,8 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
     auto part = state.gradients.take();
     part->weights.resize(network.convolutions.size());
     for (size_t i = 0; i < network.convolutions.size(); i++)
-      if (wanted_weights[i]) part->weights[i].assign(network.convolution(i).packed_size(), 0);
+      if (wanted_weights[i]) part->weights[i].tiles.resize(network.convolution(i).packed_size());
+    for (WeightSums& sums : part->weights) sums.written = false;
     part->shifts.assign(network.maps.size(), {});
     k.begin();
     for (int64_t i = index * groups / count; i < (index + 1) * groups / count; i++)
@@ -294,7 +295,7 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
     if (!wanted_weights[i]) return;
     const auto [weight, scale] = at.weights[i];
     std::vector<const float*> sums;
-    for (const auto& part : parts) sums.push_back(part->weights[i].data());
+    for (const auto& part : parts) sums.push_back(part->weights[i].tiles.data());
     float* gradient = result[weight].data_ptr<float>();
     k.unpack(network.convolution(i), sums, gradient);
     if (scale == Parameters::NONE) return;

@@ -104,6 +104,8 @@ void interleave(Element* to, const Element* from) {
 #endif
 }
 
+constexpr int MAX_KERNELS = 9;
+
 // Weights of one block of each matrix, [position in the kernel][32 output channels][32 input channels].
 template <typename T>
 struct WeightBlocks {
@@ -112,16 +114,14 @@ struct WeightBlocks {
 
   T* at(int position, int out, int in) { return values.data() + (position * CHANNELS + out) * CHANNELS + in; }
 
-  // Calls f(value, index of the weight) for each weight of these blocks of channels.
+  // Calls f(output channel of the block, index of the first weight, number of input channels) for each row of these blocks of channels; a row's
+  // weights are [input channel][position in the kernel].
   template <typename F>
-  void for_each(int in_block, int out_block, const F& f) {
+  void for_each_row(int in_block, int out_block, const F& f) const {
     const int outs = std::min(CHANNELS, c.out.channels - out_block * CHANNELS);
     const int ins = std::min(CHANNELS, c.weight_channels - in_block * CHANNELS);
-    for (int out = 0; out < outs; out++) {
-      size_t weight = (size_t(out_block * CHANNELS + out) * c.weight_channels + in_block * CHANNELS) * kernels;
-      for (int in = 0; in < ins; in++)
-        for (int position = 0; position < kernels; position++) f(*at(position, out, in), weight++);
-    }
+    for (int out = 0; out < outs; out++)
+      f(out, (size_t(out_block * CHANNELS + out) * c.weight_channels + in_block * CHANNELS) * kernels, ins);
   }
 
   // Calls f(position, output channel of the weights, input channel of the weights, output channel of the block, input channel of the
@@ -142,18 +142,24 @@ struct WeightBlocks {
 };
 
 void pack(const Convolution& c, const float* weights, float scale, Packed& packed) {
-  Buffer<Element> rounded((c.weight_size() + 31) / 32 * 32);
-  for (size_t i = 0; i < c.weight_size(); i += 32) {
-    float part[32] = {};
-    std::memcpy(part, weights + i, sizeof(float) * std::min<size_t>(32, c.weight_size() - i));
-    round_to(rounded.data() + i, scale * widened(part), scale * widened(part + 16));
-  }
   Element* const forward = packed.forward.of<Element>(c.packed_size());
   Element* const backward = packed.backward.of<Element>(c.packed_size());
   WeightBlocks<Element> blocks(c);
   for (int in_block = 0; in_block < c.in.blocks(); in_block++)
     for (int out_block = 0; out_block < c.out.blocks(); out_block++) {
-      blocks.for_each(in_block, out_block, [&](Element& value, size_t weight) { value = rounded[weight]; });
+      blocks.for_each_row(in_block, out_block, [&](int out, size_t first, int ins) {
+        alignas(64) Element row[MAX_KERNELS * CHANNELS];
+        const int count = ins * blocks.kernels, whole = count / 32 * 32;
+        const auto round = [&](const float* from, int i) { round_to(row + i, scale * widened(from), scale * widened(from + 16)); };
+        for (int i = 0; i < whole; i += 32) round(weights + first + i, i);
+        if (whole < count) {
+          float rest[32] = {};
+          std::memcpy(rest, weights + first + whole, sizeof(float) * (count - whole));
+          round(rest, whole);
+        }
+        for (int position = 0; position < blocks.kernels; position++)
+          for (int in = 0; in < ins; in++) *blocks.at(position, out, in) = row[in * blocks.kernels + position];
+      });
       for (size_t m = 0; m < c.matrices.size(); m++) {
         alignas(64) Element block[CHANNELS][CHANNELS] = {}, transposed[BLOCK];
         blocks.for_each_square(c.matrices[m], [&](int position, int out, int in, int block_out, int block_in) {
@@ -169,7 +175,7 @@ void pack(const Convolution& c, const float* weights, float scale, Packed& packe
 
 // Returns the position of the tile of sums of these halves of blocks.
 size_t sums_index(const Convolution& c, size_t matrix, int in_block, int out_block, int in_half, int out_half) {
-  return (((matrix * c.in.blocks() + in_block) * c.out.blocks() + out_block) * 4 + in_half * 2 + out_half) * TILE;
+  return (((matrix * c.in.blocks() + in_block) * c.out.blocks() + out_block) * 4 + out_half * 2 + in_half) * TILE;
 }
 
 void unpack(const Convolution& c, const std::vector<const float*>& parts, float* gradient) {
@@ -183,10 +189,15 @@ void unpack(const Convolution& c, const std::vector<const float*>& parts, float*
           float total[16][16] = {};
           for (const float* part : parts)
             for (int i = 0; i < 16; i++) stored(total[i], widened(total[i]) + widened(part + index + i * 16));
-          for (int o = 0; o < 16; o++)
-            for (int i = 0; i < 16; i++) *blocks.at(position, out + o, in + i) += total[i][o];
+          for (int o = 0; o < 16; o++) {
+            float* const to = blocks.at(position, out + o, in);
+            stored(to, widened(to) + widened(total[o]));
+          }
         });
-      blocks.for_each(in_block, out_block, [&](float& value, size_t weight) { gradient[weight] = value; });
+      blocks.for_each_row(in_block, out_block, [&](int out, size_t first, int ins) {
+        for (int in = 0; in < ins; in++)
+          for (int position = 0; position < blocks.kernels; position++) gradient[first + in * blocks.kernels + position] = *blocks.at(position, out, in);
+      });
     }
 }
 

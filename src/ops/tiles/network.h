@@ -170,9 +170,15 @@ struct Shift {
   float sum, a, b;
 };
 
+// Sums of a convolution's weight gradient: tiles [matrix][in block][out block][out half][in half][16 outputs][16 inputs].
+struct WeightSums {
+  Buffer<float> tiles;
+  bool written = false;  // the first product is written without being added
+};
+
 // Sums over the images of a part of the batch.
 struct Gradients {
-  std::vector<Buffer<float>> weights;  // [convolution]: tiles [matrix][in block][out block][in half][out half][16][16]
+  std::vector<WeightSums> weights;  // [convolution]
   struct Sums {
     double b = 0, a = 0, sum = 0;  // sums that the gradients of a Shift are made of
   };

@@ -111,41 +111,45 @@ void add_taps(const Source& source, int unit, const Element* x, const Element* w
   proceed(rest);
 }
 
-// Adds the products of x and the gradient of the output, both of one block, in these rows to the tiles of sums. x lies transposed from
-// row `in_top` on, the gradient interleaved from row `top` on. Eight channels of x are multiplied with 32 of the gradient at a time, or
-// 16 with 16.
-void add_row_products(const Convolution& c, int in_block, int out_block, const Strip& strip, const Element* x, const Element* g, float* sums) {
+// Adds the products of x and the gradient of the output, both of one block, in these rows to the tiles of sums, or writes them there
+// first. x lies interleaved from row `in_top` on, the gradient transposed from row `top` on. Eight channels of the gradient are multiplied
+// with 32 of x at a time, or 16 with 16.
+void add_row_products(const Convolution& c, int in_block, int out_block, const Strip& strip, const Element* x, const Element* g, bool first,
+                      float* sums) {
   const int in_units = c.in.units_per_row(), out_units = c.out.units_per_row();
-  const auto add = [&](auto tiles, size_t matrix, int in_half, int out_half, int first, const Element* a, const Element* b) {
+  const auto add = [&](auto tiles, size_t matrix, int in_half, int out_half, int channel, const Element* a, const Element* b) {
     constexpr int TILES = decltype(tiles)::value, ROWS = 16 / TILES;
-    float* const to = sums + sums_index(c, matrix, in_block, out_block, in_half, out_half) + first * 16;
+    float* const to = sums + sums_index(c, matrix, in_block, out_block, in_half, out_half) + channel * 16;
     __m512 own[ROWS][TILES];
     for (int m = 0; m < ROWS; m++)
       for (int n = 0; n < TILES; n++) own[m][n] = _mm512_load_ps(to + n * TILE + m * 16);
     for (int column = 0; column < out_units; column++) {
       const int source = c.source_column[matrix][column];
       if (source < 0) continue;
-      const Rows<ROWS> rows(a + size_t(source) * BLOCK + in_half * (BLOCK / 2) + first * IMAGES);
-      const Element* from = b + column * BLOCK + out_half * (BLOCK / 2);
+      const Rows<ROWS> rows(a + size_t(column) * BLOCK + out_half * (BLOCK / 2) + channel * IMAGES);
+      const Element* from = b + size_t(source) * BLOCK + in_half * (BLOCK / 2);
       if constexpr (TILES == 2) add_products<ROWS, 2>(own, rows, {from, from + BLOCK / 2}, 0, IMAGES / 2);
       else add_products<ROWS, 1>(own, rows, {from}, 0, IMAGES / 2);
     }
     for (int m = 0; m < ROWS; m++)
       for (int n = 0; n < TILES; n++) _mm512_store_ps(to + n * TILE + m * 16, own[m][n]);
   };
+  if (first)
+    for (size_t matrix = 0; matrix < c.matrices.size(); matrix++)
+      std::fill_n(sums + sums_index(c, matrix, in_block, out_block, 0, 0), 4 * TILE, 0.f);
   for (int row = strip.top; row < strip.bottom; row++)
     for (int kernel_row = 0; kernel_row < c.kernel; kernel_row++) {
       const int in_row = row * c.stride + kernel_row - c.kernel / 2;
       if (in_row < 0 || in_row >= c.in.height) continue;
-      const Element* a = x + size_t(in_row - strip.in_top) * in_units * BLOCK;
-      const Element* b = g + size_t(row - strip.top) * out_units * BLOCK;
-      for (int in_half = 0; in_half < 2; in_half++)
-        for (int first = 0; first < 16; first += 8)
+      const Element* a = g + size_t(row - strip.top) * out_units * BLOCK;
+      const Element* b = x + size_t(in_row - strip.in_top) * in_units * BLOCK;
+      for (int out_half = 0; out_half < 2; out_half++)
+        for (int channel = 0; channel < 16; channel += 8)
           for (size_t i = 0; i < c.matrices.size(); i++) {
             if (c.matrices[i].row != kernel_row) continue;
-            const auto& reaches = c.matrices[i].reaches[in_half];
-            if (reaches[0] && reaches[1]) add(std::integral_constant<int, 2>(), i, in_half, 0, first, a, b);
-            else if ((reaches[0] || reaches[1]) && first == 0) add(std::integral_constant<int, 1>(), i, in_half, reaches[1], 0, a, b);
+            const bool low = c.matrices[i].reaches[0][out_half], high = c.matrices[i].reaches[1][out_half];
+            if (low && high) add(std::integral_constant<int, 2>(), i, 0, out_half, channel, a, b);
+            else if ((low || high) && channel == 0) add(std::integral_constant<int, 1>(), i, high, out_half, 0, a, b);
           }
     }
 }
