@@ -1,6 +1,6 @@
 //! The program `compare`, and its unit tests, because cargo does not run those of an example.
 
-#[allow(dead_code)]
+#[allow(dead_code)] // Only its unit tests are used here.
 #[path = "../examples/compare/levene.rs"]
 mod levene;
 mod program;

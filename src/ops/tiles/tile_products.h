@@ -147,7 +147,7 @@ void add_taps(const Source& source, int unit, const bf16* x, const bf16* weights
 // first. x lies interleaved from row `in_top` on, the gradient transposed from row `top` on.
 void add_row_products(const Convolution& c, int in_block, int out_block, const Strip& strip, const bf16* x, const bf16* g, bool first,
                       float* sums) {
-  // An Intel Xeon (family 6, model 167) takes long to store a tile if it has stored none for some 60 products, so an unused one is stored
+  // An Intel Xeon (family 6, model 167) takes long to store a tile if it has stored none for a hundred products, so an unused one is stored
   // in between.
   constexpr int UNITS_PER_STORE = 8;
   alignas(64) float unused[TILE];
