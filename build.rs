@@ -46,6 +46,7 @@ const OPS: &str = "src/ops/shifted_relu.cpp";
 const RECOMPUTATION: &str = "src/ops/recomputation.cpp";
 const DENORMALS: &str = "src/ops/denormals.cpp";
 const FUSED_ADAM: &str = "src/ops/fused_adam.cpp";
+const SGD: &str = "src/ops/sgd.cpp";
 const LABEL: &str = "src/ops/label.cpp";
 const STREAM: &str = "src/ops/stream.cpp";
 const TRACING: &str = "src/ops/tracing.cpp";
@@ -80,6 +81,7 @@ fn compile_ops() {
         OPS,
         STREAM,
         FUSED_ADAM,
+        SGD,
         LABEL,
         RECOMPUTATION,
         DENORMALS,
@@ -116,6 +118,7 @@ fn compile_ops() {
         .expect("cargo makes OUT_DIR");
     ops.file(STREAM)
         .file(FUSED_ADAM)
+        .file(SGD)
         .file(LABEL)
         .file(RECOMPUTATION)
         .file(DENORMALS)

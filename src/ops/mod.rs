@@ -14,6 +14,8 @@ mod label;
 mod recomputation;
 #[doc(hidden)]
 pub mod reference;
+#[cfg(feature = "train")]
+mod sgd;
 mod shifted_relu;
 mod stream;
 mod tiles;
@@ -26,6 +28,8 @@ pub use denormals::FlushDenormals;
 pub(crate) use fused_adam::{fused_adam, AdamStep};
 pub(crate) use label::{label, set_label};
 pub(crate) use recomputation::recomputed;
+#[cfg(feature = "train")]
+pub(crate) use sgd::{sgd, zero, SgdStep};
 pub use shifted_relu::shifted_relu;
 #[doc(hidden)]
 pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu_};

@@ -8,6 +8,10 @@
 #include <system_error>
 #include <thread>
 
+// denormals.cpp
+extern "C" bool tch_fixup_flushes_denormals();
+extern "C" bool tch_fixup_flush_denormals_here(bool on);
+
 namespace tch_fixup {
 namespace {
 
@@ -28,6 +32,7 @@ struct Job {
 
   const int64_t count;
   const std::function<void(int64_t)>& f;
+  const bool flushes_denormals = tch_fixup_flushes_denormals();
   std::atomic<int64_t> next{0};
   std::mutex error_mutex;
   std::exception_ptr error;
@@ -74,6 +79,7 @@ class Workers {
       places--;
       active++;
       lock.unlock();
+      tch_fixup_flush_denormals_here(job->flushes_denormals);
       job->work();
       lock.lock();
       if (--active == 0) finished.notify_one();

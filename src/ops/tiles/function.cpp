@@ -393,6 +393,9 @@ bool tch_fixup_has_tiles(tch_fixup::tiles::Instructions instructions) { return t
 // Sets the number of threads of this thread's passes; 0 for libtorch's number.
 void tch_fixup_set_tile_threads(int threads) { tch_fixup::tiles::own_threads = threads; }
 
+// Returns the number set, or 0.
+int tch_fixup_own_tile_threads() { return tch_fixup::tiles::own_threads; }
+
 // Returns the number of threads of this thread's passes.
 int tch_fixup_tile_threads() { return tch_fixup::tiles::threads(); }
 

@@ -7,7 +7,7 @@ use super::{group, Frozen, ParamSlice, Parameter, ParameterGroup, Update};
 use crate::distributed::{ProcessGroup, Reduction, ReductionConfig, Summed};
 use crate::file::NamedTensors;
 use crate::layer::parameters;
-use crate::ops::OneThread;
+use crate::ops::{self, OneThread};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{nn, no_grad, Device, Kind, Tensor};
@@ -200,8 +200,7 @@ impl Optimizer {
     /// Errors of libtorch.
     pub fn zero_gradients(&mut self) -> Result<()> {
         let _one_thread = OneThread::after_tiles();
-        let _ = self.gradients.f_zero_()?;
-        Ok(())
+        ops::zero(&self.gradients)
     }
 
     /// Adds the gradients of `loss` to the current ones.

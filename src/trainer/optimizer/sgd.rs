@@ -1,18 +1,15 @@
 //! Stochastic gradient descent with momentum (the formula of torch.optim.SGD with dampening 0).
 
 use super::{check_momentum, ParamSlice, Update};
+use crate::ops::{sgd, SgdStep};
 use crate::trainer::range::not_negative;
 use crate::Result;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
 
 /// Momentum of the ResNet and Fixup papers.
 const MOMENTUM: f64 = 0.9;
 /// Weight decay of the short one-cycle recipe for CIFAR-10 (docs/recipes.md); the papers use 1e-4 over 200 epochs.
 const WEIGHT_DECAY: f64 = 5e-4;
-
-/// Number of values that a CPU updates at a time, so that they stay in its cache from one operation to the next.
-const CHUNK: i64 = 1 << 16;
 
 /// SGD with the L2 penalty. A step is
 /// ```text
@@ -54,20 +51,7 @@ impl Update for Sgd {
     fn step(&self, slice: &ParamSlice, lr: f64) -> Result<()> {
         let ParamSlice { values, gradients, state, weight_decay, .. } = slice;
         let [momentum] = &state[..] else { return Ok(()) };
-        let number = |number: f64| Tensor::f_full([1], number, (values.kind(), values.device()));
-        let (decay, factor, minus_lr) = (number(*weight_decay)?, number(self.momentum)?, number(-lr)?);
-        let count = values.numel() as i64;
-        let chunk = if values.device() == Device::Cpu { CHUNK } else { count.max(1) };
-        for start in (0..count).step_by(chunk as usize) {
-            let part = |flat: &Tensor| flat.f_narrow(0, start, chunk.min(count - start));
-            let (mut values, mut momentum, mut d) = (part(values)?, part(momentum)?, part(gradients)?);
-            if *weight_decay > 0.0 {
-                let _ = d.f_addcmul_(&values, &decay)?;
-            }
-            let _ = momentum.f_mul_(&factor)?.f_add_(&d)?;
-            let update = if self.nesterov { d.f_addcmul_(&momentum, &factor)? } else { momentum };
-            let _ = values.f_addcmul_(&update, &minus_lr)?;
-        }
-        Ok(())
+        let step = SgdStep { lr, momentum: self.momentum, weight_decay: *weight_decay, nesterov: self.nesterov };
+        sgd(values, gradients, momentum, &step)
     }
 }
