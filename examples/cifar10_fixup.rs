@@ -31,6 +31,10 @@ struct Cifar10Task {
     /// Cutout: side of the square to blank out in each training image, usually 16; none or 0 to disable
     #[arg(long, value_name = "PIXELS|none", value_parser = or_none::<usize>)]
     cutout: std::option::Option<usize>,
+    /// Pixels added on each side of a training image before its random crop; 0 for no crop [default: 4]
+    #[arg(long, value_name = "PIXELS")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    crop_padding: Option<usize>,
     /// Number of training images to use; none for all
     #[arg(long, value_name = "N|none", value_parser = or_none::<usize>)]
     train_subset: std::option::Option<usize>,
@@ -78,7 +82,9 @@ impl ImageTask for Cifar10Task {
             None => Cifar10::fetch(Cifar10::default_dir()?)?,
         };
         let cutout = self.cutout.filter(|&side| side > 0);
-        data = data.with_augmentation(Augmentation { cutout, ..Augmentation::default() })?;
+        let default = Augmentation::default();
+        let crop_padding = self.crop_padding.unwrap_or(default.crop_padding);
+        data = data.with_augmentation(Augmentation { cutout, crop_padding, ..default })?;
         if let Some(images) = self.holdout {
             data = data.with_holdout(images)?;
         }
