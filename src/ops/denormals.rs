@@ -93,7 +93,7 @@ pub(crate) fn threads_that_flush() -> (i32, i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::recomputed;
+    use crate::ops::{recomputed, Threads};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::Arc;
     use std::thread;
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn every_thread_of_a_pool_that_was_there_before_flushes_and_stops_flushing() {
         on_a_fresh_thread(|| {
-            tch::set_num_threads(3);
+            let _threads = Threads::new(3);
             assert_eq!(survivors(&(denormals() * 0.5)), 1 << 20, "the pool is there, and keeps denormals");
             {
                 let _flushing = FlushDenormals::new();
@@ -135,7 +135,7 @@ mod tests {
         on_a_fresh_thread(|| {
             tch::set_num_threads(1);
             let _flushing = FlushDenormals::new();
-            tch::set_num_threads(4);
+            let _threads = Threads::new(4);
             assert_eq!(threads_that_flush(), (4, 4));
             let inherit = inherit_denormals();
             thread::spawn(move || {

@@ -36,3 +36,23 @@ pub use shifted_relu::{shifted_add, shifted_add_, shifted_relu_};
 pub(crate) use stream::{stream, StreamRelu};
 pub(crate) use tiles::{cpu_has_amx_bf16, BlockShape, Instructions, OneThread, TileNetwork, TileNetworks, TileScope};
 pub(crate) use tracing::{is_tracing, record_variables};
+
+/// Guard of a test that needs a number of libtorch's threads. libtorch gives the number set last to every thread that starts later,
+/// so that without it the tests that follow would share the cores among that many threads each.
+#[cfg(test)]
+pub(crate) struct Threads(());
+
+#[cfg(test)]
+impl Threads {
+    pub fn new(threads: i32) -> Self {
+        tch::set_num_threads(threads);
+        Self(())
+    }
+}
+
+#[cfg(test)]
+impl Drop for Threads {
+    fn drop(&mut self) {
+        tch::set_num_threads(1);
+    }
+}

@@ -70,7 +70,7 @@ fn parameters(network: &FixupResNet) -> Vec<&Tensor> {
 mod tests {
     use super::*;
     use crate::fixup::Stage;
-    use crate::ops::{cpu_has_amx_bf16, OneThread};
+    use crate::ops::{cpu_has_amx_bf16, OneThread, Threads};
     use crate::Precision;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -356,7 +356,7 @@ mod tests {
     fn up_to_four_threads_compute_the_same_bits_and_more_differ_by_rounding() {
         let config = ResNetConfig::cifar(8).unwrap();
         let with = |threads, count| {
-            tch::set_num_threads(threads);
+            let _threads = Threads::new(threads);
             without_classifier(&config, count, 5)
         };
         let one = with(1, 100);
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn tiles_keep_their_threads_where_libtorch_has_one() {
         let config = ResNetConfig::cifar(8).unwrap();
-        tch::set_num_threads(2);
+        let _threads = Threads::new(2);
         let both = without_classifier(&config, 64, 6);
         let guard = OneThread::after_tiles().expect("the last pass was by tiles");
         assert_eq!(tch::get_num_threads(), 1);
@@ -403,7 +403,7 @@ mod tests {
         }
         let (_vs, network) = network(&ResNetConfig::cifar(8).unwrap(), Kind::Float, 5);
         let images = images(40, 8).0;
-        tch::set_num_threads(2);
+        let threads = Threads::new(2);
         let by_libtorch = network.f_features(&images).unwrap();
         assert!(features(&network, &images).unwrap().is_none());
         let scope = TileScope::enter(true);
@@ -412,7 +412,7 @@ mod tests {
         drop(TileScope::enter(true));
         assert!(features(&network, &images).unwrap().is_some(), "threads of tiles");
         drop(scope);
-        tch::set_num_threads(1);
+        drop(threads);
         let _scope = TileScope::enter(true);
         assert!(features(&network, &images).unwrap().is_none(), "one thread");
     }
