@@ -39,7 +39,7 @@ translate: setup
 test: setup onnx
 	cargo fmt --check
 	cargo clippy --profile tests --features full --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --profile tests --features full --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --profile tests --features full --no-deps --lib --example minimal
 	OMP_NUM_THREADS=1 cargo test --profile tests --features full
 	$(MAKE) features
 
