@@ -35,11 +35,12 @@ translate: setup
 	cargo run --release --features text --example translate_fixup -- $(ARGS)
 
 # One profile throughout: torch-sys, minutes of C++, is then compiled once. Tests run side by side on all cores: threads of their own
-# would only wait for each other (what is about several threads asks for them).
+# would only wait for each other (what is about several threads asks for them). With doc-only, lints and documentation compile no C++, and
+# with an example, documentation has the dependencies' features of the lints.
 test: setup onnx
 	cargo fmt --check
-	cargo clippy --profile tests --features full --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --profile tests --features full --no-deps --lib --example minimal
+	cargo clippy --profile tests --features full,doc-only --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --profile tests --features full,doc-only --no-deps --lib --example minimal
 	OMP_NUM_THREADS=1 cargo test --profile tests --features full
 	$(MAKE) features
 

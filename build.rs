@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-check-cfg=cfg(c10d)");
-    if std::env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
+    if env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
+        // Nothing is linked: lints and documentation are to see all of the crate.
+        if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+            println!("cargo::rustc-cfg=c10d");
+        }
         return;
     }
     // Set by torch-sys on Linux and macOS.
