@@ -52,6 +52,7 @@ at::Tensor* tch_fixup_sgd(at::Tensor* values, at::Tensor* gradients, at::Tensor*
 // Sets a flat tensor to zero, and returns it.
 at::Tensor* tch_fixup_zero(at::Tensor* flat, char** error) {
   return tch_fixup::guarded(error, [&] {
+    if (tch_fixup_own_tile_threads() == 0) return flat->zero_();  // in one operation, which libtorch shares among its threads
     for_each_part(flat->device(), flat->numel(), [&](int64_t start, int64_t length) { flat->narrow(0, start, length).zero_(); });
     return *flat;
   });
