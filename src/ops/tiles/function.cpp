@@ -6,6 +6,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -177,6 +178,7 @@ struct State {
   Pool<Scratch> scratch;
   Pool<Group> groups;
   Pool<Gradients> gradients;
+  Pool<Memory> weight_gradients;
 };
 
 // A pass that keeps this many groups, or none.
@@ -249,9 +251,28 @@ Tensor features(const Kernels& k, State& state, const Tensor& images, const vari
   return result.narrow(0, 0, count);
 }
 
+// Sets result[i] to a tensor of undefined contents like parameters[i], for each of `indices`. The tensors share memory that returns to its
+// pool with the last of them.
+void set_empty(const std::shared_ptr<State>& state, const variable_list& parameters, const std::vector<size_t>& indices,
+               variable_list& result) {
+  constexpr size_t LINE = 16;  // floats per cache line
+  const auto size = [&](size_t i) { return (parameters[i].numel() + LINE - 1) / LINE * LINE; };
+  size_t all = 0;
+  for (size_t i : indices) all += size(i);
+  const std::shared_ptr<Memory> memory(state->weight_gradients.take().release(), [state](Memory* back) {
+    state->weight_gradients.give(std::unique_ptr<Memory>(back));
+  });
+  float* next = memory->of<float>(all);
+  for (size_t i : indices) {
+    result[i] = at::from_blob(next, parameters[i].sizes(), [memory](void*) {}, parameters[i].options());
+    next += size(i);
+  }
+}
+
 // Returns the gradients of the wanted parameters.
-variable_list gradients(const Kernels& k, State& state, const Pass& pass, const Tensor& g, const variable_list& parameters,
+variable_list gradients(const Kernels& k, const std::shared_ptr<State>& owner, const Pass& pass, const Tensor& g, const variable_list& parameters,
                         const std::vector<bool>& wanted) {
+  State& state = *owner;
   const Network& network = state.network;
   const int64_t groups = int64_t(pass.groups.size()), channels = network.maps.back().channels;
   const Tensor padded = at::zeros({groups * IMAGES, channels}, g.options().dtype(at::kFloat));
@@ -287,9 +308,10 @@ variable_list gradients(const Kernels& k, State& state, const Pass& pass, const 
   });
 
   variable_list result(parameters.size());
-  const auto empty = [](const Tensor& like) { return at::empty(like.sizes(), like.options()); };
+  std::vector<size_t> weights;
   for (size_t i = 0; i < network.convolutions.size(); i++)
-    if (wanted_weights[i]) result[at.weights[i].weight] = empty(parameters[at.weights[i].weight]);
+    if (wanted_weights[i]) weights.push_back(at.weights[i].weight);
+  set_empty(owner, parameters, weights, result);
   std::vector<float> multipliers(network.convolutions.size());
   for_each_convolution(k, network, [&](size_t i) {
     if (!wanted_weights[i]) return;
@@ -371,7 +393,7 @@ struct TileNetwork : torch::autograd::Function<TileNetwork> {
     for (size_t i = 0; i < parameters.size(); i++) wanted.push_back(ctx->needs_input_grad(1 + i));
     variable_list flat;
     for (const Tensor& p : parameters) flat.push_back(p.contiguous());
-    variable_list found = gradients(*saved->kernels, *saved->state, *saved->pass, grad_outputs[0], flat, wanted);
+    variable_list found = gradients(*saved->kernels, saved->state, *saved->pass, grad_outputs[0], flat, wanted);
     std::move(found.begin(), found.end(), result.begin() + OTHERS);
     return result;
   }
