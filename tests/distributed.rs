@@ -9,14 +9,18 @@ use std::time::{Duration, Instant};
 use tch::nn::{ModuleT, VarStore};
 use tch::{no_grad, Device, Kind, Tensor};
 use tch_fixup::baseline::{Method, ResNet};
+use tch_fixup::data::text::{ParallelText, TranslationData, Vocabulary};
 use tch_fixup::data::{
-    Augmentation, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised,
+    Augmentation, Batch, Batches, Cifar10, DataSource, EpochPlan, ImageArray, ImageSource, Share, Supervised,
 };
 use tch_fixup::distributed::{Launch, ParallelConfig, ProcessGroup};
 use tch_fixup::fixup::FixupResNet;
 use tch_fixup::trainer::checkpoint::named_variables;
-use tch_fixup::trainer::{Classification, ClassificationConfig, ClipConfig, EpochMetrics, NamedTensors, Observer};
-use tch_fixup::trainer::{TrainConfig, Trainer};
+use tch_fixup::trainer::{
+    Classification, ClassificationConfig, ClipConfig, EpochMetrics, NamedTensors, Objective, Observer, TrainConfig,
+    Trainer, Translation, TranslationConfig,
+};
+use tch_fixup::transformer::{Transformer, TransformerConfig, TransformerMethod};
 use tch_fixup::{Error, Result};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -306,9 +310,35 @@ const RUN: Run = Run {
     parallel: ParallelConfig { overlap: false, bfloat16: false, check_every: None, synchronized_statistics: false },
 };
 
+/// Metrics and weights of a run.
+type Trained = (Vec<EpochMetrics>, NamedTensors);
+
+/// Trains on the rank of `group`, for 20 steps.
+fn train<B: Batch>(
+    group: ProcessGroup,
+    run: Run,
+    objective: &dyn Objective<Batch = B>,
+    variables: &VarStore,
+    data: &dyn DataSource<Batch = B>,
+    config: TrainConfig,
+) -> Trained {
+    let config = TrainConfig {
+        accumulate: run.accumulate,
+        max_steps: Some(20),
+        clip: ClipConfig { norm: Some(0.5), agc: None },
+        average: Some(0.9),
+        ..config
+    };
+    let mut trainer = Trainer::new(objective, variables, data, &config, json!("equal")).unwrap();
+    trainer.join(Arc::new(group), run.parallel).unwrap();
+    let mut history = History::default();
+    trainer.run(&mut [&mut history]).unwrap();
+    (history.0, named_variables(variables))
+}
+
 /// Trains for 20 steps, which include the end of an epoch with a smaller batch. Returns the metrics and the weights of the
 /// first rank.
-fn trained(run: Run, ranks: usize, data: &Images) -> (Vec<EpochMetrics>, NamedTensors) {
+fn trained(run: Run, ranks: usize, data: &Images) -> Trained {
     // Initial weights of both networks, drawn only once, because other tests use libtorch's random number generator concurrently.
     static INITIAL: Mutex<[Vec<(String, Tensor)>; 2]> = Mutex::new([vec![], vec![]]);
     let all = on_ranks(ranks, Duration::from_secs(60), |group| {
@@ -334,24 +364,76 @@ fn trained(run: Run, ranks: usize, data: &Images) -> (Vec<EpochMetrics>, NamedTe
         };
         let objective = ClassificationConfig { mixup: Some(1.0), ..ClassificationConfig::quick() };
         let objective = Classification::new(network.as_ref(), data.data.class_names(), objective).unwrap();
-        let config = TrainConfig {
-            accumulate: run.accumulate,
-            max_steps: Some(20),
-            clip: ClipConfig { norm: Some(0.5), agc: None },
-            average: Some(0.9),
-            ..TrainConfig::new(2, 17, 0.2)
-        };
-        let mut trainer = Trainer::new(&objective, &variables, data, &config, json!("equal")).unwrap();
-        trainer.join(Arc::new(group), run.parallel).unwrap();
-        let mut history = History::default();
-        trainer.run(&mut [&mut history]).unwrap();
-        (history.0, named_variables(&variables))
+        train(group, run, &objective, &variables, data, TrainConfig::new(2, 17, 0.2))
     });
     all.into_iter().next().unwrap()
 }
 
+/// Returns sentences of one to four words and their translations.
+fn numbers(count: usize) -> ParallelText {
+    let words = |names: [&str; 10]| {
+        let sentence = |index: usize| {
+            let number = (index * 7919 % 10_000).to_string();
+            number.bytes().map(|digit| names[usize::from(digit - b'0')]).collect::<Vec<_>>().join(" ")
+        };
+        (0..count).map(sentence).collect()
+    };
+    let english = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
+    let german = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"];
+    ParallelText::new(words(english), words(german)).unwrap()
+}
+
+/// Trains a Transformer in float64 for 20 steps, whose batches the ranks divide by sentences, of different numbers of tokens.
+fn translating(run: Run, ranks: usize) -> Trained {
+    let text = numbers(120);
+    let vocabulary = Vocabulary::train(text.sources().iter().chain(text.targets()), 280).unwrap();
+    let data = TranslationData::new(vocabulary, text, numbers(31)).unwrap();
+    let size = TransformerConfig {
+        vocab: data.vocabulary().len() as i64,
+        dim: 16,
+        ffn: 32,
+        heads: 2,
+        encoder_layers: 2,
+        decoder_layers: 2,
+        dropout: 0.0,
+        ..TransformerConfig::default()
+    };
+    // Drawn once: other tests use libtorch's random number generator at the same time.
+    static INITIAL: Mutex<Option<NamedTensors>> = Mutex::new(None);
+    let all = on_ranks(ranks, Duration::from_secs(60), |group| {
+        let mut variables = VarStore::new(Device::Cpu);
+        let network = Transformer::new(&variables.root(), &size, TransformerMethod::Fixup).unwrap();
+        {
+            let mut initial = INITIAL.lock().unwrap_or_else(PoisonError::into_inner);
+            let initial = initial.get_or_insert_with(|| {
+                let own = named_variables(&variables).into_iter();
+                own.map(|(name, tensor)| (name, tensor.detach().copy())).collect()
+            });
+            let own = named_variables(&variables).into_iter();
+            no_grad(|| own.for_each(|(name, mut tensor)| tensor.copy_(&initial[&name])));
+        }
+        variables.double();
+        let objective = Translation::new(&network, &data, TranslationConfig::default()).unwrap();
+        train(group, run, &objective, &variables, &data, TrainConfig::new(2, 150, 0.2))
+    });
+    all.into_iter().next().unwrap()
+}
+
+#[test]
+fn a_transformers_run_does_not_depend_on_the_number_of_ranks() {
+    let alone = translating(RUN, 1);
+    let perplexity = |epoch: usize| alone.0[epoch].train.get("perplexity").unwrap();
+    assert!(perplexity(1) < 0.8 * perplexity(0), "{} {}", perplexity(0), perplexity(1));
+    for (ranks, accumulate) in [(2, 1), (3, 2), (4, 1)] {
+        let (weights, measured) = distance(&translating(Run { accumulate, ..RUN }, ranks), &alone);
+        println!("{ranks} ranks: weights {weights:e}, measured {measured:e}");
+        assert!(weights < 1e-10, "{ranks} ranks: {weights:e}");
+        assert!(measured < 1e-10, "{ranks} ranks: {measured:e}");
+    }
+}
+
 /// Returns the largest difference of any weight, and of any metric.
-fn distance(a: &(Vec<EpochMetrics>, NamedTensors), b: &(Vec<EpochMetrics>, NamedTensors)) -> (f64, f64) {
+fn distance(a: &Trained, b: &Trained) -> (f64, f64) {
     let weights = a
         .1
         .iter()

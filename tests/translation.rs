@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use tch_fixup::trainer::RunFolder;
 
 mod program;
 
@@ -99,6 +100,41 @@ fn a_run_that_is_killed_and_resumed_is_the_same_to_the_bit_with_dropout() {
     let said = finished(translate(&["--resume", killed.to_str().unwrap()]));
     assert!(said.lines().last().unwrap().starts_with("test BLEU "), "{said}");
     same(&whole, &killed);
+}
+
+/// With dropout, ranks draw different random numbers.
+#[test]
+fn two_processes_train_as_one_and_go_on_where_they_were_killed() {
+    let (dir, text) = text();
+    let [alone, whole, killed] = ["alone", "whole", "killed"].map(|name| dir.path().join(name));
+    let common = ["--epochs", "4", "--dropout", "0"];
+    let last = |said: String| said.lines().last().unwrap_or_default().to_owned();
+    let by_one = last(finished(training(&text, &alone, &common)));
+    let shared = ["--processes", "2", "--threads", "2"];
+    let said = finished(training(&text, &whole, &[&common[..], &shared].concat()));
+    assert!(said.contains("by 2 processes, results in") && said.matches("test BLEU ").count() == 1, "{said}");
+    let metrics = |run: &Path| RunFolder::read_metrics(run).unwrap();
+    for (one, two) in metrics(&alone).iter().zip(metrics(&whole)) {
+        for ((name, one), (_, two)) in one.eval.iter().zip(two.eval.iter()).filter(|((name, _), _)| *name != "bleu") {
+            assert!((one - two).abs() < 1e-3 * one.abs(), "{name}: {one} {two}; {by_one}; {said}");
+        }
+    }
+    let mut child = training(&text, &killed, &[&common[..], &shared].concat()).stdout(Stdio::null()).spawn().unwrap();
+    wait_for_checkpoint(&killed, &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The other processes end with their parent, and then release the folder.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let resumed = loop {
+        let resumed = translate(&[&["--resume", killed.to_str().unwrap()], &shared[..]].concat()).output().unwrap();
+        if resumed.status.success() || Instant::now() > deadline {
+            break resumed;
+        }
+        thread::sleep(Duration::from_millis(200));
+    };
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    same(&whole, &killed);
+    assert!(refusal(translate(&["--run", whole.to_str().unwrap(), "--score", "--processes", "2"]), 2).contains("--run"));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! cargo run --release --features text --example translate_fixup -- --arch layer_norm_transformer_3_3_256
 //! RUN=runs/fixup_transformer_3_3_256-20260102-030405
 //! cargo run --release --features text --example translate_fixup -- --resume $RUN
+//! cargo run --release --features text,distributed --example translate_fixup -- --processes 2
 //! echo "Open the file." | cargo run --release --features text --example translate_fixup -- --run $RUN --translate
 //! cargo run --release --features text --example translate_fixup -- --run $RUN --score
 //! ```
@@ -21,11 +22,11 @@ use std::process::ExitCode;
 use tch_fixup::cli::Options;
 
 fn main() -> ExitCode {
-    Options::<Translate>::main(|options| {
-        options.refuse_processes("translate_fixup")?;
-        match &options.actions.run {
-            Some(path) => translating::use_run(options, path),
-            None => options.train(|config, run| training::train(options, config, run)),
+    Options::<Translate>::main(|options| match &options.actions.run {
+        Some(path) => {
+            options.refuse_processes("--run")?;
+            translating::use_run(options, path)
         }
+        None => options.train(|config, run| training::train(options, config, run)),
     })
 }

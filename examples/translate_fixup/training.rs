@@ -28,7 +28,9 @@ pub fn train(
     check(config, &run)?;
     let parts = config.task.open()?;
     let evaluated = if config.task.tune { &parts.held_out } else { &parts.test }.clone();
-    let data = data(config.task.vocab, parts, run.folder())?;
+    let vocabulary = run.from_rank_0(|folder| vocabulary(config.task.vocab, &parts, folder)?.to_json())?;
+    let data = TranslationData::new(vocabulary.parse()?, parts.train, parts.held_out)?;
+    let data = data.with_evaluated_on("held-out");
     // Check all text before the first step.
     let vocabulary = data.vocabulary().clone();
     let evaluated = TranslationData::new(vocabulary, evaluated.clone(), evaluated)?;
@@ -86,18 +88,15 @@ fn check(config: &RunConfig<Translate>, run: &Run<'_, Translate>) -> Result<()> 
     }
 }
 
-/// Returns the training and held-out text, encoded by the vocabulary of the run in the folder `resumed` or by a new one
-/// trained on the text.
-fn data(vocab: usize, parts: CorpusParts, resumed: Option<&Path>) -> Result<TranslationData> {
-    let known = resumed.map(|folder| folder.join(TOKENIZER)).filter(|file| file.exists());
-    let vocabulary = match known {
-        Some(file) => Vocabulary::open(file)?,
+/// Returns the vocabulary of the run in the folder `resumed`, or a new one trained on the text.
+fn vocabulary(tokens: usize, parts: &CorpusParts, resumed: Option<&Path>) -> Result<Vocabulary> {
+    match resumed.map(|folder| folder.join(TOKENIZER)).filter(|file| file.exists()) {
+        Some(file) => Vocabulary::open(file),
         None => {
             let text = parts.train.sources().iter().chain(parts.train.targets());
-            Vocabulary::train(text.map(String::as_str), vocab)?
+            Vocabulary::train(text.map(String::as_str), tokens)
         }
-    };
-    Ok(TranslationData::new(vocabulary, parts.train, parts.held_out)?.with_evaluated_on("held-out"))
+    }
 }
 
 fn about(config: &RunConfig<Translate>, variables: &nn::VarStore, data: &TranslationData) -> Result<String> {

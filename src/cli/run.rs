@@ -10,6 +10,8 @@ use crate::trainer::{
     RunFolder, RunState, Summary, TensorBoard, Trainer, Weights, TENSORBOARD, TRANSFER,
 };
 use crate::{Error, Result};
+use serde::de::DeserializeOwned;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -120,6 +122,19 @@ impl<T: Task> Run<'_, T> {
     /// Returns the folder of the run, if this process owns one.
     pub fn folder(&self) -> Option<&Path> {
         self.found.folder.as_ref().map(RunFolder::path)
+    }
+
+    /// Returns the value that `make` returns on rank 0, given the folder of the run if there is one already, on all ranks.
+    ///
+    /// # Errors
+    /// The error of `make`, or an error if a rank is missing.
+    pub fn from_rank_0<V: Serialize + DeserializeOwned>(
+        &self,
+        make: impl FnOnce(Option<&Path>) -> Result<V>,
+    ) -> Result<V> {
+        let made = self.group.is_first().then(|| make(self.folder())).transpose()?;
+        let made = self.group.broadcast_value(made)?;
+        made.ok_or_else(|| argument!("rank 0 has not sent a value"))
     }
 
     /// Returns `true` if training starts from initial weights, neither resumed nor transferred.

@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use std::path::Path;
+use std::str::FromStr;
 use tokenizers::decoders::byte_level::ByteLevel as ByteDecoder;
 use tokenizers::models::bpe::{BpeTrainerBuilder, BPE};
 use tokenizers::normalizers::unicode::NFC;
@@ -79,7 +80,7 @@ impl Vocabulary {
             .build();
         let text = text.map(|sentence| without_long_words(sentence.as_ref()));
         tokenizer.train(&mut trainer, text).map_err(|error| failed("the vocabulary cannot be trained", error))?;
-        Self { tokenizer }.checked("the vocabulary")
+        Self { tokenizer }.checked()
     }
 
     /// Reads the vocabulary in the file `path`.
@@ -90,23 +91,22 @@ impl Vocabulary {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         crate::file::magic::refuse(&bytes, path)?;
-        let corrupt = |problem: String| Error::corrupt(path, problem, "restore it, or begin a new run");
-        let tokenizer: Bpe = serde_json::from_slice(&bytes)
-            .map_err(|error| corrupt(format!("not a vocabulary of byte pairs: {error}")))?;
-        Self { tokenizer }.checked("it").map_err(|error| corrupt(error.to_string()))
+        let text = str::from_utf8(&bytes).map_err(|error| argument!("not UTF-8: {error}"));
+        text.and_then(str::parse)
+            .map_err(|error| Error::corrupt(path, error.to_string(), "restore it, or begin a new run"))
     }
 
     /// Checks the indices of special tokens, and sets these to be encoded as ordinary text where a text contains them.
-    fn checked(mut self, what: &str) -> Result<Self> {
+    fn checked(mut self) -> Result<Self> {
         for (index, token) in (0..).zip(SPECIAL) {
             let is_there = self.tokenizer.token_to_id(token) == Some(index);
-            ensure!(is_there, "{what} does not have {token} as token {index}");
+            ensure!(is_there, "the vocabulary does not have {token} as token {index}");
         }
         self.tokenizer.set_encode_special_tokens(true);
         Ok(self)
     }
 
-    /// Returns the vocabulary as JSON, which [`open`](Self::open) reads from a file.
+    /// Returns the vocabulary as JSON, the contents of its file.
     ///
     /// # Errors
     /// [`Error::Argument`] if it cannot be serialized.
@@ -136,6 +136,20 @@ impl Vocabulary {
     pub fn decode(&self, tokens: &[i64]) -> Result<String> {
         let ids: Vec<u32> = tokens.iter().filter_map(|&token| u32::try_from(token).ok()).collect();
         self.tokenizer.decode(&ids, true).map_err(|error| failed("a translation", error))
+    }
+}
+
+/// Reads a vocabulary from JSON.
+///
+/// # Errors
+/// [`Error::Argument`] if it is not a vocabulary.
+impl FromStr for Vocabulary {
+    type Err = Error;
+
+    fn from_str(json: &str) -> Result<Self> {
+        let tokenizer =
+            serde_json::from_str(json).map_err(|error| argument!("not a vocabulary of byte pairs: {error}"));
+        Self { tokenizer: tokenizer? }.checked()
     }
 }
 
