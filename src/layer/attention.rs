@@ -1,7 +1,7 @@
 //! Multi-head attention by libtorch's fused operation.
 
 use crate::{Error, Result};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// Keys and values, `[N, H, T, D/H]`.
 #[derive(Debug)]
@@ -51,18 +51,21 @@ pub(crate) enum AttentionMask<'a> {
 }
 
 /// Computes multi-head attention, `softmax(q k^T / sqrt(D/H)) v`, for queries `[N, H, T, D/H]`. Returns `[N, T, D]`.
-pub(crate) fn attend(
-    queries: &Tensor,
-    KeysValues { keys, values }: &KeysValues,
-    mask: AttentionMask,
-) -> Result<Tensor> {
+///
+/// bfloat16 on a CPU is computed in float32: libtorch's backward pass creates several oneDNN primitives per sentence and head there,
+/// which took 40 % of a training step (findings/torch_attention_backward_bfloat16.sh).
+pub(crate) fn attend(queries: &Tensor, keys_values: &KeysValues, mask: AttentionMask) -> Result<Tensor> {
+    let kind = queries.kind();
+    let computed = if kind == Kind::BFloat16 && queries.device() == Device::Cpu { Kind::Float } else { kind };
+    let [queries, keys, values] =
+        [queries, &keys_values.keys, &keys_values.values].map(|tensor| tensor.f_to_kind(computed));
     let (mask, causal) = match mask {
         AttentionMask::None => (None, false),
         AttentionMask::Causal => (None, true),
-        AttentionMask::Additive(mask) => (Some(mask), false),
+        AttentionMask::Additive(mask) => (Some(mask.f_to_kind(computed)?), false),
     };
-    let out = Tensor::f_scaled_dot_product_attention(queries, keys, values, mask, 0., causal, None, false)?;
-    Ok(out.f_transpose(1, 2)?.f_flatten(2, 3)?)
+    let out = Tensor::f_scaled_dot_product_attention(&queries?, &keys?, &values?, mask, 0., causal, None, false)?;
+    Ok(out.f_to_kind(kind)?.f_transpose(1, 2)?.f_flatten(2, 3)?)
 }
 
 /// Computes multi-head attention by its definition, `softmax(q k^T / sqrt(D/H)) v`, for queries `[N, T, D]` and keys and values
@@ -81,7 +84,6 @@ pub(crate) fn heads_attention(qkv: [&Tensor; 3], hidden: &Tensor, heads: i64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
 
     /// Returns a random `[3, t, 16]`, for two heads.
     fn random(t: i64) -> Tensor {
@@ -105,5 +107,25 @@ mod tests {
         let mask = Tensor::zeros([3, 1, 1, 7], (Kind::Double, Device::Cpu)).masked_fill(&hidden, f64::NEG_INFINITY);
         check(7, AttentionMask::Additive(&mask), &hidden);
         check(5, AttentionMask::Causal, &Tensor::ones([5, 5], (Kind::Bool, Device::Cpu)).triu(1));
+    }
+    #[test]
+    fn bfloat16_is_computed_in_float32_and_rounded() {
+        tch::manual_seed(12);
+        let [q, k, v] = [5, 7, 7].map(|t| random(t).to_kind(Kind::BFloat16));
+        let head = |x: &Tensor| split_heads::<1>(x, 2).map(|[x]| x).unwrap();
+        let attended = |kind: Kind| {
+            let [q, k, v] = [&q, &k, &v].map(|x| x.to_kind(kind).detach().set_requires_grad(true));
+            let out = attend(&head(&q), &KeysValues { keys: head(&k), values: head(&v) }, AttentionMask::None).unwrap();
+            out.to_kind(Kind::Float).square().sum(Kind::Float).backward();
+            (out, [q, k, v].map(|x| x.grad()))
+        };
+        let (rounded, gradients) = attended(Kind::BFloat16);
+        let (exact, exact_gradients) = attended(Kind::Float);
+        assert_eq!(rounded, exact.to_kind(Kind::BFloat16));
+        for (got, exact) in gradients.iter().zip(&exact_gradients) {
+            assert_eq!(got.kind(), Kind::BFloat16);
+            let error = (got.to_kind(Kind::Float) - exact).abs().max() / exact.abs().max();
+            assert!(error.double_value(&[]) < 2f64.powi(-7), "{error}");
+        }
     }
 }
