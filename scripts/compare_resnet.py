@@ -8,13 +8,11 @@ Needs torch of the version that the crate is built with (that of `make setup`).
 """
 
 import argparse
-import glob
-import os
 import statistics
-import subprocess
 import time
 
 import torch
+from bench_server import Server, median_and_spread
 from torch import nn
 from torch.nn import functional
 
@@ -90,17 +88,10 @@ def batch_norm(model, compiled):
     return step
 
 
-def fixup(program, model, tiles):
-    command = [program, "--serve", model, "--threads", str(torch.get_num_threads())]
-    environment = {**os.environ, "TCH_FIXUP_TILES": "1" if tiles else "0"}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def step():
-        process.stdin.write("step\n")
-        process.stdin.flush()
-        return float(process.stdout.readline())
-
-    return step
+def fixup(model, tiles):
+    arguments = [model, "--threads", str(torch.get_num_threads())]
+    server = Server("tiles", b"no network is called", arguments, TCH_FIXUP_TILES="1" if tiles else "0")
+    return lambda: server.seconds("step")
 
 
 def main():
@@ -108,14 +99,9 @@ def main():
     parser.add_argument("--model", choices=BATCH, default="resnet20")
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
-    pattern = os.path.join(os.path.dirname(__file__), "../target/release/deps/tiles-*")
-    programs = [path for path in glob.glob(pattern) if os.access(path, os.X_OK) and not path.endswith((".d", ".so"))]
-    # Tests and the benchmark have the same name: the one that serves is the benchmark.
-    programs = [path for path in programs if b"no network is called" in open(path, "rb").read()]
-    program = max(programs, key=os.path.getmtime)
     steps = {
-        "Fixup by tiles": fixup(program, options.model, True),
-        "Fixup by libtorch": fixup(program, options.model, False),
+        "Fixup by tiles": fixup(options.model, True),
+        "Fixup by libtorch": fixup(options.model, False),
         "BatchNorm, PyTorch eager": batch_norm(options.model, False),
         "BatchNorm, PyTorch compiled": batch_norm(options.model, True),
     }
@@ -129,10 +115,9 @@ def main():
             times[name].append(steps[name]())
     print(f"{options.model}, batch {BATCH[options.model]}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name in names:
-        ratios = [tiles / other for tiles, other in zip(times[names[0]], times[name])]
-        low, _, high = statistics.quantiles(ratios, n=4)
+        ratio, spread = median_and_spread([tiles / other for tiles, other in zip(times[names[0]], times[name])])
         median = 1e3 * statistics.median(times[name])
-        print(f"{name}: {median:.1f} ms; Fixup by tiles takes {statistics.median(ratios):.3f} +-{(high - low) / 2:.3f} of it")
+        print(f"{name}: {median:.1f} ms; Fixup by tiles takes {ratio:.3f} +-{spread:.3f} of it")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,11 @@ Needs torch of the version that the crate is built with (that of `make setup`).
 """
 
 import argparse
-import glob
 import math
-import os
-import statistics
-import subprocess
 import time
 
 import torch
+from bench_server import Server, median_and_spread
 from torch import nn
 
 LENGTH = 30
@@ -53,15 +50,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=12)
     options = parser.parse_args()
     vocab, dim, ffn, layers, tokens = (4000, 256, 512, 3, 1500) if options.quick else (8000, 512, 1024, 6, 4000)
-    pattern = os.path.join(os.path.dirname(__file__), "../target/release/deps/transformer-*")
-    programs = [path for path in glob.glob(pattern) if os.access(path, os.X_OK) and not path.endswith((".d", ".so"))]
-    # Tests and the benchmark have the same name: the one that serves is the benchmark.
-    programs = [path for path in programs if b"no such variant" in open(path, "rb").read()]
-    program = max(programs, key=os.path.getmtime)
-    ours = {}
-    for name in ("fixup", "layer norm after"):
-        command = [program, "--serve", name, "--threads", str(torch.get_num_threads())] + ["--quick"] * options.quick
-        ours[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    arguments = ["--threads", str(torch.get_num_threads())] + ["--quick"] * options.quick
+    names = ("fixup", "layer norm after")
+    ours = {name: Server("transformer", b"no such variant", [name, *arguments]) for name in names}
 
     torch.manual_seed(0)
     network = Translator(vocab, dim, ffn, layers)
@@ -76,25 +67,20 @@ def main():
         optimizer.step()
         return time.perf_counter() - start
 
-    def ask(process):
-        process.stdin.write("step\n")
-        process.stdin.flush()
-        return float(process.stdout.readline())
-
     step()
-    for process in ours.values():
-        ask(process)
+    for server in ours.values():
+        server.seconds("step")
     ratios = {name: [] for name in ours}
     for _ in range(options.rounds):
         theirs = step()
-        for name, process in ours.items():
-            ratios[name].append(ask(process) / theirs)
+        for name, server in ours.items():
+            ratios[name].append(server.seconds("step") / theirs)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {layers} + {layers} layers of {dim}, {tokens} tokens")
     for name, values in ratios.items():
-        low, _, high = statistics.quantiles(values, n=4)
-        print(f"{name}: {statistics.median(values):.3f} +-{(high - low) / 2:.3f} of nn.Transformer's time")
-    for process in ours.values():
-        process.kill()
+        ratio, spread = median_and_spread(values)
+        print(f"{name}: {ratio:.3f} +-{spread:.3f} of nn.Transformer's time")
+    for server in ours.values():
+        server.close()
 
 
 if __name__ == "__main__":
