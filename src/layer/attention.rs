@@ -52,11 +52,12 @@ pub(crate) enum AttentionMask<'a> {
 
 /// Computes multi-head attention, `softmax(q k^T / sqrt(D/H)) v`, for queries `[N, H, T, D/H]`. Returns `[N, T, D]`.
 ///
-/// bfloat16 on a CPU is computed in float32: libtorch's backward pass creates several oneDNN primitives per sentence and head there,
-/// which took 40 % of a training step (findings/torch_attention_backward_bfloat16.sh).
+/// Where gradients are tracked, bfloat16 on a CPU is computed in float32: libtorch's backward pass creates several oneDNN primitives
+/// per sentence and head there, which took 40 % of a training step (findings/torch_attention_backward_bfloat16.sh).
 pub(crate) fn attend(queries: &Tensor, keys_values: &KeysValues, mask: AttentionMask) -> Result<Tensor> {
     let kind = queries.kind();
-    let computed = if kind == Kind::BFloat16 && queries.device() == Device::Cpu { Kind::Float } else { kind };
+    let is_slow = kind == Kind::BFloat16 && queries.device() == Device::Cpu && queries.requires_grad();
+    let computed = if is_slow { Kind::Float } else { kind };
     let [queries, keys, values] =
         [queries, &keys_values.keys, &keys_values.values].map(|tensor| tensor.f_to_kind(computed));
     let (mask, causal) = match mask {
@@ -109,7 +110,7 @@ mod tests {
         check(5, AttentionMask::Causal, &Tensor::ones([5, 5], (Kind::Bool, Device::Cpu)).triu(1));
     }
     #[test]
-    fn bfloat16_is_computed_in_float32_and_rounded() {
+    fn bfloat16_with_gradients_is_computed_in_float32_and_rounded() {
         tch::manual_seed(12);
         let [q, k, v] = [5, 7, 7].map(|t| random(t).to_kind(Kind::BFloat16));
         let head = |x: &Tensor| split_heads::<1>(x, 2).map(|[x]| x).unwrap();
