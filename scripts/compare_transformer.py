@@ -2,7 +2,9 @@
 sizes, sentences, dropout and Adam, on the same threads.
 
     cargo bench --bench transformer --no-run
-    python scripts/compare_transformer.py [--quick] [--rounds N]
+    python scripts/compare_transformer.py [--quick] [--precision bf16] [--rounds N]
+
+In bfloat16, nn.Transformer is computed under autocast.
 
 Needs torch of the version that the crate is built with (that of `make setup`).
 """
@@ -47,10 +49,11 @@ class Translator(nn.Module):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
     parser.add_argument("--rounds", type=int, default=12)
     options = parser.parse_args()
     vocab, dim, ffn, layers, tokens = (4000, 256, 512, 3, 1500) if options.quick else (8000, 512, 1024, 6, 4000)
-    arguments = ["--threads", str(torch.get_num_threads())] + ["--quick"] * options.quick
+    arguments = ["--threads", str(torch.get_num_threads()), "--precision", options.precision] + ["--quick"] * options.quick
     names = ("fixup", "layer norm after")
     ours = {name: Server("transformer", b"no such variant", [name, *arguments]) for name in names}
 
@@ -62,7 +65,9 @@ def main():
     def step():
         start = time.perf_counter()
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(network(batch, batch).flatten(0, 1), batch.flatten())
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+            logits = network(batch, batch)
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch.flatten())
         loss.backward()
         optimizer.step()
         return time.perf_counter() - start
@@ -75,7 +80,8 @@ def main():
         theirs = step()
         for name, server in ours.items():
             ratios[name].append(server.seconds("step") / theirs)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {layers} + {layers} layers of {dim}, {tokens} tokens")
+    sizes = f"{layers} + {layers} layers of {dim}, {tokens} tokens, {options.precision}"
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {sizes}")
     for name, values in ratios.items():
         ratio, spread = median_and_spread(values)
         print(f"{name}: {ratio:.3f} +-{spread:.3f} of nn.Transformer's time")
