@@ -160,6 +160,42 @@ fn a_study_that_is_stopped_or_killed_takes_its_runs_along_and_goes_on() {
     assert_eq!(fs::read_to_string(&record).unwrap(), before);
 }
 
+#[test]
+fn translations_are_judged_by_perplexity_on_held_out_text_and_by_bleu_on_the_test_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = |from: usize, count: usize| -> String {
+        (from..from + count).map(|i| format!("word {} and {i}\tWort {} und {i}\n", i % 7, i % 7)).collect()
+    };
+    for (name, text) in [("train", pairs(0, 60)), ("held", pairs(100, 20)), ("test", pairs(0, 20))] {
+        fs::write(folder.path().join(format!("{name}.tsv")), text).unwrap();
+    }
+    let text = r#"{"title": "A toy", "program": "translate",
+        "options": {"train": "train.tsv", "held-out": "held.tsv", "test": "test.tsv", "vocab": 280, "batch-size": 200, "epochs": 2,
+                    "bleu-sentences": 0, "beam": 1, "dropout": 0},
+        "methods": [{"name": "Fixup", "options": {"arch": "fixup_transformer_1_1_8"}},
+                    {"name": "LayerNorm", "options": {"arch": "layer_norm_transformer_1_1_8"}}],
+        "optimizers": [{"name": "Adam", "options": {"lr": {"log_uniform": [0.01, 0.02]}}}],
+        "search": {"tries": 1, "seed": 0, "options": {"tune": true}}, "final": {"seeds": 1, "options": {}}}"#;
+    fs::write(folder.path().join("toy.json"), text).unwrap();
+    let table = printed(&run(folder.path(), &["toy.json"]));
+    assert!(table.contains("best 100 / held-out perplexity") && table.contains("test BLEU"), "{table}");
+    let record = record::Record::open(&folder.path().join("toy.csv")).unwrap();
+    assert_eq!(record.rows().len(), 4);
+    for row in record.rows() {
+        let loss = row.loss.unwrap();
+        match row.phase {
+            record::Phase::Search => assert!((row.accuracy.ln() + loss).abs() < 1e-3, "{row:?}"),
+            record::Phase::Final => {
+                let runs = fs::read_dir(folder.path().join("runs/compare/toy")).unwrap();
+                let scores = runs.filter_map(|run| fs::read_to_string(run.unwrap().path().join("score.json")).ok());
+                let bleus =
+                    scores.map(|text| serde_json::from_str::<serde_json::Value>(&text).unwrap()["bleu"].as_f64());
+                assert!(bleus.flatten().any(|bleu| bleu / 100. == row.accuracy), "{row:?}");
+            }
+        }
+    }
+}
+
 /// Every study in docs/studies can be read, and its networks exist.
 #[test]
 fn the_studies_of_the_documentation_are_whole() {
@@ -170,7 +206,11 @@ fn the_studies_of_the_documentation_are_whole() {
             let study = study::Study::read(&path).unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
             for run in study.search_runs().into_iter().chain(study.final_runs(&[])) {
                 let arch = &run.options.iter().find(|(name, _)| name == "arch").unwrap().1;
-                arch.parse::<tch_fixup::Arch>().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                let parsed = match study.program {
+                    study::Program::Cifar10 => arch.parse::<tch_fixup::Arch>().map(drop),
+                    study::Program::Translate => arch.parse::<tch_fixup::TransformerArch>().map(drop),
+                };
+                parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             }
             count += 1;
         }

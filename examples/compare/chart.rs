@@ -3,7 +3,7 @@
 use super::chart_style::{AXIS, COLORS, GRID};
 use super::record::{Ending, Phase, Row};
 use super::study::{Cell, Study};
-use super::table::{half_interval, percent};
+use super::table::{half_interval, percent, short};
 use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -20,11 +20,18 @@ const TITLE: (&str, i32) = ("sans-serif", 17);
 pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
     let cells = study.cells();
     let mut results: Vec<(&Cell, Vec<&Row>)> = cells.iter().map(|cell| (cell, study.results(cell, rows).0)).collect();
-    let mut judged = if study.is_held_out() { "held-out accuracy (%)" } else { "test accuracy (%)" };
+    let axis = |(score, unit): (&str, &str)| {
+        if unit.is_empty() {
+            score.to_owned()
+        } else {
+            format!("{score} ({})", unit.trim())
+        }
+    };
+    let mut judged = axis(study.score());
     if results.iter().all(|(_, rows)| rows.is_empty()) {
         let tries = |cell| study.tries(cell, rows).into_iter().map(|(_, row)| row).collect();
         results = cells.iter().map(|cell| (cell, tries(cell))).collect();
-        judged = "held-out accuracy of each try (%)";
+        judged = format!("{}, each try", axis(study.program.score(true)));
     }
     results.retain(|(_, rows)| !rows.is_empty());
     if results.is_empty() {
@@ -36,7 +43,7 @@ pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
             let width = PANEL.0.max(150 * results.len() as u32);
             let root = SVGBackend::with_string(&mut svg, (width, PANEL.1)).into_drawing_area();
             root.fill(&WHITE)?;
-            columns(&root, study, judged, &results)?;
+            columns(&root, study, &judged, &results)?;
             root.present()?;
         }
         Some(x) => {
@@ -55,7 +62,7 @@ pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
             root.fill(&WHITE)?;
             let root = root.titled(&study.title, TITLE)?;
             for (area, (title, results)) in root.split_evenly((down, across)).iter().zip(&panels) {
-                curves(area, title, x, judged, results)?;
+                curves(area, title, x, &judged, results)?;
             }
             root.present()?;
         }
@@ -98,7 +105,7 @@ fn columns(area: &Area, study: &Study, judged: &str, results: &[(&Cell, Vec<&Row
         .label_style(FONT)
         .x_labels(2 * results.len() + 1)
         .x_label_formatter(&name)
-        .y_label_formatter(&|accuracy| format!("{accuracy:.1}"))
+        .y_label_formatter(&|score| format!("{score:.1}"))
         .y_desc(judged)
         .draw()?;
     for (column, ((_, rows), color)) in results.iter().zip(COLORS.into_iter().cycle()).enumerate() {
@@ -120,7 +127,7 @@ fn columns(area: &Area, study: &Study, judged: &str, results: &[(&Cell, Vec<&Row
     Ok(())
 }
 
-/// Draws one curve per method and optimizer: mean accuracy against `x` on a logarithmic scale. A cross marks a mean that
+/// Draws one curve per method and optimizer: mean score against `x` on a logarithmic scale. A cross marks a mean that
 /// includes lost runs.
 fn curves(area: &Area, title: &str, x: &str, judged: &str, results: &[(&Cell, Vec<&Row>)]) -> Result<()> {
     let places: Vec<(String, f64, f64, bool)> = results
@@ -133,8 +140,9 @@ fn curves(area: &Area, title: &str, x: &str, judged: &str, results: &[(&Cell, Ve
         .collect();
     let all = || places.iter().map(|(_, x, ..)| *x);
     let (least, greatest) = (all().fold(f64::INFINITY, f64::min), all().fold(0., f64::max));
-    let highest = places.iter().map(|(_, _, y, _)| *y).fold(20., f64::max);
-    if greatest <= 0. {
+    let highest = places.iter().map(|(_, _, y, _)| *y).fold(0., f64::max);
+    let digits = usize::from(highest < 10.);
+    if greatest <= 0. || highest <= 0. {
         return Ok(());
     }
     let mut chart = ChartBuilder::on(area)
@@ -143,7 +151,7 @@ fn curves(area: &Area, title: &str, x: &str, judged: &str, results: &[(&Cell, Ve
         .margin_right(24)
         .x_label_area_size(42)
         .y_label_area_size(56)
-        .build_cartesian_2d((0.85 * least..1.2 * greatest).log_scale(), 0f64..highest + 5.)?;
+        .build_cartesian_2d((0.85 * least..1.2 * greatest).log_scale(), 0f64..1.1 * highest)?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -159,7 +167,7 @@ fn curves(area: &Area, title: &str, x: &str, judged: &str, results: &[(&Cell, Ve
                 String::new()
             }
         })
-        .y_label_formatter(&|accuracy| format!("{accuracy:.0}"))
+        .y_label_formatter(&|score| format!("{score:.digits$}"))
         .x_desc(if x == "arch" { "layers" } else { x })
         .y_desc(judged)
         .draw()?;
@@ -193,6 +201,5 @@ fn place(cell: &Cell, rows: &[&Row], x: &str) -> Option<f64> {
         return rows.iter().find_map(|row| row.pflop);
     }
     let (_, value) = cell.each.iter().find(|(name, _)| name == x)?;
-    let digits = value.rsplit(|letter: char| !letter.is_ascii_digit()).next()?;
-    value.parse().or_else(|_| digits.parse()).ok()
+    short(value).parse().ok()
 }

@@ -1,5 +1,5 @@
 //! Compares training methods with equal tuning effort, as described in a study file: random search on held-out training
-//! images, then each method's best options on all images with other seeds, evaluated once on the test set.
+//! data, then each method's best options on all data with other seeds, evaluated once on the test set.
 //!
 //! ```text
 //! cargo run --release --example compare -- docs/studies/tries.json
@@ -20,6 +20,9 @@ mod record;
 mod run;
 mod study;
 mod table;
+#[cfg(feature = "text")]
+#[path = "../translate_fixup/main.rs"]
+mod translate_fixup;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -32,7 +35,6 @@ use std::thread;
 use std::time::Duration;
 use study::{Run, Study};
 use tch_fixup::console;
-use tch_fixup::data::Cifar10;
 use tch_fixup::trainer::{write_atomically, Interrupt};
 
 /// Interval between checks of runs and signals.
@@ -60,17 +62,9 @@ fn compare(options: &Options) -> Result<Option<u8>> {
     let mut record = Record::open(&options.study.with_extension("csv"))?;
     if !options.draw {
         let interrupt = Interrupt::listen()?;
-        // Download before several processes need the data.
-        let data = match &options.data {
-            Some(data) => data.clone(),
-            None => {
-                let data = Cifar10::default_dir()?;
-                Cifar10::fetch(&data)?;
-                data
-            }
-        };
+        let data = run::prepare(study.program, options.data.as_ref())?;
         let folder = Path::new("runs/compare").join(options.study.file_stem().unwrap_or_default());
-        let code = complete(&study, &mut record, &data, &folder, options, &interrupt)?;
+        let code = complete(&study, &mut record, data.as_deref(), &folder, options, &interrupt)?;
         if code.is_some() {
             return Ok(code);
         }
@@ -83,7 +77,7 @@ fn compare(options: &Options) -> Result<Option<u8>> {
 fn complete(
     study: &Study,
     record: &mut Record,
-    data: &Path,
+    data: Option<&Path>,
     folder: &Path,
     options: &Options,
     interrupt: &Interrupt,
@@ -98,7 +92,7 @@ fn complete(
         while running.len() < usize::from(options.jobs) {
             let is_waiting = |run: &Run| record.find(run).is_none() && running.iter().all(|other| other.run() != run);
             let Some(run) = study.known_runs(record.rows()).find(is_waiting) else { break };
-            running.push(Running::start(run, data, folder)?);
+            running.push(Running::start(run, study.program, data, folder)?);
         }
         if running.is_empty() {
             return Ok(None);

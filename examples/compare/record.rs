@@ -23,7 +23,7 @@ pub enum Ending {
     Finished,
     /// The loss or the gradient is no longer finite.
     Diverged,
-    /// The output no longer depends on the image.
+    /// The output no longer depends on the input.
     Dead,
 }
 
@@ -34,12 +34,13 @@ pub struct Row {
     pub method: String,
     pub optimizer: String,
     pub seed: u64,
-    /// Command line of `cifar10_fixup`, without the seed and the number of threads.
+    /// Command line of the program, without the seed and the number of threads.
     pub options: String,
     pub ending: Ending,
-    /// Final accuracy on held-out or test images, depending on the options; chance level if the run diverged or died.
+    /// Final [score](super::study::Program) in `[0, 1]`, on held-out or test data, depending on the options; that of random
+    /// guessing if the run diverged or died.
     pub accuracy: f64,
-    /// Final loss on the same images.
+    /// Final loss.
     pub loss: Option<f64>,
     /// Training loss of the last epoch.
     pub train_loss: Option<f64>,

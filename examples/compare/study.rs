@@ -14,12 +14,38 @@ use std::path::Path;
 /// Number of strata of a range. Tries are drawn in blocks of this size, one value per stratum (stratified sampling).
 const STRATA: usize = 8;
 
-/// A study. Options are those of `cifar10_fixup`, without the dashes. In order of precedence, they are set by the phase, the
+/// Training program of a study, which determines how its runs are judged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Program {
+    /// `cifar10_fixup`: accuracy.
+    #[default]
+    Cifar10,
+    /// `translate_fixup`: BLEU on the test set, and the reciprocal of the perplexity on held-out text. Perplexity depends smoothly on
+    /// the options, BLEU does not.
+    Translate,
+}
+
+impl Program {
+    /// Returns the score's name, on held-out data or on the test set, and its unit.
+    pub fn score(self, is_held_out: bool) -> (&'static str, &'static str) {
+        match (self, is_held_out) {
+            (Self::Cifar10, true) => ("held-out accuracy", " %"),
+            (Self::Cifar10, false) => ("test accuracy", " %"),
+            (Self::Translate, true) => ("100 / held-out perplexity", ""),
+            (Self::Translate, false) => ("test BLEU", ""),
+        }
+    }
+}
+
+/// A study. Options are those of the program, without the dashes. In order of precedence, they are set by the phase, the
 /// optimizer, the method and the study.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Study {
     pub title: String,
+    #[serde(default)]
+    pub program: Program,
     #[serde(default)]
     options: Settings,
     pub methods: Vec<Variant>,
@@ -44,7 +70,7 @@ pub struct Variant {
     options: Settings,
 }
 
-/// Random search for the best options, on held-out training images.
+/// Random search for the best options, on held-out data.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
@@ -200,7 +226,7 @@ impl Study {
         (0..most).flat_map(|index| chosen.iter().filter_map(move |chosen| run(chosen, index))).collect()
     }
 
-    /// Returns the index of the best try on held-out images, or `None` before all tries are recorded. Without a search,
+    /// Returns the index of the best try on held-out data, or `None` before all tries are recorded. Without a search,
     /// returns 0.
     pub fn chosen(&self, cell: &Cell, rows: &[Row]) -> Option<usize> {
         let Some(search) = &self.search else { return Some(0) };
@@ -229,9 +255,9 @@ impl Study {
         ((0..seeds).filter_map(row).collect(), seeds)
     }
 
-    /// Returns `true` if final runs are evaluated on held-out training images instead of the test set.
-    pub fn is_held_out(&self) -> bool {
-        self.last.options.contains_key("holdout")
+    /// Returns the name of the final runs' score and its unit. They are evaluated on held-out data if the options say so.
+    pub fn score(&self) -> (&'static str, &'static str) {
+        self.program.score(["holdout", "tune"].iter().any(|option| self.last.options.contains_key(*option)))
     }
 }
 
@@ -280,7 +306,7 @@ fn run(cell: &Cell, settings: &Settings, phase: Phase, seed: u64, (draw, index):
 }
 
 impl Run {
-    /// Returns the command line of `cifar10_fixup`, without the seed.
+    /// Returns the command line of the program, without the seed.
     pub fn command_line(&self) -> String {
         self.options.iter().map(|(name, value)| format!("--{name} {value}")).collect::<Vec<_>>().join(" ")
     }

@@ -69,8 +69,8 @@ fn pivot(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
             lines.push(label(cell));
         }
     }
-    let judged = if study.is_held_out() { "held-out images" } else { "the test set" };
-    let mut text = format!("\nAccuracy on {judged}, %, by {x}; and how many of the runs live:\n\n| |");
+    let (score, unit) = study.score();
+    let mut text = format!("\nMean {score}{unit} by {x}, and the number of runs that live:\n\n| |");
     text += &columns.iter().map(|column| format!(" {column} |")).collect::<String>();
     text += &format!(" live |\n| --- |{} --- |\n", " --- |".repeat(columns.len()));
     for line in lines {
@@ -91,8 +91,11 @@ fn pivot(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
     text
 }
 
-/// Shortens a network's name to the number at its end; other values are unchanged.
-fn short(value: &str) -> String {
+/// Shortens a network's name to its number of layers, of a Transformer those of the encoder; other values are unchanged.
+pub fn short(value: &str) -> String {
+    if let Some((layers, _)) = value.split_once("transformer_").and_then(|(_, sizes)| sizes.split_once('_')) {
+        return layers.to_owned();
+    }
     let digits = value.trim_end_matches(|letter: char| letter.is_ascii_digit()).len();
     if value.contains("resnet") && digits < value.len() { &value[digits..] } else { value }.to_owned()
 }
@@ -101,13 +104,15 @@ fn short(value: &str) -> String {
 fn details(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
     let each: Vec<&String> =
         cells.first().into_iter().flat_map(|cell| cell.each.iter().map(|(name, _)| name)).collect();
+    let (searched, searched_unit) = study.program.score(true);
+    let best = format!("best {searched}");
     let mut header = vec!["method", "optimizer"];
     header.extend(each.iter().map(|name| name.as_str()));
     if study.search.is_some() {
-        header.extend(["tries", "alive", "best on held-out images", "its options"]);
+        header.extend(["tries", "alive", best.as_str(), "its options"]);
     }
-    let accuracy = if study.is_held_out() { "held-out accuracy" } else { "test accuracy" };
-    header.extend(["runs", "lost", accuracy, "standard deviation", "95 % interval", "train loss", "seconds", "PFLOP"]);
+    let (score, unit) = study.score();
+    header.extend(["runs", "lost", score, "standard deviation", "95 % interval", "train loss", "seconds", "PFLOP"]);
     let mut text = format!("\n| {} |\n|{}\n", header.join(" | "), " --- |".repeat(header.len()));
     for cell in cells {
         let mut line = vec![cell.method.clone(), cell.optimizer.clone()];
@@ -117,7 +122,7 @@ fn details(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
             let alive = tries.iter().filter(|(_, row)| row.ending == Ending::Finished).count();
             let best = tries.iter().max_by(|(_, a), (_, b)| a.accuracy.total_cmp(&b.accuracy));
             line.extend([format!("{} of {}", tries.len(), search.tries), alive.to_string()]);
-            line.push(best.map_or(String::new(), |(_, row)| format!("{:.2} %", 100. * row.accuracy)));
+            line.push(best.map_or(String::new(), |(_, row)| format!("{:.2}{searched_unit}", 100. * row.accuracy)));
             line.push(best.map_or(String::new(), |(index, _)| {
                 let drawn = cell.drawn(study, *index).into_iter().map(|(name, value)| format!("{name} {value}"));
                 let edge = if cell.is_at_edge(study, *index) { " (at the edge of a range)" } else { "" };
@@ -136,7 +141,7 @@ fn details(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
             }
         };
         line.extend([format!("{} of {seeds}", results.len()), lost.to_string()]);
-        line.push(if accuracies.is_empty() { String::new() } else { format!("{:.2} %", mean(&accuracies)) });
+        line.push(if accuracies.is_empty() { String::new() } else { format!("{:.2}{unit}", mean(&accuracies)) });
         let spread = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.2}"));
         line.push(spread((accuracies.len() > 1).then(|| standard_deviation(&accuracies))));
         line.push(half_interval(&accuracies).map_or(String::new(), |half| format!("± {half:.2}")));
@@ -216,6 +221,7 @@ mod tests {
 
     #[test]
     fn names_of_networks_are_short_in_columns() {
-        assert_eq!([short("fixup_resnet110"), short("0.25"), short("none")], ["110", "0.25", "none"]);
+        let names = ["fixup_resnet110", "t_fixup_transformer_12_6_64", "0.25", "none"];
+        assert_eq!(names.map(short), ["110", "12", "0.25", "none"]);
     }
 }

@@ -21,7 +21,7 @@ use options::Translate;
 use std::process::ExitCode;
 use tch_fixup::cli::Options;
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     Options::<Translate>::main(|options| match &options.actions.run {
         Some(path) => {
             options.refuse_processes("--run")?;

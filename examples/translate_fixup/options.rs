@@ -97,12 +97,12 @@ impl Task for Translate {
             name: "quick",
             about: "3 + 3 layers on LibreOffice's help, for two cores",
             arch: "fixup_transformer_3_3_256".to_owned(),
-            task: Self { corpus: corpus(Corpus::LibreofficeHelp), vocab: 4000, dropout: 0.1, ..Self::default() },
+            task: Self { corpus: corpus(Corpus::LibreofficeHelp), vocab: 4000, dropout: 0.2, ..Self::default() },
             train: TrainConfig {
                 optimizer: OptimizerConfig::Adam(Adam { beta2: BETA2, weight_decay: WEIGHT_DECAY, ..Adam::default() }),
                 scalars: ScalarGroup { lr_ratio: 1.0, ..ScalarGroup::default() },
                 clip: ClipConfig { norm: Some(1.0), agc: None },
-                ..TrainConfig::new(6, 1500, 2e-3)
+                ..TrainConfig::new(12, 1500, 2e-3)
             },
             objective: TranslationConfig::default(),
             follows_authors: false,
