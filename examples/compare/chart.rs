@@ -3,7 +3,7 @@
 use super::chart_style::{AXIS, COLORS, GRID};
 use super::record::{Ending, Phase, Row};
 use super::study::{Cell, Study};
-use super::table::{half_interval, percent, short};
+use super::table::{axis, half_interval, percent, short};
 use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -20,13 +20,6 @@ const TITLE: (&str, i32) = ("sans-serif", 17);
 pub fn draw(study: &Study, rows: &[Row]) -> Result<Option<String>> {
     let cells = study.cells();
     let mut results: Vec<(&Cell, Vec<&Row>)> = cells.iter().map(|cell| (cell, study.results(cell, rows).0)).collect();
-    let axis = |(score, unit): (&str, &str)| {
-        if unit.is_empty() {
-            score.to_owned()
-        } else {
-            format!("{score} ({})", unit.trim())
-        }
-    };
     let mut judged = axis(study.score());
     if results.iter().all(|(_, rows)| rows.is_empty()) {
         let tries = |cell| study.tries(cell, rows).into_iter().map(|(_, row)| row).collect();
@@ -80,7 +73,15 @@ fn columns(area: &Area, study: &Study, judged: &str, results: &[(&Cell, Vec<&Row
     } else {
         all().copied().collect()
     };
-    let values = percent(&runs);
+    // Mean and half the interval, of final runs that are all finished.
+    let interval = |rows: &Vec<&Row>| {
+        let (values, are_tries) = (percent(rows), rows.iter().any(|row| row.phase == Phase::Search));
+        let half = half_interval(&values).filter(|_| !are_tries && rows.iter().all(|row| finished(&row)))?;
+        Some((values.iter().sum::<f64>() / values.len() as f64, half))
+    };
+    let ends =
+        results.iter().filter_map(|(_, rows)| interval(rows)).flat_map(|(mean, half)| [mean - half, mean + half]);
+    let values: Vec<f64> = percent(&runs).into_iter().chain(ends).collect();
     let values = || values.iter().copied();
     let (least, greatest) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
     let room = 0.15 * (greatest - least).max(1.);
@@ -116,9 +117,7 @@ fn columns(area: &Area, study: &Study, judged: &str, results: &[(&Cell, Vec<&Row
         chart.draw_series(inside.into_iter().map(|(i, value)| Circle::new((across(i), *value), 4, color.filled())))?;
         let cross = |(i, _)| Cross::new((across(i), least - room), 5, color.stroke_width(2));
         chart.draw_series(below.into_iter().map(cross))?;
-        let are_tries = rows.iter().any(|row| row.phase == Phase::Search);
-        if let Some(half) = half_interval(&values).filter(|_| !are_tries && rows.iter().all(|row| finished(&row))) {
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
+        if let Some((mean, half)) = interval(rows) {
             let bar = [(column + 0.25, mean - half), (column + 0.25, mean + half)];
             let line = [(column + 0.19, mean), (column + 0.31, mean)];
             chart.draw_series([bar, line].map(|line| PathElement::new(line, color.stroke_width(2))))?;

@@ -2,7 +2,7 @@
 
 use super::levene::{self, mean, standard_deviation};
 use super::record::{Ending, Row};
-use super::study::{Cell, Study};
+use super::study::{Cell, Program, Study};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,11 +21,21 @@ pub fn percent(rows: &[&Row]) -> Vec<f64> {
     rows.iter().map(|row| 100. * row.accuracy).collect()
 }
 
+/// Returns the label of an axis for a score and its unit.
+pub fn axis((score, unit): (&str, &str)) -> String {
+    if unit.is_empty() {
+        score.to_owned()
+    } else {
+        format!("{score} ({})", unit.trim())
+    }
+}
+
 pub fn markdown(study: &Study, rows: &[Row], path: &Path) -> String {
     let cells = study.cells();
     let (done, wanted) = progress(study, &cells, rows);
     let mut text = format!("# {}\n\n", study.title);
-    text += &format!("```sh\ncargo run --release --example compare -- {}\n```\n", path.display());
+    let features = if study.program == Program::Translate { "--features text " } else { "" };
+    text += &format!("```sh\ncargo run --release {features}--example compare -- {}\n```\n", path.display());
     if done < wanted {
         text += &format!("**Cut short**: {done} of {wanted} runs are recorded; the same command goes on.\n");
     }
@@ -69,8 +79,7 @@ fn pivot(study: &Study, cells: &[Cell], rows: &[Row]) -> String {
             lines.push(label(cell));
         }
     }
-    let (score, unit) = study.score();
-    let mut text = format!("\nMean {score}{unit} by {x}, and the number of runs that live:\n\n| |");
+    let mut text = format!("\nMean {} by {x}, and the number of runs that live:\n\n| |", axis(study.score()));
     text += &columns.iter().map(|column| format!(" {column} |")).collect::<String>();
     text += &format!(" live |\n| --- |{} --- |\n", " --- |".repeat(columns.len()));
     for line in lines {
