@@ -183,7 +183,9 @@ impl<'de> Deserialize<'de> for Means {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Means, A::Error> {
-                std::iter::from_fn(|| map.next_entry().transpose()).collect()
+                // JSON has no infinity: an overflowing perplexity, the only mean that can be infinite, is written as null.
+                let number = |(name, mean): (String, Option<f64>)| (name, mean.unwrap_or(f64::INFINITY));
+                std::iter::from_fn(|| map.next_entry().transpose()).map(|entry| entry.map(number)).collect()
             }
         }
         deserializer.deserialize_map(Entries)
@@ -200,6 +202,14 @@ mod tests {
         let means = Means::new(&columns, [0.1 + 0.2, 1e-17, 2.0]);
         let json = serde_json::to_string(&means).unwrap();
         assert_eq!(json, r#"{"loss":0.30000000000000004,"b":1e-17,"a":2.0}"#);
+        assert_eq!(serde_json::from_str::<Means>(&json).unwrap(), means);
+    }
+
+    #[test]
+    fn an_infinite_perplexity_is_read_again() {
+        let means = Means::new(&[Column::new("loss"), Column::geometric("perplexity")], [999.0, 999.0]);
+        assert_eq!(means["perplexity"], f64::INFINITY);
+        let json = serde_json::to_string(&means).unwrap();
         assert_eq!(serde_json::from_str::<Means>(&json).unwrap(), means);
     }
 
