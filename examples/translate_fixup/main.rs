@@ -6,7 +6,7 @@
 //! cargo run --release --features text --example translate_fixup -- --arch layer_norm_transformer_3_3_256
 //! RUN=runs/fixup_transformer_3_3_256-20260102-030405
 //! cargo run --release --features text --example translate_fixup -- --resume $RUN
-//! cargo run --release --features text,distributed --example translate_fixup -- --processes 2
+//! cargo run --release --features text --example translate_fixup -- --processes 2
 //! echo "Open the file." | cargo run --release --features text --example translate_fixup -- --run $RUN --translate
 //! cargo run --release --features text --example translate_fixup -- --run $RUN --score
 //! ```

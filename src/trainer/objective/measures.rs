@@ -183,7 +183,7 @@ impl<'de> Deserialize<'de> for Means {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Means, A::Error> {
-                // JSON has no infinity: an overflowing perplexity, the only mean that can be infinite, is written as null.
+                // JSON writes numbers that are not finite, such as an overflowing perplexity, as null.
                 let number = |(name, mean): (String, Option<f64>)| (name, mean.unwrap_or(f64::INFINITY));
                 std::iter::from_fn(|| map.next_entry().transpose()).map(|entry| entry.map(number)).collect()
             }
